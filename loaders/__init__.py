@@ -1,0 +1,1 @@
+"""What turns packed bytes into batches of views."""

@@ -1,0 +1,59 @@
+"""What a loader hands to a training step: the batch types and the loader protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """V views of the same B images, on the device the loader was built for.
+
+    A batch may be kept for as long as the caller likes: its memory returns to the loader only when the
+    last tensor that uses it is gone.
+
+    Attributes:
+        views: one tensor [B, 3, H, W] per view (its own H and W), in the dtype and memory format the
+            loader was built with; normalised where the policy says so.
+        labels: int64 [B], -1 where a row has no label; None when the loader was built without labels.
+        index: int64 [B], the row of each image in the pack.
+        valid: bool [B]; False marks padding, which occurs in evaluation only.
+    """
+
+    views: tuple[Tensor, ...]
+    labels: Tensor | None
+    index: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class PairedBatch:
+    """Exactly B labelled and mu * B unlabelled images, drawn under one resumable position."""
+
+    labeled: Batch
+    unlabeled: Batch
+
+
+BatchT_co = TypeVar("BatchT_co", covariant=True)
+
+
+class Loader(Protocol[BatchT_co]):
+    """An epoch-addressable source of batches; it shards itself over ranks."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch, the same on every rank."""
+
+    @property
+    def batch_size(self) -> int:
+        """Global batch size, summed over all ranks."""
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[BatchT_co]:
+        """Yield the batches of `epoch` from `start_step` on; a pure function of both and the seed."""
+
+    def close(self) -> None:
+        """Stop the workers and free the buffers; further calls do nothing."""
