@@ -1,0 +1,117 @@
+"""Colour operations on a tile of planar float32 pixels in [0, 255], each one vectorised pass in cache.
+
+Every function takes three float32 slices r, g, b of equal length and changes them in place. The arithmetic
+is torchvision's (v2 functional, float images), clamping included.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from loaders.views.draw import BRIGHTNESS, CONTRAST, GRAYSCALE, HUE, SATURATION, SOLARIZE
+
+_RED = np.float32(0.2989)
+_GREEN = np.float32(0.587)
+_BLUE = np.float32(0.114)
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+_FULL = np.float32(255.0)
+_SIXTH = np.float32(1.0 / 6.0)
+
+_jit = njit(cache=True, nogil=True, fastmath=True, error_model="numpy", _nrt=False)
+
+
+@_jit
+def _brightness(r, g, b, factor):  # type: ignore[no-untyped-def]
+    for i in range(len(r)):
+        r[i] = min(r[i] * factor, _FULL)
+        g[i] = min(g[i] * factor, _FULL)
+        b[i] = min(b[i] * factor, _FULL)
+
+
+@_jit
+def _contrast(r, g, b, factor, mean):  # type: ignore[no-untyped-def]
+    offset = (_ONE - factor) * mean
+    for i in range(len(r)):
+        r[i] = max(_ZERO, min(r[i] * factor + offset, _FULL))
+        g[i] = max(_ZERO, min(g[i] * factor + offset, _FULL))
+        b[i] = max(_ZERO, min(b[i] * factor + offset, _FULL))
+
+
+@_jit
+def _saturation(r, g, b, factor):  # type: ignore[no-untyped-def]
+    rest = _ONE - factor
+    for i in range(len(r)):
+        gray = (_RED * r[i] + _GREEN * g[i] + _BLUE * b[i]) * rest
+        r[i] = max(_ZERO, min(r[i] * factor + gray, _FULL))
+        g[i] = max(_ZERO, min(g[i] * factor + gray, _FULL))
+        b[i] = max(_ZERO, min(b[i] * factor + gray, _FULL))
+
+
+@_jit
+def _hue_channel(position, value, chroma):  # type: ignore[no-untyped-def]
+    """Channel of an HSV colour: `position` is n + hue in sextants, n = 5, 3, 1 for red, green, blue."""
+    k = position - np.float32(6.0) * np.floor(position * _SIXTH)
+    return value - chroma * max(_ZERO, min(min(k, np.float32(4.0) - k), _ONE))
+
+
+@_jit
+def _hue(r, g, b, turn):  # type: ignore[no-untyped-def]
+    shift = np.float32(6.0) * turn
+    for i in range(len(r)):
+        red, green, blue = r[i], g[i], b[i]
+        value = max(red, max(green, blue))
+        chroma = value - min(red, min(green, blue))
+        inverse = _ONE / max(chroma, np.float32(1e-6))
+        from_red = (green - blue) * inverse
+        from_green = (blue - red) * inverse + np.float32(2.0)
+        from_blue = (red - green) * inverse + np.float32(4.0)
+        sextant = from_red if value == red else (from_green if value == green else from_blue)
+        hue = sextant + shift
+        r[i] = _hue_channel(hue + np.float32(5.0), value, chroma)
+        g[i] = _hue_channel(hue + np.float32(3.0), value, chroma)
+        b[i] = _hue_channel(hue + np.float32(1.0), value, chroma)
+
+
+@_jit
+def _grayscale(r, g, b):  # type: ignore[no-untyped-def]
+    for i in range(len(r)):
+        gray = _RED * r[i] + _GREEN * g[i] + _BLUE * b[i]
+        r[i] = gray
+        g[i] = gray
+        b[i] = gray
+
+
+@_jit
+def _solarize(r, g, b, threshold):  # type: ignore[no-untyped-def]
+    for i in range(len(r)):
+        r[i] = _FULL - r[i] if r[i] >= threshold else r[i]
+        g[i] = _FULL - g[i] if g[i] >= threshold else g[i]
+        b[i] = _FULL - b[i] if b[i] >= threshold else b[i]
+
+
+@_jit
+def gray_sum(r, g, b):  # type: ignore[no-untyped-def]
+    """Return the sum of the luma over a tile, the ingredient of `CONTRAST`'s mean."""
+    total = _ZERO
+    for i in range(len(r)):
+        total += _RED * r[i] + _GREEN * g[i] + _BLUE * b[i]
+    return total
+
+
+@_jit
+def apply_pointwise(code, argument, mean, r, g, b):  # type: ignore[no-untyped-def]
+    """Apply one colour operation to a tile; `mean` is the image's mean luma, used by `CONTRAST` alone."""
+    if code == BRIGHTNESS:
+        _brightness(r, g, b, argument)
+    elif code == CONTRAST:
+        _contrast(r, g, b, argument, mean)
+    elif code == SATURATION:
+        _saturation(r, g, b, argument)
+    elif code == HUE:
+        _hue(r, g, b, argument)
+    elif code == GRAYSCALE:
+        _grayscale(r, g, b)
+    elif code == SOLARIZE:
+        _solarize(r, g, b, argument)

@@ -1,0 +1,175 @@
+"""Separable antialiased resampling from a decoded image to rows of a view.
+
+The filters follow PIL and torchvision (antialias=True): a triangle or Keys' cubic with a = -0.5, widened by
+the scale when shrinking, weights renormalised where the window cuts taps off. Flip and reflected shift are
+folded into the tables, so they cost nothing.
+
+Tables of one axis, P = output pixels rounded up to `LANES`:
+    first    int32 [P]      source index of each output's first tap
+    weights  float32 [T*P]  weight of tap t for output r at t * P + r; zero past the last tap
+For columns the outputs are worked on in blocks of `LANES`; `base` int32 [P / LANES] is the smallest source
+index of a block, and `first` is rewritten relative to it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from loaders.views.kernels.simd import (
+    LANES,
+    clamp_byte,
+    load,
+    load_bytes,
+    load_ints,
+    lookup,
+    multiply_add,
+    pick_from,
+    splat,
+    store,
+    zeros,
+)
+
+_jit = njit(cache=True, nogil=True, fastmath=True, error_model="numpy", _nrt=False)
+
+
+def table_taps(scale: float, cubic: bool) -> int:
+    """Return how many taps a table must hold at `scale` source pixels per output pixel."""
+    return math.ceil((2.0 if cubic else 1.0) * max(scale, 1.0)) * 2 + 1
+
+
+@_jit
+def _triangle(x):  # type: ignore[no-untyped-def]
+    return max(0.0, 1.0 - abs(x))
+
+
+@_jit
+def _cubic(x):  # type: ignore[no-untyped-def]
+    x = abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return near if x < 1.0 else (far if x < 2.0 else 0.0)
+
+
+@_jit
+def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, weights, axis):  # type: ignore[no-untyped-def]
+    """Fill the table of one axis and return the number of taps in use.
+
+    Args:
+        start: float64, where the box begins, in source pixels.
+        length: float64, its length.
+        low: int, first source index that taps may touch.
+        high: int, one past the last.
+        resolution: int, output pixels R.
+        shift: int, output pixels by which the view is moved, |shift| < R; borders reflect.
+        flip: bool, mirror the axis.
+        cubic: bool, Keys' cubic instead of the triangle.
+        first: int32 [P], out.
+        weights: float32 [T * P], out.
+        axis: float64 [3, P], scratch.
+    """
+    padded = -(-resolution // LANES) * LANES
+    scale = length / resolution
+    inverse = 1.0 / max(scale, 1.0)
+    support = (2.0 if cubic else 1.0) * max(scale, 1.0)
+    nearest, counts, totals = axis[0], axis[1], axis[2]
+    taps = 1
+    for place in range(resolution):
+        moved = abs((resolution - 1 - place if flip else place) + (-shift if flip else shift))
+        moved = 2 * (resolution - 1) - moved if moved >= resolution else moved
+        center = start + (moved + 0.5) * scale
+        # A window narrower than the rounding would leave no tap: keep the pixel under the centre.
+        begin = min(max(low, int(center - support + 0.5)), high - 1)
+        end = max(begin + 1, min(high, int(center + support + 0.5)))
+        first[place] = begin
+        nearest[place] = center - (begin + 0.5)
+        counts[place] = end - begin
+        totals[place] = 0.0
+        taps = max(taps, end - begin)
+    for t in range(taps):
+        row = weights[t * padded : t * padded + padded]
+        for place in range(resolution):
+            distance = (t - nearest[place]) * inverse
+            weight = _cubic(distance) if cubic else _triangle(distance)
+            weight = weight if t < counts[place] else 0.0
+            totals[place] += weight
+            row[place] = weight
+    for place in range(resolution):  # a single tap outside the filter's reach carries all the weight
+        counts[place] = totals[place]
+        totals[place] = 1.0 / totals[place] if totals[place] != 0.0 else 0.0
+    for t in range(taps):
+        row = weights[t * padded : t * padded + padded]
+        for place in range(resolution):
+            row[place] = row[place] * totals[place] if counts[place] != 0.0 else (1.0 if t == 0 else 0.0)
+        for place in range(resolution, padded):
+            row[place] = 0.0
+    for place in range(resolution, padded):
+        first[place] = first[resolution - 1]
+    return taps
+
+
+@_jit
+def block_columns(first, padded, left, base):  # type: ignore[no-untyped-def]
+    """Rewrite `first` relative to its block's smallest index, which goes to `base` (relative to `left`)."""
+    for block in range(padded // LANES):
+        lowest = first[block * LANES]
+        for lane in range(1, LANES):
+            lowest = min(lowest, first[block * LANES + lane])
+        widest = 0
+        for lane in range(LANES):
+            relative = first[block * LANES + lane] - lowest
+            first[block * LANES + lane] = relative
+            widest = max(widest, relative)
+        base[2 * block] = lowest - left
+        base[2 * block + 1] = widest // LANES + 1
+
+
+@_jit
+def blend_rows(planes, plane, width, height, left, count, first, weights, padded, taps, y, line, pitch):  # type: ignore[no-untyped-def]
+    """Vertical pass of output row y: source columns left .. left + count of three channels into `line`.
+
+    Args:
+        planes: uint8 [3 * plane], channels of the decoded image, `LANES` bytes of slack behind.
+        plane: int, bytes from one channel to the next.
+        line: float32 [3 * pitch], out.
+    """
+    for i in range(0, count, LANES):
+        r, g, b = zeros(), zeros(), zeros()
+        for t in range(taps):
+            at = min(first[y] + t, height - 1) * width + left + i
+            w = splat(weights[t * padded + y])
+            r = multiply_add(w, load_bytes(planes, at), r)
+            g = multiply_add(w, load_bytes(planes, plane + at), g)
+            b = multiply_add(w, load_bytes(planes, 2 * plane + at), b)
+        store(line, i, r)
+        store(line, pitch + i, g)
+        store(line, 2 * pitch + i, b)
+
+
+@_jit
+def _tap(line, at, index, windows):  # type: ignore[no-untyped-def]
+    """Return line[at + index] per lane; a block that shrinks reaches over several windows of `LANES`."""
+    value = lookup(line, at, index)
+    for window in range(1, windows):
+        value = pick_from(window, index, lookup(line, at + window * LANES, index), value)
+    return value
+
+
+@_jit
+def gather_columns(line, pitch, first, base, weights, padded, taps, out, plane, at):  # type: ignore[no-untyped-def]
+    """Horizontal pass: one row of three channels from `line` to out[c * plane + at :], clamped to [0, 255]."""
+    for block in range(padded // LANES):
+        place = block * LANES
+        index = load_ints(first, place)
+        source, windows = base[2 * block], base[2 * block + 1]
+        r, g, b = zeros(), zeros(), zeros()
+        for t in range(taps):
+            w = load(weights, t * padded + place)
+            r = multiply_add(w, _tap(line, source + t, index, windows), r)
+            g = multiply_add(w, _tap(line, pitch + source + t, index, windows), g)
+            b = multiply_add(w, _tap(line, 2 * pitch + source + t, index, windows), b)
+        store(out, at + place, clamp_byte(r))
+        store(out, plane + at + place, clamp_byte(g))
+        store(out, 2 * plane + at + place, clamp_byte(b))

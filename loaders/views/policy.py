@@ -1,0 +1,194 @@
+"""Augmentation as data: what a view is, without saying how it is computed.
+
+A `ViewPolicy` is a geometry (which box of the image becomes the view) followed by operations on the
+resized pixels. Every class here is frozen and holds probabilities and ranges only; `draw.py` turns them
+into numbers, `kernels/` or another backend applies these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from loaders.errors import UserError
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+def _require(condition: bool, what: str, expected: str, found: object) -> None:
+    if not condition:
+        raise UserError(f"{what}: expected {expected}, found {found!r}; change the policy")
+
+
+def _require_probability(p: float, what: str) -> None:
+    _require(0.0 <= p <= 1.0, f"{what} probability", "a number in [0, 1]", p)
+
+
+def _require_range(pair: tuple[float, float], what: str, low: float, high: float) -> None:
+    inside = low <= pair[0] <= pair[1] <= high
+    _require(inside, what, f"an increasing range inside [{low}, {high}]", pair)
+
+
+# ---------------------------------------------------------------- geometry: image -> [3, H, W]
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A box of random area and aspect ratio (Szegedy et al. 2015), as torchvision draws it.
+
+    Attributes:
+        scale: range of the box's share of the image area.
+        ratio: range of width / height, drawn uniformly in its logarithm.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        _require_range(self.scale, "RandomResizedCrop scale", 1e-6, 1.0)
+        _require_range(self.ratio, "RandomResizedCrop ratio", 1e-3, 1e3)
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The centred square that covers `fraction` of the shorter side.
+
+    `fraction = 224 / 256` equals "resize the short side to 256, crop 224" in one step.
+    """
+
+    fraction: float = 224 / 256
+
+    def __post_init__(self) -> None:
+        _require(0.0 < self.fraction <= 1.0, "CenterCrop fraction", "a number in (0, 1]", self.fraction)
+
+
+@dataclass(frozen=True)
+class PaddedCrop:
+    """Resize the centred square, pad each side by reflection, crop back at a random whole-pixel shift.
+
+    Attributes:
+        padding: padded share of the view's side; 0.125 pads 32 pixels by 4 (FixMatch, Sohn et al. 2020).
+    """
+
+    padding: float = 0.125
+
+    def __post_init__(self) -> None:
+        _require(0.0 <= self.padding <= 0.5, "PaddedCrop padding", "a number in [0, 0.5]", self.padding)
+
+
+Geometry = RandomResizedCrop | CenterCrop | PaddedCrop
+
+
+# ---------------------------------------------------------------- operations on the resized pixels
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """Mirror left to right with probability `p`."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require_probability(self.p, "HorizontalFlip")
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Brightness, contrast, saturation and hue in random order, as torchvision's ColorJitter.
+
+    Attributes:
+        brightness: factor is drawn in [max(0, 1 - brightness), 1 + brightness]; likewise the next two.
+        contrast: blend with the mean of the gray image.
+        saturation: blend with the gray image.
+        hue: turn of the hue circle, drawn in [-hue, hue]; at most 0.5.
+        p: probability that any of it happens.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation"):
+            _require(getattr(self, name) >= 0, f"ColorJitter {name}", "a number >= 0", getattr(self, name))
+        _require(0.0 <= self.hue <= 0.5, "ColorJitter hue", "a number in [0, 0.5]", self.hue)
+        _require_probability(self.p, "ColorJitter")
+
+
+@dataclass(frozen=True)
+class Grayscale:
+    """Replace the colours by their luma (0.2989, 0.587, 0.114) with probability `p`."""
+
+    p: float = 0.2
+
+    def __post_init__(self) -> None:
+        _require_probability(self.p, "Grayscale")
+
+
+@dataclass(frozen=True)
+class GaussianBlur:
+    """Gaussian blur with a standard deviation drawn uniformly from `sigma` pixels; borders reflect."""
+
+    p: float = 0.5
+    sigma: tuple[float, float] = (0.1, 2.0)
+
+    def __post_init__(self) -> None:
+        _require_probability(self.p, "GaussianBlur")
+        _require_range(self.sigma, "GaussianBlur sigma", 1e-3, 20.0)
+
+
+@dataclass(frozen=True)
+class Solarize:
+    """Invert the values at or above `threshold` (of 255) with probability `p`."""
+
+    p: float = 0.2
+    threshold: float = 128.0
+
+    def __post_init__(self) -> None:
+        _require_probability(self.p, "Solarize")
+        _require(0.0 <= self.threshold <= 256.0, "Solarize threshold", "a number in [0, 256]", self.threshold)
+
+
+Operation = HorizontalFlip | ColorJitter | Grayscale | GaussianBlur | Solarize
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """(value / 255 - mean) / std per channel."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        _require(min(self.std) > 0, "Normalize std", "three numbers > 0", self.std)
+
+
+@dataclass(frozen=True)
+class ViewPolicy:
+    """One view: box, resize to a square, operations in their order, normalisation.
+
+    Attributes:
+        name: shown in reports and errors.
+        resolution: side of the view in pixels.
+        geometry: which box of the image becomes the view.
+        operations: applied in this order to the resized pixels (a flip commutes with all of them).
+        normalize: None delivers values in [0, 1] for float views; uint8 views are never normalised.
+        interpolation: filter of the antialiased resize.
+    """
+
+    name: str
+    resolution: int
+    geometry: Geometry
+    operations: tuple[Operation, ...] = ()
+    normalize: Normalize | None = None
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        fits = isinstance(self.resolution, int) and 1 <= self.resolution <= 4096
+        _require(fits, f"resolution of view {self.name}", "a whole number of pixels in [1, 4096]", self.resolution)
+        known = self.interpolation in ("bilinear", "bicubic")
+        _require(known, f"interpolation of view {self.name}", "'bilinear' or 'bicubic'", self.interpolation)
+        for operation in self.operations:
+            _require(isinstance(operation, Operation), f"operation of view {self.name}", "one of policy.py", operation)
