@@ -1,0 +1,152 @@
+"""Block shuffle: the order of packs larger than memory, and how well an order mixes.
+
+Shards are shuffled, consecutive shards of that order form windows, and rows are shuffled within their
+window; so at any time only the shards of one window (two at its border) are being read. The contract is
+that of `loaders.order`: a pure function of (shard sizes, window, seed, epoch, position).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.errors import UserError
+from loaders.order import Positions, permute
+
+_SHARD_STREAM = 1 << 32
+_WINDOW_STREAM = _SHARD_STREAM + 1
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """One epoch's shards in the order of reading, and where each shard and each window begins.
+
+    Attributes:
+        shards: int64 [S], shard numbers in the order in which they are read.
+        shard_starts: int64 [S + 1], position at which each shard of that order would begin unshuffled.
+        window_starts: int64 [ceil(S / W) + 1], position at which each window begins.
+        row_starts: int64 [S], first row of each shard (by shard number) in the pack.
+        seed: the seed of the order.
+        epoch: the epoch of this plan.
+        stream: see `permute`.
+    """
+
+    shards: Positions
+    shard_starts: Positions
+    window_starts: Positions
+    row_starts: Positions
+    seed: int
+    epoch: int
+    stream: int
+
+    def window_shards(self, window: int) -> Positions:
+        """Return the shard numbers of a window, which a reader fetches ahead and drops together."""
+        first, last = np.searchsorted(self.shard_starts, self.window_starts[window : window + 2])
+        return self.shards[first:last]
+
+
+def block_plan(shard_rows: Positions, window: int, seed: int, epoch: int, stream: int = 0) -> BlockPlan:
+    """Shuffle the shards of one epoch and cut them into windows.
+
+    Args:
+        shard_rows: int64 [S], rows in each shard, in pack order; every shard has at least one.
+        window: shards per window, at least 1; S or more gives a full shuffle.
+        seed: seed of the order.
+        epoch: epoch number.
+        stream: see `permute`.
+
+    Returns:
+        The plan, O(S) in time and memory.
+
+    Raises:
+        UserError: no shards, an empty shard, or a window below 1.
+    """
+    shard_rows = np.asarray(shard_rows, dtype=np.int64)
+    if window < 1:
+        raise UserError(f"window: expected at least 1 shard, found {window}; raise it")
+    if shard_rows.size == 0 or int(shard_rows.min()) < 1:
+        raise UserError("shards: expected one or more, each with rows; pack the data again")
+    num_shards = shard_rows.size
+    shards = permute(np.arange(num_shards), num_shards, seed, epoch, stream + _SHARD_STREAM)
+    shard_starts = np.concatenate([[0], np.cumsum(shard_rows[shards])])
+    window_starts = np.append(shard_starts[:-1:window], shard_starts[-1])
+    row_starts = np.cumsum(shard_rows) - shard_rows
+    return BlockPlan(shards, shard_starts, window_starts, row_starts, seed, epoch, stream)
+
+
+def block_permute(positions: Positions, plan: BlockPlan) -> Positions:
+    """Return the row at each position of a block-shuffled epoch.
+
+    Args:
+        positions: int64 [K], each in [0, rows of all shards).
+        plan: the epoch's plan.
+
+    Returns:
+        int64 [K] rows; over all positions, a bijection of the pack's rows.
+    """
+    positions = np.asarray(positions, dtype=np.int64)
+    mixed = np.empty_like(positions)
+    windows = np.searchsorted(plan.window_starts, positions, side="right") - 1
+    for window in np.unique(windows):
+        chosen = windows == window
+        start, stop = (int(edge) for edge in plan.window_starts[window : window + 2])
+        stream = plan.stream + _WINDOW_STREAM + int(window)
+        mixed[chosen] = start + permute(
+            positions[chosen] - start, stop - start, plan.seed, plan.epoch, stream
+        )
+    slots = np.searchsorted(plan.shard_starts, mixed, side="right") - 1
+    return plan.row_starts[plan.shards[slots]] + mixed - plan.shard_starts[slots]
+
+
+@dataclass(frozen=True)
+class MixingQuality:
+    """How near an order comes to a full shuffle; both ratios are 1 for a full shuffle.
+
+    Attributes:
+        neighbour_ratio: mean distance in the pack of rows that follow each other, over that of a full
+            shuffle, (num_rows + 1) / 3.
+        groups_per_batch: mean number of distinct groups (classes, shards) in a batch.
+        groups_expected: the same for a full shuffle, by the hypergeometric distribution.
+    """
+
+    neighbour_ratio: float
+    groups_per_batch: float
+    groups_expected: float
+
+    @property
+    def group_ratio(self) -> float:
+        """Return the groups per batch over those of a full shuffle."""
+        return self.groups_per_batch / self.groups_expected
+
+
+def mixing_quality(order: Positions, groups: NDArray[np.integer], batch_size: int) -> MixingQuality:
+    """Measure an order, or any stretch of consecutive positions of it, against a full shuffle.
+
+    Args:
+        order: int64 [K] rows in the order of reading, K >= max(2, batch_size).
+        groups: integer [num_rows], the class or shard of each row, from 0.
+        batch_size: rows per batch.
+
+    Returns:
+        The measurement.
+    """
+    num_rows = groups.size
+    distance = float(np.abs(np.diff(order)).mean()) / ((num_rows + 1) / 3)
+    found = [np.unique(batch).size for batch in _batches(groups[order], batch_size)]
+    sizes = np.bincount(groups)
+    expected = sum(1.0 - _chance_of_none(num_rows, int(size), batch_size) for size in sizes if size)
+    return MixingQuality(distance, float(np.mean(found)), expected)
+
+
+def _batches(values: NDArray[np.integer], batch_size: int) -> Iterator[NDArray[np.integer]]:
+    for start in range(0, values.size - batch_size + 1, batch_size):
+        yield values[start : start + batch_size]
+
+
+def _chance_of_none(num_rows: int, group_size: int, batch_size: int) -> float:
+    """Return the chance that a batch drawn without replacement holds no row of a group."""
+    drawn = np.arange(batch_size, dtype=np.float64)
+    return float(np.prod(np.clip((num_rows - group_size - drawn) / (num_rows - drawn), 0.0, 1.0)))
