@@ -1,0 +1,168 @@
+"""The index columns: one .npy file per column, memory-mapped when read and streamed when written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.errors import UserError
+from loaders.packs.atomic import partial_path, publish
+from loaders.packs.manifest import FileInfo
+
+INDEX_FOLDER = "index"
+ENCODING_JPEG = 0
+COLUMN_DTYPES: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+    "shard": (np.dtype("<u4"), ()),
+    "offset": (np.dtype("<u8"), ()),
+    "size": (np.dtype("<u4"), ()),
+    "height": (np.dtype("<u4"), ()),
+    "width": (np.dtype("<u4"), ()),
+    "split": (np.dtype("<u2"), ()),
+    "encoding": (np.dtype("u1"), ()),
+    "action": (np.dtype("u1"), ()),
+    "content_hash": (np.dtype("<u8"), (2,)),
+    "key_offset": (np.dtype("<u8"), ()),
+    "key_bytes": (np.dtype("u1"), ()),
+}
+
+
+@dataclass(frozen=True)
+class IndexColumns:
+    """The columns of a pack, memory-mapped read-only; N is the number of rows.
+
+    Attributes:
+        shard: uint32 [N], number of the shard.
+        offset: uint64 [N], first byte of the encoded image in its shard.
+        size: uint32 [N], bytes of the encoded image.
+        height: uint32 [N], pixels.
+        width: uint32 [N], pixels.
+        split: uint16 [N], position of the split in the manifest.
+        encoding: uint8 [N], 0 = JPEG.
+        action: uint8 [N], what was done to the image, bits of `loaders.packs.image.Action`.
+        content_hash: uint64 [N, 2], 16-byte BLAKE2b of the encoded bytes.
+        key_offset: uint64 [N + 1], where each key begins in `key_bytes`.
+        key_bytes: uint8 [total], the keys in UTF-8, one after the other.
+    """
+
+    shard: NDArray[np.uint32]
+    offset: NDArray[np.uint64]
+    size: NDArray[np.uint32]
+    height: NDArray[np.uint32]
+    width: NDArray[np.uint32]
+    split: NDArray[np.uint16]
+    encoding: NDArray[np.uint8]
+    action: NDArray[np.uint8]
+    content_hash: NDArray[np.uint64]
+    key_offset: NDArray[np.uint64]
+    key_bytes: NDArray[np.uint8]
+
+    def key(self, row: int) -> str:
+        """Return the key of `row`."""
+        first, stop = int(self.key_offset[row]), int(self.key_offset[row + 1])
+        return bytes(self.key_bytes[first:stop]).decode("utf-8")
+
+
+def column_path(name: str) -> str:
+    """Return the path of a column relative to its pack."""
+    return f"{INDEX_FOLDER}/{name}.npy"
+
+
+def open_columns(folder: Path, num_rows: int) -> IndexColumns:
+    """Map every column of the pack in `folder`; checks headers and lengths, reads no row.
+
+    Raises:
+        UserError: a column is missing, damaged, or has another length than the manifest says.
+    """
+    columns: dict[str, Any] = {}
+    for field in fields(IndexColumns):
+        name = field.name
+        dtype, row_shape = COLUMN_DTYPES[name]
+        path = folder / column_path(name)
+        try:
+            column = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError, SyntaxError) as error:
+            raise UserError(f"index column {path} is damaged ({error}); restore it or pack again") from None
+        expected = {"key_offset": num_rows + 1, "key_bytes": column.shape[0] if column.ndim else 0}
+        shape = (expected.get(name, num_rows), *row_shape)
+        if column.dtype != dtype or column.shape != shape:
+            raise UserError(
+                f"index column {path} is {column.dtype} {column.shape}, expected {dtype} {shape}: "
+                f"it does not belong to this manifest; restore it or pack again"
+            )
+        columns[name] = column
+    return IndexColumns(**columns)
+
+
+class ColumnWriter:
+    """Writes one .npy file block by block, under a temporary name until it is complete."""
+
+    def __init__(self, folder: Path, name: str, num_rows: int) -> None:
+        """Begin the column `name` of the pack in `folder` with room for `num_rows` rows."""
+        self.path = column_path(name)
+        self._final = folder / self.path
+        self._dtype, row_shape = COLUMN_DTYPES[name]
+        self._expected_bytes = num_rows * int(np.prod(row_shape, dtype=np.int64)) * self._dtype.itemsize
+        descr = np.lib.format.dtype_to_descr(self._dtype)
+        header = io.BytesIO()
+        np.lib.format.write_array_header_2_0(
+            header, {"descr": descr, "fortran_order": False, "shape": (num_rows, *row_shape)}
+        )
+        self._header_bytes, self._data_bytes = len(header.getvalue()), 0
+        self._digest = hashlib.sha256(header.getvalue())
+        self._partial = partial_path(self._final)
+        self._file: BinaryIO = open(self._partial, "wb")  # noqa: SIM115 - closed in finish()
+        self._file.write(header.getvalue())
+
+    def append(self, block: NDArray[Any]) -> None:
+        """Append rows; `block` is converted to the column's dtype without changing a value."""
+        data = np.ascontiguousarray(block.astype(self._dtype, casting="same_kind", copy=False)).tobytes()
+        self._digest.update(data)
+        self._file.write(data)
+        self._data_bytes += len(data)
+
+    def finish(self) -> FileInfo:
+        """Sync, rename and return the checksum of the finished file."""
+        assert self._data_bytes == self._expected_bytes, (self.path, self._data_bytes, self._expected_bytes)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        publish(self._partial, self._final)
+        return FileInfo(self.path, self._header_bytes + self._data_bytes, self._digest.hexdigest())
+
+
+def write_columns(
+    folder: Path, num_rows: int, num_key_bytes: int, blocks: Iterable[dict[str, NDArray[Any]]]
+) -> list[FileInfo]:
+    """Write all columns from blocks of rows, holding one block in memory at a time.
+
+    Args:
+        folder: the pack.
+        num_rows: rows of all blocks together.
+        num_key_bytes: bytes of all keys together.
+        blocks: per block one array per column; `key_offset` starts at 0 in each block and has one entry
+            more than the block has rows.
+
+    Returns:
+        The checksum of every column file.
+    """
+    (folder / INDEX_FOLDER).mkdir(exist_ok=True)
+    lengths = {"key_offset": num_rows + 1, "key_bytes": num_key_bytes}
+    writers = {name: ColumnWriter(folder, name, lengths.get(name, num_rows)) for name in COLUMN_DTYPES}
+    writers["key_offset"].append(np.zeros(1, np.uint64))
+    key_base = np.uint64(0)
+    for block in blocks:
+        for name, writer in writers.items():
+            if name == "key_offset":
+                writer.append(block[name][1:] + key_base)
+                key_base += block[name][-1]
+            else:
+                writer.append(block[name])
+    return [writer.finish() for writer in writers.values()]

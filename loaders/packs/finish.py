@@ -1,0 +1,179 @@
+"""The last step of packing: join the parts of all shards into index, labels, quarantine and manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.errors import UserError
+from loaders.packs.atomic import partial_path, publish
+from loaders.packs.checksum import sha256_file
+from loaders.packs.columns import write_columns
+from loaders.packs.image import Action
+from loaders.packs.labels import LABELS_FOLDER, TRUE_LABELS, LabelTableWriter, label_table_path
+from loaders.packs.listing import Plan, ShardPlan
+from loaders.packs.manifest import (
+    FORMAT_VERSION,
+    QUARANTINE_NAME,
+    SHARD_LIST_NAME,
+    FileInfo,
+    Manifest,
+    SplitInfo,
+    SplitRange,
+)
+from loaders.packs.parts import PartInfo, part_path, read_part_info, read_part_rejected, read_part_rows
+from loaders.packs.sources.spec import SplitSource
+
+
+class EmptySplitError(UserError):
+    """A split in which no input could be packed."""
+
+
+def join_parts(
+    out: Path,
+    build: Path,
+    plan: Plan,
+    splits: tuple[SplitSource, ...],
+    shard_format: str,
+    options: dict[str, Any],
+) -> Manifest:
+    """Write everything but the manifest, and return the manifest; one shard's rows are in memory at a time.
+
+    Raises:
+        EmptySplitError: no input of a split could be packed.
+    """
+    parts = [(shard, read_part_info(part_path(build, shard))) for shard in plan.shards]
+    infos = _split_infos(build, splits, parts)
+    kept = [(shard, part) for shard, part in parts if part.num_images]
+    num_images = sum(part.num_images for _, part in kept)
+    split_index = {split.split: index for index, split in enumerate(splits)}
+    files = write_columns(
+        out, num_images, sum(part.num_key_bytes for _, part in kept), _blocks(build, kept, split_index)
+    )
+    files.append(_write_labels(out, build, kept, len(plan.classes)))
+    files.append(_write_lines(out, QUARANTINE_NAME, _quarantine_lines(build, parts)))
+    files.append(_write_lines(out, SHARD_LIST_NAME, _shard_lines(kept)))
+    num_quarantined = sum(part.num_quarantined for _, part in parts)
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        shard_format=shard_format,
+        num_images=num_images,
+        num_shards=len(kept),
+        num_inputs=num_images + num_quarantined,
+        num_quarantined=num_quarantined,
+        actions=_action_counts(kept),
+        classes=plan.classes,
+        splits=infos,
+        options=options,
+        files=tuple(files),
+    )
+
+
+def _split_infos(
+    build: Path, splits: tuple[SplitSource, ...], parts: list[tuple[ShardPlan, PartInfo]]
+) -> tuple[SplitInfo, ...]:
+    infos = []
+    row = shard = 0
+    for split in splits:
+        mine = [(plan, part) for plan, part in parts if plan.split == split.split]
+        ranges: list[SplitRange] = []
+        labeled = 0
+        for plan, part in mine:
+            if not part.num_images:
+                continue
+            labeled += int((read_part_rows(part_path(build, plan))["label"] >= 0).sum())
+            last = ranges[-1] if ranges else None
+            if last and plan.number == last.first_number + shard - last.first_shard:
+                ranges[-1] = SplitRange(
+                    last.first_row, row + part.num_images, last.first_shard, shard + 1, last.first_number
+                )
+            else:
+                ranges.append(SplitRange(row, row + part.num_images, shard, shard + 1, plan.number))
+            row, shard = row + part.num_images, shard + 1
+        rejected = sum(part.num_quarantined for _, part in mine)
+        if not ranges:
+            first = read_part_rejected(part_path(build, mine[0][0]))[0]
+            raise EmptySplitError(
+                f"split {split.split!r}: none of the {rejected} files in {split.source} can be packed, the first "
+                f"({first['name']}) because: {first['reason']}; give a folder or .tar of images"
+            )
+        num_images = sum(rows.stop_row - rows.first_row for rows in ranges)
+        infos.append(SplitInfo(split.split, split.source, tuple(ranges), num_images, labeled, rejected))
+    return tuple(infos)
+
+
+def _blocks(
+    build: Path, kept: list[tuple[ShardPlan, PartInfo]], split_index: dict[str, int]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    for shard, (plan, part) in enumerate(kept):
+        rows = read_part_rows(part_path(build, plan))
+        rows["shard"] = np.full(part.num_images, shard, np.uint32)
+        rows["split"] = np.full(part.num_images, split_index[plan.split], np.uint16)
+        yield rows
+
+
+def _write_labels(
+    out: Path, build: Path, kept: list[tuple[ShardPlan, PartInfo]], num_classes: int
+) -> FileInfo:
+    final = out / label_table_path(TRUE_LABELS)
+    (out / LABELS_FOLDER).mkdir(exist_ok=True)
+    partial = partial_path(final)
+    with open(partial, "wb") as file:
+        with LabelTableWriter(file, num_classes) as writer:
+            first_row = 0
+            for plan, part in kept:
+                label = read_part_rows(part_path(build, plan))["label"]
+                row = np.flatnonzero(label >= 0)
+                if len(row):
+                    ones, zeros = np.ones(len(row), np.float32), np.zeros(len(row), np.int32)
+                    writer.append(
+                        row + first_row, label[row], ones, np.full(len(row), TRUE_LABELS, object), zeros
+                    )
+                first_row += part.num_images
+        file.flush()
+        os.fsync(file.fileno())
+    publish(partial, final)
+    return FileInfo(label_table_path(TRUE_LABELS), final.stat().st_size, sha256_file(final))
+
+
+def _write_lines(out: Path, name: str, lines: Iterator[dict[str, Any]]) -> FileInfo:
+    partial = partial_path(out / name)
+    with open(partial, "w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    publish(partial, out / name)
+    return FileInfo(name, (out / name).stat().st_size, sha256_file(out / name))
+
+
+def _quarantine_lines(build: Path, parts: list[tuple[ShardPlan, PartInfo]]) -> Iterator[dict[str, Any]]:
+    for plan, part in parts:
+        if part.num_quarantined:
+            yield from read_part_rejected(part_path(build, plan))
+
+
+def _shard_lines(kept: list[tuple[ShardPlan, PartInfo]]) -> Iterator[dict[str, Any]]:
+    for _, part in kept:
+        files = [{"path": f.path, "sha256": f.sha256, "size_bytes": f.size_bytes} for f in part.files]
+        yield {"num_images": part.num_images, "files": files}
+
+
+def _action_counts(kept: list[tuple[ShardPlan, PartInfo]]) -> dict[str, int]:
+    counts: Counter[int] = Counter()
+    for _, part in kept:
+        counts.update({int(value): count for value, count in part.actions.items()})
+    return {action_name(value): count for value, count in sorted(counts.items())}
+
+
+def action_name(value: int) -> str:
+    """Return the name of an action value, e.g. "reencoded+resized"; 0 is "copied"."""
+    names = [str(flag.name).lower() for flag in Action if flag & value]
+    return "+".join(names) or "copied"

@@ -1,0 +1,200 @@
+"""Label tables: labels of some rows of a pack, kept beside it as a small parquet file."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.errors import UserError
+from loaders.packs.atomic import write_atomic
+
+LABELS_FOLDER = "labels"
+TRUE_LABELS = "true"
+TABLE_VERSION = 1
+_ROWS_PER_GROUP = 1 << 20
+
+
+def label_table_path(name: str) -> str:
+    """Return the path of the label table `name` relative to its pack."""
+    return f"{LABELS_FOLDER}/{name}.parquet"
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Labels of some rows of a pack, one entry per row, in increasing order of row.
+
+    Attributes:
+        row: int64 [M], rows of the pack, strictly increasing.
+        label: int64 [M], in [0, num_classes).
+        confidence: float32 [M], in [0, 1]; 1 for labels that a human gave.
+        source: object [M] of str, who gave the label, e.g. "true", "pseudo", "oracle".
+        cycle: int32 [M], round of self-training or active learning, 0 for labels given at the start.
+        num_classes: number of classes of the pack.
+        version: version of the table's layout.
+    """
+
+    row: NDArray[np.int64]
+    label: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    source: NDArray[np.object_]
+    cycle: NDArray[np.int32]
+    num_classes: int
+    version: int = field(default=TABLE_VERSION)
+
+    def __post_init__(self) -> None:
+        """Check lengths and ranges.
+
+        Raises:
+            UserError: columns of different lengths, an unordered or negative row, a label or a confidence
+                out of range.
+        """
+        lengths = {name: len(getattr(self, name)) for name in _COLUMN_NAMES}
+        if len(set(lengths.values())) != 1:
+            raise UserError(f"label table: columns differ in length, {lengths}; give one entry per row")
+        if len(self.row) == 0:
+            return
+        if self.row[0] < 0 or (np.diff(self.row) <= 0).any():
+            raise UserError("label table: rows must be >= 0 and strictly increasing; sort and deduplicate")
+        if self.label.min() < 0 or self.label.max() >= self.num_classes:
+            raise UserError(
+                f"label table: labels reach from {self.label.min()} to {self.label.max()}, expected 0 to "
+                f"{self.num_classes - 1}; leave unlabelled rows out"
+            )
+        if not ((self.confidence >= 0) & (self.confidence <= 1)).all():
+            raise UserError("label table: confidences must lie in [0, 1]; normalise them")
+
+    def __len__(self) -> int:
+        """Return the number of labelled rows."""
+        return len(self.row)
+
+    @classmethod
+    def of(
+        cls,
+        row: NDArray[np.int64],
+        label: NDArray[np.int64],
+        num_classes: int,
+        confidence: NDArray[np.float32] | float = 1.0,
+        source: str = TRUE_LABELS,
+        cycle: int = 0,
+    ) -> LabelTable:
+        """Make a table whose source and cycle are the same for all rows; sorts by row."""
+        order = np.argsort(row, kind="stable")
+        conf = np.broadcast_to(np.asarray(confidence, np.float32), np.shape(row))
+        return cls(
+            row=np.asarray(row, np.int64)[order],
+            label=np.asarray(label, np.int64)[order],
+            confidence=conf[order],
+            source=np.full(len(order), source, dtype=object),
+            cycle=np.full(len(order), cycle, np.int32),
+            num_classes=num_classes,
+        )
+
+    def dense(self, num_rows: int) -> NDArray[np.int64]:
+        """Return int64 [num_rows], -1 where a row has no label.
+
+        Raises:
+            UserError: the table names a row that the pack does not have.
+        """
+        if len(self.row) and self.row[-1] >= num_rows:
+            raise UserError(
+                f"label table: row {self.row[-1]} of a pack with {num_rows} rows; the table belongs to another pack"
+            )
+        labels = np.full(num_rows, -1, np.int64)
+        labels[self.row] = self.label
+        return labels
+
+    def write(self, path: Path) -> None:
+        """Write the table as parquet, atomically; the folder is made if need be."""
+        buffer = io.BytesIO()
+        with LabelTableWriter(buffer, self.num_classes) as writer:
+            for first in range(0, len(self), _ROWS_PER_GROUP):
+                part = slice(first, first + _ROWS_PER_GROUP)
+                writer.append(*(getattr(self, name)[part] for name in _COLUMN_NAMES))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, buffer.getvalue())
+
+    @classmethod
+    def read(cls, path: Path) -> LabelTable:
+        """Read and check a table.
+
+        Raises:
+            UserError: no such file, no label table, a newer version, or values out of range.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(path, schema=_schema())
+            meta = {k.decode(): v.decode() for k, v in (pq.read_schema(path).metadata or {}).items()}
+            version, num_classes = int(meta["sluice.version"]), int(meta["sluice.num_classes"])
+        except FileNotFoundError:
+            raise UserError(f"no label table at {path}; check the path") from None
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"{path} is no label table ({reason}); expected parquet written by Sluice"
+            ) from None
+        if version > TABLE_VERSION:
+            raise UserError(
+                f"{path} has table version {version}, this Sluice reads {TABLE_VERSION}: update Sluice"
+            )
+        if any(table.column(name).null_count for name in _COLUMN_NAMES):
+            raise UserError(f"{path} holds empty cells; leave unlabelled rows out")
+        return cls(
+            **{n: table.column(n).to_numpy() for n in ("row", "label", "confidence", "cycle")},
+            source=np.asarray(table.column("source").to_pylist(), dtype=object),
+            num_classes=num_classes,
+            version=version,
+        )
+
+
+_COLUMN_NAMES = ("row", "label", "confidence", "source", "cycle")
+
+
+def _schema(num_classes: int | None = None) -> Any:
+    import pyarrow as pa
+
+    types = (pa.int64(), pa.int64(), pa.float32(), pa.dictionary(pa.int32(), pa.string()), pa.int32())
+    meta = None
+    if num_classes is not None:
+        meta = {"sluice.version": str(TABLE_VERSION), "sluice.num_classes": str(num_classes)}
+    return pa.schema([pa.field(n, t) for n, t in zip(_COLUMN_NAMES, types, strict=True)], metadata=meta)
+
+
+class LabelTableWriter:
+    """Writes a label table part by part, so that a billion labels need no more memory than a part."""
+
+    def __init__(self, file: Any, num_classes: int) -> None:
+        """Begin a table in `file`, a binary file open for writing."""
+        import pyarrow.parquet as pq
+
+        self._schema = _schema(num_classes)
+        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
+
+    def append(
+        self,
+        row: NDArray[np.int64],
+        label: NDArray[np.int64],
+        confidence: NDArray[np.float32],
+        source: NDArray[np.object_],
+        cycle: NDArray[np.int32],
+    ) -> None:
+        """Append labelled rows; rows must increase over all parts."""
+        import pyarrow as pa
+
+        names = pa.array(source, pa.string()).dictionary_encode()
+        arrays = [pa.array(row), pa.array(label), pa.array(confidence), names, pa.array(cycle)]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+
+    def __enter__(self) -> LabelTableWriter:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Write the footer."""
+        self._writer.close()

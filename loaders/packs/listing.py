@@ -1,0 +1,160 @@
+"""The listing: every input of every split, spooled to disk in order, and its cut into shards.
+
+A shard is a run of the listing, fixed before the first image is read. So any worker, on any machine, can
+write any shard, and the bytes depend neither on their number nor on where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from loaders.errors import UserError
+from loaders.packs.atomic import partial_path, publish, write_atomic
+from loaders.packs.image import ImagePolicy, prepare_image
+from loaders.packs.odd_formats import BadImage
+from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem, printable
+from loaders.packs.sources.naming import is_image_name
+from loaders.packs.sources.spec import SplitSource, open_source
+
+# What a sample costs besides its bytes: a tar has two headers, the label and half a block of padding per
+# file, a beton its metadata and allocation records.
+_OVERHEAD_BYTES = {"webdataset": 1792, "ffcv": 48}
+_RATIO_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard to be written: a run of one split's listing.
+
+    Attributes:
+        split: name of the split.
+        number: number of the shard in its split.
+        source: PATH of the split.
+        first_byte: where the run begins in the split's listing file.
+        num_bytes: length of the run.
+        num_items: inputs in the run.
+        max_item_bytes: size of the largest input.
+    """
+
+    split: str
+    number: int
+    source: str
+    first_byte: int
+    num_bytes: int
+    num_items: int
+    max_item_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided before the first image is packed."""
+
+    classes: tuple[str, ...]
+    shards: tuple[ShardPlan, ...]
+
+
+def listing_path(build: Path, split: str) -> Path:
+    """Return where the listing of a split is spooled."""
+    return build / f"listing-{split}.jsonl"
+
+
+def make_plan(
+    build: Path, splits: tuple[SplitSource, ...], shard_format: str, policy: ImagePolicy, shard_bytes: int
+) -> Plan:
+    """List all splits and cut them into shards; the plan is written last and read back by a resumed run.
+
+    Raises:
+        UserError: a split without a file, or a source that cannot be listed.
+    """
+    path = build / "plan.json"
+    if path.exists():
+        raw = json.loads(path.read_bytes())
+        return Plan(tuple(raw["classes"]), tuple(ShardPlan(**shard) for shard in raw["shards"]))
+    classes: set[str] = set()
+    shards: list[ShardPlan] = []
+    for split in splits:
+        source = open_source(split.source)
+        try:
+            num_items = _spool(build, split, source, classes)
+            copies = policy.max_side is None and policy.quality is None
+            ratio = 1.0 if copies else _output_ratio(build, split, source, policy, num_items)
+        finally:
+            source.close()
+        shards += _cut(build, split, ratio, _OVERHEAD_BYTES[shard_format], shard_bytes)
+    plan = Plan(tuple(sorted(classes)), tuple(shards))
+    write_atomic(path, json.dumps(asdict(plan)).encode())
+    return plan
+
+
+def _spool(build: Path, split: SplitSource, source: ImageSource, classes: set[str]) -> int:
+    """Write the listing of one split; collect its classes; return the number of inputs."""
+    final = listing_path(build, split.split)
+    partial = partial_path(final)
+    num_items = 0
+    with open(partial, "w", encoding="ascii") as file:
+        for item in source.items():
+            label = None if item.label is None else printable(item.label)
+            if label is not None and is_image_name(item.name):
+                classes.add(label)
+            file.write(json.dumps(item._replace(label=label)) + "\n")
+            num_items += 1
+        file.flush()
+        os.fsync(file.fileno())
+    if num_items == 0:
+        raise UserError(f"split {split.split!r}: {split.source} holds no file; expected at least one image")
+    publish(partial, final)
+    return num_items
+
+
+def read_items(path: Path, first_byte: int = 0, num_bytes: int | None = None) -> Iterator[SourceItem]:
+    """Yield the items of a run of a listing; a run given by its length is read at once."""
+    with open(path, "rb") as file:
+        file.seek(first_byte)
+        lines = file if num_bytes is None else file.read(num_bytes).splitlines()
+        for line in lines:
+            yield SourceItem(*json.loads(line))
+
+
+def _cut(build: Path, split: SplitSource, ratio: float, overhead: int, shard_bytes: int) -> list[ShardPlan]:
+    """Cut a listing into runs of about `shard_bytes` of output; a run holds at least one item."""
+    shards: list[ShardPlan] = []
+    first = position = count = largest = 0
+    filled = 0.0
+
+    def close() -> None:
+        shards.append(
+            ShardPlan(split.split, len(shards), split.source, first, position - first, count, largest)
+        )
+
+    with open(listing_path(build, split.split), "rb") as file:
+        for line in file:
+            size = json.loads(line)[3]
+            cost = size * ratio + overhead
+            if count and filled + cost > shard_bytes:
+                close()
+                first, count, largest, filled = position, 0, 0, 0.0
+            position += len(line)
+            count, largest, filled = count + 1, max(largest, size), filled + cost
+    close()
+    return shards
+
+
+def _output_ratio(
+    build: Path, split: SplitSource, source: ImageSource, policy: ImagePolicy, num_items: int
+) -> float:
+    """Estimate output bytes per input byte from a few evenly spaced images, the same on every run."""
+    step = max(1, num_items // _RATIO_SAMPLES)
+    taken = made = 0
+    for index, item in enumerate(read_items(listing_path(build, split.split))):
+        if index % step or item.problem:
+            continue
+        try:
+            image = prepare_image(source.read(item), policy)
+        except (BadImage, UnreadableItem):
+            continue
+        taken, made = taken + item.size_bytes, made + len(image.data)
+    return made / taken if taken else 1.0

@@ -1,0 +1,195 @@
+"""The manifest: everything about a pack that must be known to open it, as one small JSON file.
+
+What grows with the number of images stands in other files whose checksums are listed here, so that opening
+a pack costs the same for a thousand images and for a billion.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from loaders.errors import UserError
+from loaders.packs.atomic import write_atomic
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+BUILD_FOLDER = ".build"
+SHARDS_FOLDER = "shards"
+SHARD_LIST_NAME = "shards.jsonl"
+QUARANTINE_NAME = "quarantine.jsonl"
+SHARD_SUFFIX = {"webdataset": ".tar", "ffcv": ".beton"}
+
+
+@dataclass(frozen=True)
+class SplitRange:
+    """A run of rows of one split and the shards that hold exactly these rows.
+
+    Shard `first_shard + i` of the pack is the split's file number `first_number + i`; numbers have gaps
+    where every image of a planned shard went to the quarantine.
+    """
+
+    first_row: int
+    stop_row: int
+    first_shard: int
+    stop_shard: int
+    first_number: int
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """One split: its name, its ranges (several after an append) and where its images came from."""
+
+    name: str
+    source: str
+    ranges: tuple[SplitRange, ...]
+    num_images: int
+    num_labeled: int
+    num_quarantined: int
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """Size and SHA-256 of one file of the pack other than a shard."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Content of `manifest.json`.
+
+    Attributes:
+        format_version: version of the pack format.
+        shard_format: "webdataset" (.tar) or "ffcv" (.beton).
+        num_images: rows of the pack.
+        num_shards: shards of the pack.
+        num_inputs: files that the sources gave; equals `num_images` + `num_quarantined`.
+        num_quarantined: inputs that stand in `quarantine.jsonl` with their reason.
+        actions: number of images per action ("copied", "reencoded", "reencoded+resized", ...).
+        classes: class names; a label is an index into them.
+        splits: in the order of their rows.
+        options: what decided the bytes of the pack (image policy, shard size).
+        files: every file but the shards and this manifest, with its checksum.
+    """
+
+    format_version: int
+    shard_format: str
+    num_images: int
+    num_shards: int
+    num_inputs: int
+    num_quarantined: int
+    actions: dict[str, int]
+    classes: tuple[str, ...]
+    splits: tuple[SplitInfo, ...]
+    options: dict[str, Any]
+    files: tuple[FileInfo, ...]
+
+    def shard_name(self, shard: int) -> str:
+        """Return the file name of shard `shard`: its split, its number in the pack and its suffix."""
+        for split in self.splits:
+            for rows in split.ranges:
+                if rows.first_shard <= shard < rows.stop_shard:
+                    number = rows.first_number + shard - rows.first_shard
+                    return shard_file_name(split.name, number, self.shard_format)
+        raise IndexError(f"shard {shard} of a pack with {self.num_shards} shards")
+
+
+def shard_file_name(split: str, number: int, shard_format: str) -> str:
+    """Return the name of a shard, e.g. `train-000012.tar`."""
+    return f"{split}-{number:06d}{SHARD_SUFFIX[shard_format]}"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest; it comes last, so its presence says that the pack is finished."""
+    text = json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    write_atomic(folder / MANIFEST_NAME, text.encode("utf-8"))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of the pack in `folder`.
+
+    Raises:
+        UserError: no pack there, an unfinished pack, a newer format version, or a damaged manifest.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        raw = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(_absence(folder)) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): expected JSON; restore it or pack again") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("format_version"), int):
+        raise UserError(f"{path} is damaged: expected an object with `format_version`; pack again")
+    if raw["format_version"] > FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {raw['format_version']}, this Sluice reads up to {FORMAT_VERSION}: "
+            f"update Sluice"
+        )
+    try:
+        manifest = _parse(raw)
+        _check(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        detail = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} is damaged ({detail}); restore it or pack again") from None
+    return manifest
+
+
+def _absence(folder: Path) -> str:
+    if not folder.exists():
+        return f"no pack at {folder}: make one with `python tools/pack_dataset.py --out {folder} ...`"
+    if (folder / BUILD_FOLDER).exists():
+        return f"the pack {folder} is not finished: start the same pack_dataset command again, it resumes"
+    return f"{folder} is no pack: expected {MANIFEST_NAME} in it; give the --out of pack_dataset"
+
+
+def _parse(raw: dict[str, Any]) -> Manifest:
+    splits = tuple(
+        SplitInfo(**{**split, "ranges": tuple(SplitRange(**rows) for rows in split["ranges"])})
+        for split in raw["splits"]
+    )
+    files = tuple(FileInfo(**file) for file in raw["files"])
+    return Manifest(**{**raw, "splits": splits, "files": files, "classes": tuple(raw["classes"])})
+
+
+def _check(manifest: Manifest) -> None:
+    """Check what the reading code relies on, so that a manifest edited by hand cannot misdirect it."""
+    if manifest.shard_format not in SHARD_SUFFIX:
+        raise ValueError(f"shard_format {manifest.shard_format!r}, expected one of {sorted(SHARD_SUFFIX)}")
+    names = [split.name for split in manifest.splits]
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"split names {names} are not distinct")
+    for name in names:
+        if not isinstance(name, str) or "/" in name or name in ("", ".", ".."):
+            raise ValueError(f"split name {name!r}")
+    for file in manifest.files:
+        if Path(file.path).is_absolute() or ".." in Path(file.path).parts:
+            raise ValueError(f"file {file.path!r} lies outside the pack")
+    _check_tiling(manifest)
+    if not all(isinstance(name, str) for name in manifest.classes):
+        raise ValueError("class names must be text")
+
+
+def _check_tiling(manifest: Manifest) -> None:
+    ranges = sorted(
+        (rows.first_row, rows.stop_row, rows.first_shard, rows.stop_shard)
+        for split in manifest.splits
+        for rows in split.ranges
+    )
+    row = shard = 0
+    for first_row, stop_row, first_shard, stop_shard in ranges:
+        if first_row != row or first_shard != shard or stop_row <= first_row or stop_shard <= first_shard:
+            raise ValueError("the row ranges of the splits do not tile the pack")
+        row, shard = stop_row, stop_shard
+    if row != manifest.num_images or shard != manifest.num_shards:
+        raise ValueError(
+            f"the splits hold {row} rows in {shard} shards, the pack claims "
+            f"{manifest.num_images} in {manifest.num_shards}"
+        )
+    for split in manifest.splits:
+        if sum(rows.stop_row - rows.first_row for rows in split.ranges) != split.num_images:
+            raise ValueError(f"split {split.name!r} claims {split.num_images} images, its ranges differ")

@@ -1,0 +1,167 @@
+"""A finished pack and its splits, as the loaders see them."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.errors import UserError
+from loaders.packs.columns import IndexColumns, open_columns
+from loaders.packs.labels import TRUE_LABELS, LabelTable, label_table_path
+from loaders.packs.manifest import SHARDS_FOLDER, Manifest, SplitInfo, read_manifest
+
+
+class Split:
+    """Some rows of a pack: a few contiguous ranges, so that a split of any size costs nothing to open."""
+
+    def __init__(self, pack: Pack, info: SplitInfo) -> None:
+        """Use `Pack.split`."""
+        self.pack = pack
+        self.name = info.name
+        self.row_ranges = tuple((rows.first_row, rows.stop_row) for rows in info.ranges)
+        sizes = np.array([stop - first for first, stop in self.row_ranges], np.int64)
+        self._stops = np.cumsum(sizes)
+        # Added to a position inside range i, this gives its row.
+        self._shifts = np.array([first for first, _ in self.row_ranges], np.int64) - (self._stops - sizes)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return int(self._stops[-1])
+
+    def rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Turn positions in the split into rows of the pack.
+
+        Args:
+            positions: int64 of any shape, in [0, len(self)).
+
+        Returns:
+            int64 of the same shape, rows of the pack.
+
+        Raises:
+            IndexError: a position outside the split.
+        """
+        positions = np.asarray(positions, np.int64)
+        if positions.size and (positions.min() < 0 or positions.max() >= len(self)):
+            raise IndexError(f"position outside split {self.name!r} of {len(self)} images")
+        if len(self.row_ranges) == 1:
+            return positions + self._shifts[0]
+        shifted: NDArray[np.int64] = (
+            positions + self._shifts[np.searchsorted(self._stops, positions, "right")]
+        )
+        return shifted
+
+    def labels(self, table: LabelTable | None = None) -> NDArray[np.int64]:
+        """Return int64 [len(self)], the label of each position, -1 where there is none.
+
+        Args:
+            table: the label table to look up; the true labels by default.
+        """
+        dense = (self.pack.labels if table is None else table).dense(len(self.pack))
+        return np.concatenate([dense[first:stop] for first, stop in self.row_ranges])
+
+
+class Pack:
+    """A finished pack, opened read-only; nothing is read from disk until it is needed."""
+
+    def __init__(self, path: Path, manifest: Manifest, columns: IndexColumns) -> None:
+        """Use `open_pack`."""
+        self.path = path
+        self.manifest = manifest
+        self.columns = columns
+        self.splits = tuple(split.name for split in manifest.splits)
+        self.classes = manifest.classes
+        self.num_shards = manifest.num_shards
+
+    def __len__(self) -> int:
+        """Return the number of images (rows)."""
+        return self.manifest.num_images
+
+    def split(self, name: str) -> Split:
+        """Return the split `name`.
+
+        Raises:
+            UserError: the pack has no such split.
+        """
+        for info in self.manifest.splits:
+            if info.name == name:
+                return Split(self, info)
+        raise UserError(f"the pack {self.path} has no split {name!r}; it has: {', '.join(self.splits)}")
+
+    @cached_property
+    def labels(self) -> LabelTable:
+        """The true labels."""
+        return LabelTable.read(self.path / label_table_path(TRUE_LABELS))
+
+    def key(self, row: int) -> str:
+        """Return the key of `row`: its split, folders and name, unique in the pack."""
+        return self.columns.key(self._checked(row))
+
+    def shard_path(self, shard: int) -> Path:
+        """Return the path of shard number `shard`."""
+        return self.path / SHARDS_FOLDER / self.manifest.shard_name(shard)
+
+    def shard_map(self, shard: int) -> np.memmap:  # type: ignore[type-arg]
+        """Return shard `shard` as a read-only uint8 memory map, opened on first use."""
+        mapped = self._maps.get(shard)
+        if mapped is None:
+            path = self.shard_path(shard)
+            try:
+                mapped = self._maps[shard] = np.memmap(path, np.uint8, mode="r")
+            except (OSError, ValueError) as error:
+                raise UserError(f"shard {path} cannot be read ({error}); restore it or pack again") from None
+        return mapped
+
+    def shard_maps(self) -> list[np.memmap]:  # type: ignore[type-arg]
+        """Return all shards as read-only uint8 memory maps, in the order of their numbers."""
+        return [self.shard_map(shard) for shard in range(self.num_shards)]
+
+    def view(self, row: int) -> NDArray[np.uint8]:
+        """Return the encoded bytes of `row` as a uint8 slice of its shard's memory map, without a copy.
+
+        Raises:
+            UserError: the shard is shorter than the index says.
+        """
+        row = self._checked(row)
+        shard_bytes = self.shard_map(int(self.columns.shard[row]))
+        first, size = int(self.columns.offset[row]), int(self.columns.size[row])
+        if first + size > len(shard_bytes):
+            path = self.shard_path(int(self.columns.shard[row]))
+            raise UserError(
+                f"shard {path} has {len(shard_bytes)} bytes, row {row} ({self.key(row)}) ends at "
+                f"{first + size}: run tools/verify_pack.py and restore the shard"
+            )
+        return shard_bytes[first : first + size]
+
+    def read(self, row: int) -> bytes:
+        """Return the encoded bytes of `row`; the same call for tar and beton shards."""
+        return self.view(row).tobytes()
+
+    def _checked(self, row: int) -> int:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of a pack with {len(self)} rows")
+        return row
+
+    @cached_property
+    def _maps(self) -> dict[int, np.memmap]:  # type: ignore[type-arg]
+        return {}
+
+
+def open_pack(path: str | os.PathLike[str]) -> Pack:
+    """Open a finished pack; costs the same for any number of images.
+
+    Args:
+        path: folder that `tools/pack_dataset.py` wrote.
+
+    Returns:
+        The pack; its columns are memory-mapped and its shards are not touched.
+
+    Raises:
+        UserError: no pack there, an unfinished or damaged one, or a newer format version.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    return Pack(folder, manifest, open_columns(folder, manifest.num_images))

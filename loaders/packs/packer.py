@@ -1,0 +1,229 @@
+"""Packing from sources to a finished pack: plan, write shards in parallel, join; resumable at any moment."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loaders.errors import UserError
+from loaders.packs.atomic import remove_partials, write_atomic
+from loaders.packs.columns import INDEX_FOLDER
+from loaders.packs.finish import EmptySplitError, join_parts
+from loaders.packs.image import ImagePolicy
+from loaders.packs.labels import LABELS_FOLDER
+from loaders.packs.listing import Plan, make_plan
+from loaders.packs.manifest import (
+    BUILD_FOLDER,
+    MANIFEST_NAME,
+    SHARD_SUFFIX,
+    SHARDS_FOLDER,
+    Manifest,
+    read_manifest,
+    write_manifest,
+)
+from loaders.packs.parts import part_path
+from loaders.packs.shard_job import ShardJob
+from loaders.packs.sources.spec import SplitSource
+from loaders.packs.workers import run_jobs
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """What to pack and how.
+
+    Attributes:
+        splits: the splits and their sources.
+        out: folder of the pack.
+        shard_format: "webdataset" or "ffcv".
+        policy: what is done to images.
+        shard_size_mb: about the size of a shard, in 10^6 bytes.
+        workers: processes and threads at work; 0 takes one per available core. Never changes a byte.
+    """
+
+    splits: tuple[SplitSource, ...]
+    out: Path
+    shard_format: str = "webdataset"
+    policy: ImagePolicy = field(default_factory=ImagePolicy)
+    shard_size_mb: float = 64.0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what the image policy and the splits do not check themselves."""
+        if self.shard_format not in SHARD_SUFFIX:
+            raise UserError(f"--format {self.shard_format!r}: expected one of {', '.join(SHARD_SUFFIX)}")
+        if not 0 < self.shard_size_mb <= 1e6:
+            raise UserError(f"--shard-size-mb {self.shard_size_mb}: expected more than 0 and at most 1000000")
+        if self.workers < 0:
+            raise UserError(f"--workers {self.workers}: expected 0 (one per core) or more")
+
+
+def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Manifest:
+    """Pack all splits; a run that was interrupted goes on where it stopped.
+
+    Args:
+        options: what to pack.
+        progress: called with (inputs done, inputs in all) at the start and after every shard.
+
+    Returns:
+        The manifest of the finished pack.
+
+    Raises:
+        UserError: bad input, a full disk, a source that changed, or a pack of another command at `out`.
+    """
+    out = options.out
+    if (out / MANIFEST_NAME).exists():
+        return _finished_before(options)
+    made = _make_folders(options)
+    with _locked(out / BUILD_FOLDER / "lock", out):
+        try:
+            _check_command(options)
+            plan = make_plan(
+                out / BUILD_FOLDER,
+                options.splits,
+                options.shard_format,
+                options.policy,
+                _shard_bytes(options),
+            )
+        except UserError:
+            if not (out / BUILD_FOLDER / "plan.json").exists():
+                _remove(out, made)
+            raise
+        _write_shards(options, plan, progress or (lambda done, total: None))
+        return _finish(options, plan, made)
+
+
+def _shard_bytes(options: PackOptions) -> int:
+    return int(options.shard_size_mb * 1e6)
+
+
+def _make_folders(options: PackOptions) -> list[Path]:
+    """Make the folders of a pack; return those that did not exist, the outermost first."""
+    out = options.out
+    for split in options.splits:
+        root = Path(split.source)
+        if root.is_dir() and out.resolve().is_relative_to(root.resolve()):
+            raise UserError(f"--out {out} lies inside the source {root}: choose a folder outside of it")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: choose a folder that does not exist yet")
+    if out.exists() and not (out / BUILD_FOLDER).exists() and any(out.iterdir()):
+        raise UserError(
+            f"--out {out} is not empty and no unfinished pack: choose a folder that does not exist yet"
+        )
+    made = [folder for folder in (*reversed(out.parents), out, out / BUILD_FOLDER) if not folder.exists()]
+    try:
+        for folder in (out / BUILD_FOLDER / "parts", out / SHARDS_FOLDER):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {out} ({error.strerror}): choose a folder that can be written"
+        ) from None
+    return made
+
+
+@contextmanager
+def _locked(path: Path, out: Path) -> Iterator[None]:
+    """Hold the lock of a pack, so that two packers never write the same one."""
+    with open(path, "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another process is packing {out}: wait for it, or end it and start again"
+            ) from None
+        yield
+
+
+def _command(options: PackOptions) -> dict[str, Any]:
+    """Return what decides the bytes of the pack."""
+    return {
+        "splits": [[s.split, s.source, os.fspath(Path(s.source).resolve())] for s in options.splits],
+        "format": options.shard_format,
+        **_recorded_options(options),
+    }
+
+
+def _recorded_options(options: PackOptions) -> dict[str, Any]:
+    return {**asdict(options.policy), "shard_size_mb": options.shard_size_mb}
+
+
+def _check_command(options: PackOptions) -> None:
+    """Refuse to go on with what another command began."""
+    path = options.out / BUILD_FOLDER / "command.json"
+    command = _command(options)
+    if path.exists():
+        _refuse_difference(options.out, "an unfinished pack", json.loads(path.read_bytes()), command)
+    else:
+        write_atomic(path, json.dumps(command).encode())
+    for folder in (BUILD_FOLDER, f"{BUILD_FOLDER}/parts", SHARDS_FOLDER, INDEX_FOLDER, LABELS_FOLDER, "."):
+        remove_partials(options.out / folder)
+
+
+def _refuse_difference(out: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    changed = [name for name in new if old.get(name) != new[name]]
+    if changed:
+        name = changed[0]
+        raise UserError(
+            f"{out} holds {what} made with {name} {old.get(name)}, now {new[name]}: choose another --out, give the "
+            f"same options, or remove the folder"
+        )
+
+
+def _finished_before(options: PackOptions) -> Manifest:
+    """Return the manifest of a pack that this very command made before."""
+    manifest = read_manifest(options.out)
+    old = {"splits": [[s.name, s.source] for s in manifest.splits], "format": manifest.shard_format}
+    new = {"splits": [[s.split, s.source] for s in options.splits], "format": options.shard_format}
+    _refuse_difference(
+        options.out, "a pack", {**old, **manifest.options}, {**new, **_recorded_options(options)}
+    )
+    shutil.rmtree(options.out / BUILD_FOLDER, ignore_errors=True)
+    return manifest
+
+
+def _write_shards(options: PackOptions, plan: Plan, progress: Progress) -> None:
+    build = options.out / BUILD_FOLDER
+    total = sum(shard.num_items for shard in plan.shards)
+    pending = [shard for shard in plan.shards if not part_path(build, shard).exists()]
+    done = total - sum(shard.num_items for shard in pending)
+    progress(done, total)
+    workers = options.workers or len(os.sched_getaffinity(0))
+    num_threads = max(1, workers // max(1, len(pending)))
+    jobs = [
+        ShardJob(options.out, shard, plan.classes, options.shard_format, options.policy, num_threads)
+        for shard in pending
+    ]
+    for job in run_jobs(jobs, num_processes=min(workers, len(jobs))):
+        done += job.plan.num_items
+        progress(done, total)
+
+
+def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
+    out, build = options.out, options.out / BUILD_FOLDER
+    try:
+        manifest = join_parts(
+            out, build, plan, options.splits, options.shard_format, _recorded_options(options)
+        )
+    except EmptySplitError:
+        _remove(out, made)
+        raise
+    write_manifest(out, manifest)
+    shutil.rmtree(build)
+    return manifest
+
+
+def _remove(out: Path, made: list[Path]) -> None:
+    """Remove what this pack left, and the folders that were made for it."""
+    for folder in (BUILD_FOLDER, SHARDS_FOLDER):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    for folder in reversed(made):
+        if folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()

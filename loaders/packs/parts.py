@@ -1,0 +1,75 @@
+"""What is known of one finished shard: its rows and its checksums, in one file that also says "finished".
+
+A part is written after its shard has its final name, so the folder of parts is the journal of a pack: a
+resumed run packs the shards whose part is missing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.packs.atomic import write_atomic
+from loaders.packs.listing import ShardPlan
+from loaders.packs.manifest import FileInfo
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """One finished shard.
+
+    Attributes:
+        files: the shard first, then its index if it has one; empty where no image of the run was good.
+        num_images: images in the shard.
+        num_key_bytes: bytes of their keys.
+        num_quarantined: inputs that were refused.
+        actions: number of images per `Action` value.
+    """
+
+    files: tuple[FileInfo, ...]
+    num_images: int
+    num_key_bytes: int
+    num_quarantined: int
+    actions: dict[str, int]
+
+
+def part_path(build: Path, shard: ShardPlan) -> Path:
+    """Return where the part of a shard stands."""
+    return build / "parts" / f"{shard.split}-{shard.number:06d}.npz"
+
+
+def write_part(
+    path: Path, info: PartInfo, rows: dict[str, NDArray[Any]], rejected: list[dict[str, str]]
+) -> None:
+    """Write a part atomically; from then on its shard counts as finished."""
+    texts = {"info": asdict(info), "rejected": rejected}
+    packed = {name: np.frombuffer(json.dumps(text).encode(), np.uint8) for name, text in texts.items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **rows, **packed)  # type: ignore[arg-type]
+    write_atomic(path, buffer.getvalue())
+
+
+def read_part_info(path: Path) -> PartInfo:
+    """Read the summary of a part."""
+    with np.load(path, allow_pickle=False) as part:
+        raw = json.loads(part["info"].tobytes())
+    return PartInfo(**{**raw, "files": tuple(FileInfo(**file) for file in raw["files"])})
+
+
+def read_part_rows(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the rows of a part: one array per column, and `label`."""
+    with np.load(path, allow_pickle=False) as part:
+        return {name: part[name] for name in part.files if name not in ("info", "rejected")}
+
+
+def read_part_rejected(path: Path) -> list[dict[str, str]]:
+    """Read the quarantine entries of a part."""
+    with np.load(path, allow_pickle=False) as part:
+        rejected: list[dict[str, str]] = json.loads(part["rejected"].tobytes())
+    return rejected

@@ -1,0 +1,34 @@
+"""Shrinking decoded images while packing."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def fit_inside(height: int, width: int, max_side: int | None) -> tuple[int, int]:
+    """Return (height, width) scaled so that no side exceeds `max_side`; never enlarges."""
+    longest = max(height, width)
+    if max_side is None or longest <= max_side:
+        return height, width
+    # Integer arithmetic, rounded half up: the same on every machine.
+    return tuple(max(1, (2 * side * max_side + longest) // (2 * longest)) for side in (height, width))  # type: ignore[return-value]
+
+
+def resize_antialiased(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize with a Hamming filter as wide as the scale, as sharp as bicubic at the price of bilinear.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        height: rows of the result.
+        width: columns of the result.
+
+    Returns:
+        uint8 [height, width, 3]; the input itself where nothing changes.
+    """
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    # Pillow's resampling kernel is integer SIMD code that runs without the GIL; only decoding and
+    # encoding through Pillow would be slow.
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.HAMMING))

@@ -1,0 +1,65 @@
+"""What every image source gives: items in a fixed order, and their bytes on request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from loaders.errors import UserError
+
+
+class SourceItem(NamedTuple):
+    """One file of a source, listed but not read.
+
+    Attributes:
+        name: path inside the source, "/" between folders; names that are no UTF-8 are surrogate-escaped.
+        key: the same path as a unique name that every shard format takes (`loaders.packs.sources.naming`).
+        label: name of its class, None where the source gives none.
+        size_bytes: size of the file.
+        position: where the source finds it (a tar: offset of its bytes); -1 where the name says it.
+        problem: why it cannot be packed, known from listing alone; None otherwise.
+    """
+
+    name: str
+    key: str
+    label: str | None
+    size_bytes: int
+    position: int = -1
+    problem: str | None = None
+
+
+class ImageSource(Protocol):
+    """An adapter for one kind of source."""
+
+    def items(self) -> Iterator[SourceItem]:
+        """Yield every file once, in an order that depends on nothing but the source's content."""
+
+    def read(self, item: SourceItem) -> bytes:
+        """Return the bytes of an item; safe to call from several threads.
+
+        Raises:
+            UnreadableItem: this item alone cannot be read (it goes to the quarantine).
+            UserError: the source vanished or changed since it was listed (packing stops).
+        """
+
+    def close(self) -> None:
+        """Close what the source holds open."""
+
+
+class UnreadableItem(Exception):
+    """One item that cannot be read while its source is in order; the text is the reason."""
+
+
+def check_size(source: str, item: SourceItem, num_bytes: int) -> None:
+    """Raise `UserError` when an item no longer has the size that it had when it was listed."""
+    if num_bytes != item.size_bytes:
+        raise UserError(
+            f"{source}: {printable(item.name)} had {item.size_bytes} bytes when it was listed and gives "
+            f"{num_bytes} now: the source changed while packing; pack again into a new --out"
+        )
+
+
+def printable(name: str) -> str:
+    """Return a name that can be printed and stored as UTF-8: stray bytes and control characters escaped."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -1,0 +1,69 @@
+"""From paths to keys and classes.
+
+A key must survive every reader of a shard: webdataset and DALI cut a member's name at the first dot of its
+last part, and DALI's index is split at spaces. So dots of the last part, white space, control characters,
+"%" and bytes that are no UTF-8 are written as "%XX"; the rest stays as it is. The map is one to one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+IMAGE_SUFFIXES = frozenset(
+    "jpg jpeg jpe jfif png bmp gif webp tif tiff ppm pgm pbm pnm jp2 j2k avif".split()  # noqa: SIM905
+)
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_\-/]*")
+
+
+def is_image_name(name: str) -> bool:
+    """Tell whether a file's suffix is one that images have."""
+    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES and "." in name
+
+
+def folder_key(folder: str) -> str:
+    """Return the key of a folder path ("" for the root)."""
+    return _escape(folder, keep=".")
+
+
+def file_keys(names: Sequence[str]) -> list[str]:
+    """Return one distinct key for each file of one folder.
+
+    The suffix of an image is left out, unless two files of the folder differ in nothing else ("a.jpg" and
+    "a.png" become "a%2Ejpg" and "a%2Epng").
+
+    Args:
+        names: distinct file names without folder.
+
+    Returns:
+        The keys, in the order of `names`.
+    """
+    stems = [name.rpartition(".")[0] if is_image_name(name) else name for name in names]
+    counts = Counter(stems)
+    # A file may bear the very name that another has without its suffix: "a" beside "a.jpg".
+    return [
+        _escape(name if counts[stem] > 1 or not stem else stem, keep="")
+        for name, stem in zip(names, stems, strict=True)
+    ]
+
+
+def join_key(folder: str, file: str) -> str:
+    """Join the keys of a folder and of a file in it."""
+    return f"{folder}/{file}" if folder else file
+
+
+def _escape(text: str, keep: str) -> str:
+    if _PLAIN_NAME.fullmatch(text):
+        return text
+    return "".join(c if _is_safe(c, keep) else _percent(c) for c in text)
+
+
+def _is_safe(char: str, keep: str) -> bool:
+    if char in "%." and char not in keep:
+        return False
+    return char.isprintable() and not char.isspace()
+
+
+def _percent(char: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogateescape"))

@@ -1,0 +1,131 @@
+"""WebDataset shards: a tar with `<key>.jpg` and, where there is a label, `<key>.cls` per image.
+
+The headers are GNU tar's, written here because `tarfile` takes longer over a header than the rest of a
+small image's way takes. Everything that could differ between two runs (times, owners) is zero.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from loaders.packs.atomic import write_atomic
+from loaders.packs.image import PreparedImage
+from loaders.packs.manifest import FileInfo
+
+BLOCK_BYTES = 512
+_RECORD_BYTES = 20 * BLOCK_BYTES  # tar files end on a full record
+_BUFFER_BYTES = 4 << 20
+_NAME_BYTES = 100
+_ZEROS = bytes(BLOCK_BYTES)
+# mode, uid, gid before the size; time before the checksum; type, link name, magic, ids and prefix after it.
+_BEFORE_SIZE = b"0000644\0" + b"0000000\0" + b"0000000\0"
+_TIME = b"00000000000\0"
+_AFTER_CHECKSUM = (
+    b"%c" + bytes(_NAME_BYTES) + b"ustar  \0" + bytes(64) + b"0000000\0" + b"0000000\0" + bytes(167)
+)
+_LONG_NAME_MEMBER = b"././@LongLink"
+
+
+class TarShardWriter:
+    """Writes one .tar shard and the index that DALI reads beside it."""
+
+    def __init__(self, path: Path, index_path: Path) -> None:
+        """Begin a shard.
+
+        Args:
+            path: file to write (the caller gives it its final name).
+            index_path: where the DALI index goes.
+        """
+        self._file: BinaryIO = open(path, "wb", buffering=0)  # noqa: SIM115 - closed in finish() or abort()
+        self._index_path = index_path
+        self._index_lines: list[str] = []
+        self._digest = hashlib.sha256()
+        self._buffer = bytearray()
+        self._written_bytes = 0
+
+    def add(self, key: str, image: PreparedImage, label: int) -> int:
+        """Append an image; return the offset of its encoded bytes in the shard."""
+        offset = self._add_member(f"{key}.jpg", image.data)
+        line = f"jpg {offset} {len(image.data)} {key}.jpg"
+        if label >= 0:
+            text = b"%d" % label
+            line += f" cls {self._add_member(f'{key}.cls', text)} {len(text)} {key}.cls"
+        self._index_lines.append(line)
+        if len(self._buffer) >= _BUFFER_BYTES:
+            self._flush()
+        return offset
+
+    def _add_member(self, name: str, data: bytes) -> int:
+        encoded = name.encode("utf-8")
+        buffer = self._buffer
+        if len(encoded) > _NAME_BYTES:
+            buffer += member_header(_LONG_NAME_MEMBER, len(encoded) + 1, b"L")
+            buffer += encoded + bytes(1 + -(len(encoded) + 1) % BLOCK_BYTES)
+        buffer += member_header(encoded[:_NAME_BYTES], len(data), b"0")
+        offset = self._written_bytes + len(buffer)
+        buffer += data
+        buffer += _ZEROS[: -len(data) % BLOCK_BYTES]
+        return offset
+
+    def _flush(self) -> None:
+        self._digest.update(self._buffer)
+        write_all(self._file, self._buffer)
+        self._written_bytes += len(self._buffer)
+        self._buffer = bytearray()
+
+    def finish(self) -> list[FileInfo]:
+        """Write the end of the archive and the index; return the checksums of the shard and its index."""
+        self._buffer += bytes(2 * BLOCK_BYTES)
+        self._buffer += bytes(-(self._written_bytes + len(self._buffer)) % _RECORD_BYTES)
+        self._flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        lines = [f"v1.2 {len(self._index_lines)}", *self._index_lines]
+        index = ("\n".join(lines) + "\n").encode("utf-8")
+        write_atomic(self._index_path, index)
+        return [
+            FileInfo("", self._written_bytes, self._digest.hexdigest()),
+            FileInfo(self._index_path.name, len(index), hashlib.sha256(index).hexdigest()),
+        ]
+
+    def abort(self) -> None:
+        """Close the unfinished file."""
+        self._file.close()
+
+
+def member_header(name: bytes, size_bytes: int, kind: bytes) -> bytes:
+    """Return the 512-byte header of a tar member.
+
+    Args:
+        name: at most 100 bytes.
+        size_bytes: size of the data, below 8 GiB.
+        kind: b"0" for a file, b"L" for a GNU long name.
+    """
+    size = b"%011o\0" % size_bytes
+    checksum = _CHECKSUM_BASE[kind] + sum(name) + sum(size)
+    return b"".join(
+        (
+            name.ljust(_NAME_BYTES, b"\0"),
+            _BEFORE_SIZE,
+            size,
+            _TIME,
+            b"%06o\0 " % checksum,
+            _AFTER_CHECKSUM % kind,
+        )
+    )
+
+
+# The checksum counts its own eight bytes as spaces.
+_CHECKSUM_BASE = {
+    kind: sum(_BEFORE_SIZE) + sum(_TIME) + sum(_AFTER_CHECKSUM % kind) + 8 * ord(" ") for kind in (b"0", b"L")
+}
+
+
+def write_all(file: BinaryIO, data: bytes | bytearray) -> None:
+    """Write all of `data` to an unbuffered file, which may take less at a time."""
+    view = memoryview(data)
+    while len(view):
+        view = view[file.write(view) :]

@@ -1,0 +1,63 @@
+"""Running shard jobs in worker processes that never outlive the packer."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+
+from loaders.errors import UserError
+from loaders.packs.parts import PartInfo
+from loaders.packs.shard_job import ShardJob, write_shard
+
+
+def run_jobs(jobs: Sequence[ShardJob], num_processes: int) -> Iterator[ShardJob]:
+    """Run all jobs and yield each when its shard is finished, in any order.
+
+    Raises:
+        UserError: what a job raised, or a worker that was killed from outside.
+    """
+    if num_processes <= 1:
+        for job in jobs:
+            write_shard(job)
+            yield job
+        return
+    # Spawned, not forked: the caller may have threads, and a fork would copy their locks.
+    context = multiprocessing.get_context("spawn")
+    waiting = iter(jobs)
+    with ProcessPoolExecutor(num_processes, context, initializer=_start_worker) as pool:
+        try:
+            running: dict[Future[PartInfo], ShardJob] = {}
+            while True:
+                for job in islice(waiting, 2 * num_processes - len(running)):
+                    running[pool.submit(write_shard, job)] = job
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    yield running.pop(future)
+        except BrokenProcessPool:
+            raise UserError(
+                "a packing worker was killed (by the system for its memory, or by hand): start the same command "
+                "again, it resumes; fewer --workers need less memory"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Make a worker quiet, and let it end with its parent even if that is killed."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

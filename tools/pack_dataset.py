@@ -1,0 +1,88 @@
+"""Pack images into shards with an index.
+
+Example:
+    python tools/pack_dataset.py --splits train=images/train test=images/test --out packs/mine
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from loaders.errors import run_command
+from loaders.packs.image import ImagePolicy
+from loaders.packs.manifest import QUARANTINE_NAME, Manifest
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.spec import parse_splits
+
+
+@dataclass(frozen=True)
+class Config:
+    """Pack images into shards with an index; a run that was interrupted resumes when started again."""
+
+    splits: tuple[str, ...]
+    """NAME=PATH of every split. PATH is a folder, a .tar, or x.tar#folder/inside. A file's class is the
+    folder it lies in; files in the root have none."""
+    out: Path
+    """Folder of the pack; must not exist yet, or hold what this same command began."""
+    format: Literal["webdataset", "ffcv"] = "webdataset"
+    """Shards: .tar for webdataset and DALI, or .beton for FFCV."""
+    max_side: int | None = None
+    """Shrink images whose longest side is over this many pixels."""
+    quality: int | None = None
+    """Encode every image anew with this JPEG quality. Left out, baseline JPEG within --max-side is copied
+    byte for byte and the rest is encoded with 95."""
+    max_pixels: int = ImagePolicy.max_pixels
+    """Refuse larger images (decompression bombs)."""
+    shard_size_mb: float = 64.0
+    """About the size of a shard, in 10^6 bytes."""
+    workers: int = 0
+    """Processes and threads at work, 0 for one per core; never changes the pack."""
+
+
+def main() -> None:
+    """Parse the command line, pack, and print what was packed."""
+    config = tyro.cli(Config, description=__doc__)
+    options = PackOptions(
+        splits=parse_splits(config.splits),
+        out=config.out,
+        shard_format=config.format,
+        policy=ImagePolicy(config.max_side, config.quality, config.max_pixels),
+        shard_size_mb=config.shard_size_mb,
+        workers=config.workers,
+    )
+    console = Console()
+    columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    start = time.perf_counter()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("packing", total=None)
+        manifest = pack_dataset(options, lambda done, total: bar.update(task, completed=done, total=total))
+    print_summary(console, config.out, manifest, time.perf_counter() - start)
+
+
+def print_summary(console: Console, out: Path, manifest: Manifest, seconds: float) -> None:
+    """Print the splits of a pack, what was done to its images, and how long it took."""
+    table = Table("split", "images", "labelled", "quarantined", "source")
+    for split in manifest.splits:
+        counts = (split.num_images, split.num_labeled, split.num_quarantined)
+        table.add_row(split.name, *(f"{count:,}" for count in counts), split.source)
+    console.print(table)
+    actions = ", ".join(f"{count:,} {name}" for name, count in manifest.actions.items())
+    console.print(
+        f"{len(manifest.classes)} classes; {manifest.num_shards} {manifest.shard_format} shards; {actions}"
+    )
+    rate = manifest.num_inputs / seconds
+    console.print(f"{manifest.num_inputs:,} inputs in {seconds:.1f} s, {rate:,.0f} images/s -> {out}")
+    if manifest.num_quarantined:
+        console.print(f"{manifest.num_quarantined:,} inputs quarantined, reasons in {out / QUARANTINE_NAME}")
+
+
+if __name__ == "__main__":
+    run_command(main)
