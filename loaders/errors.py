@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and how a command line turns it into a line and exit code 2."""
+"""Exceptions of the loaders, and how a command line turns a user's mistake into a line and exit code 2."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ class UserError(ValueError):
 
 class MissingBackendError(UserError):
     """An optional dependency that is not installed; the message gives the command that installs it."""
+
+
+class LoaderError(RuntimeError):
+    """A loader cannot deliver: the message names shard, row and key, or the wait that ran out."""
 
 
 def run_command(main: Callable[[], int | None]) -> None:

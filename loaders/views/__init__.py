@@ -1,1 +1,1 @@
-"""Views: augmentation policies as data, their random parameters, and the backends that apply them."""
+"""Views: augmentation policies as data, their random parameters, and the kernels that apply them."""

@@ -32,7 +32,6 @@ GRAYSCALE = 5
 BLUR = 6  # standard deviation in pixels
 SOLARIZE = 7  # threshold of 255
 
-MAX_EPOCH = 2**32 - 1
 _GEOMETRY = 0  # operation number of the geometry; operations count from 1
 
 
@@ -58,12 +57,12 @@ class ViewParameters:
 
 
 @njit(cache=True, nogil=True)
-def _draw_resized_crop(seed, epoch, rows, view, heights, widths, scale, log_ratio, box, window):  # type: ignore[no-untyped-def]
+def _draw_resized_crop(seed, epochs, rows, view, heights, widths, scale, log_ratio, box, window):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
         height, width = float(heights[i]), float(widths[i])
         found = False
         for attempt in range(10):
-            u0, u1, u2, u3 = uniform4(seed, epoch, rows[i], view, 0, attempt)
+            u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, 0, attempt)
             area = height * width * (scale[0] + u0 * (scale[1] - scale[0]))
             ratio = np.exp(log_ratio[0] + u1 * (log_ratio[1] - log_ratio[0]))
             w = np.rint(np.sqrt(area * ratio))
@@ -88,31 +87,31 @@ def _draw_resized_crop(seed, epoch, rows, view, heights, widths, scale, log_rati
 
 
 @njit(cache=True, nogil=True)
-def _draw_centered(seed, epoch, rows, view, heights, widths, fraction, reach, box, window, shift):  # type: ignore[no-untyped-def]
+def _draw_centered(seed, epochs, rows, view, heights, widths, fraction, reach, box, window, shift):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
         side = fraction * min(heights[i], widths[i])
         box[i, 0], box[i, 1] = (heights[i] - side) / 2, (widths[i] - side) / 2
         box[i, 2], box[i, 3] = side, side
         window[i, 0], window[i, 1], window[i, 2], window[i, 3] = 0, 0, heights[i], widths[i]
         if reach > 0:
-            u0, u1, _, _ = uniform4(seed, epoch, rows[i], view, 0, 0)
+            u0, u1, _, _ = uniform4(seed, epochs[i], rows[i], view, 0, 0)
             shift[i, 0] = int(u0 * (2 * reach + 1)) - reach
             shift[i, 1] = int(u1 * (2 * reach + 1)) - reach
 
 
 @njit(cache=True, nogil=True)
-def _draw_flip(seed, epoch, rows, view, operation, p, flip):  # type: ignore[no-untyped-def]
+def _draw_flip(seed, epochs, rows, view, operation, p, flip):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
-        u0, _, _, _ = uniform4(seed, epoch, rows[i], view, operation, 0)
+        u0, _, _, _ = uniform4(seed, epochs[i], rows[i], view, operation, 0)
         if u0 < p:
             flip[i] = not flip[i]
 
 
 @njit(cache=True, nogil=True)
-def _draw_jitter(seed, epoch, rows, view, operation, p, low, high, slot, codes, args):  # type: ignore[no-untyped-def]
+def _draw_jitter(seed, epochs, rows, view, operation, p, low, high, slot, codes, args):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
-        u0, u1, u2, u3 = uniform4(seed, epoch, rows[i], view, operation, 0)
-        factors = uniform4(seed, epoch, rows[i], view, operation, 1)
+        u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, 0)
+        factors = uniform4(seed, epochs[i], rows[i], view, operation, 1)
         if u0 >= p:
             continue
         order = np.empty(4, np.int32)
@@ -129,9 +128,9 @@ def _draw_jitter(seed, epoch, rows, view, operation, p, low, high, slot, codes, 
 
 
 @njit(cache=True, nogil=True)
-def _draw_one(seed, epoch, rows, view, operation, p, code, low, high, slot, codes, args):  # type: ignore[no-untyped-def]
+def _draw_one(seed, epochs, rows, view, operation, p, code, low, high, slot, codes, args):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
-        u0, u1, _, _ = uniform4(seed, epoch, rows[i], view, operation, 0)
+        u0, u1, _, _ = uniform4(seed, epochs[i], rows[i], view, operation, 0)
         if u0 < p:
             codes[i, slot] = code
             args[i, slot] = low + u1 * (high - low)
@@ -147,7 +146,7 @@ def num_slots(operation: Operation) -> int:
 def draw(
     policy: ViewPolicy,
     seed: int,
-    epoch: int,
+    epochs: NDArray[np.int64],
     rows: NDArray[np.int64],
     view: int,
     heights: NDArray[np.uint32],
@@ -158,7 +157,7 @@ def draw(
     Args:
         policy: what to draw from.
         seed: any int64.
-        epoch: in [0, 2^32).
+        epochs: int64 [B], in [0, 2^32); one per row, since a cycling stream may cross into its next epoch.
         rows: int64 [B], rows of the pack; in [0, 2^48).
         view: number of the view among its loader's, in [0, 2^16).
         heights: uint32 [B], height of each image in pixels.
@@ -177,7 +176,7 @@ def draw(
         codes=np.zeros((batch, slots), np.int32),
         args=np.zeros((batch, slots), np.float32),
     )
-    at = (np.int64(seed), np.int64(epoch), rows, np.int64(view))
+    at = (np.int64(seed), epochs, rows, np.int64(view))
     _draw_geometry(policy, at, heights.astype(np.int64), widths.astype(np.int64), parameters)
     slot = 0
     for number, operation in enumerate(policy.operations, start=_GEOMETRY + 1):
@@ -186,7 +185,7 @@ def draw(
     return parameters
 
 
-_At = tuple[np.int64, np.int64, NDArray[np.int64], np.int64]
+_At = tuple[np.int64, NDArray[np.int64], NDArray[np.int64], np.int64]
 
 
 def _draw_geometry(

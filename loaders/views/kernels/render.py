@@ -70,29 +70,49 @@ def line_pitch(width: int, taps: int) -> int:
 
 
 @_jit
-def deinterleave(pixels, count, planes, plane):  # type: ignore[no-untyped-def]
-    """Split count RGB pixels (uint8 [3 * count]) into planes at 0, `plane` and 2 * `plane`."""
-    red, green, blue = planes[:count], planes[plane:][:count], planes[2 * plane :][:count]
-    for i in range(count):
-        red[i] = pixels[3 * i]
-        green[i] = pixels[3 * i + 1]
-        blue[i] = pixels[3 * i + 2]
+def split_channels(pixels, starts, sizes, planes):  # type: ignore[no-untyped-def]
+    """Turn each image of a chunk from RGB pixels into three planes, at the same place of another buffer.
+
+    Args:
+        pixels: uint8 [...], decoded images, image i at starts[i].
+        starts: int64 [n].
+        sizes: int64 [n], pixels of each image.
+        planes: uint8 [...], out.
+    """
+    for image in range(len(starts)):
+        at, count = starts[image], sizes[image]
+        source = pixels[at : at + 3 * count]
+        red, green, blue = planes[at:][:count], planes[at + count :][:count], planes[at + 2 * count :][:count]
+        for i in range(count):
+            red[i] = source[3 * i]
+            green[i] = source[3 * i + 1]
+            blue[i] = source[3 * i + 2]
 
 
 @_jit
-def _write_channel(source, at, count, gain, bias, out, to):  # type: ignore[no-untyped-def]
-    pixels, target = source[at : at + count], out[to : to + count]
-    for i in range(count):
-        target[i] = pixels[i] * gain + bias
+def _write_tile(source, at, step, count, gain, bias, channels_last, out, size, to):  # type: ignore[no-untyped-def]
+    """Write count finished pixels of three channels; a float stored as uint8 is truncated."""
+    if channels_last:
+        r, g, b = source[at:][:count], source[step + at :][:count], source[2 * step + at :][:count]
+        target = out[3 * to :][: 3 * count]
+        for i in range(count):
+            target[3 * i] = r[i] * gain[0] + bias[0]
+            target[3 * i + 1] = g[i] * gain[1] + bias[1]
+            target[3 * i + 2] = b[i] * gain[2] + bias[2]
+        return
+    for c in range(3):
+        pixels, plane = source[c * step + at :][:count], out[c * size + to :][:count]
+        scale, shift = gain[c], bias[c]
+        for i in range(count):
+            plane[i] = pixels[i] * scale + shift
 
 
 @_jit
-def render_view(planes, plane, height, width, box, window, shift, flip, cubic, codes, args, gain, bias, scratch, resolution, out):  # type: ignore[no-untyped-def]
+def render_view(planes, height, width, box, window, shift, flip, cubic, codes, args, gain, bias, scratch, resolution, channels_last, out):  # type: ignore[no-untyped-def]
     """Render one view.
 
     Args:
-        planes: uint8 [3 * plane + slack], channels of the decoded image.
-        plane: int, bytes from one channel to the next.
+        planes: uint8 [3 * height * width + slack], channels of the decoded image.
         height: int, of the image in pixels.
         width: int.
         box: float64 [4]; window: int32 [4]; shift: int32 [2]; flip: bool; codes: int32 [P];
@@ -102,9 +122,10 @@ def render_view(planes, plane, height, width, box, window, shift, flip, cubic, c
         bias: float32 [3].
         scratch: `Scratch` that is large enough.
         resolution: int, R.
-        out: [3 * R * R], the finished view.
+        channels_last: bool, write [R, R, 3] instead of [3, R, R].
+        out: float32 or uint8 [3 * R * R], the finished view.
     """
-    size = resolution * resolution
+    plane, size = height * width, resolution * resolution
     padded = -(-resolution // LANES) * LANES
     rows_first, cols_first = scratch.first[0], scratch.first[1]
     rows_weights, cols_weights = scratch.weights[0], scratch.weights[1]
@@ -164,9 +185,8 @@ def render_view(planes, plane, height, width, box, window, shift, flip, cubic, c
                 if codes[k] != NONE:
                     apply_pointwise(codes[k], args[k], mean, r, g, b)
             if stop == _FINISH:
-                for c in range(3):
-                    at = c * step + start
-                    _write_channel(into, at, pixels, gain[c], bias[c], out, c * size + top * resolution)
+                to = top * resolution
+                _write_tile(into, start, step, pixels, gain, bias, channels_last, out, size, to)
             elif stop == CONTRAST:
                 total += gray_sum(r, g, b)
             else:
@@ -184,3 +204,22 @@ def render_view(planes, plane, height, width, box, window, shift, flip, cubic, c
             begin, source, radius = end + 1, _BLURRED, next_radius
             blurred, spare = spare, blurred
             gaussian, next_gaussian = next_gaussian, gaussian
+
+
+@_jit
+def render_chunk(planes, starts, heights, widths, boxes, windows, shifts, flips, cubic, codes, args, gain, bias, scratch, resolution, channels_last, out):  # type: ignore[no-untyped-def]
+    """Render one view of each image of a chunk, without Python in between.
+
+    Args:
+        planes: uint8, the images' planes as `split_channels` leaves them, with slack behind the last.
+        starts: int64 [n], place of each image in `planes`.
+        heights: int64 [n]; widths: int64 [n].
+        boxes: float64 [n, 4] and so on: the rows of `ViewParameters` that belong to the chunk.
+        out: float32 or uint8 [n, 3 * R * R].
+        cubic, gain, bias, scratch, resolution, channels_last: see `render_view`.
+    """
+    for i in range(len(starts)):
+        render_view(
+            planes[starts[i] :], heights[i], widths[i], boxes[i], windows[i], shifts[i], flips[i], cubic,
+            codes[i], args[i], gain, bias, scratch, resolution, channels_last, out[i],
+        )  # fmt: skip

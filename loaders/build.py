@@ -1,0 +1,220 @@
+"""The two functions that build a loader: validate, choose a backend, say why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loaders.batch import Batch
+from loaders.cpu import CpuRenderer, DTypeName
+from loaders.epochs import EpochLoader, PairedLoader, Share
+from loaders.errors import UserError
+from loaders.packs import LabelTable, Split
+from loaders.views.policy import ViewPolicy
+
+BackendName = Literal["auto", "cpu"]
+Mode = Literal["train", "eval"]
+
+_STREAM_VIEWS = 256  # view numbers set aside for each stream of a paired loader
+
+
+def explain_backend(backend: BackendName) -> str:
+    """Return one line: which backend `build_loader` uses and why."""
+    if backend == "cpu":
+        return "cpu: asked for"
+    return "cpu: the fused kernels read every pack and every policy"
+
+
+def build_loader(
+    split: Split,
+    views: tuple[ViewPolicy, ...],
+    batch_size: int,
+    seed: int = 0,
+    *,
+    mode: Mode = "train",
+    backend: BackendName = "auto",
+    device: str | torch.device = "cpu",
+    num_threads: int | None = None,
+    rank: int = 0,
+    num_ranks: int = 1,
+    labels: LabelTable | None = None,
+    dtype: DTypeName = "float32",
+    channels_last: bool = False,
+    bad_images: Literal["replace", "raise"] = "replace",
+    prefetch: int = 2,
+    timeout_s: float = 120.0,
+) -> EpochLoader:
+    """Build the loader of one split.
+
+    Args:
+        split: `open_pack(path).split(name)`.
+        views: one policy per view; each image is decoded once for all of them.
+        batch_size: global, a multiple of `num_ranks`.
+        seed: of order and views.
+        mode: "train" shuffles and drops the last partial batch; "eval" keeps the order, pads the last batch
+            and marks the padding in `Batch.valid`.
+        backend: "auto" or "cpu".
+        device: where batches are delivered.
+        num_threads: worker threads; by default the cores this process may use.
+        rank: this process; the loader takes its part of every batch and is never given to accelerate.
+        num_ranks: number of processes.
+        labels: label table to take the labels from; the true labels by default.
+        dtype: "float32" (normalised as the policy says) or "uint8".
+        channels_last: deliver views in torch.channels_last.
+        bad_images: "replace" puts the next readable row in place of a damaged one, deterministically, and
+            notes it in `loader.bad_rows`; "raise" stops.
+        prefetch: batches under way besides the one being used.
+        timeout_s: seconds that one batch may take before `LoaderError`.
+
+    Raises:
+        UserError: what cannot be built, and the remedy.
+    """
+    _check(views, num_threads, prefetch, timeout_s, rank, num_ranks)
+    threads = num_threads or _usable_cores()
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="sluice-loader")
+    renderer = CpuRenderer(
+        split,
+        views,
+        seed=seed,
+        first_view=_STREAM_VIEWS,
+        labels=split.labels(labels),
+        executor=executor,
+        num_threads=threads,
+        dtype=dtype,
+        channels_last=channels_last,
+        replace_bad=bad_images == "replace",
+        train=mode == "train",
+    )
+    share = Share(rank, num_ranks, prefetch, timeout_s)
+    return EpochLoader(
+        renderer, len(split), batch_size, seed, mode == "train", share, _placer(device), _stopper(executor)
+    )
+
+
+def build_paired_loader(
+    labeled: Split,
+    unlabeled: Split,
+    labeled_views: tuple[ViewPolicy, ...],
+    unlabeled_views: tuple[ViewPolicy, ...],
+    batch_size: int,
+    mu: int,
+    seed: int = 0,
+    *,
+    backend: BackendName = "auto",
+    device: str | torch.device = "cpu",
+    num_threads: int | None = None,
+    rank: int = 0,
+    num_ranks: int = 1,
+    labels: LabelTable | None = None,
+    dtype: DTypeName = "float32",
+    channels_last: bool = False,
+    bad_images: Literal["replace", "raise"] = "replace",
+    prefetch: int = 2,
+    timeout_s: float = 120.0,
+) -> PairedLoader:
+    """Build a loader of exactly `batch_size` labelled and `mu * batch_size` unlabelled rows per step.
+
+    Args:
+        labeled: split of the labelled rows.
+        unlabeled: split of the unlabelled rows.
+        labeled_views: policies of the labelled images.
+        unlabeled_views: policies of the unlabelled images, such as (weak, strong).
+        batch_size: global number of labelled rows per step.
+        mu: unlabelled rows per labelled row.
+        labels: label table of the labelled rows; rows of `labeled` without a label in it are left out.
+        seed, backend, device, num_threads, rank, num_ranks, dtype, channels_last, bad_images, prefetch,
+            timeout_s: see `build_loader`.
+
+    Raises:
+        UserError: what cannot be built, and the remedy.
+    """
+    _check(labeled_views + unlabeled_views, num_threads, prefetch, timeout_s, rank, num_ranks)
+    if mu < 1:
+        raise UserError(f"mu: expected at least 1 unlabelled row per labelled row, found {mu}; raise it")
+    threads = num_threads or _usable_cores()
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="sluice-loader")
+
+    def renderer(split: Split, views: tuple[ViewPolicy, ...], stream: int, table: NDArray[np.int64] | None) -> CpuRenderer:
+        return CpuRenderer(
+            split,
+            views,
+            seed=seed,
+            first_view=stream * _STREAM_VIEWS,
+            labels=table,
+            executor=executor,
+            num_threads=threads,
+            dtype=dtype,
+            channels_last=channels_last,
+            replace_bad=bad_images == "replace",
+            train=True,
+        )
+
+    known = labeled.labels(labels)
+    share = Share(rank, num_ranks, prefetch, timeout_s)
+    return PairedLoader(
+        renderer(labeled, labeled_views, 0, known),
+        renderer(unlabeled, unlabeled_views, 1, None),
+        len(labeled),
+        len(unlabeled),
+        batch_size,
+        mu,
+        seed,
+        share,
+        _placer(device),
+        _stopper(executor),
+    )
+
+
+def _check(
+    views: tuple[ViewPolicy, ...],
+    num_threads: int | None,
+    prefetch: int,
+    timeout_s: float,
+    rank: int,
+    num_ranks: int,
+) -> None:
+    if not views:
+        raise UserError("views: expected at least one policy, found none; pass presets of loaders.views")
+    if num_threads is not None and num_threads < 1:
+        raise UserError(f"num_threads: expected at least 1, found {num_threads}; leave it out to use every core")
+    if prefetch < 0 or timeout_s <= 0:
+        raise UserError(f"expected prefetch >= 0 and timeout_s > 0, found {prefetch} and {timeout_s}; change them")
+    if not 0 <= rank < num_ranks:
+        raise UserError(f"rank: expected 0 to {num_ranks - 1}, found {rank}; pass the process's own rank")
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _stopper(executor: ThreadPoolExecutor) -> Callable[[], None]:
+    return lambda: executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _placer(device: str | torch.device) -> Callable[[Batch], Batch]:
+    """Return what moves a batch to `device`."""
+    target = torch.device(device)
+    if target.type == "cpu":
+        return lambda batch: batch
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(target)
+
+    def place(batch: Batch) -> Batch:
+        return replace(
+            batch,
+            views=tuple(move(view) for view in batch.views),
+            labels=None if batch.labels is None else move(batch.labels),
+            index=move(batch.index),
+            valid=move(batch.valid),
+        )
+
+    return place

@@ -1,0 +1,292 @@
+"""The CPU backend, default and reference: threads that decode once and render every view, without the GIL.
+
+A batch is cut into chunks whose decoded pixels fit the second-level cache. A thread decodes a chunk image by
+image (libjpeg-turbo, GIL released) and then renders each view of the chunk in one call of the compiled
+kernels, straight into the batch's memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loaders.batch import Batch
+from loaders.buffers import BufferPool
+from loaders.decode import SLACK, Arena, CorruptImageError, decode_jpeg_into
+from loaders.errors import LoaderError
+from loaders.packs import Split
+from loaders.views.draw import ViewParameters, draw
+from loaders.views.kernels.render import Scratch, make_scratch, render_chunk, split_channels
+from loaders.views.kernels.resample import table_taps
+from loaders.views.policy import ViewPolicy
+
+CHUNK_BYTES = 512 * 1024  # decoded pixels of a chunk; they and their planes stay in a 1 MiB cache
+MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
+
+DTypeName = Literal["float32", "uint8"]
+
+
+@dataclass
+class _Job:
+    """One batch on its way: what to render and where to."""
+
+    positions: NDArray[np.int64]  # [B] in the split
+    epochs: NDArray[np.int64]  # [B]
+    rows: NDArray[np.int64]  # [B] in the pack
+    valid: NDArray[np.bool_]  # [B]
+    heights: NDArray[np.int64]  # [B]
+    widths: NDArray[np.int64]  # [B]
+    parameters: tuple[ViewParameters, ...]  # per view
+    out: tuple[NDArray[Any], ...]  # per view, [B, 3 * R * R]
+
+
+@dataclass
+class _Worker:
+    """Memory of one thread."""
+
+    arena: Arena
+    scratch: list[tuple[int, int, Scratch] | None]  # per view: taps, width, work space
+
+
+class PendingBatch:
+    """A batch that threads are working on."""
+
+    def __init__(self, renderer: CpuRenderer, job: _Job, futures: list[Future[None]]) -> None:
+        self._renderer = renderer
+        self._job = job
+        self._futures = futures
+
+    def result(self, timeout_s: float) -> Batch:
+        """Wait for the batch.
+
+        Raises:
+            LoaderError: a worker failed, or took longer than `timeout_s`.
+        """
+        for future in self._futures:
+            try:
+                future.result(timeout_s)
+            except TimeoutError:
+                rows = self._job.rows
+                raise LoaderError(
+                    f"a batch took longer than {timeout_s:g} s (rows {rows[0]} to {rows[-1]}): the storage or "
+                    "a worker hangs; raise timeout_s if it is only slow"
+                ) from None
+        return self._renderer.collect(self._job)
+
+    def cancel(self) -> None:
+        """Drop the chunks that no thread has begun."""
+        for future in self._futures:
+            future.cancel()
+
+
+class CpuRenderer:
+    """Renders batches of one split in a thread pool.
+
+    Args:
+        split: the images.
+        views: policies; every image is decoded once for all of them.
+        seed: of the random parameters.
+        first_view: number of the first view in the random numbers, so that two streams differ.
+        labels: int64 [len(split)], -1 where there is none, or None for batches without labels.
+        executor: threads that do the work.
+        num_threads: of `executor`.
+        dtype: "float32" (normalised) or "uint8".
+        channels_last: deliver views in torch.channels_last.
+        replace_bad: put the following row in place of a damaged one (and count it) instead of raising.
+        train: False marks a replaced row invalid, so that an evaluation does not count it.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        views: tuple[ViewPolicy, ...],
+        *,
+        seed: int,
+        first_view: int,
+        labels: NDArray[np.int64] | None,
+        executor: ThreadPoolExecutor,
+        num_threads: int,
+        dtype: DTypeName,
+        channels_last: bool,
+        replace_bad: bool,
+        train: bool,
+    ) -> None:
+        self.split = split
+        self.views = views
+        self.labels = labels
+        self.bad_rows: dict[int, str] = {}
+        self._seed = seed
+        self._first_view = first_view
+        self._executor = executor
+        self._num_threads = num_threads
+        self._dtype = np.dtype(dtype)
+        self._channels_last = channels_last
+        self._replace_bad = replace_bad
+        self._train = train
+        self._local = threading.local()
+        self._pools: dict[tuple[int, int], BufferPool] = {}
+        self._gains = [_normalization(view, self._dtype) for view in views]
+
+    def submit(
+        self, positions: NDArray[np.int64], epochs: NDArray[np.int64], valid: NDArray[np.bool_]
+    ) -> PendingBatch:
+        """Begin a batch.
+
+        Args:
+            positions: int64 [B], rows of the split.
+            epochs: int64 [B], epoch of each row, for its random numbers.
+            valid: bool [B], False = padding.
+        """
+        rows = self.split.rows(positions)
+        columns = self.split.pack.columns
+        heights = columns.height[rows].astype(np.int64)
+        widths = columns.width[rows].astype(np.int64)
+        parameters = tuple(
+            draw(view, self._seed, epochs, rows, self._first_view + number, heights, widths)
+            for number, view in enumerate(self.views)
+        )
+        out = tuple(self._buffer(len(rows), number) for number in range(len(self.views)))
+        job = _Job(positions, epochs, rows, valid.copy(), heights, widths, parameters, out)
+        edges = _chunk_edges(heights * widths * 3, self._num_threads)
+        futures = [
+            self._executor.submit(self._render, job, int(first), int(last))
+            for first, last in zip(edges[:-1], edges[1:], strict=True)
+        ]
+        return PendingBatch(self, job, futures)
+
+    def collect(self, job: _Job) -> Batch:
+        """Wrap a finished job's memory in tensors."""
+        labels = None
+        if self.labels is not None:
+            labels = torch.from_numpy(self.labels[job.positions])
+        return Batch(
+            views=tuple(self._tensor(out, view.resolution) for out, view in zip(job.out, self.views, strict=True)),
+            labels=labels,
+            index=torch.from_numpy(job.rows),
+            valid=torch.from_numpy(job.valid),
+        )
+
+    def _buffer(self, batch: int, number: int) -> NDArray[Any]:
+        pool = self._pools.get((batch, number))
+        if pool is None:
+            size = 3 * self.views[number].resolution ** 2
+            pool = self._pools.setdefault((batch, number), BufferPool((batch, size), self._dtype))
+        return pool.take()
+
+    def _tensor(self, out: NDArray[Any], resolution: int) -> Tensor:
+        if self._channels_last:
+            return torch.from_numpy(out).view(-1, resolution, resolution, 3).permute(0, 3, 1, 2)
+        return torch.from_numpy(out).view(-1, 3, resolution, resolution)
+
+    def _worker(self) -> _Worker:
+        worker: _Worker | None = getattr(self._local, "worker", None)
+        if worker is None:
+            worker = self._local.worker = _Worker(Arena(), [None] * len(self.views))
+        return worker
+
+    def _render(self, job: _Job, first: int, last: int) -> None:
+        worker = self._worker()
+        starts = self._decode(job, first, last, worker.arena)
+        chunk = slice(first, last)
+        heights, widths = job.heights[chunk], job.widths[chunk]
+        split_channels(worker.arena.pixels, starts, heights * widths, worker.arena.planes)
+        for number, view in enumerate(self.views):
+            p = job.parameters[number]
+            scratch = self._scratch(worker, number, p.box[chunk], int(widths.max()))
+            gain, bias = self._gains[number]
+            render_chunk(
+                worker.arena.planes, starts, heights, widths, p.box[chunk], p.window[chunk], p.shift[chunk],
+                p.flip[chunk], view.interpolation == "bicubic", p.codes[chunk], p.args[chunk], gain, bias,
+                scratch, view.resolution, self._channels_last, job.out[number][chunk],
+            )  # fmt: skip
+
+    def _decode(self, job: _Job, first: int, last: int, arena: Arena) -> NDArray[np.int64]:
+        """Decode rows first .. last of a job one behind the other and return where each begins."""
+        arena.reserve(int((job.heights[first:last] * job.widths[first:last]).sum()) * 3)
+        starts = np.empty(last - first, np.int64)
+        at = 0
+        for i in range(first, last):
+            size = int(job.heights[i] * job.widths[i]) * 3
+            arena.extend(at, size)  # a replacement may have been larger than what it stands for
+            try:
+                self._decode_row(job, i, arena.pixels[at : at + size])
+            except CorruptImageError as error:
+                size = self._replace(job, i, at, arena, error)
+            starts[i - first] = at
+            at += size
+        return starts
+
+    def _decode_row(self, job: _Job, i: int, out: NDArray[np.uint8]) -> None:
+        data = self.split.pack.view(int(job.rows[i]))
+        decode_jpeg_into(data, int(job.heights[i]), int(job.widths[i]), out)
+
+    def _replace(self, job: _Job, i: int, at: int, arena: Arena, error: CorruptImageError) -> int:
+        """Put the next readable row of the split in place of row i of the job; return its size in bytes."""
+        pack, row = self.split.pack, int(job.rows[i])
+        what = f"row {row} ({pack.key(row)}) in {pack.shard_path(int(pack.columns.shard[row])).name}: {error}"
+        if not self._replace_bad:
+            raise LoaderError(what)
+        self.bad_rows[row] = what
+        for step in range(1, min(MAX_REPLACEMENTS, len(self.split)) + 1):
+            position = (int(job.positions[i]) + step) % len(self.split)
+            other = int(self.split.rows(np.array([position]))[0])
+            job.rows[i] = other
+            job.heights[i], job.widths[i] = pack.columns.height[other], pack.columns.width[other]
+            size = int(job.heights[i] * job.widths[i]) * 3
+            arena.extend(at, size)
+            try:
+                self._decode_row(job, i, arena.pixels[at : at + size])
+            except CorruptImageError:
+                continue
+            self._redraw(job, i)
+            if self._train:
+                job.positions[i] = position
+            else:  # every row stands in its place exactly once; this one is not to be counted
+                job.rows[i], job.valid[i] = row, False
+            return size
+        raise LoaderError(f"{what}; nor could any of the {MAX_REPLACEMENTS} rows after it be read")
+
+    def _redraw(self, job: _Job, i: int) -> None:
+        one = slice(i, i + 1)
+        for number, view in enumerate(self.views):
+            fresh = draw(
+                view, self._seed, job.epochs[one], job.rows[one], self._first_view + number,
+                job.heights[one], job.widths[one],
+            )  # fmt: skip
+            for name in ("box", "window", "shift", "flip", "codes", "args"):
+                getattr(job.parameters[number], name)[i] = getattr(fresh, name)[0]
+
+    def _scratch(self, worker: _Worker, number: int, boxes: NDArray[np.float64], width: int) -> Scratch:
+        view = self.views[number]
+        taps = table_taps(float(boxes[:, 2:].max()) / view.resolution, view.interpolation == "bicubic")
+        held = worker.scratch[number]
+        if held is None or held[0] < taps or held[1] < width:
+            taps, width = (taps, width) if held is None else (max(held[0], taps), max(held[1], width))
+            held = worker.scratch[number] = (taps, width, make_scratch(view.resolution, taps, width))
+        return held[2]
+
+
+def _normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return gain and bias float32 [3] that take values of [0, 255] to what is delivered."""
+    if dtype == np.uint8:  # truncation after adding a half rounds
+        return np.ones(3, np.float32), np.full(3, 0.5, np.float32)
+    if view.normalize is None:
+        return np.full(3, 1 / 255, np.float32), np.zeros(3, np.float32)
+    mean, std = np.array(view.normalize.mean), np.array(view.normalize.std)
+    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+def _chunk_edges(sizes: NDArray[np.int64], num_threads: int) -> NDArray[np.int64]:
+    """Return the borders of chunks: at most `CHUNK_BYTES` each (or one image), at least two per thread."""
+    most = max(1, -(-len(sizes) // (2 * num_threads)))
+    by_size = (np.cumsum(sizes) - sizes) // CHUNK_BYTES
+    by_count = np.arange(len(sizes)) // most
+    new = (np.diff(by_size) != 0) | (np.diff(by_count) != 0)
+    return np.concatenate([[0], np.flatnonzero(new) + 1, [len(sizes)]])

@@ -1,0 +1,257 @@
+"""Loaders over any backend: which rows come when, on which rank, and how far ahead work begins."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders import order
+from loaders.batch import Batch, PairedBatch
+
+T = TypeVar("T")
+BatchT = TypeVar("BatchT")
+
+LABELED, UNLABELED = 0, 1  # streams of the order; the unlabelled one is also a plain loader's
+
+
+class Pending(Protocol):
+    """A batch under way."""
+
+    def result(self, timeout_s: float) -> Batch:
+        """Wait for the batch."""
+
+    def cancel(self) -> None:
+        """Give the batch up."""
+
+
+class Renderer(Protocol):
+    """What a backend offers: begin a batch of given rows of one split."""
+
+    labels: NDArray[np.int64] | None
+    bad_rows: dict[int, str]
+
+    def submit(
+        self, positions: NDArray[np.int64], epochs: NDArray[np.int64], valid: NDArray[np.bool_]
+    ) -> Pending:
+        """Begin the batch of these positions (int64 [B]) of the split."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a process takes of every global batch, and how it waits for it.
+
+    Attributes:
+        rank: this process, in [0, num_ranks).
+        num_ranks: number of processes.
+        prefetch: batches under way besides the one being used.
+        timeout_s: seconds that one batch may take.
+    """
+
+    rank: int = 0
+    num_ranks: int = 1
+    prefetch: int = 2
+    timeout_s: float = 120.0
+
+
+def _run_ahead(
+    steps: range,
+    submit: Callable[[int], T],
+    finish: Callable[[T], BatchT],
+    cancel: Callable[[T], None],
+    depth: int,
+) -> Iterator[BatchT]:
+    """Yield the results of `steps` in order while up to `depth` later ones are under way."""
+    under_way: deque[T] = deque()
+    try:
+        for step in steps:
+            under_way.append(submit(step))
+            if len(under_way) > depth:
+                yield finish(under_way.popleft())
+        while under_way:
+            yield finish(under_way.popleft())
+    finally:
+        for pending in under_way:
+            cancel(pending)
+
+
+class _Closing(Generic[BatchT]):
+    """What both loaders share: closing, and the refusal to start once closed."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self._close = close
+        self._closed = False
+
+    def close(self) -> None:
+        """Stop the workers and free the buffers; further calls do nothing."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def __enter__(self) -> _Closing[BatchT]:
+        """Return itself; leaving the block closes it."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close."""
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this loader is closed; build another")
+
+
+class EpochLoader(_Closing[Batch]):
+    """Batches of one split: shuffled and complete ones in training, every row in its order in evaluation.
+
+    Args:
+        renderer: the backend.
+        num_rows: rows of the split.
+        batch_size: global batch size.
+        seed: of the order.
+        train: shuffle and drop the last partial batch; else keep the order and pad it.
+        share: this process's part.
+        place: moves a finished batch to the device.
+        close: stops the backend.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        num_rows: int,
+        batch_size: int,
+        seed: int,
+        train: bool,
+        share: Share,
+        place: Callable[[Batch], Batch],
+        close: Callable[[], None],
+    ) -> None:
+        super().__init__(close)
+        order.check_batch(num_rows, batch_size, share.num_ranks, drop_last=train)
+        self.renderer = renderer
+        self._num_rows = num_rows
+        self._batch_size = batch_size
+        self._seed = seed
+        self._train = train
+        self._share = share
+        self._place = place
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch, the same on every rank."""
+        return order.num_steps(self._num_rows, self._batch_size, drop_last=self._train)
+
+    @property
+    def batch_size(self) -> int:
+        """Global batch size, summed over all ranks."""
+        return self._batch_size
+
+    @property
+    def bad_rows(self) -> dict[int, str]:
+        """Damaged rows met so far and what was wrong; each was replaced by the next readable row."""
+        return self.renderer.bad_rows
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Yield this rank's batches of `epoch` from `start_step` on; no skipped batch is computed."""
+        self._check_open()
+        return _run_ahead(
+            range(start_step, self.steps_per_epoch),
+            lambda step: self._submit(epoch, step),
+            lambda pending: self._place(pending.result(self._share.timeout_s)),
+            lambda pending: pending.cancel(),
+            self._share.prefetch,
+        )
+
+    def _submit(self, epoch: int, step: int) -> Pending:
+        self._check_open()
+        positions, valid = order.step_positions(
+            step, self._num_rows, self._batch_size, self._share.rank, self._share.num_ranks, self._train
+        )
+        if self._train:
+            positions = order.permute(positions, self._num_rows, self._seed, epoch, UNLABELED)
+        return self.renderer.submit(positions, np.full(len(positions), epoch, np.int64), valid)
+
+
+class PairedLoader(_Closing[PairedBatch]):
+    """Exactly B labelled and mu * B unlabelled rows in every step, both streams under one position.
+
+    An epoch is one pass over the unlabelled rows (rounded down to whole steps). Each stream cycles through
+    its own epochs without a gap, so its place is a function of the global step alone.
+
+    Args:
+        labeled: backend of the labelled stream; unlabeled: of the other.
+        num_labeled: rows of the labelled split; num_unlabeled: of the other.
+        batch_size: global number B of labelled rows per step.
+        mu: unlabelled rows per labelled row.
+        seed, share, place, close: see `EpochLoader`.
+    """
+
+    def __init__(
+        self,
+        labeled: Renderer,
+        unlabeled: Renderer,
+        num_labeled: int,
+        num_unlabeled: int,
+        batch_size: int,
+        mu: int,
+        seed: int,
+        share: Share,
+        place: Callable[[Batch], Batch],
+        close: Callable[[], None],
+    ) -> None:
+        super().__init__(close)
+        order.check_batch(num_labeled, batch_size, share.num_ranks, drop_last=False)
+        order.check_batch(num_unlabeled, mu * batch_size, share.num_ranks)
+        self.labeled = labeled
+        self.unlabeled = unlabeled
+        self._rows = (num_labeled, num_unlabeled)
+        self._batch_size = batch_size
+        self._mu = mu
+        self._seed = seed
+        self._share = share
+        self._place = place
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch of the unlabelled rows, the same on every rank."""
+        return order.num_steps(self._rows[1], self._mu * self._batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """Global number of labelled rows per step."""
+        return self._batch_size
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[PairedBatch]:
+        """Yield this rank's batches of `epoch` from `start_step` on; no skipped batch is computed."""
+        self._check_open()
+        first = epoch * self.steps_per_epoch
+        return _run_ahead(
+            range(first + start_step, first + self.steps_per_epoch),
+            self._submit,
+            self._finish,
+            lambda pair: (pair[0].cancel(), pair[1].cancel())[0],
+            self._share.prefetch,
+        )
+
+    def _finish(self, pair: tuple[Pending, Pending]) -> PairedBatch:
+        labeled, unlabeled = (self._place(pending.result(self._share.timeout_s)) for pending in pair)
+        return PairedBatch(labeled, unlabeled)
+
+    def _submit(self, global_step: int) -> tuple[Pending, Pending]:
+        self._check_open()
+        return (
+            self._submit_stream(self.labeled, global_step, self._batch_size, LABELED),
+            self._submit_stream(self.unlabeled, global_step, self._mu * self._batch_size, UNLABELED),
+        )
+
+    def _submit_stream(self, renderer: Renderer, global_step: int, batch_size: int, stream: int) -> Pending:
+        num_rows = self._rows[stream]
+        epochs, positions = order.stream_positions(
+            global_step, batch_size, num_rows, self._share.rank, self._share.num_ranks
+        )
+        positions = order.permute_stream(epochs, positions, num_rows, self._seed, stream)
+        return renderer.submit(positions, epochs, np.ones(len(positions), np.bool_))
