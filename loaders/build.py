@@ -142,7 +142,9 @@ def build_paired_loader(
     threads = num_threads or _usable_cores()
     executor = ThreadPoolExecutor(threads, thread_name_prefix="sluice-loader")
 
-    def renderer(split: Split, views: tuple[ViewPolicy, ...], stream: int, table: NDArray[np.int64] | None) -> CpuRenderer:
+    def renderer(
+        split: Split, views: tuple[ViewPolicy, ...], stream: int, table: NDArray[np.int64] | None
+    ) -> CpuRenderer:
         return CpuRenderer(
             split,
             views,
@@ -184,9 +186,13 @@ def _check(
     if not views:
         raise UserError("views: expected at least one policy, found none; pass presets of loaders.views")
     if num_threads is not None and num_threads < 1:
-        raise UserError(f"num_threads: expected at least 1, found {num_threads}; leave it out to use every core")
+        raise UserError(
+            f"num_threads: expected at least 1, found {num_threads}; leave it out to use every core"
+        )
     if prefetch < 0 or timeout_s <= 0:
-        raise UserError(f"expected prefetch >= 0 and timeout_s > 0, found {prefetch} and {timeout_s}; change them")
+        raise UserError(
+            f"expected prefetch >= 0 and timeout_s > 0, found {prefetch} and {timeout_s}; change them"
+        )
     if not 0 <= rank < num_ranks:
         raise UserError(f"rank: expected 0 to {num_ranks - 1}, found {rank}; pass the process's own rank")
 

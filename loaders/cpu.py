@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from loaders.batch import Batch
 from loaders.buffers import BufferPool
-from loaders.decode import SLACK, Arena, CorruptImageError, decode_jpeg_into
+from loaders.decode import Arena, CorruptImageError, decode_jpeg_into
 from loaders.errors import LoaderError
 from loaders.packs import Split
 from loaders.views.draw import ViewParameters, draw
@@ -75,8 +76,8 @@ class PendingBatch:
             except TimeoutError:
                 rows = self._job.rows
                 raise LoaderError(
-                    f"a batch took longer than {timeout_s:g} s (rows {rows[0]} to {rows[-1]}): the storage or "
-                    "a worker hangs; raise timeout_s if it is only slow"
+                    f"a batch took longer than {timeout_s:g} s (rows {rows[0]} to {rows[-1]}): the storage "
+                    "or a worker hangs; raise timeout_s if it is only slow"
                 ) from None
         return self._renderer.collect(self._job)
 
@@ -156,8 +157,7 @@ class CpuRenderer:
         job = _Job(positions, epochs, rows, valid.copy(), heights, widths, parameters, out)
         edges = _chunk_edges(heights * widths * 3, self._num_threads)
         futures = [
-            self._executor.submit(self._render, job, int(first), int(last))
-            for first, last in zip(edges[:-1], edges[1:], strict=True)
+            self._executor.submit(self._render, job, int(first), int(last)) for first, last in pairwise(edges)
         ]
         return PendingBatch(self, job, futures)
 
@@ -167,7 +167,9 @@ class CpuRenderer:
         if self.labels is not None:
             labels = torch.from_numpy(self.labels[job.positions])
         return Batch(
-            views=tuple(self._tensor(out, view.resolution) for out, view in zip(job.out, self.views, strict=True)),
+            views=tuple(
+                self._tensor(out, view.resolution) for out, view in zip(job.out, self.views, strict=True)
+            ),
             labels=labels,
             index=torch.from_numpy(job.rows),
             valid=torch.from_numpy(job.valid),

@@ -79,6 +79,11 @@ def _run_ahead(
             cancel(pending)
 
 
+def _cancel_both(pair: tuple[Pending, Pending]) -> None:
+    for pending in pair:
+        pending.cancel()
+
+
 class _Closing(Generic[BatchT]):
     """What both loaders share: closing, and the refusal to start once closed."""
 
@@ -233,7 +238,7 @@ class PairedLoader(_Closing[PairedBatch]):
             range(first + start_step, first + self.steps_per_epoch),
             self._submit,
             self._finish,
-            lambda pair: (pair[0].cancel(), pair[1].cancel())[0],
+            _cancel_both,
             self._share.prefetch,
         )
 

@@ -187,8 +187,15 @@ class ViewPolicy:
 
     def __post_init__(self) -> None:
         fits = isinstance(self.resolution, int) and 1 <= self.resolution <= 4096
-        _require(fits, f"resolution of view {self.name}", "a whole number of pixels in [1, 4096]", self.resolution)
+        _require(
+            fits, f"resolution of view {self.name}", "a whole number of pixels in [1, 4096]", self.resolution
+        )
         known = self.interpolation in ("bilinear", "bicubic")
         _require(known, f"interpolation of view {self.name}", "'bilinear' or 'bicubic'", self.interpolation)
         for operation in self.operations:
-            _require(isinstance(operation, Operation), f"operation of view {self.name}", "one of policy.py", operation)
+            _require(
+                isinstance(operation, Operation),
+                f"operation of view {self.name}",
+                "one of policy.py",
+                operation,
+            )

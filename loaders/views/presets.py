@@ -84,7 +84,7 @@ def crop_flip(
 
 
 def weak(resolution: int = 32, flip_p: float = 0.5, normalize: Normalize | None = IMAGENET) -> ViewPolicy:
-    """Weak view of FixMatch: flip and a crop from the image padded by 12.5 % (Sohn et al. 2020, section 2.3)."""
+    """Weak view of FixMatch: flip, crop after padding by 12.5 % (Sohn et al. 2020, section 2.3)."""
     return ViewPolicy("weak", resolution, PaddedCrop(0.125), (HorizontalFlip(flip_p),), normalize)
 
 

@@ -1,1 +1,1 @@
-"""Fused numba kernels: from decoded pixels to a finished view in as few traverses as the mathematics allows."""
+"""Fused numba kernels: from decoded pixels to a finished view in few traverses of the pixels."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from loaders.views.kernels.compile import kernel
 from loaders.views.kernels.simd import LANES, add, load, multiply_add, splat, store, zeros
 
-_jit = njit(cache=True, nogil=True, fastmath=True, error_model="numpy", _nrt=False)
 
-
-@_jit
-def fill_gaussian(sigma, resolution, weights):  # type: ignore[no-untyped-def]
+@kernel
+def fill_gaussian(sigma, resolution, weights):
     """Write the weights of taps 0 (centre), 1, 2, ... to `weights` and return the radius.
 
     The two-sided kernel sums to 1. The radius is ceil(3 sigma), less where the view is too small for it.
@@ -27,8 +25,8 @@ def fill_gaussian(sigma, resolution, weights):  # type: ignore[no-untyped-def]
     return radius
 
 
-@_jit
-def _symmetric_sum(source, at, step, radius, weights):  # type: ignore[no-untyped-def]
+@kernel
+def _symmetric_sum(source, at, step, radius, weights):
     """Return sum over t of weights[|t|] * source[at + t * step : ...] for LANES neighbours."""
     total = multiply_add(splat(weights[0]), load(source, at), zeros())
     for t in range(1, radius + 1):
@@ -37,8 +35,8 @@ def _symmetric_sum(source, at, step, radius, weights):  # type: ignore[no-untype
     return total
 
 
-@_jit
-def blur_row(source, at, resolution, radius, weights, padded, out, to):  # type: ignore[no-untyped-def]
+@kernel
+def blur_row(source, at, resolution, radius, weights, padded, out, to):
     """Blur one row source[at : at + R] along itself into out[to : to + R]; `padded` is scratch."""
     for x in range(0, resolution, LANES):
         store(padded, radius + x, load(source, at + x))
@@ -49,14 +47,14 @@ def blur_row(source, at, resolution, radius, weights, padded, out, to):  # type:
         store(out, to + x, _symmetric_sum(padded, radius + x, 1, radius, weights))
 
 
-@_jit
-def _reflected(y, resolution):  # type: ignore[no-untyped-def]
+@kernel
+def _reflected(y, resolution):
     y = abs(y)
     return 2 * (resolution - 1) - y if y >= resolution else y
 
 
-@_jit
-def blur_column(source, plane, resolution, radius, weights, y, out, to):  # type: ignore[no-untyped-def]
+@kernel
+def blur_column(source, plane, resolution, radius, weights, y, out, to):
     """Write row y of a plane source[plane : plane + R * R], blurred across rows, to out[to : to + R]."""
     here = plane + y * resolution
     if y >= radius and y + radius < resolution:

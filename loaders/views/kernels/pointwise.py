@@ -7,9 +7,9 @@ is torchvision's (v2 functional, float images), clamping included.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from loaders.views.draw import BRIGHTNESS, CONTRAST, GRAYSCALE, HUE, SATURATION, SOLARIZE
+from loaders.views.codes import BRIGHTNESS, CONTRAST, GRAYSCALE, HUE, SATURATION, SOLARIZE
+from loaders.views.kernels.compile import kernel
 
 _RED = np.float32(0.2989)
 _GREEN = np.float32(0.587)
@@ -19,19 +19,17 @@ _ONE = np.float32(1.0)
 _FULL = np.float32(255.0)
 _SIXTH = np.float32(1.0 / 6.0)
 
-_jit = njit(cache=True, nogil=True, fastmath=True, error_model="numpy", _nrt=False)
 
-
-@_jit
-def _brightness(r, g, b, factor):  # type: ignore[no-untyped-def]
+@kernel
+def _brightness(r, g, b, factor):
     for i in range(len(r)):
         r[i] = min(r[i] * factor, _FULL)
         g[i] = min(g[i] * factor, _FULL)
         b[i] = min(b[i] * factor, _FULL)
 
 
-@_jit
-def _contrast(r, g, b, factor, mean):  # type: ignore[no-untyped-def]
+@kernel
+def _contrast(r, g, b, factor, mean):
     offset = (_ONE - factor) * mean
     for i in range(len(r)):
         r[i] = max(_ZERO, min(r[i] * factor + offset, _FULL))
@@ -39,8 +37,8 @@ def _contrast(r, g, b, factor, mean):  # type: ignore[no-untyped-def]
         b[i] = max(_ZERO, min(b[i] * factor + offset, _FULL))
 
 
-@_jit
-def _saturation(r, g, b, factor):  # type: ignore[no-untyped-def]
+@kernel
+def _saturation(r, g, b, factor):
     rest = _ONE - factor
     for i in range(len(r)):
         gray = (_RED * r[i] + _GREEN * g[i] + _BLUE * b[i]) * rest
@@ -49,15 +47,15 @@ def _saturation(r, g, b, factor):  # type: ignore[no-untyped-def]
         b[i] = max(_ZERO, min(b[i] * factor + gray, _FULL))
 
 
-@_jit
-def _hue_channel(position, value, chroma):  # type: ignore[no-untyped-def]
+@kernel
+def _hue_channel(position, value, chroma):
     """Channel of an HSV colour: `position` is n + hue in sextants, n = 5, 3, 1 for red, green, blue."""
     k = position - np.float32(6.0) * np.floor(position * _SIXTH)
     return value - chroma * max(_ZERO, min(min(k, np.float32(4.0) - k), _ONE))
 
 
-@_jit
-def _hue(r, g, b, turn):  # type: ignore[no-untyped-def]
+@kernel
+def _hue(r, g, b, turn):
     shift = np.float32(6.0) * turn
     for i in range(len(r)):
         red, green, blue = r[i], g[i], b[i]
@@ -74,8 +72,8 @@ def _hue(r, g, b, turn):  # type: ignore[no-untyped-def]
         b[i] = _hue_channel(hue + np.float32(1.0), value, chroma)
 
 
-@_jit
-def _grayscale(r, g, b):  # type: ignore[no-untyped-def]
+@kernel
+def _grayscale(r, g, b):
     for i in range(len(r)):
         gray = _RED * r[i] + _GREEN * g[i] + _BLUE * b[i]
         r[i] = gray
@@ -83,16 +81,16 @@ def _grayscale(r, g, b):  # type: ignore[no-untyped-def]
         b[i] = gray
 
 
-@_jit
-def _solarize(r, g, b, threshold):  # type: ignore[no-untyped-def]
+@kernel
+def _solarize(r, g, b, threshold):
     for i in range(len(r)):
         r[i] = _FULL - r[i] if r[i] >= threshold else r[i]
         g[i] = _FULL - g[i] if g[i] >= threshold else g[i]
         b[i] = _FULL - b[i] if b[i] >= threshold else b[i]
 
 
-@_jit
-def gray_sum(r, g, b):  # type: ignore[no-untyped-def]
+@kernel
+def gray_sum(r, g, b):
     """Return the sum of the luma over a tile, the ingredient of `CONTRAST`'s mean."""
     total = _ZERO
     for i in range(len(r)):
@@ -100,8 +98,8 @@ def gray_sum(r, g, b):  # type: ignore[no-untyped-def]
     return total
 
 
-@_jit
-def apply_pointwise(code, argument, mean, r, g, b):  # type: ignore[no-untyped-def]
+@kernel
+def apply_pointwise(code, argument, mean, r, g, b):
     """Apply one colour operation to a tile; `mean` is the image's mean luma, used by `CONTRAST` alone."""
     if code == BRIGHTNESS:
         _brightness(r, g, b, argument)

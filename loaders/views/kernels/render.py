@@ -11,16 +11,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from loaders.views.draw import BLUR, CONTRAST, NONE
+from loaders.views.codes import BLUR, CONTRAST, NONE
 from loaders.views.kernels.blur import blur_column, blur_row, fill_gaussian
+from loaders.views.kernels.compile import kernel
 from loaders.views.kernels.pointwise import apply_pointwise, gray_sum
 from loaders.views.kernels.resample import blend_rows, block_columns, fill_taps, gather_columns
 from loaders.views.kernels.simd import LANES
-
-_jit = njit(cache=True, nogil=True, fastmath=True, error_model="numpy", _nrt=False)
 
 TILE_PIXELS = 1536  # three float32 planes of it fill less than half of a 48 KiB first-level cache
 MAX_RADIUS = 64  # blur radius of the largest sigma that a policy allows, rounded up
@@ -69,8 +67,8 @@ def line_pitch(width: int, taps: int) -> int:
     return width + taps + 3 * LANES
 
 
-@_jit
-def split_channels(pixels, starts, sizes, planes):  # type: ignore[no-untyped-def]
+@kernel
+def split_channels(pixels, starts, sizes, planes):
     """Turn each image of a chunk from RGB pixels into three planes, at the same place of another buffer.
 
     Args:
@@ -89,8 +87,8 @@ def split_channels(pixels, starts, sizes, planes):  # type: ignore[no-untyped-de
             blue[i] = source[3 * i + 2]
 
 
-@_jit
-def _write_tile(source, at, step, count, gain, bias, channels_last, out, size, to):  # type: ignore[no-untyped-def]
+@kernel
+def _write_tile(source, at, step, count, gain, bias, channels_last, out, size, to):
     """Write count finished pixels of three channels; a float stored as uint8 is truncated."""
     if channels_last:
         r, g, b = source[at:][:count], source[step + at :][:count], source[2 * step + at :][:count]
@@ -107,8 +105,25 @@ def _write_tile(source, at, step, count, gain, bias, channels_last, out, size, t
             plane[i] = pixels[i] * scale + shift
 
 
-@_jit
-def render_view(planes, height, width, box, window, shift, flip, cubic, codes, args, gain, bias, scratch, resolution, channels_last, out):  # type: ignore[no-untyped-def]
+@kernel
+def render_view(
+    planes,
+    height,
+    width,
+    box,
+    window,
+    shift,
+    flip,
+    cubic,
+    codes,
+    args,
+    gain,
+    bias,
+    scratch,
+    resolution,
+    channels_last,
+    out,
+):
     """Render one view.
 
     Args:
@@ -130,10 +145,30 @@ def render_view(planes, height, width, box, window, shift, flip, cubic, codes, a
     rows_first, cols_first = scratch.first[0], scratch.first[1]
     rows_weights, cols_weights = scratch.weights[0], scratch.weights[1]
     row_taps = fill_taps(
-        box[0], box[2], window[0], window[2], resolution, shift[0], False, cubic, rows_first, rows_weights, scratch.axis
+        box[0],
+        box[2],
+        window[0],
+        window[2],
+        resolution,
+        shift[0],
+        False,
+        cubic,
+        rows_first,
+        rows_weights,
+        scratch.axis,
     )
     col_taps = fill_taps(
-        box[1], box[3], window[1], window[3], resolution, shift[1], flip, cubic, cols_first, cols_weights, scratch.axis
+        box[1],
+        box[3],
+        window[1],
+        window[3],
+        resolution,
+        shift[1],
+        flip,
+        cubic,
+        cols_first,
+        cols_weights,
+        scratch.axis,
     )
     left, right = cols_first[0], cols_first[0]
     for x in range(1, resolution):
@@ -206,8 +241,26 @@ def render_view(planes, height, width, box, window, shift, flip, cubic, codes, a
             gaussian, next_gaussian = next_gaussian, gaussian
 
 
-@_jit
-def render_chunk(planes, starts, heights, widths, boxes, windows, shifts, flips, cubic, codes, args, gain, bias, scratch, resolution, channels_last, out):  # type: ignore[no-untyped-def]
+@kernel
+def render_chunk(
+    planes,
+    starts,
+    heights,
+    widths,
+    boxes,
+    windows,
+    shifts,
+    flips,
+    cubic,
+    codes,
+    args,
+    gain,
+    bias,
+    scratch,
+    resolution,
+    channels_last,
+    out,
+):
     """Render one view of each image of a chunk, without Python in between.
 
     Args:

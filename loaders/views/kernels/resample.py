@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-from numba import njit
-
+from loaders.views.kernels.compile import kernel
 from loaders.views.kernels.simd import (
     LANES,
     clamp_byte,
@@ -32,29 +30,27 @@ from loaders.views.kernels.simd import (
     zeros,
 )
 
-_jit = njit(cache=True, nogil=True, fastmath=True, error_model="numpy", _nrt=False)
-
 
 def table_taps(scale: float, cubic: bool) -> int:
     """Return how many taps a table must hold at `scale` source pixels per output pixel."""
     return math.ceil((2.0 if cubic else 1.0) * max(scale, 1.0)) * 2 + 1
 
 
-@_jit
-def _triangle(x):  # type: ignore[no-untyped-def]
+@kernel
+def _triangle(x):
     return max(0.0, 1.0 - abs(x))
 
 
-@_jit
-def _cubic(x):  # type: ignore[no-untyped-def]
+@kernel
+def _cubic(x):
     x = abs(x)
     near = (1.5 * x - 2.5) * x * x + 1.0
     far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
     return near if x < 1.0 else (far if x < 2.0 else 0.0)
 
 
-@_jit
-def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, weights, axis):  # type: ignore[no-untyped-def]
+@kernel
+def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, weights, axis):
     """Fill the table of one axis and return the number of taps in use.
 
     Args:
@@ -110,8 +106,8 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
     return taps
 
 
-@_jit
-def block_columns(first, padded, left, base):  # type: ignore[no-untyped-def]
+@kernel
+def block_columns(first, padded, left, base):
     """Rewrite `first` relative to its block's smallest index, which goes to `base` (relative to `left`)."""
     for block in range(padded // LANES):
         lowest = first[block * LANES]
@@ -126,8 +122,8 @@ def block_columns(first, padded, left, base):  # type: ignore[no-untyped-def]
         base[2 * block + 1] = widest // LANES + 1
 
 
-@_jit
-def blend_rows(planes, plane, width, height, left, count, first, weights, padded, taps, y, line, pitch):  # type: ignore[no-untyped-def]
+@kernel
+def blend_rows(planes, plane, width, height, left, count, first, weights, padded, taps, y, line, pitch):
     """Vertical pass of output row y: source columns left .. left + count of three channels into `line`.
 
     Args:
@@ -148,8 +144,8 @@ def blend_rows(planes, plane, width, height, left, count, first, weights, padded
         store(line, 2 * pitch + i, b)
 
 
-@_jit
-def _tap(line, at, index, windows):  # type: ignore[no-untyped-def]
+@kernel
+def _tap(line, at, index, windows):
     """Return line[at + index] per lane; a block that shrinks reaches over several windows of `LANES`."""
     value = lookup(line, at, index)
     for window in range(1, windows):
@@ -157,9 +153,9 @@ def _tap(line, at, index, windows):  # type: ignore[no-untyped-def]
     return value
 
 
-@_jit
-def gather_columns(line, pitch, first, base, weights, padded, taps, out, plane, at):  # type: ignore[no-untyped-def]
-    """Horizontal pass: one row of three channels from `line` to out[c * plane + at :], clamped to [0, 255]."""
+@kernel
+def gather_columns(line, pitch, first, base, weights, padded, taps, out, plane, at):
+    """Horizontal pass: a row of three channels from `line` to out[c * plane + at :], in [0, 255]."""
     for block in range(padded // LANES):
         place = block * LANES
         index = load_ints(first, place)

@@ -57,20 +57,20 @@ def _constant(value: float) -> ir.Constant:
 
 
 @intrinsic
-def zeros(typing_context):  # type: ignore[no-untyped-def]
+def zeros(typing_context):
     """Return a vector of zeros."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         return _constant(0.0)
 
     return _floats(), generate
 
 
 @intrinsic
-def splat(typing_context, value):  # type: ignore[no-untyped-def]
+def splat(typing_context, value):
     """Return float32 `value` in every lane."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         scalar = context.cast(builder, args[0], signature.args[0], types.float32)
         one = builder.insert_element(ir.Constant(_F32V, ir.Undefined), scalar, ir.Constant(_I32, 0))
         return builder.shuffle_vector(one, ir.Constant(_F32V, ir.Undefined), ir.Constant(_I32V, [0] * LANES))
@@ -79,10 +79,10 @@ def splat(typing_context, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def load(typing_context, array, at):  # type: ignore[no-untyped-def]
+def load(typing_context, array, at):
     """Return array[at : at + LANES] of a contiguous float32 array."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1], _F32)
         return _load_vector(builder, pointer, _F32V, 4)
 
@@ -90,10 +90,10 @@ def load(typing_context, array, at):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def load_ints(typing_context, array, at):  # type: ignore[no-untyped-def]
+def load_ints(typing_context, array, at):
     """Return array[at : at + LANES] of a contiguous int32 array."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1], _I32)
         return _load_vector(builder, pointer, _I32V, 4)
 
@@ -101,10 +101,10 @@ def load_ints(typing_context, array, at):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def load_bytes(typing_context, array, at):  # type: ignore[no-untyped-def]
+def load_bytes(typing_context, array, at):
     """Return array[at : at + LANES] of a contiguous uint8 array as float32."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         byte = ir.IntType(8)
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1], byte)
         raw = _load_vector(builder, pointer, ir.VectorType(byte, LANES), 1)
@@ -114,10 +114,10 @@ def load_bytes(typing_context, array, at):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def store(typing_context, array, at, value):  # type: ignore[no-untyped-def]
+def store(typing_context, array, at, value):
     """Write a vector to array[at : at + LANES] of a contiguous float32 array."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1], _F32)
         instruction = builder.store(args[2], builder.bitcast(pointer, _F32V.as_pointer()))
         instruction.align = 4
@@ -127,20 +127,20 @@ def store(typing_context, array, at, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def add(typing_context, a, b):  # type: ignore[no-untyped-def]
+def add(typing_context, a, b):
     """Return a + b."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         return builder.fadd(*args)
 
     return _floats(_floats, _floats), generate
 
 
 @intrinsic
-def multiply_add(typing_context, a, b, c):  # type: ignore[no-untyped-def]
+def multiply_add(typing_context, a, b, c):
     """Return a * b + c, fused where the machine can."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         product = builder.fmul(args[0], args[1], flags=("contract",))
         return builder.fadd(product, args[2], flags=("contract",))
 
@@ -148,10 +148,10 @@ def multiply_add(typing_context, a, b, c):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def clamp_byte(typing_context, value):  # type: ignore[no-untyped-def]
+def clamp_byte(typing_context, value):
     """Return value clamped to [0, 255]."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         low, high = _constant(0.0), _constant(255.0)
         above = builder.select(builder.fcmp_ordered(">", args[0], low), args[0], low)
         return builder.select(builder.fcmp_ordered("<", above, high), above, high)
@@ -160,13 +160,13 @@ def clamp_byte(typing_context, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def lookup(typing_context, array, at, index):  # type: ignore[no-untyped-def]
+def lookup(typing_context, array, at, index):
     """Return array[at + (index[lane] & 15)] per lane of a contiguous float32 array.
 
     One load and one permute with AVX-512, two of each per half with AVX2, sixteen scalar loads elsewhere.
     """
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1], _F32)
         if _HAS_AVX512:
             return _permute512(builder, _load_vector(builder, pointer, _F32V, 4), args[2])
@@ -178,13 +178,15 @@ def lookup(typing_context, array, at, index):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def pick_from(typing_context, window, index, inside, outside):  # type: ignore[no-untyped-def]
+def pick_from(typing_context, window, index, inside, outside):
     """Return `inside` in the lanes whose index // 16 equals `window`, `outside` in the others."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         window = builder.trunc(args[0], _I32) if args[0].type.width > 32 else args[0]
         one = builder.insert_element(ir.Constant(_I32V, ir.Undefined), window, ir.Constant(_I32, 0))
-        wanted = builder.shuffle_vector(one, ir.Constant(_I32V, ir.Undefined), ir.Constant(_I32V, [0] * LANES))
+        wanted = builder.shuffle_vector(
+            one, ir.Constant(_I32V, ir.Undefined), ir.Constant(_I32V, [0] * LANES)
+        )
         number = builder.lshr(args[1], ir.Constant(_I32V, [4] * LANES))
         return builder.select(builder.icmp_signed("==", number, wanted), args[2], args[3])
 
@@ -209,7 +211,9 @@ def _permute256(builder: Any, pointer: Any, index: Any) -> Any:
         part = builder.shuffle_vector(index, ir.Constant(_I32V, ir.Undefined), lanes)
         bit = builder.and_(part, ir.Constant(half_i, [8] * 8))
         is_high = builder.icmp_signed("!=", bit, ir.Constant(half_i, [0] * 8))
-        picked = builder.select(is_high, builder.call(function, [high, part]), builder.call(function, [low, part]))
+        picked = builder.select(
+            is_high, builder.call(function, [high, part]), builder.call(function, [low, part])
+        )
         halves.append(picked)
     both = ir.Constant(_I32V, list(range(LANES)))
     return builder.shuffle_vector(halves[0], halves[1], both)

@@ -8,7 +8,8 @@ same number without any state.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from loaders.views.kernels.compile import exact_kernel
 
 _M0 = np.uint64(0xD2511F53)
 _M1 = np.uint64(0xCD9E8D57)
@@ -19,8 +20,8 @@ _SHIFT = np.uint64(32)
 _UNIT = 1.0 / 4294967296.0
 
 
-@njit(cache=True, nogil=True, inline="never")
-def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
+@exact_kernel
+def philox(c0, c1, c2, c3, k0, k1):
     """Return the four 32-bit words (as uint64) of Philox4x32-10 for a counter and a key of 32-bit words."""
     for _ in range(10):
         p0 = _M0 * c0
@@ -36,8 +37,8 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     return c0, c1, c2, c3
 
 
-@njit(cache=True, nogil=True)
-def uniform4(seed, epoch, row, view, operation, block):  # type: ignore[no-untyped-def]
+@exact_kernel
+def uniform4(seed, epoch, row, view, operation, block):
     """Return four float64 in [0, 1) for one (seed, epoch, row, view, operation, block).
 
     Args:

@@ -1,0 +1,45 @@
+"""Real photographs (scikit-learn's bundled ones) cut into packs of small and odd images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+from sklearn.datasets import load_sample_images
+
+from loaders.packs import Pack, open_pack
+from loaders.packs.image import ImagePolicy
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.spec import parse_splits
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[np.ndarray]:
+    """Crops of two photographs, uint8 [H, W, 3], in sizes from 24 to 200 pixels."""
+    rng = np.random.default_rng(0)
+    sources = load_sample_images().images
+    crops = []
+    for i in range(24):
+        image = sources[i % 2]
+        h, w = rng.integers(24, 200, 2)
+        y, x = rng.integers(0, image.shape[0] - h), rng.integers(0, image.shape[1] - w)
+        crops.append(np.ascontiguousarray(image[y : y + h, x : x + w]))
+    return crops
+
+
+def write_pack(
+    folder: Path, images: list[np.ndarray], num_classes: int = 3, shard_format: str = "webdataset"
+) -> Pack:
+    """Pack images as split "train" (class folders c0, c1, ...) and return the open pack."""
+    for i, image in enumerate(images):
+        path = folder / "images" / f"c{i % num_classes}" / f"{i:04d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(simplejpeg.encode_jpeg(image, 95))
+    splits = parse_splits((f"train={folder / 'images'}",))
+    pack_dataset(PackOptions(splits, folder / "pack", shard_format, ImagePolicy(), 64.0, 1))
+    return open_pack(folder / "pack")
+
+
+@pytest.fixture(scope="session")
+def photo_pack(tmp_path_factory: pytest.TempPathFactory, photos: list[np.ndarray]) -> Pack:
+    return write_pack(tmp_path_factory.mktemp("photos"), photos)

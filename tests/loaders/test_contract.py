@@ -1,0 +1,306 @@
+"""What every backend promises (design contracts 2, 3, 6, 7), on packs of real photographs."""
+
+import gc
+import itertools
+import threading
+
+import numpy as np
+import psutil
+import pytest
+import simplejpeg
+import torch
+
+from loaders import build_loader, build_paired_loader
+from loaders.errors import LoaderError, UserError
+from loaders.packs import open_pack
+from loaders.views import presets
+from tests.loaders.conftest import write_pack
+
+VIEWS = (presets.barlow_a(24), presets.barlow_b(32))
+
+
+def build(pack, **options):
+    settings = {"views": VIEWS, "batch_size": 8, "seed": 3, "num_threads": 2, "timeout_s": 60.0} | options
+    return build_loader(pack.split("train"), **settings)
+
+
+def take(loader, epoch=0, start_step=0):
+    return list(loader.epoch(epoch, start_step))
+
+
+def same(a, b):
+    return len(a.views) == len(b.views) and all(
+        torch.equal(x, y)
+        for x, y in zip((*a.views, a.index, a.valid), (*b.views, b.index, b.valid), strict=True)
+    )
+
+
+def test_a_batch_is_what_the_contract_says(photo_pack):
+    with build(photo_pack) as loader:
+        batch = next(loader.epoch(0))
+    assert [view.shape for view in batch.views] == [(8, 3, 24, 24), (8, 3, 32, 32)]
+    assert all(view.dtype == torch.float32 and view.is_contiguous() for view in batch.views)
+    assert all(torch.isfinite(view).all() and -3 < view.min() < view.max() < 3 for view in batch.views)
+    assert batch.index.dtype == torch.int64
+    assert batch.valid.dtype == torch.bool
+    assert batch.valid.all()
+    assert torch.equal(batch.labels, torch.from_numpy(photo_pack.split("train").labels()[batch.index]))
+
+
+def test_uint8_and_channels_last_hold_the_same_pixels(photo_pack):
+    views = (presets.crop_flip(20, normalize=None),)
+    floats = take(build(photo_pack, views=views))[0].views[0]
+    whole = take(build(photo_pack, views=views, dtype="uint8"))[0].views[0]
+    last = take(build(photo_pack, views=views, channels_last=True))[0].views[0]
+    assert whole.dtype == torch.uint8
+    assert (whole.float() - floats * 255).abs().max() <= 0.51
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last.contiguous(), floats, rtol=0, atol=1e-6)
+
+
+def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(photo_pack):
+    with build(photo_pack) as loader:
+        epochs = [torch.cat([batch.index for batch in loader.epoch(epoch)]) for epoch in range(3)]
+    for index in epochs:
+        assert sorted(index.tolist()) == list(range(24))
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 16])
+def test_threads_do_not_change_a_byte(photo_pack, num_threads):
+    expected = take(build(photo_pack), epoch=5)
+    assert all(map(same, expected, take(build(photo_pack, num_threads=num_threads), epoch=5)))
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4, 8])
+def test_ranks_share_what_one_rank_sees(photo_pack, num_ranks):
+    whole = take(build(photo_pack))
+    parts = [take(build(photo_pack, rank=rank, num_ranks=num_ranks)) for rank in range(num_ranks)]
+    for step, batch in enumerate(whole):
+        for view in range(2):
+            assert torch.equal(batch.views[view], torch.cat([part[step].views[view] for part in parts]))
+        assert torch.equal(batch.index, torch.cat([part[step].index for part in parts]))
+
+
+@pytest.mark.parametrize("start_step", [0, 1, 2, 3])
+def test_a_resumed_epoch_goes_on_where_it_stopped(photo_pack, start_step):
+    expected = take(build(photo_pack), epoch=2)[start_step:]
+    found = take(build(photo_pack), epoch=2, start_step=start_step)
+    assert len(found) == len(expected) == 3 - start_step
+    assert all(map(same, expected, found))
+
+
+def test_training_drops_the_partial_batch_and_evaluation_pads_it(photo_pack):
+    train = build(photo_pack, batch_size=10)
+    assert train.steps_per_epoch == len(take(train)) == 2
+    evaluation = take(build(photo_pack, batch_size=10, mode="eval", views=(presets.evaluation(16),)))
+    assert len(evaluation) == 3
+    assert torch.cat([b.index[b.valid] for b in evaluation]).tolist() == list(range(24))
+    assert evaluation[-1].valid.sum() == 4
+    assert len(evaluation[-1].index) == 10
+
+
+def test_a_kept_batch_stays_as_it_was(photo_pack):
+    with build(photo_pack, prefetch=1) as loader:
+        kept = next(loader.epoch(0)).views[0]
+        before = kept.clone()
+        for epoch in range(5):
+            take(loader, epoch)
+        assert torch.equal(kept, before)
+
+
+def test_memory_is_used_again_once_a_batch_is_gone(photo_pack):
+    with build(photo_pack, prefetch=0) as loader:
+        places = set()
+        for epoch in range(6):
+            for batch in loader.epoch(epoch):
+                places.add(batch.views[0].data_ptr())
+                del batch
+                gc.collect()
+    assert len(places) <= 2
+
+
+def damaged_pack(folder, photos, bad_rows, damage):
+    pack = write_pack(folder, photos, num_classes=1)
+    places = [(int(pack.columns.offset[row]), int(pack.columns.size[row])) for row in bad_rows]
+    path = pack.shard_path(0)
+    content = bytearray(path.read_bytes())
+    for offset, size in places:
+        damage(content, offset, size)
+    path.write_bytes(content)
+    return open_pack(pack.path)
+
+
+def cut(content, offset, size):
+    content[offset + size // 2 : offset + size] = bytes(size - size // 2)
+
+
+def swap(content, offset, size):
+    other = simplejpeg.encode_jpeg(np.zeros((5, 5, 3), np.uint8), 30)[:size]
+    content[offset : offset + len(other)] = other
+
+
+@pytest.mark.parametrize("damage", [cut, swap])
+@pytest.mark.parametrize("bad_row", [0, 11, 23])
+def test_a_bad_image_is_counted_and_replaced_by_the_row_after_it(tmp_path, photos, bad_row, damage):
+    pack = damaged_pack(tmp_path, photos, [bad_row], damage)
+    with build(pack) as loader:
+        batches = take(loader, 1)
+        assert list(loader.bad_rows) == [bad_row]
+        assert pack.key(bad_row) in loader.bad_rows[bad_row]
+    index = torch.cat([batch.index for batch in batches]).tolist()
+    expected = list(range(24))
+    expected[bad_row] = (bad_row + 1) % 24
+    assert sorted(index) == sorted(expected)
+    again = take(build(pack, num_threads=1), 1)
+    assert all(map(same, batches, again))
+
+
+def test_evaluation_marks_a_bad_image_invalid_in_its_place(tmp_path, photos):
+    pack = damaged_pack(tmp_path, photos, [5], cut)
+    batches = take(build(pack, mode="eval", views=(presets.evaluation(16),)))
+    assert torch.cat([b.index for b in batches]).tolist() == list(range(24))
+    assert torch.cat([b.valid for b in batches]).tolist() == [row != 5 for row in range(24)]
+
+
+def test_a_bad_image_can_stop_the_run(tmp_path, photos):
+    pack = damaged_pack(tmp_path, photos, [5], cut)
+    with (
+        build(pack, bad_images="raise") as loader,
+        pytest.raises(LoaderError, match=r"row 5 .*0005.*train-000000"),
+    ):
+        take(loader)
+
+
+def test_a_split_of_damaged_images_is_an_error(tmp_path, photos):
+    pack = damaged_pack(tmp_path, photos, range(24), cut)
+    with build(pack) as loader, pytest.raises(LoaderError, match="nor could any"):
+        take(loader)
+
+
+def test_an_exception_in_a_worker_reaches_the_caller(photo_pack, monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError("in a worker")
+
+    with build(photo_pack) as loader:
+        monkeypatch.setattr("loaders.cpu.decode_jpeg_into", fail)
+        with pytest.raises(ZeroDivisionError, match="in a worker"):
+            take(loader)
+
+
+def test_a_hung_worker_is_an_error_after_the_time_limit(photo_pack, monkeypatch):
+    release = threading.Event()
+    with build(photo_pack, timeout_s=0.2) as loader:
+        monkeypatch.setattr("loaders.cpu.decode_jpeg_into", lambda *args: release.wait(30))
+        try:
+            with pytest.raises(LoaderError, match=r"longer than 0\.2 s"):
+                take(loader)
+        finally:
+            release.set()
+
+
+def test_closing_while_iterating_stops_the_threads(photo_pack):
+    before = threading.active_count()
+    loader = build(photo_pack)
+    batches = loader.epoch(0)
+    next(batches)
+    loader.close()
+    loader.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        list(itertools.islice(loader.epoch(0), 1))
+    del batches
+    assert threading.active_count() == before
+
+
+def test_two_loaders_at_once_do_not_meet(photo_pack):
+    expected = take(build(photo_pack)), take(build(photo_pack, seed=9))
+    with build(photo_pack) as one, build(photo_pack, seed=9) as two:
+        found = list(zip(one.epoch(0), two.epoch(0), strict=True))
+    assert all(same(a, b) for a, (b, _) in zip(expected[0], found, strict=True))
+    assert all(same(a, b) for a, (_, b) in zip(expected[1], found, strict=True))
+
+
+def test_a_thousand_epochs_leave_nothing_behind(photo_pack):
+    process = psutil.Process()
+    with build(photo_pack, views=(presets.crop_flip(8),)) as loader:
+        for epoch in range(200):
+            take(loader, epoch)
+        gc.collect()
+        before = (process.memory_info().rss, process.num_threads(), process.num_fds())
+        for epoch in range(800):
+            take(loader, epoch)
+        gc.collect()
+        after = (process.memory_info().rss, process.num_threads(), process.num_fds())
+    assert after[0] - before[0] < 8e6
+    assert after[1:] == before[1:]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 25}, "24 rows"),
+        ({"batch_size": 0}, "batch size"),
+        ({"batch_size": 9, "num_ranks": 2}, "multiple of the 2 ranks"),
+        ({"views": ()}, "views"),
+        ({"num_threads": 0}, "num_threads"),
+        ({"timeout_s": 0}, "timeout_s"),
+        ({"rank": 2, "num_ranks": 2}, "rank"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(photo_pack, options, words):
+    threads = threading.active_count()
+    with pytest.raises(UserError, match=words):
+        build(photo_pack, **options)
+    assert threading.active_count() == threads
+
+
+def paired(pack, **options):
+    split = pack.split("train")
+    settings = {
+        "labeled_views": (presets.weak(16),),
+        "unlabeled_views": (presets.weak(16), presets.barlow_a(16)),
+        "batch_size": 2,
+        "mu": 3,
+        "seed": 1,
+        "num_threads": 2,
+    }
+    return build_paired_loader(split, split, **(settings | options))
+
+
+def test_a_paired_step_holds_exactly_b_and_mu_b_rows(photo_pack):
+    with paired(photo_pack) as loader:
+        steps = take(loader)
+    assert loader.steps_per_epoch == len(steps) == 4
+    for step in steps:
+        assert len(step.labeled.index) == 2
+        assert len(step.unlabeled.index) == 6
+        assert step.labeled.labels is not None
+        assert step.unlabeled.labels is None
+        assert len(step.unlabeled.views) == 2
+    assert sorted(torch.cat([step.unlabeled.index for step in steps]).tolist()) == list(range(24))
+
+
+def test_paired_streams_cycle_without_a_gap_and_resume(photo_pack):
+    with paired(photo_pack) as loader:
+        whole = [step for epoch in range(3) for step in take(loader, epoch)]
+        resumed = take(loader, 1, 2)
+    labeled = torch.cat([step.labeled.index for step in whole]).tolist()
+    assert sorted(labeled) == list(range(24))  # 12 steps of 2 are one epoch of the labelled stream
+    for found, expected in zip(resumed, whole[6:8], strict=True):
+        assert same(found.labeled, expected.labeled)
+        assert same(found.unlabeled, expected.unlabeled)
+
+
+def test_the_streams_draw_apart(photo_pack):
+    """An image that stands in both streams is not seen twice in the same way."""
+    with paired(
+        photo_pack,
+        batch_size=8,
+        mu=3,
+        labeled_views=(presets.barlow_a(16),),
+        unlabeled_views=(presets.barlow_a(16),),
+    ) as loader:
+        step = take(loader)[0]
+    for i, row in enumerate(step.labeled.index):
+        j = (step.unlabeled.index == row).nonzero()[0, 0]
+        assert not torch.equal(step.labeled.views[0][i], step.unlabeled.views[0][j])
