@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from typing_extensions import Buffer
 
 CONTENT_HASH_BYTES = 16
 _BLOCK_BYTES = 1 << 20
@@ -21,6 +20,6 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def content_hash(data: bytes | NDArray[np.uint8]) -> bytes:
+def content_hash(data: Buffer) -> bytes:
     """Return the 16-byte BLAKE2b of one image's bytes; the index keeps it as two little-endian uint64."""
     return hashlib.blake2b(data, digest_size=CONTENT_HASH_BYTES).digest()

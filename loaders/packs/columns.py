@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish
-from loaders.packs.manifest import FileInfo
+from loaders.packs.manifest import INDEX_FOLDER, FileInfo
 
-INDEX_FOLDER = "index"
 ENCODING_JPEG = 0
 COLUMN_DTYPES: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
     "shard": (np.dtype("<u4"), ()),

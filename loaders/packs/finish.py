@@ -17,10 +17,11 @@ from loaders.packs.atomic import partial_path, publish
 from loaders.packs.checksum import sha256_file
 from loaders.packs.columns import write_columns
 from loaders.packs.image import Action
-from loaders.packs.labels import LABELS_FOLDER, TRUE_LABELS, LabelTableWriter, label_table_path
+from loaders.packs.labels import TRUE_LABELS, LabelTableWriter, label_table_path
 from loaders.packs.listing import Plan, ShardPlan
 from loaders.packs.manifest import (
     FORMAT_VERSION,
+    LABELS_FOLDER,
     QUARANTINE_NAME,
     SHARD_LIST_NAME,
     FileInfo,
@@ -101,8 +102,8 @@ def _split_infos(
         if not ranges:
             first = read_part_rejected(part_path(build, mine[0][0]))[0]
             raise EmptySplitError(
-                f"split {split.split!r}: none of the {rejected} files in {split.source} can be packed, the first "
-                f"({first['name']}) because: {first['reason']}; give a folder or .tar of images"
+                f"split {split.split!r}: none of the {rejected} files in {split.source} can be packed, the "
+                f"first ({first['name']}) because: {first['reason']}; give a folder or .tar of images"
             )
         num_images = sum(rows.stop_row - rows.first_row for rows in ranges)
         infos.append(SplitInfo(split.split, split.source, tuple(ranges), num_images, labeled, rejected))

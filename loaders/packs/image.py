@@ -147,7 +147,7 @@ def _decode_cold(data: bytes, policy: ImagePolicy) -> tuple[NDArray[np.uint8], A
 
 
 def _reencode(pixels: NDArray[np.uint8], action: Action, policy: ImagePolicy) -> PreparedImage:
-    height, width = fit_inside(*pixels.shape[:2], policy.max_side)
+    height, width = fit_inside(pixels.shape[0], pixels.shape[1], policy.max_side)
     if max(height, width) > MAX_SIDE_PX:
         raise BadImage(f"{width}x{height} pixels: no JPEG has a side over {MAX_SIDE_PX}; give --max-side")
     if (height, width) != pixels.shape[:2]:
@@ -159,4 +159,4 @@ def _encode(pixels: NDArray[np.uint8], action: Action, policy: ImagePolicy) -> P
     quality = DEFAULT_QUALITY if policy.quality is None else policy.quality
     subsampling = "444" if quality >= _NO_SUBSAMPLING_FROM_QUALITY else "420"
     data = simplejpeg.encode_jpeg(pixels, quality, "rgb", subsampling)
-    return PreparedImage(data, *pixels.shape[:2], action | Action.REENCODED)
+    return PreparedImage(data, pixels.shape[0], pixels.shape[1], action | Action.REENCODED)

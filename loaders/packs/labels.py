@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from loaders.errors import UserError
 from loaders.packs.atomic import write_atomic
+from loaders.packs.manifest import LABELS_FOLDER
 
-LABELS_FOLDER = "labels"
 TRUE_LABELS = "true"
 TABLE_VERSION = 1
 _ROWS_PER_GROUP = 1 << 20
@@ -102,7 +102,8 @@ class LabelTable:
         """
         if len(self.row) and self.row[-1] >= num_rows:
             raise UserError(
-                f"label table: row {self.row[-1]} of a pack with {num_rows} rows; the table belongs to another pack"
+                f"label table: row {self.row[-1]} of a pack with {num_rows} rows; "
+                f"the table belongs to another pack"
             )
         labels = np.full(num_rows, -1, np.int64)
         labels[self.row] = self.label

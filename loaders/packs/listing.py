@@ -37,6 +37,7 @@ class ShardPlan:
         first_byte: where the run begins in the split's listing file.
         num_bytes: length of the run.
         num_items: inputs in the run.
+        input_bytes: their bytes together.
         max_item_bytes: size of the largest input.
     """
 
@@ -46,6 +47,7 @@ class ShardPlan:
     first_byte: int
     num_bytes: int
     num_items: int
+    input_bytes: int
     max_item_bytes: int
 
 
@@ -122,12 +124,12 @@ def read_items(path: Path, first_byte: int = 0, num_bytes: int | None = None) ->
 def _cut(build: Path, split: SplitSource, ratio: float, overhead: int, shard_bytes: int) -> list[ShardPlan]:
     """Cut a listing into runs of about `shard_bytes` of output; a run holds at least one item."""
     shards: list[ShardPlan] = []
-    first = position = count = largest = 0
+    first = position = count = taken = largest = 0
     filled = 0.0
 
     def close() -> None:
         shards.append(
-            ShardPlan(split.split, len(shards), split.source, first, position - first, count, largest)
+            ShardPlan(split.split, len(shards), split.source, first, position - first, count, taken, largest)
         )
 
     with open(listing_path(build, split.split), "rb") as file:
@@ -136,9 +138,10 @@ def _cut(build: Path, split: SplitSource, ratio: float, overhead: int, shard_byt
             cost = size * ratio + overhead
             if count and filled + cost > shard_bytes:
                 close()
-                first, count, largest, filled = position, 0, 0, 0.0
+                first, count, taken, largest, filled = position, 0, 0, 0, 0.0
             position += len(line)
-            count, largest, filled = count + 1, max(largest, size), filled + cost
+            count, taken = count + 1, taken + size
+            largest, filled = max(largest, size), filled + cost
     close()
     return shards
 

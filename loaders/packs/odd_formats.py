@@ -24,8 +24,16 @@ _TRANSPOSE = {
 _ORIENTATION_TAG = 0x0112
 # What Pillow's decoders raise on damaged data; warnings where they are turned into errors.
 _PILLOW_ERRORS = (
-    OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, Warning,
-)  # fmt: skip
+    OSError,
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Warning,
+    struct.error,
+)
 
 
 class BadImage(Exception):

@@ -47,12 +47,11 @@ class Split:
         positions = np.asarray(positions, np.int64)
         if positions.size and (positions.min() < 0 or positions.max() >= len(self)):
             raise IndexError(f"position outside split {self.name!r} of {len(self)} images")
-        if len(self.row_ranges) == 1:
-            return positions + self._shifts[0]
-        shifted: NDArray[np.int64] = (
-            positions + self._shifts[np.searchsorted(self._stops, positions, "right")]
-        )
-        return shifted
+        shifts: NDArray[np.int64] = self._shifts
+        if len(shifts) > 1:
+            shifts = shifts[np.searchsorted(self._stops, positions, "right")]
+        rows: NDArray[np.int64] = positions + shifts
+        return rows
 
     def labels(self, table: LabelTable | None = None) -> NDArray[np.int64]:
         """Return int64 [len(self)], the label of each position, -1 where there is none.
@@ -104,7 +103,7 @@ class Pack:
         """Return the path of shard number `shard`."""
         return self.path / SHARDS_FOLDER / self.manifest.shard_name(shard)
 
-    def shard_map(self, shard: int) -> np.memmap:  # type: ignore[type-arg]
+    def shard_map(self, shard: int) -> np.memmap:
         """Return shard `shard` as a read-only uint8 memory map, opened on first use."""
         mapped = self._maps.get(shard)
         if mapped is None:
@@ -115,7 +114,7 @@ class Pack:
                 raise UserError(f"shard {path} cannot be read ({error}); restore it or pack again") from None
         return mapped
 
-    def shard_maps(self) -> list[np.memmap]:  # type: ignore[type-arg]
+    def shard_maps(self) -> list[np.memmap]:
         """Return all shards as read-only uint8 memory maps, in the order of their numbers."""
         return [self.shard_map(shard) for shard in range(self.num_shards)]
 
@@ -146,7 +145,7 @@ class Pack:
         return row
 
     @cached_property
-    def _maps(self) -> dict[int, np.memmap]:  # type: ignore[type-arg]
+    def _maps(self) -> dict[int, np.memmap]:
         return {}
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from loaders.errors import UserError
 from loaders.packs.atomic import remove_partials, write_atomic
-from loaders.packs.columns import INDEX_FOLDER
 from loaders.packs.finish import EmptySplitError, join_parts
 from loaders.packs.image import ImagePolicy
-from loaders.packs.labels import LABELS_FOLDER
 from loaders.packs.listing import Plan, make_plan
 from loaders.packs.manifest import (
     BUILD_FOLDER,
+    INDEX_FOLDER,
+    LABELS_FOLDER,
     MANIFEST_NAME,
     SHARD_SUFFIX,
     SHARDS_FOLDER,
@@ -31,9 +31,10 @@ from loaders.packs.manifest import (
 from loaders.packs.parts import part_path
 from loaders.packs.shard_job import ShardJob
 from loaders.packs.sources.spec import SplitSource
-from loaders.packs.workers import run_jobs
+from loaders.packs.workers import available_cores, run_jobs
 
 Progress = Callable[[int, int], None]
+_SMALL_INPUT_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,8 @@ def _refuse_difference(out: Path, what: str, old: dict[str, Any], new: dict[str,
     if changed:
         name = changed[0]
         raise UserError(
-            f"{out} holds {what} made with {name} {old.get(name)}, now {new[name]}: choose another --out, give the "
-            f"same options, or remove the folder"
+            f"{out} holds {what} made with {name} {old.get(name)}, now {new[name]}: choose another --out, "
+            f"give the same options, or remove the folder"
         )
 
 
@@ -195,13 +196,16 @@ def _write_shards(options: PackOptions, plan: Plan, progress: Progress) -> None:
     pending = [shard for shard in plan.shards if not part_path(build, shard).exists()]
     done = total - sum(shard.num_items for shard in pending)
     progress(done, total)
-    workers = options.workers or len(os.sched_getaffinity(0))
-    num_threads = max(1, workers // max(1, len(pending)))
+    workers = options.workers or available_cores()
+    # Worker processes take a second to start; what is packed sooner than that stays in this one.
+    is_small = sum(shard.input_bytes for shard in pending) < _SMALL_INPUT_BYTES
+    num_processes = 1 if is_small else min(workers, len(pending))
+    num_threads = max(1, workers // max(1, num_processes))
     jobs = [
         ShardJob(options.out, shard, plan.classes, options.shard_format, options.policy, num_threads)
         for shard in pending
     ]
-    for job in run_jobs(jobs, num_processes=min(workers, len(jobs))):
+    for job in run_jobs(jobs, num_processes):
         done += job.plan.num_items
         progress(done, total)
 
@@ -224,6 +228,6 @@ def _remove(out: Path, made: list[Path]) -> None:
     """Remove what this pack left, and the folders that were made for it."""
     for folder in (BUILD_FOLDER, SHARDS_FOLDER):
         shutil.rmtree(out / folder, ignore_errors=True)
-    for folder in reversed(made):
-        if folder.exists() and not any(folder.iterdir()):
-            folder.rmdir()
+    for path in reversed(made):
+        if path.exists() and not any(path.iterdir()):
+            path.rmdir()

@@ -104,7 +104,8 @@ def write_shard(job: ShardJob) -> PartInfo:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise
         raise UserError(
-            f"cannot write {job.out} ({error.strerror}): make room and start the same command again, it resumes"
+            f"cannot write {job.out} ({error.strerror}): make room and start the same command again, "
+            f"it resumes"
         ) from None
 
 

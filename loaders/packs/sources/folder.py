@@ -35,7 +35,8 @@ class FolderSource:
                 entries = sorted(((entry.name, entry.is_dir(), entry) for entry in scan), key=lambda e: e[0])
         except OSError as error:
             raise UserError(
-                f"cannot list the folder {printable(path)} ({error.strerror}): make it readable and start again"
+                f"cannot list the folder {printable(path)} ({error.strerror}): make it readable and start "
+                f"again"
             ) from None
         names = [name for name, is_folder, _ in entries if not is_folder]
         keys = dict(zip(names, file_keys(names), strict=True))

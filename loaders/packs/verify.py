@@ -1,0 +1,164 @@
+"""Verification: every byte of a pack against its manifest, and every row against its shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loaders.errors import UserError
+from loaders.packs.checksum import content_hash, sha256_file
+from loaders.packs.labels import TRUE_LABELS, LabelTable, label_table_path
+from loaders.packs.manifest import (
+    INDEX_FOLDER,
+    SHARD_LIST_NAME,
+    SHARDS_FOLDER,
+    FileInfo,
+    read_manifest,
+)
+from loaders.packs.pack import Pack, open_pack
+
+_SHOWN_ROWS = 3
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """A line of `shards.jsonl`: the files of a shard and how many images it holds."""
+
+    num_images: int
+    files: tuple[FileInfo, ...]
+
+
+def read_shard_records(folder: Path) -> list[ShardRecord]:
+    """Read `shards.jsonl`.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    path = folder / SHARD_LIST_NAME
+    try:
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return [
+            ShardRecord(int(line["num_images"]), tuple(FileInfo(**file) for file in line["files"]))
+            for line in lines
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore it or pack again") from None
+
+
+def verify_pack(folder: Path, workers: int = 1, progress: Progress | None = None) -> list[str]:
+    """Compare a pack with its manifest.
+
+    Args:
+        folder: the pack.
+        workers: threads that read and hash.
+        progress: called with (shards done, shards in all).
+
+    Returns:
+        One line for everything that differs; empty when the pack is whole.
+
+    Raises:
+        UserError: there is no pack, or its manifest cannot be read.
+    """
+    manifest = read_manifest(folder)
+    differences = [text for file in manifest.files for text in _check_file(folder / file.path, file)]
+    if differences:
+        return differences  # nothing that follows can be trusted
+    try:
+        pack = open_pack(folder)
+        records = read_shard_records(folder)
+        differences += _check_labels(pack)
+    except UserError as error:
+        return [str(error)]
+    if len(records) != pack.num_shards:
+        return [f"{SHARD_LIST_NAME} lists {len(records)} shards, the manifest says {pack.num_shards}"]
+    differences += _unknown_files(folder, records, {file.path for file in manifest.files})
+    bounds = _shard_rows(pack)
+    if bounds is None:
+        return [*differences, f"{INDEX_FOLDER}/shard.npy: rows are not in the order of their shards"]
+    report = progress or (lambda done, total: None)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        tasks = pool.map(
+            lambda n: _check_shard(pack, n, records[n], bounds[n], bounds[n + 1]), range(len(records))
+        )
+        for number, found in enumerate(tasks):
+            differences += found
+            report(number + 1, len(records))
+    return differences
+
+
+def _check_file(path: Path, file: FileInfo) -> list[str]:
+    if not path.is_file():
+        return [f"{file.path}: missing"]
+    size = path.stat().st_size
+    if size != file.size_bytes:
+        return [f"{file.path}: {size} bytes, expected {file.size_bytes}"]
+    if sha256_file(path) != file.sha256:
+        return [f"{file.path}: content differs from its checksum"]
+    return []
+
+
+def _check_labels(pack: Pack) -> Iterator[str]:
+    path = label_table_path(TRUE_LABELS)
+    table = LabelTable.read(pack.path / path)
+    if table.num_classes != len(pack.classes):
+        yield f"{path}: {table.num_classes} classes, the manifest has {len(pack.classes)}"
+    for info in pack.manifest.splits:
+        labeled = int((pack.split(info.name).labels() >= 0).sum())
+        if labeled != info.num_labeled:
+            yield f"{path}: split {info.name} has {labeled} labels, the manifest says {info.num_labeled}"
+
+
+def _unknown_files(folder: Path, records: list[ShardRecord], listed: set[str]) -> Iterator[str]:
+    """Find shards and columns that nothing lists; further label tables are the user's own."""
+    known = listed | {f"{SHARDS_FOLDER}/{file.path}" for record in records for file in record.files}
+    for inside in (SHARDS_FOLDER, INDEX_FOLDER):
+        for path in sorted((folder / inside).iterdir()):
+            name = f"{inside}/{path.name}"
+            if name not in known:
+                yield f"{name}: belongs to no shard or column of the manifest"
+
+
+def _shard_rows(pack: Pack) -> Any:
+    """Return int64 [num_shards + 1], the first row of each shard; None where rows are out of order."""
+    shard = pack.columns.shard
+    if len(shard) == 0 or (np.diff(shard.astype(np.int64)) < 0).any() or int(shard[-1]) >= pack.num_shards:
+        return None
+    return np.searchsorted(shard, np.arange(pack.num_shards + 1))
+
+
+def _check_shard(pack: Pack, shard: int, record: ShardRecord, first_row: int, stop_row: int) -> list[str]:
+    """Check the files of one shard and the content hash of each of its rows."""
+    found = [
+        text for file in record.files for text in _check_file(pack.path / SHARDS_FOLDER / file.path, file)
+    ]
+    name = pack.shard_path(shard).name
+    if record.num_images != stop_row - first_row or record.files[0].path != name:
+        found.append(
+            f"{SHARDS_FOLDER}/{name}: the index has {stop_row - first_row} rows for it, "
+            f"{SHARD_LIST_NAME} says {record.num_images} in {record.files[0].path}"
+        )
+    if not pack.shard_path(shard).is_file():
+        return found
+    bad = [row for row in range(first_row, stop_row) if not _row_matches(pack, row)]
+    if bad:
+        keys = ", ".join(f"{row} ({pack.key(row)})" for row in bad[:_SHOWN_ROWS])
+        found.append(
+            f"{SHARDS_FOLDER}/{name}: {len(bad)} of {stop_row - first_row} images differ from their "
+            f"content hash, rows {keys}{', ...' if len(bad) > _SHOWN_ROWS else ''}"
+        )
+    return found
+
+
+def _row_matches(pack: Pack, row: int) -> bool:
+    try:
+        data = pack.view(row)
+    except UserError:
+        return False
+    return content_hash(data.data) == bytes(pack.columns.content_hash[row].tobytes())

@@ -1,0 +1,40 @@
+"""Packs that many tests read: made once per session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loaders.packs import Pack, open_pack
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.spec import parse_splits
+from tools.write_digits import write_digits
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with `train/<digit>/*.jpg` and `test/<digit>/*.jpg`, 32x32."""
+    folder = tmp_path_factory.mktemp("digits") / "images"
+    write_digits(folder)
+    return folder
+
+
+def _pack_digits(folder: Path, out: Path, shard_format: str) -> Pack:
+    splits = parse_splits(
+        [f"unlabeled={folder / 'train'}", f"train={folder / 'train'}", f"test={folder / 'test'}"]
+    )
+    pack_dataset(PackOptions(splits, out, shard_format, shard_size_mb=2.0, workers=1))
+    return open_pack(out)
+
+
+@pytest.fixture(scope="session")
+def digits_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """The digits in tar shards, splits unlabeled (the training images once more), train and test."""
+    return _pack_digits(digits_folder, tmp_path_factory.mktemp("packs") / "digits", "webdataset")
+
+
+@pytest.fixture(scope="session")
+def digits_beton_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """The same in beton shards."""
+    return _pack_digits(digits_folder, tmp_path_factory.mktemp("packs") / "digits-beton", "ffcv")

@@ -1,0 +1,78 @@
+"""Write scikit-learn's handwritten digits as JPEG files in class folders.
+
+Example:
+    python tools/write_digits.py --out build/digits
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import tyro
+from PIL import Image
+
+from loaders.errors import UserError, run_command
+
+RESOLUTION = 32
+QUALITY = 95
+_TOP_VALUE = 16  # the data set's pixels count black dots in 4x4 blocks
+_TEST_EVERY = 4
+
+
+@dataclass(frozen=True)
+class Config:
+    """Write 1,797 real images: `OUT/train/<digit>/NNNN.jpg` and `OUT/test/<digit>/NNNN.jpg`."""
+
+    out: Path
+    """Folder to write to; must not exist yet."""
+
+
+def write_digits(out: Path) -> dict[str, int]:
+    """Write the digits, 32x32 RGB JPEG of quality 95; every fourth of each class goes to `test`.
+
+    Args:
+        out: folder to write to.
+
+    Returns:
+        Number of images per split.
+
+    Raises:
+        UserError: `out` exists.
+    """
+    from sklearn.datasets import load_digits
+
+    if out.exists():
+        raise UserError(f"{out} exists: choose a folder that does not exist yet, or remove it")
+    images, targets = load_digits(return_X_y=True)
+    counts = {"train": 0, "test": 0}
+    seen = [0] * 10
+    for number, (pixels, digit) in enumerate(zip(images.reshape(-1, 8, 8), targets.tolist(), strict=True)):
+        split = "test" if seen[digit] % _TEST_EVERY == _TEST_EVERY - 1 else "train"
+        seen[digit] += 1
+        counts[split] += 1
+        folder = out / split / str(digit)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:04d}.jpg").write_bytes(_encode(pixels))
+    return counts
+
+
+def _encode(pixels: np.ndarray) -> bytes:
+    """Enlarge float [8, 8] with values 0 to 16 to 32x32 and encode it as RGB JPEG."""
+    gray = Image.fromarray(np.round(pixels * (255 / _TOP_VALUE)).astype(np.uint8))
+    large = np.asarray(gray.resize((RESOLUTION, RESOLUTION), Image.Resampling.BICUBIC))
+    rgb = np.repeat(large[:, :, None], 3, axis=2)
+    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), QUALITY, "rgb", "444"))
+
+
+def main() -> None:
+    """Parse the command line and write the digits."""
+    config = tyro.cli(Config, description=__doc__)
+    counts = write_digits(config.out)
+    print(f"{counts['train']:,} training and {counts['test']:,} test images -> {config.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)
