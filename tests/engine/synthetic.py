@@ -23,7 +23,12 @@ class SyntheticLoader:
     """Two random views per image; a pure function of (epoch, step), sliced over ranks."""
 
     def __init__(
-        self, steps_per_epoch: int = 3, batch_size: int = 8, resolution: int = 16, rank: int = 0, num_ranks: int = 1
+        self,
+        steps_per_epoch: int = 3,
+        batch_size: int = 8,
+        resolution: int = 16,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
         self.resolution, self.rank, self.num_ranks = resolution, rank, num_ranks
@@ -37,7 +42,9 @@ class SyntheticLoader:
             views = torch.randn(shape, generator=generator)
             rows = slice(self.rank, None, self.num_ranks)
             index = torch.arange(self.batch_size)[rows]
-            yield Batch((views[0, rows], views[1, rows]), None, index, torch.ones_like(index, dtype=torch.bool))
+            yield Batch(
+                (views[0, rows], views[1, rows]), None, index, torch.ones_like(index, dtype=torch.bool)
+            )
 
     def close(self) -> None:
         pass
