@@ -1,0 +1,60 @@
+"""Atomic writes: a reader, or a run that resumes after a kill, sees the old file or the whole new one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's content, or the names inside a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names inside a folder are on the disk, where the system can say so."""
+    if os.name == "posix":
+        sync_file(folder)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on the disk; for files inside a folder not yet visible."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace a file by `content` in one move, through a temporary neighbour."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_synced(temporary, content)
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def to_json(value: Any) -> bytes:
+    """Encode as indented JSON, paths as strings; NaN and infinities are refused."""
+    return (json.dumps(value, indent=2, default=_encode, allow_nan=False) + "\n").encode()
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

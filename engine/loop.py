@@ -1,0 +1,367 @@
+"""The only training loop.
+
+It owns what no paper is about: devices, autocast, backward, clipping, the learning rate of each step,
+finite checks, logging, checkpoints, exact resume and the clock. A step never waits for the device; the log
+step does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from engine import checkpoint, rng
+from engine.batchnorm import synchronise_batchnorm
+from engine.distributed import on_main, rank, world_size
+from engine.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
+from engine.progress import TrainingProgress
+from engine.recipe import Recipe, StepOutput
+from engine.runs import open_run, save_backbone
+from engine.schedule import Schedule
+from engine.stop import RunStopped, StopSignal
+from loaders.batch import Batch, Loader, PairedBatch
+from loaders.errors import UserError
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How a run is carried out.
+
+    Attributes:
+        out: run folder.
+        epochs: passes over the loader; the schedule spans all of them.
+        seed: of what the network draws while training (dropout); the loader has its own.
+        resume: go on from the newest whole checkpoint of `out`, or start where there is none.
+        log_every: steps between log steps.
+        checkpoint_every_steps: steps between checkpoints; the end of the run always writes one.
+        keep_checkpoints: newest checkpoints to keep.
+        clip_norm: largest norm of all gradients together; None leaves them.
+        max_steps: end the run early after this many steps over all, with the schedule of the full run.
+        progress: show progress on rank 0.
+        config: the recipe's configuration in JSON types, for config.json.
+        runtime_fields: names in `config` that may differ on resuming.
+        backbone_metadata: what `load_backbone` needs, stored beside the weights (strings).
+    """
+
+    out: Path
+    epochs: int
+    seed: int = 0
+    resume: bool = False
+    log_every: int = 10
+    checkpoint_every_steps: int = 500
+    keep_checkpoints: int = 3
+    clip_norm: float | None = None
+    max_steps: int | None = None
+    progress: bool = True
+    config: Mapping[str, Any] = field(default_factory=dict)
+    runtime_fields: Collection[str] = ("resume", "max_steps")
+    backbone_metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse counts that make no run."""
+        for name in ("epochs", "log_every", "checkpoint_every_steps", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UserError(f"max_steps: expected at least 1, found {self.max_steps}")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise UserError(
+                f"clip_norm: expected more than 0, found {self.clip_norm}; leave it out to not clip"
+            )
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a run came to.
+
+    Attributes:
+        step: optimizer steps done, over all processes that worked on the run.
+        total_steps: steps of the full schedule.
+        loss: mean loss of the last log window.
+        img_per_s: images per second of this process's steps, all ranks together, the first log window
+            left out where there are others.
+        wait_share: share of that time spent waiting for data.
+        seconds: wall-clock of this process's steps.
+        backbone: the file with the backbone's weights.
+    """
+
+    step: int
+    total_steps: int
+    loss: float
+    img_per_s: float
+    wait_share: float
+    seconds: float
+    backbone: Path
+
+
+class _Shell(nn.Module):
+    """Gives DistributedDataParallel a `forward` to wrap; batches pass through it untouched."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+
+    def forward(self, batch: Any, step: int) -> StepOutput:
+        return self.recipe.training_step(batch, step)
+
+
+class _Clock:
+    """Counts images, wall-clock and time spent waiting for data, per log window and over the process."""
+
+    def __init__(self) -> None:
+        self.images, self.waited_s = 0, 0.0
+        self.start = self.window_start = time.perf_counter()
+        self.windows: list[tuple[int, float, float]] = []  # images, seconds waited, seconds
+
+    def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited_s += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def close_window(self) -> tuple[float, float]:
+        """Return images/s and the wait share since the last call; called after waiting for the device."""
+        now = time.perf_counter()
+        elapsed_s = max(now - self.window_start, 1e-9)
+        rates = (self.images / elapsed_s, self.waited_s / elapsed_s)
+        self.windows.append((self.images, self.waited_s, elapsed_s))
+        self.images, self.waited_s, self.window_start = 0, 0.0, now
+        return rates
+
+    def overall(self) -> tuple[float, float]:
+        """Return images/s and the wait share of all windows but the first, which pays for the start-up."""
+        windows = self.windows[1:] or self.windows
+        images, waited_s, elapsed_s = (
+            (sum(column) for column in zip(*windows, strict=True)) if windows else (0, 0, 1)
+        )
+        return images / elapsed_s, waited_s / elapsed_s
+
+
+def train(recipe: Recipe, loader: Loader[Any], accelerator: Accelerator, config: LoopConfig) -> TrainSummary:
+    """Train a recipe on a loader's batches; one call per process, the same on every rank.
+
+    Args:
+        recipe: built after `seed_everything`, so that all ranks hold the same weights.
+        loader: shards itself over ranks, delivers on the accelerator's device, and is not prepared.
+        accelerator: from `make_accelerator`.
+        config: how to carry the run out.
+
+    Returns:
+        The summary. The run folder then holds the last checkpoint and the backbone's weights.
+
+    Raises:
+        UserError: a run folder of another run, a checkpoint of another recipe or network, a loss that is
+            not finite (naming the step).
+        RunStopped: SIGTERM came; a checkpoint was written and the exit code is 75.
+    """
+    on_main(lambda: open_run(config.out, recipe.name, config.config, config.runtime_fields, config.resume))
+    run = _Run(recipe, loader, accelerator, config)
+    run.restore()
+    return run.train()
+
+
+class _Run:
+    """One process's part of a run: the wrapped model and the position."""
+
+    def __init__(
+        self, recipe: Recipe, loader: Loader[Any], accelerator: Accelerator, config: LoopConfig
+    ) -> None:
+        self.loader, self.accelerator, self.config = loader, accelerator, config
+        self.device: torch.device = accelerator.device
+        synchronise_batchnorm(recipe, self.device)
+        self.recipe = recipe
+        self.optimizer: Optimizer = recipe.make_optimizer()
+        self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.model, self.stepper = accelerator.prepare(_Shell(recipe), self.optimizer)
+        self.steps_per_epoch = loader.steps_per_epoch
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
+        self.schedule: Schedule = recipe.make_schedule(self.steps_per_epoch, self.total_steps)
+        self.step = 0
+        self.saved_step = -1
+        self.loss = float("nan")
+        self.lr = 0.0
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.config.out / "checkpoints"
+
+    def restore(self) -> None:
+        """Load the newest whole checkpoint, or start a stream of random numbers per rank."""
+        found, self.notes = on_main(lambda: checkpoint.newest_valid(self.checkpoints))
+        if found is None:
+            rng.seed_rank(self.config.seed, rank(), 0)
+            return
+        meta = checkpoint.read_meta(found)
+        self._check_meta(found, meta)
+        checkpoint.load_weights(found, self.recipe)
+        checkpoint.load_optimizer(found, self.optimizer)
+        if self.accelerator.scaler is not None and meta.scaler:
+            self.accelerator.scaler.load_state_dict(dict(meta.scaler))
+        if meta.num_ranks == world_size():
+            rng.restore_rank(checkpoint.load_rng(found), rank(), self.device)
+        else:
+            rng.seed_rank(self.config.seed, rank(), meta.step)
+            self.notes.append(f"{meta.num_ranks} ranks before, {world_size()} now: dropout draws new numbers")
+        self.step = self.saved_step = meta.step
+        self.notes.append(f"resumed {found.name} (epoch {meta.epoch})")
+
+    def _check_meta(self, found: Path, meta: checkpoint.CheckpointMeta) -> None:
+        if meta.recipe != self.recipe.name:
+            raise UserError(
+                f"checkpoint {found}: expected one of recipe {self.recipe.name!r}, found {meta.recipe!r}; "
+                "give another --out"
+            )
+        if meta.steps_per_epoch != self.steps_per_epoch:
+            raise UserError(
+                f"checkpoint {found}: expected {meta.steps_per_epoch} steps per epoch, found "
+                f"{self.steps_per_epoch}; resume with the same pack, split and batch size"
+            )
+
+    def train(self) -> TrainSummary:
+        clock, window = _Clock(), MetricWindow(self.device)
+        is_main = self.accelerator.is_main_process
+        if self.accelerator.log_with:
+            self.accelerator.init_trackers(self.recipe.name)
+        self.model.train()
+        writer = MetricsWriter(self.config.out / "metrics.jsonl", self.step) if is_main else None
+        shown = TrainingProgress(
+            self.recipe.name, self.total_steps, self.step, is_main and self.config.progress
+        )
+        try:
+            with StopSignal() as stop, shown:
+                for note in self.notes:
+                    shown.say(note)
+                for batch in clock.timed(self._batches()):
+                    self._train_step(batch, window)
+                    clock.images += _num_images(batch) * world_size()
+                    shown.advance(self.step)
+                    if self.step % self.config.log_every == 0 or self.step == self.last_step:
+                        self._log(window, clock, writer, shown)
+                    self._save_or_stop(stop.poll(), window, shown)
+        finally:
+            if writer is not None:
+                writer.close()
+        return self._finish(clock)
+
+    def _batches(self) -> Iterator[Any]:
+        """Yield the batches from the present position to the end of the run."""
+        while self.step < self.last_step:
+            epoch, start = divmod(self.step, self.steps_per_epoch)
+            for batch in self.loader.epoch(epoch, start_step=start):
+                yield batch
+                if self.step >= self.last_step:
+                    return
+            got = self.step - epoch * self.steps_per_epoch
+            if got != self.steps_per_epoch:
+                raise RuntimeError(
+                    f"loader: expected {self.steps_per_epoch} steps in epoch {epoch}, got {got}"
+                )
+
+    def _train_step(self, batch: Any, window: MetricWindow) -> None:
+        factor = self.schedule(self.step)
+        for group, peak_lr in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
+            group["lr"] = peak_lr * factor
+        self.lr = self.peak_lrs[0] * factor
+        output: StepOutput = self.model(batch, self.step)
+        self.accelerator.backward(output.loss)
+        metrics = dict(output.metrics)
+        if self.config.clip_norm is not None:
+            metrics["grad_norm"] = self._clip(self.config.clip_norm)
+        self.stepper.step()
+        self.stepper.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            self.recipe.after_step(self.step)
+        self.step += 1
+        window.add(self.step, output.loss, metrics)
+
+    def _clip(self, clip_norm: float) -> Tensor:
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), clip_norm)
+        assert isinstance(norm, Tensor)
+        return norm
+
+    def _log(
+        self, window: MetricWindow, clock: _Clock, writer: MetricsWriter | None, shown: TrainingProgress
+    ) -> None:
+        means = window.read()
+        self.loss = means.pop("loss")
+        img_per_s, wait_share = clock.close_window()
+        epoch = (self.step - 1) // self.steps_per_epoch
+        record = {"step": self.step, "epoch": epoch, "loss": self.loss, **means, "lr": self.lr}
+        record |= {"img_per_s": img_per_s, "wait_share": wait_share}
+        if writer is not None:
+            writer.write(record)
+        if self.accelerator.trackers:
+            self.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=self.step)
+        shown.report(self.step, epoch, self.loss, img_per_s, wait_share)
+
+    def _save_or_stop(self, stopping: bool, window: MetricWindow, shown: TrainingProgress) -> None:
+        due = self.step % self.config.checkpoint_every_steps == 0 or self.step == self.last_step
+        if not (due or stopping):
+            return
+        window.check()
+        self._save()
+        if stopping and self.step < self.last_step:
+            line = f"SIGTERM: saved step {self.step}; run the same command with --resume to go on"
+            shown.say(line)
+            raise RunStopped(line)
+
+    def _save(self) -> None:
+        if self.saved_step == self.step:
+            return
+        finite = torch.stack([torch.isfinite(p).all() for p in self.recipe.parameters()]).all()
+        if not bool(finite):
+            raise NonFiniteLossError(
+                f"training: expected finite weights, found NaN or infinity after step {self.step}; lower the "
+                "learning rate or lengthen the warm-up, the last checkpoint is from before it"
+            )
+        states = rng.gather_rng_states(self.device)
+        meta = checkpoint.CheckpointMeta(
+            recipe=self.recipe.name,
+            config=dict(self.config.config),
+            step=self.step,
+            epoch=self.step // self.steps_per_epoch,
+            steps_per_epoch=self.steps_per_epoch,
+            num_ranks=world_size(),
+            scaler=self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
+        )
+        keep = self.config.keep_checkpoints
+        on_main(
+            lambda: checkpoint.save_checkpoint(
+                self.checkpoints, meta, self.recipe, self.optimizer, states, keep
+            )
+        )
+        self.saved_step = self.step
+
+    def _finish(self, clock: _Clock) -> TrainSummary:
+        """Write the backbone alone and sum up."""
+        metadata = {"recipe": self.recipe.name, "backbone": self.recipe.backbone_name}
+        metadata |= dict(self.config.backbone_metadata)
+        backbone = on_main(lambda: save_backbone(self.config.out, self.recipe.backbone, metadata))
+        img_per_s, wait_share = clock.overall()
+        return TrainSummary(
+            step=self.step,
+            total_steps=self.total_steps,
+            loss=self.loss,
+            img_per_s=img_per_s,
+            wait_share=wait_share,
+            seconds=time.perf_counter() - clock.start,
+            backbone=backbone,
+        )
+
+
+def _num_images(batch: Batch | PairedBatch) -> int:
+    if isinstance(batch, PairedBatch):
+        return _num_images(batch.labeled) + _num_images(batch.unlabeled)
+    return int(batch.index.shape[0])

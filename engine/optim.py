@@ -1,0 +1,108 @@
+"""LARS with the exclusions of the self-supervised papers, and the split of parameters that needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+def split_by_dimension(*modules: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Split trainable parameters into weights and vectors (biases and the scales of normalisation).
+
+    Returns:
+        (parameters with 2 or more dimensions, parameters with at most 1 dimension).
+    """
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+
+
+class LARS(Optimizer):
+    """SGD with momentum whose update is rescaled per tensor to the tensor's own norm.
+
+    For each tensor p with gradient g: u = g + weight_decay * p; where the group adapts,
+    u is scaled by trust * |p| / |u| (by 1 where either norm is 0); m = momentum * m + u; p -= lr * m.
+    Vectors (at most 1 dimension) belong in a group with `adapt=False` and `weight_decay=0`.
+
+    Source: You et al. 2017, "Large Batch Training of Convolutional Networks", algorithm 1, with momentum
+    after the scaling and the exclusions of Zbontar et al. 2021, section 2.2.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 0.001,
+        adapt: bool = True,
+    ) -> None:
+        """Set the defaults of the parameter groups.
+
+        Args:
+            params: parameters or groups; a group may set any of the other arguments for itself.
+            lr: learning rate.
+            momentum: factor of the running update.
+            weight_decay: added to the gradient before the norms are taken.
+            trust: LARS's eta, the share of the weight's norm that one unit of lr moves.
+            adapt: False leaves out the rescaling.
+        """
+        if lr < 0.0 or weight_decay < 0.0 or trust <= 0.0 or not 0.0 <= momentum < 1.0:
+            raise ValueError(
+                "LARS: expected lr >= 0, weight_decay >= 0, trust > 0 and momentum in [0, 1), got "
+                f"lr={lr}, weight_decay={weight_decay}, trust={trust}, momentum={momentum}"
+            )
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust": trust,
+            "adapt": adapt,
+        }
+        super().__init__(params, defaults)
+
+    @overload
+    def step(self, closure: None = ...) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step; never waits for the device."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self._step_group(group, parameters)
+        return loss
+
+    def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        updates: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+        if group["weight_decay"] != 0.0:
+            updates = list(torch._foreach_add(updates, parameters, alpha=group["weight_decay"]))
+        if group["adapt"]:
+            ratios = _trust_ratios(parameters, updates, group["trust"])
+            updates = list(torch._foreach_mul(updates, ratios))
+        for p in parameters:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        running = [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_mul_(running, group["momentum"])
+        torch._foreach_add_(running, updates)
+        torch._foreach_add_(parameters, running, alpha=-group["lr"])
+
+
+def _trust_ratios(parameters: list[Tensor], updates: list[Tensor], trust: float) -> list[Tensor]:
+    """Return trust * |p| / |u| per tensor, 1 where a norm is 0."""
+    weight_norms = torch.stack(torch._foreach_norm(parameters))
+    update_norms = torch.stack(torch._foreach_norm(updates))
+    usable = (weight_norms > 0) & (update_norms > 0)
+    ratios = torch.where(usable, trust * weight_norms / update_norms, torch.ones_like(weight_norms))
+    return list(ratios.unbind())

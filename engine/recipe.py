@@ -1,0 +1,63 @@
+"""What the loop asks of a recipe: a module with a training step, an optimizer and a schedule."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from engine.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one training step gives back.
+
+    Attributes:
+        loss: scalar with a graph. Following `engine.distributed`, either a mean over the rank's rows or a
+            value that every rank computes in full.
+        metrics: further scalars to log, detached, on the device; averaged over steps and ranks.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Recipe(nn.Module, ABC):
+    """The algorithm of a paper: its networks, one step, its parameter groups and its schedule.
+
+    The parameters and buffers of the module are the whole state that a checkpoint keeps, besides that of
+    the optimizer. A subclass sets `backbone`, the part that transfers, and its name.
+    """
+
+    name: ClassVar[str]
+    backbone: nn.Module
+    backbone_name: str
+
+    @abstractmethod
+    def training_step(self, batch: Any, step: int) -> StepOutput:
+        """Compute the loss of one batch of this rank; the loop runs it under autocast.
+
+        Args:
+            batch: what the run's loader yields, `Batch` or `PairedBatch`, on the device.
+            step: optimizer steps done before this one, over all epochs.
+        """
+
+    @abstractmethod
+    def make_optimizer(self) -> Optimizer:
+        """Make the optimizer; each group's `lr` is its peak, which the loop scales by the schedule."""
+
+    @abstractmethod
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Return the learning-rate factor as a pure function of the step."""
+
+    def after_step(self, step: int) -> None:
+        """Update what follows the weights, such as a moving average; called without gradients.
+
+        Args:
+            step: the index of the step that was just taken.
+        """
+        return

@@ -1,0 +1,99 @@
+"""The run folder: who may write into it, and what it says about the run.
+
+config.json            recipe, configuration, versions
+metrics.jsonl          one line per log step
+checkpoints/           see engine.checkpoint
+backbone.safetensors   the finished backbone alone, for transfer
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from engine.files import sync_file, to_json, write_atomic
+from loaders.errors import UserError
+
+
+def open_run(
+    out: Path, recipe: str, config: Mapping[str, Any], runtime_fields: Collection[str], resume: bool
+) -> None:
+    """Claim a run folder, or check that it is the same run's.
+
+    Args:
+        out: the folder; made when it does not exist.
+        recipe: name of the recipe.
+        config: the recipe's configuration in JSON types.
+        runtime_fields: fields that change how a run is carried out but not what it computes; they may
+            differ on resuming.
+        resume: whether to go on with what the folder holds. A new or empty folder starts from step 0
+            either way, so that one command can be put into a queue again and again.
+
+    Raises:
+        UserError: the folder holds something and `resume` is off, or it holds another run.
+    """
+    described = json.loads(to_json({"recipe": recipe, "config": dict(config)}))
+    if out.exists() and not out.is_dir():
+        raise UserError(f"run folder: expected a folder at {out}, found a file; give another --out")
+    if out.is_dir() and any(out.iterdir()):
+        _check_same_run(out, described, runtime_fields, resume)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    described["versions"] = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    write_atomic(out / "config.json", to_json(described))
+
+
+def _check_same_run(
+    out: Path, described: Mapping[str, Any], runtime_fields: Collection[str], resume: bool
+) -> None:
+    file = out / "config.json"
+    if not file.is_file():
+        raise UserError(
+            f"run folder: expected an empty folder or a run at {out}, found neither; give another --out"
+        )
+    try:
+        found = json.loads(file.read_bytes())
+        found_recipe, found_config = found["recipe"], dict(found["config"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"run folder: {file} is not a run's configuration ({error}); give another --out"
+        ) from error
+    if found_recipe != described["recipe"]:
+        raise UserError(
+            f"run folder: expected a run of recipe {described['recipe']!r} in {out}, found one of "
+            f"{found_recipe!r}; give another --out"
+        )
+    config = described["config"]
+    for name in sorted(config.keys() | found_config.keys()):
+        if name not in runtime_fields and config.get(name) != found_config.get(name):
+            raise UserError(
+                f"run folder: {out} holds a run with {name} = {found_config.get(name)!r}, found {name} = "
+                f"{config.get(name)!r} asked for; give another --out, or the same {name} with --resume"
+            )
+    if not resume:
+        raise UserError(
+            f"run folder: {out} already holds this run; add --resume to go on, or give another --out"
+        )
+
+
+def save_backbone(out: Path, backbone: nn.Module, metadata: Mapping[str, str]) -> Path:
+    """Write the backbone's weights alone, with the names needed to rebuild it.
+
+    Returns:
+        `out`/backbone.safetensors, readable by `engine.networks.load_backbone`.
+    """
+    final = out / "backbone.safetensors"
+    temporary = out / ".backbone.safetensors.tmp"
+    weights = {name: t.detach().contiguous() for name, t in backbone.state_dict().items()}
+    safetensors.torch.save_file(weights, temporary, metadata=dict(metadata))
+    sync_file(temporary)
+    temporary.replace(final)
+    sync_file(out)
+    return final

@@ -1,0 +1,39 @@
+"""Learning-rate factors as pure functions of the step: a resumed run needs no scheduler state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[int], float]
+"""Step (counted from 0) -> factor that multiplies each parameter group's peak learning rate."""
+
+
+def warmup_cosine(total_steps: int, warmup_steps: int, final_factor: float = 0.0) -> Schedule:
+    """Rise linearly from 0 to 1, then follow half a cosine down to `final_factor`.
+
+    Args:
+        total_steps: steps of the whole run; later steps stay at `final_factor`.
+        warmup_steps: steps of the rise, 0 for none; where it is not below `total_steps`, the run ends
+            while still rising.
+        final_factor: factor reached at `total_steps`.
+
+    Returns:
+        The factor as a function of the step; 0 at step 0 when there is a warm-up, as in the paper's code.
+
+    Source: Zbontar et al. 2021 (Barlow Twins), section 2.2: 10 epochs of warm-up, then cosine decay by 1000.
+    """
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return step / warmup_steps
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+        return final_factor + (1.0 - final_factor) * cosine
+
+    return factor
+
+
+def constant() -> Schedule:
+    """Keep the peak learning rate."""
+    return lambda step: 1.0

@@ -1,0 +1,256 @@
+r"""Barlow Twins: self-supervised pre-training by redundancy reduction.
+
+    accelerate launch recipes/barlow.py --pack packs/mine --split unlabeled --backbone resnet18 \
+        --resolution 96 --epochs 100 --batch-size 512 --out runs/barlow
+
+Source: Zbontar, Jing, Misra, LeCun, Deny 2021, "Barlow Twins: Self-Supervised Learning via Redundancy
+Reduction" (arXiv 2103.03230), and the authors' published code for what the text leaves open.
+
+The algorithm box is `BarlowTwins.training_step`; its loss is `engine.objectives.barlow`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from engine.distributed import Precision, make_accelerator, seed_everything
+from engine.files import to_json
+from engine.loop import LoopConfig, TrainSummary, train
+from engine.networks import Projector, build_backbone
+from engine.objectives.barlow import barlow_twins_loss
+from engine.optim import LARS, split_by_dimension
+from engine.recipe import Recipe, StepOutput
+from engine.schedule import Schedule, warmup_cosine
+from loaders import build_loader, open_pack
+from loaders.batch import Batch
+from loaders.errors import run_command
+from loaders.views import presets
+
+LR_BY_BATCH_SIZE = {128: 0.7, 256: 0.4, 512: 0.3, 1024: 0.25, 2048: 0.2, 4096: 0.2}
+"""Best weight learning rate found for each batch size, before the factor batch / 256 (ResNet-50, 300 epochs).
+
+Source: the authors, in the discussion of learning rates for small batches in their code's repository.
+"""
+
+VECTOR_LR_SHARE = 0.024
+"""Learning rate of biases and BatchNorm as a share of the weights': 0.0048 / 0.2 in the authors' code."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Pre-train a backbone with Barlow Twins."""
+
+    pack: Path
+    """Folder that tools/pack_dataset.py wrote."""
+    out: Path
+    """Run folder."""
+    split: str = "unlabeled"
+    """Split of the pack to train on; its labels are not read."""
+    backbone: str = "resnet50"
+    """Any timm name, or tiny_resnet for a CPU. Paper: resnet50."""
+    resolution: int = 224
+    """Side of the views in pixels. Paper: 224."""
+    epochs: int = 1000
+    """Passes over the split. Paper: 1000."""
+    batch_size: int = 2048
+    """Images per step over all ranks. Paper: 2048."""
+    seed: int = 0
+    """Of the weights, the order and the views."""
+    resume: bool = False
+    """Go on from the newest whole checkpoint in --out, or start where there is none."""
+    projector: tuple[int, ...] = (8192, 8192, 8192)
+    """Output sizes of the projector's layers. Paper: 8192 8192 8192."""
+    redundancy_weight: float = 0.0051
+    """Lambda, the weight of the off-diagonal terms. Paper: 0.0051."""
+    lr_weights: float | Literal["auto"] = "auto"
+    """Peak learning rate of weights for 256 images, scaled by batch / 256. Paper: 0.2; auto: by the
+    authors' table of batch sizes, which has 0.2 at 2048."""
+    lr_vectors: float | Literal["auto"] = "auto"
+    """The same for biases and BatchNorm. Authors' code: 0.0048; auto: 0.024 times that of weights."""
+    weight_decay: float = 1e-6
+    """Of weights only. Authors' code: 1e-6 (the paper's text says 1.5e-6)."""
+    momentum: float = 0.9
+    """Of LARS. Authors' code: 0.9."""
+    trust: float = 0.001
+    """LARS's eta. Authors' code: 0.001."""
+    warmup_epochs: float = 10.0
+    """Linear rise of the learning rate. Paper: 10."""
+    final_lr_factor: float = 0.001
+    """Learning rate at the end over its peak, by a cosine. Paper: 1/1000."""
+    batchnorm: Literal["per_view", "joint"] = "per_view"
+    """Statistics of each view apart, as in the authors' code, or of both views joined."""
+    precision: Precision = "auto"
+    """Autocast: auto is bf16 on CUDA and none on the CPU; bf16 may be asked for on the CPU too."""
+    backend: str = "auto"
+    """Loader backend."""
+    num_threads: int = 2
+    """Decoding threads of each rank."""
+    log_every: int = 10
+    """Steps between log lines."""
+    checkpoint_every_steps: int = 500
+    """Steps between checkpoints; the end of the run always writes one."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints to keep."""
+    max_steps: int | None = None
+    """End early after this many steps, with the schedule of the whole run."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where accelerate also logs to, such as tensorboard or wandb; may be empty."""
+    progress: bool = True
+    """Show progress."""
+
+
+RUNTIME_FIELDS = (
+    "backend",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "log_every",
+    "max_steps",
+    "num_threads",
+    "out",
+    "pack",
+    "progress",
+    "resume",
+    "trackers",
+)
+"""Fields of Config that change how a run is carried out, not what it computes."""
+
+
+def peak_learning_rates(config: Config) -> tuple[float, float]:
+    """Return the peak learning rates (weights, vectors) for the batch size of the run.
+
+    "auto" interpolates the authors' table linearly in log2 of the batch size and keeps its ends beyond it.
+
+    The vectors' rate and the number of ranks: in the authors' code the all-reduce of the correlation is
+    invisible to autograd, so on R ranks every gradient is 1/R of the loss's. LARS undoes that for weights,
+    whose update it rescales to the weight's norm, but vectors are left out of LARS: there the published
+    0.0048 acted as 0.0048 / R. Gradients here are those of the loss, whatever R is. So 0.0048 means the
+    same on any number of ranks, equals the published code run on one, and is R times as large a step as the
+    published code took on R. To repeat a published run of R ranks, give --lr-vectors 0.0048 / R.
+    """
+    table = sorted(LR_BY_BATCH_SIZE.items())
+    lr_weights = config.lr_weights
+    if lr_weights == "auto":
+        clamped = min(max(config.batch_size, table[0][0]), table[-1][0])
+        (low, lr_low), (high, lr_high) = next((a, b) for a, b in pairwise(table) if clamped <= b[0])
+        share = math.log2(clamped / low) / math.log2(high / low)
+        lr_weights = lr_low + share * (lr_high - lr_low)
+    lr_vectors = VECTOR_LR_SHARE * lr_weights if config.lr_vectors == "auto" else config.lr_vectors
+    scale = config.batch_size / 256
+    return lr_weights * scale, lr_vectors * scale
+
+
+class BarlowTwins(Recipe):
+    """Backbone, projector and the standardisation of the embedding."""
+
+    name = "barlow"
+
+    def __init__(self, config: Config) -> None:
+        """Build the networks; call `seed_everything` first.
+
+        Args:
+            config: of the run.
+        """
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, config.resolution)
+        self.backbone_name = config.backbone
+        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.projector = Projector(num_features, config.projector)
+        self.standardise = nn.BatchNorm1d(config.projector[-1], affine=False)
+
+    def embed(self, views: tuple[Tensor, ...]) -> list[Tensor]:
+        """Map views [B, 3, H, W] to standardised embeddings, float32 [B, D] each."""
+        if self.config.batchnorm == "joint":
+            z_joint = self.projector(self.backbone(torch.cat(views)))
+            embeddings = list(z_joint.chunk(len(views)))
+        else:
+            embeddings = [self.projector(self.backbone(x)) for x in views]
+        with torch.autocast(views[0].device.type, enabled=False):
+            return [self.standardise(z.float()) for z in embeddings]
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Pull the cross-correlation of the two views' embeddings towards the identity (algorithm 1)."""
+        z_a, z_b = self.embed(batch.views)
+        terms = barlow_twins_loss(z_a, z_b, self.config.redundancy_weight)
+        return StepOutput(
+            terms.loss,
+            {"invariance": terms.invariance.detach(), "redundancy": terms.redundancy.detach()},
+        )
+
+    def make_optimizer(self) -> LARS:
+        """Return LARS; vectors take neither weight decay nor its rescaling (paper, section 2.2)."""
+        lr_weights, lr_vectors = peak_learning_rates(self.config)
+        weights, vectors = split_by_dimension(self)
+        return LARS(
+            [
+                {"params": weights, "lr": lr_weights, "weight_decay": self.config.weight_decay},
+                {"params": vectors, "lr": lr_vectors, "weight_decay": 0.0, "adapt": False},
+            ],
+            lr=lr_weights,
+            momentum=self.config.momentum,
+            trust=self.config.trust,
+        )
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Return the warm-up and cosine of the paper."""
+        warmup_steps = round(self.config.warmup_epochs * steps_per_epoch)
+        return warmup_cosine(total_steps, warmup_steps, self.config.final_lr_factor)
+
+
+def run(config: Config) -> TrainSummary:
+    """Pre-train on a pack and leave a run folder."""
+    loop_config = LoopConfig(
+        out=config.out,
+        epochs=config.epochs,
+        seed=config.seed,
+        resume=config.resume,
+        log_every=config.log_every,
+        checkpoint_every_steps=config.checkpoint_every_steps,
+        keep_checkpoints=config.keep_checkpoints,
+        max_steps=config.max_steps,
+        progress=config.progress,
+        config=json.loads(to_json(asdict(config))),
+        runtime_fields=RUNTIME_FIELDS,
+        backbone_metadata={"resolution": str(config.resolution)},
+    )
+    accelerator = make_accelerator(config.precision, config.out, config.trackers)
+    seed_everything(config.seed)
+    recipe = BarlowTwins(config)
+    loader = build_loader(
+        open_pack(config.pack).split(config.split),
+        views=(presets.barlow_a(config.resolution), presets.barlow_b(config.resolution)),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        backend=config.backend,
+        device=str(accelerator.device),
+        num_threads=config.num_threads,
+        rank=accelerator.process_index,
+        num_ranks=accelerator.num_processes,
+    )
+    try:
+        return train(recipe, loader, accelerator, loop_config)
+    finally:
+        loader.close()
+        accelerator.end_training()
+
+
+def main() -> None:
+    """Run the command line."""
+    summary = run(tyro.cli(Config, description=__doc__))
+    print(
+        f"barlow: {summary.step} of {summary.total_steps} steps, loss {summary.loss:.4g}, "
+        f"{summary.img_per_s:,.0f} images/s, {summary.wait_share:.0%} waiting for data -> {summary.backbone}"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

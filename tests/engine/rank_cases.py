@@ -1,0 +1,88 @@
+"""What the two-rank tests compute: the same functions on N ranks and, in the test, on one."""
+
+from __future__ import annotations
+
+import torch
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from engine.batchnorm import synchronise_batchnorm
+from engine.distributed import all_gather, all_reduce_sum
+from engine.networks import Projector
+from engine.objectives.barlow import barlow_twins_loss
+
+ROWS, FEATURES, EMBEDDING = 12, 5, 7
+
+
+def own_rows(joined: Tensor, rank: int, num_ranks: int) -> Tensor:
+    return joined.chunk(num_ranks)[rank].clone()
+
+
+class BarlowHead(nn.Module):
+    """Everything of the objective that couples rows: projector with BatchNorm, standardisation, loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projector = Projector(FEATURES, (6, EMBEDDING))
+        self.bias = nn.Parameter(torch.randn(EMBEDDING))
+        self.standardise = nn.BatchNorm1d(EMBEDDING, affine=False)
+
+    def forward(self, h_a: Tensor, h_b: Tensor) -> Tensor:
+        z_a, z_b = (self.standardise(torch.tanh(self.projector(h) + self.bias)) for h in (h_a, h_b))
+        return barlow_twins_loss(z_a, z_b).loss
+
+
+def barlow_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Loss, parameter gradients as DDP averages them, and running statistics, in float64."""
+    torch.manual_seed(0)
+    head: nn.Module = synchronise_batchnorm(BarlowHead().double(), torch.device("cpu"))
+    views = torch.randn(2, ROWS, FEATURES, dtype=torch.float64)
+    wrapped = DistributedDataParallel(head, broadcast_buffers=False) if num_ranks > 1 else head
+    loss = wrapped(*(own_rows(view, rank, num_ranks) for view in views))
+    loss.backward()
+    gradients = {f"barlow.grad.{n}": p.grad for n, p in head.named_parameters() if p.grad is not None}
+    return {"barlow.loss": loss, **gradients, **{f"barlow.buffer.{n}": b for n, b in head.named_buffers()}}
+
+
+def batchnorm_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Output, input gradient and buffers of channels_last images through each kind of BatchNorm."""
+    torch.manual_seed(1)
+    network = nn.Sequential(
+        nn.BatchNorm2d(3), BatchNormAct2d(3), nn.BatchNorm2d(3, affine=False, momentum=None)
+    )
+    network[0].weight.data.uniform_(0.5, 2.0)
+    network[0].bias.data.normal_()
+    joined = torch.randn(ROWS, 3, 4, 4) * 3 + 100  # a mean far from 0 shows cancellation
+    target = torch.randn(ROWS, 3, 4, 4)
+    network = synchronise_batchnorm(network, torch.device("cpu"))  # type: ignore[assignment]
+    x = own_rows(joined, rank, num_ranks).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = network(x)
+    (y * own_rows(target, rank, num_ranks)).sum().backward()
+    assert x.grad is not None
+    network.eval()
+    buffers = {f"bn.buffer.{n}": b for n, b in network.named_buffers()}
+    evaluated = network(own_rows(joined, rank, num_ranks))
+    return {"bn.rows.y": y, "bn.rows.grad": x.grad, "bn.rows.eval": evaluated, **buffers}
+
+
+def collective_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Gradients of the sum of all ranks' losses through a sum and a gather."""
+    torch.manual_seed(2)
+    joined = torch.randn(ROWS, 2, dtype=torch.float64)
+    weights = torch.randn(num_ranks, ROWS, 2, dtype=torch.float64)[rank]
+    summed = own_rows(joined, rank, num_ranks).requires_grad_()
+    gathered = own_rows(joined, rank, num_ranks).requires_grad_()
+    total = all_reduce_sum(summed)
+    (total * weights[: len(total)]).sum().backward()
+    whole = all_gather(gathered)
+    (whole * weights).sum().backward()
+    assert summed.grad is not None
+    assert gathered.grad is not None
+    return {"sum": total, "sum.grad": summed.grad, "gather": whole, "gather.grad": gathered.grad}
+
+
+def all_cases(rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Every case in one group of processes; starting one costs seconds."""
+    cases = (barlow_case, batchnorm_case, collective_case)
+    return {name: value for case in cases for name, value in case(rank, num_ranks).items()}

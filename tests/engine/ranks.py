@@ -1,0 +1,35 @@
+"""Runs a function on several gloo ranks and hands their results back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+RankFunction = Callable[[int, int], dict[str, Tensor]]
+
+
+def _entry(rank: int, num_ranks: int, folder: str, function: RankFunction) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=num_ranks
+    )
+    results = function(rank, num_ranks)
+    save_file(
+        {k: v.detach().contiguous().clone() for k, v in results.items()}, f"{folder}/{rank}.safetensors"
+    )
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def run_ranks(function: RankFunction, num_ranks: int = 2) -> list[dict[str, Tensor]]:
+    """Run `function(rank, num_ranks)`, a function of a module, and return its tensors in rank order."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_entry, (num_ranks, folder, function), nprocs=num_ranks)
+        return [load_file(Path(folder) / f"{rank}.safetensors") for rank in range(num_ranks)]

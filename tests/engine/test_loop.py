@@ -1,0 +1,222 @@
+"""The loop: exact resume, refusals, finite checks, and stopping on SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.checkpoint import list_checkpoints
+from engine.loop import LoopConfig
+from engine.metrics import NonFiniteLossError, read_metrics
+from engine.networks import load_backbone
+from engine.stop import EXIT_STOPPED
+from loaders.errors import UserError
+from tests.engine.synthetic import SmallRecipe, SyntheticLoader, train_small
+
+ROOT = Path(__file__).parents[2]
+
+
+def assert_same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not different
+
+
+class Killed(Exception):
+    """Stands for the process that ends without a word."""
+
+
+def killer(at: tuple[int, int]):
+    def before_step(epoch: int, step: int) -> None:
+        if (epoch, step) == at:
+            raise Killed
+
+    return before_step
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    weights, _ = train_small(out, checkpoint_every_steps=2)
+    return out, weights
+
+
+def test_the_same_run_twice_gives_the_same_bits(tmp_path: Path, whole_run) -> None:
+    weights, _ = train_small(tmp_path / "again", checkpoint_every_steps=2)
+    assert_same_bits(weights, whole_run[1])
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, whole_run) -> None:
+    out = tmp_path / "run"
+    loader = SyntheticLoader()
+    loader.before_step = killer(at=(1, 0))  # 3 steps done, the checkpoint is of step 2, inside epoch 0
+    with pytest.raises(Killed):
+        train_small(out, loader=loader, checkpoint_every_steps=2)
+    assert [c.name for c in list_checkpoints(out / "checkpoints")] == ["step-00000002"]
+    weights, summary = train_small(out, checkpoint_every_steps=2, resume=True)
+    assert_same_bits(weights, whole_run[1])
+    assert summary.step == summary.total_steps == 6
+    records = read_metrics(out / "metrics.jsonl")
+    assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6]
+    expected = read_metrics(whole_run[0] / "metrics.jsonl")
+    assert [r["loss"] for r in records] == [r["loss"] for r in expected]
+
+
+def test_max_steps_then_resume_gives_the_same_bits(tmp_path: Path, whole_run) -> None:
+    _, first = train_small(tmp_path / "run", max_steps=4)
+    assert (first.step, first.total_steps) == (4, 6)
+    weights, _ = train_small(tmp_path / "run", resume=True)
+    assert_same_bits(weights, whole_run[1])
+
+
+def test_a_damaged_newest_checkpoint_is_stepped_over(tmp_path: Path, whole_run, capsys) -> None:
+    out = tmp_path / "run"
+    train_small(out, checkpoint_every_steps=2, max_steps=4)
+    victim = out / "checkpoints" / "step-00000004" / "model.safetensors"
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    weights, _ = train_small(out, checkpoint_every_steps=2, resume=True, progress=True)
+    assert_same_bits(weights, whole_run[1])
+    said = capsys.readouterr().err
+    assert "step-00000004 is damaged: model.safetensors differs from its SHA-256" in said
+    assert "resumed step-00000002" in said
+
+
+def test_without_any_whole_checkpoint_nothing_starts_over_silently(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train_small(out, max_steps=2)
+    (out / "checkpoints" / "step-00000002" / "meta.json").write_text("{")
+    with pytest.raises(UserError, match=r"expected a whole checkpoint.*found 1 damaged"):
+        train_small(out, resume=True)
+
+
+def test_resume_of_a_new_folder_starts_at_step_0(tmp_path: Path, whole_run) -> None:
+    weights, _ = train_small(tmp_path / "run", resume=True)
+    assert_same_bits(weights, whole_run[1])
+
+
+def test_a_run_folder_in_use_is_refused(tmp_path: Path, whole_run) -> None:
+    before = (whole_run[0] / "config.json").read_bytes()
+    with pytest.raises(UserError, match="already holds this run; add --resume"):
+        train_small(whole_run[0])
+    with pytest.raises(UserError, match=r"holds a run with width = 1, found width = 2"):
+        train_small(whole_run[0], config={"width": 2}, resume=True)
+    assert (whole_run[0] / "config.json").read_bytes() == before
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(UserError, match="expected an empty folder or a run"):
+        train_small(tmp_path, resume=True)
+
+
+class OtherRecipe(SmallRecipe):
+    name = "other"
+
+
+def test_a_checkpoint_of_another_recipe_or_network_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train_small(out, max_steps=2)
+    with pytest.raises(UserError, match=r"expected a run of recipe 'other'.*found one of 'small'"):
+        train_small(out, OtherRecipe(), resume=True)
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**config, "recipe": "other"}))
+    with pytest.raises(UserError, match="expected one of recipe 'other', found 'small'"):
+        train_small(out, OtherRecipe(), resume=True)
+    (out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"projector.3.weight of shape \[24, 32\], found \[16, 32\]"):
+        train_small(out, SmallRecipe(embedding=24), resume=True)
+    with pytest.raises(UserError, match="expected 3 steps per epoch, found 4"):
+        train_small(out, loader=SyntheticLoader(steps_per_epoch=4), resume=True)
+
+
+def test_old_checkpoints_go_and_the_backbone_stays(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    weights, summary = train_small(
+        out, checkpoint_every_steps=1, keep_checkpoints=2, backbone_metadata={"resolution": "16"}
+    )
+    assert [c.name for c in list_checkpoints(out / "checkpoints")] == ["step-00000005", "step-00000006"]
+    assert not [p for p in out.rglob("*") if p.name.startswith(".")], "nothing half-written is left"
+    assert summary.backbone == out / "backbone.safetensors"
+    own = {k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")}
+    assert_same_bits(load_backbone(out).state_dict(), own)
+
+
+def test_a_step_that_is_not_finite_is_named_and_not_saved(tmp_path: Path) -> None:
+    recipe = SmallRecipe()
+    recipe.poison_at = 3
+    with pytest.raises(NonFiniteLossError, match="first at step 4"):
+        train_small(tmp_path / "run", recipe, checkpoint_every_steps=5, log_every=6)
+    assert not list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+def test_metrics_hold_what_the_figures_need(whole_run) -> None:
+    records = read_metrics(whole_run[0] / "metrics.jsonl")
+    assert {"step", "epoch", "loss", "redundancy", "lr", "img_per_s", "wait_share"} <= records[0].keys()
+    assert [r["epoch"] for r in records] == [0, 0, 0, 1, 1, 1]
+    assert records[0]["lr"] == 0.0
+    assert records[1]["lr"] == 0.5
+    assert all(r["img_per_s"] > 0 and 0 <= r["wait_share"] <= 1 for r in records)
+
+
+def test_time_spent_waiting_for_data_is_measured(tmp_path: Path) -> None:
+    loader = SyntheticLoader()
+    loader.before_step = lambda epoch, step: time.sleep(0.2)
+    _, summary = train_small(tmp_path / "run", loader=loader, max_steps=3)
+    assert summary.wait_share > 0.5
+    assert summary.img_per_s < 8 / 0.2
+
+
+def test_the_hook_runs_after_every_step_and_clipping_is_logged(tmp_path: Path) -> None:
+    recipe = SmallRecipe()
+    train_small(tmp_path / "run", recipe, clip_norm=0.5, max_steps=2)
+    assert recipe.steps_after == [0, 1]
+    assert all(r["grad_norm"] > 0 for r in read_metrics(tmp_path / "run" / "metrics.jsonl"))
+
+
+def test_a_loader_that_ends_early_is_an_error(tmp_path: Path) -> None:
+    loader = SyntheticLoader()
+    loader.epoch = lambda epoch, start_step=0: iter(list(SyntheticLoader().epoch(0))[:2])  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="expected 3 steps in epoch 0, got 2"):
+        train_small(tmp_path / "run", loader=loader)
+
+
+@pytest.mark.parametrize("bad", [{"epochs": 0}, {"log_every": 0}, {"max_steps": 0}, {"clip_norm": 0.0}])
+def test_counts_that_make_no_run_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(bad))}: expected"):
+        LoopConfig(**{"out": Path("x"), "epochs": 1, **bad})
+
+
+SLOW_RUN = """
+import sys, time
+from pathlib import Path
+from tests.engine.synthetic import SyntheticLoader, train_small
+loader = SyntheticLoader()
+loader.before_step = lambda epoch, step: (time.sleep(0.2), print("step", flush=True))
+train_small(Path(sys.argv[1]), loader=loader, epochs=100, checkpoint_every_steps=1000)
+"""
+
+
+def test_sigterm_saves_and_exits_with_its_own_code(tmp_path: Path, whole_run) -> None:
+    out = tmp_path / "run"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SLOW_RUN, str(out)]
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            process.stdout.readline()
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        code = process.wait(timeout=20)
+    assert code == EXIT_STOPPED
+    assert time.monotonic() - start < 10
+    (saved,) = list_checkpoints(out / "checkpoints")
+    assert int(saved.name.removeprefix("step-")) in (3, 4)
