@@ -30,7 +30,7 @@ from engine.objectives.barlow import barlow_twins_loss
 from engine.optim import LARS, split_by_dimension
 from engine.recipe import Recipe, StepOutput
 from engine.schedule import Schedule, warmup_cosine
-from loaders import build_loader, open_pack
+from loaders import BackendName, build_loader, open_pack
 from loaders.batch import Batch
 from loaders.errors import run_command
 from loaders.views import presets
@@ -90,7 +90,7 @@ class Config:
     """Statistics of each view apart, as in the authors' code, or of both views joined."""
     precision: Precision = "auto"
     """Autocast: auto is bf16 on CUDA and none on the CPU; bf16 may be asked for on the CPU too."""
-    backend: str = "auto"
+    backend: BackendName = "auto"
     """Loader backend."""
     num_threads: int = 2
     """Decoding threads of each rank."""
