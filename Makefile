@@ -13,4 +13,24 @@ $(BIN)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-setup: $(BIN)/.ready  ## make .venv and install Sluice with what it needs
+setup: $(BIN)/.ready ffcv  ## make .venv and install Sluice with what it needs
+
+ffcv: $(BIN)/.ready  ## install FFCV where its system libraries can be had; optional
+	@tools/install_ffcv.sh $(BIN)/python
+
+demo: setup  ## the whole way on scikit-learn's digits: pack, pre-train, evaluate, report
+	$(BIN)/python tools/demo.py
+
+lint: setup  ## style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint  ## style, types and the tests
+	$(BIN)/python -m pytest
+
+test-slow: setup  ## the long forms of the tests
+	$(BIN)/python -m pytest -m slow
+
+clean:  ## remove what the demo and the tests left
+	rm -rf runs/demo packs/digits .pytest_cache .mypy_cache .ruff_cache
