@@ -1,4 +1,7 @@
-"""Codes of the pixel operations in `ViewParameters`; the meaning of their argument stands beside each."""
+"""Codes of the pixel operations in `ViewParameters`, with their arguments.
+
+An operation of several arguments takes as many slots; its code stands in the first, `NONE` in the others.
+"""
 
 NONE = 0
 BRIGHTNESS = 1  # factor
@@ -8,3 +11,15 @@ HUE = 4  # turn of the circle, in [-0.5, 0.5]
 GRAYSCALE = 5
 BLUR = 6  # standard deviation in pixels
 SOLARIZE = 7  # threshold of 255
+POSTERIZE = 8  # bits kept
+INVERT = 9
+AUTOCONTRAST = 10
+EQUALIZE = 11
+SHARPNESS = 12  # factor
+AFFINE = 13  # a, b, c, d, e, f, fill: source (x, y) = (a x + b y + c, d x + e y + f), from the view's centre
+CUTOUT = 14  # top, left, bottom, right, fill: pixels of the view
+
+ARGUMENTS = {AFFINE: 7, CUTOUT: 5}
+"""Slots of the operations that take more than one."""
+
+MAX_ARGUMENTS = 7

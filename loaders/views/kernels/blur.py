@@ -68,3 +68,22 @@ def blur_column(source, plane, resolution, radius, weights, y, out, to):
             below = plane + _reflected(y + t, resolution) * resolution + x
             total = multiply_add(splat(weights[t]), add(load(source, above), load(source, below)), total)
         store(out, to + x, total)
+
+
+@kernel
+def blur_along_rows(source, step, start, resolution, radius, weights, padded, top, rows, out, plane):
+    """Blur the rows of a tile along themselves into rows top .. top + rows of the view `out`."""
+    for channel in range(3):
+        for k in range(rows):
+            at = channel * step + start + k * resolution
+            to = channel * plane + (top + k) * resolution
+            blur_row(source, at, resolution, radius, weights, padded, out, to)
+
+
+@kernel
+def blur_across_rows(source, plane, resolution, radius, weights, top, rows, out, step, start):
+    """Finish a blur: rows top .. top + rows of the view `source` into a tile of `out`."""
+    for channel in range(3):
+        for k in range(rows):
+            to = channel * step + start + k * resolution
+            blur_column(source, channel * plane, resolution, radius, weights, top + k, out, to)

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.views.codes import BRIGHTNESS, CONTRAST, GRAYSCALE, HUE, SATURATION, SOLARIZE
+from loaders.views.codes import (
+    AUTOCONTRAST,
+    BRIGHTNESS,
+    CONTRAST,
+    EQUALIZE,
+    GRAYSCALE,
+    HUE,
+    INVERT,
+    POSTERIZE,
+    SATURATION,
+    SOLARIZE,
+)
 from loaders.views.kernels.compile import kernel
 
 _RED = np.float32(0.2989)
@@ -17,6 +28,7 @@ _BLUE = np.float32(0.114)
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 _FULL = np.float32(255.0)
+_HALF = np.float32(0.5)
 _SIXTH = np.float32(1.0 / 6.0)
 
 
@@ -90,21 +102,52 @@ def _solarize(r, g, b, threshold):
 
 
 @kernel
-def gray_sum(r, g, b):
-    """Return the sum of the luma over a tile, the ingredient of `CONTRAST`'s mean."""
-    total = _ZERO
+def _invert(r, g, b):
     for i in range(len(r)):
-        total += _RED * r[i] + _GREEN * g[i] + _BLUE * b[i]
-    return total
+        r[i] = _FULL - r[i]
+        g[i] = _FULL - g[i]
+        b[i] = _FULL - b[i]
 
 
 @kernel
-def apply_pointwise(code, argument, mean, r, g, b):
-    """Apply one colour operation to a tile; `mean` is the image's mean luma, used by `CONTRAST` alone."""
+def _posterize(r, g, b, bits):
+    step = np.float32(2.0 ** (8.0 - bits))
+    inverse = _ONE / step
+    for i in range(len(r)):
+        r[i] = np.floor(np.floor(r[i] + _HALF) * inverse) * step
+        g[i] = np.floor(np.floor(g[i] + _HALF) * inverse) * step
+        b[i] = np.floor(np.floor(b[i] + _HALF) * inverse) * step
+
+
+@kernel
+def _stretch(channel, low, high):
+    """Map [low, high] to [0, 255]; a constant channel stays."""
+    scale = _FULL / (high - low) if high > low else _ONE
+    origin = low if high > low else _ZERO
+    for i in range(len(channel)):
+        channel[i] = max(_ZERO, min((channel[i] - origin) * scale, _FULL))
+
+
+@kernel
+def _look_up(channel, table):
+    for i in range(len(channel)):
+        channel[i] = table[int(channel[i] + _HALF)]
+
+
+@kernel
+def apply_pointwise(code, argument, stats, r, g, b):
+    """Apply one colour operation to a tile.
+
+    Args:
+        code: of the operation.
+        argument: its argument.
+        stats: `Stats` of the image, for the operations that need them.
+        r, g, b: float32 slices of equal length, changed.
+    """
     if code == BRIGHTNESS:
         _brightness(r, g, b, argument)
     elif code == CONTRAST:
-        _contrast(r, g, b, argument, mean)
+        _contrast(r, g, b, argument, stats.mean[0])
     elif code == SATURATION:
         _saturation(r, g, b, argument)
     elif code == HUE:
@@ -113,3 +156,15 @@ def apply_pointwise(code, argument, mean, r, g, b):
         _grayscale(r, g, b)
     elif code == SOLARIZE:
         _solarize(r, g, b, argument)
+    elif code == POSTERIZE:
+        _posterize(r, g, b, argument)
+    elif code == INVERT:
+        _invert(r, g, b)
+    elif code == AUTOCONTRAST:
+        _stretch(r, stats.low[0], stats.high[0])
+        _stretch(g, stats.low[1], stats.high[1])
+        _stretch(b, stats.low[2], stats.high[2])
+    elif code == EQUALIZE:
+        _look_up(r, stats.table[0])
+        _look_up(g, stats.table[1])
+        _look_up(b, stats.table[2])

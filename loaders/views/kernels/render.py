@@ -1,9 +1,10 @@
 """One view of one image: resample, colour chain, blur, normalise, in as few traverses as possible.
 
 The view is worked on in tiles of rows that fit the first-level cache. A traverse makes a tile (by
-resampling, or by the vertical half of a blur), applies every pointwise operation that follows, and ends
-in what needs the whole view: the mean for contrast, the horizontal half of a blur, or the final write.
-A Barlow view takes one to four traverses instead of the ten passes of its operations.
+resampling, by a spatial operation on the last traverse's view, or from that view itself), applies every
+pointwise operation that follows, and ends in what needs the whole view: statistics, the horizontal half of
+a blur, another spatial operation, or the final write. A Barlow view takes one to four traverses instead of
+the ten passes of its operations.
 """
 
 from __future__ import annotations
@@ -13,17 +14,26 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.views.codes import BLUR, CONTRAST, NONE
-from loaders.views.kernels.blur import blur_column, blur_row, fill_gaussian
+from loaders.views.codes import AFFINE, BLUR, CUTOUT, MAX_ARGUMENTS, NONE, SHARPNESS
+from loaders.views.kernels.blur import blur_across_rows, blur_along_rows, fill_gaussian
 from loaders.views.kernels.compile import kernel
-from loaders.views.kernels.pointwise import apply_pointwise, gray_sum
-from loaders.views.kernels.resample import blend_rows, block_columns, fill_taps, gather_columns
+from loaders.views.kernels.pointwise import apply_pointwise
+from loaders.views.kernels.resample import prepare_tables, resample_rows
 from loaders.views.kernels.simd import LANES
+from loaders.views.kernels.spatial import cut_out_rows, sharpen_rows, warp_rows
+from loaders.views.kernels.statistics import (
+    Stats,
+    add_statistics,
+    begin_statistics,
+    end_statistics,
+    make_stats,
+    needs_statistics,
+)
 
 TILE_PIXELS = 1536  # three float32 planes of it fill less than half of a 48 KiB first-level cache
 MAX_RADIUS = 64  # blur radius of the largest sigma that a policy allows, rounded up
-_FINISH = -1
-_RESAMPLE, _WORK, _BLURRED = 0, 1, 2  # where a traverse takes its tiles from
+_FINISH = -1  # what a traverse ends in: this, or the code of an operation
+_RESAMPLE, _AGAIN = -1, -2  # where a traverse takes its tiles from: these, or a spatial operation's code
 
 
 class Scratch(NamedTuple):
@@ -35,11 +45,12 @@ class Scratch(NamedTuple):
     axis: NDArray[np.float64]  # [3, P]
     line: NDArray[np.float32]  # [3 * (widest crop + slack)], finite everywhere
     tile: NDArray[np.float32]  # [3 * (tile + slack)]
-    work: NDArray[np.float32]  # [3 * (R * R + slack)]
-    blurred: NDArray[np.float32]  # likewise
-    spare: NDArray[np.float32]  # likewise
+    views: NDArray[np.float32]  # [3, 3 * (R * R + slack)], whole views between traverses
     padded: NDArray[np.float32]  # [R + 2 * MAX_RADIUS + slack]
     gaussian: NDArray[np.float32]  # [2, MAX_RADIUS]
+    places: NDArray[np.int32]  # [R]
+    known: Stats  # of the view before the traverse
+    gathered: Stats  # of the view that the traverse makes
 
 
 def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
@@ -54,11 +65,12 @@ def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
         axis=np.zeros((3, padded), np.float64),
         line=np.zeros(3 * line_pitch(width, taps), np.float32),
         tile=np.zeros(tile, np.float32),
-        work=np.zeros(view, np.float32),
-        blurred=np.zeros(view, np.float32),
-        spare=np.zeros(view, np.float32),
+        views=np.zeros((3, view), np.float32),
         padded=np.zeros(resolution + 2 * MAX_RADIUS + LANES, np.float32),
         gaussian=np.zeros((2, MAX_RADIUS), np.float32),
+        places=np.zeros(resolution, np.int32),
+        known=make_stats(),
+        gathered=make_stats(),
     )
 
 
@@ -140,105 +152,78 @@ def render_view(
         channels_last: bool, write [R, R, 3] instead of [3, R, R].
         out: float32 or uint8 [3 * R * R], the finished view.
     """
-    plane, size = height * width, resolution * resolution
-    padded = -(-resolution // LANES) * LANES
-    rows_first, cols_first = scratch.first[0], scratch.first[1]
-    rows_weights, cols_weights = scratch.weights[0], scratch.weights[1]
-    row_taps = fill_taps(
-        box[0],
-        box[2],
-        window[0],
-        window[2],
-        resolution,
-        shift[0],
-        False,
-        cubic,
-        rows_first,
-        rows_weights,
-        scratch.axis,
-    )
-    col_taps = fill_taps(
-        box[1],
-        box[3],
-        window[1],
-        window[3],
-        resolution,
-        shift[1],
-        flip,
-        cubic,
-        cols_first,
-        cols_weights,
-        scratch.axis,
-    )
-    left, right = cols_first[0], cols_first[0]
-    for x in range(1, resolution):
-        left, right = min(left, cols_first[x]), max(right, cols_first[x])
-    count = min(right + col_taps, width) - left
-    block_columns(cols_first, padded, left, scratch.base)
-    pitch = len(scratch.line) // 3
-
+    size = resolution * resolution
+    extent = prepare_tables(box, window, shift, flip, cubic, width, resolution, scratch)
     rows_per_tile = max(1, TILE_PIXELS // resolution)
     view_plane, tile_plane = size + LANES, rows_per_tile * resolution + LANES
-    blurred, spare = scratch.blurred, scratch.spare
+    held, work, spare = scratch.views[0], scratch.views[1], scratch.views[2]
     gaussian, next_gaussian = scratch.gaussian[0], scratch.gaussian[1]
-    source, radius, next_radius = _RESAMPLE, 0, 0
-    begin, ready, mean = 0, -1, np.float32(0.0)
+    known, gathered = scratch.known, scratch.gathered
+    source, made_by, radius, next_radius = _RESAMPLE, 0, 0, 0
+    begin, ready = 0, -1
     while True:
         end = begin
-        while end < len(codes) and codes[end] != BLUR and (codes[end] != CONTRAST or end == ready):
+        while end < len(codes) and (end == ready or not _ends_traverse(codes[end])):
             end += 1
         stop = codes[end] if end < len(codes) else _FINISH
         if stop == BLUR:
             next_radius = fill_gaussian(args[end], resolution, next_gaussian)
-        # Only a tile that a later traverse needs again goes to the large buffer.
-        reuse = source == _WORK or stop == CONTRAST
-        into, step = (scratch.work, view_plane) if reuse else (scratch.tile, tile_plane)
-        total = np.float32(0.0)
+        if needs_statistics(stop):
+            begin_statistics(gathered)
+        # Only a tile that a later traverse needs again goes to a whole view's buffer.
+        whole = source == _AGAIN or stop not in (_FINISH, BLUR)
+        into, step = (work, view_plane) if whole else (scratch.tile, tile_plane)
         for top in range(0, resolution, rows_per_tile):
             rows = min(rows_per_tile, resolution - top)
-            start = top * resolution if reuse else 0
+            pixels, start = rows * resolution, (top * resolution if whole else 0)
             if source == _RESAMPLE:
-                for k in range(rows):
-                    blend_rows(
-                        planes, plane, width, height, left, count, rows_first, rows_weights, padded, row_taps,
-                        top + k, scratch.line, pitch,
-                    )  # fmt: skip
-                    gather_columns(
-                        scratch.line, pitch, cols_first, scratch.base, cols_weights, padded, col_taps,
-                        into, step, start + k * resolution,
-                    )  # fmt: skip
-            elif source == _BLURRED:
-                for c in range(3):
-                    for k in range(rows):
-                        to = c * step + start + k * resolution
-                        blur_column(blurred, c * view_plane, resolution, radius, gaussian, top + k, into, to)
-            pixels = rows * resolution
+                resample_rows(
+                    planes, width, height, extent, scratch, resolution, top, rows, into, step, start
+                )
+            elif source == BLUR:
+                blur_across_rows(held, view_plane, resolution, radius, gaussian, top, rows, into, step, start)
+            elif source == SHARPNESS:
+                sharpen_rows(held, view_plane, resolution, args[made_by], top, rows, into, step, start)
+            elif source == AFFINE:
+                matrix = args[made_by : made_by + MAX_ARGUMENTS]
+                warp_rows(held, view_plane, resolution, matrix, top, rows, scratch.places, into, step, start)
             r = into[start : start + pixels]
             g = into[step + start :][:pixels]
             b = into[2 * step + start :][:pixels]
             for k in range(begin, end):
-                if codes[k] != NONE:
-                    apply_pointwise(codes[k], args[k], mean, r, g, b)
+                if codes[k] == CUTOUT:
+                    cut_out_rows(args[k:], top, rows, resolution, into, step, start)
+                elif codes[k] != NONE:
+                    apply_pointwise(codes[k], args[k], known, r, g, b)
             if stop == _FINISH:
                 to = top * resolution
                 _write_tile(into, start, step, pixels, gain, bias, channels_last, out, size, to)
-            elif stop == CONTRAST:
-                total += gray_sum(r, g, b)
-            else:
-                for c in range(3):
-                    for k in range(rows):
-                        at = c * step + start + k * resolution
-                        to = c * view_plane + (top + k) * resolution
-                        blur_row(into, at, resolution, next_radius, next_gaussian, scratch.padded, spare, to)
+            elif stop == BLUR:
+                blur_along_rows(
+                    into, step, start, resolution, next_radius, next_gaussian, scratch.padded, top, rows,
+                    spare, view_plane,
+                )  # fmt: skip
+            elif needs_statistics(stop):
+                add_statistics(stop, gathered, r, g, b)
         if stop == _FINISH:
             return
-        begin = end
-        if stop == CONTRAST:
-            ready, mean, source = end, total / np.float32(size), _WORK
-        else:
-            begin, source, radius = end + 1, _BLURRED, next_radius
-            blurred, spare = spare, blurred
+        if needs_statistics(stop):
+            end_statistics(stop, gathered, size)
+            known, gathered = gathered, known
+            begin, ready, source = end, end, _AGAIN
+            continue
+        begin, source, made_by = end + 1, stop, end
+        if stop == BLUR:
+            held, spare = spare, held
             gaussian, next_gaussian = next_gaussian, gaussian
+            radius = next_radius
+        else:
+            held, work = work, held
+
+
+@kernel
+def _ends_traverse(code):
+    return code in (BLUR, SHARPNESS, AFFINE) or needs_statistics(code)
 
 
 @kernel

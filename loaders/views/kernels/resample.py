@@ -169,3 +169,49 @@ def gather_columns(line, pitch, first, base, weights, padded, taps, out, plane, 
         store(out, at + place, clamp_byte(r))
         store(out, plane + at + place, clamp_byte(g))
         store(out, 2 * plane + at + place, clamp_byte(b))
+
+
+@kernel
+def resample_rows(planes, width, height, extent, scratch, resolution, top, rows, out, step, start):
+    """Write rows top .. top + rows of the resampled view to three channels of `out`, `step` apart.
+
+    Args:
+        planes: uint8 [3 * height * width + slack], the decoded image.
+        extent: (left, count, row_taps, col_taps) of `prepare_tables`.
+        scratch: `Scratch` with the tables.
+        out: float32 [3 * step], written from `start` on.
+    """
+    left, count, row_taps, col_taps = extent
+    padded = -(-resolution // LANES) * LANES
+    pitch = len(scratch.line) // 3
+    for k in range(rows):
+        blend_rows(
+            planes, height * width, width, height, left, count, scratch.first[0], scratch.weights[0], padded,
+            row_taps, top + k, scratch.line, pitch,
+        )  # fmt: skip
+        gather_columns(
+            scratch.line, pitch, scratch.first[1], scratch.base, scratch.weights[1], padded, col_taps,
+            out, step, start + k * resolution,
+        )  # fmt: skip
+
+
+@kernel
+def prepare_tables(box, window, shift, flip, cubic, width, resolution, scratch):
+    """Fill the tables of both axes and return (left, count, row_taps, col_taps).
+
+    `left` and `count` are the source columns that the view needs.
+    """
+    rows_first, columns_first = scratch.first[0], scratch.first[1]
+    row_taps = fill_taps(
+        box[0], box[2], window[0], window[2], resolution, shift[0], False, cubic,
+        rows_first, scratch.weights[0], scratch.axis,
+    )  # fmt: skip
+    col_taps = fill_taps(
+        box[1], box[3], window[1], window[3], resolution, shift[1], flip, cubic,
+        columns_first, scratch.weights[1], scratch.axis,
+    )  # fmt: skip
+    left, right = columns_first[0], columns_first[0]
+    for x in range(1, resolution):
+        left, right = min(left, columns_first[x]), max(right, columns_first[x])
+    block_columns(columns_first, -(-resolution // LANES) * LANES, left, scratch.base)
+    return left, min(right + col_taps, width) - left, row_taps, col_taps
