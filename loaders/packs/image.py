@@ -91,10 +91,10 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
         raise BadImage(str(error)) from None
     if header.height * header.width > policy.max_pixels:
         raise BadImage(f"{header.width}x{header.height} pixels, over the limit of {policy.max_pixels} in all")
-    if not header.is_plain or header.orientation != 1:
-        return _reencode(*_decode_cold(data, policy), policy)
     shrinks = policy.max_side is not None and max(header.height, header.width) > policy.max_side
     try:
+        if not header.is_plain or header.orientation != 1:
+            return _reencode(*_decode_odd_jpeg(data, header, policy), policy)
         if policy.quality is None and not shrinks:
             check_decodes(data)
             return PreparedImage(data, header.height, header.width, COPIED)
@@ -133,8 +133,20 @@ def _reencode_jpeg(data: bytes, header: JpegHeader, policy: ImagePolicy) -> Prep
     return _encode(resize_antialiased(pixels, height, width), action, policy)
 
 
+def _decode_odd_jpeg(
+    data: bytes, header: JpegHeader, policy: ImagePolicy
+) -> tuple[NDArray[np.uint8], Action]:
+    """Decode a JPEG that is not plain or not upright, with the strictness of the fast path."""
+    if header.num_components == 4:
+        # Pillow knows Adobe's inverted inks, but not every damage: libjpeg-turbo checks first.
+        simplejpeg.decode_jpeg(data, colorspace="CMYK")
+        return _decode_cold(data, policy)
+    action = COPIED if header.orientation == 1 else Action.ROTATED
+    return upright(simplejpeg.decode_jpeg(data), header.orientation), action
+
+
 def _decode_cold(data: bytes, policy: ImagePolicy) -> tuple[NDArray[np.uint8], Action]:
-    """Decode what the fast path does not: other formats and colour spaces, turned upright."""
+    """Decode what libjpeg-turbo does not: other formats and colour spaces, turned upright."""
     decoded = decode_any(data, policy.max_pixels)
     action = COPIED
     if decoded.orientation != 1:

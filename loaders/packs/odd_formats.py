@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 # Bitmaps only: formats that run an interpreter (EPS, WMF) have no place in a packer.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _TRANSPOSE = {
     2: lambda p: p[:, ::-1],
     3: lambda p: p[::-1, ::-1],
@@ -56,7 +57,7 @@ def decode_any(data: bytes, max_pixels: int) -> DecodedImage:
         BadImage: no image, a damaged one, or one of more than `max_pixels`.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
             if image.width * image.height > max_pixels:
                 raise BadImage(f"{image.width}x{image.height} pixels, over the limit of {max_pixels} in all")
             orientation = image.getexif().get(_ORIENTATION_TAG, 1)
@@ -72,6 +73,13 @@ def decode_any(data: bytes, max_pixels: int) -> DecodedImage:
         kind = "truncated" if "truncated" in str(error) else "damaged image"
         raise BadImage(f"{kind}: {error}") from None
     return DecodedImage(pixels, orientation if orientation in _TRANSPOSE else 1, is_converted, frames)
+
+
+@cache
+def _known_formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -67,7 +67,7 @@ def verify_pack(folder: Path, workers: int = 1, progress: Progress | None = None
         UserError: there is no pack, or its manifest cannot be read.
     """
     manifest = read_manifest(folder)
-    differences = [text for file in manifest.files for text in _check_file(folder / file.path, file)]
+    differences = [text for file in manifest.files for text in _check_file(folder, file.path, file)]
     if differences:
         return differences  # nothing that follows can be trusted
     try:
@@ -93,14 +93,15 @@ def verify_pack(folder: Path, workers: int = 1, progress: Progress | None = None
     return differences
 
 
-def _check_file(path: Path, file: FileInfo) -> list[str]:
+def _check_file(folder: Path, name: str, file: FileInfo) -> list[str]:
+    path = folder / name
     if not path.is_file():
-        return [f"{file.path}: missing"]
+        return [f"{name}: missing"]
     size = path.stat().st_size
     if size != file.size_bytes:
-        return [f"{file.path}: {size} bytes, expected {file.size_bytes}"]
+        return [f"{name}: {size} bytes, expected {file.size_bytes}"]
     if sha256_file(path) != file.sha256:
-        return [f"{file.path}: content differs from its checksum"]
+        return [f"{name}: content differs from its checksum"]
     return []
 
 
@@ -135,9 +136,9 @@ def _shard_rows(pack: Pack) -> Any:
 
 def _check_shard(pack: Pack, shard: int, record: ShardRecord, first_row: int, stop_row: int) -> list[str]:
     """Check the files of one shard and the content hash of each of its rows."""
-    found = [
-        text for file in record.files for text in _check_file(pack.path / SHARDS_FOLDER / file.path, file)
-    ]
+    found: list[str] = []
+    for file in record.files:
+        found += _check_file(pack.path, f"{SHARDS_FOLDER}/{file.path}", file)
     name = pack.shard_path(shard).name
     if record.num_images != stop_row - first_row or record.files[0].path != name:
         found.append(

@@ -33,7 +33,6 @@ class TarSource:
             self._descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise UserError(f"cannot open {path} ({error.strerror}): check the path") from None
-        self._size_bytes = os.fstat(self._descriptor).st_size
 
     def items(self) -> Iterator[SourceItem]:
         """List the members and yield those below the root in the order of a folder walk."""
@@ -58,8 +57,6 @@ class TarSource:
 
     def _item(self, member: TarMember, prefix: str, key: str, problem: str | None) -> SourceItem:
         name = member.name[len(prefix) :]
-        if member.offset + member.size_bytes > self._size_bytes:
-            problem = "the tar ends inside this member"
         label = name.rpartition("/")[0].rpartition("/")[2] or None
         return SourceItem(name, key, label, member.size_bytes, member.offset, problem or member.problem)
 

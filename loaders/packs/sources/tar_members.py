@@ -31,8 +31,8 @@ def list_members(path: Path) -> Iterator[TarMember]:
     """Yield the files of a tar in the order of the archive.
 
     Raises:
-        UserError: not a tar, or damaged between two members (a tar cut inside its last member is not: that
-            member is yielded, and ends behind the end of the file).
+        UserError: not a tar, a damaged one, or one that is cut off: nobody can say how many images are
+            missing then, so it is not packed as if it were whole.
     """
     with open(path, "rb") as file:
         try:
@@ -71,6 +71,10 @@ def _walk_headers(path: Path, data: mmap.mmap) -> Iterator[TarMember]:
                 yield TarMember(text, first, size, f"a tar member of type {kind!r}")
             long_name, pax = None, {}
         position = first + -(-size // BLOCK_BYTES) * BLOCK_BYTES
+    raise UserError(
+        f"{path} is cut off at byte {end} (no end mark follows the last member): fetch it again, or unpack "
+        f"what is there and pack the folder"
+    )
 
 
 def _checked_size(path: Path, header: bytes, position: int) -> int:

@@ -1,0 +1,129 @@
+"""The command lines around packs: exit codes, one-line errors, and what verification finds."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from loaders.packs import Pack, open_pack
+from loaders.packs.verify import verify_pack
+from tests.loaders.packs.inputs import jpeg, write_tree
+from tools.write_digits import write_digits
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(tool: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, f"tools/{tool}.py", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_pack_and_verify(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", {"a/0.jpg": jpeg(0), "b/1.jpg": jpeg(1), "b/2.jpg": jpeg(2)[:-50]})
+    out = tmp_path / "pack"
+    source = tmp_path / "in"
+    packed = run("pack_dataset", "--splits", f"train={source}", f"test={source}", "--out", out)
+    assert packed.returncode == 0, packed.stderr
+    assert "2 classes; 2 webdataset shards; 4 copied" in packed.stdout
+    assert f"2 inputs quarantined, reasons in {out}/quarantine.jsonl" in packed.stdout.replace("\n", "")
+    whole = run("verify_pack", out)
+    assert whole.returncode == 0, whole.stderr
+    assert "is whole" in whole.stdout
+    shard = open_pack(out).shard_path(1)
+    data = bytearray(shard.read_bytes())
+    data[700] ^= 1
+    shard.write_bytes(bytes(data))
+    damaged = run("verify_pack", out)
+    assert damaged.returncode == 1
+    assert "shards/test-000000.tar: content differs from its checksum" in damaged.stdout
+    assert "1 of 2 images differ from their content hash, rows 2 (test/a/0)" in damaged.stdout
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "message"),
+    [
+        ("verify_pack", ["missing"], "error: no pack at missing"),
+        ("pack_dataset", ["--splits", "a=missing", "--out", "x"], "error: no images at missing"),
+        ("pack_dataset", ["--splits", "a=tests", "a=tools", "--out", "x"], "error: split 'a' is given twice"),
+        ("write_digits", ["--out", "tools"], "error: tools exists"),
+    ],
+)
+def test_mistakes_give_one_line_and_exit_code_2(tool: str, arguments: list[str], message: str) -> None:
+    result = run(tool, *arguments)
+    assert result.returncode == 2
+    assert result.stderr.strip().startswith(message)
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (ROOT / "x").exists()
+
+
+def test_verify_finds_a_flipped_bit_in_any_file(digits_beton_pack: Pack, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(digits_beton_pack.path, tmp_path / "copy"))
+    assert verify_pack(folder) == []
+    rng = np.random.default_rng(0)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json"]
+    assert len(files) > 12
+    for path in files:
+        original = path.read_bytes()
+        if not original:
+            continue
+        for place in {0, len(original) - 1, int(rng.integers(len(original)))}:
+            damaged = bytearray(original)
+            damaged[place] ^= 1 << int(rng.integers(8))
+            path.write_bytes(bytes(damaged))
+            found = verify_pack(folder)
+            assert found, f"{path.name}: bit {place} flipped unnoticed"
+            assert path.name in found[0]
+        path.write_bytes(original)
+    assert verify_pack(folder) == []
+
+
+def test_verify_finds_missing_and_foreign_files(digits_pack: Pack, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(digits_pack.path, tmp_path / "copy"))
+    shard = open_pack(folder).shard_path(0)
+    shutil.copy(shard, shard.with_name("train-000099.tar"))
+    assert verify_pack(folder) == ["shards/train-000099.tar: belongs to no shard or column of the manifest"]
+    shard.with_name("train-000099.tar").unlink()
+    shard.unlink()
+    assert verify_pack(folder) == [f"shards/{shard.name}: missing"]
+
+
+def test_verify_does_not_trust_a_consistent_forgery(digits_pack: Pack, tmp_path: Path) -> None:
+    """Index and manifest changed together, so that only the content hashes can tell."""
+    import hashlib
+
+    folder = Path(shutil.copytree(digits_pack.path, tmp_path / "copy"))
+    path = folder / "index" / "offset.npy"
+    offsets = np.load(path)
+    offsets[[10, 11]] = offsets[[11, 10]]
+    np.save(path, offsets)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for file in manifest["files"]:
+        if file["path"] == "index/offset.npy":
+            file["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            file["size_bytes"] = path.stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (found,) = verify_pack(folder)
+    assert "2 of" in found
+    assert "rows 10 (unlabeled/" in found
+
+
+def test_digits_are_the_same_every_time(digits_folder: Path, tmp_path: Path) -> None:
+    assert write_digits(tmp_path / "again") == {"train": 1352, "test": 445}
+    names = sorted(path.relative_to(digits_folder) for path in digits_folder.rglob("*.jpg"))
+    assert len(names) == 1797
+    for name in names:
+        assert (digits_folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    image = simplejpeg.decode_jpeg((digits_folder / names[0]).read_bytes())
+    assert image.shape == (32, 32, 3)
+    assert image.max() > 200
