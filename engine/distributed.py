@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor
 
 from loaders.errors import UserError
@@ -151,7 +151,7 @@ def make_accelerator(
 
     Args:
         precision: "auto" is bfloat16 autocast on a CUDA device that has it and float32 elsewhere.
-        out: run folder, where the trackers write.
+        out: run folder; the trackers write into its `trackers/`.
         trackers: names accelerate knows, such as "tensorboard" or "wandb".
 
     Returns:
@@ -167,7 +167,9 @@ def make_accelerator(
         cpu=on_cpu,
         mixed_precision=precision,
         log_with=list(trackers) or None,
-        project_dir=out,
+        project_config=ProjectConfiguration(
+            project_dir=str(out) if out else None, logging_dir=str(out / "trackers") if out else None
+        ),
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from loaders.errors import UserError
 
 TINY_RESNET = "tiny_resnet"
+METADATA_KEY = "sluice"
 
 
 class ResidualBlock(nn.Module):
@@ -152,10 +154,11 @@ def load_backbone(path: Path) -> nn.Module:
         )
     try:
         with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
+            described = (opened.metadata() or {}).get(METADATA_KEY, "{}")
             weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
         raise UserError(f"backbone weights: {file} is not a readable safetensors file ({error})") from error
+    metadata: dict[str, str] = json.loads(described)
     if "backbone" not in metadata or "resolution" not in metadata:
         raise UserError(
             f"backbone weights: {file} does not name its backbone; expected a file that a run wrote"

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from engine.files import sync_file, to_json, write_atomic
+from engine.networks import METADATA_KEY
 from loaders.errors import UserError
 
 
@@ -86,13 +87,17 @@ def _check_same_run(
 def save_backbone(out: Path, backbone: nn.Module, metadata: Mapping[str, str]) -> Path:
     """Write the backbone's weights alone, with the names needed to rebuild it.
 
+    The metadata is one JSON text: safetensors writes several entries in an order that changes from process
+    to process, and equal runs should end with equal files.
+
     Returns:
         `out`/backbone.safetensors, readable by `engine.networks.load_backbone`.
     """
     final = out / "backbone.safetensors"
     temporary = out / ".backbone.safetensors.tmp"
     weights = {name: t.detach().contiguous() for name, t in backbone.state_dict().items()}
-    safetensors.torch.save_file(weights, temporary, metadata=dict(metadata))
+    described = json.dumps(dict(metadata), sort_keys=True)
+    safetensors.torch.save_file(weights, temporary, metadata={METADATA_KEY: described})
     sync_file(temporary)
     temporary.replace(final)
     sync_file(out)

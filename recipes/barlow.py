@@ -32,6 +32,7 @@ from engine.recipe import Recipe, StepOutput
 from engine.schedule import Schedule, warmup_cosine
 from loaders import BackendName, build_loader, open_pack
 from loaders.batch import Batch
+from loaders.build import BackendName
 from loaders.errors import run_command
 from loaders.views import presets
 
@@ -59,6 +60,10 @@ class Config:
     """Any timm name, or tiny_resnet for a CPU. Paper: resnet50."""
     resolution: int = 224
     """Side of the views in pixels. Paper: 224."""
+    min_crop: float = 0.08
+    """Smallest share of the image that a view shows. Authors' code: 0.08."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
     epochs: int = 1000
     """Passes over the split. Paper: 1000."""
     batch_size: int = 2048
@@ -225,9 +230,10 @@ def run(config: Config) -> TrainSummary:
     accelerator = make_accelerator(config.precision, config.out, config.trackers)
     seed_everything(config.seed)
     recipe = BarlowTwins(config)
+    view_options = (config.resolution, config.min_crop, config.flip_p)
     loader = build_loader(
         open_pack(config.pack).split(config.split),
-        views=(presets.barlow_a(config.resolution), presets.barlow_b(config.resolution)),
+        views=(presets.barlow_a(*view_options), presets.barlow_b(*view_options)),
         batch_size=config.batch_size,
         seed=config.seed,
         backend=config.backend,
@@ -235,6 +241,7 @@ def run(config: Config) -> TrainSummary:
         num_threads=config.num_threads,
         rank=accelerator.process_index,
         num_ranks=accelerator.num_processes,
+        channels_last=True,
     )
     try:
         return train(recipe, loader, accelerator, loop_config)

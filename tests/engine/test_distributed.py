@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from engine.batchnorm import synchronise_batchnorm
-from engine.metrics import read_metrics
 from loaders.errors import UserError
 from tests.engine.rank_cases import ROWS, all_cases, barlow_case, batchnorm_case
 from tests.engine.ranks import run_ranks
-from tests.engine.synthetic import train_small
 
-ROOT = Path(__file__).parents[2]
 NUM_RANKS = 2
 
 
@@ -69,33 +60,3 @@ def test_an_unknown_batchnorm_is_refused_by_name(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("engine.batchnorm.world_size", lambda: 2)
     with pytest.raises(UserError, match="found OddNorm"):
         synchronise_batchnorm(nn.Sequential(OddNorm(3)), torch.device("cpu"))
-
-
-LAUNCHED = """
-import sys
-from pathlib import Path
-from tests.engine.synthetic import train_small
-train_small(Path(sys.argv[1]), dropout=0.0, max_steps=4)
-"""
-
-
-def test_accelerate_launch_on_two_cpu_processes_equals_one(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(LAUNCHED)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command = [*launch, "--main_process_port", "0", str(script), str(tmp_path / "two")]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    two = read_metrics(tmp_path / "two/metrics.jsonl")
-    train_small(tmp_path / "one", dropout=0.0)
-    one = read_metrics(tmp_path / "one/metrics.jsonl")
-    # A run of two processes goes on in one: same weights, same batches.
-    train_small(tmp_path / "two", dropout=0.0, resume=True)
-    mixed = read_metrics(tmp_path / "two/metrics.jsonl")
-    assert [r["step"] for r in mixed] == [1, 2, 3, 4, 5, 6]
-    for found, expected in zip(mixed, one, strict=True):
-        assert found["loss"] == pytest.approx(expected["loss"], rel=2e-3)
-    assert two == mixed[:4]
-    meta = json.loads((tmp_path / "two/checkpoints/step-00000004/meta.json").read_text())
-    assert meta["num_ranks"] == 2

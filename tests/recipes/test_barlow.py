@@ -1,0 +1,232 @@
+"""The Barlow Twins recipe: its constants, its networks, and short runs on a pack."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from engine.distributed import seed_everything
+from engine.metrics import read_metrics
+from engine.networks import load_backbone
+from loaders.batch import Batch
+from loaders.errors import UserError
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.spec import parse_splits
+from recipes.barlow import RUNTIME_FIELDS, BarlowTwins, Config, peak_learning_rates, run
+
+ROOT = Path(__file__).parents[2]
+
+
+def blob(rng: np.random.Generator) -> bytes:
+    """A soft coloured spot on a coloured ground, as JPEG: images that two crops can tell apart."""
+    y, x = np.mgrid[:32, :32]
+    spot = np.exp(-((x - rng.uniform(8, 24)) ** 2 + (y - rng.uniform(8, 24)) ** 2) / rng.uniform(10, 60))
+    pixels = rng.uniform(0, 255, 3) * spot[..., None] + rng.uniform(0, 255, 3) * (1 - spot[..., None])
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("barlow")
+    images = folder / "images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(48):
+        (images / f"{i:03d}.jpg").write_bytes(blob(rng))
+    pack_dataset(PackOptions(parse_splits((f"unlabeled={images}",)), folder / "pack", workers=1))
+    return folder / "pack"
+
+
+@pytest.fixture
+def config(pack: Path, tmp_path: Path) -> Config:
+    return Config(
+        pack=pack,
+        out=tmp_path / "run",
+        backbone="tiny_resnet",
+        resolution=32,
+        epochs=2,
+        batch_size=16,
+        projector=(32, 32, 16),
+        warmup_epochs=0.5,
+        num_threads=1,
+        log_every=1,
+        trackers=(),
+        progress=False,
+    )
+
+
+def test_defaults_are_the_papers() -> None:
+    config = Config(pack=Path("p"), out=Path("o"))
+    assert (config.backbone, config.resolution, config.epochs, config.batch_size) == (
+        "resnet50",
+        224,
+        1000,
+        2048,
+    )
+    assert (config.projector, config.redundancy_weight) == ((8192, 8192, 8192), 0.0051)
+    assert peak_learning_rates(config) == pytest.approx((0.2 * 8, 0.0048 * 8))
+    assert (config.weight_decay, config.momentum, config.trust) == (1e-6, 0.9, 0.001)
+    assert (config.warmup_epochs, config.final_lr_factor, config.batchnorm) == (10.0, 0.001, "per_view")
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "lr_weights"),
+    [(16, 0.7), (128, 0.7), (256, 0.4), (512, 0.3), (768, 0.3 - 0.05 * 0.5849625), (4096, 0.2), (8192, 0.2)],
+)
+def test_auto_learning_rates_follow_the_table(batch_size: int, lr_weights: float) -> None:
+    config = Config(pack=Path("p"), out=Path("o"), batch_size=batch_size)
+    expected = (lr_weights * batch_size / 256, 0.024 * lr_weights * batch_size / 256)
+    assert peak_learning_rates(config) == pytest.approx(expected)
+    given = replace(config, lr_weights=0.2, lr_vectors=0.0048)
+    assert peak_learning_rates(given) == pytest.approx((0.2 * batch_size / 256, 0.0048 * batch_size / 256))
+
+
+def test_every_parameter_is_in_the_right_group(config: Config) -> None:
+    recipe = BarlowTwins(config)
+    weights, vectors = recipe.make_optimizer().param_groups
+    assert sum(len(g["params"]) for g in (weights, vectors)) == len(list(recipe.parameters()))
+    assert all(p.ndim > 1 for p in weights["params"])
+    assert (weights["adapt"], weights["weight_decay"], weights["trust"]) == (True, 1e-6, 0.001)
+    assert all(p.ndim == 1 for p in vectors["params"])
+    assert (vectors["adapt"], vectors["weight_decay"]) == (False, 0.0)
+    assert not list(recipe.standardise.parameters())
+    assert set(RUNTIME_FIELDS) <= set(vars(config))
+
+
+def test_schedule_warms_up_over_epochs(config: Config) -> None:
+    factor = BarlowTwins(replace(config, warmup_epochs=2.0)).make_schedule(10, 100)
+    assert [factor(s) for s in (0, 10, 20)] == [0.0, 0.5, 1.0]
+    assert factor(100) == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("batchnorm", ["per_view", "joint"])
+def test_statistics_are_of_each_view_or_of_both(config: Config, batchnorm: str) -> None:
+    seed_everything(0)
+    recipe = BarlowTwins(replace(config, batchnorm=batchnorm))
+    bright, dark = torch.randn(8, 3, 32, 32) + 3, torch.randn(8, 3, 32, 32) - 3
+    first = next(m for m in recipe.backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    calls: list[int] = []
+    first.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    embeddings = recipe.embed((bright, dark))
+    assert calls == ([8, 8] if batchnorm == "per_view" else [16])
+    for z in embeddings:  # the standardisation is per view either way: the loss needs it
+        assert z.dtype == torch.float32
+        torch.testing.assert_close(z.mean(0), torch.zeros(16), atol=1e-5, rtol=0)
+        torch.testing.assert_close(z.var(0, correction=0), torch.ones(16), atol=1e-2, rtol=0)
+
+
+def test_step_reports_the_two_terms(config: Config) -> None:
+    seed_everything(0)
+    views = (torch.randn(8, 3, 32, 32), torch.randn(8, 3, 32, 32))
+    index = torch.arange(8)
+    output = BarlowTwins(config).training_step(Batch(views, None, index, index >= 0), 0)
+    terms = output.metrics
+    assert float(output.loss.detach()) == pytest.approx(
+        float(terms["invariance"] + 0.0051 * terms["redundancy"])
+    )
+    assert not terms["invariance"].requires_grad
+
+
+def test_two_runs_are_identical_and_a_resumed_one_too(config: Config, tmp_path: Path) -> None:
+    whole = run(config)
+    assert (whole.step, whole.total_steps) == (6, 6)
+    half = replace(config, out=tmp_path / "half")
+    run(replace(half, max_steps=4))
+    resumed = run(replace(half, resume=True, num_threads=2))
+    assert resumed.backbone.read_bytes() == whole.backbone.read_bytes()
+    again = run(replace(config, out=tmp_path / "again"))
+    assert again.backbone.read_bytes() == whole.backbone.read_bytes()
+    assert load_backbone(config.out).num_features == 256
+    stored = json.loads((config.out / "config.json").read_text())
+    assert stored["recipe"] == "barlow"
+    assert stored["config"]["projector"] == [32, 32, 16]
+
+
+def test_training_lowers_the_loss(config: Config) -> None:
+    run(replace(config, batch_size=48, epochs=40, warmup_epochs=2.0, lr_weights=3.0))
+    losses = [r["loss"] for r in read_metrics(config.out / "metrics.jsonl")]
+    assert np.mean(losses[-6:]) < 0.6 * np.mean(losses[:6])
+
+
+def test_another_configuration_does_not_resume(config: Config) -> None:
+    run(replace(config, max_steps=1))
+    with pytest.raises(UserError, match="backbone = 'tiny_resnet', found backbone = 'resnet18' asked for"):
+        run(replace(config, backbone="resnet18", resume=True))
+
+
+def command(config: Config, *more: str) -> list[str]:
+    fields = {
+        name: value for name, value in vars(config).items() if value != vars(Config(Path(), Path())).get(name)
+    }
+    fields.pop("progress"), fields.pop("trackers")
+    arguments = [str(ROOT / "recipes/barlow.py"), "--trackers", "--no-progress"]
+    for name, value in fields.items():
+        values = value if isinstance(value, tuple) else (value,)
+        arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return [*arguments, *more]
+
+
+def launch(prefix: list[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *prefix, *arguments], env=environment, capture_output=True, text=True, timeout=110
+    )
+
+
+def test_accelerate_launch_on_two_cpu_processes_equals_one(config: Config, tmp_path: Path) -> None:
+    prefix = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+    ]
+    done = launch(prefix, command(config, "--max-steps", "4"))
+    assert done.returncode == 0, done.stderr
+    two = read_metrics(config.out / "metrics.jsonl")
+    run(replace(config, out=tmp_path / "one"))
+    one = read_metrics(tmp_path / "one" / "metrics.jsonl")
+    run(replace(config, resume=True))  # what two processes began, one goes on with
+    mixed = read_metrics(config.out / "metrics.jsonl")
+    assert mixed[:4] == two
+    for found, expected in zip(mixed, one, strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=2e-3)
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(config: Config) -> None:
+    done = launch([], command(config, "--backbone", "resnet17"))
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: backbone: ")
+    assert "found 'resnet17'; close matches" in line
+    assert not config.out.exists(), "nothing half-written is left"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"batch_size": 64}, "64"),
+        ({"pack": Path("/nowhere/pack")}, "/nowhere/pack"),
+        ({"split": "odd"}, "odd"),
+    ],
+)
+def test_mistakes_leave_no_run_folder(config: Config, change: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        run(replace(config, **change))
+    assert not config.out.exists()
