@@ -1,0 +1,94 @@
+"""What a contender of the loader benchmark is, and the names under which contenders are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tools.bench.corpus import Corpus
+from tools.bench.workload import Workload
+
+Views = tuple[Any, ...]
+"""One array or tensor per view, [B, 3, R, R] or [B, R, R, 3]."""
+
+PeerName = Literal[
+    "torchvision_pil",
+    "torchvision_v2",
+    "webdataset",
+    "dali",
+    "ffcv",
+    "spdl",
+    "litdata",
+    "turboloader",
+    "kornia",
+]
+LimitName = Literal["decode_only", "copy_only"]
+
+
+def refuses_nothing(workload: Workload) -> str | None:
+    """Return None: the contender has every operation of every workload."""
+    return None
+
+
+def prepares_nothing(corpus: Corpus) -> None:
+    """Leave the corpus as it is: the contender reads the JPEG files."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One loader under measurement, in its own best reasonable set-up.
+
+    Attributes:
+        name: its name in records.
+        libraries: installed distributions whose versions are recorded.
+        setup: one line on how it is set up.
+        differences: where its pixels differ from the definition of the views; empty if nowhere.
+        batches: yields batches of views without end; whatever it starts may die with the process.
+        refuses: returns why it cannot do a workload (the operation it lacks), or None.
+        prepare: writes the form of the images it reads, before any clock runs.
+        kind: a peer, one of our backends, or a limit, which yields anything once per batch.
+    """
+
+    name: str
+    libraries: tuple[str, ...]
+    setup: str
+    differences: str
+    batches: Callable[[Workload, Corpus], Iterator[Views]]
+    refuses: Callable[[Workload], str | None] = refuses_nothing
+    prepare: Callable[[Corpus], None] = prepares_nothing
+    kind: Literal["peer", "backend", "limit"] = "peer"
+
+
+def find_contender(name: str) -> Contender:
+    """Import and return one contender; its libraries are imported only when its batches start.
+
+    Raises:
+        ValueError: no contender of that name.
+    """
+    match name:
+        case "decode_only":
+            from tools.peers.limits import DECODE_ONLY as found
+        case "copy_only":
+            from tools.peers.limits import COPY_ONLY as found
+        case "torchvision_pil":
+            from tools.peers.torchvision_pil import CONTENDER as found
+        case "torchvision_v2":
+            from tools.peers.torchvision_v2 import CONTENDER as found
+        case "webdataset":
+            from tools.peers.webdataset_pil import CONTENDER as found
+        case "dali":
+            from tools.peers.dali_native import CONTENDER as found
+        case "ffcv":
+            from tools.peers.ffcv_native import CONTENDER as found
+        case "spdl":
+            from tools.peers.spdl_threads import CONTENDER as found
+        case "litdata":
+            from tools.peers.litdata_stream import CONTENDER as found
+        case "turboloader":
+            from tools.peers.turboloader_native import CONTENDER as found
+        case "kornia":
+            from tools.peers.kornia_batch import CONTENDER as found
+        case _:
+            raise ValueError(f"contender: no such name: {name}")
+    return found

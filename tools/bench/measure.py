@@ -1,0 +1,160 @@
+"""One timed run of one contender: `python -m tools.bench.measure` is the process it runs in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import tyro
+
+from tools.bench.contender import Contender, Views, find_contender
+from tools.bench.corpus import Corpus, read_corpus
+from tools.bench.workload import Workload
+
+REFUSED, MISSING, FAILED = 3, 4, 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one process measures.
+
+    Attributes:
+        contender: name of the contender.
+        corpus: folder of the corpus.
+        out: file that receives the result as JSON.
+        workload: the views, batch and threads.
+        seconds: length of the timed part.
+        warmup_s: seconds before it, from the first batch on.
+        prepare: write the contender's form of the images instead of measuring.
+    """
+
+    contender: str
+    corpus: Path
+    out: Path
+    workload: Workload
+    seconds: float = 10.0
+    warmup_s: float = 2.0
+    prepare: bool = False
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The result of one run.
+
+    Attributes:
+        images: source images delivered in the timed part.
+        seconds: its length.
+        cpu_s: processor seconds spent in it, all processes together.
+        first_batch_s: from the call that starts the contender, its imports included, to the first batch.
+        num_processes: processes alive at the end, this one included.
+        num_threads: their threads.
+    """
+
+    images: int
+    seconds: float
+    cpu_s: float
+    first_batch_s: float
+    num_processes: int
+    num_threads: int
+
+
+def pin(cores: int) -> None:
+    """Bind this process and its children to as many cores as the workload has threads."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+
+def measure(
+    contender: Contender, workload: Workload, corpus: Corpus, seconds: float, warmup_s: float
+) -> Timing:
+    """Time a contender's batches for a fixed duration after a warm-up.
+
+    The warm-up also lasts for at least 8 batches, so that what was prefetched before the first batch was
+    taken does not count. The pixels of the first batch are checked, later ones are only taken.
+
+    Raises:
+        ValueError: the first batch is not what the workload asks for.
+    """
+    start = time.perf_counter()
+    batches = contender.batches(workload, corpus)
+    first = next(batches)
+    first_batch_s = time.perf_counter() - start
+    if contender.kind != "limit":
+        check_views(first, workload)
+    _take(batches, warmup_s, at_least=8)
+    cpu_before = _cpu_seconds()
+    count, elapsed = _take(batches, seconds, at_least=1)
+    cpu_s = _cpu_seconds() - cpu_before
+    family = _family()
+    threads = sum(process.num_threads() for process in family)
+    return Timing(count * workload.batch_size, elapsed, cpu_s, first_batch_s, len(family), threads)
+
+
+def check_views(views: Views, workload: Workload) -> None:
+    """Raise ValueError unless there is one batch of full size, NCHW or NHWC, not constant, per view."""
+    num, side = workload.batch_size, workload.resolution
+    shapes = [tuple(view.shape) for view in views]
+    expected = {(num, 3, side, side), (num, side, side, 3)}
+    if len(views) != len(workload.view_list) or not set(shapes) <= expected:
+        raise ValueError(f"views: expected {len(workload.view_list)} of {expected}, found {shapes}")
+    if any(float(view[0].max()) == float(view[0].min()) for view in views):
+        raise ValueError("views: expected pixels, found a constant image")
+
+
+def _take(batches: Iterator[Views], seconds: float, at_least: int) -> tuple[int, float]:
+    count = 0
+    start = time.perf_counter()
+    elapsed = 0.0
+    while count < at_least or elapsed < seconds:
+        next(batches)
+        count += 1
+        elapsed = time.perf_counter() - start
+    return count, elapsed
+
+
+def _family() -> list[psutil.Process]:
+    me = psutil.Process()
+    return [me, *me.children(recursive=True)]
+
+
+def _cpu_seconds() -> float:
+    times = [process.cpu_times() for process in _family()]
+    return float(sum(t.user + t.system for t in times))
+
+
+def main(run: Run) -> int:
+    """Prepare or measure, write the result, and return the exit code."""
+    pin(run.workload.threads)
+    contender = find_contender(run.contender)
+    refusal = contender.refuses(run.workload)
+    if refusal:
+        print(refusal, file=sys.stderr)
+        return REFUSED
+    corpus = read_corpus(run.corpus)
+    try:
+        if run.prepare:
+            contender.prepare(corpus)
+        else:
+            timing = measure(contender, run.workload, corpus, run.seconds, run.warmup_s)
+            run.out.write_text(json.dumps(asdict(timing)))
+    except ImportError as error:
+        print(f"{error}; pip install 'sluice[peers]' or '.[ffcv]'", file=sys.stderr)
+        return MISSING
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(tyro.cli(Run))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a contender's threads and workers must not hold up the next run

@@ -1,0 +1,118 @@
+"""The table of a loader benchmark, made from its records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender's runs, summarised by medians.
+
+    Attributes:
+        contender: its name.
+        kind: peer, backend or limit.
+        images_per_s: median over runs.
+        low: slowest run.
+        high: fastest run.
+        cpu_s_per_1000: median processor seconds per 1,000 images.
+        peak_anonymous_bytes: largest memory of any run, page cache left out.
+        peak_rss_bytes: largest resident memory of any run.
+        first_batch_s: median.
+        runs: number of runs.
+    """
+
+    contender: str
+    kind: str
+    images_per_s: float
+    low: float
+    high: float
+    cpu_s_per_1000: float
+    peak_anonymous_bytes: int
+    peak_rss_bytes: int
+    first_batch_s: float
+    runs: int
+
+    @property
+    def spread(self) -> float:
+        """Return half the distance of the fastest from the slowest run, as a share of the median."""
+        return (self.high - self.low) / 2 / self.images_per_s
+
+
+def summarise(records: Sequence[Record]) -> list[Row]:
+    """Return one row per contender that ran, fastest first."""
+    rows = []
+    for name in dict.fromkeys(record["contender"] for record in records):
+        runs = [r for r in records if r["contender"] == name and "images_per_s" in r]
+        if not runs:
+            continue
+        rates = [r["images_per_s"] for r in runs]
+        rows.append(
+            Row(
+                contender=name,
+                kind=runs[0]["kind"],
+                images_per_s=median(rates),
+                low=min(rates),
+                high=max(rates),
+                cpu_s_per_1000=median(r["cpu_s_per_1000"] for r in runs),
+                peak_anonymous_bytes=max(r["peak_anonymous_bytes"] for r in runs),
+                peak_rss_bytes=max(r["peak_rss_bytes"] for r in runs),
+                first_batch_s=median(r["first_batch_s"] for r in runs),
+                runs=len(runs),
+            )
+        )
+    return sorted(rows, key=lambda row: -row.images_per_s)
+
+
+def reference_of(rows: Sequence[Row]) -> Row | None:
+    """Return the row that ratios refer to: our fastest backend, or else the fastest peer."""
+    for kind in ("backend", "peer"):
+        for row in rows:
+            if row.kind == kind:
+                return row
+    return None
+
+
+def render(records: Sequence[Record]) -> Table:
+    """Return the table of a benchmark's records, all of one workload."""
+    rows = summarise(records)
+    reference = reference_of(rows)
+    decode = next((row.images_per_s for row in rows if row.contender == "decode_only"), None)
+    work = records[0]["workload"]
+    title = (
+        f"{work['views']} at {work['resolution']} px, batch {work['batch_size']}, {work['threads']} threads, "
+        f"{work['interpolation']}; median of runs, source images per second, page cache {records[0]['page_cache']}"
+    )
+    table = Table(title=title, caption=_absences(records))
+    ratio_name = f"{reference.contender} is" if reference else "ratio"
+    columns = ("images/s", "+-", ratio_name, "of decode", "CPU s/1000", "MB", "RSS MB", "first batch s")
+    table.add_column("contender")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        ratio = f"{reference.images_per_s / row.images_per_s:.2f}x" if reference else ""
+        table.add_row(
+            row.contender,
+            f"{row.images_per_s:,.0f}",
+            f"{row.spread:.1%}",
+            "" if row.kind == "limit" else ratio,
+            f"{row.images_per_s / decode:.1%}" if decode and row.contender != "copy_only" else "",
+            f"{row.cpu_s_per_1000:.2f}",
+            f"{row.peak_anonymous_bytes / 2**20:,.0f}",
+            f"{row.peak_rss_bytes / 2**20:,.0f}",
+            f"{row.first_batch_s:.2f}",
+        )
+    return table
+
+
+def _absences(records: Sequence[Record]) -> str:
+    lines = [f"{r['contender']} {r['status']}: {r['reason']}" for r in records if r["status"] != "ok"]
+    notes = dict.fromkeys(f"{r['contender']}: {r['differences']}" for r in records if r["differences"])
+    return "\n".join([*dict.fromkeys(lines), *notes])

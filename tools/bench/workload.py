@@ -1,0 +1,110 @@
+"""The work that every contender of the loader benchmark does: which views, of which images, how batched."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+ViewSet = Literal["barlow", "fixmatch", "crop_flip", "crop_flip_pair"]
+Interpolation = Literal["bicubic", "bilinear"]
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class CropFlip:
+    """A random resized crop with antialiasing, then a horizontal flip; uint8 out."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+
+@dataclass(frozen=True)
+class BarlowView(CropFlip):
+    """One of Barlow Twins' two views, normalised float32 out.
+
+    Source: Zbontar et al., "Barlow Twins" (2021), section 2.2 and appendix A.
+    """
+
+    blur: float = 1.0
+    solarize: float = 0.0
+    jitter: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    gray: float = 0.2
+    sigma: tuple[float, float] = (0.1, 2.0)
+    threshold: int = 128
+
+
+@dataclass(frozen=True)
+class FixMatchView:
+    """A weak or strong view of FixMatch, normalised float32 out; images come at the view's resolution.
+
+    Weak: horizontal flip, then a random crop of the image padded by reflection. Strong: after the weak
+    view, `num_ops` operations of RandAugment, each at a random magnitude, then Cutout.
+
+    Source: Sohn et al., "FixMatch" (2020), section 2.3 and appendix D.
+    """
+
+    strong: bool
+    flip: float = 0.5
+    padding: float = 0.125
+    num_ops: int = 2
+    num_magnitudes: int = 10
+    cutout: float = 0.5
+    cutout_fill: int = 127
+
+
+View = CropFlip | BarlowView | FixMatchView
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is measured.
+
+    Attributes:
+        views: which set of views each image gives.
+        resolution: side of every view in pixels.
+        batch_size: images per batch.
+        threads: threads or worker processes that a contender may use, and cores it is pinned to.
+        interpolation: filter of the resized crop, antialiased wherever the contender can.
+        seed: seed of order and views.
+    """
+
+    views: ViewSet
+    resolution: int
+    batch_size: int = 64
+    threads: int = 2
+    interpolation: Interpolation = "bicubic"
+    seed: int = 0
+
+    @property
+    def view_list(self) -> tuple[View, ...]:
+        """Return the definition of each view of an image."""
+        match self.views:
+            case "barlow":
+                return BarlowView(blur=1.0, solarize=0.0), BarlowView(blur=0.1, solarize=0.2)
+            case "fixmatch":
+                return FixMatchView(strong=False), FixMatchView(strong=True)
+            case "crop_flip":
+                return (CropFlip(),)
+            case "crop_flip_pair":
+                return CropFlip(), CropFlip()
+
+    @property
+    def is_uint8(self) -> bool:
+        """Return whether views are plain uint8 pixels rather than normalised floats."""
+        return self.views in ("crop_flip", "crop_flip_pair")
+
+    @property
+    def blur_size(self) -> int:
+        """Return the side of the blur kernel: a tenth of the view, odd, as SimCLR defines it."""
+        return max(3, self.resolution // 10 // 2 * 2 + 1)
+
+    def as_record(self) -> dict[str, object]:
+        """Return the fields for a JSON record."""
+        return asdict(self)

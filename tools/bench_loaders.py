@@ -1,0 +1,124 @@
+"""Measure loaders on the same images and the same views: our backends, their peers, and the limits.
+
+    python tools/bench_loaders.py --images photos/ --views barlow --resolution 96 --json records.jsonl
+
+Source images per second, each image giving all its views; the page cache is warm. Contenders take turns,
+each in a process of its own, bound to as many cores as it has threads. `tools/plot_bench.py` draws the
+records.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import get_args
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from loaders.errors import UserError, run_command
+from tools.bench.contender import LimitName, PeerName, find_contender
+from tools.bench.corpus import open_corpus
+from tools.bench.harness import Benchmark, Record, prepare, rounds
+from tools.bench.table import render
+from tools.bench.workload import Interpolation, ViewSet, Workload
+
+
+@dataclass(frozen=True)
+class Config:
+    """Benchmark of loaders."""
+
+    images: Path
+    """Folder of JPEG files, searched recursively."""
+    views: ViewSet = "barlow"
+    """Views that each image gives."""
+    resolution: int = 96
+    """Side of a view in pixels."""
+    batch_size: int = 64
+    """Images per batch."""
+    threads: int = 2
+    """Threads or worker processes of each contender, and cores it is bound to."""
+    interpolation: Interpolation | None = None
+    """Filter of the resized crop; by default bicubic for barlow, as its paper has it, else bilinear."""
+    peers: tuple[PeerName, ...] = get_args(PeerName)
+    """Other projects' loaders."""
+    limits: tuple[LimitName, ...] = get_args(LimitName)
+    """Limits measured beside them."""
+    runs: int = 5
+    """Rounds; every contender runs once in each."""
+    seconds: float = 10.0
+    """Timed seconds per run."""
+    warmup_s: float = 2.0
+    """Untimed seconds of batches before them."""
+    num_images: int = 0
+    """Images per epoch, sources repeating; 0 takes about 256 MiB."""
+    cache: Path = Path("runs/bench")
+    """Folder for what contenders derive from the images; kept for the next benchmark."""
+    json: Path | None = None
+    """File to which one JSON line per run is appended."""
+
+
+def check(config: Config) -> None:
+    """Refuse settings that cannot be measured."""
+    if not config.images.is_dir():
+        raise UserError(
+            f"--images {config.images}: expected a folder, found none; give a folder of JPEG files"
+        )
+    for name in ("resolution", "batch_size", "threads", "runs"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}")
+    if config.seconds <= 0 or config.warmup_s < 0:
+        raise UserError("--seconds and --warmup-s: expected positive durations; raise them")
+    if not config.peers and not config.limits:
+        raise UserError("contenders: expected at least one of --peers or --limits, found none")
+
+
+def workload_of(config: Config) -> Workload:
+    """Return the work that a command line asks for."""
+    usual: Interpolation = "bicubic" if config.views == "barlow" else "bilinear"
+    return Workload(
+        config.views,
+        config.resolution,
+        config.batch_size,
+        config.threads,
+        config.interpolation or usual,
+    )
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Append one JSON line to a file of records."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def main() -> int:
+    """Run the benchmark of the command line."""
+    config = tyro.cli(Config, description=__doc__)
+    check(config)
+    console = Console()
+    contenders = [find_contender(name) for name in (*config.limits, *config.peers)]
+    corpus = open_corpus(config.images, config.cache, config.batch_size, config.num_images)
+    benchmark = Benchmark(
+        contenders, workload_of(config), corpus, config.runs, config.seconds, config.warmup_s
+    )
+    absent = prepare(benchmark)
+    records: list[Record] = []
+    total = config.runs * (len(contenders) - len(absent))
+    measured = track(rounds(benchmark, absent), "measuring", total, console=console)
+    for record in chain(absent.values(), measured):
+        records.append(record)
+        if config.json:
+            append_record(config.json, record)
+    console.print(render(records))
+    return 1 if any(record["status"] == "failed" for record in records) else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,58 @@
+"""Peer: SPDL's thread pipeline around operations that release the interpreter lock."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+
+import torch
+
+from tools.bench.contender import Contender, Views
+from tools.bench.corpus import Corpus
+from tools.bench.workload import Workload
+from tools.peers.torchvision_v2 import decode
+from tools.peers.torchvision_views import tensor_views
+
+
+def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
+    """Yield batches of views."""
+    from spdl.pipeline import PipelineBuilder
+
+    torch.set_num_threads(1)  # the pipeline's own threads are the parallelism
+    views = tensor_views(workload)
+    order = random.Random(workload.seed)
+    paths = [str(path) for path in corpus.paths]
+
+    def source() -> Iterator[str]:
+        for _ in itertools.count():
+            yield from order.sample(paths, len(paths))
+
+    def load(path: str) -> tuple[torch.Tensor, ...]:
+        with open(path, "rb") as file:
+            image = decode(torch.frombuffer(bytearray(file.read()), dtype=torch.uint8))
+        return tuple(view(image) for view in views)
+
+    def stack(samples: list[tuple[torch.Tensor, ...]]) -> Views:
+        return tuple(torch.stack(view) for view in zip(*samples, strict=True))
+
+    pipeline = (
+        PipelineBuilder()
+        .add_source(source())
+        .pipe(load, concurrency=workload.threads)
+        .aggregate(workload.batch_size)
+        .pipe(stack)
+        .add_sink(4)
+        .build(num_threads=workload.threads)
+    )
+    with pipeline.auto_stop():
+        yield from pipeline.get_iterator()
+
+
+CONTENDER = Contender(
+    name="spdl",
+    libraries=("spdl-core", "torch", "torchvision"),
+    setup="PipelineBuilder, one thread per thread of the workload, torchvision decode and v2 tensor views",
+    differences="",
+    batches=batches,
+)

@@ -1,0 +1,64 @@
+"""Peer: torchvision transforms on PIL images in a DataLoader, the common set-up of published code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from tools.bench.contender import Contender, Views
+from tools.bench.corpus import Corpus
+from tools.bench.workload import Workload
+from tools.peers.torchvision_views import Transform, pil_views
+
+
+class PilImages(Dataset[tuple[torch.Tensor, ...]]):
+    """JPEG files decoded by PIL, once for all views."""
+
+    def __init__(self, paths: tuple[Path, ...], views: tuple[Transform, ...]) -> None:
+        self.paths = [str(path) for path in paths]
+        self.views = views
+
+    def __len__(self) -> int:
+        """Return the number of images of an epoch."""
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
+        """Return the views of one image."""
+        with Image.open(self.paths[row]) as file:
+            image = file.convert("RGB")
+        return tuple(view(image) for view in self.views)
+
+
+def endless(dataset: Dataset[tuple[torch.Tensor, ...]], workload: Workload) -> Iterator[Views]:
+    """Yield shuffled batches without end from worker processes, one per thread of the workload."""
+    loader = DataLoader(
+        dataset,
+        workload.batch_size,
+        shuffle=True,
+        num_workers=workload.threads,
+        drop_last=True,
+        persistent_workers=True,
+        prefetch_factor=4,
+        generator=torch.Generator().manual_seed(workload.seed),
+    )
+    while True:
+        for batch in loader:
+            yield tuple(batch)
+
+
+def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
+    """Yield batches of views."""
+    return endless(PilImages(corpus.paths, pil_views(workload)), workload)
+
+
+CONTENDER = Contender(
+    name="torchvision_pil",
+    libraries=("torch", "torchvision", "pillow"),
+    setup="DataLoader, one worker process per thread, persistent, prefetch 4; one PIL decode for all views",
+    differences="blur is PIL's box approximation of a Gaussian",
+    batches=batches,
+)
