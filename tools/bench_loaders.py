@@ -26,7 +26,7 @@ from loaders.errors import UserError, run_command
 from tools.bench.contender import LimitName, PeerName, find_contender
 from tools.bench.corpus import open_corpus
 from tools.bench.harness import Benchmark, Record, prepare, rounds
-from tools.bench.table import render
+from tools.bench.table import notes, render
 from tools.bench.workload import Interpolation, ViewSet, Workload
 
 
@@ -117,6 +117,8 @@ def main() -> int:
         if config.json:
             append_record(config.json, record)
     console.print(render(records))
+    for note in notes(records):
+        console.print(note, highlight=False)
     return 1 if any(record["status"] == "failed" for record in records) else 0
 
 

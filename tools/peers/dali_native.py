@@ -18,7 +18,6 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
 
     mean, std = [255 * m for m in MEAN], [255 * s for s in STD]
 
-    @pipeline_def(enable_conditionals=True)
     def pipeline() -> tuple[Any, ...]:
         files = [str(path) for path in corpus.paths]
         encoded, _ = fn.readers.file(
@@ -37,7 +36,7 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
             views.append(pixels)
         return tuple(views)
 
-    built = pipeline(
+    built = pipeline_def(pipeline, enable_conditionals=True)(
         batch_size=workload.batch_size, num_threads=workload.threads, device_id=None, seed=workload.seed + 1
     )
     built.build()

@@ -64,12 +64,12 @@ def _augment(view: View, workload: Workload, crop: bool) -> Callable[[torch.Tens
         side = (workload.resolution, workload.resolution)
         resample = workload.interpolation.upper()
         steps.append(
-            K.RandomResizedCrop(side, view.scale, view.ratio, resample=resample, cropping_mode="resample")
+            K.RandomResizedCrop(side, view.scale, view.ratio, resample=resample, cropping_mode="slice")
         )
     steps.append(K.RandomHorizontalFlip(p=view.flip))
     if isinstance(view, BarlowView):
         steps += _barlow(view, workload)
-    chain = K.AugmentationSequential(*steps, data_keys=["input"])
+    chain = torch.nn.Sequential(*steps)
 
     @torch.inference_mode()
     def augment(pixels: torch.Tensor) -> torch.Tensor:
