@@ -86,9 +86,10 @@ def render(records: Sequence[Record]) -> Table:
     reference = reference_of(rows)
     decode = next((row.images_per_s for row in rows if row.contender == "decode_only"), None)
     work = records[0]["workload"]
+    num_runs = max((row.runs for row in rows), default=0)
     table = Table(
         title=f"{work['views']} at {work['resolution']} px, batch {work['batch_size']}, "
-        f"{work['threads']} threads, {work['interpolation']}; {max((row.runs for row in rows), default=0)} runs",
+        f"{work['threads']} threads, {work['interpolation']}; {num_runs} runs",
         caption="images/s: source images per second, each giving all its views, median of runs; +-: half the "
         "range; MB: peak memory without and with the page cache it maps; page cache warm",
     )
@@ -126,6 +127,5 @@ def notes(records: Sequence[Record]) -> list[str]:
     """Return one line per contender that is absent, and per one whose pixels differ from the definition."""
     absent = [f"{r['contender']} {r['status']}: {r['reason']}" for r in records if r["status"] != "ok"]
     ran = [r for r in records if r["status"] == "ok"]
-    return list(
-        dict.fromkeys([*absent, *(f"{r['contender']}: {r['differences']}" for r in ran if r["differences"])])
-    )
+    different = [f"{r['contender']}: {r['differences']}" for r in ran if r["differences"]]
+    return list(dict.fromkeys([*absent, *different]))

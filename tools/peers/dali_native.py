@@ -126,11 +126,11 @@ def _blur(pixels: Any, view: BarlowView, workload: Workload) -> Any:
 
 
 def _fixmatch(image: Any, view: FixMatchView, resolution: int) -> Any:
-    from nvidia.dali import fn
+    from nvidia.dali import fn, types
     from nvidia.dali.auto_aug import rand_augment
 
     pad = int(resolution * view.padding)
-    offset = fn.random.uniform(range=[-pad, pad], shape=[2])
+    offset = fn.random.uniform(range=[-pad, pad + 1], shape=[2], dtype=types.INT32)
     pixels = fn.slice(
         _flip(image, view.flip),
         offset,
