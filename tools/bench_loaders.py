@@ -1,6 +1,6 @@
 """Measure loaders on the same images and the same views: our backends, their peers, and the limits.
 
-    python tools/bench_loaders.py --images photos/ --views barlow --resolution 96 --json records.jsonl
+    python tools/bench_loaders.py --pack packs/mine --views barlow --resolution 96 --json records.jsonl
 
 Source images per second, each image giving all its views; the page cache is warm. Contenders take turns,
 each in a process of its own, bound to as many cores as it has threads. `tools/plot_bench.py` draws the
@@ -23,10 +23,10 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.errors import UserError, run_command
-from tools.bench.contender import LimitName, PeerName, find_contender
-from tools.bench.corpus import open_corpus
+from tools.bench.contender import BackendName, LimitName, PeerName, find_contender
+from tools.bench.corpus import open_corpus, pack_images
 from tools.bench.harness import Benchmark, Record, prepare, rounds
-from tools.bench.table import render
+from tools.bench.table import notes, render
 from tools.bench.workload import Interpolation, ViewSet, Workload
 
 
@@ -34,8 +34,12 @@ from tools.bench.workload import Interpolation, ViewSet, Workload
 class Config:
     """Benchmark of loaders."""
 
-    images: Path
-    """Folder of JPEG files, searched recursively."""
+    pack: Path | None = None
+    """Pack to read."""
+    split: str = ""
+    """Split of the pack; the first by default."""
+    images: Path | None = None
+    """Instead of a pack: a folder of JPEG files, repeated to an epoch of about 256 MiB and packed."""
     views: ViewSet = "barlow"
     """Views that each image gives."""
     resolution: int = 96
@@ -46,6 +50,8 @@ class Config:
     """Threads or worker processes of each contender, and cores it is bound to."""
     interpolation: Interpolation | None = None
     """Filter of the resized crop; by default bicubic for barlow, as its paper has it, else bilinear."""
+    backends: tuple[BackendName, ...] = get_args(BackendName)
+    """Our own backends."""
     peers: tuple[PeerName, ...] = get_args(PeerName)
     """Other projects' loaders."""
     limits: tuple[LimitName, ...] = get_args(LimitName)
@@ -57,7 +63,7 @@ class Config:
     warmup_s: float = 2.0
     """Untimed seconds of batches before them."""
     num_images: int = 0
-    """Images per epoch, sources repeating; 0 takes about 256 MiB."""
+    """With --images: images per epoch, sources repeating; 0 takes about 256 MiB."""
     cache: Path = Path("runs/bench")
     """Folder for what contenders derive from the images; kept for the next benchmark."""
     json: Path | None = None
@@ -66,17 +72,17 @@ class Config:
 
 def check(config: Config) -> None:
     """Refuse settings that cannot be measured."""
-    if not config.images.is_dir():
-        raise UserError(
-            f"--images {config.images}: expected a folder, found none; give a folder of JPEG files"
-        )
+    if (config.pack is None) == (config.images is None):
+        raise UserError("images: expected one of --pack and --images, found neither or both; give one")
+    if config.images and not config.images.is_dir():
+        raise UserError(f"--images {config.images}: expected a folder, found none; check the path")
     for name in ("resolution", "batch_size", "threads", "runs"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}")
     if config.seconds <= 0 or config.warmup_s < 0:
         raise UserError("--seconds and --warmup-s: expected positive durations; raise them")
-    if not config.peers and not config.limits:
-        raise UserError("contenders: expected at least one of --peers or --limits, found none")
+    if not config.backends + config.peers + config.limits:
+        raise UserError("contenders: expected at least one, found none; name --backends, --peers or --limits")
 
 
 def workload_of(config: Config) -> Workload:
@@ -102,9 +108,13 @@ def main() -> int:
     """Run the benchmark of the command line."""
     config = tyro.cli(Config, description=__doc__)
     check(config)
-    console = Console()
-    contenders = [find_contender(name) for name in (*config.limits, *config.peers)]
-    corpus = open_corpus(config.images, config.cache, config.batch_size, config.num_images)
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    contenders = [find_contender(name) for name in (*config.limits, *config.backends, *config.peers)]
+    pack = config.pack
+    if config.images:
+        pack = pack_images(config.images, config.cache, config.batch_size, config.num_images)
+    assert pack is not None
+    corpus = open_corpus(pack, config.split, config.cache, config.batch_size)
     benchmark = Benchmark(
         contenders, workload_of(config), corpus, config.runs, config.seconds, config.warmup_s
     )
@@ -117,6 +127,8 @@ def main() -> int:
         if config.json:
             append_record(config.json, record)
     console.print(render(records))
+    for note in notes(records):
+        console.print(note, highlight=False)
     return 1 if any(record["status"] == "failed" for record in records) else 0
 
 

@@ -24,6 +24,7 @@ PeerName = Literal[
     "kornia",
 ]
 LimitName = Literal["decode_only", "copy_only"]
+BackendName = Literal["cpu"]
 
 
 def refuses_nothing(workload: Workload) -> str | None:
@@ -67,6 +68,8 @@ def find_contender(name: str) -> Contender:
         ValueError: no contender of that name.
     """
     match name:
+        case "cpu":
+            from tools.bench.backends import CPU as found
         case "decode_only":
             from tools.peers.limits import DECODE_ONLY as found
         case "copy_only":

@@ -1,43 +1,62 @@
-"""The images of a benchmark: files on disk, repeated into epochs long enough to measure."""
+"""The images of a benchmark: one pack, and what contenders that cannot read it are given instead."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-import os
+import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from loaders import open_pack
 from loaders.errors import UserError
+from loaders.packs.atomic import write_atomic
+from loaders.packs.manifest import MANIFEST_NAME
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.spec import SplitSource
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 EPOCH_BYTES = 256 * 2**20
+LEAST_BATCHES = 4
+_ONE_SHARD_MB = 1e6
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Source images and the folder where contenders keep their own form of them.
+    """One epoch of images, the same JPEG bytes for every contender.
 
     Attributes:
-        root: folder for derived files (tars, betons, chunks), made once and reused.
-        paths: the JPEG file of each image of an epoch; source files repeat to fill it.
+        root: folder for derived files, made once and reused.
+        pack: the pack that they come from.
+        split: its split.
+        num_images: images of the split, one epoch.
         uniform: whether all images have one size.
     """
 
     root: Path
-    paths: tuple[Path, ...]
+    pack: Path
+    split: str
+    num_images: int
     uniform: bool
 
     @property
+    def paths(self) -> list[Path]:
+        """Return one JPEG file per image, for contenders that read files."""
+        return [self.root / "files" / f"{number:08d}.jpg" for number in range(self.num_images)]
+
+    @property
     def tar(self) -> Path:
-        """Return the WebDataset tar of the epoch."""
+        """Return the epoch as one WebDataset tar."""
         return self.root / "images.tar"
 
     @property
-    def beton(self) -> Path:
-        """Return the FFCV file of the epoch."""
-        return self.root / "images.beton"
+    def beton_pack(self) -> Path:
+        """Return the epoch as a pack with one FFCV shard."""
+        return self.root / "beton"
 
     @property
     def litdata(self) -> Path:
@@ -45,39 +64,79 @@ class Corpus:
         return self.root / "litdata"
 
 
-def open_corpus(images: Path, cache: Path, batch_size: int, num_images: int = 0) -> Corpus:
-    """List a folder's JPEG files and repeat them to an epoch.
+def pack_images(images: Path, cache: Path, batch_size: int, num_images: int = 0) -> Path:
+    """Pack a folder of JPEG files for a benchmark, repeating them to an epoch long enough to measure.
 
     Args:
         images: folder searched recursively for JPEG files.
-        cache: folder that receives the derived files.
+        cache: folder that receives the pack.
         batch_size: images per batch; an epoch holds at least 4 batches.
         num_images: images per epoch; 0 repeats the sources to about 256 MiB.
 
     Returns:
-        The corpus, with its list of paths written to `root` for the contenders' processes.
+        The pack, with one split "train".
 
     Raises:
         UserError: no JPEG file in the folder.
     """
-    sources = sorted(path.resolve() for path in images.rglob("*") if path.suffix.lower() in JPEG_SUFFIXES)
+    sources = sorted(path for path in images.rglob("*") if path.suffix.lower() in JPEG_SUFFIXES)
     if not sources:
         raise UserError(f"{images}: expected JPEG files, found none; give a folder with .jpg or .jpeg files")
-    size_bytes = sum(path.stat().st_size for path in sources)
-    repeats = max(1, EPOCH_BYTES // size_bytes, -(-4 * batch_size // len(sources)))
-    paths = [path for _ in range(repeats) for path in sources] if not num_images else []
-    paths += [sources[i % len(sources)] for i in range(num_images)]
-    root = cache / f"{images.resolve().name}-{len(sources)}x{size_bytes}-{len(paths)}"
-    root.mkdir(parents=True, exist_ok=True)
-    corpus = Corpus(root, tuple(paths), _is_uniform(sources))
-    _write_atomically(root / "corpus.json", _as_json(corpus))
+    sizes = [path.stat().st_size for path in sources]
+    repeats = max(1, EPOCH_BYTES // max(1, sum(sizes)), -(-LEAST_BATCHES * batch_size // len(sources)))
+    total = num_images or repeats * len(sources)
+    named = json.dumps([total, *[(str(path), size) for path, size in zip(sources, sizes, strict=True)]])
+    home = cache / f"{images.resolve().name}-{hashlib.sha256(named.encode()).hexdigest()[:8]}"
+    if not (home / "pack" / MANIFEST_NAME).exists():
+        copies = home / "copies"
+        copies.mkdir(parents=True, exist_ok=True)
+        for number in range(total):
+            shutil.copyfile(sources[number % len(sources)], copies / f"{number:08d}.jpg")
+        pack_dataset(PackOptions((SplitSource("train", str(copies)),), home / "pack"))
+        shutil.rmtree(copies)
+    return home / "pack"
+
+
+def open_corpus(pack_path: Path, split_name: str, cache: Path, batch_size: int) -> Corpus:
+    """Write a pack's images as files beside it, for contenders that read files, and describe them.
+
+    Args:
+        pack_path: the pack.
+        split_name: its split; empty for the first.
+        cache: folder for derived files.
+        batch_size: images per batch; an epoch must hold at least 4 batches.
+
+    Returns:
+        The corpus, also written to its root for the contenders' processes.
+
+    Raises:
+        UserError: no such pack or split, or too few images.
+    """
+    pack = open_pack(pack_path)
+    split = pack.split(split_name or pack.splits[0])
+    if len(split) < LEAST_BATCHES * batch_size:
+        raise UserError(
+            f"split {split.name!r}: expected at least {LEAST_BATCHES} batches of {batch_size} images, found "
+            f"{len(split)} images; use a smaller --batch-size, or --images to have them repeated"
+        )
+    rows = split.rows(np.arange(len(split)))
+    shapes = np.stack([pack.columns.height[rows], pack.columns.width[rows]])
+    uniform = bool((shapes == shapes[:, :1]).all())
+    mark = hashlib.sha256((pack_path / MANIFEST_NAME).read_bytes()).hexdigest()[:8]
+    root = cache / f"{split.name}-{mark}"
+    corpus = Corpus(root, pack_path.resolve(), split.name, len(split), uniform)
+    if not (root / "corpus.json").exists():
+        (root / "files").mkdir(parents=True, exist_ok=True)
+        for row, path in zip(rows, corpus.paths, strict=True):
+            path.write_bytes(pack.read(int(row)))
+        write_atomic(root / "corpus.json", _as_json(corpus).encode())
     return corpus
 
 
 def read_corpus(root: Path) -> Corpus:
     """Return the corpus that `open_corpus` wrote to a folder."""
     stored = json.loads((root / "corpus.json").read_text())
-    return Corpus(root, tuple(Path(path) for path in stored["paths"]), stored["uniform"])
+    return Corpus(root, Path(stored["pack"]), stored["split"], stored["num_images"], stored["uniform"])
 
 
 def write_tar(corpus: Corpus) -> None:
@@ -94,35 +153,28 @@ def write_tar(corpus: Corpus) -> None:
     partial.replace(corpus.tar)
 
 
+def write_beton(corpus: Corpus) -> None:
+    """Write the epoch's images, byte for byte, as a pack with one FFCV shard, unless it is there."""
+    source = SplitSource("train", str(corpus.root / "files"))
+    pack_dataset(PackOptions((source,), corpus.beton_pack, "ffcv", shard_size_mb=_ONE_SHARD_MB))
+
+
 def warm_page_cache(corpus: Corpus) -> None:
     """Read every file that a contender may read, so that all of them start from memory."""
-    files = set(corpus.paths) | {path for path in corpus.root.rglob("*") if path.is_file()}
-    for path in sorted(files):
-        with path.open("rb") as file:
-            while file.read(2**22):
-                pass
-
-
-def _is_uniform(sources: list[Path]) -> bool:
-    from PIL import Image
-
-    sizes = set()
-    for path in sources:
-        with Image.open(path) as image:
-            sizes.add(image.size)
-        if len(sizes) > 1:
-            return False
-    return True
+    for folder in (corpus.root, corpus.pack):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                with path.open("rb") as file:
+                    while file.read(2**22):
+                        pass
 
 
 def _as_json(corpus: Corpus) -> str:
-    return json.dumps({"paths": [str(path) for path in corpus.paths], "uniform": corpus.uniform})
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    return json.dumps(
+        {
+            "pack": str(corpus.pack),
+            "split": corpus.split,
+            "num_images": corpus.num_images,
+            "uniform": corpus.uniform,
+        }
+    )

@@ -17,13 +17,13 @@ from typing import Any
 
 import psutil
 
-from tools.bench.contender import Contender
+from tools.bench.contender import Contender, prepares_nothing
 from tools.bench.corpus import Corpus, warm_page_cache
-from tools.bench.measure import FAILED, MISSING, REFUSED
+from tools.bench.measure import FAILED, MISSING
 from tools.bench.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[2]
-STATUS = {0: "ok", REFUSED: "refused", MISSING: "missing", FAILED: "failed"}
+STATUS = {0: "ok", MISSING: "missing", FAILED: "failed"}
 Record = dict[str, Any]
 
 
@@ -52,22 +52,35 @@ class Benchmark:
 
 def prepare(benchmark: Benchmark) -> dict[str, Record]:
     """Write every contender's form of the images; return a record for each that cannot take part."""
-    out: dict[str, Record] = {}
+    absent: dict[str, Record] = {}
     for contender in benchmark.contenders:
-        result = _spawn(benchmark, contender, prepare=True)
+        result: Record = {"status": "ok"}
+        if refusal := contender.refuses(benchmark.workload):
+            result = {"status": "refused", "reason": refusal}
+        elif contender.prepare is not prepares_nothing:
+            result = _spawn(benchmark, contender, prepare=True)
         if result["status"] != "ok":
-            out[contender.name] = _record(benchmark, contender, run=-1, result=result)
+            absent[contender.name] = _record(benchmark, contender, run=-1, result=result)
     warm_page_cache(benchmark.corpus)
-    return out
+    return absent
 
 
 def rounds(benchmark: Benchmark, absent: dict[str, Record]) -> Iterator[Record]:
-    """Yield one record per run, round by round, so that drift of the machine meets all contenders alike."""
+    """Yield one record per run, round by round, so that drift of the machine meets all contenders alike.
+
+    A contender that fails is left out of the rounds that follow.
+    """
     present = [contender for contender in benchmark.contenders if contender.name not in absent]
+    failed: set[str] = set()
     for run in range(benchmark.runs):
         for place in range(len(present)):
             contender = present[(run + place) % len(present)]
-            yield _record(benchmark, contender, run, _spawn(benchmark, contender, prepare=False))
+            if contender.name in failed:
+                continue
+            record = _record(benchmark, contender, run, _spawn(benchmark, contender, prepare=False))
+            if record["status"] != "ok":
+                failed.add(contender.name)
+            yield record
 
 
 def _spawn(benchmark: Benchmark, contender: Contender, prepare: bool) -> Record:
@@ -166,8 +179,9 @@ def _record(benchmark: Benchmark, contender: Contender, run: int, result: Record
         **result,
         **derived,
         "workload": benchmark.workload.as_record(),
-        "source_images": len(set(benchmark.corpus.paths)),
-        "epoch_images": len(benchmark.corpus.paths),
+        "pack": benchmark.corpus.pack.name,
+        "epoch_images": benchmark.corpus.num_images,
+        "one_size": benchmark.corpus.uniform,
         "page_cache": "warm",
         "warmup_s": benchmark.warmup_s,
         "setup": contender.setup,

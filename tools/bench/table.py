@@ -86,14 +86,25 @@ def render(records: Sequence[Record]) -> Table:
     reference = reference_of(rows)
     decode = next((row.images_per_s for row in rows if row.contender == "decode_only"), None)
     work = records[0]["workload"]
-    title = (
-        f"{work['views']} at {work['resolution']} px, batch {work['batch_size']}, {work['threads']} threads, "
-        f"{work['interpolation']}; median of runs, source images per second, page cache {records[0]['page_cache']}"
+    num_runs = max((row.runs for row in rows), default=0)
+    table = Table(
+        title=f"{work['views']} at {work['resolution']} px, batch {work['batch_size']}, "
+        f"{work['threads']} threads, {work['interpolation']}; {num_runs} runs",
+        caption="images/s: source images per second, each giving all its views, median of runs; +-: half the "
+        "range; MB: peak memory without and with the page cache it maps; page cache warm",
     )
-    table = Table(title=title, caption=_absences(records))
-    ratio_name = f"{reference.contender} is" if reference else "ratio"
-    columns = ("images/s", "+-", ratio_name, "of decode", "CPU s/1000", "MB", "RSS MB", "first batch s")
-    table.add_column("contender")
+    table.add_column("contender", no_wrap=True)
+    faster = f"{reference.contender} faster by" if reference else "ratio"
+    columns = (
+        "images/s",
+        "+-",
+        faster,
+        "of decode",
+        "CPU s per 1,000",
+        "MB",
+        "MB with cache",
+        "first batch s",
+    )
     for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
@@ -112,7 +123,9 @@ def render(records: Sequence[Record]) -> Table:
     return table
 
 
-def _absences(records: Sequence[Record]) -> str:
-    lines = [f"{r['contender']} {r['status']}: {r['reason']}" for r in records if r["status"] != "ok"]
-    notes = dict.fromkeys(f"{r['contender']}: {r['differences']}" for r in records if r["differences"])
-    return "\n".join([*dict.fromkeys(lines), *notes])
+def notes(records: Sequence[Record]) -> list[str]:
+    """Return one line per contender that is absent, and per one whose pixels differ from the definition."""
+    absent = [f"{r['contender']} {r['status']}: {r['reason']}" for r in records if r["status"] != "ok"]
+    ran = [r for r in records if r["status"] == "ok"]
+    different = [f"{r['contender']}: {r['differences']}" for r in ran if r["differences"]]
+    return list(dict.fromkeys([*absent, *different]))

@@ -18,7 +18,6 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
 
     mean, std = [255 * m for m in MEAN], [255 * s for s in STD]
 
-    @pipeline_def(enable_conditionals=True)
     def pipeline() -> tuple[Any, ...]:
         files = [str(path) for path in corpus.paths]
         encoded, _ = fn.readers.file(
@@ -37,7 +36,7 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
             views.append(pixels)
         return tuple(views)
 
-    built = pipeline(
+    built = pipeline_def(pipeline, enable_conditionals=True)(
         batch_size=workload.batch_size, num_threads=workload.threads, device_id=None, seed=workload.seed + 1
     )
     built.build()
@@ -127,11 +126,11 @@ def _blur(pixels: Any, view: BarlowView, workload: Workload) -> Any:
 
 
 def _fixmatch(image: Any, view: FixMatchView, resolution: int) -> Any:
-    from nvidia.dali import fn
+    from nvidia.dali import fn, types
     from nvidia.dali.auto_aug import rand_augment
 
     pad = int(resolution * view.padding)
-    offset = fn.random.uniform(range=[-pad, pad], shape=[2])
+    offset = fn.random.uniform(range=[-pad, pad + 1], shape=[2], dtype=types.INT32)
     pixels = fn.slice(
         _flip(image, view.flip),
         offset,

@@ -20,7 +20,7 @@ from tools.peers.torchvision_views import Transform, resized_crop
 class Decoded(Dataset[tuple[torch.Tensor, ...]]):
     """Decoded images of one size, or their crops where the sizes differ and no batch can be made before."""
 
-    def __init__(self, paths: tuple[Path, ...], crops: tuple[Transform, ...]) -> None:
+    def __init__(self, paths: list[Path], crops: tuple[Transform, ...]) -> None:
         self.paths = [str(path) for path in paths]
         self.crops = crops
 
@@ -64,12 +64,12 @@ def _augment(view: View, workload: Workload, crop: bool) -> Callable[[torch.Tens
         side = (workload.resolution, workload.resolution)
         resample = workload.interpolation.upper()
         steps.append(
-            K.RandomResizedCrop(side, view.scale, view.ratio, resample=resample, cropping_mode="resample")
+            K.RandomResizedCrop(side, view.scale, view.ratio, resample=resample, cropping_mode="slice")
         )
     steps.append(K.RandomHorizontalFlip(p=view.flip))
     if isinstance(view, BarlowView):
         steps += _barlow(view, workload)
-    chain = K.AugmentationSequential(*steps, data_keys=["input"])
+    chain = torch.nn.Sequential(*steps)
 
     @torch.inference_mode()
     def augment(pixels: torch.Tensor) -> torch.Tensor:
@@ -98,7 +98,7 @@ CONTENDER = Contender(
     name="kornia",
     libraries=("kornia", "torch", "torchvision"),
     setup="DataLoader workers decode (and crop, where sizes differ); kornia on torch threads",
-    differences="its own crop samples without antialiasing",
+    differences="its own crop samples without antialiasing; float32 throughout, not clamped",
     batches=batches,
     refuses=refuses,
 )

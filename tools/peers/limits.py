@@ -16,8 +16,7 @@ def decode_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     """Decode every image once from memory with libjpeg-turbo, in threads, and throw the pixels away."""
     import simplejpeg
 
-    encoded = {path: path.read_bytes() for path in set(corpus.paths)}
-    images = [encoded[path] for path in corpus.paths]
+    images = [path.read_bytes() for path in corpus.paths]
 
     def work(batch: int) -> None:
         start = batch * workload.batch_size

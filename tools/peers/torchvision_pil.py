@@ -18,7 +18,7 @@ from tools.peers.torchvision_views import Transform, pil_views
 class PilImages(Dataset[tuple[torch.Tensor, ...]]):
     """JPEG files decoded by PIL, once for all views."""
 
-    def __init__(self, paths: tuple[Path, ...], views: tuple[Transform, ...]) -> None:
+    def __init__(self, paths: list[Path], views: tuple[Transform, ...]) -> None:
         self.paths = [str(path) for path in paths]
         self.views = views
 

@@ -29,7 +29,7 @@ def decode(encoded: torch.Tensor) -> torch.Tensor:
 class TensorImages(Dataset[tuple[torch.Tensor, ...]]):
     """JPEG files decoded to tensors, once for all views."""
 
-    def __init__(self, paths: tuple[Path, ...], views: tuple[Transform, ...]) -> None:
+    def __init__(self, paths: list[Path], views: tuple[Transform, ...]) -> None:
         self.paths = [str(path) for path in paths]
         self.views = views
 

@@ -51,7 +51,8 @@ CONTENDER = Contender(
     name="turboloader",
     libraries=("turboloader",),
     setup="DataLoader fast path on a tar, its C++ pool bound by the cores; a second view is a second loader",
-    differences="bilinear without antialiasing; float32 normalised out where others give uint8",
+    differences="bilinear without antialiasing; float32 in [0, 1] where others give uint8; a second loader "
+    "of the same seed repeats the first view",
     batches=batches,
     refuses=refuses,
     prepare=write_tar,
