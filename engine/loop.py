@@ -25,6 +25,7 @@ from engine.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
 from engine.progress import TrainingProgress
 from engine.recipe import Recipe, StepOutput
 from engine.runs import open_run, save_backbone
+from engine.samples import save_samples
 from engine.schedule import Schedule
 from engine.stop import RunStopped, StopSignal
 from loaders.batch import Batch, Loader, PairedBatch
@@ -244,6 +245,8 @@ class _Run:
                 for note in self.notes:
                     shown.say(note)
                 for batch in clock.timed(self._batches()):
+                    if self.step == 0 and is_main:
+                        save_samples(self.config.out, batch)
                     self._train_step(batch, window)
                     clock.images += _num_images(batch) * world_size()
                     shown.advance(self.step)

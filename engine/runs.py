@@ -84,6 +84,30 @@ def _check_same_run(
         )
 
 
+def read_run(out: Path) -> dict[str, Any]:
+    """Read the description of a run: the keys are `recipe`, `config` and `versions`.
+
+    Raises:
+        UserError: `out` is no run folder.
+    """
+    file = out / "config.json"
+    try:
+        found = json.loads(file.read_bytes())
+        return {
+            "recipe": str(found["recipe"]),
+            "config": dict(found["config"]),
+            "versions": dict(found["versions"]),
+        }
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"run folder: expected a run at {out}, found no {file.name}; train one first"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"run folder: {file} is not a run's configuration ({error}); give another folder"
+        ) from error
+
+
 def save_backbone(out: Path, backbone: nn.Module, metadata: Mapping[str, str]) -> Path:
     """Write the backbone's weights alone, with the names needed to rebuild it.
 

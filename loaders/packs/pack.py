@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from loaders.errors import UserError
 from loaders.packs.columns import IndexColumns, open_columns
 from loaders.packs.labels import TRUE_LABELS, LabelTable, label_table_path
-from loaders.packs.manifest import SHARDS_FOLDER, Manifest, SplitInfo, read_manifest
+from loaders.packs.manifest import SHARDS_FOLDER, Manifest, read_manifest
 
 
 class Split:
     """Some rows of a pack: a few contiguous ranges, so that a split of any size costs nothing to open."""
 
-    def __init__(self, pack: Pack, info: SplitInfo) -> None:
+    def __init__(self, pack: Pack, name: str, row_ranges: tuple[tuple[int, int], ...]) -> None:
         """Use `Pack.split`."""
         self.pack = pack
-        self.name = info.name
-        self.row_ranges = tuple((rows.first_row, rows.stop_row) for rows in info.ranges)
+        self.name = name
+        self.row_ranges = row_ranges
         sizes = np.array([stop - first for first, stop in self.row_ranges], np.int64)
         self._stops = np.cumsum(sizes)
         # Added to a position inside range i, this gives its row.
@@ -52,6 +52,30 @@ class Split:
             shifts = shifts[np.searchsorted(self._stops, positions, "right")]
         rows: NDArray[np.int64] = positions + shifts
         return rows
+
+    def take(self, positions: NDArray[np.int64]) -> Split:
+        """Return the part of the split at these positions, such as a few labelled images of each class.
+
+        Args:
+            positions: int64 [K], strictly increasing, in [0, len(self)); K at least 1.
+
+        Returns:
+            A split of the same name with K images, in the same order.
+
+        Raises:
+            IndexError: a position outside the split.
+            ValueError: no positions, or not strictly increasing ones.
+        """
+        positions = np.asarray(positions, np.int64)
+        if len(positions) == 0 or (np.diff(positions) <= 0).any():
+            raise ValueError(
+                f"take: expected strictly increasing positions, at least 1; got {len(positions)}"
+            )
+        rows = self.rows(positions)
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        firsts = rows[np.concatenate([[0], breaks])]
+        stops = rows[np.concatenate([breaks - 1, [len(rows) - 1]])] + 1
+        return Split(self.pack, self.name, tuple(zip(firsts.tolist(), stops.tolist(), strict=True)))
 
     def labels(self, table: LabelTable | None = None) -> NDArray[np.int64]:
         """Return int64 [len(self)], the label of each position, -1 where there is none.
@@ -87,7 +111,7 @@ class Pack:
         """
         for info in self.manifest.splits:
             if info.name == name:
-                return Split(self, info)
+                return Split(self, name, tuple((rows.first_row, rows.stop_row) for rows in info.ranges))
         raise UserError(f"the pack {self.path} has no split {name!r}; it has: {', '.join(self.splits)}")
 
     @cached_property

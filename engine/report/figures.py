@@ -1,0 +1,125 @@
+"""Drawings of a report, each made twice: for a light and for a dark page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.report.page import Picture
+from engine.report.theme import DARK, LIGHT, Palette
+
+_DPI = 160
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity over the steps of a run.
+
+    Attributes:
+        name: title of its panel, with the unit.
+        steps: increasing.
+        values: one per step.
+        from_zero: whether the axis starts at zero, as a share or a rate should.
+    """
+
+    name: str
+    steps: Sequence[float]
+    values: Sequence[float]
+    from_zero: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    """Accuracies over the number of labels per class.
+
+    Attributes:
+        name: shown in the legend.
+        labels_per_class: increasing.
+        mean: in [0, 1], one per entry of `labels_per_class`.
+        spread: standard deviation over seeds, same length.
+    """
+
+    name: str
+    labels_per_class: Sequence[int]
+    mean: Sequence[float]
+    spread: Sequence[float]
+
+
+def draw_curves(curves: Sequence[Curve], caption: str = "") -> Picture:
+    """Draw one panel per quantity, two panels to a row."""
+
+    def draw(figure: Any, palette: Palette) -> None:
+        num_rows = (len(curves) + 1) // 2
+        for place, curve in enumerate(curves):
+            axes = figure.add_subplot(num_rows, 2, place + 1)
+            axes.plot(curve.steps, curve.values, color=palette.accent, linewidth=1.4)
+            axes.set_title(curve.name, loc="left", fontsize=9, color=palette.ink)
+            axes.margins(x=0)
+            if curve.from_zero:
+                axes.set_ylim(0.0, max([1e-9, *curve.values]) * 1.15)
+            if place >= len(curves) - 2:
+                axes.set_xlabel("step", fontsize=8, color=palette.muted)
+            _dress(axes, palette)
+
+    names = ", ".join(curve.name for curve in curves)
+    return _picture(
+        draw, (8.6, 2.1 * ((len(curves) + 1) // 2)), f"Curves over training steps: {names}", caption
+    )
+
+
+def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Picture:
+    """Draw accuracy over labels per class, a line with its spread per way of starting."""
+
+    def draw(figure: Any, palette: Palette) -> None:
+        axes = figure.add_subplot(1, 1, 1)
+        for line, color, marker in zip(
+            series, (palette.accent, palette.second, palette.muted), "os^", strict=False
+        ):
+            mean = [100.0 * m for m in line.mean]
+            low = [m - 100.0 * s for m, s in zip(mean, line.spread, strict=True)]
+            high = [m + 100.0 * s for m, s in zip(mean, line.spread, strict=True)]
+            axes.fill_between(line.labels_per_class, low, high, color=color, alpha=0.16, linewidth=0)
+            axes.plot(
+                line.labels_per_class, mean, color=color, marker=marker, markersize=4.5, label=line.name
+            )
+        ticks = sorted({k for line in series for k in line.labels_per_class})
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.set_xticks(ticks, [str(k) for k in ticks])
+        axes.set_xlabel("labels per class", fontsize=8, color=palette.muted)
+        axes.set_title("test accuracy, %", loc="left", fontsize=9, color=palette.ink)
+        _dress(axes, palette)
+        axes.legend(frameon=False, fontsize=8, labelcolor=palette.ink, loc="lower right")
+
+    return _picture(draw, (8.6, 3.2), "Accuracy over the number of labels per class", caption)
+
+
+def _dress(axes: Any, palette: Palette) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(palette.rule)
+    axes.tick_params(colors=palette.muted, labelsize=8, length=0)
+    axes.grid(axis="y", color=palette.rule, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_facecolor("none")
+
+
+def _picture(
+    draw: Callable[[Any, Palette], None], size: tuple[float, float], alt: str, caption: str
+) -> Picture:
+    # The object interface: no display is needed and no global state of pyplot is left behind.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    files = []
+    for palette in (LIGHT, DARK):
+        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure, palette)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", transparent=True)
+        files.append(buffer.getvalue())
+    return Picture(files[0], files[1], alt, caption)

@@ -1,0 +1,178 @@
+"""Assemble a self-contained HTML page from blocks; every piece of text is escaped here and nowhere else."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Protocol
+
+from engine.report.theme import CSS
+
+
+class Block(Protocol):
+    """A part of a section that knows its HTML."""
+
+    def html(self) -> str:
+        """Return the block's markup, with all text escaped."""
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph of plain text."""
+
+    text: str
+
+    def html(self) -> str:
+        """Return the block's markup."""
+        return f"<p>{escape(self.text)}</p>"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Command lines to copy, one per line."""
+
+    lines: Sequence[str]
+
+    def html(self) -> str:
+        """Return the block's markup."""
+        return f"<pre><code>{escape(chr(10).join(self.lines))}</code></pre>"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure to see first: a value, what it is, and a remark."""
+
+    value: str
+    label: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The figures to see first, side by side."""
+
+    tiles: Sequence[Tile]
+
+    def html(self) -> str:
+        """Return the block's markup."""
+        cells = (
+            f'<div class="tile"><b>{escape(t.value)}</b><span>{escape(t.label)}</span>'
+            f"<small>{escape(t.note)}</small></div>"
+            for t in self.tiles
+        )
+        return f'<div class="tiles">{"".join(cells)}</div>'
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; columns after the first hold figures unless `numeric` is False."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    numeric: bool = True
+
+    def html(self) -> str:
+        """Return the block's markup."""
+        head = "".join(f'<th scope="col">{escape(c)}</th>' for c in self.columns)
+        body = "".join(
+            f'<tr><th scope="row">{escape(row[0])}</th>'
+            + "".join(f"<td>{escape(c)}</td>" for c in row[1:])
+            + "</tr>"
+            for row in self.rows
+        )
+        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+        kind = "numeric" if self.numeric else "plain"
+        return (
+            f'<div class="scroll"><table class="{kind}">{caption}'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing in two PNG files, for a light and for a dark page."""
+
+    light: bytes
+    dark: bytes
+    alt: str
+    caption: str = ""
+
+    def html(self) -> str:
+        """Return the block's markup."""
+        caption = f"<figcaption>{escape(self.caption)}</figcaption>" if self.caption else ""
+        return (
+            f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{png_uri(self.dark)}">'
+            f'<img src="{png_uri(self.light)}" alt="{escape(self.alt)}"></picture>{caption}</figure>'
+        )
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Small pictures in columns: one column per image, one row per name.
+
+    Attributes:
+        names: what each row shows, R names.
+        columns: PNG files, each column R of them.
+        caption: what is to be seen.
+    """
+
+    names: Sequence[str]
+    columns: Sequence[Sequence[bytes]]
+    caption: str = ""
+
+    def html(self) -> str:
+        """Return the block's markup."""
+        legend = "".join(f"<span>{escape(name)}</span>" for name in self.names)
+        stacks = "".join(
+            '<div class="stack">'
+            + "".join(
+                f'<img src="{png_uri(png)}" alt="{escape(name)}" title="{escape(name)}">'
+                for name, png in zip(self.names, column, strict=True)
+            )
+            + "</div>"
+            for column in self.columns
+        )
+        return (
+            f'<figure><div class="gallery"><div class="stack legend">{legend}</div>{stacks}</div>'
+            f"<figcaption>{escape(self.caption)}</figcaption></figure>"
+        )
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled part of the page."""
+
+    title: str
+    blocks: Sequence[Block]
+
+    def html(self) -> str:
+        """Return the section's markup."""
+        return f"<section><h2>{escape(self.title)}</h2>{''.join(b.html() for b in self.blocks)}</section>"
+
+
+def png_uri(png: bytes) -> str:
+    """Return a PNG file as a data URI, so that the page needs no second file."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def render_page(title: str, lead: str, sections: Sequence[Section], footer: str = "") -> str:
+    """Return the whole page as HTML text.
+
+    Args:
+        title: heading and window title.
+        lead: one or two sentences below the heading.
+        sections: the content, in order; a section without blocks is left out.
+        footer: one line at the end.
+    """
+    body = "\n".join(section.html() for section in sections if section.blocks)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f'<header><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p></header>\n'
+        f"{body}\n<footer>{escape(footer)}</footer>\n</main>\n</body>\n</html>\n"
+    )

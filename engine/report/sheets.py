@@ -1,0 +1,57 @@
+"""Pictures of images and of the views a network was trained on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engine.report.page import Gallery
+
+
+def to_pixels(view: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Undo the normalisation of a view.
+
+    Args:
+        view: float [..., 3, H, W], (x - mean) / std of intensities in [0, 1].
+        mean: of the three channels.
+        std: of the three channels.
+
+    Returns:
+        uint8 [..., 3, H, W] on the CPU; what lies outside 0..255 is clipped.
+    """
+    shape = (3, 1, 1)
+    x = view.detach().float().cpu()
+    x = x * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+    return (x * 255.0).round().clamp(0, 255).to(torch.uint8)
+
+
+def contact_sheet(rows: Sequence[tuple[str, Tensor]], caption: str = "") -> Gallery:
+    """Show the same images in several versions, one column per image.
+
+    Args:
+        rows: (name, uint8 [N, 3, H, W]) per version, each with its own H and W but the same N.
+        caption: what is to be seen.
+
+    Raises:
+        ValueError: no rows, or rows of different lengths.
+    """
+    lengths = {len(images) for _, images in rows}
+    if len(lengths) != 1:
+        raise ValueError(f"contact sheet: expected rows of one length, got {sorted(lengths)}")
+    columns = zip(*(images for _, images in rows), strict=True)
+    return Gallery(
+        names=[name for name, _ in rows],
+        columns=[[_png(image) for image in column] for column in columns],
+        caption=caption,
+    )
+
+
+def _png(image: Tensor) -> bytes:
+    # torchvision's own encoder is deprecated; this one is no hot path.
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,77 @@
+"""How a report looks: the style sheet, and the colours that drawings share with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours of a page and of the drawings on it, as #rrggbb."""
+
+    paper: str
+    card: str
+    ink: str
+    muted: str
+    rule: str
+    accent: str
+    second: str
+
+
+LIGHT = Palette("#fbfaf7", "#ffffff", "#1d2126", "#69707a", "#e2dfd7", "#0b6e6e", "#c4622d")
+DARK = Palette("#14171a", "#1b1f23", "#e7e5df", "#98a0a8", "#2f353b", "#4fc3bd", "#f0955b")
+
+
+def _variables(palette: Palette) -> str:
+    return "".join(f"--{name}:{value};" for name, value in vars(palette).items())
+
+
+CSS = (
+    f":root{{{_variables(LIGHT)}}}"
+    f"@media (prefers-color-scheme: dark){{:root{{{_variables(DARK)}}}}}"
+    """
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);
+  font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
+main{max-width:62rem;margin:0 auto;padding:3rem 1.5rem 4rem}
+header{border-bottom:2px solid var(--ink);padding-bottom:1.1rem;margin-bottom:1.8rem}
+h1{font:600 2.1rem/1.15 Charter,"Bitstream Charter","Iowan Old Style",Georgia,serif;margin:0 0 .5rem;
+  letter-spacing:-.01em}
+h2{font:600 1.3rem/1.25 Charter,"Bitstream Charter","Iowan Old Style",Georgia,serif;margin:2.6rem 0 .7rem}
+.lead{margin:0;color:var(--muted);max-width:46rem;font-size:1.05rem}
+p{max-width:46rem;margin:.4rem 0 1rem}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11.5rem,1fr));gap:.8rem;margin:1rem 0}
+.tile{background:var(--card);border:1px solid var(--rule);border-radius:.5rem;padding:.9rem 1rem}
+.tile b{display:block;font-size:1.75rem;line-height:1.15;font-weight:600;color:var(--accent);
+  font-variant-numeric:tabular-nums}
+.tile span{display:block;font-size:.92rem;margin-top:.25rem}
+.tile small,figcaption,caption,footer{color:var(--muted);font-size:.85rem}
+figure{margin:1rem 0}
+figcaption{margin-top:.5rem;max-width:46rem}
+figure picture img{display:block;width:100%;height:auto}
+.scroll{overflow-x:auto;background:var(--card);border:1px solid var(--rule);border-radius:.5rem;
+  padding:.35rem 1rem .6rem;margin:1rem 0}
+table{border-collapse:collapse;width:100%;font-size:.95rem}
+caption{caption-side:bottom;text-align:left;padding-top:.6rem}
+th,td{padding:.42rem .9rem .42rem 0;border-bottom:1px solid var(--rule);text-align:left;
+  vertical-align:top;font-weight:400}
+thead th{color:var(--muted);font-size:.85rem;border-bottom:1px solid var(--ink)}
+tbody tr:last-child>*{border-bottom:0}
+tbody th{white-space:nowrap}
+.numeric td,.numeric thead th:not(:first-child){text-align:right;font-variant-numeric:tabular-nums;
+  white-space:nowrap;padding-right:.3rem}
+.plain td{overflow-wrap:anywhere;font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.85rem}
+.plain tbody th{color:var(--muted);width:14rem}
+pre{overflow-x:auto;background:var(--card);border:1px solid var(--rule);border-radius:.5rem;
+  padding:.8rem 1rem;font:.82rem/1.6 ui-monospace,Menlo,Consolas,monospace}
+.gallery{display:flex;flex-wrap:wrap;gap:.5rem}
+.stack{display:flex;flex-direction:column;gap:.25rem}
+.stack img{width:4rem;height:4rem;object-fit:contain;border-radius:.2rem;background:var(--card);
+  image-rendering:pixelated;display:block}
+.stack img:first-child{margin-bottom:.3rem}
+.legend span{height:4rem;display:flex;align-items:center;color:var(--muted);font-size:.85rem;
+  min-width:4.6rem}
+.legend span:first-child{margin-bottom:.3rem}
+footer{border-top:1px solid var(--rule);margin-top:3rem;padding-top:.8rem}
+"""
+)

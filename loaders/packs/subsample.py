@@ -1,0 +1,44 @@
+"""Choosing a few labels per class, the way semi-supervised results are reported."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.errors import UserError
+
+
+def subsample_per_class(labels: NDArray[np.int64], k: int, seed: int) -> NDArray[np.int64]:
+    """Choose k positions of every class that occurs, a pure function of the labels, k and the seed.
+
+    The subsets are nested: with one seed, the choice for k labels is part of the choice for k + 1, so that a
+    curve over k differs by the added labels alone.
+
+    Args:
+        labels: int64 [N], -1 where a position has no label.
+        k: labels per class, at least 1.
+        seed: chooses the subset, at least 0.
+
+    Returns:
+        Positions, int64 [k * number of classes], increasing.
+
+    Raises:
+        UserError: k below 1, no labels at all, or a class with fewer than k images.
+    """
+    if k < 1:
+        raise UserError(f"labels per class: expected at least 1, found {k}")
+    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+    if len(classes) == 0:
+        raise UserError("labels per class: the split has no labels; give a labelled split")
+    if counts.min() < k:
+        scarce = classes[counts.argmin()]
+        raise UserError(
+            f"labels per class: expected at least {k} images of each class, found {counts.min()} of class "
+            f"{scarce}; ask for at most {counts.min()}"
+        )
+    chosen = []
+    for label in classes:
+        # One generator per class: a class's choice does not move when another class grows.
+        generator = np.random.Generator(np.random.Philox(key=[seed, int(label)]))
+        chosen.append(generator.permutation(np.flatnonzero(labels == label))[:k])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)

@@ -1,0 +1,89 @@
+"""The page is one file, says what it is given, and never runs what it is given."""
+
+from html.parser import HTMLParser
+
+import pytest
+
+from engine.report.figures import Curve, Series, draw_curves, draw_label_efficiency
+from engine.report.page import Command, Gallery, Paragraph, Picture, Section, Table, Tile, Tiles, render_page
+
+HOSTILE = '<script>alert("x")</script>&\'"'
+PNG = b"\x89PNG\r\n\x1a\n-picture"
+
+
+class Collector(HTMLParser):
+    """Every tag, every attribute value and all text of a page; complains of tags left open."""
+
+    VOID = ("meta", "img", "source", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def parse(page: str) -> Collector:
+    collector = Collector()
+    collector.feed(page)
+    assert collector.open == []
+    return collector
+
+
+def test_all_text_is_escaped() -> None:
+    blocks = [
+        Paragraph(HOSTILE),
+        Command([HOSTILE]),
+        Tiles([Tile(HOSTILE, HOSTILE, HOSTILE)]),
+        Table([HOSTILE, HOSTILE], [[HOSTILE, HOSTILE]], caption=HOSTILE),
+        Picture(PNG, PNG, alt=HOSTILE, caption=HOSTILE),
+        Gallery([HOSTILE], [[PNG]], caption=HOSTILE),
+    ]
+    found = parse(render_page(HOSTILE, HOSTILE, [Section(HOSTILE, blocks)], footer=HOSTILE))
+    assert "script" not in found.tags
+    assert found.text.count(HOSTILE) == 18
+
+
+def test_nothing_is_loaded_from_elsewhere() -> None:
+    picture = draw_curves([Curve("loss", [1, 2], [3.0, 2.0])])
+    page = render_page("A run", "", [Section("Curves", [picture, Gallery(["image"], [[PNG]])])])
+    found = parse(page)
+    assert len(found.links) == 3
+    assert all(link.startswith("data:image/png;base64,") for link in found.links)
+    assert "http" not in page
+    assert "@import" not in page
+
+
+def test_a_section_without_blocks_is_left_out() -> None:
+    assert "Empty" not in render_page("A run", "", [Section("Empty", [])])
+
+
+@pytest.mark.parametrize("num_curves", [1, 3, 4])
+def test_curves_are_drawn_for_light_and_dark_pages(num_curves: int) -> None:
+    curves = [Curve(f"curve {i}", [1, 2, 3], [0.5, 0.2, 0.1], from_zero=i == 0) for i in range(num_curves)]
+    picture = draw_curves(curves)
+    assert picture.light.startswith(b"\x89PNG")
+    assert picture.dark.startswith(b"\x89PNG")
+    assert picture.light != picture.dark
+    assert all(curve.name in picture.alt for curve in curves)
+
+
+def test_label_efficiency_is_drawn() -> None:
+    series = [
+        Series("pre-trained", [1, 5], [0.7, 0.9], [0.05, 0.0]),
+        Series("from scratch", [1], [0.4], [0.1]),
+    ]
+    assert draw_label_efficiency(series).light.startswith(b"\x89PNG")

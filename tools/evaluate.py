@@ -1,0 +1,147 @@
+r"""Measure a run's backbone with its weights frozen: nearest neighbours and a linear probe.
+
+Example:
+    python tools/evaluate.py --run runs/barlow --pack packs/mine --train-split train --test-split test
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from engine.distributed import seed_everything
+from engine.evaluate import Features, extract_features, topk_accuracy
+from engine.evaluation import Evaluation, FrozenAccuracy, write_evaluation
+from engine.knn import knn_scores
+from engine.networks import build_backbone, load_backbone
+from engine.probe import fit_linear_probe
+from engine.runs import read_run
+from loaders import build_loader, open_pack
+from loaders.build import BackendName
+from loaders.errors import UserError, run_command
+from loaders.packs import Pack
+from loaders.views import presets
+
+
+@dataclass(frozen=True)
+class Config:
+    """Print the accuracy of kNN and of a linear probe, and write evaluation.json into the run folder."""
+
+    run: Path
+    """Run folder with a finished backbone."""
+    pack: Path
+    """Folder that tools/pack_dataset.py wrote."""
+    train_split: str = "train"
+    """Labelled split: the bank of neighbours, and what the probe is fitted on."""
+    test_split: str = "test"
+    """Labelled split to measure on."""
+    neighbours: int = 20
+    """k of kNN; 20 is usual for small sets, 200 for ImageNet."""
+    temperature: float = 0.07
+    """Width of the neighbours' vote."""
+    inverse_penalty: float = 1.0
+    """scikit-learn's C of the probe."""
+    untrained: bool = True
+    """Also measure the same network with random weights: what the architecture alone gives."""
+    batch_size: int = 256
+    """Images per forward pass; no influence on the result."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+    num_threads: int = 2
+    """Decoding threads."""
+
+
+def features_of(config: Config, pack: Pack, split: str, resolution: int, backbone: nn.Module) -> Features:
+    """Return the representations of the labelled images of a split."""
+    device = next(backbone.parameters()).device
+    loader = build_loader(
+        pack.split(split),
+        views=(presets.evaluation(resolution),),
+        batch_size=config.batch_size,
+        mode="eval",
+        backend=config.backend,
+        device=device,
+        num_threads=config.num_threads,
+        channels_last=True,
+    )
+    try:
+        features = extract_features(backbone, loader, device).labelled()
+    finally:
+        loader.close()
+    if len(features.labels) == 0:
+        raise UserError(f"evaluation: split {split!r} of {config.pack} has no labels; give a labelled split")
+    return features
+
+
+def measure(config: Config, pack: Pack, name: str, resolution: int, backbone: nn.Module) -> FrozenAccuracy:
+    """Measure one backbone."""
+    bank = features_of(config, pack, config.train_split, resolution, backbone)
+    query = features_of(config, pack, config.test_split, resolution, backbone)
+    num_classes = len(pack.classes)
+    if not 1 <= config.neighbours <= len(bank.labels):
+        raise UserError(
+            f"neighbours: expected 1 to {len(bank.labels)}, the labelled images of split "
+            f"{config.train_split!r}, found {config.neighbours}; change --neighbours"
+        )
+    votes = knn_scores(bank.h, bank.labels, query.h, num_classes, config.neighbours, config.temperature)
+    probe = fit_linear_probe(bank.h, bank.labels, num_classes, config.inverse_penalty)
+    logits = probe.logits(query.h)
+    top_k = min(5, num_classes)
+    return FrozenAccuracy(
+        network=name,
+        knn_top1=topk_accuracy(votes, query.labels),
+        linear_top1=topk_accuracy(logits, query.labels),
+        linear_top5=topk_accuracy(logits, query.labels, top_k),
+        probe_converged=probe.converged,
+        num_train=len(bank.labels),
+        num_test=len(query.labels),
+    )
+
+
+def evaluate(config: Config) -> Evaluation:
+    """Measure a run's backbone, and an untrained one where asked, and write evaluation.json."""
+    described = read_run(config.run)
+    backbone_name, resolution = str(described["config"]["backbone"]), int(described["config"]["resolution"])
+    pack = open_pack(config.pack)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = [measure(config, pack, described["recipe"], resolution, load_backbone(config.run).to(device))]
+    if config.untrained:
+        seed_everything(0)
+        untrained = build_backbone(backbone_name, resolution).to(device)
+        rows.append(measure(config, pack, "untrained", resolution, untrained))
+    evaluation = Evaluation(
+        tuple(rows), {**asdict(config), "backbone": backbone_name, "resolution": resolution}
+    )
+    write_evaluation(config.run, evaluation)
+    return evaluation
+
+
+def print_evaluation(console: Console, evaluation: Evaluation) -> None:
+    """Print one row per network, accuracies in per cent."""
+    first = evaluation.rows[0]
+    title = f"frozen features: {first.num_train:,} training and {first.num_test:,} test images, %"
+    table = Table("network", "kNN", "linear probe", "linear probe, top 5", title=title)
+    for row in evaluation.rows:
+        shares = (row.knn_top1, row.linear_top1, row.linear_top5)
+        table.add_row(row.network, *(f"{100 * share:.1f}" for share in shares))
+    console.print(table)
+    for row in evaluation.rows:
+        if not row.probe_converged:
+            console.print(
+                f"the probe of {row.network} stopped at its iteration limit: read it as a lower bound"
+            )
+
+
+def main() -> None:
+    """Run the command line."""
+    print_evaluation(Console(), evaluate(tyro.cli(Config, description=__doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)
