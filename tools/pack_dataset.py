@@ -47,7 +47,7 @@ class Config:
     """Processes and threads at work, 0 for one per core; never changes the pack."""
 
 
-def main() -> None:
+def main() -> int:
     """Parse the command line, pack, and print what was packed."""
     config = tyro.cli(Config, description=__doc__)
     options = PackOptions(
@@ -61,10 +61,17 @@ def main() -> None:
     console = Console()
     columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     start = time.perf_counter()
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("packing", total=None)
-        manifest = pack_dataset(options, lambda done, total: bar.update(task, completed=done, total=total))
+    try:
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("packing", total=None)
+            manifest = pack_dataset(
+                options, lambda done, total: bar.update(task, completed=done, total=total)
+            )
+    except KeyboardInterrupt:
+        console.print("interrupted: start the same command again, it resumes")
+        return 130
     print_summary(console, config.out, manifest, time.perf_counter() - start)
+    return 0
 
 
 def print_summary(console: Console, out: Path, manifest: Manifest, seconds: float) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from loaders.errors import UserError
@@ -20,10 +21,12 @@ from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem, 
 from loaders.packs.sources.naming import is_image_name
 from loaders.packs.sources.spec import SplitSource, open_source
 
+# A larger file is no image for training, and is not read into memory to find out.
+MAX_FILE_BYTES = 1 << 28
 # What a sample costs besides its bytes: a tar has two headers, the label and half a block of padding per
 # file, a beton its metadata and allocation records.
 _OVERHEAD_BYTES = {"webdataset": 1792, "ffcv": 48}
-_RATIO_SAMPLES = 32
+_RATIO_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, classes: set[st
             label = None if item.label is None else printable(item.label)
             if label is not None and is_image_name(item.name):
                 classes.add(label)
-            file.write(json.dumps(item._replace(label=label)) + "\n")
+            # The size stands in front, where cutting into shards finds it without parsing the rest.
+            file.write(f"{item.size_bytes} {json.dumps(item._replace(label=label))}\n")
             num_items += 1
         file.flush()
         os.fsync(file.fileno())
@@ -112,13 +116,16 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, classes: set[st
     return num_items
 
 
-def read_items(path: Path, first_byte: int = 0, num_bytes: int | None = None) -> Iterator[SourceItem]:
-    """Yield the items of a run of a listing; a run given by its length is read at once."""
+def read_items(path: Path, first_byte: int, num_bytes: int) -> Iterator[SourceItem]:
+    """Yield the items of a run of a listing."""
     with open(path, "rb") as file:
         file.seek(first_byte)
-        lines = file if num_bytes is None else file.read(num_bytes).splitlines()
-        for line in lines:
-            yield SourceItem(*json.loads(line))
+        for line in file.read(num_bytes).splitlines():
+            yield _parse_line(line)
+
+
+def _parse_line(line: bytes) -> SourceItem:
+    return SourceItem(*json.loads(line[line.index(b" ") :].decode("ascii")))
 
 
 def _cut(build: Path, split: SplitSource, ratio: float, overhead: int, shard_bytes: int) -> list[ShardPlan]:
@@ -134,7 +141,7 @@ def _cut(build: Path, split: SplitSource, ratio: float, overhead: int, shard_byt
 
     with open(listing_path(build, split.split), "rb") as file:
         for line in file:
-            size = json.loads(line)[3]
+            size = int(line[: line.index(b" ")])
             cost = size * ratio + overhead
             if count and filled + cost > shard_bytes:
                 close()
@@ -151,9 +158,11 @@ def _output_ratio(
 ) -> float:
     """Estimate output bytes per input byte from a few evenly spaced images, the same on every run."""
     step = max(1, num_items // _RATIO_SAMPLES)
+    with open(listing_path(build, split.split), "rb") as file:
+        samples = [_parse_line(line) for line in islice(file, 0, None, step)]
     taken = made = 0
-    for index, item in enumerate(read_items(listing_path(build, split.split))):
-        if index % step or item.problem:
+    for item in samples:
+        if item.problem or item.size_bytes > MAX_FILE_BYTES:
             continue
         try:
             image = prepare_image(source.read(item), policy)

@@ -28,7 +28,7 @@ from loaders.packs.manifest import (
     read_manifest,
     write_manifest,
 )
-from loaders.packs.parts import part_path
+from loaders.packs.parts import part_path, read_part_info
 from loaders.packs.shard_job import ShardJob
 from loaders.packs.sources.spec import SplitSource
 from loaders.packs.workers import available_cores, run_jobs
@@ -193,7 +193,7 @@ def _finished_before(options: PackOptions) -> Manifest:
 def _write_shards(options: PackOptions, plan: Plan, progress: Progress) -> None:
     build = options.out / BUILD_FOLDER
     total = sum(shard.num_items for shard in plan.shards)
-    pending = [shard for shard in plan.shards if not part_path(build, shard).exists()]
+    pending = [shard for shard in plan.shards if not _is_finished(options.out, part_path(build, shard))]
     done = total - sum(shard.num_items for shard in pending)
     progress(done, total)
     workers = options.workers or available_cores()
@@ -208,6 +208,14 @@ def _write_shards(options: PackOptions, plan: Plan, progress: Progress) -> None:
     for job in run_jobs(jobs, num_processes):
         done += job.plan.num_items
         progress(done, total)
+
+
+def _is_finished(out: Path, part: Path) -> bool:
+    """Tell whether a shard was written whole; its part says so, its files must still be there."""
+    if not part.exists():
+        return False
+    paths = [(out / SHARDS_FOLDER / file.path, file.size_bytes) for file in read_part_info(part).files]
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
 def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:

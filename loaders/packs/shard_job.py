@@ -19,7 +19,7 @@ from loaders.packs.beton_shard import BetonShardWriter, PageTooSmallError, page_
 from loaders.packs.checksum import content_hash
 from loaders.packs.columns import ENCODING_JPEG
 from loaders.packs.image import ImagePolicy, PreparedImage, prepare_image
-from loaders.packs.listing import ShardPlan, listing_path, read_items
+from loaders.packs.listing import MAX_FILE_BYTES, ShardPlan, listing_path, read_items
 from loaders.packs.manifest import BUILD_FOLDER, SHARDS_FOLDER, FileInfo, shard_file_name
 from loaders.packs.odd_formats import BadImage
 from loaders.packs.parts import PartInfo, part_path, write_part
@@ -27,7 +27,6 @@ from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem, 
 from loaders.packs.sources.spec import open_source
 from loaders.packs.tar_shard import TarShardWriter
 
-MAX_FILE_BYTES = 1 << 28
 _ITEMS_PER_TASK = 16
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -60,6 +61,7 @@ def run_jobs(jobs: Sequence[ShardJob], num_processes: int) -> Iterator[ShardJob]
 def _start_worker() -> None:
     """Make a worker quiet, and let it end with its parent even if that is killed."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
