@@ -32,7 +32,6 @@ from engine.recipe import Recipe, StepOutput
 from engine.schedule import Schedule, warmup_cosine
 from loaders import BackendName, build_loader, open_pack
 from loaders.batch import Batch
-from loaders.build import BackendName
 from loaders.errors import run_command
 from loaders.views import presets
 

@@ -45,6 +45,8 @@ def test_heavy_libraries_are_imported_lazily() -> None:
         for path in (ROOT / layer).rglob("*.py"):
             for node in ast.parse(path.read_text()).body:
                 if isinstance(node, ast.Import | ast.ImportFrom):
-                    names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                    names = (
+                        [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                    )
                     wrong += [f"{path}: {n}" for n in names if any(is_under(n, h) for h in HEAVY)]
     assert not wrong, wrong

@@ -1,0 +1,184 @@
+"""A user's mistakes: one line that names the thing, the rule and the remedy, and nothing left behind."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from loaders.errors import UserError
+from loaders.packs import open_pack
+from loaders.packs.sources.spec import parse_splits
+from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tar, write_tree
+
+
+def refused(tmp_path: Path, match: str, *splits: str, **options) -> None:
+    out = tmp_path / "new" / "pack"
+    with pytest.raises(UserError, match=match) as caught:
+        pack(out, *splits, **options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists(), "something was left behind"
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    refused(tmp_path, "split 'train': .*in holds no file", f"train={tmp_path / 'in'}")
+
+
+def test_second_split_empty_leaves_nothing(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", class_tree())
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path, "holds no file", f"train={tmp_path / 'in'}", f"test={tmp_path / 'empty'}")
+
+
+def test_missing_source(tmp_path: Path) -> None:
+    refused(tmp_path, "no images at .*nowhere: expected a folder or a .tar", f"train={tmp_path / 'nowhere'}")
+
+
+def test_source_of_another_kind(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"x.rar": b"Rar!", "y.tar": b"no tar at all" * 100, "z.tar": b""})
+    refused(tmp_path, "x.rar is neither a folder nor a .tar", f"train={tmp_path / 'x.rar'}")
+    refused(tmp_path, "y.tar is no tar", f"train={tmp_path / 'y.tar'}")
+    refused(tmp_path, "z.tar is empty", f"train={tmp_path / 'z.tar'}")
+
+
+def test_wrong_folder_inside_a_tar(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "x.tar", {"set/train/a/0.jpg": jpeg(0)})
+    refused(tmp_path, "holds no file below 'set/val': .*set/train", f"train={tar}#set/val")
+
+
+def test_no_image_can_be_packed(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", {"a/0.jpg": b"words", "a/1.jpg": jpeg(1)[:200]})
+    refused(tmp_path, r"none of the 2 files .*a/0.jpg.* not an image", f"train={tmp_path / 'in'}")
+
+
+@pytest.mark.parametrize(
+    ("texts", "match"),
+    [
+        (["train=a", "train=b"], "split 'train' is given twice"),
+        (["train"], "split 'train': expected NAME=PATH"),
+        (["tr/ain=a"], "split name 'tr/ain'"),
+        ([".=a"], "split name '.'"),
+        ([], "no split given"),
+    ],
+)
+def test_split_arguments(texts: list[str], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        parse_splits(texts)
+
+
+def test_options_out_of_range(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", class_tree())
+    source = f"train={tmp_path / 'in'}"
+    for option, match in (
+        ({"quality": 0}, "--quality 0"),
+        ({"max_side": 0}, "--max-side 0"),
+        ({"shard_size_mb": 0.0}, "--shard-size-mb 0"),
+        ({"workers": -1}, "--workers -1"),
+        ({"shard_format": "zip"}, "--format 'zip'"),
+    ):
+        refused(tmp_path, match, source, **option)
+
+
+def test_another_command_over_a_pack(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", class_tree())
+    source = f"train={tmp_path / 'in'}"
+    pack(tmp_path / "p", source)
+    before = folder_hashes(tmp_path / "p")
+    with pytest.raises(UserError, match="holds a pack made with quality None, now 50"):
+        pack(tmp_path / "p", source, quality=50)
+    with pytest.raises(UserError, match="made with format webdataset, now ffcv"):
+        pack(tmp_path / "p", source, shard_format="ffcv")
+    assert folder_hashes(tmp_path / "p") == before
+
+
+def test_out_is_taken(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", class_tree())
+    write_tree(tmp_path / "mine", {"thesis.txt": b"years of work"})
+    with pytest.raises(UserError, match="not empty and no unfinished pack"):
+        pack(tmp_path / "mine", f"train={tmp_path / 'in'}")
+    assert (tmp_path / "mine" / "thesis.txt").read_bytes() == b"years of work"
+    with pytest.raises(UserError, match="lies inside the source"):
+        pack(tmp_path / "in" / "pack", f"train={tmp_path / 'in'}")
+    with pytest.raises(UserError, match="is a file"):
+        pack(tmp_path / "mine" / "thesis.txt", f"train={tmp_path / 'in'}")
+
+
+def test_a_tar_cut_in_the_middle(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "x.tar", {f"s/{i}.jpg": jpeg(i) for i in range(4)})
+    data = tar.read_bytes()
+    member_bytes = 512 + -(-len(jpeg(0)) // 512) * 512
+    for cut in (2 * member_bytes, 2 * member_bytes + 100, 2 * member_bytes + 700):
+        tar.write_bytes(data[:cut])
+        refused(tmp_path, f"x.tar is cut off at byte {cut}", f"train={tar}")
+    tar.write_bytes(data[:member_bytes] + b"x" * 512 + data[member_bytes + 512 :])
+    refused(tmp_path, f"is damaged at byte {member_bytes}", f"train={tar}")
+
+
+def test_links(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", class_tree(1, 2))
+    write_tree(tmp_path / "elsewhere", {"9.jpg": jpeg(9)})
+    (tmp_path / "in" / "c0" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "c0" / "gone.jpg").symlink_to(tmp_path / "nothing")
+    (tmp_path / "in" / "c9").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(tmp_path / "in" / "c0" / "pipe.jpg")
+    result = pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    assert result.key(2) == "train/c9/9"
+    reasons = {
+        entry["name"]: entry["reason"]
+        for entry in map(json.loads, (tmp_path / "p" / "quarantine.jsonl").read_text().splitlines())
+    }
+    assert reasons == {
+        "c0/gone.jpg": "cannot be read: No such file or directory",
+        "c0/loop": "a link to a folder that holds it (endless loop)",
+        "c0/pipe.jpg": "not a regular file",
+    }
+
+
+def test_a_source_that_changes_stops_the_packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from loaders.packs import packer
+
+    files = class_tree()
+    write_tree(tmp_path / "in", files)
+    listed = packer.make_plan
+
+    def make_plan_then(change):
+        def patched(*args):
+            plan = listed(*args)
+            change()
+            return plan
+
+        monkeypatch.setattr(packer, "make_plan", patched)
+
+    victim = tmp_path / "in" / "c1" / "002.jpg"
+    make_plan_then(victim.unlink)
+    with pytest.raises(UserError, match="cannot be opened now .* start the same command again"):
+        pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    with pytest.raises(UserError, match="is not finished: start the same"):
+        open_pack(tmp_path / "p")
+    victim.write_bytes(files["c1/002.jpg"] + b"more")
+    with pytest.raises(UserError, match="changed while packing"):
+        make_plan_then(lambda: None)
+        pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    victim.write_bytes(files["c1/002.jpg"])
+    pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    pack(tmp_path / "q", f"train={tmp_path / 'in'}")
+    assert folder_hashes(tmp_path / "p") == folder_hashes(tmp_path / "q")
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from loaders.packs import tar_shard
+
+    def full(file, data) -> None:
+        file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    write_tree(tmp_path / "in", class_tree())
+    with monkeypatch.context() as patched:
+        patched.setattr(tar_shard, "write_all", full)
+        with pytest.raises(UserError, match="No space left on device.*make room and start the same command"):
+            pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    assert list((tmp_path / "p" / "shards").iterdir()) == []
+    pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    pack(tmp_path / "q", f"train={tmp_path / 'in'}")
+    assert folder_hashes(tmp_path / "p") == folder_hashes(tmp_path / "q")

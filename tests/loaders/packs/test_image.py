@@ -1,0 +1,164 @@
+"""Copy, re-encode or refuse: what becomes of an image."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from loaders.packs.image import Action, ImagePolicy, prepare_image
+from loaders.packs.jpeg_header import parse_jpeg_header
+from loaders.packs.odd_formats import BadImage
+from loaders.packs.resize import fit_inside, resize_antialiased
+from tests.loaders.packs.inputs import encoded, jpeg, pixels
+
+COPY = ImagePolicy()
+PICTURE = Image.fromarray(pixels(3))
+
+
+def exif_jpeg(orientation: int, order: str = "<") -> bytes:
+    entry = struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0)
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
+    tiff = head + struct.pack(order + "H", 1) + entry + bytes(4)
+    return encoded(PICTURE, "JPEG", quality=95, subsampling=0, exif=b"Exif\0\0" + tiff)
+
+
+def test_plain_jpeg_is_copied() -> None:
+    for data in (jpeg(1), encoded(PICTURE.convert("L"), "JPEG"), jpeg(2) + b"trailing bytes"):
+        image = prepare_image(data, COPY)
+        assert image.data == data
+        assert (image.height, image.width, image.action) == (24, 32, Action(0))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(orientation: int, order: str) -> None:
+    data = exif_jpeg(orientation, order)
+    assert parse_jpeg_header(data).orientation == orientation
+    image = prepare_image(data, COPY)
+    assert bool(image.action & Action.ROTATED) == (orientation != 1)
+    stored = Image.open(io.BytesIO(data))
+    from PIL import ImageOps
+
+    expected = np.asarray(ImageOps.exif_transpose(stored))
+    got = simplejpeg.decode_jpeg(image.data)
+    assert got.shape == expected.shape
+    assert np.abs(got.astype(int) - expected).mean() < 2
+    assert parse_jpeg_header(image.data).orientation == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "action"),
+    [
+        (encoded(PICTURE, "PNG"), Action.CONVERTED),
+        (encoded(PICTURE, "BMP"), Action.CONVERTED),
+        (encoded(PICTURE, "WEBP", lossless=True), Action.CONVERTED),
+        (encoded(PICTURE, "TIFF"), Action.CONVERTED),
+        (encoded(PICTURE.convert("RGBA"), "PNG"), Action.CONVERTED),
+        (encoded(PICTURE, "JPEG", progressive=True, quality=95, subsampling=0), Action(0)),
+    ],
+)
+def test_other_formats_become_jpeg(data: bytes, action: Action) -> None:
+    image = prepare_image(data, COPY)
+    assert image.action == Action.REENCODED | action
+    header = parse_jpeg_header(image.data)
+    assert (header.is_plain, header.height, header.width) == (True, 24, 32)
+    difference = simplejpeg.decode_jpeg(image.data).astype(int) - pixels(3)
+    assert np.abs(difference).mean() < 3
+
+
+def test_cmyk_palette_alpha_16_bit_and_animation() -> None:
+    cmyk = prepare_image(encoded(PICTURE.convert("CMYK"), "JPEG", quality=95), COPY)
+    assert cmyk.action == Action.REENCODED | Action.CONVERTED
+    assert np.abs(simplejpeg.decode_jpeg(cmyk.data).astype(int) - pixels(3)).mean() < 5
+    clear = Image.fromarray(np.zeros((8, 8, 4), np.uint8))
+    assert simplejpeg.decode_jpeg(prepare_image(encoded(clear, "PNG"), COPY).data).min() > 250
+    deep = Image.fromarray(np.full((8, 8), 32_896, np.uint16))
+    values = simplejpeg.decode_jpeg(prepare_image(encoded(deep, "PNG"), COPY).data)
+    assert abs(int(values.mean()) - 128) <= 1
+    frames = [Image.fromarray(pixels(i)) for i in range(3)]
+    moving = prepare_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), COPY)
+    assert moving.action == Action.REENCODED | Action.CONVERTED | Action.FIRST_FRAME
+
+
+def with_flipped_bytes(data: bytes, first: int, count: int) -> bytes:
+    first %= len(data)
+    return data[:first] + bytes(b ^ 0x5A for b in data[first : first + count]) + data[first + count :]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "an empty file"),
+        (b"hello", "not an image"),
+        (jpeg(1)[:-2], "truncated"),
+        (jpeg(1)[:-60], "truncated"),
+        (jpeg(1)[:100], "truncated"),
+        (jpeg(1)[:3], "truncated"),
+        (encoded(PICTURE, "PNG")[:-40], "truncated|damaged"),
+        (with_flipped_bytes(jpeg(1), jpeg(1).index(b"\xff\xc4") + 5, 16), "damaged"),  # a Huffman table
+        (with_flipped_bytes(encoded(PICTURE, "JPEG", progressive=True), -120, 60), "damaged|truncated"),
+        (with_flipped_bytes(encoded(PICTURE.convert("CMYK"), "JPEG"), -120, 60), "damaged|truncated"),
+        (jpeg(1).replace(b"\xff\xc0\x00\x11\x08\x00\x18", b"\xff\xc0\x00\x11\x08\x00\x00"), "pixels"),
+    ],
+)
+def test_bad_images_are_refused_with_a_reason(data: bytes, reason: str) -> None:
+    for policy in (COPY, ImagePolicy(max_side=16, quality=80)):
+        with pytest.raises(BadImage, match=reason):
+            prepare_image(data, policy)
+
+
+def test_every_cut_of_a_jpeg_is_noticed() -> None:
+    data = jpeg(7)
+    for length in range(len(data)):
+        with pytest.raises(BadImage):
+            prepare_image(data[:length], COPY)
+
+
+def test_the_check_finds_what_a_full_decode_finds() -> None:
+    rng = np.random.default_rng(0)
+    data = jpeg(4, 64, 64)
+    for _ in range(300):
+        damaged = bytearray(data)
+        damaged[rng.integers(2, len(data))] ^= 1 << rng.integers(8)
+        try:
+            simplejpeg.decode_jpeg(bytes(damaged))
+            good = True
+        except ValueError:
+            good = False
+        try:
+            image = prepare_image(bytes(damaged), COPY)
+        except BadImage:
+            continue
+        # Whatever is copied decodes without a warning; what is not has been encoded anew.
+        assert good or image.action & Action.REENCODED
+
+
+def test_bombs_are_refused_before_they_are_decoded() -> None:
+    wide = jpeg(1).replace(b"\x08\x00\x18\x00\x20", b"\x08\xff\xff\xff\xff")
+    with pytest.raises(BadImage, match="65535x65535 pixels, over the limit"):
+        prepare_image(wide, COPY)
+    with pytest.raises(BadImage, match="32x24 pixels, over the limit of 700"):
+        prepare_image(encoded(PICTURE, "PNG"), ImagePolicy(max_pixels=700))
+
+
+def test_resize_keeps_the_mean_and_the_ratio() -> None:
+    large = pixels(5, 300, 451)
+    assert fit_inside(300, 451, 100) == (67, 100)
+    assert fit_inside(1, 60_000, 64) == (1, 64)
+    assert fit_inside(80, 64, 80) == (80, 64)
+    small = resize_antialiased(large, 67, 100)
+    assert np.abs(small.mean((0, 1)) - large.mean((0, 1))).max() < 1
+    image = prepare_image(jpeg(5, 300, 451), ImagePolicy(max_side=100, quality=95))
+    assert (image.height, image.width) == (67, 100)
+    assert image.action == Action.REENCODED | Action.RESIZED
+    reference = resize_antialiased(simplejpeg.decode_jpeg(jpeg(5, 300, 451)), 67, 100)
+    assert np.abs(simplejpeg.decode_jpeg(image.data).astype(int) - reference).mean() < 2
+
+
+def test_a_given_quality_encodes_everything_anew() -> None:
+    image = prepare_image(jpeg(1), ImagePolicy(quality=30))
+    assert image.action == Action.REENCODED
+    assert len(image.data) < len(jpeg(1))

@@ -1,0 +1,187 @@
+"""Manifest, index and label tables: what they refuse, and that opening costs nothing."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from loaders.errors import UserError
+from loaders.packs import LabelTable, Pack, open_pack
+from loaders.packs.columns import COLUMN_DTYPES, column_path
+from loaders.packs.manifest import Manifest, SplitInfo, SplitRange, write_manifest
+
+
+def table(**changes) -> LabelTable:
+    columns = {
+        "row": np.array([1, 4, 9]),
+        "label": np.array([2, 0, 1]),
+        "confidence": np.array([1.0, 0.5, 0.25], np.float32),
+        "source": np.array(["true", "pseudo", "pseudo"], object),
+        "cycle": np.array([0, 1, 2], np.int32),
+        "num_classes": 3,
+    }
+    return LabelTable(**{**columns, **changes})
+
+
+def test_label_table_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "labels" / "x.parquet"
+    table().write(path)
+    read = LabelTable.read(path)
+    for name in ("row", "label", "confidence", "source", "cycle"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(table(), name))
+    assert (read.num_classes, read.version) == (3, 1)
+    assert read.dense(10).tolist() == [-1, 2, -1, -1, 0, -1, -1, -1, -1, 1]
+    empty = LabelTable.of(np.zeros(0, np.int64), np.zeros(0, np.int64), 3)
+    empty.write(path)
+    assert LabelTable.read(path).dense(2).tolist() == [-1, -1]
+
+
+def test_label_table_sorts_what_it_is_given() -> None:
+    made = LabelTable.of(np.array([5, 2]), np.array([1, 0]), 2, np.array([0.9, 0.8]), "pseudo", cycle=3)
+    assert made.row.tolist() == [2, 5]
+    assert made.label.tolist() == [0, 1]
+    np.testing.assert_allclose(made.confidence, [0.8, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"label": np.array([2, 0, 3])}, "labels reach from 0 to 3, expected 0 to 2"),
+        ({"label": np.array([2, -1, 1])}, "labels reach from -1"),
+        ({"row": np.array([1, 1, 2])}, "strictly increasing"),
+        ({"row": np.array([-1, 1, 2])}, "strictly increasing"),
+        ({"row": np.array([1, 2])}, "differ in length"),
+        ({"confidence": np.array([1, 2, 0.5], np.float32)}, r"in \[0, 1\]"),
+        ({"confidence": np.array([1, np.nan, 0.5], np.float32)}, r"in \[0, 1\]"),
+    ],
+)
+def test_label_tables_out_of_range_are_refused(changes: dict, match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        table(**changes)
+
+
+def test_label_tables_that_do_not_fit_are_refused(tmp_path: Path, digits_pack: Pack) -> None:
+    with pytest.raises(UserError, match="row 9 of a pack with 5 rows"):
+        table().dense(5)
+    with pytest.raises(UserError, match="no label table at"):
+        LabelTable.read(tmp_path / "none.parquet")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(UserError, match="is no label table"):
+        LabelTable.read(tmp_path / "bad.parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"row": [1], "label": [2]}), tmp_path / "foreign.parquet")
+    with pytest.raises(UserError, match="is no label table"):
+        LabelTable.read(tmp_path / "foreign.parquet")
+    mine = LabelTable.of(np.arange(3), np.arange(3), 10)
+    assert digits_pack.split("unlabeled").labels(mine)[:5].tolist() == [0, 1, 2, -1, -1]
+
+
+def test_no_pack(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no pack at .*none: make one with"):
+        open_pack(tmp_path / "none")
+    with pytest.raises(UserError, match="is no pack: expected manifest.json"):
+        open_pack(tmp_path)
+
+
+@pytest.fixture
+def copied(digits_pack: Pack, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(digits_pack.path, tmp_path / "copy"))
+
+
+def edit(folder: Path, change) -> None:
+    path = folder / "manifest.json"
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda m: m.update(format_version=99), "format version 99, this Sluice reads up to 1: update"),
+        (lambda m: m.update(format_version="1"), "damaged"),
+        (lambda m: m.update(num_images=5), "damaged .*the splits hold 3149 rows .* claims 5"),
+        (lambda m: m.pop("classes"), "damaged"),
+        (lambda m: m.update(surprise=1), "damaged"),
+        (lambda m: m["splits"][1].update(name="test"), "damaged .*not distinct"),
+        (lambda m: m["splits"][1].update(name="../x"), "damaged"),
+        (lambda m: m["splits"][0]["ranges"][0].update(stop_row=7), "damaged .*tile"),
+        (lambda m: m["files"][0].update(path="/etc/passwd"), "damaged .*outside"),
+        (lambda m: m.update(shard_format="zip"), "damaged"),
+    ],
+)
+def test_edited_manifests_are_refused(copied: Path, change, match: str) -> None:
+    edit(copied, change)
+    with pytest.raises(UserError, match=match):
+        open_pack(copied)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_manifest_never_crashes(copied: Path, data: st.DataObject) -> None:
+    path = copied / "manifest.json"
+    original = path.read_bytes()
+    damaged = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
+    try:
+        pack = open_pack(copied)
+        pack.key(len(pack) - 1)
+    except UserError as error:
+        assert "\n" not in str(error)
+    finally:
+        path.write_bytes(original)
+
+
+@pytest.mark.parametrize("name", ["shard", "key_offset", "content_hash"])
+def test_damaged_columns_are_refused(copied: Path, name: str) -> None:
+    path = copied / column_path(name)
+    data = path.read_bytes()
+    for bad in (b"", data[:50], data[:-8], b"x" * 200):
+        path.write_bytes(bad)
+        with pytest.raises(UserError, match=r"damaged|does not belong"):
+            open_pack(copied)
+    path.unlink()
+    with pytest.raises(UserError, match="damaged"):
+        open_pack(copied)
+
+
+def test_a_missing_or_short_shard_is_named(copied: Path) -> None:
+    pack = open_pack(copied)
+    path = pack.shard_path(0)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(
+        UserError, match=r"unlabeled-000000.tar has 5000 bytes, row \d+ \(unlabeled/.*ends at"
+    ):
+        pack.read(400)
+    path.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        open_pack(copied).read(0)
+
+
+def test_opening_a_hundred_million_rows(tmp_path: Path) -> None:
+    num_rows = 100_000_000
+    (tmp_path / "index").mkdir()
+    lengths = {"key_offset": num_rows + 1, "key_bytes": 1}
+    for name, (dtype, row_shape) in COLUMN_DTYPES.items():  # sparse files: only their headers are written
+        shape = (lengths.get(name, num_rows), *row_shape)
+        np.lib.format.open_memmap(tmp_path / column_path(name), "w+", dtype, shape)
+    rows = SplitRange(0, num_rows, 0, 30_000, 0)
+    info = SplitInfo("train", "x", (rows,), num_rows, 0, 0)
+    manifest = Manifest(1, "webdataset", num_rows, 30_000, num_rows, 0, {}, (), (info,), {}, ())
+    write_manifest(tmp_path, manifest)
+    open_pack(tmp_path)
+    start = time.perf_counter()
+    pack = open_pack(tmp_path)
+    seconds = time.perf_counter() - start
+    assert len(pack.split("train")) == num_rows
+    assert pack.shard_path(29_999).name == "train-029999.tar"
+    assert seconds < 0.05

@@ -1,0 +1,120 @@
+"""A packer that is killed at any moment resumes, and ends with the bytes of an uninterrupted run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loaders.errors import UserError
+from loaders.packs import open_pack
+from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tree
+
+DRIVER = Path(__file__).parent / "kill_driver.py"
+ROOT = Path(__file__).parents[3]
+
+
+def kills(tmp_path: Path, shard_format: str, first: int, step: int) -> int:
+    files = class_tree(2, 10) | {"c0/cut.jpg": jpeg(5)[:-30]}
+    write_tree(tmp_path / "in", files)
+    arguments = [tmp_path / "in", tmp_path, shard_format, first, step]
+    run = subprocess.run(
+        [sys.executable, str(DRIVER), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    assert result["differing"] == []
+    return result["kills"]
+
+
+@pytest.mark.parametrize("shard_format", ["webdataset", "ffcv"])
+def test_killed_at_many_moments(tmp_path: Path, shard_format: str) -> None:
+    assert kills(tmp_path, shard_format, first=1, step=4) >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("shard_format", ["webdataset", "ffcv"])
+def test_killed_at_every_moment(tmp_path: Path, shard_format: str) -> None:
+    assert kills(tmp_path, shard_format, first=1, step=1) >= 100
+
+
+WORKERS_SCRIPT = """
+import sys
+from pathlib import Path
+from loaders.packs import packer
+from loaders.packs.sources.spec import parse_splits
+if __name__ == "__main__":
+    packer._SMALL_INPUT_BYTES = 0
+    options = packer.PackOptions(parse_splits([f"train={sys.argv[1]}"]), Path(sys.argv[2]), shard_size_mb=0.02,
+                                 workers=2)
+    packer.pack_dataset(options, lambda done, total: print(done, flush=True))
+"""
+
+
+def test_worker_processes_end_with_the_killed_packer(digits_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(WORKERS_SCRIPT)
+    command = [sys.executable, str(script), str(digits_folder / "test"), str(tmp_path / "cut")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for num_lines in (2, 9):  # killed with shards in flight
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(num_lines):
+                assert process.stdout.readline()
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert children
+            os.kill(process.pid, signal.SIGKILL)
+        gone, alive = psutil.wait_procs(children, timeout=20)
+        assert not alive
+        with pytest.raises(UserError, match="not finished"):
+            open_pack(tmp_path / "cut")
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    pack(tmp_path / "whole", f"train={digits_folder / 'test'}", shard_size_mb=0.02)
+    assert folder_hashes(tmp_path / "cut") == folder_hashes(tmp_path / "whole")
+
+
+def test_two_packers_of_one_pack(digits_folder: Path, tmp_path: Path) -> None:
+    source = f"train={digits_folder / 'test'}"
+    seen = []
+
+    def again(done: int, total: int) -> None:
+        if done == 0:
+            with pytest.raises(UserError, match="another process is packing"):
+                pack(tmp_path / "p", source)
+            seen.append(total)
+
+    from loaders.packs.packer import PackOptions, pack_dataset
+    from loaders.packs.sources.spec import parse_splits
+
+    start = time.perf_counter()
+    pack_dataset(PackOptions(parse_splits([source]), tmp_path / "p", workers=1), again)
+    assert seen == [445]
+    assert time.perf_counter() - start < 60
+
+
+def test_an_unfinished_pack_of_another_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from loaders.packs import packer
+
+    write_tree(tmp_path / "in", class_tree())
+    with monkeypatch.context() as patched:
+
+        def interrupt(*args):
+            raise KeyboardInterrupt
+
+        patched.setattr(packer, "join_parts", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    with pytest.raises(UserError, match="an unfinished pack made with max_side None, now 8"):
+        pack(tmp_path / "p", f"train={tmp_path / 'in'}", max_side=8)
+    pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    pack(tmp_path / "q", f"train={tmp_path / 'in'}")
+    assert folder_hashes(tmp_path / "p") == folder_hashes(tmp_path / "q")
