@@ -7,27 +7,73 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.views.codes import BLUR, GRAYSCALE, SOLARIZE
+from loaders.views.codes import (
+    AFFINE,
+    ARGUMENTS,
+    AUTOCONTRAST,
+    BLUR,
+    BRIGHTNESS,
+    CONTRAST,
+    CUTOUT,
+    EQUALIZE,
+    GRAYSCALE,
+    INVERT,
+    MAX_ARGUMENTS,
+    NONE,
+    POSTERIZE,
+    SATURATION,
+    SHARPNESS,
+    SOLARIZE,
+)
 from loaders.views.kernels.drawing import (
+    ROTATE,
+    SHEAR_X,
+    SHEAR_Y,
+    TRANSLATE_X,
+    TRANSLATE_Y,
+    draw_affine,
     draw_centered,
+    draw_cutout,
     draw_flip,
     draw_jitter,
     draw_one,
+    draw_randaugment,
     draw_resized_crop,
 )
 from loaders.views.policy import (
+    AugmentName,
     CenterCrop,
     ColorJitter,
+    Cutout,
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
     Operation,
     PaddedCrop,
+    RandAugment,
+    RandomAffine,
     RandomResizedCrop,
     Solarize,
     ViewPolicy,
 )
 
+_AUGMENTS: dict[AugmentName, int] = {
+    "autocontrast": AUTOCONTRAST,
+    "brightness": BRIGHTNESS,
+    "color": SATURATION,
+    "contrast": CONTRAST,
+    "equalize": EQUALIZE,
+    "identity": NONE,
+    "invert": INVERT,
+    "posterize": POSTERIZE,
+    "rotate": ROTATE,
+    "sharpness": SHARPNESS,
+    "shear_x": SHEAR_X,
+    "shear_y": SHEAR_Y,
+    "solarize": SOLARIZE,
+    "translate_x": TRANSLATE_X,
+    "translate_y": TRANSLATE_Y,
+}
 _GEOMETRY = 0  # operation number of the geometry; operations count from 1
 
 
@@ -54,9 +100,19 @@ class ViewParameters:
 
 def num_slots(operation: Operation) -> int:
     """Entries that an operation takes in `codes` and `args`."""
-    if isinstance(operation, HorizontalFlip):
-        return 0
-    return 4 if isinstance(operation, ColorJitter) else 1
+    match operation:
+        case HorizontalFlip():
+            return 0
+        case ColorJitter():
+            return 4
+        case RandomAffine():
+            return ARGUMENTS[AFFINE]
+        case Cutout():
+            return ARGUMENTS[CUTOUT]
+        case RandAugment():
+            return operation.num_ops * MAX_ARGUMENTS
+        case _:
+            return 1
 
 
 def draw(
@@ -96,7 +152,7 @@ def draw(
     _draw_geometry(policy, at, heights, widths, parameters)
     slot = 0
     for number, operation in enumerate(policy.operations, start=_GEOMETRY + 1):
-        _draw_operation(operation, at, number, slot, parameters)
+        _draw_operation(operation, policy.resolution, at, number, slot, parameters)
         slot += num_slots(operation)
     return parameters
 
@@ -119,7 +175,9 @@ def _draw_geometry(
             draw_centered(*at, heights, widths, 1.0, reach, out.box, out.window, out.shift)
 
 
-def _draw_operation(operation: Operation, at: _At, number: int, slot: int, out: ViewParameters) -> None:
+def _draw_operation(
+    operation: Operation, resolution: int, at: _At, number: int, slot: int, out: ViewParameters
+) -> None:
     match operation:
         case HorizontalFlip(p=p):
             draw_flip(*at, number, float(p), out.flip)
@@ -135,3 +193,17 @@ def _draw_operation(operation: Operation, at: _At, number: int, slot: int, out: 
         case Solarize(p=p, threshold=threshold):
             level = float(threshold)
             draw_one(*at, number, float(p), SOLARIZE, level, level, slot, out.codes, out.args)
+        case RandomAffine(p=p, degrees=degrees, translate=translate, fill=fill):
+            warp = (float(degrees), float(translate), resolution, float(fill))
+            draw_affine(*at, number, float(p), *warp, slot, out.codes, out.args)
+        case RandAugment(p=p, num_ops=num_ops, levels=levels, fill=fill):
+            kinds = np.array([_AUGMENTS[augment.name] for augment in operation.augments])
+            ranges = np.array(
+                [(augment.low, augment.high, augment.signed) for augment in operation.augments], float
+            )
+            first, count = levels or (0, 0)
+            grid = (first, count, resolution, float(fill))
+            draw_randaugment(*at, number, float(p), num_ops, kinds, ranges, *grid, slot, out.codes, out.args)
+        case Cutout(p=p, size=size, fill=fill):
+            square = (float(size[0]), float(size[1]), resolution, float(fill))
+            draw_cutout(*at, number, float(p), *square, slot, out.codes, out.args)

@@ -8,7 +8,7 @@ into numbers, `kernels/` or another backend applies these.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from loaders.errors import UserError
 
@@ -151,7 +151,119 @@ class Solarize:
         _require(0.0 <= self.threshold <= 256.0, "Solarize threshold", "a number in [0, 256]", self.threshold)
 
 
-Operation = HorizontalFlip | ColorJitter | Grayscale | GaussianBlur | Solarize
+@dataclass(frozen=True)
+class RandomAffine:
+    """One affine warp about the centre, nearest neighbour: rotation and translation, each drawn uniformly.
+
+    Attributes:
+        degrees: the angle is drawn in [-degrees, degrees].
+        translate: shift as a share of the view's side, drawn in [-translate, translate] per axis.
+        fill: value of 255 where the source ends.
+        p: probability that the view is warped.
+    """
+
+    degrees: float = 0.0
+    translate: float = 0.0
+    fill: float = 0.0
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(0.0 <= self.degrees <= 180.0, "RandomAffine degrees", "a number in [0, 180]", self.degrees)
+        _require(0.0 <= self.translate <= 1.0, "RandomAffine translate", "a number in [0, 1]", self.translate)
+        _require_probability(self.p, "RandomAffine")
+
+
+AugmentName = Literal[
+    "autocontrast",
+    "brightness",
+    "color",
+    "contrast",
+    "equalize",
+    "identity",
+    "invert",
+    "posterize",
+    "rotate",
+    "sharpness",
+    "shear_x",
+    "shear_y",
+    "solarize",
+    "translate_x",
+    "translate_y",
+]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """One operation of RandAugment and what its magnitude in [0, 1] means.
+
+    Attributes:
+        name: of the operation.
+        low: its argument at magnitude 0: a factor for brightness, color, contrast, sharpness; bits for
+            posterize; a threshold of 255 for solarize; degrees for rotate; a slope for shear; a share of
+            the side for translate.
+        high: its argument at magnitude 1; may be lower than `low`.
+        signed: the argument is negated with probability 1/2.
+    """
+
+    name: AugmentName
+    low: float = 0.0
+    high: float = 0.0
+    signed: bool = False
+
+    def __post_init__(self) -> None:
+        known = self.name in get_args(AugmentName)
+        _require(known, "RandAugment operation", f"one of {', '.join(get_args(AugmentName))}", self.name)
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """A few operations drawn with replacement, each at a random magnitude (Cubuk et al. 2020; FixMatch).
+
+    Attributes:
+        augments: what to draw from.
+        num_ops: operations per view.
+        p: probability that a drawn operation is applied.
+        levels: magnitudes are k / levels[1] with k drawn in levels[0] .. levels[1] - 1; None draws them
+            uniformly in [0, 1).
+        fill: value of 255 where a geometric operation leaves the view.
+    """
+
+    augments: tuple[Augment, ...]
+    num_ops: int = 2
+    p: float = 0.5
+    levels: tuple[int, int] | None = None
+    fill: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(len(self.augments) > 0, "RandAugment augments", "at least one operation", self.augments)
+        _require(self.num_ops >= 1, "RandAugment num_ops", "at least 1", self.num_ops)
+        _require_probability(self.p, "RandAugment")
+        ok = self.levels is None or 0 <= self.levels[0] < self.levels[1]
+        _require(ok, "RandAugment levels", "None or (first, number) with 0 <= first < number", self.levels)
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Fill a square at a random centre (DeVries and Taylor 2017); parts outside the view are cut off.
+
+    Attributes:
+        size: range of the square's side as a share of the view's.
+        fill: value of 255.
+        p: probability.
+    """
+
+    size: tuple[float, float] = (0.5, 0.5)
+    fill: float = 127.0
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_range(self.size, "Cutout size", 0.0, 1.0)
+        _require_probability(self.p, "Cutout")
+
+
+Operation = (
+    HorizontalFlip | ColorJitter | Grayscale | GaussianBlur | Solarize | RandomAffine | RandAugment | Cutout
+)
 
 
 @dataclass(frozen=True)

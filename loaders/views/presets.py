@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from loaders.views.policy import (
+    Augment,
     CenterCrop,
     ColorJitter,
+    Cutout,
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
     Normalize,
     PaddedCrop,
+    RandAugment,
+    RandomAffine,
     RandomResizedCrop,
     Solarize,
     ViewPolicy,
@@ -86,6 +90,90 @@ def crop_flip(
 def weak(resolution: int = 32, flip_p: float = 0.5, normalize: Normalize | None = IMAGENET) -> ViewPolicy:
     """Weak view of FixMatch: flip, crop after padding by 12.5 % (Sohn et al. 2020, section 2.3)."""
     return ViewPolicy("weak", resolution, PaddedCrop(0.125), (HorizontalFlip(flip_p),), normalize)
+
+
+def _fixmatch_augments(strength: float) -> tuple[Augment, ...]:
+    """The 14 operations of FixMatch; `strength` 1 gives the paper's ranges, less comes closer to identity."""
+    enhance_low, enhance_high = 1 - 0.95 * strength, 0.95
+    return (
+        Augment("autocontrast"),
+        Augment("brightness", enhance_low, enhance_high),
+        Augment("color", enhance_low, enhance_high),
+        Augment("contrast", enhance_low, enhance_high),
+        Augment("equalize"),
+        Augment("identity"),
+        Augment("posterize", 8 - 4 * strength, 8),
+        Augment("rotate", 0, 30 * strength, signed=True),
+        Augment("sharpness", enhance_low, enhance_high),
+        Augment("shear_x", 0, 0.3 * strength, signed=True),
+        Augment("shear_y", 0, 0.3 * strength, signed=True),
+        Augment("solarize", 256, 256 * (1 - strength)),
+        Augment("translate_x", 0, 0.3 * strength, signed=True),
+        Augment("translate_y", 0, 0.3 * strength, signed=True),
+    )
+
+
+def fixmatch_strong(
+    resolution: int = 32, flip_p: float = 0.5, normalize: Normalize | None = IMAGENET
+) -> ViewPolicy:
+    """Strong view of FixMatch: the weak view, RandAugment (n = 2, random magnitude), Cutout of half the side.
+
+    Source: Sohn et al. 2020, appendix D; ranges, ten levels and the probability 0.5 per operation as in the
+    PyTorch code that reproduces its CIFAR figures.
+    """
+    operations = (
+        HorizontalFlip(flip_p),
+        RandAugment(_fixmatch_augments(1.0), num_ops=2, p=0.5, levels=(1, 10)),
+        Cutout(size=(0.5, 0.5), fill=127.0),
+    )
+    return ViewPolicy("fixmatch_strong", resolution, PaddedCrop(0.125), operations, normalize)
+
+
+def fixmatch_strong_gentle(
+    resolution: int = 32, flip_p: float = 0.5, normalize: Normalize | None = IMAGENET
+) -> ViewPolicy:
+    """A gentler strong view for small or fine-grained images: half the ranges, a smaller Cutout."""
+    operations = (
+        HorizontalFlip(flip_p),
+        RandAugment(_fixmatch_augments(0.5), num_ops=2, p=0.5, levels=(1, 10)),
+        Cutout(size=(0.0, 0.25), fill=127.0),
+    )
+    return ViewPolicy("fixmatch_strong_gentle", resolution, PaddedCrop(0.125), operations, normalize)
+
+
+def simclr(
+    resolution: int = 224, strength: float = 1.0, normalize: Normalize | None = IMAGENET
+) -> ViewPolicy:
+    """View of SimCLR: crop, flip, jitter of the given strength, gray, blur up to sigma 2.
+
+    Source: Chen et al. 2020, appendix A. BYOL (Grill et al. 2020) uses strength 0.5 with saturation halved.
+    """
+    s = 0.8 * strength
+    operations = (
+        HorizontalFlip(0.5),
+        ColorJitter(brightness=s, contrast=s, saturation=s, hue=0.2 * strength, p=0.8),
+        Grayscale(0.2),
+        GaussianBlur(p=0.5, sigma=(0.1, 2.0)),
+    )
+    return ViewPolicy("simclr", resolution, RandomResizedCrop(), operations, normalize, "bicubic")
+
+
+def rotate_translate_jitter(resolution: int = 224, normalize: Normalize | None = IMAGENET) -> ViewPolicy:
+    """Rotation, translation and colour jitter: the set of the INF473V report (section 2.2).
+
+    The report gives no ranges; these are this project's choice.
+    """
+    operations = (
+        HorizontalFlip(0.5),
+        RandomAffine(degrees=15.0, translate=0.1),
+        ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05),
+    )
+    return ViewPolicy("rotate_translate_jitter", resolution, CenterCrop(1.0), operations, normalize)
+
+
+def reconstruction(resolution: int = 64, flip_p: float = 0.5) -> ViewPolicy:
+    """Input and target of an autoencoder: the centred square in [0, 1], flipped at random."""
+    return ViewPolicy("reconstruction", resolution, CenterCrop(1.0), (HorizontalFlip(flip_p),), None)
 
 
 def evaluation(

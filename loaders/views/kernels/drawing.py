@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.views.codes import BRIGHTNESS
+from loaders.views.codes import AFFINE, BRIGHTNESS, CUTOUT, MAX_ARGUMENTS, POSTERIZE
 from loaders.views.kernels.compile import exact_kernel
 from loaders.views.kernels.random import uniform4
 
@@ -96,3 +96,100 @@ def draw_one(seed, epochs, rows, view, operation, p, code, low, high, slot, code
         if u0 < p:
             codes[i, slot] = code
             args[i, slot] = low + u1 * (high - low)
+
+
+# Geometric operations of RandAugment; the others stand under their own codes.
+ROTATE = 101
+SHEAR_X = 102
+SHEAR_Y = 103
+TRANSLATE_X = 104
+TRANSLATE_Y = 105
+
+
+@exact_kernel
+def _write_matrix(kind, value, resolution, fill, args):
+    """Write the inverse map (view to source, from the centre) of one geometric operation."""
+    a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
+    if kind == ROTATE:
+        angle = np.deg2rad(value)
+        a, b, d, e = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+    elif kind == SHEAR_X:  # about the upper left corner, as PIL's transform
+        b, c = value, 0.5 * value * resolution
+    elif kind == SHEAR_Y:
+        d, f = value, 0.5 * value * resolution
+    elif kind == TRANSLATE_X:
+        c = np.trunc(value * resolution)
+    else:
+        f = np.trunc(value * resolution)
+    args[0], args[1], args[2], args[3], args[4], args[5], args[6] = a, b, c, d, e, f, fill
+
+
+@exact_kernel
+def draw_affine(
+    seed, epochs, rows, view, operation, p, degrees, translate, resolution, fill, slot, codes, args
+):
+    """Draw one warp: rotation about the centre, then translation."""
+    for i in range(len(rows)):
+        u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, 0)
+        if u0 >= p:
+            continue
+        codes[i, slot] = AFFINE
+        _write_matrix(ROTATE, (2.0 * u1 - 1.0) * degrees, resolution, fill, args[i, slot:])
+        # The inverse of "rotate, then shift": undo the shift first.
+        shift_x, shift_y = (
+            (2.0 * u2 - 1.0) * translate * resolution,
+            (2.0 * u3 - 1.0) * translate * resolution,
+        )
+        a, b, d, e = args[i, slot], args[i, slot + 1], args[i, slot + 3], args[i, slot + 4]
+        args[i, slot + 2] = -(a * shift_x + b * shift_y)
+        args[i, slot + 5] = -(d * shift_x + e * shift_y)
+
+
+@exact_kernel
+def draw_randaugment(
+    seed, epochs, rows, view, operation, p, num_ops, kinds, ranges, first_level, num_levels, resolution, fill,
+    slot, codes, args,
+):  # fmt: skip
+    """Draw num_ops operations into blocks of `MAX_ARGUMENTS` slots.
+
+    Args:
+        kinds: int64 [K], codes of the operations to draw from.
+        ranges: float64 [K, 3], argument at magnitude 0, at magnitude 1, and whether it is signed.
+        num_levels: int, 0 for continuous magnitudes.
+    """
+    for i in range(len(rows)):
+        for number in range(num_ops):
+            u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, number)
+            if u0 >= p:
+                continue
+            which = int(u1 * len(kinds))
+            magnitude = u2
+            if num_levels > 0:
+                magnitude = (first_level + int(u2 * (num_levels - first_level))) / num_levels
+            value = ranges[which, 0] + magnitude * (ranges[which, 1] - ranges[which, 0])
+            if ranges[which, 2] > 0 and u3 < 0.5:
+                value = -value
+            at, kind = slot + number * MAX_ARGUMENTS, kinds[which]
+            if kind >= ROTATE:
+                codes[i, at] = AFFINE
+                _write_matrix(kind, value, resolution, fill, args[i, at:])
+            else:
+                codes[i, at] = kind
+                args[i, at] = np.trunc(value) if kind == POSTERIZE else value
+
+
+@exact_kernel
+def draw_cutout(seed, epochs, rows, view, operation, p, low, high, resolution, fill, slot, codes, args):
+    """Draw a square of side size * R at a uniform centre, cut off at the view's borders."""
+    for i in range(len(rows)):
+        u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, 0)
+        if u0 >= p:
+            continue
+        side = int((low + u1 * (high - low)) * resolution)
+        top = max(0, int(np.floor(u2 * resolution - 0.5 * side)))
+        left = max(0, int(np.floor(u3 * resolution - 0.5 * side)))
+        codes[i, slot] = CUTOUT
+        args[i, slot], args[i, slot + 1] = top, left
+        args[i, slot + 2] = min(resolution, int(np.floor(u2 * resolution - 0.5 * side)) + side)
+        args[i, slot + 3] = min(resolution, int(np.floor(u3 * resolution - 0.5 * side)) + side)
+        args[i, slot + 4] = fill

@@ -10,9 +10,8 @@ from torchvision.transforms.v2 import functional
 
 from loaders.views import codes, presets
 from loaders.views.draw import draw
-from loaders.views.kernels.render import make_scratch, render_view
-from loaders.views.kernels.resample import table_taps
 from loaders.views.policy import CenterCrop, ColorJitter, GaussianBlur, Grayscale, Solarize
+from tests.loaders.views.kernels.rendering import render
 
 ORACLE = {
     codes.BRIGHTNESS: functional.adjust_brightness,
@@ -25,23 +24,6 @@ ORACLE = {
     ),
     codes.SOLARIZE: lambda x, threshold: functional.solarize(x, threshold / 255),
 }
-
-
-def render(image, policy, parameters):
-    """Return the view as float32 [3, R, R] in [0, 255]."""
-    height, width, _ = image.shape
-    resolution = policy.resolution
-    planes = np.concatenate([np.moveaxis(image, -1, 0).ravel(), np.zeros(64, np.uint8)])
-    cubic = policy.interpolation == "bicubic"
-    p = parameters
-    taps = table_taps(float(p.box[0, 2:].max()) / resolution, cubic)
-    out = np.full(3 * resolution * resolution, np.nan, np.float32)
-    render_view(
-        planes, height, width, p.box[0], p.window[0], p.shift[0], p.flip[0], cubic, p.codes[0], p.args[0],
-        np.ones(3, np.float32), np.zeros(3, np.float32), make_scratch(resolution, taps, width), resolution,
-        False, out,
-    )  # fmt: skip
-    return out.reshape(3, resolution, resolution)
 
 
 def oracle(image, policy, p):
