@@ -1,6 +1,29 @@
-"""What turns packed bytes into batches of views."""
+"""What turns packed bytes into batches of views.
 
-from loaders.build import BackendName, build_loader, build_paired_loader
-from loaders.packs import open_pack
+The names are looked up on first use: packing must not import torch in every worker process.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loaders.build import BackendName, build_loader, build_paired_loader
+    from loaders.packs import open_pack
 
 __all__ = ["BackendName", "build_loader", "build_paired_loader", "open_pack"]
+
+_HOMES = {
+    "BackendName": "loaders.build",
+    "build_loader": "loaders.build",
+    "build_paired_loader": "loaders.build",
+    "open_pack": "loaders.packs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module that defines it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'loaders' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

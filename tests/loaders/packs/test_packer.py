@@ -65,7 +65,7 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     assert (result.split("train").labels() >= 0).all()
     with tarfile.open(result.shard_path(0)) as tar:
         assert all(name.endswith(".jpg") for name in tar.getnames())
-    with pytest.raises(UserError, match="no split 'val'.*unlabeled, train"):
+    with pytest.raises(UserError, match=r"no split 'val'.*unlabeled, train"):
         result.split("val")
 
 

@@ -54,8 +54,8 @@ from loaders.packs import packer
 from loaders.packs.sources.spec import parse_splits
 if __name__ == "__main__":
     packer._SMALL_INPUT_BYTES = 0
-    options = packer.PackOptions(parse_splits([f"train={sys.argv[1]}"]), Path(sys.argv[2]), shard_size_mb=0.02,
-                                 workers=2)
+    splits = parse_splits([f"train={sys.argv[1]}"])
+    options = packer.PackOptions(splits, Path(sys.argv[2]), shard_size_mb=0.02, workers=2)
     packer.pack_dataset(options, lambda done, total: print(done, flush=True))
 """
 
@@ -73,7 +73,7 @@ def test_worker_processes_end_with_the_killed_packer(digits_folder: Path, tmp_pa
             children = psutil.Process(process.pid).children(recursive=True)
             assert children
             os.kill(process.pid, signal.SIGKILL)
-        gone, alive = psutil.wait_procs(children, timeout=20)
+        _, alive = psutil.wait_procs(children, timeout=20)
         assert not alive
         with pytest.raises(UserError, match="not finished"):
             open_pack(tmp_path / "cut")

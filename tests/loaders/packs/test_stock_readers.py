@@ -117,8 +117,9 @@ from ffcv.fields.basics import IntDecoder
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.loader import Loader, OrderOption
 for os_cache in (True, False):
-    loader = Loader(sys.argv[1], batch_size=64, num_workers=1, order=OrderOption.SEQUENTIAL, os_cache=os_cache,
-                    drop_last=False, pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]})
+    loader = Loader(sys.argv[1], batch_size=64, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False,
+                    os_cache=os_cache,
+                    pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]})
     batches = [(images.copy(), labels.copy()) for images, labels in loader]
     np.savez(sys.argv[2 + (not os_cache)], images=np.concatenate([b[0] for b in batches]),
              labels=np.concatenate([b[1] for b in batches]))
