@@ -1,0 +1,144 @@
+"""The sections of a run's report, made from what the run folder holds."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import PurePath
+from typing import Any
+
+from engine.evaluation import Evaluation
+from engine.few_labels import SCRATCH, FewLabelResult, Summary, summarise
+from engine.report.figures import Curve, Series, draw_curves, draw_label_efficiency
+from engine.report.page import Block, Paragraph, Section, Table, Tile, Tiles
+
+PACKAGES = ("sluice", "torch", "torchvision", "timm", "accelerate", "numba", "numpy", "scikit-learn")
+
+# Key of a log record -> name of its panel, and whether its axis starts at zero.
+_PANELS = {
+    "loss": ("loss", False),
+    "lr": ("learning rate", True),
+    "img_per_s": ("images per second", True),
+    "wait_share": ("share of time waiting for data", True),
+}
+
+
+def percent(share: float) -> str:
+    """Write a share in [0, 1] in per cent, such as "97.1 %"."""
+    return f"{100 * share:.1f} %"
+
+
+def arm_name(init: str) -> str:
+    """Name a way to start: "from scratch", or "pre-trained (NAME)" with the run folder's name."""
+    return "from scratch" if init == SCRATCH else f"pre-trained ({PurePath(init).name})"
+
+
+def key_figures(evaluation: Evaluation | None, results: Sequence[FewLabelResult]) -> Section:
+    """Return the figures to see first; a section without blocks where nothing was measured."""
+    tiles = []
+    if evaluation is not None:
+        own = evaluation.rows[0]
+        others = {row.network: row for row in evaluation.rows[1:]}
+        untrained = others.get("untrained")
+        knn_note = f"{percent(untrained.knn_top1)} untrained" if untrained else ""
+        linear_note = f"{percent(untrained.linear_top1)} untrained" if untrained else ""
+        tiles.append(Tile(percent(own.knn_top1), "nearest neighbours", knn_note))
+        tiles.append(Tile(percent(own.linear_top1), "linear probe, all labels", linear_note))
+    summaries = {(s.init, s.labels_per_class): s for s in summarise(results)}
+    pretrained = sorted({k for init, k in summaries if init != SCRATCH})
+    init = next((r.init for r in results if r.init != SCRATCH), None)
+    for labels_per_class in [k for k in (1, 5) if k in pretrained] or pretrained[:2]:
+        own_runs = summaries.get((str(init), labels_per_class))
+        scratch = summaries.get((SCRATCH, labels_per_class))
+        if own_runs is not None:
+            plural = "" if labels_per_class == 1 else "s"
+            note = f"{percent(scratch.mean)} from scratch" if scratch else ""
+            tiles.append(Tile(percent(own_runs.mean), f"{labels_per_class} label{plural} per class", note))
+    return Section("At a glance", [Tiles(tiles)] if tiles else [])
+
+
+def frozen_section(evaluation: Evaluation) -> Section:
+    """Return the accuracies with frozen weights."""
+    first = evaluation.rows[0]
+    rows = [
+        [row.network, percent(row.knn_top1), percent(row.linear_top1), percent(row.linear_top5)]
+        for row in evaluation.rows
+    ]
+    caption = f"{first.num_train:,} labelled training images, {first.num_test:,} test images."
+    if not all(row.probe_converged for row in evaluation.rows):
+        caption += " A probe stopped at its iteration limit: read its accuracy as a lower bound."
+    columns = ["network", "kNN", "linear probe", "linear probe, top 5"]
+    return Section("Frozen features", [Table(columns, rows, caption)])
+
+
+def few_labels_section(results: Sequence[FewLabelResult]) -> Section:
+    """Return the accuracies with few labels, as a drawing and a table, mean and spread over seeds."""
+    summaries = summarise(results)
+    counts = sorted({s.labels_per_class for s in summaries})
+    by_arm = {
+        init: [s for s in summaries if s.init == init] for init in dict.fromkeys(s.init for s in summaries)
+    }
+    rows = [[arm_name(init), *_cells(arm, counts)] for init, arm in by_arm.items()]
+    num_seeds = sorted({s.num_seeds for s in summaries})
+    seeds = " or ".join(str(n) for n in num_seeds)
+    caption = (
+        f"Test accuracy in per cent over {results[0].num_test:,} images: mean and sample standard deviation "
+        f"over {seeds} seeds, each with its own choice of labels, new weights, order and views. Both ways to "
+        "start saw the same labels."
+    )
+    columns = ["start", *(f"{k} per class" for k in counts)]
+    series = [
+        Series(
+            arm_name(init), [s.labels_per_class for s in arm], [s.mean for s in arm], [s.spread for s in arm]
+        )
+        for init, arm in by_arm.items()
+    ]
+    blocks: list[Block] = [draw_label_efficiency(series)] if len(counts) > 1 else []
+    return Section("Few labels", [*blocks, Table(columns, rows, caption)])
+
+
+def _cells(arm: Sequence[Summary], counts: Sequence[int]) -> list[str]:
+    texts = {s.labels_per_class: s.text for s in arm}
+    return [texts.get(k, "") for k in counts]
+
+
+def curves_section(records: Sequence[Mapping[str, Any]]) -> Section:
+    """Return the curves of a run's log; what a record lacks or could not hold is left out of its curve."""
+    curves = []
+    for key, (name, from_zero) in _PANELS.items():
+        points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+        if points:
+            steps, values = zip(*points, strict=True)
+            curves.append(Curve(name, steps, values, from_zero))
+    caption = "Each point is the mean since the one before; the first one includes compiling and warming up."
+    return Section("Training", [draw_curves(curves, caption)] if curves else [])
+
+
+def configuration_section(described: Mapping[str, Any], commands: Sequence[Block]) -> Section:
+    """Return the commands, the configuration of the run and the versions that ran it."""
+    options = [[name, _plain(value)] for name, value in described["config"].items()]
+    installed = {name: _version_of(name) for name in PACKAGES}
+    versions = {"python": platform.python_version(), **installed, **described["versions"]}
+    return Section(
+        "How to repeat it",
+        [
+            *commands,
+            Paragraph(f"Recipe “{described['recipe']}” with these options:"),
+            Table(["option", "value"], options, numeric=False),
+            Table(["package", "version"], [[n, str(v)] for n, v in versions.items()], numeric=False),
+        ],
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(_plain(v) for v in value) or "none"
+    return "none" if value is None else str(value)
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

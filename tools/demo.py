@@ -1,0 +1,210 @@
+"""The whole way on scikit-learn's handwritten digits: pack, verify, pre-train, evaluate, fine-tune, report.
+
+Example:
+    python tools/demo.py
+
+Every step is a command of its own, printed before it runs, so that it can be copied and changed.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from engine.evaluation import read_evaluation
+from engine.few_labels import SCRATCH, read_results, summarise
+from loaders.errors import UserError, run_command
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKER = "made-by-demo"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Pre-train on the digits without labels, then see what 1, 2, 5 and 10 labels per class are worth."""
+
+    out: Path = Path("runs/demo")
+    """Folder of the runs and of report.html; an earlier demo in it is removed first."""
+    pack: Path = Path("packs/digits")
+    """Folder of the pack; an earlier demo's is removed first."""
+    epochs: int = 60
+    """Passes over the unlabelled images in pre-training."""
+    labels_per_class: tuple[int, ...] = (1, 2, 5, 10)
+    """Numbers of labels per class to fine-tune with."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the choice of labels, of new weights, of order and views."""
+    num_threads: int = 2
+    """Threads of each step."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the demo and the line that says what it is for."""
+
+    title: str
+    command: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The command as a shell takes it."""
+        return shlex.join(self.command)
+
+
+def python(script: str, *arguments: object) -> tuple[str, ...]:
+    """Return the command that runs one of the project's scripts."""
+    return ("python", script, *(str(a) for a in arguments))
+
+
+def plan(config: Config) -> list[Step]:
+    """Return the steps up to the last measurement, in order."""
+    images, run, transfer = config.out / "images", config.out / "barlow", config.out / "transfer"
+    # Digits are not mirrored, and a view that shows less than half of one may show another digit.
+    views = ("--min-crop", 0.4, "--flip-p", 0)
+    threads = ("--num-threads", config.num_threads)
+    launch = (
+        *("accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"),
+        *("--dynamo_backend", "no", "--num_cpu_threads_per_process", str(config.num_threads)),
+    )
+    splits = (f"train={images}/train", f"test={images}/test", f"unlabeled={images}/train")
+    return [
+        Step("write the digits as JPEG files", python("tools/write_digits.py", "--out", images)),
+        Step(
+            "pack them",
+            python(
+                *("tools/pack_dataset.py", "--splits", *splits),
+                *("--format", "webdataset", "--out", config.pack),
+            ),
+        ),
+        Step("verify the pack", python("tools/verify_pack.py", config.pack)),
+        Step(
+            "pre-train without labels",
+            (
+                *launch,
+                *("recipes/barlow.py", "--pack", str(config.pack), "--split", "unlabeled"),
+                *("--backbone", "tiny_resnet", "--resolution", "32", *(str(v) for v in views)),
+                *("--epochs", str(config.epochs), "--batch-size", "128", "--warmup-epochs", "5"),
+                *("--projector", "512", "512", "512", *(str(t) for t in threads), "--out", str(run)),
+            ),
+        ),
+        Step(
+            "measure the frozen features",
+            python("tools/evaluate.py", "--run", run, "--pack", config.pack, *threads),
+        ),
+        Step(
+            "fine-tune with few labels, beside from scratch",
+            python(
+                *("recipes/transfer.py", "--pack", config.pack, "--init", run, "--out", transfer),
+                *("--labels-per-class", *config.labels_per_class, "--seeds", *config.seeds),
+                *("--min-crop", 0.6, "--flip-p", 0, *threads),
+            ),
+        ),
+    ]
+
+
+def report_step(config: Config, commands: Path) -> Step:
+    """Return the step that writes the page; it shows the commands of the steps before it."""
+    lead = "Handwritten digits, pre-trained without labels, then classified with a few labels per class."
+    return Step(
+        "write the report",
+        python(
+            *("tools/report.py", "--run", config.out / "barlow", "--few-labels", config.out / "transfer"),
+            *("--out", config.out / "report.html", "--title", "Sluice on handwritten digits", "--lead", lead),
+            *("--commands", commands),
+        ),
+    )
+
+
+def make_room(folder: Path) -> None:
+    """Remove what an earlier demo left in a folder.
+
+    Raises:
+        UserError: the folder holds something that no demo wrote.
+    """
+    marker = folder.with_name(f".{folder.name}.{MARKER}")
+    if folder.exists() and any(folder.iterdir()):
+        if not marker.exists():
+            raise UserError(
+                f"demo: expected {folder} to be empty or an earlier demo's, found other content; move it"
+            )
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def run_step(console: Console, number: int, step: Step) -> float:
+    """Print a step and run it; returns its seconds.
+
+    Raises:
+        SystemExit: the step failed; carries its exit code.
+    """
+    console.print(f"\n[bold]{number}. {step.title}[/bold]")
+    console.print(f"   $ {step.text}", markup=False, highlight=False, soft_wrap=True, style="dim")
+    start = time.perf_counter()
+    code = subprocess.run(step.command, cwd=Path.cwd(), env=_environment(), check=False).returncode
+    seconds = time.perf_counter() - start
+    if code != 0:
+        console.print(f"[bold red]step {number} failed[/] with exit code {code}: {step.title}")
+        raise SystemExit(code if code > 0 else 128 - code)
+    console.print(f"   {seconds:.1f} s", style="dim", highlight=False)
+    return seconds
+
+
+def _environment() -> dict[str, str]:
+    """Let `python` and `accelerate` be those that run the demo, and the project importable."""
+    folder = str(Path(sys.executable).parent)
+    search = os.pathsep.join([folder, os.environ.get("PATH", "")])
+    modules = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+    return {**os.environ, "PATH": search, "PYTHONPATH": modules}
+
+
+def print_outcome(console: Console, config: Config) -> None:
+    """Print what was measured: frozen features, then few labels."""
+    evaluation = read_evaluation(config.out / "barlow")
+    results, _ = read_results(config.out / "transfer")
+    if evaluation is not None:
+        frozen = Table("frozen features", "kNN", "linear probe", title="test accuracy, %")
+        for row in evaluation.rows:
+            frozen.add_row(row.network, f"{100 * row.knn_top1:.1f}", f"{100 * row.linear_top1:.1f}")
+        console.print(frozen)
+    summaries = summarise(results)
+    counts = sorted({s.labels_per_class for s in summaries})
+    title = f"test accuracy, %, mean ± standard deviation over {len(config.seeds)} seeds"
+    table = Table("labels per class", *(str(k) for k in counts), title=title)
+    for init in dict.fromkeys(s.init for s in summaries):
+        texts = {s.labels_per_class: s.text for s in summaries if s.init == init}
+        table.add_row("from scratch" if init == SCRATCH else "pre-trained", *(texts[k] for k in counts))
+    console.print(table)
+
+
+def main() -> None:
+    """Run all steps."""
+    config = tyro.cli(Config, description=__doc__)
+    console = Console()
+    start = time.perf_counter()
+    make_room(config.out)
+    make_room(config.pack)
+    steps = plan(config)
+    for number, step in enumerate(steps, start=1):
+        run_step(console, number, step)
+    commands = config.out / "commands.txt"
+    commands.write_text("".join(f"{step.text}\n" for step in steps))
+    run_step(console, len(steps) + 1, report_step(config, commands))
+    console.print()
+    print_outcome(console, config)
+    console.print(
+        f"\n{config.out / 'report.html'}  ({time.perf_counter() - start:.0f} s in all)", highlight=False
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
