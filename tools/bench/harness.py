@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Benchmark:
         seconds: timed seconds per run.
         warmup_s: untimed seconds before them.
         limit_s: seconds after which a run counts as failed.
+        started: UTC time that all its records carry, to tell benchmarks in one file apart.
     """
 
     contenders: Sequence[Contender]
@@ -48,6 +49,7 @@ class Benchmark:
     seconds: float = 10.0
     warmup_s: float = 2.0
     limit_s: float = 600.0
+    started: str = field(default_factory=lambda: _utc())
 
 
 def prepare(benchmark: Benchmark) -> dict[str, Record]:
@@ -190,8 +192,13 @@ def _record(benchmark: Benchmark, contender: Contender, run: int, result: Record
         "machine": machine(),
         "commit": _commit(),
         "load_before": os.getloadavg()[0],
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "benchmark": benchmark.started,
+        "time": _utc(),
     }
+
+
+def _utc() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def machine() -> Record:

@@ -84,7 +84,7 @@ def _barlow(view: BarlowView, workload: Workload) -> list[Any]:
 
     size = (workload.blur_size, workload.blur_size)
     steps = [
-        K.ColorJiggle(view.brightness, view.contrast, view.saturation, view.hue, p=view.jitter),
+        K.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue, p=view.jitter),
         K.RandomGrayscale(p=view.gray),
         K.RandomGaussianBlur(size, view.sigma, p=view.blur),
     ]

@@ -1,0 +1,163 @@
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools.bench import harness
+from tools.bench.contender import Contender, Views, find_contender
+from tools.bench.corpus import Corpus, open_corpus, pack_images, read_corpus, write_beton, write_tar
+from tools.bench.measure import check_views, measure
+from tools.bench.workload import Workload
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = Workload("crop_flip_pair", resolution=8, batch_size=4)
+PIXELS = np.arange(4 * 3 * 8 * 8, dtype=np.uint8).reshape(4, 3, 8, 8)
+
+
+def endless(workload: Workload, corpus: Corpus) -> Iterator[Views]:
+    return itertools.repeat((PIXELS, PIXELS))
+
+
+def contender(name: str, **changes: object) -> Contender:
+    return Contender(name, ("numpy",), "a test", "", endless, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("images")
+    noise = np.random.default_rng(0)
+    for number in range(10):
+        pixels = noise.integers(0, 255, (40, 40 + number % 2, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(images: Path) -> Corpus:
+    cache = images.parent / "cache"
+    return open_corpus(pack_images(images, cache, batch_size=4, num_images=25), "", cache, batch_size=4)
+
+
+def test_a_corpus_gives_everyone_the_same_bytes(corpus: Corpus, images: Path) -> None:
+    assert corpus.num_images == 25
+    assert not corpus.uniform
+    assert read_corpus(corpus.root) == corpus
+    sources = {path.read_bytes() for path in images.glob("*.jpg")}
+    assert {path.read_bytes() for path in corpus.paths} == sources
+    write_tar(corpus)
+    write_beton(corpus)
+    tar = corpus.tar.read_bytes()
+    (beton,) = (corpus.beton_pack / "shards").glob("*.beton")
+    shard = beton.read_bytes()
+    assert all(source in tar and source in shard for source in sources)
+
+
+def test_a_measurement_counts_images_over_time(corpus: Corpus) -> None:
+    timing = measure(contender("one"), WORK, corpus, seconds=0.2, warmup_s=0.0)
+    assert timing.images % 4 == 0
+    assert timing.images > 0
+    assert 0.2 <= timing.seconds < 1.0
+    assert timing.first_batch_s < 0.1
+    assert timing.num_processes == 1
+
+
+@pytest.mark.parametrize(
+    ("views", "match"),
+    [
+        ((PIXELS,), "expected 2 of"),
+        ((PIXELS, PIXELS[:3]), r"found \[\(4, 3, 8, 8\), \(3, 3, 8, 8\)\]"),
+        ((PIXELS, PIXELS * 0), "constant"),
+    ],
+)
+def test_wrong_views_are_no_measurement(views: Views, match: str) -> None:
+    check_views((PIXELS, PIXELS.transpose(0, 2, 3, 1)), WORK)
+    with pytest.raises(ValueError, match=match):
+        check_views(views, WORK)
+
+
+def test_runs_take_turns_and_failures_drop_out(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spawn(benchmark: harness.Benchmark, one: Contender, prepare: bool) -> harness.Record:
+        if one.name == "b":
+            return {"status": "failed", "reason": "it broke"}
+        return {"status": "ok", "images": 100, "seconds": 2.0, "cpu_s": 3.0}
+
+    monkeypatch.setattr(harness, "_spawn", spawn)
+    refuser = contender("d", refuses=lambda workload: "no such operation")
+    benchmark = harness.Benchmark([*map(contender, "abc"), refuser], WORK, corpus, runs=3)
+    absent = harness.prepare(benchmark)
+    assert {name: record["reason"] for name, record in absent.items()} == {"d": "no such operation"}
+    records = list(harness.rounds(benchmark, absent))
+    assert [(r["run"], r["contender"]) for r in records] == [
+        (0, "a"), (0, "b"), (0, "c"), (1, "c"), (1, "a"), (2, "c"), (2, "a"),
+    ]  # fmt: skip
+    assert records[0]["images_per_s"] == 50
+    assert records[0]["cpu_s_per_1000"] == 30
+    assert "images_per_s" not in records[1]
+    assert records[0]["versions"] == {"numpy": np.__version__}
+
+
+def test_every_name_leads_to_its_contender() -> None:
+    for name in (
+        "cpu",
+        "decode_only",
+        "copy_only",
+        "torchvision_pil",
+        "torchvision_v2",
+        "webdataset",
+        "dali",
+    ):
+        assert find_contender(name).name == name
+    for name in ("ffcv", "spdl", "litdata", "turboloader", "kornia"):
+        assert find_contender(name).name == name
+    with pytest.raises(ValueError, match="no such name"):
+        find_contender("nobody")
+
+
+def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "tools/bench_loaders.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+
+
+def test_the_tool_writes_a_record_per_run_and_a_table(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "records.jsonl"
+    done = run_tool(
+        "--images", str(images), "--num-images", "32", "--cache", str(tmp_path), "--json", str(out),
+        "--batch-size", "8", "--resolution", "32", "--runs", "1", "--seconds", "0.2", "--warmup-s", "0",
+        "--limits", "decode_only", "--backends", "cpu", "--peers", "torchvision_v2", "ffcv",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = {record["contender"]: record for record in map(json.loads, out.read_text().splitlines())}
+    assert {name: record["status"] for name, record in records.items()} == {
+        "ffcv": "refused", "decode_only": "ok", "cpu": "ok", "torchvision_v2": "ok",
+    }  # fmt: skip
+    assert records["torchvision_v2"]["num_processes"] == 1 + 2
+    for name in ("decode_only", "cpu", "torchvision_v2"):
+        assert records[name]["images_per_s"] > 0
+        assert records[name]["cpu_s_per_1000"] > 0
+        assert 2**26 < records[name]["peak_anonymous_bytes"] <= records[name]["peak_rss_bytes"]
+    assert "cpu faster by" in done.stdout.replace("\n", " ") or "torchvision_v2" in done.stdout
+    assert "ffcv refused: no hue" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "one of --pack and --images"),
+        (("--images", "nowhere"), "expected a folder"),
+        (("--pack", "nowhere"), "no pack at nowhere"),
+        (("--images", "tests", "--runs", "0"), "--runs: expected at least 1, found 0"),
+        (("--images", "tests", "--cache", "build/bench"), "expected JPEG files, found none"),
+    ],
+)
+def test_mistakes_cost_one_line(arguments: tuple[str, ...], message: str) -> None:
+    done = run_tool(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
