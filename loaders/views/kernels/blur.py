@@ -26,25 +26,25 @@ def fill_gaussian(sigma, resolution, weights):
 
 
 @kernel
-def _symmetric_sum(source, at, step, radius, weights):
-    """Return sum over t of weights[|t|] * source[at + t * step : ...] for LANES neighbours."""
-    total = multiply_add(splat(weights[0]), load(source, at), zeros())
-    for t in range(1, radius + 1):
-        pair = add(load(source, at - t * step), load(source, at + t * step))
-        total = multiply_add(splat(weights[t]), pair, total)
-    return total
+def _blur_line(source, at, plane, step, resolution, radius, weights, out, to, out_plane):
+    """Write out[to + x] = sum over t of weights[|t|] * source[at + x + t * step] for a row of three channels.
 
-
-@kernel
-def blur_row(source, at, resolution, radius, weights, padded, out, to):
-    """Blur one row source[at : at + R] along itself into out[to : to + R]; `padded` is scratch."""
+    The channels lie `plane` and `out_plane` apart; three independent sums keep the arithmetic units busy.
+    """
     for x in range(0, resolution, LANES):
-        store(padded, radius + x, load(source, at + x))
-    for t in range(1, radius + 1):
-        padded[radius - t] = source[at + t]
-        padded[radius + resolution - 1 + t] = source[at + resolution - 1 - t]
-    for x in range(0, resolution, LANES):
-        store(out, to + x, _symmetric_sum(padded, radius + x, 1, radius, weights))
+        w = splat(weights[0])
+        r = multiply_add(w, load(source, at + x), zeros())
+        g = multiply_add(w, load(source, at + plane + x), zeros())
+        b = multiply_add(w, load(source, at + 2 * plane + x), zeros())
+        for t in range(1, radius + 1):
+            w = splat(weights[t])
+            low, high = at + x - t * step, at + x + t * step
+            r = multiply_add(w, add(load(source, low), load(source, high)), r)
+            g = multiply_add(w, add(load(source, low + plane), load(source, high + plane)), g)
+            b = multiply_add(w, add(load(source, low + 2 * plane), load(source, high + 2 * plane)), b)
+        store(out, to + x, r)
+        store(out, to + out_plane + x, g)
+        store(out, to + 2 * out_plane + x, b)
 
 
 @kernel
@@ -54,15 +54,10 @@ def _reflected(y, resolution):
 
 
 @kernel
-def blur_column(source, plane, resolution, radius, weights, y, out, to):
-    """Write row y of a plane source[plane : plane + R * R], blurred across rows, to out[to : to + R]."""
-    here = plane + y * resolution
-    if y >= radius and y + radius < resolution:
-        for x in range(0, resolution, LANES):
-            store(out, to + x, _symmetric_sum(source, here + x, resolution, radius, weights))
-        return
+def _blur_edge_row(source, plane, resolution, radius, weights, y, out, to):
+    """Write row y of one channel, whose taps reach over the upper or lower border, to out[to:]."""
     for x in range(0, resolution, LANES):
-        total = multiply_add(splat(weights[0]), load(source, here + x), zeros())
+        total = multiply_add(splat(weights[0]), load(source, plane + y * resolution + x), zeros())
         for t in range(1, radius + 1):
             above = plane + _reflected(y - t, resolution) * resolution + x
             below = plane + _reflected(y + t, resolution) * resolution + x
@@ -71,19 +66,41 @@ def blur_column(source, plane, resolution, radius, weights, y, out, to):
 
 
 @kernel
+def _pad_row(source, at, resolution, radius, padded, to):
+    """Copy a row to padded[to + radius :] and reflect it on both sides."""
+    for x in range(0, resolution, LANES):
+        store(padded, to + radius + x, load(source, at + x))
+    for t in range(1, radius + 1):
+        padded[to + radius - t] = source[at + t]
+        padded[to + radius + resolution - 1 + t] = source[at + resolution - 1 - t]
+
+
+@kernel
 def blur_along_rows(source, step, start, resolution, radius, weights, padded, top, rows, out, plane):
-    """Blur the rows of a tile along themselves into rows top .. top + rows of the view `out`."""
+    """Blur the rows of a tile along themselves into rows top .. top + rows of the view `out`.
+
+    All rows are padded before the first is blurred: a vector load that overlaps a store of a moment ago
+    would have to wait for it.
+    """
+    pitch = resolution + 2 * radius + LANES
     for channel in range(3):
         for k in range(rows):
             at = channel * step + start + k * resolution
-            to = channel * plane + (top + k) * resolution
-            blur_row(source, at, resolution, radius, weights, padded, out, to)
+            _pad_row(source, at, resolution, radius, padded, (channel * rows + k) * pitch)
+    for k in range(rows):
+        at, to = k * pitch + radius, (top + k) * resolution
+        _blur_line(padded, at, rows * pitch, 1, resolution, radius, weights, out, to, plane)
 
 
 @kernel
 def blur_across_rows(source, plane, resolution, radius, weights, top, rows, out, step, start):
     """Finish a blur: rows top .. top + rows of the view `source` into a tile of `out`."""
-    for channel in range(3):
-        for k in range(rows):
-            to = channel * step + start + k * resolution
-            blur_column(source, channel * plane, resolution, radius, weights, top + k, out, to)
+    for k in range(rows):
+        y, to = top + k, start + k * resolution
+        if radius <= y < resolution - radius:
+            _blur_line(source, y * resolution, plane, resolution, resolution, radius, weights, out, to, step)
+        else:
+            for channel in range(3):
+                _blur_edge_row(
+                    source, channel * plane, resolution, radius, weights, y, out, channel * step + to
+                )

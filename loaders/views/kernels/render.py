@@ -14,12 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.buffers import CACHE_LINE_BYTES, aligned_zeros
 from loaders.views.codes import AFFINE, BLUR, CUTOUT, MAX_ARGUMENTS, NONE, SHARPNESS
 from loaders.views.kernels.blur import blur_across_rows, blur_along_rows, fill_gaussian
 from loaders.views.kernels.compile import kernel
 from loaders.views.kernels.pointwise import apply_pointwise
-from loaders.views.kernels.resample import prepare_tables, resample_rows
-from loaders.views.kernels.simd import LANES
+from loaders.views.kernels.resample import LINES, prepare_tables, resample_rows
+from loaders.views.kernels.simd import LANES, load, multiply_add, splat, stream
 from loaders.views.kernels.spatial import cut_out_rows, sharpen_rows, warp_rows
 from loaders.views.kernels.statistics import (
     Stats,
@@ -43,10 +44,10 @@ class Scratch(NamedTuple):
     weights: NDArray[np.float32]  # [2, T * P] tap weights: rows, columns
     base: NDArray[np.int32]  # [2 * P / LANES] blocks of columns
     axis: NDArray[np.float64]  # [3, P]
-    line: NDArray[np.float32]  # [3 * (widest crop + slack)], finite everywhere
+    line: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], finite everywhere
     tile: NDArray[np.float32]  # [3 * (tile + slack)]
     views: NDArray[np.float32]  # [3, 3 * (R * R + slack)], whole views between traverses
-    padded: NDArray[np.float32]  # [R + 2 * MAX_RADIUS + slack]
+    padded: NDArray[np.float32]  # [3 * rows of a tile * (R + 2 * MAX_RADIUS + slack)]
     gaussian: NDArray[np.float32]  # [2, MAX_RADIUS]
     places: NDArray[np.int32]  # [R]
     known: Stats  # of the view before the traverse
@@ -56,19 +57,20 @@ class Scratch(NamedTuple):
 def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
     """Allocate work space for views of `resolution` from crops of up to `taps` taps and `width` columns."""
     padded = -(-resolution // LANES) * LANES
-    tile = 3 * (max(1, TILE_PIXELS // resolution) * resolution + LANES)
+    rows = max(1, TILE_PIXELS // resolution)
+    tile = 3 * (rows * resolution + LANES)
     view = 3 * (resolution * resolution + LANES)
     return Scratch(
-        first=np.zeros((2, padded), np.int32),
-        weights=np.zeros((2, taps * padded), np.float32),
-        base=np.zeros(2 * padded // LANES, np.int32),
-        axis=np.zeros((3, padded), np.float64),
-        line=np.zeros(3 * line_pitch(width, taps), np.float32),
-        tile=np.zeros(tile, np.float32),
-        views=np.zeros((3, view), np.float32),
-        padded=np.zeros(resolution + 2 * MAX_RADIUS + LANES, np.float32),
-        gaussian=np.zeros((2, MAX_RADIUS), np.float32),
-        places=np.zeros(resolution, np.int32),
+        first=aligned_zeros((2, padded), np.int32),
+        weights=aligned_zeros((2, taps * padded), np.float32),
+        base=aligned_zeros((2 * padded // LANES,), np.int32),
+        axis=aligned_zeros((3, padded), np.float64),
+        line=aligned_zeros((LINES * 3 * line_pitch(width, taps),), np.float32),
+        tile=aligned_zeros((tile,), np.float32),
+        views=aligned_zeros((3, view), np.float32),
+        padded=aligned_zeros((3 * rows * (resolution + 2 * MAX_RADIUS + LANES),), np.float32),
+        gaussian=aligned_zeros((2, MAX_RADIUS), np.float32),
+        places=aligned_zeros((resolution,), np.int32),
         known=make_stats(),
         gathered=make_stats(),
     )
@@ -76,7 +78,7 @@ def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
 
 def line_pitch(width: int, taps: int) -> int:
     """Return the floats that one channel of a blended source row takes, with what vector loads reach over."""
-    return width + taps + 3 * LANES
+    return -(-(width + taps + 3 * LANES) // LANES) * LANES
 
 
 @kernel
@@ -110,7 +112,15 @@ def _write_tile(source, at, step, count, gain, bias, channels_last, out, size, t
             target[3 * i + 1] = g[i] * gain[1] + bias[1]
             target[3 * i + 2] = b[i] * gain[2] + bias[2]
         return
+    # Vectors past the cache need whole, aligned ones; odd resolutions take the plain loop.
+    whole = out.ctypes.data % CACHE_LINE_BYTES == 0 and (count | to | size) % LANES == 0
     for c in range(3):
+        if whole:
+            scales, shifts = splat(gain[c]), splat(bias[c])
+            for i in range(0, count, LANES):
+                finished = multiply_add(load(source, c * step + at + i), scales, shifts)
+                stream(out, c * size + to + i, finished)
+            continue
         pixels, plane = source[c * step + at :][:count], out[c * size + to :][:count]
         scale, shift = gain[c], bias[c]
         for i in range(count):

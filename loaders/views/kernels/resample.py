@@ -30,6 +30,8 @@ from loaders.views.kernels.simd import (
     zeros,
 )
 
+LINES = 8  # rows that are blended before the first of them is gathered
+
 
 def table_taps(scale: float, cubic: bool) -> int:
     """Return how many taps a table must hold at `scale` source pixels per output pixel."""
@@ -123,13 +125,13 @@ def block_columns(first, padded, left, base):
 
 
 @kernel
-def blend_rows(planes, plane, width, height, left, count, first, weights, padded, taps, y, line, pitch):
+def blend_rows(planes, plane, width, height, left, count, first, weights, padded, taps, y, line, pitch, to):
     """Vertical pass of output row y: source columns left .. left + count of three channels into `line`.
 
     Args:
         planes: uint8 [3 * plane], channels of the decoded image, `LANES` bytes of slack behind.
         plane: int, bytes from one channel to the next.
-        line: float32 [3 * pitch], out.
+        line: float32, out: channel c from to + c * pitch on.
     """
     for i in range(0, count, LANES):
         r, g, b = zeros(), zeros(), zeros()
@@ -139,9 +141,9 @@ def blend_rows(planes, plane, width, height, left, count, first, weights, padded
             r = multiply_add(w, load_bytes(planes, at), r)
             g = multiply_add(w, load_bytes(planes, plane + at), g)
             b = multiply_add(w, load_bytes(planes, 2 * plane + at), b)
-        store(line, i, r)
-        store(line, pitch + i, g)
-        store(line, 2 * pitch + i, b)
+        store(line, to + i, r)
+        store(line, to + pitch + i, g)
+        store(line, to + 2 * pitch + i, b)
 
 
 @kernel
@@ -154,12 +156,12 @@ def _tap(line, at, index, windows):
 
 
 @kernel
-def gather_columns(line, pitch, first, base, weights, padded, taps, out, plane, at):
-    """Horizontal pass: a row of three channels from `line` to out[c * plane + at :], in [0, 255]."""
+def gather_columns(line, pitch, start, first, base, weights, padded, taps, out, plane, at):
+    """Horizontal pass: three channels from line[start :] to a row out[c * plane + at :], in [0, 255]."""
     for block in range(padded // LANES):
         place = block * LANES
         index = load_ints(first, place)
-        source, windows = base[2 * block], base[2 * block + 1]
+        source, windows = start + base[2 * block], base[2 * block + 1]
         r, g, b = zeros(), zeros(), zeros()
         for t in range(taps):
             w = load(weights, t * padded + place)
@@ -183,16 +185,20 @@ def resample_rows(planes, width, height, extent, scratch, resolution, top, rows,
     """
     left, count, row_taps, col_taps = extent
     padded = -(-resolution // LANES) * LANES
-    pitch = len(scratch.line) // 3
-    for k in range(rows):
-        blend_rows(
-            planes, height * width, width, height, left, count, scratch.first[0], scratch.weights[0], padded,
-            row_taps, top + k, scratch.line, pitch,
-        )  # fmt: skip
-        gather_columns(
-            scratch.line, pitch, scratch.first[1], scratch.base, scratch.weights[1], padded, col_taps,
-            out, step, start + k * resolution,
-        )  # fmt: skip
+    pitch = len(scratch.line) // (3 * LINES)
+    # Several rows per pass: a vector load that overlaps a store of a moment ago would have to wait for it.
+    for group in range(0, rows, LINES):
+        members = min(LINES, rows - group)
+        for k in range(members):
+            blend_rows(
+                planes, height * width, width, height, left, count, scratch.first[0], scratch.weights[0],
+                padded, row_taps, top + group + k, scratch.line, pitch, 3 * k * pitch,
+            )  # fmt: skip
+        for k in range(members):
+            gather_columns(
+                scratch.line, pitch, 3 * k * pitch, scratch.first[1], scratch.base, scratch.weights[1],
+                padded, col_taps, out, step, start + (group + k) * resolution,
+            )  # fmt: skip
 
 
 @kernel

@@ -127,6 +127,28 @@ def store(typing_context, array, at, value):
 
 
 @intrinsic
+def stream(typing_context, array, at, value):
+    """Write a vector past the caches to array[at : at + LANES], float32 or uint8 (truncated).
+
+    A batch is read long after it was written: a plain store would first fetch the line from memory, and then
+    push something useful out of the cache. The address must be a multiple of the vector's size in bytes.
+    """
+
+    def generate(context, builder, signature, args):
+        value = args[2]
+        if signature.args[0].dtype == types.uint8:
+            value = builder.trunc(builder.fptosi(value, _I32V), ir.VectorType(ir.IntType(8), LANES))
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], value.type.element)
+        instruction = builder.store(value, builder.bitcast(pointer, value.type.as_pointer()))
+        instruction.align = LANES * signature.args[0].dtype.bitwidth // 8
+        one = builder.module.add_metadata([ir.Constant(_I32, 1)])
+        instruction.set_metadata("nontemporal", one)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, _floats), generate
+
+
+@intrinsic
 def add(typing_context, a, b):
     """Return a + b."""
 

@@ -85,8 +85,8 @@ def _luma_sum(r, g, b):
 def _add_extremes(channel, c, stats):
     low, high = stats.low[c], stats.high[c]
     for i in range(len(channel)):
-        low = min(low, channel[i])
-        high = max(high, channel[i])
+        low = channel[i] if channel[i] < low else low
+        high = channel[i] if channel[i] > high else high
     stats.low[c], stats.high[c] = low, high
 
 

@@ -1,0 +1,205 @@
+"""Cycles per pixel of each part of the CPU view engine, on one thread.
+
+Example:
+    python tools/profile_kernels.py --resolution 96
+
+The clock is calibrated by a chain of dependent additions (one cycle each), so the figures are core cycles at
+whatever frequency the processor ran. Each figure is the least of several passes over the bundled photographs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import tyro
+from numba import njit
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_sample_images
+
+from loaders.buffers import aligned_zeros
+from loaders.errors import run_command
+from loaders.views import presets
+from loaders.views.draw import draw
+from loaders.views.kernels.render import make_scratch, render_chunk, split_channels
+from loaders.views.kernels.resample import table_taps
+from loaders.views.policy import (
+    Augment,
+    CenterCrop,
+    ColorJitter,
+    Cutout,
+    GaussianBlur,
+    Grayscale,
+    Operation,
+    RandAugment,
+    RandomAffine,
+    Solarize,
+    ViewPolicy,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to profile."""
+
+    resolution: int = 96
+    """Side of the views in pixels."""
+    source: int = 96
+    """Side of the source images in pixels."""
+    num_images: int = 32
+    """Images per pass."""
+    passes: int = 20
+    """Passes; the fastest counts."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decoded images, one behind the other, as channel planes."""
+
+    planes: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    sides: NDArray[np.int64]
+    encoded: list[bytes]
+
+
+@njit
+def _chain(count, start):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    value = start
+    for _ in range(count):
+        value = (value ^ (value << 1)) + 1  # three dependent one-cycle instructions
+    return value
+
+
+def cycles_per_second() -> float:
+    """Return the core's present frequency, from a loop of known length."""
+    _chain(10, 1)
+    best = float("inf")
+    for _ in range(5):
+        begin = time.thread_time()
+        _chain(3_000_000, 1)
+        best = min(best, time.thread_time() - begin)
+    return 3 * 3_000_000 / best
+
+
+def photographs(config: Config) -> Images:
+    """Return crops of scikit-learn's photographs, JPEG of quality 90 and decoded."""
+    rng = np.random.default_rng(0)
+    sources = load_sample_images().images
+    encoded, planes = [], []
+    for i in range(config.num_images):
+        image = sources[i % 2]
+        y, x = (int(rng.integers(0, edge - config.source)) for edge in image.shape[:2])
+        crop = np.ascontiguousarray(image[y : y + config.source, x : x + config.source])
+        encoded.append(simplejpeg.encode_jpeg(crop, 90))
+        planes.append(np.moveaxis(simplejpeg.decode_jpeg(encoded[-1]), -1, 0).ravel())
+    starts = np.arange(config.num_images) * 3 * config.source**2
+    sides = np.full(config.num_images, config.source)
+    return Images(np.concatenate([*planes, np.zeros(64, np.uint8)]), starts, sides, encoded)
+
+
+def view_runner(policy: ViewPolicy, images: Images, width: int) -> Callable[[int], Any]:
+    """Return a function that renders a view of every image, with the parameters of a given epoch."""
+    count, resolution = len(images.starts), policy.resolution
+    cubic = policy.interpolation == "bicubic"
+    scratch = make_scratch(resolution, table_taps(width / resolution, cubic), width)
+    out = aligned_zeros((count, 3 * resolution**2), np.float32)
+    gain, bias = np.ones(3, np.float32), np.full(3, 0.5, np.float32)
+
+    def run(epoch: int) -> None:
+        p = draw(policy, 0, np.full(count, epoch), np.arange(count), 0, images.sides, images.sides)
+        render_chunk(
+            images.planes, images.starts, images.sides, images.sides, p.box, p.window, p.shift, p.flip, cubic,
+            p.codes, p.args, gain, bias, scratch, resolution, False, out,
+        )  # fmt: skip
+
+    return run
+
+
+def least_seconds(run: Callable[[int], Any], passes: int) -> float:
+    """Return the processor seconds of the fastest pass; the passes' epochs are the same for every runner."""
+    run(0)
+    best = float("inf")
+    for _ in range(passes):
+        total = 0.0
+        for epoch in range(3):
+            begin = time.thread_time()
+            run(epoch)
+            total += time.thread_time() - begin
+        best = min(best, total / 3)
+    return best
+
+
+def policies(resolution: int) -> dict[str, tuple[ViewPolicy, str | None]]:
+    """Return what to profile: a view, and the one to subtract so that a single operation remains."""
+    whole = ViewPolicy("copy", resolution, CenterCrop(1.0))
+    crop = presets.crop_flip(resolution)
+    found: dict[str, tuple[ViewPolicy, str | None]] = {
+        "whole square (1 tap where sizes agree)": (whole, None),
+        "random crop, flip, bilinear": (crop, None),
+        "random crop, flip, bicubic": (replace(crop, interpolation="bicubic"), None),
+        "barlow a": (presets.barlow_a(resolution), None),
+        "barlow b": (presets.barlow_b(resolution), None),
+        "FixMatch strong": (presets.fixmatch_strong(resolution), None),
+    }
+    operations: dict[str, Operation] = {
+        "brightness": ColorJitter(brightness=0.4),
+        "contrast": ColorJitter(contrast=0.4),
+        "saturation": ColorJitter(saturation=0.4),
+        "hue": ColorJitter(hue=0.1),
+        "grayscale": Grayscale(1.0),
+        "solarize": Solarize(1.0),
+        "blur, sigma 0.5": GaussianBlur(1.0, (0.5, 0.5)),
+        "blur, sigma 1": GaussianBlur(1.0, (1.0, 1.0)),
+        "blur, sigma 2": GaussianBlur(1.0, (2.0, 2.0)),
+        "affine": RandomAffine(degrees=20.0),
+        "cutout": Cutout(),
+    }
+    for augment in (Augment("autocontrast"), Augment("equalize"), Augment("posterize", 5.0, 5.0)):
+        operations[augment.name] = RandAugment((augment,), 1, 1.0)
+    operations["sharpness"] = RandAugment((Augment("sharpness", 0.3, 0.3),), 1, 1.0)
+    base = "whole square (1 tap where sizes agree)"
+    return found | {name: (replace(whole, operations=(op,)), base) for name, op in operations.items()}
+
+
+def main() -> None:
+    """Print the table."""
+    config = tyro.cli(Config, description=__doc__)
+    images = photographs(config)
+    frequency = cycles_per_second()
+    pixels = config.num_images * config.resolution**2
+    table = Table(
+        "part", "us per view", "cycles per pixel", title=f"{config.source} -> {config.resolution} px"
+    )
+
+    def report(name: str, seconds: float) -> None:
+        microseconds, cycles = seconds / config.num_images * 1e6, seconds * frequency / pixels
+        table.add_row(name, f"{microseconds:.1f}", f"{cycles:.2f}")
+
+    report(
+        "JPEG decode",
+        least_seconds(lambda _: [simplejpeg.decode_jpeg(e) for e in images.encoded], config.passes),
+    )
+    pixels_each = images.sides**2
+    packed = np.empty_like(images.planes)
+    report(
+        "split into planes",
+        least_seconds(
+            lambda _: split_channels(images.planes, images.starts, pixels_each, packed), config.passes
+        ),
+    )
+    seconds: dict[str, float] = {}
+    for name, (policy, base) in policies(config.resolution).items():
+        seconds[name] = least_seconds(view_runner(policy, images, config.source), config.passes)
+        report(name if base is None else f"  + {name}", seconds[name] - (seconds[base] if base else 0.0))
+    Console().print(table)
+    print(f"core at {frequency / 1e9:.2f} GHz; rows with + are added to the whole square")
+
+
+if __name__ == "__main__":
+    run_command(main)
