@@ -160,7 +160,7 @@ def main(run: Run) -> int:
             timing = measure(contender, run.workload, corpus, run.seconds, run.warmup_s, start)
             run.out.write_text(json.dumps(asdict(timing)))
     except ImportError as error:
-        print(f"{error}; pip install 'sluice[peers]' or '.[ffcv]'", file=sys.stderr)
+        print(f"{error}; install it: pip install '.[peers]' (or '.[ffcv]' for FFCV)", file=sys.stderr)
         return MISSING
     except Exception:
         traceback.print_exc()
