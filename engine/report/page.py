@@ -67,12 +67,11 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; columns after the first hold figures unless `numeric` is False."""
+    """A table of figures: the first column names the rows, the others are set to the right."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
-    numeric: bool = True
 
     def html(self) -> str:
         """Return the block's markup."""
@@ -84,11 +83,22 @@ class Table:
             for row in self.rows
         )
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
-        kind = "numeric" if self.numeric else "plain"
         return (
-            f'<div class="scroll"><table class="{kind}">{caption}'
+            f'<div class="scroll"><table>{caption}'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values, set in as many columns as fit."""
+
+    pairs: Sequence[tuple[str, str]]
+
+    def html(self) -> str:
+        """Return the block's markup."""
+        items = (f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in self.pairs)
+        return f"<dl>{''.join(items)}</dl>"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from engine.evaluation import Evaluation
 from engine.few_labels import SCRATCH, FewLabelResult, Summary, summarise
 from engine.report.figures import Curve, Series, draw_curves, draw_label_efficiency
-from engine.report.page import Block, Paragraph, Section, Table, Tile, Tiles
+from engine.report.page import Block, Facts, Paragraph, Section, Table, Tile, Tiles
 
 PACKAGES = ("sluice", "torch", "torchvision", "timm", "accelerate", "numba", "numpy", "scikit-learn")
 
@@ -117,7 +117,7 @@ def curves_section(records: Sequence[Mapping[str, Any]]) -> Section:
 
 def configuration_section(described: Mapping[str, Any], commands: Sequence[Block]) -> Section:
     """Return the commands, the configuration of the run and the versions that ran it."""
-    options = [[name, _plain(value)] for name, value in described["config"].items()]
+    options = [(name, _plain(value)) for name, value in described["config"].items()]
     installed = {name: _version_of(name) for name in PACKAGES}
     versions = {"python": platform.python_version(), **installed, **described["versions"]}
     return Section(
@@ -125,8 +125,9 @@ def configuration_section(described: Mapping[str, Any], commands: Sequence[Block
         [
             *commands,
             Paragraph(f"Recipe “{described['recipe']}” with these options:"),
-            Table(["option", "value"], options, numeric=False),
-            Table(["package", "version"], [[n, str(v)] for n, v in versions.items()], numeric=False),
+            Facts(options),
+            Paragraph("Versions:"),
+            Facts([(name, str(value)) for name, value in versions.items()]),
         ],
     )
 

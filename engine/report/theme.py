@@ -58,10 +58,15 @@ th,td{padding:.42rem .9rem .42rem 0;border-bottom:1px solid var(--rule);text-ali
 thead th{color:var(--muted);font-size:.85rem;border-bottom:1px solid var(--ink)}
 tbody tr:last-child>*{border-bottom:0}
 tbody th{white-space:nowrap}
-.numeric td,.numeric thead th:not(:first-child){text-align:right;font-variant-numeric:tabular-nums;
-  white-space:nowrap;padding-right:.3rem}
-.plain td{overflow-wrap:anywhere;font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.85rem}
-.plain tbody th{color:var(--muted);width:14rem}
+td,thead th:not(:first-child){text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;
+  padding-right:.3rem}
+dl{columns:17rem auto;column-gap:2.2rem;background:var(--card);border:1px solid var(--rule);
+  border-radius:.5rem;padding:.5rem 1rem;margin:.6rem 0 1.2rem;font-size:.88rem}
+dl div{display:flex;justify-content:space-between;gap:1rem;padding:.22rem 0;break-inside:avoid;
+  border-bottom:1px solid var(--rule)}
+dt{color:var(--muted)}
+dd{margin:0;text-align:right;overflow-wrap:anywhere;font-family:ui-monospace,Menlo,Consolas,monospace;
+  font-size:.82rem}
 pre{overflow-x:auto;background:var(--card);border:1px solid var(--rule);border-radius:.5rem;
   padding:.8rem 1rem;font:.82rem/1.6 ui-monospace,Menlo,Consolas,monospace}
 .gallery{display:flex;flex-wrap:wrap;gap:.5rem}

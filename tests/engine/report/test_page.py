@@ -5,7 +5,18 @@ from html.parser import HTMLParser
 import pytest
 
 from engine.report.figures import Curve, Series, draw_curves, draw_label_efficiency
-from engine.report.page import Command, Gallery, Paragraph, Picture, Section, Table, Tile, Tiles, render_page
+from engine.report.page import (
+    Command,
+    Facts,
+    Gallery,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+    Tile,
+    Tiles,
+    render_page,
+)
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 PNG = b"\x89PNG\r\n\x1a\n-picture"
@@ -49,12 +60,13 @@ def test_all_text_is_escaped() -> None:
         Command([HOSTILE]),
         Tiles([Tile(HOSTILE, HOSTILE, HOSTILE)]),
         Table([HOSTILE, HOSTILE], [[HOSTILE, HOSTILE]], caption=HOSTILE),
+        Facts([(HOSTILE, HOSTILE)]),
         Picture(PNG, PNG, alt=HOSTILE, caption=HOSTILE),
         Gallery([HOSTILE], [[PNG]], caption=HOSTILE),
     ]
     found = parse(render_page(HOSTILE, HOSTILE, [Section(HOSTILE, blocks)], footer=HOSTILE))
     assert "script" not in found.tags
-    assert found.text.count(HOSTILE) == 18
+    assert found.text.count(HOSTILE) == 20
 
 
 def test_nothing_is_loaded_from_elsewhere() -> None:

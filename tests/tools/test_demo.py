@@ -1,0 +1,83 @@
+"""The demo: its commands are ones the tools accept, a failing step stops it, it removes only its own."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+from rich.console import Console
+
+import recipes.barlow
+import recipes.transfer
+import tools.evaluate
+import tools.pack_dataset
+import tools.report
+import tools.write_digits
+from loaders.errors import UserError
+from tools import demo
+
+CONFIGS: dict[str, Any] = {
+    "tools/write_digits.py": tools.write_digits.Config,
+    "tools/pack_dataset.py": tools.pack_dataset.Config,
+    "recipes/barlow.py": recipes.barlow.Config,
+    "tools/evaluate.py": tools.evaluate.Config,
+    "recipes/transfer.py": recipes.transfer.Config,
+    "tools/report.py": tools.report.Config,
+}
+
+
+def test_every_command_is_accepted_by_its_script() -> None:
+    config = demo.Config(out=Path("runs/x"), pack=Path("packs/x"))
+    steps = [*demo.plan(config), demo.report_step(config, Path("runs/x/commands.txt"))]
+    seen = []
+    for step in steps:
+        place = next(i for i, word in enumerate(step.command) if word.endswith(".py"))
+        script, arguments = step.command[place], step.command[place + 1 :]
+        if script in CONFIGS:
+            tyro.cli(CONFIGS[script], args=arguments)
+            seen.append(script)
+    assert set(seen) == set(CONFIGS)
+    assert len(steps) == len(CONFIGS) + 1
+
+
+def test_what_one_step_writes_the_next_one_reads() -> None:
+    config = demo.Config(out=Path("runs/x"), pack=Path("packs/x"))
+    texts = [step.text for step in demo.plan(config)]
+    assert all("packs/x" in text for text in texts[1:])
+    assert "--out runs/x/barlow" in texts[3]
+    assert "--run runs/x/barlow" in texts[4]
+    assert "--init runs/x/barlow" in texts[5]
+
+
+def test_a_failing_step_stops_with_its_exit_code() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    step = demo.Step("fail", (sys.executable, "-c", "raise SystemExit(3)"))
+    with pytest.raises(SystemExit) as stopped:
+        demo.run_step(console, 4, step)
+    assert stopped.value.code == 3
+    assert "step 4 failed with exit code 3" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_step_prints_a_command_that_can_be_copied() -> None:
+    console = Console(file=io.StringIO(), width=20)
+    step = demo.Step("say", (sys.executable, "-c", "import engine, loaders"))
+    assert demo.run_step(console, 1, step) > 0
+    assert f"$ {step.text}" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_only_what_a_demo_made_is_removed(tmp_path: Path) -> None:
+    own, foreign = tmp_path / "runs" / "demo", tmp_path / "mine"
+    demo.make_room(own)
+    own.mkdir()
+    (own / "file").touch()
+    demo.make_room(own)
+    assert not own.exists()
+    foreign.mkdir()
+    (foreign / "file").touch()
+    with pytest.raises(UserError, match="found other content"):
+        demo.make_room(foreign)
+    assert (foreign / "file").exists()

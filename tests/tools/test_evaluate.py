@@ -1,0 +1,60 @@
+"""Frozen features of a run: the figures equal scikit-learn's on the same features."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from engine.distributed import seed_everything
+from engine.evaluation import read_evaluation
+from engine.networks import build_backbone, load_backbone
+from engine.runs import open_run, save_backbone
+from loaders.errors import UserError
+from loaders.packs import Pack, open_pack
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.spec import parse_splits
+from tools.evaluate import Config, evaluate, features_of
+
+
+@pytest.fixture
+def config(digits_pack: Pack, tmp_path: Path) -> Config:
+    folder = tmp_path / "run"
+    open_run(folder, "barlow", {"backbone": "tiny_resnet", "resolution": 32}, (), resume=False)
+    seed_everything(3)
+    save_backbone(folder, build_backbone("tiny_resnet", 32), {"backbone": "tiny_resnet", "resolution": "32"})
+    return Config(run=folder, pack=digits_pack.path, num_threads=1)
+
+
+def test_figures_are_kept_and_those_of_scikit_learn(config: Config) -> None:
+    evaluation = evaluate(config)
+    assert read_evaluation(config.run) is not None
+    own, untrained = evaluation.rows
+    assert (own.network, untrained.network) == ("barlow", "untrained")
+    assert (own.num_train, own.num_test) == (1352, 445)
+    assert own.linear_top1 != untrained.linear_top1
+    pack = open_pack(config.pack)
+    train, test = (features_of(config, pack, s, 32, load_backbone(config.run)) for s in ("train", "test"))
+    assert len(torch.unique(test.index)) == 445
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
+    reference.fit(train.h.double().numpy(), train.labels.numpy())
+    expected = reference.score(test.h.double().numpy(), test.labels.numpy())
+    assert own.linear_top1 == pytest.approx(expected, abs=0.01)
+    assert own.linear_top1 > 0.85
+    assert own.linear_top1 <= own.linear_top5
+
+
+def test_mistakes_are_named(config: Config, digits_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected 1 to 1352, .* found 5000"):
+        evaluate(replace(config, neighbours=5000))
+    with pytest.raises(UserError, match="no split 'validation'"):
+        evaluate(replace(config, test_split="validation"))
+    flat = digits_folder / "train" / "3"
+    pack_dataset(PackOptions(parse_splits((f"train={flat}",)), tmp_path / "flat", workers=1))
+    with pytest.raises(UserError, match="has no labels"):
+        evaluate(replace(config, pack=tmp_path / "flat"))

@@ -1,0 +1,109 @@
+"""The report of a run shows its views, curves, accuracies and options."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+
+from engine.evaluation import Evaluation, FrozenAccuracy, write_evaluation
+from engine.few_labels import SCRATCH, FewLabelResult, write_results
+from engine.runs import open_run
+from engine.samples import save_samples
+from loaders.batch import Batch
+from loaders.errors import UserError
+from loaders.packs import Pack
+from tools.report import Config, build_report, original_pixels
+
+
+@pytest.fixture
+def config(digits_pack: Pack, tmp_path: Path) -> Config:
+    """Run folder as the loop, the evaluation and the transfer leave it, in small."""
+    run = tmp_path / "run"
+    options = {"pack": str(digits_pack.path), "note": "<b>bold & bare</b>"}
+    open_run(run, "barlow", options, (), resume=False)
+    index = torch.tensor([30, 4, 30, 700])
+    views = tuple(torch.randn(4, 3, 24, 24) for _ in range(2))
+    save_samples(run, Batch(views, None, index, torch.ones(4, dtype=torch.bool)))
+    records = [
+        {
+            "step": s,
+            "epoch": 0,
+            "loss": 9.0 / s,
+            "lr": 0.1,
+            "img_per_s": None if s == 1 else 50.0,
+            "wait_share": 0.1,
+        }
+        for s in (1, 2, 3)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    rows = tuple(
+        FrozenAccuracy(name, knn, 0.987, 1.0, probe_converged=True, num_train=1352, num_test=445)
+        for name, knn in (("barlow", 0.971), ("untrained", 0.609))
+    )
+    write_evaluation(run, Evaluation(rows))
+    few_labels = tmp_path / "transfer"
+    few_labels.mkdir()
+    results = [
+        FewLabelResult(init, k, seed, base + 0.02 * seed, 445, 100)
+        for init, base in ((str(run), 0.7), (SCRATCH, 0.4))
+        for k in (1, 5)
+        for seed in (0, 1, 2)
+    ]
+    write_results(few_labels, results, {})
+    (tmp_path / "commands.txt").write_text("python a.py\npython b.py --x '<y>'\n")
+    return Config(run=run, few_labels=few_labels, commands=tmp_path / "commands.txt", title="Digits & more")
+
+
+def test_everything_is_on_the_page(config: Config) -> None:
+    page = build_report(config)
+    assert "<h1>Digits &amp; more</h1>" in page
+    assert "&lt;b&gt;bold &amp; bare&lt;/b&gt;" in page
+    assert "python b.py --x &#x27;&lt;y&gt;&#x27;" in page
+    assert page.count('title="image"') == page.count('title="view b"') == 4
+    assert page.count("<picture>") == 2
+    for text in (
+        "97.1 %",
+        "60.9 % untrained",
+        "72.0 ± 2.0",
+        "42.0 ± 2.0",
+        "pre-trained (run)",
+        "over 3 seeds",
+    ):
+        assert text in page
+    assert "http" not in page
+
+
+def test_what_was_not_measured_is_left_out(config: Config) -> None:
+    (config.run / "evaluation.json").unlink()
+    page = build_report(replace(config, few_labels=None, commands=None, num_images=2))
+    for text in ("At a glance", "Few labels", "Frozen features", "The commands"):
+        assert text not in page
+    assert page.count('title="image"') == 2
+    assert "<h2>Training</h2>" in page
+
+
+def test_the_originals_are_the_images_of_the_rows(digits_pack: Pack) -> None:
+    rows = torch.tensor([30, 4, 30, 700])
+    shown = original_pixels(digits_pack, rows, 32)
+    for image, row in zip(shown, rows.tolist(), strict=True):
+        decoded = simplejpeg.decode_jpeg(digits_pack.read(row))
+        difference = image.permute(1, 2, 0).numpy().astype(int) - decoded.astype(int)
+        assert np.abs(difference).max() <= 2
+
+
+def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected a run at"):
+        build_report(replace(config, run=tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"run recipes/transfer\.py first"):
+        build_report(replace(config, few_labels=tmp_path))
+    with pytest.raises(UserError, match="leave out --commands"):
+        build_report(replace(config, commands=tmp_path / "none.txt"))
+    (config.run / "views.safetensors").unlink()
+    with pytest.raises(UserError, match="train a run"):
+        build_report(config)
