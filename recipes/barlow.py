@@ -11,6 +11,9 @@ The algorithm box is `BarlowTwins.training_step`; its loss is `engine.objectives
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -93,7 +96,8 @@ class Config:
     batchnorm: Literal["per_view", "joint"] = "per_view"
     """Statistics of each view apart, as in the authors' code, or of both views joined."""
     precision: Precision = "auto"
-    """Autocast: auto is bf16 on CUDA and none on the CPU; bf16 may be asked for on the CPU too."""
+    """Autocast: auto is bf16 on CUDA and none on the CPU. bf16 may be asked for on a CPU that has it; it
+    gains there only while nothing else wants the cores."""
     backend: BackendName = "auto"
     """Loader backend."""
     num_threads: int = 2
