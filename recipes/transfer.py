@@ -52,7 +52,7 @@ class FineTuning:
     lr_backbone: float
     """Peak learning rate of the backbone; 0 keeps its weights. Paper: 0.005 (1 % of ImageNet)."""
     lr_classifier: float
-    """Peak learning rate of the linear classifier. Paper: 0.5."""
+    """Peak learning rate of the linear classifier. Paper: 0.5, which overshoots on a handful of labels."""
     batchnorm: Literal["running", "batch"]
     """"running": normalise by the statistics that pre-training left, and keep them; "batch": by those of
     each batch, which the running ones follow."""
@@ -94,9 +94,11 @@ class Config:
     """Of the choice of labels, of new weights, of order and views."""
     beside_scratch: bool = True
     """Also train the same network from random weights on the same labels."""
-    pretrained: FineTuning = FineTuning(lr_backbone=0.005, lr_classifier=0.5, batchnorm="running")
+    pretrained: FineTuning = FineTuning(lr_backbone=0.005, lr_classifier=0.05, batchnorm="batch")
     """Training of the pre-trained network."""
-    from_scratch: FineTuning = FineTuning(lr_backbone=0.05, lr_classifier=0.05, batchnorm="batch")
+    from_scratch: FineTuning = FineTuning(
+        lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch", warmup_steps=10
+    )
     """Training of the network with random weights."""
     min_crop: float = 0.08
     """Smallest share of the image that a training view shows. Paper: 0.08."""

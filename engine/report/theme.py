@@ -59,7 +59,7 @@ thead th{color:var(--muted);font-size:.85rem;border-bottom:1px solid var(--ink)}
 tbody tr:last-child>*{border-bottom:0}
 tbody th{white-space:nowrap}
 td,thead th:not(:first-child){text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;
-  padding-right:.3rem}
+  padding:.42rem .3rem .42rem .7rem}
 dl{columns:17rem auto;column-gap:2.2rem;background:var(--card);border:1px solid var(--rule);
   border-radius:.5rem;padding:.5rem 1rem;margin:.6rem 0 1.2rem;font-size:.88rem}
 dl div{display:flex;justify-content:space-between;gap:1rem;padding:.22rem 0;break-inside:avoid;
