@@ -29,6 +29,7 @@ def _barlow(
     solarize_p: float,
     min_scale: float,
     flip_p: float,
+    max_sigma: float,
     normalize: Normalize | None,
 ) -> ViewPolicy:
     return ViewPolicy(
@@ -39,7 +40,7 @@ def _barlow(
             HorizontalFlip(p=flip_p),
             ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
             Grayscale(p=0.2),
-            GaussianBlur(p=blur_p, sigma=(0.1, 2.0)),
+            GaussianBlur(p=blur_p, sigma=(min(0.1, max_sigma), max_sigma)),
             Solarize(p=solarize_p, threshold=128.0),
         ),
         normalize=normalize,
@@ -51,6 +52,7 @@ def barlow_a(
     resolution: int = 224,
     min_scale: float = 0.08,
     flip_p: float = 0.5,
+    max_sigma: float = 2.0,
     normalize: Normalize | None = IMAGENET,
 ) -> ViewPolicy:
     """First view of Barlow Twins: always blurred, never solarised.
@@ -59,21 +61,23 @@ def barlow_a(
         resolution: side of the view in pixels.
         min_scale: smallest share of the image area a crop may have; 0.08 in the paper.
         flip_p: probability of a horizontal flip; 0.5 in the paper, 0 where left and right carry meaning.
+        max_sigma: largest standard deviation of the blur in pixels; 2 in the authors' code, at 224 pixels.
         normalize: None delivers values in [0, 1].
 
     Source: Zbontar et al. 2021, appendix A and the authors' code (class Transform).
     """
-    return _barlow("barlow_a", resolution, 1.0, 0.0, min_scale, flip_p, normalize)
+    return _barlow("barlow_a", resolution, 1.0, 0.0, min_scale, flip_p, max_sigma, normalize)
 
 
 def barlow_b(
     resolution: int = 224,
     min_scale: float = 0.08,
     flip_p: float = 0.5,
+    max_sigma: float = 2.0,
     normalize: Normalize | None = IMAGENET,
 ) -> ViewPolicy:
     """Second view of Barlow Twins: blurred with probability 0.1, solarised with 0.2; see `barlow_a`."""
-    return _barlow("barlow_b", resolution, 0.1, 0.2, min_scale, flip_p, normalize)
+    return _barlow("barlow_b", resolution, 0.1, 0.2, min_scale, flip_p, max_sigma, normalize)
 
 
 def crop_flip(
