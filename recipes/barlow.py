@@ -11,24 +11,21 @@ The algorithm box is `BarlowTwins.training_step`; its loss is `engine.objectives
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal
 
 import torch
 import tyro
 from torch import Tensor, nn
 
-from engine.distributed import Precision, make_accelerator, seed_everything
-from engine.files import to_json
-from engine.loop import LoopConfig, TrainSummary, train
+from engine.loop import TrainSummary
 from engine.networks import Projector, build_backbone
 from engine.objectives.barlow import barlow_twins_loss
 from engine.optim import LARS, split_by_dimension
 from engine.recipe import Recipe, StepOutput
+from engine.run_config import RunConfig, print_summary, run_recipe
 from engine.schedule import Schedule, warmup_cosine
 from loaders import BackendName, build_loader, open_pack
 from loaders.batch import Batch
@@ -46,13 +43,9 @@ VECTOR_LR_SHARE = 0.024
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunConfig):
     """Pre-train a backbone with Barlow Twins."""
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote."""
-    out: Path
-    """Run folder."""
     split: str = "unlabeled"
     """Split of the pack to train on; its labels are not read."""
     backbone: str = "resnet50"
@@ -67,10 +60,6 @@ class Config:
     """Passes over the split. Paper: 1000."""
     batch_size: int = 2048
     """Images per step over all ranks. Paper: 2048."""
-    seed: int = 0
-    """Of the weights, the order and the views."""
-    resume: bool = False
-    """Go on from the newest whole checkpoint in --out, or start where there is none."""
     projector: tuple[int, ...] = (8192, 8192, 8192)
     """Output sizes of the projector's layers. Paper: 8192 8192 8192."""
     redundancy_weight: float = 0.0051
@@ -92,40 +81,8 @@ class Config:
     """Learning rate at the end over its peak, by a cosine. Paper: 1/1000."""
     batchnorm: Literal["per_view", "joint"] = "per_view"
     """Statistics of each view apart, as in the authors' code, or of both views joined."""
-    precision: Precision = "auto"
-    """Autocast: auto is bf16 on CUDA and none on the CPU; bf16 may be asked for on the CPU too."""
     backend: BackendName = "auto"
     """Loader backend."""
-    num_threads: int = 2
-    """Decoding threads of each rank."""
-    log_every: int = 10
-    """Steps between log lines."""
-    checkpoint_every_steps: int = 500
-    """Steps between checkpoints; the end of the run always writes one."""
-    keep_checkpoints: int = 3
-    """Newest checkpoints to keep."""
-    max_steps: int | None = None
-    """End early after this many steps, with the schedule of the whole run."""
-    trackers: tuple[str, ...] = ("tensorboard",)
-    """Where accelerate also logs to, such as tensorboard or wandb; may be empty."""
-    progress: bool = True
-    """Show progress."""
-
-
-RUNTIME_FIELDS = (
-    "backend",
-    "checkpoint_every_steps",
-    "keep_checkpoints",
-    "log_every",
-    "max_steps",
-    "num_threads",
-    "out",
-    "pack",
-    "progress",
-    "resume",
-    "trackers",
-)
-"""Fields of Config that change how a run is carried out, not what it computes."""
 
 
 def peak_learning_rates(config: Config) -> tuple[float, float]:
@@ -212,50 +169,22 @@ class BarlowTwins(Recipe):
 
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
-    loop_config = LoopConfig(
-        out=config.out,
-        epochs=config.epochs,
-        seed=config.seed,
-        resume=config.resume,
-        log_every=config.log_every,
-        checkpoint_every_steps=config.checkpoint_every_steps,
-        keep_checkpoints=config.keep_checkpoints,
-        max_steps=config.max_steps,
-        progress=config.progress,
-        config=json.loads(to_json(asdict(config))),
-        runtime_fields=RUNTIME_FIELDS,
-        backbone_metadata={"resolution": str(config.resolution)},
-    )
-    accelerator = make_accelerator(config.precision, config.out, config.trackers)
-    seed_everything(config.seed)
-    recipe = BarlowTwins(config)
     view_options = (config.resolution, config.min_crop, config.flip_p)
-    loader = build_loader(
-        open_pack(config.pack).split(config.split),
-        views=(presets.barlow_a(*view_options), presets.barlow_b(*view_options)),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        backend=config.backend,
-        device=str(accelerator.device),
-        num_threads=config.num_threads,
-        rank=accelerator.process_index,
-        num_ranks=accelerator.num_processes,
-        channels_last=True,
+    return run_recipe(
+        config,
+        lambda accelerator: BarlowTwins(config),
+        lambda accelerator: build_loader(
+            open_pack(config.pack).split(config.split),
+            views=(presets.barlow_a(*view_options), presets.barlow_b(*view_options)),
+            backend=config.backend,
+            **config.loader_options(accelerator),
+        ),
     )
-    try:
-        return train(recipe, loader, accelerator, loop_config)
-    finally:
-        loader.close()
-        accelerator.end_training()
 
 
 def main() -> None:
     """Run the command line."""
-    summary = run(tyro.cli(Config, description=__doc__))
-    print(
-        f"barlow: {summary.step} of {summary.total_steps} steps, loss {summary.loss:.4g}, "
-        f"{summary.img_per_s:,.0f} images/s, {summary.wait_share:.0%} waiting for data -> {summary.backbone}"
-    )
+    print_summary(BarlowTwins.name, run(tyro.cli(Config, description=__doc__)))
 
 
 if __name__ == "__main__":

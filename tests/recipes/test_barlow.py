@@ -20,11 +20,12 @@ from torch import nn
 from engine.distributed import seed_everything
 from engine.metrics import read_metrics
 from engine.networks import load_backbone
+from engine.run_config import RUNTIME_FIELDS
 from loaders.batch import Batch
 from loaders.errors import UserError
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
-from recipes.barlow import RUNTIME_FIELDS, BarlowTwins, Config, peak_learning_rates, run
+from recipes.barlow import BarlowTwins, Config, peak_learning_rates, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,9 +170,8 @@ def test_another_configuration_does_not_resume(config: Config) -> None:
 
 
 def command(config: Config, *more: str) -> list[str]:
-    fields = {
-        name: value for name, value in vars(config).items() if value != vars(Config(Path(), Path())).get(name)
-    }
+    defaults = vars(Config(pack=Path(), out=Path()))
+    fields = {name: value for name, value in vars(config).items() if value != defaults.get(name)}
     fields.pop("progress"), fields.pop("trackers")
     arguments = [str(ROOT / "recipes/barlow.py"), "--trackers", "--no-progress"]
     for name, value in fields.items():
