@@ -34,6 +34,18 @@ def warmup_cosine(total_steps: int, warmup_steps: int, final_factor: float = 0.0
     return factor
 
 
+def partial_cosine(total_steps: int, cycles: float = 7 / 16) -> Schedule:
+    """Follow the first part of a cosine: factor = cos(pi * cycles * step / total_steps).
+
+    Args:
+        total_steps: steps of the whole run; later steps stay at the last factor.
+        cycles: half-periods of the cosine; with 7/16 the factor ends at 0.195 and never reaches 0.
+
+    Source: Sohn et al. 2020 (FixMatch), section 2.4.
+    """
+    return lambda step: math.cos(math.pi * cycles * min(1.0, step / max(1, total_steps)))
+
+
 def constant() -> Schedule:
     """Keep the peak learning rate."""
     return lambda step: 1.0

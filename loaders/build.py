@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loaders.balanced import group_by_class
 from loaders.batch import Batch
 from loaders.cpu import CpuRenderer, DTypeName
-from loaders.epochs import EpochLoader, PairedLoader, Share
+from loaders.epochs import EpochLoader, LabeledStream, PairedLoader, Share
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Split
 from loaders.views.policy import ViewPolicy
@@ -114,6 +115,7 @@ def build_paired_loader(
     rank: int = 0,
     num_ranks: int = 1,
     labels: LabelTable | None = None,
+    balanced: bool = False,
     dtype: DTypeName = "float32",
     channels_last: bool = False,
     bad_images: Literal["replace", "raise"] = "replace",
@@ -123,13 +125,15 @@ def build_paired_loader(
     """Build a loader of exactly `batch_size` labelled and `mu * batch_size` unlabelled rows per step.
 
     Args:
-        labeled: split of the labelled rows.
+        labeled: split, or `Pack.pool` of splits, whose rows with a label are the labelled ones.
         unlabeled: split of the unlabelled rows.
         labeled_views: policies of the labelled images.
         unlabeled_views: policies of the unlabelled images, such as (weak, strong).
         batch_size: global number of labelled rows per step.
         mu: unlabelled rows per labelled row.
         labels: label table of the labelled rows; rows of `labeled` without a label in it are left out.
+            The true labels by default; `loader.set_labels` gives another for the epochs to come.
+        balanced: draw every class of the labelled rows equally often instead of every row.
         seed, backend, device, num_threads, rank, num_ranks, dtype, channels_last, bad_images, prefetch,
             timeout_s: see `build_loader`.
 
@@ -159,12 +163,17 @@ def build_paired_loader(
             train=True,
         )
 
-    known = labeled.labels(labels)
+    def labeled_stream(table: LabelTable | None) -> LabeledStream:
+        rows = labeled.labeled_by(table)
+        known = rows.labels(table)
+        groups = group_by_class(known) if balanced else None
+        return LabeledStream(renderer(rows, labeled_views, 0, known), len(rows), groups)
+
     share = Share(rank, num_ranks, prefetch, timeout_s)
     return PairedLoader(
-        renderer(labeled, labeled_views, 0, known),
+        labeled_stream,
+        labels,
         renderer(unlabeled, unlabeled_views, 1, None),
-        len(labeled),
         len(unlabeled),
         batch_size,
         mu,

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders import order
+from loaders.balanced import ClassGroups, balanced_positions
 from loaders.batch import Batch, PairedBatch
+from loaders.packs.labels import LabelTable
 
 T = TypeVar("T")
 BatchT = TypeVar("BatchT")
@@ -181,15 +183,32 @@ class EpochLoader(_Closing[Batch]):
         return self.renderer.submit(positions, np.full(len(positions), epoch, np.int64), valid)
 
 
+@dataclass(frozen=True)
+class LabeledStream:
+    """The rows that carry a label in one table.
+
+    Attributes:
+        renderer: backend of the labelled rows alone.
+        num_rows: their number.
+        groups: their classes, for balanced sampling; None cycles through the rows.
+    """
+
+    renderer: Renderer
+    num_rows: int
+    groups: ClassGroups | None = None
+
+
 class PairedLoader(_Closing[PairedBatch]):
     """Exactly B labelled and mu * B unlabelled rows in every step, both streams under one position.
 
     An epoch is one pass over the unlabelled rows (rounded down to whole steps). Each stream cycles through
-    its own epochs without a gap, so its place is a function of the global step alone.
+    its own epochs without a gap, so its place is a function of the global step and the labels alone.
 
     Args:
-        labeled: backend of the labelled stream; unlabeled: of the other.
-        num_labeled: rows of the labelled split; num_unlabeled: of the other.
+        make_labeled: builds the labelled stream of a label table; None stands for the true labels.
+        labels: the first label table.
+        unlabeled: backend of the unlabelled stream.
+        num_unlabeled: rows of the unlabelled split.
         batch_size: global number B of labelled rows per step.
         mu: unlabelled rows per labelled row.
         seed, share, place, close: see `EpochLoader`.
@@ -197,9 +216,9 @@ class PairedLoader(_Closing[PairedBatch]):
 
     def __init__(
         self,
-        labeled: Renderer,
+        make_labeled: Callable[[LabelTable | None], LabeledStream],
+        labels: LabelTable | None,
         unlabeled: Renderer,
-        num_labeled: int,
         num_unlabeled: int,
         batch_size: int,
         mu: int,
@@ -209,11 +228,12 @@ class PairedLoader(_Closing[PairedBatch]):
         close: Callable[[], None],
     ) -> None:
         super().__init__(close)
-        order.check_batch(num_labeled, batch_size, share.num_ranks, drop_last=False)
         order.check_batch(num_unlabeled, mu * batch_size, share.num_ranks)
-        self.labeled = labeled
+        self._make_labeled = make_labeled
+        self._labeled = make_labeled(labels)
+        order.check_batch(self._labeled.num_rows, batch_size, share.num_ranks, drop_last=False)
         self.unlabeled = unlabeled
-        self._rows = (num_labeled, num_unlabeled)
+        self._num_unlabeled = num_unlabeled
         self._batch_size = batch_size
         self._mu = mu
         self._seed = seed
@@ -223,20 +243,42 @@ class PairedLoader(_Closing[PairedBatch]):
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one epoch of the unlabelled rows, the same on every rank."""
-        return order.num_steps(self._rows[1], self._mu * self._batch_size)
+        return order.num_steps(self._num_unlabeled, self._mu * self._batch_size)
 
     @property
     def batch_size(self) -> int:
         """Global number of labelled rows per step."""
         return self._batch_size
 
+    @property
+    def labeled(self) -> Renderer:
+        """Backend of the labelled stream, as the next epoch will use it."""
+        return self._labeled.renderer
+
+    @property
+    def num_labeled(self) -> int:
+        """Rows that carry a label, as the next epoch will use them."""
+        return self._labeled.num_rows
+
+    def set_labels(self, table: LabelTable) -> None:
+        """Draw the labelled stream from another table, from the next call of `epoch` on.
+
+        An epoch under way keeps the labels it began with. To repeat or resume an epoch exactly, set the
+        table that it began with first: the loader remembers none but the last.
+
+        Raises:
+            UserError: no row of the labelled split has a label in `table`.
+        """
+        self._check_open()
+        self._labeled = self._make_labeled(table)
+
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[PairedBatch]:
         """Yield this rank's batches of `epoch` from `start_step` on; no skipped batch is computed."""
         self._check_open()
-        first = epoch * self.steps_per_epoch
+        first, labeled = epoch * self.steps_per_epoch, self._labeled
         return _run_ahead(
             range(first + start_step, first + self.steps_per_epoch),
-            self._submit,
+            lambda global_step: self._submit(global_step, labeled),
             self._finish,
             _cancel_both,
             self._share.prefetch,
@@ -246,17 +288,24 @@ class PairedLoader(_Closing[PairedBatch]):
         labeled, unlabeled = (self._place(pending.result(self._share.timeout_s)) for pending in pair)
         return PairedBatch(labeled, unlabeled)
 
-    def _submit(self, global_step: int) -> tuple[Pending, Pending]:
+    def _submit(self, global_step: int, labeled: LabeledStream) -> tuple[Pending, Pending]:
         self._check_open()
-        return (
-            self._submit_stream(self.labeled, global_step, self._batch_size, LABELED),
-            self._submit_stream(self.unlabeled, global_step, self._mu * self._batch_size, UNLABELED),
-        )
+        return self._submit_labeled(global_step, labeled), self._submit_unlabeled(global_step)
 
-    def _submit_stream(self, renderer: Renderer, global_step: int, batch_size: int, stream: int) -> Pending:
-        num_rows = self._rows[stream]
+    def _submit_labeled(self, global_step: int, stream: LabeledStream) -> Pending:
+        ranks = (self._share.rank, self._share.num_ranks)
+        if stream.groups is None:
+            epochs, positions = order.stream_positions(global_step, self._batch_size, stream.num_rows, *ranks)
+            positions = order.permute_stream(epochs, positions, stream.num_rows, self._seed, LABELED)
+        else:
+            flat = order.rank_slice(global_step, self._batch_size, *ranks)
+            epochs, positions = balanced_positions(flat, stream.groups, self._seed)
+        return stream.renderer.submit(positions, epochs, np.ones(len(positions), np.bool_))
+
+    def _submit_unlabeled(self, global_step: int) -> Pending:
+        batch_size, num_rows = self._mu * self._batch_size, self._num_unlabeled
         epochs, positions = order.stream_positions(
             global_step, batch_size, num_rows, self._share.rank, self._share.num_ranks
         )
-        positions = order.permute_stream(epochs, positions, num_rows, self._seed, stream)
-        return renderer.submit(positions, epochs, np.ones(len(positions), np.bool_))
+        positions = order.permute_stream(epochs, positions, num_rows, self._seed, UNLABELED)
+        return self.unlabeled.submit(positions, epochs, np.ones(len(positions), np.bool_))

@@ -94,6 +94,34 @@ class LabelTable:
             num_classes=num_classes,
         )
 
+    def join(self, other: LabelTable) -> LabelTable:
+        """Add the labels of `other`; where both name a row, this table's label stays.
+
+        Raises:
+            UserError: tables of different numbers of classes.
+        """
+        if other.num_classes != self.num_classes:
+            raise UserError(
+                f"label tables: expected {self.num_classes} classes in both, found {other.num_classes}; "
+                "they belong to different packs"
+            )
+        new = ~np.isin(other.row, self.row, assume_unique=True)
+        row = np.concatenate([self.row, other.row[new]])
+        order = np.argsort(row, kind="stable")
+
+        def joined(name: str) -> NDArray[Any]:
+            both: NDArray[Any] = np.concatenate([getattr(self, name), getattr(other, name)[new]])[order]
+            return both
+
+        return LabelTable(
+            row[order],
+            joined("label"),
+            joined("confidence"),
+            joined("source"),
+            joined("cycle"),
+            self.num_classes,
+        )
+
     def dense(self, num_rows: int) -> NDArray[np.int64]:
         """Return int64 [num_rows], -1 where a row has no label.
 

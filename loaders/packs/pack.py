@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -77,6 +78,23 @@ class Split:
         stops = rows[np.concatenate([breaks - 1, [len(rows) - 1]])] + 1
         return Split(self.pack, self.name, tuple(zip(firsts.tolist(), stops.tolist(), strict=True)))
 
+    def labeled_by(self, table: LabelTable | None = None) -> Split:
+        """Return the rows of the split that carry a label.
+
+        Args:
+            table: the label table to look up; the true labels by default.
+
+        Raises:
+            UserError: no row of the split has a label.
+        """
+        positions = np.flatnonzero(self.labels(table) >= 0)
+        if len(positions) == 0:
+            raise UserError(
+                f"split {self.name!r}: expected rows with a label, found none in the label table; give the "
+                "labelled split, or a table of its rows"
+            )
+        return self if len(positions) == len(self) else self.take(positions)
+
     def labels(self, table: LabelTable | None = None) -> NDArray[np.int64]:
         """Return int64 [len(self)], the label of each position, -1 where there is none.
 
@@ -113,6 +131,18 @@ class Pack:
             if info.name == name:
                 return Split(self, name, tuple((rows.first_row, rows.stop_row) for rows in info.ranges))
         raise UserError(f"the pack {self.path} has no split {name!r}; it has: {', '.join(self.splits)}")
+
+    def pool(self, names: Sequence[str]) -> Split:
+        """Return several splits as one, in the order of their rows, such as all that may carry a label.
+
+        Raises:
+            UserError: no name at all, or one that the pack does not have.
+        """
+        if not names:
+            raise UserError(f"pool: expected one or more of {', '.join(self.splits)}, found none")
+        distinct = tuple(dict.fromkeys(names))
+        ranges = sorted(r for name in distinct for r in self.split(name).row_ranges)
+        return Split(self, "+".join(distinct), tuple(ranges))
 
     @cached_property
     def labels(self) -> LabelTable:

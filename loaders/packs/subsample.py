@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.errors import UserError
+from loaders.packs.labels import LabelTable
+from loaders.packs.pack import Split
 
 
 def subsample_per_class(labels: NDArray[np.int64], k: int, seed: int) -> NDArray[np.int64]:
@@ -42,3 +44,25 @@ def subsample_per_class(labels: NDArray[np.int64], k: int, seed: int) -> NDArray
         generator = np.random.Generator(np.random.Philox(key=[seed, int(label)]))
         chosen.append(generator.permutation(np.flatnonzero(labels == label))[:k])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable | None = None) -> LabelTable:
+    """Return a label table of k labels per class of a split.
+
+    Args:
+        split: labelled split.
+        per_class: k, see `subsample_per_class`; None keeps every label of the split.
+        seed: chooses the labels.
+        table: where the labels come from; the true labels by default.
+
+    Raises:
+        UserError: no labels, or too few of a class.
+    """
+    known = split.labels(table)
+    if per_class is None:
+        positions = np.flatnonzero(known >= 0)
+        if len(positions) == 0:
+            raise UserError(f"split {split.name!r}: expected labels, found none; give a labelled split")
+    else:
+        positions = subsample_per_class(known, per_class, seed)
+    return LabelTable.of(split.rows(positions), known[positions], len(split.pack.classes))

@@ -1,0 +1,92 @@
+"""FixMatch: the confident guess on a weak view is the label of the strong view.
+
+Source: Sohn et al. 2020, "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence"
+(arXiv 2001.07685), equations 3 and 4 and algorithm 1.
+
+Shapes: B labelled and M = mu * B unlabelled rows of this rank, C classes. Every term is a mean over the
+rank's rows, so that DistributedDataParallel's average is the mean over all ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FixMatchTerms:
+    """The loss and its parts, scalars.
+
+    Attributes:
+        loss: supervised + weight * unsupervised.
+        supervised: mean cross-entropy of the labelled rows.
+        unsupervised: cross-entropy of the confident rows, divided by all M rows.
+        mask_rate: share of the unlabelled rows that were confident enough, detached.
+    """
+
+    loss: Tensor
+    supervised: Tensor
+    unsupervised: Tensor
+    mask_rate: Tensor
+
+
+def confident_guesses(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Return the most probable class of each row, int64 [M], and whether its probability is enough, bool [M].
+
+    Args:
+        logits: [M, C]; no gradient flows back.
+        threshold: tau, least probability of a class to count.
+    """
+    confidence, guess = logits.detach().float().softmax(1).max(1)
+    return guess, confidence >= threshold
+
+
+def masked_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Return the cross-entropy of the rows in the mask, divided by the number of all rows.
+
+    Dividing by all rows, not by those in the mask, makes the term grow as the network becomes confident.
+
+    Args:
+        logits: [M, C].
+        targets: int64 [M].
+        mask: bool [M].
+    """
+    return (F.cross_entropy(logits.float(), targets, reduction="none") * mask).mean()
+
+
+def fixmatch_loss(
+    logits_labeled: Tensor,
+    labels: Tensor,
+    logits_weak: Tensor,
+    logits_strong: Tensor,
+    threshold: float = 0.95,
+    unlabeled_weight: float = 1.0,
+) -> FixMatchTerms:
+    """Compute FixMatch's loss.
+
+    Args:
+        logits_labeled: [B, C], of the labelled rows' weak views.
+        labels: int64 [B].
+        logits_weak: [M, C], of the unlabelled rows' weak views; taken as they are, without gradient.
+        logits_strong: [M, C], of the same rows' strong views.
+        threshold: tau; 0.95 in the paper (0.7 on ImageNet).
+        unlabeled_weight: lambda_u; 1 in the paper (10 on ImageNet).
+
+    Raises:
+        ValueError: weak and strong logits of different shapes.
+    """
+    if logits_weak.shape != logits_strong.shape:
+        raise ValueError(
+            f"FixMatch: expected weak and strong logits of one shape, got {list(logits_weak.shape)} and "
+            f"{list(logits_strong.shape)}"
+        )
+    supervised = F.cross_entropy(logits_labeled.float(), labels)
+    guess, mask = confident_guesses(logits_weak, threshold)
+    unsupervised = masked_cross_entropy(logits_strong, guess, mask)
+    mask_rate = mask.to(torch.float32).mean()
+    return FixMatchTerms(
+        supervised + unlabeled_weight * unsupervised, supervised, unsupervised, mask_rate
+    )

@@ -1,0 +1,62 @@
+"""Mean Teacher: a student agrees with the average of its own past weights on another view.
+
+Source: Tarvainen and Valpola 2017, "Mean teachers are better role models" (arXiv 1703.01780), section 2 and
+appendix B for the ramps.
+
+Shapes: N rows of this rank (labelled and unlabelled), C classes. Every term is a mean over the rank's rows,
+so that DistributedDataParallel's average is the mean over all ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+Distance = Literal["mse", "kl"]
+
+
+def consistency_loss(student_logits: Tensor, teacher_logits: Tensor, distance: Distance = "mse") -> Tensor:
+    """Return the distance of the student's class probabilities from the teacher's.
+
+    Args:
+        student_logits: [N, C].
+        teacher_logits: [N, C], of another view by the averaged weights; no gradient flows back.
+        distance: "mse" is the squared difference of probabilities, averaged over classes and rows; "kl" is
+            the divergence of the student from the teacher, summed over classes, averaged over rows.
+
+    Raises:
+        ValueError: logits of different shapes, or one tensor given for both: then the loss would be zero
+            whatever the views are.
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"consistency: expected logits of one shape, got {list(student_logits.shape)} and "
+            f"{list(teacher_logits.shape)}"
+        )
+    if student_logits is teacher_logits:
+        raise ValueError("consistency: expected the logits of two networks, got the same tensor twice")
+    teacher = teacher_logits.detach().float()
+    if distance == "mse":
+        return F.mse_loss(student_logits.float().softmax(1), teacher.softmax(1))
+    student = student_logits.float().log_softmax(1)
+    return F.kl_div(student, teacher.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+def ramp_up(step: int, ramp_steps: int) -> float:
+    """Return exp(-5 (1 - t)^2) with t = step / ramp_steps, at most 1.
+
+    The consistency only means something once the teacher does, so its weight follows this.
+    """
+    t = min(1.0, step / ramp_steps) if ramp_steps > 0 else 1.0
+    return math.exp(-5.0 * (1.0 - t) ** 2)
+
+
+def teacher_decay(step: int, ramp_steps: int, early: float = 0.99, late: float = 0.999) -> float:
+    """Return the decay of the average: early while the weight ramps up, late afterwards.
+
+    The student improves fast at first; a long memory would hold the teacher back.
+    """
+    return early if step < ramp_steps else late

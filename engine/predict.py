@@ -1,0 +1,86 @@
+"""Class probabilities of every image of a loader, batch by batch, and the accuracy they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from engine.distributed import all_reduce_sum
+from loaders.batch import Batch, Loader
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of some images, on the CPU.
+
+    Attributes:
+        probabilities: float32 [B, C], rows sum to 1.
+        labels: int64 [B], -1 where an image has no label.
+        index: int64 [B], rows of the pack.
+    """
+
+    probabilities: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode and give every module its own mode back."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def predict(network: nn.Module, loader: Loader[Batch], device: torch.device | str) -> Iterator[Predictions]:
+    """Yield the predictions for every valid image of this rank's part of a loader, once.
+
+    Args:
+        network: maps [B, 3, H, W] to logits [B, C]; on `device`.
+        loader: in evaluation mode; the mean of the probabilities over its views is taken.
+        device: where the network is.
+    """
+    with evaluation_mode(network):
+        for batch in loader.epoch(0):
+            with torch.inference_mode():
+                views = [network(x.to(device)).float().softmax(1) for x in batch.views]
+                probabilities = torch.stack(views).mean(0)
+                valid = batch.valid
+                labels = torch.full_like(batch.index, -1) if batch.labels is None else batch.labels
+                yield Predictions(
+                    probabilities[valid.to(probabilities.device)].cpu(),
+                    labels[valid].cpu(),
+                    batch.index[valid].cpu(),
+                )
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Share of labelled images classified correctly, over all ranks.
+
+    Attributes:
+        top1: in [0, 1].
+        num_images: labelled images.
+    """
+
+    top1: float
+    num_images: int
+
+
+def measure_accuracy(network: nn.Module, loader: Loader[Batch], device: torch.device) -> Accuracy:
+    """Classify every labelled image of a loader; every rank takes its part and gets the whole result."""
+    counts = torch.zeros(2, dtype=torch.float64, device=device)
+    for part in predict(network, loader, device):
+        known = part.labels >= 0
+        right = part.probabilities.argmax(1)[known] == part.labels[known]
+        counts += torch.tensor([float(right.sum()), float(known.sum())], dtype=torch.float64, device=device)
+    right_images, num_images = all_reduce_sum(counts).tolist()
+    return Accuracy(right_images / max(1.0, num_images), int(num_images))

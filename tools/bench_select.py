@@ -1,0 +1,80 @@
+r"""Time the balanced selection of pseudo-labels on random scores.
+
+Example:
+    python tools/bench_select.py --rows 512000 --classes 1000 --json select.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from engine.select import BalancedSelector
+from loaders.errors import run_command
+
+
+@dataclass(frozen=True)
+class Config:
+    """Print seconds and peak memory; making the scores is not timed."""
+
+    rows: int = 512_000
+    """Rows to select from. Report: 512,000."""
+    classes: int = 1000
+    """Classes."""
+    top_k: int = 10
+    """Classes kept of each row. Report: 10."""
+    per_class: int = 500
+    """Rows kept of each class. Report: up to 500."""
+    chunk: int = 8192
+    """Rows per update, as a network's batches would come."""
+    runs: int = 5
+    """Repetitions; all are listed, the median is the figure."""
+    json: Path | None = None
+    """File to append one line to."""
+
+
+def time_once(config: Config, seed: int) -> float:
+    """Return the seconds of one selection, without the making of its scores."""
+    rng = np.random.default_rng(seed)
+    selector = BalancedSelector(config.classes, config.top_k, config.per_class)
+    seconds = 0.0
+    for first in range(0, config.rows, config.chunk):
+        rows = np.arange(first, min(first + config.chunk, config.rows))
+        scores = rng.random((len(rows), config.classes), np.float32)
+        start = time.perf_counter()
+        selector.update(scores, rows)
+        seconds += time.perf_counter() - start
+    start = time.perf_counter()
+    selector.finish()
+    return seconds + time.perf_counter() - start
+
+
+def main() -> None:
+    """Run the command line."""
+    config = tyro.cli(Config, description=__doc__)
+    time_once(Config(rows=100, classes=config.classes, top_k=config.top_k), 0)  # compiles
+    seconds = [time_once(config, seed) for seed in range(config.runs)]
+    unit = 1024 if sys.platform == "darwin" else 1
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit / 1024
+    median_s = float(np.median(seconds))
+    print(
+        f"{config.rows:,} x {config.classes:,} scores, top {config.top_k}, {config.per_class} per class: "
+        f"{median_s:.2f} s median of {config.runs} ({min(seconds):.2f} to {max(seconds):.2f}), "
+        f"peak {peak_mib:,.0f} MiB, one thread of {os.cpu_count()}"
+    )
+    if config.json is not None:
+        record = {**asdict(config), "json": None, "seconds": seconds, "peak_mib": peak_mib}
+        with config.json.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    run_command(main)
