@@ -68,7 +68,7 @@ def build_loader(
         rank: this process; the loader takes its part of every batch and is never given to accelerate.
         num_ranks: number of processes.
         labels: label table to take the labels from; the true labels by default.
-        dtype: "float32" (normalised as the policy says) or "uint8".
+        dtype: "float32", "float16" or "bfloat16" (normalised as the policy says), or "uint8".
         channels_last: deliver views in torch.channels_last.
         bad_images: "replace" puts the next readable row in place of a damaged one, deterministically, and
             notes it in `loader.bad_rows`; "raise" stops.

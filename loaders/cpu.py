@@ -31,7 +31,15 @@ from loaders.views.policy import ViewPolicy
 CHUNK_BYTES = 512 * 1024  # decoded pixels of a chunk; they and their planes stay in a 1 MiB cache
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
 
-DTypeName = Literal["float32", "uint8"]
+DTypeName = Literal["float32", "float16", "bfloat16", "uint8"]
+
+# Numba knows neither half precision: their bits travel as integers of two bytes.
+_CARRIERS: dict[DTypeName, str] = {
+    "float32": "float32",
+    "float16": "int16",
+    "bfloat16": "uint16",
+    "uint8": "uint8",
+}
 
 
 @dataclass
@@ -98,7 +106,7 @@ class CpuRenderer:
         labels: int64 [len(split)], -1 where there is none, or None for batches without labels.
         executor: threads that do the work.
         num_threads: of `executor`.
-        dtype: "float32" (normalised) or "uint8".
+        dtype: "float32", "float16" or "bfloat16" (normalised), or "uint8".
         channels_last: deliver views in torch.channels_last.
         replace_bad: put the following row in place of a damaged one (and count it) instead of raising.
         train: False marks a replaced row invalid, so that an evaluation does not count it.
@@ -127,7 +135,8 @@ class CpuRenderer:
         self._first_view = first_view
         self._executor = executor
         self._num_threads = num_threads
-        self._dtype = np.dtype(dtype)
+        self._torch_dtype: torch.dtype = getattr(torch, dtype)
+        self._dtype = np.dtype(_CARRIERS[dtype])
         self._channels_last = channels_last
         self._replace_bad = replace_bad
         self._train = train
@@ -183,9 +192,10 @@ class CpuRenderer:
         return pool.take()
 
     def _tensor(self, out: NDArray[Any], resolution: int) -> Tensor:
+        tensor = torch.from_numpy(out).view(self._torch_dtype)
         if self._channels_last:
-            return torch.from_numpy(out).view(-1, resolution, resolution, 3).permute(0, 3, 1, 2)
-        return torch.from_numpy(out).view(-1, 3, resolution, resolution)
+            return tensor.view(-1, resolution, resolution, 3).permute(0, 3, 1, 2)
+        return tensor.view(-1, 3, resolution, resolution)
 
     def _worker(self) -> _Worker:
         worker: _Worker | None = getattr(self._local, "worker", None)
