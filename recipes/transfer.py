@@ -12,6 +12,9 @@ Both ways to start see the same labels and the same views; each has settings of 
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
