@@ -105,7 +105,7 @@ def plan(config: Config) -> list[Step]:
             python(
                 *("recipes/transfer.py", "--pack", config.pack, "--init", run, "--out", transfer),
                 *("--labels-per-class", *config.labels_per_class, "--seeds", *config.seeds),
-                *("--min-crop", 0.6, "--flip-p", 0, "--batch-size", 32, *threads),
+                *("--pretrained.min-crop", 0.8, "--from-scratch.min-crop", 0.6, "--flip-p", 0, *threads),
             ),
         ),
     ]
