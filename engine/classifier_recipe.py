@@ -107,8 +107,8 @@ class ClassifierRecipe(Recipe):
         """Set the mode; a frozen backbone stays in evaluation."""
         super().train(mode)
         if self.frozen:
-            for module in self.classifier.backbone.modules():
-                if isinstance(module, _BatchNorm):
+            for name, module in self.named_modules():
+                if ".backbone" in name and isinstance(module, _BatchNorm):
                     module.eval()
         return self
 

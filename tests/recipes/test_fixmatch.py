@@ -16,13 +16,19 @@ from loaders.batch import Batch, PairedBatch
 from loaders.errors import UserError
 from loaders.packs import Pack
 from recipes.fixmatch import Config, FixMatch, run
-from tests.recipes.labelled import FEW, check_exact_runs, check_two_processes
+from tests.recipes.labelled import FEW, check_exact_runs
 
 
 @pytest.fixture
 def config(digits_pack: Pack, tmp_path: Path) -> Config:
     return Config(
-        pack=digits_pack.path, out=tmp_path / "run", unlabeled_splits=("train",), mu=3, ema_decay=0.9, **FEW
+        pack=digits_pack.path,
+        out=tmp_path / "run",
+        unlabeled_splits=("train",),
+        mu=3,
+        ema_decay=0.9,
+        strong="gentle",
+        **FEW,
     )
 
 
@@ -79,19 +85,15 @@ def test_learns_the_digits_from_few_labels_and_the_unlabelled_ones_help(
     summary = run(config)
     assert summary.accuracy is not None
     without = run(replace(config, out=tmp_path / "without", unlabeled_weight=0.0))
-    print(summary.accuracy, without.accuracy, read_accuracy(config.out))
-    assert summary.accuracy.top1 > 0.8
-    assert summary.accuracy.top1 > without.accuracy.top1 + 0.03
+    assert without.accuracy is not None
+    assert summary.accuracy.top1 > 0.84
+    assert summary.accuracy.top1 > without.accuracy.top1 + 0.04
     records = read_metrics(config.out / "metrics.jsonl")
     assert records[-1]["mask_rate"] > records[0]["mask_rate"]
 
 
 def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:
-    check_exact_runs(replace(config, epochs=1, batch_size=40), run, tmp_path, steps=11)
-
-
-def test_two_processes_equal_one(config: Config, tmp_path: Path) -> None:
-    check_two_processes("fixmatch", replace(config, epochs=1, batch_size=40), run, tmp_path)
+    check_exact_runs(config, run, tmp_path, steps=6)
 
 
 def test_goes_on_from_another_run(config: Config, tmp_path: Path) -> None:
