@@ -84,20 +84,25 @@ def build_semi_loader(
     )
 
 
-def build_test_loader(
-    pack: Pack, split: str, resolution: int, backend: BackendName, **options: Any
-) -> EpochLoader | None:
-    """Build an evaluation loader of a split; None where its name is empty.
+def build_pool_loader(
+    pack: Pack, splits: tuple[str, ...], resolution: int, backend: BackendName, **options: Any
+) -> EpochLoader:
+    """Build an evaluation loader of all images of some splits, such as those to predict labels for.
 
     Args:
         pack: the pack.
-        split: labelled split to measure on.
+        splits: names of the splits.
         resolution: side of the views.
         backend: see `build_loader`.
         options: see `build_loader`; `batch_size` is replaced by one for evaluation.
     """
-    if not split:
-        return None
     options["batch_size"] = 256 * int(options.get("num_ranks", 1))
     views = (presets.evaluation(resolution),)
-    return build_loader(pack.split(split), views, mode="eval", backend=backend, **options)
+    return build_loader(pack.pool(splits), views, mode="eval", backend=backend, **options)
+
+
+def build_test_loader(
+    pack: Pack, split: str, resolution: int, backend: BackendName, **options: Any
+) -> EpochLoader | None:
+    """Build an evaluation loader of a labelled split; None where its name is empty; see above."""
+    return build_pool_loader(pack, (split,), resolution, backend, **options) if split else None
