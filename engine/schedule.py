@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Schedule = Callable[[int], float]
 """Step (counted from 0) -> factor that multiplies each parameter group's peak learning rate."""
@@ -32,6 +32,16 @@ def warmup_cosine(total_steps: int, warmup_steps: int, final_factor: float = 0.0
         return final_factor + (1.0 - final_factor) * cosine
 
     return factor
+
+
+def step_decay(milestones: Sequence[int], factor: float) -> Schedule:
+    """Multiply the learning rate by `factor` at each milestone.
+
+    Args:
+        milestones: steps, in any order.
+        factor: usually 0.1.
+    """
+    return lambda step: factor ** sum(step >= milestone for milestone in milestones)
 
 
 def constant() -> Schedule:
