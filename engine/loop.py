@@ -352,6 +352,8 @@ class _Run:
         metadata = {"recipe": self.recipe.name, "backbone": self.recipe.backbone_name}
         metadata |= dict(self.config.backbone_metadata)
         backbone = on_main(lambda: save_backbone(self.config.out, self.recipe.backbone, metadata))
+        with torch.no_grad():
+            on_main(lambda: self.recipe.write_results(self.config.out))
         img_per_s, wait_share = clock.overall()
         return TrainSummary(
             step=self.step,

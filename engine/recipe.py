@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -59,5 +60,15 @@ class Recipe(nn.Module, ABC):
 
         Args:
             step: the index of the step that was just taken.
+        """
+        return
+
+    def write_results(self, out: Path) -> None:
+        """Leave pictures or tables of the trained networks in the run folder.
+
+        Called once, on rank 0 alone, without gradients, when training is over: no collectives in here.
+
+        Args:
+            out: run folder; it holds the first views of the run, see `engine.samples`.
         """
         return

@@ -66,12 +66,13 @@ def two_processes(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) ->
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     return folder
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SMALL)
 def test_two_processes_equal_one(name: str, whole: Path, two_processes: Path) -> None:
     for found, expected in zip(losses(two_processes / name), losses(whole / name), strict=True):
