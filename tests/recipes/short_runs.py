@@ -20,6 +20,7 @@ from engine.loop import TrainSummary
 RESOLUTION = 16
 SMALL: dict[str, dict[str, Any]] = {
     "rotnet": {"hidden": (16,), "flip_p": 0.0},
+    "deepcluster": {"hidden": (16,), "num_clusters": 6, "pca_components": 8, "flip_p": 0.0},
     "vae": {"num_latent": 8, "decoder_width": 4, "flip_p": 0.0},
     "siamese_vae": {"num_latent": 8, "decoder_width": 4, "flip_p": 0.0},
 }
