@@ -11,6 +11,9 @@ The algorithm box is `BarlowTwins.training_step`; its loss is `engine.objectives
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 import math
 from dataclasses import dataclass
 from itertools import pairwise

@@ -14,11 +14,6 @@ from tools.bench.corpus import Corpus
 from tools.bench.workload import Workload
 
 
-def refuses(workload: Workload) -> str | None:
-    """Return what our presets lack."""
-    return "no preset of the strong view" if workload.views == "fixmatch" else None
-
-
 def policies(workload: Workload) -> tuple[ViewPolicy, ...]:
     """Return the presets that a workload stands for, with its interpolation."""
     side = workload.resolution
@@ -29,8 +24,8 @@ def policies(workload: Workload) -> tuple[ViewPolicy, ...]:
             chosen = (presets.crop_flip(side), presets.crop_flip(side))
         case "crop_flip":
             return (replace(presets.crop_flip(side), interpolation=workload.interpolation),)
-        case _:
-            raise ValueError(f"no presets for {workload.views}")
+        case "fixmatch":
+            chosen = (presets.weak(side), presets.fixmatch_strong(side))
     return tuple(replace(policy, interpolation=workload.interpolation) for policy in chosen)
 
 
@@ -56,6 +51,6 @@ CPU = Contender(
     setup="build_loader with its defaults, on the pack",
     differences="",
     batches=cpu_batches,
-    refuses=refuses,
+    refuses=lambda workload: None,
     kind="backend",
 )
