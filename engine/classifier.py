@@ -68,14 +68,18 @@ def build_classifier(
     weights = best_weights(init)
     if weights is None:
         if keep_head:
-            raise UserError(f"keep_head: expected a classifier in {init}, found a backbone alone; leave it out")
+            raise UserError(
+                f"keep_head: expected a classifier in {init}, found a backbone alone; leave it out"
+            )
         backbone, found = load_backbone(init), _read_metadata(init / "backbone.safetensors")["backbone"]
         start = None
     else:
         start = load_classifier(init, weights)
         backbone, found = start.backbone, start.backbone_name
     if found != backbone_name:
-        raise UserError(f"backbone: expected {found}, that of --init {init}, found {backbone_name}; change one")
+        raise UserError(
+            f"backbone: expected {found}, that of --init {init}, found {backbone_name}; change one"
+        )
     classifier = Classifier(backbone, backbone_name, resolution, num_classes)
     if keep_head and start is not None:
         if start.num_classes != num_classes:
@@ -87,7 +91,7 @@ def build_classifier(
 
 
 def best_weights(run: Path) -> Weights | None:
-    """Return which weights of a run to go on from: the average, else the trained ones; None without a head."""
+    """Return which weights to go on from: the average, else the trained ones; None where there are none."""
     kinds: tuple[Weights, ...] = ("ema", "raw")
     return next((kind for kind in kinds if (run / FILE_NAMES[kind]).is_file()), None)
 
@@ -117,9 +121,7 @@ def load_classifier(run: Path, weights: Weights) -> Classifier:
     """
     file = run / FILE_NAMES[weights]
     if not file.is_file():
-        raise UserError(
-            f"classifier: expected {file}, found none; finish a run with labels first, or ask for other weights"
-        )
+        raise UserError(f"classifier: expected {file}, found none; finish a run with labels first")
     described = _read_metadata(file)
     if not {"backbone", "resolution", "num_classes"} <= described.keys():
         raise UserError(f"classifier: {file} does not describe its network; expected a file that a run wrote")

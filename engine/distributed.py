@@ -130,6 +130,22 @@ def on_main(function: Callable[[], ResultT]) -> ResultT:
     return result
 
 
+def gather_on_main(value: ResultT) -> list[ResultT]:
+    """Collect a value of every rank on rank 0, in rank order.
+
+    Args:
+        value: travels between this run's own processes.
+
+    Returns:
+        One value per rank on rank 0, nothing on the others.
+    """
+    if world_size() == 1:
+        return [value]
+    parts: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, parts)
+    return parts or []
+
+
 def seed_everything(seed: int) -> None:
     """Seed the generators of torch, NumPy and Python.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,13 @@ class _Clock:
                 return
             yield batch
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Keep the time of this block, which runs while a batch is asked for, out of the waiting."""
+        start = time.perf_counter()
+        yield
+        self.waited_s -= time.perf_counter() - start
+
     def close_window(self) -> tuple[float, float]:
         """Return images/s and the wait share since the last call; called after waiting for the device."""
         now = time.perf_counter()
@@ -244,7 +252,7 @@ class _Run:
             with StopSignal() as stop, shown:
                 for note in self.notes:
                     shown.say(note)
-                for batch in clock.timed(self._batches()):
+                for batch in clock.timed(self._batches(clock)):
                     if self.step == 0 and is_main:
                         save_samples(self.config.out, batch)
                     self._train_step(batch, window)
@@ -258,10 +266,13 @@ class _Run:
                 writer.close()
         return self._finish(clock)
 
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self, clock: _Clock) -> Iterator[Any]:
         """Yield the batches from the present position to the end of the run."""
         while self.step < self.last_step:
             epoch, start = divmod(self.step, self.steps_per_epoch)
+            if start == 0:
+                with clock.working(), torch.no_grad():
+                    self.recipe.begin_epoch(epoch)
             for batch in self.loader.epoch(epoch, start_step=start):
                 yield batch
                 if self.step >= self.last_step:
@@ -352,6 +363,8 @@ class _Run:
         metadata = {"recipe": self.recipe.name, "backbone": self.recipe.backbone_name}
         metadata |= dict(self.config.backbone_metadata)
         backbone = on_main(lambda: save_backbone(self.config.out, self.recipe.backbone, metadata))
+        with torch.no_grad():
+            on_main(lambda: self.recipe.write_results(self.config.out))
         img_per_s, wait_share = clock.overall()
         return TrainSummary(
             step=self.step,

@@ -12,10 +12,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from engine.alexnet import build_alexnet
 from engine.wide_resnet import WIDE_RESNET, WideResNet
 from loaders.errors import UserError
 
 TINY_RESNET = "tiny_resnet"
+ALEXNET = "alexnet_bn"
 METADATA_KEY = "sluice"
 
 
@@ -87,7 +89,7 @@ def build_backbone(name: str, resolution: int) -> nn.Module:
     timm's ResNets start the last BatchNorm of each block at zero by default, and so does ours.
 
     Args:
-        name: `tiny_resnet`, `wrn_28_2`, or any name that `timm.list_models()` prints.
+        name: `tiny_resnet`, `wrn_28_2`, `alexnet_bn`, or any name that `timm.list_models()` prints.
         resolution: side of the square views in pixels; sizes the position table of networks that have one.
 
     Returns:
@@ -100,11 +102,13 @@ def build_backbone(name: str, resolution: int) -> nn.Module:
         return TinyResNet().to(memory_format=torch.channels_last)
     if name == WIDE_RESNET:
         return WideResNet().to(memory_format=torch.channels_last)
+    if name == ALEXNET:
+        return build_alexnet(resolution)
     if not timm.is_model(name):
-        known = [TINY_RESNET, WIDE_RESNET, *timm.list_models()]
-        close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+        ours = [TINY_RESNET, WIDE_RESNET, ALEXNET]
+        close = difflib.get_close_matches(name, [*ours, *timm.list_models()], n=4, cutoff=0.5)
         remedy = f"close matches: {', '.join(close)}" if close else "timm.list_models() prints all names"
-        raise UserError(f"backbone: expected {TINY_RESNET}, {WIDE_RESNET} or a timm name, found {name!r}; {remedy}")
+        raise UserError(f"backbone: expected {', '.join(ours)} or a timm name, found {name!r}; {remedy}")
     pretrained_cfg = timm.get_pretrained_cfg(name)
     fixed_size = bool(pretrained_cfg and pretrained_cfg.fixed_input_size)
     options: dict[str, Any] = {"img_size": resolution} if fixed_size else {}

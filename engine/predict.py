@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.distributed import all_reduce_sum
@@ -84,3 +86,43 @@ def measure_accuracy(network: nn.Module, loader: Loader[Batch], device: torch.de
         counts += torch.tensor([float(right.sum()), float(known.sum())], dtype=torch.float64, device=device)
     right_images, num_images = all_reduce_sum(counts).tolist()
     return Accuracy(right_images / max(1.0, num_images), int(num_images))
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """The most probable class of some images, those that are sure enough, in the order of their rows.
+
+    Attributes:
+        row: int64 [M], rows of the pack, increasing.
+        label: int64 [M].
+        confidence: float32 [M], probability of the label.
+    """
+
+    row: NDArray[np.int64]
+    label: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+
+
+def guess_labels(
+    network: nn.Module, loader: Loader[Batch], device: torch.device, num_rows: int, threshold: float
+) -> Guesses:
+    """Guess the class of every image of a loader; every rank takes its part and gets the whole result.
+
+    Args:
+        network: maps [B, 3, H, W] to logits [B, C].
+        loader: in evaluation mode.
+        device: where the network is.
+        num_rows: rows of the pack.
+        threshold: least probability of a guess to be returned.
+    """
+    confidences = torch.zeros(num_rows, device=device)
+    labels = torch.zeros(num_rows, dtype=torch.int64, device=device)  # one more than the label; 0 for none
+    for part in predict(network, loader, device):
+        confidence, label = part.probabilities.max(1)
+        sure = confidence >= threshold
+        index = part.index[sure].to(device)
+        confidences[index] = confidence[sure].to(device)
+        labels[index] = label[sure].to(device) + 1
+    total_labels, total_confidences = (all_reduce_sum(t).cpu().numpy() for t in (labels, confidences))
+    rows = np.flatnonzero(total_labels)
+    return Guesses(rows, total_labels[rows] - 1, np.minimum(total_confidences[rows], np.float32(1.0)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -54,10 +55,32 @@ class Recipe(nn.Module, ABC):
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return the learning-rate factor as a pure function of the step."""
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Prepare an epoch, such as by new targets; called on every rank, without gradients.
+
+        The loop calls it before the first batch of an epoch and not when a run resumes inside one: what it
+        decides belongs into buffers, which checkpoints keep. Random numbers of a generator of its own,
+        seeded by the epoch, make a resumed run equal to a whole one.
+
+        Args:
+            epoch: counted from 0.
+        """
+        return
+
     def after_step(self, step: int) -> None:
         """Update what follows the weights, such as a moving average; called without gradients.
 
         Args:
             step: the index of the step that was just taken.
+        """
+        return
+
+    def write_results(self, out: Path) -> None:
+        """Leave pictures or tables of the trained networks in the run folder.
+
+        Called once, on rank 0 alone, without gradients, when training is over: no collectives in here.
+
+        Args:
+            out: run folder; it holds the first views of the run, see `engine.samples`.
         """
         return

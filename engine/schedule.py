@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Schedule = Callable[[int], float]
 """Step (counted from 0) -> factor that multiplies each parameter group's peak learning rate."""
@@ -44,6 +44,16 @@ def partial_cosine(total_steps: int, cycles: float = 7 / 16) -> Schedule:
     Source: Sohn et al. 2020 (FixMatch), section 2.4.
     """
     return lambda step: math.cos(math.pi * cycles * min(1.0, step / max(1, total_steps)))
+
+
+def step_decay(milestones: Sequence[int], factor: float) -> Schedule:
+    """Multiply the learning rate by `factor` at each milestone.
+
+    Args:
+        milestones: steps, in any order.
+        factor: usually 0.1.
+    """
+    return lambda step: factor ** sum(step >= milestone for milestone in milestones)
 
 
 def constant() -> Schedule:

@@ -34,9 +34,8 @@ class PreActivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C_in, H, W] to [B, C_out, H / stride, W / stride]."""
         active = F.leaky_relu(self.norm1(x), _SLOPE)
-        y = self.conv2(F.leaky_relu(self.norm2(self.conv1(active)), _SLOPE))
-        shortcut: Tensor = x if self.shortcut is None else self.shortcut(active)
-        return shortcut + y
+        y: Tensor = self.conv2(F.leaky_relu(self.norm2(self.conv1(active)), _SLOPE))
+        return y + (x if self.shortcut is None else self.shortcut(active))
 
 
 class WideResNet(nn.Module):
@@ -74,4 +73,5 @@ class WideResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map views [B, 3, H, W] to representations [B, num_features]; H and W multiples of 4."""
-        return F.leaky_relu(self.norm(self.stages(self.stem(x))), _SLOPE).mean(dim=(2, 3))
+        h: Tensor = F.leaky_relu(self.norm(self.stages(self.stem(x))), _SLOPE).mean(dim=(2, 3))
+        return h

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.objectives.precision import at_least_float32
+
 
 @dataclass(frozen=True)
 class FixMatchTerms:
@@ -40,7 +42,7 @@ def confident_guesses(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]
         logits: [M, C]; no gradient flows back.
         threshold: tau, least probability of a class to count.
     """
-    confidence, guess = logits.detach().float().softmax(1).max(1)
+    confidence, guess = at_least_float32(logits.detach()).softmax(1).max(1)
     return guess, confidence >= threshold
 
 
@@ -54,7 +56,7 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> Tenso
         targets: int64 [M].
         mask: bool [M].
     """
-    return (F.cross_entropy(logits.float(), targets, reduction="none") * mask).mean()
+    return (F.cross_entropy(at_least_float32(logits), targets, reduction="none") * mask).mean()
 
 
 def fixmatch_loss(
@@ -83,10 +85,8 @@ def fixmatch_loss(
             f"FixMatch: expected weak and strong logits of one shape, got {list(logits_weak.shape)} and "
             f"{list(logits_strong.shape)}"
         )
-    supervised = F.cross_entropy(logits_labeled.float(), labels)
+    supervised = F.cross_entropy(at_least_float32(logits_labeled), labels)
     guess, mask = confident_guesses(logits_weak, threshold)
     unsupervised = masked_cross_entropy(logits_strong, guess, mask)
     mask_rate = mask.to(torch.float32).mean()
-    return FixMatchTerms(
-        supervised + unlabeled_weight * unsupervised, supervised, unsupervised, mask_rate
-    )
+    return FixMatchTerms(supervised + unlabeled_weight * unsupervised, supervised, unsupervised, mask_rate)

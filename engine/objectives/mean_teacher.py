@@ -15,6 +15,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.objectives.precision import at_least_float32
+
 Distance = Literal["mse", "kl"]
 
 
@@ -38,10 +40,10 @@ def consistency_loss(student_logits: Tensor, teacher_logits: Tensor, distance: D
         )
     if student_logits is teacher_logits:
         raise ValueError("consistency: expected the logits of two networks, got the same tensor twice")
-    teacher = teacher_logits.detach().float()
+    teacher = at_least_float32(teacher_logits.detach())
     if distance == "mse":
-        return F.mse_loss(student_logits.float().softmax(1), teacher.softmax(1))
-    student = student_logits.float().log_softmax(1)
+        return F.mse_loss(at_least_float32(student_logits).softmax(1), teacher.softmax(1))
+    student = at_least_float32(student_logits).log_softmax(1)
     return F.kl_div(student, teacher.log_softmax(1), reduction="batchmean", log_target=True)
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.objectives.fixmatch import confident_guesses, masked_cross_entropy
+from engine.objectives.precision import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def pseudo_label_loss(
         threshold: least probability of a guess; 0 takes every guess, as Lee did.
         weight: alpha(t), see `label_weight`.
     """
-    supervised = F.cross_entropy(logits_labeled.float(), labels)
+    supervised = F.cross_entropy(at_least_float32(logits_labeled), labels)
     guess, mask = confident_guesses(logits_unlabeled, threshold)
     unsupervised = masked_cross_entropy(logits_unlabeled, guess, mask)
     mask_rate = mask.to(torch.float32).mean()

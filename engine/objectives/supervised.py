@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.objectives.precision import at_least_float32
+
 Mixing = Literal["none", "mixup", "cutmix"]
 
 
@@ -91,8 +93,8 @@ def mixed_cross_entropy(logits: Tensor, mixed: Mixed, label_smoothing: float = 0
         mixed: from `mix`.
         label_smoothing: share of the label that is spread evenly over all classes; 0.1 in the paper.
     """
-    own = F.cross_entropy(logits.float(), mixed.labels, label_smoothing=label_smoothing)
+    own = F.cross_entropy(at_least_float32(logits), mixed.labels, label_smoothing=label_smoothing)
     if mixed.share == 1.0:
         return own
-    partner = F.cross_entropy(logits.float(), mixed.partner_labels, label_smoothing=label_smoothing)
+    partner = F.cross_entropy(at_least_float32(logits), mixed.partner_labels, label_smoothing=label_smoothing)
     return mixed.share * own + (1.0 - mixed.share) * partner

@@ -47,8 +47,8 @@ class Series:
     spread: Sequence[float]
 
 
-def draw_curves(curves: Sequence[Curve], caption: str = "") -> Picture:
-    """Draw one panel per quantity, two panels to a row."""
+def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step") -> Picture:
+    """Draw one panel per quantity over `x_name`, two panels to a row."""
 
     def draw(figure: Any, palette: Palette) -> None:
         num_rows = (len(curves) + 1) // 2
@@ -60,13 +60,11 @@ def draw_curves(curves: Sequence[Curve], caption: str = "") -> Picture:
             if curve.from_zero:
                 axes.set_ylim(0.0, max([1e-9, *curve.values]) * 1.15)
             if place >= len(curves) - 2:
-                axes.set_xlabel("step", fontsize=8, color=palette.muted)
+                axes.set_xlabel(x_name, fontsize=8, color=palette.muted)
             _dress(axes, palette)
 
     names = ", ".join(curve.name for curve in curves)
-    return _picture(
-        draw, (8.6, 2.1 * ((len(curves) + 1) // 2)), f"Curves over training steps: {names}", caption
-    )
+    return _picture(draw, (8.6, 2.1 * ((len(curves) + 1) // 2)), f"Curves over {x_name}: {names}", caption)
 
 
 def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Picture:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
 from loaders.errors import UserError
 from loaders.packs.labels import LabelTable
-from loaders.packs.pack import Split
+from loaders.packs.pack import Pack, Split
 
 
 def subsample_per_class(labels: NDArray[np.int64], k: int, seed: int) -> NDArray[np.int64]:
@@ -66,3 +69,24 @@ def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable
     else:
         positions = subsample_per_class(known, per_class, seed)
     return LabelTable.of(split.rows(positions), known[positions], len(split.pack.classes))
+
+
+def training_labels(
+    pack: Pack, split: str, per_class: int | None, seed: int, extra: Sequence[Path] = ()
+) -> LabelTable:
+    """Return the labels to train on: some true ones of a split, then those of further tables.
+
+    Args:
+        pack: the pack.
+        split: labelled split.
+        per_class: true labels of each class; None takes all.
+        seed: chooses them.
+        extra: label tables on disk; where several name a row, the first label stays, true ones before all.
+
+    Raises:
+        UserError: no labels, too few of a class, or a table that cannot be read.
+    """
+    table = few_labels(pack.split(split), per_class, seed)
+    for path in extra:
+        table = table.join(LabelTable.read(path))
+    return table

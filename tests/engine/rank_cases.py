@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from engine.batchnorm import synchronise_batchnorm
 from engine.distributed import all_gather, all_reduce_sum
+from engine.draws import StepDraws
 from engine.networks import Projector
 from engine.objectives.barlow import barlow_twins_loss
+from engine.objectives.triplet import triplet_loss
 
 ROWS, FEATURES, EMBEDDING = 12, 5, 7
 
@@ -82,7 +85,34 @@ def collective_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
     return {"sum": total, "sum.grad": summed.grad, "gather": whole, "gather.grad": gathered.grad}
 
 
+def triplet_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Loss, order and gradients of the latent's weights, with negatives from the joined batch."""
+    torch.manual_seed(3)
+    encoder = nn.Linear(FEATURES, EMBEDDING, dtype=torch.float64)
+    views = torch.randn(2, ROWS, FEATURES, dtype=torch.float64)
+    terms = triplet_loss(*(encoder(own_rows(view, rank, num_ranks)) for view in views), margin=1.0)
+    return {f"triplet.{name}": value for name, value in _averaged(terms.loss, encoder, num_ranks).items()}
+
+
+def draws_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Two draws of a step."""
+    draws = StepDraws(seed=7, step=3, device=torch.device("cpu"))
+    rows = ROWS // num_ranks
+    return {"draws.rows.normal": draws.normal(rows, 2), "draws.rows.integers": draws.integers(9, rows)}
+
+
+def _averaged(loss: Tensor, module: nn.Module, num_ranks: int) -> dict[str, Tensor]:
+    """Average loss and gradients over ranks, as DistributedDataParallel does."""
+    loss.backward()
+    values = {"loss": loss.detach().clone()}
+    values |= {f"grad.{n}": p.grad for n, p in module.named_parameters() if p.grad is not None}
+    for value in values.values() if num_ranks > 1 else ():
+        dist.all_reduce(value)
+        value /= num_ranks
+    return values
+
+
 def all_cases(rank: int, num_ranks: int) -> dict[str, Tensor]:
     """Every case in one group of processes; starting one costs seconds."""
-    cases = (barlow_case, batchnorm_case, collective_case)
+    cases = (barlow_case, batchnorm_case, collective_case, triplet_case, draws_case)
     return {name: value for case in cases for name, value in case(rank, num_ranks).items()}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from engine.batchnorm import synchronise_batchnorm
 from loaders.errors import UserError
-from tests.engine.rank_cases import ROWS, all_cases, barlow_case, batchnorm_case
+from tests.engine.rank_cases import ROWS, all_cases, barlow_case, batchnorm_case, draws_case, triplet_case
 from tests.engine.ranks import run_ranks
 
 NUM_RANKS = 2
@@ -25,6 +25,19 @@ def test_barlow_value_gradients_and_statistics_equal_one_process(by_rank) -> Non
     for rank in by_rank:
         for name, expected in one.items():
             torch.testing.assert_close(rank[name], expected.detach(), rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_triplets_take_their_negatives_from_all_ranks(by_rank) -> None:
+    one = triplet_case(0, 1)
+    assert len(one) == 3
+    for rank in by_rank:
+        for name, expected in one.items():
+            torch.testing.assert_close(rank[name], expected, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_draws_of_a_step_do_not_depend_on_the_ranks(by_rank) -> None:
+    for name, expected in draws_case(0, 1).items():
+        assert torch.equal(torch.cat([r[name] for r in by_rank]), expected)
 
 
 def test_global_batchnorm_equals_one_process(by_rank) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.schedule import constant, warmup_cosine
+from engine.schedule import constant, step_decay, warmup_cosine
 
 
 def test_warmup_then_cosine() -> None:
@@ -27,3 +27,8 @@ def test_a_run_shorter_than_its_warmup_only_rises() -> None:
 
 def test_constant() -> None:
     assert constant()(0) == constant()(10**6) == 1.0
+
+
+def test_step_decay_falls_at_its_milestones() -> None:
+    factor = step_decay([5, 8], 0.1)
+    assert [factor(s) for s in (0, 4, 5, 7, 8, 100)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])

@@ -1,0 +1,239 @@
+"""What all recipes with labels share: their fields, their network, their optimizer and what a run leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from engine.classifier import Classifier, Weights, build_classifier, save_classifier
+from engine.distributed import make_accelerator, on_main, seed_everything
+from engine.ema import make_target, update_ema
+from engine.files import to_json, write_atomic
+from engine.loop import LoopConfig, TrainSummary, train
+from engine.optim import split_by_dimension
+from engine.predict import Accuracy, measure_accuracy
+from engine.recipe import Recipe
+from engine.run_config import RunConfig
+from loaders.batch import Batch, Loader
+from loaders.errors import UserError
+
+ACCURACY_NAME = "accuracy.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(RunConfig):
+    """Fields of every recipe that trains on labels; a recipe names again those its paper sets."""
+
+    labeled_split: str = "train"
+    """Split whose true labels are used."""
+    labels_per_class: int | None = None
+    """Use only so many of them per class; all by default."""
+    label_seed: int = 0
+    """Chooses which; more labels per class contain fewer."""
+    extra_labels: tuple[Path, ...] = ()
+    """Label tables to train on besides: pseudo-labels, bought labels. The first label of a row counts."""
+    test_split: str = "test"
+    """Labelled split to measure the end of the run on; "" for none."""
+    init: Path | None = None
+    """Run folder whose weights to start from; random ones by default."""
+    keep_head: bool = False
+    """Start with the classifier layer of --init as well; else it is new."""
+    lr: float = 0.03
+    """Peak learning rate of the backbone."""
+    lr_head: float | None = None
+    """Peak learning rate of the classifier layer; that of the backbone by default."""
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 0.0
+    """Of weights; biases and BatchNorm have none."""
+    freeze_backbone: bool = False
+    """Train the classifier layer alone; BatchNorm keeps its statistics."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip; 0 where left and right carry meaning."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no training."""
+        if min(self.lr, self.weight_decay, self.lr_head or 0.0) < 0.0:
+            raise UserError("learning rates and weight decay: expected at least 0")
+        if self.freeze_backbone and self.init is None:
+            raise UserError("freeze_backbone: expected --init, whose weights to keep, found none")
+
+
+class ClassifierRecipe(Recipe):
+    """A classifier, its moving average where asked for, and SGD."""
+
+    def __init__(
+        self, config: ClassifierConfig, num_classes: int, ema: bool = False, nesterov: bool = False
+    ) -> None:
+        """Build the network; call `seed_everything` first.
+
+        Args:
+            config: of the run.
+            num_classes: C.
+            ema: keep a moving average of the weights, which the subclass updates.
+            nesterov: use Nesterov's momentum.
+        """
+        super().__init__()
+        self.classifier = build_classifier(
+            config.backbone, config.resolution, num_classes, config.init, config.keep_head
+        )
+        if config.freeze_backbone:
+            self.classifier.backbone.requires_grad_(False)
+        self.frozen = config.freeze_backbone
+        self.backbone_name = config.backbone
+        self.average = make_target(self.classifier) if ema else None
+        self._rates = (config.lr, config.lr if config.lr_head is None else config.lr_head)
+        self._momentum, self._weight_decay, self._nesterov = config.momentum, config.weight_decay, nesterov
+
+    @property
+    def backbone(self) -> nn.Module:  # type: ignore[override]
+        """The trained backbone."""
+        return self.classifier.backbone
+
+    @property
+    def best(self) -> Classifier:
+        """The network to use: the average where there is one."""
+        return self.classifier if self.average is None else self.average
+
+    def train(self, mode: bool = True) -> ClassifierRecipe:
+        """Set the mode; a frozen backbone stays in evaluation."""
+        super().train(mode)
+        if self.frozen:
+            for name, module in self.named_modules():
+                if ".backbone" in name and isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def classify(self, *views: Tensor) -> list[Tensor]:
+        """Map views [B_i, 3, H, W] to logits, float32 [B_i, C], in one batch that shares its statistics.
+
+        One forward pass over all rows gives BatchNorm the joined batch, which is what interleaving is for
+        in codes that split a batch over devices.
+        """
+        sizes = [len(x) for x in views]
+        return list(self.classifier(torch.cat(views)).float().split(sizes))
+
+    def update_average(self, decay: float) -> None:
+        """Move the average towards the weights; BatchNorm's statistics are copied."""
+        if self.average is not None:
+            update_ema(self.average, self.classifier, decay)
+
+    def make_optimizer(self) -> torch.optim.SGD:
+        """Return SGD, with rates of their own for backbone and classifier layer, decaying weights only."""
+        groups: list[dict[str, Any]] = []
+        for module, lr in zip((self.classifier.backbone, self.classifier.head), self._rates, strict=True):
+            weights, vectors = split_by_dimension(module)
+            groups += [
+                {"params": weights, "lr": lr, "weight_decay": self._weight_decay},
+                {"params": vectors, "lr": lr, "weight_decay": 0.0},
+            ]
+        used = [group for group in groups if group["params"]]
+        return torch.optim.SGD(used, lr=self._rates[0], momentum=self._momentum, nesterov=self._nesterov)
+
+
+@dataclass(frozen=True)
+class ClassifierSummary:
+    """What a run with labels came to.
+
+    Attributes:
+        train: the loop's summary.
+        accuracy: of the weights to use, on the test split; None where there is none.
+        out: run folder with the classifier.
+    """
+
+    train: TrainSummary
+    accuracy: Accuracy | None
+    out: Path
+
+
+def train_classifier(
+    recipe: ClassifierRecipe,
+    loader: Loader[Any],
+    test_loader: Loader[Batch] | None,
+    accelerator: Accelerator,
+    loop_config: LoopConfig,
+) -> ClassifierSummary:
+    """Train, write the classifier and its average into the run folder, and measure both.
+
+    Args:
+        recipe: freshly built.
+        loader: of the recipe's batches.
+        test_loader: of this rank's part of the test images, in evaluation mode.
+        accelerator: of the process.
+        loop_config: how to carry the run out.
+    """
+    summary = train(recipe, loader, accelerator, loop_config)
+    networks: dict[Weights, Classifier] = {"raw": recipe.classifier}
+    if recipe.average is not None:
+        networks["ema"] = recipe.average
+    measured: dict[str, Accuracy] = {}
+    for weights, network in networks.items():
+        on_main(lambda n=network, w=weights: save_classifier(loop_config.out, n, w))  # type: ignore[misc]
+        if test_loader is not None:
+            measured[weights] = measure_accuracy(network, test_loader, accelerator.device)
+    if measured:
+        content = to_json({weights: asdict(accuracy) for weights, accuracy in measured.items()})
+        on_main(lambda: write_atomic(loop_config.out / ACCURACY_NAME, content))
+    return ClassifierSummary(summary, measured.get("ema", measured.get("raw")), loop_config.out)
+
+
+def run_classifier(
+    config: ClassifierConfig,
+    make_recipe: Callable[[], ClassifierRecipe],
+    make_loader: Callable[[dict[str, Any]], Loader[Any]],
+    make_test_loader: Callable[[dict[str, Any]], Loader[Batch] | None],
+) -> ClassifierSummary:
+    """Build a recipe and its loaders after seeding, train, measure, and close what was opened.
+
+    Args:
+        config: of the run.
+        make_recipe: builds the recipe with the weights of the seed, which is set just before.
+        make_loader: builds this rank's loader of the training from `config.loader_options`.
+        make_test_loader: likewise, of the test images.
+    """
+    accelerator = make_accelerator(config.precision, config.out, config.trackers)
+    seed_everything(config.seed)
+    recipe = make_recipe()
+    loader = make_loader(config.loader_options(accelerator))
+    test_loader = make_test_loader(config.loader_options(accelerator))
+    try:
+        return train_classifier(recipe, loader, test_loader, accelerator, config.loop_config())
+    finally:
+        loader.close()
+        if test_loader is not None:
+            test_loader.close()
+        accelerator.end_training()
+
+
+def read_accuracy(run: Path) -> dict[str, Accuracy]:
+    """Read the accuracies that a run left, by weights ("raw", "ema"); empty where it measured none.
+
+    Raises:
+        UserError: the file is not one of ours.
+    """
+    path = run / ACCURACY_NAME
+    if not path.is_file():
+        return {}
+    try:
+        return {name: Accuracy(**values) for name, values in json.loads(path.read_bytes()).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"accuracy: {path} is not a run's accuracy ({error}); run it again") from error
+
+
+def print_classifier(name: str, summary: ClassifierSummary) -> None:
+    """Print one line on a run that is over."""
+    measured = summary.accuracy
+    shown = "" if measured is None else f"top-1 {measured.top1:.1%} of {measured.num_images:,} test images, "
+    done = summary.train
+    print(
+        f"{name}: {done.step} of {done.total_steps} steps, loss {done.loss:.4g}, {shown}"
+        f"{done.img_per_s:,.0f} images/s, {done.wait_share:.0%} waiting for data -> {summary.out}"
+    )

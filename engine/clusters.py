@@ -1,0 +1,140 @@
+"""Clusters of features: PCA whitening and k-means by faiss, and the repair of empty clusters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.errors import UserError
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """A partition of N points into K clusters, none of them empty.
+
+    Attributes:
+        centres: float32 [K, D].
+        assignment: int64 [N], in [0, K).
+        distances: float32 [N], squared Euclidean distance of each point to its centre.
+        num_repaired: clusters that were empty and got points of a large one.
+    """
+
+    centres: Floats
+    assignment: NDArray[np.int64]
+    distances: Floats
+    num_repaired: int
+
+
+def normalise(features: Floats) -> Floats:
+    """Scale every row to length 1; a row of zeros stays.
+
+    k-means on such rows is k-means by cosine similarity.
+
+    Args:
+        features: float32 [N, D].
+    """
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    scaled: Floats = (features / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return scaled
+
+
+def whiten(features: Floats, num_components: int) -> Floats:
+    """Project on the first principal components, scale each to variance 1, and every row to length 1.
+
+    Args:
+        features: float32 [N, D].
+        num_components: kept components; at most min(N, D) are there.
+
+    Returns:
+        float32 [N, min(num_components, N, D)].
+
+    Source: Caron et al. 2018 (DeepCluster), section 3.3: PCA to 256 dimensions, whitened, l2-normalised.
+    """
+    import faiss
+
+    num_rows, size = features.shape
+    pca = faiss.PCAMatrix(size, min(num_components, num_rows, size), -0.5)
+    pca.train(np.ascontiguousarray(features, np.float32))
+    return normalise(pca.apply(np.ascontiguousarray(features, np.float32)))
+
+
+def kmeans(
+    features: Floats,
+    num_clusters: int,
+    seed: int,
+    num_iterations: int = 20,
+    max_points_per_cluster: int = 10_000_000,
+) -> Clusters:
+    """Cluster points by Euclidean distance; the same points and seed give the same clusters.
+
+    Args:
+        features: float32 [N, D]; give `normalise`d rows for cosine similarity.
+        num_clusters: K, at most N.
+        seed: of the first centres.
+        num_iterations: of Lloyd's algorithm; 20 in DeepCluster.
+        max_points_per_cluster: centres are found on a sample of at most this many points per cluster; the
+            default is no sample.
+
+    Returns:
+        The clusters, none empty.
+
+    Raises:
+        UserError: more clusters than points.
+    """
+    import faiss
+
+    num_points, size = features.shape
+    if not 1 <= num_clusters <= num_points:
+        raise UserError(
+            f"k-means: expected 1 to {num_points} clusters for {num_points} images, found {num_clusters}"
+        )
+    points = np.ascontiguousarray(features, np.float32)
+    solver: Any = faiss.Kmeans(
+        size,
+        num_clusters,
+        niter=num_iterations,
+        seed=seed % 2**31,
+        min_points_per_centroid=1,
+        max_points_per_centroid=max_points_per_cluster,
+    )
+    solver.train(points)
+    distances, nearest = solver.index.search(points, 1)
+    return repair_empty(points, solver.centroids, nearest[:, 0].astype(np.int64), distances[:, 0])
+
+
+def repair_empty(
+    points: Floats, centres: Floats, assignment: NDArray[np.int64], distances: Floats
+) -> Clusters:
+    """Give every empty cluster a part of the largest one.
+
+    The point of the largest cluster that is farthest from its centre becomes the empty cluster's centre, and
+    the points of the two go to the nearer of both. DeepCluster perturbs a random cluster's centre instead,
+    which may leave either side empty.
+
+    Args:
+        points: float32 [N, D], N of at least K.
+        centres: float32 [K, D].
+        assignment: int64 [N].
+        distances: float32 [N], squared, of each point to its centre.
+    """
+    centres, assignment, distances = centres.copy(), assignment.copy(), distances.copy()
+    sizes = np.bincount(assignment, minlength=len(centres))
+    empty = np.flatnonzero(sizes == 0)
+    for cluster in empty:
+        largest = int(sizes.argmax())
+        members = np.flatnonzero(assignment == largest)
+        farthest = members[distances[members].argmax()]
+        centres[cluster] = points[farthest]
+        to_new = np.square(points[members] - centres[cluster]).sum(1)
+        moved = (to_new < distances[members]) | (members == farthest)
+        if moved.all():  # all points coincide
+            moved = members == farthest
+        assignment[members[moved]] = cluster
+        distances[members[moved]] = to_new[moved]
+        sizes[cluster], sizes[largest] = moved.sum(), len(members) - moved.sum()
+    return Clusters(centres, assignment, distances, len(empty))

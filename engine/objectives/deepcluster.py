@@ -1,0 +1,69 @@
+"""DeepCluster: predict the cluster an image was put into, every cluster counting the same.
+
+Source: Caron, Bojanowski, Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual
+Features", equation 1 and section 3.3: images sampled uniformly over clusters are the same as a loss weighted
+by the inverse of the cluster's size. The weights keep the loader's order, which knows no clusters.
+
+Shapes: B rows of this rank, K clusters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClusterTerms:
+    """The loss and the share of images whose cluster is recognised, each a scalar.
+
+    Attributes:
+        loss: weighted cross-entropy, a mean over the rank's rows.
+        top1: share of images whose cluster has the highest logit; no gradient.
+    """
+
+    loss: Tensor
+    top1: Tensor
+
+
+def cluster_weights(assignment: Tensor, num_clusters: int) -> Tensor:
+    """Return the weight of each cluster: number of images / (number of non-empty clusters * its size).
+
+    Args:
+        assignment: int64 [N], the cluster of every image of the split, in [0, num_clusters).
+        num_clusters: K.
+
+    Returns:
+        float32 [K], 0 for an empty cluster; the mean over all images is 1.
+    """
+    sizes = torch.bincount(assignment, minlength=num_clusters).float()
+    filled = sizes > 0
+    return torch.where(filled, len(assignment) / (filled.sum() * sizes.clamp_min(1.0)), 0.0)
+
+
+def deepcluster_loss(logits_BK: Tensor, assignment: Tensor, weights: Tensor) -> ClusterTerms:
+    """Compute the weighted cross-entropy, a mean over the rank's rows.
+
+    The weights are not normalised within a batch: the mean over ranks is then the mean over the joined
+    batch, and its expectation the mean over clusters.
+
+    Args:
+        logits_BK: [B, K], any float dtype; computed in float32 or wider.
+        assignment: int64 [B], in [0, K).
+        weights: [K], from `cluster_weights` of the whole split.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    if logits_BK.ndim != 2 or len(assignment) != len(logits_BK) or weights.shape != logits_BK.shape[1:]:
+        raise ValueError(
+            f"DeepCluster: expected logits [B, K], assignment [B] and weights [K], got "
+            f"{list(logits_BK.shape)}, {list(assignment.shape)} and {list(weights.shape)}"
+        )
+    wide = logits_BK if logits_BK.dtype == torch.float64 else logits_BK.float()
+    per_image = F.cross_entropy(wide, assignment, reduction="none")
+    top1 = (wide.detach().argmax(1) == assignment).float().mean()
+    return ClusterTerms((per_image * weights[assignment]).mean(), top1)

@@ -1,0 +1,201 @@
+"""Commands of several phases: trainings that start from each other, each in a folder of its own.
+
+out/config.json             the command
+out/<phase>/                one training, a run folder like any other
+out/labels/<name>.parquet   label tables made on the way
+out/classifier.safetensors  what the last phase left
+
+A command that was broken off goes on with --resume: finished phases and label tables are taken from disk,
+the phase under way resumes exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch.nn.functional as F
+
+from engine.classifier import Classifier, best_weights, load_classifier, save_classifier
+from engine.classifier_recipe import (
+    ACCURACY_NAME,
+    ClassifierConfig,
+    ClassifierRecipe,
+    read_accuracy,
+    train_classifier,
+)
+from engine.distributed import make_accelerator, on_main, seed_everything
+from engine.files import to_json, write_atomic
+from engine.predict import Accuracy
+from engine.recipe import StepOutput
+from engine.run_config import RUNTIME_FIELDS
+from engine.runs import open_run
+from engine.schedule import Schedule, constant, warmup_cosine
+from loaders.batch import Batch, Loader
+from loaders.errors import UserError
+
+_SEEDS_PER_PHASE = 1000  # so that phases draw other orders, views and weights than each other
+
+
+class FineTuning(ClassifierRecipe):
+    """Cross-entropy on labelled images: what the phases of self-training are made of."""
+
+    name = "fine_tuning"
+
+    def __init__(self, config: ClassifierConfig, num_classes: int, cosine: bool) -> None:
+        """Build the network; call `seed_everything` first.
+
+        Args:
+            config: of the phase.
+            num_classes: C.
+            cosine: let the learning rate fall to 0; else it stays.
+        """
+        super().__init__(config, num_classes)
+        self.cosine = cosine
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Classify one view of each image."""
+        assert batch.labels is not None
+        (logits,) = self.classify(batch.views[0])
+        loss = F.cross_entropy(logits, batch.labels)
+        return StepOutput(loss, {"top1": (logits.detach().argmax(1) == batch.labels).float().mean()})
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Return the cosine, or the constant."""
+        return warmup_cosine(total_steps, 0) if self.cosine else constant()
+
+
+@dataclass(frozen=True)
+class PhaseSummary:
+    """What a phase left.
+
+    Attributes:
+        name: of the phase.
+        out: its run folder.
+        accuracy: on the test split; None where there is none.
+    """
+
+    name: str
+    out: Path
+    accuracy: Accuracy | None
+
+
+class Phases:
+    """One command: its folder, its processes and the phases done so far."""
+
+    def __init__(self, recipe: str, config: ClassifierConfig, num_classes: int) -> None:
+        """Claim the folder and join the processes.
+
+        Args:
+            recipe: name of the recipe.
+            config: of the command.
+            num_classes: C.
+
+        Raises:
+            UserError: the folder holds something else, or `max_steps` is set.
+        """
+        if config.max_steps is not None:
+            raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
+        self.config, self.num_classes = config, num_classes
+        self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
+        described: dict[str, Any] = json.loads(to_json(asdict(config)))
+        on_main(lambda: open_run(config.out, recipe, described, RUNTIME_FIELDS, config.resume))
+        self.done: list[PhaseSummary] = []
+
+    def __enter__(self) -> Phases:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Part from the other processes."""
+        self.accelerator.end_training()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments that all loaders of the next phase share."""
+        seed = self.config.seed + _SEEDS_PER_PHASE * len(self.done)
+        return {**self.config.loader_options(self.accelerator), "seed": seed}
+
+    @property
+    def say(self) -> Callable[[str], None]:
+        """Print a line on rank 0, unless progress is off."""
+        return self.accelerator.print if self.config.progress else lambda line: None
+
+    def fine_tune(
+        self,
+        name: str,
+        init: Path | None,
+        keep_head: bool,
+        epochs: int,
+        make_loader: Callable[[], Loader[Batch]],
+        test_loader: Loader[Batch] | None,
+        cosine: bool,
+    ) -> PhaseSummary:
+        """Train on labelled images, or take from disk what an earlier start of the command trained.
+
+        Args:
+            name: of the phase and its folder.
+            init: run folder whose weights to start from; None for random ones.
+            keep_head: start with the classifier layer of `init` too.
+            epochs: passes over the labelled images.
+            make_loader: builds their loader from `options`.
+            test_loader: of the test images.
+            cosine: see `FineTuning`.
+        """
+        out = self.config.out / name
+        expected = "classifier.safetensors" if test_loader is None else ACCURACY_NAME
+        if not on_main(lambda: (out / expected).is_file()):
+            config = replace(
+                self.config,
+                out=out,
+                init=init,
+                keep_head=keep_head,
+                epochs=epochs,
+                seed=self.options["seed"],
+                freeze_backbone=self.config.freeze_backbone and init is not None,
+                resume=True,
+                keep_checkpoints=1,
+            )
+            seed_everything(config.seed)
+            recipe = FineTuning(config, self.num_classes, cosine)
+            loader = make_loader()
+            try:
+                train_classifier(recipe, loader, test_loader, self.accelerator, config.loop_config())
+            finally:
+                loader.close()
+                self.accelerator.free_memory()
+        summary = PhaseSummary(name, out, read_accuracy(out).get("raw"))
+        self.done.append(summary)
+        if summary.accuracy is not None:
+            self.say(f"{name}: top-1 {summary.accuracy.top1:.1%}")
+        return summary
+
+    def network(self, run: Path) -> Classifier:
+        """Load the classifier of a run onto this process's device."""
+        weights = best_weights(run)
+        if weights is None:
+            raise UserError(f"classifier: expected one in {run}, found none; train with labels first")
+        return load_classifier(run, weights).to(self.accelerator.device)
+
+    def finish(self) -> PhaseSummary:
+        """Leave what the last phase trained in the command's own folder."""
+        last = self.done[-1]
+        on_main(lambda: save_classifier(self.config.out, self.network(last.out).cpu(), "raw"))
+        if last.accuracy is not None:
+            content = to_json({"raw": asdict(last.accuracy)})
+            on_main(lambda: write_atomic(self.config.out / ACCURACY_NAME, content))
+        return replace(last, out=self.config.out)
+
+
+def print_phases(name: str, phases: list[PhaseSummary]) -> None:
+    """Print the accuracy of every phase and where the last one's classifier lies."""
+    for phase in phases:
+        if phase.accuracy is not None:
+            print(f"  {phase.name}: top-1 {phase.accuracy.top1:.1%}")
+    print(f"{name}: {len(phases)} phases -> {phases[-1].out.parent}")

@@ -1,0 +1,221 @@
+r"""DeepCluster: cluster the images by what the network sees, teach it the clusters, and again.
+
+    accelerate launch recipes/deepcluster.py --pack packs/mine --split unlabeled --backbone resnet18 \
+        --resolution 96 --hidden --num-clusters 1000 --epochs 100 --out runs/deepcluster
+
+Source: Caron, Bojanowski, Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual
+Features" (arXiv 1807.05520), and the authors' published code for what the text leaves open.
+
+The algorithm box is `DeepCluster.begin_epoch` and `training_step`; the clusters are `engine.clusters`, the
+loss is `engine.objectives.deepcluster`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import tyro
+from accelerate import Accelerator
+from sklearn.metrics import normalized_mutual_info_score
+from torch import Tensor, nn
+
+from engine.clusters import kmeans, whiten
+from engine.distributed import gather_on_main, on_main
+from engine.evaluate import Features, extract_features
+from engine.loop import TrainSummary
+from engine.networks import Projector, build_backbone
+from engine.objectives.deepcluster import cluster_weights, deepcluster_loss
+from engine.recipe import Recipe, StepOutput
+from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.schedule import Schedule, constant
+from loaders import BackendName, build_loader, open_pack
+from loaders.batch import Batch, Loader
+from loaders.errors import run_command
+from loaders.views import presets
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Pre-train a backbone with DeepCluster."""
+
+    split: str = "unlabeled"
+    """Split of the pack to train on; labels it may have are only compared with the clusters."""
+    backbone: str = "alexnet_bn"
+    """alexnet_bn, any timm name, or tiny_resnet for a CPU. Paper: AlexNet with BatchNorm."""
+    hidden: tuple[int, ...] = (4096, 4096)
+    """Sizes of the fully connected layers after the backbone, whose output is clustered; may be empty.
+    Paper: 4096 4096."""
+    resolution: int = 224
+    """Side of the views in pixels. Paper: 224."""
+    min_crop: float = 0.08
+    """Smallest share of the image that a view shows. Authors' code: 0.08."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
+    epochs: int = 200
+    """Passes over the split, each with clusters of its own. Authors' code: 200."""
+    batch_size: int = 256
+    """Images per step over all ranks. Paper: 256."""
+    num_clusters: int = 10000
+    """k of k-means. Paper: 10000, ten times the classes of ImageNet."""
+    pca_components: int = 256
+    """Dimensions that are clustered, whitened and normalised. Paper: 256."""
+    kmeans_iterations: int = 20
+    """Of Lloyd's algorithm. Authors' code: 20."""
+    lr: float = 0.05
+    """Learning rate, the same throughout. Paper: 0.05."""
+    momentum: float = 0.9
+    """Of SGD; the classifier of the clusters, new in every epoch, has none. Paper: 0.9."""
+    weight_decay: float = 1e-5
+    """Of all parameters. Paper: 1e-5."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+
+
+class DeepCluster(Recipe):
+    """Backbone, fully connected layers, and a classifier of the present clusters."""
+
+    name = "deepcluster"
+    assignment: Tensor
+    weights: Tensor
+    nmi: Tensor
+
+    def __init__(self, config: Config, in_order: Loader[Batch], num_rows: int) -> None:
+        """Build the networks; call `seed_everything` first.
+
+        Args:
+            config: of the run.
+            in_order: yields every image of the split once, without augmentation, shared among the ranks.
+            num_rows: rows of the pack.
+        """
+        super().__init__()
+        self.config = config
+        self.in_order = in_order
+        self.backbone = build_backbone(config.backbone, config.resolution)
+        self.backbone_name = config.backbone
+        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.hidden: nn.Module = Projector(num_features, config.hidden) if config.hidden else nn.Identity()
+        self.classifier = nn.Linear((num_features, *config.hidden)[-1], config.num_clusters)
+        # Buffers are part of a checkpoint: a run resumed within an epoch goes on with its clusters.
+        self.register_buffer("assignment", torch.full((num_rows,), -1))
+        self.register_buffer("weights", torch.ones(config.num_clusters))
+        self.register_buffer("nmi", torch.zeros(2))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to what is clustered, [B, D]."""
+        z: Tensor = self.hidden(self.backbone(x))
+        return z
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Cluster the images anew and start a classifier of these clusters."""
+        features = gather_on_main(extract_features(_Embedding(self), self.in_order, self.nmi.device))
+        before = self.assignment.cpu().numpy()
+        assignment, nmi = on_main(lambda: self._cluster(features, before, epoch))
+        self.assignment.copy_(torch.from_numpy(assignment))
+        self.weights.copy_(
+            cluster_weights(torch.from_numpy(assignment[assignment >= 0]), self.config.num_clusters)
+        )
+        self.nmi.copy_(torch.tensor(nmi))
+        generator = torch.Generator().manual_seed(int(_seed(self.config.seed, epoch)))
+        fresh = torch.randn(self.classifier.weight.shape, generator=generator) * 0.01
+        self.classifier.weight.copy_(fresh)
+        self.classifier.bias.zero_()
+
+    def _cluster(
+        self, parts: list[Features], before: np.ndarray, epoch: int
+    ) -> tuple[np.ndarray, tuple[float, float]]:
+        """Return the cluster of each row of the pack, and its agreement with the last ones and the labels."""
+        rows, first = np.unique(np.concatenate([p.index.numpy() for p in parts]), return_index=True)
+        features = np.concatenate([p.h.numpy() for p in parts])[first]
+        labels = np.concatenate([p.labels.numpy() for p in parts])[first]
+        found = kmeans(
+            whiten(features, self.config.pca_components),
+            self.config.num_clusters,
+            int(_seed(self.config.seed, epoch)),
+            self.config.kmeans_iterations,
+        ).assignment
+        assignment = np.full_like(before, -1)
+        assignment[rows] = found
+        known = labels >= 0
+        to_last = normalized_mutual_info_score(before[rows], found) if epoch else 0.0
+        to_labels = normalized_mutual_info_score(labels[known], found[known]) if known.any() else 0.0
+        return assignment, (float(to_last), float(to_labels))
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Recognise the cluster of each image, every cluster counting the same (equation 1)."""
+        z = self.embed(batch.views[0])
+        logits = self.classifier(torch.relu(z) if self.config.hidden else z)
+        terms = deepcluster_loss(logits, self.assignment[batch.index], self.weights)
+        nmi_last, nmi_labels = self.nmi.unbind()
+        return StepOutput(
+            terms.loss, {"cluster_top1": terms.top1, "nmi_last": nmi_last, "nmi_labels": nmi_labels}
+        )
+
+    def make_optimizer(self) -> torch.optim.SGD:
+        """Return SGD, without momentum for the classifier, which is new in every epoch."""
+        config = self.config
+        body = [*self.backbone.parameters(), *self.hidden.parameters()]
+        groups = [
+            {"params": body, "momentum": config.momentum},
+            {"params": list(self.classifier.parameters()), "momentum": 0.0},
+        ]
+        return torch.optim.SGD(groups, config.lr, weight_decay=config.weight_decay)
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Keep the learning rate (paper, section 3.3)."""
+        return constant()
+
+
+class _Embedding(nn.Module):
+    """What `extract_features` calls: images to what is clustered."""
+
+    def __init__(self, recipe: DeepCluster) -> None:
+        super().__init__()
+        self.recipe = recipe
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.recipe.embed(x)
+
+
+def _seed(seed: int, epoch: int) -> np.uint32:
+    """Mix the seed of the run and the epoch."""
+    mixed: np.uint32 = np.random.SeedSequence([seed, epoch]).generate_state(1)[0]
+    return mixed
+
+
+def run(config: Config) -> TrainSummary:
+    """Pre-train on a pack and leave a run folder."""
+    pack = open_pack(config.pack)
+    split = pack.split(config.split)
+    in_order: list[Loader[Batch]] = []
+
+    def make_recipe(accelerator: Accelerator) -> DeepCluster:
+        view = presets.evaluation(config.resolution)
+        options = config.loader_options(accelerator)
+        in_order.append(build_loader(split, (view,), mode="eval", backend=config.backend, **options))
+        return DeepCluster(config, in_order[0], len(pack))
+
+    try:
+        return run_recipe(
+            config,
+            make_recipe,
+            lambda accelerator: build_loader(
+                split,
+                views=(presets.crop_flip(config.resolution, config.min_crop, config.flip_p),),
+                backend=config.backend,
+                **config.loader_options(accelerator),
+            ),
+        )
+    finally:
+        for loader in in_order:
+            loader.close()
+
+
+def main() -> None:
+    """Run the command line."""
+    print_summary(DeepCluster.name, run(tyro.cli(Config, description=__doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)

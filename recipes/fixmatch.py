@@ -1,0 +1,156 @@
+r"""FixMatch: semi-supervised training by the confident guesses on weakly changed images.
+
+From scratch, as in the paper:
+
+    accelerate launch recipes/fixmatch.py --pack packs/mine --labels-per-class 25 --out runs/fixmatch
+
+From a pre-trained backbone, as in the 2021 report, with balanced pseudo-labels beside the true ones:
+
+    accelerate launch recipes/fixmatch.py --pack packs/mine --init runs/finetuned --backbone resnet50 \
+        --keep-head --resolution 96 --lr 0.01 --epochs 40 --extra-labels runs/rounds/pseudo.parquet \
+        --out runs/fixmatch
+
+Source: Sohn et al. 2020, "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence"
+(arXiv 2001.07685); the report is Zhou, Wan, Li 2021, section 3.3.
+
+The algorithm box is `FixMatch.training_step`; its loss is `engine.objectives.fixmatch`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from engine.classifier_recipe import (
+    ClassifierConfig,
+    ClassifierRecipe,
+    ClassifierSummary,
+    print_classifier,
+    run_classifier,
+)
+from engine.objectives.fixmatch import fixmatch_loss
+from engine.recipe import StepOutput
+from engine.schedule import Schedule, partial_cosine
+from loaders import BackendName, open_pack
+from loaders.batch import PairedBatch
+from loaders.classification import build_semi_loader, build_test_loader, chosen_labels
+from loaders.errors import UserError, run_command
+from loaders.views import presets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassifierConfig):
+    """Train a classifier with FixMatch."""
+
+    unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
+    """Splits whose images, without their labels, are the unlabelled ones. Paper: the labelled images stand
+    among them."""
+    backbone: str = "wrn_28_2"
+    """wrn_28_2, tiny_resnet for a CPU, or any timm name. Paper: WRN-28-2; report: resnet50."""
+    resolution: int = 32
+    """Side of the views in pixels. Paper: 32; report: 96."""
+    epochs: int = 9400
+    """Passes over the unlabelled images. Paper: 2^20 steps, which is 9,400 passes over 50,000 images;
+    report: 40."""
+    batch_size: int = 64
+    """B, labelled images per step over all ranks. Paper: 64."""
+    mu: int = 7
+    """Unlabelled images per labelled one. Paper: 7 (5 on ImageNet)."""
+    threshold: float = 0.95
+    """Tau, least probability of a guess to count. Paper: 0.95 (0.7 on ImageNet)."""
+    unlabeled_weight: float = 1.0
+    """Lambda_u. Paper: 1 (10 on ImageNet)."""
+    lr: float = 0.03
+    """Peak learning rate, along the cosine of 7/16. Paper: 0.03; report: 0.01."""
+    weight_decay: float = 5e-4
+    """Of weights. Paper: 0.0005 (0.001 on CIFAR-100)."""
+    ema_decay: float = 0.999
+    """Of the average that is measured and kept. Paper and report: 0.999."""
+    balanced: bool = False
+    """Draw every class of the labelled images equally often."""
+    strong: Literal["fixmatch", "gentle"] = "fixmatch"
+    """Strong view: two operations of RandAugment with random magnitude, then Cutout, as in the paper; or
+    the same with smaller magnitudes, for images that the paper's would destroy."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+
+    def __post_init__(self) -> None:
+        """Refuse what the paper does not define."""
+        super().__post_init__()
+        if not 0.0 <= self.threshold <= 1.0 or not 0.0 <= self.ema_decay <= 1.0:
+            raise UserError(
+                f"threshold and ema_decay: expected values in [0, 1], found {self.threshold} and "
+                f"{self.ema_decay}"
+            )
+
+
+class FixMatch(ClassifierRecipe):
+    """A classifier whose confident guesses on weak views label the strong ones."""
+
+    name = "fixmatch"
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        """Build the networks; call `seed_everything` first."""
+        super().__init__(config, num_classes, ema=True, nesterov=config.momentum > 0.0)
+        self.config = config
+
+    def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
+        """Learn the labels, and on strong views what weak views make plain (algorithm 1)."""
+        weak, strong = batch.unlabeled.views
+        labels = batch.labeled.labels
+        assert labels is not None
+        logits = self.classify(batch.labeled.views[0], weak, strong)
+        terms = fixmatch_loss(
+            logits[0], labels, logits[1], logits[2], self.config.threshold, self.config.unlabeled_weight
+        )
+        metrics = {
+            "supervised": terms.supervised.detach(),
+            "unsupervised": terms.unsupervised.detach(),
+            "mask_rate": terms.mask_rate,
+        }
+        return StepOutput(terms.loss, metrics)
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Return the paper's cosine, which stops at 7/16 of its half-period."""
+        return partial_cosine(total_steps, 7 / 16)
+
+    def after_step(self, step: int) -> None:
+        """Move the average."""
+        self.update_average(self.config.ema_decay)
+
+
+def run(config: Config) -> ClassifierSummary:
+    """Train on a pack and leave a run folder."""
+    pack = open_pack(config.pack)
+    labels = chosen_labels(pack, config)
+    strong = presets.fixmatch_strong if config.strong == "fixmatch" else presets.fixmatch_strong_gentle
+    weak_view = presets.weak(config.resolution, config.flip_p)
+    return run_classifier(
+        config,
+        lambda: FixMatch(config, len(pack.classes)),
+        lambda options: build_semi_loader(
+            pack,
+            labels,
+            config.unlabeled_splits,
+            (weak_view,),
+            (weak_view, strong(config.resolution, config.flip_p)),
+            mu=config.mu,
+            balanced=config.balanced,
+            backend=config.backend,
+            **options,
+        ),
+        lambda options: build_test_loader(
+            pack, config.test_split, config.resolution, config.backend, **options
+        ),
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    print_classifier(FixMatch.name, run(tyro.cli(Config, description=__doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)

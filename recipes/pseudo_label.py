@@ -1,0 +1,250 @@
+r"""Pseudo-labels in three ways: made afresh each batch, kept for good, or taken in turns with true labels.
+
+    python recipes/pseudo_label.py --pack packs/mine --mode local --labels-per-class 15 --out runs/pseudo
+
+Sources: Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
+Networks"; the modes, thresholds and constants are those of the INF473V report (Bonnet and Ahmad), section 2.
+
+* classical: each step guesses the labels of its unlabelled images and learns the confident ones at once,
+  with a weight alpha(t) that grows (section 2.4).
+* permanent: after each cycle every confident image gets its guess as a label, for good (section 2.5).
+* local: train on true labels, label everything confident, train on that, train on true labels again, and
+  so on; the pseudo-labels of a cycle are forgotten after it (section 2.6).
+
+The algorithm boxes are `Classical.training_step`, `run_permanent` and `run_local`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from engine.classifier_recipe import (
+    ClassifierConfig,
+    ClassifierRecipe,
+    ClassifierSummary,
+    print_classifier,
+    run_classifier,
+)
+from engine.distributed import on_main
+from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
+from engine.phases import Phases, PhaseSummary, print_phases
+from engine.predict import guess_labels
+from engine.recipe import StepOutput
+from engine.schedule import Schedule, constant
+from loaders import BackendName, open_pack
+from loaders.batch import Batch, Loader, PairedBatch
+from loaders.classification import (
+    build_labeled_loader,
+    build_pool_loader,
+    build_semi_loader,
+    build_test_loader,
+    chosen_labels,
+)
+from loaders.errors import UserError, run_command
+from loaders.packs import LabelTable, Pack
+from loaders.views import presets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassifierConfig):
+    """Train a classifier with pseudo-labels."""
+
+    mode: Literal["classical", "permanent", "local"] = "classical"
+    """How pseudo-labels live, see above."""
+    unlabeled_splits: tuple[str, ...] = ("unlabeled",)
+    """Splits whose images get pseudo-labels."""
+    backbone: str = "resnet50"
+    """Any timm name (resnet50 or a ViT in the report), wrn_28_2, or tiny_resnet for a CPU."""
+    resolution: int = 64
+    """Side of the views in pixels. Report: not stated."""
+    epochs: int = 4
+    """Classical: passes over the unlabelled images; else passes over the labelled images of each cycle.
+    Report: 4."""
+    cycles: int = 4
+    """Permanent and local: how often all unlabelled images are labelled."""
+    first_epochs: int = 10
+    """Permanent and local: passes over the true labels before the first cycle."""
+    batch_size: int = 128
+    """Labelled images per step over all ranks. Report: 128 (64 for ViT)."""
+    mu: int = 7
+    """Classical: unlabelled images per labelled one. Report: 7."""
+    threshold: float = 0.95
+    """Least probability of a guess. Report: 0, 0.9 or 0.95, of which the last did best."""
+    threshold_growth: float = 0.0
+    """Added to the threshold per epoch (classical) or cycle. Report: 0.02, from 0.9."""
+    threshold_limit: float = 0.99
+    """Where the growing threshold stops: at 1 no guess would count."""
+    unlabeled_weight: float = 1.0
+    """Peak of alpha(t). Report: 1; Lee: 3."""
+    ramp_start: float = 0.0
+    """Epoch at which alpha(t) begins to grow. Lee: 100 of 600."""
+    ramp_end: float = 0.0
+    """Epoch at which it reaches its peak. Lee: 600."""
+    lr: float = 0.001
+    """Constant learning rate. Report: 0.001."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+
+    def __post_init__(self) -> None:
+        """Refuse what labels nothing."""
+        super().__post_init__()
+        if not 0.0 <= self.threshold <= 1.0 or self.cycles < 1 or self.ramp_end < self.ramp_start:
+            raise UserError(
+                "expected threshold in [0, 1], cycles >= 1 and ramp_end >= ramp_start, found "
+                f"{self.threshold}, {self.cycles} and {self.ramp_start} to {self.ramp_end}"
+            )
+
+
+class Classical(ClassifierRecipe):
+    """A classifier that learns its own confident guesses beside the labels."""
+
+    name = "pseudo_label"
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        """Build the network; call `seed_everything` first."""
+        super().__init__(config, num_classes)
+        self.config = config
+        self.steps_per_epoch = 1
+
+    def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
+        """Learn the labels, and the confident guesses with the weight alpha(t)."""
+        config, epoch = self.config, step / self.steps_per_epoch
+        labels = batch.labeled.labels
+        assert labels is not None
+        logits = self.classify(batch.labeled.views[0], batch.unlabeled.views[0])
+        threshold = growing_threshold(
+            int(epoch), config.threshold, config.threshold_growth, config.threshold_limit
+        )
+        weight = label_weight(epoch, config.ramp_start, config.ramp_end, config.unlabeled_weight)
+        terms = pseudo_label_loss(logits[0], labels, logits[1], threshold, weight)
+        metrics = {
+            "supervised": terms.supervised.detach(),
+            "unsupervised": terms.unsupervised.detach(),
+            "mask_rate": terms.mask_rate,
+        }
+        return StepOutput(terms.loss, metrics)
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Return the constant rate, and note how long an epoch is."""
+        self.steps_per_epoch = steps_per_epoch
+        return constant()
+
+
+def run_classical(config: Config, pack: Pack) -> ClassifierSummary:
+    """Train with labels made afresh each batch."""
+    labels = chosen_labels(pack, config)
+    view = (presets.weak(config.resolution, config.flip_p),)
+    return run_classifier(
+        config,
+        lambda: Classical(config, len(pack.classes)),
+        lambda options: build_semi_loader(
+            pack, labels, config.unlabeled_splits, view, view, mu=config.mu, backend=config.backend, **options
+        ),
+        lambda options: build_test_loader(
+            pack, config.test_split, config.resolution, config.backend, **options
+        ),
+    )
+
+
+class Labeller:
+    """Trains on label tables and labels the unlabelled images by what was trained, cycle by cycle."""
+
+    def __init__(self, config: Config, pack: Pack, phases: Phases) -> None:
+        """Open the loaders that all cycles share."""
+        self.config, self.pack, self.phases = config, pack, phases
+        common = (config.resolution, config.backend)
+        self.test_loader = build_test_loader(pack, config.test_split, *common, **phases.options)
+        self.pool_loader = build_pool_loader(pack, config.unlabeled_splits, *common, **phases.options)
+
+    def close(self) -> None:
+        """Close the loaders."""
+        self.pool_loader.close()
+        if self.test_loader is not None:
+            self.test_loader.close()
+
+    def train(self, name: str, labels: LabelTable, init: Path | None, keep_head: bool, epochs: int) -> Path:
+        """Train on a label table for some epochs, from `init`; return the phase's folder."""
+        config = self.config
+        views = (presets.weak(config.resolution, config.flip_p),)
+
+        def make_loader() -> Loader[Batch]:
+            options = self.phases.options
+            return build_labeled_loader(self.pack, labels, views, backend=config.backend, **options)
+
+        phase = self.phases.fine_tune(
+            name, init, keep_head, epochs, make_loader, self.test_loader, cosine=False
+        )
+        return phase.out
+
+    def label(self, run: Path, cycle: int) -> LabelTable:
+        """Label every unlabelled image that a run's classifier is sure of; the table is kept on disk."""
+        config, phases = self.config, self.phases
+        path = config.out / "labels" / f"cycle-{cycle}.parquet"
+        if on_main(path.is_file):
+            return LabelTable.read(path)
+        threshold = growing_threshold(
+            cycle - 1, config.threshold, config.threshold_growth, config.threshold_limit
+        )
+        device, num_rows = phases.accelerator.device, len(self.pack)
+        found = guess_labels(phases.network(run), self.pool_loader, device, num_rows, threshold)
+        table = LabelTable.of(
+            found.row, found.label, len(self.pack.classes), found.confidence, "pseudo", cycle
+        )
+        on_main(lambda: table.write(path))
+        phases.say(f"cycle {cycle}: {len(table):,} images labelled at {threshold:.2f} or more")
+        return table
+
+
+def run_permanent(config: Config, true_labels: LabelTable, labeller: Labeller) -> None:
+    """Train, label for good what is confident, train on all labels so far, and so on (section 2.5)."""
+    run = labeller.train("start", true_labels, config.init, config.keep_head, config.first_epochs)
+    labels = true_labels
+    for cycle in range(1, config.cycles + 1):
+        labels = labels.join(labeller.label(run, cycle))
+        run = labeller.train(f"cycle-{cycle}", labels, run, True, config.epochs)
+
+
+def run_local(config: Config, true_labels: LabelTable, labeller: Labeller) -> None:
+    """Train on true labels and on what is confident in turns (section 2.6)."""
+    run = labeller.train("start", true_labels, config.init, config.keep_head, config.first_epochs)
+    for cycle in range(1, config.cycles + 1):
+        pseudo = labeller.label(run, cycle)
+        if len(pseudo):
+            run = labeller.train(f"cycle-{cycle}-pseudo", pseudo, run, True, config.epochs)
+        run = labeller.train(f"cycle-{cycle}-true", true_labels, run, True, config.epochs)
+
+
+def run_cycles(config: Config, pack: Pack) -> list[PhaseSummary]:
+    """Run the permanent or the local mode and leave the last classifier in the command's folder."""
+    true_labels = chosen_labels(pack, config)
+    algorithms: dict[str, Callable[[Config, LabelTable, Labeller], None]] = {
+        "permanent": run_permanent,
+        "local": run_local,
+    }
+    with Phases(Classical.name, config, len(pack.classes)) as phases:
+        labeller = Labeller(config, pack, phases)
+        try:
+            algorithms[config.mode](config, true_labels, labeller)
+        finally:
+            labeller.close()
+        phases.finish()
+        return phases.done
+
+
+def main() -> None:
+    """Run the command line."""
+    config = tyro.cli(Config, description=__doc__)
+    pack = open_pack(config.pack)
+    if config.mode == "classical":
+        print_classifier(Classical.name, run_classical(config, pack))
+    else:
+        print_phases(Classical.name, run_cycles(config, pack))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,122 @@
+r"""RotNet: self-supervised pre-training by recognising quarter turns.
+
+    accelerate launch recipes/rotnet.py --pack packs/mine --split unlabeled --backbone resnet18 \
+        --resolution 96 --hidden --epochs 50 --out runs/rotnet
+
+Source: Gidaris, Singh, Komodakis 2018, "Unsupervised Representation Learning by Predicting Image
+Rotations" (arXiv 1803.07728), and the authors' published code for what the text leaves open.
+
+The algorithm box is `RotNet.training_step`; its loss is `engine.objectives.rotnet`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import tyro
+
+from engine.loop import TrainSummary
+from engine.networks import Projector, build_backbone
+from engine.objectives.rotnet import NUM_ROTATIONS, rotate_four, rotnet_loss
+from engine.recipe import Recipe, StepOutput
+from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.schedule import Schedule, step_decay
+from loaders import BackendName, build_loader, open_pack
+from loaders.batch import Batch
+from loaders.errors import run_command
+from loaders.views import presets
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Pre-train a backbone with RotNet."""
+
+    split: str = "unlabeled"
+    """Split of the pack to train on; its labels are not read."""
+    backbone: str = "alexnet_bn"
+    """alexnet_bn, any timm name, or tiny_resnet for a CPU. Paper: AlexNet with BatchNorm."""
+    hidden: tuple[int, ...] = (4096, 4096)
+    """Sizes of the fully connected layers between backbone and logits; may be empty. Paper: 4096 4096."""
+    resolution: int = 224
+    """Side of the views in pixels. Authors' code: 224."""
+    min_crop: float = 0.08
+    """Smallest share of the image that a view shows. Authors' code: 0.08."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip; 0 where left and right carry meaning. Authors' code: 0.5."""
+    epochs: int = 50
+    """Passes over the split. Authors' code: 50."""
+    batch_size: int = 192
+    """Images per step over all ranks, each seen in four rotations. Paper: 192."""
+    lr: float = 0.01
+    """Peak learning rate. Paper: 0.01."""
+    lr_milestones: tuple[float, ...] = (15.0, 30.0, 45.0)
+    """Epochs after which the learning rate falls. Authors' code: 15 30 45."""
+    lr_decay: float = 0.1
+    """What the learning rate is multiplied by then. Paper: 0.1."""
+    momentum: float = 0.9
+    """Of SGD with Nesterov's step. Paper: 0.9."""
+    weight_decay: float = 5e-4
+    """Of all parameters. Paper: 5e-4."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+
+
+class RotNet(Recipe):
+    """Backbone and a classifier of the four rotations."""
+
+    name = "rotnet"
+
+    def __init__(self, config: Config) -> None:
+        """Build the networks; call `seed_everything` first.
+
+        Args:
+            config: of the run.
+        """
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, config.resolution)
+        self.backbone_name = config.backbone
+        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.classifier = Projector(num_features, (*config.hidden, NUM_ROTATIONS))
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Recognise the rotation of every image in all four of them at once (equation 3)."""
+        logits = self.classifier(self.backbone(rotate_four(batch.views[0])))
+        terms = rotnet_loss(logits)
+        return StepOutput(terms.loss, {"rotation_top1": terms.top1})
+
+    def make_optimizer(self) -> torch.optim.SGD:
+        """Return SGD with Nesterov's momentum (paper, section 4.2)."""
+        config = self.config
+        return torch.optim.SGD(
+            self.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=True
+        )
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Return the steps of the learning rate."""
+        milestones = [round(epoch * steps_per_epoch) for epoch in self.config.lr_milestones]
+        return step_decay(milestones, self.config.lr_decay)
+
+
+def run(config: Config) -> TrainSummary:
+    """Pre-train on a pack and leave a run folder."""
+    return run_recipe(
+        config,
+        lambda accelerator: RotNet(config),
+        lambda accelerator: build_loader(
+            open_pack(config.pack).split(config.split),
+            views=(presets.crop_flip(config.resolution, config.min_crop, config.flip_p),),
+            backend=config.backend,
+            **config.loader_options(accelerator),
+        ),
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    print_summary(RotNet.name, run(tyro.cli(Config, description=__doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,212 @@
+r"""Balanced self-training: rounds of pseudo-labels, the same number for every class.
+
+    python recipes/self_training.py --pack packs/mine --init runs/finetuned --backbone resnet50 \
+        --resolution 96 --per-class 200 300 400 500 --out runs/rounds
+
+Sources: Zhou, Wan, Li 2021, sections 3.2 and 4.2, after Yalniz et al. 2019, "Billion-scale semi-supervised
+learning for image classification" (arXiv 1905.00546).
+
+Each round: predict all unlabelled images with the best model so far; keep the top K classes of each image
+and of these the top P images of each class; fine-tune on pseudo-labels and true labels, then on true labels
+only, the classifier layer from random weights both times; P grows from round to round. Every round leaves
+its labels as a table and the count of images that stand under several classes.
+
+The algorithm box is `run_rounds`; the selection is `engine.select`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from engine.classifier import best_weights
+from engine.classifier_recipe import ClassifierConfig
+from engine.distributed import on_main
+from engine.files import to_json, write_atomic
+from engine.phases import Phases, PhaseSummary, print_phases
+from engine.predict import predict
+from engine.report.figures import Curve, draw_curves
+from engine.select import (
+    BalancedSelector,
+    DuplicateCount,
+    Duplicates,
+    Selection,
+    count_duplicates,
+    suggest_per_class,
+)
+from loaders import BackendName, open_pack
+from loaders.batch import Batch, Loader
+from loaders.classification import (
+    build_labeled_loader,
+    build_pool_loader,
+    build_test_loader,
+    chosen_labels,
+)
+from loaders.errors import UserError, run_command
+from loaders.packs import LabelTable, Pack
+from loaders.views import presets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassifierConfig):
+    """Train a classifier in rounds of balanced pseudo-labels."""
+
+    unlabeled_splits: tuple[str, ...] = ("unlabeled",)
+    """Splits whose images get pseudo-labels."""
+    backbone: str = "resnet50"
+    """Any timm name, wrn_28_2, or tiny_resnet for a CPU; that of --init. Report: resnet50."""
+    resolution: int = 96
+    """Side of the views in pixels. Report: 96."""
+    top_k: int = 10
+    """K, classes that an image may stand under. Report: 10; at most the number of classes."""
+    per_class: tuple[int, ...] = (200, 300, 400, 500)
+    """P of each round, images per class. Report: 200, 300, 400, 500 of 640 per class."""
+    duplicates: Duplicates = "best"
+    """What becomes of an image under several classes: the class with the highest probability, or drop it.
+    The report does not say; a label table holds one label per row."""
+    max_duplicate_share: float = 0.01
+    """Largest share of extra labels for the P that is suggested. Report: between 0.0027 and 0.0202."""
+    first_epochs: int = 40
+    """Passes over the true labels before the first round, where --init has no classifier. Report: 40."""
+    epochs: int = 40
+    """Passes over pseudo and true labels, per round. Report: not stated; fine-tuning 40."""
+    true_epochs: int = 40
+    """Passes over the true labels afterwards, per round. Report: not stated; fine-tuning 40."""
+    batch_size: int = 256
+    """Images per step over all ranks. Report: not stated."""
+    lr: float = 0.05
+    """Peak learning rate of both parts, down to 0 by a cosine. Report: 0.05."""
+    min_crop: float = 0.08
+    """Smallest share of the image that a training view shows."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+
+    def __post_init__(self) -> None:
+        """Refuse rounds without images."""
+        super().__post_init__()
+        if not self.per_class or min(self.per_class) < 1:
+            raise UserError(f"per_class: expected one or more numbers from 1 on, found {self.per_class}")
+
+
+class Rounds:
+    """The loaders that all rounds share, and the steps of a round."""
+
+    def __init__(self, config: Config, pack: Pack, phases: Phases) -> None:
+        """Open the loaders."""
+        self.config, self.pack, self.phases = config, pack, phases
+        common = (config.resolution, config.backend)
+        self.test_loader = build_test_loader(pack, config.test_split, *common, **phases.options)
+        self.pool_loader = build_pool_loader(pack, config.unlabeled_splits, *common, **phases.options)
+
+    def close(self) -> None:
+        """Close the loaders."""
+        self.pool_loader.close()
+        if self.test_loader is not None:
+            self.test_loader.close()
+
+    def fine_tune(self, name: str, labels: LabelTable, init: Path | None, epochs: int) -> Path:
+        """Train on a label table, the classifier layer from random weights; return the phase's folder."""
+        config = self.config
+        views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
+
+        def make_loader() -> Loader[Batch]:
+            options = self.phases.options
+            return build_labeled_loader(self.pack, labels, views, backend=config.backend, **options)
+
+        phase = self.phases.fine_tune(name, init, False, epochs, make_loader, self.test_loader, cosine=True)
+        return phase.out
+
+    def select(self, run: Path) -> Selection:
+        """Predict all unlabelled images by a run's classifier; keep the largest P and a quarter more."""
+        num_classes = len(self.pack.classes)
+        most = max(self.config.per_class)
+        selector = BalancedSelector(num_classes, min(self.config.top_k, num_classes), most + most // 4)
+        network = self.phases.network(run)
+        for part in predict(network, self.pool_loader, self.phases.accelerator.device):
+            selector.update(part.probabilities.numpy(), part.index.numpy())
+        selector.join_ranks()
+        return selector.finish()
+
+    def label(self, run: Path, cycle: int) -> LabelTable:
+        """Select the round's pseudo-labels; table, counts and plot are kept on disk."""
+        folder = self.config.out / "labels"
+        path = folder / f"round-{cycle}.parquet"
+        if on_main(path.is_file):
+            return LabelTable.read(path)
+        selection, per_class = self.select(run), self.config.per_class[cycle - 1]
+        kept = selection.best(per_class).one_class_each(self.config.duplicates)
+        table = LabelTable.of(
+            kept.row, kept.label, selection.num_classes, np.minimum(kept.score, 1.0), "pseudo", cycle
+        )
+        between = np.linspace(1, 1.25 * max(self.config.per_class), 12).astype(int).tolist()
+        points = sorted({*self.config.per_class, *between})
+        counted = count_duplicates(selection, points)
+        suggested = suggest_per_class(counted, self.config.max_duplicate_share)
+        on_main(lambda: write_counts(folder, cycle, counted, suggested))
+        on_main(lambda: table.write(path))
+        self.phases.say(describe_round(cycle, per_class, table, counted, suggested))
+        return table
+
+
+def describe_round(
+    cycle: int, per_class: int, table: LabelTable, counted: list[DuplicateCount], suggested: int | None
+) -> str:
+    """Return one line on the labels of a round."""
+    used = next(entry for entry in counted if entry.per_class == per_class)
+    advice = (
+        "no P keeps duplicates few" if suggested is None else f"duplicates stay few up to P = {suggested}"
+    )
+    return (
+        f"round {cycle}: P = {per_class}, {len(table):,} images labelled, {used.num_shared_rows:,} under "
+        f"several classes ({used.share:.2%} extra labels), {used.num_short_classes} classes short; {advice}"
+    )
+
+
+def write_counts(folder: Path, cycle: int, counted: list[DuplicateCount], suggested: int | None) -> None:
+    """Write the duplicates over P as json and as plots for light and dark pages."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{**asdict(entry), "share": entry.share} for entry in counted]
+    write_atomic(folder / f"round-{cycle}-duplicates.json", to_json({"suggested": suggested, "counts": rows}))
+    points = [entry.per_class for entry in counted]
+    shares = Curve("extra labels, % of the selected", points, [100 * e.share for e in counted], True)
+    shared = Curve("images under several classes", points, [e.num_shared_rows for e in counted], True)
+    picture = draw_curves([shares, shared], "Duplicates over the images per class", "P, images per class")
+    write_atomic(folder / f"round-{cycle}-duplicates.png", picture.light)
+    write_atomic(folder / f"round-{cycle}-duplicates-dark.png", picture.dark)
+
+
+def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> None:
+    """Predict, select, fine-tune on pseudo and true labels, fine-tune on true labels, with growing P."""
+    best = config.init
+    if best is None or not best_weights(best):
+        best = rounds.fine_tune("start", true_labels, config.init, config.first_epochs)
+    for cycle in range(1, len(config.per_class) + 1):
+        labels = true_labels.join(rounds.label(best, cycle))
+        tuned = rounds.fine_tune(f"round-{cycle}-pseudo", labels, best, config.epochs)
+        best = rounds.fine_tune(f"round-{cycle}-true", true_labels, tuned, config.true_epochs)
+
+
+def run(config: Config) -> list[PhaseSummary]:
+    """Run all rounds and leave the last classifier in the command's folder."""
+    pack = open_pack(config.pack)
+    true_labels = chosen_labels(pack, config)
+    with Phases("self_training", config, len(pack.classes)) as phases:
+        rounds = Rounds(config, pack, phases)
+        try:
+            run_rounds(config, true_labels, rounds)
+        finally:
+            rounds.close()
+        phases.finish()
+        return phases.done
+
+
+def main() -> None:
+    """Run the command line."""
+    print_phases("self_training", run(tyro.cli(Config, description=__doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)

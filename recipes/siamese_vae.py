@@ -1,0 +1,163 @@
+r"""Siamese VAE: a VAE whose latent means keep two views of an image nearer than two images.
+
+    accelerate launch recipes/siamese_vae.py --pack packs/mine --split unlabeled --backbone resnet18 \
+        --resolution 96 --epochs 20 --out runs/siamese_vae
+
+Source: Muaz, Kumar, "Semi-supervised image classification with low-resource labelled data" (the siamese
+regularised VAE), which takes its triplets from Wang, Gupta 2015, "Unsupervised Learning of Visual
+Representations using Videos" (arXiv 1505.00687), and its VAE from Kingma, Welling 2014.
+
+The algorithm box is `SiameseVae.training_step`; its losses are `engine.objectives.vae` and
+`engine.objectives.triplet`. The finished run holds `reconstructions.png`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from engine.draws import StepDraws
+from engine.loop import TrainSummary
+from engine.networks import build_backbone
+from engine.objectives.triplet import triplet_loss
+from engine.objectives.vae import Reconstruction, reparameterise, vae_loss
+from engine.pictures import save_rows
+from engine.recipe import Recipe, StepOutput
+from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.samples import load_samples
+from engine.schedule import Schedule, constant
+from engine.variational import Intensities, LatentCode, reconstruct_and_sample
+from loaders import BackendName, build_loader, open_pack
+from loaders.batch import Batch
+from loaders.errors import UserError, run_command
+from loaders.views import presets
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Pre-train a backbone as the encoder of a siamese VAE."""
+
+    split: str = "unlabeled"
+    """Split of the pack to train on; its labels are not read."""
+    backbone: str = "alexnet_bn"
+    """alexnet_bn, any timm name, or tiny_resnet for a CPU. Report: AlexNet."""
+    resolution: int = 96
+    """Side of the views in pixels, a multiple of 16. This project's choice."""
+    min_crop: float = 0.2
+    """Smallest share of the image that a view shows. This project's choice."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    epochs: int = 20
+    """Passes over the split. Report: 20."""
+    batch_size: int = 128
+    """Images per step over all ranks. This project's choice; paper: 100."""
+    num_latent: int = 128
+    """Size of the code. This project's choice; paper: 2 to 200."""
+    decoder_width: int = 32
+    """Channels of the decoder's last hidden map; this project's choice."""
+    beta: float = 1.0
+    """Weight of the divergence from a standard normal. VAE: 1; 0: a plain autoencoder with triplets."""
+    triplet_weight: float = 100.0
+    """Weight of the triplets, beside a reconstruction that is a sum over pixels. This project's choice."""
+    margin: float = 0.5
+    """Gap between the cosine distances to the other image and to the other view. Paper: 0.5."""
+    reconstruction: Reconstruction = "bce"
+    """bce: cross-entropy of intensities, as in the paper's appendix C.1; mse: squared error."""
+    lr: float = 1e-3
+    """Learning rate of Adam. This project's choice; the paper used Adagrad."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+
+    def __post_init__(self) -> None:
+        """Refuse a weight that would reward distance."""
+        if self.beta < 0:
+            raise UserError(f"beta: expected at least 0, found {self.beta}; 0 is the plain autoencoder")
+
+
+class SiameseVae(Recipe):
+    """Encoder and decoder; the encoder's backbone transfers."""
+
+    name = "siamese_vae"
+
+    def __init__(self, config: Config) -> None:
+        """Build the networks; call `seed_everything` first.
+
+        Args:
+            config: of the run.
+        """
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, config.resolution)
+        self.backbone_name = config.backbone
+        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.code = LatentCode(
+            num_features, config.num_latent, config.resolution, config.decoder_width, config.beta > 0
+        )
+        self.to_intensities = Intensities(presets.IMAGENET.mean, presets.IMAGENET.std)
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Reconstruct both views; keep their latent means nearer to each other than to the next image's."""
+        x_a, x_b = batch.views
+        x = torch.cat([x_a, x_b])
+        mean, log_variance = self.code.encode(self.backbone(x))
+        z = mean
+        if log_variance is not None:
+            draws = StepDraws(self.config.seed, step, x.device)
+            noise = torch.cat([draws.normal(*x_a.shape[:1], mean.shape[1]) for _ in batch.views])
+            z = reparameterise(mean, log_variance, noise)
+        target = self.to_intensities(x)
+        logits = self.code.decode(z)
+        terms = vae_loss(logits, target, mean, log_variance, self.config.beta, self.config.reconstruction)
+        mean_a, mean_b = mean.chunk(2)
+        triplets = triplet_loss(mean_a, mean_b, self.config.margin)
+        return StepOutput(
+            terms.loss + self.config.triplet_weight * triplets.loss,
+            {
+                "reconstruction": terms.reconstruction.detach(),
+                "kl": terms.kl.detach(),
+                "triplet": triplets.loss.detach(),
+                "triplets_ordered": triplets.ordered,
+            },
+        )
+
+    def make_optimizer(self) -> torch.optim.Adam:
+        """Return Adam."""
+        return torch.optim.Adam(self.parameters(), self.config.lr)
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Keep the learning rate, as the paper does."""
+        return constant()
+
+    def write_results(self, out: Path) -> None:
+        """Draw images, reconstructions and samples into `out`/reconstructions.png."""
+        (views, *_), _ = load_samples(out)
+        x = views.to(self.to_intensities.mean.device)
+        rows = reconstruct_and_sample(self.backbone, self.code, self.to_intensities, x, self.config.seed)
+        save_rows(out / "reconstructions.png", rows)
+
+
+def run(config: Config) -> TrainSummary:
+    """Pre-train on a pack and leave a run folder."""
+    view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
+    return run_recipe(
+        config,
+        lambda accelerator: SiameseVae(config),
+        lambda accelerator: build_loader(
+            open_pack(config.pack).split(config.split),
+            views=(view, view),
+            backend=config.backend,
+            **config.loader_options(accelerator),
+        ),
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    print_summary(SiameseVae.name, run(tyro.cli(Config, description=__doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,132 @@
+r"""Supervised training and fine-tuning: the baseline of every method that also reads unlabelled images.
+
+    accelerate launch recipes/supervised.py --pack packs/mine --labels-per-class 25 --out runs/supervised
+
+Fine-tuning of a pre-trained backbone, as in the 2021 report:
+
+    accelerate launch recipes/supervised.py --pack packs/mine --init runs/barlow --backbone resnet50 \
+        --resolution 96 --lr 0.05 --epochs 40 --weight-decay 0 --out runs/finetuned
+
+Source: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), for the training
+on ImageNet; the reports are Zhu, Mananghaya, Rivera Ruiz 2019 (ResNet-152 as the baseline) and Zhou, Wan,
+Li 2021, section 3.1 (fine-tuning).
+
+The algorithm box is `Supervised.training_step`; its loss is `engine.objectives.supervised`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from engine.classifier_recipe import (
+    ClassifierConfig,
+    ClassifierRecipe,
+    ClassifierSummary,
+    print_classifier,
+    run_classifier,
+)
+from engine.objectives.supervised import Mixing, mix, mixed_cross_entropy
+from engine.recipe import StepOutput
+from engine.schedule import Schedule, warmup_cosine
+from loaders import BackendName, open_pack
+from loaders.batch import Batch
+from loaders.classification import build_labeled_loader, build_test_loader, chosen_labels
+from loaders.errors import UserError, run_command
+from loaders.views import presets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassifierConfig):
+    """Train a classifier on labels alone."""
+
+    backbone: str = "resnet50"
+    """tiny_resnet for a CPU, wrn_28_2, or any timm name. 2019 report: resnet152; elsewhere: resnet50."""
+    resolution: int = 224
+    """Side of the views in pixels. Paper: 224; reports: 96."""
+    epochs: int = 90
+    """Passes over the labelled images. Paper: about 120; 90 has become usual; fine-tuning, report: 40."""
+    batch_size: int = 256
+    """Images per step over all ranks; all labelled ones where there are fewer. Paper: 256."""
+    lr: float = 0.1
+    """Peak learning rate, down to 0 by a cosine. Paper: 0.1; fine-tuning, report: 0.05 for both parts."""
+    weight_decay: float = 1e-4
+    """Of weights. Paper: 0.0001; fine-tuning, report: 0."""
+    warmup_epochs: float = 0.0
+    """Linear rise of the learning rate. Paper: none for networks of up to 152 layers."""
+    min_crop: float = 0.08
+    """Smallest share of the image that a view shows. Szegedy et al. 2015: 0.08."""
+    mixing: Mixing = "none"
+    """Mix images with their neighbours: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019)."""
+    mixing_alpha: float = 1.0
+    """Of the Beta distribution of shares. CutMix: 1; mixup on ImageNet: 0.2."""
+    label_smoothing: float = 0.0
+    """Share of a label spread over all classes. Szegedy et al. 2016: 0.1."""
+    ema_decay: float | None = None
+    """Of a moving average of the weights, measured and kept beside them; none by default."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no paper defines."""
+        super().__post_init__()
+        if not 0.0 <= self.label_smoothing < 1.0 or self.mixing_alpha <= 0.0:
+            raise UserError(
+                "label_smoothing in [0, 1) and mixing_alpha above 0: expected, found "
+                f"{self.label_smoothing} and {self.mixing_alpha}"
+            )
+
+
+class Supervised(ClassifierRecipe):
+    """A classifier under cross-entropy."""
+
+    name = "supervised"
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        """Build the network; call `seed_everything` first."""
+        super().__init__(config, num_classes, ema=config.ema_decay is not None)
+        self.config = config
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Classify one view of each image, mixed with its neighbour where asked for."""
+        assert batch.labels is not None
+        config = self.config
+        mixed = mix(batch.views[0], batch.labels, config.mixing, config.mixing_alpha, config.seed, step)
+        (logits,) = self.classify(mixed.x)
+        loss = mixed_cross_entropy(logits, mixed, config.label_smoothing)
+        top1 = (logits.detach().argmax(1) == mixed.labels).float().mean()
+        return StepOutput(loss, {"top1": top1})
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Return a cosine after the warm-up."""
+        return warmup_cosine(total_steps, round(self.config.warmup_epochs * steps_per_epoch))
+
+    def after_step(self, step: int) -> None:
+        """Move the average, where there is one."""
+        if self.config.ema_decay is not None:
+            self.update_average(self.config.ema_decay)
+
+
+def run(config: Config) -> ClassifierSummary:
+    """Train on a pack and leave a run folder."""
+    pack = open_pack(config.pack)
+    labels = chosen_labels(pack, config)
+    views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
+    return run_classifier(
+        config,
+        lambda: Supervised(config, len(pack.classes)),
+        lambda options: build_labeled_loader(pack, labels, views, backend=config.backend, **options),
+        lambda options: build_test_loader(
+            pack, config.test_split, config.resolution, config.backend, **options
+        ),
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    print_classifier(Supervised.name, run(tyro.cli(Config, description=__doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)

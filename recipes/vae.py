@@ -1,0 +1,146 @@
+r"""VAE: pre-training by reconstruction from a noisy code; with `--beta 0` a plain autoencoder.
+
+    accelerate launch recipes/vae.py --pack packs/mine --split unlabeled --backbone resnet18 \
+        --resolution 96 --epochs 20 --out runs/vae
+
+Source: Kingma, Welling 2014, "Auto-Encoding Variational Bayes" (arXiv 1312.6114); Higgins et al. 2017,
+"beta-VAE", for the factor of the divergence.
+
+The algorithm box is `Vae.training_step`; its loss is `engine.objectives.vae`. The finished run holds
+`reconstructions.png`: images, their reconstructions, and samples of the prior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from engine.draws import StepDraws
+from engine.loop import TrainSummary
+from engine.networks import build_backbone
+from engine.objectives.vae import Reconstruction, reparameterise, vae_loss
+from engine.pictures import save_rows
+from engine.recipe import Recipe, StepOutput
+from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.samples import load_samples
+from engine.schedule import Schedule, constant
+from engine.variational import Intensities, LatentCode, reconstruct_and_sample
+from loaders import BackendName, build_loader, open_pack
+from loaders.batch import Batch
+from loaders.errors import UserError, run_command
+from loaders.views import presets
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Pre-train a backbone as the encoder of a VAE."""
+
+    split: str = "unlabeled"
+    """Split of the pack to train on; its labels are not read."""
+    backbone: str = "alexnet_bn"
+    """alexnet_bn, any timm name, or tiny_resnet for a CPU. Report: AlexNet."""
+    resolution: int = 96
+    """Side of the views in pixels, a multiple of 16. This project's choice."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    epochs: int = 20
+    """Passes over the split. Report: 20."""
+    batch_size: int = 128
+    """Images per step over all ranks. This project's choice; paper: 100."""
+    num_latent: int = 128
+    """Size of the code. This project's choice; paper: 2 to 200."""
+    decoder_width: int = 32
+    """Channels of the decoder's last hidden map; this project's choice."""
+    beta: float = 1.0
+    """Weight of the divergence from a standard normal. VAE: 1; beta-VAE: more; 0: a plain autoencoder."""
+    reconstruction: Reconstruction = "bce"
+    """bce: cross-entropy of intensities, as in the paper's appendix C.1; mse: squared error."""
+    lr: float = 1e-3
+    """Learning rate of Adam. This project's choice; the paper used Adagrad."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+
+    def __post_init__(self) -> None:
+        """Refuse a weight that would reward distance."""
+        if self.beta < 0:
+            raise UserError(f"beta: expected at least 0, found {self.beta}; 0 is the plain autoencoder")
+
+
+class Vae(Recipe):
+    """Encoder and decoder; the encoder's backbone transfers."""
+
+    name = "vae"
+
+    def __init__(self, config: Config) -> None:
+        """Build the networks; call `seed_everything` first.
+
+        Args:
+            config: of the run.
+        """
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, config.resolution)
+        self.backbone_name = config.backbone
+        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.code = LatentCode(
+            num_features, config.num_latent, config.resolution, config.decoder_width, config.beta > 0
+        )
+        self.to_intensities = Intensities(presets.IMAGENET.mean, presets.IMAGENET.std)
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Encode, draw a code, decode, and compare with the image (algorithm 1)."""
+        x = batch.views[0]
+        mean, log_variance = self.code.encode(self.backbone(x))
+        z = mean
+        if log_variance is not None:
+            noise = StepDraws(self.config.seed, step, x.device).normal(*mean.shape)
+            z = reparameterise(mean, log_variance, noise)
+        logits = self.code.decode(z)
+        target = self.to_intensities(x)
+        terms = vae_loss(logits, target, mean, log_variance, self.config.beta, self.config.reconstruction)
+        return StepOutput(
+            terms.loss, {"reconstruction": terms.reconstruction.detach(), "kl": terms.kl.detach()}
+        )
+
+    def make_optimizer(self) -> torch.optim.Adam:
+        """Return Adam."""
+        return torch.optim.Adam(self.parameters(), self.config.lr)
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Keep the learning rate, as the paper does."""
+        return constant()
+
+    def write_results(self, out: Path) -> None:
+        """Draw images, reconstructions and samples into `out`/reconstructions.png."""
+        (views, *_), _ = load_samples(out)
+        x = views.to(self.to_intensities.mean.device)
+        rows = reconstruct_and_sample(self.backbone, self.code, self.to_intensities, x, self.config.seed)
+        save_rows(out / "reconstructions.png", rows)
+
+
+def run(config: Config) -> TrainSummary:
+    """Pre-train on a pack and leave a run folder."""
+    # The encoder sees normalised views, as every network does that transfers; the target is undone.
+    view = replace(presets.reconstruction(config.resolution, config.flip_p), normalize=presets.IMAGENET)
+    return run_recipe(
+        config,
+        lambda accelerator: Vae(config),
+        lambda accelerator: build_loader(
+            open_pack(config.pack).split(config.split),
+            views=(view,),
+            backend=config.backend,
+            **config.loader_options(accelerator),
+        ),
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    print_summary(Vae.name, run(tyro.cli(Config, description=__doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,76 @@
+"""Mean Teacher's distances and ramps against plain references."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from engine.objectives.mean_teacher import consistency_loss, ramp_up, teacher_decay
+
+
+def logits(seed: int) -> Tensor:
+    return 2 * torch.randn(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def probabilities(values: Tensor) -> np.ndarray:
+    exponentials = np.exp(values.numpy())
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
+def test_mse_is_the_mean_over_rows_and_classes() -> None:
+    student, teacher = logits(0), logits(1)
+    expected = np.mean((probabilities(student) - probabilities(teacher)) ** 2)
+    assert float(consistency_loss(student, teacher, "mse")) == pytest.approx(expected, rel=1e-12)
+
+
+def test_kl_is_of_the_student_from_the_teacher() -> None:
+    student, teacher = logits(0), logits(1)
+    p, q = probabilities(teacher), probabilities(student)
+    expected = np.mean(np.sum(p * np.log(p / q), axis=1))
+    assert float(consistency_loss(student, teacher, "kl")) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("distance", ["mse", "kl"])
+def test_is_zero_for_agreement_alone_and_teaches_the_student_alone(distance) -> None:
+    student, teacher = logits(0).requires_grad_(), logits(1).requires_grad_()
+    loss = consistency_loss(student, teacher, distance)
+    assert float(loss.detach()) > 1e-3
+    loss.backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+    assert float(student.grad.abs().sum()) > 1e-3
+    assert float(consistency_loss(logits(0), logits(0) + 3.0, distance)) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("distance", ["mse", "kl"])
+def test_gradient(distance) -> None:
+    teacher = logits(1)
+    check = torch.autograd.gradcheck
+    assert check(lambda s: consistency_loss(s, teacher, distance), logits(0).requires_grad_())
+
+
+def test_the_mean_over_ranks_is_the_mean_over_all_rows() -> None:
+    student, teacher = logits(0)[:6], logits(1)[:6]
+    for distance in ("mse", "kl"):
+        parts = [consistency_loss(student[i : i + 3], teacher[i : i + 3], distance) for i in (0, 3)]
+        whole = consistency_loss(student, teacher, distance)
+        assert float(whole) == pytest.approx(float(sum(parts)) / 2, rel=1e-12)
+
+
+def test_the_students_own_logits_as_the_teachers_are_refused() -> None:
+    same = logits(0)
+    with pytest.raises(ValueError, match="same tensor twice"):
+        consistency_loss(same, same)
+    with pytest.raises(ValueError, match="one shape"):
+        consistency_loss(same, same[:2])
+
+
+def test_ramps() -> None:
+    assert ramp_up(0, 10) == pytest.approx(math.exp(-5))
+    assert ramp_up(5, 10) == pytest.approx(math.exp(-1.25))
+    assert ramp_up(10, 10) == ramp_up(99, 10) == ramp_up(0, 0) == 1.0
+    assert [teacher_decay(step, 3) for step in range(5)] == [0.99, 0.99, 0.99, 0.999, 0.999]

@@ -1,0 +1,58 @@
+"""Pseudo-labels: the loss against a plain reference, the ramp of Lee and the thresholds of the report."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
+
+
+def logits(rows: int, seed: int) -> Tensor:
+    return 3 * torch.randn(rows, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+LABELS = torch.tensor([0, 3, 1])
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.9, 1.0])
+def test_equals_a_plain_reference(threshold: float) -> None:
+    labeled, unlabeled = logits(3, 0), logits(20, 1)
+    p, q = labeled.softmax(1).numpy(), unlabeled.softmax(1).numpy()
+    supervised = np.mean([-np.log(p[i, label]) for i, label in enumerate(LABELS)])
+    unsupervised = sum(-np.log(row.max()) for row in q if row.max() >= threshold) / 20
+    terms = pseudo_label_loss(labeled, LABELS, unlabeled, threshold, 0.5)
+    assert float(terms.supervised) == pytest.approx(supervised, rel=1e-12)
+    assert float(terms.unsupervised) == pytest.approx(unsupervised, rel=1e-12, abs=1e-12)
+    assert float(terms.loss) == pytest.approx(supervised + 0.5 * unsupervised, rel=1e-12)
+    assert float(terms.mask_rate) == pytest.approx(np.mean([row.max() >= threshold for row in q]))
+
+
+def test_gradient_pushes_towards_the_guess_of_confident_rows() -> None:
+    unlabeled = logits(20, 1).requires_grad_()
+    pseudo_label_loss(logits(3, 0), LABELS, unlabeled, 0.9, 1.0).loss.backward()
+    assert unlabeled.grad is not None
+    confident = unlabeled.softmax(1).max(1).values >= 0.9
+    assert unlabeled.grad[~confident].abs().max() == 0
+    guess = unlabeled.argmax(1, keepdim=True)
+    assert (unlabeled.grad.gather(1, guess)[confident] < 0).all()
+
+
+def test_gradient() -> None:
+    inputs = (logits(3, 0).requires_grad_(), logits(6, 1).requires_grad_())
+    assert torch.autograd.gradcheck(lambda a, b: pseudo_label_loss(a, LABELS, b, 0.5, 0.7).loss, inputs)
+
+
+def test_weight_is_lees_ramp() -> None:
+    weights = [label_weight(epoch, 100, 600, 3.0) for epoch in (0, 99, 100, 350, 600, 900)]
+    assert weights == pytest.approx([0, 0, 0, 1.5, 3, 3])
+    assert label_weight(0, 0, 0, 2.0) == 2.0
+
+
+def test_thresholds_of_the_report() -> None:
+    assert [growing_threshold(epoch, 0.95, 0.0, 0.99) for epoch in (0, 9)] == [0.95, 0.95]
+    assert growing_threshold(5, 1.0, 0.0, 0.99) == 1.0
+    growing = [growing_threshold(epoch, 0.9, 0.02, 0.99) for epoch in range(7)]
+    assert growing == pytest.approx([0.9, 0.92, 0.94, 0.96, 0.98, 0.99, 0.99])

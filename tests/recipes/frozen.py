@@ -1,0 +1,33 @@
+"""How good a run's frozen features are, measured as quickly as can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from engine.evaluate import extract_features, topk_accuracy
+from engine.knn import knn_scores
+from engine.networks import load_backbone
+from loaders import build_loader
+from loaders.packs import Pack
+from loaders.views import presets
+from loaders.views.policy import Normalize
+from tests.recipes.short_runs import RESOLUTION
+
+
+def knn_top1(backbone: nn.Module, pack: Pack, normalize: Normalize | None = presets.IMAGENET) -> float:
+    """Accuracy on the split `test` by the neighbours in `train`."""
+    features = []
+    for split in ("train", "test"):
+        policy = presets.evaluation(RESOLUTION, normalize=normalize)
+        with build_loader(
+            pack.split(split), (policy,), 256, mode="eval", num_threads=1, channels_last=True
+        ) as loader:
+            features.append(extract_features(backbone, loader, "cpu"))
+    train, test = features
+    return topk_accuracy(knn_scores(train.h, train.labels, test.h, len(pack.classes)), test.labels)
+
+
+def knn_top1_of_run(out: Path, pack: Pack, normalize: Normalize | None = presets.IMAGENET) -> float:
+    return knn_top1(load_backbone(out), pack, normalize)

@@ -1,0 +1,44 @@
+"""What the tests of recipes with labels share: a small run on the digits, and the check that it repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.classifier_recipe import ClassifierSummary
+
+FEW: dict[str, Any] = {
+    "backbone": "tiny_resnet",
+    "resolution": 16,
+    "labels_per_class": 4,
+    "batch_size": 20,
+    "epochs": 3,
+    "lr": 0.1,
+    "flip_p": 0.0,
+    "num_threads": 1,
+    "log_every": 1,
+    "trackers": (),
+    "progress": False,
+}
+"""40 labels, digits are not mirrored."""
+
+
+def check_exact_runs(
+    config: Any, run: Callable[[Any], ClassifierSummary], tmp_path: Path, steps: int
+) -> None:
+    """Two runs end in the same bytes, and so does one that was broken off and resumed."""
+    names = ("classifier.safetensors", "classifier-ema.safetensors", "accuracy.json")
+
+    def left_by(out: Path) -> dict[str, bytes]:
+        return {name: (out / name).read_bytes() for name in names if (out / name).exists()}
+
+    whole = run(replace(config, max_steps=steps))
+    assert whole.train.step == steps
+    run(replace(config, out=tmp_path / "half", max_steps=steps // 2))
+    resumed = run(replace(config, out=tmp_path / "half", max_steps=steps, resume=True, num_threads=2))
+    assert len(left_by(whole.out)) >= 2
+    assert left_by(resumed.out) == left_by(whole.out)
+    again = run(replace(config, out=tmp_path / "again", max_steps=steps))
+    assert left_by(again.out) == left_by(whole.out)

@@ -1,0 +1,63 @@
+"""Short runs of every self-supervised recipe: the same configurations in one process and in several.
+
+As a script, under a launcher: `short_runs.py PACK OUT` trains every recipe into OUT/<name>.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+
+from engine.loop import TrainSummary
+
+RESOLUTION = 16
+SMALL: dict[str, dict[str, Any]] = {
+    "rotnet": {"hidden": (16,), "flip_p": 0.0},
+    "deepcluster": {"hidden": (16,), "num_clusters": 6, "pca_components": 8, "flip_p": 0.0},
+    "vae": {"num_latent": 8, "decoder_width": 4, "flip_p": 0.0},
+    "siamese_vae": {"num_latent": 8, "decoder_width": 4, "flip_p": 0.0},
+}
+"""What each recipe's Config changes to be small; two epochs of two steps on 64 images."""
+
+
+def run_short(name: str, pack: Path, out: Path, **changes: Any) -> TrainSummary:
+    """Run a recipe for a few seconds; `changes` are fields of its Config."""
+    recipe = import_module(f"recipes.{name}")
+    shared = {
+        "backbone": "tiny_resnet",
+        "resolution": RESOLUTION,
+        "epochs": 2,
+        "batch_size": 32,
+        "num_threads": 1,
+        "log_every": 1,
+        "trackers": (),
+        "progress": False,
+    }
+    config = recipe.Config(pack=pack, out=out, **{**shared, **SMALL[name], **changes})
+    summary: TrainSummary = recipe.run(config)
+    return summary
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    # The end of a run leaves the group of processes; here the next recipe needs it.
+    with mock.patch.object(Accelerator, "end_training"):
+        _run_all()
+    dist.destroy_process_group()
+
+
+def _run_all() -> None:
+    pack, out = map(Path, sys.argv[1:])
+    for name in SMALL:
+        run_short(name, pack, out / name)
+
+
+if __name__ == "__main__":
+    main()

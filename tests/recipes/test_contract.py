@@ -1,0 +1,79 @@
+"""What every self-supervised recipe promises: equal runs are identical, a resumed run too, ranks do not
+matter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.metrics import read_metrics
+from engine.networks import load_backbone
+from tests.recipes.short_runs import SMALL, run_short
+
+ROOT = Path(__file__).parents[2]
+CLOCK = ("img_per_s", "wait_share")
+
+
+def losses(out: Path) -> list[dict[str, float]]:
+    records = read_metrics(out / "metrics.jsonl")
+    return [{name: value for name, value in record.items() if name not in CLOCK} for record in records]
+
+
+@pytest.fixture(scope="module")
+def whole(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    for name in SMALL:
+        run_short(name, few_digits, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_interrupted_run_ends_like_a_whole_one(
+    name: str, whole: Path, few_digits: Path, tmp_path: Path
+) -> None:
+    for max_steps in (1, 2, 4):  # inside an epoch, between epochs, to the end
+        summary = run_short(name, few_digits, tmp_path / name, max_steps=max_steps, resume=True)
+    assert summary.step == summary.total_steps == 4
+    assert losses(tmp_path / name) == losses(whole / name)
+    assert (tmp_path / name / "backbone.safetensors").read_bytes() == (
+        whole / name / "backbone.safetensors"
+    ).read_bytes()
+    assert load_backbone(tmp_path / name).num_features == 256
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_another_seed_is_another_run(name: str, whole: Path, few_digits: Path, tmp_path: Path) -> None:
+    run_short(name, few_digits, tmp_path / name, seed=1, max_steps=1)
+    assert losses(tmp_path / name)[0]["loss"] != losses(whole / name)[0]["loss"]
+
+
+@pytest.fixture(scope="module")
+def two_processes(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every recipe on two processes, which are started once."""
+    folder = tmp_path_factory.mktemp("two")
+    launcher = [
+        *("-m", "torch.distributed.run", "--nproc-per-node", "2"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "tests.recipes.short_runs", str(few_digits), str(folder)],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", SMALL)
+def test_two_processes_equal_one(name: str, whole: Path, two_processes: Path) -> None:
+    for found, expected in zip(losses(two_processes / name), losses(whole / name), strict=True):
+        assert found == pytest.approx(expected, rel=2e-3, abs=1e-5)

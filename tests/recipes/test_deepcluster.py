@@ -1,0 +1,104 @@
+"""DeepCluster: constants, what an epoch begins with, and what a short run learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.metrics import normalized_mutual_info_score
+
+from engine.distributed import seed_everything
+from engine.metrics import read_metrics
+from loaders import build_loader, open_pack
+from loaders.batch import Batch
+from loaders.packs import Pack
+from loaders.views import presets
+from recipes.deepcluster import Config, DeepCluster
+from tests.recipes.frozen import knn_top1_of_run
+from tests.recipes.short_runs import run_short
+
+SMALL = Config(
+    pack=Path("p"),
+    out=Path("o"),
+    backbone="tiny_resnet",
+    resolution=16,
+    hidden=(8,),
+    num_clusters=6,
+    pca_components=4,
+)
+
+
+def build(pack: Path) -> tuple[DeepCluster, Pack]:
+    opened = open_pack(pack)
+    split = opened.split("unlabeled")
+    loader = build_loader(split, (presets.evaluation(16),), 24, mode="eval", num_threads=1)
+    seed_everything(0)
+    return DeepCluster(SMALL, loader, len(opened)), opened
+
+
+def test_defaults_are_the_papers() -> None:
+    config = Config(pack=Path("p"), out=Path("o"))
+    assert (config.num_clusters, config.pca_components, config.kmeans_iterations) == (10000, 256, 20)
+    assert (config.lr, config.momentum, config.weight_decay) == (0.05, 0.9, 1e-5)
+    assert (config.batch_size, config.epochs, config.hidden) == (256, 200, (4096, 4096))
+
+
+def test_the_classifier_alone_has_no_momentum(few_digits: Path) -> None:
+    recipe, _ = build(few_digits)
+    body, classifier = recipe.make_optimizer().param_groups
+    assert (body["momentum"], classifier["momentum"]) == (0.9, 0.0)
+    assert [id(p) for p in classifier["params"]] == [id(p) for p in recipe.classifier.parameters()]
+    assert len(body["params"]) + 2 == len(list(recipe.parameters()))
+
+
+def test_an_epoch_begins_with_new_clusters_and_a_new_classifier(few_digits: Path) -> None:
+    recipe, pack = build(few_digits)
+    rows = pack.split("unlabeled").rows(range(64))
+    recipe.train()
+    with torch.no_grad():
+        recipe.begin_epoch(0)
+    first, head = recipe.assignment.clone(), recipe.classifier.weight.detach().clone()
+    assert recipe.training, "the mode is put back"
+    assert sorted(first[rows].unique().tolist()) == list(range(6))
+    assert (first >= 0).sum() == 64, "rows of other splits have no cluster"
+    assert float(recipe.nmi[0]) == 0.0
+    labels = pack.split("unlabeled").labels()
+    expected = normalized_mutual_info_score(labels, first[rows].numpy())
+    assert float(recipe.nmi[1]) == pytest.approx(expected, rel=1e-5)
+    with torch.no_grad():
+        recipe.begin_epoch(1)
+    again = recipe.assignment[rows]
+    expected = normalized_mutual_info_score(first[rows].numpy(), again.numpy())
+    assert float(recipe.nmi[0]) == pytest.approx(expected, rel=1e-5)
+    assert not torch.equal(recipe.classifier.weight, head)
+    assert float(recipe.classifier.weight.detach().std()) == pytest.approx(0.01, rel=0.4)
+    assert not recipe.classifier.bias.any()
+
+
+def test_a_step_reads_the_clusters_of_its_rows(few_digits: Path) -> None:
+    recipe, pack = build(few_digits)
+    with torch.no_grad():
+        recipe.begin_epoch(0)
+    index = torch.from_numpy(pack.split("unlabeled").rows(range(5, 13)))
+    x = torch.randn(8, 3, 16, 16)
+    recipe.classifier.weight.data.zero_()
+    recipe.classifier.bias.data.copy_(torch.arange(6.0))
+    output = recipe.training_step(Batch((x,), None, index, index >= 0), 0)
+    log_p = torch.log_softmax(torch.arange(6.0), 0)
+    cluster = recipe.assignment[index]
+    expected = -(recipe.weights[cluster] * log_p[cluster]).mean()
+    assert float(output.loss.detach()) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_learns_clusters_and_features_of_digits(digits_pack: Pack, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fields = vars(replace(SMALL, hidden=(), num_clusters=40, pca_components=32))
+    changes = {name: fields[name] for name in ("hidden", "num_clusters", "pca_components")}
+    run_short("deepcluster", digits_pack.path, out, epochs=4, min_crop=0.5, **changes)
+    records = read_metrics(out / "metrics.jsonl")
+    assert records[0]["nmi_last"] == 0.0
+    assert records[-1]["nmi_labels"] > records[0]["nmi_labels"] + 0.05
+    assert records[-1]["cluster_top1"] > 0.2  # chance: 0.025
+    assert knn_top1_of_run(out, digits_pack) > 0.85  # untrained: 0.74

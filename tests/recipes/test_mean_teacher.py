@@ -1,0 +1,90 @@
+"""Mean Teacher on the digits: the consistency that must not vanish, the ramps, and short runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.distributed import seed_everything
+from engine.metrics import read_metrics
+from loaders.batch import Batch, PairedBatch
+from loaders.packs import Pack
+from recipes.mean_teacher import Config, MeanTeacher, run
+from tests.recipes.labelled import FEW, check_exact_runs
+
+
+@pytest.fixture
+def config(digits_pack: Pack, tmp_path: Path) -> Config:
+    return Config(
+        pack=digits_pack.path,
+        out=tmp_path / "run",
+        unlabeled_splits=("train",),
+        ramp_epochs=1.0,
+        ema_decay_early=0.8,
+        ema_decay=0.9,
+        consistency_weight=30.0,
+        min_crop=0.6,
+        **FEW,
+    )
+
+
+def pair(views: tuple[torch.Tensor, torch.Tensor]) -> PairedBatch:
+    rows = torch.arange(6)
+    labeled, unlabeled = (tuple(x[part] for x in views) for part in (slice(0, 2), slice(2, 6)))
+    return PairedBatch(
+        Batch(labeled, rows[:2] % 3, rows[:2], rows[:2] >= 0), Batch(unlabeled, None, rows[2:], rows[2:] >= 0)
+    )
+
+
+def test_consistency_is_not_zero_when_the_views_differ(config: Config) -> None:
+    """Student and teacher hold the same weights at first: only the views can set them apart."""
+    seed_everything(0)
+    x, y = torch.randn(6, 3, 16, 16), torch.randn(6, 3, 16, 16)
+    recipe = MeanTeacher(config, 3).train()
+    differ = recipe.training_step(pair((x, y)), 0).metrics["consistency"]
+    agree = recipe.training_step(pair((x, x.clone())), 0).metrics["consistency"]
+    assert float(differ) > 1e-3
+    assert float(agree) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_consistency_is_not_zero_in_a_run(config: Config) -> None:
+    run(replace(config, max_steps=2))
+    assert all(record["consistency"] > 1e-4 for record in read_metrics(config.out / "metrics.jsonl"))
+
+
+def test_the_weight_ramps_up_and_the_gradient_is_the_students(config: Config) -> None:
+    seed_everything(0)
+    recipe = MeanTeacher(config, 3).train()
+    recipe.make_schedule(steps_per_epoch=10, total_steps=100)
+    batch = pair((torch.randn(6, 3, 16, 16), torch.randn(6, 3, 16, 16)))
+    for step, weight in ((0, 30 * 0.006737947), (10, 30.0), (50, 30.0)):
+        output = recipe.training_step(batch, step)
+        expected = output.metrics["supervised"] + weight * output.metrics["consistency"]
+        assert float(output.loss.detach()) == pytest.approx(float(expected), rel=1e-5)
+    output.loss.backward()
+    assert recipe.classifier.head.weight.grad is not None
+    assert all(p.grad is None for p in recipe.average.parameters())
+
+
+def test_the_teacher_remembers_longer_after_the_ramp(config: Config) -> None:
+    recipe = MeanTeacher(config, 3)
+    recipe.make_schedule(steps_per_epoch=10, total_steps=100)
+    for step, decay in ((9, 0.8), (10, 0.9)):
+        before = recipe.average.head.bias.clone()
+        with torch.no_grad():
+            recipe.classifier.head.bias.copy_(before + 1.0)
+        recipe.after_step(step)
+        torch.testing.assert_close(recipe.average.head.bias, before + 1.0 - decay)
+
+
+def test_learns_the_digits(config: Config) -> None:
+    summary = run(config)
+    assert summary.accuracy is not None
+    assert summary.accuracy.top1 > 0.75
+
+
+def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:
+    check_exact_runs(replace(config, consistency="kl", consistency_weight=5.0), run, tmp_path, steps=6)

@@ -1,0 +1,122 @@
+"""Pseudo-labels on the digits: the three modes, their label tables, and going on after an interruption."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import recipes.pseudo_label as recipe
+from engine.classifier_recipe import read_accuracy
+from engine.metrics import read_metrics
+from loaders.errors import UserError
+from loaders.packs import LabelTable, Pack
+from recipes.pseudo_label import Config, Labeller, run_classical, run_cycles
+from tests.recipes.labelled import FEW, check_exact_runs
+
+
+@pytest.fixture
+def config(digits_pack: Pack, tmp_path: Path) -> Config:
+    few = FEW | {"lr": 0.01, "labels_per_class": 10, "batch_size": 50}
+    return Config(
+        pack=digits_pack.path,
+        out=tmp_path / "run",
+        threshold=0.9,
+        cycles=2,
+        first_epochs=50,
+        **(few | {"epochs": 2}),
+    )
+
+
+def test_classical_learns_the_digits_and_its_guesses_help(
+    config: Config, digits_pack: Pack, tmp_path: Path
+) -> None:
+    classical = replace(config, mu=3, batch_size=20, epochs=6, ramp_end=1.0)
+    summary = run_classical(classical, digits_pack)
+    without = run_classical(replace(classical, out=tmp_path / "without", unlabeled_weight=0.0), digits_pack)
+    assert summary.accuracy is not None
+    assert without.accuracy is not None
+    assert summary.accuracy.top1 > max(0.75, without.accuracy.top1 + 0.05)
+    records = read_metrics(config.out / "metrics.jsonl")
+    first, last = records[0], records[-1]
+    assert first["loss"] == pytest.approx(first["supervised"])  # alpha(0) = 0
+    assert last["loss"] == pytest.approx(last["supervised"] + last["unsupervised"], rel=1e-4)
+    assert last["mask_rate"] > first["mask_rate"]
+
+
+def test_classical_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path, digits_pack: Pack) -> None:
+    small = replace(config, mu=2, batch_size=20)
+    check_exact_runs(small, lambda c: run_classical(c, digits_pack), tmp_path, steps=6)
+
+
+def tables(out: Path) -> list[LabelTable]:
+    return [LabelTable.read(path) for path in sorted((out / "labels").iterdir())]
+
+
+def test_local_mode_learns_in_turns_and_keeps_its_labels(config: Config, digits_pack: Pack) -> None:
+    done = run_cycles(replace(config, mode="local", cycles=1, epochs=8), digits_pack)
+    assert [phase.name for phase in done] == ["start", "cycle-1-pseudo", "cycle-1-true"]
+    assert min(phase.accuracy.top1 for phase in done[1:] if phase.accuracy) > 0.75
+    assert read_accuracy(config.out)["raw"] == done[-1].accuracy
+    (table,) = tables(config.out)
+    unlabeled = digits_pack.split("unlabeled")
+    assert np.isin(table.row, unlabeled.rows(np.arange(len(unlabeled)))).all()
+    assert set(table.source) == {"pseudo"}
+    assert table.confidence.min() >= 0.9
+    assert (table.label == digits_pack.labels.dense(len(digits_pack))[table.row]).mean() > 0.9
+
+
+def test_permanent_mode_never_changes_a_label(config: Config, digits_pack: Pack, monkeypatch) -> None:
+    seen: list[LabelTable] = []
+    train = Labeller.train
+
+    def watched(self, name, labels, *rest):
+        seen.append(labels)
+        return train(self, name, labels, *rest)
+
+    monkeypatch.setattr(Labeller, "train", watched)
+    run_cycles(replace(config, mode="permanent", first_epochs=12, threshold=0.2, epochs=1), digits_pack)
+    assert len(seen) == 3
+    for before, after in pairwise(seen):
+        labels = after.dense(len(digits_pack))
+        assert len(after) > len(before)
+        assert np.array_equal(labels[before.row], before.label)
+    first, second = tables(config.out)
+    again = np.intersect1d(first.row, second.row)
+    assert (first.dense(len(digits_pack))[again] != second.dense(len(digits_pack))[again]).any()
+
+
+def test_an_interrupted_command_goes_on_to_the_same_end(
+    config: Config, digits_pack: Pack, tmp_path: Path, monkeypatch
+) -> None:
+    config = replace(config, mode="local", first_epochs=3, epochs=1, threshold=0.2)
+    run_cycles(config, digits_pack)
+    broken = replace(config, out=tmp_path / "broken")
+    with monkeypatch.context() as patched:
+        train = recipe.build_labeled_loader
+        calls: list[int] = []
+
+        def failing(*args, **options):
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return train(*args, **options)
+
+        patched.setattr(recipe, "build_labeled_loader", failing)
+        with pytest.raises(KeyboardInterrupt):
+            run_cycles(broken, digits_pack)
+    with pytest.raises(UserError, match="add --resume to go on"):
+        run_cycles(broken, digits_pack)
+    run_cycles(replace(broken, resume=True), digits_pack)
+    for name in ("classifier.safetensors", "accuracy.json", "labels/cycle-2.parquet"):
+        assert (broken.out / name).read_bytes() == (config.out / name).read_bytes(), name
+
+
+def test_mistakes(config: Config, digits_pack: Pack) -> None:
+    with pytest.raises(UserError, match="threshold in"):
+        replace(config, threshold=1.5)
+    with pytest.raises(UserError, match="max_steps: a command of several phases has none"):
+        run_cycles(replace(config, mode="local", max_steps=3), digits_pack)

@@ -1,0 +1,57 @@
+"""Supervised training on the digits: short runs, and fine-tuning with a frozen backbone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.classifier import load_classifier
+from engine.classifier_recipe import read_accuracy
+from loaders.errors import UserError
+from loaders.packs import Pack
+from recipes.supervised import Config, run
+from tests.recipes.labelled import FEW, check_exact_runs
+
+
+@pytest.fixture
+def config(digits_pack: Pack, tmp_path: Path) -> Config:
+    return Config(pack=digits_pack.path, out=tmp_path / "run", **(FEW | {"min_crop": 0.6}))
+
+
+def test_learns_the_digits_from_ten_labels_each(config: Config) -> None:
+    summary = run(replace(config, labels_per_class=10, epochs=25))
+    assert summary.accuracy is not None
+    assert summary.accuracy.top1 > 0.85
+
+
+def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:
+    check_exact_runs(
+        replace(config, epochs=4, ema_decay=0.9, mixing="cutmix", label_smoothing=0.1), run, tmp_path, steps=6
+    )
+
+
+def test_few_labels_make_one_whole_batch(config: Config) -> None:
+    summary = run(replace(config, batch_size=256, epochs=2))
+    assert (summary.train.step, summary.train.total_steps) == (2, 2)
+
+
+def test_a_frozen_backbone_keeps_its_weights_and_statistics(config: Config, tmp_path: Path) -> None:
+    first = run(replace(config, epochs=1))
+    tuned = run(replace(config, out=tmp_path / "tuned", init=first.out, freeze_backbone=True, epochs=1))
+    before, after = (load_classifier(out, "raw") for out in (first.out, tuned.out))
+    for name, tensor in before.backbone.state_dict().items():
+        assert torch.equal(tensor, after.backbone.state_dict()[name]), name
+    assert not torch.equal(before.head.weight, after.head.weight)
+    assert read_accuracy(tuned.out)["raw"].num_images == 445
+
+
+def test_mistakes(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="freeze_backbone: expected --init"):
+        replace(config, freeze_backbone=True)
+    with pytest.raises(UserError, match="keep_head: expected --init"):
+        run(replace(config, keep_head=True))
+    with pytest.raises(UserError, match="at least 999 images of each class"):
+        run(replace(config, labels_per_class=999))

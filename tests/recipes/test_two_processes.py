@@ -1,0 +1,53 @@
+"""Two processes compute what one computes, for every recipe with labels."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.classifier_recipe import read_accuracy
+from engine.metrics import read_metrics
+from loaders.packs import Pack
+from tests.recipes.two_processes import small_runs
+
+ROOT = Path(__file__).parents[2]
+NAMES = sorted(small_runs(Path(), Path()))
+
+
+@pytest.fixture(scope="module")
+def by_two(digits_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the runs that two processes made; one launch for all, since a start costs seconds."""
+    out = tmp_path_factory.mktemp("two")
+    prefix = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    program = [str(ROOT / "tests/recipes/two_processes.py"), str(digits_pack.path), str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *prefix, "--main_process_port", "0", *program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_equal_one(name: str, by_two: Path, digits_pack: Pack, tmp_path: Path) -> None:
+    small_runs(digits_pack.path, tmp_path)[name]()
+    logs = sorted(path.relative_to(tmp_path) for path in (tmp_path / name).rglob("metrics.jsonl"))
+    assert logs
+    for log in logs:
+        expected, found = read_metrics(tmp_path / log), read_metrics(by_two / log)
+        assert len(found) == len(expected) > 0
+        for record, reference in zip(found[:5], expected[:5], strict=True):  # rounding grows from there
+            for key in reference.keys() - {"img_per_s", "wait_share"}:
+                assert record[key] == pytest.approx(reference[key], rel=5e-3, abs=1e-3), (log, key)
+        one, two = (read_accuracy((folder / log).parent) for folder in (tmp_path, by_two))
+        for weights, accuracy in one.items():
+            assert two[weights].num_images == accuracy.num_images
+            assert two[weights].top1 == pytest.approx(accuracy.top1, abs=0.01)

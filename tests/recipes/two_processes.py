@@ -1,0 +1,54 @@
+"""Runs of all recipes with labels for a few steps; as a program, on each process of a launcher."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from loaders import open_pack
+from recipes import fixmatch, mean_teacher, pseudo_label, self_training, supervised
+from tests.recipes.labelled import FEW
+
+
+def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
+    """One run of every recipe, of three steps, into a folder of its own name."""
+
+    def options(name: str, **more: Any) -> dict[str, Any]:
+        return {**FEW, "pack": pack, "out": out / name, "max_steps": 3, **more}
+
+    def phases(name: str, **more: Any) -> dict[str, Any]:
+        return {**FEW, "pack": pack, "out": out / name, "lr": 0.001, "epochs": 1, "first_epochs": 1, **more}
+
+    paired: dict[str, Any] = {"unlabeled_splits": ("train",), "mu": 3}
+    return {
+        "fixmatch": lambda: fixmatch.run(fixmatch.Config(**options("fixmatch", threshold=0.1, **paired))),
+        "mean_teacher": lambda: mean_teacher.run(
+            mean_teacher.Config(**options("mean_teacher", **paired, ramp_epochs=0.0))
+        ),
+        "pseudo_label": lambda: pseudo_label.run_cycles(
+            pseudo_label.Config(
+                **phases("pseudo_label", mode="permanent", cycles=1, batch_size=100, threshold=0.0)
+            ),
+            open_pack(pack),
+        ),
+        "self_training": lambda: self_training.run(
+            self_training.Config(**phases("self_training", per_class=(9,), true_epochs=2))
+        ),
+        "mixup": lambda: supervised.run(supervised.Config(**options("mixup", mixing="mixup"))),
+        "cutmix": lambda: supervised.run(supervised.Config(**options("cutmix", mixing="cutmix"))),
+    }
+
+
+def main() -> None:
+    """Run everything in one process group, which the first run forms."""
+    Accelerator.end_training = lambda self: None  # type: ignore[method-assign]
+    for run in small_runs(Path(sys.argv[1]), Path(sys.argv[2])).values():
+        run()
+
+
+if __name__ == "__main__":
+    main()
