@@ -28,8 +28,11 @@ class Config:
     """Pack images into shards with an index; a run that was interrupted resumes when started again."""
 
     splits: tuple[str, ...]
-    """NAME=PATH of every split. PATH is a folder, a .tar, or x.tar#folder/inside. A file's class is the
-    folder it lies in; files in the root have none."""
+    """NAME=PATH of every split. PATH is a folder, .tar, .tar.gz or .zip, where a file's class is the folder it
+    lies in and files in the root have none; wds:shards/x-{000..012}.tar for WebDataset shards; a .beton; a
+    list of paths (.csv, .tsv, .jsonl, .parquet); a table of images (.parquet, .arrow); or any of these on
+    s3://, gs://, https:// or hf://. #folder chooses a folder inside an archive, #name a split of a list,
+    #labels=FILE gives labels (.pt, .npy, .csv) to the images of a folder or an archive."""
     out: Path
     """Folder of the pack; must not exist yet, or hold what this same command began."""
     format: Literal["webdataset", "ffcv"] = "webdataset"

@@ -6,6 +6,7 @@ write any shard, and the bytes depend neither on their number nor on where a run
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,10 +14,13 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish, write_atomic
 from loaders.packs.image import ImagePolicy, prepare_image
 from loaders.packs.odd_formats import BadImage
+from loaders.packs.repeats import repeated_rows
 from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem, printable
 from loaders.packs.sources.naming import is_image_name
 from loaders.packs.sources.spec import SplitSource, open_source
@@ -67,6 +71,11 @@ def listing_path(build: Path, split: str) -> Path:
     return build / f"listing-{split}.jsonl"
 
 
+def spool_path(build: Path) -> Path:
+    """Return the folder of the local copies of what cannot be read in place."""
+    return build / "spool"
+
+
 def make_plan(
     build: Path, splits: tuple[SplitSource, ...], shard_format: str, policy: ImagePolicy, shard_bytes: int
 ) -> Plan:
@@ -79,10 +88,10 @@ def make_plan(
     if path.exists():
         raw = json.loads(path.read_bytes())
         return Plan(tuple(raw["classes"]), tuple(ShardPlan(**shard) for shard in raw["shards"]))
-    classes: set[str] = set()
+    classes = _Classes()
     shards: list[ShardPlan] = []
     for split in splits:
-        source = open_source(split.source)
+        source = open_source(split.source, spool_path(build))
         try:
             num_items = _spool(build, split, source, classes)
             copies = policy.max_side is None and policy.quality is None
@@ -90,30 +99,94 @@ def make_plan(
         finally:
             source.close()
         shards += _cut(build, split, ratio, _OVERHEAD_BYTES[shard_format], shard_bytes)
-    plan = Plan(tuple(sorted(classes)), tuple(shards))
+    plan = Plan(classes.names(), tuple(shards))
     write_atomic(path, json.dumps(asdict(plan)).encode())
     return plan
 
 
-def _spool(build: Path, split: SplitSource, source: ImageSource, classes: set[str]) -> int:
+class _Classes:
+    """The classes of all splits: names in the order of the alphabet, or the numbers of the sources."""
+
+    def __init__(self) -> None:
+        self.named: set[str] = set()
+        self.numbered: list[tuple[str, ...]] = []
+
+    def names(self) -> tuple[str, ...]:
+        longest = max(self.numbered, key=len, default=())
+        if self.named <= set(longest) and all(names == longest[: len(names)] for names in self.numbered):
+            return longest
+        return tuple(sorted(self.named.union(*self.numbered)))
+
+
+def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Classes) -> int:
     """Write the listing of one split; collect its classes; return the number of inputs."""
     final = listing_path(build, split.split)
-    partial = partial_path(final)
+    partial, hashes = partial_path(final), partial_path(build / f"keys-{split.split}")
     num_items = 0
-    with open(partial, "w", encoding="ascii") as file:
+    found: set[str] = set()
+    with open(partial, "w", encoding="ascii") as file, open(hashes, "wb") as hash_file:
         for item in source.items():
             label = None if item.label is None else printable(item.label)
-            if label is not None and is_image_name(item.name):
-                classes.add(label)
+            if label is not None and (is_image_name(item.name) or not source.labels_are_folders):
+                found.add(label)
             # The size stands in front, where cutting into shards finds it without parsing the rest.
             file.write(f"{item.size_bytes} {json.dumps(item._replace(label=label))}\n")
+            hash_file.write(_key_hash(item.key))
             num_items += 1
         file.flush()
         os.fsync(file.fileno())
     if num_items == 0:
         raise UserError(f"split {split.split!r}: {split.source} holds no file; expected at least one image")
+    numbered = source.class_names()
+    if numbered is None:
+        classes.named |= found
+    else:
+        classes.numbered.append(numbered)
+    _make_keys_distinct(partial, hashes, num_items)
+    hashes.unlink()
     publish(partial, final)
     return num_items
+
+
+def _key_hash(key: str) -> bytes:
+    return hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest()
+
+
+def _make_keys_distinct(listing: Path, hashes: Path, num_items: int) -> None:
+    """Rename or refuse what has the key of an earlier item; lists and shards may give a key twice."""
+    repeated = repeated_rows(np.memmap(hashes, np.uint64, "r", shape=(num_items,)))
+    later = sorted(row for rows in repeated for row in rows.tolist())
+    if not later:
+        return
+    lines = set(later)
+    seen: dict[str, str] = {}  # key -> name of the item that has it, of the repeated ones alone
+    rewritten = partial_path(listing)
+    with open(listing, "rb") as old, open(rewritten, "wb") as new:
+        for number, line in enumerate(old):
+            if number in lines:
+                item = _parse_line(line.rstrip(b"\n"))
+                item = _distinct(item, seen)
+                line = f"{item.size_bytes} {json.dumps(item)}\n".encode("ascii")
+            new.write(line)
+        new.flush()
+        os.fsync(new.fileno())
+    os.replace(rewritten, listing)
+
+
+def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:
+    """Give an item a key that none before it has; the very same file a second time is refused."""
+    key, first = item.key, seen.get(item.key)
+    if first is None:
+        seen[key] = item.name
+        return item
+    number = 2
+    while f"{key}%2F{number}" in seen:
+        number += 1
+    renamed = item._replace(key=f"{key}%2F{number}")
+    seen[renamed.key] = item.name
+    if first == item.name and not item.problem:
+        return renamed._replace(problem="the same file was given before")
+    return renamed
 
 
 def read_items(path: Path, first_byte: int, num_bytes: int) -> Iterator[SourceItem]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from loaders.packs.manifest import (
 )
 from loaders.packs.parts import part_path, read_part_info
 from loaders.packs.shard_job import ShardJob
-from loaders.packs.sources.spec import SplitSource
+from loaders.packs.sources.spec import SplitSource, identity
 from loaders.packs.workers import available_cores, run_jobs
 
 Progress = Callable[[int, int], None]
@@ -146,7 +145,7 @@ def _locked(path: Path, out: Path) -> Iterator[None]:
 def _command(options: PackOptions) -> dict[str, Any]:
     """Return what decides the bytes of the pack."""
     return {
-        "splits": [[s.split, s.source, os.fspath(Path(s.source).resolve())] for s in options.splits],
+        "splits": [[s.split, s.source, identity(s.source)] for s in options.splits],
         "format": options.shard_format,
         **_recorded_options(options),
     }

@@ -19,7 +19,7 @@ from loaders.packs.beton_shard import BetonShardWriter, PageTooSmallError, page_
 from loaders.packs.checksum import content_hash
 from loaders.packs.columns import ENCODING_JPEG
 from loaders.packs.image import ImagePolicy, PreparedImage, prepare_image
-from loaders.packs.listing import MAX_FILE_BYTES, ShardPlan, listing_path, read_items
+from loaders.packs.listing import MAX_FILE_BYTES, ShardPlan, listing_path, read_items, spool_path
 from loaders.packs.manifest import BUILD_FOLDER, SHARDS_FOLDER, FileInfo, shard_file_name
 from loaders.packs.odd_formats import BadImage
 from loaders.packs.parts import PartInfo, part_path, write_part
@@ -162,7 +162,7 @@ def _outcomes(job: ShardJob) -> Iterator[_Outcome]:
     plan = job.plan
     path = listing_path(job.out / BUILD_FOLDER, plan.split)
     items = list(read_items(path, plan.first_byte, plan.num_bytes))
-    source = open_source(plan.source)
+    source = open_source(plan.source, spool_path(job.out / BUILD_FOLDER))
     try:
         if job.num_threads == 1:
             for item in items:
