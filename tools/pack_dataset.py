@@ -28,8 +28,8 @@ class Config:
     """Pack images into shards with an index; a run that was interrupted resumes when started again."""
 
     splits: tuple[str, ...]
-    """NAME=PATH of every split. PATH is a folder, .tar, .tar.gz or .zip, where a file's class is the folder it
-    lies in and files in the root have none; wds:shards/x-{000..012}.tar for WebDataset shards; a .beton; a
+    """NAME=PATH of every split. PATH is a folder, .tar, .tar.gz or .zip, where a file's class is the folder
+    it lies in and files in the root have none; wds:shards/x-{000..012}.tar for WebDataset shards; a .beton; a
     list of paths (.csv, .tsv, .jsonl, .parquet); a table of images (.parquet, .arrow); or any of these on
     s3://, gs://, https:// or hf://. #folder chooses a folder inside an archive, #name a split of a list,
     #labels=FILE gives labels (.pt, .npy, .csv) to the images of a folder or an archive."""
@@ -39,9 +39,15 @@ class Config:
     """Shards: .tar for webdataset and DALI, or .beton for FFCV."""
     max_side: int | None = None
     """Shrink images whose longest side is over this many pixels."""
+    short_side: int | None = None
+    """Shrink images whose shorter side is over this many pixels."""
+    crop_square: bool = False
+    """Keep the largest square in the middle of each image."""
     quality: int | None = None
     """Encode every image anew with this JPEG quality. Left out, baseline JPEG within --max-side is copied
     byte for byte and the rest is encoded with 95."""
+    encoding: Literal["jpeg", "raw"] = "jpeg"
+    """raw stores decoded pixels: larger, and read without decoding."""
     max_pixels: int = ImagePolicy.max_pixels
     """Refuse larger images (decompression bombs)."""
     shard_size_mb: float = 64.0
@@ -57,7 +63,14 @@ def main() -> int:
         splits=parse_splits(config.splits),
         out=config.out,
         shard_format=config.format,
-        policy=ImagePolicy(config.max_side, config.quality, config.max_pixels),
+        policy=ImagePolicy(
+            max_side=config.max_side,
+            short_side=config.short_side,
+            crop_square=config.crop_square,
+            quality=config.quality,
+            encoding=config.encoding,
+            max_pixels=config.max_pixels,
+        ),
         shard_size_mb=config.shard_size_mb,
         workers=config.workers,
     )

@@ -94,8 +94,7 @@ def make_plan(
         source = open_source(split.source, spool_path(build))
         try:
             num_items = _spool(build, split, source, classes)
-            copies = policy.max_side is None and policy.quality is None
-            ratio = 1.0 if copies else _output_ratio(build, split, source, policy, num_items)
+            ratio = 1.0 if policy.keeps_sizes else _output_ratio(build, split, source, policy, num_items)
         finally:
             source.close()
         shards += _cut(build, split, ratio, _OVERHEAD_BYTES[shard_format], shard_bytes)

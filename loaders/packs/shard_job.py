@@ -17,7 +17,7 @@ from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish
 from loaders.packs.beton_shard import BetonShardWriter, PageTooSmallError, page_bytes_for
 from loaders.packs.checksum import content_hash
-from loaders.packs.columns import ENCODING_JPEG
+from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.image import ImagePolicy, PreparedImage, prepare_image
 from loaders.packs.listing import MAX_FILE_BYTES, ShardPlan, listing_path, read_items, spool_path
 from loaders.packs.manifest import BUILD_FOLDER, SHARDS_FOLDER, FileInfo, shard_file_name
@@ -64,11 +64,11 @@ class _Rows:
     def __init__(self) -> None:
         self.keys: list[bytes] = []
         self.digests: list[bytes] = []
-        self.numbers: list[tuple[int, int, int, int, int, int]] = []
+        self.numbers: list[tuple[int, int, int, int, int, int, int]] = []
         self.rejected: list[dict[str, str]] = []
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        numbers = np.array(self.numbers, np.int64).reshape(-1, 6)
+        numbers = np.array(self.numbers, np.int64).reshape(-1, 7)
         lengths = np.array([len(key) for key in self.keys], np.uint64)
         return {
             "offset": numbers[:, 0].astype(np.uint64),
@@ -77,7 +77,7 @@ class _Rows:
             "width": numbers[:, 3].astype(np.uint32),
             "action": numbers[:, 4].astype(np.uint8),
             "label": numbers[:, 5],
-            "encoding": np.full(len(numbers), ENCODING_JPEG, np.uint8),
+            "encoding": numbers[:, 6].astype(np.uint8),
             "content_hash": np.frombuffer(b"".join(self.digests), "<u8").reshape(-1, 2),
             "key_offset": np.concatenate([np.zeros(1, np.uint64), np.cumsum(lengths, dtype=np.uint64)]),
             "key_bytes": np.frombuffer(b"".join(self.keys), np.uint8),
@@ -153,7 +153,9 @@ def _fill(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> _Rows:
         offset = writer.add(key, image, label)
         rows.keys.append(key.encode("utf-8"))
         rows.digests.append(digest)
-        rows.numbers.append((offset, len(image.data), image.height, image.width, int(image.action), label))
+        encoding = ENCODING_RAW if image.is_raw else ENCODING_JPEG
+        size = image.height, image.width
+        rows.numbers.append((offset, len(image.data), *size, int(image.action), label, encoding))
     return rows
 
 

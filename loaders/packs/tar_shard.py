@@ -1,4 +1,4 @@
-"""WebDataset shards: a tar with `<key>.jpg` and, where there is a label, `<key>.cls` per image.
+"""WebDataset shards: per image `<key>.jpg` (`.ppm` for pixels) and, where there is a label, `<key>.cls`.
 
 The headers are GNU tar's, written here because `tarfile` takes longer over a header than the rest of a
 small image's way takes. Everything that could differ between two runs (times, owners) is zero.
@@ -48,15 +48,18 @@ class TarShardWriter:
 
     def add(self, key: str, image: PreparedImage, label: int) -> int:
         """Append an image; return the offset of its encoded bytes in the shard."""
-        offset = self._add_member(f"{key}.jpg", image.data)
-        line = f"jpg {offset} {len(image.data)} {key}.jpg"
+        # Pixels stand in a portable pixmap, which stock readers open; the offset is behind its heading.
+        head = b"P6\n%d %d\n255\n" % (image.width, image.height) if image.is_raw else b""
+        data, suffix = (head + image.data, "ppm") if image.is_raw else (image.data, "jpg")
+        offset = self._add_member(f"{key}.{suffix}", data)
+        line = f"{suffix} {offset} {len(data)} {key}.{suffix}"
         if label >= 0:
             text = b"%d" % label
             line += f" cls {self._add_member(f'{key}.cls', text)} {len(text)} {key}.cls"
         self._index_lines.append(line)
         if len(self._buffer) >= _BUFFER_BYTES:
             self._flush()
-        return offset
+        return offset + len(head)
 
     def _add_member(self, name: str, data: bytes) -> int:
         encoded = name.encode("utf-8")

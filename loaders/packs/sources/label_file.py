@@ -40,7 +40,7 @@ class LabeledSource:
         """Yield the items of the images with the labels of the file."""
         suffix = self._labels.suffix.lower()
         if suffix in (".pt", ".pth", ".npy"):
-            yield from self._by_number(_read_array(self._labels))
+            yield from self._by_number(read_label_array(self._labels))
         elif suffix in (".csv", ".tsv", ".jsonl"):
             yield from self._by_name(_read_names(self._labels))
         else:
@@ -87,8 +87,15 @@ class LabeledSource:
         self._images.close()
 
 
-def _read_array(path: Path) -> NDArray[np.int64]:
-    """Read a label tensor without unpickling anything but tensors."""
+def read_label_array(path: Path) -> NDArray[np.int64]:
+    """Read labels from a .npy or .pt file, without unpickling anything but tensors.
+
+    Returns:
+        int64 [N].
+
+    Raises:
+        UserError: no such file, code in it, or anything but one integer per image.
+    """
     values: Any
     if path.suffix.lower() == ".npy":
         try:
