@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from loaders.errors import run_command
+from loaders.packs.append import append_to_pack
 from loaders.packs.image import ImagePolicy
 from loaders.packs.manifest import QUARANTINE_NAME, Manifest
 from loaders.packs.packer import PackOptions, pack_dataset
@@ -50,6 +51,8 @@ class Config:
     """raw stores decoded pixels: larger, and read without decoding."""
     max_pixels: int = ImagePolicy.max_pixels
     """Refuse larger images (decompression bombs)."""
+    append: bool = False
+    """Add the splits, or more images of its splits, to the finished pack at --out; no shard is rewritten."""
     shard_size_mb: float = 64.0
     """About the size of a shard, in 10^6 bytes."""
     workers: int = 0
@@ -80,9 +83,8 @@ def main() -> int:
     try:
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("packing", total=None)
-            manifest = pack_dataset(
-                options, lambda done, total: bar.update(task, completed=done, total=total)
-            )
+            work = append_to_pack if config.append else pack_dataset
+            manifest = work(options, lambda done, total: bar.update(task, completed=done, total=total))
     except KeyboardInterrupt:
         console.print("interrupted: start the same command again, it resumes")
         return 130

@@ -19,6 +19,7 @@ import numpy as np
 from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish, write_atomic
 from loaders.packs.image import ImagePolicy, prepare_image
+from loaders.packs.manifest import Manifest
 from loaders.packs.odd_formats import BadImage
 from loaders.packs.repeats import repeated_rows
 from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem, printable
@@ -77,9 +78,17 @@ def spool_path(build: Path) -> Path:
 
 
 def make_plan(
-    build: Path, splits: tuple[SplitSource, ...], shard_format: str, policy: ImagePolicy, shard_bytes: int
+    build: Path,
+    splits: tuple[SplitSource, ...],
+    shard_format: str,
+    policy: ImagePolicy,
+    shard_bytes: int,
+    base: Manifest | None = None,
 ) -> Plan:
     """List all splits and cut them into shards; the plan is written last and read back by a resumed run.
+
+    With a `base`, the pack that is appended to, its classes keep their numbers and new shards of its splits
+    go on counting.
 
     Raises:
         UserError: a split without a file, or a source that cannot be listed.
@@ -88,7 +97,7 @@ def make_plan(
     if path.exists():
         raw = json.loads(path.read_bytes())
         return Plan(tuple(raw["classes"]), tuple(ShardPlan(**shard) for shard in raw["shards"]))
-    classes = _Classes()
+    classes = _Classes(() if base is None else base.classes)
     shards: list[ShardPlan] = []
     for split in splits:
         source = open_source(split.source, spool_path(build))
@@ -97,7 +106,8 @@ def make_plan(
             ratio = 1.0 if policy.keeps_sizes else _output_ratio(build, split, source, policy, num_items)
         finally:
             source.close()
-        shards += _cut(build, split, ratio, _OVERHEAD_BYTES[shard_format], shard_bytes)
+        first = 0 if base is None else base.next_shard_number(split.split)
+        shards += _cut(build, split, ratio, _OVERHEAD_BYTES[shard_format], shard_bytes, first)
     plan = Plan(classes.names(), tuple(shards))
     write_atomic(path, json.dumps(asdict(plan)).encode())
     return plan
@@ -106,15 +116,18 @@ def make_plan(
 class _Classes:
     """The classes of all splits: names in the order of the alphabet, or the numbers of the sources."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: tuple[str, ...]) -> None:
+        self._base = base
         self.named: set[str] = set()
         self.numbered: list[tuple[str, ...]] = []
 
     def names(self) -> tuple[str, ...]:
-        longest = max(self.numbered, key=len, default=())
+        longest = max((self._base, *self.numbered), key=len)
+        if longest[: len(self._base)] != self._base:
+            longest = self._base
         if self.named <= set(longest) and all(names == longest[: len(names)] for names in self.numbered):
             return longest
-        return tuple(sorted(self.named.union(*self.numbered)))
+        return self._base + tuple(sorted(self.named.union(*self.numbered) - set(self._base)))
 
 
 def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Classes) -> int:
@@ -130,7 +143,7 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Class
                 found.add(label)
             # The size stands in front, where cutting into shards finds it without parsing the rest.
             file.write(f"{item.size_bytes} {json.dumps(item._replace(label=label))}\n")
-            hash_file.write(_key_hash(item.key))
+            hash_file.write(key_hash(item.key))
             num_items += 1
         file.flush()
         os.fsync(file.fileno())
@@ -147,7 +160,8 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Class
     return num_items
 
 
-def _key_hash(key: str) -> bytes:
+def key_hash(key: str) -> bytes:
+    """Return 8 bytes that tell keys apart."""
     return hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest()
 
 
@@ -188,11 +202,26 @@ def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:
     return renamed
 
 
+def list_split(build: Path, split: SplitSource, source: ImageSource) -> Iterator[SourceItem]:
+    """Yield the inputs of a source as packing would list them, with the same keys.
+
+    Args:
+        build: folder for the listing, which is left there.
+        split: the split.
+        source: its opened source.
+    """
+    _spool(build, split, source, _Classes(()))
+    path = listing_path(build, split.split)
+    return read_items(path, 0, path.stat().st_size)
+
+
 def read_items(path: Path, first_byte: int, num_bytes: int) -> Iterator[SourceItem]:
     """Yield the items of a run of a listing."""
     with open(path, "rb") as file:
         file.seek(first_byte)
-        for line in file.read(num_bytes).splitlines():
+        while num_bytes > 0:
+            line = file.readline()
+            num_bytes -= len(line)
             yield _parse_line(line)
 
 
@@ -200,7 +229,9 @@ def _parse_line(line: bytes) -> SourceItem:
     return SourceItem(*json.loads(line[line.index(b" ") :].decode("ascii")))
 
 
-def _cut(build: Path, split: SplitSource, ratio: float, overhead: int, shard_bytes: int) -> list[ShardPlan]:
+def _cut(
+    build: Path, split: SplitSource, ratio: float, overhead: int, shard_bytes: int, first_number: int
+) -> list[ShardPlan]:
     """Cut a listing into runs of about `shard_bytes` of output; a run holds at least one item."""
     shards: list[ShardPlan] = []
     first = position = count = taken = largest = 0
@@ -208,7 +239,16 @@ def _cut(build: Path, split: SplitSource, ratio: float, overhead: int, shard_byt
 
     def close() -> None:
         shards.append(
-            ShardPlan(split.split, len(shards), split.source, first, position - first, count, taken, largest)
+            ShardPlan(
+                split.split,
+                first_number + len(shards),
+                split.source,
+                first,
+                position - first,
+                count,
+                taken,
+                largest,
+            )
         )
 
     with open(listing_path(build, split.split), "rb") as file:

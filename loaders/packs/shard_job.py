@@ -24,6 +24,7 @@ from loaders.packs.manifest import BUILD_FOLDER, SHARDS_FOLDER, FileInfo, shard_
 from loaders.packs.odd_formats import BadImage
 from loaders.packs.parts import PartInfo, part_path, write_part
 from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem, printable
+from loaders.packs.sources.pack import PackSource
 from loaders.packs.sources.spec import open_source
 from loaders.packs.tar_shard import TarShardWriter
 
@@ -187,7 +188,9 @@ def _prepare(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> _Out
     if item.size_bytes > MAX_FILE_BYTES:
         return _Outcome(item, None, b"", f"{item.size_bytes} bytes, over the limit of {MAX_FILE_BYTES}")
     try:
-        image = prepare_image(source.read(item), policy)
+        # Another pack has seen to its images already: they change format without being decoded.
+        image = source.prepared(item, policy) if isinstance(source, PackSource) else None
+        image = prepare_image(source.read(item), policy) if image is None else image
     except (BadImage, UnreadableItem) as error:
         return _Outcome(item, None, b"", str(error))
     return _Outcome(item, image, content_hash(image.data), "")

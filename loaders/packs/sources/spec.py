@@ -13,6 +13,7 @@ from loaders.packs.sources.folder import FolderSource
 from loaders.packs.sources.image_table import ImageTableSource, holds_images
 from loaders.packs.sources.item import ImageSource
 from loaders.packs.sources.label_file import LabeledSource
+from loaders.packs.sources.pack import PACK_PREFIX, PackSource
 from loaders.packs.sources.path_list import PathListSource
 from loaders.packs.sources.remote import is_remote, open_remote_folder
 from loaders.packs.sources.spool import local_copy, local_files, unzipped_copy
@@ -67,7 +68,7 @@ def parse_splits(texts: Sequence[str]) -> tuple[SplitSource, ...]:
 
 def identity(source: str) -> str:
     """Return the source with its path made absolute, so that a command means the same from any folder."""
-    prefix = _WEBDATASET_PREFIX if source.startswith(_WEBDATASET_PREFIX) else ""
+    prefix = next((p for p in (_WEBDATASET_PREFIX, PACK_PREFIX) if source.startswith(p)), "")
     text = source.removeprefix(prefix)
     return source if is_remote(text) else prefix + str(Path(text).resolve())
 
@@ -77,9 +78,9 @@ def open_source(source: str, spool: Path) -> ImageSource:
 
     Args:
         source: a folder, an archive, WebDataset shards (`wds:` in front), betons, a list of paths, a table of
-            images; several files by `*` or `{000..012}`; `#inside` names a folder inside an archive or a
-            split of a list; `#labels=FILE` gives labels to the images of a folder or an archive. Paths may
-            be remote (s3://, gs://, https://, hf://).
+            images, a split of another pack (`pack:FOLDER#split`); several files by `*` or `{000..012}`;
+            `#inside` names a folder inside an archive or a split of a list; `#labels=FILE` gives labels to
+            the images of a folder or an archive. Paths may be remote (s3://, gs://, https://, hf://).
         spool: folder for copies of what cannot be read in place (remote files, .tar.gz).
 
     Raises:
@@ -93,6 +94,8 @@ def open_source(source: str, spool: Path) -> ImageSource:
 def _open(source: str, spool: Path) -> ImageSource:
     if source.startswith(_WEBDATASET_PREFIX):
         return WebDatasetSource(local_files(source.removeprefix(_WEBDATASET_PREFIX), spool, (".tar",)))
+    if source.startswith(PACK_PREFIX):
+        return PackSource(source.removeprefix(PACK_PREFIX))
     # A folder may have "#" in its name; then the whole text is the path.
     if not is_remote(source) and Path(source).is_dir():
         return FolderSource(Path(source))
