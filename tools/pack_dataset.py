@@ -17,11 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from loaders.errors import run_command
+from loaders.packs import open_pack
 from loaders.packs.append import append_to_pack
 from loaders.packs.image import ImagePolicy
 from loaders.packs.manifest import QUARANTINE_NAME, Manifest
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
+from tools.packing.inspect import Fault, faults_found, inspect_pack
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class Config:
     """Refuse larger images (decompression bombs)."""
     append: bool = False
     """Add the splits, or more images of its splits, to the finished pack at --out; no shard is rewritten."""
+    near: bool = False
+    """Also find images that look the same with different bytes; decodes every image once more."""
+    fail_on: tuple[Fault, ...] = ()
+    """Faults of the finished pack that end with exit code 1."""
     shard_size_mb: float = 64.0
     """About the size of a shard, in 10^6 bytes."""
     workers: int = 0
@@ -89,7 +95,11 @@ def main() -> int:
         console.print("interrupted: start the same command again, it resumes")
         return 130
     print_summary(console, config.out, manifest, time.perf_counter() - start)
-    return 0
+    pack = open_pack(config.out)
+    faults = faults_found(pack, inspect_pack(pack, config.near, config.workers, console), config.fail_on)
+    for line in faults:
+        print(f"fault: {line}")
+    return 1 if faults else 0
 
 
 def print_summary(console: Console, out: Path, manifest: Manifest, seconds: float) -> None:
