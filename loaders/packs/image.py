@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntFlag
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -68,12 +69,12 @@ class ImagePolicy:
         if self.max_pixels < 1:
             raise UserError(f"--max-pixels {self.max_pixels}: expected at least 1")
 
-    @property
+    @cached_property
     def keeps_sizes(self) -> bool:
         """Tell whether the size of the input is about the size of what is packed."""
         return self.copies and self.max_side is None and self.short_side is None and not self.crop_square
 
-    @property
+    @cached_property
     def copies(self) -> bool:
         """Tell whether images within the limits keep their bytes."""
         return self.quality is None and self.encoding == "jpeg"
@@ -138,7 +139,7 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
         if not header.is_plain or header.orientation != 1:
             return _finish(*_decode_odd_jpeg(data, header, policy), policy)
         size = header.height, header.width
-        if policy.copies and policy.geometry(*size) == (*size, *size):
+        if policy.keeps_sizes or (policy.copies and policy.geometry(*size) == (*size, *size)):
             check_decodes(data)
             return PreparedImage(data, header.height, header.width, COPIED)
         return _finish(*_decode_scaled(data, header, policy), policy, size)

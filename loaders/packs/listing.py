@@ -19,6 +19,7 @@ import numpy as np
 from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish, write_atomic
 from loaders.packs.image import ImagePolicy, prepare_image
+from loaders.packs.listing_lines import from_line, line_size, to_line
 from loaders.packs.manifest import Manifest
 from loaders.packs.odd_formats import BadImage
 from loaders.packs.repeats import repeated_rows
@@ -69,7 +70,7 @@ class Plan:
 
 def listing_path(build: Path, split: str) -> Path:
     """Return where the listing of a split is spooled."""
-    return build / f"listing-{split}.jsonl"
+    return build / f"listing-{split}.txt"
 
 
 def spool_path(build: Path) -> Path:
@@ -136,13 +137,12 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Class
     partial, hashes = partial_path(final), partial_path(build / f"keys-{split.split}")
     num_items = 0
     found: set[str] = set()
-    with open(partial, "w", encoding="ascii") as file, open(hashes, "wb") as hash_file:
+    with open(partial, "wb") as file, open(hashes, "wb") as hash_file:
         for item in source.items():
             label = None if item.label is None else printable(item.label)
             if label is not None and (is_image_name(item.name) or not source.labels_are_folders):
                 found.add(label)
-            # The size stands in front, where cutting into shards finds it without parsing the rest.
-            file.write(f"{item.size_bytes} {json.dumps(item._replace(label=label))}\n")
+            file.write(to_line(item if label == item.label else item._replace(label=label)))
             hash_file.write(key_hash(item.key))
             num_items += 1
         file.flush()
@@ -177,9 +177,7 @@ def _make_keys_distinct(listing: Path, hashes: Path, num_items: int) -> None:
     with open(listing, "rb") as old, open(rewritten, "wb") as new:
         for number, line in enumerate(old):
             if number in lines:
-                item = _parse_line(line.rstrip(b"\n"))
-                item = _distinct(item, seen)
-                line = f"{item.size_bytes} {json.dumps(item)}\n".encode("ascii")
+                line = to_line(_distinct(from_line(line), seen))
             new.write(line)
         new.flush()
         os.fsync(new.fileno())
@@ -222,11 +220,7 @@ def read_items(path: Path, first_byte: int, num_bytes: int) -> Iterator[SourceIt
         while num_bytes > 0:
             line = file.readline()
             num_bytes -= len(line)
-            yield _parse_line(line)
-
-
-def _parse_line(line: bytes) -> SourceItem:
-    return SourceItem(*json.loads(line[line.index(b" ") :].decode("ascii")))
+            yield from_line(line)
 
 
 def _cut(
@@ -253,7 +247,7 @@ def _cut(
 
     with open(listing_path(build, split.split), "rb") as file:
         for line in file:
-            size = int(line[: line.index(b" ")])
+            size = line_size(line)
             cost = size * ratio + overhead
             if count and filled + cost > shard_bytes:
                 close()
@@ -271,7 +265,7 @@ def _output_ratio(
     """Estimate output bytes per input byte from a few evenly spaced images, the same on every run."""
     step = max(1, num_items // _RATIO_SAMPLES)
     with open(listing_path(build, split.split), "rb") as file:
-        samples = [_parse_line(line) for line in islice(file, 0, None, step)]
+        samples = [from_line(line) for line in islice(file, 0, None, step)]
     taken = made = 0
     for item in samples:
         if item.problem or item.size_bytes > MAX_FILE_BYTES:

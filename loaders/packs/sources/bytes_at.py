@@ -46,8 +46,7 @@ def read_listed_file(path: str, source: str, item: SourceItem) -> bytes:
             f"back and start the same command again, it resumes"
         ) from None
     try:
-        # One byte more than expected shows a file that has grown.
-        data = _read_up_to(descriptor, item.size_bytes + 1)
+        data = _read_expected(descriptor, item.size_bytes)
     except OSError as error:
         raise UnreadableItem(f"cannot be read: {error.strerror}") from None
     finally:
@@ -56,8 +55,9 @@ def read_listed_file(path: str, source: str, item: SourceItem) -> bytes:
     return data
 
 
-def _read_up_to(descriptor: int, num_bytes: int) -> bytes:
-    data = os.read(descriptor, num_bytes)
-    while data and len(data) < num_bytes and (more := os.read(descriptor, num_bytes - len(data))):
+def _read_expected(descriptor: int, num_bytes: int) -> bytes:
+    """Read a file of a known size; asking for one byte more shows a file that has grown."""
+    data = os.read(descriptor, num_bytes + 1)
+    while len(data) < num_bytes and (more := os.read(descriptor, num_bytes + 1 - len(data))):
         data += more
     return data
