@@ -20,7 +20,7 @@ from torch import Tensor
 
 from loaders.batch import Batch
 from loaders.buffers import BufferPool
-from loaders.decode import Arena, CorruptImageError, decode_jpeg_into
+from loaders.decode import Arena, CorruptImageError, read_pixels_into
 from loaders.errors import LoaderError
 from loaders.packs import Split
 from loaders.views.draw import ViewParameters, draw
@@ -236,8 +236,9 @@ class CpuRenderer:
         return starts
 
     def _decode_row(self, job: _Job, i: int, out: NDArray[np.uint8]) -> None:
-        data = self.split.pack.view(int(job.rows[i]))
-        decode_jpeg_into(data, int(job.heights[i]), int(job.widths[i]), out)
+        row = int(job.rows[i])
+        encoding = int(self.split.pack.columns.encoding[row])
+        read_pixels_into(self.split.pack.view(row), encoding, int(job.heights[i]), int(job.widths[i]), out)
 
     def _replace(self, job: _Job, i: int, at: int, arena: Arena, error: CorruptImageError) -> int:
         """Put the next readable row of the split in place of row i of the job; return its size in bytes."""
