@@ -68,14 +68,18 @@ def build_classifier(
     weights = best_weights(init)
     if weights is None:
         if keep_head:
-            raise UserError(f"keep_head: expected a classifier in {init}, found a backbone alone; leave it out")
+            raise UserError(
+                f"keep_head: expected a classifier in {init}, found a backbone alone; leave it out"
+            )
         backbone, found = load_backbone(init), _read_metadata(init / "backbone.safetensors")["backbone"]
         start = None
     else:
         start = load_classifier(init, weights)
         backbone, found = start.backbone, start.backbone_name
     if found != backbone_name:
-        raise UserError(f"backbone: expected {found}, that of --init {init}, found {backbone_name}; change one")
+        raise UserError(
+            f"backbone: expected {found}, that of --init {init}, found {backbone_name}; change one"
+        )
     classifier = Classifier(backbone, backbone_name, resolution, num_classes)
     if keep_head and start is not None:
         if start.num_classes != num_classes:

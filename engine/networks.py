@@ -104,7 +104,9 @@ def build_backbone(name: str, resolution: int) -> nn.Module:
         known = [TINY_RESNET, WIDE_RESNET, *timm.list_models()]
         close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
         remedy = f"close matches: {', '.join(close)}" if close else "timm.list_models() prints all names"
-        raise UserError(f"backbone: expected {TINY_RESNET}, {WIDE_RESNET} or a timm name, found {name!r}; {remedy}")
+        raise UserError(
+            f"backbone: expected {TINY_RESNET}, {WIDE_RESNET} or a timm name, found {name!r}; {remedy}"
+        )
     pretrained_cfg = timm.get_pretrained_cfg(name)
     fixed_size = bool(pretrained_cfg and pretrained_cfg.fixed_input_size)
     options: dict[str, Any] = {"img_size": resolution} if fixed_size else {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders.batch import Batch
-from loaders.errors import LoaderError
+from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
 from loaders.verified import VerifiedRows
 from loaders.views.dali import ENCODED, build_pipeline, check_views, import_dali
@@ -112,6 +113,11 @@ class DaliRenderer:
     ) -> None:
         import_dali()
         check_views(views)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                f"backend dali: expected a CUDA device as {device}, found none; use device='cpu' "
+                "or mend the driver ('nvidia-smi' shows what it sees)"
+            )
         self.split = split
         self.views = views
         self.labels = labels
@@ -123,7 +129,8 @@ class DaliRenderer:
         self._depth = prefetch + 1
         self._in_flight: deque[_Job] = deque()
         self._pipeline: Any = None
-        self._build = lambda: build_pipeline(
+        self._build = partial(
+            build_pipeline,
             views,
             batch_size,
             num_threads,
@@ -221,5 +228,5 @@ class DaliRenderer:
             self._begin(job)
 
     def _tensor(self, output: Any) -> Tensor:
-        view = torch.from_dlpack(output.as_tensor())
+        view: Tensor = torch.utils.dlpack.from_dlpack(output.as_tensor())
         return view.permute(0, 3, 1, 2) if self._channels_last else view

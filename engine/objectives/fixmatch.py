@@ -87,6 +87,4 @@ def fixmatch_loss(
     guess, mask = confident_guesses(logits_weak, threshold)
     unsupervised = masked_cross_entropy(logits_strong, guess, mask)
     mask_rate = mask.to(torch.float32).mean()
-    return FixMatchTerms(
-        supervised + unlabeled_weight * unsupervised, supervised, unsupervised, mask_rate
-    )
+    return FixMatchTerms(supervised + unlabeled_weight * unsupervised, supervised, unsupervised, mask_rate)

@@ -238,7 +238,7 @@ def _sharpness(branch: Branch, slot: int, _: Operation, pixels: Any) -> Any:
         smooth = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
         kernels = (1 - factor)[:, None, None] * smooth
         kernels[:, 1, 1] += factor
-        return kernels
+        return kernels.astype(np.float32)
 
     weights = branch.feed(f"{slot}_kernel", kernel, np.zeros((3, 3), np.float32))
     filtered = branch.fn.filter(pixels, branch.operand(weights))
