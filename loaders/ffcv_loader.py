@@ -13,7 +13,7 @@ from loaders.batch import Batch
 from loaders.cpu import CpuRenderer
 from loaders.epochs import UNLABELED, EpochLoader, Share
 from loaders.errors import LoaderError, UserError
-from loaders.ffcv import ffcv_loader, iterate, operations
+from loaders.ffcv_operations import ffcv_loader, iterate, operations
 from loaders.packs import Split
 
 _KEPT_EPOCHS = 8  # orders remembered, so that an epoch given up early can still be told from the next one
