@@ -49,6 +49,7 @@ _PRESETS: dict[ViewName, Callable[[int], ViewPolicy]] = {
 _NAMES = {
     getattr(codes, name): name.lower() for name in dir(codes) if name.isupper() and "ARGUMENTS" not in name
 }
+_TILE, _LARGEST_TILE = 192, 256
 _PLAIN_LOADER_VIEW = 256  # number of the first view of a loader of one stream
 _TEXT = {codes.BLUR: "blur sigma {:.2f}", codes.SOLARIZE: "solarize at {:.0f}", codes.HUE: "hue {:+.2f}",
          codes.POSTERIZE: "posterize to {:.0f} bits"}  # fmt: skip
@@ -76,8 +77,8 @@ class Config:
     """Backend that renders our views."""
     seed: int = 0
     """Seed of images and views."""
-    tile: int = 144
-    """Side of a tile in pixels."""
+    tile: int = 0
+    """Side of a tile in pixels, 0 for the view's own resolution or a whole multiple of it near 192."""
     out: Path = Path("views.png")
     """PNG to write."""
 
@@ -170,15 +171,17 @@ def make_sheet(comparison: Comparison, config: Config) -> Image.Image:
         pictures = [original]
         for ours, theirs in zip(comparison.ours[i], comparison.theirs[i], strict=True):
             pictures += [ours, theirs, ((ours - theirs).abs() * config.gain).clamp(0, 1)]
-        rows.append((pictures, "    |    ".join(comparison.notes[i])))
+        size = f"{original.shape[2]} x {original.shape[1]}"
+        rows.append((pictures, [size, *comparison.notes[i]]))
     title = f"{config.view} at {config.resolution} pixels"
-    return draw_sheet(title, summary, headings, rows, config.tile, 3)
+    side = config.resolution * max(1, round(_TILE / config.resolution))
+    return draw_sheet(title, summary, headings, rows, config.tile or min(side, _LARGEST_TILE), 3)
 
 
 def main() -> int:
     """Parse the command line, render, draw and write the sheet."""
     config = tyro.cli(Config, description=__doc__)
-    if min(config.images, config.draws) < 1 or config.gain <= 0 or config.tile < 16:
+    if min(config.images, config.draws) < 1 or config.gain <= 0 or 0 < config.tile < 16:
         raise UserError(
             f"expected images and draws of at least 1, a gain above 0 and a tile of at least 16, found "
             f"{config.images}, {config.draws}, {config.gain:g} and {config.tile}; change them"

@@ -62,7 +62,7 @@ def test_notes_say_what_was_drawn():
 def test_small_pictures_are_enlarged_into_square_blocks():
     picture = torch.zeros(3, 2, 2)
     picture[0, 0, 0] = 1.0
-    sheet = np.asarray(draw_sheet("title", "subtitle", ["one"], [([picture], "note")], 64, 3))
+    sheet = np.asarray(draw_sheet("title", "subtitle", ["one"], [([picture], ["note"])], 64, 3))
     assert ((sheet == (255, 0, 0)).all(-1)).sum() == 32 * 32
 
 

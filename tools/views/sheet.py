@@ -20,7 +20,7 @@ def draw_sheet(
     title: str,
     subtitle: str,
     headings: Sequence[str],
-    rows: Sequence[tuple[Sequence[Tensor], str]],
+    rows: Sequence[tuple[Sequence[Tensor], Sequence[str]]],
     tile: int,
     group: int,
 ) -> Image.Image:
@@ -30,7 +30,7 @@ def draw_sheet(
         title: first line.
         subtitle: second line.
         headings: one per column.
-        rows: per row its pictures, float [3, h, w] in [0, 1], and a note that stands below them.
+        rows: per row its pictures, float [3, h, w] in [0, 1], and a note for the first and for each group.
         tile: side of a tile in pixels; smaller pictures are enlarged by whole factors where they fit.
         group: columns after the first that belong together; a wider gap stands between groups.
 
@@ -52,13 +52,15 @@ def draw_sheet(
     pen.line((_MARGIN, top - _HEAD - 6, width - _MARGIN, top - _HEAD - 6), LIGHT.rule, 1)
     for left, heading in zip(lefts, headings, strict=True):
         pen.text((left, top - _HEAD + 2), heading, LIGHT.accent, text)
-    for number, (pictures, note) in enumerate(rows):
+    for number, (pictures, notes) in enumerate(rows):
         y = top + number * row_height
         for left, picture in zip(lefts, pictures, strict=True):
             fitted = _fit(picture, tile)
             sheet.paste(fitted, (left + (tile - fitted.width) // 2, y + (tile - fitted.height) // 2))
             pen.rectangle((left - 1, y - 1, left + tile, y + tile), outline=LIGHT.rule)
-        pen.text((_MARGIN, y + tile + 4), _shorten(pen, note, text, width - 2 * _MARGIN), LIGHT.muted, text)
+        for place, note in zip([0, *range(1, len(lefts), group)], notes, strict=True):
+            room = tile if place == 0 else group * (tile + _GAP) - _GAP
+            pen.text((lefts[place], y + tile + 4), _shorten(pen, note, text, room), LIGHT.muted, text)
     return sheet
 
 
