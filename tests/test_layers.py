@@ -8,7 +8,7 @@ ALLOWED = {
     "loaders": {"loaders"},
     "engine": {"engine", "loaders.batch", "loaders.errors"},
     "recipes": {"loaders", "engine"},
-    "tools": {"loaders", "engine", "tools.bench", "tools.packing", "tools.peers"},
+    "tools": {"loaders", "engine", "tools.bench", "tools.packing", "tools.peers", "tools.views"},
 }
 HEAVY = ("nvidia.dali", "ffcv", "webdataset", "ray", "faiss")
 
