@@ -195,7 +195,7 @@ def test_an_exception_in_a_worker_reaches_the_caller(photo_pack, monkeypatch):
         raise ZeroDivisionError("in a worker")
 
     with build(photo_pack) as loader:
-        monkeypatch.setattr("loaders.cpu.decode_jpeg_into", fail)
+        monkeypatch.setattr("loaders.cpu.read_pixels_into", fail)
         with pytest.raises(ZeroDivisionError, match="in a worker"):
             take(loader)
 
@@ -203,7 +203,7 @@ def test_an_exception_in_a_worker_reaches_the_caller(photo_pack, monkeypatch):
 def test_a_hung_worker_is_an_error_after_the_time_limit(photo_pack, monkeypatch):
     release = threading.Event()
     with build(photo_pack, timeout_s=0.2) as loader:
-        monkeypatch.setattr("loaders.cpu.decode_jpeg_into", lambda *args: release.wait(30))
+        monkeypatch.setattr("loaders.cpu.read_pixels_into", lambda *args: release.wait(30))
         try:
             with pytest.raises(LoaderError, match=r"longer than 0\.2 s"):
                 take(loader)
