@@ -37,7 +37,7 @@ class Config:
     """Folder of the runs and of report.html; an earlier demo in it is removed first."""
     pack: Path = Path("packs/digits")
     """Folder of the pack; an earlier demo's is removed first."""
-    epochs: int = 60
+    epochs: int = 40
     """Passes over the unlabelled images in pre-training."""
     labels_per_class: tuple[int, ...] = (1, 2, 5, 10)
     """Numbers of labels per class to fine-tune with."""
