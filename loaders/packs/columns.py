@@ -66,7 +66,15 @@ class IndexColumns:
     def key(self, row: int) -> str:
         """Return the key of `row`."""
         first, stop = int(self.key_offset[row]), int(self.key_offset[row + 1])
-        return bytes(self.key_bytes[first:stop]).decode("utf-8")
+        try:
+            if not first <= stop <= len(self.key_bytes):
+                raise ValueError(f"bytes {first} to {stop} of {len(self.key_bytes)}")
+            return bytes(self.key_bytes[first:stop]).decode("utf-8")
+        except ValueError as error:
+            raise UserError(
+                f"the key of row {row} is damaged ({error}): restore {column_path('key_offset')} and "
+                f"{column_path('key_bytes')}, or pack again"
+            ) from None
 
 
 def column_path(name: str) -> str:
