@@ -182,7 +182,7 @@ class Pack:
         shard = int(self.columns.shard[row])
         if shard >= self.num_shards:
             raise UserError(
-                f"row {row} of {self.path} is in shard {shard} of {self.num_shards}, so its index is damaged: "
+                f"row {row} of {self.path} is in shard {shard} of {self.num_shards}: its index is damaged, "
                 f"run tools/verify_pack.py and restore the column"
             )
         shard_bytes = self.shard_map(shard)

@@ -76,7 +76,7 @@ def _splits(pack: Pack) -> Block:
         (s.name, f"{s.num_images:,}", f"{s.num_labeled:,}", f"{s.num_quarantined:,}", s.source)
         for s in pack.manifest.splits
     ]
-    return Table(("split", "images", "labelled", "quarantined", "source"), rows)
+    return Table(("split", "images", "labelled", "quarantined", "source"), rows, numeric=False)
 
 
 def _classes(pack: Pack, labels: NDArray[np.int64]) -> list[Block]:
@@ -115,7 +115,7 @@ def _copies(findings: Findings) -> Iterator[Block]:
     groups += [("in two splits", group) for group in findings.leaked]
     groups += [("look the same", group) for group in findings.near]
     if groups:
-        yield Table(("kind", "keys"), [(kind, ", ".join(keys)) for kind, keys in groups])
+        yield Table(("kind", "keys"), [(kind, ", ".join(keys)) for kind, keys in groups], numeric=False)
     if findings.num_near is not None:
         yield Paragraph(f"{findings.num_near:,} pairs look the same and have different bytes.")
     if not groups:

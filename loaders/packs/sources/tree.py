@@ -73,7 +73,10 @@ class TreeListing:
         """Write the entries in memory to disk, sorted."""
         run = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the listing
         for _, number, entry in sorted(self._buffer):
-            run.write(b"%d\t" % number + to_line(SourceItem(entry.name, "", None, entry.size_bytes, entry.offset, entry.problem)))
+            run.write(
+                b"%d\t" % number
+                + to_line(SourceItem(entry.name, "", None, entry.size_bytes, entry.offset, entry.problem))
+            )
         self._runs.append(run)
         self._buffer = []
 
