@@ -16,13 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from loaders.errors import run_command
+from loaders.errors import UserError, run_command
 from loaders.packs import open_pack
 from loaders.packs.append import append_to_pack
 from loaders.packs.image import ImagePolicy
 from loaders.packs.manifest import QUARANTINE_NAME, Manifest
 from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.remote import is_remote
 from loaders.packs.sources.spec import parse_splits
+from loaders.packs.upload import default_staging
 from tools.packing.inspect import Fault, faults_found, inspect_pack
 
 
@@ -36,8 +38,9 @@ class Config:
     list of paths (.csv, .tsv, .jsonl, .parquet); a table of images (.parquet, .arrow); or any of these on
     s3://, gs://, https:// or hf://. #folder chooses a folder inside an archive, #name a split of a list,
     #labels=FILE gives labels (.pt, .npy, .csv) to the images of a folder or an archive."""
-    out: Path
-    """Folder of the pack; must not exist yet, or hold what this same command began."""
+    out: str
+    """Folder of the pack; must not exist yet, or hold what this same command began. Or a remote place such as
+    s3://bucket/pack."""
     format: Literal["webdataset", "ffcv"] = "webdataset"
     """Shards: .tar for webdataset and DALI, or .beton for FFCV."""
     max_side: int | None = None
@@ -61,6 +64,10 @@ class Config:
     """Faults of the finished pack that end with exit code 1."""
     shard_size_mb: float = 64.0
     """About the size of a shard, in 10^6 bytes."""
+    executor: Literal["processes", "ray"] = "processes"
+    """ray packs on the cluster of RAY_ADDRESS, or on one of this machine; never changes the pack."""
+    staging: Path | None = None
+    """Local folder in which a remote pack is prepared; with Ray, one that all machines share."""
     workers: int = 0
     """Processes and threads at work, 0 for one per core; never changes the pack."""
 
@@ -68,21 +75,7 @@ class Config:
 def main() -> int:
     """Parse the command line, pack, and print what was packed."""
     config = tyro.cli(Config, description=__doc__)
-    options = PackOptions(
-        splits=parse_splits(config.splits),
-        out=config.out,
-        shard_format=config.format,
-        policy=ImagePolicy(
-            max_side=config.max_side,
-            short_side=config.short_side,
-            crop_square=config.crop_square,
-            quality=config.quality,
-            encoding=config.encoding,
-            max_pixels=config.max_pixels,
-        ),
-        shard_size_mb=config.shard_size_mb,
-        workers=config.workers,
-    )
+    options = options_of(config)
     console = Console()
     columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     start = time.perf_counter()
@@ -95,6 +88,8 @@ def main() -> int:
         console.print("interrupted: start the same command again, it resumes")
         return 130
     print_summary(console, config.out, manifest, time.perf_counter() - start)
+    if options.upload is not None:
+        return 0
     pack = open_pack(config.out)
     faults = faults_found(pack, inspect_pack(pack, config.near, config.workers, console), config.fail_on)
     for line in faults:
@@ -102,7 +97,38 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def print_summary(console: Console, out: Path, manifest: Manifest, seconds: float) -> None:
+def options_of(config: Config) -> PackOptions:
+    """Return what the command line asks for.
+
+    Raises:
+        UserError: options that do not go together.
+    """
+    remote = is_remote(config.out)
+    if remote and (config.append or config.near or config.fail_on):
+        raise UserError("--append, --near and --fail-on read the pack: pack into a folder, then copy it")
+    if config.staging is not None and not remote:
+        raise UserError(f"--staging is for remote packs, --out {config.out} is a folder: leave it out")
+    staging = config.staging or (default_staging(config.out) if remote else Path(config.out))
+    return PackOptions(
+        splits=parse_splits(config.splits),
+        out=staging,
+        shard_format=config.format,
+        policy=ImagePolicy(
+            max_side=config.max_side,
+            short_side=config.short_side,
+            crop_square=config.crop_square,
+            quality=config.quality,
+            encoding=config.encoding,
+            max_pixels=config.max_pixels,
+        ),
+        shard_size_mb=config.shard_size_mb,
+        workers=config.workers,
+        executor=config.executor,
+        upload=config.out.rstrip("/") if remote else None,
+    )
+
+
+def print_summary(console: Console, out: str, manifest: Manifest, seconds: float) -> None:
     """Print the splits of a pack, what was done to its images, and how long it took."""
     table = Table("split", "images", "labelled", "quarantined", "source")
     for split in manifest.splits:
@@ -116,7 +142,7 @@ def print_summary(console: Console, out: Path, manifest: Manifest, seconds: floa
     rate = manifest.num_inputs / seconds
     console.print(f"{manifest.num_inputs:,} inputs in {seconds:.1f} s, {rate:,.0f} images/s -> {out}")
     if manifest.num_quarantined:
-        console.print(f"{manifest.num_quarantined:,} inputs quarantined, reasons in {out / QUARANTINE_NAME}")
+        console.print(f"{manifest.num_quarantined:,} inputs quarantined, reasons in {out}/{QUARANTINE_NAME}")
 
 
 if __name__ == "__main__":

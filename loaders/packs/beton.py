@@ -88,6 +88,7 @@ def read_beton(path: Path) -> BetonContent:
     if len(samples) and (
         found.max() >= len(allocations)
         or (allocations["ptr"][found] != pointers).any()
+        or int(allocations["size"][found].max()) > first
         or int((pointers + allocations["size"][found]).max()) > first
     ):
         raise UserError(f"{path} is a damaged beton: an image lies outside the allocated pages")

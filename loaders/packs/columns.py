@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -66,7 +67,15 @@ class IndexColumns:
     def key(self, row: int) -> str:
         """Return the key of `row`."""
         first, stop = int(self.key_offset[row]), int(self.key_offset[row + 1])
-        return bytes(self.key_bytes[first:stop]).decode("utf-8")
+        try:
+            if not first <= stop <= len(self.key_bytes):
+                raise ValueError(f"bytes {first} to {stop} of {len(self.key_bytes)}")
+            return bytes(self.key_bytes[first:stop]).decode("utf-8")
+        except ValueError as error:
+            raise UserError(
+                f"the key of row {row} is damaged ({error}): restore {column_path('key_offset')} and "
+                f"{column_path('key_bytes')}, or pack again"
+            ) from None
 
 
 def column_path(name: str) -> str:
@@ -87,8 +96,9 @@ def open_columns(folder: Path, num_rows: int) -> IndexColumns:
         path = folder / column_path(name)
         try:
             column = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError, SyntaxError) as error:
-            raise UserError(f"index column {path} is damaged ({error}); restore it or pack again") from None
+        except (OSError, ValueError, EOFError, SyntaxError, TypeError, MemoryError, TokenError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"index column {path} is damaged ({reason}); restore it or pack again") from None
         expected = {"key_offset": num_rows + 1, "key_bytes": column.shape[0] if column.ndim else 0}
         shape = (expected.get(name, num_rows), *row_shape)
         if column.dtype != dtype or column.shape != shape:

@@ -184,9 +184,13 @@ class LabelTable:
             )
         if any(table.column(name).null_count for name in _COLUMN_NAMES):
             raise UserError(f"{path} holds empty cells; leave unlabelled rows out")
+        try:
+            sources = np.asarray(table.column("source").to_pylist(), dtype=object)
+        except (pa.ArrowException, ValueError, IndexError):
+            raise UserError(f"{path} is damaged: who gave its labels cannot be read; restore it") from None
         return cls(
             **{n: table.column(n).to_numpy() for n in ("row", "label", "confidence", "cycle")},
-            source=np.asarray(table.column("source").to_pylist(), dtype=object),
+            source=sources,
             num_classes=num_classes,
             version=version,
         )

@@ -179,10 +179,16 @@ class Pack:
             UserError: the shard is shorter than the index says.
         """
         row = self._checked(row)
-        shard_bytes = self.shard_map(int(self.columns.shard[row]))
+        shard = int(self.columns.shard[row])
+        if shard >= self.num_shards:
+            raise UserError(
+                f"row {row} of {self.path} is in shard {shard} of {self.num_shards}: its index is damaged, "
+                f"run tools/verify_pack.py and restore the column"
+            )
+        shard_bytes = self.shard_map(shard)
         first, size = int(self.columns.offset[row]), int(self.columns.size[row])
         if first + size > len(shard_bytes):
-            path = self.shard_path(int(self.columns.shard[row]))
+            path = self.shard_path(shard)
             raise UserError(
                 f"shard {path} has {len(shard_bytes)} bytes, row {row} ({self.key(row)}) ends at "
                 f"{first + size}: run tools/verify_pack.py and restore the shard"

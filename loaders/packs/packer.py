@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from loaders.errors import UserError
 from loaders.packs.atomic import remove_partials, write_atomic
@@ -28,8 +28,10 @@ from loaders.packs.manifest import (
     write_manifest,
 )
 from loaders.packs.parts import part_path, read_part_info
+from loaders.packs.ray_workers import run_jobs_on_ray
 from loaders.packs.shard_job import ShardJob
 from loaders.packs.sources.spec import SplitSource, identity
+from loaders.packs.upload import read_remote_manifest, remote_size, upload_pack
 from loaders.packs.workers import available_cores, run_jobs
 
 Progress = Callable[[int, int], None]
@@ -47,6 +49,8 @@ class PackOptions:
         policy: what is done to images.
         shard_size_mb: about the size of a shard, in 10^6 bytes.
         workers: processes and threads at work; 0 takes one per available core. Never changes a byte.
+        executor: "processes" on this machine, or "ray" for a Ray cluster. Never changes a byte.
+        upload: URL that the pack goes to; then `out` is the local folder in which it is prepared.
     """
 
     splits: tuple[SplitSource, ...]
@@ -55,6 +59,8 @@ class PackOptions:
     policy: ImagePolicy = field(default_factory=ImagePolicy)
     shard_size_mb: float = 64.0
     workers: int = 0
+    executor: Literal["processes", "ray"] = "processes"
+    upload: str | None = None
 
     def __post_init__(self) -> None:
         """Check what the image policy and the splits do not check themselves."""
@@ -85,6 +91,10 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
         UserError: bad input, a full disk, a source that changed, or a pack of another command at `out`.
     """
     out = options.out
+    if options.upload is not None and (manifest := read_remote_manifest(options.upload)) is not None:
+        _refuse_other_command(options, options.upload, manifest)
+        shutil.rmtree(out, ignore_errors=True)
+        return manifest
     if (out / MANIFEST_NAME).exists():
         return _finished_before(options)
     made = _make_folders(options)
@@ -168,7 +178,7 @@ def check_command(options: PackOptions, command: dict[str, Any]) -> None:
         remove_partials(options.out / folder)
 
 
-def refuse_difference(out: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `UserError` for the first option in which two commands differ."""
     changed = [name for name in new if old.get(name) != new[name]]
     if changed:
@@ -184,13 +194,15 @@ def _finished_before(options: PackOptions) -> Manifest:
     manifest = read_manifest(options.out)
     if (options.out / BUILD_FOLDER / "command.json").exists() and _is_append(options.out):
         raise UserError(f"appending to {options.out} is not finished: start the same --append command again")
-    old = {"splits": [[s.name, s.source] for s in manifest.splits], "format": manifest.shard_format}
-    new = {"splits": [[s.split, s.source] for s in options.splits], "format": options.shard_format}
-    refuse_difference(
-        options.out, "a pack", {**old, **manifest.options}, {**new, **recorded_options(options)}
-    )
+    _refuse_other_command(options, options.out, manifest)
     shutil.rmtree(options.out / BUILD_FOLDER, ignore_errors=True)
     return manifest
+
+
+def _refuse_other_command(options: PackOptions, where: Path | str, manifest: Manifest) -> None:
+    old = {"splits": [[s.name, s.source] for s in manifest.splits], "format": manifest.shard_format}
+    new = {"splits": [[s.split, s.source] for s in options.splits], "format": options.shard_format}
+    refuse_difference(where, "a pack", {**old, **manifest.options}, {**new, **recorded_options(options)})
 
 
 def _is_append(out: Path) -> bool:
@@ -206,28 +218,36 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
     progress = progress or (lambda done, total: None)
     build = options.out / BUILD_FOLDER
     total = sum(shard.num_items for shard in plan.shards)
-    pending = [shard for shard in plan.shards if not _is_finished(options.out, part_path(build, shard))]
+    pending = [shard for shard in plan.shards if not _is_finished(options, part_path(build, shard))]
     done = total - sum(shard.num_items for shard in pending)
     progress(done, total)
     workers = options.workers or available_cores()
     # Worker processes take a second to start; what is packed sooner than that stays in this one.
-    is_small = sum(shard.input_bytes for shard in pending) < _SMALL_INPUT_BYTES
+    on_ray = options.executor == "ray"
+    is_small = not on_ray and sum(shard.input_bytes for shard in pending) < _SMALL_INPUT_BYTES
     num_processes = 1 if is_small else min(workers, len(pending))
-    num_threads = max(1, workers // max(1, num_processes))
+    num_threads = 1 if on_ray else max(1, workers // max(1, num_processes))
+    folder = options.out.resolve() if on_ray else options.out
     jobs = [
-        ShardJob(options.out, shard, plan.classes, options.shard_format, options.policy, num_threads)
+        ShardJob(
+            folder, shard, plan.classes, options.shard_format, options.policy, num_threads, options.upload
+        )
         for shard in pending
     ]
-    for job in run_jobs(jobs, num_processes):
+    for job in run_jobs_on_ray(jobs, workers) if on_ray else run_jobs(jobs, num_processes):
         done += job.plan.num_items
         progress(done, total)
 
 
-def _is_finished(out: Path, part: Path) -> bool:
+def _is_finished(options: PackOptions, part: Path) -> bool:
     """Tell whether a shard was written whole; its part says so, its files must still be there."""
     if not part.exists():
         return False
-    paths = [(out / SHARDS_FOLDER / file.path, file.size_bytes) for file in read_part_info(part).files]
+    files = read_part_info(part).files
+    if options.upload is not None:
+        url = f"{options.upload}/{SHARDS_FOLDER}"
+        return all(remote_size(f"{url}/{file.path}") == file.size_bytes for file in files)
+    paths = [(options.out / SHARDS_FOLDER / file.path, file.size_bytes) for file in files]
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
@@ -240,6 +260,9 @@ def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
     except EmptySplitError:
         _remove(out, made)
         raise
+    if options.upload is not None:
+        upload_pack(out, options.upload, manifest)
+        return manifest
     write_manifest(out, manifest)
     shutil.rmtree(build)
     return manifest

@@ -27,6 +27,7 @@ from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem, 
 from loaders.packs.sources.pack import PackSource
 from loaders.packs.sources.spec import open_source
 from loaders.packs.tar_shard import TarShardWriter
+from loaders.packs.upload import upload_file
 
 _ITEMS_PER_TASK = 16
 
@@ -41,6 +42,7 @@ class ShardJob:
         classes: class names of the pack.
         shard_format: "webdataset" or "ffcv".
         policy: what is done to images.
+        upload: URL of a remote pack; a finished shard goes there and is dropped here.
         num_threads: threads that read and decode; they change nothing but the time.
     """
 
@@ -50,6 +52,7 @@ class ShardJob:
     shard_format: str
     policy: ImagePolicy
     num_threads: int = 1
+    upload: str | None = None
 
 
 class _Outcome(NamedTuple):
@@ -125,6 +128,8 @@ def _write_shard(job: ShardJob, page_bytes: int) -> PartInfo:
         ]
         if rows.keys:
             publish(partial, final)
+            if job.upload is not None:
+                _send(final.parent, files, job.upload)
     finally:
         writer.abort()
         partial.unlink(missing_ok=True)
@@ -138,6 +143,12 @@ def _write_shard(job: ShardJob, page_bytes: int) -> PartInfo:
     )
     write_part(part_path(job.out / BUILD_FOLDER, job.plan), info, rows.arrays(), rows.rejected)
     return info
+
+
+def _send(folder: Path, files: list[FileInfo], url: str) -> None:
+    for file in files:
+        upload_file(folder / file.path, f"{url}/{SHARDS_FOLDER}/{file.path}")
+        (folder / file.path).unlink()
 
 
 def _fill(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> _Rows:

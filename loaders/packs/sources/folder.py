@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from loaders.errors import UserError
 from loaders.packs.sources.bytes_at import read_listed_file
 from loaders.packs.sources.item import SourceItem, printable
-from loaders.packs.sources.naming import file_keys, folder_key, join_key
+from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_key
 
 
 class FolderSource:
@@ -35,36 +36,36 @@ class FolderSource:
         path = os.path.join(self._root, folder) if folder else self._root
         try:
             with os.scandir(path) as scan:
-                entries = sorted(((entry.name, entry.is_dir(), entry) for entry in scan), key=lambda e: e[0])
+                entries = sorted((entry.name, entry.is_dir()) for entry in scan)
         except OSError as error:
             raise UserError(
                 f"cannot list the folder {printable(path)} ({error.strerror}): make it readable and start "
                 f"again"
             ) from None
-        names = [name for name, is_folder, _ in entries if not is_folder]
-        keys = dict(zip(names, file_keys(names), strict=True))
+        shared = _shared_stems(name for name, is_folder in entries if not is_folder)
         prefix, key_prefix = (f"{folder}/", folder_key(folder)) if folder else ("", "")
         label = folder.rpartition("/")[2] or None
-        for name, is_folder, entry in entries:
+        for name, is_folder in entries:
             if not is_folder:
-                yield self._file(prefix + name, join_key(key_prefix, keys[name]), label, entry)
-            elif (real := os.path.realpath(entry.path)) not in ancestors:
+                key = join_key(key_prefix, file_key(name, file_stem(name) in shared))
+                yield self._file(prefix + name, key, label, f"{path}/{name}")
+            elif (real := os.path.realpath(f"{path}/{name}")) not in ancestors:
                 yield from self._walk(prefix + name, (*ancestors, real))
             else:
-                key = join_key(key_prefix, file_keys([name])[0])
+                key = join_key(key_prefix, file_key(name, False))
                 problem = "a link to a folder that holds it (endless loop)"
                 yield SourceItem(prefix + name, key, None, 0, problem=problem)
 
     @staticmethod
-    def _file(name: str, key: str, label: str | None, entry: os.DirEntry[str]) -> SourceItem:
+    def _file(name: str, key: str, label: str | None, path: str) -> SourceItem:
         try:
-            size = entry.stat().st_size
+            facts = os.stat(path)
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
             return SourceItem(name, key, label, 0, problem=problem)
-        if not entry.is_file():
+        if not stat.S_ISREG(facts.st_mode):
             return SourceItem(name, key, label, 0, problem="not a regular file")
-        return SourceItem(name, key, label, size)
+        return SourceItem(name, key, label, facts.st_size)
 
     def read(self, item: SourceItem) -> bytes:
         """Return the bytes of a file."""
@@ -75,3 +76,12 @@ class FolderSource:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _shared_stems(names: Iterable[str]) -> set[str]:
+    """Return the stems that several files of a folder have."""
+    seen: set[str] = set()
+    shared: set[str] = set()
+    for stem in map(file_stem, names):
+        (shared if stem in seen else seen).add(stem)
+    return shared

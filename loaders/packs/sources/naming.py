@@ -40,13 +40,19 @@ def file_keys(names: Sequence[str]) -> list[str]:
     Returns:
         The keys, in the order of `names`.
     """
-    stems = [name.rpartition(".")[0] if is_image_name(name) else name for name in names]
-    counts = Counter(stems)
     # A file may bear the very name that another has without its suffix: "a" beside "a.jpg".
-    return [
-        _escape(name if counts[stem] > 1 or not stem else stem, keep="")
-        for name, stem in zip(names, stems, strict=True)
-    ]
+    counts = Counter(map(file_stem, names))
+    return [file_key(name, counts[file_stem(name)] > 1) for name in names]
+
+
+def file_stem(name: str) -> str:
+    """Return a file's name without the suffix of an image."""
+    return name.rpartition(".")[0] if is_image_name(name) else name
+
+
+def file_key(name: str, keeps_suffix: bool) -> str:
+    """Return the key of a file; with its suffix where another file of the folder has the same stem."""
+    return _escape(name if keeps_suffix else file_stem(name) or name, keep="")
 
 
 def join_key(folder: str, file: str) -> str:

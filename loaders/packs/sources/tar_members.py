@@ -14,6 +14,7 @@ from loaders.errors import UserError
 from loaders.packs.sources.tree import FileEntry
 
 BLOCK_BYTES = 512
+_MAX_DIGITS = 18
 _FILE_TYPES = b"0\x007"
 _SKIPPED_TYPES = b"123456"  # links, devices, folders, pipes: they have no bytes of their own
 
@@ -50,7 +51,7 @@ def _walk_headers(path: Path, data: mmap.mmap) -> Iterator[FileEntry]:
         elif kind == b"x":
             pax = _parse_pax(path, body)
         elif kind not in (b"K", b"g"):
-            size = int(pax.get("size", size))
+            size = _pax_size(path, pax, size)
             name = pax.get("path") or long_name or _short_name(header)
             if kind in _FILE_TYPES and not (kind == b"\0" and name.endswith(b"/")):
                 problem = "a sparse member" if any(key.startswith("GNU.sparse") for key in pax) else None
@@ -83,6 +84,14 @@ def _checked_size(path: Path, header: bytes, position: int) -> int:
         what = "is no tar" if position == 0 else f"is damaged at byte {position}"
         raise UserError(f"{path} {what} (bad header checksum): expected an uncompressed .tar of images")
     return size
+
+
+def _pax_size(path: Path, pax: dict[str, bytes], size: int) -> int:
+    """Return the size that a pax header gives; unlike other headers it has no checksum of its own."""
+    text = pax.get("size", b"%d" % size)
+    if not text.isdigit() or len(text) > _MAX_DIGITS:
+        raise UserError(f"{path} is damaged: a pax header gives the size {text!r}; make the tar again")
+    return int(text)
 
 
 def _short_name(header: bytes) -> bytes:

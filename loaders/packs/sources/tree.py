@@ -6,13 +6,23 @@ folder would visit them makes the pack of an archive the pack of its folder, byt
 
 from __future__ import annotations
 
-from collections import defaultdict
+import hashlib
+import heapq
+import tempfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from loaders.errors import UserError
+from loaders.packs.listing_lines import from_line, to_line
+from loaders.packs.repeats import repeated_rows
 from loaders.packs.sources.item import SourceItem
-from loaders.packs.sources.naming import file_keys, folder_key, join_key
+from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_key
+
+_ENTRIES_AT_ONCE = 100_000
+_SHOWN_FOLDERS = 4
 
 
 class FileEntry(NamedTuple):
@@ -25,24 +35,65 @@ class FileEntry(NamedTuple):
 
 
 class TreeListing:
-    """Collects entries and gives them as items."""
+    """Collects entries and gives them as items; what does not fit into memory is sorted on disk."""
 
-    def __init__(self, source: str, inside: str | None) -> None:
+    def __init__(self, source: str, inside: str | None, entries_at_once: int = _ENTRIES_AT_ONCE) -> None:
         """Begin a listing.
 
         Args:
             source: name of the archive, for messages.
             inside: folder that is the root; None takes the deepest folder that holds all files, so that the
                 one top folder most archives have does not become a class.
+            entries_at_once: about how many entries are held in memory.
         """
         self._source = source
         self._inside = None if inside is None else inside.strip("/")
-        self._entries: list[FileEntry] = []
+        self._entries_at_once = entries_at_once
+        self._buffer: list[tuple[str, int, FileEntry]] = []
+        self._runs: list[IO[bytes]] = []
+        self._num_entries = 0
+        self._bounds: tuple[str, str] | None = None
+        self._tops: dict[str, None] = {}
 
     def add(self, entry: FileEntry) -> None:
         """Add a file; "./" and "/" in front are dropped, ".." is text, since nothing is written to disk."""
         name = "/".join(part for part in entry.name.split("/") if part not in ("", "."))
-        self._entries.append(entry if name == entry.name else entry._replace(name=name))
+        entry = entry if name == entry.name else entry._replace(name=name)
+        low, high = self._bounds or (name, name)
+        self._bounds = min(low, name), max(high, name)
+        if len(self._tops) < _SHOWN_FOLDERS and "/" in name:
+            self._tops["/".join(name.split("/")[:2])] = None
+        # As a walk over the folders would go; of two members of one name the later one comes later.
+        self._buffer.append((name.replace("/", "\0"), self._num_entries, entry))
+        self._num_entries += 1
+        if len(self._buffer) >= self._entries_at_once:
+            self._spill()
+
+    def _spill(self) -> None:
+        """Write the entries in memory to disk, sorted."""
+        run = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the listing
+        for _, number, entry in sorted(self._buffer):
+            run.write(
+                b"%d\t" % number
+                + to_line(SourceItem(entry.name, "", None, entry.size_bytes, entry.offset, entry.problem))
+            )
+        self._runs.append(run)
+        self._buffer = []
+
+    def _in_order(self) -> Iterator[FileEntry]:
+        """Yield all entries in the order of a walk, as often as it is called."""
+
+        def read(run: IO[bytes]) -> Iterator[tuple[str, int, FileEntry]]:
+            run.seek(0)
+            for line in run:
+                number, _, rest = line.partition(b"\t")
+                item = from_line(rest)
+                entry = FileEntry(item.name, item.position, item.size_bytes, item.problem)
+                yield entry.name.replace("/", "\0"), int(number), entry
+
+        self._buffer.sort()
+        for _, _, entry in heapq.merge(self._buffer, *map(read, self._runs)):
+            yield entry
 
     def items(self) -> Iterator[SourceItem]:
         """Yield the files below the root in the order of a folder walk.
@@ -50,45 +101,84 @@ class TreeListing:
         Raises:
             UserError: no file lies below the root.
         """
-        entries = self._entries
-        root = _common_folder([e.name for e in entries]) if self._inside is None else self._inside
+        if self._runs:
+            self._spill()
+        root = _common_folder(self._bounds) if self._inside is None else self._inside
         prefix = f"{root}/" if root else ""
-        chosen = [e for e in entries if e.name.startswith(prefix)]
-        if not chosen:
+        with tempfile.TemporaryFile() as hashes:
+            ambiguous = self._ambiguous_stems(prefix, hashes)
+        if ambiguous is None:
             raise UserError(self._nothing_below(root))
-        last = {entry.name: index for index, entry in enumerate(chosen)}
-        names = sorted(last, key=lambda name: name.replace("/", "\0"))
-        keys = _keys([name[len(prefix) :] for name in names])
-        repeats: dict[str, list[FileEntry]] = defaultdict(list)
-        for index, entry in enumerate(chosen):
-            if last[entry.name] != index:
-                repeats[entry.name].append(entry)
-        for name, key in zip(names, keys, strict=True):
-            for number, entry in enumerate(repeats.get(name, ())):
-                problem = "a later member of the archive has the same name"
-                yield _item(entry, prefix, f"{key}%2Frepeat{number}", problem)
-            yield _item(chosen[last[name]], prefix, key, None)
+        number, waiting = -1, None
+        for entry in self._in_order():
+            if not entry.name.startswith(prefix):
+                continue
+            number += 1
+            name = entry.name[len(prefix) :]
+            if waiting is not None and waiting[0] != name:
+                yield from self._same_name(*waiting)
+                waiting = None
+            keeps_suffix = bool(len(ambiguous)) and _contains(ambiguous, number)
+            if waiting is None:
+                waiting = (name, _key(name, keeps_suffix), [entry])
+            else:
+                waiting[2].append(entry)
+        if waiting is not None:
+            yield from self._same_name(*waiting)
+        for run in self._runs:
+            run.close()
+
+    @staticmethod
+    def _same_name(name: str, key: str, entries: list[FileEntry]) -> Iterator[SourceItem]:
+        """Yield the members of one name: the last one counts, as it would after unpacking."""
+        label = name.rpartition("/")[0].rpartition("/")[2] or None
+        problem = "a later member of the archive has the same name"
+        for number, entry in enumerate(entries[:-1]):
+            own = f"{key}%2Frepeat{number}"
+            yield SourceItem(name, own, label, entry.size_bytes, entry.offset, problem)
+        last = entries[-1]
+        yield SourceItem(name, key, label, last.size_bytes, last.offset, last.problem)
+
+    def _ambiguous_stems(self, prefix: str, file: IO[bytes]) -> NDArray[np.int64] | None:
+        """Return which files below the root share their path without suffix with another; None for no file.
+
+        Returns:
+            int64 [K], increasing positions among the files below the root.
+        """
+        count, previous = 0, None
+        for entry in self._in_order():
+            if entry.name.startswith(prefix):
+                folder, slash, name = entry.name.rpartition("/")
+                # A member that stands twice is not ambiguous: a number of its own keeps it apart.
+                text = f"{count}" if entry.name == previous else f"{folder}{slash}{file_stem(name)}"
+                file.write(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+                count, previous = count + 1, entry.name
+        if count == 0:
+            return None
+        file.flush()
+        hashes = np.memmap(file, np.uint64, "r", shape=(count,))  # type: ignore[call-overload]
+        found = list(repeated_rows(hashes))
+        return np.sort(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
     def _nothing_below(self, root: str) -> str:
-        if not self._entries:
+        if not self._num_entries:
             return f"{self._source} holds no file: expected an archive or a folder of images"
-        tops = sorted({"/".join(e.name.split("/")[:2]) for e in self._entries if "/" in e.name})[:4]
         return (
             f"{self._source} holds no file below {root!r}: expected one of its folders, e.g. "
-            f"{', '.join(tops)}"
+            f"{', '.join(sorted(self._tops))}"
         )
 
 
-def _item(entry: FileEntry, prefix: str, key: str, problem: str | None) -> SourceItem:
-    name = entry.name[len(prefix) :]
-    label = name.rpartition("/")[0].rpartition("/")[2] or None
-    return SourceItem(name, key, label, entry.size_bytes, entry.offset, problem or entry.problem)
+def _contains(sorted_rows: NDArray[np.int64], row: int) -> bool:
+    place = int(np.searchsorted(sorted_rows, row))
+    return place < len(sorted_rows) and bool(sorted_rows[place] == row)
 
 
-def _common_folder(names: list[str]) -> str:
-    if not names:
+def _common_folder(bounds: tuple[str, str] | None) -> str:
+    """Return the deepest folder that holds all names, of which the first and the last are given."""
+    if bounds is None:
         return ""
-    folders = [name.rpartition("/")[0] for name in (min(names), max(names))]
+    folders = [name.rpartition("/")[0] for name in bounds]
     common = []
     for a, b in zip(*(folder.split("/") for folder in folders), strict=False):
         if a != b:
@@ -97,18 +187,6 @@ def _common_folder(names: list[str]) -> str:
     return "/".join(common)
 
 
-def _keys(names: list[str]) -> list[str]:
-    """Return the key of each path, distinct as in a folder walk."""
-    files: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        folder, _, file = name.rpartition("/")
-        files[folder].append(file)
-    by_folder = {}
-    for folder, inside in files.items():
-        by_folder[folder] = (folder_key(folder), dict(zip(inside, file_keys(inside), strict=True)))
-    keys = []
-    for name in names:
-        folder, _, file = name.rpartition("/")
-        key, inside_keys = by_folder[folder]
-        keys.append(join_key(key, inside_keys[file]))
-    return keys
+def _key(name: str, keeps_suffix: bool) -> str:
+    folder, _, file = name.rpartition("/")
+    return join_key(folder_key(folder), file_key(file, keeps_suffix))

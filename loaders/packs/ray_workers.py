@@ -1,0 +1,72 @@
+"""Running shard jobs on a Ray cluster, shard by shard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from loaders.errors import MissingBackendError, UserError
+from loaders.packs.shard_job import ShardJob, write_shard
+
+_JOBS_IN_FLIGHT = 2  # per worker, so that none waits for the driver
+
+
+def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[ShardJob]:
+    """Run all jobs on Ray and yield each when its shard is finished, in any order.
+
+    The cluster is the one that the environment variable RAY_ADDRESS names, else one on this machine. Every
+    machine must see the sources and the folder of the pack under the same paths.
+
+    Args:
+        jobs: the shards to write.
+        num_workers: shards under way at a time on a cluster of this machine.
+
+    Raises:
+        MissingBackendError: Ray is not installed.
+        UserError: what a job raised, or a worker that was lost more often than Ray tries again.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise MissingBackendError(
+            "--executor ray needs Ray: pip install 'sluice[ray]', or leave --executor out"
+        ) from None
+    began = not ray.is_initialized()
+    if began:
+        local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": num_workers}
+        ray.init(log_to_driver=False, include_dashboard=False, **local)
+    try:
+        yield from _run(ray, jobs)
+    finally:
+        if began:
+            ray.shutdown()
+
+
+def _run(ray: Any, jobs: Sequence[ShardJob]) -> Iterator[ShardJob]:
+    task = ray.remote(num_cpus=1, max_retries=2)(_write_shard_at)
+    most = max(1, int(ray.cluster_resources().get("CPU", 1))) * _JOBS_IN_FLIGHT
+    waiting, folder = iter(jobs), os.getcwd()
+    running: dict[Any, ShardJob] = {}
+    while True:
+        for job in islice(waiting, most - len(running)):
+            running[task.remote(job, folder)] = job
+        if not running:
+            return
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, UserError) else error from None
+        except ray.exceptions.RayError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"a Ray worker was lost ({reason}): start the same command again, it resumes"
+            ) from None
+        yield running.pop(done)
+
+
+def _write_shard_at(job: ShardJob, folder: str) -> None:
+    os.chdir(folder)  # paths of the command line are seen from there
+    write_shard(job)

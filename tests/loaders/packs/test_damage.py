@@ -1,0 +1,169 @@
+"""Damaged files of every kind: an error in one line or a quarantine entry; never a crash or a hang."""
+
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from loaders.errors import UserError
+from loaders.packs import LabelTable, Pack, open_pack
+from loaders.packs.columns import COLUMN_DTYPES, column_path
+from loaders.packs.image import ImagePolicy
+from loaders.packs.shard_job import _prepare
+from loaders.packs.sources.spec import open_source
+from loaders.packs.sources.tree import FileEntry, TreeListing
+from loaders.packs.verify import verify_pack
+from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tar, write_tree
+
+QUICK = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FILES = class_tree(2, 2) | {"c0/" + "long" * 60 + ".jpg": jpeg(50)}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tar of each kind, a zip, a beton, and a pack."""
+    folder = tmp_path_factory.mktemp("whole")
+    found = {
+        "gnu.tar": write_tar(folder / "gnu.tar", FILES, tarfile.GNU_FORMAT),
+        "pax.tar": write_tar(folder / "pax.tar", FILES, tarfile.PAX_FORMAT),
+        "x.zip": folder / "x.zip",
+    }
+    with zipfile.ZipFile(found["x.zip"], "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in FILES.items():
+            archive.writestr(name, data)
+    source = f"train={write_tree(folder / 'in', FILES)}"
+    found["pack"] = pack(folder / "pack", source).path
+    beton = pack(folder / "beton", source, shard_format="ffcv")
+    found["x.beton"] = beton.shard_path(0)
+    return found
+
+
+def damaged(data: st.DataObject, original: bytes, places: list[tuple[int, int]]) -> bytes:
+    """Change up to four bytes inside `places`, and perhaps cut the end off."""
+    changed = bytearray(original)
+    for _ in range(data.draw(st.integers(0, 4))):
+        first, stop = data.draw(st.sampled_from(places))
+        changed[data.draw(st.integers(first, stop - 1))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        del changed[data.draw(st.integers(0, len(changed))) :]
+    return bytes(changed)
+
+
+def headers_of_tar(original: bytes) -> list[tuple[int, int]]:
+    """Everything but the pixels: the headers, long names and pax records."""
+    images = sorted((original.index(image), len(image)) for image in FILES.values())
+    stops = [0, *(start + size for start, size in images)]
+    return [(stop, start) for stop, (start, _) in zip(stops, images, strict=False)]
+
+
+@pytest.mark.parametrize("kind", ["gnu.tar", "pax.tar", "x.zip", "x.beton"])
+@QUICK
+@given(data=st.data())
+def test_damaged_sources(tmp_path: Path, whole: dict[str, Path], kind: str, data: st.DataObject) -> None:
+    original = whole[kind].read_bytes()
+    places = {
+        "x.zip": [(0, 200), (len(original) - 400, len(original))],
+        "x.beton": [(0, 24), (2000, 2300), (len(original) - 24 * len(FILES), len(original))],
+    }.get(kind) or headers_of_tar(original)
+    path = tmp_path / kind
+    path.write_bytes(damaged(data, original, places))
+    messages: list[str] = []
+    outcomes = []
+    try:
+        source = open_source(str(path), tmp_path / "spool")
+        outcomes = [_prepare(source, item, ImagePolicy(max_pixels=10_000)) for item in source.items()]
+        source.close()
+    except UserError as error:
+        messages.append(str(error))
+    assert all("\n" not in message for message in messages)
+    known = set(FILES.values())
+    for outcome in outcomes:
+        # Headers were damaged, not pixels: what passes is one of the images, byte for byte.
+        assert outcome.image is None or outcome.image.data in known
+        assert outcome.image is not None or outcome.reason
+
+
+def test_a_pax_size_that_leads_backwards_ends(tmp_path: Path, whole: dict[str, Path]) -> None:
+    original = whole["pax.tar"].read_bytes()
+    for size in (b"-2048", b"99999", b"abcde"):
+        record = b"13 size=" + size
+        place = original.index(b" path=")
+        start = original.rindex(b"\0", 0, place) + 1
+        path = tmp_path / "x.tar"
+        path.write_bytes(original[:start] + record + original[start + len(record) :])
+        with pytest.raises(UserError):
+            list(open_source(str(path), tmp_path).items())
+
+
+@QUICK
+@given(data=st.data())
+def test_damaged_columns(tmp_path: Path, whole: dict[str, Path], data: st.DataObject) -> None:
+    folder = tmp_path / "pack"
+    if not folder.exists():
+        shutil.copytree(whole["pack"], folder)
+    name = data.draw(st.sampled_from(sorted(COLUMN_DTYPES)))
+    path = folder / column_path(name)
+    original = path.read_bytes()
+    changed = bytearray(original)
+    changed[data.draw(st.integers(0, len(changed) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(changed)
+    messages: list[str] = []
+    try:
+        assert verify_pack(folder) != []
+        read_everything(open_pack(folder))
+    except UserError as error:
+        messages.append(str(error))
+    finally:
+        path.write_bytes(original)
+    assert all("\n" not in message for message in messages)
+
+
+def read_everything(packed: Pack) -> None:
+    """Read every row; the content hash tells a wrong image from a right one."""
+    for row in range(len(packed)):
+        packed.key(row)
+        packed.read(row)
+
+
+@QUICK
+@given(data=st.data())
+def test_damaged_label_tables(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "x.parquet"
+    LabelTable.of(np.arange(40), np.arange(40) % 3, 3).write(path)
+    changed = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(changed)
+    messages: list[str] = []
+    try:
+        LabelTable.read(path)
+    except UserError as error:
+        messages.append(str(error))
+    assert all("\n" not in message for message in messages)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "b", "a.jpg", "a.png", "b.jpg", ".jpg", "é", "..", "x\\y\tz"]),
+                 min_size=1, max_size=3).map("/".join),
+        min_size=1, max_size=12,
+    ),
+    st.integers(1, 4),
+)  # fmt: skip
+def test_listings_that_do_not_fit_into_memory(names: list[str], entries_at_once: int) -> None:
+    listings = [TreeListing("x", None), TreeListing("x", None, entries_at_once)]
+    for listing in listings:
+        for number, name in enumerate(names):
+            listing.add(FileEntry(name, number, 100 + number))
+    in_memory, on_disk = (list(listing.items()) for listing in listings)
+    assert in_memory == on_disk
+    assert len(in_memory) == len(names)
+    good = [item for item in in_memory if not item.problem]
+    assert len({item.key for item in good}) == len(good)
+    assert {item.position for item in good} == {max(i for i, n in enumerate(names) if n == m) for m in names}
