@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup ffcv demo test test-slow lint clean
+.PHONY: help setup ffcv demo test test-slow lint measure-gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -31,6 +31,9 @@ test: lint  ## style, types and the tests
 
 test-slow: setup  ## the long forms of the tests
 	$(BIN)/python -m pytest -m slow
+
+measure-gpu: setup  ## tests and loader measurements on a GPU machine; IMAGES=folder of photographs
+	tools/measure_gpu.sh "$(IMAGES)" $(BIN)/python
 
 clean:  ## remove what the demo and the tests left
 	rm -rf runs/demo packs/digits .pytest_cache .mypy_cache .ruff_cache

@@ -155,7 +155,7 @@ class RendererFactory:
             batch_size=batch_size,
             num_threads=self._threads,
             device=options.device,
-            uint8=options.dtype == "uint8",
+            dtype=options.dtype,
             channels_last=options.channels_last,
             replace_bad=options.replace_bad,
             train=train,

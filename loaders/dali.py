@@ -12,7 +12,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from loaders.batch import Batch
 from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
 from loaders.verified import VerifiedRows
-from loaders.views.dali import ENCODED, build_pipeline, check_views, import_dali
+from loaders.views.dali import IMAGES, DaliDType, build_pipeline, check_views, import_dali
 from loaders.views.draw import draw
 from loaders.views.policy import ViewPolicy
 
@@ -83,7 +83,7 @@ class DaliRenderer:
         batch_size: images of a batch of this process.
         num_threads: CPU threads of DALI.
         device: a CUDA device runs the whole pipeline there; else the CPU does.
-        uint8: deliver uint8 pixels instead of normalised float32.
+        dtype: "float32" or "float16" (normalised), or "uint8".
         channels_last: deliver views in torch.channels_last.
         replace_bad: put the following row in place of a damaged one (and count it) instead of raising.
         train: False marks a replaced row invalid, so that an evaluation does not count it.
@@ -91,7 +91,7 @@ class DaliRenderer:
 
     Raises:
         MissingBackendError: DALI is not installed.
-        UserError: a view that DALI cannot express.
+        UserError: a view or dtype that DALI cannot express, or a pack that mixes JPEG with pixels.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class DaliRenderer:
         batch_size: int,
         num_threads: int,
         device: torch.device,
-        uint8: bool,
+        dtype: str,
         channels_last: bool,
         replace_bad: bool,
         train: bool,
@@ -113,6 +113,9 @@ class DaliRenderer:
     ) -> None:
         import_dali()
         check_views(views)
+        if dtype not in get_args(DaliDType):
+            known = ", ".join(get_args(DaliDType))
+            raise UserError(f"backend dali: dtype: expected one of {known}, found {dtype}; use backend='cpu'")
         if device.type == "cuda" and not torch.cuda.is_available():
             raise UserError(
                 f"backend dali: expected a CUDA device as {device}, found none; use device='cpu' "
@@ -135,8 +138,9 @@ class DaliRenderer:
             batch_size,
             num_threads,
             device_id=(device.index or 0) if device.type == "cuda" else None,
-            uint8=uint8,
+            dtype=cast(DaliDType, dtype),
             channels_last=channels_last,
+            decoded=self._rows.are_pixels,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sluice-dali")
 
@@ -188,8 +192,8 @@ class DaliRenderer:
             draw(view, self._seed, job.epochs, rows, self._first_view + number, heights, widths)
             for number, view in enumerate(self.views)
         ]
-        job.held = self._rows.bytes_of(rows)
-        self._pipeline.feed_input(ENCODED, job.held)
+        job.held = self._rows.images(rows)
+        self._pipeline.feed_input(IMAGES, job.held)
         for feed in self._feeds:
             self._pipeline.feed_input(feed.name, feed.read(parameters[feed.view]))
         self._pipeline.schedule_run()

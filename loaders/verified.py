@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
 from loaders.packs.checksum import content_hash
+from loaders.packs.columns import ENCODING_RAW
 
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
 
@@ -24,6 +25,13 @@ class VerifiedRows:
         split: the images.
         replace_bad: replace a damaged row (and note it in `bad_rows`) instead of raising.
         train: False marks a replaced row invalid in its place, so that an evaluation does not count it.
+
+    Attributes:
+        bad_rows: damaged rows met so far and what was wrong.
+        are_pixels: the rows hold pixels, not JPEG.
+
+    Raises:
+        UserError: the split holds both.
     """
 
     def __init__(self, split: Split, replace_bad: bool, train: bool) -> None:
@@ -33,6 +41,12 @@ class VerifiedRows:
         self._train = train
         self._is_good = np.zeros(len(split.pack), np.bool_)
         self._maps: dict[int, NDArray[np.uint8]] = {}
+        encodings = np.unique(split.pack.columns.encoding[split.rows(np.arange(len(split)))])
+        if len(encodings) > 1:
+            raise UserError(
+                f"split {split.name!r}: expected JPEG alone or pixels alone, found both; use backend='cpu'"
+            )
+        self.are_pixels = encodings[0] == ENCODING_RAW
 
     def resolve(
         self, positions: NDArray[np.int64], valid: NDArray[np.bool_]
@@ -66,16 +80,21 @@ class VerifiedRows:
                 valid[i] = False
         return positions, shown, read, valid
 
-    def bytes_of(self, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        """Return the encoded bytes of rows that `resolve` gave, as slices of the memory maps."""
+    def images(self, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """Return the images of rows that `resolve` gave, without a copy: JPEG bytes or pixels [H, W, 3]."""
         columns = self._split.pack.columns
-        places = zip(columns.shard[rows].tolist(), columns.offset[rows].tolist(), columns.size[rows].tolist(),
-                     strict=True)  # fmt: skip
-        return [self._shard(shard)[first : first + size] for shard, first, size in places]
+        places = (columns.shard[rows].tolist(), columns.offset[rows].tolist(), columns.size[rows].tolist())
+        data = [self._shard(s)[first : first + size] for s, first, size in zip(*places, strict=True)]
+        if not self.are_pixels:
+            return data
+        sizes = zip(columns.height[rows].tolist(), columns.width[rows].tolist(), strict=True)
+        return [pixels.reshape(h, w, 3) for pixels, (h, w) in zip(data, sizes, strict=True)]
 
     def find_undecodable(self, rows: NDArray[np.int64]) -> bool:
         """Decode rows one by one and note those that fail; return whether any did."""
         found = False
+        if self.are_pixels:
+            return found
         for row in np.unique(rows).tolist():
             try:
                 simplejpeg.decode_jpeg(self._split.pack.view(row), "RGB")

@@ -50,8 +50,8 @@ class Config:
     """Threads or worker processes of each contender, and cores it is bound to."""
     interpolation: Interpolation | None = None
     """Filter of the resized crop; by default bicubic for barlow, as its paper has it, else bilinear."""
-    backends: tuple[BackendName, ...] = get_args(BackendName)
-    """Our own backends."""
+    backends: tuple[BackendName, ...] = ("cpu",)
+    """Our own backends; dali_gpu_backend needs a CUDA device."""
     peers: tuple[PeerName, ...] = get_args(PeerName)
     """Other projects' loaders."""
     limits: tuple[LimitName, ...] = get_args(LimitName)

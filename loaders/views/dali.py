@@ -8,7 +8,7 @@ repeats the last pixel where a resize filter reaches over the border of the crop
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,9 @@ from loaders.views.policy import (
     ViewPolicy,
 )
 
-ENCODED = "encoded"  # name of the input of image bytes
+IMAGES = "images"  # name of the input of encoded images, or of their pixels
+
+DaliDType = Literal["float32", "float16", "uint8"]
 
 
 def import_dali() -> Any:
@@ -73,8 +75,9 @@ def build_pipeline(
     num_threads: int,
     *,
     device_id: int | None,
-    uint8: bool,
+    dtype: DaliDType,
     channels_last: bool,
+    decoded: bool = False,
 ) -> tuple[Any, list[Feed]]:
     """Describe the pipeline of these views; nothing runs yet.
 
@@ -83,11 +86,12 @@ def build_pipeline(
         batch_size: images of the largest batch.
         num_threads: CPU threads of DALI.
         device_id: GPU that decodes and augments; None for the CPU alone.
-        uint8: deliver uint8 pixels instead of normalised float32.
+        dtype: of the views; uint8 ones are not normalised.
         channels_last: deliver [R, R, 3] instead of [3, R, R] per image.
+        decoded: the images come as pixels [H, W, 3] instead of JPEG bytes.
 
     Returns:
-        The pipeline, whose input `ENCODED` takes the image bytes and whose output v is view v; and its
+        The pipeline, whose input `IMAGES` takes the images and whose output v is view v; and its
         other inputs.
     """
     dali = import_dali()
@@ -98,15 +102,12 @@ def build_pipeline(
     slots = [_first_slots(view) for view in views]
 
     def graph() -> tuple[Any, ...]:
-        encoded = fn.external_source(name=ENCODED, dtype=types.UINT8, ndim=1, no_copy=True)
-        device = "mixed" if on_gpu else "cpu"
-        # The index holds the sizes of the stored pixels: never turn them by their EXIF note.
-        image = fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
+        image = _images(fn, types, decoded, on_gpu)
         feeds.clear()
         outputs = []
         for number, view in enumerate(views):
             branch = Branch(view, number, on_gpu, feeds, fn, types, math)
-            outputs.append(_view(branch, image, slots[number], uint8, channels_last))
+            outputs.append(_view(branch, image, slots[number], dtype, channels_last))
         return tuple(outputs)
 
     # A deeper queue would want its first batches all at once; schedule_run() queues them as they come.
@@ -114,6 +115,18 @@ def build_pipeline(
         batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=1
     )
     return pipeline, feeds
+
+
+def _images(fn: Any, types: Any, decoded: bool, on_gpu: bool) -> Any:
+    """Return the decoded images."""
+    # The memory behind the input is the renderer's, which keeps it until the batch is finished.
+    if decoded:
+        pixels = fn.external_source(name=IMAGES, dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
+        return pixels.gpu() if on_gpu else pixels
+    encoded = fn.external_source(name=IMAGES, dtype=types.UINT8, ndim=1, no_copy=True)
+    device = "mixed" if on_gpu else "cpu"
+    # The index holds the sizes of the stored pixels: never turn them by their EXIF note.
+    return fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
 
 
 # ---------------------------------------------------------------- geometry
@@ -173,7 +186,7 @@ def _first_slots(view: ViewPolicy) -> list[int]:
     return [0, *accumulate(num_slots(operation) for operation in view.operations)][:-1]
 
 
-def _view(branch: Branch, image: Any, slots: list[int], uint8: bool, channels_last: bool) -> Any:
+def _view(branch: Branch, image: Any, slots: list[int], dtype: DaliDType, channels_last: bool) -> Any:
     """Geometry, operations, normalisation."""
     fn, types, view = branch.fn, branch.types, branch.policy
     pixels = _geometry(branch, image)
@@ -181,7 +194,7 @@ def _view(branch: Branch, image: Any, slots: list[int], uint8: bool, channels_la
         if not isinstance(operation, HorizontalFlip):  # the resize flips
             pixels = operate(branch, slots[place], operation, pixels)
     mean, std = [0.0], [1.0]
-    if not uint8:
+    if dtype != "uint8":
         std = [255.0]
         if view.normalize is not None:
             mean = [255 * value for value in view.normalize.mean]
@@ -190,6 +203,6 @@ def _view(branch: Branch, image: Any, slots: list[int], uint8: bool, channels_la
         pixels,
         mean=mean,
         std=std,
-        dtype=types.UINT8 if uint8 else types.FLOAT,
+        dtype={"uint8": types.UINT8, "float16": types.FLOAT16, "float32": types.FLOAT}[dtype],
         output_layout="HWC" if channels_last else "CHW",
     )

@@ -1,6 +1,7 @@
 """Real photographs (scikit-learn's bundled ones) cut into packs of small and odd images."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -28,7 +29,11 @@ def photos() -> list[np.ndarray]:
 
 
 def write_pack(
-    folder: Path, images: list[np.ndarray], num_classes: int = 3, shard_format: str = "webdataset"
+    folder: Path,
+    images: list[np.ndarray],
+    num_classes: int = 3,
+    shard_format: str = "webdataset",
+    encoding: Literal["jpeg", "raw"] = "jpeg",
 ) -> Pack:
     """Pack images as split "train" (class folders c0, c1, ...) and return the open pack."""
     for i, image in enumerate(images):
@@ -36,7 +41,7 @@ def write_pack(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(simplejpeg.encode_jpeg(image, 95))
     splits = parse_splits((f"train={folder / 'images'}",))
-    pack_dataset(PackOptions(splits, folder / "pack", shard_format, ImagePolicy(), 64.0, 1))
+    pack_dataset(PackOptions(splits, folder / "pack", shard_format, ImagePolicy(encoding=encoding), 64.0, 1))
     return open_pack(folder / "pack")
 
 

@@ -118,6 +118,24 @@ def test_normalised_views_uint8_and_channels_last_agree(photo_pack):
     torch.testing.assert_close(whole.float() / 255, floats)
 
 
+def test_half_floats_are_the_rounded_views_and_bfloat16_is_refused(photo_pack):
+    whole = take(photo_pack, views=(CROP,))[0].views[0]
+    half = take(photo_pack, views=(CROP,), dtype="float16")[0].views[0]
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half, whole.half(), atol=2e-3, rtol=0)
+    with pytest.raises(UserError, match="found bfloat16"):
+        build(photo_pack, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("shard_format", ["webdataset", "ffcv"])
+def test_packs_of_pixels_need_no_decoder(tmp_path, photos, shard_format):
+    pack = write_pack(tmp_path, photos, shard_format=shard_format, encoding="raw")
+    expected = take(pack, views=(CROP,), backend="cpu")
+    for found, reference in zip(take(pack, views=(CROP,)), expected, strict=True):
+        assert torch.equal(found.index, reference.index)
+        assert (found.views[0] - reference.views[0]).abs().mean() < 0.02
+
+
 def test_order_ranks_threads_and_resume_are_the_cpu_backends(photo_pack):
     whole = take(photo_pack, epoch=2)
     cpu = take(photo_pack, epoch=2, backend="cpu")
@@ -197,14 +215,14 @@ def test_a_pipeline_that_dies_is_built_again_without_the_image_that_killed_it(ph
     readable = type(photo_pack).view
     with build(photo_pack) as loader:
         rows = loader.renderer._rows
-        bytes_of = rows.bytes_of
+        images_of = rows.images
         monkeypatch.setattr(type(photo_pack), "view", lambda p, r: garbage if r == bad else readable(p, r))
         rows._is_good[:] = True
         monkeypatch.setattr(
             rows,
-            "bytes_of",
+            "images",
             lambda wanted: [
-                garbage if row == bad else data for row, data in zip(wanted, bytes_of(wanted), strict=True)
+                garbage if row == bad else data for row, data in zip(wanted, images_of(wanted), strict=True)
             ],
         )
         found = list(loader.epoch(0))
@@ -259,7 +277,7 @@ def test_a_missing_gpu_is_an_error(photo_pack):
 
 def test_the_gpu_graph_is_built_and_serialised_without_a_gpu():
     views = (*VIEWS, presets.weak(32), without_equalize(presets.fixmatch_strong(32)))
-    pipeline, feeds = build_pipeline(views, 8, 2, device_id=0, uint8=False, channels_last=True)
+    pipeline, feeds = build_pipeline(views, 8, 2, device_id=0, dtype="float32", channels_last=True)
     pipeline._device_id = None  # DALI asks for a driver as soon as a device is named
     text = pipeline.serialize()
     assert text.count(b"mixed") >= 1

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 
-from loaders import build_loader, open_pack
+from loaders import BackendName, build_loader, open_pack
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
 from tools.bench.contender import Contender, Views
-from tools.bench.corpus import Corpus
+from tools.bench.corpus import Corpus, write_beton
 from tools.bench.workload import Workload
 
 
@@ -31,18 +31,53 @@ def policies(workload: Workload) -> tuple[ViewPolicy, ...]:
 
 def cpu_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     """Yield batches of the cpu backend, epoch after epoch."""
+    return _batches(workload, corpus, "cpu", "cpu")
+
+
+def dali_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
+    """Yield batches of the dali backend on the CPU."""
+    return _batches(workload, corpus, "dali", "cpu")
+
+
+def dali_gpu_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
+    """Yield batches of the dali backend on the GPU; they are finished when they are yielded."""
+    return _batches(workload, corpus, "dali", "cuda")
+
+
+def ffcv_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
+    """Yield batches of the ffcv backend, from the .beton that its peer reads."""
+    return _batches(workload, corpus, "ffcv", "cpu")
+
+
+def _batches(workload: Workload, corpus: Corpus, backend: BackendName, device: str) -> Iterator[Views]:
+    path, split = (corpus.beton_pack, "train") if backend == "ffcv" else (corpus.pack, corpus.split)
     loader = build_loader(
-        open_pack(corpus.pack).split(corpus.split),
+        open_pack(path).split(split),
         policies(workload),
         workload.batch_size,
         workload.seed,
-        backend="cpu",
+        backend=backend,
+        device=device,
         num_threads=workload.threads,
         dtype="uint8" if workload.is_uint8 else "float32",
     )
     for epoch in count():
         for batch in loader.epoch(epoch):
             yield batch.views
+
+
+def refuses_dali(workload: Workload) -> str | None:
+    """Return what of the views DALI cannot express."""
+    from loaders.views.dali import refusal
+
+    return next((what for what in map(refusal, policies(workload)) if what), None)
+
+
+def refuses_dali_gpu(workload: Workload) -> str | None:
+    """Return why the GPU cannot do the work."""
+    import torch
+
+    return refuses_dali(workload) if torch.cuda.is_available() else "no CUDA device"
 
 
 CPU = Contender(
@@ -52,5 +87,37 @@ CPU = Contender(
     differences="",
     batches=cpu_batches,
     refuses=lambda workload: None,
+    kind="backend",
+)
+
+_ROUNDING = "uint8 between operations; resize filters repeat the image's border"
+
+DALI = Contender(
+    name="dali_backend",
+    libraries=("sluice", "nvidia-dali-cuda130"),
+    setup="build_loader(backend='dali'), on the CPU",
+    differences=_ROUNDING,
+    batches=dali_batches,
+    refuses=refuses_dali,
+    kind="backend",
+)
+
+DALI_GPU = Contender(
+    name="dali_gpu_backend",
+    libraries=("sluice", "nvidia-dali-cuda130"),
+    setup="build_loader(backend='dali', device='cuda')",
+    differences=_ROUNDING,
+    batches=dali_gpu_batches,
+    refuses=refuses_dali_gpu,
+    kind="backend",
+)
+
+FFCV = Contender(
+    name="ffcv_backend",
+    libraries=("sluice", "ffcv", "numba", "simplejpeg"),
+    setup="build_loader(backend='ffcv'): our views in FFCV's Loader",
+    differences="",
+    batches=ffcv_batches,
+    prepare=write_beton,
     kind="backend",
 )

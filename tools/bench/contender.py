@@ -24,7 +24,7 @@ PeerName = Literal[
     "kornia",
 ]
 LimitName = Literal["decode_only", "copy_only"]
-BackendName = Literal["cpu"]
+BackendName = Literal["cpu", "dali_backend", "dali_gpu_backend", "ffcv_backend"]
 
 
 def refuses_nothing(workload: Workload) -> str | None:
@@ -70,6 +70,12 @@ def find_contender(name: str) -> Contender:
     match name:
         case "cpu":
             from tools.bench.backends import CPU as found
+        case "dali_backend":
+            from tools.bench.backends import DALI as found
+        case "dali_gpu_backend":
+            from tools.bench.backends import DALI_GPU as found
+        case "ffcv_backend":
+            from tools.bench.backends import FFCV as found
         case "decode_only":
             from tools.peers.limits import DECODE_ONLY as found
         case "copy_only":

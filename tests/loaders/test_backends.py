@@ -1,0 +1,32 @@
+"""Which backend a loader takes, and how it says so."""
+
+import re
+
+import pytest
+
+from loaders import build_loader
+from loaders.build import explain_backend
+from loaders.errors import UserError
+from loaders.views import presets
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "words"),
+    [
+        ("auto", "cpu", "cpu: the fused kernels"),
+        ("auto", "cuda", "cpu: .*bench_loaders.py"),
+        ("cpu", "cpu", "cpu: asked for"),
+        ("dali", "cpu", "dali: .*on the CPU"),
+        ("dali", "cuda:1", "dali: .*on the GPU"),
+        ("ffcv", "cpu", "ffcv: asked for"),
+    ],
+)
+def test_the_choice_is_explained(backend, device, words):
+    line = explain_backend(backend, device)
+    assert re.match(words, line)
+    assert "\n" not in line
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones(photo_pack):
+    with pytest.raises(UserError, match=r"one of auto, cpu, dali, ffcv, found 'gpu'"):
+        build_loader(photo_pack.split("train"), (presets.weak(16),), 8, backend="gpu")
