@@ -186,10 +186,18 @@ class LabelTable:
             raise UserError(f"{path} holds empty cells; leave unlabelled rows out")
         return cls(
             **{n: table.column(n).to_numpy() for n in ("row", "label", "confidence", "cycle")},
-            source=np.asarray(table.column("source").to_pylist(), dtype=object),
+            source=_texts(table.column("source")),
             num_classes=num_classes,
             version=version,
         )
+
+
+def _texts(column: Any) -> NDArray[np.object_]:
+    """Return a dictionary-encoded column as object [M] of str, without making a text per row."""
+    whole = column.unify_dictionaries().combine_chunks()
+    texts = np.array([*whole.dictionary.to_pylist(), ""], dtype=object)
+    found: NDArray[np.object_] = texts[whole.indices.to_numpy()]
+    return found
 
 
 _COLUMN_NAMES = ("row", "label", "confidence", "source", "cycle")
