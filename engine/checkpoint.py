@@ -23,6 +23,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -79,7 +80,27 @@ def save_checkpoint(
 
     Returns:
         The folder of the new checkpoint.
+
+    Raises:
+        UserError: the disk is full or cannot be written; earlier checkpoints stay as they were.
     """
+    try:
+        return _save(folder, meta, recipe, optimizer, rng, keep)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"cannot write the checkpoint of step {meta.step} into {folder} ({error}); make room, then run "
+            "the same command with --resume"
+        ) from None
+
+
+def _save(
+    folder: Path,
+    meta: CheckpointMeta,
+    recipe: nn.Module,
+    optimizer: Optimizer,
+    rng: dict[str, Tensor],
+    keep: int,
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".step-*"):
         shutil.rmtree(stale)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from engine import checkpoint, rng
+from engine.agreement import check_agreement, run_facts
 from engine.batchnorm import synchronise_batchnorm
+from engine.clock import TrainingClock
 from engine.distributed import on_main, rank, world_size
+from engine.finite import OnNonFinite, StepGuard, draw_again, gradient_norm, save_bad_batch
 from engine.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
 from engine.progress import TrainingProgress
 from engine.recipe import Recipe, StepOutput
@@ -46,6 +48,9 @@ class LoopConfig:
         checkpoint_every_steps: steps between checkpoints; the end of the run always writes one.
         keep_checkpoints: newest checkpoints to keep.
         clip_norm: largest norm of all gradients together; None leaves them.
+        on_non_finite: "stop" ends the run at the next log step after a loss or gradient that is not finite;
+            "skip" leaves such a step out, at the price of waiting for the device at every step. Either way
+            the batch is written to `bad_batches/`.
         max_steps: end the run early after this many steps over all, with the schedule of the full run.
         progress: show progress on rank 0.
         config: the recipe's configuration in JSON types, for config.json.
@@ -61,6 +66,7 @@ class LoopConfig:
     checkpoint_every_steps: int = 500
     keep_checkpoints: int = 3
     clip_norm: float | None = None
+    on_non_finite: OnNonFinite = "stop"
     max_steps: int | None = None
     progress: bool = True
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -115,48 +121,6 @@ class _Shell(nn.Module):
         return self.recipe.training_step(batch, step)
 
 
-class _Clock:
-    """Counts images, wall-clock and time spent waiting for data, per log window and over the process."""
-
-    def __init__(self) -> None:
-        self.images, self.waited_s = 0, 0.0
-        self.start = self.window_start = time.perf_counter()
-        self.windows: list[tuple[int, float, float]] = []  # images, seconds waited, seconds
-
-    def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
-        while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
-            self.waited_s += time.perf_counter() - start
-            if batch is None:
-                return
-            yield batch
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Keep the time of this block, which runs while a batch is asked for, out of the waiting."""
-        start = time.perf_counter()
-        yield
-        self.waited_s -= time.perf_counter() - start
-
-    def close_window(self) -> tuple[float, float]:
-        """Return images/s and the wait share since the last call; called after waiting for the device."""
-        now = time.perf_counter()
-        elapsed_s = max(now - self.window_start, 1e-9)
-        rates = (self.images / elapsed_s, self.waited_s / elapsed_s)
-        self.windows.append((self.images, self.waited_s, elapsed_s))
-        self.images, self.waited_s, self.window_start = 0, 0.0, now
-        return rates
-
-    def overall(self) -> tuple[float, float]:
-        """Return images/s and the wait share of all windows but the first, which pays for the start-up."""
-        windows = self.windows[1:] or self.windows
-        images, waited_s, elapsed_s = (
-            (sum(column) for column in zip(*windows, strict=True)) if windows else (0, 0, 1)
-        )
-        return images / elapsed_s, waited_s / elapsed_s
-
-
 def train(recipe: Recipe, loader: Loader[Any], accelerator: Accelerator, config: LoopConfig) -> TrainSummary:
     """Train a recipe on a loader's batches; one call per process, the same on every rank.
 
@@ -170,10 +134,12 @@ def train(recipe: Recipe, loader: Loader[Any], accelerator: Accelerator, config:
         The summary. The run folder then holds the last checkpoint and the backbone's weights.
 
     Raises:
-        UserError: a run folder of another run, a checkpoint of another recipe or network, a loss that is
-            not finite (naming the step).
+        UserError: a run folder of another run, a checkpoint of another recipe or network, ranks that
+            disagree, a loss or gradient that is not finite (naming the step and the rows of its batch).
         RunStopped: SIGTERM came; a checkpoint was written and the exit code is 75.
     """
+    decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
+    check_agreement(run_facts(recipe.name, decisive, loader))
     on_main(lambda: open_run(config.out, recipe.name, config.config, config.runtime_fields, config.resume))
     run = _Run(recipe, loader, accelerator, config)
     run.restore()
@@ -197,6 +163,7 @@ class _Run:
         self.total_steps = config.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
         self.schedule: Schedule = recipe.make_schedule(self.steps_per_epoch, self.total_steps)
+        self.guard = StepGuard(recipe, config.on_non_finite)
         self.step = 0
         self.saved_step = -1
         self.loss = float("nan")
@@ -239,7 +206,7 @@ class _Run:
             )
 
     def train(self) -> TrainSummary:
-        clock, window = _Clock(), MetricWindow(self.device)
+        clock, window = TrainingClock(), MetricWindow(self.device)
         is_main = self.accelerator.is_main_process
         if self.accelerator.log_with:
             self.accelerator.init_trackers(self.recipe.name)
@@ -255,18 +222,25 @@ class _Run:
                 for batch in clock.timed(self._batches(clock)):
                     if self.step == 0 and is_main:
                         save_samples(self.config.out, batch)
-                    self._train_step(batch, window)
+                    if not self._train_step(batch, window):
+                        note = save_bad_batch(self.config.out, self.step, batch)
+                        shown.say(f"step {self.step} skipped, its loss or gradients are not finite: {note}")
                     clock.images += _num_images(batch) * world_size()
                     shown.advance(self.step)
                     if self.step % self.config.log_every == 0 or self.step == self.last_step:
                         self._log(window, clock, writer, shown)
                     self._save_or_stop(stop.poll(), window, shown)
+        except NonFiniteLossError as error:
+            if error.step is None:
+                raise
+            note = save_bad_batch(self.config.out, error.step, draw_again(self.loader, error.step))
+            raise NonFiniteLossError(f"{error}; {note}", error.step) from None
         finally:
             if writer is not None:
                 writer.close()
         return self._finish(clock)
 
-    def _batches(self, clock: _Clock) -> Iterator[Any]:
+    def _batches(self, clock: TrainingClock) -> Iterator[Any]:
         """Yield the batches from the present position to the end of the run."""
         while self.step < self.last_step:
             epoch, start = divmod(self.step, self.steps_per_epoch)
@@ -283,22 +257,36 @@ class _Run:
                     f"loader: expected {self.steps_per_epoch} steps in epoch {epoch}, got {got}"
                 )
 
-    def _train_step(self, batch: Any, window: MetricWindow) -> None:
+    def _train_step(self, batch: Any, window: MetricWindow) -> bool:
+        """Take one step; return False if it was left out."""
         factor = self.schedule(self.step)
         for group, peak_lr in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = peak_lr * factor
         self.lr = self.peak_lrs[0] * factor
+        self.guard.begin()
         output: StepOutput = self.model(batch, self.step)
         self.accelerator.backward(output.loss)
         metrics = dict(output.metrics)
         if self.config.clip_norm is not None:
             metrics["grad_norm"] = self._clip(self.config.clip_norm)
-        self.stepper.step()
+        norm = self._judged_norm(metrics.get("grad_norm"))
+        taken = self.guard.allows(output.loss, norm)
+        if taken:
+            self.stepper.step()
         self.stepper.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            self.recipe.after_step(self.step)
+        if taken:
+            with torch.no_grad():
+                self.recipe.after_step(self.step)
         self.step += 1
-        window.add(self.step, output.loss, metrics)
+        if taken:
+            window.add(self.step, output.loss, metrics, norm)
+        return taken
+
+    def _judged_norm(self, clipped: Tensor | None) -> Tensor | None:
+        """Return the gradients' norm; None where a scaler finds its factor by trying too large ones."""
+        if self.accelerator.scaler is not None:
+            return None
+        return gradient_norm(self.recipe.parameters()) if clipped is None else clipped
 
     def _clip(self, clip_norm: float) -> Tensor:
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), clip_norm)
@@ -306,7 +294,11 @@ class _Run:
         return norm
 
     def _log(
-        self, window: MetricWindow, clock: _Clock, writer: MetricsWriter | None, shown: TrainingProgress
+        self,
+        window: MetricWindow,
+        clock: TrainingClock,
+        writer: MetricsWriter | None,
+        shown: TrainingProgress,
     ) -> None:
         means = window.read()
         self.loss = means.pop("loss")
@@ -314,6 +306,8 @@ class _Run:
         epoch = (self.step - 1) // self.steps_per_epoch
         record = {"step": self.step, "epoch": epoch, "loss": self.loss, **means, "lr": self.lr}
         record |= {"img_per_s": img_per_s, "wait_share": wait_share}
+        if self.guard.num_skipped:
+            record["num_skipped"] = self.guard.num_skipped
         if writer is not None:
             writer.write(record)
         if self.accelerator.trackers:
@@ -358,7 +352,7 @@ class _Run:
         )
         self.saved_step = self.step
 
-    def _finish(self, clock: _Clock) -> TrainSummary:
+    def _finish(self, clock: TrainingClock) -> TrainSummary:
         """Write the backbone alone and sum up."""
         metadata = {"recipe": self.recipe.name, "backbone": self.recipe.backbone_name}
         metadata |= dict(self.config.backbone_metadata)

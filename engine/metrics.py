@@ -20,11 +20,16 @@ NO_STEP = 2**62
 
 
 class NonFiniteLossError(UserError):
-    """The loss, or a weight, became NaN or infinite."""
+    """The loss, a gradient or a weight became NaN or infinite; `step` is the first such step, if known."""
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        """Keep the step."""
+        super().__init__(message)
+        self.step = step
 
 
 class MetricWindow:
-    """Sums of metrics since the last log step, and the first step whose loss was not finite.
+    """Sums of metrics since the last log step, and the first step whose loss or gradients were not finite.
 
     Nothing here waits for the device before `read`.
     """
@@ -38,20 +43,25 @@ class MetricWindow:
         self._device = device
         self._sums: dict[str, Tensor] = {}
         self._count = 0
-        self._first_bad_step = torch.full((), NO_STEP, dtype=torch.int64, device=device)
+        # First step with a bad loss, and with bad gradients.
+        self._first_bad_steps = torch.full((2,), NO_STEP, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def add(self, step: int, loss: Tensor, metrics: Mapping[str, Tensor]) -> None:
-        """Add one step's loss and metrics (scalars on the device)."""
+    def add(
+        self, step: int, loss: Tensor, metrics: Mapping[str, Tensor], grad_norm: Tensor | None = None
+    ) -> None:
+        """Add one step's loss and metrics, and its gradients' norm if it is to be judged (scalars)."""
         for name, value in {"loss": loss, **metrics}.items():
             value = value.detach().double()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
-        here = torch.where(torch.isfinite(loss), NO_STEP, step)
-        self._first_bad_step = torch.minimum(self._first_bad_step, here)
+        loss = loss.detach().reshape(())
+        judged = torch.stack([loss, loss if grad_norm is None else grad_norm.to(loss).reshape(())])
+        here = torch.where(torch.isfinite(judged), NO_STEP, step)
+        self._first_bad_steps = torch.minimum(self._first_bad_steps, here)
 
     def read(self) -> dict[str, float]:
-        """Return the means over steps and ranks and empty the window, after at least one step.
+        """Return the means over steps and ranks and empty the window; a window of skipped steps has no loss.
 
         Waits for the device.
 
@@ -59,6 +69,8 @@ class MetricWindow:
             NonFiniteLossError: some loss since the last call was not finite; on every rank.
         """
         self.check()
+        if not self._count:
+            return {"loss": math.nan}
         sums = torch.stack(list(self._sums.values())) / self._count
         if world_size() > 1:
             dist.all_reduce(sums)
@@ -68,19 +80,22 @@ class MetricWindow:
         return means
 
     def check(self) -> None:
-        """Wait for the device and make sure that every loss so far, on every rank, was finite.
+        """Wait for the device and make sure that all losses and gradients so far, on every rank, were finite.
 
         Raises:
             NonFiniteLossError: naming the first step of which that is not true; on every rank.
         """
         if world_size() > 1:
-            dist.all_reduce(self._first_bad_step, op=dist.ReduceOp.MIN)
-        first_bad_step = int(self._first_bad_step)
-        if first_bad_step != NO_STEP:
-            raise NonFiniteLossError(
-                f"training: expected a finite loss, found NaN or infinity first at step {first_bad_step}; "
-                "lower the learning rate or lengthen the warm-up, the last checkpoint is from before it"
-            )
+            dist.all_reduce(self._first_bad_steps, op=dist.ReduceOp.MIN)
+        bad_loss, bad_gradient = (int(step) for step in self._first_bad_steps.tolist())
+        if min(bad_loss, bad_gradient) == NO_STEP:
+            return
+        what = "a finite loss" if bad_loss <= bad_gradient else "finite gradients"
+        raise NonFiniteLossError(
+            f"training: expected {what}, found NaN or infinity first at step {min(bad_loss, bad_gradient)}; "
+            "lower the learning rate or lengthen the warm-up, the last checkpoint is from before it",
+            min(bad_loss, bad_gradient),
+        )
 
 
 class MetricsWriter:

@@ -14,27 +14,38 @@ from numpy.typing import NDArray
 
 from loaders.cpu import CpuRenderer, DTypeName
 from loaders.dali import DaliRenderer
-from loaders.epochs import Renderer
+from loaders.epochs import UNLABELED, Renderer, Shuffle
 from loaders.errors import UserError
+from loaders.order import permute_stream
 from loaders.packs import Split
+from loaders.packs.remote import RemotePack
+from loaders.stream import Fetching, over_stream
 from loaders.views.policy import ViewPolicy
 
-BackendName = Literal["auto", "cpu", "dali", "ffcv"]
+BackendName = Literal["auto", "cpu", "dali", "ffcv", "stream"]
 
 
-def explain_backend(backend: BackendName, device: str | torch.device = "cpu") -> str:
+def explain_backend(
+    backend: BackendName, device: str | torch.device = "cpu", splits: tuple[Split, ...] = ()
+) -> str:
     """Return one line: which backend `build_loader` uses and why.
 
     Args:
         backend: as given to `build_loader`.
         device: likewise.
+        splits: what the loader reads; packs in a store need the backend "stream".
 
     Raises:
-        UserError: there is no such backend.
+        UserError: there is no such backend, or it cannot read where a pack lies.
     """
     if backend not in get_args(BackendName):
         known = ", ".join(get_args(BackendName))
         raise UserError(f"backend: expected one of {known}, found {backend!r}; choose one of them")
+    remote = [split.pack.url for split in splits if isinstance(split.pack, RemotePack)]
+    if remote and backend not in ("auto", "stream"):
+        raise UserError(f"backend {backend}: expected packs on this machine, found {remote[0]}; use 'stream'")
+    if remote and backend == "auto":
+        return f"stream: {remote[0]} lies in a store"
     if backend == "dali":
         where = "decodes and augments on the GPU" if torch.device(device).type == "cuda" else "on the CPU"
         return f"dali: asked for, {where}"
@@ -59,6 +70,8 @@ class RenderOptions:
     channels_last: bool
     replace_bad: bool
     prefetch: int
+    verify: bool = False
+    window: int = 16
 
 
 class RendererFactory:
@@ -67,10 +80,12 @@ class RendererFactory:
     Args:
         backend: whose.
         options: for each of them.
+        splits: what the loader reads.
     """
 
-    def __init__(self, backend: BackendName, options: RenderOptions) -> None:
-        self.name = explain_backend(backend, options.device).split(":")[0]
+    def __init__(self, backend: BackendName, options: RenderOptions, splits: tuple[Split, ...]) -> None:
+        self.name = explain_backend(backend, options.device, splits).split(":")[0]
+        self._fetching = Fetching()
         self._options = options
         self._threads = options.num_threads or usable_cores()
         self._executor: ThreadPoolExecutor | None = None
@@ -103,8 +118,29 @@ class RendererFactory:
             return self._make_dali(split, views, first_view, labels, batch_size, train)
         return self.make_cpu(split, views, first_view=first_view, labels=labels, train=train)
 
+    def in_order(self, renderer: Renderer, train: bool) -> tuple[Renderer, Shuffle]:
+        """Return the renderer of an unlabelled or plain stream and the order it is asked in.
+
+        Args:
+            renderer: from `make`.
+            train: whether rows are shuffled.
+
+        Raises:
+            UserError: a window, or a cache, that backend stream cannot work with.
+        """
+        if self.name != "stream":
+            return renderer, permute_stream
+        assert isinstance(renderer, CpuRenderer)
+        options = self._options
+        return over_stream(renderer, options.seed, UNLABELED, options.window, train, self._fetching)
+
+    def keep_all(self, renderer: Renderer) -> Renderer:
+        """Return the renderer of a labelled stream, whose few rows are never block-shuffled."""
+        return self._fetching.keep_all(renderer) if isinstance(renderer, CpuRenderer) else renderer
+
     def close(self) -> None:
         """Stop every renderer that was made."""
+        self._fetching.close()  # first, so that no thread waits for a shard any more
         for close in self._closers:
             close()
 
@@ -134,6 +170,7 @@ class RendererFactory:
             channels_last=options.channels_last,
             replace_bad=options.replace_bad,
             train=train,
+            verify=options.verify,
         )
 
     def _make_dali(

@@ -52,6 +52,10 @@ class Loader(Protocol[BatchT_co]):
     def batch_size(self) -> int:
         """Global batch size, summed over all ranks."""
 
+    @property
+    def fingerprint(self) -> str:
+        """What decides the batches (pack, split, labels, views, order), as text to compare between ranks."""
+
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[BatchT_co]:
         """Yield the batches of `epoch` from `start_step` on; a pure function of both and the seed."""
 

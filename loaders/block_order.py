@@ -18,6 +18,8 @@ from loaders.order import Positions, permute
 
 _SHARD_STREAM = 1 << 32
 _WINDOW_STREAM = _SHARD_STREAM + 1
+_STREAM_SHIFT = 33  # streams stand apart by more than any number of windows
+_HELD_PLANS = 8
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ def block_plan(shard_rows: Positions, window: int, seed: int, epoch: int, stream
     if shard_rows.size == 0 or int(shard_rows.min()) < 1:
         raise UserError("shards: expected one or more, each with rows; pack the data again")
     num_shards = shard_rows.size
-    shards = permute(np.arange(num_shards), num_shards, seed, epoch, stream + _SHARD_STREAM)
+    shards = permute(
+        np.arange(num_shards), num_shards, seed, epoch, (stream << _STREAM_SHIFT) + _SHARD_STREAM
+    )
     shard_starts = np.concatenate([[0], np.cumsum(shard_rows[shards])])
     window_starts = np.append(shard_starts[:-1:window], shard_starts[-1])
     row_starts = np.cumsum(shard_rows) - shard_rows
@@ -93,12 +97,46 @@ def block_permute(positions: Positions, plan: BlockPlan) -> Positions:
     for window in np.unique(windows):
         chosen = windows == window
         start, stop = (int(edge) for edge in plan.window_starts[window : window + 2])
-        stream = plan.stream + _WINDOW_STREAM + int(window)
+        stream = (plan.stream << _STREAM_SHIFT) + _WINDOW_STREAM + int(window)
         mixed[chosen] = start + permute(
             positions[chosen] - start, stop - start, plan.seed, plan.epoch, stream
         )
     slots = np.searchsorted(plan.shard_starts, mixed, side="right") - 1
     return plan.row_starts[plan.shards[slots]] + mixed - plan.shard_starts[slots]
+
+
+class BlockShuffle:
+    """The block shuffle of one split, called as `loaders.order.permute_stream` is.
+
+    Args:
+        shard_rows: int64 [S], rows of the split in each of its shards, in the order of the split.
+        window: shards per window.
+    """
+
+    def __init__(self, shard_rows: Positions, window: int) -> None:
+        self.shard_rows = shard_rows
+        self.window = window
+        self._plans: dict[tuple[int, int, int], BlockPlan] = {}
+
+    def plan(self, seed: int, epoch: int, stream: int) -> BlockPlan:
+        """Return the plan of an epoch; the latest few are kept."""
+        key = (seed, epoch, stream)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = block_plan(self.shard_rows, self.window, seed, epoch, stream)
+            for old in list(self._plans)[:-_HELD_PLANS]:
+                del self._plans[old]
+        return plan
+
+    def __call__(
+        self, epochs: Positions, positions: Positions, num_rows: int, seed: int, stream: int
+    ) -> Positions:
+        """Return the position in the split that stands at each position of its epoch, int64 [K]."""
+        rows = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            rows[chosen] = block_permute(positions[chosen], self.plan(seed, int(epoch), stream))
+        return rows
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from loaders.cpu import DTypeName
 from loaders.epochs import EpochLoader, LabeledStream, PairedLoader, Share
 from loaders.errors import UserError
 from loaders.ffcv_loader import FfcvLoader, check_split
+from loaders.fingerprint import fingerprint
 from loaders.order import check_batch
 from loaders.packs import LabelTable, Split
 from loaders.views.policy import ViewPolicy
@@ -43,8 +44,10 @@ def build_loader(
     dtype: DTypeName = "float32",
     channels_last: bool = False,
     bad_images: Literal["replace", "raise"] = "replace",
+    verify: bool = False,
     prefetch: int = 2,
     timeout_s: float = 120.0,
+    window: int = 16,
 ) -> EpochLoader:
     """Build the loader of one split.
 
@@ -55,8 +58,8 @@ def build_loader(
         seed: of order and views.
         mode: "train" shuffles and drops the last partial batch; "eval" keeps the order, pads the last batch
             and marks the padding in `Batch.valid`.
-        backend: "auto", "cpu", "dali" (on the GPU where `device` is one) or "ffcv" (packs of that format);
-            `explain_backend` says what "auto" takes.
+        backend: "auto", "cpu", "dali" (on the GPU where `device` is one), "ffcv" (packs of that format) or
+            "stream" (packs in a store, or larger than memory); `explain_backend` says what "auto" takes.
         device: where batches are delivered.
         num_threads: worker threads; by default the cores this process may use.
         rank: this process; the loader takes its part of every batch and is never given to accelerate.
@@ -66,17 +69,22 @@ def build_loader(
         channels_last: deliver views in torch.channels_last.
         bad_images: "replace" puts the next readable row in place of a damaged one, deterministically, and
             notes it in `loader.bad_rows`; "raise" stops.
+        verify: compare the bytes of every image with its content hash; one that differs is a damaged image.
+            Without it, backends cpu and stream do not notice a flipped bit that still decodes.
         prefetch: batches under way besides the one being used.
         timeout_s: seconds that one batch may take before `LoaderError`.
+        window: of backend stream: shards shuffled together; more mix better and need a larger cache.
 
     Raises:
         UserError: what cannot be built, and the remedy.
     """
     _check(views, num_threads, prefetch, timeout_s, rank, num_ranks)
     options = RenderOptions(
-        seed, torch.device(device), num_threads, dtype, channels_last, bad_images == "replace", prefetch
-    )
-    factory = RendererFactory(backend, options)
+        seed, torch.device(device), num_threads, dtype, channels_last, bad_images == "replace", prefetch,
+        verify, window,
+    )  # fmt: skip
+    factory = RendererFactory(backend, options, (split,))
+    mark = fingerprint((split,), (labels,), views, batch_size, seed, mode, num_ranks, window)
     train = mode == "train"
     check_batch(len(split), batch_size, num_ranks, drop_last=train)
     share = Share(rank, num_ranks, prefetch, timeout_s)
@@ -84,7 +92,7 @@ def build_loader(
     if factory.name == "ffcv":
         check_split(split)
         cpu = factory.make_cpu(split, views, first_view=_STREAM_VIEWS, labels=known, train=train)
-        return FfcvLoader(cpu, batch_size, seed, train, share, _placer(device), factory.close)
+        return FfcvLoader(cpu, batch_size, seed, train, share, _placer(device), factory.close).marked(mark)
     renderer = factory.make(
         split,
         views,
@@ -93,7 +101,10 @@ def build_loader(
         batch_size=batch_size // num_ranks,
         train=train,
     )
-    return EpochLoader(renderer, len(split), batch_size, seed, train, share, _placer(device), factory.close)
+    renderer, shuffle = factory.in_order(renderer, train)
+    return EpochLoader(
+        renderer, len(split), batch_size, seed, train, share, _placer(device), factory.close, shuffle
+    ).marked(mark)
 
 
 def build_paired_loader(
@@ -115,8 +126,10 @@ def build_paired_loader(
     dtype: DTypeName = "float32",
     channels_last: bool = False,
     bad_images: Literal["replace", "raise"] = "replace",
+    verify: bool = False,
     prefetch: int = 2,
     timeout_s: float = 120.0,
+    window: int = 16,
 ) -> PairedLoader:
     """Build a loader of exactly `batch_size` labelled and `mu * batch_size` unlabelled rows per step.
 
@@ -130,8 +143,8 @@ def build_paired_loader(
         labels: label table of the labelled rows; rows of `labeled` without a label in it are left out.
             The true labels by default; `loader.set_labels` gives another for the epochs to come.
         balanced: draw every class of the labelled rows equally often instead of every row.
-        seed, backend, device, num_threads, rank, num_ranks, dtype, channels_last, bad_images, prefetch,
-            timeout_s: see `build_loader`.
+        seed, backend, device, num_threads, rank, num_ranks, dtype, channels_last, bad_images, verify,
+            prefetch, timeout_s, window: see `build_loader`.
 
     Raises:
         UserError: what cannot be built, and the remedy.
@@ -140,9 +153,10 @@ def build_paired_loader(
     if mu < 1:
         raise UserError(f"mu: expected at least 1 unlabelled row per labelled row, found {mu}; raise it")
     options = RenderOptions(
-        seed, torch.device(device), num_threads, dtype, channels_last, bad_images == "replace", prefetch
-    )
-    factory = RendererFactory(backend, options)
+        seed, torch.device(device), num_threads, dtype, channels_last, bad_images == "replace", prefetch,
+        verify, window,
+    )  # fmt: skip
+    factory = RendererFactory(backend, options, (labeled, unlabeled))
     if factory.name == "ffcv":
         raise UserError(
             "backend ffcv: expected one stream, since FFCV's Loader walks one order; found two; use "
@@ -156,12 +170,9 @@ def build_paired_loader(
         groups = group_by_class(known) if balanced else None
         size = batch_size // num_ranks
         renderer = factory.make(rows, labeled_views, first_view=0, labels=known, batch_size=size)
-        return LabeledStream(renderer, len(rows), groups)
+        return LabeledStream(factory.keep_all(renderer), len(rows), groups)
 
-    share = Share(rank, num_ranks, prefetch, timeout_s)
-    return PairedLoader(
-        labeled_stream,
-        labels,
+    other, shuffle = factory.in_order(
         factory.make(
             unlabeled,
             unlabeled_views,
@@ -169,14 +180,22 @@ def build_paired_loader(
             labels=None,
             batch_size=mu * batch_size // num_ranks,
         ),
+        train=True,
+    )
+    decisive = (labeled_views, unlabeled_views, batch_size, mu, seed, balanced, num_ranks, window)
+    return PairedLoader(
+        labeled_stream,
+        labels,
+        other,
         len(unlabeled),
         batch_size,
         mu,
         seed,
-        share,
+        Share(rank, num_ranks, prefetch, timeout_s),
         _placer(device),
         factory.close,
-    )
+        shuffle,
+    ).marked(fingerprint((labeled, unlabeled), (labels,), *decisive))
 
 
 def _check(

@@ -23,6 +23,7 @@ from loaders.buffers import BufferPool
 from loaders.decode import Arena, CorruptImageError, read_pixels_into
 from loaders.errors import LoaderError
 from loaders.packs import Split
+from loaders.packs.checksum import content_hash
 from loaders.views.draw import ViewParameters, draw
 from loaders.views.kernels.render import Scratch, make_scratch, render_chunk, split_channels
 from loaders.views.kernels.resample import table_taps
@@ -110,6 +111,7 @@ class CpuRenderer:
         channels_last: deliver views in torch.channels_last.
         replace_bad: put the following row in place of a damaged one (and count it) instead of raising.
         train: False marks a replaced row invalid, so that an evaluation does not count it.
+        verify: compare every image with its content hash before it is decoded.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class CpuRenderer:
         channels_last: bool,
         replace_bad: bool,
         train: bool,
+        verify: bool = False,
     ) -> None:
         self.split = split
         self.views = views
@@ -140,6 +143,7 @@ class CpuRenderer:
         self._channels_last = channels_last
         self._replace_bad = replace_bad
         self._train = train
+        self._verify = verify
         self._local = threading.local()
         self._pools: dict[tuple[int, int], BufferPool] = {}
         self._gains = [_normalization(view, self._dtype) for view in views]
@@ -237,8 +241,11 @@ class CpuRenderer:
 
     def _decode_row(self, job: _Job, i: int, out: NDArray[np.uint8]) -> None:
         row = int(job.rows[i])
+        data = self.split.pack.view(row)
+        if self._verify and content_hash(data.data) != self.split.pack.columns.content_hash[row].tobytes():
+            raise CorruptImageError("its bytes differ from the content hash in the index")
         encoding = int(self.split.pack.columns.encoding[row])
-        read_pixels_into(self.split.pack.view(row), encoding, int(job.heights[i]), int(job.widths[i]), out)
+        read_pixels_into(data, encoding, int(job.heights[i]), int(job.widths[i]), out)
 
     def _replace(self, job: _Job, i: int, at: int, arena: Arena, error: CorruptImageError) -> int:
         """Put the next readable row of the split in place of row i of the job; return its size in bytes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ from loaders.packs.labels import LabelTable
 
 T = TypeVar("T")
 BatchT = TypeVar("BatchT")
+LoaderT = TypeVar("LoaderT", bound="_Closing[Any]")
+
+# What stands at (epochs, positions) of a split of so many rows, under a seed, in a stream of the order.
+Shuffle = Callable[[order.Positions, order.Positions, int, int, int], order.Positions]
 
 LABELED, UNLABELED = 0, 1  # streams of the order; the unlabelled one is also a plain loader's
 
@@ -89,9 +93,17 @@ def _cancel_both(pair: tuple[Pending, Pending]) -> None:
 class _Closing(Generic[BatchT]):
     """What both loaders share: closing, and the refusal to start once closed."""
 
+    fingerprint: str = ""
+    """See `Loader`."""
+
     def __init__(self, close: Callable[[], None]) -> None:
         self._close = close
         self._closed = False
+
+    def marked(self: LoaderT, fingerprint: str) -> LoaderT:
+        """Set the fingerprint and return the loader itself."""
+        self.fingerprint = fingerprint
+        return self
 
     def close(self) -> None:
         """Stop the workers and free the buffers; further calls do nothing."""
@@ -124,6 +136,7 @@ class EpochLoader(_Closing[Batch]):
         share: this process's part.
         place: moves a finished batch to the device.
         close: stops the backend.
+        shuffle: the order of training; over all rows by default.
     """
 
     def __init__(
@@ -136,6 +149,7 @@ class EpochLoader(_Closing[Batch]):
         share: Share,
         place: Callable[[Batch], Batch],
         close: Callable[[], None],
+        shuffle: Shuffle = order.permute_stream,
     ) -> None:
         super().__init__(close)
         order.check_batch(num_rows, batch_size, share.num_ranks, drop_last=train)
@@ -146,6 +160,7 @@ class EpochLoader(_Closing[Batch]):
         self._train = train
         self._share = share
         self._place = place
+        self._shuffle = shuffle
 
     @property
     def steps_per_epoch(self) -> int:
@@ -178,9 +193,10 @@ class EpochLoader(_Closing[Batch]):
         positions, valid = order.step_positions(
             step, self._num_rows, self._batch_size, self._share.rank, self._share.num_ranks, self._train
         )
+        epochs = np.full(len(positions), epoch, np.int64)
         if self._train:
-            positions = order.permute(positions, self._num_rows, self._seed, epoch, UNLABELED)
-        return self.renderer.submit(positions, np.full(len(positions), epoch, np.int64), valid)
+            positions = self._shuffle(epochs, positions, self._num_rows, self._seed, UNLABELED)
+        return self.renderer.submit(positions, epochs, valid)
 
 
 @dataclass(frozen=True)
@@ -212,6 +228,7 @@ class PairedLoader(_Closing[PairedBatch]):
         batch_size: global number B of labelled rows per step.
         mu: unlabelled rows per labelled row.
         seed, share, place, close: see `EpochLoader`.
+        shuffle: the order of the unlabelled stream.
     """
 
     def __init__(
@@ -226,6 +243,7 @@ class PairedLoader(_Closing[PairedBatch]):
         share: Share,
         place: Callable[[Batch], Batch],
         close: Callable[[], None],
+        shuffle: Shuffle = order.permute_stream,
     ) -> None:
         super().__init__(close)
         order.check_batch(num_unlabeled, mu * batch_size, share.num_ranks)
@@ -239,6 +257,7 @@ class PairedLoader(_Closing[PairedBatch]):
         self._seed = seed
         self._share = share
         self._place = place
+        self._shuffle = shuffle
 
     @property
     def steps_per_epoch(self) -> int:
@@ -307,5 +326,5 @@ class PairedLoader(_Closing[PairedBatch]):
         epochs, positions = order.stream_positions(
             global_step, batch_size, num_rows, self._share.rank, self._share.num_ranks
         )
-        positions = order.permute_stream(epochs, positions, num_rows, self._seed, UNLABELED)
+        positions = self._shuffle(epochs, positions, num_rows, self._seed, UNLABELED)
         return self.unlabeled.submit(positions, epochs, np.ones(len(positions), np.bool_))

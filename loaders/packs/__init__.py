@@ -2,5 +2,6 @@
 
 from loaders.packs.labels import LabelTable
 from loaders.packs.pack import Pack, Split, open_pack
+from loaders.packs.store import StoreOptions
 
-__all__ = ["LabelTable", "Pack", "Split", "open_pack"]
+__all__ = ["LabelTable", "Pack", "Split", "StoreOptions", "open_pack"]

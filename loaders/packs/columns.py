@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,6 +20,7 @@ from loaders.packs.atomic import partial_path, publish
 from loaders.packs.manifest import INDEX_FOLDER, FileInfo
 
 ENCODING_JPEG, ENCODING_RAW = 0, 1
+_MAX_HEADER_BYTES = 4096
 COLUMN_DTYPES: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
     "shard": (np.dtype("<u4"), ()),
     "offset": (np.dtype("<u8"), ()),
@@ -95,8 +97,8 @@ def open_columns(folder: Path, num_rows: int) -> IndexColumns:
         dtype, row_shape = COLUMN_DTYPES[name]
         path = folder / column_path(name)
         try:
-            column = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError, SyntaxError, TypeError, MemoryError, TokenError) as error:
+            column = _map_column(path)
+        except (OSError, ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"index column {path} is damaged ({reason}); restore it or pack again") from None
         expected = {"key_offset": num_rows + 1, "key_bytes": column.shape[0] if column.ndim else 0}
@@ -108,6 +110,28 @@ def open_columns(folder: Path, num_rows: int) -> IndexColumns:
             )
         columns[name] = column
     return IndexColumns(**columns)
+
+
+def _map_column(path: Path) -> np.memmap:
+    """Map a .npy file; NumPy's own reader takes memory for headers of any length and guesses at odd ones."""
+    with open(path, "rb") as file:
+        start = file.read(12)
+        if start[:6] != b"\x93NUMPY" or start[6:7] not in (b"\1", b"\2"):
+            raise ValueError("no .npy file of version 1 or 2")
+        first = 10 if start[6] == 1 else 12
+        length = int.from_bytes(start[8:first], "little")
+        if length > _MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {length} bytes")
+        file.seek(first)
+        header = ast.literal_eval(file.read(length).decode("ascii"))
+    descr, order, shape = header["descr"], header["fortran_order"], header["shape"]
+    if not isinstance(descr, str) or order or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError("a header of another kind of array")
+    dtype = np.dtype(descr)
+    size_bytes = first + length + math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or size_bytes != path.stat().st_size:
+        raise ValueError(f"{path.stat().st_size} bytes, expected {size_bytes}")
+    return np.memmap(path, dtype, mode="r", offset=first + length, shape=tuple(shape))
 
 
 class ColumnWriter:

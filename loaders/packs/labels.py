@@ -185,7 +185,7 @@ class LabelTable:
         if any(table.column(name).null_count for name in _COLUMN_NAMES):
             raise UserError(f"{path} holds empty cells; leave unlabelled rows out")
         try:
-            sources = np.asarray(table.column("source").to_pylist(), dtype=object)
+            sources = _texts(table.column("source"))
         except (pa.ArrowException, ValueError, IndexError):
             raise UserError(f"{path} is damaged: who gave its labels cannot be read; restore it") from None
         return cls(
@@ -194,6 +194,14 @@ class LabelTable:
             num_classes=num_classes,
             version=version,
         )
+
+
+def _texts(column: Any) -> NDArray[np.object_]:
+    """Return a dictionary-encoded column as object [M] of str, without making a text per row."""
+    whole = column.unify_dictionaries().combine_chunks()
+    texts = np.array([*whole.dictionary.to_pylist(), ""], dtype=object)
+    found: NDArray[np.object_] = texts[whole.indices.to_numpy()]
+    return found
 
 
 _COLUMN_NAMES = ("row", "label", "confidence", "source", "cycle")

@@ -179,8 +179,11 @@ def _check(manifest: Manifest) -> None:
         if not isinstance(name, str) or "/" in name or name in ("", ".", ".."):
             raise ValueError(f"split name {name!r}")
     for file in manifest.files:
-        if Path(file.path).is_absolute() or ".." in Path(file.path).parts:
+        parts = Path(file.path).parts
+        if Path(file.path).is_absolute() or ".." in parts or not parts or "\0" in file.path:
             raise ValueError(f"file {file.path!r} lies outside the pack")
+        if not isinstance(file.size_bytes, int) or file.size_bytes < 0 or not isinstance(file.sha256, str):
+            raise ValueError(f"file {file.path!r} has size {file.size_bytes!r}, checksum {file.sha256!r}")
     _check_tiling(manifest)
     if not all(isinstance(name, str) for name in manifest.classes):
         raise ValueError("class names must be text")

@@ -14,6 +14,7 @@ from loaders.errors import UserError
 from loaders.packs.columns import IndexColumns, open_columns
 from loaders.packs.labels import TRUE_LABELS, LabelTable, label_table_path
 from loaders.packs.manifest import BUILD_FOLDER, MANIFEST_NAME, SHARDS_FOLDER, Manifest, read_manifest
+from loaders.packs.store import StoreOptions, as_url
 
 
 class Split:
@@ -209,18 +210,26 @@ class Pack:
         return {}
 
 
-def open_pack(path: str | os.PathLike[str]) -> Pack:
+def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -> Pack:
     """Open a finished pack; costs the same for any number of images.
 
     Args:
-        path: folder that `tools/pack_dataset.py` wrote.
+        path: folder that `tools/pack_dataset.py` wrote, or the URL of a copy of it in a store that fsspec
+            knows, such as "s3://bucket/packs/mine" or "https://host/packs/mine".
+        store: how a URL is read.
 
     Returns:
         The pack; its columns are memory-mapped and its shards are not touched.
 
     Raises:
         UserError: no pack there, an unfinished or damaged one, or a newer format version.
+        StoreError: a store did not deliver manifest or index.
     """
+    url = as_url(os.fspath(path))
+    if url is not None:
+        from loaders.packs.remote import open_remote_pack
+
+        return open_remote_pack(url, store or StoreOptions())
     folder = Path(path)
     manifest = read_manifest(folder)
     try:

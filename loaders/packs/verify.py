@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +20,10 @@ from loaders.packs.manifest import (
     read_manifest,
 )
 from loaders.packs.pack import Pack, open_pack
+from loaders.packs.shard_list import ShardRecord, read_shard_records
 
 _SHOWN_ROWS = 3
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    """A line of `shards.jsonl`: the files of a shard and how many images it holds."""
-
-    num_images: int
-    files: tuple[FileInfo, ...]
-
-
-def read_shard_records(folder: Path) -> list[ShardRecord]:
-    """Read `shards.jsonl`.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    path = folder / SHARD_LIST_NAME
-    try:
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        return [
-            ShardRecord(int(line["num_images"]), tuple(FileInfo(**file) for file in line["files"]))
-            for line in lines
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); restore it or pack again") from None
 
 
 def verify_pack(folder: Path, workers: int = 1, progress: Progress | None = None) -> list[str]:

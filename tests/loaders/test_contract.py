@@ -12,16 +12,31 @@ import torch
 
 from loaders import build_loader, build_paired_loader
 from loaders.errors import LoaderError, UserError
-from loaders.packs import open_pack
 from loaders.views import presets
+from tests.loaders.backends import BACKENDS, reseal
 from tests.loaders.conftest import write_pack
 
 VIEWS = (presets.barlow_a(24), presets.barlow_b(32))
 
 
-def build(pack, **options):
-    settings = {"views": VIEWS, "batch_size": 8, "seed": 3, "num_threads": 2, "timeout_s": 60.0} | options
-    return build_loader(pack.split("train"), **settings)
+@pytest.fixture(params=list(BACKENDS))
+def case(request):
+    return BACKENDS[request.param]
+
+
+@pytest.fixture
+def build(case, tmp_path):
+    """Build a loader of the backend under test; the same pack is placed once."""
+    placed = {}
+
+    def make(pack, **options):
+        if pack.path not in placed:
+            placed[pack.path] = case.place(pack, tmp_path)
+        settings = {"views": VIEWS, "batch_size": 8, "seed": 3, "num_threads": 2, "timeout_s": 60.0}
+        settings |= {"backend": case.name} | case.options | options
+        return build_loader(placed[pack.path].split("train"), **settings)
+
+    return make
 
 
 def take(loader, epoch=0, start_step=0):
@@ -35,7 +50,7 @@ def same(a, b):
     )
 
 
-def test_a_batch_is_what_the_contract_says(photo_pack):
+def test_a_batch_is_what_the_contract_says(build, photo_pack):
     with build(photo_pack) as loader:
         batch = next(loader.epoch(0))
     assert [view.shape for view in batch.views] == [(8, 3, 24, 24), (8, 3, 32, 32)]
@@ -54,7 +69,7 @@ def test_a_batch_is_what_the_contract_says(photo_pack):
     [("float32", 0.0), ("float16", 1e-3), ("bfloat16", 8e-3), ("uint8", 0.51 / 255)],
 )
 def test_every_dtype_and_layout_holds_the_same_pixels(
-    photo_pack, resolution, channels_last, dtype, tolerance
+    build, photo_pack, resolution, channels_last, dtype, tolerance
 ):
     views = (presets.crop_flip(resolution, normalize=None),)
     for expected, found in zip(
@@ -70,7 +85,7 @@ def test_every_dtype_and_layout_holds_the_same_pixels(
         assert (pixels - expected.views[0]).abs().max() <= tolerance + 1e-7
 
 
-def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(photo_pack):
+def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(build, photo_pack):
     with build(photo_pack) as loader:
         epochs = [torch.cat([batch.index for batch in loader.epoch(epoch)]) for epoch in range(3)]
     for index in epochs:
@@ -79,13 +94,13 @@ def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(photo_pack):
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 16])
-def test_threads_do_not_change_a_byte(photo_pack, num_threads):
+def test_threads_do_not_change_a_byte(build, photo_pack, num_threads):
     expected = take(build(photo_pack), epoch=5)
     assert all(map(same, expected, take(build(photo_pack, num_threads=num_threads), epoch=5)))
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4, 8])
-def test_ranks_share_what_one_rank_sees(photo_pack, num_ranks):
+def test_ranks_share_what_one_rank_sees(build, photo_pack, num_ranks):
     whole = take(build(photo_pack))
     parts = [take(build(photo_pack, rank=rank, num_ranks=num_ranks)) for rank in range(num_ranks)]
     for step, batch in enumerate(whole):
@@ -95,14 +110,14 @@ def test_ranks_share_what_one_rank_sees(photo_pack, num_ranks):
 
 
 @pytest.mark.parametrize("start_step", [0, 1, 2, 3])
-def test_a_resumed_epoch_goes_on_where_it_stopped(photo_pack, start_step):
+def test_a_resumed_epoch_goes_on_where_it_stopped(build, photo_pack, start_step):
     expected = take(build(photo_pack), epoch=2)[start_step:]
     found = take(build(photo_pack), epoch=2, start_step=start_step)
     assert len(found) == len(expected) == 3 - start_step
     assert all(map(same, expected, found))
 
 
-def test_training_drops_the_partial_batch_and_evaluation_pads_it(photo_pack):
+def test_training_drops_the_partial_batch_and_evaluation_pads_it(build, photo_pack):
     train = build(photo_pack, batch_size=10)
     assert train.steps_per_epoch == len(take(train)) == 2
     evaluation = take(build(photo_pack, batch_size=10, mode="eval", views=(presets.evaluation(16),)))
@@ -112,7 +127,7 @@ def test_training_drops_the_partial_batch_and_evaluation_pads_it(photo_pack):
     assert len(evaluation[-1].index) == 10
 
 
-def test_a_kept_batch_stays_as_it_was(photo_pack):
+def test_a_kept_batch_stays_as_it_was(build, photo_pack):
     with build(photo_pack, prefetch=1) as loader:
         kept = next(loader.epoch(0)).views[0]
         before = kept.clone()
@@ -121,14 +136,13 @@ def test_a_kept_batch_stays_as_it_was(photo_pack):
         assert torch.equal(kept, before)
 
 
-def test_memory_is_used_again_once_a_batch_is_gone(photo_pack):
+def test_memory_is_used_again_once_a_batch_is_gone(build, photo_pack):
     with build(photo_pack, prefetch=0) as loader:
         places = set()
         for epoch in range(6):
             for batch in loader.epoch(epoch):
                 places.add(batch.views[0].data_ptr())
                 del batch
-                gc.collect()
     assert len(places) <= 2
 
 
@@ -140,7 +154,7 @@ def damaged_pack(folder, photos, bad_rows, damage):
     for offset, size in places:
         damage(content, offset, size)
     path.write_bytes(content)
-    return open_pack(pack.path)
+    return reseal(pack)
 
 
 def cut(content, offset, size):
@@ -152,9 +166,32 @@ def swap(content, offset, size):
     content[offset : offset + len(other)] = other
 
 
+def flip_a_bit_of_the_picture(content, offset, size):
+    table = content.index(b"\xff\xdb", offset, offset + size)  # how coarse a frequency is: any value decodes
+    content[table + 20] ^= 4
+
+
+@pytest.mark.parametrize("bad_row", [0, 11, 23])
+def test_a_flipped_bit_that_still_decodes_is_caught_by_its_hash(build, tmp_path, photos, bad_row):
+    pack = damaged_pack(tmp_path, photos, [bad_row], flip_a_bit_of_the_picture)
+    with build(pack) as loader:
+        take(loader)
+        unseen = not loader.bad_rows
+    with build(pack, verify=True) as loader:
+        index = torch.cat([batch.index for batch in take(loader)]).tolist()
+        assert list(loader.bad_rows) == [bad_row]
+        assert "content hash" in loader.bad_rows[bad_row]
+    assert bad_row not in index
+    assert unseen, "this flip does not even need the hash; choose another"
+
+
+def test_verification_changes_no_byte_of_a_whole_pack(build, photo_pack):
+    assert all(map(same, take(build(photo_pack)), take(build(photo_pack, verify=True))))
+
+
 @pytest.mark.parametrize("damage", [cut, swap])
 @pytest.mark.parametrize("bad_row", [0, 11, 23])
-def test_a_bad_image_is_counted_and_replaced_by_the_row_after_it(tmp_path, photos, bad_row, damage):
+def test_a_bad_image_is_counted_and_replaced_by_the_row_after_it(build, tmp_path, photos, bad_row, damage):
     pack = damaged_pack(tmp_path, photos, [bad_row], damage)
     with build(pack) as loader:
         batches = take(loader, 1)
@@ -168,14 +205,14 @@ def test_a_bad_image_is_counted_and_replaced_by_the_row_after_it(tmp_path, photo
     assert all(map(same, batches, again))
 
 
-def test_evaluation_marks_a_bad_image_invalid_in_its_place(tmp_path, photos):
+def test_evaluation_marks_a_bad_image_invalid_in_its_place(build, tmp_path, photos):
     pack = damaged_pack(tmp_path, photos, [5], cut)
     batches = take(build(pack, mode="eval", views=(presets.evaluation(16),)))
     assert torch.cat([b.index for b in batches]).tolist() == list(range(24))
     assert torch.cat([b.valid for b in batches]).tolist() == [row != 5 for row in range(24)]
 
 
-def test_a_bad_image_can_stop_the_run(tmp_path, photos):
+def test_a_bad_image_can_stop_the_run(build, tmp_path, photos):
     pack = damaged_pack(tmp_path, photos, [5], cut)
     with (
         build(pack, bad_images="raise") as loader,
@@ -184,26 +221,26 @@ def test_a_bad_image_can_stop_the_run(tmp_path, photos):
         take(loader)
 
 
-def test_a_split_of_damaged_images_is_an_error(tmp_path, photos):
+def test_a_split_of_damaged_images_is_an_error(build, tmp_path, photos):
     pack = damaged_pack(tmp_path, photos, range(24), cut)
     with build(pack) as loader, pytest.raises(LoaderError, match="nor could any"):
         take(loader)
 
 
-def test_an_exception_in_a_worker_reaches_the_caller(photo_pack, monkeypatch):
+def test_an_exception_in_a_worker_reaches_the_caller(build, case, photo_pack, monkeypatch):
     def fail(*args):
         raise ZeroDivisionError("in a worker")
 
     with build(photo_pack) as loader:
-        monkeypatch.setattr("loaders.cpu.read_pixels_into", fail)
+        monkeypatch.setattr(case.decode, fail)
         with pytest.raises(ZeroDivisionError, match="in a worker"):
             take(loader)
 
 
-def test_a_hung_worker_is_an_error_after_the_time_limit(photo_pack, monkeypatch):
+def test_a_hung_worker_is_an_error_after_the_time_limit(build, case, photo_pack, monkeypatch):
     release = threading.Event()
     with build(photo_pack, timeout_s=0.2) as loader:
-        monkeypatch.setattr("loaders.cpu.read_pixels_into", lambda *args: release.wait(30))
+        monkeypatch.setattr(case.decode, lambda *args: release.wait(30))
         try:
             with pytest.raises(LoaderError, match=r"longer than 0\.2 s"):
                 take(loader)
@@ -211,7 +248,7 @@ def test_a_hung_worker_is_an_error_after_the_time_limit(photo_pack, monkeypatch)
             release.set()
 
 
-def test_closing_while_iterating_stops_the_threads(photo_pack):
+def test_closing_while_iterating_stops_the_threads(build, photo_pack):
     before = threading.active_count()
     loader = build(photo_pack)
     batches = loader.epoch(0)
@@ -224,7 +261,7 @@ def test_closing_while_iterating_stops_the_threads(photo_pack):
     assert threading.active_count() == before
 
 
-def test_two_loaders_at_once_do_not_meet(photo_pack):
+def test_two_loaders_at_once_do_not_meet(build, photo_pack):
     expected = take(build(photo_pack)), take(build(photo_pack, seed=9))
     with build(photo_pack) as one, build(photo_pack, seed=9) as two:
         found = list(zip(one.epoch(0), two.epoch(0), strict=True))
@@ -232,14 +269,15 @@ def test_two_loaders_at_once_do_not_meet(photo_pack):
     assert all(same(a, b) for a, (_, b) in zip(expected[1], found, strict=True))
 
 
-def test_a_thousand_epochs_leave_nothing_behind(photo_pack):
+@pytest.mark.parametrize("num_epochs", [300, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_thousand_epochs_leave_nothing_behind(build, photo_pack, num_epochs):
     process = psutil.Process()
     with build(photo_pack, views=(presets.crop_flip(8),)) as loader:
-        for epoch in range(200):
+        for epoch in range(100):
             take(loader, epoch)
         gc.collect()
         before = (process.memory_info().rss, process.num_threads(), process.num_fds())
-        for epoch in range(800):
+        for epoch in range(100, num_epochs):
             take(loader, epoch)
         gc.collect()
         after = (process.memory_info().rss, process.num_threads(), process.num_fds())
@@ -259,14 +297,22 @@ def test_a_thousand_epochs_leave_nothing_behind(photo_pack):
         ({"rank": 2, "num_ranks": 2}, "rank"),
     ],
 )
-def test_what_cannot_be_built_is_refused(photo_pack, options, words):
+def test_what_cannot_be_built_is_refused(build, photo_pack, options, words):
     threads = threading.active_count()
     with pytest.raises(UserError, match=words):
         build(photo_pack, **options)
     assert threading.active_count() == threads
 
 
-def paired(pack, **options):
+@pytest.fixture
+def paired(case, tmp_path):
+    def make(pack, **options):
+        return build_pair(case.place(pack, tmp_path), {"backend": case.name} | case.options | options)
+
+    return make
+
+
+def build_pair(pack, options):
     split = pack.split("train")
     settings = {
         "labeled_views": (presets.weak(16),),
@@ -279,7 +325,7 @@ def paired(pack, **options):
     return build_paired_loader(split, split, **(settings | options))
 
 
-def test_a_paired_step_holds_exactly_b_and_mu_b_rows(photo_pack):
+def test_a_paired_step_holds_exactly_b_and_mu_b_rows(paired, photo_pack):
     with paired(photo_pack) as loader:
         steps = take(loader)
     assert loader.steps_per_epoch == len(steps) == 4
@@ -292,7 +338,7 @@ def test_a_paired_step_holds_exactly_b_and_mu_b_rows(photo_pack):
     assert sorted(torch.cat([step.unlabeled.index for step in steps]).tolist()) == list(range(24))
 
 
-def test_paired_streams_cycle_without_a_gap_and_resume(photo_pack):
+def test_paired_streams_cycle_without_a_gap_and_resume(paired, photo_pack):
     with paired(photo_pack) as loader:
         whole = [step for epoch in range(3) for step in take(loader, epoch)]
         resumed = take(loader, 1, 2)
@@ -303,7 +349,7 @@ def test_paired_streams_cycle_without_a_gap_and_resume(photo_pack):
         assert same(found.unlabeled, expected.unlabeled)
 
 
-def test_the_streams_draw_apart(photo_pack):
+def test_the_streams_draw_apart(paired, photo_pack):
     """An image that stands in both streams is not seen twice in the same way."""
     with paired(
         photo_pack,

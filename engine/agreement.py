@@ -1,0 +1,59 @@
+"""Ranks that would compute different things refuse to start."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from engine.distributed import rank, world_size
+from engine.files import to_json
+from loaders.batch import Loader
+from loaders.errors import UserError
+
+
+def run_facts(recipe: str, config: Mapping[str, Any], loader: Loader[Any]) -> dict[str, str]:
+    """Return what must be the same on every rank, each as text."""
+    facts = {f"config {name}": json.dumps(value) for name, value in json.loads(to_json(dict(config))).items()}
+    return {
+        "recipe": recipe,
+        **facts,
+        "loader": loader.fingerprint,
+        "steps per epoch": str(loader.steps_per_epoch),
+        "batch size": str(loader.batch_size),
+        "torch version": str(torch.__version__),
+        "numpy version": np.__version__,
+        "python version": platform.python_version(),
+    }
+
+
+def check_agreement(facts: Mapping[str, str]) -> None:
+    """Compare the facts of all ranks; nothing happens where there is one.
+
+    Args:
+        facts: of this rank.
+
+    Raises:
+        UserError: on rank 0, naming the first fact that differs, its values and the ranks.
+        SystemExit: on the other ranks, with the exit code of a user's mistake.
+    """
+    if world_size() == 1:
+        return
+    gathered: list[dict[str, str]] = [{} for _ in range(world_size())]
+    dist.all_gather_object(gathered, dict(facts))  # between this run's own processes
+    for name in dict.fromkeys(name for each in gathered for name in each):
+        values = [each.get(name, "nothing") for each in gathered]
+        other = next((r for r, value in enumerate(values) if value != values[0]), None)
+        if other is None:
+            continue
+        if rank() != 0:
+            raise SystemExit(2)
+        raise UserError(
+            f"ranks: expected the same {name} on every rank, found {values[0]} on rank 0 and {values[other]} "
+            f"on rank {other}; start all of them with the same command, pack and environment"
+        )

@@ -1,0 +1,182 @@
+"""Damage by the hundred: truncated shards, flipped bits, read errors, failing stores, jumping clocks."""
+
+import errno
+import os
+import random
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from loaders import build_loader
+from loaders.errors import LoaderError, UserError
+from loaders.packs import StoreOptions, open_pack
+from loaders.packs.verify import verify_pack
+from loaders.views import presets
+from tests.faults.http_store import serve
+from tests.faults.records import record
+from tests.loaders.packs.inputs import class_tree, folder_hashes, pack, write_tree
+
+VIEWS = (presets.crop_flip(16),)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_tree(tmp_path_factory.mktemp("damage") / "in", class_tree(2, 20))
+
+
+@pytest.fixture(scope="module")
+def whole(source):
+    return pack(source.parent / "pack", f"train={source}", shard_size_mb=0.03)
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    shutil.copytree(whole.path, tmp_path / "copy")
+    return open_pack(tmp_path / "copy")
+
+
+def batches(opened, epochs=(0,), **options):
+    settings = {"batch_size": 8, "num_threads": 2, "timeout_s": 30.0} | options
+    with build_loader(opened.split("train"), VIEWS, **settings) as loader:
+        return [batch for epoch in epochs for batch in loader.epoch(epoch)], loader.bad_rows
+
+
+def same(found, expected):
+    return len(found) == len(expected) and all(
+        torch.equal(a.views[0], b.views[0]) and torch.equal(a.index, b.index)
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+def number_of_tries(few, many):
+    return pytest.mark.parametrize(
+        "tries", [few, pytest.param(many, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+    )
+
+
+@number_of_tries(25, 500)
+def test_flipped_bits(copy, tries):
+    rng, caught = random.Random(1), 0
+    path = copy.shard_path(0)
+    good = path.read_bytes()
+    rows = np.flatnonzero(copy.columns.shard == 0)
+    for _ in range(tries):
+        row = int(rng.choice(rows))
+        at = int(copy.columns.offset[row]) + rng.randrange(int(copy.columns.size[row]))
+        path.write_bytes(good[:at] + bytes([good[at] ^ (1 << rng.randrange(8))]) + good[at + 1 :])
+        found, bad = batches(open_pack(copy.path), verify=True, mode="eval")
+        invalid = torch.cat([b.index[~b.valid] for b in found]).tolist()
+        caught += list(bad) == [row] and invalid == [row]
+    record("a flipped bit in an image, verify=True", tries, caught, "the row is named, counted and left out")
+
+
+@number_of_tries(12, 300)
+def test_truncated_shards(whole, copy, tries):
+    rng, survived = random.Random(2), 0
+    expected, _ = batches(whole)
+    for _ in range(tries):
+        path = copy.shard_path(rng.randrange(copy.num_shards))
+        good = path.read_bytes()
+        path.write_bytes(good[: rng.randrange(len(good))])
+        listed = bool(verify_pack(copy.path))
+        try:
+            found, bad = batches(open_pack(copy.path))
+            survived += listed and not bad and same(found, expected)  # only padding was cut
+        except UserError as error:
+            survived += listed and str(path) in str(error)
+        path.write_bytes(good)
+    record("a truncated shard", tries, survived, "an error naming shard and row, or no row was cut")
+
+
+@number_of_tries(2, 40)
+def test_a_store_that_keeps_failing(whole, tmp_path, tries):
+    kinds = ("error", "stall", "crawl", "cut", "short", "reset", "flip")
+    rng, injected, survived = random.Random(3), 0, 0
+    expected, _ = batches(whole, (0, 1), backend="stream", window=2)
+    with serve(whole.path) as store:
+
+        def fault_for(path, n):
+            nonlocal injected
+            if path.endswith("manifest.json") or rng.random() > 0.15:
+                return None
+            injected += 1
+            return rng.choice(kinds)
+
+        store.fault_for = fault_for
+        for number in range(tries):
+            before = injected
+            options = StoreOptions(
+                tmp_path / f"cache{number}", tries=12, backoff_s=0.01, request_timeout_s=0.3, block_bytes=8192
+            )
+            found, bad = batches(open_pack(store.url, options), (0, 1), backend="stream", window=2)
+            survived += (injected - before) * (same(found, expected) and not bad)
+    record(
+        "a failing answer of a store (7 kinds)", injected, survived, "asked again; the batches are the same"
+    )
+
+
+@number_of_tries(10, 200)
+def test_read_errors_of_sources(source, whole, tmp_path, tries, monkeypatch):
+    """An image that cannot be read while packing is in the quarantine with its reason, nowhere else."""
+    from loaders.packs.sources.folder import FolderSource
+
+    rng, survived = random.Random(4), 0
+    read = FolderSource.read
+    for number in range(tries):
+        failing = rng.randrange(40)
+        count = -1
+
+        def sometimes(self, item, failing=failing):
+            nonlocal count
+            count += 1
+            if count == failing:
+                from loaders.packs.sources.item import UnreadableItem
+
+                raise UnreadableItem(f"cannot be read: {os.strerror(errno.EIO)}")
+            return read(self, item)
+
+        monkeypatch.setattr(FolderSource, "read", sometimes)
+        made = pack(tmp_path / f"p{number}", f"train={source}")
+        survived += len(made) == 39 and made.manifest.num_quarantined == 1 and not verify_pack(made.path)
+    record("a read error in a source", tries, survived, "the image is in the quarantine with its reason")
+
+
+@number_of_tries(5, 50)
+def test_clock_jumps(source, whole, tmp_path, tries, monkeypatch):
+    rng, survived = random.Random(5), 0
+    expected, _ = batches(whole, (0, 1), backend="stream", window=1)
+    hashes = folder_hashes(whole.path)
+    now = time.time
+    largest = max(whole.shard_path(shard).stat().st_size for shard in range(whole.num_shards))
+    with serve(whole.path) as store:
+        for number in range(tries):
+            monkeypatch.setattr(time, "time", lambda: now() + rng.uniform(-1e9, 1e9))
+            pack(tmp_path / f"p{number}", f"train={source}", shard_size_mb=0.03)
+            options = StoreOptions(tmp_path / f"c{number}", cache_bytes=2 * largest, block_bytes=8192)
+            remote = open_pack(store.url, options)
+            with build_loader(
+                remote.split("train"), VIEWS, 8, num_threads=2, backend="stream", window=1, timeout_s=30
+            ) as loader:
+                found = []
+                for batch in (batch for epoch in (0, 1) for batch in loader.epoch(epoch)):
+                    found.append(batch)
+                    for path in (tmp_path / f"c{number}").glob("*/shards/*.tar"):
+                        try:  # the times of last use are from before or after a jump
+                            os.utime(path, (0, rng.uniform(0, 4e9)))
+                        except FileNotFoundError:
+                            continue
+            monkeypatch.setattr(time, "time", now)
+            survived += same(found, expected) and folder_hashes(tmp_path / f"p{number}") == hashes
+    record("a clock that jumps by decades", tries, survived, "the same pack, the same batches")
+
+
+def test_a_shard_that_shrinks_under_a_loader_is_no_silent_loss(copy):
+    """What a store of another size would give is an error even when the loader was built before."""
+    loader = build_loader(copy.split("train"), VIEWS, 8, num_threads=1)
+    for shard in range(copy.num_shards):
+        copy.shard_path(shard).write_bytes(b"")
+    with loader, pytest.raises((UserError, LoaderError), match="cannot be read"):
+        list(loader.epoch(0))

@@ -1,0 +1,250 @@
+"""Damaged and hostile files: every reader says what is wrong in one line, within small memory, or reads on.
+
+Each example changes a good file in a few places (bytes, cuts, repeats, large numbers), so that it comes past
+the first checks. What a longer search found stands at the end as tests of its own.
+"""
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from loaders.errors import UserError
+from loaders.packs import LabelTable, open_pack
+from loaders.packs.beton import read_beton
+from loaders.packs.columns import open_columns
+from loaders.packs.jpeg_header import parse_jpeg_header
+from loaders.packs.manifest import read_manifest
+from loaders.packs.shard_list import read_shard_records
+from loaders.packs.sources.tar_members import list_members
+from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tar, write_tree
+
+MOST_BYTES = 32 << 20  # the good files are far smaller
+SHORT, LONG = 60, 5000
+NUMBERS = [
+    b"\0" * 8,
+    b"\xff" * 8,
+    b"\x7f" + b"\xff" * 7,
+    b"77777777777",
+    b"-1",
+    b"9" * 30,
+    b"null",
+    b"[]",
+    b"../",
+]
+
+
+def edits():
+    place = st.floats(0, 1, exclude_max=True)
+    return st.lists(
+        st.one_of(
+            st.tuples(st.just("byte"), place, st.integers(0, 255)),
+            st.tuples(st.just("number"), place, st.sampled_from(NUMBERS)),
+            st.tuples(st.just("cut"), place, st.none()),
+            st.tuples(st.just("drop"), place, st.integers(1, 600)),
+            st.tuples(st.just("repeat"), place, st.integers(1, 600)),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+
+
+def edited(data: bytes, changes) -> bytes:
+    for kind, place, value in changes:
+        at = int(place * len(data))
+        if kind == "byte":
+            data = data[:at] + bytes([value]) + data[at + 1 :]
+        elif kind == "number":
+            data = data[:at] + value + data[at + len(value) :]
+        elif kind == "cut":
+            data = data[:at]
+        elif kind == "drop":
+            data = data[:at] + data[at + value :]
+        else:
+            data = data[:at] + data[at : at + value] + data[at:]
+    return data
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz")
+    write_tree(folder / "in", class_tree(2, 4))
+    made = pack(folder / "pack", f"train={folder / 'in'}", shard_size_mb=0.01)
+    beton = pack(folder / "beton", f"train={folder / 'in'}", shard_format="ffcv")
+    long_name = "d/" * 60 + "x.jpg"
+    tars = [
+        write_tar(folder / f"{n}.tar", {long_name: jpeg(0), "c/b.jpg": jpeg(1)}, n).read_bytes()
+        for n in range(3)
+    ]
+    return {
+        "tar": tars,
+        "beton": [beton.shard_path(0).read_bytes()],
+        "column": [(made.path / "index" / name).read_bytes() for name in ("size.npy", "content_hash.npy")],
+        "manifest": [(made.path / "manifest.json").read_bytes()],
+        "labels": [(made.path / "labels" / "true.parquet").read_bytes()],
+        "shard list": [(made.path / "shards.jsonl").read_bytes()],
+        "jpeg": [jpeg(0)],
+        "pack": made,
+    }
+
+
+def read_column(path: Path, pack) -> None:
+    for name in (pack.path / "index").iterdir():
+        (path.parent / "index").mkdir(exist_ok=True)
+        target = path.parent / "index" / name.name
+        if not target.exists():
+            target.symlink_to(name)
+    for name in ("size.npy", "content_hash.npy"):
+        target = path.parent / "index" / name
+        target.unlink(missing_ok=True)
+        target.write_bytes(path.read_bytes())
+        open_columns(path.parent, len(pack))
+
+
+def read_header(path: Path, pack) -> None:
+    try:
+        parse_jpeg_header(path.read_bytes())
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+READERS = {
+    "tar": lambda path, pack: list(list_members(path)),
+    "beton": lambda path, pack: read_beton(path),
+    "column": read_column,
+    "manifest": lambda path, pack: read_manifest(path.parent),
+    "labels": lambda path, pack: LabelTable.read(path),
+    "shard list": lambda path, pack: read_shard_records(path.parent),
+    "jpeg": read_header,
+}
+FILE_NAMES = {"manifest": "manifest.json", "shard list": "shards.jsonl"}
+
+
+def check_reader(reader: str, good, folder: Path, data: bytes) -> None:
+    path = folder / FILE_NAMES.get(reader, "file")
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        READERS[reader](path, good["pack"])
+    except UserError as error:
+        num_lines = len(str(error).splitlines())
+    else:
+        num_lines = 1
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert num_lines == 1
+    assert peak < MOST_BYTES, f"{reader}: {peak} bytes for a file of {len(data)}"
+
+
+def fuzz(reader: str, good, folder: Path, num_examples: int) -> None:
+    @settings(
+        max_examples=num_examples,
+        deadline=None,
+        database=None,
+        derandomize=num_examples == SHORT,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.integers(0, len(good[reader]) - 1), edits())
+    def search(which: int, changes) -> None:
+        check_reader(reader, good, folder, edited(good[reader][which], changes))
+
+    search()
+
+
+@pytest.mark.parametrize("reader", list(READERS))
+def test_a_damaged_file_is_refused_or_read(good, tmp_path, reader):
+    fuzz(reader, good, tmp_path, SHORT)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("reader", list(READERS))
+def test_a_damaged_file_is_refused_or_read_long(good, tmp_path, reader):
+    fuzz(reader, good, tmp_path, LONG)
+
+
+def test_the_good_files_are_read(good, tmp_path):
+    """Else everything above would pass because nothing gets far."""
+    for reader in READERS:
+        for number, data in enumerate(good[reader]):
+            if reader == "column" and number:
+                continue
+            path = tmp_path / FILE_NAMES.get(reader, "file")
+            path.write_bytes(data)
+            if reader == "column":
+                with pytest.raises(UserError, match=r"content_hash\.npy"):  # both names get the same bytes
+                    READERS[reader](path, good["pack"])
+            else:
+                READERS[reader](path, good["pack"])
+    assert len(open_columns(good["pack"].path, len(good["pack"])).size) == 8
+
+
+def changed_manifest(good, tmp_path, change) -> Path:
+    raw = json.loads(good["manifest"][0])
+    change(raw)
+    (tmp_path / "manifest.json").write_text(json.dumps(raw))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil", "/etc/passwd", "a/../../b", "..", "", "a\\..\\..\\b\0", "index/../../x"]
+)
+def test_names_in_a_manifest_cannot_leave_the_pack(good, tmp_path, name):
+    def change(raw):
+        raw["files"][0]["path"] = name
+
+    with pytest.raises(UserError, match="damaged"):
+        read_manifest(changed_manifest(good, tmp_path, change))
+
+
+@pytest.mark.parametrize("name", ["../x.tar", "/x.tar", "a/b.tar", "..", ".", ""])
+def test_names_in_a_shard_list_cannot_leave_the_folder(tmp_path, name):
+    line = {"num_images": 1, "files": [{"path": name, "size_bytes": 1, "sha256": "0" * 64}]}
+    (tmp_path / "shards.jsonl").write_text(json.dumps(line))
+    with pytest.raises(UserError, match="outside the folder of shards"):
+        read_shard_records(tmp_path)
+
+
+def test_a_column_of_objects_is_not_unpickled(good, tmp_path):
+    class Boom:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "boom",))
+
+    np.save(tmp_path / "file", np.array([Boom()], object), allow_pickle=True)
+    (tmp_path / "file").write_bytes((tmp_path / "file.npy").read_bytes())
+    with pytest.raises(UserError, match="damaged"):
+        read_column(tmp_path / "file", good["pack"])
+    assert not (tmp_path / "boom").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [("repeat", 0.0, 8)],  # a header said to be 1.2 GB long was read
+        [("repeat", 0.0, 20)],  # an odd one broke the parser
+        [("drop", 0.5, 1), ("repeat", 0.609375, 31)],  # and another made it guess at Python 2
+    ],
+)
+def test_column_headers_that_a_long_search_found(good, tmp_path, changes):
+    data = edited(good["column"][0], changes)
+    check_reader("column", good, tmp_path, data)
+    with pytest.raises(UserError, match="damaged"):
+        read_column(tmp_path / "file", good["pack"])
+
+
+def test_a_row_that_points_outside_its_shard_is_refused(tmp_path):
+    write_tree(tmp_path / "in", class_tree(1, 4))
+    made = pack(tmp_path / "pack", f"train={tmp_path / 'in'}")
+    for name, value in (("offset", 2**63 + 5), ("size", 2**32 - 1)):
+        column = np.load(made.path / "index" / f"{name}.npy")
+        changed = column.copy()
+        changed[2] = value
+        np.save(made.path / "index" / f"{name}.npy", changed)
+        with pytest.raises(UserError, match="row 2"):
+            open_pack(made.path).view(2)
+        np.save(made.path / "index" / f"{name}.npy", column)

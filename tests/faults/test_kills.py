@@ -1,0 +1,90 @@
+"""Processes killed at many moments: what they were making is made again to the same bytes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from loaders.packs import StoreOptions, open_pack
+from tests.faults.http_store import serve
+from tests.faults.records import record
+from tests.loaders.packs.inputs import class_tree, pack, write_tree
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def drive(script: Path, *arguments: object) -> dict[str, int]:
+    run = subprocess.run(
+        [sys.executable, str(script), *map(str, arguments)], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize(
+    ("first", "step"), [(2, 9), pytest.param(1, 1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
+def test_packing(tmp_path, first, step):
+    write_tree(tmp_path / "in", class_tree(2, 10))
+    driver = ROOT / "tests" / "loaders" / "packs" / "kill_driver.py"
+    found = drive(driver, tmp_path / "in", tmp_path, "webdataset", first, step)
+    survived = found["kills"] - len(found["differing"])
+    record("SIGKILL while packing", found["kills"], survived, "resumed to the bytes of an undisturbed pack")
+
+
+@pytest.mark.parametrize("mode", ["time", "disk"])
+@pytest.mark.parametrize("tries", [3, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_training(tmp_path, mode, tries):
+    found = drive(HERE / "training_kills.py", tmp_path, mode, tries, 0)
+    name = {"time": "SIGKILL while training, at random times", "disk": "SIGKILL while saving a checkpoint"}[
+        mode
+    ]
+    record(name, found["kills"], found["kills"] - found["lost"], "resumed to the same weights, bit for bit")
+
+
+READER = """
+import sys
+from pathlib import Path
+from loaders.packs import StoreOptions, open_pack
+options = StoreOptions(Path(sys.argv[2]), cache_bytes=60_000, block_bytes=1000, backoff_s=0.01)
+pack = open_pack(sys.argv[1], options)
+print("ready", flush=True)
+for _ in range(100):
+    for row in range(len(pack)):
+        pack.read(row)
+"""
+
+
+@pytest.mark.parametrize("tries", [3, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_filling_the_cache(tmp_path, tries):
+    write_tree(tmp_path / "in", class_tree(2, 20))
+    local = pack(tmp_path / "pack", f"train={tmp_path / 'in'}", shard_size_mb=0.012)
+    rng, survived = random.Random(0), 0
+    with serve(local.path) as store:
+        for _ in range(tries):
+            command = [sys.executable, "-c", READER, store.url, str(tmp_path / "cache")]
+            with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                process.stdout.readline()
+                time.sleep(rng.uniform(0, 0.3))
+                process.send_signal(signal.SIGKILL)
+            remote = open_pack(
+                store.url, StoreOptions(tmp_path / "cache", cache_bytes=60_000, backoff_s=0.01)
+            )
+            right = all(remote.read(row) == local.read(row) for row in range(len(local)))
+            kept = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*/shards/*"))
+            survived += right and kept <= 60_000
+    record(
+        "SIGKILL while filling the cache",
+        tries,
+        survived,
+        "the next process reads the right bytes in the bound",
+    )

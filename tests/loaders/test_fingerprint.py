@@ -1,0 +1,42 @@
+"""The fingerprint of a loader: the same wherever the pack lies, another when anything decisive differs."""
+
+import shutil
+
+import numpy as np
+
+from loaders import build_loader, build_paired_loader, open_pack
+from loaders.packs import LabelTable
+from loaders.views import presets
+
+VIEWS = (presets.weak(16),)
+
+
+def plain(pack, **changes):
+    settings = {"views": VIEWS, "batch_size": 8, "num_threads": 1} | changes
+    with build_loader(pack.split("train"), **settings) as loader:
+        return loader.fingerprint
+
+
+def pair(pack, **changes):
+    split = pack.split("train")
+    with build_paired_loader(split, split, VIEWS, VIEWS, 2, 3, num_threads=1, **changes) as loader:
+        return loader.fingerprint
+
+
+def test_what_decides_the_batches_decides_the_fingerprint(photo_pack, digits_pack, tmp_path):
+    same = plain(photo_pack)
+    shutil.copytree(photo_pack.path, tmp_path / "elsewhere")
+    assert plain(open_pack(tmp_path / "elsewhere"), num_threads=2) == same
+    table = LabelTable.of(np.arange(3), np.zeros(3, np.int64), 3)
+    changed = [
+        plain(digits_pack),
+        plain(photo_pack, seed=1),
+        plain(photo_pack, batch_size=4),
+        plain(photo_pack, views=(presets.weak(32),)),
+        plain(photo_pack, labels=table),
+        plain(photo_pack, mode="eval"),
+        pair(photo_pack),
+        pair(photo_pack, labels=table),
+        pair(photo_pack, balanced=True),
+    ]
+    assert len({same, *changed}) == 1 + len(changed)

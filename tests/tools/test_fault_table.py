@@ -1,0 +1,32 @@
+"""The table of faults is written from records, and nothing else on the page changes."""
+
+import json
+
+import pytest
+
+from loaders.errors import UserError
+from tests.faults.records import record
+from tools.fault_table import as_table, read_rows
+
+
+def test_records_become_rows(tmp_path, monkeypatch):
+    path = tmp_path / "faults.jsonl"
+    monkeypatch.setenv("SLUICE_FAULT_RECORDS", str(path))
+    record("a flipped bit", 3, 3, "caught")
+    record("a flipped bit", 4, 4, "caught")
+    with pytest.raises(AssertionError, match="a kill: 1 of 2 lost"):
+        record("a kill", 2, 1, "resumed")
+    rows = read_rows(path)
+    assert [(row.tries, row.survived) for row in rows.values()] == [(7, 7), (2, 1)]
+    lines = as_table(rows).splitlines()
+    assert lines[2] == "| a flipped bit | 7 | 7 | 0 | caught |"
+    assert lines[-1] == "| **all** | **9** | **8** | **1** | |"
+
+
+@pytest.mark.parametrize("content", ["", "{}", "words", json.dumps({"fault": "x", "tries": "3"})])
+def test_what_is_no_record_is_refused(tmp_path, content):
+    (tmp_path / "faults.jsonl").write_text(content)
+    with pytest.raises(UserError, match="records of the fault tests"):
+        read_rows(tmp_path / "faults.jsonl")
+    with pytest.raises(UserError, match="records of the fault tests"):
+        read_rows(tmp_path / "none.jsonl")

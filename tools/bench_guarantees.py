@@ -1,0 +1,209 @@
+"""What the guarantees cost: resume to the first batch, the order of many rows, verification and time limits.
+
+Example:
+    python tools/bench_guarantees.py --pack packs/mine --split train --json records.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from loaders import build_loader, open_pack
+from loaders.errors import UserError, run_command
+from loaders.order import permute
+from loaders.packs import LabelTable, Pack, Split
+from loaders.packs.columns import COLUMN_DTYPES, write_columns
+from loaders.packs.labels import TRUE_LABELS, label_table_path
+from loaders.packs.manifest import SHARDS_FOLDER, SplitInfo, SplitRange, shard_file_name, write_manifest
+from loaders.views import presets
+from tools.bench.harness import machine
+
+_ORDER_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure what the guarantees of docs/guarantees.md cost."""
+
+    pack: Path
+    """A pack in tar shards with at least one batch of images."""
+    split: str = "train"
+    """Its split."""
+    resolution: int = 96
+    """Side of the views in pixels."""
+    batch_size: int = 256
+    """Images per step."""
+    num_threads: int = 2
+    """Decoding threads."""
+    runs: int = 7
+    """Interleaved runs of each variant."""
+    seconds: float = 4.0
+    """Length of a run."""
+    resume_rows: int = 512_000
+    """Rows of the pack that is resumed, made of links to the first shard of `pack`."""
+    order_rows: int = 100_000_000
+    """Rows of the order that is computed."""
+    json: Path | None = None
+    """File that gets a line per measurement appended."""
+
+
+def repeat_pack(pack: Pack, split: Split, num_rows: int, out: Path) -> Pack:
+    """Make a pack of many rows whose shards are links to one shard, so that only its index is large."""
+    rows = split.rows(np.arange(len(split)))
+    shard = int(pack.columns.shard[rows[0]])
+    rows = rows[pack.columns.shard[rows] == shard]
+    num_shards = -(-num_rows // len(rows))
+    num_rows = num_shards * len(rows)
+    (out / SHARDS_FOLDER).mkdir(parents=True)
+    for number in range(num_shards):
+        name = shard_file_name("train", number, pack.manifest.shard_format)
+        os.symlink(pack.shard_path(shard).resolve(), out / SHARDS_FOLDER / name)
+    keys = [f"{i:08d}".encode() for i in range(len(rows))]
+
+    def blocks() -> Iterator[dict[str, Any]]:
+        for number in range(num_shards):
+            block = {
+                name: np.asarray(getattr(pack.columns, name)[rows])
+                for name in COLUMN_DTYPES
+                if "key" not in name
+            }
+            block["shard"] = np.full(len(rows), number, np.uint32)
+            block["key_offset"] = np.arange(len(rows) + 1, dtype=np.uint64) * np.uint64(8)
+            block["key_bytes"] = np.frombuffer(b"".join(keys), np.uint8)
+            yield block
+
+    files = write_columns(out, num_rows, 8 * num_rows, blocks())
+    label = np.zeros(num_rows, np.int64)
+    LabelTable.of(np.arange(num_rows), label, max(1, len(pack.classes))).write(
+        out / label_table_path(TRUE_LABELS)
+    )
+    ranges = (SplitRange(0, num_rows, 0, num_shards, 0),)
+    info = SplitInfo("train", "repeated", ranges, num_rows, num_rows, 0)
+    write_manifest(
+        out,
+        replace(
+            pack.manifest, num_images=num_rows, num_shards=num_shards, num_inputs=num_rows, num_quarantined=0,
+            splits=(info,), files=tuple(files),
+        ),
+    )  # fmt: skip
+    return open_pack(out)
+
+
+def resume_times(folder: Path, config: Config) -> dict[str, float]:
+    """Return seconds from opening the pack to the first batch, at the first, middle and last step."""
+    found = {}
+    for where in ("first", "middle", "last"):
+        start = time.perf_counter()
+        with _loader(open_pack(folder).split("train"), config) as loader:
+            steps = loader.steps_per_epoch
+            step = {"first": 0, "middle": steps // 2, "last": steps - 1}[where]
+            next(loader.epoch(3, step))
+            found[where] = time.perf_counter() - start
+    return found
+
+
+def _loader(split: Split, config: Config, **options: Any) -> Any:
+    views = (presets.barlow_a(config.resolution), presets.barlow_b(config.resolution))
+    return build_loader(split, views, config.batch_size, num_threads=config.num_threads, **options)
+
+
+def order_cost(num_rows: int) -> tuple[float, int]:
+    """Return seconds for the whole order of an epoch, and by how many bytes the process grew."""
+    process = psutil.Process()
+    permute(np.arange(8), num_rows, 0, 0)  # compiles
+    before, most = process.memory_info().rss, 0
+    start = time.perf_counter()
+    for first in range(0, num_rows, _ORDER_BLOCK):
+        permute(np.arange(first, min(num_rows, first + _ORDER_BLOCK)), num_rows, 0, 1)
+        most = max(most, process.memory_info().rss)
+    return time.perf_counter() - start, most - before
+
+
+def throughput(split: Split, config: Config, **options: Any) -> float:
+    """Return images per second of a loader, without its first batches."""
+    with _loader(split, config, **options) as loader:
+        batches = (batch for epoch in range(1 << 30) for batch in loader.epoch(epoch))
+        for _ in range(3):
+            next(batches)
+        count, start = 0, time.perf_counter()
+        while (elapsed_s := time.perf_counter() - start) < config.seconds:
+            count += len(next(batches).index)
+    return count / elapsed_s
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {"timeout_s": 1e9},
+    "time limits": {},
+    "time limits and verification": {"verify": True},
+}
+
+
+def costs(split: Split, config: Config) -> dict[str, list[float]]:
+    """Return the throughputs of every variant, run in turns so that a drift of the machine meets all."""
+    found: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for run in range(config.runs + 1):
+        names = list(VARIANTS)
+        for name in names[run % len(names) :] + names[: run % len(names)]:
+            rate = throughput(split, config, **VARIANTS[name])
+            if run:  # the first round warms up
+                found[name].append(rate)
+    return found
+
+
+def main() -> None:
+    """Measure, print a table and append the records."""
+    config = tyro.cli(Config, description=__doc__)
+    pack = open_pack(config.pack)
+    split = pack.split(config.split)
+    if len(split) < config.batch_size:
+        raise UserError(
+            f"split {config.split}: expected {config.batch_size} images, found {len(split)}; lower "
+            "--batch-size"
+        )
+    table = Table("measurement", "value")
+    records: list[dict[str, Any]] = []
+
+    def note(name: str, value: float, unit: str) -> None:
+        table.add_row(name, f"{value:,.4g} {unit}")
+        records.append({"name": name, "value": value, "unit": unit})
+
+    rates = costs(split, config)
+    for name, found in rates.items():
+        note(f"throughput, {name}", statistics.median(found), "images/s")
+        paired = [rate / base for rate, base in zip(found, rates["plain"], strict=True)]
+        if name != "plain":
+            note(f"cost of {name}", 100 * (1 - statistics.median(paired)), "%")
+    folder = Path(tempfile.mkdtemp(dir=config.pack.parent))
+    try:
+        repeat_pack(pack, split, config.resume_rows, folder / "repeated")
+        for where, seconds in resume_times(folder / "repeated", config).items():
+            note(f"{config.resume_rows:,} rows: opening to first batch at the {where} step", seconds, "s")
+    finally:
+        shutil.rmtree(folder)
+    seconds, size_bytes = order_cost(config.order_rows)
+    note(f"order of {config.order_rows:,} rows", seconds, "s")
+    note(f"order of {config.order_rows:,} rows, growth of memory", size_bytes / 1e6, "MB")
+    Console().print(table)
+    if config.json is not None:
+        with config.json.open("a") as file:
+            for record in records:
+                file.write(json.dumps({"tool": "bench_guarantees", **record, **machine()}) + "\n")
+
+
+if __name__ == "__main__":
+    run_command(main)

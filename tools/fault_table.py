@@ -1,0 +1,90 @@
+"""Write the table of faults into docs/guarantees.md from the records of the fault tests.
+
+Example:
+    SLUICE_FAULT_RECORDS=faults.jsonl python -m pytest tests/faults -m "slow or not slow"
+    python tools/fault_table.py faults.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from loaders.errors import UserError, run_command
+from loaders.packs.atomic import write_atomic
+
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+_FIELDS = {"fault": str, "tries": int, "survived": int, "note": str}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Write the table of faults from the records of the fault tests."""
+
+    records: Annotated[Path, tyro.conf.Positional]
+    """File that SLUICE_FAULT_RECORDS named."""
+    page: Path = Path(__file__).resolve().parents[1] / "docs" / "guarantees.md"
+    """Page with the two marks between which the table stands."""
+
+
+@dataclass
+class Row:
+    """One fault, summed over all its records."""
+
+    tries: int
+    survived: int
+    note: str
+
+
+def read_rows(path: Path) -> dict[str, Row]:
+    """Sum the records of each fault.
+
+    Raises:
+        UserError: no such file, or a line that is no record.
+    """
+    rows: dict[str, Row] = {}
+    try:
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for line in lines:
+            if any(not isinstance(line[name], kind) for name, kind in _FIELDS.items()):
+                raise ValueError(f"not a record: {line}")
+            row = rows.setdefault(line["fault"], Row(0, 0, line["note"]))
+            row.tries += line["tries"]
+            row.survived += line["survived"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected records of the fault tests ({error}); run tests/faults") from None
+    if not rows:
+        raise UserError(f"{path}: expected records of the fault tests, found none; run tests/faults")
+    return rows
+
+
+def as_table(rows: dict[str, Row]) -> str:
+    """Return the table in Markdown."""
+    lines = ["| fault | tries | survived | lost | surviving means |", "|---|--:|--:|--:|---|"]
+    for fault, row in rows.items():
+        lost = row.tries - row.survived
+        lines.append(f"| {fault} | {row.tries:,} | {row.survived:,} | {lost:,} | {row.note} |")
+    total = sum(row.tries for row in rows.values())
+    survived = sum(row.survived for row in rows.values())
+    lines.append(f"| **all** | **{total:,}** | **{survived:,}** | **{total - survived:,}** | |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Replace the table in the page."""
+    config = tyro.cli(Config, description=__doc__)
+    text = config.page.read_text("utf-8")
+    if BEGIN not in text or END not in text:
+        raise UserError(f"{config.page}: expected the marks {BEGIN} and {END}; restore them")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    table = as_table(read_rows(config.records))
+    write_atomic(config.page, f"{before}{BEGIN}\n{table}\n{END}{after}".encode())
+    print(table)
+
+
+if __name__ == "__main__":
+    run_command(main)
