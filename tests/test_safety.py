@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib", "yaml"}
-UNSAFE_CALLS = {"eval", "exec", "compile", "os.system", "torch.load", "pd.read_pickle"}
+UNSAFE_CALLS = {"eval", "exec", "compile", "os.system", "pd.read_pickle"}
 
 
 def unsafe(tree: ast.AST) -> Iterator[str]:
@@ -22,6 +22,8 @@ def unsafe(tree: ast.AST) -> Iterator[str]:
                 yield f"calls {name}"
             if name in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False":
                 yield "calls np.load without allow_pickle=False"
+            if name == "torch.load" and keywords.get("weights_only") != "True":
+                yield "calls torch.load without weights_only=True"
             if any(word in name for word in ("extractall", "tarfile.open")):
                 yield f"calls {name}: members are read by offset, nothing is unpacked"
             if keywords.get("shell") == "True":

@@ -28,5 +28,5 @@ def test_the_choice_is_explained(backend, device, words):
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(photo_pack):
-    with pytest.raises(UserError, match=r"one of auto, cpu, dali, ffcv, found 'gpu'"):
+    with pytest.raises(UserError, match=r"one of auto, cpu, dali, ffcv, stream, found 'gpu'"):
         build_loader(photo_pack.split("train"), (presets.weak(16),), 8, backend="gpu")
