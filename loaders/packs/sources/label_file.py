@@ -114,7 +114,6 @@ def read_label_array(path: Path) -> NDArray[np.int64]:
 
 
 def _read_tensor(path: Path) -> Any:
-
     import torch
 
     try:
