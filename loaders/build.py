@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from loaders.backends import BackendName, RendererFactory, RenderOptions, explain_backend
 from loaders.balanced import group_by_class
 from loaders.batch import Batch
-from loaders.cpu import CpuRenderer, DTypeName
+from loaders.cpu import DTypeName
 from loaders.epochs import EpochLoader, LabeledStream, PairedLoader, Share
 from loaders.errors import UserError
+from loaders.ffcv_loader import FfcvLoader, check_split
+from loaders.order import check_batch
 from loaders.packs import LabelTable, Split
 from loaders.views.policy import ViewPolicy
 
-BackendName = Literal["auto", "cpu"]
+__all__ = ["BackendName", "Mode", "build_loader", "build_paired_loader", "explain_backend"]
+
 Mode = Literal["train", "eval"]
 
 _STREAM_VIEWS = 256  # view numbers set aside for each stream of a paired loader
-
-
-def explain_backend(backend: BackendName) -> str:
-    """Return one line: which backend `build_loader` uses and why."""
-    if backend == "cpu":
-        return "cpu: asked for"
-    return "cpu: the fused kernels read every pack and every policy"
 
 
 def build_loader(
@@ -62,13 +55,14 @@ def build_loader(
         seed: of order and views.
         mode: "train" shuffles and drops the last partial batch; "eval" keeps the order, pads the last batch
             and marks the padding in `Batch.valid`.
-        backend: "auto" or "cpu".
+        backend: "auto", "cpu", "dali" (on the GPU where `device` is one) or "ffcv" (packs of that format);
+            `explain_backend` says what "auto" takes.
         device: where batches are delivered.
         num_threads: worker threads; by default the cores this process may use.
         rank: this process; the loader takes its part of every batch and is never given to accelerate.
         num_ranks: number of processes.
         labels: label table to take the labels from; the true labels by default.
-        dtype: "float32" (normalised as the policy says) or "uint8".
+        dtype: "float32", "float16" or "bfloat16" (normalised as the policy says), or "uint8".
         channels_last: deliver views in torch.channels_last.
         bad_images: "replace" puts the next readable row in place of a damaged one, deterministically, and
             notes it in `loader.bad_rows`; "raise" stops.
@@ -79,25 +73,27 @@ def build_loader(
         UserError: what cannot be built, and the remedy.
     """
     _check(views, num_threads, prefetch, timeout_s, rank, num_ranks)
-    threads = num_threads or _usable_cores()
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="sluice-loader")
-    renderer = CpuRenderer(
+    options = RenderOptions(
+        seed, torch.device(device), num_threads, dtype, channels_last, bad_images == "replace", prefetch
+    )
+    factory = RendererFactory(backend, options)
+    train = mode == "train"
+    check_batch(len(split), batch_size, num_ranks, drop_last=train)
+    share = Share(rank, num_ranks, prefetch, timeout_s)
+    known = split.labels(labels)
+    if factory.name == "ffcv":
+        check_split(split)
+        cpu = factory.make_cpu(split, views, first_view=_STREAM_VIEWS, labels=known, train=train)
+        return FfcvLoader(cpu, batch_size, seed, train, share, _placer(device), factory.close)
+    renderer = factory.make(
         split,
         views,
-        seed=seed,
         first_view=_STREAM_VIEWS,
-        labels=split.labels(labels),
-        executor=executor,
-        num_threads=threads,
-        dtype=dtype,
-        channels_last=channels_last,
-        replace_bad=bad_images == "replace",
-        train=mode == "train",
+        labels=known,
+        batch_size=batch_size // num_ranks,
+        train=train,
     )
-    share = Share(rank, num_ranks, prefetch, timeout_s)
-    return EpochLoader(
-        renderer, len(split), batch_size, seed, mode == "train", share, _placer(device), _stopper(executor)
-    )
+    return EpochLoader(renderer, len(split), batch_size, seed, train, share, _placer(device), factory.close)
 
 
 def build_paired_loader(
@@ -143,44 +139,43 @@ def build_paired_loader(
     _check(labeled_views + unlabeled_views, num_threads, prefetch, timeout_s, rank, num_ranks)
     if mu < 1:
         raise UserError(f"mu: expected at least 1 unlabelled row per labelled row, found {mu}; raise it")
-    threads = num_threads or _usable_cores()
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="sluice-loader")
-
-    def renderer(
-        split: Split, views: tuple[ViewPolicy, ...], stream: int, table: NDArray[np.int64] | None
-    ) -> CpuRenderer:
-        return CpuRenderer(
-            split,
-            views,
-            seed=seed,
-            first_view=stream * _STREAM_VIEWS,
-            labels=table,
-            executor=executor,
-            num_threads=threads,
-            dtype=dtype,
-            channels_last=channels_last,
-            replace_bad=bad_images == "replace",
-            train=True,
+    options = RenderOptions(
+        seed, torch.device(device), num_threads, dtype, channels_last, bad_images == "replace", prefetch
+    )
+    factory = RendererFactory(backend, options)
+    if factory.name == "ffcv":
+        raise UserError(
+            "backend ffcv: expected one stream, since FFCV's Loader walks one order; found two; use "
+            "backend='cpu', which reads the same packs"
         )
+    check_batch(len(unlabeled), mu * batch_size, num_ranks)
 
     def labeled_stream(table: LabelTable | None) -> LabeledStream:
         rows = labeled.labeled_by(table)
         known = rows.labels(table)
         groups = group_by_class(known) if balanced else None
-        return LabeledStream(renderer(rows, labeled_views, 0, known), len(rows), groups)
+        size = batch_size // num_ranks
+        renderer = factory.make(rows, labeled_views, first_view=0, labels=known, batch_size=size)
+        return LabeledStream(renderer, len(rows), groups)
 
     share = Share(rank, num_ranks, prefetch, timeout_s)
     return PairedLoader(
         labeled_stream,
         labels,
-        renderer(unlabeled, unlabeled_views, 1, None),
+        factory.make(
+            unlabeled,
+            unlabeled_views,
+            first_view=_STREAM_VIEWS,
+            labels=None,
+            batch_size=mu * batch_size // num_ranks,
+        ),
         len(unlabeled),
         batch_size,
         mu,
         seed,
         share,
         _placer(device),
-        _stopper(executor),
+        factory.close,
     )
 
 
@@ -204,14 +199,6 @@ def _check(
         )
     if not 0 <= rank < num_ranks:
         raise UserError(f"rank: expected 0 to {num_ranks - 1}, found {rank}; pass the process's own rank")
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _stopper(executor: ThreadPoolExecutor) -> Callable[[], None]:
-    return lambda: executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _placer(device: str | torch.device) -> Callable[[Batch], Batch]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from loaders.batch import Batch
 from loaders.buffers import BufferPool
-from loaders.decode import Arena, CorruptImageError, decode_jpeg_into
+from loaders.decode import Arena, CorruptImageError, read_pixels_into
 from loaders.errors import LoaderError
 from loaders.packs import Split
 from loaders.views.draw import ViewParameters, draw
@@ -31,7 +31,15 @@ from loaders.views.policy import ViewPolicy
 CHUNK_BYTES = 512 * 1024  # decoded pixels of a chunk; they and their planes stay in a 1 MiB cache
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
 
-DTypeName = Literal["float32", "uint8"]
+DTypeName = Literal["float32", "float16", "bfloat16", "uint8"]
+
+# Numba knows neither half precision: their bits travel as integers of two bytes.
+_CARRIERS: dict[DTypeName, str] = {
+    "float32": "float32",
+    "float16": "int16",
+    "bfloat16": "uint16",
+    "uint8": "uint8",
+}
 
 
 @dataclass
@@ -98,7 +106,7 @@ class CpuRenderer:
         labels: int64 [len(split)], -1 where there is none, or None for batches without labels.
         executor: threads that do the work.
         num_threads: of `executor`.
-        dtype: "float32" (normalised) or "uint8".
+        dtype: "float32", "float16" or "bfloat16" (normalised), or "uint8".
         channels_last: deliver views in torch.channels_last.
         replace_bad: put the following row in place of a damaged one (and count it) instead of raising.
         train: False marks a replaced row invalid, so that an evaluation does not count it.
@@ -127,7 +135,8 @@ class CpuRenderer:
         self._first_view = first_view
         self._executor = executor
         self._num_threads = num_threads
-        self._dtype = np.dtype(dtype)
+        self._torch_dtype: torch.dtype = getattr(torch, dtype)
+        self._dtype = np.dtype(_CARRIERS[dtype])
         self._channels_last = channels_last
         self._replace_bad = replace_bad
         self._train = train
@@ -183,9 +192,10 @@ class CpuRenderer:
         return pool.take()
 
     def _tensor(self, out: NDArray[Any], resolution: int) -> Tensor:
+        tensor = torch.from_numpy(out).view(self._torch_dtype)
         if self._channels_last:
-            return torch.from_numpy(out).view(-1, resolution, resolution, 3).permute(0, 3, 1, 2)
-        return torch.from_numpy(out).view(-1, 3, resolution, resolution)
+            return tensor.view(-1, resolution, resolution, 3).permute(0, 3, 1, 2)
+        return tensor.view(-1, 3, resolution, resolution)
 
     def _worker(self) -> _Worker:
         worker: _Worker | None = getattr(self._local, "worker", None)
@@ -226,8 +236,9 @@ class CpuRenderer:
         return starts
 
     def _decode_row(self, job: _Job, i: int, out: NDArray[np.uint8]) -> None:
-        data = self.split.pack.view(int(job.rows[i]))
-        decode_jpeg_into(data, int(job.heights[i]), int(job.widths[i]), out)
+        row = int(job.rows[i])
+        encoding = int(self.split.pack.columns.encoding[row])
+        read_pixels_into(self.split.pack.view(row), encoding, int(job.heights[i]), int(job.widths[i]), out)
 
     def _replace(self, job: _Job, i: int, at: int, arena: Arena, error: CorruptImageError) -> int:
         """Put the next readable row of the split in place of row i of the job; return its size in bytes."""

@@ -8,6 +8,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
+
 SLACK = 64  # bytes that vector loads may read behind an image
 
 
@@ -34,6 +36,31 @@ class Arena:
             kept = self.pixels[:used_bytes]
             self.reserve(used_bytes + more_bytes)
             self.pixels[:used_bytes] = kept
+
+
+def read_pixels_into(
+    data: NDArray[np.uint8], encoding: int, height: int, width: int, out: NDArray[np.uint8]
+) -> None:
+    """Bring the bytes of a row into memory as RGB: pixels are copied, a JPEG is decoded.
+
+    Args:
+        data: uint8 [size], the bytes of the row.
+        encoding: of the row, a value of the column `encoding`.
+        height: pixels, as the index says.
+        width: pixels.
+        out: uint8 [height * width * 3], written.
+
+    Raises:
+        CorruptImageError: damaged data, another size, or an encoding that nobody knows.
+    """
+    if encoding == ENCODING_JPEG:
+        decode_jpeg_into(data, height, width, out)
+    elif encoding != ENCODING_RAW:
+        raise CorruptImageError(f"encoding {encoding}, expected {ENCODING_JPEG} or {ENCODING_RAW}")
+    elif len(data) != height * width * 3:
+        raise CorruptImageError(f"{len(data)} bytes, expected {height} x {width} pixels of 3")
+    else:
+        out[:] = data
 
 
 def decode_jpeg_into(data: NDArray[np.uint8], height: int, width: int, out: NDArray[np.uint8]) -> None:

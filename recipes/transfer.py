@@ -6,12 +6,15 @@ r"""Transfer: fine-tune a pre-trained backbone on a few labels per class, beside
 Source: the semi-supervised protocol of Zbontar et al. 2021 (Barlow Twins), section 3.1: a new linear
 classifier, separate learning rates for backbone and classifier, SGD without weight decay, cosine decay.
 
-Both ways to start see the same labels and the same views; each has settings of its own (`--pretrained.*`,
-`--from-scratch.*`), since what suits trained weights does not suit random ones.
+Both ways to start see the same labels; each has settings of its own (`--pretrained.*`, `--from-scratch.*`),
+since what suits trained weights does not suit random ones.
 """
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -58,6 +61,9 @@ class FineTuning:
     each batch, which the running ones follow."""
     steps: int = 200
     """Optimizer steps."""
+    min_crop: float = 0.08
+    """Smallest share of the image that a training view shows. Paper: 0.08; much more where there are only
+    tens of labels, since a view that misses the object teaches a wrong label."""
     warmup_steps: int = 0
     """Linear rise of the learning rates."""
     weight_decay: float = 0.0
@@ -94,14 +100,12 @@ class Config:
     """Of the choice of labels, of new weights, of order and views."""
     beside_scratch: bool = True
     """Also train the same network from random weights on the same labels."""
-    pretrained: FineTuning = FineTuning(lr_backbone=0.005, lr_classifier=0.05, batchnorm="batch")
+    pretrained: FineTuning = FineTuning(lr_backbone=0.005, lr_classifier=0.02, batchnorm="batch", steps=100)
     """Training of the pre-trained network."""
     from_scratch: FineTuning = FineTuning(
         lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch", warmup_steps=10
     )
     """Training of the network with random weights."""
-    min_crop: float = 0.08
-    """Smallest share of the image that a training view shows. Paper: 0.08."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
     batch_size: int = 64
@@ -211,7 +215,7 @@ def fine_tune(
         build_backbone(backbone_name, resolution) if job.init == SCRATCH else load_backbone(config.init)
     )
     recipe = Transfer(backbone, backbone_name, len(pack.classes), job.tuning)
-    loader = _train_loader(config, chosen, resolution, job.seed, accelerator)
+    loader = _train_loader(config, job, chosen, resolution, accelerator)
     loop_config = LoopConfig(
         out=config.out / job.folder,
         epochs=-(-job.tuning.steps // loader.steps_per_epoch),
@@ -234,7 +238,7 @@ def fine_tune(
 
 
 def _train_loader(
-    config: Config, chosen: Split, resolution: int, seed: int, accelerator: Accelerator
+    config: Config, job: _Job, chosen: Split, resolution: int, accelerator: Accelerator
 ) -> Loader[Batch]:
     num_ranks = accelerator.num_processes
     most = min(config.batch_size, len(chosen))
@@ -242,9 +246,9 @@ def _train_loader(
         raise UserError(f"fine-tuning: {len(chosen)} labels for {num_ranks} processes; use fewer processes")
     return build_loader(
         chosen,
-        views=(presets.crop_flip(resolution, config.min_crop, config.flip_p),),
+        views=(presets.crop_flip(resolution, job.tuning.min_crop, config.flip_p),),
         batch_size=most - most % num_ranks,
-        seed=seed,
+        seed=job.seed,
         backend=config.backend,
         device=str(accelerator.device),
         num_threads=config.num_threads,
@@ -263,7 +267,6 @@ def _description(config: Config, job: _Job, resolution: int) -> dict[str, Any]:
         "pack": config.pack,
         "train_split": config.train_split,
         "batch_size": config.batch_size,
-        "min_crop": config.min_crop,
         "flip_p": config.flip_p,
         **asdict(job.tuning),
     }

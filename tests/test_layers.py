@@ -8,7 +8,7 @@ ALLOWED = {
     "loaders": {"loaders"},
     "engine": {"engine", "loaders.batch", "loaders.errors"},
     "recipes": {"loaders", "engine"},
-    "tools": {"loaders", "engine", "tools.bench", "tools.peers"},
+    "tools": {"loaders", "engine", "tools.bench", "tools.packing", "tools.peers", "tools.views"},
 }
 COMPOSED = {"recipes/pipeline.py": {"recipes"}}  # the one recipe whose stages are other recipes
 HEAVY = ("nvidia.dali", "ffcv", "webdataset", "ray", "faiss")

@@ -28,10 +28,6 @@ from loaders.errors import UserError, run_command
 ROOT = Path(__file__).resolve().parent.parent
 MARKER = "made-by-demo"
 
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Set for every step unless the caller has set it: threads that spin while they wait take the cores away from
-the loader's threads and from whatever else the machine does."""
-
 
 @dataclass(frozen=True)
 class Config:
@@ -109,7 +105,7 @@ def plan(config: Config) -> list[Step]:
             python(
                 *("recipes/transfer.py", "--pack", config.pack, "--init", run, "--out", transfer),
                 *("--labels-per-class", *config.labels_per_class, "--seeds", *config.seeds),
-                *("--min-crop", 0.6, "--flip-p", 0, *threads),
+                *("--pretrained.min-crop", 0.8, "--from-scratch.min-crop", 0.6, "--flip-p", 0, *threads),
             ),
         ),
     ]
@@ -168,7 +164,7 @@ def _environment() -> dict[str, str]:
     folder = str(Path(sys.executable).parent)
     search = os.pathsep.join([folder, os.environ.get("PATH", "")])
     modules = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
-    return {**ENVIRONMENT, **os.environ, "PATH": search, "PYTHONPATH": modules}
+    return {**os.environ, "PATH": search, "PYTHONPATH": modules}
 
 
 def print_outcome(console: Console, config: Config) -> None:
@@ -198,13 +194,10 @@ def main() -> None:
     make_room(config.out)
     make_room(config.pack)
     steps = plan(config)
-    for name, value in ENVIRONMENT.items():
-        console.print(f"   $ export {name}={os.environ.get(name, value)}", style="dim", highlight=False)
     for number, step in enumerate(steps, start=1):
         run_step(console, number, step)
     commands = config.out / "commands.txt"
-    lines = [f"export {name}={value}" for name, value in ENVIRONMENT.items()] + [step.text for step in steps]
-    commands.write_text("".join(f"{line}\n" for line in lines))
+    commands.write_text("".join(f"{step.text}\n" for step in steps))
     run_step(console, len(steps) + 1, report_step(config, commands))
     console.print()
     print_outcome(console, config)

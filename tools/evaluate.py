@@ -6,6 +6,9 @@ Example:
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 from dataclasses import asdict, dataclass
 from pathlib import Path
 

@@ -17,10 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from loaders.errors import run_command
+from loaders.packs import open_pack
+from loaders.packs.append import append_to_pack
 from loaders.packs.image import ImagePolicy
 from loaders.packs.manifest import QUARANTINE_NAME, Manifest
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
+from tools.packing.inspect import Fault, faults_found, inspect_pack
 
 
 @dataclass(frozen=True)
@@ -28,19 +31,34 @@ class Config:
     """Pack images into shards with an index; a run that was interrupted resumes when started again."""
 
     splits: tuple[str, ...]
-    """NAME=PATH of every split. PATH is a folder, a .tar, or x.tar#folder/inside. A file's class is the
-    folder it lies in; files in the root have none."""
+    """NAME=PATH of every split. PATH is a folder, .tar, .tar.gz or .zip, where a file's class is the folder
+    it lies in and files in the root have none; wds:shards/x-{000..012}.tar for WebDataset shards; a .beton; a
+    list of paths (.csv, .tsv, .jsonl, .parquet); a table of images (.parquet, .arrow); or any of these on
+    s3://, gs://, https:// or hf://. #folder chooses a folder inside an archive, #name a split of a list,
+    #labels=FILE gives labels (.pt, .npy, .csv) to the images of a folder or an archive."""
     out: Path
     """Folder of the pack; must not exist yet, or hold what this same command began."""
     format: Literal["webdataset", "ffcv"] = "webdataset"
     """Shards: .tar for webdataset and DALI, or .beton for FFCV."""
     max_side: int | None = None
     """Shrink images whose longest side is over this many pixels."""
+    short_side: int | None = None
+    """Shrink images whose shorter side is over this many pixels."""
+    crop_square: bool = False
+    """Keep the largest square in the middle of each image."""
     quality: int | None = None
     """Encode every image anew with this JPEG quality. Left out, baseline JPEG within --max-side is copied
     byte for byte and the rest is encoded with 95."""
+    encoding: Literal["jpeg", "raw"] = "jpeg"
+    """raw stores decoded pixels: larger, and read without decoding."""
     max_pixels: int = ImagePolicy.max_pixels
     """Refuse larger images (decompression bombs)."""
+    append: bool = False
+    """Add the splits, or more images of its splits, to the finished pack at --out; no shard is rewritten."""
+    near: bool = False
+    """Also find images that look the same with different bytes; decodes every image once more."""
+    fail_on: tuple[Fault, ...] = ()
+    """Faults of the finished pack that end with exit code 1."""
     shard_size_mb: float = 64.0
     """About the size of a shard, in 10^6 bytes."""
     workers: int = 0
@@ -54,7 +72,14 @@ def main() -> int:
         splits=parse_splits(config.splits),
         out=config.out,
         shard_format=config.format,
-        policy=ImagePolicy(config.max_side, config.quality, config.max_pixels),
+        policy=ImagePolicy(
+            max_side=config.max_side,
+            short_side=config.short_side,
+            crop_square=config.crop_square,
+            quality=config.quality,
+            encoding=config.encoding,
+            max_pixels=config.max_pixels,
+        ),
         shard_size_mb=config.shard_size_mb,
         workers=config.workers,
     )
@@ -64,14 +89,17 @@ def main() -> int:
     try:
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("packing", total=None)
-            manifest = pack_dataset(
-                options, lambda done, total: bar.update(task, completed=done, total=total)
-            )
+            work = append_to_pack if config.append else pack_dataset
+            manifest = work(options, lambda done, total: bar.update(task, completed=done, total=total))
     except KeyboardInterrupt:
         console.print("interrupted: start the same command again, it resumes")
         return 130
     print_summary(console, config.out, manifest, time.perf_counter() - start)
-    return 0
+    pack = open_pack(config.out)
+    faults = faults_found(pack, inspect_pack(pack, config.near, config.workers, console), config.fail_on)
+    for line in faults:
+        print(f"fault: {line}")
+    return 1 if faults else 0
 
 
 def print_summary(console: Console, out: Path, manifest: Manifest, seconds: float) -> None:

@@ -17,6 +17,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from loaders.errors import run_command
+from loaders.packs import open_pack
+from loaders.packs.audit import compare_with_source, decode_all
+from loaders.packs.sources.spec import parse_splits
 from loaders.packs.verify import verify_pack
 from loaders.packs.workers import available_cores
 
@@ -29,6 +32,11 @@ class Config:
 
     pack: Annotated[Path, tyro.conf.Positional]
     """Folder of the pack."""
+    decode: bool = False
+    """Decode every image too, and compare its size with the index."""
+    against: tuple[str, ...] = ()
+    """NAME=PATH of splits and their sources, as they were given to pack_dataset: prove that every input is
+    packed or quarantined, and that copied images have the bytes of their source."""
     workers: int = 0
     """Threads that read and hash, 0 for one per core."""
 
@@ -44,6 +52,9 @@ def main() -> int:
             config.workers or available_cores(),
             lambda done, total: bar.update(task, completed=done, total=total),
         )
+        if not differences and (config.decode or config.against):
+            bar.update(task, description="decoding and comparing", total=None)
+            differences = _look_closer(config)
     for line in differences[:_SHOWN_LINES]:
         print(f"differs: {line}")
     if len(differences) > _SHOWN_LINES:
@@ -57,6 +68,14 @@ def main() -> int:
         return 1
     print(f"{config.pack} is whole: {size_mb:,.1f} MB in {seconds:.1f} s, {size_mb / seconds:,.0f} MB/s")
     return 0
+
+
+def _look_closer(config: Config) -> list[str]:
+    pack = open_pack(config.pack)
+    differences = decode_all(pack, config.workers or available_cores()) if config.decode else []
+    for split in parse_splits(config.against) if config.against else ():
+        differences += compare_with_source(pack, split)
+    return differences
 
 
 if __name__ == "__main__":

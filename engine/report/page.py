@@ -67,11 +67,12 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of figures: the first column names the rows, the others are set to the right."""
+    """A table: the first column names the rows; the others are set to the right where they hold figures."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    numeric: bool = True
 
     def html(self) -> str:
         """Return the block's markup."""
@@ -83,8 +84,9 @@ class Table:
             for row in self.rows
         )
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+        text = ' class="text"'
         return (
-            f'<div class="scroll"><table>{caption}'
+            f'<div class="scroll"><table{"" if self.numeric else text}>{caption}'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 

@@ -65,6 +65,7 @@ dl{columns:17rem auto;column-gap:2.2rem;background:var(--card);border:1px solid 
 dl div{display:flex;justify-content:space-between;gap:1rem;padding:.22rem 0;break-inside:avoid;
   border-bottom:1px solid var(--rule)}
 dt{color:var(--muted)}
+table.text td,table.text thead th:not(:first-child){text-align:left;white-space:normal}
 dd{margin:0;text-align:right;overflow-wrap:anywhere;font-family:ui-monospace,Menlo,Consolas,monospace;
   font-size:.82rem}
 pre{overflow-x:auto;background:var(--card);border:1px solid var(--rule);border-radius:.5rem;

@@ -63,7 +63,8 @@ class BetonShardWriter:
             self._flush_page()
         offset = self._page_start + len(self._page)
         self._page += image.data
-        self._samples[self._num_samples] = ((beton.MODE_JPEG, image.width, image.height, offset), label)
+        mode = beton.MODE_RAW if image.is_raw else beton.MODE_JPEG
+        self._samples[self._num_samples] = ((mode, image.width, image.height, offset), label)
         self._sizes[self._num_samples] = size
         self._num_samples += 1
         return offset

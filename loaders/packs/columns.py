@@ -17,7 +17,7 @@ from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish
 from loaders.packs.manifest import INDEX_FOLDER, FileInfo
 
-ENCODING_JPEG = 0
+ENCODING_JPEG, ENCODING_RAW = 0, 1
 COLUMN_DTYPES: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
     "shard": (np.dtype("<u4"), ()),
     "offset": (np.dtype("<u8"), ()),
@@ -44,7 +44,7 @@ class IndexColumns:
         height: uint32 [N], pixels.
         width: uint32 [N], pixels.
         split: uint16 [N], position of the split in the manifest.
-        encoding: uint8 [N], 0 = JPEG.
+        encoding: uint8 [N], 0 = JPEG, 1 = pixels uint8 [height, width, 3].
         action: uint8 [N], what was done to the image, bits of `loaders.packs.image.Action`.
         content_hash: uint64 [N, 2], 16-byte BLAKE2b of the encoded bytes.
         key_offset: uint64 [N + 1], where each key begins in `key_bytes`.

@@ -6,6 +6,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish
 from loaders.packs.checksum import sha256_file
-from loaders.packs.columns import write_columns
+from loaders.packs.columns import COLUMN_DTYPES, write_columns
 from loaders.packs.image import Action
 from loaders.packs.labels import TRUE_LABELS, LabelTableWriter, label_table_path
 from loaders.packs.listing import Plan, ShardPlan
@@ -29,8 +31,11 @@ from loaders.packs.manifest import (
     SplitInfo,
     SplitRange,
 )
+from loaders.packs.pack import Pack
 from loaders.packs.parts import PartInfo, part_path, read_part_info, read_part_rejected, read_part_rows
 from loaders.packs.sources.spec import SplitSource
+
+_ROWS_AT_ONCE = 1 << 20
 
 
 class EmptySplitError(UserError):
@@ -38,38 +43,57 @@ class EmptySplitError(UserError):
 
 
 def join_parts(
-    out: Path,
+    target: Path,
     build: Path,
     plan: Plan,
     splits: tuple[SplitSource, ...],
     shard_format: str,
     options: dict[str, Any],
+    base: Pack | None = None,
 ) -> Manifest:
     """Write everything but the manifest, and return the manifest; one shard's rows are in memory at a time.
+
+    Args:
+        target: folder that gets the files.
+        build: build folder with the parts of all shards.
+        plan: the shards.
+        splits: the splits of the plan.
+        shard_format: "webdataset" or "ffcv".
+        options: what is recorded of the options.
+        base: the pack that the parts are appended to; its rows come first.
 
     Raises:
         EmptySplitError: no input of a split could be packed.
     """
     parts = [(shard, read_part_info(part_path(build, shard))) for shard in plan.shards]
-    infos = _split_infos(build, splits, parts)
+    before = None if base is None else base.manifest
+    first_row, first_shard = (0, 0) if before is None else (before.num_images, before.num_shards)
+    infos = merge_splits(before, _split_infos(build, splits, parts, first_row, first_shard))
     kept = [(shard, part) for shard, part in parts if part.num_images]
-    num_images = sum(part.num_images for _, part in kept)
-    split_index = {split.split: index for index, split in enumerate(splits)}
-    files = write_columns(
-        out, num_images, sum(part.num_key_bytes for _, part in kept), _blocks(build, kept, split_index)
-    )
-    files.append(_write_labels(out, build, kept, len(plan.classes)))
-    files.append(_write_lines(out, QUARANTINE_NAME, _quarantine_lines(build, parts)))
-    files.append(_write_lines(out, SHARD_LIST_NAME, _shard_lines(kept)))
+    split_index = {info.name: index for index, info in enumerate(infos)}
+    num_images = first_row + sum(part.num_images for _, part in kept)
+    num_key_bytes = sum(part.num_key_bytes for _, part in kept)
+    if base is not None:
+        num_key_bytes += len(base.columns.key_bytes)
+    blocks = chain(_old_blocks(base), _blocks(build, kept, split_index, first_shard))
+    files = write_columns(target, num_images, num_key_bytes, blocks)
+    old = (lambda name: iter(())) if base is None else partial(_old_lines, base.path)
+    files.append(_write_labels(target, build, kept, len(plan.classes), base))
+    files.append(_write_lines(target, QUARANTINE_NAME, old(QUARANTINE_NAME), _quarantine_lines(build, parts)))
+    files.append(_write_lines(target, SHARD_LIST_NAME, old(SHARD_LIST_NAME), _shard_lines(kept)))
     num_quarantined = sum(part.num_quarantined for _, part in parts)
+    actions = _action_counts(kept)
+    if before is not None:
+        num_quarantined += before.num_quarantined
+        actions = dict(sorted((Counter(actions) + Counter(before.actions)).items()))
     return Manifest(
         format_version=FORMAT_VERSION,
         shard_format=shard_format,
         num_images=num_images,
-        num_shards=len(kept),
+        num_shards=first_shard + len(kept),
         num_inputs=num_images + num_quarantined,
         num_quarantined=num_quarantined,
-        actions=_action_counts(kept),
+        actions=actions,
         classes=plan.classes,
         splits=infos,
         options=options,
@@ -77,11 +101,34 @@ def join_parts(
     )
 
 
+def merge_splits(base: Manifest | None, added: tuple[SplitInfo, ...]) -> tuple[SplitInfo, ...]:
+    """Return the splits of a pack with what was appended: more ranges of its splits, then new splits."""
+    merged = {info.name: info for info in (() if base is None else base.splits)}
+    for info in added:
+        old = merged.get(info.name)
+        merged[info.name] = (
+            info
+            if old is None
+            else SplitInfo(
+                info.name,
+                f"{old.source} + {info.source}",
+                old.ranges + info.ranges,
+                old.num_images + info.num_images,
+                old.num_labeled + info.num_labeled,
+                old.num_quarantined + info.num_quarantined,
+            )
+        )
+    return tuple(merged.values())
+
+
 def _split_infos(
-    build: Path, splits: tuple[SplitSource, ...], parts: list[tuple[ShardPlan, PartInfo]]
+    build: Path,
+    splits: tuple[SplitSource, ...],
+    parts: list[tuple[ShardPlan, PartInfo]],
+    row: int,
+    shard: int,
 ) -> tuple[SplitInfo, ...]:
     infos = []
-    row = shard = 0
     for split in splits:
         mine = [(plan, part) for plan, part in parts if plan.split == split.split]
         ranges: list[SplitRange] = []
@@ -110,10 +157,29 @@ def _split_infos(
     return tuple(infos)
 
 
+def _old_blocks(base: Pack | None) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield the rows of the pack that is appended to, some at a time."""
+    if base is None:
+        return
+    columns = base.columns
+    for first in range(0, len(base), _ROWS_AT_ONCE):
+        stop = min(first + _ROWS_AT_ONCE, len(base))
+        block = {name: getattr(columns, name)[first:stop] for name in COLUMN_DTYPES}
+        offsets = columns.key_offset[first : stop + 1]
+        block["key_offset"] = offsets - offsets[0]
+        block["key_bytes"] = columns.key_bytes[int(offsets[0]) : int(offsets[-1])]
+        yield block
+
+
+def _old_lines(folder: Path, name: str) -> Iterator[str]:
+    with open(folder / name, encoding="utf-8") as file:
+        yield from file
+
+
 def _blocks(
-    build: Path, kept: list[tuple[ShardPlan, PartInfo]], split_index: dict[str, int]
+    build: Path, kept: list[tuple[ShardPlan, PartInfo]], split_index: dict[str, int], first_shard: int
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    for shard, (plan, part) in enumerate(kept):
+    for shard, (plan, part) in enumerate(kept, first_shard):
         rows = read_part_rows(part_path(build, plan))
         rows["shard"] = np.full(part.num_images, shard, np.uint32)
         rows["split"] = np.full(part.num_images, split_index[plan.split], np.uint16)
@@ -121,14 +187,17 @@ def _blocks(
 
 
 def _write_labels(
-    out: Path, build: Path, kept: list[tuple[ShardPlan, PartInfo]], num_classes: int
+    out: Path, build: Path, kept: list[tuple[ShardPlan, PartInfo]], num_classes: int, base: Pack | None
 ) -> FileInfo:
     final = out / label_table_path(TRUE_LABELS)
     (out / LABELS_FOLDER).mkdir(exist_ok=True)
-    partial = partial_path(final)
-    with open(partial, "wb") as file:
+    unfinished = partial_path(final)
+    with open(unfinished, "wb") as file:
         with LabelTableWriter(file, num_classes) as writer:
-            first_row = 0
+            first_row = 0 if base is None else len(base)
+            if base is not None and len(base.labels):
+                old = base.labels
+                writer.append(old.row, old.label, old.confidence, old.source, old.cycle)
             for plan, part in kept:
                 label = read_part_rows(part_path(build, plan))["label"]
                 row = np.flatnonzero(label >= 0)
@@ -140,18 +209,19 @@ def _write_labels(
                 first_row += part.num_images
         file.flush()
         os.fsync(file.fileno())
-    publish(partial, final)
+    publish(unfinished, final)
     return FileInfo(label_table_path(TRUE_LABELS), final.stat().st_size, sha256_file(final))
 
 
-def _write_lines(out: Path, name: str, lines: Iterator[dict[str, Any]]) -> FileInfo:
-    partial = partial_path(out / name)
-    with open(partial, "w", encoding="utf-8") as file:
+def _write_lines(out: Path, name: str, old: Iterator[str], lines: Iterator[dict[str, Any]]) -> FileInfo:
+    unfinished = partial_path(out / name)
+    with open(unfinished, "w", encoding="utf-8") as file:
+        file.writelines(old)
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    publish(partial, out / name)
+    publish(unfinished, out / name)
     return FileInfo(name, (out / name).stat().st_size, sha256_file(out / name))
 
 

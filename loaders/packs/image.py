@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import NamedTuple
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from loaders.errors import UserError
 from loaders.packs.jpeg_header import JpegHeader, is_jpeg, parse_jpeg_header
 from loaders.packs.odd_formats import BadImage, decode_any, upright
-from loaders.packs.resize import fit_inside, resize_antialiased
+from loaders.packs.resize import crop_middle, fit_inside, fit_short_side, resize_antialiased
 
 DEFAULT_QUALITY = 95
 # Sides over this do not fit FFCV's metadata, and no JPEG has them.
@@ -29,6 +30,8 @@ class Action(IntFlag):
     ROTATED = 4  # the EXIF orientation was applied
     CONVERTED = 8  # another format or colour space than baseline gray or YCbCr JPEG
     FIRST_FRAME = 16  # of an animation
+    CROPPED = 32  # to the square in the middle
+    DECODED = 64  # stored as pixels
 
 
 @dataclass(frozen=True)
@@ -37,35 +40,75 @@ class ImagePolicy:
 
     Attributes:
         max_side: longest side in pixels; larger images are shrunk. None leaves every size.
+        short_side: shorter side in pixels; images whose shorter side is longer are shrunk.
+        crop_square: keep the largest square in the middle of each image.
         quality: JPEG quality 1 to 100; given, every image is encoded anew. None copies whatever can be
             copied and encodes the rest with 95.
+        encoding: "jpeg", or "raw" for decoded pixels, which take more room and no time to decode.
         max_pixels: larger images are refused before they are decoded (decompression bombs).
     """
 
     max_side: int | None = None
     quality: int | None = None
     max_pixels: int = 89_478_485
+    short_side: int | None = None
+    crop_square: bool = False
+    encoding: Literal["jpeg", "raw"] = "jpeg"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.max_side is not None and not 1 <= self.max_side <= MAX_SIDE_PX:
-            raise UserError(f"--max-side {self.max_side}: expected 1 to {MAX_SIDE_PX} pixels")
+        for option, side in (("--max-side", self.max_side), ("--short-side", self.short_side)):
+            if side is not None and not 1 <= side <= MAX_SIDE_PX:
+                raise UserError(f"{option} {side}: expected 1 to {MAX_SIDE_PX} pixels")
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise UserError(f"--quality {self.quality}: expected 1 to 100")
+        if self.encoding not in ("jpeg", "raw"):
+            raise UserError(f"--encoding {self.encoding!r}: expected jpeg or raw")
+        if self.encoding == "raw" and self.quality is not None:
+            raise UserError("--quality is JPEG's, --encoding raw has none: leave one of them out")
         if self.max_pixels < 1:
             raise UserError(f"--max-pixels {self.max_pixels}: expected at least 1")
+
+    @cached_property
+    def keeps_sizes(self) -> bool:
+        """Tell whether the size of the input is about the size of what is packed."""
+        return self.copies and self.max_side is None and self.short_side is None and not self.crop_square
+
+    @cached_property
+    def copies(self) -> bool:
+        """Tell whether images within the limits keep their bytes."""
+        return self.quality is None and self.encoding == "jpeg"
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        """Return what becomes of an upright image of this size."""
+        side = min(height, width)
+        cropped = (side, side) if self.crop_square else (height, width)
+        size = fit_inside(*cropped, self.max_side)
+        if self.short_side is not None and min(size) > self.short_side:
+            size = fit_short_side(*cropped, self.short_side)
+        return Geometry(*cropped, *size)
+
+
+class Geometry(NamedTuple):
+    """Size of the part that is kept, and the size it gets, in pixels."""
+
+    crop_height: int
+    crop_width: int
+    height: int
+    width: int
 
 
 COPIED = Action(0)
 
 
 class PreparedImage(NamedTuple):
-    """An image as it goes into a shard: JPEG bytes, size in pixels, what was done to it."""
+    """An image as it goes into a shard: JPEG bytes or pixels, size in pixels, what was done to it."""
 
     data: bytes
     height: int
     width: int
     action: Action
+    is_raw: bool = False
 
 
 def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
@@ -76,7 +119,8 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
         policy: what the pack wants.
 
     Returns:
-        The same bytes where they are a baseline gray or YCbCr JPEG within the policy, else a new JPEG.
+        The same bytes where they are a baseline gray or YCbCr JPEG within the policy, else a new JPEG, or
+        pixels where the policy says so.
 
     Raises:
         BadImage: no image, or one that cannot be decoded without an error; the text is the reason.
@@ -84,24 +128,24 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
     if not is_jpeg(data):
         if not data:
             raise BadImage("an empty file")
-        return _reencode(*_decode_cold(data, policy), policy)
+        return _finish(*_decode_cold(data, policy), policy)
     try:
         header = parse_jpeg_header(data)
     except ValueError as error:
         raise BadImage(str(error)) from None
     if header.height * header.width > policy.max_pixels:
         raise BadImage(f"{header.width}x{header.height} pixels, over the limit of {policy.max_pixels} in all")
-    shrinks = policy.max_side is not None and max(header.height, header.width) > policy.max_side
     try:
         if not header.is_plain or header.orientation != 1:
-            return _reencode(*_decode_odd_jpeg(data, header, policy), policy)
-        if policy.quality is None and not shrinks:
+            return _finish(*_decode_odd_jpeg(data, header, policy), policy)
+        size = header.height, header.width
+        if policy.keeps_sizes or (policy.copies and policy.geometry(*size) == (*size, *size)):
             check_decodes(data)
             return PreparedImage(data, header.height, header.width, COPIED)
-        return _reencode_jpeg(data, header, policy)
+        return _finish(*_decode_scaled(data, header, policy), policy, size)
     except ValueError as error:
         if "subsampling" in str(error):  # legal, but unknown to TurboJPEG's API and so to the loaders
-            return _reencode(*_decode_cold(data, policy), policy)
+            return _finish(*_decode_cold(data, policy), policy)
         raise BadImage(_decoder_reason(error)) from None
 
 
@@ -122,15 +166,15 @@ def _decoder_reason(error: ValueError) -> str:
     return f"truncated: {text}" if "Premature end of JPEG" in text else f"damaged JPEG: {text}"
 
 
-def _reencode_jpeg(data: bytes, header: JpegHeader, policy: ImagePolicy) -> PreparedImage:
-    """Decode (scaled where it shrinks), resize and encode a plain JPEG."""
-    height, width = fit_inside(header.height, header.width, policy.max_side)
-    if (height, width) == (header.height, header.width):
-        pixels, action = simplejpeg.decode_jpeg(data), COPIED
-    else:
-        # The DCT scaling ends at or above the target; the rest is an antialiased resize.
-        pixels, action = simplejpeg.decode_jpeg(data, min_height=height, min_width=width), Action.RESIZED
-    return _encode(resize_antialiased(pixels, height, width), action, policy)
+def _decode_scaled(data: bytes, header: JpegHeader, policy: ImagePolicy) -> tuple[NDArray[np.uint8], Action]:
+    """Decode a plain JPEG; where it will shrink, the DCT scaling goes down to the target or just above."""
+    to = policy.geometry(header.height, header.width)
+    if (to.crop_height, to.crop_width) == (to.height, to.width):
+        return simplejpeg.decode_jpeg(data), COPIED
+    # The size that the whole image has at the target's scale, rounded up.
+    height = -(-header.height * to.height // to.crop_height)
+    width = -(-header.width * to.width // to.crop_width)
+    return simplejpeg.decode_jpeg(data, min_height=height, min_width=width), COPIED
 
 
 def _decode_odd_jpeg(
@@ -158,17 +202,34 @@ def _decode_cold(data: bytes, policy: ImagePolicy) -> tuple[NDArray[np.uint8], A
     return upright(decoded.pixels, decoded.orientation), action
 
 
-def _reencode(pixels: NDArray[np.uint8], action: Action, policy: ImagePolicy) -> PreparedImage:
-    height, width = fit_inside(pixels.shape[0], pixels.shape[1], policy.max_side)
-    if max(height, width) > MAX_SIDE_PX:
-        raise BadImage(f"{width}x{height} pixels: no JPEG has a side over {MAX_SIDE_PX}; give --max-side")
-    if (height, width) != pixels.shape[:2]:
+def _finish(
+    pixels: NDArray[np.uint8], action: Action, policy: ImagePolicy, size: tuple[int, int] | None = None
+) -> PreparedImage:
+    """Crop, resize and encode.
+
+    Args:
+        pixels: uint8 [H, W, 3], upright.
+        action: what was done so far.
+        policy: what the pack wants.
+        size: height and width before any scaling, where decoding has scaled.
+    """
+    full = pixels.shape[:2] if size is None else size
+    to = policy.geometry(*full)
+    if max(to.height, to.width) > MAX_SIDE_PX:
+        raise BadImage(f"{to.width}x{to.height} pixels: a side over {MAX_SIDE_PX}; give --max-side")
+    if (to.crop_height, to.crop_width) != full:
+        action |= Action.CROPPED
+        pixels = crop_middle(pixels)
+    if (to.height, to.width) != (to.crop_height, to.crop_width):
         action |= Action.RESIZED
-    return _encode(resize_antialiased(pixels, height, width), action, policy)
+    pixels = resize_antialiased(pixels, to.height, to.width)
+    if policy.encoding == "raw":
+        return PreparedImage(pixels.tobytes(), to.height, to.width, action | Action.DECODED, is_raw=True)
+    return _encode(pixels, action, policy)
 
 
 def _encode(pixels: NDArray[np.uint8], action: Action, policy: ImagePolicy) -> PreparedImage:
     quality = DEFAULT_QUALITY if policy.quality is None else policy.quality
     subsampling = "444" if quality >= _NO_SUBSAMPLING_FROM_QUALITY else "420"
-    data = simplejpeg.encode_jpeg(pixels, quality, "rgb", subsampling)
+    data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "rgb", subsampling)
     return PreparedImage(data, pixels.shape[0], pixels.shape[1], action | Action.REENCODED)

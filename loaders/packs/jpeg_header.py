@@ -7,6 +7,8 @@ from typing import NamedTuple
 _SOI, _EOI, _SOS, _APP1, _APP14 = 0xD8, 0xD9, 0xDA, 0xE1, 0xEE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE = frozenset(range(0xD0, 0xD8)) | {0x01}
+# Tables, comments and application data that say nothing about how to decode.
+_SKIPPED = frozenset({0xC4, 0xDB, 0xDD, 0xFE}) | frozenset(range(0xE0, 0xF0)) - {0xE1, 0xEE}
 _BASELINE_FRAMES = (0xC0, 0xC1)  # baseline and extended sequential, both Huffman-coded
 _ORIENTATION_TAG = 0x0112
 
@@ -42,6 +44,12 @@ def parse_jpeg_header(data: bytes) -> JpegHeader:
         if data[position] != 0xFF:
             raise ValueError(f"damaged JPEG: no marker at byte {position}")
         marker = data[position + 1]
+        if marker in _SKIPPED:
+            length = data[position + 2] << 8 | data[position + 3]
+            position += 2 + length
+            if length < 2 or position > end:
+                raise ValueError(f"truncated: the file ends inside its JPEG header ({end} bytes)")
+            continue
         if marker == 0xFF:  # fill byte
             position += 1
             continue

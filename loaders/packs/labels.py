@@ -122,6 +122,16 @@ class LabelTable:
             self.num_classes,
         )
 
+    def of_rows(self, rows: NDArray[np.int64]) -> LabelTable:
+        """Return the part of the table that labels these rows.
+
+        Args:
+            rows: int64 [K], rows of the pack in any order; those without a label are left out.
+        """
+        kept = np.isin(self.row, rows)
+        columns: dict[str, Any] = {name: getattr(self, name)[kept] for name in _COLUMN_NAMES}
+        return LabelTable(**columns, num_classes=self.num_classes, version=self.version)
+
     def dense(self, num_rows: int) -> NDArray[np.int64]:
         """Return int64 [num_rows], -1 where a row has no label.
 

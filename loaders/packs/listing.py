@@ -6,6 +6,7 @@ write any shard, and the bytes depend neither on their number nor on where a run
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,10 +14,15 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish, write_atomic
 from loaders.packs.image import ImagePolicy, prepare_image
+from loaders.packs.listing_lines import from_line, line_size, to_line
+from loaders.packs.manifest import Manifest
 from loaders.packs.odd_formats import BadImage
+from loaders.packs.repeats import repeated_rows
 from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem, printable
 from loaders.packs.sources.naming import is_image_name
 from loaders.packs.sources.spec import SplitSource, open_source
@@ -64,13 +70,26 @@ class Plan:
 
 def listing_path(build: Path, split: str) -> Path:
     """Return where the listing of a split is spooled."""
-    return build / f"listing-{split}.jsonl"
+    return build / f"listing-{split}.txt"
+
+
+def spool_path(build: Path) -> Path:
+    """Return the folder of the local copies of what cannot be read in place."""
+    return build / "spool"
 
 
 def make_plan(
-    build: Path, splits: tuple[SplitSource, ...], shard_format: str, policy: ImagePolicy, shard_bytes: int
+    build: Path,
+    splits: tuple[SplitSource, ...],
+    shard_format: str,
+    policy: ImagePolicy,
+    shard_bytes: int,
+    base: Manifest | None = None,
 ) -> Plan:
     """List all splits and cut them into shards; the plan is written last and read back by a resumed run.
+
+    With a `base`, the pack that is appended to, its classes keep their numbers and new shards of its splits
+    go on counting.
 
     Raises:
         UserError: a split without a file, or a source that cannot be listed.
@@ -79,56 +98,134 @@ def make_plan(
     if path.exists():
         raw = json.loads(path.read_bytes())
         return Plan(tuple(raw["classes"]), tuple(ShardPlan(**shard) for shard in raw["shards"]))
-    classes: set[str] = set()
+    classes = _Classes(() if base is None else base.classes)
     shards: list[ShardPlan] = []
     for split in splits:
-        source = open_source(split.source)
+        source = open_source(split.source, spool_path(build))
         try:
             num_items = _spool(build, split, source, classes)
-            copies = policy.max_side is None and policy.quality is None
-            ratio = 1.0 if copies else _output_ratio(build, split, source, policy, num_items)
+            ratio = 1.0 if policy.keeps_sizes else _output_ratio(build, split, source, policy, num_items)
         finally:
             source.close()
-        shards += _cut(build, split, ratio, _OVERHEAD_BYTES[shard_format], shard_bytes)
-    plan = Plan(tuple(sorted(classes)), tuple(shards))
+        first = 0 if base is None else base.next_shard_number(split.split)
+        shards += _cut(build, split, ratio, _OVERHEAD_BYTES[shard_format], shard_bytes, first)
+    plan = Plan(classes.names(), tuple(shards))
     write_atomic(path, json.dumps(asdict(plan)).encode())
     return plan
 
 
-def _spool(build: Path, split: SplitSource, source: ImageSource, classes: set[str]) -> int:
+class _Classes:
+    """The classes of all splits: names in the order of the alphabet, or the numbers of the sources."""
+
+    def __init__(self, base: tuple[str, ...]) -> None:
+        self._base = base
+        self.named: set[str] = set()
+        self.numbered: list[tuple[str, ...]] = []
+
+    def names(self) -> tuple[str, ...]:
+        longest = max((self._base, *self.numbered), key=len)
+        if longest[: len(self._base)] != self._base:
+            longest = self._base
+        if self.named <= set(longest) and all(names == longest[: len(names)] for names in self.numbered):
+            return longest
+        return self._base + tuple(sorted(self.named.union(*self.numbered) - set(self._base)))
+
+
+def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Classes) -> int:
     """Write the listing of one split; collect its classes; return the number of inputs."""
     final = listing_path(build, split.split)
-    partial = partial_path(final)
+    partial, hashes = partial_path(final), partial_path(build / f"keys-{split.split}")
     num_items = 0
-    with open(partial, "w", encoding="ascii") as file:
+    found: set[str] = set()
+    with open(partial, "wb") as file, open(hashes, "wb") as hash_file:
         for item in source.items():
             label = None if item.label is None else printable(item.label)
-            if label is not None and is_image_name(item.name):
-                classes.add(label)
-            # The size stands in front, where cutting into shards finds it without parsing the rest.
-            file.write(f"{item.size_bytes} {json.dumps(item._replace(label=label))}\n")
+            if label is not None and (is_image_name(item.name) or not source.labels_are_folders):
+                found.add(label)
+            file.write(to_line(item if label == item.label else item._replace(label=label)))
+            hash_file.write(key_hash(item.key))
             num_items += 1
         file.flush()
         os.fsync(file.fileno())
     if num_items == 0:
         raise UserError(f"split {split.split!r}: {split.source} holds no file; expected at least one image")
+    numbered = source.class_names()
+    if numbered is None:
+        classes.named |= found
+    else:
+        classes.numbered.append(numbered)
+    _make_keys_distinct(partial, hashes, num_items)
+    hashes.unlink()
     publish(partial, final)
     return num_items
+
+
+def key_hash(key: str) -> bytes:
+    """Return 8 bytes that tell keys apart."""
+    return hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest()
+
+
+def _make_keys_distinct(listing: Path, hashes: Path, num_items: int) -> None:
+    """Rename or refuse what has the key of an earlier item; lists and shards may give a key twice."""
+    repeated = repeated_rows(np.memmap(hashes, np.uint64, "r", shape=(num_items,)))
+    later = sorted(row for rows in repeated for row in rows.tolist())
+    if not later:
+        return
+    lines = set(later)
+    seen: dict[str, str] = {}  # key -> name of the item that has it, of the repeated ones alone
+    rewritten = partial_path(listing)
+    with open(listing, "rb") as old, open(rewritten, "wb") as new:
+        for number, line in enumerate(old):
+            if number in lines:
+                line = to_line(_distinct(from_line(line), seen))
+            new.write(line)
+        new.flush()
+        os.fsync(new.fileno())
+    os.replace(rewritten, listing)
+
+
+def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:
+    """Give an item a key that none before it has; the very same file a second time is refused."""
+    key, first = item.key, seen.get(item.key)
+    if first is None:
+        seen[key] = item.name
+        return item
+    number = 2
+    while f"{key}%2F{number}" in seen:
+        number += 1
+    renamed = item._replace(key=f"{key}%2F{number}")
+    seen[renamed.key] = item.name
+    if first == item.name and not item.problem:
+        return renamed._replace(problem="the same file was given before")
+    return renamed
+
+
+def list_split(build: Path, split: SplitSource, source: ImageSource) -> Iterator[SourceItem]:
+    """Yield the inputs of a source as packing would list them, with the same keys.
+
+    Args:
+        build: folder for the listing, which is left there.
+        split: the split.
+        source: its opened source.
+    """
+    _spool(build, split, source, _Classes(()))
+    path = listing_path(build, split.split)
+    return read_items(path, 0, path.stat().st_size)
 
 
 def read_items(path: Path, first_byte: int, num_bytes: int) -> Iterator[SourceItem]:
     """Yield the items of a run of a listing."""
     with open(path, "rb") as file:
         file.seek(first_byte)
-        for line in file.read(num_bytes).splitlines():
-            yield _parse_line(line)
+        while num_bytes > 0:
+            line = file.readline()
+            num_bytes -= len(line)
+            yield from_line(line)
 
 
-def _parse_line(line: bytes) -> SourceItem:
-    return SourceItem(*json.loads(line[line.index(b" ") :].decode("ascii")))
-
-
-def _cut(build: Path, split: SplitSource, ratio: float, overhead: int, shard_bytes: int) -> list[ShardPlan]:
+def _cut(
+    build: Path, split: SplitSource, ratio: float, overhead: int, shard_bytes: int, first_number: int
+) -> list[ShardPlan]:
     """Cut a listing into runs of about `shard_bytes` of output; a run holds at least one item."""
     shards: list[ShardPlan] = []
     first = position = count = taken = largest = 0
@@ -136,12 +233,21 @@ def _cut(build: Path, split: SplitSource, ratio: float, overhead: int, shard_byt
 
     def close() -> None:
         shards.append(
-            ShardPlan(split.split, len(shards), split.source, first, position - first, count, taken, largest)
+            ShardPlan(
+                split.split,
+                first_number + len(shards),
+                split.source,
+                first,
+                position - first,
+                count,
+                taken,
+                largest,
+            )
         )
 
     with open(listing_path(build, split.split), "rb") as file:
         for line in file:
-            size = int(line[: line.index(b" ")])
+            size = line_size(line)
             cost = size * ratio + overhead
             if count and filled + cost > shard_bytes:
                 close()
@@ -159,7 +265,7 @@ def _output_ratio(
     """Estimate output bytes per input byte from a few evenly spaced images, the same on every run."""
     step = max(1, num_items // _RATIO_SAMPLES)
     with open(listing_path(build, split.split), "rb") as file:
-        samples = [_parse_line(line) for line in islice(file, 0, None, step)]
+        samples = [from_line(line) for line in islice(file, 0, None, step)]
     taken = made = 0
     for item in samples:
         if item.problem or item.size_bytes > MAX_FILE_BYTES:

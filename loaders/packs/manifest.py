@@ -91,6 +91,16 @@ class Manifest:
     options: dict[str, Any]
     files: tuple[FileInfo, ...]
 
+    def next_shard_number(self, split: str) -> int:
+        """Return the number that the next shard of a split gets; 0 for a new split."""
+        stops = [
+            rows.first_number + rows.stop_shard - rows.first_shard
+            for info in self.splits
+            if info.name == split
+            for rows in info.ranges
+        ]
+        return max(stops, default=0)
+
     def shard_name(self, shard: int) -> str:
         """Return the file name of shard `shard`: its split, its number in the pack and its suffix."""
         for split in self.splits:

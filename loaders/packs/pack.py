@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from loaders.errors import UserError
 from loaders.packs.columns import IndexColumns, open_columns
 from loaders.packs.labels import TRUE_LABELS, LabelTable, label_table_path
-from loaders.packs.manifest import SHARDS_FOLDER, Manifest, read_manifest
+from loaders.packs.manifest import BUILD_FOLDER, MANIFEST_NAME, SHARDS_FOLDER, Manifest, read_manifest
 
 
 class Split:
@@ -217,4 +217,12 @@ def open_pack(path: str | os.PathLike[str]) -> Pack:
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    return Pack(folder, manifest, open_columns(folder, manifest.num_images))
+    try:
+        return Pack(folder, manifest, open_columns(folder, manifest.num_images))
+    except UserError:
+        # Killed while the files of an append were moved into place, which the same command finishes.
+        if (folder / BUILD_FOLDER / "next" / MANIFEST_NAME).exists():
+            raise UserError(
+                f"appending to {folder} is not finished: start the same --append command again"
+            ) from None
+        raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from loaders.packs.manifest import (
 )
 from loaders.packs.parts import part_path, read_part_info
 from loaders.packs.shard_job import ShardJob
-from loaders.packs.sources.spec import SplitSource
+from loaders.packs.sources.spec import SplitSource, identity
 from loaders.packs.workers import available_cores, run_jobs
 
 Progress = Callable[[int, int], None]
@@ -66,6 +65,11 @@ class PackOptions:
         if self.workers < 0:
             raise UserError(f"--workers {self.workers}: expected 0 (one per core) or more")
 
+    @property
+    def shard_bytes(self) -> int:
+        """About the size of a shard in bytes."""
+        return int(self.shard_size_mb * 1e6)
+
 
 def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Manifest:
     """Pack all splits; a run that was interrupted goes on where it stopped.
@@ -84,26 +88,22 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
     if (out / MANIFEST_NAME).exists():
         return _finished_before(options)
     made = _make_folders(options)
-    with _locked(out / BUILD_FOLDER / "lock", out):
+    with locked(out / BUILD_FOLDER / "lock", out):
         try:
-            _check_command(options)
+            check_command(options, command_of(options))
             plan = make_plan(
                 out / BUILD_FOLDER,
                 options.splits,
                 options.shard_format,
                 options.policy,
-                _shard_bytes(options),
+                options.shard_bytes,
             )
         except UserError:
             if not (out / BUILD_FOLDER / "plan.json").exists():
                 _remove(out, made)
             raise
-        _write_shards(options, plan, progress or (lambda done, total: None))
+        write_shards(options, plan, progress)
         return _finish(options, plan, made)
-
-
-def _shard_bytes(options: PackOptions) -> int:
-    return int(options.shard_size_mb * 1e6)
 
 
 def _make_folders(options: PackOptions) -> list[Path]:
@@ -131,7 +131,7 @@ def _make_folders(options: PackOptions) -> list[Path]:
 
 
 @contextmanager
-def _locked(path: Path, out: Path) -> Iterator[None]:
+def locked(path: Path, out: Path) -> Iterator[None]:
     """Hold the lock of a pack, so that two packers never write the same one."""
     with open(path, "wb") as file:
         try:
@@ -143,32 +143,33 @@ def _locked(path: Path, out: Path) -> Iterator[None]:
         yield
 
 
-def _command(options: PackOptions) -> dict[str, Any]:
+def command_of(options: PackOptions) -> dict[str, Any]:
     """Return what decides the bytes of the pack."""
     return {
-        "splits": [[s.split, s.source, os.fspath(Path(s.source).resolve())] for s in options.splits],
+        "splits": [[s.split, s.source, identity(s.source)] for s in options.splits],
         "format": options.shard_format,
-        **_recorded_options(options),
+        **recorded_options(options),
     }
 
 
-def _recorded_options(options: PackOptions) -> dict[str, Any]:
+def recorded_options(options: PackOptions) -> dict[str, Any]:
+    """Return the options that stand in the manifest."""
     return {**asdict(options.policy), "shard_size_mb": options.shard_size_mb}
 
 
-def _check_command(options: PackOptions) -> None:
+def check_command(options: PackOptions, command: dict[str, Any]) -> None:
     """Refuse to go on with what another command began."""
     path = options.out / BUILD_FOLDER / "command.json"
-    command = _command(options)
     if path.exists():
-        _refuse_difference(options.out, "an unfinished pack", json.loads(path.read_bytes()), command)
+        refuse_difference(options.out, "an unfinished pack", json.loads(path.read_bytes()), command)
     else:
         write_atomic(path, json.dumps(command).encode())
     for folder in (BUILD_FOLDER, f"{BUILD_FOLDER}/parts", SHARDS_FOLDER, INDEX_FOLDER, LABELS_FOLDER, "."):
         remove_partials(options.out / folder)
 
 
-def _refuse_difference(out: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+def refuse_difference(out: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise `UserError` for the first option in which two commands differ."""
     changed = [name for name in new if old.get(name) != new[name]]
     if changed:
         name = changed[0]
@@ -181,16 +182,28 @@ def _refuse_difference(out: Path, what: str, old: dict[str, Any], new: dict[str,
 def _finished_before(options: PackOptions) -> Manifest:
     """Return the manifest of a pack that this very command made before."""
     manifest = read_manifest(options.out)
+    if (options.out / BUILD_FOLDER / "command.json").exists() and _is_append(options.out):
+        raise UserError(f"appending to {options.out} is not finished: start the same --append command again")
     old = {"splits": [[s.name, s.source] for s in manifest.splits], "format": manifest.shard_format}
     new = {"splits": [[s.split, s.source] for s in options.splits], "format": options.shard_format}
-    _refuse_difference(
-        options.out, "a pack", {**old, **manifest.options}, {**new, **_recorded_options(options)}
+    refuse_difference(
+        options.out, "a pack", {**old, **manifest.options}, {**new, **recorded_options(options)}
     )
     shutil.rmtree(options.out / BUILD_FOLDER, ignore_errors=True)
     return manifest
 
 
-def _write_shards(options: PackOptions, plan: Plan, progress: Progress) -> None:
+def _is_append(out: Path) -> bool:
+    return bool(json.loads((out / BUILD_FOLDER / "command.json").read_bytes()).get("append"))
+
+
+def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) -> None:
+    """Write the shards of a plan that are not finished yet.
+
+    Raises:
+        UserError: the source vanished or changed, or the disk is full; what is finished stays finished.
+    """
+    progress = progress or (lambda done, total: None)
     build = options.out / BUILD_FOLDER
     total = sum(shard.num_items for shard in plan.shards)
     pending = [shard for shard in plan.shards if not _is_finished(options.out, part_path(build, shard))]
@@ -222,7 +235,7 @@ def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
     out, build = options.out, options.out / BUILD_FOLDER
     try:
         manifest = join_parts(
-            out, build, plan, options.splits, options.shard_format, _recorded_options(options)
+            out, build, plan, options.splits, options.shard_format, recorded_options(options)
         )
     except EmptySplitError:
         _remove(out, made)

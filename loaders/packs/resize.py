@@ -16,6 +16,22 @@ def fit_inside(height: int, width: int, max_side: int | None) -> tuple[int, int]
     return tuple(max(1, (2 * side * max_side + longest) // (2 * longest)) for side in (height, width))  # type: ignore[return-value]
 
 
+def fit_short_side(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Return (height, width) scaled so that the shorter side is `short_side`; never enlarges."""
+    shortest = min(height, width)
+    if shortest <= short_side:
+        return height, width
+    return tuple((2 * side * short_side + shortest) // (2 * shortest) for side in (height, width))  # type: ignore[return-value]
+
+
+def crop_middle(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the largest square in the middle of uint8 [H, W, 3]; what is odd is left out on the right."""
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[top : top + side, left : left + side]
+
+
 def resize_antialiased(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Resize with a Hamming filter as wide as the scale, as sharp as bicubic at the price of bilinear.
 

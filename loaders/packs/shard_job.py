@@ -17,13 +17,14 @@ from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish
 from loaders.packs.beton_shard import BetonShardWriter, PageTooSmallError, page_bytes_for
 from loaders.packs.checksum import content_hash
-from loaders.packs.columns import ENCODING_JPEG
+from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.image import ImagePolicy, PreparedImage, prepare_image
-from loaders.packs.listing import MAX_FILE_BYTES, ShardPlan, listing_path, read_items
+from loaders.packs.listing import MAX_FILE_BYTES, ShardPlan, listing_path, read_items, spool_path
 from loaders.packs.manifest import BUILD_FOLDER, SHARDS_FOLDER, FileInfo, shard_file_name
 from loaders.packs.odd_formats import BadImage
 from loaders.packs.parts import PartInfo, part_path, write_part
 from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem, printable
+from loaders.packs.sources.pack import PackSource
 from loaders.packs.sources.spec import open_source
 from loaders.packs.tar_shard import TarShardWriter
 
@@ -64,11 +65,11 @@ class _Rows:
     def __init__(self) -> None:
         self.keys: list[bytes] = []
         self.digests: list[bytes] = []
-        self.numbers: list[tuple[int, int, int, int, int, int]] = []
+        self.numbers: list[tuple[int, int, int, int, int, int, int]] = []
         self.rejected: list[dict[str, str]] = []
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        numbers = np.array(self.numbers, np.int64).reshape(-1, 6)
+        numbers = np.array(self.numbers, np.int64).reshape(-1, 7)
         lengths = np.array([len(key) for key in self.keys], np.uint64)
         return {
             "offset": numbers[:, 0].astype(np.uint64),
@@ -77,7 +78,7 @@ class _Rows:
             "width": numbers[:, 3].astype(np.uint32),
             "action": numbers[:, 4].astype(np.uint8),
             "label": numbers[:, 5],
-            "encoding": np.full(len(numbers), ENCODING_JPEG, np.uint8),
+            "encoding": numbers[:, 6].astype(np.uint8),
             "content_hash": np.frombuffer(b"".join(self.digests), "<u8").reshape(-1, 2),
             "key_offset": np.concatenate([np.zeros(1, np.uint64), np.cumsum(lengths, dtype=np.uint64)]),
             "key_bytes": np.frombuffer(b"".join(self.keys), np.uint8),
@@ -153,7 +154,9 @@ def _fill(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> _Rows:
         offset = writer.add(key, image, label)
         rows.keys.append(key.encode("utf-8"))
         rows.digests.append(digest)
-        rows.numbers.append((offset, len(image.data), image.height, image.width, int(image.action), label))
+        encoding = ENCODING_RAW if image.is_raw else ENCODING_JPEG
+        size = image.height, image.width
+        rows.numbers.append((offset, len(image.data), *size, int(image.action), label, encoding))
     return rows
 
 
@@ -162,7 +165,7 @@ def _outcomes(job: ShardJob) -> Iterator[_Outcome]:
     plan = job.plan
     path = listing_path(job.out / BUILD_FOLDER, plan.split)
     items = list(read_items(path, plan.first_byte, plan.num_bytes))
-    source = open_source(plan.source)
+    source = open_source(plan.source, spool_path(job.out / BUILD_FOLDER))
     try:
         if job.num_threads == 1:
             for item in items:
@@ -185,7 +188,9 @@ def _prepare(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> _Out
     if item.size_bytes > MAX_FILE_BYTES:
         return _Outcome(item, None, b"", f"{item.size_bytes} bytes, over the limit of {MAX_FILE_BYTES}")
     try:
-        image = prepare_image(source.read(item), policy)
+        # Another pack has seen to its images already: they change format without being decoded.
+        image = source.prepared(item, policy) if isinstance(source, PackSource) else None
+        image = prepare_image(source.read(item), policy) if image is None else image
     except (BadImage, UnreadableItem) as error:
         return _Outcome(item, None, b"", str(error))
     return _Outcome(item, image, content_hash(image.data), "")

@@ -1,4 +1,4 @@
-"""Choosing a few labels per class, the way semi-supervised results are reported."""
+"""Choosing labels class by class: a few for semi-supervised results, a share for validation."""
 
 from __future__ import annotations
 
@@ -90,3 +90,33 @@ def training_labels(
     for path in extra:
         table = table.join(LabelTable.read(path))
     return table
+
+
+def validation_part(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+    """Choose a share of every class, a pure function of the labels, the share and the seed.
+
+    Args:
+        labels: int64 [N], -1 where a position has no label.
+        share: between 0 and 1; of each class at least one image is chosen and at least one is left.
+        seed: chooses which, at least 0.
+
+    Returns:
+        bool [N], True for validation; unlabelled positions are False.
+
+    Raises:
+        UserError: a share outside (0, 1), no labels, or a class with fewer than 2 images.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"validation share: expected between 0 and 1, found {share}")
+    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+    if len(classes) == 0 or counts.min() < 2:
+        raise UserError(
+            f"validation share: expected at least 2 labelled images of each class, found "
+            f"{counts.min() if len(counts) else 0}; give a split with more labels"
+        )
+    part = np.zeros(len(labels), np.bool_)
+    for label, count in zip(classes.tolist(), counts.tolist(), strict=True):
+        generator = np.random.Generator(np.random.Philox(key=[seed, label]))
+        size = min(max(1, int(count * share + 0.5)), count - 1)
+        part[generator.permutation(np.flatnonzero(labels == label))[:size]] = True
+    return part

@@ -1,4 +1,4 @@
-"""WebDataset shards: a tar with `<key>.jpg` and, where there is a label, `<key>.cls` per image.
+"""WebDataset shards: per image `<key>.jpg` (`.ppm` for pixels) and, where there is a label, `<key>.cls`.
 
 The headers are GNU tar's, written here because `tarfile` takes longer over a header than the rest of a
 small image's way takes. Everything that could differ between two runs (times, owners) is zero.
@@ -48,23 +48,27 @@ class TarShardWriter:
 
     def add(self, key: str, image: PreparedImage, label: int) -> int:
         """Append an image; return the offset of its encoded bytes in the shard."""
-        offset = self._add_member(f"{key}.jpg", image.data)
-        line = f"jpg {offset} {len(image.data)} {key}.jpg"
+        # Pixels stand in a portable pixmap, which stock readers open; the offset is behind its heading.
+        head = b"P6\n%d %d\n255\n" % (image.width, image.height) if image.is_raw else b""
+        data, suffix = (head + image.data, "ppm") if image.is_raw else (image.data, "jpg")
+        name = key.encode("utf-8")
+        offset = self._add_member(b"%b.%b" % (name, suffix.encode()), data)
+        line = f"{suffix} {offset} {len(data)} {key}.{suffix}"
         if label >= 0:
             text = b"%d" % label
-            line += f" cls {self._add_member(f'{key}.cls', text)} {len(text)} {key}.cls"
+            line += f" cls {self._add_member(name + b'.cls', text)} {len(text)} {key}.cls"
         self._index_lines.append(line)
         if len(self._buffer) >= _BUFFER_BYTES:
             self._flush()
-        return offset
+        return offset + len(head)
 
-    def _add_member(self, name: str, data: bytes) -> int:
-        encoded = name.encode("utf-8")
+    def _add_member(self, name: bytes, data: bytes) -> int:
         buffer = self._buffer
-        if len(encoded) > _NAME_BYTES:
-            buffer += member_header(_LONG_NAME_MEMBER, len(encoded) + 1, b"L")
-            buffer += encoded + bytes(1 + -(len(encoded) + 1) % BLOCK_BYTES)
-        buffer += member_header(encoded[:_NAME_BYTES], len(data), b"0")
+        if len(name) > _NAME_BYTES:
+            buffer += member_header(_LONG_NAME_MEMBER, len(name) + 1, b"L")
+            buffer += name + bytes(1 + -(len(name) + 1) % BLOCK_BYTES)
+            name = name[:_NAME_BYTES]
+        buffer += member_header(name, len(data), b"0")
         offset = self._written_bytes + len(buffer)
         buffer += data
         buffer += _ZEROS[: -len(data) % BLOCK_BYTES]
@@ -105,22 +109,19 @@ def member_header(name: bytes, size_bytes: int, kind: bytes) -> bytes:
         kind: b"0" for a file, b"L" for a GNU long name.
     """
     size = b"%011o\0" % size_bytes
-    checksum = _CHECKSUM_BASE[kind] + sum(name) + sum(size)
-    return b"".join(
-        (
-            name.ljust(_NAME_BYTES, b"\0"),
-            _BEFORE_SIZE,
-            size,
-            _TIME,
-            b"%06o\0 " % checksum,
-            _AFTER_CHECKSUM % kind,
-        )
+    before, after, base = _PARTS[kind]
+    checksum = base + sum(name) + sum(size)
+    return b"".join((name.ljust(_NAME_BYTES, b"\0"), before, size, _TIME, b"%06o\0 " % checksum, after))
+
+
+# What is the same in every header of a kind; the checksum counts its own eight bytes as spaces.
+_PARTS = {
+    kind: (
+        _BEFORE_SIZE,
+        _AFTER_CHECKSUM % kind,
+        sum(_BEFORE_SIZE) + sum(_TIME) + sum(_AFTER_CHECKSUM % kind) + 8 * ord(" "),
     )
-
-
-# The checksum counts its own eight bytes as spaces.
-_CHECKSUM_BASE = {
-    kind: sum(_BEFORE_SIZE) + sum(_TIME) + sum(_AFTER_CHECKSUM % kind) + 8 * ord(" ") for kind in (b"0", b"L")
+    for kind in (b"0", b"L")
 }
 
 

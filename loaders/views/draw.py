@@ -57,7 +57,7 @@ from loaders.views.policy import (
     ViewPolicy,
 )
 
-_AUGMENTS: dict[AugmentName, int] = {
+AUGMENT_CODES: dict[AugmentName, int] = {
     "autocontrast": AUTOCONTRAST,
     "brightness": BRIGHTNESS,
     "color": SATURATION,
@@ -197,7 +197,7 @@ def _draw_operation(
             warp = (float(degrees), float(translate), resolution, float(fill))
             draw_affine(*at, number, float(p), *warp, slot, out.codes, out.args)
         case RandAugment(p=p, num_ops=num_ops, levels=levels, fill=fill):
-            kinds = np.array([_AUGMENTS[augment.name] for augment in operation.augments])
+            kinds = np.array([AUGMENT_CODES[augment.name] for augment in operation.augments])
             ranges = np.array(
                 [(augment.low, augment.high, augment.signed) for augment in operation.augments], float
             )

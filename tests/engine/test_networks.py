@@ -25,6 +25,21 @@ def test_residual_blocks_start_as_identity(name: str) -> None:
     assert conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("resolution", [7, 10, 16, 33])
+def test_tiny_resnet_takes_any_size(resolution: int) -> None:
+    """Where a side is odd, block and shortcut still end at the same size instead of being broadcast."""
+    network = build_backbone("tiny_resnet", resolution)
+    sizes: list[tuple[torch.Size, torch.Size]] = []
+    for block in network.stages:
+        block.conv2.register_forward_hook(lambda module, inputs, y: sizes.append((y.shape, y.shape)))
+        block.shortcut.register_forward_hook(
+            lambda module, inputs, y: sizes.append((sizes.pop()[0], y.shape))
+        )
+    network(torch.randn(2, 3, resolution, resolution))
+    assert len(sizes) == 4
+    assert all(block == shortcut for block, shortcut in sizes)
+
+
 def test_a_transformer_takes_the_resolution_of_the_run() -> None:
     network = build_backbone("vit_tiny_patch16_224", 32)
     assert network(torch.randn(1, 3, 32, 32)).shape == (1, 192)

@@ -47,15 +47,27 @@ def test_a_batch_is_what_the_contract_says(photo_pack):
     assert torch.equal(batch.labels, torch.from_numpy(photo_pack.split("train").labels()[batch.index]))
 
 
-def test_uint8_and_channels_last_hold_the_same_pixels(photo_pack):
-    views = (presets.crop_flip(20, normalize=None),)
-    floats = take(build(photo_pack, views=views))[0].views[0]
-    whole = take(build(photo_pack, views=views, dtype="uint8"))[0].views[0]
-    last = take(build(photo_pack, views=views, channels_last=True))[0].views[0]
-    assert whole.dtype == torch.uint8
-    assert (whole.float() - floats * 255).abs().max() <= 0.51
-    assert last.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(last.contiguous(), floats, rtol=0, atol=1e-6)
+@pytest.mark.parametrize("resolution", [20, 21])  # whole vectors, and what is left over
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [("float32", 0.0), ("float16", 1e-3), ("bfloat16", 8e-3), ("uint8", 0.51 / 255)],
+)
+def test_every_dtype_and_layout_holds_the_same_pixels(
+    photo_pack, resolution, channels_last, dtype, tolerance
+):
+    views = (presets.crop_flip(resolution, normalize=None),)
+    for expected, found in zip(
+        take(build(photo_pack, views=views)),
+        take(build(photo_pack, views=views, dtype=dtype, channels_last=channels_last)),
+        strict=True,
+    ):
+        x = found.views[0]
+        assert x.dtype == getattr(torch, dtype)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        assert x.is_contiguous(memory_format=layout)
+        pixels = x.float() / 255 if dtype == "uint8" else x.float()
+        assert (pixels - expected.views[0]).abs().max() <= tolerance + 1e-7
 
 
 def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(photo_pack):
@@ -183,7 +195,7 @@ def test_an_exception_in_a_worker_reaches_the_caller(photo_pack, monkeypatch):
         raise ZeroDivisionError("in a worker")
 
     with build(photo_pack) as loader:
-        monkeypatch.setattr("loaders.cpu.decode_jpeg_into", fail)
+        monkeypatch.setattr("loaders.cpu.read_pixels_into", fail)
         with pytest.raises(ZeroDivisionError, match="in a worker"):
             take(loader)
 
@@ -191,7 +203,7 @@ def test_an_exception_in_a_worker_reaches_the_caller(photo_pack, monkeypatch):
 def test_a_hung_worker_is_an_error_after_the_time_limit(photo_pack, monkeypatch):
     release = threading.Event()
     with build(photo_pack, timeout_s=0.2) as loader:
-        monkeypatch.setattr("loaders.cpu.decode_jpeg_into", lambda *args: release.wait(30))
+        monkeypatch.setattr("loaders.cpu.read_pixels_into", lambda *args: release.wait(30))
         try:
             with pytest.raises(LoaderError, match=r"longer than 0\.2 s"):
                 take(loader)

@@ -12,15 +12,14 @@ from engine.networks import load_backbone
 from loaders import build_loader
 from loaders.packs import Pack
 from loaders.views import presets
-from loaders.views.policy import Normalize
 from tests.recipes.short_runs import RESOLUTION
 
 
-def knn_top1(backbone: nn.Module, pack: Pack, normalize: Normalize | None = presets.IMAGENET) -> float:
+def knn_top1(backbone: nn.Module, pack: Pack, resolution: int = RESOLUTION) -> float:
     """Accuracy on the split `test` by the neighbours in `train`."""
     features = []
     for split in ("train", "test"):
-        policy = presets.evaluation(RESOLUTION, normalize=normalize)
+        policy = presets.evaluation(resolution)
         with build_loader(
             pack.split(split), (policy,), 256, mode="eval", num_threads=1, channels_last=True
         ) as loader:
@@ -29,5 +28,5 @@ def knn_top1(backbone: nn.Module, pack: Pack, normalize: Normalize | None = pres
     return topk_accuracy(knn_scores(train.h, train.labels, test.h, len(pack.classes)), test.labels)
 
 
-def knn_top1_of_run(out: Path, pack: Pack, normalize: Normalize | None = presets.IMAGENET) -> float:
-    return knn_top1(load_backbone(out), pack, normalize)
+def knn_top1_of_run(out: Path, pack: Pack, resolution: int = RESOLUTION) -> float:
+    return knn_top1(load_backbone(out), pack, resolution)

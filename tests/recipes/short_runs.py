@@ -21,6 +21,14 @@ RESOLUTION = 16
 SMALL: dict[str, dict[str, Any]] = {
     "rotnet": {"hidden": (16,), "flip_p": 0.0},
     "deepcluster": {"hidden": (16,), "num_clusters": 6, "pca_components": 8, "flip_p": 0.0},
+    "jigsaw": {
+        "resolution": 24,
+        "tile_size": 7,
+        "num_permutations": 6,
+        "tile_features": 8,
+        "hidden": (16,),
+    },
+    "patches": {"resolution": 24, "tile_size": 7, "hidden": (16,)},
     "vae": {"num_latent": 8, "decoder_width": 4, "flip_p": 0.0},
     "siamese_vae": {"num_latent": 8, "decoder_width": 4, "flip_p": 0.0},
 }

@@ -76,4 +76,8 @@ def two_processes(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.parametrize("name", SMALL)
 def test_two_processes_equal_one(name: str, whole: Path, two_processes: Path) -> None:
     for found, expected in zip(losses(two_processes / name), losses(whole / name), strict=True):
-        assert found == pytest.approx(expected, rel=2e-3, abs=1e-5)
+        # Where two logits are nearly equal, rounding decides: one image of 32 may fall on the other side.
+        shares = {n for n in found if n.endswith(("top1", "ordered"))}
+        for metric in found:
+            tolerance = {"abs": 1.5 / 32} if metric in shares else {"rel": 2e-3, "abs": 1e-5}
+            assert found[metric] == pytest.approx(expected[metric], **tolerance), metric

@@ -21,7 +21,7 @@ from loaders.errors import UserError
 from loaders.packs import Pack
 from recipes.transfer import Config, FineTuning, Transfer, run
 
-QUICK = FineTuning(lr_backbone=0.01, lr_classifier=0.1, batchnorm="batch", steps=3)
+QUICK = FineTuning(lr_backbone=0.01, lr_classifier=0.1, batchnorm="batch", steps=3, min_crop=0.6)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,6 @@ def config(digits_pack: Pack, pretrained: Path, tmp_path: Path) -> Config:
         seeds=(0,),
         pretrained=QUICK,
         from_scratch=QUICK,
-        min_crop=0.6,
         flip_p=0.0,
         num_threads=1,
     )
@@ -82,7 +81,7 @@ def test_backbone_and_classifier_have_their_own_rates() -> None:
 
 
 def test_rate_zero_leaves_the_backbone_as_it_was(config: Config, pretrained: Path) -> None:
-    frozen = FineTuning(lr_backbone=0.0, lr_classifier=0.1, batchnorm="running", steps=3)
+    frozen = FineTuning(lr_backbone=0.0, lr_classifier=0.1, batchnorm="running", steps=3, min_crop=0.6)
     run(replace(config, pretrained=frozen, beside_scratch=False))
     before = load_backbone(pretrained).state_dict()
     after = load_backbone(config.out / "pretrained-2-labels-seed-0").state_dict()
@@ -124,7 +123,7 @@ def test_finished_runs_are_not_repeated(config: Config) -> None:
 
 
 def test_it_learns(config: Config) -> None:
-    tuning = FineTuning(lr_backbone=0.05, lr_classifier=0.05, batchnorm="batch", steps=40)
+    tuning = FineTuning(lr_backbone=0.05, lr_classifier=0.05, batchnorm="batch", steps=40, min_crop=0.6)
     (result,) = run(replace(config, labels_per_class=(10,), pretrained=tuning, beside_scratch=False))
     assert result.top1 > 0.4
 

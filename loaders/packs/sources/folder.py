@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loaders.errors import UserError
-from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size, printable
+from loaders.packs.sources.bytes_at import read_listed_file
+from loaders.packs.sources.item import SourceItem, printable
 from loaders.packs.sources.naming import file_keys, folder_key, join_key
 
 
 class FolderSource:
     """Files below `root`; the class is the folder a file lies in, files in the root itself have none."""
+
+    labels_are_folders = True
 
     def __init__(self, root: Path) -> None:
         """Use the tree below `root`.
@@ -65,32 +68,10 @@ class FolderSource:
 
     def read(self, item: SourceItem) -> bytes:
         """Return the bytes of a file."""
-        path = os.path.join(self._root, item.name)
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except PermissionError as error:
-            raise UnreadableItem(f"cannot be read: {error.strerror}") from None
-        except OSError as error:
-            raise UserError(
-                f"{printable(path)} was listed and cannot be opened now ({error.strerror}): bring the source "
-                f"back and start the same command again, it resumes"
-            ) from None
-        try:
-            # One byte more than expected shows a file that has grown.
-            data = _read_up_to(descriptor, item.size_bytes + 1)
-        except OSError as error:
-            raise UnreadableItem(f"cannot be read: {error.strerror}") from None
-        finally:
-            os.close(descriptor)
-        check_size(self._root, item, len(data))
-        return data
+        return read_listed_file(os.path.join(self._root, item.name), self._root, item)
+
+    def class_names(self) -> None:
+        """A class is a folder; there is no order of their own."""
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def _read_up_to(descriptor: int, num_bytes: int) -> bytes:
-    data = os.read(descriptor, num_bytes)
-    while data and len(data) < num_bytes and (more := os.read(descriptor, num_bytes - len(data))):
-        data += more
-    return data

@@ -29,7 +29,14 @@ class SourceItem(NamedTuple):
 
 
 class ImageSource(Protocol):
-    """An adapter for one kind of source."""
+    """An adapter for one kind of source.
+
+    Attributes:
+        labels_are_folders: labels are names of folders; then only a folder with a file that is called like
+            an image is a class.
+    """
+
+    labels_are_folders: bool
 
     def items(self) -> Iterator[SourceItem]:
         """Yield every file once, in an order that depends on nothing but the source's content."""
@@ -40,6 +47,12 @@ class ImageSource(Protocol):
         Raises:
             UnreadableItem: this item alone cannot be read (it goes to the quarantine).
             UserError: the source vanished or changed since it was listed (packing stops).
+        """
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the classes in the order of the source's own numbers, once it has been listed.
+
+        None where labels are names alone, which are then numbered in the order of the alphabet.
         """
 
     def close(self) -> None:

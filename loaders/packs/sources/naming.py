@@ -24,7 +24,8 @@ def is_image_name(name: str) -> bool:
 
 def folder_key(folder: str) -> str:
     """Return the key of a folder path ("" for the root)."""
-    return _escape(folder, keep=".")
+    # "..": nobody who unpacks a shard shall write outside of his folder.
+    return "/".join("%2E%2E" if part == ".." else _escape(part, keep=".") for part in folder.split("/"))
 
 
 def file_keys(names: Sequence[str]) -> list[str]:

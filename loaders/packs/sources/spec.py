@@ -8,11 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loaders.errors import UserError
+from loaders.packs.sources.beton import BetonSource
 from loaders.packs.sources.folder import FolderSource
+from loaders.packs.sources.image_table import ImageTableSource, holds_images
 from loaders.packs.sources.item import ImageSource
+from loaders.packs.sources.label_file import LabeledSource
+from loaders.packs.sources.pack import PACK_PREFIX, PackSource
+from loaders.packs.sources.path_list import PathListSource
+from loaders.packs.sources.remote import is_remote, open_remote_folder
+from loaders.packs.sources.spool import local_copy, local_files, unzipped_copy
 from loaders.packs.sources.tar import TarSource
+from loaders.packs.sources.webdataset import WebDatasetSource
+from loaders.packs.sources.zip import ZipSource
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_LABELS_MARK = "#labels="
+_WEBDATASET_PREFIX = "wds:"
+_TABLE_SUFFIXES = (".parquet", ".arrow")
+_LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+_KINDS = (
+    "a folder, .tar, .tar.gz, .zip, .beton, .csv, .tsv, .jsonl, .parquet, .arrow, or wds: in front of "
+    "WebDataset shards"
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +38,7 @@ class SplitSource:
 
     Attributes:
         split: name of the split.
-        source: PATH as it was given: a folder, a .tar, or `x.tar#folder/inside`.
+        source: PATH as it was given, see `open_source`.
     """
 
     split: str
@@ -49,21 +66,63 @@ def parse_splits(texts: Sequence[str]) -> tuple[SplitSource, ...]:
     return tuple(splits)
 
 
-def open_source(source: str) -> ImageSource:
+def identity(source: str) -> str:
+    """Return the source with its path made absolute, so that a command means the same from any folder."""
+    prefix = next((p for p in (_WEBDATASET_PREFIX, PACK_PREFIX) if source.startswith(p)), "")
+    text = source.removeprefix(prefix)
+    return source if is_remote(text) else prefix + str(Path(text).resolve())
+
+
+def open_source(source: str, spool: Path) -> ImageSource:
     """Open the adapter for a PATH.
+
+    Args:
+        source: a folder, an archive, WebDataset shards (`wds:` in front), betons, a list of paths, a table of
+            images, a split of another pack (`pack:FOLDER#split`); several files by `*` or `{000..012}`;
+            `#inside` names a folder inside an archive or a split of a list; `#labels=FILE` gives labels to
+            the images of a folder or an archive. Paths may be remote (s3://, gs://, https://, hf://).
+        spool: folder for copies of what cannot be read in place (remote files, .tar.gz).
 
     Raises:
         UserError: nothing there, or a kind of file that no adapter reads.
     """
-    path_text, hash_sign, inside = source.partition("#")
+    text, mark, labels = source.partition(_LABELS_MARK)
+    opened = _open(text, spool)
+    return LabeledSource(opened, source, local_copy(labels, spool)) if mark else opened
+
+
+def _open(source: str, spool: Path) -> ImageSource:
+    if source.startswith(_WEBDATASET_PREFIX):
+        return WebDatasetSource(local_files(source.removeprefix(_WEBDATASET_PREFIX), spool, (".tar",)))
+    if source.startswith(PACK_PREFIX):
+        return PackSource(source.removeprefix(PACK_PREFIX))
     # A folder may have "#" in its name; then the whole text is the path.
-    if Path(source).is_dir():
+    if not is_remote(source) and Path(source).is_dir():
         return FolderSource(Path(source))
-    path = Path(path_text)
-    if path.is_file() and path.suffix == ".tar":
-        return TarSource(path, inside if hash_sign else None)
+    path, hash_sign, fragment = source.partition("#")
+    inside = fragment if hash_sign else None
+    name = path.lower()
+    if name.endswith((".tar.gz", ".tgz")):
+        return TarSource(unzipped_copy(path, spool), inside, path)
+    if name.endswith(".tar"):
+        return TarSource(local_copy(path, spool), inside, path)
+    if name.endswith(".zip"):
+        return ZipSource(local_copy(path, spool), inside, path)
+    if name.endswith(".beton"):
+        return BetonSource(local_files(path, spool, (".beton",)))
+    if name.endswith((*_TABLE_SUFFIXES, *_LIST_SUFFIXES)):
+        files = local_files(path, spool, (*_TABLE_SUFFIXES, *_LIST_SUFFIXES))
+        if name.endswith(_TABLE_SUFFIXES) and holds_images(files[0]):
+            return ImageTableSource(files, inside)
+        return PathListSource(files, path, inside)
+    if is_remote(path):
+        return open_remote_folder(path)
+    return _refuse(source, Path(path), fragment)
+
+
+def _refuse(source: str, path: Path, inside: str) -> ImageSource:
     if not path.exists():
-        raise UserError(f"no images at {path}: expected a folder or a .tar file; check the path")
+        raise UserError(f"no images at {path}: expected {_KINDS}; check the path")
     if path.is_dir():
-        raise UserError(f"{source}: '#' names a folder inside a .tar; for a folder give {path / inside}")
-    raise UserError(f"{path} is neither a folder nor a .tar file; unpack it or make it a .tar")
+        raise UserError(f"{source}: '#' names a folder inside an archive; for a folder give {path / inside}")
+    raise UserError(f"{path} is no source of images: expected {_KINDS}; unpack or convert it")

@@ -9,25 +9,16 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from loaders.errors import UserError
+from loaders.packs.sources.tree import FileEntry
 
 BLOCK_BYTES = 512
 _FILE_TYPES = b"0\x007"
 _SKIPPED_TYPES = b"123456"  # links, devices, folders, pipes: they have no bytes of their own
 
 
-class TarMember(NamedTuple):
-    """A file in a tar: its name, where its bytes are, and why it cannot be read, if so."""
-
-    name: str
-    offset: int
-    size_bytes: int
-    problem: str | None = None
-
-
-def list_members(path: Path) -> Iterator[TarMember]:
+def list_members(path: Path) -> Iterator[FileEntry]:
     """Yield the files of a tar in the order of the archive.
 
     Raises:
@@ -43,7 +34,7 @@ def list_members(path: Path) -> Iterator[TarMember]:
             yield from _walk_headers(path, data)
 
 
-def _walk_headers(path: Path, data: mmap.mmap) -> Iterator[TarMember]:
+def _walk_headers(path: Path, data: mmap.mmap) -> Iterator[FileEntry]:
     position, end = 0, len(data)
     long_name: bytes | None = None
     pax: dict[str, bytes] = {}
@@ -63,12 +54,12 @@ def _walk_headers(path: Path, data: mmap.mmap) -> Iterator[TarMember]:
             name = pax.get("path") or long_name or _short_name(header)
             if kind in _FILE_TYPES and not (kind == b"\0" and name.endswith(b"/")):
                 problem = "a sparse member" if any(key.startswith("GNU.sparse") for key in pax) else None
-                yield TarMember(name.decode("utf-8", "surrogateescape"), first, size, problem)
+                yield FileEntry(name.decode("utf-8", "surrogateescape"), first, size, problem)
             elif kind in _SKIPPED_TYPES:
                 size = 0
             else:
                 text = name.decode("utf-8", "surrogateescape")
-                yield TarMember(text, first, size, f"a tar member of type {kind!r}")
+                yield FileEntry(text, first, size, f"a tar member of type {kind!r}")
             long_name, pax = None, {}
         position = first + -(-size // BLOCK_BYTES) * BLOCK_BYTES
     raise UserError(

@@ -20,7 +20,16 @@ from loaders.views.kernels.blur import blur_across_rows, blur_along_rows, fill_g
 from loaders.views.kernels.compile import kernel
 from loaders.views.kernels.pointwise import apply_pointwise
 from loaders.views.kernels.resample import LINES, prepare_tables, resample_rows
-from loaders.views.kernels.simd import LANES, load, multiply_add, splat, stream
+from loaders.views.kernels.simd import (
+    LANES,
+    load,
+    multiply_add,
+    splat,
+    store_some,
+    store_some_pixels,
+    stream,
+    stream_pixels,
+)
 from loaders.views.kernels.spatial import cut_out_rows, sharpen_rows, warp_rows
 from loaders.views.kernels.statistics import (
     Stats,
@@ -103,28 +112,31 @@ def split_channels(pixels, starts, sizes, planes):
 
 @kernel
 def _write_tile(source, at, step, count, gain, bias, channels_last, out, size, to):
-    """Write count finished pixels of three channels; a float stored as uint8 is truncated."""
-    if channels_last:
-        r, g, b = source[at:][:count], source[step + at :][:count], source[2 * step + at :][:count]
-        target = out[3 * to :][: 3 * count]
-        for i in range(count):
-            target[3 * i] = r[i] * gain[0] + bias[0]
-            target[3 * i + 1] = g[i] * gain[1] + bias[1]
-            target[3 * i + 2] = b[i] * gain[2] + bias[2]
-        return
-    # Vectors past the cache need whole, aligned ones; odd resolutions take the plain loop.
+    """Write count finished pixels of three channels from pixel `to` of the view on.
+
+    Whole aligned vectors go past the caches; what is left of an odd resolution is written lane by lane.
+    """
+    r_gain, g_gain, b_gain = splat(gain[0]), splat(gain[1]), splat(gain[2])
+    r_bias, g_bias, b_bias = splat(bias[0]), splat(bias[1]), splat(bias[2])
     whole = out.ctypes.data % CACHE_LINE_BYTES == 0 and (count | to | size) % LANES == 0
-    for c in range(3):
-        if whole:
-            scales, shifts = splat(gain[c]), splat(bias[c])
-            for i in range(0, count, LANES):
-                finished = multiply_add(load(source, c * step + at + i), scales, shifts)
-                stream(out, c * size + to + i, finished)
-            continue
-        pixels, plane = source[c * step + at :][:count], out[c * size + to :][:count]
-        scale, shift = gain[c], bias[c]
-        for i in range(count):
-            plane[i] = pixels[i] * scale + shift
+    for i in range(0, count, LANES):
+        r = multiply_add(load(source, at + i), r_gain, r_bias)
+        g = multiply_add(load(source, step + at + i), g_gain, g_bias)
+        b = multiply_add(load(source, 2 * step + at + i), b_gain, b_bias)
+        left = count - i
+        if channels_last:
+            if whole:
+                stream_pixels(out, 3 * (to + i), r, g, b)
+            else:
+                store_some_pixels(out, 3 * (to + i), r, g, b, left)
+        elif whole:
+            stream(out, to + i, r)
+            stream(out, size + to + i, g)
+            stream(out, 2 * size + to + i, b)
+        else:
+            store_some(out, to + i, r, left)
+            store_some(out, size + to + i, g, left)
+            store_some(out, 2 * size + to + i, b, left)
 
 
 @kernel
@@ -160,7 +172,8 @@ def render_view(
         scratch: `Scratch` that is large enough.
         resolution: int, R.
         channels_last: bool, write [R, R, 3] instead of [3, R, R].
-        out: float32 or uint8 [3 * R * R], the finished view.
+        out: [3 * R * R], the finished view: float32, uint8 (truncated), or the bits of float16 (int16)
+            or bfloat16 (uint16).
     """
     size = resolution * resolution
     extent = prepare_tables(box, window, shift, flip, cubic, width, resolution, scratch)
@@ -263,7 +276,7 @@ def render_chunk(
         starts: int64 [n], place of each image in `planes`.
         heights: int64 [n]; widths: int64 [n].
         boxes: float64 [n, 4] and so on: the rows of `ViewParameters` that belong to the chunk.
-        out: float32 or uint8 [n, 3 * R * R].
+        out: [n, 3 * R * R], see `render_view`.
         cubic, gain, bias, scratch, resolution, channels_last: see `render_view`.
     """
     for i in range(len(starts)):

@@ -13,6 +13,7 @@ from typing import Any
 
 from llvmlite import binding, ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 LANES = 16
@@ -72,8 +73,7 @@ def splat(typing_context, value):
 
     def generate(context, builder, signature, args):
         scalar = context.cast(builder, args[0], signature.args[0], types.float32)
-        one = builder.insert_element(ir.Constant(_F32V, ir.Undefined), scalar, ir.Constant(_I32, 0))
-        return builder.shuffle_vector(one, ir.Constant(_F32V, ir.Undefined), ir.Constant(_I32V, [0] * LANES))
+        return _splat(builder, scalar, _F32V)
 
     return _floats(value), generate
 
@@ -126,26 +126,110 @@ def store(typing_context, array, at, value):
     return types.void(array, types.intp, _floats), generate
 
 
+def _to_element(builder: Any, value: Any, element: Any) -> Any:
+    """Convert float32 lanes to what an array holds; int16 arrays hold float16, uint16 arrays bfloat16."""
+    lanes = value.type.count
+    if element == types.uint8:  # truncates
+        ints = builder.fptosi(value, ir.VectorType(_I32, lanes))
+        return builder.trunc(ints, ir.VectorType(ir.IntType(8), lanes))
+    if element == types.int16:
+        half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), lanes))
+        return builder.bitcast(half, ir.VectorType(ir.IntType(16), lanes))
+    if element == types.uint16:  # round to nearest, ties to even, and keep the upper half
+        kind = ir.VectorType(_I32, lanes)
+        bits = builder.bitcast(value, kind)
+        upper = builder.lshr(bits, ir.Constant(kind, [16] * lanes))
+        odd = builder.and_(upper, ir.Constant(kind, [1] * lanes))
+        rounded = builder.add(builder.add(bits, odd), ir.Constant(kind, [0x7FFF] * lanes))
+        short = builder.lshr(rounded, ir.Constant(kind, [16] * lanes))
+        return builder.trunc(short, ir.VectorType(ir.IntType(16), lanes))
+    return value
+
+
+def _write(context: Any, builder: Any, array_type: Any, array: Any, at: Any, value: Any, count: Any) -> None:
+    """Store all lanes past the caches, or, where `count` is given, the first `count` of them."""
+    vector = _to_element(builder, value, array_type.dtype)
+    pointer = _pointer(context, builder, array_type, array, at, vector.type.element)
+    pointer = builder.bitcast(pointer, vector.type.as_pointer())
+    size_bytes = array_type.dtype.bitwidth // 8
+    if count is None:
+        instruction = builder.store(vector, pointer)
+        instruction.align = min(64, LANES * size_bytes)
+        one = builder.module.add_metadata([ir.Constant(_I32, 1)])
+        instruction.set_metadata("nontemporal", one)
+        return
+    # By way of the stack: a masked store of so many lanes takes LLVM minutes to compile.
+    held = cgutils.alloca_once(builder, vector.type)
+    builder.store(vector, held)
+    lanes = ir.Constant(count.type, vector.type.count)
+    used = builder.select(builder.icmp_signed("<", count, lanes), count, lanes)
+    cgutils.raw_memcpy(builder, pointer, held, used, size_bytes)
+
+
+def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_I32, 0))
+    lanes = ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
+
+
 @intrinsic
 def stream(typing_context, array, at, value):
-    """Write a vector past the caches to array[at : at + LANES], float32 or uint8 (truncated).
+    """Write a vector past the caches to array[at : at + LANES] of float32, int16, uint16 or uint8.
 
     A batch is read long after it was written: a plain store would first fetch the line from memory, and then
-    push something useful out of the cache. The address must be a multiple of the vector's size in bytes.
+    push something useful out of the cache. The address must be a multiple of LANES elements.
     """
 
     def generate(context, builder, signature, args):
-        value = args[2]
-        if signature.args[0].dtype == types.uint8:
-            value = builder.trunc(builder.fptosi(value, _I32V), ir.VectorType(ir.IntType(8), LANES))
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], value.type.element)
-        instruction = builder.store(value, builder.bitcast(pointer, value.type.as_pointer()))
-        instruction.align = LANES * signature.args[0].dtype.bitwidth // 8
-        one = builder.module.add_metadata([ir.Constant(_I32, 1)])
-        instruction.set_metadata("nontemporal", one)
+        _write(context, builder, signature.args[0], *args, count=None)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, _floats), generate
+
+
+@intrinsic
+def store_some(typing_context, array, at, value, count):
+    """Write the first `count` lanes, or all where there are fewer, to any place of an array as `stream`'s."""
+
+    def generate(context, builder, signature, args):
+        _write(context, builder, signature.args[0], *args)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, _floats, types.intp), generate
+
+
+def _interleave(builder: Any, r: Any, g: Any, b: Any) -> Any:
+    """Return r0 g0 b0 r1 g1 b1 ... of three vectors."""
+    pair = builder.shuffle_vector(r, g, ir.Constant(ir.VectorType(_I32, 2 * LANES), list(range(2 * LANES))))
+    fill = list(range(LANES)) + [0] * LANES
+    wide = builder.shuffle_vector(b, b, ir.Constant(ir.VectorType(_I32, 2 * LANES), fill))
+    order = [lane + channel * LANES for lane in range(LANES) for channel in range(3)]
+    return builder.shuffle_vector(pair, wide, ir.Constant(ir.VectorType(_I32, 3 * LANES), order))
+
+
+@intrinsic
+def stream_pixels(typing_context, array, at, r, g, b):
+    """Write LANES pixels of three channels past the caches, interleaved, to array[at :]; see `stream`."""
+
+    def generate(context, builder, signature, args):
+        value = _interleave(builder, *args[2:])
+        _write(context, builder, signature.args[0], args[0], args[1], value, count=None)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, _floats, _floats, _floats), generate
+
+
+@intrinsic
+def store_some_pixels(typing_context, array, at, r, g, b, count):
+    """Write the first `count` pixels of three channels, interleaved, to array[at :]."""
+
+    def generate(context, builder, signature, args):
+        value = _interleave(builder, *args[2:5])
+        elements = builder.mul(args[5], ir.Constant(args[5].type, 3))
+        _write(context, builder, signature.args[0], args[0], args[1], value, count=elements)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, _floats, _floats, _floats, types.intp), generate
 
 
 @intrinsic

@@ -59,7 +59,8 @@ def class_tree(num_classes: int = 3, per_class: int = 5, seed: int = 0) -> dict[
 
 
 def pack(out: Path, *splits: str, **options) -> Pack:
-    policy = ImagePolicy(options.pop("max_side", None), options.pop("quality", None))
+    names = ("max_side", "quality", "short_side", "crop_square", "encoding", "max_pixels")
+    policy = ImagePolicy(**{name: options.pop(name) for name in names if name in options})
     options.setdefault("workers", 1)
     pack_dataset(PackOptions(parse_splits(splits), out, policy=policy, **options))
     return open_pack(out)

@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet  # noqa: F401 - here, not in every child
+
 from loaders.packs import beton_shard, tar_shard
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits

@@ -32,12 +32,16 @@ def test_second_split_empty_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_missing_source(tmp_path: Path) -> None:
-    refused(tmp_path, "no images at .*nowhere: expected a folder or a .tar", f"train={tmp_path / 'nowhere'}")
+    refused(
+        tmp_path,
+        "no images at .*nowhere: expected a folder, .tar, .tar.gz, .zip",
+        f"train={tmp_path / 'nowhere'}",
+    )
 
 
 def test_source_of_another_kind(tmp_path: Path) -> None:
     write_tree(tmp_path, {"x.rar": b"Rar!", "y.tar": b"no tar at all" * 100, "z.tar": b""})
-    refused(tmp_path, "x.rar is neither a folder nor a .tar", f"train={tmp_path / 'x.rar'}")
+    refused(tmp_path, "x.rar is no source of images: expected a folder", f"train={tmp_path / 'x.rar'}")
     refused(tmp_path, "y.tar is no tar", f"train={tmp_path / 'y.tar'}")
     refused(tmp_path, "z.tar is empty", f"train={tmp_path / 'z.tar'}")
 

@@ -162,3 +162,37 @@ def test_a_given_quality_encodes_everything_anew() -> None:
     image = prepare_image(jpeg(1), ImagePolicy(quality=30))
     assert image.action == Action.REENCODED
     assert len(image.data) < len(jpeg(1))
+
+
+def test_short_side_and_square() -> None:
+    data = jpeg(5, 300, 451)
+    cases = [
+        (ImagePolicy(short_side=100), (100, 150), Action.RESIZED),
+        (ImagePolicy(short_side=100, max_side=120), (80, 120), Action.RESIZED),
+        (ImagePolicy(crop_square=True), (300, 300), Action.CROPPED),
+        (ImagePolicy(crop_square=True, short_side=64), (64, 64), Action.CROPPED | Action.RESIZED),
+        (ImagePolicy(crop_square=True, max_side=64), (64, 64), Action.CROPPED | Action.RESIZED),
+    ]
+    for policy, size, action in cases:
+        image = prepare_image(data, policy)
+        assert (image.height, image.width) == size == simplejpeg.decode_jpeg(image.data).shape[:2]
+        assert image.action == Action.REENCODED | action
+    assert prepare_image(jpeg(1), ImagePolicy(short_side=24)).action == 0
+    assert prepare_image(jpeg(1, 24, 24), ImagePolicy(crop_square=True)).action == 0
+    # The middle, as Pillow cuts it: the scaled decoding must not shift it.
+    whole = Image.fromarray(simplejpeg.decode_jpeg(data))
+    reference = whole.crop((75, 0, 375, 300)).resize((64, 64), Image.Resampling.HAMMING)
+    got = simplejpeg.decode_jpeg(prepare_image(data, ImagePolicy(crop_square=True, short_side=64)).data)
+    assert np.abs(got.astype(int) - np.asarray(reference)).mean() < 3
+
+
+def test_raw_is_the_pixels() -> None:
+    image = prepare_image(jpeg(1), ImagePolicy(encoding="raw"))
+    assert image.is_raw
+    assert image.action == Action.DECODED
+    assert image.data == simplejpeg.decode_jpeg(jpeg(1)).tobytes()
+    png = prepare_image(encoded(PICTURE, "PNG"), ImagePolicy(encoding="raw", crop_square=True))
+    assert png.action == Action.DECODED | Action.CROPPED | Action.CONVERTED
+    assert png.data == pixels(3)[:, 4:28].tobytes()
+    gray = prepare_image(encoded(PICTURE.convert("L"), "JPEG"), ImagePolicy(encoding="raw"))
+    assert len(gray.data) == 24 * 32 * 3

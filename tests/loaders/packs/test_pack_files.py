@@ -1,6 +1,7 @@
 """Manifest, index and label tables: what they refuse, and that opening costs nothing."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -199,3 +200,21 @@ def test_packing_needs_no_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_files_are_synced_before_they_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.loaders.packs.inputs import class_tree, pack, write_tree
+
+    write_tree(tmp_path / "in", class_tree(1, 3))
+    synced: set[int] = set()
+    replace = os.replace
+
+    def checked(source, target) -> None:
+        assert os.stat(source).st_ino in synced, f"{target} was renamed before it was synced"
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(os, "replace", checked)
+    for shard_format in ("webdataset", "ffcv"):
+        pack(tmp_path / shard_format, f"train={tmp_path / 'in'}", shard_format=shard_format)
+    assert len(synced) > 30

@@ -69,25 +69,18 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
         result.split("val")
 
 
-@pytest.mark.parametrize("shard_format", FORMATS)
+@pytest.mark.parametrize(("shard_format", "small_bytes"), [("webdataset", 0), ("ffcv", 1 << 40)])
 def test_workers_change_no_byte(
-    tmp_path: Path, digits_folder: Path, shard_format: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shard_format: str, small_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packer, "_SMALL_INPUT_BYTES", 0)  # so that worker processes are used
-    made = []
-    for workers, name in ((1, "a"), (2, "b"), (5, "c")):
-        pack(
-            tmp_path / name,
-            f"test={digits_folder / 'test'}",
-            shard_format=shard_format,
-            shard_size_mb=0.1,
-            workers=workers,
-            max_side=20,
-            quality=80,
-        )
-        made.append(folder_hashes(tmp_path / name))
-    assert made[0] == made[1] == made[2]
-    assert len(list((tmp_path / "a" / "shards").iterdir())) > 1
+    """Worker processes for the one format, threads for the other; both write what one thread writes."""
+    monkeypatch.setattr(packer, "_SMALL_INPUT_BYTES", small_bytes)
+    write_tree(tmp_path / "in", class_tree(2, 40) | {"c0/cut.jpg": jpeg(3)[:-9]})
+    options = {"shard_format": shard_format, "shard_size_mb": 0.02, "max_side": 20, "quality": 80}
+    for workers in (1, 3):
+        pack(tmp_path / str(workers), f"test={tmp_path / 'in'}", workers=workers, **options)
+    assert folder_hashes(tmp_path / "1") == folder_hashes(tmp_path / "3")
+    assert len(list((tmp_path / "1" / "shards").iterdir())) > 3
 
 
 def test_max_side_shrinks_only_what_is_larger(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def kills(tmp_path: Path, shard_format: str, first: int, step: int) -> int:
-    files = class_tree(2, 10) | {"c0/cut.jpg": jpeg(5)[:-30]}
+    files = class_tree(2, 5) | {"c0/cut.jpg": jpeg(5)[:-30]}
     write_tree(tmp_path / "in", files)
     arguments = [tmp_path / "in", tmp_path, shard_format, first, step]
     run = subprocess.run(
@@ -37,14 +37,14 @@ def kills(tmp_path: Path, shard_format: str, first: int, step: int) -> int:
 
 @pytest.mark.parametrize("shard_format", ["webdataset", "ffcv"])
 def test_killed_at_many_moments(tmp_path: Path, shard_format: str) -> None:
-    assert kills(tmp_path, shard_format, first=1, step=4) >= 20
+    assert kills(tmp_path, shard_format, first=1, step=3) >= 20
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("shard_format", ["webdataset", "ffcv"])
 def test_killed_at_every_moment(tmp_path: Path, shard_format: str) -> None:
-    assert kills(tmp_path, shard_format, first=1, step=1) >= 100
+    assert kills(tmp_path, shard_format, first=1, step=1) >= 60
 
 
 WORKERS_SCRIPT = """
@@ -55,30 +55,30 @@ from loaders.packs.sources.spec import parse_splits
 if __name__ == "__main__":
     packer._SMALL_INPUT_BYTES = 0
     splits = parse_splits([f"train={sys.argv[1]}"])
-    options = packer.PackOptions(splits, Path(sys.argv[2]), shard_size_mb=0.02, workers=2)
+    options = packer.PackOptions(splits, Path(sys.argv[2]), shard_size_mb=0.01, workers=2)
     packer.pack_dataset(options, lambda done, total: print(done, flush=True))
 """
 
 
-def test_worker_processes_end_with_the_killed_packer(digits_folder: Path, tmp_path: Path) -> None:
+def test_worker_processes_end_with_the_killed_packer(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", class_tree(2, 60))
     script = tmp_path / "run.py"
     script.write_text(WORKERS_SCRIPT)
-    command = [sys.executable, str(script), str(digits_folder / "test"), str(tmp_path / "cut")]
+    command = [sys.executable, str(script), str(tmp_path / "in"), str(tmp_path / "cut")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for num_lines in (2, 9):  # killed with shards in flight
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for _ in range(num_lines):
-                assert process.stdout.readline()
-            children = psutil.Process(process.pid).children(recursive=True)
-            assert children
-            os.kill(process.pid, signal.SIGKILL)
-        _, alive = psutil.wait_procs(children, timeout=20)
-        assert not alive
-        with pytest.raises(UserError, match="not finished"):
-            open_pack(tmp_path / "cut")
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    pack(tmp_path / "whole", f"train={digits_folder / 'test'}", shard_size_mb=0.02)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(4):  # killed with shards in flight
+            assert process.stdout.readline()
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        os.kill(process.pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    with pytest.raises(UserError, match="not finished"):
+        open_pack(tmp_path / "cut")
+    pack(tmp_path / "cut", f"train={tmp_path / 'in'}", shard_size_mb=0.01)
+    pack(tmp_path / "whole", f"train={tmp_path / 'in'}", shard_size_mb=0.01)
     assert folder_hashes(tmp_path / "cut") == folder_hashes(tmp_path / "whole")
 
 

@@ -80,7 +80,9 @@ def test_a_member_given_twice(tmp_path: Path) -> None:
         tar.addfile(member, io.BytesIO(jpeg(2)))
     result = pack(tmp_path / "p", f"train={first}")
     assert [result.read(row) for row in range(2)] == [jpeg(2), jpeg(1)]
-    assert "a later member of the tar has the same name" in (tmp_path / "p" / "quarantine.jsonl").read_text()
+    assert (
+        "a later member of the archive has the same name" in (tmp_path / "p" / "quarantine.jsonl").read_text()
+    )
     assert result.manifest.num_inputs == 3
 
 

@@ -1,0 +1,170 @@
+"""Which backend renders a loader's batches, and what all of them are told alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from loaders.cpu import CpuRenderer, DTypeName
+from loaders.dali import DaliRenderer
+from loaders.epochs import Renderer
+from loaders.errors import UserError
+from loaders.packs import Split
+from loaders.views.policy import ViewPolicy
+
+BackendName = Literal["auto", "cpu", "dali", "ffcv"]
+
+
+def explain_backend(backend: BackendName, device: str | torch.device = "cpu") -> str:
+    """Return one line: which backend `build_loader` uses and why.
+
+    Args:
+        backend: as given to `build_loader`.
+        device: likewise.
+
+    Raises:
+        UserError: there is no such backend.
+    """
+    if backend not in get_args(BackendName):
+        known = ", ".join(get_args(BackendName))
+        raise UserError(f"backend: expected one of {known}, found {backend!r}; choose one of them")
+    if backend == "dali":
+        where = "decodes and augments on the GPU" if torch.device(device).type == "cuda" else "on the CPU"
+        return f"dali: asked for, {where}"
+    if backend != "auto":
+        return f"{backend}: asked for"
+    if torch.device(device).type == "cuda":
+        return (
+            "cpu: the fused kernels read every pack and every policy; where the processor cannot feed the "
+            "GPU, tools/bench_loaders.py shows whether backend='dali' is faster on this machine"
+        )
+    return "cpu: the fused kernels read every pack and every policy"
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """What every renderer of a loader is told alike; see `build_loader`."""
+
+    seed: int
+    device: torch.device
+    num_threads: int | None
+    dtype: DTypeName
+    channels_last: bool
+    replace_bad: bool
+    prefetch: int
+
+
+class RendererFactory:
+    """Makes the renderers of one loader and stops them all.
+
+    Args:
+        backend: whose.
+        options: for each of them.
+    """
+
+    def __init__(self, backend: BackendName, options: RenderOptions) -> None:
+        self.name = explain_backend(backend, options.device).split(":")[0]
+        self._options = options
+        self._threads = options.num_threads or usable_cores()
+        self._executor: ThreadPoolExecutor | None = None
+        self._closers: list[Callable[[], None]] = []
+
+    def make(
+        self,
+        split: Split,
+        views: tuple[ViewPolicy, ...],
+        *,
+        first_view: int,
+        labels: NDArray[np.int64] | None,
+        batch_size: int,
+        train: bool = True,
+    ) -> Renderer:
+        """Return a renderer.
+
+        Args:
+            split: its images.
+            views: its policies.
+            first_view: number of the first view in the random numbers.
+            labels: int64 [len(split)] or None.
+            batch_size: images of a batch on this rank.
+            train: see the renderers.
+
+        Raises:
+            UserError: the backend cannot do it.
+        """
+        if self.name == "dali":
+            return self._make_dali(split, views, first_view, labels, batch_size, train)
+        return self.make_cpu(split, views, first_view=first_view, labels=labels, train=train)
+
+    def close(self) -> None:
+        """Stop every renderer that was made."""
+        for close in self._closers:
+            close()
+
+    def make_cpu(
+        self,
+        split: Split,
+        views: tuple[ViewPolicy, ...],
+        *,
+        first_view: int,
+        labels: NDArray[np.int64] | None,
+        train: bool,
+    ) -> CpuRenderer:
+        """Return the cpu backend's renderer, which the ffcv backend uses too; see `make`."""
+        if self._executor is None:
+            executor = self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="sluice-loader")
+            self._closers.append(lambda: executor.shutdown(wait=True, cancel_futures=True))
+        options = self._options
+        return CpuRenderer(
+            split,
+            views,
+            seed=options.seed,
+            first_view=first_view,
+            labels=labels,
+            executor=self._executor,
+            num_threads=self._threads,
+            dtype=options.dtype,
+            channels_last=options.channels_last,
+            replace_bad=options.replace_bad,
+            train=train,
+        )
+
+    def _make_dali(
+        self,
+        split: Split,
+        views: tuple[ViewPolicy, ...],
+        first_view: int,
+        labels: NDArray[np.int64] | None,
+        batch_size: int,
+        train: bool,
+    ) -> DaliRenderer:
+        options = self._options
+        renderer = DaliRenderer(
+            split,
+            views,
+            seed=options.seed,
+            first_view=first_view,
+            labels=labels,
+            batch_size=batch_size,
+            num_threads=self._threads,
+            device=options.device,
+            uint8=options.dtype == "uint8",
+            channels_last=options.channels_last,
+            replace_bad=options.replace_bad,
+            train=train,
+            prefetch=options.prefetch,
+        )
+        self._closers.append(renderer.close)
+        return renderer
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,232 @@
+"""The DALI backend: pipelines on the GPU (decoding included) or the CPU behind the same contract as ours.
+
+A thread of its own speaks with DALI: it hands over the encoded bytes as slices of the memory-mapped shards
+and the drawn parameters as arrays, and takes the views as tensors without a copy. An image that DALI cannot
+decode invalidates its pipeline, so damaged rows are found and replaced before DALI sees them, and a pipeline
+that dies of something else is built again for the batches under way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loaders.batch import Batch
+from loaders.errors import LoaderError, UserError
+from loaders.packs import Split
+from loaders.verified import VerifiedRows
+from loaders.views.dali import ENCODED, build_pipeline, check_views, import_dali
+from loaders.views.draw import draw
+from loaders.views.policy import ViewPolicy
+
+
+@dataclass(eq=False)
+class _Job:
+    """One batch on its way."""
+
+    positions: NDArray[np.int64]  # [B] in the split
+    epochs: NDArray[np.int64]  # [B]
+    valid: NDArray[np.bool_]  # [B]
+    dropped: bool = False  # nobody waits for it any more
+    batch: Batch | None = None
+    parts: dict[str, NDArray[Any]] = field(default_factory=dict)  # positions, rows and valid as delivered
+    held: list[NDArray[np.uint8]] = field(default_factory=list)  # bytes that DALI reads
+
+
+class PendingDaliBatch:
+    """A batch that DALI is working on."""
+
+    def __init__(self, renderer: DaliRenderer, job: _Job, begun: Future[None]) -> None:
+        self._renderer = renderer
+        self._job = job
+        self._begun = begun
+
+    def result(self, timeout_s: float) -> Batch:
+        """Wait for the batch.
+
+        Raises:
+            LoaderError: DALI failed, or took longer than `timeout_s`.
+        """
+        finished = self._renderer.finish(self._job)
+        try:
+            self._begun.result(timeout_s)
+            return finished.result(timeout_s)
+        except TimeoutError:
+            raise LoaderError(
+                f"a batch took longer than {timeout_s:g} s in DALI: the storage or a worker hangs; raise "
+                "timeout_s if it is only slow"
+            ) from None
+
+    def cancel(self) -> None:
+        """Give the batch up; what DALI has begun it finishes."""
+        self._job.dropped = True
+        self._begun.cancel()
+
+
+class DaliRenderer:
+    """Renders batches of one split in a DALI pipeline.
+
+    Args:
+        split: the images.
+        views: policies; every image is decoded once for all of them.
+        seed: of the random parameters.
+        first_view: number of the first view in the random numbers, so that two streams differ.
+        labels: int64 [len(split)], -1 where there is none, or None for batches without labels.
+        batch_size: images of a batch of this process.
+        num_threads: CPU threads of DALI.
+        device: a CUDA device runs the whole pipeline there; else the CPU does.
+        uint8: deliver uint8 pixels instead of normalised float32.
+        channels_last: deliver views in torch.channels_last.
+        replace_bad: put the following row in place of a damaged one (and count it) instead of raising.
+        train: False marks a replaced row invalid, so that an evaluation does not count it.
+        prefetch: batches under way at once.
+
+    Raises:
+        MissingBackendError: DALI is not installed.
+        UserError: a view that DALI cannot express.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        views: tuple[ViewPolicy, ...],
+        *,
+        seed: int,
+        first_view: int,
+        labels: NDArray[np.int64] | None,
+        batch_size: int,
+        num_threads: int,
+        device: torch.device,
+        uint8: bool,
+        channels_last: bool,
+        replace_bad: bool,
+        train: bool,
+        prefetch: int,
+    ) -> None:
+        import_dali()
+        check_views(views)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                f"backend dali: expected a CUDA device as {device}, found none; use device='cpu' "
+                "or mend the driver ('nvidia-smi' shows what it sees)"
+            )
+        self.split = split
+        self.views = views
+        self.labels = labels
+        self._rows = VerifiedRows(split, replace_bad, train)
+        self.bad_rows = self._rows.bad_rows
+        self._seed = seed
+        self._first_view = first_view
+        self._channels_last = channels_last
+        self._depth = prefetch + 1
+        self._in_flight: deque[_Job] = deque()
+        self._pipeline: Any = None
+        self._build = partial(
+            build_pipeline,
+            views,
+            batch_size,
+            num_threads,
+            device_id=(device.index or 0) if device.type == "cuda" else None,
+            uint8=uint8,
+            channels_last=channels_last,
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sluice-dali")
+
+    def submit(
+        self, positions: NDArray[np.int64], epochs: NDArray[np.int64], valid: NDArray[np.bool_]
+    ) -> PendingDaliBatch:
+        """Begin a batch.
+
+        Args:
+            positions: int64 [B], rows of the split.
+            epochs: int64 [B], epoch of each row, for its random numbers.
+            valid: bool [B], False = padding.
+        """
+        job = _Job(positions, epochs, valid)
+        return PendingDaliBatch(self, job, self._thread.submit(self._begin, job))
+
+    def finish(self, job: _Job) -> Future[Batch]:
+        """Have the thread wait until DALI has finished a job that was submitted."""
+        return self._thread.submit(self._collect, job)
+
+    def close(self) -> None:
+        """Stop the thread and free the pipeline."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._in_flight.clear()
+        self._pipeline = None
+
+    def _begin(self, job: _Job) -> None:
+        """Start a job; the oldest one is waited for where too many are under way."""
+        if job.dropped:
+            return
+        while len(self._in_flight) >= self._depth:
+            self._collect_oldest()
+        self._in_flight.append(job)
+        try:
+            self._feed(job)
+        except BaseException:
+            self._in_flight.remove(job)
+            raise
+
+    def _feed(self, job: _Job) -> None:
+        if self._pipeline is None:
+            self._pipeline, self._feeds = self._build()
+            self._pipeline.build()
+        positions, shown, rows, valid = self._rows.resolve(job.positions, job.valid)
+        job.parts = {"positions": positions, "rows": shown, "valid": valid}
+        columns = self.split.pack.columns
+        heights, widths = columns.height[rows].astype(np.int64), columns.width[rows].astype(np.int64)
+        parameters = [
+            draw(view, self._seed, job.epochs, rows, self._first_view + number, heights, widths)
+            for number, view in enumerate(self.views)
+        ]
+        job.held = self._rows.bytes_of(rows)
+        self._pipeline.feed_input(ENCODED, job.held)
+        for feed in self._feeds:
+            self._pipeline.feed_input(feed.name, feed.read(parameters[feed.view]))
+        self._pipeline.schedule_run()
+
+    def _collect(self, job: _Job) -> Batch:
+        while job.batch is None:
+            if job not in self._in_flight:
+                raise LoaderError("the batch was given up with one before it that failed")
+            self._collect_oldest()
+        return job.batch
+
+    def _collect_oldest(self) -> None:
+        job = self._in_flight[0]
+        try:
+            outputs = self._pipeline.share_outputs()
+        except RuntimeError as error:
+            self._recover(error)
+            return
+        views = tuple(self._tensor(output) for output in outputs)
+        self._pipeline.release_outputs()
+        self._in_flight.popleft()
+        job.held = []
+        labels = None if self.labels is None else torch.from_numpy(self.labels[job.parts["positions"]])
+        index, valid = torch.from_numpy(job.parts["rows"]), torch.from_numpy(job.parts["valid"])
+        job.batch = Batch(views, labels, index, valid)
+
+    def _recover(self, error: RuntimeError) -> None:
+        """Find what killed the pipeline and run the batches under way again in a new one."""
+        jobs = list(self._in_flight)
+        self._in_flight.clear()
+        self._pipeline = None
+        rows = np.concatenate([self.split.rows(job.positions) for job in jobs])
+        if not self._rows.find_undecodable(rows):
+            raise LoaderError(f"DALI stopped: {error}") from error
+        for job in jobs:
+            self._begin(job)
+
+    def _tensor(self, output: Any) -> Tensor:
+        view: Tensor = torch.utils.dlpack.from_dlpack(output.as_tensor())
+        return view.permute(0, 3, 1, 2) if self._channels_last else view

@@ -1,0 +1,189 @@
+"""Our views inside FFCV's own Loader, for any .beton, with or without a pack of ours.
+
+order = EpochOrder(seed=0)
+loader = Loader("images.beton", batch_size=256, num_workers=4, order=order, pipelines={
+    "image": fused_views((presets.barlow_a(96), presets.barlow_b(96)), seed=0),
+})
+for views, labels in iterate(loader):
+    ...
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loaders import order
+from loaders.cpu import CpuRenderer, DTypeName
+from loaders.decode import CorruptImageError, decode_jpeg_into
+from loaders.epochs import UNLABELED
+from loaders.ffcv_operations import import_ffcv, iterate, operations
+from loaders.packs import Split
+from loaders.views.policy import ViewPolicy
+
+__all__ = ["EpochOrder", "fused_views", "import_ffcv", "iterate"]
+
+_JPEG, _RAW = 0, 1  # modes of FFCV's image field
+
+
+class _BetonRenderer(CpuRenderer):
+    """The cpu backend on the images of one FFCV batch at a time, which it takes for a split and its pack."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(cast(Split, self), **options)
+        self.pack = self
+        self.columns: Any = None
+
+    def show(self, metadata: Any) -> None:
+        """Learn the image field's records, [N]."""
+        self.columns = _Columns(metadata["height"], metadata["width"], np.zeros(len(metadata), np.uint8))
+        self._modes = metadata["mode"].copy()
+
+    def begin(self, places: NDArray[np.uint64], samples: NDArray[np.int64]) -> None:
+        """Take up a batch."""
+        self._samples = samples
+        self._places = dict(zip(samples.tolist(), places.tolist(), strict=True))
+
+    def __len__(self) -> int:
+        """Return the images of the batch; the next one in it stands in for a damaged one."""
+        return len(self._samples)
+
+    def rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the sample numbers at `positions` of the batch."""
+        return self._samples[positions]
+
+    def view(self, row: int) -> NDArray[np.uint8]:
+        """Return the stored bytes of a sample of the batch."""
+        address, size = self._places[row]
+        return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+
+    def key(self, row: int) -> str:
+        """Name a sample."""
+        return f"sample {row}"
+
+    def shard_path(self, shard: int) -> Path:
+        """Name the file."""
+        return Path("the .beton")
+
+    def _decode_row(self, job: Any, i: int, out: NDArray[np.uint8]) -> None:
+        row, data = int(job.rows[i]), self.view(int(job.rows[i]))
+        if self._modes[row] == _JPEG:
+            decode_jpeg_into(data, int(job.heights[i]), int(job.widths[i]), out)
+        elif self._modes[row] == _RAW and len(data) >= len(out):
+            out[:] = data[: len(out)]
+        else:
+            raise CorruptImageError(f"image mode {self._modes[row]} with {len(data)} bytes")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    height: NDArray[np.uint16]
+    width: NDArray[np.uint16]
+    shard: NDArray[np.uint8]
+
+
+def fused_views(
+    views: tuple[ViewPolicy, ...],
+    seed: int = 0,
+    *,
+    num_threads: int = 2,
+    dtype: DTypeName = "float32",
+    channels_last: bool = False,
+    bad_images: Literal["replace", "raise"] = "replace",
+    timeout_s: float = 120.0,
+) -> list[Any]:
+    """Return FFCV operations that turn an image field, JPEG or raw, into V views from one decode.
+
+    They stand alone as the pipeline of that field, whose output is then a tuple of V tensors [B, 3, R, R].
+    The tensors may be kept: they are no part of FFCV's ring of buffers. Random numbers depend on the seed,
+    on FFCV's count of epochs (set `loader.next_epoch` to resume) and on the number of the sample.
+
+    Args:
+        views: one policy per view.
+        seed: of the views.
+        num_threads: threads that decode and render.
+        dtype: "float32" (normalised as the policy says) or "uint8".
+        channels_last: deliver views in torch.channels_last.
+        bad_images: "replace" puts the next readable image of the batch in place of a damaged one and notes
+            it in `bad_rows` of the last operation; "raise" makes the batch raise when it is used.
+        timeout_s: seconds that a batch may take.
+
+    Raises:
+        MissingBackendError: FFCV is not installed.
+    """
+    renderer = _BetonRenderer(
+        views=views,
+        seed=seed,
+        first_view=256,  # as in a plain loader of ours: the same image looks the same in both
+        labels=None,
+        executor=ThreadPoolExecutor(num_threads, thread_name_prefix="sluice-ffcv"),
+        num_threads=num_threads,
+        dtype=dtype,
+        channels_last=channels_last,
+        replace_bad=bad_images == "replace",
+        train=True,
+    )
+    epochs: WeakKeyDictionary[threading.Thread, int] = WeakKeyDictionary()
+    lock = threading.Lock()
+
+    def render(places: NDArray[np.uint64], batch_indices: NDArray[Any]) -> tuple[Tensor, ...]:
+        thread = threading.current_thread()  # FFCV's iterator is its own thread and counts one ahead
+        epoch = epochs.setdefault(thread, cast(Any, thread).loader.next_epoch - 1)
+        count = len(batch_indices)
+        with lock:
+            renderer.begin(places, batch_indices.astype(np.int64))
+            pending = renderer.submit(
+                np.arange(count), np.full(count, epoch, np.int64), np.ones(count, np.bool_)
+            )
+            return pending.result(timeout_s).views
+
+    made = operations(render, renderer.show)
+    made[-1].bad_rows = renderer.bad_rows
+    return made
+
+
+class EpochOrder:
+    """Our order as FFCV's traversal: one permutation per epoch, cut over ranks, resumable.
+
+    To resume at step s of epoch e: `order.skip = (e, s)` and `loader.next_epoch = e`.
+
+    Args:
+        seed: of the order.
+        rank: this process.
+        num_ranks: number of processes; the loader's `batch_size` is that of one, its `distributed` is False.
+    """
+
+    def __init__(self, seed: int = 0, rank: int = 0, num_ranks: int = 1) -> None:
+        import_ffcv()
+        from ffcv.traversal_order.base import TraversalOrder
+
+        TraversalOrder.register(EpochOrder)  # FFCV takes an order only of its own kind
+        self.skip = (0, 0)
+        self._seed = seed
+        self._rank = rank
+        self._num_ranks = num_ranks
+
+    def __call__(self, loader: Any) -> EpochOrder:
+        """Take up a loader, as FFCV asks of an order."""
+        self._loader = loader
+        return self
+
+    def sample_order(self, epoch: int) -> NDArray[np.uint64]:
+        """Return the sample numbers of this rank's whole batches of `epoch`."""
+        indices, batch_size = self._loader.indices, self._loader.batch_size * self._num_ranks
+        order.check_batch(len(indices), batch_size, self._num_ranks)
+        first = self.skip[1] if epoch == self.skip[0] else 0
+        steps = np.arange(first, len(indices) // batch_size, dtype=np.int64)
+        share, _ = order.step_positions(0, len(indices), batch_size, self._rank, self._num_ranks, True)
+        positions = (steps[:, None] * batch_size + share).ravel()
+        rows = order.permute(positions, len(indices), self._seed, epoch, UNLABELED)
+        return np.asarray(indices[rows], np.uint64)

@@ -1,0 +1,225 @@
+"""FFCV's side: operations that hand its batches to a renderer of ours, its Loader, its iterator made safe.
+
+FFCV compiles its decoders into its own loop, one image after another. Here that loop only finds where the
+encoded bytes lie; the next operation, which FFCV calls once per batch, renders all of them. FFCV's iterator
+waits for ever when its thread dies of an exception, so nothing is raised in there: a failed batch travels to
+the consumer and raises when it is used.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loaders.errors import LoaderError, MissingBackendError
+
+
+def import_ffcv() -> Any:
+    """Return the package `ffcv`.
+
+    Raises:
+        MissingBackendError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it still imports distutils
+            import ffcv
+            import ffcv.loader
+    except ImportError as error:
+        raise MissingBackendError(
+            f"backend ffcv: ffcv cannot be imported ({error}); install it with 'make ffcv', or use "
+            "backend='cpu', which reads the same packs"
+        ) from None
+    return ffcv
+
+
+class FailedBatch:
+    """What stands in the place of a batch's views when they could not be made; using it raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Raise what went wrong."""
+        raise self.error
+
+    def __getitem__(self, number: int) -> Tensor:
+        """Raise what went wrong."""
+        raise self.error
+
+    def __len__(self) -> int:
+        """Raise what went wrong."""
+        raise self.error
+
+
+Render = Callable[[NDArray[np.uint64], NDArray[Any]], Any]
+"""From places uint64 [B, 2] (address, bytes) and sample numbers [B] to what the pipeline delivers."""
+
+
+@cache
+def _operation_classes() -> tuple[type, type]:
+    """Return our two FFCV operations; their base classes exist only where FFCV is installed."""
+    import_ffcv()
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.pipeline.allocation_query import AllocationQuery
+    from ffcv.pipeline.operation import Operation
+
+    class Locate(SimpleRGBImageDecoder):  # type: ignore[misc]
+        """Finds the encoded bytes of each image, in FFCV's compiled stage."""
+
+        def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
+            """Ask for two numbers per image."""
+            return previous_state, AllocationQuery((2,), np.dtype("<u8"))
+
+        def generate_code(self) -> Callable[..., Any]:
+            """Return the loop over a batch."""
+            read = self.memory_read
+
+            def locate(batch_indices: Any, destination: Any, metadata: Any, storage_state: Any) -> Any:
+                for i in range(len(batch_indices)):
+                    data = read(metadata[batch_indices[i]]["data_ptr"], storage_state)
+                    destination[i, 0] = data.ctypes.data
+                    destination[i, 1] = data.size
+                return destination[: len(batch_indices)]
+
+            return locate
+
+    class RenderViews(Operation):  # type: ignore[misc]
+        """Decodes and renders a located batch, in FFCV's thread but outside its compiled stage."""
+
+        def __init__(self, render: Render, accept: Callable[[Any], None]) -> None:
+            super().__init__()
+            self._render = render
+            self._accept = accept
+
+        def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
+            """Leave the compiled stage; memory comes from the renderer's own pool."""
+            self._accept(self.metadata)
+            return replace(previous_state, jit_mode=False), None
+
+        def generate_code(self) -> Callable[..., Any]:
+            """Return what FFCV calls for each batch."""
+            render = self._render
+
+            def run(places: NDArray[np.uint64], _memory: None, batch_indices: NDArray[Any]) -> Any:
+                try:
+                    return render(places, batch_indices)
+                except Exception as error:
+                    return FailedBatch(error)
+
+            run.with_indices = True  # type: ignore[attr-defined]
+            return run
+
+    return Locate, RenderViews
+
+
+def operations(render: Render, accept: Callable[[Any], None] = lambda metadata: None) -> list[Any]:
+    """Return the FFCV operations that locate a batch of images and call `render` with it.
+
+    Args:
+        render: makes the pipeline's output; what it raises reaches the consumer.
+        accept: is given the image field's records when FFCV has read them.
+    """
+    locate, render_views = _operation_classes()
+    return [locate(), render_views(render, accept)]
+
+
+class _OrderOfOurs:
+    """A traversal that asks a function for the samples of each epoch."""
+
+    def __init__(self, next_order: Callable[[], NDArray[np.uint64]]) -> None:
+        self._next_order = next_order
+
+    def __call__(self, loader: Any) -> _OrderOfOurs:
+        return self
+
+    def sample_order(self, epoch: int) -> NDArray[np.uint64]:
+        return self._next_order()
+
+
+def ffcv_loader(
+    path: Path,
+    batch_size: int,
+    batches_ahead: int,
+    image_operations: list[Any],
+    next_order: Callable[[], NDArray[np.uint64]],
+) -> Any:
+    """Return FFCV's Loader of the images of a .beton.
+
+    Args:
+        path: of the .beton, whose fields are `image` and `label`.
+        batch_size: images of a batch.
+        batches_ahead: batches that wait for the consumer.
+        image_operations: what happens to the images.
+        next_order: gives the samples of the epoch that begins, uint64 [K].
+    """
+    ffcv = import_ffcv()
+    from ffcv.traversal_order.base import TraversalOrder
+
+    TraversalOrder.register(_OrderOfOurs)  # FFCV takes an order only of its own kind
+    return ffcv.loader.Loader(
+        str(path),
+        batch_size=batch_size,
+        # FFCV also gives this number to torch: let it be the one that torch has.
+        num_workers=min(torch.get_num_threads(), cast(Any, numba.config).NUMBA_NUM_THREADS),
+        os_cache=True,
+        order=_OrderOfOurs(next_order),
+        seed=0,
+        drop_last=False,
+        batches_ahead=batches_ahead,
+        pipelines={"image": image_operations, "label": None},
+    )
+
+
+def iterate(loader: Any, timeout_s: float = 120.0) -> Iterator[Any]:
+    """Yield the batches of an FFCV Loader; a dead or hanging thread of FFCV is an error, not a hang.
+
+    Args:
+        loader: an `ffcv.loader.Loader` with any pipelines.
+        timeout_s: seconds that a batch may take.
+
+    Raises:
+        LoaderError: FFCV's thread died or took too long.
+    """
+    epoch = iter(loader)
+    try:
+        while True:
+            _wait(epoch, timeout_s)
+            try:
+                batch = next(epoch)
+            except StopIteration:
+                return
+            for part in batch:
+                if isinstance(part, FailedBatch):
+                    raise part.error
+            yield batch
+    finally:
+        epoch.close()
+
+
+def _wait(epoch: Any, timeout_s: float) -> None:
+    """Wait until an iterator of FFCV has something in its queue."""
+    deadline = time.monotonic() + timeout_s
+    queue = epoch.output_queue
+    while queue.empty():
+        alive = epoch.is_alive()
+        with queue.not_empty:
+            queue.not_empty.wait_for(lambda: len(queue.queue) > 0, timeout=0.1)
+        if queue.empty() and not alive:
+            raise LoaderError("FFCV's thread died; the exception that killed it stands on the error output")
+        if queue.empty() and time.monotonic() > deadline:
+            raise LoaderError(
+                f"a batch took longer than {timeout_s:g} s in FFCV: the storage or a worker hangs; raise "
+                "timeout_s if it is only slow"
+            )

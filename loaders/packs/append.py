@@ -1,0 +1,169 @@
+"""Appending to a finished pack: new shards beside the old ones, which stay as they are.
+
+Index, label table, lists and manifest are written anew into the build folder and moved into place at the
+end, the manifest last. A run that is killed in between has either changed nothing that readers see, or has
+everything ready to be moved; the same command finishes it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from loaders.errors import UserError
+from loaders.packs.atomic import partial_path, sync_folder
+from loaders.packs.finish import EmptySplitError, join_parts
+from loaders.packs.listing import Plan, key_hash, listing_path, make_plan, read_items
+from loaders.packs.manifest import (
+    BUILD_FOLDER,
+    INDEX_FOLDER,
+    LABELS_FOLDER,
+    MANIFEST_NAME,
+    SHARDS_FOLDER,
+    Manifest,
+    read_manifest,
+    shard_file_name,
+    write_manifest,
+)
+from loaders.packs.pack import Pack, open_pack
+from loaders.packs.packer import (
+    PackOptions,
+    Progress,
+    check_command,
+    command_of,
+    locked,
+    recorded_options,
+    refuse_difference,
+    write_shards,
+)
+from loaders.packs.repeats import repeated_rows
+from loaders.packs.sources.spec import SplitSource
+
+NEXT_FOLDER = "next"
+
+
+def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Manifest:
+    """Append new splits, or new images of its splits, to the finished pack at `options.out`.
+
+    Args:
+        options: what to append; format, image policy and shard size must be those of the pack.
+        progress: called with (inputs done, inputs in all) at the start and after every shard.
+
+    Returns:
+        The manifest of the pack with what was appended.
+
+    Raises:
+        UserError: no finished pack, other options, an image that the pack has already, bad input, or a
+                full disk.
+    """
+    out, build = options.out, options.out / BUILD_FOLDER
+    before = read_manifest(out)
+    new = {"format": options.shard_format, **recorded_options(options)}
+    refuse_difference(out, "a pack", {"format": before.shard_format, **before.options}, new)
+    (build / "parts").mkdir(parents=True, exist_ok=True)
+    with locked(build / "lock", out):
+        if (build / NEXT_FOLDER / MANIFEST_NAME).exists():
+            check_command(options, {**command_of(options), "append": True})
+            return _move_into_place(out, build)
+        try:
+            base = open_pack(out)
+            check_command(options, {**command_of(options), "append": True})
+            plan = make_plan(
+                build, options.splits, options.shard_format, options.policy, options.shard_bytes, before
+            )
+            _refuse_known_keys(base, build, plan, options.splits)
+        except UserError:
+            if not (build / "plan.json").exists():
+                shutil.rmtree(build, ignore_errors=True)
+            raise
+        write_shards(options, plan, progress)
+        _prepare(options, base, plan)
+        return _move_into_place(out, build)
+
+
+def _refuse_known_keys(base: Pack, build: Path, plan: Plan, splits: tuple[SplitSource, ...]) -> None:
+    """Refuse an image whose key the pack has: it was appended before, or another has its name."""
+    grown = [split for split in splits if split.split in base.splits]
+    if not grown:
+        return
+    path = partial_path(build / "known-keys")
+    with open(path, "wb") as file:
+        for split in grown:
+            for first, stop in base.split(split.split).row_ranges:
+                for row in range(first, stop):
+                    file.write(key_hash(base.key(row)))
+        num_old = file.tell() // 8
+        for split in grown:
+            listing = listing_path(build, split.split)
+            for item in read_items(listing, 0, listing.stat().st_size):
+                file.write(key_hash(f"{split.split}/{item.key}"))
+        num_keys = file.tell() // 8
+    hashes = np.memmap(path, np.uint64, "r", shape=(num_keys,))
+    known = next((rows for rows in repeated_rows(hashes) if rows[0] < num_old <= rows[-1]), None)
+    path.unlink()
+    if known is None:
+        return
+    key = _old_key(base, grown, int(known[0]))
+    shutil.rmtree(build)
+    raise UserError(
+        f"{base.path} has {key} already: append images under names of their own, or as a new split"
+    )
+
+
+def _old_key(base: Pack, grown: list[SplitSource], number: int) -> str:
+    for split in grown:
+        for first, stop in base.split(split.split).row_ranges:
+            if number < stop - first:
+                return base.key(first + number)
+            number -= stop - first
+    raise AssertionError(number)
+
+
+def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
+    """Write all that changes but the shards into the folder `next`, the manifest last."""
+    build = options.out / BUILD_FOLDER
+    target = build / NEXT_FOLDER
+    shutil.rmtree(target, ignore_errors=True)
+    (target / LABELS_FOLDER).mkdir(parents=True)
+    try:
+        manifest = join_parts(
+            target,
+            build,
+            plan,
+            options.splits,
+            options.shard_format,
+            base.manifest.options,
+            base,
+        )
+    except EmptySplitError:
+        for shard in plan.shards:
+            name = (
+                options.out / SHARDS_FOLDER / shard_file_name(shard.split, shard.number, options.shard_format)
+            )
+            name.unlink(missing_ok=True)
+            name.with_suffix(".idx").unlink(missing_ok=True)
+        shutil.rmtree(build)
+        raise
+    known = {file.path for file in manifest.files}
+    kept = tuple(file for file in base.manifest.files if file.path not in known)
+    write_manifest(target, replace(manifest, files=manifest.files + kept))
+
+
+def _move_into_place(out: Path, build: Path) -> Manifest:
+    """Move what `_prepare` wrote; every step can be repeated, and the manifest comes last."""
+    target = build / NEXT_FOLDER
+    for folder in (INDEX_FOLDER, LABELS_FOLDER, "."):
+        paths = sorted(path for path in (target / folder).glob("*") if path.is_file())
+        for path in paths:
+            if path.name != MANIFEST_NAME:
+                os.replace(path, out / folder / path.name)
+        sync_folder(out / folder)
+    os.replace(target / MANIFEST_NAME, out / MANIFEST_NAME)
+    sync_folder(out)
+    manifest = read_manifest(out)
+    shutil.rmtree(build)
+    return manifest

@@ -1,0 +1,142 @@
+"""Deeper checks of a pack: every image decoded, and every input of a source accounted for."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from loaders.errors import UserError
+from loaders.packs.checksum import content_hash
+from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
+from loaders.packs.listing import key_hash, list_split, spool_path
+from loaders.packs.manifest import QUARANTINE_NAME
+from loaders.packs.pack import Pack, Split
+from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem
+from loaders.packs.sources.spec import SplitSource, open_source
+
+_ROWS_PER_TASK = 256
+_SHOWN = 3
+
+
+def decode_all(pack: Pack, workers: int) -> list[str]:
+    """Decode every image; return one line for each that cannot be decoded or has another size.
+
+    Args:
+        pack: the pack.
+        workers: threads that decode.
+    """
+    firsts = range(0, len(pack), _ROWS_PER_TASK)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        found = pool.map(lambda first: list(_decode_some(pack, first)), firsts)
+        return [line for lines in found for line in lines]
+
+
+def _decode_some(pack: Pack, first: int) -> Iterator[str]:
+    columns = pack.columns
+    for row in range(first, min(first + _ROWS_PER_TASK, len(pack))):
+        size = int(columns.height[row]), int(columns.width[row])
+        encoding, problem = int(columns.encoding[row]), ""
+        try:
+            data = pack.view(row)
+            if encoding == ENCODING_JPEG:
+                found = simplejpeg.decode_jpeg(data, "RGB").shape[:2]
+                problem = "" if found == size else f"decodes to {found}, the index says {size}"
+            elif encoding != ENCODING_RAW:
+                problem = f"encoding {encoding} is unknown"
+            elif len(data) != size[0] * size[1] * 3:
+                problem = f"has {len(data)} bytes, expected {size} pixels of 3"
+        except (ValueError, UserError) as error:
+            problem = f"cannot be decoded: {error}"
+        if problem:
+            yield f"row {row} ({pack.key(row)}) {problem}"
+
+
+def compare_with_source(pack: Pack, split: SplitSource) -> list[str]:
+    """Prove that every input of a source is in a split of the pack or in its quarantine.
+
+    Keys are compared both ways; where the pack says that bytes were copied, the bytes are compared too.
+
+    Args:
+        pack: the pack.
+        split: name of a split of the pack, and the source that it was packed from.
+
+    Returns:
+        One line for everything that differs; empty when nothing is missing.
+
+    Raises:
+        UserError: the pack has no such split, or the source cannot be read.
+    """
+    part = pack.split(split.split)
+    rows, hashes = _rows_by_key(part)
+    quarantined = _quarantined_keys(pack, split.split)
+    seen = np.zeros(len(rows), np.bool_)
+    differences: list[str] = []
+    missing = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        build = Path(scratch)
+        source = open_source(split.source, spool_path(build))
+        try:
+            for item in list_split(build, split, source):
+                key = f"{split.split}/{item.key}"
+                place = _find(hashes, key)
+                if place is None:
+                    if key not in quarantined:
+                        missing += 1
+                        if missing <= _SHOWN:
+                            differences.append(f"{key} of {split.source} is neither packed nor quarantined")
+                    quarantined.discard(key)
+                    continue
+                seen[place] = True
+                differences += _compare_bytes(pack, int(rows[place]), source, item)
+        finally:
+            source.close()
+    if missing > _SHOWN:
+        differences.append(f"... {missing} inputs of {split.source} in all are not in the pack")
+    extra = rows[~seen]
+    if len(extra) or quarantined:
+        keys = [pack.key(int(row)) for row in extra[:_SHOWN]] + sorted(islice(quarantined, _SHOWN))
+        differences.append(
+            f"{len(extra) + len(quarantined)} inputs of split {split.split} are not in {split.source}, e.g. "
+            f"{', '.join(keys[:_SHOWN])}"
+        )
+    return differences
+
+
+def _rows_by_key(part: Split) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Return the rows of a split and the hashes of their keys, in the order of the hashes."""
+    rows = np.concatenate([np.arange(first, stop) for first, stop in part.row_ranges])
+    joined = b"".join(key_hash(part.pack.key(row)) for row in rows.tolist())
+    hashes = np.frombuffer(joined, np.uint64)
+    order = np.argsort(hashes)
+    return rows[order], hashes[order]
+
+
+def _find(hashes: NDArray[np.uint64], key: str) -> int | None:
+    value = np.frombuffer(key_hash(key), np.uint64)[0]
+    place = int(np.searchsorted(hashes, value))
+    return place if place < len(hashes) and hashes[place] == value else None
+
+
+def _quarantined_keys(pack: Pack, split: str) -> set[str]:
+    with open(os.path.join(pack.path, QUARANTINE_NAME), encoding="utf-8") as file:
+        entries = [json.loads(line) for line in file]
+    return {entry["key"] for entry in entries if entry["split"] == split}
+
+
+def _compare_bytes(pack: Pack, row: int, source: ImageSource, item: SourceItem) -> list[str]:
+    if pack.columns.action[row] != 0:
+        return []
+    try:
+        same = content_hash(source.read(item)) == pack.columns.content_hash[row].tobytes()
+    except (UnreadableItem, UserError) as error:
+        return [f"{pack.key(row)} cannot be read from its source now: {error}"]
+    return [] if same else [f"{pack.key(row)} differs from its source"]

@@ -1,0 +1,46 @@
+"""Changing the format of a pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loaders.packs.image import ImagePolicy
+from loaders.packs.manifest import Manifest, read_manifest
+from loaders.packs.packer import PackOptions, Progress, pack_dataset
+from loaders.packs.sources.pack import PACK_PREFIX
+from loaders.packs.sources.spec import SplitSource
+
+
+def convert_pack(
+    folder: Path,
+    out: Path,
+    shard_format: str,
+    shard_size_mb: float = 64.0,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write a pack of another format with the same rows, keys, labels, actions and quarantine.
+
+    Args:
+        folder: the pack to read; each image is checked against its content hash.
+        out: folder of the new pack; an interrupted run resumes.
+        shard_format: "webdataset" or "ffcv".
+        shard_size_mb: about the size of a shard, in 10^6 bytes.
+        workers: processes and threads at work; 0 takes one per available core.
+        progress: called with (images done, images in all).
+
+    Raises:
+        UserError: no pack at `folder`, or what `pack_dataset` refuses.
+    """
+    manifest = read_manifest(folder)
+    return pack_dataset(
+        PackOptions(
+            tuple(SplitSource(info.name, f"{PACK_PREFIX}{folder}#{info.name}") for info in manifest.splits),
+            out,
+            shard_format,
+            ImagePolicy(encoding="raw" if manifest.options.get("encoding") == "raw" else "jpeg"),
+            shard_size_mb,
+            workers,
+        ),
+        progress,
+    )

@@ -1,0 +1,151 @@
+"""What stands more than once in a pack: exact copies, near copies, and images in two splits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from loaders.packs.columns import ENCODING_RAW
+from loaders.packs.pack import Pack
+from loaders.packs.repeats import repeated_rows
+
+NEAR_BITS = 3  # hashes that differ in so few of 64 bits belong to pictures that look the same
+_SHOWN = 12
+_BANDS = NEAR_BITS + 1  # two hashes within NEAR_BITS agree in at least one of so many bands
+_ROWS_PER_TASK = 256
+_PAIR_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Copies in a pack.
+
+    Attributes:
+        num_copies: images beyond the first of their content within a split.
+        copies: some groups of keys with one content in one split.
+        num_leaks: contents that stand in two splits or more.
+        leaks: number of contents per pair of splits that share them.
+        leaked: some groups of keys with one content in several splits.
+        num_near: pairs of images that look the same with different bytes; None where nobody looked.
+        near: some of these pairs.
+    """
+
+    num_copies: int
+    copies: tuple[tuple[str, ...], ...]
+    num_leaks: int
+    leaks: dict[tuple[str, str], int]
+    leaked: tuple[tuple[str, ...], ...]
+    num_near: int | None = None
+    near: tuple[tuple[str, ...], ...] = ()
+
+
+def find_copies(pack: Pack, near: bool = False, workers: int = 1) -> Findings:
+    """Find images that a pack holds more than once, by the content hashes of its index.
+
+    Args:
+        pack: the pack.
+        near: also decode every image and compare perceptual hashes.
+        workers: threads that decode.
+    """
+    num_copies = num_leaks = 0
+    copies: list[tuple[str, ...]] = []
+    leaked: list[tuple[str, ...]] = []
+    leaks: Counter[tuple[str, str]] = Counter()
+    for rows in repeated_rows(pack.columns.content_hash):
+        splits = pack.columns.split[rows]
+        present, counts = np.unique(splits, return_counts=True)
+        num_copies += int((counts - 1).sum())
+        keys = tuple(pack.key(int(row)) for row in rows[:_SHOWN])
+        if (counts > 1).any() and len(copies) < _SHOWN:
+            copies.append(keys)
+        if len(present) > 1:
+            num_leaks += 1
+            names = [pack.splits[index] for index in present]
+            leaks.update((a, b) for i, a in enumerate(names) for b in names[i + 1 :])
+            if len(leaked) < _SHOWN:
+                leaked.append(keys)
+    pairs = list(near_pairs(perceptual_hashes(pack, workers))) if near else None
+    return Findings(
+        num_copies,
+        tuple(copies),
+        num_leaks,
+        dict(leaks),
+        tuple(leaked),
+        None if pairs is None else _num_different(pack, pairs),
+        () if pairs is None else tuple((pack.key(a), pack.key(b)) for a, b in pairs[:_SHOWN]),
+    )
+
+
+def _num_different(pack: Pack, pairs: list[tuple[int, int]]) -> int:
+    hashes = pack.columns.content_hash
+    return sum(bool((hashes[a] != hashes[b]).any()) for a, b in pairs)
+
+
+def perceptual_hashes(pack: Pack, workers: int) -> NDArray[np.uint64]:
+    """Return uint64 [len(pack)]: for 8 x 8 places of the gray image, whether it darkens to the right.
+
+    Source: Krawetz, "Kind of like that" (2013), difference hash.
+    """
+    hashes = np.zeros(len(pack), np.uint64)
+
+    def work(first: int) -> None:
+        for row in range(first, min(first + _ROWS_PER_TASK, len(pack))):
+            hashes[row] = difference_hash(_gray(pack, row))
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        list(pool.map(work, range(0, len(pack), _ROWS_PER_TASK)))
+    return hashes
+
+
+def difference_hash(gray: NDArray[np.uint8]) -> int:
+    """Return the 64-bit difference hash of a gray image, uint8 [H, W]."""
+    small = np.asarray(Image.fromarray(gray).resize((9, 8), Image.Resampling.BOX), np.int16)
+    bits = np.packbits(small[:, 1:] < small[:, :-1])
+    return int.from_bytes(bits.tobytes(), "big")
+
+
+def _gray(pack: Pack, row: int) -> NDArray[np.uint8]:
+    data, columns = pack.view(row), pack.columns
+    if columns.encoding[row] == ENCODING_RAW:
+        return data.reshape(int(columns.height[row]), int(columns.width[row]), 3)[:, :, 1]
+    gray: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "gray", min_height=32, min_width=32)
+    return gray[:, :, 0]
+
+
+def near_pairs(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of positions whose hashes differ in at most `NEAR_BITS` bits.
+
+    Equal hashes are chained, one pair for each position after the first; of different hashes only the first
+    position of each is paired.
+    """
+    for rows in repeated_rows(hashes):
+        yield from zip(rows[:-1].tolist(), rows[1:].tolist(), strict=True)
+    values, first = np.unique(hashes, return_index=True)
+    found: set[tuple[int, int]] = set()
+    bits = 64 // _BANDS
+    for band in range(_BANDS):
+        keys = (values >> np.uint64(band * bits)) & np.uint64((1 << bits) - 1)
+        order = np.argsort(keys, kind="stable")
+        edges = np.flatnonzero(np.diff(keys[order])) + 1
+        for group in np.split(order, edges):
+            if len(group) > 1:
+                found.update(_close_pairs(values, group))
+    for a, b in sorted(found):
+        yield tuple(sorted((int(first[a]), int(first[b]))))  # type: ignore[misc]
+
+
+def _close_pairs(values: NDArray[np.uint64], group: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    for start in range(0, len(group), _PAIR_BLOCK):
+        block = group[start : start + _PAIR_BLOCK]
+        distance = np.bitwise_count(values[block][:, None] ^ values[group][None, :])
+        for i, j in zip(*np.nonzero(distance <= NEAR_BITS), strict=True):
+            a, b = int(block[i]), int(group[j])
+            if a < b:
+                yield a, b

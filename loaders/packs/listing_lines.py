@@ -1,0 +1,58 @@
+"""One line of a listing: its form costs a tenth of what JSON would, and there is one for every image.
+
+Fields are parted by tabs: size, position, name, key, label, problem; nothing stands for None. The size comes
+first, where cutting into shards finds it without parsing the rest.
+"""
+
+from __future__ import annotations
+
+import re
+
+from loaders.packs.sources.item import SourceItem
+
+_SPECIAL = re.compile(r"[\\\t\n]")
+_ESCAPED = re.compile(r"\\(.)")
+_TO_ESCAPE = {"\\": "\\\\", "\t": "\\t", "\n": "\\n"}
+_FROM_ESCAPE = {"\\": "\\", "t": "\t", "n": "\n", "e": ""}
+
+
+def to_line(item: SourceItem) -> bytes:
+    """Return the line of an item, with its line feed."""
+    name, key, label, size, position, problem = item
+    text = f"{size}\t{position}\t{name}\t{key}\t{label or ''}\t{problem or ''}\n"
+    if label == "" or text.count("\t") != 5 or text.count("\n") != 1 or "\\" in text:
+        text = "\t".join((str(size), str(position), *map(_escape, (name, key, label, problem)))) + "\n"
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _escape(text: str | None) -> str:
+    if text is None:
+        return ""
+    return _SPECIAL.sub(lambda found: _TO_ESCAPE[found[0]], text) if text else "\\e"
+
+
+def from_line(line: bytes) -> SourceItem:
+    """Return the item of a line."""
+    text = line.decode("utf-8", "surrogateescape")
+    size, position, *fields = text[:-1].split("\t")
+    name, key, label, problem = fields
+    if "\\" in text:
+        name, key = _unescape(name), _unescape(key)
+        return SourceItem(
+            name,
+            key,
+            _unescape(label) if label else None,
+            int(size),
+            int(position),
+            _unescape(problem) if problem else None,
+        )
+    return SourceItem(name, key, label or None, int(size), int(position), problem or None)
+
+
+def _unescape(text: str) -> str:
+    return _ESCAPED.sub(lambda found: _FROM_ESCAPE[found[1]], text)
+
+
+def line_size(line: bytes) -> int:
+    """Return the size of the item of a line, in bytes."""
+    return int(line[: line.index(b"\t")])

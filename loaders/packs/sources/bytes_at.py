@@ -1,0 +1,63 @@
+"""Reading listed files, and runs of bytes from an open file, from several threads at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from loaders.errors import UserError
+from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size, printable
+
+
+def open_file(path: Path) -> int:
+    """Return a descriptor of a file that images are read from.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot open {path} ({error.strerror}): check the path") from None
+
+
+def read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
+    """Return `num_bytes` from `offset`; fewer only where the file ends."""
+    data = os.pread(descriptor, num_bytes, offset)
+    while len(data) < num_bytes and (more := os.pread(descriptor, num_bytes - len(data), offset + len(data))):
+        data += more
+    return data
+
+
+def read_listed_file(path: str, source: str, item: SourceItem) -> bytes:
+    """Return the bytes of a file that was listed before.
+
+    Raises:
+        UnreadableItem: it may not be read.
+        UserError: it is gone, or has another size now.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError as error:
+        raise UnreadableItem(f"cannot be read: {error.strerror}") from None
+    except OSError as error:
+        raise UserError(
+            f"{printable(path)} was listed and cannot be opened now ({error.strerror}): bring the source "
+            f"back and start the same command again, it resumes"
+        ) from None
+    try:
+        data = _read_expected(descriptor, item.size_bytes)
+    except OSError as error:
+        raise UnreadableItem(f"cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+    check_size(source, item, len(data))
+    return data
+
+
+def _read_expected(descriptor: int, num_bytes: int) -> bytes:
+    """Read a file of a known size; asking for one byte more shows a file that has grown."""
+    data = os.read(descriptor, num_bytes + 1)
+    while len(data) < num_bytes and (more := os.read(descriptor, num_bytes + 1 - len(data))):
+        data += more
+    return data

@@ -1,0 +1,151 @@
+"""Labels in a file beside the images: a tensor (.pt), an array (.npy), or a list (.csv, .tsv, .jsonl)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.errors import UserError
+from loaders.packs.sources.item import ImageSource, SourceItem, printable
+from loaders.packs.sources.naming import is_image_name
+from loaders.packs.sources.numbers import NumberedClasses
+from loaders.packs.sources.path_list import LABEL_COLUMNS, PATH_COLUMNS, read_rows
+
+
+class LabeledSource:
+    """Another source whose labels come from a file.
+
+    A list names files. A tensor has one label per image: image `17.png` has label 17 where all images are
+    called by the numbers 0 to N - 1, and otherwise the i-th image in the order of the names has label i.
+    """
+
+    labels_are_folders = False
+
+    def __init__(self, images: ImageSource, name: str, labels: Path) -> None:
+        """Label the items of `images`.
+
+        Args:
+            images: a folder or an archive.
+            name: the source as the user gave it.
+            labels: the file of labels.
+        """
+        self._images, self._name, self._labels = images, name, labels
+        self._classes = NumberedClasses()
+
+    def items(self) -> Iterator[SourceItem]:
+        """Yield the items of the images with the labels of the file."""
+        suffix = self._labels.suffix.lower()
+        if suffix in (".pt", ".pth", ".npy"):
+            yield from self._by_number(read_label_array(self._labels))
+        elif suffix in (".csv", ".tsv", ".jsonl"):
+            yield from self._by_name(_read_names(self._labels))
+        else:
+            raise UserError(f"{self._labels}: expected labels in .pt, .npy, .csv, .tsv or .jsonl")
+
+    def _by_number(self, labels: NDArray[np.int64]) -> Iterator[SourceItem]:
+        # Two passes over the listing: whether names are numbers is known at the end of the first.
+        names = [item.name for item in self._images.items() if is_image_name(item.name)]
+        if len(names) != len(labels):
+            raise UserError(
+                f"{self._labels} has {len(labels)} labels, the source has {len(names)} images: expected one "
+                f"label per image"
+            )
+        stems = [name.rpartition("/")[2].rpartition(".")[0] for name in names]
+        numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdigit()]
+        are_numbers = len(numbers) == len(stems) and sorted(numbers) == list(range(len(stems)))
+        order = iter(numbers if are_numbers else range(len(names)))
+        for item in self._images.items():
+            label = self._classes.label(str(int(labels[next(order)]))) if is_image_name(item.name) else None
+            yield item._replace(label=label)
+
+    def _by_name(self, labels: dict[str, str]) -> Iterator[SourceItem]:
+        left = dict(labels)
+        for item in self._images.items():
+            text = left.pop(item.name, None)
+            yield item._replace(label=None if text in (None, "") else self._classes.label(str(text)))
+        if left:
+            missing = ", ".join(printable(name) for name in list(left)[:3])
+            raise UserError(
+                f"{self._labels} labels {len(left)} files that are not in the source, e.g. {missing}: "
+                f"expected paths below its root"
+            )
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return 0, 1, ... where all labels are numbers."""
+        return self._classes.names()
+
+    def read(self, item: SourceItem) -> bytes:
+        """Return the bytes of an image."""
+        return self._images.read(item)
+
+    def close(self) -> None:
+        """Close the images."""
+        self._images.close()
+
+
+def read_label_array(path: Path) -> NDArray[np.int64]:
+    """Read labels from a .npy or .pt file, without unpickling anything but tensors.
+
+    Returns:
+        int64 [N].
+
+    Raises:
+        UserError: no such file, code in it, or anything but one integer per image.
+    """
+    values: Any
+    if path.suffix.lower() == ".npy":
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path} is no array of labels ({error}): expected a .npy of integers") from None
+    else:
+        values = _read_tensor(path)
+    # A column [N, 1] is as good as [N].
+    values = values.reshape(-1) if values.ndim == 2 and 1 in values.shape else values
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise UserError(
+            f"{path} holds {values.dtype} {list(values.shape)}: expected one integer label per image"
+        )
+    return np.asarray(values, np.int64)
+
+
+def _read_tensor(path: Path) -> Any:
+    import pickle
+
+    import torch
+
+    try:
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        raise UserError(
+            f"{path} is no tensor that can be read without running its code: save it again with torch.save "
+            f"of a tensor alone"
+        ) from None
+    if not isinstance(tensor, torch.Tensor):
+        raise UserError(f"{path} holds a {type(tensor).__name__}: expected a tensor of labels")
+    if tensor.is_floating_point() and bool((tensor == tensor.round()).all()):
+        tensor = tensor.long()
+    return tensor.numpy()
+
+
+def _read_names(path: Path) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for row in read_rows(path):
+        lower = {name.strip().lower(): value for name, value in row.items()}
+        name, label = (
+            next((lower[column] for column in known if column in lower), None)
+            for known in (PATH_COLUMNS, LABEL_COLUMNS)
+        )
+        if name is None or label is None:
+            raise UserError(
+                f"{path} has the columns {', '.join(row)}: expected one of {', '.join(PATH_COLUMNS)} and one "
+                f"of {', '.join(LABEL_COLUMNS)}"
+            )
+        if name in labels:
+            raise UserError(f"{path} labels {printable(str(name))} twice: expected one row per file")
+        labels[str(name)] = str(label)
+    return labels

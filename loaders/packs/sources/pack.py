@@ -1,0 +1,84 @@
+"""A finished pack as a source: to change its format without touching an image, or to pack it anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from loaders.errors import UserError
+from loaders.packs.checksum import content_hash
+from loaders.packs.columns import ENCODING_RAW
+from loaders.packs.image import Action, ImagePolicy, PreparedImage
+from loaders.packs.manifest import QUARANTINE_NAME
+from loaders.packs.pack import open_pack
+from loaders.packs.sources.item import SourceItem, UnreadableItem
+
+PACK_PREFIX = "pack:"
+
+
+class PackSource:
+    """The images of one split of a pack, and the inputs of it that were quarantined, with their reasons."""
+
+    labels_are_folders = False
+
+    def __init__(self, text: str) -> None:
+        """Open `FOLDER#split`; the split may be left out where there is only one.
+
+        Raises:
+            UserError: no finished pack, or no such split.
+        """
+        folder, _, split = text.rpartition("#") if "#" in text else (text, "", "")
+        self._pack = open_pack(folder)
+        if not split and len(self._pack.splits) > 1:
+            raise UserError(
+                f"{folder} has the splits {', '.join(self._pack.splits)}: name one as {folder}#split"
+            )
+        self._split = self._pack.split(split or self._pack.splits[0])
+
+    def items(self) -> Iterator[SourceItem]:
+        """Yield the rows of the split in their order, then what was quarantined."""
+        pack, prefix = self._pack, f"{self._split.name}/"
+        labels = pack.labels.dense(len(pack))
+        for first, stop in self._split.row_ranges:
+            for row in range(first, stop):
+                label = pack.classes[labels[row]] if labels[row] >= 0 else None
+                key = pack.key(row).removeprefix(prefix)
+                yield SourceItem(key, key, label, int(pack.columns.size[row]), row)
+        with open(Path(pack.path) / QUARANTINE_NAME, encoding="utf-8") as file:
+            for line in file:
+                entry = json.loads(line)
+                if entry["split"] == self._split.name:
+                    key = entry["key"].removeprefix(prefix)
+                    yield SourceItem(entry["name"], key, None, 0, problem=entry["reason"])
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the classes of the pack."""
+        return self._pack.classes
+
+    def read(self, item: SourceItem) -> bytes:
+        """Return an image file: JPEG bytes, or pixels as a portable pixmap."""
+        columns, row = self._pack.columns, item.position
+        data = self._checked(row)
+        if columns.encoding[row] == ENCODING_RAW:
+            return b"P6\n%d %d\n255\n" % (columns.width[row], columns.height[row]) + data
+        return data
+
+    def prepared(self, item: SourceItem, policy: ImagePolicy) -> PreparedImage | None:
+        """Return an image as it stands in the pack, or None where `policy` wants to change it."""
+        columns, row = self._pack.columns, item.position
+        is_raw = bool(columns.encoding[row] == ENCODING_RAW)
+        height, width = int(columns.height[row]), int(columns.width[row])
+        unchanged = policy.geometry(height, width) == (height, width, height, width)
+        if policy.quality is not None or not unchanged or is_raw != (policy.encoding == "raw"):
+            return None
+        return PreparedImage(self._checked(row), height, width, Action(int(columns.action[row])), is_raw)
+
+    def _checked(self, row: int) -> bytes:
+        data = self._pack.read(row)
+        if content_hash(data) != self._pack.columns.content_hash[row].tobytes():
+            raise UnreadableItem(f"damaged in {self._pack.path}: its content hash differs")
+        return data
+
+    def close(self) -> None:
+        """Nothing is held open but memory maps."""

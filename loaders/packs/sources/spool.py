@@ -1,0 +1,111 @@
+"""Local copies of what cannot be read in place: remote files and gzipped tars.
+
+A copy stands in the pack's build folder, is made once however often packing is interrupted, serves all
+workers, and goes when the pack is finished.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from loaders.errors import UserError
+from loaders.packs.atomic import partial_path, publish
+from loaders.packs.sources.remote import file_system, is_remote, open_remote_file
+
+_BLOCK_BYTES = 4 << 20
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+def local_copy(path: str, spool: Path) -> Path:
+    """Return `path` itself, or a copy of it where it is remote.
+
+    Raises:
+        UserError: no such file.
+    """
+    if is_remote(path):
+        return _spooled(path, Path(path).name, spool, lambda: open_remote_file(path))
+    if not Path(path).is_file():
+        raise UserError(f"no images at {path}: there is no such file; check the path")
+    return Path(path)
+
+
+def local_files(pattern: str, spool: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files of a pattern in the order of their names, with copies of remote ones.
+
+    Args:
+        pattern: a path with `*`, `?` and `{000..012}`, or a plain path.
+        spool: folder for copies.
+        suffixes: what the files must end with.
+
+    Raises:
+        UserError: no such file, a missing one of a range, or two files of one name.
+    """
+    paths = [path for text in _expand_range(pattern) for path in _expand_stars(text)]
+    if not paths:
+        raise UserError(f"no images at {pattern}: no file has such a name; check the pattern")
+    for path in paths:
+        if not path.lower().endswith(suffixes):
+            raise UserError(f"{path}: expected names that end with {' or '.join(suffixes)}")
+    names = {Path(path).name for path in paths}
+    if len(names) != len(paths):
+        raise UserError(f"{pattern}: two files have one name; pack each folder as a split of its own")
+    return [local_copy(path, spool) for path in paths]
+
+
+def _expand_range(pattern: str) -> list[str]:
+    found = _RANGE.search(pattern)
+    if found is None:
+        return [pattern]
+    first, last = found.groups()
+    numbers = range(int(first), int(last) + 1)
+    texts = [f"{pattern[: found.start()]}{n:0{len(first)}d}{pattern[found.end() :]}" for n in numbers]
+    return [text for expanded in texts for text in _expand_range(expanded)]
+
+
+def _expand_stars(text: str) -> list[str]:
+    if not glob.has_magic(text) or Path(text).is_file():
+        return [text]
+    if is_remote(text):
+        fs, path = file_system(text)
+        return sorted(fs.unstrip_protocol(name) for name in fs.glob(path))
+    return sorted(glob.glob(text))
+
+
+def unzipped_copy(path: str, spool: Path) -> Path:
+    """Return an unpacked copy of a .gz file: gzip can only be read from its beginning, by one reader.
+
+    Raises:
+        UserError: no such file, or one that is damaged or cut off.
+    """
+    source = local_copy(path, spool)
+    try:
+        return _spooled(f"unzipped {source.resolve()}", "unzipped.tar", spool, lambda: gzip.open(source))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged or cut off ({error}): fetch it again") from None
+
+
+def _spooled(identity: str, name: str, spool: Path, opener: Callable[[], IO[bytes] | Any]) -> Path:
+    final = spool / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}-{name}"
+    if final.exists():
+        return final
+    spool.mkdir(parents=True, exist_ok=True)
+    partial = partial_path(final)
+    try:
+        with opener() as source, open(partial, "wb") as file:
+            shutil.copyfileobj(source, file, _BLOCK_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    publish(partial, final)
+    return final

@@ -1,0 +1,105 @@
+"""A .zip of a folder tree, read in place: the directory once, then each member by its offset."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from loaders.errors import UserError
+from loaders.packs.sources.bytes_at import open_file, read_at
+from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
+from loaders.packs.sources.tree import FileEntry, TreeListing
+
+_LOCAL_HEADER = struct.Struct("<4s5HIIIHH")
+_STORED, _DEFLATED = 0, 8
+_ENCRYPTED_FLAG = 1
+_BLOCK_BYTES = 1 << 16
+
+
+class ZipSource:
+    """The files below one folder of a zip; a class is the folder a file lies in, as in a folder tree."""
+
+    labels_are_folders = True
+
+    def __init__(self, path: Path, inside: str | None, name: str) -> None:
+        """Open a zip.
+
+        Args:
+            path: the .zip file.
+            inside: folder inside the zip that is the root, see `TreeListing`.
+            name: what the user calls it.
+
+        Raises:
+            UserError: no such file.
+        """
+        self._path, self._inside, self._name = path, inside, name
+        self._descriptor = open_file(path)
+
+    def items(self) -> Iterator[SourceItem]:
+        """List the members and yield those below the root in the order of a folder walk."""
+        listing = TreeListing(self._name, self._inside)
+        try:
+            with zipfile.ZipFile(self._path) as archive:
+                for info in archive.infolist():
+                    if not info.is_dir():
+                        entry = FileEntry(info.filename, info.header_offset, info.file_size, _problem(info))
+                        listing.add(entry)
+        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, struct.error) as error:
+            raise UserError(f"{self._name} is no zip, damaged or cut off ({error}): fetch it again") from None
+        return listing.items()
+
+    def class_names(self) -> None:
+        """A class is a folder; there is no order of their own."""
+
+    def read(self, item: SourceItem) -> bytes:
+        """Return the bytes of a member."""
+        header = read_at(self._descriptor, item.position, _LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
+            raise UserError(f"{self._name} changed while packing: pack again into a new --out")
+        fields = _LOCAL_HEADER.unpack(header)
+        method, crc, name_bytes, extra_bytes = fields[3], fields[6], fields[9], fields[10]
+        first = item.position + _LOCAL_HEADER.size + name_bytes + extra_bytes
+        data = self._inflate(item, first) if method == _DEFLATED else self._stored(item, first)
+        check_size(self._name, item, len(data))
+        # A writer that streams puts the checksum behind the data, and 0 here.
+        if crc and zlib.crc32(data) != crc:
+            raise UnreadableItem("damaged in its zip: the checksum differs")
+        return data
+
+    def _stored(self, item: SourceItem, first: int) -> bytes:
+        return read_at(self._descriptor, first, item.size_bytes)
+
+    def _inflate(self, item: SourceItem, first: int) -> bytes:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        parts, position = [], first
+        left = item.size_bytes + 1
+        try:
+            while not inflater.eof and left > 0:
+                block = read_at(self._descriptor, position, min(_BLOCK_BYTES, item.size_bytes + 1024))
+                if not block:
+                    break
+                position += len(block)
+                parts.append(inflater.decompress(inflater.unconsumed_tail + block, left))
+                left -= len(parts[-1])
+        except zlib.error as error:
+            raise UnreadableItem(f"damaged in its zip: {error}") from None
+        data = b"".join(parts)
+        if len(data) != item.size_bytes:
+            raise UnreadableItem(f"damaged in its zip: {len(data)} of {item.size_bytes} bytes")
+        return data
+
+    def close(self) -> None:
+        """Close the zip."""
+        os.close(self._descriptor)
+
+
+def _problem(info: zipfile.ZipInfo) -> str | None:
+    if info.flag_bits & _ENCRYPTED_FLAG:
+        return "encrypted in its zip"
+    if info.compress_type not in (_STORED, _DEFLATED):
+        return f"compressed with zip method {info.compress_type}, known are {_STORED} and {_DEFLATED}"
+    return None

@@ -1,0 +1,124 @@
+"""Which rows can be read, for backends that decode out of our sight: the bytes of each are checked once."""
+
+from __future__ import annotations
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from loaders.errors import LoaderError, UserError
+from loaders.packs import Split
+from loaders.packs.checksum import content_hash
+
+MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
+
+
+class VerifiedRows:
+    """The bytes of a split's rows, each compared with the hash in the index the first time it is wanted.
+
+    A decoder that warns nobody about damage, or dies of it, must not meet any. Packing has decoded every
+    image, so bytes with the right hash are readable. The rule for bad rows is the cpu backend's: the next
+    readable row of the split stands in.
+
+    Args:
+        split: the images.
+        replace_bad: replace a damaged row (and note it in `bad_rows`) instead of raising.
+        train: False marks a replaced row invalid in its place, so that an evaluation does not count it.
+    """
+
+    def __init__(self, split: Split, replace_bad: bool, train: bool) -> None:
+        self.bad_rows: dict[int, str] = {}
+        self._split = split
+        self._replace_bad = replace_bad
+        self._train = train
+        self._is_good = np.zeros(len(split.pack), np.bool_)
+        self._maps: dict[int, NDArray[np.uint8]] = {}
+
+    def resolve(
+        self, positions: NDArray[np.int64], valid: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Put readable rows in the place of damaged ones.
+
+        Args:
+            positions: int64 [B], rows of the split.
+            valid: bool [B], False = padding.
+
+        Returns:
+            int64 [B] positions whose labels count, int64 [B] rows to report, int64 [B] rows to read, and
+            bool [B] what is valid.
+
+        Raises:
+            LoaderError: a damaged row when `replace_bad` is off, or no readable row to replace it by.
+        """
+        rows = self._split.rows(positions)
+        unknown = np.flatnonzero(~self._is_good[rows])
+        if len(unknown) == 0:
+            return positions, rows, rows, valid
+        positions, shown, read, valid = positions.copy(), rows.copy(), rows.copy(), valid.copy()
+        for i in unknown:
+            if self._readable(int(rows[i])):
+                continue
+            position = self._next_readable(int(positions[i]), int(rows[i]))
+            read[i] = self._split.rows(np.array([position]))[0]
+            if self._train:
+                positions[i], shown[i] = position, read[i]
+            else:
+                valid[i] = False
+        return positions, shown, read, valid
+
+    def bytes_of(self, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """Return the encoded bytes of rows that `resolve` gave, as slices of the memory maps."""
+        columns = self._split.pack.columns
+        places = zip(columns.shard[rows].tolist(), columns.offset[rows].tolist(), columns.size[rows].tolist(),
+                     strict=True)  # fmt: skip
+        return [self._shard(shard)[first : first + size] for shard, first, size in places]
+
+    def find_undecodable(self, rows: NDArray[np.int64]) -> bool:
+        """Decode rows one by one and note those that fail; return whether any did."""
+        found = False
+        for row in np.unique(rows).tolist():
+            try:
+                simplejpeg.decode_jpeg(self._split.pack.view(row), "RGB")
+            except ValueError as error:
+                self._note(row, str(error))
+                found = True
+        return found
+
+    def _shard(self, shard: int) -> NDArray[np.uint8]:
+        mapped = self._maps.get(shard)
+        if mapped is None:  # a plain array slices faster than a memmap
+            mapped = self._maps[shard] = self._split.pack.shard_map(shard).view(np.ndarray)
+        return mapped
+
+    def _readable(self, row: int) -> bool:
+        if self._is_good[row]:
+            return True
+        if row in self.bad_rows:
+            return False
+        try:
+            data = self._split.pack.view(row)
+        except UserError as error:
+            self._note(row, str(error))
+            return False
+        if content_hash(data.data) != self._split.pack.columns.content_hash[row].tobytes():
+            self._note(row, "the bytes are not those that were packed (another hash)")
+            return False
+        self._is_good[row] = True
+        return True
+
+    def _note(self, row: int, reason: str) -> None:
+        pack = self._split.pack
+        shard = pack.shard_path(int(pack.columns.shard[row])).name
+        self._is_good[row] = False
+        self.bad_rows[row] = f"row {row} ({pack.key(row)}) in {shard}: {reason}"
+
+    def _next_readable(self, position: int, row: int) -> int:
+        if not self._replace_bad:
+            raise LoaderError(self.bad_rows[row])
+        for step in range(1, min(MAX_REPLACEMENTS, len(self._split)) + 1):
+            other = (position + step) % len(self._split)
+            if self._readable(int(self._split.rows(np.array([other]))[0])):
+                return other
+        raise LoaderError(
+            f"{self.bad_rows[row]}; nor could any of the {MAX_REPLACEMENTS} rows after it be read"
+        )

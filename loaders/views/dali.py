@@ -1,0 +1,195 @@
+"""From policies to a DALI graph: decode once, one branch per view, fed with our drawn parameters.
+
+Nothing in the graph is random. Every number comes from `draw()` through an input, so the crops, flips and
+factors are those of the cpu backend; what differs is rounding: DALI keeps uint8 between operations, and it
+repeats the last pixel where a resize filter reaches over the border of the crop.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.errors import MissingBackendError, UserError
+from loaders.views.dali_operations import Branch, Feed, missing, operate
+from loaders.views.draw import ViewParameters, num_slots
+from loaders.views.policy import (
+    CenterCrop,
+    HorizontalFlip,
+    PaddedCrop,
+    RandomResizedCrop,
+    ViewPolicy,
+)
+
+ENCODED = "encoded"  # name of the input of image bytes
+
+
+def import_dali() -> Any:
+    """Return the package `nvidia.dali`.
+
+    Raises:
+        MissingBackendError: it is not installed.
+    """
+    try:
+        import nvidia.dali as dali
+    except ImportError as error:
+        raise MissingBackendError(
+            f"backend dali: nvidia.dali cannot be imported ({error}); install it with "
+            "'pip install nvidia-dali-cuda130' (or nvidia-dali-cuda120), or use backend='cpu'"
+        ) from None
+    return dali
+
+
+def refusal(view: ViewPolicy) -> str | None:
+    """Return what of a policy DALI cannot express, None if it can do all of it."""
+    if not isinstance(view.geometry, RandomResizedCrop | CenterCrop | PaddedCrop):
+        return type(view.geometry).__name__
+    if isinstance(view.geometry, PaddedCrop) and _reach(view) >= view.resolution:
+        return "PaddedCrop by the whole view"
+    for operation in view.operations:
+        if not isinstance(operation, HorizontalFlip) and missing(operation):
+            return missing(operation)
+    return None
+
+
+def check_views(views: tuple[ViewPolicy, ...]) -> None:
+    """Refuse what DALI cannot express.
+
+    Raises:
+        UserError: names the view and the operation.
+    """
+    for view in views:
+        what = refusal(view)
+        if what is not None:
+            raise UserError(f"backend dali cannot do {what} of view {view.name!r}; use backend='cpu'")
+
+
+def build_pipeline(
+    views: tuple[ViewPolicy, ...],
+    batch_size: int,
+    num_threads: int,
+    *,
+    device_id: int | None,
+    uint8: bool,
+    channels_last: bool,
+) -> tuple[Any, list[Feed]]:
+    """Describe the pipeline of these views; nothing runs yet.
+
+    Args:
+        views: policies, all of which must pass `check_views`.
+        batch_size: images of the largest batch.
+        num_threads: CPU threads of DALI.
+        device_id: GPU that decodes and augments; None for the CPU alone.
+        uint8: deliver uint8 pixels instead of normalised float32.
+        channels_last: deliver [R, R, 3] instead of [3, R, R] per image.
+
+    Returns:
+        The pipeline, whose input `ENCODED` takes the image bytes and whose output v is view v; and its
+        other inputs.
+    """
+    dali = import_dali()
+    from nvidia.dali import fn, math, types
+
+    on_gpu = device_id is not None
+    feeds: list[Feed] = []
+    slots = [_first_slots(view) for view in views]
+
+    def graph() -> tuple[Any, ...]:
+        encoded = fn.external_source(name=ENCODED, dtype=types.UINT8, ndim=1, no_copy=True)
+        device = "mixed" if on_gpu else "cpu"
+        # The index holds the sizes of the stored pixels: never turn them by their EXIF note.
+        image = fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
+        feeds.clear()
+        outputs = []
+        for number, view in enumerate(views):
+            branch = Branch(view, number, on_gpu, feeds, fn, types, math)
+            outputs.append(_view(branch, image, slots[number], uint8, channels_last))
+        return tuple(outputs)
+
+    # A deeper queue would want its first batches all at once; schedule_run() queues them as they come.
+    pipeline = dali.pipeline_def(graph, enable_conditionals=True)(
+        batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=1
+    )
+    return pipeline, feeds
+
+
+# ---------------------------------------------------------------- geometry
+
+
+def _reach(view: ViewPolicy) -> int:
+    assert isinstance(view.geometry, PaddedCrop)
+    return round(view.geometry.padding * view.resolution)
+
+
+def _corner(p: ViewParameters, end: bool) -> NDArray[np.float32]:
+    """First or last corner of the source box; where flipped, DALI mirrors a box that runs backwards."""
+    corner = p.box[:, :2] + (p.box[:, 2:] if end else 0.0)
+    other = p.box[:, :2] + (0.0 if end else p.box[:, 2:])
+    corner[p.flip, 1] = other[p.flip, 1]
+    return corner.astype(np.float32)
+
+
+def _geometry(branch: Branch, image: Any) -> Any:
+    """Crop, resize with antialiasing and flip in one operator; then the shift of a padded crop."""
+    fn, types, view = branch.fn, branch.types, branch.policy
+    pair = np.zeros(2, np.float32)
+    cubic = view.interpolation == "bicubic"
+    pixels = fn.resize(
+        image,
+        size=[view.resolution, view.resolution],
+        roi_start=branch.feed("start", lambda p: _corner(p, False), pair),
+        roi_end=branch.feed("end", lambda p: _corner(p, True), pair),
+        antialias=True,
+        interp_type=types.INTERP_CUBIC if cubic else types.INTERP_LINEAR,
+    )
+    if isinstance(view.geometry, PaddedCrop) and _reach(view) > 0:
+        pixels = _shift(branch, pixels, _reach(view))
+    return pixels
+
+
+def _shift(branch: Branch, pixels: Any, reach: int) -> Any:
+    """Pad by reflection and crop back at the drawn shift."""
+    fn, side = branch.fn, branch.policy.resolution
+    for axis in (0, 1):
+        first = [1, 0] if axis == 0 else [0, 1]
+        last = [side - 1 - reach, 0] if axis == 0 else [0, side - 1 - reach]
+        shape = [reach, side] if axis == 0 else [side + 2 * reach, reach]
+        turn = {"vertical": 1, "horizontal": 0} if axis == 0 else {"vertical": 0, "horizontal": 1}
+        before = fn.flip(fn.slice(pixels, first, shape, axes=[0, 1]), **turn)
+        after = fn.flip(fn.slice(pixels, last, shape, axes=[0, 1]), **turn)
+        pixels = fn.cat(before, pixels, after, axis=axis)
+    anchor = branch.feed("shift", lambda p: (p.shift + reach).astype(np.int32), np.zeros(2, np.int32))
+    return fn.slice(pixels, anchor, [side, side], axes=[0, 1])
+
+
+# ---------------------------------------------------------------- a whole view
+
+
+def _first_slots(view: ViewPolicy) -> list[int]:
+    """Return where in `codes` each operation begins."""
+    return [0, *accumulate(num_slots(operation) for operation in view.operations)][:-1]
+
+
+def _view(branch: Branch, image: Any, slots: list[int], uint8: bool, channels_last: bool) -> Any:
+    """Geometry, operations, normalisation."""
+    fn, types, view = branch.fn, branch.types, branch.policy
+    pixels = _geometry(branch, image)
+    for place, operation in enumerate(view.operations):
+        if not isinstance(operation, HorizontalFlip):  # the resize flips
+            pixels = operate(branch, slots[place], operation, pixels)
+    mean, std = [0.0], [1.0]
+    if not uint8:
+        std = [255.0]
+        if view.normalize is not None:
+            mean = [255 * value for value in view.normalize.mean]
+            std = [255 * value for value in view.normalize.std]
+    return fn.crop_mirror_normalize(
+        pixels,
+        mean=mean,
+        std=std,
+        dtype=types.UINT8 if uint8 else types.FLOAT,
+        output_layout="HWC" if channels_last else "CHW",
+    )

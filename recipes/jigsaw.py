@@ -1,0 +1,157 @@
+r"""Jigsaw: self-supervised pre-training by putting nine tiles back into order.
+
+    accelerate launch recipes/jigsaw.py --pack packs/mine --split unlabeled --backbone resnet18 \
+        --resolution 96 --tile-size 28 --epochs 70 --out runs/jigsaw
+
+Source: Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles"
+(arXiv 1603.09246), and a published re-implementation for BatchNorm, batch size and epochs.
+
+The algorithm box is `Jigsaw.training_step`; the permutations are `engine.objectives.jigsaw`, the tiles
+`engine.tiles`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from engine.draws import StepDraws
+from engine.loop import TrainSummary
+from engine.networks import Projector, build_backbone
+from engine.objectives.classification import pretext_loss
+from engine.objectives.jigsaw import permutation_set, shuffle_tiles
+from engine.recipe import Recipe, StepOutput
+from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.schedule import Schedule, constant
+from engine.tiles import cut_tiles, normalise_tiles, tile_offsets_range
+from loaders import BackendName, build_loader, open_pack
+from loaders.batch import Batch
+from loaders.errors import UserError, run_command
+from loaders.views import presets
+from loaders.views.policy import Grayscale
+
+GRID = 3
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Pre-train a convolutional backbone on jigsaw puzzles."""
+
+    split: str = "unlabeled"
+    """Split of the pack to train on; its labels are not read."""
+    backbone: str = "alexnet_bn"
+    """alexnet_bn, any convolutional timm name, or tiny_resnet for a CPU. Paper: AlexNet."""
+    resolution: int = 225
+    """Side of the view that is cut into 3x3 cells. Paper: 225."""
+    tile_size: int = 64
+    """Side of a tile, which lies anywhere in its cell. Paper: 64 in cells of 75."""
+    num_permutations: int = 1000
+    """Orders to tell apart, far from each other. Paper: 1000."""
+    min_crop: float = 0.5
+    """Smallest share of the image that a view shows. This project's choice; paper: 225 of 256 pixels."""
+    gray_p: float = 0.3
+    """Share of gray images, against cues from colour. Paper: 0.3."""
+    tile_features: int = 1024
+    """Size of each tile's features before they are joined (fc6). Paper: 1024."""
+    hidden: tuple[int, ...] = (4096,)
+    """Sizes of the layers on the joined features (fc7); may be empty. Paper: 4096."""
+    epochs: int = 70
+    """Passes over the split. Re-implementation: 70."""
+    batch_size: int = 256
+    """Images per step over all ranks. Paper: 256."""
+    lr: float = 0.01
+    """Learning rate, the same throughout. Paper: 0.01."""
+    momentum: float = 0.9
+    """Of SGD. This project's choice."""
+    weight_decay: float = 5e-4
+    """Of all parameters. This project's choice."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+
+    def __post_init__(self) -> None:
+        """Refuse tiles that do not fit."""
+        if not 1 <= self.tile_size <= self.resolution // GRID:
+            raise UserError(
+                f"tile_size: expected 1 to {self.resolution // GRID}, a third of the resolution, found "
+                f"{self.tile_size}"
+            )
+
+
+class Jigsaw(Recipe):
+    """Backbone on every tile, and a classifier of the order on all tiles of an image."""
+
+    name = "jigsaw"
+    permutations: Tensor
+
+    def __init__(self, config: Config) -> None:
+        """Build the networks; call `seed_everything` first.
+
+        Args:
+            config: of the run.
+        """
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, config.tile_size)
+        self.backbone_name = config.backbone
+        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.tile_layer = nn.Sequential(
+            nn.Linear(num_features, config.tile_features, bias=False),
+            nn.BatchNorm1d(config.tile_features),
+            nn.ReLU(inplace=True),
+        )
+        sizes = (*config.hidden, config.num_permutations)
+        self.classifier = Projector(GRID**2 * config.tile_features, sizes)
+        chosen = permutation_set(config.num_permutations, GRID**2, config.seed)
+        self.register_buffer("permutations", torch.from_numpy(chosen))
+        self.places = tile_offsets_range(config.resolution, GRID, config.tile_size)
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Cut the tiles, shuffle them, and say which permutation it was (section 4)."""
+        x = batch.views[0]
+        draws = StepDraws(self.config.seed, step, x.device)
+        tiles = cut_tiles(x, GRID, self.config.tile_size, draws.integers(self.places, len(x), GRID**2, 2))
+        choice = draws.integers(self.config.num_permutations, len(x))
+        shuffled = shuffle_tiles(normalise_tiles(tiles), self.permutations, choice)
+        flat = shuffled.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        features = self.tile_layer(self.backbone(flat))
+        terms = pretext_loss(self.classifier(features.view(len(x), -1)), choice)
+        return StepOutput(terms.loss, {"permutation_top1": terms.top1})
+
+    def make_optimizer(self) -> torch.optim.SGD:
+        """Return SGD."""
+        config = self.config
+        return torch.optim.SGD(
+            self.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
+        )
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Keep the learning rate."""
+        return constant()
+
+
+def run(config: Config) -> TrainSummary:
+    """Pre-train on a pack and leave a run folder."""
+    crop = presets.crop_flip(config.resolution, config.min_crop)
+    view = replace(crop, name="jigsaw", operations=(Grayscale(config.gray_p),))
+    return run_recipe(
+        config,
+        lambda accelerator: Jigsaw(config),
+        lambda accelerator: build_loader(
+            open_pack(config.pack).split(config.split),
+            views=(view,),
+            backend=config.backend,
+            **config.loader_options(accelerator),
+        ),
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    print_summary(Jigsaw.name, run(tyro.cli(Config, description=__doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)

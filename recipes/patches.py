@@ -1,0 +1,144 @@
+r"""Relative patches: self-supervised pre-training by saying where one patch lies beside another.
+
+    accelerate launch recipes/patches.py --pack packs/mine --split unlabeled --backbone resnet18 \
+        --resolution 96 --tile-size 28 --epochs 70 --out runs/patches
+
+Source: Doersch, Gupta, Efros 2015, "Unsupervised Visual Representation Learning by Context Prediction"
+(arXiv 1505.05192).
+
+The algorithm box is `Patches.training_step`; the pairs are `engine.objectives.patches`, the tiles
+`engine.tiles`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import tyro
+
+from engine.draws import StepDraws
+from engine.loop import TrainSummary
+from engine.networks import Projector, build_backbone
+from engine.objectives.classification import pretext_loss
+from engine.objectives.patches import NUM_POSITIONS, choose_pairs
+from engine.recipe import Recipe, StepOutput
+from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.schedule import Schedule, constant
+from engine.tiles import cut_tiles, normalise_tiles, tile_offsets_range
+from loaders import BackendName, build_loader, open_pack
+from loaders.batch import Batch
+from loaders.errors import UserError, run_command
+from loaders.views import presets
+from loaders.views.policy import Grayscale
+
+GRID = 3
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Pre-train a convolutional backbone on the relative position of two patches."""
+
+    split: str = "unlabeled"
+    """Split of the pack to train on; its labels are not read."""
+    backbone: str = "alexnet_bn"
+    """alexnet_bn, any convolutional timm name, or tiny_resnet for a CPU. Paper: AlexNet."""
+    resolution: int = 225
+    """Side of the view that is cut into 3x3 cells. This project's choice."""
+    tile_size: int = 64
+    """Side of a patch, which lies anywhere in its cell. Paper: 96, with a gap of 48 and 7 of jitter."""
+    min_crop: float = 0.5
+    """Smallest share of the image that a view shows. This project's choice."""
+    gray_p: float = 0.5
+    """Share of gray images, against chromatic aberration. This project's choice; the paper drops two
+    colour channels of every patch."""
+    hidden: tuple[int, ...] = (4096, 4096)
+    """Sizes of the layers on the joined features of both patches (fc7, fc8); may be empty. Paper: 4096
+    4096."""
+    epochs: int = 70
+    """Passes over the split. This project's choice."""
+    batch_size: int = 256
+    """Images per step over all ranks. This project's choice."""
+    lr: float = 0.01
+    """Learning rate, the same throughout. This project's choice."""
+    momentum: float = 0.9
+    """Of SGD. This project's choice."""
+    weight_decay: float = 5e-4
+    """Of all parameters. This project's choice."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+
+    def __post_init__(self) -> None:
+        """Refuse tiles that do not fit."""
+        if not 1 <= self.tile_size <= self.resolution // GRID:
+            raise UserError(
+                f"tile_size: expected 1 to {self.resolution // GRID}, a third of the resolution, found "
+                f"{self.tile_size}"
+            )
+
+
+class Patches(Recipe):
+    """Backbone on both patches, and a classifier of their relative position."""
+
+    name = "patches"
+
+    def __init__(self, config: Config) -> None:
+        """Build the networks; call `seed_everything` first.
+
+        Args:
+            config: of the run.
+        """
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, config.tile_size)
+        self.backbone_name = config.backbone
+        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.classifier = Projector(2 * num_features, (*config.hidden, NUM_POSITIONS))
+        self.places = tile_offsets_range(config.resolution, GRID, config.tile_size)
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Take the centre and a neighbour, and say which neighbour it was (section 3)."""
+        x = batch.views[0]
+        draws = StepDraws(self.config.seed, step, x.device)
+        tiles = cut_tiles(x, GRID, self.config.tile_size, draws.integers(self.places, len(x), GRID**2, 2))
+        position = draws.integers(NUM_POSITIONS, len(x))
+        pair = normalise_tiles(torch.cat(choose_pairs(tiles, position)))
+        h = self.backbone(pair.contiguous(memory_format=torch.channels_last))
+        terms = pretext_loss(self.classifier(torch.cat(h.chunk(2), dim=1)), position)
+        return StepOutput(terms.loss, {"position_top1": terms.top1})
+
+    def make_optimizer(self) -> torch.optim.SGD:
+        """Return SGD."""
+        config = self.config
+        return torch.optim.SGD(
+            self.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
+        )
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Keep the learning rate."""
+        return constant()
+
+
+def run(config: Config) -> TrainSummary:
+    """Pre-train on a pack and leave a run folder."""
+    crop = presets.crop_flip(config.resolution, config.min_crop)
+    view = replace(crop, name="patches", operations=(Grayscale(config.gray_p),))
+    return run_recipe(
+        config,
+        lambda accelerator: Patches(config),
+        lambda accelerator: build_loader(
+            open_pack(config.pack).split(config.split),
+            views=(view,),
+            backend=config.backend,
+            **config.loader_options(accelerator),
+        ),
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    print_summary(Patches.name, run(tyro.cli(Config, description=__doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)

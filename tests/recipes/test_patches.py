@@ -1,0 +1,50 @@
+"""Relative patches: constants, one step, and what a short run learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.distributed import seed_everything
+from engine.metrics import read_metrics
+from loaders.batch import Batch
+from loaders.errors import UserError
+from loaders.packs import Pack
+from recipes.patches import Config, Patches
+from tests.recipes.frozen import knn_top1_of_run
+from tests.recipes.short_runs import run_short
+
+
+def test_defaults() -> None:
+    config = Config(pack=Path("p"), out=Path("o"))
+    assert (config.hidden, config.backbone) == ((4096, 4096), "alexnet_bn")
+    with pytest.raises(UserError, match="found 0"):
+        Config(pack=Path("p"), out=Path("o"), tile_size=0)
+
+
+def test_a_step_sees_the_centres_and_then_a_neighbour_of_each() -> None:
+    seed_everything(0)
+    config = Config(
+        pack=Path("p"), out=Path("o"), backbone="tiny_resnet", resolution=24, tile_size=8, hidden=()
+    )
+    recipe = Patches(config)
+    seen: list[torch.Tensor] = []
+    recipe.backbone.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    pattern = torch.randn(9, 3, 8, 8)
+    x = pattern.view(3, 3, 3, 8, 8).permute(2, 0, 3, 1, 4).reshape(1, 3, 24, 24).repeat(16, 1, 1, 1)
+    index = torch.arange(16)
+    recipe.training_step(Batch((x,), None, index, index >= 0), 0)
+    cells = torch.einsum("tchw,pchw->tp", seen[0], pattern).argmax(1).tolist()
+    assert cells[:16] == [4] * 16
+    assert 4 not in cells[16:]
+    assert len(set(cells[16:])) > 4
+
+
+def test_learns_positions_and_features_of_digits(digits_pack: Pack, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_short("patches", digits_pack.path, out, epochs=4, tile_size=8, hidden=(64,), lr=0.03, min_crop=0.8)
+    last = read_metrics(out / "metrics.jsonl")[-8:]
+    assert sum(r["position_top1"] for r in last) / len(last) > 0.4  # chance: 0.125
+    assert knn_top1_of_run(out, digits_pack, 24) > 0.78  # untrained: 0.74

@@ -1,0 +1,84 @@
+"""Copies, leaks and near copies are counted; the page shows every class and escapes every name."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from rich.console import Console
+
+from loaders.packs.findings import difference_hash, find_copies, near_pairs
+from loaders.packs.repeats import repeated_rows
+from tests.loaders.packs.inputs import class_tree, jpeg, pack, pixels, write_tree
+from tools.packing.inspect import faults_found, inspect_pack
+
+
+def test_copies_and_leaks(tmp_path: Path) -> None:
+    train = class_tree(2, 4) | {"c1/again.jpg": jpeg(0), "c0/third.jpg": jpeg(0), "c0/cut.jpg": jpeg(1)[:-9]}
+    write_tree(tmp_path / "a", train)
+    write_tree(
+        tmp_path / "b", {"c0/x.jpg": jpeg(0), "c0/y.jpg": jpeg(101), "c0/z.jpg": jpeg(900), "w": b"no"}
+    )
+    packed = pack(tmp_path / "p", f"train={tmp_path / 'a'}", f"test={tmp_path / 'b'}")
+    found = find_copies(packed)
+    assert (found.num_copies, found.num_leaks, found.leaks) == (2, 2, {("train", "test"): 2})
+    assert found.copies == (("train/c0/000", "train/c0/third", "train/c1/again", "test/c0/x"),)
+    assert ("train/c1/001", "test/c0/y") in found.leaked
+    assert faults_found(packed, found, ("leak", "duplicates", "corrupt")) == [
+        "leak: 2 images stand in two splits",
+        "duplicates: 2 images are exact copies of another",
+        "corrupt: 1 inputs are damaged or cannot be read",
+    ]
+    clean = pack(tmp_path / "q", f"test={tmp_path / 'b'}")
+    assert faults_found(clean, find_copies(clean), ("leak", "duplicates", "corrupt")) == []
+
+
+def test_near_copies(tmp_path: Path) -> None:
+    again = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels(3)), 60, "rgb", "420")
+    larger = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels(5, 48, 64)), 90, "rgb", "420")
+    write_tree(tmp_path / "in", class_tree(1, 10) | {"z/again.jpg": again, "z/larger.jpg": larger})
+    packed = pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    found = find_copies(packed, near=True, workers=2)
+    assert set(found.near) == {("train/c0/003", "train/z/again"), ("train/c0/005", "train/z/larger")}
+    assert found.num_near == 2
+    assert found.num_copies == 0
+
+
+def test_near_pairs_are_those_within_the_distance() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 1 << 63, 60, dtype=np.uint64)
+    close = base[:20] ^ (np.uint64(1) << rng.integers(0, 64, 20).astype(np.uint64))
+    hashes = np.concatenate([base, close, base[:1]])
+    expected = {(a, b) for a in range(81) for b in range(a + 1, 81)
+                if 0 < int(hashes[a] ^ hashes[b]).bit_count() <= 3 and b != 80} | {(0, 80)}  # fmt: skip
+    assert set(near_pairs(hashes)) == expected
+    assert difference_hash(np.tile(np.arange(90, dtype=np.uint8)[::-1], (80, 1))) == (1 << 64) - 1
+
+
+def test_repeats_in_parts_are_those_of_one_part() -> None:
+    rng = np.random.default_rng(1)
+    hashes = rng.integers(0, 300, (1000, 2), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    hashes[:, 1] = hashes[:, 0]
+    groups = sorted(rows.tolist() for rows in repeated_rows(hashes, rows_at_once=64))
+    assert groups == sorted(rows.tolist() for rows in repeated_rows(hashes))
+    by_value: dict[int, list[int]] = {}
+    for row, value in enumerate(hashes[:, 0].tolist()):
+        by_value.setdefault(value, []).append(row)
+    assert groups == sorted(rows for rows in by_value.values() if len(rows) > 1)
+    assert list(repeated_rows(np.zeros(0, np.uint64))) == []
+
+
+def test_the_page(tmp_path: Path) -> None:
+    names = {"<b>cat</b>/1.jpg": jpeg(1), "dog/2.jpg": jpeg(2), "dog/3.jpg": jpeg(3)[:-9], "4.jpg": jpeg(4)}
+    packed = pack(tmp_path / "p", f"train={write_tree(tmp_path / 'in', names)}")
+    console = Console(record=True, width=150, file=io.StringIO())
+    inspect_pack(packed, True, 1, console)
+    page = (tmp_path / "p" / "report.html").read_text()
+    assert page.count("data:image/jpeg") == 3
+    assert "&lt;b&gt;" in page
+    assert "<b>cat" not in page
+    assert "without a label: 1" in page
+    assert "truncated" in page
+    assert "0 exact copies" in console.export_text()
+    inspect_pack(packed, True, 1, console)
+    assert (tmp_path / "p" / "report.html").read_text() == page

@@ -1,0 +1,117 @@
+"""tools/labels.py: what goes into a table comes out of it, and no shard is touched."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from loaders.errors import UserError
+from loaders.packs import LabelTable, Pack
+from loaders.packs.subsample import validation_part
+from tests.loaders.packs.inputs import class_tree, folder_hashes, pack, write_tree
+from tools import labels as tool
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Pack:
+    write_tree(tmp_path / "in", class_tree(3, 10))
+    write_tree(tmp_path / "more", class_tree(3, 2, seed=500))
+    return pack(tmp_path / "p", f"train={tmp_path / 'in'}", f"test={tmp_path / 'more'}")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["labels.py", *map(str, arguments)])
+    tool.main()
+
+
+def table(packed: Pack, name: str) -> LabelTable:
+    return LabelTable.read(packed.path / "labels" / f"{name}.parquet")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npy", "pt"])
+def test_round_trip(packed: Pack, tmp_path: Path, monkeypatch, suffix: str) -> None:
+    before = folder_hashes(packed.path / "shards")
+    for split in ([], ["--split", "test"]):
+        path = tmp_path / f"out{len(split)}.{suffix}"
+        run(monkeypatch, "export", packed.path, "--file", path, *split)
+        run(monkeypatch, "import", packed.path, "--file", path, "--name", f"back{len(split)}", *split)
+    np.testing.assert_array_equal(table(packed, "back0").dense(36), packed.labels.dense(36))
+    back = table(packed, "back2").dense(36)
+    np.testing.assert_array_equal(back[30:], packed.labels.dense(36)[30:])
+    assert set(back[:30].tolist()) == {-1}
+    assert set(table(packed, "back0").source) == {"import"}
+    assert folder_hashes(packed.path / "shards") == before
+    if suffix == "pt":
+        assert torch.load(tmp_path / "out2.pt", weights_only=True).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_subsets_are_nested_and_stay_in_the_split(packed: Pack, monkeypatch) -> None:
+    for k in (1, 2, 4):
+        options = ("--split", "train", "--per-class", k, "--seed", 3, "--name", f"few{k}")
+        run(monkeypatch, "subsample", packed.path, *options)
+    tables = [table(packed, f"few{k}") for k in (1, 2, 4)]
+    assert [np.bincount(t.label).tolist() for t in tables] == [[1] * 3, [2] * 3, [4] * 3]
+    assert set(tables[0].row) < set(tables[1].row) < set(tables[2].row)
+    assert tables[2].row.max() < 30
+    with pytest.raises(UserError, match="exists: choose another --name"):
+        run(monkeypatch, "subsample", packed.path, "--split", "train", "--per-class", "1", "--name", "few1")
+
+
+def test_divide_and_compare(packed: Pack, monkeypatch, capsys) -> None:
+    run(monkeypatch, "divide", packed.path, "--split", "train", "--validation", "0.3", "--name", "d")
+    train, val = table(packed, "d-train"), table(packed, "d-val")
+    assert np.bincount(val.label).tolist() == [3, 3, 3]
+    assert sorted([*train.row, *val.row]) == list(range(30))
+    moved = LabelTable.of(val.row, (val.label + (val.row == val.row[0])) % 3, 3)
+    moved.write(packed.path / "labels" / "moved.parquet")
+    capsys.readouterr()
+    run(monkeypatch, "compare", packed.path, "--first", "true", "--second", "moved")
+    out = capsys.readouterr().out
+    assert "they agree on 88.89% of 9 images" in out
+    assert f"differs: {packed.key(int(val.row[0]))}: c0 / c1" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("key,label\ntrain/c0/999,1\n", "no image with the key 'train/c0/999'"),
+        ("row,label\n36,1\n", r"row '36', expected 0 to 35"),
+        ("row,label\n0,3\n", "label 3 is out of range, expected 0 to 2"),
+        ("row,label\n0,zebra\n", r"no class 'zebra'; it has c0, c1, c2"),
+        ("row,label\n0,1\n0,2\n", r"row 0 \(train/c0/000\) is labelled twice"),
+        ("row,points\n0,1\n", "has the columns row, points: expected key or row, and label"),
+    ],
+)
+def test_bad_imports(packed: Pack, tmp_path: Path, monkeypatch, text: str, match: str) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(UserError, match=match):
+        run(monkeypatch, "import", packed.path, "--file", tmp_path / "x.csv", "--name", "x")
+    assert not (packed.path / "labels" / "x.parquet").exists()
+    np.save(tmp_path / "x.npy", np.zeros(5, int))
+    with pytest.raises(UserError, match="has 5 labels, expected 36, one per image"):
+        run(monkeypatch, "import", packed.path, "--file", tmp_path / "x.npy", "--name", "x")
+
+
+def test_every_class_keeps_both_parts() -> None:
+    labels = np.array([0, 0, 1, 1, 1, -1, -1])
+    for share in (0.01, 0.5, 0.99):
+        part = validation_part(labels, share, 0)
+        assert not part[5:].any()
+        for label in (0, 1):
+            assert 0 < part[labels == label].sum() < (labels == label).sum()
+    with pytest.raises(UserError, match="at least 2 labelled images"):
+        validation_part(np.array([0, 1, 1]), 0.5, 0)
+
+
+def test_classes_called_by_numbers_survive_a_list(tmp_path: Path, monkeypatch) -> None:
+    write_tree(
+        tmp_path / "in",
+        {f"{c}/0.jpg": data for c, data in zip((1, 2, 10), class_tree().values(), strict=False)},
+    )
+    packed = pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    assert packed.classes == ("1", "10", "2")
+    run(monkeypatch, "export", packed.path, "--file", tmp_path / "x.csv")
+    run(monkeypatch, "import", packed.path, "--file", tmp_path / "x.csv", "--name", "back")
+    np.testing.assert_array_equal(table(packed, "back").dense(3), packed.labels.dense(3))

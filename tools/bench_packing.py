@@ -1,0 +1,187 @@
+"""Compare our packer with other projects' writers and with a plain copying loop, in interleaved runs.
+
+Example:
+    python tools/bench_packing.py --source /tmp/drawn --json records.jsonl
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from loaders.errors import UserError, run_command
+from loaders.packs.workers import available_cores
+from tools.packing.writers import WRITERS, files
+
+_LIMIT_S = 900.0
+_PACKAGES = ("numpy", "simplejpeg", "pillow", "webdataset", "ffcv", "litdata", "mosaicml-streaming")
+_CHILD = (
+    "import json, sys, time, warnings\n"
+    "from pathlib import Path\n"
+    "warnings.simplefilter('ignore')\n"
+    "from tools.packing.writers import WRITERS, Job\n"
+    "if __name__ == '__main__':\n"
+    "    name, source, out, max_side, workers = json.loads(sys.argv[1])\n"
+    "    start = time.perf_counter()\n"
+    "    WRITERS[name](Job(Path(source), Path(out), max_side, workers))\n"
+    "    print(json.dumps({'seconds': time.perf_counter() - start}))\n"
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compare packers on the files of a class-folder tree."""
+
+    source: Path
+    """Class folders of JPEG files."""
+    max_side: int | None = None
+    """Shrink to this many pixels and encode with quality 90; left out, bytes are copied."""
+    writers: tuple[str, ...] = ("plain loop", "sluice tar", "sluice beton", "webdataset", "ffcv", "litdata")
+    """Who takes part; mosaicml too where it is installed."""
+    runs: int = 5
+    """Rounds; each writer runs once per round, the first one changes from round to round."""
+    workers: int = 0
+    """Processes or threads for writers that can use them, 0 for one per core."""
+    scratch: Path | None = None
+    """Folder for what is written; by default the system's folder for temporary files."""
+    json: Path | None = None
+    """Append one record per run to this file."""
+
+
+def main() -> None:
+    """Parse the command line, run the rounds, print the table."""
+    config = tyro.cli(Config, description=__doc__)
+    unknown = [name for name in config.writers if name not in WRITERS]
+    if unknown:
+        raise UserError(f"--writers {unknown[0]!r}: expected some of {', '.join(WRITERS)}")
+    if not config.source.is_dir():
+        raise UserError(f"--source {config.source} is no folder: make one with tools/draw_images.py")
+    paths = [path for path, _ in files(config.source)]
+    for path in paths:  # every run finds the files in the page cache
+        Path(path).read_bytes()
+    records = []
+    for run in range(config.runs):
+        for place in range(len(config.writers)):
+            name = config.writers[(run + place) % len(config.writers)]
+            records.append(measure(config, name, run, len(paths)))
+            if config.json is not None:
+                with open(config.json, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(records[-1]) + "\n")
+    print_table(records)
+
+
+def measure(config: Config, name: str, run: int, num_files: int) -> dict[str, Any]:
+    """Run one writer in a process of its own and return its record."""
+    with tempfile.TemporaryDirectory(dir=config.scratch) as scratch:
+        out = Path(scratch) / "out"
+        out.mkdir()
+        script = Path(scratch) / "run.py"
+        script.write_text(_CHILD)
+        workers = config.workers or available_cores()
+        job = json.dumps([name, os.fspath(config.source.resolve()), os.fspath(out), config.max_side, workers])
+        root = Path(__file__).resolve().parents[1]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path[1:]])}
+        process = subprocess.Popen(
+            [sys.executable, str(script), job],
+            cwd=scratch,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        peak_bytes, cpu_s = _watch(process)
+        text, errors = process.communicate()
+        written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+        shutil.rmtree(out, ignore_errors=True)
+    record = {
+        "writer": name,
+        "run": run,
+        "num_files": num_files,
+        "max_side": config.max_side,
+        "workers": workers,
+        "peak_mb": peak_bytes / 1e6,
+        "cpu_s": cpu_s,
+        "written_mb": written / 1e6,
+        "machine": {"cores": available_cores(), "python": platform.python_version()},
+        "versions": _versions(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    if process.returncode != 0:
+        return {**record, "status": "failed", "reason": errors.strip().splitlines()[-1:]}
+    seconds = float(json.loads(text.strip().splitlines()[-1])["seconds"])
+    return {**record, "status": "ok", "seconds": seconds, "img_per_s": num_files / seconds}
+
+
+def _watch(process: subprocess.Popen[str]) -> tuple[int, float]:
+    """Return peak memory that is the processes' own, and CPU seconds of the tree, sampled until it ends."""
+    peak, cpu, start = 0, 0.0, time.perf_counter()
+    parent = psutil.Process(process.pid)
+    seen: dict[int, float] = {}
+    while process.poll() is None:
+        total = 0
+        try:
+            for one in [parent, *parent.children(recursive=True)]:
+                total += one.memory_full_info().uss
+                times = one.cpu_times()
+                seen[one.pid] = times.user + times.system
+        except psutil.Error:
+            pass
+        peak, cpu = max(peak, total), sum(seen.values())
+        if time.perf_counter() - start > _LIMIT_S:
+            process.kill()
+        time.sleep(0.1)
+    return peak, cpu
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def print_table(records: list[dict[str, Any]]) -> None:
+    """Print the median of each writer, its spread, and its ratios to the plain loop and to webdataset."""
+    rates = {
+        name: [r["img_per_s"] for r in records if r["writer"] == name and r["status"] == "ok"]
+        for name in dict.fromkeys(r["writer"] for r in records)
+    }
+    medians = {name: statistics.median(values) for name, values in rates.items() if values}
+    table = Table("writer", "images/s", "spread", "of plain loop", "x webdataset", "CPU us/image", "peak MB")
+    for name, values in rates.items():
+        mine = [r for r in records if r["writer"] == name]
+        if not values:
+            table.add_row(name, "failed", *[""] * 4, str(mine[-1]["reason"]))
+            continue
+        ratios = [
+            f"{medians[name] / medians[base]:.2f}" if base in medians else "-"
+            for base in ("plain loop", "webdataset")
+        ]
+        cpu = statistics.median(r["cpu_s"] / r["num_files"] * 1e6 for r in mine)
+        peak = max(r["peak_mb"] for r in mine)
+        spread = f"{min(values):,.0f} to {max(values):,.0f}"
+        table.add_row(name, f"{medians[name]:,.0f}", spread, *ratios, f"{cpu:.1f}", f"{peak:,.0f}")
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    run_command(main)

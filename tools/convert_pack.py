@@ -1,0 +1,58 @@
+"""Convert a pack between the two formats without touching the bytes of an image.
+
+Example:
+    python tools/convert_pack.py packs/mine --format ffcv --out packs/mine-ffcv
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.progress import Progress
+
+from loaders.errors import run_command
+from loaders.packs.convert import convert_pack
+
+
+@dataclass(frozen=True)
+class Config:
+    """Convert a pack; a run that was interrupted resumes when started again."""
+
+    pack: Annotated[Path, tyro.conf.Positional]
+    """Folder of the pack to read."""
+    out: Path
+    """Folder of the new pack."""
+    format: Literal["webdataset", "ffcv"]
+    """Shards of the new pack."""
+    shard_size_mb: float = 64.0
+    """About the size of a shard, in 10^6 bytes."""
+    workers: int = 0
+    """Processes and threads at work, 0 for one per core; never changes the pack."""
+
+
+def main() -> None:
+    """Parse the command line and convert."""
+    config = tyro.cli(Config, description=__doc__)
+    start = time.perf_counter()
+    with Progress(transient=True) as bar:
+        task = bar.add_task("converting", total=None)
+        manifest = convert_pack(
+            config.pack,
+            config.out,
+            config.format,
+            config.shard_size_mb,
+            config.workers,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    seconds = time.perf_counter() - start
+    print(
+        f"{manifest.num_images:,} images in {manifest.num_shards} {config.format} shards in {seconds:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,170 @@
+"""Draw any number of small, varied JPEG files in class folders, some damaged: input for packing tests.
+
+Example:
+    python tools/draw_images.py --out /tmp/drawn --num-images 512000
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import tyro
+from numpy.typing import NDArray
+from PIL import Image
+
+from loaders.errors import UserError, run_command
+from loaders.packs.workers import available_cores
+
+_PER_TASK = 2000
+_BANK = 64
+_BANK_PX = 256
+_DAMAGED_EVERY = 100
+NUM_DAMAGES = 10
+
+
+@dataclass(frozen=True)
+class Config:
+    """Draw JPEG files; every hundredth is damaged, in ten ways that no packer may let through."""
+
+    out: Path
+    """Folder to make; must not exist."""
+    num_images: int = 512_000
+    """Files to draw."""
+    num_classes: int = 100
+    """Class folders."""
+    resolution: int = 96
+    """Middle of the sides in pixels, which vary by a quarter."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    damaged: bool = True
+    """Damage every hundredth file."""
+    workers: int = 0
+    """Processes at work, 0 for one per core; never changes a byte."""
+
+
+def main() -> None:
+    """Parse the command line and draw."""
+    config = tyro.cli(Config, description=__doc__)
+    start = time.perf_counter()
+    draw(config)
+    seconds = time.perf_counter() - start
+    rate = config.num_images / seconds
+    print(f"{config.num_images:,} files in {seconds:.1f} s, {rate:,.0f} images/s -> {config.out}")
+
+
+def draw(config: Config) -> None:
+    """Draw all files.
+
+    Raises:
+        UserError: the folder exists, or a number is out of range.
+    """
+    if config.out.exists():
+        raise UserError(f"{config.out} exists: give a folder that does not")
+    if config.num_images < 1 or config.num_classes < 1 or config.resolution < 16:
+        raise UserError("expected at least 1 image, 1 class and 16 pixels")
+    for label in range(config.num_classes):
+        (config.out / f"class{label:04d}").mkdir(parents=True)
+    tasks = [(config, first) for first in range(0, config.num_images, _PER_TASK)]
+    workers = min(config.workers or available_cores(), len(tasks))
+    if workers == 1:
+        for task in tasks:
+            _draw_some(task)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for _ in pool.imap_unordered(_draw_some, tasks):
+            pass
+
+
+_banks: dict[int, NDArray[np.uint8]] = {}
+
+
+def _bank(seed: int) -> NDArray[np.uint8]:
+    """Return uint8 [64, 256, 256, 3], smooth and rough textures that pictures are mixed from."""
+    if seed not in _banks:
+        rng = np.random.default_rng([seed, 1])
+        textures = []
+        for number in range(_BANK):
+            grain = 4 << (number % 5)
+            small = Image.fromarray(rng.integers(0, 256, (grain, grain, 3), dtype=np.uint8))
+            textures.append(np.asarray(small.resize((_BANK_PX, _BANK_PX), Image.Resampling.BICUBIC)))
+        _banks[seed] = np.stack(textures)
+    return _banks[seed]
+
+
+def _draw_some(task: tuple[Config, int]) -> None:
+    config, first = task
+    rng = np.random.default_rng([config.seed, 2, first])
+    count = min(_PER_TASK, config.num_images - first)
+    low, high = config.resolution * 3 // 4, config.resolution * 5 // 4
+    sides = np.minimum(rng.integers(low, high + 1, (count, 2)), _BANK_PX).tolist()
+    kinds = rng.integers(0, _BANK, (count, 2)).tolist()
+    places = rng.random((count, 4))
+    shares = rng.integers(0, 257, count).tolist()
+    qualities = rng.integers(70, 96, count).tolist()
+    bank = _bank(config.seed)
+    for i in range(count):
+        number = first + i
+        pixels = _mix(bank, kinds[i], sides[i], places[i], shares[i])
+        data = simplejpeg.encode_jpeg(pixels, qualities[i], "rgb", "420")
+        if config.damaged and number % _DAMAGED_EVERY == _DAMAGED_EVERY - 1:
+            data = damage(data, number // _DAMAGED_EVERY % NUM_DAMAGES)
+        with open(f"{config.out}/class{number % config.num_classes:04d}/{number:09d}.jpg", "wb", 0) as file:
+            file.write(data)
+
+
+def _mix(
+    bank: NDArray[np.uint8], kinds: list[int], sides: list[int], places: NDArray[np.float64], share: int
+) -> NDArray[np.uint8]:
+    """Blend a window of one texture with a window of another."""
+    height, width = sides
+    windows = []
+    for kind, y, x in ((kinds[0], places[0], places[1]), (kinds[1], places[2], places[3])):
+        top, left = int(y * (_BANK_PX - height + 1)), int(x * (_BANK_PX - width + 1))
+        windows.append(bank[kind, top : top + height, left : left + width])
+    mixed = windows[0] * np.uint16(share)
+    mixed += windows[1] * np.uint16(256 - share)
+    # The upper bytes of little-endian numbers: a division by 256 and a cast in one.
+    return np.ascontiguousarray(mixed.view(np.uint8)[:, :, 1::2])
+
+
+def damage(data: bytes, way: int) -> bytes:
+    """Return a damaged form of a JPEG.
+
+    Args:
+        data: a baseline JPEG.
+        way: 0 to 9.
+    """
+    frame = data.index(b"\xff\xc0")
+    table = data.index(b"\xff\xc4")
+    match way:
+        case 0:
+            return b""
+        case 1:
+            return data[: len(data) // 2]
+        case 2:
+            return data[:-2]  # the end mark alone
+        case 3:
+            return data[:100]  # inside its heading
+        case 4:
+            return b"404 Not Found\n"
+        case 5:
+            return b"<!doctype html><title>Sign in</title>" + bytes(500)
+        case 6:
+            return (
+                data[: table + 5] + bytes(b ^ 0x5A for b in data[table + 5 : table + 21]) + data[table + 21 :]
+            )
+        case 7:
+            return data[: frame + 5] + b"\0\0" + data[frame + 7 :]  # no height
+        case 8:
+            return data[: frame + 5] + b"\xff\xff\xff\xff" + data[frame + 9 :]  # a decompression bomb
+        case _:
+            return b"\x89PNG\r\n\x1a\n" + data[8:200]
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,47 @@
+"""Count what a pack holds, find copies and images in two splits, and write report.html into the pack.
+
+Example:
+    python tools/inspect_pack.py packs/mine --near --fail-on leak duplicates
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from loaders.errors import run_command
+from loaders.packs import open_pack
+from tools.packing.inspect import Fault, faults_found, inspect_pack
+
+
+@dataclass(frozen=True)
+class Config:
+    """Inspect a pack; exit code 1 when it has a fault of --fail-on."""
+
+    pack: Annotated[Path, tyro.conf.Positional]
+    """Folder of the pack."""
+    near: bool = False
+    """Also find images that look the same with different bytes; decodes every image."""
+    fail_on: tuple[Fault, ...] = ()
+    """Faults that end with exit code 1."""
+    workers: int = 0
+    """Threads that decode, 0 for one per core."""
+
+
+def main() -> int:
+    """Parse the command line, look, and print what was found."""
+    config = tyro.cli(Config, description=__doc__)
+    pack = open_pack(config.pack)
+    findings = inspect_pack(pack, config.near, config.workers, Console())
+    faults = faults_found(pack, findings, config.fail_on)
+    for line in faults:
+        print(f"fault: {line}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

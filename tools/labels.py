@@ -1,0 +1,184 @@
+"""Label tables of a pack: import, export, choose a few per class, split off a validation set, compare.
+
+A label table is a small parquet file under `labels/` of a pack; no command touches a shard.
+
+Example:
+    python tools/labels.py subsample packs/mine --split train --per-class 4 --seed 0 --name few4
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from loaders.errors import UserError, run_command
+from loaders.packs import LabelTable, Pack, open_pack
+from loaders.packs.label_files import export_labels, read_label_file
+from loaders.packs.labels import TRUE_LABELS, label_table_path
+from loaders.packs.subsample import subsample_per_class, validation_part
+
+_PackPath = Annotated[Path, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Import:
+    """Make a label table from a .csv, .tsv, .jsonl (columns key or row, label), .npy or .pt (one per row)."""
+
+    pack: _PackPath
+    """Folder of the pack."""
+    file: Path
+    """The labels: numbers or class names; -1 or an empty cell stands for no label."""
+    name: str
+    """Name of the new table."""
+    split: str | None = None
+    """Split that an array has one label per image of; the whole pack by default."""
+    source: str = "import"
+    """Who gave the labels, kept in the table."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a label table as .csv (key, label, class), .npy or .pt (int64, -1 where there is no label)."""
+
+    pack: _PackPath
+    """Folder of the pack."""
+    file: Path
+    """File to write; must not exist."""
+    name: str = TRUE_LABELS
+    """Table to write."""
+    split: str | None = None
+    """Split whose images are written; the whole pack by default."""
+
+
+@dataclass(frozen=True)
+class Subsample:
+    """Keep a few labels of each class, as semi-supervised results are reported; nested for one seed."""
+
+    pack: _PackPath
+    """Folder of the pack."""
+    split: str
+    """Split to choose from."""
+    per_class: int
+    """Labels to keep of each class."""
+    name: str
+    """Name of the new table."""
+    seed: int = 0
+    """Chooses which."""
+    table: str = TRUE_LABELS
+    """Table to choose from."""
+
+
+@dataclass(frozen=True)
+class Divide:
+    """Divide the labels of a split in two tables, training and validation, class by class."""
+
+    pack: _PackPath
+    """Folder of the pack."""
+    split: str
+    """Split to divide."""
+    validation: float
+    """Share of each class that becomes validation, between 0 and 1."""
+    name: str
+    """The new tables are called NAME-train and NAME-val."""
+    seed: int = 0
+    """Chooses which."""
+    table: str = TRUE_LABELS
+    """Table to divide."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two tables: where they agree, where they differ, what only one of them labels."""
+
+    pack: _PackPath
+    """Folder of the pack."""
+    first: str
+    """One table."""
+    second: str
+    """The other."""
+
+
+Command = (
+    Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Subsample, tyro.conf.subcommand("subsample")]
+    | Annotated[Divide, tyro.conf.subcommand("divide")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+)
+
+
+def main() -> None:
+    """Parse the command line and run the command."""
+    command = tyro.cli(Command, description=__doc__)
+    pack = open_pack(command.pack)
+    if isinstance(command, Import):
+        rows = _rows_of(pack, command.split)
+        table = read_label_file(command.file, pack, rows, command.source)
+        _write(pack, command.name, table)
+    elif isinstance(command, Export):
+        labels = _read(pack, command.name).dense(len(pack))
+        export_labels(command.file, pack, _rows_of(pack, command.split), labels)
+        print(f"{command.file} written")
+    elif isinstance(command, Subsample):
+        split, table = pack.split(command.split), _read(pack, command.table)
+        chosen = split.rows(subsample_per_class(split.labels(table), command.per_class, command.seed))
+        _write(pack, command.name, table.of_rows(chosen))
+    elif isinstance(command, Divide):
+        _divide(pack, command)
+    else:
+        _compare(pack, command)
+
+
+def _rows_of(pack: Pack, split: str | None) -> list[tuple[int, int]]:
+    return [(0, len(pack))] if split is None else list(pack.split(split).row_ranges)
+
+
+def _read(pack: Pack, name: str) -> LabelTable:
+    return LabelTable.read(pack.path / label_table_path(name))
+
+
+def _write(pack: Pack, name: str, table: LabelTable) -> None:
+    if not name or "/" in name or name.startswith("."):
+        raise UserError(f"--name {name!r}: expected a plain name such as few4")
+    path = pack.path / label_table_path(name)
+    if path.exists():
+        raise UserError(f"{path} exists: choose another --name, or remove it")
+    table.write(path)
+    print(f"{path}: {len(table):,} labels")
+
+
+def _divide(pack: Pack, command: Divide) -> None:
+    split, table = pack.split(command.split), _read(pack, command.table)
+    labels = split.labels(table)
+    part = validation_part(labels, command.validation, command.seed)
+    _write(pack, f"{command.name}-train", table.of_rows(split.rows((~part & (labels >= 0)).nonzero()[0])))
+    _write(pack, f"{command.name}-val", table.of_rows(split.rows(part.nonzero()[0])))
+
+
+def _compare(pack: Pack, command: Compare) -> None:
+    a, b = (_read(pack, name).dense(len(pack)) for name in (command.first, command.second))
+    both = (a >= 0) & (b >= 0)
+    same = int((a[both] == b[both]).sum())
+    console = Console()
+    table = Table("labels", "count")
+    for name, count in (
+        (f"only in {command.first}", int(((a >= 0) & (b < 0)).sum())),
+        (f"only in {command.second}", int(((a < 0) & (b >= 0)).sum())),
+        ("in both, the same", same),
+        ("in both, different", int(both.sum()) - same),
+    ):
+        table.add_row(name, f"{count:,}")
+    console.print(table)
+    if both.any():
+        print(f"they agree on {same / int(both.sum()):.2%} of {int(both.sum()):,} images")
+    for row in (both & (a != b)).nonzero()[0][:10].tolist():
+        print(f"differs: {pack.key(row)}: {pack.classes[a[row]]} / {pack.classes[b[row]]}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,204 @@
+"""Draw a contact sheet of a pack's views: ours, torchvision's for the same drawn numbers, and the difference.
+
+python tools/show_views.py packs/mine --view barlow_a --resolution 96 --out views.png
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import simplejpeg
+import torch
+import tyro
+from PIL import Image
+from torch import Tensor
+
+from engine.files import write_atomic
+from loaders import build_loader, open_pack
+from loaders.errors import UserError, run_command
+from loaders.packs import Split
+from loaders.views import codes, presets
+from loaders.views.draw import ViewParameters, draw
+from loaders.views.policy import ViewPolicy
+from tools.views.oracle import torchvision_view
+from tools.views.sheet import draw_sheet
+
+ViewName = Literal[
+    "barlow_a", "barlow_b", "crop_flip", "weak", "fixmatch_strong", "fixmatch_strong_gentle", "simclr",
+    "rotate_translate_jitter", "reconstruction", "evaluation",
+]  # fmt: skip
+Backend = Literal["cpu", "dali", "ffcv"]
+_PRESETS: dict[ViewName, Callable[[int], ViewPolicy]] = {
+    "barlow_a": presets.barlow_a,
+    "barlow_b": presets.barlow_b,
+    "crop_flip": presets.crop_flip,
+    "weak": presets.weak,
+    "fixmatch_strong": presets.fixmatch_strong,
+    "fixmatch_strong_gentle": presets.fixmatch_strong_gentle,
+    "simclr": presets.simclr,
+    "rotate_translate_jitter": presets.rotate_translate_jitter,
+    "reconstruction": presets.reconstruction,
+    "evaluation": presets.evaluation,
+}
+_NAMES = {
+    getattr(codes, name): name.lower() for name in dir(codes) if name.isupper() and "ARGUMENTS" not in name
+}
+_TILE, _LARGEST_TILE = 192, 256
+_PLAIN_LOADER_VIEW = 256  # number of the first view of a loader of one stream
+_TEXT = {codes.BLUR: "blur sigma {:.2f}", codes.SOLARIZE: "solarize at {:.0f}", codes.HUE: "hue {:+.2f}",
+         codes.POSTERIZE: "posterize to {:.0f} bits"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to draw."""
+
+    pack: Annotated[Path, tyro.conf.Positional]
+    """Folder of the pack."""
+    view: ViewName = "barlow_a"
+    """Preset of loaders.views.presets."""
+    resolution: int = 96
+    """Side of the view in pixels."""
+    split: str | None = None
+    """Split to take images from; the first one by default."""
+    images: int = 6
+    """Rows of the sheet."""
+    draws: int = 2
+    """Views drawn of each image."""
+    gain: float = 32.0
+    """Amplification of the difference."""
+    backend: Backend = "cpu"
+    """Backend that renders our views."""
+    seed: int = 0
+    """Seed of images and views."""
+    tile: int = 0
+    """Side of a tile in pixels, 0 for the view's own resolution or a whole multiple of it near 192."""
+    out: Path = Path("views.png")
+    """PNG to write."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Views of some images by us and by torchvision.
+
+    Attributes:
+        originals: float [3, H, W] in [0, 1] per image.
+        ours: float [N, D, 3, R, R] in [0, 1], D draws of each image.
+        theirs: of the same shape.
+        notes: what was drawn, per image and draw.
+    """
+
+    originals: list[Tensor]
+    ours: Tensor
+    theirs: Tensor
+    notes: list[list[str]]
+
+
+def compare(
+    split: Split, policy: ViewPolicy, num_images: int, draws: int, seed: int, backend: Backend
+) -> Comparison:
+    """Render the first images of an epoch with a backend and, from the same numbers, with torchvision.
+
+    Args:
+        split: the images.
+        policy: of the view; its normalisation is left out.
+        num_images: N, at most the split's.
+        draws: D, one epoch each.
+        seed: of images and views.
+        backend: that renders ours.
+    """
+    policy = replace(policy, normalize=None)
+    rng = np.random.default_rng(seed)
+    chosen = split.take(np.sort(rng.choice(len(split), num_images, replace=False)))
+    rows = chosen.rows(np.arange(num_images))
+    columns = split.pack.columns
+    images = [np.asarray(simplejpeg.decode_jpeg(split.pack.view(int(row)), "RGB")) for row in rows]
+    ours, theirs, notes = [], [], []
+    loader = build_loader(
+        chosen, (policy,), num_images, seed, backend=backend, bad_images="raise", prefetch=0
+    )
+    with loader:
+        for epoch in range(draws):
+            batch = next(iter(loader.epoch(epoch)))
+            ours.append(batch.views[0][batch.index.argsort()].float())
+            drawn = draw(
+                policy, seed, np.full(num_images, epoch), rows, _PLAIN_LOADER_VIEW,
+                columns.height[rows].astype(np.int64), columns.width[rows].astype(np.int64),
+            )  # fmt: skip
+            reference = [torchvision_view(image, policy, drawn, i) for i, image in enumerate(images)]
+            theirs.append(torch.stack(reference))
+            notes.append([describe(drawn, i) for i in range(num_images)])
+    originals = [torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255 for image in images]
+    by_image = [list(column) for column in zip(*notes, strict=True)]
+    return Comparison(originals, torch.stack(ours, 1), torch.stack(theirs, 1), by_image)
+
+
+def describe(drawn: ViewParameters, i: int) -> str:
+    """Say in words what was drawn for image i of a batch."""
+    _, _, height, width = drawn.box[i]
+    words = [f"crop {width:.0f} x {height:.0f}"]
+    if drawn.flip[i]:
+        words.append("flip")
+    if drawn.shift[i].any():
+        words.append(f"shift {drawn.shift[i, 1]:+d} {drawn.shift[i, 0]:+d}")
+    for slot, code in enumerate(drawn.codes[i].tolist()):
+        if code in (codes.BRIGHTNESS, codes.CONTRAST, codes.SATURATION, codes.SHARPNESS, *_TEXT):
+            words.append(_TEXT.get(code, _NAMES[code] + " {:.2f}").format(drawn.args[i, slot]))
+        elif code != codes.NONE:
+            words.append(_NAMES[code])
+    return ", ".join(words)
+
+
+def make_sheet(comparison: Comparison, config: Config) -> Image.Image:
+    """Draw the sheet of a comparison."""
+    difference = (comparison.ours - comparison.theirs).abs() * 255
+    summary = (
+        f"{config.backend} backend against torchvision v2 on the same drawn numbers, in steps of 1/255: mean "
+        f"{difference.mean():.3f}, 99.9 % within {np.quantile(difference.numpy(), 0.999):.2f}, largest "
+        f"{difference.max():.1f}"
+    )
+    headings = ["image"]
+    for number in range(config.draws):
+        headings += [f"ours, draw {number + 1}", "torchvision", f"difference x {config.gain:g}"]
+    rows = []
+    for i, original in enumerate(comparison.originals):
+        pictures = [original]
+        for ours, theirs in zip(comparison.ours[i], comparison.theirs[i], strict=True):
+            pictures += [ours, theirs, ((ours - theirs).abs() * config.gain).clamp(0, 1)]
+        size = f"{original.shape[2]} x {original.shape[1]}"
+        rows.append((pictures, [size, *comparison.notes[i]]))
+    title = f"{config.view} at {config.resolution} pixels"
+    side = config.resolution * max(1, round(_TILE / config.resolution))
+    return draw_sheet(title, summary, headings, rows, config.tile or min(side, _LARGEST_TILE), 3)
+
+
+def main() -> int:
+    """Parse the command line, render, draw and write the sheet."""
+    config = tyro.cli(Config, description=__doc__)
+    if min(config.images, config.draws) < 1 or config.gain <= 0 or 0 < config.tile < 16:
+        raise UserError(
+            f"expected images and draws of at least 1, a gain above 0 and a tile of at least 16, found "
+            f"{config.images}, {config.draws}, {config.gain:g} and {config.tile}; change them"
+        )
+    if not config.out.parent.is_dir():
+        raise UserError(f"--out: expected a folder {config.out.parent} to write to, found none; make it")
+    pack = open_pack(config.pack)
+    split = pack.split(config.split or pack.splits[0])
+    policy = _PRESETS[config.view](config.resolution)
+    number = min(config.images, len(split))
+    comparison = compare(split, policy, number, config.draws, config.seed, config.backend)
+    content = io.BytesIO()
+    make_sheet(comparison, config).save(content, format="PNG", optimize=True)
+    write_atomic(config.out, content.getvalue())
+    print(f"{number} images, {config.draws} draws each -> {config.out}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

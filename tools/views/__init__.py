@@ -1,0 +1,1 @@
+"""What `tools/show_views.py` is made of."""
