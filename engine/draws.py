@@ -33,6 +33,11 @@ class StepDraws:
         joined = torch.randn(num_rows * world_size(), *shape, generator=self._generator, device=self._device)
         return _own_rows(joined)
 
+    def uniform(self, num_rows: int, *shape: int) -> Tensor:
+        """Return this rank's rows of numbers even in [0, 1), float32 [num_rows, *shape]."""
+        joined = torch.rand(num_rows * world_size(), *shape, generator=self._generator, device=self._device)
+        return _own_rows(joined)
+
     def integers(self, high: int, num_rows: int, *shape: int) -> Tensor:
         """Return this rank's rows of numbers in [0, high), int64 [num_rows, *shape]."""
         size = (num_rows * world_size(), *shape)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from engine.alexnet import build_alexnet
+from engine.gan_networks import Discriminator, discriminator_width
 from engine.wide_resnet import WIDE_RESNET, WideResNet
 from loaders.errors import UserError
 
@@ -89,7 +90,8 @@ def build_backbone(name: str, resolution: int) -> nn.Module:
     timm's ResNets start the last BatchNorm of each block at zero by default, and so does ours.
 
     Args:
-        name: `tiny_resnet`, `wrn_28_2`, `alexnet_bn`, or any name that `timm.list_models()` prints.
+        name: `tiny_resnet`, `wrn_28_2`, `alexnet_bn`, `gan_discriminator_96` (or another width), or
+            any name that `timm.list_models()` prints.
         resolution: side of the square views in pixels; sizes the position table of networks that have one.
 
     Returns:
@@ -104,6 +106,9 @@ def build_backbone(name: str, resolution: int) -> nn.Module:
         return WideResNet().to(memory_format=torch.channels_last)
     if name == ALEXNET:
         return build_alexnet(resolution)
+    width = discriminator_width(name)
+    if width is not None:
+        return Discriminator(width).to(memory_format=torch.channels_last)
     if not timm.is_model(name):
         ours = [TINY_RESNET, WIDE_RESNET, ALEXNET]
         close = difflib.get_close_matches(name, [*ours, *timm.list_models()], n=4, cutoff=0.5)

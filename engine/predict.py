@@ -20,14 +20,19 @@ class Predictions:
     """What a network says of some images, on the CPU.
 
     Attributes:
-        probabilities: float32 [B, C], rows sum to 1.
+        by_view: float32 [V, B, C], probabilities of each view; rows sum to 1.
         labels: int64 [B], -1 where an image has no label.
         index: int64 [B], rows of the pack.
     """
 
-    probabilities: Tensor
+    by_view: Tensor
     labels: Tensor
     index: Tensor
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Mean over the views, float32 [B, C]."""
+        return self.by_view[0] if len(self.by_view) == 1 else self.by_view.mean(0)
 
 
 @contextmanager
@@ -47,18 +52,18 @@ def predict(network: nn.Module, loader: Loader[Batch], device: torch.device | st
 
     Args:
         network: maps [B, 3, H, W] to logits [B, C]; on `device`.
-        loader: in evaluation mode; the mean of the probabilities over its views is taken.
+        loader: in evaluation mode, with one view or more.
         device: where the network is.
     """
     with evaluation_mode(network):
         for batch in loader.epoch(0):
             with torch.inference_mode():
-                views = [network(x.to(device)).float().softmax(1) for x in batch.views]
-                probabilities = torch.stack(views).mean(0)
+                probabilities = [network(x.to(device)).float().softmax(1) for x in batch.views]
                 valid = batch.valid
                 labels = torch.full_like(batch.index, -1) if batch.labels is None else batch.labels
+                kept = valid.to(probabilities[0].device)
                 yield Predictions(
-                    probabilities[valid.to(probabilities.device)].cpu(),
+                    torch.stack([p[kept] for p in probabilities]).cpu(),
                     labels[valid].cpu(),
                     batch.index[valid].cpu(),
                 )

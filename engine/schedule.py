@@ -56,6 +56,15 @@ def step_decay(milestones: Sequence[int], factor: float) -> Schedule:
     return lambda step: factor ** sum(step >= milestone for milestone in milestones)
 
 
+def flat_then_linear(total_steps: int, flat_share: float) -> Schedule:
+    """Keep the peak for a share of the run, then fall linearly to 0.
+
+    Source: Salimans et al. 2016, published code: 800 of 1,200 epochs flat.
+    """
+    flat_steps = flat_share * total_steps
+    return lambda step: min(1.0, max(0.0, (total_steps - step) / max(1.0, total_steps - flat_steps)))
+
+
 def constant() -> Schedule:
     """Keep the peak learning rate."""
     return lambda step: 1.0

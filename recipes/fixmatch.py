@@ -18,6 +18,9 @@ The algorithm box is `FixMatch.training_step`; its loss is `engine.objectives.fi
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 from dataclasses import dataclass
 from typing import Literal
 

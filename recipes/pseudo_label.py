@@ -16,6 +16,9 @@ The algorithm boxes are `Classical.training_step`, `run_permanent` and `run_loca
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

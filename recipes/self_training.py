@@ -16,19 +16,23 @@ The algorithm box is `run_rounds`; the selection is `engine.select`.
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import tyro
 
-from engine.classifier import best_weights
+from engine.classifier import Classifier, best_weights
 from engine.classifier_recipe import ClassifierConfig
 from engine.distributed import on_main
 from engine.files import to_json, write_atomic
 from engine.phases import Phases, PhaseSummary, print_phases
 from engine.predict import predict
-from engine.report.figures import Curve, draw_curves
+from engine.report.figures import Curve, draw_curves, save_picture
 from engine.select import (
     BalancedSelector,
     DuplicateCount,
@@ -121,14 +125,9 @@ class Rounds:
 
     def select(self, run: Path) -> Selection:
         """Predict all unlabelled images by a run's classifier; keep the largest P and a quarter more."""
-        num_classes = len(self.pack.classes)
-        most = max(self.config.per_class)
-        selector = BalancedSelector(num_classes, min(self.config.top_k, num_classes), most + most // 4)
-        network = self.phases.network(run)
-        for part in predict(network, self.pool_loader, self.phases.accelerator.device):
-            selector.update(part.probabilities.numpy(), part.index.numpy())
-        selector.join_ranks()
-        return selector.finish()
+        most, network = max(self.config.per_class), self.phases.network(run)
+        device = self.phases.accelerator.device
+        return select_balanced(network, self.pool_loader, device, self.config.top_k, most + most // 4)
 
     def label(self, run: Path, cycle: int) -> LabelTable:
         """Select the round's pseudo-labels; table, counts and plot are kept on disk."""
@@ -138,9 +137,7 @@ class Rounds:
             return LabelTable.read(path)
         selection, per_class = self.select(run), self.config.per_class[cycle - 1]
         kept = selection.best(per_class).one_class_each(self.config.duplicates)
-        table = LabelTable.of(
-            kept.row, kept.label, selection.num_classes, np.minimum(kept.score, 1.0), "pseudo", cycle
-        )
+        table = as_table(kept, cycle)
         between = np.linspace(1, 1.25 * max(self.config.per_class), 12).astype(int).tolist()
         points = sorted({*self.config.per_class, *between})
         counted = count_duplicates(selection, points)
@@ -149,6 +146,31 @@ class Rounds:
         on_main(lambda: table.write(path))
         self.phases.say(describe_round(cycle, per_class, table, counted, suggested))
         return table
+
+
+def select_balanced(
+    network: Classifier, loader: Loader[Batch], device: torch.device | str, top_k: int, per_class: int
+) -> Selection:
+    """Predict all images of a loader and keep the top K classes of each, then the top P images of each class.
+
+    Args:
+        network: on `device`.
+        loader: of this rank's part of the images, in evaluation mode.
+        device: where the network is.
+        top_k: K; at most the number of classes is taken.
+        per_class: P.
+    """
+    selector = BalancedSelector(network.num_classes, min(top_k, network.num_classes), per_class)
+    for part in predict(network, loader, device):
+        selector.update(part.probabilities.numpy(), part.index.numpy())
+    selector.join_ranks()
+    return selector.finish()
+
+
+def as_table(kept: Selection, cycle: int) -> LabelTable:
+    """Turn a selection with one class per row into a label table."""
+    confidence = np.minimum(kept.score, np.float32(1.0))
+    return LabelTable.of(kept.row, kept.label, kept.num_classes, confidence, "pseudo", cycle)
 
 
 def describe_round(
@@ -174,8 +196,7 @@ def write_counts(folder: Path, cycle: int, counted: list[DuplicateCount], sugges
     shares = Curve("extra labels, % of the selected", points, [100 * e.share for e in counted], True)
     shared = Curve("images under several classes", points, [e.num_shared_rows for e in counted], True)
     picture = draw_curves([shares, shared], "Duplicates over the images per class", "P, images per class")
-    write_atomic(folder / f"round-{cycle}-duplicates.png", picture.light)
-    write_atomic(folder / f"round-{cycle}-duplicates-dark.png", picture.dark)
+    save_picture(folder / f"round-{cycle}-duplicates.png", picture)
 
 
 def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> None:

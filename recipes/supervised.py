@@ -16,6 +16,9 @@ The algorithm box is `Supervised.training_step`; its loss is `engine.objectives.
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 from dataclasses import dataclass
 
 import tyro

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from engine.files import write_atomic
 from engine.report.page import Picture
 from engine.report.theme import DARK, LIGHT, Palette
 
@@ -61,10 +63,12 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
                 axes.set_ylim(0.0, max([1e-9, *curve.values]) * 1.15)
             if place >= len(curves) - 2:
                 axes.set_xlabel(x_name, fontsize=8, color=palette.muted)
-            _dress(axes, palette)
+            dress(axes, palette)
 
     names = ", ".join(curve.name for curve in curves)
-    return _picture(draw, (8.6, 2.1 * ((len(curves) + 1) // 2)), f"Curves over {x_name}: {names}", caption)
+    return draw_picture(
+        draw, (8.6, 2.1 * ((len(curves) + 1) // 2)), f"Curves over {x_name}: {names}", caption
+    )
 
 
 def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Picture:
@@ -88,13 +92,34 @@ def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Pictur
         axes.set_xticks(ticks, [str(k) for k in ticks])
         axes.set_xlabel("labels per class", fontsize=8, color=palette.muted)
         axes.set_title("test accuracy, %", loc="left", fontsize=9, color=palette.ink)
-        _dress(axes, palette)
+        dress(axes, palette)
         axes.legend(frameon=False, fontsize=8, labelcolor=palette.ink, loc="lower right")
 
-    return _picture(draw, (8.6, 3.2), "Accuracy over the number of labels per class", caption)
+    return draw_picture(draw, (8.6, 3.2), "Accuracy over the number of labels per class", caption)
 
 
-def _dress(axes: Any, palette: Palette) -> None:
+def draw_steps(names: Sequence[str], values: Sequence[float], title: str, caption: str = "") -> Picture:
+    """Draw one horizontal bar per step of a chain, from the first down, with its value beside it."""
+
+    def draw(figure: Any, palette: Palette) -> None:
+        axes = figure.add_subplot(1, 1, 1)
+        places = range(len(names))
+        axes.barh(places, values, color=palette.accent, height=0.6)
+        for place, value in zip(places, values, strict=True):
+            axes.text(value, place, f" {value:.1f}", va="center", fontsize=8, color=palette.ink)
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, max([1e-9, *values]) * 1.12)
+        axes.set_title(title, loc="left", fontsize=9, color=palette.ink)
+        dress(axes, palette)
+        axes.grid(False)
+
+    size = (8.6, 0.6 + 0.36 * len(names))
+    return draw_picture(draw, size, f"{title} of each step: {', '.join(names)}", caption)
+
+
+def dress(axes: Any, palette: Palette) -> None:
+    """Give axes the page's look: no frame, pale rules."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -105,9 +130,17 @@ def _dress(axes: Any, palette: Palette) -> None:
     axes.set_facecolor("none")
 
 
-def _picture(
+def draw_picture(
     draw: Callable[[Any, Palette], None], size: tuple[float, float], alt: str, caption: str
 ) -> Picture:
+    """Draw for a light and for a dark page.
+
+    Args:
+        draw: draws on an empty figure with a palette's colours.
+        size: width and height in inches.
+        alt: what the picture shows, for those who cannot see it.
+        caption: below the picture.
+    """
     # The object interface: no display is needed and no global state of pyplot is left behind.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -121,3 +154,9 @@ def _picture(
         figure.savefig(buffer, format="png", transparent=True)
         files.append(buffer.getvalue())
     return Picture(files[0], files[1], alt, caption)
+
+
+def save_picture(path: Path, picture: Picture) -> None:
+    """Write `path` for light pages and `<name>-dark.png` beside it."""
+    write_atomic(path, picture.light)
+    write_atomic(path.with_stem(f"{path.stem}-dark"), picture.dark)

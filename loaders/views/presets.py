@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from loaders.views.policy import (
     Augment,
     CenterCrop,
@@ -193,3 +195,11 @@ def evaluation(
     """
     kept = fraction if fraction is not None else (224 / 256 if resolution >= 128 else 1.0)
     return ViewPolicy("evaluation", resolution, CenterCrop(kept), (), normalize)
+
+
+def mirrored(
+    resolution: int = 224, fraction: float | None = None, normalize: Normalize | None = IMAGENET
+) -> ViewPolicy:
+    """The view `evaluation` mirrored left to right, for test-time augmentation."""
+    plain = evaluation(resolution, fraction, normalize)
+    return replace(plain, name="mirrored", operations=(HorizontalFlip(p=1.0),))

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from loaders import open_pack
-from recipes import fixmatch, mean_teacher, pseudo_label, self_training, supervised
+from recipes import fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised
 from tests.recipes.labelled import FEW
 
 
@@ -37,6 +37,19 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
         ),
         "self_training": lambda: self_training.run(
             self_training.Config(**phases("self_training", per_class=(9,), true_epochs=2))
+        ),
+        # dropout draws other numbers on another number of ranks
+        "ssl_gan": lambda: ssl_gan.run(
+            ssl_gan.Config(
+                **options(
+                    "ssl_gan",
+                    backbone="gan_discriminator_8",
+                    lr=1e-3,
+                    generator_width=4,
+                    dropout=0.0,
+                    **paired,
+                )
+            )
         ),
         "mixup": lambda: supervised.run(supervised.Config(**options("mixup", mixing="mixup"))),
         "cutmix": lambda: supervised.run(supervised.Config(**options("cutmix", mixing="cutmix"))),

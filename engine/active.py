@@ -1,0 +1,69 @@
+"""Which images to have labelled: those a network is least sure of, spread over clusters of what they show.
+
+Source: Zhou, Wan, Li 2021, section 3.4: k-means with cosine similarity on the pre-trained embedding, then
+the smallest margins of confidence in each cluster.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.errors import UserError
+
+Positions = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+def margins(probabilities: Floats) -> Floats:
+    """Return how far the most probable class of each row is ahead of the second, float32 [N].
+
+    Args:
+        probabilities: float32 [N, C], C of at least 2.
+
+    Raises:
+        UserError: a probability that is NaN.
+    """
+    if np.isnan(probabilities).any():
+        row = int(np.flatnonzero(np.isnan(probabilities).any(1))[0])
+        raise UserError(f"margins: image {row} has a NaN probability; take an earlier checkpoint")
+    two = np.partition(probabilities, -2, axis=1)[:, -2:]
+    ahead: Floats = two[:, 1] - two[:, 0]
+    return ahead
+
+
+def smallest(margin: Floats, count: int) -> Positions:
+    """Return the positions of the `count` smallest margins, or of all where there are fewer, increasing.
+
+    Of equal margins the first positions are taken.
+    """
+    if count >= len(margin):
+        return np.arange(len(margin))
+    limit = np.partition(margin, count - 1)[count - 1] if count > 0 else -np.inf
+    below = np.flatnonzero(margin < limit)
+    at = np.flatnonzero(margin == limit)[: count - len(below)]
+    return np.sort(np.concatenate([below, at]))
+
+
+def smallest_per_cluster(margin: Floats, assignment: Positions, num_clusters: int, count: int) -> Positions:
+    """Return the positions of the `count` smallest margins of each cluster, increasing.
+
+    A cluster with fewer images gives all it has; nothing is moved to others.
+
+    Args:
+        margin: float32 [N].
+        assignment: int64 [N], cluster of each image, in [0, num_clusters).
+        num_clusters: number of clusters.
+        count: images per cluster.
+    """
+    chosen = []
+    for cluster in range(num_clusters):
+        members = np.flatnonzero(assignment == cluster)
+        chosen.append(members[smallest(margin[members], count)])
+    return np.sort(np.concatenate(chosen))
+
+
+def random_choice(num_images: int, count: int, seed: int) -> Positions:
+    """Return `count` positions drawn evenly without replacement, increasing; all where there are fewer."""
+    generator = np.random.Generator(np.random.Philox(key=seed % 2**64))
+    return np.sort(generator.permutation(num_images)[:count]).astype(np.int64)

@@ -1,0 +1,149 @@
+"""How well a classifier does, from its probabilities: accuracies, confusions and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+)
+
+from engine.report.figures import draw_picture, dress
+from engine.report.page import Picture
+from engine.report.theme import Palette
+
+NUM_BINS = 15  # of the calibration, as in Guo et al. 2017
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence beside accuracy, by bins of equal width of the confidence.
+
+    Attributes:
+        confidence: mean confidence of each bin that holds an image.
+        accuracy: share of its images that are right.
+        count: its images.
+    """
+
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    count: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ClassificationReport:
+    """Figures over the labelled images; accuracies are shares in [0, 1].
+
+    Attributes:
+        num_images: labelled images.
+        top1: share whose most probable class is right.
+        top5: share whose class is among the five most probable (or all, where there are fewer).
+        mean_class_top1: mean over the classes that occur.
+        calibration_error: expected difference of confidence and accuracy, 15 bins (Guo et al. 2017).
+        log_loss: mean of -log of the right class's probability.
+        per_class: top1 of each class; NaN where no image has it.
+        confusion: int64 [C, C], images of class i called j.
+        reliability: what the calibration error sums up.
+    """
+
+    num_images: int
+    top1: float
+    top5: float
+    mean_class_top1: float
+    calibration_error: float
+    log_loss: float
+    per_class: NDArray[np.float64]
+    confusion: NDArray[np.int64]
+    reliability: Reliability
+
+    def figures(self) -> dict[str, Any]:
+        """Return the single figures in JSON types."""
+        names = ("num_images", "top1", "top5", "mean_class_top1", "calibration_error", "log_loss")
+        return {name: getattr(self, name) for name in names}
+
+
+def classification_report(probabilities: Tensor, labels: Tensor) -> ClassificationReport:
+    """Measure probabilities against labels.
+
+    Args:
+        probabilities: float32 [N, C], rows sum to 1; N of at least 1.
+        labels: int64 [N], in [0, C).
+
+    Raises:
+        ValueError: no images, or a probability that is not finite.
+    """
+    if len(labels) == 0 or not torch.isfinite(probabilities).all():
+        raise ValueError("classification report: expected one image or more and finite probabilities")
+    num_classes = probabilities.shape[1]
+    confusion = multiclass_confusion_matrix(probabilities, labels, num_classes).numpy()
+    counts = confusion.sum(1)
+    per_class = np.where(counts > 0, np.diag(confusion) / np.maximum(counts, 1), np.nan)
+
+    def share(top_k: int) -> float:
+        return float(multiclass_accuracy(probabilities, labels, num_classes, top_k=top_k, average="micro"))
+
+    right = probabilities.gather(1, labels[:, None])[:, 0].double()
+    return ClassificationReport(
+        num_images=len(labels),
+        top1=share(1),
+        top5=share(min(5, num_classes)),
+        mean_class_top1=float(np.nanmean(per_class)),
+        calibration_error=float(multiclass_calibration_error(probabilities, labels, num_classes, NUM_BINS)),
+        log_loss=float(-right.clamp_min(1e-12).log().mean()),
+        per_class=per_class,
+        confusion=confusion,
+        reliability=reliability(probabilities, labels),
+    )
+
+
+def reliability(probabilities: Tensor, labels: Tensor) -> Reliability:
+    """Sort images into 15 bins by confidence; empty bins are left out."""
+    confidence, guess = (t.numpy() for t in probabilities.max(1))
+    right = guess == labels.numpy()
+    bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+    count = np.bincount(bins, minlength=NUM_BINS)
+    held = count > 0
+    sums = [np.bincount(bins, values, NUM_BINS)[held] / count[held] for values in (confidence, right)]
+    return Reliability(sums[0], sums[1], count[held].astype(np.int64))
+
+
+def draw_reliability(found: Reliability, caption: str = "") -> Picture:
+    """Draw accuracy over confidence, beside the line where both are equal."""
+
+    def draw(figure: Any, palette: Palette) -> None:
+        axes = figure.add_subplot(1, 1, 1)
+        axes.plot([0, 1], [0, 1], color=palette.rule, linewidth=1.0)
+        axes.plot(found.confidence, found.accuracy, color=palette.accent, marker="o", markersize=4.5)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("confidence", fontsize=8, color=palette.muted)
+        axes.set_title("accuracy", loc="left", fontsize=9, color=palette.ink)
+        dress(axes, palette)
+
+    return draw_picture(draw, (4.2, 3.6), "Accuracy over confidence", caption)
+
+
+def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption: str = "") -> Picture:
+    """Draw the share of each class's images (rows) by the class they were given (columns)."""
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+
+    def draw(figure: Any, palette: Palette) -> None:
+        axes = figure.add_subplot(1, 1, 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        if len(classes) <= 40:
+            axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
+            axes.set_yticks(range(len(classes)), classes, fontsize=7)
+        axes.set_xlabel("taken for", fontsize=8, color=palette.muted)
+        axes.set_ylabel("class", fontsize=8, color=palette.muted)
+        dress(axes, palette)
+        axes.grid(False)
+
+    return draw_picture(draw, (5.2, 5.0), "Confusion matrix", caption)

@@ -1,0 +1,402 @@
+r"""The whole pipeline of the winning report: each stage goes on from the one before and is measured.
+
+    python recipes/pipeline.py --pack packs/mine --backbone resnet50 --resolution 96 --oracle --out runs/all
+
+pretrain (Barlow Twins) -> fine_tune -> rounds (balanced pseudo-labels) -> fixmatch -> active (more labels)
+-> tta, ending in ablation.csv and ablation.png: what each stage brought on this pack, for better or worse.
+
+The same command again goes on where it stopped, also inside a stage. `--skip` leaves stages out. Without
+`--oracle` the active stage writes active/request.csv and stops; fill it in, turn it into a table by
+`recipes/active.py --filled active/request.csv --out active`, and give the command again. All in one process:
+with several GPUs launch the stages by themselves, with the folders that the pipeline would give them.
+
+Source: Zhou, Wan, Li 2021, "Semi-supervised Learning Competition Report", table 2: 46.6 % after pre-training
+and fine-tuning, 52.4 % after the rounds, 54.5 % with FixMatch, 56.1 % with more labels, 57.5 % with
+test-time augmentation.
+
+The chain is `run`; every stage is the function of its own recipe.
+"""
+
+from __future__ import annotations
+
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
+import csv
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from engine.classifier import best_weights, load_classifier
+from engine.classifier_recipe import read_accuracy
+from engine.files import to_json, write_atomic
+from engine.report.figures import draw_steps, save_picture
+from loaders import BackendName, open_pack
+from loaders.classification import build_pool_loader
+from loaders.errors import UserError, run_command
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# The one recipe that is made of others.
+from recipes import active, barlow, evaluate, fixmatch, self_training, supervised
+
+Stage = Literal["scratch", "pretrain", "fine_tune", "rounds", "fixmatch", "active", "tta"]
+TITLES: dict[str, str] = {
+    "scratch": "labels alone, from scratch",
+    "fine_tune": "pre-training and fine-tuning",
+    "rounds": "pseudo-label rounds",
+    "fixmatch": "FixMatch",
+    "active": "active labels",
+    "tta": "test-time augmentation",
+}
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Barlow Twins."""
+
+    epochs: int = 1000
+    """Report: 1000."""
+    batch_size: int = 512
+    """Report: not stated."""
+    projector: tuple[int, ...] = (8192, 8192, 8192)
+    """Report: 8192 8192 8192."""
+    min_crop: float = 0.08
+    """Paper: 0.08."""
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """On the true labels alone, also from scratch for comparison."""
+
+    epochs: int = 40
+    """Report: 40."""
+    batch_size: int = 256
+    """Report: not stated."""
+    lr: float = 0.05
+    """Report: 0.05."""
+    min_crop: float = 0.08
+    """Smallest share of the image that a view shows."""
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Balanced pseudo-labels."""
+
+    per_class: tuple[int, ...] = (200, 300, 400, 500)
+    """Report: 200 300 400 500."""
+    top_k: int = 10
+    """Report: 10."""
+    epochs: int = 40
+    """On pseudo and true labels. Report: not stated."""
+    true_epochs: int = 40
+    """On true labels afterwards. Report: not stated."""
+
+
+@dataclass(frozen=True)
+class SemiSupervised:
+    """FixMatch, before and after the active labels."""
+
+    epochs: int = 40
+    """Report: 40."""
+    lr: float = 0.01
+    """Report: 0.01."""
+    batch_size: int = 64
+    """Paper: 64."""
+    mu: int = 7
+    """Paper: 7."""
+    threshold: float = 0.95
+    """Paper: 0.95."""
+    ema_decay: float = 0.999
+    """Report: 0.999."""
+    strong: Literal["fixmatch", "gentle"] = "fixmatch"
+    """Strong view, see recipes/fixmatch.py."""
+    pseudo_per_class: int = 16
+    """P of the pseudo-labels that count as labels. Report: 16."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Active labels."""
+
+    clusters: int = 200
+    """Report: 200."""
+    per_cluster: int = 64
+    """Report: 64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Run all stages on one pack and measure each."""
+
+    pack: Path
+    """Folder that tools/pack_dataset.py wrote."""
+    out: Path
+    """Folder of all stages; what it holds already is gone on with."""
+    backbone: str = "resnet50"
+    """Report: resnet50; tiny_resnet for a CPU."""
+    resolution: int = 96
+    """Side of the views in pixels. Report: 96."""
+    labeled_split: str = "train"
+    """Split whose true labels are used."""
+    labels_per_class: int | None = None
+    """How many of them per class; all by default."""
+    unlabeled_split: str = "unlabeled"
+    """Split of the images without labels."""
+    test_split: str = "test"
+    """Labelled split to measure on."""
+    seed: int = 0
+    """Of everything."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    skip: tuple[Stage, ...] = ()
+    """Stages to leave out."""
+    oracle: bool = False
+    """Take the active labels from the pack's own table, for experiments."""
+    sizes: tuple[int, ...] = (96, 144, 192)
+    """Sides of the views of the test-time augmentation. Report: 96 144 192."""
+    flips: bool = False
+    """Also mirror them."""
+    pretrain: Pretrain = field(default_factory=Pretrain)
+    """Stage 1."""
+    fine_tune: FineTune = field(default_factory=FineTune)
+    """Stage 2."""
+    rounds: Rounds = field(default_factory=Rounds)
+    """Stage 3."""
+    fixmatch: SemiSupervised = field(default_factory=SemiSupervised)
+    """Stage 4, and of stage 5."""
+    ask: Ask = field(default_factory=Ask)
+    """Stage 5."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+    num_threads: int = 2
+    """Decoding threads."""
+    progress: bool = True
+    """Show progress."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Test accuracy after a stage.
+
+    Attributes:
+        stage: its name.
+        top1: in [0, 1].
+    """
+
+    stage: Stage
+    top1: float
+
+
+class Chain:
+    """What the stages hand on: the best run so far, and what was measured."""
+
+    def __init__(self, config: Config) -> None:
+        """Begin without a run."""
+        self.config = config
+        self.best: Path | None = None
+        self.pretrained: Path | None = None
+        self.bought: tuple[Path, ...] = ()
+        self.measured: list[Measured] = []
+
+    def common(self, out: str) -> dict[str, Any]:
+        """Return the fields that the configurations of all trainings share."""
+        names = ("pack", "backbone", "resolution", "seed", "flip_p", "backend", "num_threads", "progress")
+        shared = {name: getattr(self.config, name) for name in names}
+        return shared | {"out": self.config.out / out, "resume": True, "trackers": ()}
+
+    def labels(self) -> dict[str, Any]:
+        """Return the fields that say which true labels are known and where to measure."""
+        names = ("labeled_split", "labels_per_class", "test_split")
+        chosen = {name: getattr(self.config, name) for name in names}
+        return chosen | {"label_seed": self.config.seed}
+
+    def measure(self, stage: Stage, run: Path) -> None:
+        """Note the accuracy of a training."""
+        found = read_accuracy(run)
+        self.measured.append(Measured(stage, found.get("ema", found["raw"]).top1))
+
+
+def scratch(chain: Chain) -> None:
+    """Train on the labels alone: what everything else is to be compared with."""
+    options = chain.common("scratch") | chain.labels() | asdict(chain.config.fine_tune)
+    run = supervised.run(supervised.Config(**options)).out
+    chain.measure("scratch", run)
+
+
+def pretrain(chain: Chain) -> None:
+    """Pre-train on the unlabelled images."""
+    config = chain.config
+    options = chain.common("pretrain") | asdict(config.pretrain)
+    options["projector"] = config.pretrain.projector
+    barlow.run(barlow.Config(split=config.unlabeled_split, **options))
+    chain.best = chain.pretrained = config.out / "pretrain"
+
+
+def fine_tune(chain: Chain) -> None:
+    """Fine-tune on the true labels."""
+    options = chain.common("fine-tune") | chain.labels() | asdict(chain.config.fine_tune)
+    options |= {"init": chain.best, "weight_decay": 0.0}
+    chain.best = supervised.run(supervised.Config(**options)).out
+    chain.measure("fine_tune", chain.best)
+
+
+def rounds(chain: Chain) -> None:
+    """Go through the rounds of pseudo-labels."""
+    config = chain.config
+    options = chain.common("rounds") | chain.labels() | asdict(config.rounds)
+    options |= {"per_class": config.rounds.per_class, "init": chain.best, "lr": config.fine_tune.lr}
+    options |= {"batch_size": config.fine_tune.batch_size, "min_crop": config.fine_tune.min_crop}
+    options |= {"first_epochs": config.fine_tune.epochs, "unlabeled_splits": (config.unlabeled_split,)}
+    self_training.run(self_training.Config(**options))
+    chain.best = config.out / "rounds"
+    chain.measure("rounds", chain.best)
+
+
+def semi_supervised(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> None:
+    """Go on with FixMatch from the best run so far."""
+    config = chain.config
+    options = chain.common(out) | chain.labels() | asdict(config.fixmatch)
+    del options["pseudo_per_class"]
+    options |= {"init": chain.best, "keep_head": chain.best is not None, "extra_labels": extra_labels}
+    options |= {"unlabeled_splits": (config.labeled_split, config.unlabeled_split)}
+    chain.best = fixmatch.run(fixmatch.Config(**options)).out
+
+
+def fixmatch_stage(chain: Chain) -> None:
+    """Put a few pseudo-labels of each class beside the true ones and train with FixMatch."""
+    extra = (pseudo_labels(chain),) if chain.best is not None else ()
+    semi_supervised(chain, "fixmatch", extra)
+    assert chain.best is not None
+    chain.measure("fixmatch", chain.best)
+
+
+def pseudo_labels(chain: Chain) -> Path:
+    """Select the surest images of each class by the best run so far, once."""
+    config = chain.config
+    path = config.out / "fixmatch-labels.parquet"
+    assert chain.best is not None
+    weights = best_weights(chain.best)
+    if path.is_file() or weights is None:
+        return path
+    pack, device = open_pack(config.pack), "cuda" if torch.cuda.is_available() else "cpu"
+    options = {"device": device, "num_threads": config.num_threads, "channels_last": True}
+    splits = (config.unlabeled_split,)
+    loader = build_pool_loader(pack, splits, config.resolution, config.backend, **options)
+    network = load_classifier(chain.best, weights).to(device)
+    try:
+        per_class = config.fixmatch.pseudo_per_class
+        selection = self_training.select_balanced(network, loader, device, config.rounds.top_k, per_class)
+    finally:
+        loader.close()
+    self_training.as_table(selection.one_class_each("best"), 0).write(path)
+    return path
+
+
+def active_stage(chain: Chain) -> None:
+    """Have the images labelled that the best run is least sure of, and go on with FixMatch."""
+    config = chain.config
+    bought = config.out / "active" / "bought.parquet"
+    if chain.best is None:
+        raise UserError("active: expected a stage with labels before it, found none; skip fewer stages")
+    if not bought.is_file():
+        options = {**chain.labels(), "num_threads": config.num_threads, "backend": config.backend}
+        del options["test_split"]
+        active.run(
+            active.Config(
+                pack=config.pack,
+                out=bought.parent,
+                run=chain.best,
+                embedding=chain.pretrained,
+                oracle=config.oracle,
+                clusters=config.ask.clusters,
+                per_cluster=config.ask.per_cluster,
+                unlabeled_splits=(config.unlabeled_split,),
+                seed=config.seed,
+                **options,
+            )
+        )
+    if not bought.is_file():
+        raise UserError(
+            f"active: fill in the labels of {bought.parent / 'request.csv'}, run recipes/active.py --filled "
+            f"on it with --out {bought.parent}, then this command again"
+        )
+    semi_supervised(chain, "active-fixmatch", (bought,))
+    chain.measure("active", chain.best)
+
+
+def tta(chain: Chain) -> None:
+    """Measure the best run with views of several sizes."""
+    config = chain.config
+    if chain.best is None:
+        raise UserError("tta: expected a stage with labels before it, found none; skip fewer stages")
+    names = ("pack", "sizes", "flips", "backend", "num_threads")
+    options = {name: getattr(config, name) for name in names}
+    tested = evaluate.Config(run=chain.best, out=config.out / "tta", split=config.test_split, **options)
+    _, report = evaluate.evaluate(tested)
+    assert report is not None
+    chain.measured.append(Measured("tta", report.top1))
+
+
+STAGES: dict[Stage, Callable[[Chain], None]] = {
+    "scratch": scratch,
+    "pretrain": pretrain,
+    "fine_tune": fine_tune,
+    "rounds": rounds,
+    "fixmatch": fixmatch_stage,
+    "active": active_stage,
+    "tta": tta,
+}
+
+
+def run(config: Config) -> list[Measured]:
+    """Run the stages that are not skipped, in their order, and keep the table of what each brought."""
+    chain = Chain(config)
+    for stage, function in STAGES.items():
+        if stage not in config.skip:
+            function(chain)
+            write_ablation(config, chain.measured)
+    return chain.measured
+
+
+def write_ablation(config: Config, measured: list[Measured]) -> None:
+    """Write ablation.json, ablation.csv and ablation.png of the stages so far."""
+    if not measured:
+        return
+    rows = [asdict(row) for row in measured]
+    write_atomic(config.out / "ablation.json", to_json({"config": asdict(config), "stages": rows}))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("stage", "top1_percent"))
+    writer.writerows((TITLES[row.stage], f"{100 * row.top1:.2f}") for row in measured)
+    write_atomic(config.out / "ablation.csv", text.getvalue().encode())
+    names, values = [TITLES[row.stage] for row in measured], [100 * row.top1 for row in measured]
+    save_picture(config.out / "ablation.png", draw_steps(names, values, "test accuracy, %"))
+
+
+def print_ablation(console: Console, measured: list[Measured]) -> None:
+    """Print what every stage came to and what it changed."""
+    table = Table("stage", "top-1, %", "change")
+    chained = [row for row in measured if row.stage != "scratch"]
+    for row in measured:
+        place = chained.index(row) if row in chained else 0
+        change = f"{100 * (row.top1 - chained[place - 1].top1):+.2f}" if place > 0 else ""
+        table.add_row(TITLES[row.stage], f"{100 * row.top1:.2f}", change)
+    console.print(table)
+
+
+def main() -> None:
+    """Run the command line."""
+    print_ablation(Console(), run(tyro.cli(Config, description=__doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,64 @@
+"""The whole chain on the digits in small, and going on where it stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from loaders.errors import UserError
+from loaders.packs import Pack
+from recipes.pipeline import Ask, Config, FineTune, Pretrain, Rounds, SemiSupervised, run
+
+
+@pytest.fixture
+def config(digits_pack: Pack, tmp_path: Path) -> Config:
+    return Config(
+        pack=digits_pack.path,
+        out=tmp_path / "all",
+        backbone="tiny_resnet",
+        resolution=16,
+        labels_per_class=5,
+        flip_p=0.0,
+        oracle=True,
+        sizes=(16, 24),
+        pretrain=Pretrain(epochs=1, batch_size=100, projector=(64, 64), min_crop=0.4),
+        fine_tune=FineTune(epochs=30, batch_size=50, min_crop=0.6),
+        rounds=Rounds(per_class=(25,), top_k=3, epochs=5, true_epochs=20),
+        fixmatch=SemiSupervised(
+            epochs=1, lr=0.05, batch_size=25, mu=3, ema_decay=0.9, strong="gentle", pseudo_per_class=5
+        ),
+        ask=Ask(clusters=10, per_cluster=3),
+        num_threads=1,
+        progress=False,
+    )
+
+
+def test_every_stage_runs_and_is_measured_and_the_chain_helps(config: Config) -> None:
+    measured = run(config)
+    stages = ["scratch", "fine_tune", "rounds", "fixmatch", "active", "tta"]
+    assert [row.stage for row in measured] == stages
+    accuracy = {row.stage: row.top1 for row in measured}
+    assert accuracy["active"] > max(0.8, accuracy["scratch"] + 0.05)
+    with (config.out / "ablation.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["top1_percent"]) / 100 for line in lines] == pytest.approx(
+        [row.top1 for row in measured], abs=1e-4
+    )
+    assert (config.out / "ablation.png").stat().st_size > 1000
+    assert len(json.loads((config.out / "ablation.json").read_text())["stages"]) == 6
+    before = (config.out / "active-fixmatch" / "classifier-ema.safetensors").read_bytes()
+    assert run(config) == measured, "all stages are taken from disk"
+    assert (config.out / "active-fixmatch" / "classifier-ema.safetensors").read_bytes() == before
+
+
+def test_stages_can_be_skipped_and_labels_given_by_hand(config: Config) -> None:
+    small = replace(config, skip=("scratch", "pretrain", "rounds", "fixmatch", "tta"), oracle=False)
+    with pytest.raises(UserError, match=r"fill in the labels of .*request\.csv"):
+        run(small)
+    assert len((config.out / "active" / "request.csv").read_text().splitlines()) > 20
+    with pytest.raises(UserError, match="expected a stage with labels before it"):
+        run(replace(small, skip=("scratch", "pretrain", "fine_tune", "rounds", "fixmatch", "active")))
