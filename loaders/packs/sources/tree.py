@@ -156,7 +156,7 @@ class TreeListing:
         if count == 0:
             return None
         file.flush()
-        hashes = np.memmap(file, np.uint64, "r", shape=(count,))  # type: ignore[call-overload]
+        hashes = np.memmap(file, np.uint64, "r", shape=(count,))
         found = list(repeated_rows(hashes))
         return np.sort(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
