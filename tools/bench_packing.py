@@ -137,7 +137,8 @@ def _watch(process: subprocess.Popen[str]) -> tuple[int, float]:
         total = 0
         try:
             for one in [parent, *parent.children(recursive=True)]:
-                total += one.memory_full_info().uss
+                memory = one.memory_info()  # what is shared is the page cache, mapped
+                total += memory.rss - memory.shared
                 times = one.cpu_times()
                 seen[one.pid] = times.user + times.system
         except psutil.Error:
