@@ -103,7 +103,8 @@ class ShardCache:
                     self.store.download(f"{SHARDS_FOLDER}/{info.path}", info, file)
                     file.flush()
                     os.fsync(file.fileno())
-                publish(partial, path)
+                with _locked(self.folder.parent / "lock"):  # a listing shows one of its names, never both
+                    publish(partial, path)
             except OSError as error:
                 raise UserError(
                     f"cache {self.folder}: cannot keep {info.path} ({error.strerror}); make room, or give "
