@@ -34,6 +34,13 @@ class TrainingClock:
         yield
         self.waited_s -= time.perf_counter() - start
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep the time of this block out of the window."""
+        start = time.perf_counter()
+        yield
+        self.window_start += time.perf_counter() - start
+
     def close_window(self) -> tuple[float, float]:
         """Return images/s and the wait share since the last call; called after waiting for the device."""
         now = time.perf_counter()

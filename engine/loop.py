@@ -25,6 +25,7 @@ from engine.clock import TrainingClock
 from engine.distributed import on_main, rank, world_size
 from engine.finite import OnNonFinite, StepGuard, draw_again, gradient_norm, save_bad_batch
 from engine.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
+from engine.online_probe import OnlineProbe, ProbeRecorder
 from engine.progress import TrainingProgress
 from engine.recipe import Recipe, StepOutput
 from engine.runs import open_run, save_backbone
@@ -121,7 +122,13 @@ class _Shell(nn.Module):
         return self.recipe.training_step(batch, step)
 
 
-def train(recipe: Recipe, loader: Loader[Any], accelerator: Accelerator, config: LoopConfig) -> TrainSummary:
+def train(
+    recipe: Recipe,
+    loader: Loader[Any],
+    accelerator: Accelerator,
+    config: LoopConfig,
+    probe: OnlineProbe | None = None,
+) -> TrainSummary:
     """Train a recipe on a loader's batches; one call per process, the same on every rank.
 
     Args:
@@ -129,6 +136,7 @@ def train(recipe: Recipe, loader: Loader[Any], accelerator: Accelerator, config:
         loader: shards itself over ranks, delivers on the accelerator's device, and is not prepared.
         accelerator: from `make_accelerator`.
         config: how to carry the run out.
+        probe: what to measure on frozen features while training goes on.
 
     Returns:
         The summary. The run folder then holds the last checkpoint and the backbone's weights.
@@ -141,7 +149,7 @@ def train(recipe: Recipe, loader: Loader[Any], accelerator: Accelerator, config:
     decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
     check_agreement(run_facts(recipe.name, decisive, loader))
     on_main(lambda: open_run(config.out, recipe.name, config.config, config.runtime_fields, config.resume))
-    run = _Run(recipe, loader, accelerator, config)
+    run = _Run(recipe, loader, accelerator, config, probe)
     run.restore()
     return run.train()
 
@@ -150,9 +158,14 @@ class _Run:
     """One process's part of a run: the wrapped model and the position."""
 
     def __init__(
-        self, recipe: Recipe, loader: Loader[Any], accelerator: Accelerator, config: LoopConfig
+        self,
+        recipe: Recipe,
+        loader: Loader[Any],
+        accelerator: Accelerator,
+        config: LoopConfig,
+        probe: OnlineProbe | None,
     ) -> None:
-        self.loader, self.accelerator, self.config = loader, accelerator, config
+        self.loader, self.accelerator, self.config, self.probe = loader, accelerator, config, probe
         self.device: torch.device = accelerator.device
         synchronise_batchnorm(recipe, self.device)
         self.recipe = recipe
@@ -212,6 +225,7 @@ class _Run:
             self.accelerator.init_trackers(self.recipe.name)
         self.model.train()
         writer = MetricsWriter(self.config.out / "metrics.jsonl", self.step) if is_main else None
+        probes = self._open_probes()
         shown = TrainingProgress(
             self.recipe.name, self.total_steps, self.step, is_main and self.config.progress
         )
@@ -229,6 +243,8 @@ class _Run:
                     shown.advance(self.step)
                     if self.step % self.config.log_every == 0 or self.step == self.last_step:
                         self._log(window, clock, writer, shown)
+                    if probes is not None:
+                        self._measure(probes, clock, shown)
                     self._save_or_stop(stop.poll(), window, shown)
         except NonFiniteLossError as error:
             if error.step is None:
@@ -238,7 +254,24 @@ class _Run:
         finally:
             if writer is not None:
                 writer.close()
+            if probes is not None:
+                probes.close()
         return self._finish(clock)
+
+    def _open_probes(self) -> ProbeRecorder | None:
+        if self.probe is None:
+            return None
+        return ProbeRecorder(self.probe, self.config.out, self.step, self.steps_per_epoch, self.total_steps)
+
+    def _measure(self, probes: ProbeRecorder, clock: TrainingClock, shown: TrainingProgress) -> None:
+        """Measure frozen features where that is due, outside the window whose speed is stated."""
+        with clock.paused():
+            record = probes.after_step(self.step, self.recipe.backbone, self.device)
+        if record:
+            shown.say(", ".join(f"{name} {value:.4g}" for name, value in record.items()))
+            if self.accelerator.trackers:
+                shares = {f"probe_{name}": value for name, value in record.items() if name != "step"}
+                self.accelerator.log(shares, step=self.step)
 
     def _batches(self, clock: TrainingClock) -> Iterator[Any]:
         """Yield the batches from the present position to the end of the run."""

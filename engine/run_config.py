@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from accelerate import Accelerator
 from engine.distributed import Precision, make_accelerator, seed_everything
 from engine.files import to_json
 from engine.loop import LoopConfig, TrainSummary, train
+from engine.measured import Idle, Measure, RepeatedBatch
+from engine.online_probe import OnlineProbe
 from engine.recipe import Recipe
-from loaders.batch import Loader
+from loaders.batch import Batch, Loader
+from loaders.errors import UserError
 
 RUNTIME_FIELDS = (
     "backend",
@@ -25,6 +29,8 @@ RUNTIME_FIELDS = (
     "num_threads",
     "out",
     "pack",
+    "probe_every_epochs",
+    "probe_splits",
     "progress",
     "resume",
     "trackers",
@@ -72,6 +78,13 @@ class RunConfig:
     """Where accelerate also logs to, such as tensorboard or wandb; may be empty."""
     progress: bool = True
     """Show progress."""
+    measure: Measure = "training"
+    """training; or, to measure speed: model repeats the first batch, loader leaves out the model."""
+    probe_every_epochs: int = 0
+    """Epochs between measurements of kNN and a linear probe on frozen features; 0: none. The labels reach
+    no gradient; probe.jsonl states the seconds that each took."""
+    probe_splits: tuple[str, str] = ("train", "test")
+    """Labelled splits of the probe: to learn from, and to measure on."""
 
     def loop_config(self) -> LoopConfig:
         """Return how the loop carries the run out."""
@@ -107,10 +120,15 @@ class RunConfig:
         }
 
 
+InOrder = Callable[..., Loader[Batch]]
+"""(split, **loader options) -> its images in order, without augmentation, this rank's share."""
+
+
 def run_recipe(
     config: RunConfig,
     make_recipe: Callable[[Accelerator], Recipe],
     make_loader: Callable[[Accelerator], Loader[Any]],
+    in_order: InOrder | None = None,
 ) -> TrainSummary:
     """Build a recipe and its loader after seeding, train, and close what was opened.
 
@@ -118,19 +136,35 @@ def run_recipe(
         config: of the run.
         make_recipe: builds the recipe with the weights of the seed, which is set just before.
         make_loader: builds the loader of this rank.
+        in_order: builds the loaders of the online probe; a recipe without it has no probe.
 
     Returns:
         The summary of the run, whose folder is `config.out`.
+
+    Raises:
+        UserError: a probe asked of a recipe that has none, or a mistake in the configuration.
     """
+    if config.probe_every_epochs < 0 or (config.probe_every_epochs and in_order is None):
+        raise UserError(
+            f"probe_every_epochs: expected 0{' or more' if in_order else ', this recipe has no probe'}, "
+            f"found {config.probe_every_epochs}"
+        )
     accelerator = make_accelerator(config.precision, config.out, config.trackers)
     seed_everything(config.seed)
-    recipe = make_recipe(accelerator)
-    loader = make_loader(accelerator)
-    try:
-        return train(recipe, loader, accelerator, config.loop_config())
-    finally:
-        loader.close()
-        accelerator.end_training()
+    with ExitStack() as opened:
+        opened.callback(accelerator.end_training)
+        recipe = make_recipe(accelerator) if config.measure != "loader" else Idle()
+        loader = make_loader(accelerator)
+        opened.callback(loader.close)
+        if config.measure == "model":
+            loader = RepeatedBatch(loader)
+        probe = None
+        if config.probe_every_epochs and in_order is not None:
+            options = config.loader_options(accelerator)
+            train_split, test_split = (in_order(split, **options) for split in config.probe_splits)
+            probe = OnlineProbe(train_split, test_split, config.probe_every_epochs)
+            opened.callback(probe.close)
+        return train(recipe, loader, accelerator, config.loop_config(), probe)
 
 
 def print_summary(name: str, summary: TrainSummary) -> None:

@@ -174,15 +174,23 @@ class BarlowTwins(Recipe):
 
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
+    pack = open_pack(config.pack)
     view_options = (config.resolution, config.min_crop, config.flip_p, config.max_sigma)
     return run_recipe(
         config,
         lambda accelerator: BarlowTwins(config),
         lambda accelerator: build_loader(
-            open_pack(config.pack).split(config.split),
+            pack.split(config.split),
             views=(presets.barlow_a(*view_options), presets.barlow_b(*view_options)),
             backend=config.backend,
             **config.loader_options(accelerator),
+        ),
+        lambda split, **options: build_loader(
+            pack.split(split),
+            (presets.evaluation(config.resolution),),
+            mode="eval",
+            backend=config.backend,
+            **options,
         ),
     )
 

@@ -12,7 +12,11 @@ loss is `engine.objectives.deepcluster`.
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -187,28 +191,30 @@ def _seed(seed: int, epoch: int) -> np.uint32:
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
     pack = open_pack(config.pack)
-    split = pack.split(config.split)
-    in_order: list[Loader[Batch]] = []
+    opened: list[Loader[Batch]] = []
+
+    def in_order(split: str, **options: Any) -> Loader[Batch]:
+        view = presets.evaluation(config.resolution)
+        return build_loader(pack.split(split), (view,), mode="eval", backend=config.backend, **options)
 
     def make_recipe(accelerator: Accelerator) -> DeepCluster:
-        view = presets.evaluation(config.resolution)
-        options = config.loader_options(accelerator)
-        in_order.append(build_loader(split, (view,), mode="eval", backend=config.backend, **options))
-        return DeepCluster(config, in_order[0], len(pack))
+        opened.append(in_order(config.split, **config.loader_options(accelerator)))
+        return DeepCluster(config, opened[0], len(pack))
 
     try:
         return run_recipe(
             config,
             make_recipe,
             lambda accelerator: build_loader(
-                split,
+                pack.split(config.split),
                 views=(presets.crop_flip(config.resolution, config.min_crop, config.flip_p),),
                 backend=config.backend,
                 **config.loader_options(accelerator),
             ),
+            in_order,
         )
     finally:
-        for loader in in_order:
+        for loader in opened:
             loader.close()
 
 

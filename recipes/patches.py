@@ -12,6 +12,9 @@ The algorithm box is `Patches.training_step`; the pairs are `engine.objectives.p
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 from dataclasses import dataclass, replace
 
 import torch
@@ -121,16 +124,24 @@ class Patches(Recipe):
 
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
+    pack = open_pack(config.pack)
     crop = presets.crop_flip(config.resolution, config.min_crop)
     view = replace(crop, name="patches", operations=(Grayscale(config.gray_p),))
     return run_recipe(
         config,
         lambda accelerator: Patches(config),
         lambda accelerator: build_loader(
-            open_pack(config.pack).split(config.split),
+            pack.split(config.split),
             views=(view,),
             backend=config.backend,
             **config.loader_options(accelerator),
+        ),
+        lambda split, **options: build_loader(
+            pack.split(split),
+            (presets.evaluation(config.resolution),),
+            mode="eval",
+            backend=config.backend,
+            **options,
         ),
     )
 

@@ -11,6 +11,9 @@ The algorithm box is `RotNet.training_step`; its loss is `engine.objectives.rotn
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 from dataclasses import dataclass
 
 import torch
@@ -101,14 +104,22 @@ class RotNet(Recipe):
 
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
+    pack = open_pack(config.pack)
     return run_recipe(
         config,
         lambda accelerator: RotNet(config),
         lambda accelerator: build_loader(
-            open_pack(config.pack).split(config.split),
+            pack.split(config.split),
             views=(presets.crop_flip(config.resolution, config.min_crop, config.flip_p),),
             backend=config.backend,
             **config.loader_options(accelerator),
+        ),
+        lambda split, **options: build_loader(
+            pack.split(split),
+            (presets.evaluation(config.resolution),),
+            mode="eval",
+            backend=config.backend,
+            **options,
         ),
     )
 

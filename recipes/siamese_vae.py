@@ -13,6 +13,9 @@ The algorithm box is `SiameseVae.training_step`; its losses are `engine.objectiv
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,15 +144,23 @@ class SiameseVae(Recipe):
 
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
+    pack = open_pack(config.pack)
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
     return run_recipe(
         config,
         lambda accelerator: SiameseVae(config),
         lambda accelerator: build_loader(
-            open_pack(config.pack).split(config.split),
+            pack.split(config.split),
             views=(view, view),
             backend=config.backend,
             **config.loader_options(accelerator),
+        ),
+        lambda split, **options: build_loader(
+            pack.split(split),
+            (presets.evaluation(config.resolution),),
+            mode="eval",
+            backend=config.backend,
+            **options,
         ),
     )
 

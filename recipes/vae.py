@@ -12,6 +12,9 @@ The algorithm box is `Vae.training_step`; its loss is `engine.objectives.vae`. T
 
 from __future__ import annotations
 
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,16 +126,24 @@ class Vae(Recipe):
 
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
+    pack = open_pack(config.pack)
     # The encoder sees normalised views, as every network does that transfers; the target is undone.
     view = replace(presets.reconstruction(config.resolution, config.flip_p), normalize=presets.IMAGENET)
     return run_recipe(
         config,
         lambda accelerator: Vae(config),
         lambda accelerator: build_loader(
-            open_pack(config.pack).split(config.split),
+            pack.split(config.split),
             views=(view,),
             backend=config.backend,
             **config.loader_options(accelerator),
+        ),
+        lambda split, **options: build_loader(
+            pack.split(split),
+            (presets.evaluation(config.resolution),),
+            mode="eval",
+            backend=config.backend,
+            **options,
         ),
     )
 

@@ -22,8 +22,6 @@ def unsafe(tree: ast.AST) -> Iterator[str]:
             keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             if name in UNSAFE_CALLS:
                 yield f"calls {name}"
-            if name == "torch.load" and keywords.get("weights_only") != "True":
-                yield "calls torch.load without weights_only=True"
             if name in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False":
                 yield "calls np.load without allow_pickle=False"
             if name == "torch.load" and keywords.get("weights_only") != "True":

@@ -13,7 +13,9 @@ from engine.distributed import all_gather, all_reduce_sum
 from engine.draws import StepDraws
 from engine.networks import Projector
 from engine.objectives.barlow import barlow_twins_loss
+from engine.objectives.simclr import simclr_loss
 from engine.objectives.triplet import triplet_loss
+from engine.objectives.vicreg import vicreg_loss
 
 ROWS, FEATURES, EMBEDDING = 12, 5, 7
 
@@ -94,6 +96,18 @@ def triplet_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
     return {f"triplet.{name}": value for name, value in _averaged(terms.loss, encoder, num_ranks).items()}
 
 
+def two_view_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Loss and gradients of SimCLR (a mean over own rows) and VICReg (computed in full by every rank)."""
+    values = {}
+    for name, objective in (("simclr", simclr_loss), ("vicreg", vicreg_loss)):
+        torch.manual_seed(4)
+        encoder = nn.Linear(FEATURES, EMBEDDING, dtype=torch.float64)
+        views = torch.randn(2, ROWS, FEATURES, dtype=torch.float64)
+        terms = objective(*(encoder(own_rows(view, rank, num_ranks)) for view in views))
+        values |= {f"{name}.{n}": v for n, v in _averaged(terms.loss, encoder, num_ranks).items()}
+    return values
+
+
 def draws_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
     """Two draws of a step."""
     draws = StepDraws(seed=7, step=3, device=torch.device("cpu"))
@@ -114,5 +128,5 @@ def _averaged(loss: Tensor, module: nn.Module, num_ranks: int) -> dict[str, Tens
 
 def all_cases(rank: int, num_ranks: int) -> dict[str, Tensor]:
     """Every case in one group of processes; starting one costs seconds."""
-    cases = (barlow_case, batchnorm_case, collective_case, triplet_case, draws_case)
+    cases = (barlow_case, batchnorm_case, collective_case, triplet_case, two_view_case, draws_case)
     return {name: value for case in cases for name, value in case(rank, num_ranks).items()}

@@ -13,6 +13,7 @@ from engine.distributed import make_accelerator, seed_everything
 from engine.loop import LoopConfig, TrainSummary, train
 from engine.networks import Projector, TinyResNet
 from engine.objectives.barlow import barlow_twins_loss
+from engine.online_probe import OnlineProbe
 from engine.optim import LARS, split_by_dimension
 from engine.recipe import Recipe, StepOutput
 from engine.schedule import Schedule, warmup_cosine
@@ -90,6 +91,7 @@ def train_small(
     recipe: Recipe | None = None,
     loader: SyntheticLoader | None = None,
     dropout: float = 0.1,
+    probe: OnlineProbe | None = None,
     **options: Any,
 ) -> tuple[dict[str, Tensor], TrainSummary]:
     """Train for 2 epochs of 3 steps and return the weights and the summary."""
@@ -98,5 +100,5 @@ def train_small(
     recipe = recipe or SmallRecipe(dropout=dropout)
     loader = loader or SyntheticLoader(rank=accelerator.process_index, num_ranks=accelerator.num_processes)
     defaults: dict[str, Any] = {"epochs": 2, "log_every": 1, "progress": False, "config": {"width": 1}}
-    summary = train(recipe, loader, accelerator, LoopConfig(out=out, **{**defaults, **options}))
+    summary = train(recipe, loader, accelerator, LoopConfig(out=out, **{**defaults, **options}), probe)
     return {name: tensor.clone() for name, tensor in recipe.state_dict().items()}, summary

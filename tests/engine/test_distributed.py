@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 from engine.batchnorm import synchronise_batchnorm
 from loaders.errors import UserError
-from tests.engine.rank_cases import ROWS, all_cases, barlow_case, batchnorm_case, draws_case, triplet_case
+from tests.engine.rank_cases import (
+    ROWS,
+    all_cases,
+    barlow_case,
+    batchnorm_case,
+    draws_case,
+    triplet_case,
+    two_view_case,
+)
 from tests.engine.ranks import run_ranks
 
 NUM_RANKS = 2
@@ -30,6 +38,14 @@ def test_barlow_value_gradients_and_statistics_equal_one_process(by_rank) -> Non
 def test_triplets_take_their_negatives_from_all_ranks(by_rank) -> None:
     one = triplet_case(0, 1)
     assert len(one) == 3
+    for rank in by_rank:
+        for name, expected in one.items():
+            torch.testing.assert_close(rank[name], expected, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_contrast_and_covariance_span_all_ranks(by_rank) -> None:
+    one = two_view_case(0, 1)
+    assert len(one) == 6
     for rank in by_rank:
         for name, expected in one.items():
             torch.testing.assert_close(rank[name], expected, rtol=1e-9, atol=1e-12, msg=name)

@@ -170,7 +170,8 @@ def test_time_spent_waiting_for_data_is_measured(tmp_path: Path) -> None:
     loader = SyntheticLoader()
     loader.before_step = lambda epoch, step: time.sleep(0.2)
     _, summary = train_small(tmp_path / "run", loader=loader, max_steps=3)
-    assert summary.wait_share > 0.5
+    # At least one wait of the windows that count; a share would depend on how busy the machine is.
+    assert summary.wait_share * summary.seconds > 0.15
     assert summary.img_per_s < 8 / 0.2
 
 

@@ -19,7 +19,12 @@ from engine.loop import TrainSummary
 
 RESOLUTION = 16
 SMALL: dict[str, dict[str, Any]] = {
-    "rotnet": {"hidden": (16,), "flip_p": 0.0},
+    "rotnet": {
+        "hidden": (16,),
+        "flip_p": 0.0,
+        "probe_every_epochs": 1,
+        "probe_splits": ("train", "unlabeled"),
+    },
     "deepcluster": {"hidden": (16,), "num_clusters": 6, "pca_components": 8, "flip_p": 0.0},
     "jigsaw": {
         "resolution": 24,
@@ -29,6 +34,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "hidden": (16,),
     },
     "patches": {"resolution": 24, "tile_size": 7, "hidden": (16,)},
+    "simclr": {"projector": (16, 8), "flip_p": 0.0},
+    "vicreg": {"projector": (16, 8), "flip_p": 0.0},
     "vae": {"num_latent": 8, "decoder_width": 4, "flip_p": 0.0},
     "siamese_vae": {"num_latent": 8, "decoder_width": 4, "flip_p": 0.0},
 }

@@ -12,6 +12,10 @@ import pytest
 
 from engine.metrics import read_metrics
 from engine.networks import load_backbone
+from engine.online_probe import read_probe
+from engine.run_config import run_recipe
+from loaders.errors import UserError
+from recipes import rotnet
 from tests.recipes.short_runs import SMALL, run_short
 
 ROOT = Path(__file__).parents[2]
@@ -81,3 +85,17 @@ def test_two_processes_equal_one(name: str, whole: Path, two_processes: Path) ->
         for metric in found:
             tolerance = {"abs": 1.5 / 32} if metric in shares else {"rel": 2e-3, "abs": 1e-5}
             assert found[metric] == pytest.approx(expected[metric], **tolerance), metric
+
+
+def test_the_probe_of_two_processes_sees_what_that_of_one_does(whole: Path, two_processes: Path) -> None:
+    one, two = read_probe(whole / "rotnet"), read_probe(two_processes / "rotnet")
+    assert [r["step"] for r in one] == [r["step"] for r in two] == [2, 4]
+    for found, expected in zip(two, one, strict=True):
+        assert found["knn_top1"] == pytest.approx(expected["knn_top1"], abs=2 / 64)
+        assert found["linear_top1"] == pytest.approx(expected["linear_top1"], abs=2 / 64)
+
+
+def test_a_recipe_without_a_probe_refuses_one(few_digits: Path, tmp_path: Path) -> None:
+    config = rotnet.Config(pack=few_digits, out=tmp_path / "run", probe_every_epochs=1)
+    with pytest.raises(UserError, match="this recipe has no probe, found 1"):
+        run_recipe(config, lambda accelerator: pytest.fail("built"), lambda accelerator: pytest.fail("built"))

@@ -1,0 +1,152 @@
+r"""SimCLR: self-supervised pre-training by contrasting views of a batch.
+
+    accelerate launch recipes/simclr.py --pack packs/mine --split unlabeled --backbone resnet18 \
+        --resolution 96 --epochs 100 --batch-size 512 --out runs/simclr
+
+Source: Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learning of Visual
+Representations" (arXiv 2002.05709).
+
+The algorithm box is `SimClr.training_step`; its loss is `engine.objectives.simclr`.
+"""
+
+from __future__ import annotations
+
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import tyro
+
+from engine.loop import TrainSummary
+from engine.networks import Projector, build_backbone
+from engine.objectives.simclr import simclr_loss
+from engine.optim import LARS, split_by_dimension
+from engine.recipe import Recipe, StepOutput
+from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.schedule import Schedule, warmup_cosine
+from loaders import BackendName, build_loader, open_pack
+from loaders.batch import Batch
+from loaders.errors import run_command
+from loaders.views import presets
+from loaders.views.policy import HorizontalFlip, RandomResizedCrop
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Pre-train a backbone with SimCLR."""
+
+    split: str = "unlabeled"
+    """Split of the pack to train on; its labels are not read."""
+    backbone: str = "resnet50"
+    """Any timm name, or tiny_resnet for a CPU. Paper: resnet50."""
+    resolution: int = 224
+    """Side of the views in pixels. Paper: 224."""
+    min_crop: float = 0.08
+    """Smallest share of the image that a view shows. Paper: 0.08."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
+    color_strength: float = 1.0
+    """Of the colour jitter. Paper: 1."""
+    epochs: int = 100
+    """Passes over the split. Paper: 100 to 1000."""
+    batch_size: int = 4096
+    """Images per step over all ranks, each the negative of all others. Paper: 4096."""
+    projector: tuple[int, ...] = (2048, 128)
+    """Output sizes of the projector's layers. Paper: 2048 128."""
+    temperature: float = 0.1
+    """Divides the similarities. Paper: 0.1."""
+    lr: float = 0.3
+    """Peak learning rate for 256 images, scaled by batch / 256. Paper: 0.3."""
+    weight_decay: float = 1e-6
+    """Of weights only. Paper: 1e-6."""
+    momentum: float = 0.9
+    """Of LARS. Authors' code: 0.9."""
+    trust: float = 0.001
+    """LARS's eta. Authors' code: 0.001."""
+    warmup_epochs: float = 10.0
+    """Linear rise of the learning rate. Paper: 10."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+
+
+class SimClr(Recipe):
+    """Backbone and projector."""
+
+    name = "simclr"
+
+    def __init__(self, config: Config) -> None:
+        """Build the networks; call `seed_everything` first.
+
+        Args:
+            config: of the run.
+        """
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, config.resolution)
+        self.backbone_name = config.backbone
+        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.projector = Projector(num_features, config.projector)
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Find each view's partner among all views of the batch (algorithm 1).
+
+        BatchNorm sees both views joined, as in the paper's code.
+        """
+        z_a, z_b = self.projector(self.backbone(torch.cat(batch.views))).float().chunk(2)
+        terms = simclr_loss(z_a, z_b, self.config.temperature)
+        return StepOutput(terms.loss, {"contrast_top1": terms.top1})
+
+    def make_optimizer(self) -> LARS:
+        """Return LARS; vectors take neither weight decay nor its rescaling (authors' code)."""
+        config = self.config
+        lr = config.lr * config.batch_size / 256
+        weights, vectors = split_by_dimension(self)
+        groups: list[dict[str, Any]] = [
+            {"params": weights},
+            {"params": vectors, "weight_decay": 0.0, "adapt": False},
+        ]
+        return LARS(groups, lr, config.momentum, config.weight_decay, config.trust)
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Return the warm-up and cosine of the paper."""
+        return warmup_cosine(total_steps, round(self.config.warmup_epochs * steps_per_epoch))
+
+
+def run(config: Config) -> TrainSummary:
+    """Pre-train on a pack and leave a run folder."""
+    pack = open_pack(config.pack)
+    paper = presets.simclr(config.resolution, config.color_strength)
+    view = replace(
+        paper,
+        geometry=RandomResizedCrop(scale=(config.min_crop, 1.0)),
+        operations=(HorizontalFlip(config.flip_p), *paper.operations[1:]),
+    )
+    return run_recipe(
+        config,
+        lambda accelerator: SimClr(config),
+        lambda accelerator: build_loader(
+            pack.split(config.split),
+            views=(view, view),
+            backend=config.backend,
+            **config.loader_options(accelerator),
+        ),
+        lambda split, **options: build_loader(
+            pack.split(split),
+            (presets.evaluation(config.resolution),),
+            mode="eval",
+            backend=config.backend,
+            **options,
+        ),
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    print_summary(SimClr.name, run(tyro.cli(Config, description=__doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)

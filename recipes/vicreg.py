@@ -1,0 +1,159 @@
+r"""VICReg: self-supervised pre-training by variance, invariance and covariance.
+
+    accelerate launch recipes/vicreg.py --pack packs/mine --split unlabeled --backbone resnet18 \
+        --resolution 96 --epochs 100 --batch-size 512 --out runs/vicreg
+
+Source: Bardes, Ponce, LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
+Learning" (arXiv 2105.04906), and the authors' published code for what the text leaves open.
+
+The algorithm box is `VicReg.training_step`; its loss is `engine.objectives.vicreg`.
+"""
+
+from __future__ import annotations
+
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from engine.loop import TrainSummary
+from engine.networks import Projector, build_backbone
+from engine.objectives.vicreg import vicreg_loss
+from engine.optim import LARS, split_by_dimension
+from engine.recipe import Recipe, StepOutput
+from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.schedule import Schedule, warmup_cosine
+from loaders import BackendName, build_loader, open_pack
+from loaders.batch import Batch
+from loaders.errors import run_command
+from loaders.views import presets
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Pre-train a backbone with VICReg."""
+
+    split: str = "unlabeled"
+    """Split of the pack to train on; its labels are not read."""
+    backbone: str = "resnet50"
+    """Any timm name, or tiny_resnet for a CPU. Paper: resnet50."""
+    resolution: int = 224
+    """Side of the views in pixels. Paper: 224."""
+    min_crop: float = 0.08
+    """Smallest share of the image that a view shows. Authors' code: 0.08."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
+    max_sigma: float = 2.0
+    """Largest standard deviation of the blur in pixels; smaller views want less. Authors' code: 2 at 224."""
+    epochs: int = 1000
+    """Passes over the split. Paper: 1000."""
+    batch_size: int = 2048
+    """Images per step over all ranks. Paper: 2048."""
+    projector: tuple[int, ...] = (8192, 8192, 8192)
+    """Output sizes of the expander's layers. Paper: 8192 8192 8192."""
+    invariance_weight: float = 25.0
+    """Lambda. Paper: 25."""
+    variance_weight: float = 25.0
+    """Mu. Paper: 25."""
+    covariance_weight: float = 1.0
+    """Nu. Paper: 1."""
+    lr: float = 0.2
+    """Peak learning rate for 256 images, scaled by batch / 256. Paper: 0.2."""
+    weight_decay: float = 1e-6
+    """Of weights only. Paper: 1e-6."""
+    momentum: float = 0.9
+    """Of LARS. Authors' code: 0.9."""
+    trust: float = 0.001
+    """LARS's eta. Authors' code: 0.001."""
+    warmup_epochs: float = 10.0
+    """Linear rise of the learning rate. Paper: 10."""
+    final_lr_factor: float = 0.001
+    """Learning rate at the end over its peak, by a cosine. Authors' code: 0.001."""
+    backend: BackendName = "auto"
+    """Loader backend."""
+
+
+class VicReg(Recipe):
+    """Backbone and projector."""
+
+    name = "vicreg"
+
+    def __init__(self, config: Config) -> None:
+        """Build the networks; call `seed_everything` first.
+
+        Args:
+            config: of the run.
+        """
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, config.resolution)
+        self.backbone_name = config.backbone
+        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.projector = Projector(num_features, config.projector)
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Bring the views' embeddings together while their features vary by themselves (algorithm 1)."""
+        config = self.config
+        z_a, z_b = (self.projector(self.backbone(x)).float() for x in batch.views)
+        terms = vicreg_loss(
+            z_a, z_b, config.invariance_weight, config.variance_weight, config.covariance_weight
+        )
+        return StepOutput(
+            terms.loss,
+            {
+                "invariance": terms.invariance.detach(),
+                "variance": terms.variance.detach(),
+                "covariance": terms.covariance.detach(),
+            },
+        )
+
+    def make_optimizer(self) -> LARS:
+        """Return LARS; vectors take neither weight decay nor its rescaling (authors' code)."""
+        config = self.config
+        lr = config.lr * config.batch_size / 256
+        weights, vectors = split_by_dimension(self)
+        groups: list[dict[str, Any]] = [
+            {"params": weights},
+            {"params": vectors, "weight_decay": 0.0, "adapt": False},
+        ]
+        return LARS(groups, lr, config.momentum, config.weight_decay, config.trust)
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Return the warm-up and cosine of the paper."""
+        warmup_steps = round(self.config.warmup_epochs * steps_per_epoch)
+        return warmup_cosine(total_steps, warmup_steps, self.config.final_lr_factor)
+
+
+def run(config: Config) -> TrainSummary:
+    """Pre-train on a pack and leave a run folder."""
+    pack = open_pack(config.pack)
+    view_options = (config.resolution, config.min_crop, config.flip_p, config.max_sigma)
+    return run_recipe(
+        config,
+        lambda accelerator: VicReg(config),
+        lambda accelerator: build_loader(
+            pack.split(config.split),
+            views=(presets.barlow_a(*view_options), presets.barlow_b(*view_options)),
+            backend=config.backend,
+            **config.loader_options(accelerator),
+        ),
+        lambda split, **options: build_loader(
+            pack.split(split),
+            (presets.evaluation(config.resolution),),
+            mode="eval",
+            backend=config.backend,
+            **options,
+        ),
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    print_summary(VicReg.name, run(tyro.cli(Config, description=__doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)
