@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 import safetensors.torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from engine.files import sync_file
-from engine.networks import METADATA_KEY, build_backbone, load_backbone
+from engine.networks import METADATA_KEY, build_backbone, load_backbone, read_metadata
 from loaders.errors import UserError
 
 Weights = Literal["ema", "raw"]
@@ -71,7 +70,7 @@ def build_classifier(
             raise UserError(
                 f"keep_head: expected a classifier in {init}, found a backbone alone; leave it out"
             )
-        backbone, found = load_backbone(init), _read_metadata(init / "backbone.safetensors")["backbone"]
+        backbone, found = load_backbone(init), read_metadata(init / "backbone.safetensors")["backbone"]
         start = None
     else:
         start = load_classifier(init, weights)
@@ -122,7 +121,7 @@ def load_classifier(run: Path, weights: Weights) -> Classifier:
     file = run / FILE_NAMES[weights]
     if not file.is_file():
         raise UserError(f"classifier: expected {file}, found none; finish a run with labels first")
-    described = _read_metadata(file)
+    described = read_metadata(file)
     if not {"backbone", "resolution", "num_classes"} <= described.keys():
         raise UserError(f"classifier: {file} does not describe its network; expected a file that a run wrote")
     resolution = int(described["resolution"])
@@ -130,12 +129,3 @@ def load_classifier(run: Path, weights: Weights) -> Classifier:
     classifier = Classifier(backbone, described["backbone"], resolution, int(described["num_classes"]))
     classifier.load_state_dict(safetensors.torch.load_file(file))
     return classifier.eval()
-
-
-def _read_metadata(file: Path) -> dict[str, str]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            described: dict[str, str] = json.loads((opened.metadata() or {}).get(METADATA_KEY, "{}"))
-    except (SafetensorError, FileNotFoundError) as error:
-        raise UserError(f"weights: {file} cannot be read ({error}); finish a run first") from error
-    return described

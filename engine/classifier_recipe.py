@@ -21,7 +21,7 @@ from engine.loop import LoopConfig, TrainSummary, train
 from engine.optim import split_by_dimension
 from engine.predict import Accuracy, measure_accuracy
 from engine.recipe import Recipe
-from engine.run_config import RunConfig
+from engine.run_config import RunConfig, run_recipe
 from loaders.batch import Batch, Loader
 from loaders.errors import UserError
 
@@ -65,6 +65,11 @@ class ClassifierConfig(RunConfig):
             raise UserError("learning rates and weight decay: expected at least 0")
         if self.freeze_backbone and self.init is None:
             raise UserError("freeze_backbone: expected --init, whose weights to keep, found none")
+        if self.probe_every_epochs:
+            raise UserError(
+                "probe_every_epochs: expected 0, a recipe with labels measures its classifier instead, found "
+                f"{self.probe_every_epochs}"
+            )
 
 
 class ClassifierRecipe(Recipe):
@@ -199,6 +204,13 @@ def run_classifier(
         make_loader: builds this rank's loader of the training from `config.loader_options`.
         make_test_loader: likewise, of the test images.
     """
+    if config.measure != "training":
+        measured = run_recipe(
+            config,
+            lambda accelerator: make_recipe(),
+            lambda accelerator: make_loader(config.loader_options(accelerator)),
+        )
+        return ClassifierSummary(measured, None, config.out)
     accelerator = make_accelerator(config.precision, config.out, config.trackers)
     seed_everything(config.seed)
     recipe = make_recipe()

@@ -58,8 +58,13 @@ def whiten(features: Floats, num_components: int) -> Floats:
     import faiss
 
     num_rows, size = features.shape
-    pca = faiss.PCAMatrix(size, min(num_components, num_rows, size), -0.5)
+    pca = faiss.PCAMatrix(size, min(num_components, num_rows, size))
     pca.train(np.ascontiguousarray(features, np.float32))
+    # An untrained network gives features that depend on each other: variances that are zero but for
+    # rounding, on either side of zero. What is added keeps such components at zero instead of at NaN.
+    pca.epsilon = 1e-5 * float(faiss.vector_to_array(pca.eigenvalues).max())
+    pca.eigen_power = -0.5
+    pca.prepare_Ab()
     return normalise(pca.apply(np.ascontiguousarray(features, np.float32)))
 
 

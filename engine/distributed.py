@@ -103,6 +103,20 @@ def all_gather(tensor: Tensor) -> Tensor:
     return joined
 
 
+def refuse_ranks(command: str) -> None:
+    """Refuse a launcher with several processes; for commands that do not divide their work.
+
+    Raises:
+        UserError: on rank 0; the others leave with the same exit code.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started < 2:
+        return
+    if os.environ.get("RANK", "0") != "0":
+        raise SystemExit(2)
+    raise UserError(f"{command}: expected one process, found {started}; start it with python, not a launcher")
+
+
 def on_main(function: Callable[[], ResultT]) -> ResultT:
     """Call a function on rank 0 alone and give its result to every rank.
 

@@ -27,6 +27,9 @@ class FewLabelResult:
         top1: share of test images classified correctly.
         num_test: test images.
         steps: optimizer steps.
+        top5: label among the five most probable classes; None in files from before it was measured.
+        method: fine_tune, frozen, two_stage, knn, or the recipe that trained it.
+        validation_top1: share of validation images classified correctly; None where there were none.
     """
 
     init: str
@@ -35,6 +38,9 @@ class FewLabelResult:
     top1: float
     num_test: int
     steps: int
+    top5: float | None = None
+    method: str = "fine_tune"
+    validation_top1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class Summary:
         mean: of top1 over seeds.
         spread: sample standard deviation over seeds; 0 for one seed.
         num_seeds: number of runs.
+        mean_top5: of top5 over seeds; None where a run did not measure it.
+        spread_top5: likewise.
     """
 
     init: str
@@ -54,36 +62,51 @@ class Summary:
     mean: float
     spread: float
     num_seeds: int
+    mean_top5: float | None = None
+    spread_top5: float | None = None
 
     @property
     def text(self) -> str:
         """The accuracy in per cent, such as "93.1 ± 0.8"; without a spread where there was one seed."""
-        if self.num_seeds == 1:
-            return f"{100 * self.mean:.1f}"
-        return f"{100 * self.mean:.1f} ± {100 * self.spread:.1f}"
+        return _in_percent(self.mean, self.spread, self.num_seeds)
+
+    @property
+    def text_top5(self) -> str:
+        """The same of the five most probable classes; empty where it was not measured."""
+        if self.mean_top5 is None or self.spread_top5 is None:
+            return ""
+        return _in_percent(self.mean_top5, self.spread_top5, self.num_seeds)
+
+
+def _in_percent(mean: float, spread: float, num_seeds: int) -> str:
+    return f"{100 * mean:.1f}" + ("" if num_seeds == 1 else f" ± {100 * spread:.1f}")
 
 
 def summarise(results: Iterable[FewLabelResult]) -> list[Summary]:
     """Return one summary per (init, labels per class): from scratch last, labels increasing."""
-    groups: dict[tuple[bool, str, int], list[float]] = {}
+    groups: dict[tuple[bool, str, int], list[FewLabelResult]] = {}
     for result in results:
         key = (result.init == SCRATCH, result.init, result.labels_per_class)
-        groups.setdefault(key, []).append(result.top1)
-    return [
-        Summary(
-            init,
-            labels_per_class,
-            statistics.fmean(values),
-            statistics.stdev(values) if len(values) > 1 else 0.0,
-            len(values),
-        )
-        for (_, init, labels_per_class), values in sorted(groups.items())
-    ]
+        groups.setdefault(key, []).append(result)
+    return [_summarise(init, k, runs) for (_, init, k), runs in sorted(groups.items(), key=lambda g: g[0])]
+
+
+def _summarise(init: str, labels_per_class: int, runs: Sequence[FewLabelResult]) -> Summary:
+    mean, spread = mean_and_spread([run.top1 for run in runs])
+    top5 = [run.top5 for run in runs if run.top5 is not None]
+    mean_top5, spread_top5 = mean_and_spread(top5) if len(top5) == len(runs) else (None, None)
+    return Summary(init, labels_per_class, mean, spread, len(runs), mean_top5, spread_top5)
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the sample standard deviation; 0 for one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def write_results(out: Path, results: Sequence[FewLabelResult], config: Mapping[str, Any]) -> Path:
     """Write all results, with the configuration that gave them, into `out`, atomically."""
     path = out / RESULTS_NAME
+    out.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_json({"config": dict(config), "results": [asdict(result) for result in results]}))
     return path
 

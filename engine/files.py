@@ -40,6 +40,11 @@ def write_atomic(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def leftovers(folder: Path) -> set[Path]:
+    """Return the temporary files that killed writers left in a folder."""
+    return set(folder.glob(".*.tmp"))
+
+
 def to_json(value: Any) -> bytes:
     """Encode as indented JSON, paths as strings; NaN and infinities are refused."""
     return (json.dumps(value, indent=2, default=_encode, allow_nan=False) + "\n").encode()

@@ -52,6 +52,7 @@ class LoopConfig:
         on_non_finite: "stop" ends the run at the next log step after a loss or gradient that is not finite;
             "skip" leaves such a step out, at the price of waiting for the device at every step. Either way
             the batch is written to `bad_batches/`.
+        steps: length of the run instead of `epochs`, also for the schedule; None counts epochs.
         max_steps: end the run early after this many steps over all, with the schedule of the full run.
         progress: show progress on rank 0.
         config: the recipe's configuration in JSON types, for config.json.
@@ -68,6 +69,7 @@ class LoopConfig:
     keep_checkpoints: int = 3
     clip_norm: float | None = None
     on_non_finite: OnNonFinite = "stop"
+    steps: int | None = None
     max_steps: int | None = None
     progress: bool = True
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -79,8 +81,9 @@ class LoopConfig:
         for name in ("epochs", "log_every", "checkpoint_every_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise UserError(f"max_steps: expected at least 1, found {self.max_steps}")
+        for name, limit in (("steps", self.steps), ("max_steps", self.max_steps)):
+            if limit is not None and limit < 1:
+                raise UserError(f"{name}: expected at least 1, found {limit}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise UserError(
                 f"clip_norm: expected more than 0, found {self.clip_norm}; leave it out to not clip"
@@ -173,7 +176,7 @@ class _Run:
         self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.model, self.stepper = accelerator.prepare(_Shell(recipe), self.optimizer)
         self.steps_per_epoch = loader.steps_per_epoch
-        self.total_steps = config.epochs * self.steps_per_epoch
+        self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
         self.schedule: Schedule = recipe.make_schedule(self.steps_per_epoch, self.total_steps)
         self.guard = StepGuard(recipe, config.on_non_finite)

@@ -178,3 +178,17 @@ def load_backbone(path: Path) -> nn.Module:
     network = build_backbone(metadata["backbone"], int(metadata["resolution"]))
     network.load_state_dict(weights)
     return network.eval()
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Read what a weights file of this project says about its network; empty for another's file.
+
+    Raises:
+        UserError: no such file, or not a safetensors file.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            described: dict[str, str] = json.loads((opened.metadata() or {}).get(METADATA_KEY, "{}"))
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"weights: {file} cannot be read ({error}); finish a run first") from error
+    return described

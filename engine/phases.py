@@ -96,8 +96,10 @@ class Phases:
             num_classes: C.
 
         Raises:
-            UserError: the folder holds something else, or `max_steps` is set.
+            UserError: the folder holds something else, or `max_steps` or `measure` is set.
         """
+        if config.measure != "training":
+            raise UserError("measure: a command of several phases has none; measure recipes/supervised.py")
         if config.max_steps is not None:
             raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
         self.config, self.num_classes = config, num_classes

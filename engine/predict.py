@@ -76,21 +76,27 @@ class Accuracy:
     Attributes:
         top1: in [0, 1].
         num_images: labelled images.
+        top5: label among the five most probable classes, or among all where there are fewer; None in files
+            from before it was measured.
     """
 
     top1: float
     num_images: int
+    top5: float | None = None
 
 
 def measure_accuracy(network: nn.Module, loader: Loader[Batch], device: torch.device) -> Accuracy:
     """Classify every labelled image of a loader; every rank takes its part and gets the whole result."""
-    counts = torch.zeros(2, dtype=torch.float64, device=device)
+    counts = torch.zeros(3, dtype=torch.float64, device=device)
     for part in predict(network, loader, device):
         known = part.labels >= 0
-        right = part.probabilities.argmax(1)[known] == part.labels[known]
-        counts += torch.tensor([float(right.sum()), float(known.sum())], dtype=torch.float64, device=device)
-    right_images, num_images = all_reduce_sum(counts).tolist()
-    return Accuracy(right_images / max(1.0, num_images), int(num_images))
+        ranked = part.probabilities[known].topk(min(5, part.probabilities.shape[1])).indices
+        right = ranked == part.labels[known].unsqueeze(1)
+        found = (float(right[:, 0].sum()), float(right.sum()), float(known.sum()))
+        counts += torch.tensor(found, dtype=torch.float64, device=device)
+    right_images, among_five, num_images = all_reduce_sum(counts).tolist()
+    shown = max(1.0, num_images)
+    return Accuracy(right_images / shown, int(num_images), among_five / shown)
 
 
 @dataclass(frozen=True)

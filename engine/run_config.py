@@ -72,6 +72,9 @@ class RunConfig:
     """Steps between checkpoints; the end of the run always writes one."""
     keep_checkpoints: int = 3
     """Newest checkpoints to keep."""
+    steps: int | None = None
+    """Length of the run in steps instead of --epochs, schedule included; a command of several phases gives
+    each of them so many."""
     max_steps: int | None = None
     """End early after this many steps, with the schedule of the whole run."""
     trackers: tuple[str, ...] = ("tensorboard",)
@@ -96,6 +99,7 @@ class RunConfig:
             log_every=self.log_every,
             checkpoint_every_steps=self.checkpoint_every_steps,
             keep_checkpoints=self.keep_checkpoints,
+            steps=self.steps,
             max_steps=self.max_steps,
             progress=self.progress,
             config=json.loads(to_json(asdict(self))),

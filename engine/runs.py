@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from engine.files import sync_file, to_json, write_atomic
+from engine.files import leftovers, sync_file, to_json, write_atomic
 from engine.networks import METADATA_KEY
 from loaders.errors import UserError
 
@@ -43,9 +43,11 @@ def open_run(
     described = json.loads(to_json({"recipe": recipe, "config": dict(config)}))
     if out.exists() and not out.is_dir():
         raise UserError(f"run folder: expected a folder at {out}, found a file; give another --out")
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(path not in leftovers(out) for path in out.iterdir()):
         _check_same_run(out, described, runtime_fields, resume)
         return
+    for path in leftovers(out):
+        path.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     described["versions"] = {"python": platform.python_version(), "torch": str(torch.__version__)}
     write_atomic(out / "config.json", to_json(described))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,6 +19,7 @@ from loaders.order import permute_stream
 from loaders.packs import Split
 from loaders.packs.remote import RemotePack
 from loaders.stream import Fetching, over_stream
+from loaders.threads import WorkerPool
 from loaders.views.policy import ViewPolicy
 
 BackendName = Literal["auto", "cpu", "dali", "ffcv", "stream"]
@@ -72,6 +72,7 @@ class RenderOptions:
     prefetch: int
     verify: bool = False
     window: int = 16
+    timeout_s: float = 120.0
 
 
 class RendererFactory:
@@ -88,8 +89,8 @@ class RendererFactory:
         self._fetching = Fetching()
         self._options = options
         self._threads = options.num_threads or usable_cores()
-        self._executor: ThreadPoolExecutor | None = None
-        self._closers: list[Callable[[], None]] = []
+        self._executor: WorkerPool | None = None
+        self._closers: list[Callable[[float], None]] = []
 
     def make(
         self,
@@ -139,10 +140,11 @@ class RendererFactory:
         return self._fetching.keep_all(renderer) if isinstance(renderer, CpuRenderer) else renderer
 
     def close(self) -> None:
-        """Stop every renderer that was made."""
-        self._fetching.close()  # first, so that no thread waits for a shard any more
+        """Stop every renderer that was made; threads that hang are left behind after the time limit."""
+        limit = self._options.timeout_s
+        self._fetching.close(limit)  # first, so that no thread waits for a shard any more
         for close in self._closers:
-            close()
+            close(limit)
 
     def make_cpu(
         self,
@@ -155,8 +157,8 @@ class RendererFactory:
     ) -> CpuRenderer:
         """Return the cpu backend's renderer, which the ffcv backend uses too; see `make`."""
         if self._executor is None:
-            executor = self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="sluice-loader")
-            self._closers.append(lambda: executor.shutdown(wait=True, cancel_futures=True))
+            executor = self._executor = WorkerPool(self._threads, "sluice-loader")
+            self._closers.append(executor.close)
         options = self._options
         return CpuRenderer(
             split,

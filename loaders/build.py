@@ -81,7 +81,7 @@ def build_loader(
     _check(views, num_threads, prefetch, timeout_s, rank, num_ranks)
     options = RenderOptions(
         seed, torch.device(device), num_threads, dtype, channels_last, bad_images == "replace", prefetch,
-        verify, window,
+        verify, window, timeout_s,
     )  # fmt: skip
     factory = RendererFactory(backend, options, (split,))
     mark = fingerprint((split,), (labels,), views, batch_size, seed, mode, num_ranks, window)
@@ -154,7 +154,7 @@ def build_paired_loader(
         raise UserError(f"mu: expected at least 1 unlabelled row per labelled row, found {mu}; raise it")
     options = RenderOptions(
         seed, torch.device(device), num_threads, dtype, channels_last, bad_images == "replace", prefetch,
-        verify, window,
+        verify, window, timeout_s,
     )  # fmt: skip
     factory = RendererFactory(backend, options, (labeled, unlabeled))
     if factory.name == "ffcv":

@@ -1,16 +1,18 @@
 """The CPU backend, default and reference: threads that decode once and render every view, without the GIL.
 
-A batch is cut into chunks whose decoded pixels fit the second-level cache. A thread decodes a chunk image by
-image (libjpeg-turbo, GIL released) and then renders each view of the chunk in one call of the compiled
-kernels, straight into the batch's memory.
+A batch is cut into chunks whose decoded pixels fit the second-level cache, and every thread takes the next
+one until none is left. It decodes a chunk image by image (libjpeg-turbo, GIL released) and then renders each
+view of the chunk in one call of the compiled kernels, straight into the batch's memory.
 """
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
@@ -21,18 +23,20 @@ from torch import Tensor
 from loaders.batch import Batch
 from loaders.buffers import BufferPool
 from loaders.decode import Arena, CorruptImageError, read_pixels_into
-from loaders.errors import LoaderError
+from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
-from loaders.packs.checksum import content_hash
+from loaders.packs.checksum import RowChecks
 from loaders.views.draw import ViewParameters, draw
 from loaders.views.kernels.render import Scratch, make_scratch, render_chunk, split_channels
 from loaders.views.kernels.resample import table_taps
-from loaders.views.policy import ViewPolicy
+from loaders.views.policy import Standardize, ViewPolicy
 
 CHUNK_BYTES = 512 * 1024  # decoded pixels of a chunk; they and their planes stay in a 1 MiB cache
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
 
 DTypeName = Literal["float32", "float16", "bfloat16", "uint8"]
+
+FIELDS = ("box", "window", "shift", "flip", "codes", "args")  # of ViewParameters, in their order
 
 # Numba knows neither half precision: their bits travel as integers of two bytes.
 _CARRIERS: dict[DTypeName, str] = {
@@ -55,6 +59,9 @@ class _Job:
     widths: NDArray[np.int64]  # [B]
     parameters: tuple[ViewParameters, ...]  # per view
     out: tuple[NDArray[Any], ...]  # per view, [B, 3 * R * R]
+    edges: list[int]  # chunk k is rows edges[k] .. edges[k + 1]
+    turns: Iterator[int]  # the next chunk to do; asking it is atomic
+    cancelled: bool = False
 
 
 @dataclass
@@ -79,9 +86,10 @@ class PendingBatch:
         Raises:
             LoaderError: a worker failed, or took longer than `timeout_s`.
         """
+        deadline = time.monotonic() + timeout_s
         for future in self._futures:
             try:
-                future.result(timeout_s)
+                future.result(max(0.0, deadline - time.monotonic()))
             except TimeoutError:
                 rows = self._job.rows
                 raise LoaderError(
@@ -92,6 +100,7 @@ class PendingBatch:
 
     def cancel(self) -> None:
         """Drop the chunks that no thread has begun."""
+        self._job.cancelled = True
         for future in self._futures:
             future.cancel()
 
@@ -122,7 +131,7 @@ class CpuRenderer:
         seed: int,
         first_view: int,
         labels: NDArray[np.int64] | None,
-        executor: ThreadPoolExecutor,
+        executor: Executor,
         num_threads: int,
         dtype: DTypeName,
         channels_last: bool,
@@ -143,10 +152,11 @@ class CpuRenderer:
         self._channels_last = channels_last
         self._replace_bad = replace_bad
         self._train = train
-        self._verify = verify
+        self.checks = RowChecks(split.pack.columns.content_hash) if verify else None
         self._local = threading.local()
         self._pools: dict[tuple[int, int], BufferPool] = {}
         self._gains = [_normalization(view, self._dtype) for view in views]
+        self._compile()
 
     def submit(
         self, positions: NDArray[np.int64], epochs: NDArray[np.int64], valid: NDArray[np.bool_]
@@ -167,12 +177,10 @@ class CpuRenderer:
             for number, view in enumerate(self.views)
         )
         out = tuple(self._buffer(len(rows), number) for number in range(len(self.views)))
-        job = _Job(positions, epochs, rows, valid.copy(), heights, widths, parameters, out)
         edges = _chunk_edges(heights * widths * 3, self._num_threads)
-        futures = [
-            self._executor.submit(self._render, job, int(first), int(last)) for first, last in pairwise(edges)
-        ]
-        return PendingBatch(self, job, futures)
+        job = _Job(positions, epochs, rows, valid.copy(), heights, widths, parameters, out, edges, count())
+        helpers = min(self._num_threads, len(edges) - 1)
+        return PendingBatch(self, job, [self._executor.submit(self._work, job) for _ in range(helpers)])
 
     def collect(self, job: _Job) -> Batch:
         """Wrap a finished job's memory in tensors."""
@@ -207,42 +215,65 @@ class CpuRenderer:
             worker = self._local.worker = _Worker(Arena(), [None] * len(self.views))
         return worker
 
+    def _work(self, job: _Job) -> None:
+        """Do chunks of a job until none is left; one task per thread, since waking one costs 40 us."""
+        try:
+            while not job.cancelled and (chunk := next(job.turns)) < len(job.edges) - 1:
+                self._render(job, job.edges[chunk], job.edges[chunk + 1])
+        except BaseException:
+            job.cancelled = True
+            raise
+
     def _render(self, job: _Job, first: int, last: int) -> None:
         worker = self._worker()
         starts = self._decode(job, first, last, worker.arena)
         chunk = slice(first, last)
         heights, widths = job.heights[chunk], job.widths[chunk]
         split_channels(worker.arena.pixels, starts, heights * widths, worker.arena.planes)
-        for number, view in enumerate(self.views):
-            p = job.parameters[number]
-            scratch = self._scratch(worker, number, p.box[chunk], int(widths.max()))
-            gain, bias = self._gains[number]
-            render_chunk(
-                worker.arena.planes, starts, heights, widths, p.box[chunk], p.window[chunk], p.shift[chunk],
-                p.flip[chunk], view.interpolation == "bicubic", p.codes[chunk], p.args[chunk], gain, bias,
-                scratch, view.resolution, self._channels_last, job.out[number][chunk],
-            )  # fmt: skip
+        for number in range(len(self.views)):
+            p = ViewParameters(*(getattr(job.parameters[number], name)[chunk] for name in FIELDS))
+            scratch = self._scratch(worker, number, p.box, int(widths.max()))
+            planes, out = worker.arena.planes, job.out[number][chunk]
+            self._render_view(number, p, planes, starts, heights, widths, scratch, out)
+
+    def _render_view(
+        self,
+        number: int,
+        p: ViewParameters,
+        planes: NDArray[np.uint8],
+        starts: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+        scratch: Scratch,
+        out: NDArray[Any],
+    ) -> None:
+        view, (gain, bias) = self.views[number], self._gains[number]
+        render_chunk(
+            planes, starts, heights, widths, p.box, p.window, p.shift, p.flip,
+            view.interpolation == "bicubic", p.codes, p.args, gain, bias,
+            scratch, view.resolution, self._channels_last, out,
+        )  # fmt: skip
 
     def _decode(self, job: _Job, first: int, last: int, arena: Arena) -> NDArray[np.int64]:
         """Decode rows first .. last of a job one behind the other and return where each begins."""
-        arena.reserve(int((job.heights[first:last] * job.widths[first:last]).sum()) * 3)
-        starts = np.empty(last - first, np.int64)
+        sizes = (job.heights[first:last] * job.widths[first:last] * 3).tolist()
+        arena.reserve(sum(sizes))
+        starts = []
         at = 0
-        for i in range(first, last):
-            size = int(job.heights[i] * job.widths[i]) * 3
+        for i, size in enumerate(sizes, first):
+            starts.append(at)
             arena.extend(at, size)  # a replacement may have been larger than what it stands for
             try:
                 self._decode_row(job, i, arena.pixels[at : at + size])
             except CorruptImageError as error:
                 size = self._replace(job, i, at, arena, error)
-            starts[i - first] = at
             at += size
-        return starts
+        return np.array(starts, np.int64)
 
     def _decode_row(self, job: _Job, i: int, out: NDArray[np.uint8]) -> None:
         row = int(job.rows[i])
         data = self.split.pack.view(row)
-        if self._verify and content_hash(data.data) != self.split.pack.columns.content_hash[row].tobytes():
+        if self.checks is not None and not self.checks.are_whole(row, data):
             raise CorruptImageError("its bytes differ from the content hash in the index")
         encoding = int(self.split.pack.columns.encoding[row])
         read_pixels_into(data, encoding, int(job.heights[i]), int(job.widths[i]), out)
@@ -280,8 +311,18 @@ class CpuRenderer:
                 view, self._seed, job.epochs[one], job.rows[one], self._first_view + number,
                 job.heights[one], job.widths[one],
             )  # fmt: skip
-            for name in ("box", "window", "shift", "flip", "codes", "args"):
+            for name in FIELDS:
                 getattr(job.parameters[number], name)[i] = getattr(fresh, name)[0]
+
+    def _compile(self) -> None:
+        """Compile the kernels or load them, lest a first batch on a busy machine run into its time limit."""
+        nothing = np.empty(0, np.int64)
+        planes = np.zeros(1, np.uint8)
+        split_channels(planes, nothing, nothing, planes)
+        for number, view in enumerate(self.views):
+            p = draw(view, self._seed, nothing, nothing, self._first_view + number, nothing, nothing)
+            out = np.empty((0, 3 * view.resolution**2), self._dtype)
+            self._render_view(number, p, planes, nothing, nothing, nothing, make_scratch(1, 1, 1), out)
 
     def _scratch(self, worker: _Worker, number: int, boxes: NDArray[np.float64], width: int) -> Scratch:
         view = self.views[number]
@@ -295,6 +336,13 @@ class CpuRenderer:
 
 def _normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return gain and bias float32 [3] that take values of [0, 255] to what is delivered."""
+    if isinstance(view.normalize, Standardize):
+        if dtype == np.uint8:
+            raise UserError(
+                f"dtype of view {view.name!r}: expected floats, since Standardize centres values on 0, "
+                "found uint8; use float32, float16 or bfloat16"
+            )
+        return np.ones(3, np.float32), np.zeros(3, np.float32)
     if dtype == np.uint8:  # truncation after adding a half rounds
         return np.ones(3, np.float32), np.full(3, 0.5, np.float32)
     if view.normalize is None:
@@ -303,10 +351,10 @@ def _normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.f
     return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
 
-def _chunk_edges(sizes: NDArray[np.int64], num_threads: int) -> NDArray[np.int64]:
+def _chunk_edges(sizes: NDArray[np.int64], num_threads: int) -> list[int]:
     """Return the borders of chunks: at most `CHUNK_BYTES` each (or one image), at least two per thread."""
     most = max(1, -(-len(sizes) // (2 * num_threads)))
     by_size = (np.cumsum(sizes) - sizes) // CHUNK_BYTES
     by_count = np.arange(len(sizes)) // most
     new = (np.diff(by_size) != 0) | (np.diff(by_count) != 0)
-    return np.concatenate([[0], np.flatnonzero(new) + 1, [len(sizes)]])
+    return [0, *(np.flatnonzero(new) + 1).tolist(), len(sizes)]

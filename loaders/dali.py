@@ -8,8 +8,9 @@ that dies of something else is built again for the batches under way.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast, get_args
@@ -22,6 +23,7 @@ from torch import Tensor
 from loaders.batch import Batch
 from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
+from loaders.threads import WorkerPool
 from loaders.verified import VerifiedRows
 from loaders.views.dali import IMAGES, DaliDType, build_pipeline, check_views, import_dali
 from loaders.views.draw import draw
@@ -55,10 +57,11 @@ class PendingDaliBatch:
         Raises:
             LoaderError: DALI failed, or took longer than `timeout_s`.
         """
+        deadline = time.monotonic() + timeout_s
         finished = self._renderer.finish(self._job)
         try:
             self._begun.result(timeout_s)
-            return finished.result(timeout_s)
+            return finished.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             raise LoaderError(
                 f"a batch took longer than {timeout_s:g} s in DALI: the storage or a worker hangs; raise "
@@ -142,7 +145,7 @@ class DaliRenderer:
             channels_last=channels_last,
             decoded=self._rows.are_pixels,
         )
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sluice-dali")
+        self._thread = WorkerPool(1, "sluice-dali")
 
     def submit(
         self, positions: NDArray[np.int64], epochs: NDArray[np.int64], valid: NDArray[np.bool_]
@@ -161,9 +164,9 @@ class DaliRenderer:
         """Have the thread wait until DALI has finished a job that was submitted."""
         return self._thread.submit(self._collect, job)
 
-    def close(self) -> None:
-        """Stop the thread and free the pipeline."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+    def close(self, timeout_s: float) -> None:
+        """Stop the thread and free the pipeline; a thread that hangs is left behind after `timeout_s`."""
+        self._thread.close(timeout_s)
         self._in_flight.clear()
         self._pipeline = None
 

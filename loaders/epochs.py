@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -123,6 +124,15 @@ class _Closing(Generic[BatchT]):
         if self._closed:
             raise RuntimeError("this loader is closed; build another")
 
+    def _wait_for(self, pending: Pending, timeout_s: float) -> Batch:
+        """Wait for a batch of a loader that is open, and stays so."""
+        self._check_open()
+        try:
+            return pending.result(timeout_s)
+        except CancelledError:  # closed meanwhile
+            self._check_open()
+            raise
+
 
 class EpochLoader(_Closing[Batch]):
     """Batches of one split: shuffled and complete ones in training, every row in its order in evaluation.
@@ -183,7 +193,7 @@ class EpochLoader(_Closing[Batch]):
         return _run_ahead(
             range(start_step, self.steps_per_epoch),
             lambda step: self._submit(epoch, step),
-            lambda pending: self._place(pending.result(self._share.timeout_s)),
+            lambda pending: self._place(self._wait_for(pending, self._share.timeout_s)),
             lambda pending: pending.cancel(),
             self._share.prefetch,
         )
@@ -304,7 +314,7 @@ class PairedLoader(_Closing[PairedBatch]):
         )
 
     def _finish(self, pair: tuple[Pending, Pending]) -> PairedBatch:
-        labeled, unlabeled = (self._place(pending.result(self._share.timeout_s)) for pending in pair)
+        labeled, unlabeled = (self._place(self._wait_for(pending, self._share.timeout_s)) for pending in pair)
         return PairedBatch(labeled, unlabeled)
 
     def _submit(self, global_step: int, labeled: LabeledStream) -> tuple[Pending, Pending]:

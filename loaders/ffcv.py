@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -28,6 +27,7 @@ from loaders.decode import CorruptImageError, decode_jpeg_into
 from loaders.epochs import UNLABELED
 from loaders.ffcv_operations import import_ffcv, iterate, operations
 from loaders.packs import Split
+from loaders.threads import WorkerPool
 from loaders.views.policy import ViewPolicy
 
 __all__ = ["EpochOrder", "fused_views", "import_ffcv", "iterate"]
@@ -125,7 +125,7 @@ def fused_views(
         seed=seed,
         first_view=256,  # as in a plain loader of ours: the same image looks the same in both
         labels=None,
-        executor=ThreadPoolExecutor(num_threads, thread_name_prefix="sluice-ffcv"),
+        executor=WorkerPool(num_threads, "sluice-ffcv"),
         num_threads=num_threads,
         dtype=dtype,
         channels_last=channels_last,

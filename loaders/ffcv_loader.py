@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from loaders.batch import Batch
 from loaders.cpu import CpuRenderer
 from loaders.epochs import UNLABELED, EpochLoader, Share
 from loaders.errors import LoaderError, UserError
-from loaders.ffcv_operations import ffcv_loader, iterate, operations
+from loaders.ffcv_operations import ffcv_loader, iterate, operations, stop
 from loaders.packs import Split
 
 _KEPT_EPOCHS = 8  # orders remembered, so that an epoch given up early can still be told from the next one
@@ -69,6 +70,7 @@ class FfcvLoader(EpochLoader):
         self._first_row = int(np.searchsorted(split.pack.columns.shard, shard))
         self._wanted = (0, 0)  # epoch and first step of the epoch that begins
         self._begun: list[tuple[NDArray[np.uint64], int, int]] = []  # orders, their epochs and first steps
+        self._under_way: WeakSet[Any] = WeakSet()  # FFCV's iterators
         self._rank_batch = batch_size // share.num_ranks
         self._ffcv = ffcv_loader(
             split.pack.shard_path(shard),
@@ -87,9 +89,26 @@ class FfcvLoader(EpochLoader):
         self._wanted = (epoch, start_step)
         if start_step >= self.steps_per_epoch:
             return
-        for (batch,) in iterate(self._ffcv, self._share.timeout_s):
+        num_steps = 0
+        try:
+            for (batch,) in iterate(self._ffcv, self._share.timeout_s, self._under_way.add):
+                self._check_open()
+                num_steps += 1
+                yield self._place(batch)
+        except LoaderError:
             self._check_open()
-            yield self._place(batch)
+            raise
+        if num_steps < self.steps_per_epoch - start_step:
+            self._check_open()  # never a short epoch
+            raise LoaderError(f"FFCV ended after {num_steps} batches of {self.steps_per_epoch - start_step}")
+
+    def close(self) -> None:
+        """Stop FFCV's threads and ours; further calls do nothing."""
+        if not self._closed:
+            self._closed = True
+            for under_way in list(self._under_way):
+                stop(under_way, self._share.timeout_s)
+            self._close()
 
     def _positions(self, epoch: int, step: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         positions, valid = order.step_positions(

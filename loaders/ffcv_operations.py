@@ -8,9 +8,11 @@ the consumer and raises when it is used.
 
 from __future__ import annotations
 
+import queue
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -182,17 +184,21 @@ def ffcv_loader(
     )
 
 
-def iterate(loader: Any, timeout_s: float = 120.0) -> Iterator[Any]:
+def iterate(
+    loader: Any, timeout_s: float = 120.0, begun: Callable[[Any], None] = lambda epoch: None
+) -> Iterator[Any]:
     """Yield the batches of an FFCV Loader; a dead or hanging thread of FFCV is an error, not a hang.
 
     Args:
         loader: an `ffcv.loader.Loader` with any pipelines.
         timeout_s: seconds that a batch may take.
+        begun: is given FFCV's iterator, for `stop`.
 
     Raises:
         LoaderError: FFCV's thread died or took too long.
     """
     epoch = iter(loader)
+    begun(epoch)
     try:
         while True:
             _wait(epoch, timeout_s)
@@ -205,20 +211,33 @@ def iterate(loader: Any, timeout_s: float = 120.0) -> Iterator[Any]:
                     raise part.error
             yield batch
     finally:
-        epoch.close()
+        stop(epoch, timeout_s)
+
+
+def stop(epoch: Any, timeout_s: float) -> None:
+    """End the thread of an iterator of FFCV within a time limit.
+
+    FFCV's own `close` leaves a thread that is at its end waiting for ever to hand over what nobody takes.
+    """
+    epoch.iter_ixes = iter(())  # after the batch under way it finds itself at its end
+    epoch.close()
+    deadline = time.monotonic() + timeout_s
+    while epoch.is_alive() and time.monotonic() < deadline:
+        with suppress(queue.Empty):
+            epoch.output_queue.get(timeout=0.005)
 
 
 def _wait(epoch: Any, timeout_s: float) -> None:
     """Wait until an iterator of FFCV has something in its queue."""
     deadline = time.monotonic() + timeout_s
-    queue = epoch.output_queue
-    while queue.empty():
+    batches = epoch.output_queue
+    while batches.empty():
         alive = epoch.is_alive()
-        with queue.not_empty:
-            queue.not_empty.wait_for(lambda: len(queue.queue) > 0, timeout=0.1)
-        if queue.empty() and not alive:
+        with batches.not_empty:
+            batches.not_empty.wait_for(lambda: len(batches.queue) > 0, timeout=0.1)
+        if batches.empty() and not alive:
             raise LoaderError("FFCV's thread died; the exception that killed it stands on the error output")
-        if queue.empty() and time.monotonic() > deadline:
+        if batches.empty() and time.monotonic() > deadline:
             raise LoaderError(
                 f"a batch took longer than {timeout_s:g} s in FFCV: the storage or a worker hangs; raise "
                 "timeout_s if it is only slow"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
 from loaders.packs.remote import RemotePack
 from loaders.packs.store import StoreError
+from loaders.threads import WorkerPool
 
 _FEW_RANGES = 64  # more are ranges of a few rows each, which are looked up one by one
 _RECENT_BATCHES = 8  # batches whose shards stay while later ones are being begun
@@ -84,14 +84,14 @@ class Fetching:
     """Threads that fetch shards for one loader, a group per remote pack, started when first needed."""
 
     def __init__(self) -> None:
-        self._pools: dict[int, tuple[RemotePack, ThreadPoolExecutor]] = {}
+        self._pools: dict[int, tuple[RemotePack, WorkerPool]] = {}
 
     def want(self, pack: RemotePack, stream: int, shards: Iterable[int], begun: set[int]) -> None:
         """Keep these shards for a stream of the loader and fetch those not in `begun`, in this order."""
         if id(pack) not in self._pools:
             pack.cache.store.enter()
             threads = pack.cache.store.options.num_fetchers
-            self._pools[id(pack)] = pack, ThreadPoolExecutor(threads, thread_name_prefix="sluice-fetch")
+            self._pools[id(pack)] = pack, WorkerPool(threads, "sluice-fetch")
         names = {shard: pack.shard_files[shard].path for shard in shards}
         pack.cache.protect((id(self), stream), frozenset(names.values()))
         for shard in names:
@@ -105,12 +105,12 @@ class Fetching:
         shards, rows = shards_of(renderer.split)
         return StreamRenderer(renderer, self, None, shards, rows, 0, LABELED, len(shards))
 
-    def close(self) -> None:
-        """Stop fetching; a request that is under way ends with its own time limit."""
+    def close(self, timeout_s: float) -> None:
+        """Stop fetching; a request that is under way ends with its own time limit, or this one."""
         for pack, pool in self._pools.values():
             pack.cache.store.leave()
             pack.cache.release(id(self))
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.close(timeout_s)
 
 
 class StreamRenderer:

@@ -120,7 +120,7 @@ class VerifiedRows:
             self._note(row, str(error))
             return False
         if content_hash(data.data) != self._split.pack.columns.content_hash[row].tobytes():
-            self._note(row, "the bytes are not those that were packed (another hash)")
+            self._note(row, "its bytes differ from the content hash in the index")
             return False
         self._is_good[row] = True
         return True

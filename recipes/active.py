@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from engine.active import margins, random_choice, smallest, smallest_per_cluster
 from engine.classifier import best_weights, load_classifier
 from engine.clusters import kmeans, normalise
+from engine.distributed import refuse_ranks
 from engine.evaluate import extract_features
 from engine.files import write_atomic
 from engine.networks import load_backbone
@@ -237,6 +238,7 @@ def ask_oracle(pack: Pack, request: Request, cycle: int) -> LabelTable:
 
 def run(config: Config) -> Path:
     """Do what the command says; return the request, or the table of labels where they are known."""
+    refuse_ranks("active")
     pack = open_pack(config.pack)
     bought = config.out / "bought.parquet"
     if config.filled is not None:

@@ -32,6 +32,7 @@ from engine.classification_report import (
     draw_reliability,
 )
 from engine.classifier import Weights, best_weights, load_classifier
+from engine.distributed import refuse_ranks
 from engine.files import to_json, write_atomic
 from engine.predict import predict
 from engine.report.figures import save_picture
@@ -201,6 +202,7 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated) -> Classifica
 
 def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     """Predict a split and write everything; the report is None where no image has a label."""
+    refuse_ranks("evaluate")
     pack = open_pack(config.pack)
     evaluated = predict_split(config, pack)
     config.out.mkdir(parents=True, exist_ok=True)

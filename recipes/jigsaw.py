@@ -7,7 +7,7 @@ Source: Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations b
 (arXiv 1603.09246), and a published re-implementation for BatchNorm, batch size and epochs.
 
 The algorithm box is `Jigsaw.training_step`; the permutations are `engine.objectives.jigsaw`, the tiles
-`engine.tiles`.
+`presets.tiles`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
 
 # isort: split
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import tyro
@@ -29,12 +29,10 @@ from engine.objectives.jigsaw import permutation_set, shuffle_tiles
 from engine.recipe import Recipe, StepOutput
 from engine.run_config import RunConfig, print_summary, run_recipe
 from engine.schedule import Schedule, constant
-from engine.tiles import cut_tiles, normalise_tiles, tile_offsets_range
 from loaders import BackendName, build_loader, open_pack
 from loaders.batch import Batch
 from loaders.errors import UserError, run_command
 from loaders.views import presets
-from loaders.views.policy import Grayscale
 
 GRID = 3
 
@@ -48,7 +46,7 @@ class Config(RunConfig):
     backbone: str = "alexnet_bn"
     """alexnet_bn, any convolutional timm name, or tiny_resnet for a CPU. Paper: AlexNet."""
     resolution: int = 225
-    """Side of the view that is cut into 3x3 cells. Paper: 225."""
+    """Side of the crop, as resized, under the 3x3 cells. Paper: 225."""
     tile_size: int = 64
     """Side of a tile, which lies anywhere in its cell. Paper: 64 in cells of 75."""
     num_permutations: int = 1000
@@ -109,18 +107,16 @@ class Jigsaw(Recipe):
         self.classifier = Projector(GRID**2 * config.tile_features, sizes)
         chosen = permutation_set(config.num_permutations, GRID**2, config.seed)
         self.register_buffer("permutations", torch.from_numpy(chosen))
-        self.places = tile_offsets_range(config.resolution, GRID, config.tile_size)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Cut the tiles, shuffle them, and say which permutation it was (section 4)."""
-        x = batch.views[0]
-        draws = StepDraws(self.config.seed, step, x.device)
-        tiles = cut_tiles(x, GRID, self.config.tile_size, draws.integers(self.places, len(x), GRID**2, 2))
-        choice = draws.integers(self.config.num_permutations, len(x))
-        shuffled = shuffle_tiles(normalise_tiles(tiles), self.permutations, choice)
+        """Shuffle the tiles, and say which permutation it was (section 4)."""
+        tiles = torch.stack(batch.views, dim=1)
+        draws = StepDraws(self.config.seed, step, tiles.device)
+        choice = draws.integers(self.config.num_permutations, len(tiles))
+        shuffled = shuffle_tiles(tiles, self.permutations, choice)
         flat = shuffled.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         features = self.tile_layer(self.backbone(flat))
-        terms = pretext_loss(self.classifier(features.view(len(x), -1)), choice)
+        terms = pretext_loss(self.classifier(features.view(len(tiles), -1)), choice)
         return StepOutput(terms.loss, {"permutation_top1": terms.top1})
 
     def make_optimizer(self) -> torch.optim.SGD:
@@ -138,14 +134,13 @@ class Jigsaw(Recipe):
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
     pack = open_pack(config.pack)
-    crop = presets.crop_flip(config.resolution, config.min_crop)
-    view = replace(crop, name="jigsaw", operations=(Grayscale(config.gray_p),))
+    cell = config.resolution // GRID
     return run_recipe(
         config,
         lambda accelerator: Jigsaw(config),
         lambda accelerator: build_loader(
             pack.split(config.split),
-            views=(view,),
+            views=presets.tiles(config.tile_size, cell, config.min_crop, config.gray_p, GRID),
             backend=config.backend,
             **config.loader_options(accelerator),
         ),

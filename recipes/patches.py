@@ -7,7 +7,7 @@ Source: Doersch, Gupta, Efros 2015, "Unsupervised Visual Representation Learning
 (arXiv 1505.05192).
 
 The algorithm box is `Patches.training_step`; the pairs are `engine.objectives.patches`, the tiles
-`engine.tiles`.
+`presets.tiles`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
 
 # isort: split
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import tyro
@@ -28,12 +28,10 @@ from engine.objectives.patches import NUM_POSITIONS, choose_pairs
 from engine.recipe import Recipe, StepOutput
 from engine.run_config import RunConfig, print_summary, run_recipe
 from engine.schedule import Schedule, constant
-from engine.tiles import cut_tiles, normalise_tiles, tile_offsets_range
 from loaders import BackendName, build_loader, open_pack
 from loaders.batch import Batch
 from loaders.errors import UserError, run_command
 from loaders.views import presets
-from loaders.views.policy import Grayscale
 
 GRID = 3
 
@@ -47,7 +45,7 @@ class Config(RunConfig):
     backbone: str = "alexnet_bn"
     """alexnet_bn, any convolutional timm name, or tiny_resnet for a CPU. Paper: AlexNet."""
     resolution: int = 225
-    """Side of the view that is cut into 3x3 cells. This project's choice."""
+    """Side of the crop, as resized, under the 3x3 cells. This project's choice."""
     tile_size: int = 64
     """Side of a patch, which lies anywhere in its cell. Paper: 96, with a gap of 48 and 7 of jitter."""
     min_crop: float = 0.5
@@ -97,15 +95,12 @@ class Patches(Recipe):
         self.backbone_name = config.backbone
         num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
         self.classifier = Projector(2 * num_features, (*config.hidden, NUM_POSITIONS))
-        self.places = tile_offsets_range(config.resolution, GRID, config.tile_size)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Take the centre and a neighbour, and say which neighbour it was (section 3)."""
-        x = batch.views[0]
-        draws = StepDraws(self.config.seed, step, x.device)
-        tiles = cut_tiles(x, GRID, self.config.tile_size, draws.integers(self.places, len(x), GRID**2, 2))
-        position = draws.integers(NUM_POSITIONS, len(x))
-        pair = normalise_tiles(torch.cat(choose_pairs(tiles, position)))
+        tiles = torch.stack(batch.views, dim=1)
+        position = StepDraws(self.config.seed, step, tiles.device).integers(NUM_POSITIONS, len(tiles))
+        pair = torch.cat(choose_pairs(tiles, position))
         h = self.backbone(pair.contiguous(memory_format=torch.channels_last))
         terms = pretext_loss(self.classifier(torch.cat(h.chunk(2), dim=1)), position)
         return StepOutput(terms.loss, {"position_top1": terms.top1})
@@ -125,14 +120,13 @@ class Patches(Recipe):
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
     pack = open_pack(config.pack)
-    crop = presets.crop_flip(config.resolution, config.min_crop)
-    view = replace(crop, name="patches", operations=(Grayscale(config.gray_p),))
+    cell = config.resolution // GRID
     return run_recipe(
         config,
         lambda accelerator: Patches(config),
         lambda accelerator: build_loader(
             pack.split(config.split),
-            views=(view,),
+            views=presets.tiles(config.tile_size, cell, config.min_crop, config.gray_p, GRID),
             backend=config.backend,
             **config.loader_options(accelerator),
         ),

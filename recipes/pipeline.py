@@ -37,6 +37,7 @@ from rich.table import Table
 
 from engine.classifier import best_weights, load_classifier
 from engine.classifier_recipe import read_accuracy
+from engine.distributed import refuse_ranks
 from engine.files import to_json, write_atomic
 from engine.report.figures import draw_steps, save_picture
 from loaders import BackendName, open_pack
@@ -71,6 +72,8 @@ class Pretrain:
     """Report: 8192 8192 8192."""
     min_crop: float = 0.08
     """Paper: 0.08."""
+    warmup_epochs: float = 10.0
+    """Linear rise of the learning rate, less than a short run is long. Paper: 10."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +188,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Measured:
-    """Test accuracy after a stage.
-
-    Attributes:
-        stage: its name.
-        top1: in [0, 1].
-    """
+    """Test accuracy after a stage, in [0, 1]."""
 
     stage: Stage
     top1: float
@@ -359,6 +357,7 @@ STAGES: dict[Stage, Callable[[Chain], None]] = {
 
 def run(config: Config) -> list[Measured]:
     """Run the stages that are not skipped, in their order, and keep the table of what each brought."""
+    refuse_ranks("pipeline")
     chain = Chain(config)
     for stage, function in STAGES.items():
         if stage not in config.skip:

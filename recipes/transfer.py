@@ -1,13 +1,25 @@
-r"""Transfer: fine-tune a pre-trained backbone on a few labels per class, beside the same from scratch.
+r"""Transfer: what a pre-trained backbone is worth with a few labels per class, beside the same from scratch.
 
     python recipes/transfer.py --pack packs/mine --init runs/barlow --labels-per-class 1 2 5 10 \
         --seeds 0 1 2 --out runs/transfer
 
-Source: the semi-supervised protocol of Zbontar et al. 2021 (Barlow Twins), section 3.1: a new linear
-classifier, separate learning rates for backbone and classifier, SGD without weight decay, cosine decay.
+`--init` is a run of any recipe, or one of its checkpoints; `--method` says what becomes of it:
 
-Both ways to start see the same labels; each has settings of its own (`--pretrained.*`, `--from-scratch.*`),
-since what suits trained weights does not suit random ones.
+* fine_tune: everything at once, backbone and classifier each at its own rate.
+* frozen: features of `--layer` under a linear classifier, or under the layers of `--hidden`.
+* two_stage: first the classifier alone, then everything at a smaller rate.
+* knn: no training, the nearest labelled neighbours vote.
+
+Muaz and Kumar's classifier: --method two_stage --layer conv4 --layer-side 6 --hidden 4096 4096 --patience 5
+--validation-share 0.2. The 2021 report's search over learning rates: --grid --validation-share 0.2.
+
+Sources: the semi-supervised protocol of Zbontar et al. 2021 (Barlow Twins), section 3.1: a new linear
+classifier, separate learning rates for backbone and classifier, SGD without weight decay, cosine decay;
+Muaz and Kumar (conv4, three fully connected layers, early stopping, then everything at a small rate);
+Zhou, Wan, Li 2021, section 4.3 (the search).
+
+All ways to start see the same labels; each has settings of its own (`--pretrained.*`, `--from-scratch.*`),
+since what suits trained weights does not suit random ones. From scratch is always trained as a whole.
 """
 
 from __future__ import annotations
@@ -17,77 +29,52 @@ import engine  # noqa: F401 - first of all: it says how OpenMP waits, before tor
 # isort: split
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 import tyro
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from engine.distributed import Precision, make_accelerator, on_main, seed_everything
-from engine.evaluate import extract_features, topk_accuracy
+from engine.distributed import Precision, make_accelerator, on_main, rank, seed_everything
+from engine.early_stopping import Stopping
 from engine.few_labels import SCRATCH, FewLabelResult, summarise, write_results
 from engine.files import to_json
-from engine.loop import LoopConfig, train
-from engine.networks import build_backbone, load_backbone
-from engine.recipe import Recipe, StepOutput
-from engine.runs import read_run
-from engine.schedule import Schedule, warmup_cosine
+from engine.grid import RATES, WEIGHT_DECAYS, Cell, Setting, best_of, settings, sum_up, write_grid
+from engine.layers import Layer, LayerFeatures
+from engine.loop import LoopConfig
+from engine.predict import measure_accuracy
+from engine.starts import Start, find_start
+from engine.transfer import FineTuning, Transfer, train_stage, vote
 from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
 from loaders.build import BackendName
 from loaders.errors import UserError, run_command
 from loaders.packs import Pack, Split
-from loaders.packs.subsample import subsample_per_class
+from loaders.packs.subsample import subsample_per_class, validation_part
 from loaders.views import presets
 
-
-@dataclass(frozen=True)
-class FineTuning:
-    """How one way to start is trained."""
-
-    lr_backbone: float
-    """Peak learning rate of the backbone; 0 keeps its weights. Paper: 0.005 (1 % of ImageNet)."""
-    lr_classifier: float
-    """Peak learning rate of the linear classifier. Paper: 0.5, which overshoots on a handful of labels."""
-    batchnorm: Literal["running", "batch"]
-    """"running": normalise by the statistics that pre-training left, and keep them; "batch": by those of
-    each batch, which the running ones follow."""
-    steps: int = 200
-    """Optimizer steps."""
-    min_crop: float = 0.08
-    """Smallest share of the image that a training view shows. Paper: 0.08; much more where there are only
-    tens of labels, since a view that misses the object teaches a wrong label."""
-    warmup_steps: int = 0
-    """Linear rise of the learning rates."""
-    weight_decay: float = 0.0
-    """Of all weights. Paper: 0."""
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no training."""
-        if self.steps < 1 or self.warmup_steps < 0:
-            raise UserError(
-                "fine-tuning: expected steps >= 1 and warmup_steps >= 0, found "
-                f"{self.steps} and {self.warmup_steps}"
-            )
-        if min(self.lr_backbone, self.lr_classifier, self.weight_decay) < 0:
-            raise UserError("fine-tuning: expected learning rates and weight decay of at least 0")
+Method = Literal["fine_tune", "frozen", "two_stage", "knn"]
+PRETRAINED = FineTuning(lr_backbone=0.005, lr_classifier=0.02, batchnorm="batch", steps=100)
+FROM_SCRATCH = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch", warmup_steps=10)
+_DECISIVE = (
+    *("pack", "train_split", "batch_size", "flip_p", "layer", "layer_side", "hidden", "head_steps"),
+    *("together_factor", "validation_split", "validation_share", "patience", "check_every_steps"),
+)
+_VALIDATION_SEED = 0  # the same validation images for every seed, so that seeds differ in training alone
 
 
 @dataclass(frozen=True)
 class Config:
-    """Fine-tune on k labels per class, for several k and seeds, beside training from scratch."""
+    """Train on k labels per class, for several k and seeds, beside training from scratch."""
 
     pack: Path
     """Folder that tools/pack_dataset.py wrote."""
     init: Path
-    """Run folder whose backbone to start from."""
+    """Run folder, or a checkpoint in one, whose backbone to start from."""
     out: Path
     """Folder of the results; runs in it that are already complete are not repeated."""
     train_split: str = "train"
@@ -100,12 +87,42 @@ class Config:
     """Of the choice of labels, of new weights, of order and views."""
     beside_scratch: bool = True
     """Also train the same network from random weights on the same labels."""
-    pretrained: FineTuning = FineTuning(lr_backbone=0.005, lr_classifier=0.02, batchnorm="batch", steps=100)
+    method: Method = "fine_tune"
+    """What becomes of the pre-trained backbone, see above."""
+    layer: str = ""
+    """Module of the backbone whose features are used, such as conv4 of alexnet_bn, stages.2 of tiny_resnet or
+    layer3 of a timm ResNet; "" is the backbone's representation. Muaz and Kumar: conv4."""
+    layer_side: int = 1
+    """A map of --layer is averaged to this side before it is flattened; 6 keeps AlexNet's 6 x 6 places."""
+    hidden: tuple[int, ...] = ()
+    """Fully connected layers with BatchNorm before the last one; none: a linear classifier. Muaz and Kumar:
+    three layers in all, sizes not stated; RotNet's are 4096 4096."""
+    pretrained: FineTuning = PRETRAINED
     """Training of the pre-trained network."""
-    from_scratch: FineTuning = FineTuning(
-        lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch", warmup_steps=10
-    )
+    from_scratch: FineTuning = FROM_SCRATCH
     """Training of the network with random weights."""
+    head_steps: int = 100
+    """two_stage: steps of the classifier alone, before the steps of --pretrained."""
+    together_factor: float = 0.1
+    """two_stage: rate of the classifier in the second stage, as a share of that in the first. Muaz and Kumar:
+    "a small learning rate"."""
+    validation_split: str = ""
+    """Labelled split for early stopping and the grid; "" for none."""
+    validation_share: float = 0.0
+    """In its place: share of the labels of --train-split that is set aside, class by class, before any label
+    is chosen to train on."""
+    patience: int = 0
+    """Stop after so many measurements without a rise of the validation accuracy and keep the best weights; 0
+    trains to the end. Muaz and Kumar: early stopping, its patience not stated."""
+    check_every_steps: int = 20
+    """Steps between these measurements."""
+    grid: bool = False
+    """Search the learning rates of --pretrained as table 5 of the 2021 report does; writes grid.json,
+    grid.csv and the heat map grid.png. Chooses on validation images."""
+    grid_rates: tuple[float, ...] = RATES
+    """Rates of the grid: all pairs with the backbone's below the classifier's, and the largest for both."""
+    grid_weight_decays: tuple[float, ...] = WEIGHT_DECAYS
+    """Weight decays of the grid."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
     batch_size: int = 64
@@ -117,63 +134,21 @@ class Config:
     num_threads: int = 2
     """Decoding threads of each rank."""
 
-
-class Transfer(Recipe):
-    """A backbone and a new linear classifier under one cross-entropy."""
-
-    name = "transfer"
-
-    def __init__(self, backbone: nn.Module, backbone_name: str, num_classes: int, tuning: FineTuning) -> None:
-        """Put a classifier on a backbone.
-
-        Args:
-            backbone: maps [B, 3, H, W] to h [B, num_features].
-            backbone_name: as `build_backbone` takes it.
-            num_classes: C.
-            tuning: rates, steps and BatchNorm mode.
-        """
-        super().__init__()
-        self.tuning = tuning
-        self.backbone = backbone
-        self.backbone_name = backbone_name
-        self.classifier = nn.Linear(int(backbone.num_features), num_classes)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map views [B, 3, H, W] to logits [B, C]."""
-        logits: Tensor = self.classifier(self.backbone(x))
-        return logits
-
-    def train(self, mode: bool = True) -> Transfer:
-        """Set the mode; in "running" mode the backbone's BatchNorm stays in evaluation."""
-        super().train(mode)
-        if self.tuning.batchnorm == "running":
-            for module in self.backbone.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
-
-    def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Classify one view of each image."""
-        assert batch.labels is not None
-        logits = self(batch.views[0])
-        loss = F.cross_entropy(logits.float(), batch.labels)
-        top1 = (logits.detach().argmax(1) == batch.labels).float().mean()
-        return StepOutput(loss, {"top1": top1})
-
-    def make_optimizer(self) -> torch.optim.SGD:
-        """Return SGD with a learning rate for the backbone and one for the classifier."""
-        tuning = self.tuning
-        groups = [
-            {"params": list(self.classifier.parameters()), "lr": tuning.lr_classifier},
-            {"params": list(self.backbone.parameters()), "lr": tuning.lr_backbone},
-        ]
-        return torch.optim.SGD(
-            groups, lr=tuning.lr_classifier, momentum=0.9, weight_decay=tuning.weight_decay
-        )
-
-    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return a cosine over the steps asked for; the last epoch may be cut short."""
-        return warmup_cosine(self.tuning.steps, self.tuning.warmup_steps)
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        if not self.labels_per_class or not self.seeds:
+            raise UserError("transfer: expected at least one number of labels and one seed, found none")
+        if self.validation_split and self.validation_share:
+            raise UserError("validation: expected --validation-split or --validation-share, found both")
+        if (self.grid or self.patience) and not (self.validation_split or self.validation_share):
+            raise UserError(
+                "validation: the grid and early stopping choose by images that are not the test's; expected "
+                "--validation-split or --validation-share, found neither"
+            )
+        if min(self.head_steps, self.check_every_steps, self.layer_side) < 1 or self.patience < 0:
+            raise UserError("head_steps, check_every_steps and layer_side: expected at least 1; patience: 0")
+        if self.grid and (self.method == "knn" or len(self.labels_per_class) != 1):
+            raise UserError("grid: expected a method with learning rates and one number of labels per class")
 
 
 @dataclass(frozen=True)
@@ -181,138 +156,201 @@ class _Job:
     """One network to train and to test."""
 
     init: str
+    method: Method
     tuning: FineTuning
     labels_per_class: int
     seed: int
+    group: str = ""
 
     @property
     def folder(self) -> str:
         arm = SCRATCH if self.init == SCRATCH else "pretrained"
-        return f"{arm}-{self.labels_per_class}-labels-seed-{self.seed}"
+        return str(Path(self.group) / f"{arm}-{self.labels_per_class}-labels-seed-{self.seed}")
 
 
-def fine_tune(
-    config: Config, job: _Job, pack: Pack, test_loader: Loader[Batch], accelerator: Accelerator
-) -> FewLabelResult:
-    """Train one network on a few labels and test it.
+class Session:
+    """What all networks of a command share: the pack, the start, and the images to measure on."""
 
-    Args:
-        config: of the command.
-        job: what to start from, how to train, how many labels and which seed.
-        pack: with the splits that `config` names.
-        test_loader: the test split in evaluation mode, whole on every rank.
-        accelerator: shared by all jobs.
+    def __init__(self, config: Config, accelerator: Accelerator) -> None:
+        """Open the pack and the loaders of this rank's test and validation images."""
+        self.config, self.accelerator = config, accelerator
+        self.pack: Pack = open_pack(config.pack)
+        self.start: Start = find_start(config.init)
+        split = self.pack.split(config.train_split)
+        self.split, self.known = split, split.labels()
+        held: Split | None = self.pack.split(config.validation_split) if config.validation_split else None
+        if config.validation_share:
+            part = validation_part(self.known, config.validation_share, _VALIDATION_SEED)
+            held, self.known = split.take(np.flatnonzero(part)), np.where(part, -1, self.known)
+        self.test = self.in_order(self.pack.split(config.test_split))
+        self.validation = None if held is None else self.in_order(held)
 
-    Returns:
-        The accuracy; the run folder is `config.out` / `job.folder`.
-    """
-    labels = pack.split(config.train_split)
-    chosen = labels.take(subsample_per_class(labels.labels(), job.labels_per_class, job.seed))
-    described = read_run(config.init)["config"]
-    backbone_name, resolution = str(described["backbone"]), int(described["resolution"])
+    def close(self) -> None:
+        """Close the loaders."""
+        for loader in (self.test, self.validation):
+            if loader is not None:
+                loader.close()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments that all loaders share."""
+        return {
+            "backend": self.config.backend,
+            "device": str(self.accelerator.device),
+            "num_threads": self.config.num_threads,
+            "rank": self.accelerator.process_index,
+            "num_ranks": self.accelerator.num_processes,
+            "channels_last": True,
+        }
+
+    def labels(self, job: _Job) -> Split:
+        """Choose the labels of a job."""
+        return self.split.take(subsample_per_class(self.known, job.labels_per_class, job.seed))
+
+    def in_order(self, split: Split) -> Loader[Batch]:
+        """Build a loader of this rank's part of a split, without augmentation."""
+        views = (presets.evaluation(self.start.resolution),)
+        return build_loader(split, views, 256 * self.accelerator.num_processes, mode="eval", **self.options)
+
+    def augmented(self, job: _Job) -> Loader[Batch]:
+        """Build the training loader of a job."""
+        chosen, num_ranks = self.labels(job), self.accelerator.num_processes
+        most = min(self.config.batch_size, len(chosen))
+        if most < num_ranks:
+            raise UserError(
+                f"fine-tuning: {len(chosen)} labels for {num_ranks} processes; use fewer processes"
+            )
+        view = presets.crop_flip(self.start.resolution, job.tuning.min_crop, self.config.flip_p)
+        return build_loader(chosen, (view,), most - most % num_ranks, seed=job.seed, **self.options)
+
+    def loop_config(self, job: _Job, tuning: FineTuning, ending: str, steps_per_epoch: int) -> LoopConfig:
+        """Return how the loop carries out one training of a job."""
+        return LoopConfig(
+            out=self.config.out / (job.folder + ending),
+            epochs=-(-tuning.steps // steps_per_epoch),
+            max_steps=tuning.steps,
+            seed=job.seed,
+            resume=True,
+            keep_checkpoints=1,
+            progress=False,
+            config=self.description(job, tuning),
+            backbone_metadata={"resolution": str(self.start.resolution)},
+        )
+
+    def description(self, job: _Job, tuning: FineTuning) -> dict[str, Any]:
+        """Return what decides a run's result, for its run folder."""
+        fields = {name: getattr(self.config, name) for name in _DECISIVE} | asdict(tuning)
+        fields |= {"init": job.init, "method": job.method, "seed": job.seed}
+        fields |= {"labels_per_class": job.labels_per_class}
+        fields |= {"backbone": self.start.backbone, "resolution": self.start.resolution}
+        plain: dict[str, Any] = json.loads(to_json(fields))
+        return plain
+
+
+def stages(config: Config, job: _Job) -> list[tuple[str, FineTuning, bool]]:
+    """Return the trainings of a job: the ending of its folder, how, and whether the backbone is frozen."""
+    if job.method != "two_stage":
+        return [("", job.tuning, job.method == "frozen")]
+    smaller = replace(job.tuning, lr_classifier=config.together_factor * job.tuning.lr_classifier)
+    return [("-head", replace(job.tuning, steps=config.head_steps), True), ("", smaller, False)]
+
+
+def fine_tune(session: Session, job: _Job) -> FewLabelResult:
+    """Train one network on a few labels and test it; its run folder is `config.out` / `job.folder`."""
+    config, start = session.config, session.start
     seed_everything(job.seed)
-    backbone = (
-        build_backbone(backbone_name, resolution) if job.init == SCRATCH else load_backbone(config.init)
+    backbone = start.build() if job.init == SCRATCH else start.load()
+    layer, plan = Layer(config.layer, config.layer_side), stages(config, job)
+    recipe = Transfer(
+        *(backbone, start.backbone, len(session.pack.classes), plan[0][1], layer),
+        *(config.hidden, plan[0][2], start.resolution),
     )
-    recipe = Transfer(backbone, backbone_name, len(pack.classes), job.tuning)
-    loader = _train_loader(config, job, chosen, resolution, accelerator)
-    loop_config = LoopConfig(
-        out=config.out / job.folder,
-        epochs=-(-job.tuning.steps // loader.steps_per_epoch),
-        max_steps=job.tuning.steps,
-        seed=job.seed,
-        resume=True,
-        keep_checkpoints=1,
-        progress=False,
-        config=_description(config, job, resolution),
-        backbone_metadata={"resolution": str(resolution)},
-    )
+    stopping = Stopping(config.check_every_steps, config.patience) if config.patience else None
+    accelerator, loader, steps = session.accelerator, session.augmented(job), 0
     try:
-        summary = train(recipe, loader, accelerator, loop_config)
+        for ending, tuning, frozen in plan:
+            recipe.begin_stage(tuning, frozen)
+            loop_config = session.loop_config(job, tuning, ending, loader.steps_per_epoch)
+            steps += train_stage(recipe, loader, session.validation, accelerator, loop_config, stopping)
     finally:
         loader.close()
         accelerator.free_memory()
-    tested = extract_features(recipe, test_loader, accelerator.device).labelled()
-    top1 = topk_accuracy(tested.h, tested.labels)
-    return FewLabelResult(job.init, job.labels_per_class, job.seed, top1, len(tested.labels), summary.step)
-
-
-def _train_loader(
-    config: Config, job: _Job, chosen: Split, resolution: int, accelerator: Accelerator
-) -> Loader[Batch]:
-    num_ranks = accelerator.num_processes
-    most = min(config.batch_size, len(chosen))
-    if most < num_ranks:
-        raise UserError(f"fine-tuning: {len(chosen)} labels for {num_ranks} processes; use fewer processes")
-    return build_loader(
-        chosen,
-        views=(presets.crop_flip(resolution, job.tuning.min_crop, config.flip_p),),
-        batch_size=most - most % num_ranks,
-        seed=job.seed,
-        backend=config.backend,
-        device=str(accelerator.device),
-        num_threads=config.num_threads,
-        rank=accelerator.process_index,
-        num_ranks=num_ranks,
-        channels_last=True,
+    device = accelerator.device
+    tested = measure_accuracy(recipe, session.test, device)
+    held = None if session.validation is None else measure_accuracy(recipe, session.validation, device).top1
+    return FewLabelResult(
+        *(job.init, job.labels_per_class, job.seed, tested.top1, tested.num_images, steps),
+        *(tested.top5, job.method, held),
     )
 
 
-def _description(config: Config, job: _Job, resolution: int) -> dict[str, Any]:
-    fields = {
-        "init": job.init,
-        "labels_per_class": job.labels_per_class,
-        "seed": job.seed,
-        "resolution": resolution,
-        "pack": config.pack,
-        "train_split": config.train_split,
-        "batch_size": config.batch_size,
-        "flip_p": config.flip_p,
-        **asdict(job.tuning),
-    }
-    plain: dict[str, Any] = json.loads(to_json(fields))
-    return plain
+def classify_by_neighbours(session: Session, job: _Job) -> FewLabelResult:
+    """Let the labelled images vote, without any training."""
+    device, num_classes = session.accelerator.device, len(session.pack.classes)
+    layer = Layer(session.config.layer, session.config.layer_side)
+    network = LayerFeatures(session.start.load(), layer).to(device)
+    labelled = session.in_order(session.labels(job))
+    try:
+        found = vote(network, labelled, session.test, num_classes, device)
+    finally:
+        labelled.close()
+    measured = (found.top1, found.num_images, 0, found.top5, job.method)
+    return FewLabelResult(job.init, job.labels_per_class, job.seed, *measured)
 
 
 def plan(config: Config) -> Iterator[_Job]:
     """Yield every network of the command, with all ways to start side by side."""
     for labels_per_class in config.labels_per_class:
         for seed in config.seeds:
-            yield _Job(str(config.init), config.pretrained, labels_per_class, seed)
+            yield _Job(str(config.init), config.method, config.pretrained, labels_per_class, seed)
             if config.beside_scratch:
-                yield _Job(SCRATCH, config.from_scratch, labels_per_class, seed)
+                yield _Job(SCRATCH, "fine_tune", config.from_scratch, labels_per_class, seed)
+
+
+def plan_setting(config: Config, setting: Setting) -> Iterator[_Job]:
+    """Yield the networks of one cell of the grid, one per seed."""
+    tuning = replace(config.pretrained, **asdict(setting))
+    for seed in config.seeds:
+        group = str(Path("grid") / setting.folder)
+        yield _Job(str(config.init), config.method, tuning, config.labels_per_class[0], seed, group)
+
+
+def run_jobs(session: Session, jobs: list[_Job]) -> list[FewLabelResult]:
+    """Train and test networks, one line each."""
+    console = Console(stderr=True, quiet=not session.accelerator.is_main_process)
+    results = []
+    for number, job in enumerate(jobs, start=1):
+        result = classify_by_neighbours(session, job) if job.method == "knn" else fine_tune(session, job)
+        results.append(result)
+        console.print(f"[{number}/{len(jobs)}] {job.folder}: top-1 {result.top1:.1%}", highlight=False)
+    return results
 
 
 def run(config: Config) -> list[FewLabelResult]:
     """Train and test every network of the command and write the results into `config.out`."""
-    if not config.labels_per_class or not config.seeds:
-        raise UserError("transfer: expected at least one number of labels and one seed, found none")
-    pack = open_pack(config.pack)
-    accelerator = make_accelerator(config.precision)
-    resolution = int(read_run(config.init)["config"]["resolution"])
-    test_loader = build_loader(
-        pack.split(config.test_split),
-        views=(presets.evaluation(resolution),),
-        batch_size=256,
-        mode="eval",
-        backend=config.backend,
-        device=str(accelerator.device),
-        num_threads=config.num_threads,
-        channels_last=True,
-    )
-    console = Console(stderr=True, quiet=not accelerator.is_main_process)
-    results = []
-    jobs = list(plan(config))
+    session = Session(config, make_accelerator(config.precision))
     try:
-        for number, job in enumerate(jobs, start=1):
-            result = fine_tune(config, job, pack, test_loader, accelerator)
-            results.append(result)
-            console.print(f"[{number}/{len(jobs)}] {job.folder}: top-1 {result.top1:.1%}", highlight=False)
+        results = run_jobs(session, list(plan(config)))
     finally:
-        test_loader.close()
+        session.close()
     described: dict[str, Any] = json.loads(to_json(asdict(config)))
     on_main(lambda: write_results(config.out, results, described))
     return results
+
+
+def run_grid(config: Config) -> list[Cell]:
+    """Try every setting of the grid and write table and heat map into `config.out`."""
+    session = Session(config, make_accelerator(config.precision))
+    try:
+        wanted = settings(config.grid_rates, config.grid_weight_decays)
+        cells = [
+            sum_up(setting, run_jobs(session, list(plan_setting(config, setting)))) for setting in wanted
+        ]
+    finally:
+        session.close()
+    described: dict[str, Any] = json.loads(to_json(asdict(config)))
+    on_main(lambda: write_grid(config.out, cells, described))
+    return cells
 
 
 def print_results(console: Console, results: list[FewLabelResult]) -> None:
@@ -326,10 +364,27 @@ def print_results(console: Console, results: list[FewLabelResult]) -> None:
     console.print(table)
 
 
+def print_grid(config: Config, cells: list[Cell]) -> None:
+    """Print the table of the grid and what it chose."""
+    best = best_of(cells)
+    print((config.out / "grid.csv").read_text(), end="")
+    print(
+        f"best on validation: {best.setting.folder}, {best.mean:.1%} there, {best.test_mean:.1%} on the test"
+    )
+    print(f"images; heat map: {config.out / 'grid.png'}")
+
+
 def main() -> None:
-    """Run the command line."""
-    results = run(tyro.cli(Config, description=__doc__))
-    print_results(Console(), results)
+    """Run the command line; rank 0 prints."""
+    config = tyro.cli(Config, description=__doc__)
+    if config.grid:
+        cells = run_grid(config)
+        if rank() == 0:
+            print_grid(config, cells)
+    else:
+        results = run(config)
+        if rank() == 0:
+            print_results(Console(), results)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """The layers of the project: `loaders` < `engine` < {`recipes`, `tools`}."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -8,7 +11,15 @@ ALLOWED = {
     "loaders": {"loaders"},
     "engine": {"engine", "loaders.batch", "loaders.errors"},
     "recipes": {"loaders", "engine"},
-    "tools": {"loaders", "engine", "tools.bench", "tools.packing", "tools.peers", "tools.views"},
+    "tools": {
+        "loaders",
+        "engine",
+        "tools.bench",
+        "tools.comparison",
+        "tools.packing",
+        "tools.peers",
+        "tools.views",
+    },
 }
 COMPOSED = {"recipes/pipeline.py": {"recipes"}}  # the one recipe whose stages are other recipes
 HEAVY = ("nvidia.dali", "ffcv", "webdataset", "ray", "faiss")
@@ -52,3 +63,22 @@ def test_heavy_libraries_are_imported_lazily() -> None:
                     )
                     wrong += [f"{path}: {n}" for n in names if any(is_under(n, h) for h in HEAVY)]
     assert not wrong, wrong
+
+
+def test_scripts_find_what_is_not_installed() -> None:
+    """`python tools/x.py` sees its own folder and the installed `engine` and `loaders`, nothing else."""
+    wrong = [
+        str(path.relative_to(ROOT))
+        for layer in ("recipes", "tools")
+        for path in (ROOT / layer).glob("*.py")
+        if any(is_under(module, "tools") or is_under(module, "recipes") for module in imported_modules(path))
+        and "sys.path.insert(0, str(Path(__file__).resolve().parents[1]))" not in path.read_text()
+    ]
+    assert not wrong, f"these import from tools or recipes without the repository on sys.path: {wrong}"
+
+
+def test_a_script_runs_from_anywhere(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools/pack_dataset.py"), "--help"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

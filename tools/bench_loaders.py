@@ -27,7 +27,7 @@ from tools.bench.contender import BackendName, LimitName, PeerName, find_contend
 from tools.bench.corpus import open_corpus, pack_images
 from tools.bench.harness import Benchmark, Record, prepare, rounds
 from tools.bench.table import notes, render
-from tools.bench.workload import Interpolation, ViewSet, Workload
+from tools.bench.workload import ImageEncoding, Interpolation, ViewSet, Workload
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,15 @@ class Config:
     views: ViewSet = "barlow"
     """Views that each image gives."""
     resolution: int = 96
-    """Side of a view in pixels."""
+    """Side of a view in pixels; of a cell, for tiles."""
     batch_size: int = 64
     """Images per batch."""
     threads: int = 2
     """Threads or worker processes of each contender, and cores it is bound to."""
     interpolation: Interpolation | None = None
     """Filter of the resized crop; by default bicubic for barlow, as its paper has it, else bilinear."""
+    encoding: ImageEncoding = "jpeg"
+    """What contenders read: JPEG, or images stored as pixels."""
     backends: tuple[BackendName, ...] = ("cpu",)
     """Our own backends; dali_gpu_backend needs a CUDA device."""
     peers: tuple[PeerName, ...] = get_args(PeerName)
@@ -94,6 +96,7 @@ def workload_of(config: Config) -> Workload:
         config.batch_size,
         config.threads,
         config.interpolation or usual,
+        encoding=config.encoding,
     )
 
 

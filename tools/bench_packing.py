@@ -25,6 +25,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from loaders.errors import UserError, run_command
 from loaders.packs.workers import available_cores
 from tools.packing.writers import WRITERS, files

@@ -1,11 +1,15 @@
-"""Measure training: each recipe's model alone, its loader alone, and both together.
+r"""Measure training: each recipe's model alone, its loader alone, and both together.
 
     python tools/bench_training.py --pack packs/mine --resolution 32 --batch-size 128 --json training.jsonl
 
 Images per second of the run's own clock (every image in all its views), the first log window left out. The
 three kinds take turns, each in a process of its own: "model" repeats one batch that is already on the
-device, "loader" fetches batches and does nothing with them, "training" is the run as it is. What both leave
-when they share the same cores is 1 / (1/model + 1/loader); where they do not, the smaller of the two.
+device, "loader" fetches batches and does nothing with them, "training" is the run as it is.
+
+What "together" can reach depends on whether model and loader share their cores. Where each has its own (a
+GPU; or --threads 1 on two cores or more, one for torch and one for the loader) it is the smaller of the two.
+Where both want all cores (--threads equal to the cores) it is 1 / (1/model + 1/loader). The table names both
+shares; the first is the one to read where cores are not shared, the second where they are.
 """
 
 from __future__ import annotations
@@ -34,9 +38,14 @@ from loaders.errors import UserError, run_command
 from tools.bench.harness import machine
 
 ROOT = Path(__file__).resolve().parents[1]
+# fmt: off
 RecipeName = Literal[
-    "barlow", "rotnet", "jigsaw", "patches", "vae", "siamese_vae", "deepcluster", "simclr", "vicreg"
+    "barlow", "rotnet", "jigsaw", "patches", "vae", "siamese_vae", "deepcluster", "simclr", "vicreg",
+    "supervised", "mean_teacher", "pseudo_label", "fixmatch", "ssl_gan",
 ]
+# fmt: on
+PAIRED = ("mean_teacher", "pseudo_label", "fixmatch", "ssl_gan")
+_MU = 3  # unlabelled images per labelled one, so that a batch is the same number of images for all recipes
 _HEADS: dict[str, tuple[str, ...]] = {
     "barlow": ("--projector", "512", "512", "512"),
     "rotnet": ("--hidden",),
@@ -47,6 +56,7 @@ _HEADS: dict[str, tuple[str, ...]] = {
     "deepcluster": ("--hidden", "--num-clusters", "100"),
     "simclr": ("--projector", "512", "128"),
     "vicreg": ("--projector", "512", "512", "512"),
+    "ssl_gan": ("--generator-width", "32"),
 }
 """Heads that suit a small backbone; those of the papers would be most of the work."""
 
@@ -58,7 +68,9 @@ class Config:
     pack: Path
     """Pack to train on."""
     split: str = "unlabeled"
-    """Split of the pack."""
+    """Split of the pack whose images need no labels."""
+    labeled_split: str = "train"
+    """Labelled split, for the recipes that need one."""
     recipes: tuple[RecipeName, ...] = get_args(RecipeName)
     """What to measure."""
     backbone: str = "tiny_resnet"
@@ -66,7 +78,7 @@ class Config:
     resolution: int = 32
     """Side of the views in pixels; tiles are a third of it."""
     batch_size: int = 128
-    """Images per step."""
+    """Images per step; of recipes with both kinds, a quarter is labelled."""
     steps: int = 40
     """Steps of each run; at most one epoch is best, deepcluster would cluster again in the next."""
     runs: int = 5
@@ -77,6 +89,30 @@ class Config:
     """File to append one line per run to."""
 
 
+def command_of(config: Config, recipe: str, kind: Measure, out: Path) -> list[str]:
+    """Return the command line of one run."""
+    command = [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *_HEADS.get(recipe, ())]
+    if recipe in ("jigsaw", "patches"):
+        command += ["--tile-size", str(config.resolution // 3)]
+    batch_size, backbone = config.batch_size, config.backbone
+    if recipe == "supervised" or recipe in PAIRED:
+        command += ["--labeled-split", config.labeled_split]
+    else:
+        command += ["--split", config.split]
+    if recipe in PAIRED:
+        batch_size //= 1 + _MU
+        command += ["--unlabeled-splits", config.split, "--mu", str(_MU)]
+    if recipe == "ssl_gan":
+        backbone = "gan_discriminator_32"
+    return [
+        *(*command, "--pack", str(config.pack), "--out", str(out), "--measure", kind),
+        *("--backbone", backbone, "--resolution", str(config.resolution)),
+        *("--batch-size", str(batch_size), "--max-steps", str(config.steps), "--epochs", "1000"),
+        *("--log-every", str(max(1, config.steps // 4)), "--num-threads", str(config.threads)),
+        *("--no-progress", "--trackers"),
+    ]
+
+
 def measure(config: Config, recipe: str, kind: Measure) -> dict[str, Any]:
     """Run a recipe for some steps and return what its clock says.
 
@@ -85,15 +121,7 @@ def measure(config: Config, recipe: str, kind: Measure) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        tile = ("--tile-size", str(config.resolution // 3)) if recipe in ("jigsaw", "patches") else ()
-        command = [
-            *(sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *_HEADS[recipe], *tile),
-            *("--pack", str(config.pack), "--split", config.split, "--out", str(out), "--measure", kind),
-            *("--backbone", config.backbone, "--resolution", str(config.resolution)),
-            *("--batch-size", str(config.batch_size), "--max-steps", str(config.steps), "--epochs", "1000"),
-            *("--log-every", str(max(1, config.steps // 4)), "--num-threads", str(config.threads)),
-            *("--no-progress", "--trackers"),
-        ]
+        command = command_of(config, recipe, kind, out)
         start = time.perf_counter()
         done = subprocess.run(command, env=_environment(config), capture_output=True, text=True, check=False)
         if done.returncode:
@@ -120,7 +148,7 @@ def run(config: Config, console: Console) -> list[dict[str, Any]]:
     if config.steps < 8 or config.runs < 1:
         raise UserError(f"bench: expected at least 8 steps and 1 run, found {config.steps} and {config.runs}")
     described = {
-        "pack": str(config.pack),
+        "pack": config.pack.name,
         "backbone": config.backbone,
         "resolution": config.resolution,
         "batch_size": config.batch_size,
@@ -144,7 +172,7 @@ def run(config: Config, console: Console) -> list[dict[str, Any]]:
 
 def render(records: list[dict[str, Any]]) -> Table:
     """Return medians over the runs: images per second, and training as a share of the smaller half."""
-    columns = ("recipe", "model alone", "loader alone", "training", "of the smaller", "of sharing", "waiting")
+    columns = ("recipe", "model alone", "loader alone", "training", "of the smaller", "of shared", "waiting")
     table = Table(*columns, title="images per second, median over runs")
     for recipe in dict.fromkeys(r["recipe"] for r in records):
         speed = {

@@ -29,6 +29,7 @@ from loaders import build_loader, open_pack
 from loaders.build import BackendName
 from loaders.errors import UserError, run_command
 from loaders.packs import Pack
+from loaders.packs.subsample import subsample_per_class
 from loaders.views import presets
 
 
@@ -44,6 +45,8 @@ class Config:
     """Labelled split: the bank of neighbours, and what the probe is fitted on."""
     test_split: str = "test"
     """Labelled split to measure on."""
+    labels_per_class: int | None = None
+    """Use only so many labelled images of each class of the training split; all by default."""
     neighbours: int = 20
     """k of kNN; 20 is usual for small sets, 200 for ImageNet."""
     temperature: float = 0.07
@@ -60,11 +63,16 @@ class Config:
     """Decoding threads."""
 
 
-def features_of(config: Config, pack: Pack, split: str, resolution: int, backbone: nn.Module) -> Features:
-    """Return the representations of the labelled images of a split."""
+def features_of(
+    config: Config, pack: Pack, split: str, resolution: int, backbone: nn.Module, per_class: int | None = None
+) -> Features:
+    """Return the representations of the labelled images of a split, or of `per_class` of each class."""
     device = next(backbone.parameters()).device
+    images = pack.split(split)
+    if per_class is not None:
+        images = images.take(subsample_per_class(images.labels(), per_class, seed=0))
     loader = build_loader(
-        pack.split(split),
+        images,
         views=(presets.evaluation(resolution),),
         batch_size=config.batch_size,
         mode="eval",
@@ -84,7 +92,7 @@ def features_of(config: Config, pack: Pack, split: str, resolution: int, backbon
 
 def measure(config: Config, pack: Pack, name: str, resolution: int, backbone: nn.Module) -> FrozenAccuracy:
     """Measure one backbone."""
-    bank = features_of(config, pack, config.train_split, resolution, backbone)
+    bank = features_of(config, pack, config.train_split, resolution, backbone, config.labels_per_class)
     query = features_of(config, pack, config.test_split, resolution, backbone)
     num_classes = len(pack.classes)
     if not 1 <= config.neighbours <= len(bank.labels):

@@ -1,4 +1,4 @@
-"""Write the table of faults into docs/guarantees.md from the records of the fault tests.
+"""Write the table of faults into README.md and docs/guarantees.md from the records of the fault tests.
 
 Example:
     SLUICE_FAULT_RECORDS=faults.jsonl python -m pytest tests/faults -m "slow or not slow"
@@ -18,6 +18,7 @@ from loaders.errors import UserError, run_command
 from loaders.packs.atomic import write_atomic
 
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+_ROOT = Path(__file__).resolve().parents[1]
 _FIELDS = {"fault": str, "tries": int, "survived": int, "note": str}
 
 
@@ -27,8 +28,8 @@ class Config:
 
     records: Annotated[Path, tyro.conf.Positional]
     """File that SLUICE_FAULT_RECORDS named."""
-    page: Path = Path(__file__).resolve().parents[1] / "docs" / "guarantees.md"
-    """Page with the two marks between which the table stands."""
+    pages: tuple[Path, ...] = (_ROOT / "README.md", _ROOT / "docs" / "guarantees.md")
+    """Pages with the two marks between which the table stands."""
 
 
 @dataclass
@@ -74,15 +75,25 @@ def as_table(rows: dict[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Replace the table in the page."""
-    config = tyro.cli(Config, description=__doc__)
-    text = config.page.read_text("utf-8")
+def put_table(page: Path, table: str) -> None:
+    """Replace the table in a page.
+
+    Raises:
+        UserError: the page lacks the marks.
+    """
+    text = page.read_text("utf-8")
     if BEGIN not in text or END not in text:
-        raise UserError(f"{config.page}: expected the marks {BEGIN} and {END}; restore them")
+        raise UserError(f"{page}: expected the marks {BEGIN} and {END}; restore them")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
+    write_atomic(page, f"{before}{BEGIN}\n{table}\n{END}{after}".encode())
+
+
+def main() -> None:
+    """Replace the table in the pages."""
+    config = tyro.cli(Config, description=__doc__)
     table = as_table(read_rows(config.records))
-    write_atomic(config.page, f"{before}{BEGIN}\n{table}\n{END}{after}".encode())
+    for page in config.pages:
+        put_table(page, table)
     print(table)
 
 

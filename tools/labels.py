@@ -139,7 +139,7 @@ def _rows_of(pack: Pack, split: str | None) -> list[tuple[int, int]]:
 
 
 def _read(pack: Pack, name: str) -> LabelTable:
-    return LabelTable.read(pack.path / label_table_path(name))
+    return LabelTable.read(pack.path / label_table_path(name), len(pack))
 
 
 def _write(pack: Pack, name: str, table: LabelTable) -> None:

@@ -19,6 +19,8 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from engine.files import write_atomic
 from loaders import build_loader, open_pack
 from loaders.errors import UserError, run_command

@@ -13,6 +13,7 @@ from engine.report.page import Picture
 from engine.report.theme import DARK, LIGHT, Palette
 
 _DPI = 160
+_MARKERS, _DASHES = "os^Dv", ("-", "--", ":", "-.")  # of lines beyond the three colours
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,16 @@ def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Pictur
 
     def draw(figure: Any, palette: Palette) -> None:
         axes = figure.add_subplot(1, 1, 1)
-        for line, color, marker in zip(
-            series, (palette.accent, palette.second, palette.muted), "os^", strict=False
-        ):
+        colors = (palette.accent, palette.second, palette.muted)
+        for place, line in enumerate(series):
+            color, marker = colors[place % len(colors)], _MARKERS[place % len(_MARKERS)]
+            dashes = _DASHES[place // len(colors) % len(_DASHES)]
             mean = [100.0 * m for m in line.mean]
             low = [m - 100.0 * s for m, s in zip(mean, line.spread, strict=True)]
             high = [m + 100.0 * s for m, s in zip(mean, line.spread, strict=True)]
             axes.fill_between(line.labels_per_class, low, high, color=color, alpha=0.16, linewidth=0)
-            axes.plot(
-                line.labels_per_class, mean, color=color, marker=marker, markersize=4.5, label=line.name
-            )
+            look = {"color": color, "marker": marker, "linestyle": dashes, "markersize": 4.5}
+            axes.plot(line.labels_per_class, mean, label=line.name, **look)
         ticks = sorted({k for line in series for k in line.labels_per_class})
         axes.set_xscale("log")
         axes.minorticks_off()

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loaders.packs import beton
 from loaders.packs.checksum import sha256_file
 from loaders.packs.image import PreparedImage
 from loaders.packs.manifest import FileInfo
+from loaders.packs.rows import Batch
 from loaders.packs.tar_shard import write_all
 
 
@@ -68,6 +70,40 @@ class BetonShardWriter:
         self._sizes[self._num_samples] = size
         self._num_samples += 1
         return offset
+
+    def add_batch(self, batch: Batch) -> NDArray[np.int64]:
+        """Append many JPEG images; return int64 [K], the offset of each in the shard.
+
+        Raises:
+            PageTooSmallError: an image needs larger pages.
+        """
+        sizes = np.diff(batch.starts)
+        if len(sizes) and int(sizes.max()) > self._page_bytes:
+            raise PageTooSmallError(page_bytes_for(int(sizes.max())))
+        offsets = np.zeros(len(sizes), np.int64)
+        first = 0
+        while first < len(sizes):
+            room = self._page_bytes - len(self._page)
+            stop = int(np.searchsorted(batch.starts, batch.starts[first] + room, "right")) - 1
+            if stop == first:
+                self._flush_page()
+                continue
+            here = self._page_start + len(self._page)
+            offsets[first:stop] = batch.starts[first:stop] - batch.starts[first] + here
+            self._page += batch.data[int(batch.starts[first]) : int(batch.starts[stop])].data
+            first = stop
+        self._add_samples(batch, offsets, sizes)
+        return offsets
+
+    def _add_samples(self, batch: Batch, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+        rows = slice(self._num_samples, self._num_samples + len(sizes))
+        image = self._samples["image"][rows]
+        image["mode"] = beton.MODE_JPEG
+        image["height"], image["width"] = batch.facts[:, 0], batch.facts[:, 1]
+        image["data_ptr"] = offsets
+        self._samples["label"][rows] = batch.labels
+        self._sizes[rows] = sizes
+        self._num_samples += len(sizes)
 
     def _flush_page(self) -> None:
         self._file.seek(self._page_start)

@@ -17,6 +17,8 @@ from loaders.packs.manifest import LABELS_FOLDER
 TRUE_LABELS = "true"
 TABLE_VERSION = 1
 _ROWS_PER_GROUP = 1 << 20
+_ROWS_PER_BYTE = 16  # measured: consecutive rows with one label take 1.3 bytes each
+_PLAIN_BYTES = 28  # of a row
 
 
 def label_table_path(name: str) -> str:
@@ -158,19 +160,27 @@ class LabelTable:
         write_atomic(path, buffer.getvalue())
 
     @classmethod
-    def read(cls, path: Path) -> LabelTable:
+    def read(cls, path: Path, max_rows: int | None = None) -> LabelTable:
         """Read and check a table.
 
+        Args:
+            path: of the table.
+            max_rows: rows of the pack, where it is known; a table of more is refused before it is read.
+
         Raises:
-            UserError: no such file, no label table, a newer version, or values out of range.
+            UserError: no such file, no label table, a newer version, more rows than the pack or than the
+                file can hold, or values out of range.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
+            _check_size(path, max_rows)
             table = pq.read_table(path, schema=_schema())
             meta = {k.decode(): v.decode() for k, v in (pq.read_schema(path).metadata or {}).items()}
             version, num_classes = int(meta["sluice.version"]), int(meta["sluice.num_classes"])
+        except UserError:
+            raise
         except FileNotFoundError:
             raise UserError(f"no label table at {path}; check the path") from None
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -193,6 +203,30 @@ class LabelTable:
             source=sources,
             num_classes=num_classes,
             version=version,
+        )
+
+
+def _check_size(path: Path, max_rows: int | None) -> None:
+    """Refuse a table whose footer claims more than it may hold: runs of equal values need no room in it.
+
+    Raises:
+        UserError: more rows than `max_rows`, or than the rows, which are all different, can be packed into.
+    """
+    import pyarrow.parquet as pq
+
+    meta, size_bytes = pq.read_metadata(path), path.stat().st_size
+    groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
+    num_rows = max(meta.num_rows, sum(group.num_rows for group in groups))
+    plain_bytes = sum(group.total_byte_size for group in groups)
+    if max_rows is not None and num_rows > max_rows:
+        raise UserError(
+            f"label table {path}: expected at most {max_rows} rows as in the pack, found {num_rows}; it "
+            "belongs to another pack"
+        )
+    if max(num_rows, plain_bytes // _PLAIN_BYTES) > _ROWS_PER_BYTE * size_bytes or plain_bytes < 0:
+        raise UserError(
+            f"{path} is damaged: {size_bytes} bytes claim to hold {num_rows} rows in {plain_bytes} bytes; "
+            "restore it"
         )
 
 

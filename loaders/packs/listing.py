@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -23,16 +24,21 @@ from loaders.packs.listing_lines import from_line, line_size, to_line
 from loaders.packs.manifest import Manifest
 from loaders.packs.odd_formats import BadImage
 from loaders.packs.repeats import repeated_rows
-from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem, printable
+from loaders.packs.sources.item import (
+    MAX_FILE_BYTES,
+    ImageSource,
+    SourceItem,
+    UnreadableItem,
+    printable,
+)
 from loaders.packs.sources.naming import is_image_name
 from loaders.packs.sources.spec import SplitSource, open_source
 
-# A larger file is no image for training, and is not read into memory to find out.
-MAX_FILE_BYTES = 1 << 28
 # What a sample costs besides its bytes: a tar has two headers, the label and half a block of padding per
 # file, a beton its metadata and allocation records.
 _OVERHEAD_BYTES = {"webdataset": 1792, "ffcv": 48}
 _RATIO_SAMPLES = 16
+_ITEMS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -137,14 +143,24 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Class
     partial, hashes = partial_path(final), partial_path(build / f"keys-{split.split}")
     num_items = 0
     found: set[str] = set()
+    printed: dict[str, str] = {}
+    counts_all = not source.labels_are_folders
     with open(partial, "wb") as file, open(hashes, "wb") as hash_file:
-        for item in source.items():
-            label = None if item.label is None else printable(item.label)
-            if label is not None and (is_image_name(item.name) or not source.labels_are_folders):
-                found.add(label)
-            file.write(to_line(item if label == item.label else item._replace(label=label)))
-            hash_file.write(key_hash(item.key))
-            num_items += 1
+        for block in _blocks(source.items()):
+            lines = []
+            for item in block:
+                label = item.label
+                if label is not None:
+                    text = printed.get(label) or printed.setdefault(label, printable(label))
+                    if text not in found and (counts_all or is_image_name(item.name)):
+                        found.add(text)
+                    if text != label:
+                        item = item._replace(label=text)
+                lines.append(to_line(item))
+            file.write(b"".join(lines))
+            # Python's own hashes differ from run to run, which matters to none of what is done with them.
+            hash_file.write(array("q", [hash(item.key) for item in block]).tobytes())
+            num_items += len(block)
         file.flush()
         os.fsync(file.fileno())
     if num_items == 0:
@@ -158,6 +174,11 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Class
     hashes.unlink()
     publish(partial, final)
     return num_items
+
+
+def _blocks(items: Iterator[SourceItem]) -> Iterator[list[SourceItem]]:
+    while block := list(islice(items, _ITEMS_AT_ONCE)):
+        yield block
 
 
 def key_hash(key: str) -> bytes:

@@ -148,7 +148,7 @@ class Pack:
     @cached_property
     def labels(self) -> LabelTable:
         """The true labels."""
-        return LabelTable.read(self.path / label_table_path(TRUE_LABELS))
+        return LabelTable.read(self.path / label_table_path(TRUE_LABELS), len(self))
 
     def key(self, row: int) -> str:
         """Return the key of `row`: its split, folders and name, unique in the pack."""
@@ -158,18 +158,19 @@ class Pack:
         """Return the path of shard number `shard`."""
         return self.path / SHARDS_FOLDER / self.manifest.shard_name(shard)
 
-    def shard_map(self, shard: int) -> np.memmap:
+    def shard_map(self, shard: int) -> NDArray[np.uint8]:
         """Return shard `shard` as a read-only uint8 memory map, opened on first use."""
         mapped = self._maps.get(shard)
         if mapped is None:
             path = self.shard_path(shard)
             try:
-                mapped = self._maps[shard] = np.memmap(path, np.uint8, mode="r")
+                # As a plain array: slices of the subclass memmap cost microseconds.
+                mapped = self._maps[shard] = np.asarray(np.memmap(path, np.uint8, mode="r"))
             except (OSError, ValueError) as error:
                 raise UserError(f"shard {path} cannot be read ({error}); restore it or pack again") from None
         return mapped
 
-    def shard_maps(self) -> list[np.memmap]:
+    def shard_maps(self) -> list[NDArray[np.uint8]]:
         """Return all shards as read-only uint8 memory maps, in the order of their numbers."""
         return [self.shard_map(shard) for shard in range(self.num_shards)]
 
@@ -206,7 +207,7 @@ class Pack:
         return row
 
     @cached_property
-    def _maps(self) -> dict[int, np.memmap]:
+    def _maps(self) -> dict[int, NDArray[np.uint8]]:
         return {}
 
 

@@ -32,7 +32,7 @@ from loaders.packs.ray_workers import run_jobs_on_ray
 from loaders.packs.shard_job import ShardJob
 from loaders.packs.sources.spec import SplitSource, identity
 from loaders.packs.upload import read_remote_manifest, remote_size, upload_pack
-from loaders.packs.workers import available_cores, run_jobs
+from loaders.packs.workers import available_cores, run_jobs, run_jobs_in_threads
 
 Progress = Callable[[int, int], None]
 _SMALL_INPUT_BYTES = 16_000_000
@@ -222,19 +222,32 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
     done = total - sum(shard.num_items for shard in pending)
     progress(done, total)
     workers = options.workers or available_cores()
-    # Worker processes take a second to start; what is packed sooner than that stays in this one.
-    on_ray = options.executor == "ray"
-    is_small = not on_ray and sum(shard.input_bytes for shard in pending) < _SMALL_INPUT_BYTES
-    num_processes = 1 if is_small else min(workers, len(pending))
-    num_threads = 1 if on_ray else max(1, workers // max(1, num_processes))
+    # Worker processes take a second to start, compiled code half of one to load.
+    is_small = sum(shard.input_bytes for shard in pending) < _SMALL_INPUT_BYTES
+    on_ray, in_bulk = options.executor == "ray", options.policy.copies and not is_small
+    at_once = 1 if is_small and not on_ray else max(1, min(workers, len(pending)))
+    num_threads = 1 if on_ray else max(1, workers // at_once)
     folder = options.out.resolve() if on_ray else options.out
     jobs = [
         ShardJob(
-            folder, shard, plan.classes, options.shard_format, options.policy, num_threads, options.upload
+            folder,
+            shard,
+            plan.classes,
+            options.shard_format,
+            options.policy,
+            num_threads,
+            options.upload,
+            in_bulk,
         )
         for shard in pending
     ]
-    for job in run_jobs_on_ray(jobs, workers) if on_ray else run_jobs(jobs, num_processes):
+    if on_ray:
+        finished = run_jobs_on_ray(jobs, workers)
+    elif in_bulk:
+        finished = run_jobs_in_threads(jobs, at_once)
+    else:
+        finished = run_jobs(jobs, at_once)
+    for job in finished:
         done += job.plan.num_items
         progress(done, total)
 

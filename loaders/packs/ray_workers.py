@@ -36,7 +36,14 @@ def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[Shar
     began = not ray.is_initialized()
     if began:
         local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": num_workers}
-        ray.init(log_to_driver=False, include_dashboard=False, **local)
+        try:
+            ray.init(log_to_driver=False, include_dashboard=False, **local)
+        except Exception as error:  # Ray raises bare ones for a node or a cluster that does not answer
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"Ray did not start ({reason}): check RAY_ADDRESS, give a busy machine longer by "
+                f"RAY_raylet_start_wait_time_s=300, or leave --executor out"
+            ) from None
     try:
         yield from _run(ray, jobs)
     finally:

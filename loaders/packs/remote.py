@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish, write_atomic
@@ -48,7 +49,7 @@ class RemotePack(Pack):
                 f"{self.url}/{SHARD_LIST_NAME} lists other shards than the manifest; upload the pack again"
             )
 
-    def shard_map(self, shard: int) -> np.memmap:
+    def shard_map(self, shard: int) -> NDArray[np.uint8]:
         """Return shard `shard` as a read-only uint8 memory map, fetched first where it is not here."""
         mapped = self._maps.get(shard)
         if mapped is None:
@@ -58,11 +59,11 @@ class RemotePack(Pack):
                 self._drop_old_maps()
         return mapped
 
-    def _fetch(self, shard: int) -> np.memmap:
+    def _fetch(self, shard: int) -> NDArray[np.uint8]:
         while True:
             path = self.cache.fetch(self.shard_files[shard])
             try:
-                return np.memmap(path, np.uint8, mode="r")
+                return np.asarray(np.memmap(path, np.uint8, mode="r"))
             except FileNotFoundError:
                 continue  # another process made room in between; its order is ours, so this ends
 

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import errno
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish
 from loaders.packs.beton_shard import BetonShardWriter, PageTooSmallError, page_bytes_for
 from loaders.packs.checksum import content_hash
-from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.image import ImagePolicy, PreparedImage, prepare_image
-from loaders.packs.listing import MAX_FILE_BYTES, ShardPlan, listing_path, read_items, spool_path
+from loaders.packs.listing import ShardPlan, listing_path, read_items, spool_path
 from loaders.packs.manifest import BUILD_FOLDER, SHARDS_FOLDER, FileInfo, shard_file_name
 from loaders.packs.odd_formats import BadImage
 from loaders.packs.parts import PartInfo, part_path, write_part
-from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem, printable
+from loaders.packs.rows import Batch, ShardRows
+from loaders.packs.sources.item import (
+    MAX_FILE_BYTES,
+    ImageSource,
+    SourceItem,
+    UnreadableItem,
+    printable,
+)
 from loaders.packs.sources.pack import PackSource
 from loaders.packs.sources.spec import open_source
 from loaders.packs.tar_shard import TarShardWriter
 from loaders.packs.upload import upload_file
 
 _ITEMS_PER_TASK = 16
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class ShardJob:
         policy: what is done to images.
         upload: URL of a remote pack; a finished shard goes there and is dropped here.
         num_threads: threads that read and decode; they change nothing but the time.
+        in_bulk: images that are copied go through compiled code by the batch; changes nothing but the time.
     """
 
     out: Path
@@ -53,6 +62,7 @@ class ShardJob:
     policy: ImagePolicy
     num_threads: int = 1
     upload: str | None = None
+    in_bulk: bool = False
 
 
 class _Outcome(NamedTuple):
@@ -60,32 +70,6 @@ class _Outcome(NamedTuple):
     image: PreparedImage | None
     digest: bytes
     reason: str
-
-
-class _Rows:
-    """The rows of a shard while it is written."""
-
-    def __init__(self) -> None:
-        self.keys: list[bytes] = []
-        self.digests: list[bytes] = []
-        self.numbers: list[tuple[int, int, int, int, int, int, int]] = []
-        self.rejected: list[dict[str, str]] = []
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        numbers = np.array(self.numbers, np.int64).reshape(-1, 7)
-        lengths = np.array([len(key) for key in self.keys], np.uint64)
-        return {
-            "offset": numbers[:, 0].astype(np.uint64),
-            "size": numbers[:, 1].astype(np.uint32),
-            "height": numbers[:, 2].astype(np.uint32),
-            "width": numbers[:, 3].astype(np.uint32),
-            "action": numbers[:, 4].astype(np.uint8),
-            "label": numbers[:, 5],
-            "encoding": numbers[:, 6].astype(np.uint8),
-            "content_hash": np.frombuffer(b"".join(self.digests), "<u8").reshape(-1, 2),
-            "key_offset": np.concatenate([np.zeros(1, np.uint64), np.cumsum(lengths, dtype=np.uint64)]),
-            "key_bytes": np.frombuffer(b"".join(self.keys), np.uint8),
-        }
 
 
 def write_shard(job: ShardJob) -> PartInfo:
@@ -122,26 +106,27 @@ def _write_shard(job: ShardJob, page_bytes: int) -> PartInfo:
     else:
         writer = BetonShardWriter(partial, job.plan.num_items, page_bytes)
     try:
-        rows = _fill(job, writer)
+        rows = _fill_in_bulk(job, writer) if job.in_bulk else _fill(job, writer)
+        columns = rows.arrays()
+        num_images = len(columns["label"])
         files = [
             file if file.path else FileInfo(name, file.size_bytes, file.sha256) for file in writer.finish()
         ]
-        if rows.keys:
+        if num_images:
             publish(partial, final)
             if job.upload is not None:
                 _send(final.parent, files, job.upload)
     finally:
         writer.abort()
         partial.unlink(missing_ok=True)
-    if not rows.keys:
+    if not num_images:
         final.with_suffix(".idx").unlink(missing_ok=True)
         files = []
-    actions = Counter(str(numbers[4]) for numbers in rows.numbers)
-    num_key_bytes = sum(len(key) for key in rows.keys)
-    info = PartInfo(
-        tuple(files), len(rows.keys), num_key_bytes, len(rows.rejected), dict(sorted(actions.items()))
-    )
-    write_part(part_path(job.out / BUILD_FOLDER, job.plan), info, rows.arrays(), rows.rejected)
+    values, counts = np.unique(columns["action"], return_counts=True)
+    actions = {str(value): count for value, count in zip(values.tolist(), counts.tolist(), strict=True)}
+    num_rejected = len(rows.rejected)
+    info = PartInfo(tuple(files), num_images, len(columns["key_bytes"]), num_rejected, actions)
+    write_part(part_path(job.out / BUILD_FOLDER, job.plan), info, columns, rows.rejected)
     return info
 
 
@@ -151,57 +136,101 @@ def _send(folder: Path, files: list[FileInfo], url: str) -> None:
         (folder / file.path).unlink()
 
 
-def _fill(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> _Rows:
-    label_of = {name: label for label, name in enumerate(job.classes)}
-    split, rows = job.plan.split, _Rows()
+def _fill(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> ShardRows:
+    """Write the images of a shard one by one."""
+    label_of = _labels(job)
+    rows = ShardRows()
     for item, image, digest, reason in _outcomes(job):
-        key = f"{split}/{item.key}"
         if image is None:
-            name = printable(item.name)
-            entry = {"split": split, "key": key, "source": job.plan.source, "name": name, "reason": reason}
-            rows.rejected.append(entry)
+            rows.rejected.append(_entry(job, item, reason))
             continue
-        label = -1 if item.label is None else label_of.get(item.label, -1)
+        key = f"{job.plan.split}/{item.key}"
+        label = label_of.get(item.label, -1)
         offset = writer.add(key, image, label)
-        rows.keys.append(key.encode("utf-8"))
-        rows.digests.append(digest)
-        encoding = ENCODING_RAW if image.is_raw else ENCODING_JPEG
-        size = image.height, image.width
-        rows.numbers.append((offset, len(image.data), *size, int(image.action), label, encoding))
+        rows.add(key.encode("utf-8"), digest, image, label, offset)
     return rows
 
 
-def _outcomes(job: ShardJob) -> Iterator[_Outcome]:
-    """Yield what became of every item, in the order of the listing."""
-    plan = job.plan
-    path = listing_path(job.out / BUILD_FOLDER, plan.split)
-    items = list(read_items(path, plan.first_byte, plan.num_bytes))
-    source = open_source(plan.source, spool_path(job.out / BUILD_FOLDER))
+def _labels(job: ShardJob) -> dict[str | None, int]:
+    return {name: label for label, name in enumerate(job.classes)}
+
+
+def _entry(job: ShardJob, item: SourceItem, reason: str) -> dict[str, str]:
+    """Return the quarantine entry of an input."""
+    key, name = f"{job.plan.split}/{item.key}", printable(item.name)
+    return {"split": job.plan.split, "key": key, "source": job.plan.source, "name": name, "reason": reason}
+
+
+def _fill_in_bulk(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> ShardRows:
+    """Write the images of a shard by the batch; the bytes are those of `_fill`."""
+    from loaders.packs.bulk import batches_of, prepare_batch  # loads compiled code
+
+    label_of, rows = _labels(job), ShardRows()
+    with _opened(job) as (source, items):
+
+        def prepare(batch: list[SourceItem]) -> Batch:
+            return prepare_batch(
+                source,
+                batch,
+                job.plan.split,
+                label_of,
+                job.policy,
+                lambda item: _prepare_alone(source, item, job.policy),
+                lambda item, reason: _entry(job, item, reason),
+            )
+
+        for batch in _mapped(prepare, batches_of(items), job.num_threads):
+            rows.add_batch(batch, writer.add_batch(batch))
+    return rows
+
+
+@contextmanager
+def _opened(job: ShardJob) -> Iterator[tuple[ImageSource, Iterator[SourceItem]]]:
+    """Open the source of a shard; yield it and the shard's items."""
+    plan, build = job.plan, job.out / BUILD_FOLDER
+    source = open_source(plan.source, spool_path(build))
     try:
-        if job.num_threads == 1:
-            for item in items:
-                yield _prepare(source, item, job.policy)
-            return
-        tasks = [items[first : first + _ITEMS_PER_TASK] for first in range(0, len(items), _ITEMS_PER_TASK)]
-        with ThreadPoolExecutor(job.num_threads) as pool:
-            # At most one shard's images wait here, so memory is bounded by the shard size.
-            for outcomes in pool.map(
-                lambda task: [_prepare(source, item, job.policy) for item in task], tasks
-            ):
-                yield from outcomes
+        yield source, read_items(listing_path(build, plan.split), plan.first_byte, plan.num_bytes)
     finally:
         source.close()
 
 
+def _mapped(work: Callable[[_In], _Out], tasks: Iterable[_In], num_threads: int) -> Iterator[_Out]:
+    """Yield the results of all tasks in their order, made by so many threads."""
+    if num_threads == 1:
+        yield from map(work, tasks)
+        return
+    with ThreadPoolExecutor(num_threads) as pool:
+        # At most one shard's images wait here, so memory is bounded by the shard size.
+        yield from pool.map(work, tasks)
+
+
+def _outcomes(job: ShardJob) -> Iterator[_Outcome]:
+    """Yield what became of every item, in the order of the listing."""
+    with _opened(job) as (source, items):
+        tasks = iter(lambda: list(islice(items, _ITEMS_PER_TASK)), [])
+        for outcomes in _mapped(
+            lambda task: [_prepare(source, item, job.policy) for item in task], tasks, job.num_threads
+        ):
+            yield from outcomes
+
+
 def _prepare(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> _Outcome:
+    image, reason = _prepare_alone(source, item, policy)
+    return _Outcome(item, image, b"" if image is None else content_hash(image.data), reason)
+
+
+def _prepare_alone(
+    source: ImageSource, item: SourceItem, policy: ImagePolicy
+) -> tuple[PreparedImage | None, str]:
+    """Return the image as it is packed, or None and the reason why it is not."""
     if item.problem:
-        return _Outcome(item, None, b"", item.problem)
+        return None, item.problem
     if item.size_bytes > MAX_FILE_BYTES:
-        return _Outcome(item, None, b"", f"{item.size_bytes} bytes, over the limit of {MAX_FILE_BYTES}")
+        return None, f"{item.size_bytes} bytes, over the limit of {MAX_FILE_BYTES}"
     try:
         # Another pack has seen to its images already: they change format without being decoded.
         image = source.prepared(item, policy) if isinstance(source, PackSource) else None
-        image = prepare_image(source.read(item), policy) if image is None else image
+        return prepare_image(source.read(item), policy) if image is None else image, ""
     except (BadImage, UnreadableItem) as error:
-        return _Outcome(item, None, b"", str(error))
-    return _Outcome(item, image, content_hash(image.data), "")
+        return None, str(error)

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from loaders.packs.atomic import write_atomic
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.packs.atomic import start_writeback, write_atomic
 from loaders.packs.image import PreparedImage
 from loaders.packs.manifest import FileInfo
+from loaders.packs.rows import Batch
 
 BLOCK_BYTES = 512
 _RECORD_BYTES = 20 * BLOCK_BYTES  # tar files end on a full record
@@ -45,6 +50,7 @@ class TarShardWriter:
         self._digest = hashlib.sha256()
         self._buffer = bytearray()
         self._written_bytes = 0
+        self._scratch = np.empty(0, np.uint8)
 
     def add(self, key: str, image: PreparedImage, label: int) -> int:
         """Append an image; return the offset of its encoded bytes in the shard."""
@@ -62,6 +68,22 @@ class TarShardWriter:
             self._flush()
         return offset + len(head)
 
+    def add_batch(self, batch: Batch) -> NDArray[np.int64]:
+        """Append many JPEG images; return int64 [K], the offset of each in the shard."""
+        from loaders.packs.kernels.tar_members import add_members, members_bound
+
+        bound = members_bound(len(batch.data), len(batch.keys), len(batch.labels))
+        if len(self._scratch) < bound:
+            self._scratch = np.empty(bound + bound // 4, np.uint8)
+        arguments = batch.data, batch.starts, batch.keys, batch.key_starts, batch.labels
+        size, places = add_members(self._scratch, *arguments, _BARE_HEADERS)
+        first = self._written_bytes
+        places += np.array([first, first, 0])
+        self._index_lines += _index_lines(batch, places)
+        self._write(self._scratch[:size].data)
+        offsets: NDArray[np.int64] = places[:, 0]
+        return offsets
+
     def _add_member(self, name: bytes, data: bytes) -> int:
         buffer = self._buffer
         if len(name) > _NAME_BYTES:
@@ -75,10 +97,14 @@ class TarShardWriter:
         return offset
 
     def _flush(self) -> None:
-        self._digest.update(self._buffer)
-        write_all(self._file, self._buffer)
-        self._written_bytes += len(self._buffer)
+        self._write(self._buffer)
         self._buffer = bytearray()
+
+    def _write(self, data: bytearray | memoryview) -> None:
+        self._digest.update(data)
+        write_all(self._file, data)
+        start_writeback(self._file, self._written_bytes, len(data))
+        self._written_bytes += len(data)
 
     def finish(self) -> list[FileInfo]:
         """Write the end of the archive and the index; return the checksums of the shard and its index."""
@@ -98,6 +124,17 @@ class TarShardWriter:
     def abort(self) -> None:
         """Close the unfinished file."""
         self._file.close()
+
+
+def _index_lines(batch: Batch, places: NDArray[np.int64]) -> Iterator[str]:
+    """Yield the lines of DALI's index for the images of a batch."""
+    names = batch.keys.tobytes()
+    ends = batch.key_starts.tolist()
+    sizes = np.diff(batch.starts).tolist()
+    for i, (offset, label_at, label_bytes) in enumerate(places.tolist()):
+        key = names[ends[i] : ends[i + 1]].decode("utf-8")
+        line = f"jpg {offset} {sizes[i]} {key}.jpg"
+        yield f"{line} cls {label_at} {label_bytes} {key}.cls" if label_bytes else line
 
 
 def member_header(name: bytes, size_bytes: int, kind: bytes) -> bytes:
@@ -125,7 +162,17 @@ _PARTS = {
 }
 
 
-def write_all(file: BinaryIO, data: bytes | bytearray) -> None:
+# Headers without name, size and checksum, for the compiled writer.
+_BARE_HEADERS = np.frombuffer(
+    b"".join(
+        name.ljust(_NAME_BYTES, b"\0") + before + bytes(12) + _TIME + bytes(8) + after
+        for name, (before, after, _) in ((b"", _PARTS[b"0"]), (_LONG_NAME_MEMBER, _PARTS[b"L"]))
+    ),
+    np.uint8,
+).reshape(2, BLOCK_BYTES)
+
+
+def write_all(file: BinaryIO, data: bytes | bytearray | memoryview) -> None:
     """Write all of `data` to an unbuffered file, which may take less at a time."""
     view = memoryview(data)
     while len(view):

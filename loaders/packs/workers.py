@@ -8,7 +8,14 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 
@@ -54,6 +61,25 @@ def run_jobs(jobs: Sequence[ShardJob], num_processes: int) -> Iterator[ShardJob]
                 "a packing worker was killed (by the system for its memory, or by hand): start the same "
                 "command again, it resumes; fewer --workers need less memory"
             ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_jobs_in_threads(jobs: Sequence[ShardJob], num_threads: int) -> Iterator[ShardJob]:
+    """Run all jobs in threads of this process and yield each when its shard is finished, in any order.
+
+    For work that compiled code does without the interpreter's lock, where processes would only take longer
+    to start.
+
+    Raises:
+        UserError: what a job raised.
+    """
+    with ThreadPoolExecutor(num_threads) as pool:
+        try:
+            running = {pool.submit(write_shard, job): job for job in jobs}
+            for future in as_completed(running):
+                future.result()
+                yield running[future]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -18,6 +18,7 @@ EQUALIZE = 11
 SHARPNESS = 12  # factor
 AFFINE = 13  # a, b, c, d, e, f, fill: source (x, y) = (a x + b y + c, d x + e y + f), from the view's centre
 CUTOUT = 14  # top, left, bottom, right, fill: pixels of the view
+STANDARDIZE = 15  # eps of 255, added to the deviation
 
 ARGUMENTS = {AFFINE: 7, CUTOUT: 5}
 """Slots of the operations that take more than one."""

@@ -19,8 +19,10 @@ from loaders.views.draw import ViewParameters, num_slots
 from loaders.views.policy import (
     CenterCrop,
     HorizontalFlip,
+    Normalize,
     PaddedCrop,
     RandomResizedCrop,
+    Standardize,
     ViewPolicy,
 )
 
@@ -51,6 +53,8 @@ def refusal(view: ViewPolicy) -> str | None:
         return type(view.geometry).__name__
     if isinstance(view.geometry, PaddedCrop) and _reach(view) >= view.resolution:
         return "PaddedCrop by the whole view"
+    if isinstance(view.normalize, Standardize):
+        return "Standardize"
     for operation in view.operations:
         if not isinstance(operation, HorizontalFlip) and missing(operation):
             return missing(operation)
@@ -196,7 +200,7 @@ def _view(branch: Branch, image: Any, slots: list[int], dtype: DaliDType, channe
     mean, std = [0.0], [1.0]
     if dtype != "uint8":
         std = [255.0]
-        if view.normalize is not None:
+        if isinstance(view.normalize, Normalize):
             mean = [255 * value for value in view.normalize.mean]
             std = [255 * value for value in view.normalize.std]
     return fn.crop_mirror_normalize(

@@ -24,6 +24,7 @@ from loaders.views.codes import (
     SATURATION,
     SHARPNESS,
     SOLARIZE,
+    STANDARDIZE,
 )
 from loaders.views.kernels.drawing import (
     ROTATE,
@@ -39,6 +40,7 @@ from loaders.views.kernels.drawing import (
     draw_one,
     draw_randaugment,
     draw_resized_crop,
+    draw_tile,
 )
 from loaders.views.policy import (
     AugmentName,
@@ -50,10 +52,13 @@ from loaders.views.policy import (
     HorizontalFlip,
     Operation,
     PaddedCrop,
+    QuarterTurn,
     RandAugment,
     RandomAffine,
     RandomResizedCrop,
     Solarize,
+    Standardize,
+    Tile,
     ViewPolicy,
 )
 
@@ -105,7 +110,7 @@ def num_slots(operation: Operation) -> int:
             return 0
         case ColorJitter():
             return 4
-        case RandomAffine():
+        case RandomAffine() | QuarterTurn():
             return ARGUMENTS[AFFINE]
         case Cutout():
             return ARGUMENTS[CUTOUT]
@@ -139,7 +144,8 @@ def draw(
         Parameters that depend on nothing but the arguments; one row does not depend on the others.
     """
     batch = len(rows)
-    slots = sum(num_slots(operation) for operation in policy.operations)
+    standardize = isinstance(policy.normalize, Standardize)
+    slots = sum(num_slots(operation) for operation in policy.operations) + standardize
     parameters = ViewParameters(
         box=np.empty((batch, 4), np.float64),
         window=np.empty((batch, 4), np.int32),
@@ -148,12 +154,14 @@ def draw(
         codes=np.zeros((batch, slots), np.int32),
         args=np.zeros((batch, slots), np.float32),
     )
-    at = (np.int64(seed), epochs, rows, np.int64(view))
+    at = (np.int64(seed), epochs, rows, np.int64(view - policy.shares_draws_of))
     _draw_geometry(policy, at, heights, widths, parameters)
     slot = 0
     for number, operation in enumerate(policy.operations, start=_GEOMETRY + 1):
         _draw_operation(operation, policy.resolution, at, number, slot, parameters)
         slot += num_slots(operation)
+    if isinstance(policy.normalize, Standardize):
+        parameters.codes[:, slot], parameters.args[:, slot] = STANDARDIZE, 255 * policy.normalize.eps
     return parameters
 
 
@@ -164,15 +172,28 @@ def _draw_geometry(
     policy: ViewPolicy, at: _At, heights: NDArray[np.int64], widths: NDArray[np.int64], out: ViewParameters
 ) -> None:
     match policy.geometry:
-        case RandomResizedCrop(scale=scale, ratio=ratio):
-            log_ratio = (float(np.log(ratio[0])), float(np.log(ratio[1])))
-            scale = (float(scale[0]), float(scale[1]))
-            draw_resized_crop(*at, heights, widths, scale, log_ratio, out.box, out.window)
+        case RandomResizedCrop() as crop:
+            _draw_resized_crop(crop, at, heights, widths, out)
+        case Tile(row=row, column=column, grid=grid, cell=cell, crop=crop):
+            _draw_resized_crop(crop, at, heights, widths, out)
+            draw_tile(*at, row, column, grid, cell, policy.resolution, out.box)
         case CenterCrop(fraction=fraction):
             draw_centered(*at, heights, widths, float(fraction), 0, out.box, out.window, out.shift)
         case PaddedCrop(padding=padding):
             reach = round(padding * policy.resolution)
             draw_centered(*at, heights, widths, 1.0, reach, out.box, out.window, out.shift)
+
+
+def _draw_resized_crop(
+    crop: RandomResizedCrop,
+    at: _At,
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    out: ViewParameters,
+) -> None:
+    scale = (float(crop.scale[0]), float(crop.scale[1]))
+    log_ratio = (float(np.log(crop.ratio[0])), float(np.log(crop.ratio[1])))
+    draw_resized_crop(*at, heights, widths, scale, log_ratio, out.box, out.window)
 
 
 def _draw_operation(
@@ -204,6 +225,11 @@ def _draw_operation(
             first, count = levels or (0, 0)
             grid = (first, count, resolution, float(fill))
             draw_randaugment(*at, number, float(p), num_ops, kinds, ranges, *grid, slot, out.codes, out.args)
+        case QuarterTurn(turns=turns):
+            cos, sin = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[turns]
+            if turns > 0:  # from the turned view back to its source
+                out.codes[:, slot] = AFFINE
+                out.args[:, slot : slot + ARGUMENTS[AFFINE]] = (cos, -sin, 0.0, sin, cos, 0.0, 0.0)
         case Cutout(p=p, size=size, fill=fill):
             square = (float(size[0]), float(size[1]), resolution, float(fill))
             draw_cutout(*at, number, float(p), *square, slot, out.codes, out.args)

@@ -76,7 +76,37 @@ class PaddedCrop:
         _require(0.0 <= self.padding <= 0.5, "PaddedCrop padding", "a number in [0, 0.5]", self.padding)
 
 
-Geometry = RandomResizedCrop | CenterCrop | PaddedCrop
+@dataclass(frozen=True)
+class Tile:
+    """One tile of a grid that lies over a random resized crop, at a random place in its cell.
+
+    The same pixels as resizing the crop to `grid * cell` pixels and cutting the tile out of that; a
+    horizontal flip mirrors the tile in its place. Tiles of one image share their crop by
+    `ViewPolicy.shares_draws_of`.
+
+    Attributes:
+        row: of the cell, from 0.
+        column: of the cell, from 0.
+        grid: cells per side.
+        cell: side of a cell in pixels of the resized crop; the view's resolution is the tile's side.
+        crop: box under the grid.
+    """
+
+    row: int
+    column: int
+    grid: int = 3
+    cell: int = 75
+    crop: RandomResizedCrop = RandomResizedCrop()
+
+    def __post_init__(self) -> None:
+        _require(self.grid >= 1, "Tile grid", "at least 1", self.grid)
+        for name in ("row", "column"):
+            found = getattr(self, name)
+            _require(0 <= found < self.grid, f"Tile {name}", f"a cell in [0, {self.grid})", found)
+        _require(self.cell >= 1, "Tile cell", "at least 1 pixel", self.cell)
+
+
+Geometry = RandomResizedCrop | CenterCrop | PaddedCrop | Tile
 
 
 # ---------------------------------------------------------------- operations on the resized pixels
@@ -261,8 +291,26 @@ class Cutout:
         _require_probability(self.p, "Cutout")
 
 
+@dataclass(frozen=True)
+class QuarterTurn:
+    """Turn the view counter-clockwise by `turns` quarters, as `torch.rot90`; exact."""
+
+    turns: int
+
+    def __post_init__(self) -> None:
+        _require(self.turns in (0, 1, 2, 3), "QuarterTurn turns", "0, 1, 2 or 3", self.turns)
+
+
 Operation = (
-    HorizontalFlip | ColorJitter | Grayscale | GaussianBlur | Solarize | RandomAffine | RandAugment | Cutout
+    HorizontalFlip
+    | ColorJitter
+    | Grayscale
+    | GaussianBlur
+    | Solarize
+    | RandomAffine
+    | RandAugment
+    | Cutout
+    | QuarterTurn
 )
 
 
@@ -278,6 +326,20 @@ class Normalize:
 
 
 @dataclass(frozen=True)
+class Standardize:
+    """(value - mean) / (std + eps) per channel, with the mean and deviation of the view itself, in [0, 1].
+
+    Otherwise neighbouring tiles betray themselves by their brightness and contrast (Noroozi, Favaro 2016,
+    section 4.2). Float views only.
+    """
+
+    eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _require(self.eps > 0, "Standardize eps", "a number > 0", self.eps)
+
+
+@dataclass(frozen=True)
 class ViewPolicy:
     """One view: box, resize to a square, operations in their order, normalisation.
 
@@ -288,14 +350,17 @@ class ViewPolicy:
         operations: applied in this order to the resized pixels (a flip commutes with all of them).
         normalize: None delivers values in [0, 1] for float views; uint8 views are never normalised.
         interpolation: filter of the antialiased resize.
+        shares_draws_of: how many places before this view in its loader stands the one whose random numbers
+            it takes: a crop, flip or colour drawn in the same place of both policies is the same in both.
     """
 
     name: str
     resolution: int
     geometry: Geometry
     operations: tuple[Operation, ...] = ()
-    normalize: Normalize | None = None
+    normalize: Normalize | Standardize | None = None
     interpolation: Interpolation = "bilinear"
+    shares_draws_of: int = 0
 
     def __post_init__(self) -> None:
         fits = isinstance(self.resolution, int) and 1 <= self.resolution <= 4096
@@ -304,6 +369,17 @@ class ViewPolicy:
         )
         known = self.interpolation in ("bilinear", "bicubic")
         _require(known, f"interpolation of view {self.name}", "'bilinear' or 'bicubic'", self.interpolation)
+        _require(
+            self.shares_draws_of >= 0,
+            f"shares_draws_of of view {self.name}",
+            "at least 0",
+            self.shares_draws_of,
+        )
+        if isinstance(self.geometry, Tile):
+            fits = self.resolution <= self.geometry.cell
+            _require(
+                fits, f"tile of view {self.name}", f"at most {self.geometry.cell} pixels", self.resolution
+            )
         for operation in self.operations:
             _require(
                 isinstance(operation, Operation),

@@ -14,10 +14,13 @@ from loaders.views.policy import (
     HorizontalFlip,
     Normalize,
     PaddedCrop,
+    QuarterTurn,
     RandAugment,
     RandomAffine,
     RandomResizedCrop,
     Solarize,
+    Standardize,
+    Tile,
     ViewPolicy,
 )
 
@@ -175,6 +178,58 @@ def rotate_translate_jitter(resolution: int = 224, normalize: Normalize | None =
         ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05),
     )
     return ViewPolicy("rotate_translate_jitter", resolution, CenterCrop(1.0), operations, normalize)
+
+
+def rotations(
+    resolution: int = 224,
+    min_scale: float = 0.08,
+    flip_p: float = 0.5,
+    normalize: Normalize | None = IMAGENET,
+) -> tuple[ViewPolicy, ...]:
+    """The four views of RotNet: one crop, turned counter-clockwise by 0, 90, 180 and 270 degrees.
+
+    Source: Gidaris et al. 2018, section 3. Where the images are turned on the device anyway, `crop_flip` and
+    `engine.objectives.rotnet.rotate_four` move a quarter of the bytes.
+    """
+    plain = crop_flip(resolution, min_scale, flip_p, normalize)
+    return tuple(
+        replace(
+            plain,
+            name=f"rotation_{90 * turns}",
+            operations=(*plain.operations, QuarterTurn(turns)),
+            shares_draws_of=turns,
+        )
+        for turns in range(4)
+    )
+
+
+def tiles(
+    tile_size: int = 64, cell: int = 75, min_scale: float = 0.08, gray_p: float = 0.3, grid: int = 3
+) -> tuple[ViewPolicy, ...]:
+    """Tiles of one crop, row by row, each at a random place in its cell and standardised by itself.
+
+    With `shuffle_tiles` they are the puzzle of Noroozi, Favaro 2016 (section 4: crop of 225, cells of 75,
+    tiles of 64 pixels); the centre and one other are the pair of Doersch et al. 2015 (section 3).
+
+    Args:
+        tile_size: side of a tile in pixels.
+        cell: side of a cell in pixels; the gap keeps edges from giving the order away.
+        min_scale: smallest share of the image area that the crop may have.
+        gray_p: probability that all tiles lose their colours, against chromatic aberration.
+        grid: cells per side.
+    """
+    crop = RandomResizedCrop(scale=(min_scale, 1.0))
+    return tuple(
+        ViewPolicy(
+            name=f"tile_{number}",
+            resolution=tile_size,
+            geometry=Tile(number // grid, number % grid, grid, cell, crop),
+            operations=(Grayscale(gray_p),),
+            normalize=Standardize(),
+            shares_draws_of=number,
+        )
+        for number in range(grid**2)
+    )
 
 
 def reconstruction(resolution: int = 64, flip_p: float = 0.5) -> ViewPolicy:

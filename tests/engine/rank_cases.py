@@ -1,4 +1,4 @@
-"""What the two-rank tests compute: the same functions on N ranks and, in the test, on one."""
+"""What the tests of several ranks compute: the same functions on N ranks and, in the test, on one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from engine.objectives.barlow import barlow_twins_loss
 from engine.objectives.simclr import simclr_loss
 from engine.objectives.triplet import triplet_loss
 from engine.objectives.vicreg import vicreg_loss
+from tests.engine.objective_cases import OBJECTIVES, objective_case
 
 ROWS, FEATURES, EMBEDDING = 12, 5, 7
 
@@ -108,6 +109,15 @@ def two_view_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
     return values
 
 
+def own_rows_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Loss and gradients of every objective that is a mean over the rank's own rows."""
+    values = {}
+    for name in OBJECTIVES:
+        loss, network = objective_case(name, rank, num_ranks)
+        values |= {f"{name}.{n}": v for n, v in _averaged(loss, network, num_ranks).items()}
+    return values
+
+
 def draws_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
     """Two draws of a step."""
     draws = StepDraws(seed=7, step=3, device=torch.device("cpu"))
@@ -129,4 +139,5 @@ def _averaged(loss: Tensor, module: nn.Module, num_ranks: int) -> dict[str, Tens
 def all_cases(rank: int, num_ranks: int) -> dict[str, Tensor]:
     """Every case in one group of processes; starting one costs seconds."""
     cases = (barlow_case, batchnorm_case, collective_case, triplet_case, two_view_case, draws_case)
+    cases += (own_rows_case,)
     return {name: value for case in cases for name, value in case(rank, num_ranks).items()}

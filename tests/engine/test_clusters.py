@@ -27,6 +27,17 @@ def test_finds_separate_blobs() -> None:
     assert found.num_repaired == 0
 
 
+def test_features_that_depend_on_each_other_are_whitened() -> None:
+    # Three directions in ten dimensions: seven variances are zero but for rounding, some below zero.
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(2000, 3)) * [10, 1, 0.5]) @ rng.normal(size=(3, 10))
+    whitened = whiten(features.astype(np.float32), 10)
+    assert np.isfinite(whitened).all()
+    shares = np.square(whitened).mean(0)
+    np.testing.assert_allclose(shares[:3], 1 / 3, atol=0.02)
+    assert shares[3:].max() < 1e-6
+
+
 def test_the_seed_decides() -> None:
     rng = np.random.default_rng(0)
     points = rng.normal(size=(200, 6)).astype(np.float32)

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from engine.batchnorm import synchronise_batchnorm
 from loaders.errors import UserError
+from tests.engine.objective_cases import OBJECTIVES
 from tests.engine.rank_cases import (
     ROWS,
     all_cases,
     barlow_case,
     batchnorm_case,
     draws_case,
+    own_rows_case,
     triplet_case,
     two_view_case,
 )
 from tests.engine.ranks import run_ranks
 
-NUM_RANKS = 2
+LONG = [pytest.mark.slow, pytest.mark.timeout(900)]
+OBJECTIVES_FOLDER = Path(__file__).parents[2] / "engine" / "objectives"
+NOT_OBJECTIVES = {"__init__", "precision", "classification"}  # the last is jigsaw's and patches' loss
 
 
-@pytest.fixture(scope="module")
-def by_rank() -> list[dict[str, Tensor]]:
-    return run_ranks(all_cases, NUM_RANKS)
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=LONG)])
+def by_rank(request: pytest.FixtureRequest) -> list[dict[str, Tensor]]:
+    return run_ranks(all_cases, request.param)
+
+
+def test_every_objective_has_a_case() -> None:
+    coupled = {"barlow", "simclr", "vicreg", "triplet"}
+    files = {path.stem for path in OBJECTIVES_FOLDER.glob("*.py")}
+    assert coupled | set(OBJECTIVES) == files - NOT_OBJECTIVES
+
+
+def test_means_over_own_rows_equal_one_process(by_rank) -> None:
+    one = own_rows_case(0, 1)
+    assert len(one) == 5 * len(OBJECTIVES)
+    assert all(value.abs().max() > 1e-6 for value in one.values()), "a case that teaches nothing"
+    for rank in by_rank:
+        for name, expected in one.items():
+            torch.testing.assert_close(rank[name], expected, rtol=1e-6, atol=1e-9, msg=name)
 
 
 def test_barlow_value_gradients_and_statistics_equal_one_process(by_rank) -> None:
@@ -67,17 +88,18 @@ def test_global_batchnorm_equals_one_process(by_rank) -> None:
 def test_all_reduce_sum_and_its_gradient(by_rank) -> None:
     torch.manual_seed(2)
     joined = torch.randn(ROWS, 2, dtype=torch.float64)
-    weights = torch.randn(NUM_RANKS, ROWS, 2, dtype=torch.float64)
+    num_ranks = len(by_rank)
+    weights = torch.randn(num_ranks, ROWS, 2, dtype=torch.float64)
     for rank in by_rank:
-        torch.testing.assert_close(rank["sum"], joined.view(NUM_RANKS, -1, 2).sum(0))
-        torch.testing.assert_close(rank["sum.grad"], weights[:, : ROWS // NUM_RANKS].sum(0))
+        torch.testing.assert_close(rank["sum"], joined.view(num_ranks, -1, 2).sum(0))
+        torch.testing.assert_close(rank["sum.grad"], weights[:, : ROWS // num_ranks].sum(0))
 
 
 def test_all_gather_and_its_gradient(by_rank) -> None:
     torch.manual_seed(2)
     joined = torch.randn(ROWS, 2, dtype=torch.float64)
-    weights = torch.randn(NUM_RANKS, ROWS, 2, dtype=torch.float64)
-    for rank, expected in zip(by_rank, weights.sum(0).chunk(NUM_RANKS), strict=True):
+    weights = torch.randn(len(by_rank), ROWS, 2, dtype=torch.float64)
+    for rank, expected in zip(by_rank, weights.sum(0).chunk(len(by_rank)), strict=True):
         torch.testing.assert_close(rank["gather"], joined)
         torch.testing.assert_close(rank["gather.grad"], expected)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -69,6 +70,18 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, whole_run) -> Non
     assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6]
     expected = read_metrics(whole_run[0] / "metrics.jsonl")
     assert [r["loss"] for r in records] == [r["loss"] for r in expected]
+
+
+def test_a_length_in_steps_replaces_epochs(tmp_path: Path, whole_run) -> None:
+    # Six steps are the two epochs of the whole run; seven reach into a third, with a schedule of their own.
+    weights, _ = train_small(tmp_path / "six", epochs=1, steps=6)
+    assert_same_bits(weights, whole_run[1])
+    _, summary = train_small(tmp_path / "seven", epochs=1, steps=7)
+    assert summary.step == summary.total_steps == 7
+    records = read_metrics(tmp_path / "seven" / "metrics.jsonl")
+    assert [r["epoch"] for r in records] == [0, 0, 0, 1, 1, 1, 2]
+    last = 0.5 * (0.1 + (1 - 0.1) * 0.5 * (1 + math.cos(math.pi * 5 / 6)))  # peak 0.5, one step of warm-up
+    assert records[-1]["lr"] == pytest.approx(last)
 
 
 def test_max_steps_then_resume_gives_the_same_bits(tmp_path: Path, whole_run) -> None:
@@ -189,10 +202,21 @@ def test_a_loader_that_ends_early_is_an_error(tmp_path: Path) -> None:
         train_small(tmp_path / "run", loader=loader)
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"log_every": 0}, {"max_steps": 0}, {"clip_norm": 0.0}])
+@pytest.mark.parametrize(
+    "bad", [{"epochs": 0}, {"log_every": 0}, {"steps": 0}, {"max_steps": 0}, {"clip_norm": 0.0}]
+)
 def test_counts_that_make_no_run_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"{next(iter(bad))}: expected"):
         LoopConfig(**{"out": Path("x"), "epochs": 1, **bad})
+
+
+def test_a_run_killed_before_its_first_line_starts_again(tmp_path: Path) -> None:
+    """All that a kill left is the half-written configuration of a process that is no more."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.json.123.tmp").write_text('{"recipe": ')
+    train_small(tmp_path / "run", max_steps=1, resume=True)
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+    assert (tmp_path / "run" / "config.json").is_file()
 
 
 SLOW_RUN = """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.evaluate import extract_features, topk_accuracy
 from engine.knn import knn_scores
@@ -46,7 +46,32 @@ def test_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
     assert all(torch.equal(plain[name], probed[name]) for name in plain)
     losses = [[r["loss"] for r in read_metrics(tmp_path / n / "metrics.jsonl")] for n in ("plain", "probed")]
     assert losses[0] == losses[1]
+    files = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "optimizer.json")
+    for file in files:  # statistics of BatchNorm, momenta and the generators as well
+        one, other = (tmp_path / n / "checkpoints" / "step-00000006" / file for n in ("plain", "probed"))
+        assert one.read_bytes() == other.read_bytes(), file
     assert read_probe(tmp_path / "plain") == []
+
+
+def test_a_probe_that_draws_numbers_or_moves_statistics_would_be_noticed(tmp_path: Path) -> None:
+    """The test above has teeth: each of these mistakes changes what training ends with."""
+
+    class Drawing(OnlineProbe):
+        def measure(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
+            torch.randn(1)
+            return super().measure(backbone, device)
+
+    class InTrainingMode(OnlineProbe):
+        def measure(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
+            for batch in self.train.epoch(0):
+                backbone(batch.views[0])
+            return super().measure(backbone, device)
+
+    plain = train_with(tmp_path / "plain", None)
+    for number, kind in enumerate((Drawing, InTrainingMode)):
+        probe = kind(LabelledLoader(), LabelledLoader(), every_epochs=1)
+        weights = train_with(tmp_path / str(number), probe)
+        assert not all(torch.equal(plain[name], weights[name]) for name in plain), kind
 
 
 def test_it_measures_at_the_ends_of_epochs_and_states_its_seconds(tmp_path: Path) -> None:

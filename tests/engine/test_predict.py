@@ -49,3 +49,13 @@ def test_accuracy_counts_labelled_images_alone():
     right = sum(guesses[i] == label for i, label in ((0, 0), (1, 1), (3, 1), (4, 0)))
     accuracy = measure_accuracy(network, FixedLoader(), torch.device("cpu"))
     assert (accuracy.top1, accuracy.num_images) == (pytest.approx(right / 4), 4)
+
+
+def test_top_five_counts_labels_among_the_five_most_probable_classes():
+    torch.manual_seed(2)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 7))
+    p = torch.cat([part.probabilities for part in predict(network, FixedLoader(), "cpu")])
+    known = ((0, 0), (1, 1), (3, 1), (4, 0))
+    right = sum(label in p[i].argsort(descending=True)[:5].tolist() for i, label in known)
+    assert measure_accuracy(network, FixedLoader(), torch.device("cpu")).top5 == pytest.approx(right / 4)
+    assert measure_accuracy(make_network(), FixedLoader(), torch.device("cpu")).top5 == 1.0, "of two classes"

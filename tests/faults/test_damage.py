@@ -39,7 +39,7 @@ def copy(whole, tmp_path):
 
 
 def batches(opened, epochs=(0,), **options):
-    settings = {"batch_size": 8, "num_threads": 2, "timeout_s": 30.0} | options
+    settings = {"batch_size": 8, "num_threads": 2, "timeout_s": 110.0} | options
     with build_loader(opened.split("train"), VIEWS, **settings) as loader:
         return [batch for epoch in epochs for batch in loader.epoch(epoch)], loader.bad_rows
 

@@ -9,6 +9,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from loaders.packs import LabelTable, open_pack
 from loaders.packs.beton import read_beton
 from loaders.packs.columns import open_columns
 from loaders.packs.jpeg_header import parse_jpeg_header
+from loaders.packs.labels import LabelTableWriter
 from loaders.packs.manifest import read_manifest
 from loaders.packs.shard_list import read_shard_records
 from loaders.packs.sources.tar_members import list_members
@@ -25,6 +27,7 @@ from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tar, write_
 
 MOST_BYTES = 32 << 20  # the good files are far smaller
 SHORT, LONG = 60, 5000
+CORPUS = Path(__file__).parent / "corpus"  # files that `fuzz_readers.py` found, by reader
 NUMBERS = [
     b"\0" * 8,
     b"\xff" * 8,
@@ -71,7 +74,11 @@ def edited(data: bytes, changes) -> bytes:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fuzz")
+    return good_files(tmp_path_factory.mktemp("fuzz"))
+
+
+def good_files(folder: Path) -> dict:
+    """Write a pack and return the content of whole files of each kind, and the pack."""
     write_tree(folder / "in", class_tree(2, 4))
     made = pack(folder / "pack", f"train={folder / 'in'}", shard_size_mb=0.01)
     beton = pack(folder / "beton", f"train={folder / 'in'}", shard_format="ffcv")
@@ -168,6 +175,13 @@ def test_a_damaged_file_is_refused_or_read_long(good, tmp_path, reader):
     fuzz(reader, good, tmp_path, LONG)
 
 
+@pytest.mark.parametrize(
+    "path", sorted(CORPUS.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}"
+)
+def test_what_a_coverage_guided_search_found(good, tmp_path, path):
+    check_reader(path.parent.name, good, tmp_path, path.read_bytes())
+
+
 def test_the_good_files_are_read(good, tmp_path):
     """Else everything above would pass because nothing gets far."""
     for reader in READERS:
@@ -189,6 +203,21 @@ def changed_manifest(good, tmp_path, change) -> Path:
     change(raw)
     (tmp_path / "manifest.json").write_text(json.dumps(raw))
     return tmp_path
+
+
+@pytest.mark.parametrize("max_rows", [None, 8])
+def test_a_label_table_that_claims_many_rows_is_refused_before_it_is_read(tmp_path, max_rows, monkeypatch):
+    """Equal values need no room in a parquet file: a few kilobytes can claim gigabytes."""
+    zeros, path = np.zeros(1 << 20, np.int64), tmp_path / "labels.parquet"
+    with path.open("wb") as file, LabelTableWriter(file, 3) as writer:
+        for _ in range(4):
+            writer.append(
+                zeros, zeros, zeros.astype(np.float32), np.full(1 << 20, "x", object), zeros.astype(np.int32)
+            )
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(pyarrow.parquet, "read_table", lambda *args, **options: pytest.fail("it was read"))
+    with pytest.raises(UserError, match="at most 8 rows" if max_rows else "claim to hold 4194304 rows"):
+        LabelTable.read(path, max_rows)
 
 
 @pytest.mark.parametrize(

@@ -40,14 +40,30 @@ def test_packing(tmp_path, first, step):
     record("SIGKILL while packing", found["kills"], survived, "resumed to the bytes of an undisturbed pack")
 
 
-@pytest.mark.parametrize("mode", ["time", "disk"])
-@pytest.mark.parametrize("tries", [3, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
-def test_training(tmp_path, mode, tries):
-    found = drive(HERE / "training_kills.py", tmp_path, mode, tries, 0)
-    name = {"time": "SIGKILL while training, at random times", "disk": "SIGKILL while saving a checkpoint"}[
-        mode
-    ]
-    record(name, found["kills"], found["kills"] - found["lost"], "resumed to the same weights, bit for bit")
+TRAINING = {
+    "time": ("SIGKILL while training, at random times", "resumed to the same weights"),
+    "disk": ("SIGKILL while saving a checkpoint", "resumed to the same weights"),
+    "term": ("SIGTERM while training", "saved, code 75 within 10 s; resumed to the same weights"),
+}
+LONG = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "num_ranks", "tries"),
+    [
+        ("time", 1, 3),
+        ("disk", 1, 3),
+        ("term", 1, 2),
+        *(pytest.param(mode, 1, 100, marks=LONG) for mode in TRAINING),
+        *(pytest.param(mode, ranks, 15, marks=LONG) for mode in TRAINING for ranks in (2, 3, 4)),
+    ],
+)
+def test_training(tmp_path, mode, num_ranks, tries):
+    """The weights are the same bit for bit on one process, within float reduction on several."""
+    found = drive(HERE / "training_kills.py", tmp_path, mode, tries, 0, num_ranks)
+    fault, outcome = TRAINING[mode]
+    processes = "1 process" if num_ranks == 1 else f"{num_ranks} processes"
+    record(f"{fault}, {processes}", found["kills"], found["kills"] - found["lost"], outcome)
 
 
 READER = """

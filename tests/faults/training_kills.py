@@ -1,8 +1,10 @@
-"""Kills a small training run at many moments, resumes it, and compares the weights with an undisturbed run.
+"""Ends a small training run at many moments, resumes it, and compares the weights with an undisturbed run.
 
-Run as `python training_kills.py WORK MODE NUM_TRIES SEED`. MODE "time" kills by SIGKILL after a random time;
-"disk" kills just before the n-th step to the disk (write, sync, rename, remove). Every run is a forked child,
-so that torch is imported once. Prints the number of kills and of runs that ended with other weights.
+Run as `python training_kills.py WORK MODE NUM_TRIES SEED [NUM_RANKS]`. MODE "time" kills every rank by
+SIGKILL after a random time; "disk" kills rank 0 just before the n-th step to the disk (write, sync, rename,
+remove); "term" sends SIGTERM to every rank at a random moment of training, as a scheduler does, and expects
+the exit code of a saved run within 10 s. Every rank is a forked child, so that torch is imported once. Prints
+the number of kills, of runs that ended with other weights, and the longest time from SIGTERM to the end.
 """
 
 from __future__ import annotations
@@ -12,17 +14,23 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from engine import checkpoint, files
-from tests.engine.synthetic import train_small
+from engine.stop import EXIT_STOPPED
+from tests.engine.synthetic import SyntheticLoader, train_small
 
 WORK, MODE, NUM_TRIES, SEED = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+NUM_RANKS = int(sys.argv[5]) if len(sys.argv) > 5 else 1
 SETTINGS = {"epochs": 3, "checkpoint_every_steps": 2, "keep_checkpoints": 2, "resume": True}
+TOLERANCE = 0.0 if NUM_RANKS == 1 else 1e-6  # sums of floats over ranks may differ in their last bits
+STEP_S = 0.02 if MODE == "term" else 0.0  # so that a signal finds training under way
 
 
 def die_before_disk_step(kill_at: int) -> None:
@@ -46,57 +54,142 @@ def die_before_disk_step(kill_at: int) -> None:
     checkpoint._write_tensors = counted(checkpoint._write_tensors)
 
 
-def run(name: str, kill_at: int | None, kill_after_s: float | None) -> bool:
-    """Train in a child; return whether it was killed. One that ends by itself must have succeeded."""
-    child = os.fork()
-    if child == 0:
-        try:
-            if kill_at is not None:
-                die_before_disk_step(kill_at)
-            train_small(WORK / name, **SETTINGS)
-            os._exit(0)
-        except BaseException as error:
-            print(f"{name}: {error!r}", file=sys.stderr)
-            os._exit(1)
-    if kill_after_s is not None:
-        end = time.monotonic() + kill_after_s
-        while (
-            time.monotonic() < end
-            and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        ):
+def train_rank(name: str, rank: int, port: int, kill_at: int | None) -> None:
+    """Train in this process, which is forked, and end it."""
+    try:
+        if NUM_RANKS > 1:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+        if kill_at is not None and rank == 0:
+            die_before_disk_step(kill_at)
+
+        def before_step(epoch: int, step: int) -> None:
+            (WORK / f"training-{rank}").touch()
+            time.sleep(STEP_S)
+
+        loader = SyntheticLoader(rank=rank, num_ranks=NUM_RANKS)
+        loader.before_step = before_step
+        train_small(WORK / name, loader=loader, **SETTINGS)
+        os._exit(0)
+    except SystemExit as error:
+        os._exit(int(error.code or 0))
+    except BaseException as error:
+        print(f"{name}: {error!r}", file=sys.stderr)
+        os._exit(1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Run:
+    """A run under way, a forked child per rank."""
+
+    def __init__(self, name: str, kill_at: int | None = None) -> None:
+        for marker in WORK.glob("training-*"):
+            marker.unlink()
+        port = free_port()
+        self.codes: dict[int, int] = {}
+        self.children = []
+        for rank in range(NUM_RANKS):
+            child = os.fork()
+            if child == 0:
+                train_rank(name, rank, port, kill_at)
+            self.children.append(child)
+
+    def poll(self) -> bool:
+        """Return whether every rank has ended."""
+        for child in self.children:
+            if child not in self.codes:
+                done, status = os.waitpid(child, os.WNOHANG)
+                if done:
+                    self.codes[child] = os.waitstatus_to_exitcode(status)
+        return len(self.codes) == NUM_RANKS
+
+    def wait(self, seconds: float, one_is_enough: bool = False) -> None:
+        """Wait until all ranks (or one) have ended, or time is over."""
+        end = time.monotonic() + seconds
+        while not self.poll() and time.monotonic() < end:
+            if one_is_enough and self.codes:
+                return
             time.sleep(0.002)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, f"run {name} failed"
-    return os.WIFSIGNALED(status)
+
+    def send(self, number: int) -> None:
+        """Send a signal to every rank that is still there."""
+        for child in self.children:
+            if child not in self.codes:
+                os.kill(child, number)
+
+    def finish(self) -> None:
+        """Wait to the end, which must be a good one."""
+        self.wait(300)
+        assert set(self.codes.values()) == {0}, f"a run ended with {self.codes}"
 
 
-def weights(name: str) -> bytes:
-    return (WORK / name / "backbone.safetensors").read_bytes()
+def kill_at_random(rng: random.Random, length_s: float) -> bool:
+    """Kill a run; return whether that came before its end."""
+    run = Run("cut", rng.randint(1, 60) if MODE == "disk" else None)
+    # A rank that dies takes the others with it, as every launcher sees to.
+    run.wait(300 if MODE == "disk" else rng.uniform(0, length_s), one_is_enough=True)
+    if MODE == "time" or any(run.codes.values()):
+        run.send(signal.SIGKILL)
+    run.wait(300)
+    killed = -signal.SIGKILL in run.codes.values()
+    assert killed or set(run.codes.values()) == {0}, f"a run ended with {run.codes}"
+    return killed
+
+
+def terminate_at_random(rng: random.Random) -> tuple[bool, float]:
+    """Send SIGTERM; return whether that came before the end, and how long the end took in seconds."""
+    run = Run("cut")
+    while not run.poll() and not all((WORK / f"training-{rank}").exists() for rank in range(NUM_RANKS)):
+        time.sleep(0.002)
+    run.wait(rng.uniform(0, 9 * STEP_S))
+    if run.poll():
+        return False, 0.0
+    start = time.monotonic()
+    run.send(signal.SIGTERM)
+    run.wait(60)
+    seconds = time.monotonic() - start
+    assert set(run.codes.values()) in ({0}, {EXIT_STOPPED}), f"SIGTERM: ended with {run.codes}"
+    return EXIT_STOPPED in run.codes.values(), seconds
+
+
+def same_weights() -> bool:
+    """Return whether both runs ended with the same weights."""
+    names = ("cut", "whole")
+    if NUM_RANKS == 1:
+        return len({(WORK / name / "backbone.safetensors").read_bytes() for name in names}) == 1
+    cut, whole = (load_file(WORK / name / "backbone.safetensors") for name in names)
+    return all(torch.allclose(cut[key], whole[key], rtol=TOLERANCE, atol=TOLERANCE) for key in whole)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     rng = random.Random(SEED)
     start = time.monotonic()
-    assert not run("whole", None, None)
+    Run("whole").finish()
     length_s = time.monotonic() - start
-    kills = lost = 0
-    tries = 0
+    kills = lost = tries = 0
+    slowest_s = 0.0
     while kills < NUM_TRIES:
         tries += 1
         assert tries < 3 * NUM_TRIES + 20, "the kills come too late"
-        if MODE == "time":
-            killed = run("cut", None, rng.uniform(0, length_s))
+        if MODE == "term":
+            killed, seconds = terminate_at_random(rng)
+            lost += seconds > 10
+            slowest_s = max(slowest_s, seconds)
         else:
-            killed = run("cut", rng.randint(1, 60), None)
+            killed = kill_at_random(rng, length_s)
         kills += killed
         if killed and rng.random() < 0.5:
             continue  # killed again before it comes to its end
-        assert not run("cut", None, None)
-        lost += weights("cut") != weights("whole")
+        Run("cut").finish()
+        lost += not same_weights()
         shutil.rmtree(WORK / "cut")
-    print(json.dumps({"kills": kills, "lost": lost}))
+    print(json.dumps({"kills": kills, "lost": lost, "slowest_s": slowest_s}))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from loaders import BackendName
 from loaders.packs import Pack, StoreOptions, open_pack
 from loaders.packs.manifest import SHARD_LIST_NAME, FileInfo, write_manifest
+from loaders.views import presets
+from loaders.views.policy import ViewPolicy
+
+FUSED = (presets.barlow_a(24), presets.barlow_b(32))
+PLAIN = (presets.crop_flip(24), presets.weak(32))
 
 
 @dataclass(frozen=True)
@@ -21,14 +26,31 @@ class BackendCase:
     Attributes:
         name: what `build_loader` is asked for.
         place: turns a local pack into the one that this backend is to read; gets a scratch folder.
-        decode: what decodes an image, by its dotted name, for tests that make it fail or hang.
+        work: what a worker calls for every image, by its dotted name, for tests that make it fail or hang.
         options: further options of `build_loader`.
+        shard_format: of the packs it reads.
+        views: of sides 24 and 32, for tests that do not ask for others.
+        refused_dtype: what it refuses by name.
+        always_verifies: it compares hashes without being asked to.
+        in_store: it reads a copy of the shards in a cache.
+        pairs: it can render a paired loader; else it refuses by name.
+        places: how many places in memory may take turns when no batch is kept and none is made ahead; 0
+            where the library has a memory pool of its own, which only the test of many epochs bounds.
+        module: must be there, or its tests are skipped.
     """
 
     name: BackendName
     place: Callable[[Pack, Path], Pack]
-    decode: str
-    options: dict[str, Any]
+    work: str
+    options: dict[str, Any] = field(default_factory=dict)
+    shard_format: str = "webdataset"
+    views: tuple[ViewPolicy, ...] = FUSED
+    refused_dtype: str = ""
+    always_verifies: bool = False
+    in_store: bool = False
+    pairs: bool = True
+    places: int = 2
+    module: str = "loaders"
 
 
 def _as_it_is(pack: Pack, folder: Path) -> Pack:
@@ -39,11 +61,24 @@ def _in_a_store(pack: Pack, folder: Path) -> Pack:
     return open_pack(f"file://{pack.path}", StoreOptions(cache_dir=folder / "cache", backoff_s=0.01))
 
 
-CPU_DECODE = "loaders.cpu.read_pixels_into"
+CPU_WORK = "loaders.cpu.read_pixels_into"
 BACKENDS = {
-    "cpu": BackendCase("cpu", _as_it_is, CPU_DECODE, {}),
-    "stream": BackendCase("stream", _as_it_is, CPU_DECODE, {"window": 2}),
-    "stream-store": BackendCase("stream", _in_a_store, CPU_DECODE, {"window": 2}),
+    "cpu": BackendCase("cpu", _as_it_is, CPU_WORK),
+    "stream": BackendCase("stream", _as_it_is, CPU_WORK, {"window": 2}),
+    "stream-store": BackendCase("stream", _in_a_store, CPU_WORK, {"window": 2}, in_store=True),
+    "dali": BackendCase(
+        "dali",
+        _as_it_is,
+        "loaders.verified.content_hash",
+        views=PLAIN,  # tests/loaders/test_dali.py has the others, whose pipelines take seconds to build
+        refused_dtype="bfloat16",
+        always_verifies=True,
+        places=0,
+        module="nvidia.dali",
+    ),
+    "ffcv": BackendCase(
+        "ffcv", _as_it_is, CPU_WORK, shard_format="ffcv", pairs=False, places=5, module="ffcv"
+    ),
 }
 
 

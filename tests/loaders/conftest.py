@@ -48,3 +48,28 @@ def write_pack(
 @pytest.fixture(scope="session")
 def photo_pack(tmp_path_factory: pytest.TempPathFactory, photos: list[np.ndarray]) -> Pack:
     return write_pack(tmp_path_factory.mktemp("photos"), photos)
+
+
+@pytest.fixture(scope="session")
+def photo_beton_pack(tmp_path_factory: pytest.TempPathFactory, photos: list[np.ndarray]) -> Pack:
+    """Hold the same rows in a .beton."""
+    return write_pack(tmp_path_factory.mktemp("photos-beton"), photos, shard_format="ffcv")
+
+
+FFCV_COMPILES = {  # FFCV compiles anew for every loader, most of a second: these run in the long form alone
+    "test_every_dtype_and_layout_holds_the_same_pixels": {"resolution": {20}, "channels_last": {True}},
+    "test_ranks_share_what_one_rank_sees": {"num_ranks": {4, 8}},
+    "test_threads_do_not_change_a_byte": {"num_threads": {2, 16}},
+    "test_a_resumed_epoch_goes_on_where_it_stopped": {"start_step": {2}},
+    "test_a_bad_image_is_counted_and_replaced_by_the_row_after_it": {"damage": {"swap"}},
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        costly = FFCV_COMPILES.get(getattr(item, "originalname", ""), {})
+        values = {name: getattr(value, "__name__", value) for name, value in parameters.items()}
+        if values.get("case") == "ffcv" and any(values[name] in costly[name] for name in costly):
+            item.add_marker(pytest.mark.slow)

@@ -232,6 +232,7 @@ def test_a_pipeline_that_dies_is_built_again_without_the_image_that_killed_it(ph
     assert found[1].index[3] == (bad + 1) % 24
 
 
+@pytest.mark.filterwarnings("ignore:.*left behind:RuntimeWarning")  # tests/loaders/test_threads.py holds it
 def test_a_hung_dali_is_an_error_after_the_time_limit(photo_pack, monkeypatch):
     import time
 

@@ -24,9 +24,11 @@ from engine.networks import load_backbone
 from engine.run_config import RUNTIME_FIELDS
 from loaders.batch import Batch
 from loaders.errors import UserError
+from loaders.packs import Pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from recipes.barlow import BarlowTwins, Config, peak_learning_rates, run
+from tests.recipes.frozen import knn_top1_of_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -172,6 +174,15 @@ def test_training_lowers_the_loss(config: Config) -> None:
     run(replace(config, batch_size=48, epochs=40, warmup_epochs=2.0, lr_weights=3.0))
     losses = [r["loss"] for r in read_metrics(config.out / "metrics.jsonl")]
     assert np.mean(losses[-6:]) < 0.6 * np.mean(losses[:6])
+
+
+def test_learns_features_of_digits(digits_pack: Pack, config: Config) -> None:
+    views = {"resolution": 16, "min_crop": 0.5, "flip_p": 0.0, "max_sigma": 0.5}
+    rates = {"lr_weights": 4.0, "lr_vectors": 0.1, "batch_size": 64, "epochs": 3}
+    run(replace(config, pack=digits_pack.path, projector=(64, 64), **views, **rates))
+    last = read_metrics(config.out / "metrics.jsonl")[-8:]
+    assert sum(r["invariance"] for r in last) / len(last) < 0.25 * 64  # views of different images: 64
+    assert knn_top1_of_run(config.out, digits_pack) > 0.91  # untrained: 0.74
 
 
 def test_another_configuration_does_not_resume(config: Config) -> None:

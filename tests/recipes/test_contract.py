@@ -95,6 +95,16 @@ def test_the_probe_of_two_processes_sees_what_that_of_one_does(whole: Path, two_
         assert found["linear_top1"] == pytest.approx(expected["linear_top1"], abs=2 / 64)
 
 
+def test_a_run_without_the_probe_ends_with_the_same_bytes(
+    whole: Path, few_digits: Path, tmp_path: Path
+) -> None:
+    run_short("rotnet", few_digits, tmp_path / "run", probe_every_epochs=0)
+    assert losses(tmp_path / "run") == losses(whole / "rotnet")
+    last = Path("checkpoints") / "step-00000004"
+    for file in ("backbone.safetensors", last / "model.safetensors", last / "rng.safetensors"):
+        assert (tmp_path / "run" / file).read_bytes() == (whole / "rotnet" / file).read_bytes(), file
+
+
 def test_a_recipe_without_a_probe_refuses_one(few_digits: Path, tmp_path: Path) -> None:
     config = rotnet.Config(pack=few_digits, out=tmp_path / "run", probe_every_epochs=1)
     with pytest.raises(UserError, match="this recipe has no probe, found 1"):

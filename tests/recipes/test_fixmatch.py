@@ -42,6 +42,18 @@ def test_defaults_are_the_papers() -> None:
     factor = FixMatch(replace(config, backbone="tiny_resnet"), 10).make_schedule(10, 1000)
     assert factor(0) == 1.0
     assert factor(1000) == pytest.approx(0.19509, abs=1e-5)
+    recipe = FixMatch(replace(config, backbone="tiny_resnet"), 10)
+    groups = recipe.make_optimizer().param_groups
+    assert all(group["nesterov"] for group in groups)
+    decays = {p.ndim > 1: group["weight_decay"] for group in groups for p in group["params"]}
+    assert decays == {True: 5e-4, False: 0.0}, "weights decay, biases and BatchNorm do not"
+    assert config.labeled_split in config.unlabeled_splits, "labelled images are unlabelled ones too"
+    with torch.no_grad():
+        recipe.classifier.backbone.stem[1].running_mean += 1.0
+    recipe.after_step(0)
+    assert torch.equal(
+        recipe.average.backbone.stem[1].running_mean, recipe.classifier.backbone.stem[1].running_mean
+    ), "statistics are copied, not averaged"
 
 
 def pair(seed: int = 0) -> PairedBatch:

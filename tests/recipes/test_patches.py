@@ -33,9 +33,9 @@ def test_a_step_sees_the_centres_and_then_a_neighbour_of_each() -> None:
     seen: list[torch.Tensor] = []
     recipe.backbone.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     pattern = torch.randn(9, 3, 8, 8)
-    x = pattern.view(3, 3, 3, 8, 8).permute(2, 0, 3, 1, 4).reshape(1, 3, 24, 24).repeat(16, 1, 1, 1)
     index = torch.arange(16)
-    recipe.training_step(Batch((x,), None, index, index >= 0), 0)
+    views = tuple(tile.expand(16, 3, 8, 8) for tile in pattern)
+    recipe.training_step(Batch(views, None, index, index >= 0), 0)
     cells = torch.einsum("tchw,pchw->tp", seen[0], pattern).argmax(1).tolist()
     assert cells[:16] == [4] * 16
     assert 4 not in cells[16:]

@@ -6,9 +6,11 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engine.loop import _Run
 from loaders.errors import UserError
 from loaders.packs import Pack
 from recipes.pipeline import Ask, Config, FineTune, Pretrain, Rounds, SemiSupervised, run
@@ -25,7 +27,7 @@ def config(digits_pack: Pack, tmp_path: Path) -> Config:
         flip_p=0.0,
         oracle=True,
         sizes=(16, 24),
-        pretrain=Pretrain(epochs=1, batch_size=100, projector=(64, 64), min_crop=0.4),
+        pretrain=Pretrain(1, batch_size=100, projector=(64, 64), min_crop=0.4, warmup_epochs=0.2),
         fine_tune=FineTune(epochs=30, batch_size=50, min_crop=0.6),
         rounds=Rounds(per_class=(25,), top_k=3, epochs=5, true_epochs=20),
         fixmatch=SemiSupervised(
@@ -50,9 +52,33 @@ def test_every_stage_runs_and_is_measured_and_the_chain_helps(config: Config) ->
     )
     assert (config.out / "ablation.png").stat().st_size > 1000
     assert len(json.loads((config.out / "ablation.json").read_text())["stages"]) == 6
+    pretrained = json.loads((config.out / "pretrain" / "config.json").read_text())["config"]
+    assert pretrained["warmup_epochs"] == 0.2, "a run shorter than the paper's warm-up would never leave it"
     before = (config.out / "active-fixmatch" / "classifier-ema.safetensors").read_bytes()
     assert run(config) == measured, "all stages are taken from disk"
     assert (config.out / "active-fixmatch" / "classifier-ema.safetensors").read_bytes() == before
+
+
+def test_an_interrupted_chain_goes_on_to_the_same_end(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(config.fine_tune, epochs=4)
+    small = replace(config, skip=("pretrain", "rounds", "fixmatch", "active"), fine_tune=few)
+    measured = run(small)
+    broken, step = replace(small, out=tmp_path / "broken"), _Run._train_step
+
+    def failing(loop: _Run, *args: Any) -> bool:
+        if loop.config.out.name == "fine-tune" and loop.step == 2:
+            raise KeyboardInterrupt
+        return step(loop, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Run, "_train_step", failing)
+        with pytest.raises(KeyboardInterrupt):
+            run(broken)
+    assert run(broken) == measured
+    for file in ("fine-tune/classifier.safetensors", "tta/predictions.csv", "ablation.csv"):
+        assert (broken.out / file).read_bytes() == (small.out / file).read_bytes(), file
 
 
 def test_stages_can_be_skipped_and_labels_given_by_hand(config: Config) -> None:

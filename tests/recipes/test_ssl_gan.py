@@ -14,6 +14,7 @@ from engine.distributed import seed_everything
 from engine.gan_networks import Generator
 from engine.metrics import read_metrics
 from engine.networks import load_backbone
+from engine.objectives.ssl_gan import diversity
 from loaders.batch import Batch, PairedBatch
 from loaders.errors import UserError
 from loaders.packs import Pack
@@ -85,6 +86,22 @@ def test_a_collapse_is_said(config: Config, capfd: pytest.CaptureFixture[str]) -
     assert "epoch 1: the generator has collapsed" in capfd.readouterr().err
     run(replace(config, out=config.out / "fine", lr_generator=0.0, epochs=1, max_steps=2, collapse_share=0.0))
     assert "collapsed" not in capfd.readouterr().err
+
+
+@torch.no_grad()
+def test_a_generator_of_one_image_has_collapsed(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the default share: images that are all alike are named, those that vary like real ones are not."""
+    seed_everything(0)
+    recipe = SslGan(replace(config, collapse_share=0.1), 3)
+    for _ in range(40):
+        images = recipe.generate(torch.rand(32, 16))  # its BatchNorm comes to know what it makes
+    recipe.real_spread.copy_(diversity(images))
+    recipe.write_sheet(1)
+    assert "collapsed" not in capsys.readouterr().err
+    deaf = next(m for m in recipe.generator.modules() if isinstance(m, torch.nn.Linear))
+    torch.nn.init.zeros_(deaf.weight)  # it no longer hears the noise
+    recipe.write_sheet(2)
+    assert "epoch 2: the generator has collapsed" in capsys.readouterr().err
 
 
 def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import engine.early_stopping as early_stopping
 from engine.checkpoint import newest_valid
-from engine.distributed import seed_everything
+from engine.distributed import make_accelerator, seed_everything
 from engine.few_labels import SCRATCH, read_results
+from engine.layers import Layer
 from engine.metrics import read_metrics
 from engine.networks import build_backbone, load_backbone
 from engine.runs import open_run, save_backbone
@@ -19,7 +23,7 @@ from engine.samples import load_samples
 from loaders.batch import Batch
 from loaders.errors import UserError
 from loaders.packs import Pack
-from recipes.transfer import Config, FineTuning, Transfer, run
+from recipes.transfer import Config, FineTuning, Session, Transfer, _Job, run, run_grid, stages
 
 QUICK = FineTuning(lr_backbone=0.01, lr_classifier=0.1, batchnorm="batch", steps=3, min_crop=0.6)
 
@@ -126,6 +130,118 @@ def test_it_learns(config: Config) -> None:
     tuning = FineTuning(lr_backbone=0.05, lr_classifier=0.05, batchnorm="batch", steps=40, min_crop=0.6)
     (result,) = run(replace(config, labels_per_class=(10,), pretrained=tuning, beside_scratch=False))
     assert result.top1 > 0.4
+
+
+def weights_of(config: Config, name: str = "pretrained-2-labels-seed-0") -> dict[str, torch.Tensor]:
+    return load_backbone(config.out / name).state_dict()
+
+
+def test_frozen_trains_the_layers_of_the_classifier_alone(config: Config, pretrained: Path) -> None:
+    frozen = replace(config, method="frozen", layer="stages.2", hidden=(16, 8), beside_scratch=False)
+    (result,) = run(frozen)
+    assert (result.method, result.steps) == ("frozen", 3)
+    before, after = load_backbone(pretrained).state_dict(), weights_of(config)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    seed_everything(0)
+    recipe = Transfer(build_backbone("tiny_resnet", 32), "tiny_resnet", 10, QUICK, Layer("stages.2"), (16, 8))
+    sizes = [(m.in_features, m.out_features) for m in recipe.classifier if isinstance(m, nn.Linear)]
+    assert sizes == [(128, 16), (16, 8), (8, 10)], "three fully connected layers on the layer's channels"
+    assert not any(p.requires_grad for p in recipe.backbone.stages[3].parameters()), "nothing reaches them"
+    trained = {id(p) for group in recipe.make_optimizer().param_groups for p in group["params"]}
+    assert trained == {id(p) for p in recipe.parameters() if p.requires_grad}
+
+
+def test_two_stages_train_the_classifier_and_then_everything_at_smaller_rates(config: Config) -> None:
+    plan = stages(replace(config, head_steps=7), _Job("x", "two_stage", QUICK, 2, 0))
+    assert [(ending, tuning.steps, frozen) for ending, tuning, frozen in plan] == [
+        ("-head", 7, True),
+        ("", 3, False),
+    ]
+    assert [tuning.lr_classifier for _, tuning, _ in plan] == pytest.approx([0.1, 0.01])
+    (result,) = run(replace(config, method="two_stage", head_steps=4, beside_scratch=False))
+    assert result.steps == 7
+    first, second = (weights_of(config, f"pretrained-2-labels-seed-0{end}") for end in ("-head", ""))
+    start = load_backbone(config.init).state_dict()
+    assert all(torch.equal(start[name], first[name]) for name in start)
+    assert not torch.equal(first["stem.0.weight"], second["stem.0.weight"])
+
+
+def test_early_stopping_measures_validation_images_and_an_interruption_changes_nothing(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = replace(QUICK, steps=6)
+    stopping = replace(
+        config,
+        pretrained=tuning,
+        beside_scratch=False,
+        method="two_stage",
+        head_steps=4,
+        validation_share=0.2,
+        patience=1,
+        check_every_steps=2,
+    )
+    (result,) = run(stopping)
+    lines = read_metrics(config.out / "pretrained-2-labels-seed-0" / "validation.jsonl")
+    assert result.validation_top1 == pytest.approx(max(line["top1"] for line in lines))
+    broken, train = replace(stopping, out=config.out.with_name("broken")), early_stopping.train
+    calls: list[int] = []
+
+    def failing(*args, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(early_stopping, "train", failing)
+        with pytest.raises(KeyboardInterrupt):
+            run(broken)
+    assert run(broken) == [result]
+    whole, parts = weights_of(stopping), weights_of(broken)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_validation_images_are_never_trained_on(config: Config) -> None:
+    session = Session(replace(config, validation_share=0.5, labels_per_class=(20,)), make_accelerator("no"))
+    try:
+        held = {row for batch in session.validation.epoch(0) for row in batch.index[batch.valid].tolist()}
+        for seed in range(3):
+            job = _Job("x", "fine_tune", QUICK, 20, seed)
+            chosen = session.labels(job)
+            assert held.isdisjoint(chosen.rows(np.arange(len(chosen))).tolist())
+    finally:
+        session.close()
+    assert len(held) == pytest.approx(1352 / 2, abs=10)
+
+
+def test_neighbours_vote_without_training(config: Config) -> None:
+    results = run(replace(config, method="knn", labels_per_class=(10,), beside_scratch=False))
+    (result,) = results
+    assert (result.method, result.steps, result.num_test) == ("knn", 0, 445)
+    assert 0.2 < result.top1 < result.top5 <= 1.0  # chance: 0.1 and 0.5
+    assert not list(config.out.rglob("metrics.jsonl"))
+
+
+def test_the_grid_chooses_on_validation_images(config: Config) -> None:
+    grid = replace(config, grid=True, grid_rates=(0.0, 0.1), grid_weight_decays=(0.0,), validation_share=0.3)
+    cells = run_grid(grid)
+    assert [(c.setting.lr_backbone, c.setting.lr_classifier) for c in cells] == [(0.0, 0.1), (0.1, 0.1)]
+    found = json.loads((config.out / "grid.json").read_text())
+    assert [cell["mean"] for cell in found["cells"]] == pytest.approx([c.mean for c in cells])
+    assert (config.out / "grid.png").stat().st_size > 1000
+    assert run_grid(grid) == cells, "finished cells are taken from disk"
+
+
+def test_what_cannot_be_chosen_is_refused(config: Config) -> None:
+    for change in ({"grid": True}, {"patience": 3}):
+        with pytest.raises(UserError, match="not the test's"):
+            replace(config, **change)
+    with pytest.raises(UserError, match="found both"):
+        replace(config, validation_split="test", validation_share=0.1)
+    with pytest.raises(UserError, match="one number of labels"):
+        replace(config, grid=True, validation_share=0.1, labels_per_class=(1, 2))
+    with pytest.raises(UserError, match=r"expected one of stem.*, found 'layer9'"):
+        run(replace(config, layer="layer9", beside_scratch=False))
 
 
 def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from engine.classifier_recipe import read_accuracy
+from engine.few_labels import read_results
 from engine.metrics import read_metrics
+from loaders.errors import UserError
 from loaders.packs import Pack
 from tests.recipes.two_processes import small_runs
 
@@ -30,12 +33,13 @@ def by_two(digits_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     return out
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", NAMES)
 def test_two_processes_equal_one(name: str, by_two: Path, digits_pack: Pack, tmp_path: Path) -> None:
     small_runs(digits_pack.path, tmp_path)[name]()
@@ -51,3 +55,22 @@ def test_two_processes_equal_one(name: str, by_two: Path, digits_pack: Pack, tmp
         for weights, accuracy in one.items():
             assert two[weights].num_images == accuracy.num_images
             assert two[weights].top1 == pytest.approx(accuracy.top1, abs=0.01)
+    for file in (tmp_path / name).rglob("few_labels.json"):
+        (one_result,), (two_result,) = (
+            read_results((folder / file.relative_to(tmp_path)).parent)[0] for folder in (tmp_path, by_two)
+        )
+        assert (two_result.num_test, two_result.steps) == (one_result.num_test, one_result.steps)
+        assert two_result.top1 == pytest.approx(one_result.top1, abs=0.01)
+        assert two_result.top5 == pytest.approx(one_result.top5, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["active", "evaluate", "pipeline"])
+def test_a_command_of_one_process_refuses_a_launcher(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = import_module(f"recipes.{name}")
+    function = recipe.evaluate if name == "evaluate" else recipe.run
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=f"{name}: expected one process, found 2"):
+        function(None)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit, match="2"):
+        function(None)

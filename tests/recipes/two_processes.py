@@ -9,8 +9,11 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from engine.distributed import on_main, seed_everything
+from engine.networks import build_backbone
+from engine.runs import save_backbone
 from loaders import open_pack
-from recipes import fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised
+from recipes import fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised, transfer
 from tests.recipes.labelled import FEW
 
 
@@ -51,9 +54,31 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
                 )
             )
         ),
+        "transfer": lambda: transfer_two_ways(pack, out),
         "mixup": lambda: supervised.run(supervised.Config(**options("mixup", mixing="mixup"))),
         "cutmix": lambda: supervised.run(supervised.Config(**options("cutmix", mixing="cutmix"))),
     }
+
+
+def transfer_two_ways(pack: Path, out: Path) -> None:
+    """In two stages with early stopping, and by neighbours, from weights that never trained."""
+    init = out / "start"
+
+    def start() -> None:
+        if not init.is_dir():
+            seed_everything(7)
+            init.mkdir(parents=True)
+            backbone = build_backbone("tiny_resnet", 16)
+            save_backbone(init, backbone, {"backbone": "tiny_resnet", "resolution": "16"})
+
+    on_main(start)
+    tuning = transfer.FineTuning(0.01, 0.1, "batch", steps=4)
+    options: dict[str, Any] = {"pack": pack, "init": init, "labels_per_class": (4,), "seeds": (0,)}
+    options |= {"flip_p": 0.0, "num_threads": 1, "beside_scratch": False, "pretrained": tuning}
+    early: dict[str, Any] = {"validation_share": 0.1, "patience": 2, "check_every_steps": 2, "head_steps": 2}
+    stages = transfer.Config(out=out / "transfer", method="two_stage", hidden=(8,), **early, **options)
+    transfer.run(stages)
+    transfer.run(transfer.Config(out=out / "transfer" / "neighbours", method="knn", **options))
 
 
 def main() -> None:

@@ -52,10 +52,10 @@ def test_a_corpus_gives_everyone_the_same_bytes(corpus: Corpus, images: Path) ->
     assert read_corpus(corpus.root) == corpus
     sources = {path.read_bytes() for path in images.glob("*.jpg")}
     assert {path.read_bytes() for path in corpus.paths} == sources
-    write_tar(corpus)
-    write_beton(corpus)
+    write_tar(WORK, corpus)
+    write_beton(WORK, corpus)
     tar = corpus.tar.read_bytes()
-    (beton,) = (corpus.beton_pack / "shards").glob("*.beton")
+    (beton,) = (corpus.beton_pack("jpeg") / "shards").glob("*.beton")
     shard = beton.read_bytes()
     assert all(source in tar and source in shard for source in sources)
 

@@ -6,7 +6,7 @@ import pytest
 
 from loaders.errors import UserError
 from tests.faults.records import record
-from tools.fault_table import as_table, read_rows
+from tools.fault_table import BEGIN, END, as_table, put_table, read_rows
 
 
 def test_records_become_rows(tmp_path, monkeypatch):
@@ -30,3 +30,13 @@ def test_what_is_no_record_is_refused(tmp_path, content):
         read_rows(tmp_path / "faults.jsonl")
     with pytest.raises(UserError, match="records of the fault tests"):
         read_rows(tmp_path / "none.jsonl")
+
+
+def test_only_what_stands_between_the_marks_changes(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    put_table(page, "| new |")
+    assert page.read_text() == f"before\n{BEGIN}\n| new |\n{END}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(UserError, match="expected the marks"):
+        put_table(page, "| new |")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tools.bench.contender import find_contender
+from tools.bench.contender import find_contender, refusal
 from tools.bench.corpus import Corpus, open_corpus, pack_images
-from tools.bench.workload import MEAN, STD, ViewSet, Workload
+from tools.bench.workload import MEAN, STD, ImageEncoding, ViewSet, Workload
 
 NUM_BATCHES = 8
 BATCH_SIZE = 64
@@ -38,12 +38,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return open_corpus(pack_images(folder, cache, BATCH_SIZE, num_images=512), "", cache, BATCH_SIZE)
 
 
-def statistics(name: str, views: ViewSet, corpus: Corpus) -> list[dict[str, float]]:
-    workload = Workload(views, resolution=64, batch_size=BATCH_SIZE)
+def statistics(
+    name: str, views: ViewSet, corpus: Corpus, encoding: ImageEncoding = "jpeg"
+) -> list[dict[str, float]]:
+    workload = Workload(views, resolution=64, batch_size=BATCH_SIZE, encoding=encoding)
     contender = find_contender(name)
-    assert contender.refuses(workload) is None
+    assert refusal(contender, workload) is None
     try:
-        contender.prepare(corpus)
+        contender.prepare(workload, corpus)
         batches = list(itertools.islice(contender.batches(workload, corpus), NUM_BATCHES))
     except ImportError as error:
         pytest.skip(str(error))
@@ -53,7 +55,7 @@ def statistics(name: str, views: ViewSet, corpus: Corpus) -> list[dict[str, floa
         pixels = pixels.permute(0, 3, 1, 2) if pixels.shape[-1] == 3 else pixels
         if workload.is_uint8:
             pixels = pixels if name == "turboloader" else pixels / 255
-        else:
+        elif views != "tiles":
             pixels = pixels * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
         spread = pixels.amax(1) - pixels.amin(1)
         found.append(
@@ -91,6 +93,19 @@ def test_barlow_views_are_alike(
 @pytest.mark.parametrize("name", CROPS)
 def test_crops_are_alike(name: str, corpus: Corpus, expected: dict[ViewSet, list[dict[str, float]]]) -> None:
     assert_alike(statistics(name, "crop_flip", corpus), expected["crop_flip"])
+
+
+@pytest.mark.parametrize("views", ["rotations", "tiles"])
+@pytest.mark.parametrize("name", ["cpu", "torchvision_pil"])
+def test_views_of_one_crop_are_alike(name: str, views: ViewSet, corpus: Corpus) -> None:
+    assert_alike(statistics(name, views, corpus), statistics("torchvision_v2", views, corpus))
+
+
+@pytest.mark.parametrize("name", ["cpu", "ffcv"])
+def test_stored_pixels_give_the_same_views(
+    name: str, corpus: Corpus, expected: dict[ViewSet, list[dict[str, float]]]
+) -> None:
+    assert_alike(statistics(name, "crop_flip", corpus, "raw"), expected["crop_flip"])
 
 
 @pytest.mark.peer

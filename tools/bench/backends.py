@@ -10,7 +10,7 @@ from loaders import BackendName, build_loader, open_pack
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
 from tools.bench.contender import Contender, Views
-from tools.bench.corpus import Corpus, write_beton
+from tools.bench.corpus import Corpus, write_beton, write_pixels
 from tools.bench.workload import Workload
 
 
@@ -19,13 +19,17 @@ def policies(workload: Workload) -> tuple[ViewPolicy, ...]:
     side = workload.resolution
     match workload.views:
         case "barlow":
-            chosen = (presets.barlow_a(side), presets.barlow_b(side))
+            chosen: tuple[ViewPolicy, ...] = (presets.barlow_a(side), presets.barlow_b(side))
         case "crop_flip_pair":
             chosen = (presets.crop_flip(side), presets.crop_flip(side))
         case "crop_flip":
             return (replace(presets.crop_flip(side), interpolation=workload.interpolation),)
         case "fixmatch":
             chosen = (presets.weak(side), presets.fixmatch_strong(side))
+        case "rotations":
+            chosen = presets.rotations(side)
+        case "tiles":
+            chosen = presets.tiles(workload.side, side, gray_p=0.0)
     return tuple(replace(policy, interpolation=workload.interpolation) for policy in chosen)
 
 
@@ -50,7 +54,9 @@ def ffcv_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
 
 
 def _batches(workload: Workload, corpus: Corpus, backend: BackendName, device: str) -> Iterator[Views]:
-    path, split = (corpus.beton_pack, "train") if backend == "ffcv" else (corpus.pack, corpus.split)
+    encoding = workload.encoding
+    path = corpus.beton_pack(encoding) if backend == "ffcv" else corpus.tar_pack(encoding)
+    split = corpus.split if path == corpus.pack else "train"
     loader = build_loader(
         open_pack(path).split(split),
         policies(workload),
@@ -86,8 +92,10 @@ CPU = Contender(
     setup="build_loader with its defaults, on the pack",
     differences="",
     batches=cpu_batches,
-    refuses=lambda workload: None,
+    prepare=write_pixels,
     kind="backend",
+    reads_pixels=True,
+    shares_crops=True,
 )
 
 _ROUNDING = "uint8 between operations; resize filters repeat the image's border"
@@ -120,4 +128,6 @@ FFCV = Contender(
     batches=ffcv_batches,
     prepare=write_beton,
     kind="backend",
+    reads_pixels=True,
+    shares_crops=True,
 )

@@ -32,7 +32,7 @@ def refuses_nothing(workload: Workload) -> str | None:
     return None
 
 
-def prepares_nothing(corpus: Corpus) -> None:
+def prepares_nothing(workload: Workload, corpus: Corpus) -> None:
     """Leave the corpus as it is: the contender reads the JPEG files."""
 
 
@@ -49,6 +49,8 @@ class Contender:
         refuses: returns why it cannot do a workload (the operation it lacks), or None.
         prepare: writes the form of the images it reads, before any clock runs.
         kind: a peer, one of our backends, or a limit, which yields anything once per batch.
+        reads_pixels: has a form of images that are stored decoded, and is set up for it here.
+        shares_crops: is set up here for several views of one crop, turned or cut into tiles.
     """
 
     name: str
@@ -57,8 +59,19 @@ class Contender:
     differences: str
     batches: Callable[[Workload, Corpus], Iterator[Views]]
     refuses: Callable[[Workload], str | None] = refuses_nothing
-    prepare: Callable[[Corpus], None] = prepares_nothing
+    prepare: Callable[[Workload, Corpus], None] = prepares_nothing
     kind: Literal["peer", "backend", "limit"] = "peer"
+    reads_pixels: bool = False
+    shares_crops: bool = False
+
+
+def refusal(contender: Contender, workload: Workload) -> str | None:
+    """Return why a contender takes no part in a workload, None if it does."""
+    if workload.encoding == "raw" and not contender.reads_pixels:
+        return "not set up here for images stored as pixels"
+    if workload.views in ("rotations", "tiles") and not contender.shares_crops:
+        return "not set up here for several views of one crop"
+    return contender.refuses(workload)
 
 
 def find_contender(name: str) -> Contender:

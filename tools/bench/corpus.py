@@ -15,9 +15,11 @@ import numpy as np
 from loaders import open_pack
 from loaders.errors import UserError
 from loaders.packs.atomic import write_atomic
+from loaders.packs.image import ImagePolicy
 from loaders.packs.manifest import MANIFEST_NAME
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import SplitSource
+from tools.bench.workload import ImageEncoding, Workload
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 EPOCH_BYTES = 256 * 2**20
@@ -53,10 +55,13 @@ class Corpus:
         """Return the epoch as one WebDataset tar."""
         return self.root / "images.tar"
 
-    @property
-    def beton_pack(self) -> Path:
+    def tar_pack(self, encoding: ImageEncoding) -> Path:
+        """Return the epoch as a pack of JPEG images, or of their pixels."""
+        return self.pack if encoding == "jpeg" else self.root / "raw"
+
+    def beton_pack(self, encoding: ImageEncoding) -> Path:
         """Return the epoch as a pack with one FFCV shard."""
-        return self.root / "beton"
+        return self.root / ("beton" if encoding == "jpeg" else "raw_beton")
 
     @property
     def litdata(self) -> Path:
@@ -139,7 +144,7 @@ def read_corpus(root: Path) -> Corpus:
     return Corpus(root, Path(stored["pack"]), stored["split"], stored["num_images"], stored["uniform"])
 
 
-def write_tar(corpus: Corpus) -> None:
+def write_tar(workload: Workload, corpus: Corpus) -> None:
     """Write the epoch's images as one WebDataset tar, unless it is there."""
     if corpus.tar.exists():
         return
@@ -153,10 +158,21 @@ def write_tar(corpus: Corpus) -> None:
     partial.replace(corpus.tar)
 
 
-def write_beton(corpus: Corpus) -> None:
-    """Write the epoch's images, byte for byte, as a pack with one FFCV shard, unless it is there."""
+def write_beton(workload: Workload, corpus: Corpus) -> None:
+    """Write the epoch's images, as they are or as pixels, as a pack of one FFCV shard, unless it is there."""
+    _write_pack(corpus, corpus.beton_pack(workload.encoding), "ffcv", workload.encoding)
+
+
+def write_pixels(workload: Workload, corpus: Corpus) -> None:
+    """Write the epoch's images as a pack of their pixels, unless it is there or not wanted."""
+    if workload.encoding == "raw":
+        _write_pack(corpus, corpus.tar_pack("raw"), "webdataset", "raw")
+
+
+def _write_pack(corpus: Corpus, out: Path, kind: str, encoding: ImageEncoding) -> None:
     source = SplitSource("train", str(corpus.root / "files"))
-    pack_dataset(PackOptions((source,), corpus.beton_pack, "ffcv", shard_size_mb=_ONE_SHARD_MB))
+    policy = ImagePolicy(encoding=encoding)
+    pack_dataset(PackOptions((source,), out, kind, policy, shard_size_mb=_ONE_SHARD_MB))
 
 
 def warm_page_cache(corpus: Corpus) -> None:

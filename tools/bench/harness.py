@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from tools.bench.contender import Contender, prepares_nothing
+from tools.bench.contender import Contender, prepares_nothing, refusal
 from tools.bench.corpus import Corpus, warm_page_cache
 from tools.bench.measure import FAILED, MISSING
 from tools.bench.workload import Workload
@@ -57,8 +57,8 @@ def prepare(benchmark: Benchmark) -> dict[str, Record]:
     absent: dict[str, Record] = {}
     for contender in benchmark.contenders:
         result: Record = {"status": "ok"}
-        if refusal := contender.refuses(benchmark.workload):
-            result = {"status": "refused", "reason": refusal}
+        if why := refusal(contender, benchmark.workload):
+            result = {"status": "refused", "reason": why}
         elif contender.prepare is not prepares_nothing:
             result = _spawn(benchmark, contender, prepare=True)
         if result["status"] != "ok":

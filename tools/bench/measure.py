@@ -115,7 +115,7 @@ def measure(
 
 def check_views(views: Views, workload: Workload) -> None:
     """Raise ValueError unless there is one batch of full size, NCHW or NHWC, not constant, per view."""
-    num, side = workload.batch_size, workload.resolution
+    num, side = workload.batch_size, workload.side
     shapes = [tuple(view.shape) for view in views]
     expected = {(num, 3, side, side), (num, side, side, 3)}
     if len(views) != len(workload.view_list) or not set(shapes) <= expected:
@@ -155,7 +155,7 @@ def main(run: Run) -> int:
     corpus = read_corpus(run.corpus)
     try:
         if run.prepare:
-            contender.prepare(corpus)
+            contender.prepare(run.workload, corpus)
         else:
             timing = measure(contender, run.workload, corpus, run.seconds, run.warmup_s, start)
             run.out.write_text(json.dumps(asdict(timing)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-ViewSet = Literal["barlow", "fixmatch", "crop_flip", "crop_flip_pair"]
+ViewSet = Literal["barlow", "fixmatch", "crop_flip", "crop_flip_pair", "rotations", "tiles"]
+ImageEncoding = Literal["jpeg", "raw"]
 Interpolation = Literal["bicubic", "bilinear"]
 
 MEAN = (0.485, 0.456, 0.406)
@@ -59,7 +60,35 @@ class FixMatchView:
     cutout_fill: int = 127
 
 
-View = CropFlip | BarlowView | FixMatchView
+@dataclass(frozen=True)
+class TurnedView(CropFlip):
+    """One of RotNet's four views: a resized crop and flip that all four share, turned by quarters.
+
+    Source: Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations" (2018).
+    """
+
+    turns: int = 0
+
+
+@dataclass(frozen=True)
+class TileView(CropFlip):
+    """One of nine tiles of a resized crop that all share, at a random place in its cell, standardised.
+
+    The view's resolution is the side of a cell, the tile is `share` of it; float32 out, each channel of a
+    tile with mean 0 and deviation 1.
+
+    Source: Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles"
+    (2016), section 4.
+    """
+
+    flip: float = 0.0
+    number: int = 0
+    grid: int = 3
+    share: float = 64 / 75
+    eps: float = 1e-3
+
+
+View = CropFlip | BarlowView | FixMatchView | TurnedView | TileView
 
 
 @dataclass(frozen=True)
@@ -73,6 +102,7 @@ class Workload:
         threads: threads or worker processes that a contender may use, and cores it is pinned to.
         interpolation: filter of the resized crop, antialiased wherever the contender can.
         seed: seed of order and views.
+        encoding: what the images are stored as: JPEG, or pixels, which some contenders read.
     """
 
     views: ViewSet
@@ -81,6 +111,12 @@ class Workload:
     threads: int = 2
     interpolation: Interpolation = "bicubic"
     seed: int = 0
+    encoding: ImageEncoding = "jpeg"
+
+    @property
+    def side(self) -> int:
+        """Return the side of what is delivered: tiles are smaller than their cells."""
+        return round(self.resolution * TileView().share) if self.views == "tiles" else self.resolution
 
     @property
     def view_list(self) -> tuple[View, ...]:
@@ -94,6 +130,10 @@ class Workload:
                 return (CropFlip(),)
             case "crop_flip_pair":
                 return CropFlip(), CropFlip()
+            case "rotations":
+                return tuple(TurnedView(turns=turns) for turns in range(4))
+            case "tiles":
+                return tuple(TileView(number=number) for number in range(9))
 
     @property
     def is_uint8(self) -> bool:

@@ -30,7 +30,7 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     side = (workload.resolution, workload.resolution)
     decoder = RandomResizedCropRGBImageDecoder(side, scale=view.scale, ratio=view.ratio)
     loader = Loader(
-        str(next((corpus.beton_pack / "shards").glob("*.beton"))),
+        str(next((corpus.beton_pack(workload.encoding) / "shards").glob("*.beton"))),
         batch_size=workload.batch_size,
         num_workers=workload.threads,
         order=OrderOption.RANDOM,
@@ -51,10 +51,10 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
 CONTENDER = Contender(
     name="ffcv",
     libraries=("ffcv", "numba", "opencv-python", "opencv-python-headless"),
-    setup="Loader with numba threads, operating-system cache, random order, JPEG fields; "
-    "a second view is a second pass",
+    setup="Loader with numba threads, operating-system cache, random order; a second view is a second pass",
     differences="resizes with OpenCV's INTER_AREA",
     batches=batches,
     refuses=refuses,
     prepare=write_beton,
+    reads_pixels=True,
 )

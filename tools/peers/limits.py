@@ -28,7 +28,7 @@ def decode_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
 
 def copy_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     """Write every view's bytes once into a batch, in threads: the price of memory alone."""
-    shape = (len(workload.view_list), workload.batch_size, 3, workload.resolution, workload.resolution)
+    shape = (len(workload.view_list), workload.batch_size, 3, workload.side, workload.side)
     dtype = np.uint8 if workload.is_uint8 else np.float32
     source = np.ones(shape, dtype)
     slots = [np.empty_like(source) for _ in range(4 * workload.threads)]
@@ -57,6 +57,7 @@ DECODE_ONLY = Contender(
     differences="no views",
     batches=decode_batches,
     kind="limit",
+    shares_crops=True,
 )
 COPY_ONLY = Contender(
     name="copy_only",
@@ -65,4 +66,6 @@ COPY_ONLY = Contender(
     differences="no images",
     batches=copy_batches,
     kind="limit",
+    reads_pixels=True,
+    shares_crops=True,
 )

@@ -12,7 +12,7 @@ from tools.bench.contender import Contender, Views
 from tools.bench.corpus import Corpus
 from tools.bench.workload import Workload
 from tools.peers.torchvision_v2 import decode
-from tools.peers.torchvision_views import Transform, tensor_views
+from tools.peers.torchvision_views import ViewsOf, tensor_views
 
 
 def read_image(path: str) -> bytes:
@@ -21,7 +21,7 @@ def read_image(path: str) -> bytes:
         return file.read()
 
 
-def prepare(corpus: Corpus) -> None:
+def prepare(workload: Workload, corpus: Corpus) -> None:
     """Write the epoch as LitData chunks of 64 MB."""
     if corpus.litdata.exists():
         return
@@ -37,13 +37,13 @@ def prepare(corpus: Corpus) -> None:
 class ViewsOfBytes:
     """Decode one sample's bytes and return its views."""
 
-    def __init__(self, views: tuple[Transform, ...]) -> None:
+    def __init__(self, views: ViewsOf) -> None:
         self.views = views
 
     def __call__(self, encoded: Any) -> tuple[torch.Tensor, ...]:
         """Return the views of one sample."""
         image = decode(torch.frombuffer(bytearray(encoded), dtype=torch.uint8))
-        return tuple(view(image) for view in self.views)
+        return self.views(image)
 
 
 def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:

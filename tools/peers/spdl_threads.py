@@ -31,7 +31,7 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     def load(path: str) -> tuple[torch.Tensor, ...]:
         with open(path, "rb") as file:
             image = decode(torch.frombuffer(bytearray(file.read()), dtype=torch.uint8))
-        return tuple(view(image) for view in views)
+        return views(image)
 
     def stack(samples: list[tuple[torch.Tensor, ...]]) -> Views:
         return tuple(torch.stack(view) for view in zip(*samples, strict=True))

@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader, Dataset
 from tools.bench.contender import Contender, Views
 from tools.bench.corpus import Corpus
 from tools.bench.workload import Workload
-from tools.peers.torchvision_views import Transform, pil_views
+from tools.peers.torchvision_views import ViewsOf, pil_views
 
 
 class PilImages(Dataset[tuple[torch.Tensor, ...]]):
     """JPEG files decoded by PIL, once for all views."""
 
-    def __init__(self, paths: list[Path], views: tuple[Transform, ...]) -> None:
+    def __init__(self, paths: list[Path], views: ViewsOf) -> None:
         self.paths = [str(path) for path in paths]
         self.views = views
 
@@ -30,7 +30,7 @@ class PilImages(Dataset[tuple[torch.Tensor, ...]]):
         """Return the views of one image."""
         with Image.open(self.paths[row]) as file:
             image = file.convert("RGB")
-        return tuple(view(image) for view in self.views)
+        return self.views(image)
 
 
 def endless(dataset: Dataset[tuple[torch.Tensor, ...]], workload: Workload) -> Iterator[Views]:
@@ -61,4 +61,5 @@ CONTENDER = Contender(
     setup="DataLoader, one worker process per thread, persistent, prefetch 4; one PIL decode for all views",
     differences="blur is PIL's box approximation of a Gaussian",
     batches=batches,
+    shares_crops=True,
 )

@@ -13,7 +13,7 @@ from tools.bench.contender import Contender, Views
 from tools.bench.corpus import Corpus
 from tools.bench.workload import Workload
 from tools.peers.torchvision_pil import endless
-from tools.peers.torchvision_views import Transform, tensor_views
+from tools.peers.torchvision_views import ViewsOf, tensor_views
 
 
 def decode(encoded: torch.Tensor) -> torch.Tensor:
@@ -29,7 +29,7 @@ def decode(encoded: torch.Tensor) -> torch.Tensor:
 class TensorImages(Dataset[tuple[torch.Tensor, ...]]):
     """JPEG files decoded to tensors, once for all views."""
 
-    def __init__(self, paths: list[Path], views: tuple[Transform, ...]) -> None:
+    def __init__(self, paths: list[Path], views: ViewsOf) -> None:
         self.paths = [str(path) for path in paths]
         self.views = views
 
@@ -41,7 +41,7 @@ class TensorImages(Dataset[tuple[torch.Tensor, ...]]):
         """Return the views of one image."""
         with open(self.paths[row], "rb") as file:
             image = decode(torch.frombuffer(bytearray(file.read()), dtype=torch.uint8))
-        return tuple(view(image) for view in self.views)
+        return self.views(image)
 
 
 def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
@@ -55,4 +55,5 @@ CONTENDER = Contender(
     setup="DataLoader, one worker process per thread, persistent, prefetch 4; one decode for all views",
     differences="",
     batches=batches,
+    shares_crops=True,
 )

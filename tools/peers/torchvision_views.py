@@ -10,9 +10,10 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import InterpolationMode, v2
 
-from tools.bench.workload import MEAN, STD, BarlowView, CropFlip, FixMatchView, View, Workload
+from tools.bench.workload import MEAN, STD, BarlowView, CropFlip, FixMatchView, TileView, View, Workload
 
 Transform = Callable[[Any], torch.Tensor]
+ViewsOf = Callable[[Any], tuple[torch.Tensor, ...]]
 
 
 class PilBlur:
@@ -52,14 +53,72 @@ class RandomMagnitudes:
         return image
 
 
-def pil_views(workload: Workload) -> tuple[Transform, ...]:
-    """Return one transform per view, from an RGB PIL image to a tensor [3, R, R]."""
-    return tuple(_compose(view, workload, on_pil=True) for view in workload.view_list)
+class EachView:
+    """All views of an image, each by a transform of its own."""
+
+    def __init__(self, transforms: tuple[Transform, ...]) -> None:
+        self.transforms = transforms
+
+    def __call__(self, image: Any) -> tuple[torch.Tensor, ...]:
+        """Return the views of an image."""
+        return tuple(transform(image) for transform in self.transforms)
 
 
-def tensor_views(workload: Workload) -> tuple[Transform, ...]:
-    """Return one transform per view, from a uint8 tensor [3, H, W] to a tensor [3, R, R]."""
-    return tuple(_compose(view, workload, on_pil=False) for view in workload.view_list)
+class FourTurns:
+    """One view, turned by 0 to 3 quarters."""
+
+    def __init__(self, transform: Transform) -> None:
+        self.transform = transform
+
+    def __call__(self, image: Any) -> tuple[torch.Tensor, ...]:
+        """Return the four views of an image."""
+        view = self.transform(image)
+        return tuple(torch.rot90(view, turns, (-2, -1)) for turns in range(4))
+
+
+class GridOfTiles:
+    """A resized crop, cut into tiles at random places in their cells, each standardised."""
+
+    def __init__(self, transform: Transform, tile: TileView, cell: int, side: int) -> None:
+        self.transform, self.tile, self.cell, self.side = transform, tile, cell, side
+
+    def __call__(self, image: Any) -> tuple[torch.Tensor, ...]:
+        """Return the tiles of an image, row by row."""
+        whole = self.transform(image)
+        return tuple(self._cut(whole, number) for number in range(self.tile.grid**2))
+
+    def _cut(self, whole: torch.Tensor, number: int) -> torch.Tensor:
+        top, left = (
+            place * self.cell + random.randint(0, self.cell - self.side)
+            for place in divmod(number, self.tile.grid)
+        )
+        tile = whole[:, top : top + self.side, left : left + self.side]
+        mean, std = tile.mean((1, 2), keepdim=True), tile.std((1, 2), keepdim=True, correction=0)
+        return (tile - mean) / (std + self.tile.eps)
+
+
+def pil_views(workload: Workload) -> ViewsOf:
+    """Return what makes all views, [3, R, R] each, of an RGB PIL image."""
+    return _views(workload, on_pil=True)
+
+
+def tensor_views(workload: Workload) -> ViewsOf:
+    """Return what makes all views, [3, R, R] each, of a uint8 tensor [3, H, W]."""
+    return _views(workload, on_pil=False)
+
+
+def _views(workload: Workload, on_pil: bool) -> ViewsOf:
+    first = workload.view_list[0]
+    if workload.views == "rotations":
+        return FourTurns(_compose(first, workload, on_pil))
+    if isinstance(first, TileView):
+        crop = v2.RandomResizedCrop(
+            workload.resolution * first.grid, first.scale, first.ratio, antialias=True
+        )
+        pixels = [v2.PILToTensor()] if on_pil else []
+        whole = v2.Compose([crop, *pixels, v2.ToDtype(torch.float32, scale=True)])
+        return GridOfTiles(whole, first, workload.resolution, workload.side)
+    return EachView(tuple(_compose(view, workload, on_pil) for view in workload.view_list))
 
 
 def resized_crop(view: CropFlip, workload: Workload) -> v2.Transform:
@@ -71,6 +130,7 @@ def resized_crop(view: CropFlip, workload: Workload) -> v2.Transform:
 
 
 def _compose(view: View, workload: Workload, on_pil: bool) -> Transform:
+    assert not isinstance(view, TileView)
     if isinstance(view, FixMatchView):
         steps = _fixmatch_steps(view, workload.resolution)
     elif isinstance(view, BarlowView):

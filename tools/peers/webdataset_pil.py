@@ -12,20 +12,20 @@ from PIL import Image
 from tools.bench.contender import Contender, Views
 from tools.bench.corpus import Corpus, write_tar
 from tools.bench.workload import Workload
-from tools.peers.torchvision_views import Transform, pil_views
+from tools.peers.torchvision_views import ViewsOf, pil_views
 
 
 class DecodeAndView:
     """Decode a sample's JPEG with PIL and return its views."""
 
-    def __init__(self, views: tuple[Transform, ...]) -> None:
+    def __init__(self, views: ViewsOf) -> None:
         self.views = views
 
     def __call__(self, sample: dict[str, Any]) -> tuple[torch.Tensor, ...]:
         """Return the views of one sample."""
         with Image.open(io.BytesIO(sample["jpg"])) as file:
             image = file.convert("RGB")
-        return tuple(view(image) for view in self.views)
+        return self.views(image)
 
 
 def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:

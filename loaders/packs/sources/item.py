@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from loaders.errors import UserError
+
+# A larger file is no image for training, and is not read into memory to find out.
+MAX_FILE_BYTES = 1 << 28
 
 
 class SourceItem(NamedTuple):
@@ -57,6 +63,21 @@ class ImageSource(Protocol):
 
     def close(self) -> None:
         """Close what the source holds open."""
+
+
+@runtime_checkable
+class BulkSource(Protocol):
+    """A source that reads many small items faster in one call."""
+
+    def read_many(
+        self, items: Sequence[SourceItem]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
+        """Read items behind each other; safe to call from several threads.
+
+        Returns:
+            uint8 [total], the bytes; int64 [N + 1], where each item begins; bool [N], whether it was read
+            as it was listed. Where it is False, `read` says why it was not.
+        """
 
 
 class UnreadableItem(Exception):

@@ -19,7 +19,8 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_\-/]*")
 
 def is_image_name(name: str) -> bool:
     """Tell whether a file's suffix is one that images have."""
-    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES and "." in name
+    _, dot, suffix = name.rpartition(".")
+    return bool(dot) and (suffix in IMAGE_SUFFIXES or suffix.lower() in IMAGE_SUFFIXES)
 
 
 def folder_key(folder: str) -> str:
@@ -47,12 +48,19 @@ def file_keys(names: Sequence[str]) -> list[str]:
 
 def file_stem(name: str) -> str:
     """Return a file's name without the suffix of an image."""
-    return name.rpartition(".")[0] if is_image_name(name) else name
+    stem, dot, suffix = name.rpartition(".")
+    is_image = dot and (suffix in IMAGE_SUFFIXES or suffix.lower() in IMAGE_SUFFIXES)
+    return stem if is_image else name
 
 
 def file_key(name: str, keeps_suffix: bool) -> str:
     """Return the key of a file; with its suffix where another file of the folder has the same stem."""
-    return _escape(name if keeps_suffix else file_stem(name) or name, keep="")
+    return name_key(name if keeps_suffix else file_stem(name) or name)
+
+
+def name_key(name: str) -> str:
+    """Return the key of a name that is the last part of a path."""
+    return _escape(name, keep="")
 
 
 def join_key(folder: str, file: str) -> str:

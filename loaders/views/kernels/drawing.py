@@ -12,6 +12,8 @@ from loaders.views.codes import AFFINE, BRIGHTNESS, CUTOUT, MAX_ARGUMENTS, POSTE
 from loaders.views.kernels.compile import exact_kernel
 from loaders.views.kernels.random import uniform4
 
+TILE_BLOCK = 16  # of the geometry's random numbers; a crop takes the blocks before it
+
 
 @exact_kernel
 def draw_resized_crop(seed, epochs, rows, view, heights, widths, scale, log_ratio, box, window):
@@ -56,6 +58,21 @@ def draw_centered(seed, epochs, rows, view, heights, widths, fraction, reach, bo
             u0, u1, _, _ = uniform4(seed, epochs[i], rows[i], view, 0, 0)
             shift[i, 0] = int(u0 * (2 * reach + 1)) - reach
             shift[i, 1] = int(u1 * (2 * reach + 1)) - reach
+
+
+@exact_kernel
+def draw_tile(seed, epochs, rows, view, cell_row, cell_column, grid, cell, side, box):
+    """Cut boxes down to a tile of `side` of the `cell` pixels of one cell, at a random whole-pixel place.
+
+    The filter's taps still reach over the whole crop: the window stays.
+    """
+    number = cell_row * grid + cell_column
+    for i in range(len(rows)):
+        u0, u1, _, _ = uniform4(seed, epochs[i], rows[i], view, 0, TILE_BLOCK + number)
+        y_scale, x_scale = box[i, 2] / (grid * cell), box[i, 3] / (grid * cell)
+        box[i, 0] += (cell_row * cell + int(u0 * (cell - side + 1))) * y_scale
+        box[i, 1] += (cell_column * cell + int(u1 * (cell - side + 1))) * x_scale
+        box[i, 2], box[i, 3] = side * y_scale, side * x_scale
 
 
 @exact_kernel

@@ -19,6 +19,7 @@ from loaders.views.codes import (
     POSTERIZE,
     SATURATION,
     SOLARIZE,
+    STANDARDIZE,
 )
 from loaders.views.kernels.compile import kernel
 
@@ -129,6 +130,13 @@ def _stretch(channel, low, high):
 
 
 @kernel
+def _standardize(channel, mean, deviation):
+    inverse = _ONE / deviation
+    for i in range(len(channel)):
+        channel[i] = (channel[i] - mean) * inverse
+
+
+@kernel
 def _look_up(channel, table):
     for i in range(len(channel)):
         channel[i] = table[int(channel[i] + _HALF)]
@@ -168,3 +176,7 @@ def apply_pointwise(code, argument, stats, r, g, b):
         _look_up(r, stats.table[0])
         _look_up(g, stats.table[1])
         _look_up(b, stats.table[2])
+    elif code == STANDARDIZE:
+        _standardize(r, stats.center[0], stats.spread[0] + argument)
+        _standardize(g, stats.center[1], stats.spread[1] + argument)
+        _standardize(b, stats.center[2], stats.spread[2] + argument)

@@ -18,12 +18,15 @@ from loaders.buffers import CACHE_LINE_BYTES, aligned_zeros
 from loaders.views.codes import AFFINE, BLUR, CUTOUT, MAX_ARGUMENTS, NONE, SHARPNESS
 from loaders.views.kernels.blur import blur_across_rows, blur_along_rows, fill_gaussian
 from loaders.views.kernels.compile import kernel
+from loaders.views.kernels.memory import streaming_pays
 from loaders.views.kernels.pointwise import apply_pointwise
 from loaders.views.kernels.resample import LINES, prepare_tables, resample_rows
 from loaders.views.kernels.simd import (
     LANES,
     load,
     multiply_add,
+    put,
+    put_pixels,
     splat,
     store_some,
     store_some_pixels,
@@ -61,6 +64,7 @@ class Scratch(NamedTuple):
     places: NDArray[np.int32]  # [R]
     known: Stats  # of the view before the traverse
     gathered: Stats  # of the view that the traverse makes
+    past_caches: bool  # write finished views past the caches
 
 
 def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
@@ -82,6 +86,7 @@ def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
         places=aligned_zeros((resolution,), np.int32),
         known=make_stats(),
         gathered=make_stats(),
+        past_caches=streaming_pays(),
     )
 
 
@@ -111,10 +116,10 @@ def split_channels(pixels, starts, sizes, planes):
 
 
 @kernel
-def _write_tile(source, at, step, count, gain, bias, channels_last, out, size, to):
+def _write_tile(source, at, step, count, gain, bias, channels_last, past_caches, out, size, to):
     """Write count finished pixels of three channels from pixel `to` of the view on.
 
-    Whole aligned vectors go past the caches; what is left of an odd resolution is written lane by lane.
+    What is left of an odd resolution is written lane by lane.
     """
     r_gain, g_gain, b_gain = splat(gain[0]), splat(gain[1]), splat(gain[2])
     r_bias, g_bias, b_bias = splat(bias[0]), splat(bias[1]), splat(bias[2])
@@ -125,14 +130,20 @@ def _write_tile(source, at, step, count, gain, bias, channels_last, out, size, t
         b = multiply_add(load(source, 2 * step + at + i), b_gain, b_bias)
         left = count - i
         if channels_last:
-            if whole:
+            if whole and past_caches:
                 stream_pixels(out, 3 * (to + i), r, g, b)
+            elif whole:
+                put_pixels(out, 3 * (to + i), r, g, b)
             else:
                 store_some_pixels(out, 3 * (to + i), r, g, b, left)
-        elif whole:
+        elif whole and past_caches:
             stream(out, to + i, r)
             stream(out, size + to + i, g)
             stream(out, 2 * size + to + i, b)
+        elif whole:
+            put(out, to + i, r)
+            put(out, size + to + i, g)
+            put(out, 2 * size + to + i, b)
         else:
             store_some(out, to + i, r, left)
             store_some(out, size + to + i, g, left)
@@ -220,7 +231,9 @@ def render_view(
                     apply_pointwise(codes[k], args[k], known, r, g, b)
             if stop == _FINISH:
                 to = top * resolution
-                _write_tile(into, start, step, pixels, gain, bias, channels_last, out, size, to)
+                _write_tile(
+                    into, start, step, pixels, gain, bias, channels_last, scratch.past_caches, out, size, to
+                )
             elif stop == BLUR:
                 blur_along_rows(
                     into, step, start, resolution, next_radius, next_gaussian, scratch.padded, top, rows,

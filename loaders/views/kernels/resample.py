@@ -23,6 +23,7 @@ from loaders.views.kernels.simd import (
     load_bytes,
     load_ints,
     lookup,
+    lookup_wide,
     multiply_add,
     pick_from,
     splat,
@@ -149,9 +150,11 @@ def blend_rows(planes, plane, width, height, left, count, first, weights, padded
 @kernel
 def _tap(line, at, index, windows):
     """Return line[at + index] per lane; a block that shrinks reaches over several windows of `LANES`."""
-    value = lookup(line, at, index)
-    for window in range(1, windows):
-        value = pick_from(window, index, lookup(line, at + window * LANES, index), value)
+    if windows == 1:
+        return lookup(line, at, index)
+    value = lookup_wide(line, at, index)
+    for pair in range(1, (windows + 1) // 2):
+        value = pick_from(pair, index, lookup_wide(line, at + pair * 2 * LANES, index), value)
     return value
 
 

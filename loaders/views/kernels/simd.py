@@ -9,6 +9,7 @@ Arrays are indexed from their first element without any check: callers leave `LA
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 from llvmlite import binding, ir
@@ -146,24 +147,32 @@ def _to_element(builder: Any, value: Any, element: Any) -> Any:
     return value
 
 
-def _write(context: Any, builder: Any, array_type: Any, array: Any, at: Any, value: Any, count: Any) -> None:
-    """Store all lanes past the caches, or, where `count` is given, the first `count` of them."""
+def _write(
+    context: Any, builder: Any, array_type: Any, array: Any, at: Any, value: Any, past_caches: bool
+) -> None:
+    """Store all lanes at an address that is a multiple of LANES elements."""
+    vector = _to_element(builder, value, array_type.dtype)
+    pointer = _pointer(context, builder, array_type, array, at, vector.type.element)
+    instruction = builder.store(vector, builder.bitcast(pointer, vector.type.as_pointer()))
+    instruction.align = min(64, LANES * array_type.dtype.bitwidth // 8)
+    if past_caches:
+        one = builder.module.add_metadata([ir.Constant(_I32, 1)])
+        instruction.set_metadata("nontemporal", one)
+
+
+def _write_some(
+    context: Any, builder: Any, array_type: Any, array: Any, at: Any, value: Any, count: Any
+) -> None:
+    """Store the first `count` lanes anywhere."""
     vector = _to_element(builder, value, array_type.dtype)
     pointer = _pointer(context, builder, array_type, array, at, vector.type.element)
     pointer = builder.bitcast(pointer, vector.type.as_pointer())
-    size_bytes = array_type.dtype.bitwidth // 8
-    if count is None:
-        instruction = builder.store(vector, pointer)
-        instruction.align = min(64, LANES * size_bytes)
-        one = builder.module.add_metadata([ir.Constant(_I32, 1)])
-        instruction.set_metadata("nontemporal", one)
-        return
     # By way of the stack: a masked store of so many lanes takes LLVM minutes to compile.
     held = cgutils.alloca_once(builder, vector.type)
     builder.store(vector, held)
     lanes = ir.Constant(count.type, vector.type.count)
     used = builder.select(builder.icmp_signed("<", count, lanes), count, lanes)
-    cgutils.raw_memcpy(builder, pointer, held, used, size_bytes)
+    cgutils.raw_memcpy(builder, pointer, held, used, array_type.dtype.bitwidth // 8)
 
 
 def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
@@ -176,12 +185,22 @@ def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
 def stream(typing_context, array, at, value):
     """Write a vector past the caches to array[at : at + LANES] of float32, int16, uint16 or uint8.
 
-    A batch is read long after it was written: a plain store would first fetch the line from memory, and then
-    push something useful out of the cache. The address must be a multiple of LANES elements.
+    The address must be a multiple of LANES elements.
     """
 
     def generate(context, builder, signature, args):
-        _write(context, builder, signature.args[0], *args, count=None)
+        _write(context, builder, signature.args[0], *args, past_caches=True)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, _floats), generate
+
+
+@intrinsic
+def put(typing_context, array, at, value):
+    """Write a vector as `stream` does, but through the caches."""
+
+    def generate(context, builder, signature, args):
+        _write(context, builder, signature.args[0], *args, past_caches=False)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, _floats), generate
@@ -192,7 +211,7 @@ def store_some(typing_context, array, at, value, count):
     """Write the first `count` lanes, or all where there are fewer, to any place of an array as `stream`'s."""
 
     def generate(context, builder, signature, args):
-        _write(context, builder, signature.args[0], *args)
+        _write_some(context, builder, signature.args[0], *args)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, _floats, types.intp), generate
@@ -213,7 +232,19 @@ def stream_pixels(typing_context, array, at, r, g, b):
 
     def generate(context, builder, signature, args):
         value = _interleave(builder, *args[2:])
-        _write(context, builder, signature.args[0], args[0], args[1], value, count=None)
+        _write(context, builder, signature.args[0], args[0], args[1], value, past_caches=True)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, _floats, _floats, _floats), generate
+
+
+@intrinsic
+def put_pixels(typing_context, array, at, r, g, b):
+    """Write LANES pixels as `stream_pixels` does, but through the caches."""
+
+    def generate(context, builder, signature, args):
+        value = _interleave(builder, *args[2:])
+        _write(context, builder, signature.args[0], args[0], args[1], value, past_caches=False)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, _floats, _floats, _floats), generate
@@ -226,7 +257,7 @@ def store_some_pixels(typing_context, array, at, r, g, b, count):
     def generate(context, builder, signature, args):
         value = _interleave(builder, *args[2:5])
         elements = builder.mul(args[5], ir.Constant(args[5].type, 3))
-        _write(context, builder, signature.args[0], args[0], args[1], value, count=elements)
+        _write_some(context, builder, signature.args[0], args[0], args[1], value, elements)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, _floats, _floats, _floats, types.intp), generate
@@ -265,6 +296,55 @@ def clamp_byte(typing_context, value):
     return _floats(_floats), generate
 
 
+def _choose(builder: Any, comparison: str, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(comparison, a, b), a, b)
+
+
+def _reduce(builder: Any, comparison: str, value: Any) -> Any:
+    lanes = [builder.extract_element(value, ir.Constant(_I32, lane)) for lane in range(LANES)]
+    return reduce(lambda a, b: _choose(builder, comparison, a, b), lanes)
+
+
+@intrinsic
+def smaller(typing_context, a, b):
+    """Return the smaller of a and b per lane."""
+
+    def generate(context, builder, signature, args):
+        return _choose(builder, "<", *args)
+
+    return _floats(_floats, _floats), generate
+
+
+@intrinsic
+def larger(typing_context, a, b):
+    """Return the larger of a and b per lane."""
+
+    def generate(context, builder, signature, args):
+        return _choose(builder, ">", *args)
+
+    return _floats(_floats, _floats), generate
+
+
+@intrinsic
+def lowest(typing_context, value):
+    """Return the smallest lane."""
+
+    def generate(context, builder, signature, args):
+        return _reduce(builder, "<", args[0])
+
+    return types.float32(_floats), generate
+
+
+@intrinsic
+def highest(typing_context, value):
+    """Return the largest lane."""
+
+    def generate(context, builder, signature, args):
+        return _reduce(builder, ">", args[0])
+
+    return types.float32(_floats), generate
+
+
 @intrinsic
 def lookup(typing_context, array, at, index):
     """Return array[at + (index[lane] & 15)] per lane of a contiguous float32 array.
@@ -284,8 +364,33 @@ def lookup(typing_context, array, at, index):
 
 
 @intrinsic
+def lookup_wide(typing_context, array, at, index):
+    """Return array[at + (index[lane] & 31)] per lane of a contiguous float32 array.
+
+    Two loads and one permute with AVX-512; twice `lookup` elsewhere.
+    """
+
+    def generate(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], _F32)
+        behind = builder.gep(pointer, [ir.Constant(_I32, LANES)])
+        if _HAS_AVX512:
+            near, far = (_load_vector(builder, place, _F32V, 4) for place in (pointer, behind))
+            kind = ir.FunctionType(_F32V, [_F32V, _I32V, _F32V])
+            permute = builder.module.declare_intrinsic("llvm.x86.avx512.vpermi2var.ps.512", fnty=kind)
+            return builder.call(permute, [near, args[2], far])
+        one_window = _permute256 if _HAS_AVX2 else _permute_scalar
+        bit = builder.and_(args[2], ir.Constant(_I32V, [LANES] * LANES))
+        is_far = builder.icmp_signed("!=", bit, ir.Constant(_I32V, [0] * LANES))
+        return builder.select(
+            is_far, one_window(builder, behind, args[2]), one_window(builder, pointer, args[2])
+        )
+
+    return _floats(array, types.intp, _ints), generate
+
+
+@intrinsic
 def pick_from(typing_context, window, index, inside, outside):
-    """Return `inside` in the lanes whose index // 16 equals `window`, `outside` in the others."""
+    """Return `inside` in the lanes whose index // 32 equals `window`, `outside` in the others."""
 
     def generate(context, builder, signature, args):
         window = builder.trunc(args[0], _I32) if args[0].type.width > 32 else args[0]
@@ -293,7 +398,7 @@ def pick_from(typing_context, window, index, inside, outside):
         wanted = builder.shuffle_vector(
             one, ir.Constant(_I32V, ir.Undefined), ir.Constant(_I32V, [0] * LANES)
         )
-        number = builder.lshr(args[1], ir.Constant(_I32V, [4] * LANES))
+        number = builder.lshr(args[1], ir.Constant(_I32V, [5] * LANES))
         return builder.select(builder.icmp_signed("==", number, wanted), args[2], args[3])
 
     return _floats(types.intp, _ints, _floats, _floats), generate

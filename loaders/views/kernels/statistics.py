@@ -7,8 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.views.codes import AUTOCONTRAST, CONTRAST, EQUALIZE
+from loaders.views.codes import AUTOCONTRAST, CONTRAST, EQUALIZE, STANDARDIZE
 from loaders.views.kernels.compile import kernel
+from loaders.views.kernels.simd import LANES, highest, larger, load, lowest, smaller, splat
+
+_MIDDLE = np.float32(128.0)  # taken off before squaring, for precision
+_PARTS = 4  # an increment must wait for the last one of the same value: neighbours count in turns
 
 
 class Stats(NamedTuple):
@@ -17,7 +21,10 @@ class Stats(NamedTuple):
     mean: NDArray[np.float32]  # [1] luma, for CONTRAST
     low: NDArray[np.float32]  # [3], for AUTOCONTRAST
     high: NDArray[np.float32]  # [3]
-    counts: NDArray[np.int64]  # [3, 256], for EQUALIZE
+    sums: NDArray[np.float64]  # [2, 3] of values and of their squares, from 128, for STANDARDIZE
+    center: NDArray[np.float32]  # [3] mean, for STANDARDIZE
+    spread: NDArray[np.float32]  # [3] standard deviation
+    counts: NDArray[np.int64]  # [3, 4, 256], for EQUALIZE; four that are summed in the end
     table: NDArray[np.float32]  # [3, 256], equalised value of each value
 
 
@@ -27,7 +34,10 @@ def make_stats() -> Stats:
         mean=np.zeros(1, np.float32),
         low=np.zeros(3, np.float32),
         high=np.zeros(3, np.float32),
-        counts=np.zeros((3, 256), np.int64),
+        sums=np.zeros((2, 3)),
+        center=np.zeros(3, np.float32),
+        spread=np.zeros(3, np.float32),
+        counts=np.zeros((3, _PARTS, 256), np.int64),
         table=np.zeros((3, 256), np.float32),
     )
 
@@ -35,7 +45,7 @@ def make_stats() -> Stats:
 @kernel
 def needs_statistics(code):
     """Return whether an operation must see the whole view before it changes a pixel."""
-    return code in (CONTRAST, AUTOCONTRAST, EQUALIZE)
+    return code in (CONTRAST, AUTOCONTRAST, EQUALIZE, STANDARDIZE)
 
 
 @kernel
@@ -44,8 +54,10 @@ def begin_statistics(stats):
     stats.mean[0] = 0.0
     for c in range(3):
         stats.low[c], stats.high[c] = 255.0, 0.0
-        for value in range(256):
-            stats.counts[c, value] = 0
+        stats.sums[0, c], stats.sums[1, c] = 0.0, 0.0
+        for part in range(_PARTS):
+            for value in range(256):
+                stats.counts[c, part, value] = 0
 
 
 @kernel
@@ -57,6 +69,10 @@ def add_statistics(code, stats, r, g, b):
         _add_extremes(r, 0, stats)
         _add_extremes(g, 1, stats)
         _add_extremes(b, 2, stats)
+    elif code == STANDARDIZE:
+        _add_moments(r, 0, stats)
+        _add_moments(g, 1, stats)
+        _add_moments(b, 2, stats)
     else:
         _count(r, stats.counts[0])
         _count(g, stats.counts[1])
@@ -71,6 +87,11 @@ def end_statistics(code, stats, size):
     elif code == EQUALIZE:
         for c in range(3):
             _fill_table(stats.counts[c], stats.table[c])
+    elif code == STANDARDIZE:
+        for c in range(3):
+            mean = stats.sums[0, c] / size
+            stats.center[c] = mean + _MIDDLE
+            stats.spread[c] = np.sqrt(max(0.0, stats.sums[1, c] / size - mean * mean))
 
 
 @kernel
@@ -83,17 +104,36 @@ def _luma_sum(r, g, b):
 
 @kernel
 def _add_extremes(channel, c, stats):
-    low, high = stats.low[c], stats.high[c]
-    for i in range(len(channel)):
-        low = channel[i] if channel[i] < low else low
-        high = channel[i] if channel[i] > high else high
+    lows, highs = splat(stats.low[c]), splat(stats.high[c])
+    whole = len(channel) // LANES * LANES
+    for i in range(0, whole, LANES):
+        values = load(channel, i)
+        lows, highs = smaller(lows, values), larger(highs, values)
+    low, high = lowest(lows), highest(highs)
+    for i in range(whole, len(channel)):
+        low, high = min(low, channel[i]), max(high, channel[i])
     stats.low[c], stats.high[c] = low, high
 
 
 @kernel
-def _count(channel, counts):
+def _add_moments(channel, c, stats):
+    total, squares = np.float32(0.0), np.float32(0.0)
     for i in range(len(channel)):
-        counts[int(channel[i] + np.float32(0.5))] += 1
+        value = channel[i] - _MIDDLE
+        total += value
+        squares += value * value
+    stats.sums[0, c] += total
+    stats.sums[1, c] += squares
+
+
+@kernel
+def _count(channel, counts):
+    whole = len(channel) // _PARTS * _PARTS
+    for i in range(0, whole, _PARTS):
+        for part in range(_PARTS):
+            counts[part, int(channel[i + part] + np.float32(0.5))] += 1
+    for i in range(whole, len(channel)):
+        counts[0, int(channel[i] + np.float32(0.5))] += 1
 
 
 @kernel
@@ -101,11 +141,13 @@ def _fill_table(counts, table):
     """Equalise as PIL does: the step leaves out the last occupied value; a single value stays."""
     total, last = 0, 0
     for value in range(256):
-        total += counts[value]
-        if counts[value] > 0:
-            last = counts[value]
+        for part in range(1, _PARTS):
+            counts[0, value] += counts[part, value]
+        total += counts[0, value]
+        if counts[0, value] > 0:
+            last = counts[0, value]
     step = (total - last) // 255
     below = step // 2
     for value in range(256):
         table[value] = value if step == 0 else min(255, below // step)
-        below += counts[value]
+        below += counts[0, value]

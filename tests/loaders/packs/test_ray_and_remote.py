@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,4 +125,14 @@ def test_two_ray_workers(tmp_path: Path) -> None:
 def test_ray_is_asked_for_and_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'sluice\[ray\]'"):
+        pack_dataset(PackOptions(parse_splits([source(tmp_path)]), tmp_path / "p", executor="ray", workers=2))
+
+
+def test_ray_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**options: object) -> None:
+        raise Exception("The current node timed out during startup.\nmore")
+
+    stand_in = types.SimpleNamespace(is_initialized=lambda: False, init=fail)
+    monkeypatch.setitem(sys.modules, "ray", stand_in)
+    with pytest.raises(UserError, match=r"Ray did not start \(The current node timed out during startup.\)"):
         pack_dataset(PackOptions(parse_splits([source(tmp_path)]), tmp_path / "p", executor="ray", workers=2))

@@ -47,15 +47,43 @@ def test_killed_at_every_moment(tmp_path: Path, shard_format: str) -> None:
     assert kills(tmp_path, shard_format, first=1, step=1) >= 60
 
 
+@pytest.mark.parametrize(
+    ("shard_format", "tries"),
+    [
+        ("webdataset", 20),
+        pytest.param("webdataset", 200, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+        pytest.param("ffcv", 200, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
+)
+def test_killed_at_random_moments(tmp_path: Path, shard_format: str, tries: int) -> None:
+    files = class_tree(2, 30) | {"c0/cut.jpg": jpeg(5)[:-30]}
+    write_tree(tmp_path / "in", files)
+    script = Path(__file__).parent / "random_kills.py"
+    arguments = map(str, (tmp_path / "in", tmp_path, shard_format, tries, 0))
+    run = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    print(result)
+    assert result["kills"] == tries
+    assert result["differing"] == []
+
+
 WORKERS_SCRIPT = """
 import sys
 from pathlib import Path
 from loaders.packs import packer
+from loaders.packs.image import ImagePolicy
 from loaders.packs.sources.spec import parse_splits
 if __name__ == "__main__":
     packer._SMALL_INPUT_BYTES = 0
     splits = parse_splits([f"train={sys.argv[1]}"])
-    options = packer.PackOptions(splits, Path(sys.argv[2]), shard_size_mb=0.01, workers=2)
+    policy = ImagePolicy(quality=90)  # what is only copied needs no processes
+    options = packer.PackOptions(splits, Path(sys.argv[2]), policy=policy, shard_size_mb=0.01, workers=2)
     packer.pack_dataset(options, lambda done, total: print(done, flush=True))
 """
 
@@ -77,8 +105,8 @@ def test_worker_processes_end_with_the_killed_packer(tmp_path: Path) -> None:
     assert not alive
     with pytest.raises(UserError, match="not finished"):
         open_pack(tmp_path / "cut")
-    pack(tmp_path / "cut", f"train={tmp_path / 'in'}", shard_size_mb=0.01)
-    pack(tmp_path / "whole", f"train={tmp_path / 'in'}", shard_size_mb=0.01)
+    pack(tmp_path / "cut", f"train={tmp_path / 'in'}", shard_size_mb=0.01, quality=90)
+    pack(tmp_path / "whole", f"train={tmp_path / 'in'}", shard_size_mb=0.01, quality=90)
     assert folder_hashes(tmp_path / "cut") == folder_hashes(tmp_path / "whole")
 
 

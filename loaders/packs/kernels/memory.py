@@ -1,0 +1,60 @@
+"""Loads of several bytes at once, and the few functions of the C library that kernels call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+# `_nrt` off: kernels allocate nothing, so that slices need no reference counting.
+kernel = njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+# Called by name, so that compiled code can be kept on disk. `open` takes no mode: nothing is created.
+open_file = types.ExternalFunction("open", types.int32(types.uintp, types.int32))
+read_file = types.ExternalFunction("read", types.intp(types.int32, types.uintp, types.uintp))
+close_file = types.ExternalFunction("close", types.int32(types.int32))
+
+
+def _load(context: Any, builder: Any, array_type: Any, array: Any, at: Any, kind: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    pointer = builder.gep(data, [at])
+    value = builder.load(builder.bitcast(pointer, kind.as_pointer()))
+    value.align = 1
+    return value
+
+
+@intrinsic
+def load_be64(typing_context: Any, array: Any, at: Any) -> Any:
+    """Return eight bytes of a uint8 array from `at`, the first one highest, as uint64; no bounds check."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bswap(_load(context, builder, signature.args[0], args[0], args[1], _I64))
+
+    return types.uint64(array, types.int64), generate
+
+
+@intrinsic
+def load_le64(typing_context: Any, array: Any, at: Any) -> Any:
+    """Return eight bytes of a uint8 array from `at`, the first one lowest, as uint64; no bounds check."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _load(context, builder, signature.args[0], args[0], args[1], _I64)
+
+    return types.uint64(array, types.int64), generate
+
+
+@intrinsic
+def store_le64(typing_context: Any, array: Any, at: Any, value: Any) -> Any:
+    """Write a uint64 as eight bytes of a uint8 array from `at`, the lowest first; no bounds check."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        pointer = builder.gep(data, [args[1]])
+        builder.store(args[2], builder.bitcast(pointer, _I64.as_pointer())).align = 1
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.uint64), generate

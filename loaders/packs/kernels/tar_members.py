@@ -1,0 +1,132 @@
+"""Members of a tar for many images in one call; the bytes are those of `loaders.packs.tar_shard`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.packs.kernels.memory import kernel
+
+_BLOCK = 512
+_NAME_BYTES = 100
+_SIZE_AT, _SIZE_DIGITS, _CHECKSUM_AT = 124, 11, 148
+_JPG = np.frombuffer(b".jpg", np.uint8)
+_CLS = np.frombuffer(b".cls", np.uint8)
+_LABEL_BYTES = 20
+
+
+def members_bound(num_data_bytes: int, num_name_bytes: int, num_images: int) -> int:
+    """Return how many bytes the members of so many images take at most."""
+    # Two headers, two long names with theirs and their ends, the label, and the filling of each part.
+    return num_data_bytes + 2 * num_name_bytes + num_images * 10 * _BLOCK
+
+
+def add_members(
+    out: NDArray[np.uint8],
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    keys: NDArray[np.uint8],
+    key_starts: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    headers: NDArray[np.uint8],
+) -> tuple[int, NDArray[np.int64]]:
+    """Write `<key>.jpg` and, where there is a label, `<key>.cls` for each image.
+
+    Args:
+        out: uint8 [>= members_bound()], result.
+        data: uint8 [total], the images one after the other.
+        starts: int64 [N + 1], where each begins in `data`.
+        keys: uint8 [total], the keys in UTF-8.
+        key_starts: int64 [N + 1], where each begins in `keys`.
+        labels: int64 [N], -1 for none.
+        headers: uint8 [2, 512], a header without name, size and checksum for a file and for a long name.
+
+    Returns:
+        The bytes written, and int64 [N, 3]: offset of each image in `out`, of its label and the bytes of
+        the label (0 for none).
+    """
+    places = np.zeros((len(labels), 3), np.int64)
+    name = np.empty(int(np.diff(key_starts).max(initial=0)) + 4, np.uint8)
+    sums = headers.astype(np.int64).sum(axis=1) + 8 * ord(" ")
+    digits = np.empty(_LABEL_BYTES, np.uint8)
+    size = _add_members(out, data, starts, keys, key_starts, labels, headers, sums, name, digits, places)
+    return int(size), places
+
+
+@kernel
+def _add_members(out, data, starts, keys, key_starts, labels, headers, sums, name, digits, places):
+    at = 0
+    for i in range(len(labels)):
+        name_size = key_starts[i + 1] - key_starts[i] + 4
+        for j in range(name_size - 4):
+            name[j] = keys[key_starts[i] + j]
+        for j in range(4):
+            name[name_size - 4 + j] = _JPG[j]
+        size = starts[i + 1] - starts[i]
+        at = _add_header(out, at, name, name_size, size, headers, sums)
+        places[i, 0] = at
+        at = _add_data(out, at, data, starts[i], size)
+        if labels[i] < 0:
+            continue
+        for j in range(4):
+            name[name_size - 4 + j] = _CLS[j]
+        first = _write_digits(digits, labels[i])
+        at = _add_header(out, at, name, name_size, _LABEL_BYTES - first, headers, sums)
+        places[i, 1], places[i, 2] = at, _LABEL_BYTES - first
+        at = _add_data(out, at, digits, first, _LABEL_BYTES - first)
+    return at
+
+
+@kernel
+def _write_digits(digits, value):
+    """Write a number at the end of `digits`; return where it begins."""
+    first = _LABEL_BYTES
+    while True:
+        first -= 1
+        digits[first] = 48 + value % 10
+        value //= 10
+        if value == 0:
+            return first
+
+
+@kernel
+def _add_header(out, at, name, name_size, size, headers, sums):
+    """Write a member's header, after that of a long name where it needs one; return the place behind it."""
+    if name_size > _NAME_BYTES:
+        at = _one_header(out, at, headers[1], sums[1], headers[1], 0, name_size + 1)
+        for j in range(name_size):
+            out[at + j] = name[j]
+        filled = (name_size + _BLOCK) // _BLOCK * _BLOCK
+        for j in range(name_size, filled):
+            out[at + j] = 0
+        at += filled
+    return _one_header(out, at, headers[0], sums[0], name, min(name_size, _NAME_BYTES), size)
+
+
+@kernel
+def _one_header(out, at, header, total, name, name_size, size):
+    for j in range(_BLOCK):
+        out[at + j] = header[j]
+    for j in range(name_size):
+        out[at + j] = name[j]
+        total += np.int64(name[j])
+    for j in range(_SIZE_DIGITS):
+        digit = 48 + (size >> (3 * (_SIZE_DIGITS - 1 - j)) & 7)
+        out[at + _SIZE_AT + j] = digit
+        total += digit
+    for j in range(6):
+        out[at + _CHECKSUM_AT + j] = 48 + (total >> (3 * (5 - j)) & 7)
+    out[at + _CHECKSUM_AT + 6] = 0
+    out[at + _CHECKSUM_AT + 7] = 32
+    return at + _BLOCK
+
+
+@kernel
+def _add_data(out, at, data, first, size):
+    """Copy a member's bytes and fill its last block with zeros; return the place behind it."""
+    for j in range(size):
+        out[at + j] = data[first + j]
+    filled = (size + _BLOCK - 1) // _BLOCK * _BLOCK
+    for j in range(size, filled):
+        out[at + j] = 0
+    return at + filled

@@ -1,0 +1,120 @@
+"""Threads that neither a hung worker nor an exit of the process waits for longer than a time limit."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_Task = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class WorkerPool(Executor):
+    """A fixed number of threads, started when first needed, that can be left behind when they hang.
+
+    `concurrent.futures.ThreadPoolExecutor` waits without limit for its threads, in `shutdown` and once more
+    when the process exits. A read from a dead network disk then turns the loader's error back into a hang.
+
+    Args:
+        num_threads: at most.
+        name: of the threads, before their number.
+    """
+
+    def __init__(self, num_threads: int, name: str) -> None:
+        self._num_threads = num_threads
+        self._name = name
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        weakref.finalize(self, _release, self._tasks, self._threads)  # a loader that nobody closed
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Run `fn(*args, **kwargs)` in a thread.
+
+        Raises:
+            RuntimeError: the pool is closed.
+        """
+        future: Future[R] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("this loader is closed; build another")
+            self._tasks.put((future, fn, args, kwargs))
+            if len(self._threads) < self._num_threads:
+                self._start()
+        return future
+
+    def close(self, timeout_s: float) -> None:
+        """Drop what no thread has begun and wait for the rest, warning of threads that hang."""
+        self.shutdown(wait=False, cancel_futures=True)
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        hanging = sum(thread.is_alive() for thread in self._threads)
+        if hanging:
+            warnings.warn(
+                f"{hanging} of {len(self._threads)} threads {self._name} still hang after {timeout_s:g} s, "
+                "and are left behind: the storage does not answer",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks; as `Executor.shutdown`."""
+        with self._lock:
+            self._closed = True
+            if cancel_futures:
+                self._cancel()
+            _release(self._tasks, self._threads)
+        for thread in self._threads if wait else ():
+            thread.join()
+
+    def _cancel(self) -> None:
+        while True:
+            try:
+                task = self._tasks.get_nowait()
+            except queue.Empty:
+                return
+            if task is not None:
+                task[0].cancel()
+
+    def _start(self) -> None:
+        name = f"{self._name}_{len(self._threads)}"
+        # A daemon, so that the interpreter does not wait for it when the process exits.
+        thread = threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+
+def _release(tasks: queue.SimpleQueue[_Task | None], threads: list[threading.Thread]) -> None:
+    for _ in threads:
+        tasks.put(None)
+
+
+def _work(tasks: queue.SimpleQueue[_Task | None]) -> None:
+    while (task := tasks.get()) is not None:
+        future, function, args, kwargs = task
+        if future.set_running_or_notify_cancel():
+            _run(future, function, args, kwargs)
+        del task, future, function, args, kwargs  # an idle thread keeps no batch alive
+
+
+def _run(
+    future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    try:
+        result = function(*args, **kwargs)
+    except BaseException as error:
+        future.set_exception(error)
+        del future  # else it would keep itself alive through the error's traceback
+    else:
+        future.set_result(result)

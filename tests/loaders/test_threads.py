@@ -1,0 +1,59 @@
+"""Threads that can be left behind."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from loaders.threads import WorkerPool
+
+EXITS = """
+import threading
+from loaders.threads import WorkerPool
+pool = WorkerPool(2, "test")
+pool.submit(threading.Event().wait)
+print(pool.submit(lambda: "done").result(30), flush=True)
+"""
+
+
+def test_results_and_errors_come_back_and_close_ends_the_threads():
+    before = threading.active_count()
+    pool = WorkerPool(3, "test")
+    assert [pool.submit(pow, 2, k).result(10) for k in range(20)] == [2**k for k in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(divmod, 1, 0).result(10)
+    pool.close(10)
+    assert threading.active_count() == before
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.submit(pow, 2, 2)
+
+
+def test_a_pool_that_nobody_closed_ends_with_its_last_reference():
+    pool = WorkerPool(2, "test-forgotten")
+    pool.submit(pow, 2, 2).result(10)
+    del pool
+    end = time.monotonic() + 10
+    while any("test-forgotten" in thread.name for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_close_drops_what_was_not_begun_and_warns_of_what_hangs():
+    release = threading.Event()
+    pool = WorkerPool(1, "test")
+    pool.submit(release.wait, 60)
+    waiting = pool.submit(pow, 2, 2)
+    try:
+        with pytest.warns(RuntimeWarning, match="1 of 1 threads test still hang after 0.2 s"):
+            pool.close(0.2)
+        assert waiting.cancelled()
+    finally:
+        release.set()
+
+
+def test_a_hung_thread_does_not_keep_the_process():
+    run = subprocess.run([sys.executable, "-c", EXITS], capture_output=True, text=True, timeout=100)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "done\n"

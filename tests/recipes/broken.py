@@ -1,0 +1,168 @@
+"""Objectives broken on purpose, each in a way that still runs: a floor that stays up would be worth nothing.
+
+A plugin of pytest, told by the environment: SLUICE_BREAK=rotnet python -m pytest -p tests.recipes.broken
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Break:
+    """What is broken, how, and the test that has to fail.
+
+    Attributes:
+        target: module:attribute.
+        how: in words.
+        make: turns the sound function into the broken one.
+        test: file and the words that select the test.
+    """
+
+    target: str
+    how: str
+    make: Callable[[Any], Any]
+    test: tuple[str, str]
+
+
+def _other_images_view(loss: Function) -> Function:
+    return lambda z_a, z_b, *rest, **named: loss(z_a, z_b.roll(1, 0), *rest, **named)
+
+
+def _shuffled(place: int) -> Callable[[Function], Function]:
+    """Give one argument's rows in another order."""
+
+    def make(loss: Function) -> Function:
+        def broken(*args: Any, **named: Any) -> Any:
+            mixed = list(args)
+            mixed[place] = mixed[place][torch.randperm(len(mixed[place]))]
+            return loss(*mixed, **named)
+
+        return broken
+
+    return make
+
+
+def _never_unlabelled(place: int) -> Callable[[Function], Function]:
+    """Set the weight of the unlabelled images to 0."""
+
+    def make(loss: Function) -> Function:
+        return lambda *args: loss(*args[:place], 0.0, *args[place + 1 :])
+
+    return make
+
+
+def _no_consistency(loss: Function) -> Function:
+    return lambda student, teacher, distance: 0.0 * loss(student, teacher, distance)
+
+
+def _next_class(guess: Function) -> Function:
+    def broken(*args: Any) -> Any:
+        found = guess(*args)
+        return replace(found, label=(found.label + 1) % 10)
+
+    return broken
+
+
+def _newest_label(table: Function) -> Function:
+    return lambda own, other: table(other, own)
+
+
+def _wrong_table(as_table: Function) -> Function:
+    return lambda kept, cycle: as_table(replace(kept, label=(kept.label + 1) % kept.num_classes), cycle)
+
+
+def _surest(choose: Function) -> Function:
+    return lambda margin, *rest: choose(-margin, *rest)
+
+
+def _last_view(mean: Any) -> Any:
+    return property(lambda evaluated: evaluated.by_view[-1])
+
+
+def _rolled_cross_entropy(functional: Any) -> Any:
+    def broken(logits: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, labels.roll(1))
+
+    return SimpleNamespace(cross_entropy=broken)
+
+
+def _rolled_labels(loss: Function) -> Function:
+    return lambda logits, mixed, *rest: loss(logits, replace(mixed, labels=mixed.labels.roll(1)), *rest)
+
+
+OTHER, SHUFFLED = "the second view is of another image", "targets are those of other images"
+NO_UNLABELLED = "unlabelled images have the weight 0"
+
+
+def _recipe(name: str, function: str, how: str, make: Any, words: str = "learns", file: str = "") -> Break:
+    test = (f"tests/recipes/test_{file or name}.py", words)
+    return Break(f"recipes.{name}:{function}", how, make, test)
+
+
+BREAKS = {
+    "barlow": _recipe("barlow", "barlow_twins_loss", OTHER, _other_images_view),
+    "simclr": _recipe("simclr", "simclr_loss", OTHER, _other_images_view),
+    "vicreg": _recipe("vicreg", "vicreg_loss", OTHER, _other_images_view),
+    "rotnet": _recipe("rotnet", "rotnet_loss", SHUFFLED, _shuffled(0)),
+    "jigsaw": _recipe("jigsaw", "pretext_loss", SHUFFLED, _shuffled(1)),
+    "patches": _recipe("patches", "pretext_loss", SHUFFLED, _shuffled(1)),
+    "vae": _recipe("vae", "vae_loss", "the target is another image", _shuffled(1)),
+    "siamese_vae": _recipe(
+        "siamese_vae", "triplet_loss", "the positive is another image", _other_images_view
+    ),
+    "deepcluster": _recipe("deepcluster", "deepcluster_loss", SHUFFLED, _shuffled(1)),
+    "supervised": _recipe("supervised", "mixed_cross_entropy", SHUFFLED, _rolled_labels),
+    "transfer": Break(
+        *("engine.transfer:F", SHUFFLED, _rolled_cross_entropy),
+        ("tests/recipes/test_transfer.py", "it_learns"),
+    ),
+    "mean_teacher": _recipe(
+        "mean_teacher", "consistency_loss", "the consistency is 0", _no_consistency, "digits or zero"
+    ),
+    "pseudo_label classical": _recipe(
+        "pseudo_label", "pseudo_label_loss", NO_UNLABELLED, _never_unlabelled(4), "classical_learns"
+    ),
+    "pseudo_label local": _recipe(
+        "pseudo_label", "guess_labels", "guesses name the next class", _next_class, "local"
+    ),
+    "pseudo_label permanent": Break(
+        *("loaders.packs.labels:LabelTable.join", "a new guess replaces the label", _newest_label),
+        ("tests/recipes/test_pseudo_label.py", "permanent"),
+    ),
+    "fixmatch": _recipe("fixmatch", "fixmatch_loss", NO_UNLABELLED, _never_unlabelled(5)),
+    "self_training": _recipe(
+        "self_training", "as_table", "pseudo-labels name the next class", _wrong_table, "help"
+    ),
+    "active": _recipe("active", "smallest_per_cluster", "the surest are asked for", _surest, "unsure"),
+    "ssl_gan": _recipe("ssl_gan", "discriminator_loss", SHUFFLED, _shuffled(1)),
+    "evaluate": Break(
+        *("recipes.evaluate:Evaluated.probabilities", "the last view alone counts", _last_view),
+        ("tests/recipes/test_evaluate.py", "averaged"),
+    ),
+    "pipeline": Break(
+        *("recipes.fixmatch:fixmatch_loss", SHUFFLED, _shuffled(1)),
+        ("tests/recipes/test_pipeline.py", "helps"),
+    ),
+}
+
+
+def pytest_configure() -> None:
+    """Break what the environment names."""
+    chosen = BREAKS[os.environ["SLUICE_BREAK"]]
+    module, path = chosen.target.split(":")
+    *owners, name = path.split(".")
+    owner: Any = import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    setattr(owner, name, chosen.make(owner.__dict__[name]))

@@ -1,0 +1,34 @@
+"""Every floor falls when its objective is broken: each is broken once and its test has to fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.recipes.broken import BREAKS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_objective_fails_its_floor(name: str) -> None:
+    file, words = BREAKS[name].test
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "timeout=560", "-p", "tests.recipes.broken"]
+    command += ["-k", words, file]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SLUICE_BREAK": name}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 1, done.stdout[-3000:]
+    failures = [line for line in done.stdout.splitlines() if line.startswith("E   ")]
+    print(f"{name}: {failures[0] if failures else done.stdout[-500:]}")
+    assert any("assert" in line for line in failures), done.stdout[-3000:]
+
+
+def test_every_recipe_is_broken_once() -> None:
+    recipes = {path.stem for path in (ROOT / "recipes").glob("*.py")}
+    assert {name.split()[0] for name in BREAKS} == recipes

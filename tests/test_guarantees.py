@@ -1,0 +1,40 @@
+"""The page of promises names tests that exist, and the tables of faults on both pages are the same."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
+
+
+def named_tests() -> list[tuple[str, str]]:
+    """Files and functions named on the page; `::name` alone is of the file named before it."""
+    found, file = [], ""
+    for name in re.findall(r"`((?:[\w/]+\.py)?(?:::\w+)?)`", PAGE):
+        path, _, function = name.partition("::")
+        if path and not path.startswith("tools/"):
+            file = path
+        if path.startswith("tools/") or not name:
+            continue
+        found.append((file, function))
+    return found
+
+
+def test_every_test_that_holds_a_promise_exists() -> None:
+    named = named_tests()
+    assert len(named) > 30
+    for file, function in named:
+        path = ROOT / ("tests/" + file).replace("tests/tests/", "tests/")
+        assert path.is_file(), f"{file} is named in docs/guarantees.md"
+        names = {
+            node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)
+        }
+        assert not function or function in names, f"{file}::{function} is named in docs/guarantees.md"
+
+
+def test_both_pages_have_the_same_table_of_faults() -> None:
+    def table(text: str) -> str:
+        return text.split("<!-- faults: begin -->")[1].split("<!-- faults: end -->")[0]
+
+    assert table(PAGE) == table((ROOT / "README.md").read_text("utf-8"))

@@ -1,0 +1,66 @@
+"""Budgets of processor time: what a budget buys, and that processor time is what is counted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.comparison.cpu_budget import CommandFailed, Cost, calibrate
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("per_epoch", [0.0, 3.0])
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 7.3, 60.0])
+def test_the_most_steps_that_fit(per_epoch: float, seconds: float) -> None:
+    cost = Cost(base=1.5, per_step=0.25, per_epoch=per_epoch, steps_per_epoch=10)
+    fitting = [n for n in range(1, 1000) if 1.5 + 0.25 * n + per_epoch * ((n - 1) // 10) <= seconds]
+    assert cost.steps_within(seconds) == max(fitting, default=1)
+
+
+def test_two_short_runs_tell_the_cost() -> None:
+    def run(steps: int) -> float:
+        return 4.0 + 0.5 * steps
+
+    assert calibrate(run, (8, 40), 1.0, 100, epochwise=False) == Cost(4.0, 0.5, 0.0, 100)
+    assert calibrate(run, (8, 40), 1.0, 100, epochwise=True) == Cost(4.0, 0.5, 3.0, 100)
+    with pytest.raises(CommandFailed, match=r"40 steps took 3\.0 s, 8 took 3\.0 s"):
+        calibrate(lambda steps: 3.0, (8, 40), 1.0, 100, epochwise=False)
+
+
+SCRIPTS = {
+    "busy.py": "import sys, time\nwhile time.process_time() < float(sys.argv[1]): pass\n",
+    "idle.py": "import sys, time\ntime.sleep(float(sys.argv[1]))\n",
+    "wrong.py": "print('about to fail')\nraise ValueError('no such thing')\n",
+    "exit.py": "import sys\nsys.exit(3)\n",
+}
+DRIVER = """
+import sys, pathlib
+from tools.comparison import cpu_budget
+cpu_budget.ROOT = pathlib.Path(sys.argv[1])
+for script, argument in (("busy.py", "0.4"), ("idle.py", "0.4"), ("wrong.py", ""), ("exit.py", "")):
+    try:
+        print(script, cpu_budget.cpu_seconds(script, (argument,), cpu_budget.ROOT / "logs" / "log"))
+    except cpu_budget.CommandFailed as failed:
+        print(script, "failed:", failed)
+"""
+
+
+def test_processor_time_counts_and_waiting_does_not(tmp_path: Path) -> None:
+    # In a process of its own: this one may have threads, which no fork should inherit.
+    for name, source in SCRIPTS.items():
+        (tmp_path / name).write_text(source)
+    # The clock of a fork starts at zero, so busy.py works for 0.4 s of its own.
+    command = [sys.executable, "-c", DRIVER, str(tmp_path)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+    busy, idle, wrong, ended = ran.stdout.splitlines()
+    assert 0.4 <= float(busy.split()[1]) < 1.5
+    assert float(idle.split()[1]) < 0.2
+    log = tmp_path / "logs" / "log"
+    assert wrong == f"wrong.py failed: wrong.py ended with code 1, see {log}"
+    assert ended == f"exit.py failed: exit.py ended with code 3, see {log}"
+    assert "about to fail" in log.read_text()
+    assert "ValueError: no such thing" in log.read_text()

@@ -1,0 +1,55 @@
+"""Tables from records: means over seeds, the best of a column, gaps where nothing was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools.comparison.tables import markdown, selfsup_table, semisup_table, write_page
+
+SEMISUP = [
+    {"kind": "start_up", "cpu_s": 1.0},
+    *(
+        {"kind": "trained", "method": name, "title": title, "labels_per_class": count, "seed": seed}
+        | {"cpu_s": 60.0, "steps": 100, "top1": top1}
+        for name, title, count, seed, top1 in (
+            ("fixmatch", "FixMatch", 4, 0, 0.30),
+            ("supervised", "Supervised", 4, 0, 0.20),
+            ("supervised", "Supervised", 4, 1, 0.24),
+            ("supervised", "Supervised", 25, 0, 0.40),
+        )
+    ),
+]
+SELFSUP = [
+    {"kind": "pretraining", "method": "barlow", "title": "Barlow Twins", "cpu_s": 59.6, "images": 12800}
+    | {"metric": 123.4, "metric_name": "loss"},
+    {"kind": "frozen", "method": "barlow", "knn_top1": 0.35, "linear_top1": 0.41},
+    {"kind": "frozen", "method": "untrained", "knn_top1": 0.31, "linear_top1": 0.42},
+    {"kind": "fine_tuned", "method": "barlow", "results": [{"labels_per_class": 1, "top1": 0.15}]},
+    {"kind": "fine_tuned", "method": "scratch", "results": [{"labels_per_class": 1, "top1": 0.14}]},
+]
+
+
+def test_methods_with_labels() -> None:
+    assert markdown(semisup_table(SEMISUP)).splitlines() == [
+        "| method | CPU s | steps | 4 per class | 25 per class |",
+        "| --- | --: | --: | --: | --: |",
+        "| Supervised | 60 | 100 | 22.0 ± 2.8 | **40.0** |",
+        "| FixMatch | 60 | 100 | **30.0** | - |",
+    ]
+
+
+def test_self_supervised_methods() -> None:
+    assert markdown(selfsup_table(SELFSUP)).splitlines() == [
+        "| method | CPU s | images seen | pretext task | kNN | linear | 1 per class |",
+        "| --- | --: | --: | --: | --: | --: | --: |",
+        "| Barlow Twins | 60 | 12,800 | loss 123 | **35.0** | 41.0 | **15.0** |",
+        "| untrained / from scratch | 0 | 0 |  | 31.0 | **42.0** | 14.0 |",
+    ]
+
+
+def test_table_and_plot_lie_beside_the_records(tmp_path: Path) -> None:
+    for name, records in (("selfsup", SELFSUP), ("semisup", SEMISUP)):
+        write_page(tmp_path / f"{name}.jsonl", records)
+        assert "| method |" in (tmp_path / f"{name}.md").read_text()
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / f"{name}-dark.png").exists()

@@ -1,0 +1,29 @@
+"""The memory benchmark counts what it should."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loaders.errors import UserError
+from loaders.packs import Pack
+from tools.bench_memory import Config, measure, peak
+
+
+def test_memory_that_comes_and_goes_is_seen() -> None:
+    with peak() as found:
+        before = found[0]
+        held = np.ones(40 * 2**20, np.uint8)
+        for _ in range(200):
+            held += 1
+            if found[0] - before > 30 * 2**20:
+                break
+    assert 30 * 2**20 < found[0] - before < 80 * 2**20
+
+
+def test_a_loader_is_measured(digits_pack: Pack) -> None:
+    memory = measure(Config(digits_pack.path, resolution=16, batch_size=32, epochs=3, threads=1), "uint8")
+    assert 0 < memory.before <= memory.early
+    assert memory.late > 0
+    with pytest.raises(UserError, match="expected at most"):
+        measure(Config(Path(digits_pack.path), batch_size=10**6), "uint8")

@@ -1,0 +1,139 @@
+"""The sweep over labels per class: its commands, its resume, its table and its plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tyro
+from rich.console import Console
+
+import recipes.fixmatch
+import recipes.transfer
+from engine.distributed import seed_everything
+from engine.few_labels import SCRATCH, FewLabelResult, read_results
+from engine.networks import build_backbone
+from engine.runs import save_backbone
+from loaders.errors import UserError
+from loaders.packs import Pack
+from tools import label_sweep
+from tools.label_sweep import Config, command_of, plan, read_methods, run, write_sweep
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    methods = ("barlow=transfer --init runs/b", "again=transfer --init runs/c", "fm=fixmatch --mu 3")
+    return Config(
+        pack=Path("packs/x"), out=tmp_path / "sweep", methods=methods, labels_per_class=(1, 4), seeds=(0, 1)
+    )
+
+
+def test_every_command_is_one_that_its_recipe_takes(config: Config) -> None:
+    jobs = plan(config)
+    assert len(jobs) == 2 * (1 + 1 + 2), "a transfer does all its numbers of labels in one process"
+    for job in jobs:
+        _, script, *arguments = command_of(config, job)
+        recipe = {"transfer.py": recipes.transfer, "fixmatch.py": recipes.fixmatch}[Path(script).name]
+        found = tyro.cli(recipe.Config, args=arguments)
+        assert found.out == config.out / job.folder
+        if recipe is recipes.transfer:
+            assert (found.seeds, found.labels_per_class) == ((job.seed,), (1, 4))
+            assert found.beside_scratch == (job.method.name == "barlow"), "once is enough"
+        else:
+            assert (found.seed, found.label_seed, found.mu) == (job.seed, job.seed, 3)
+            assert (found.labels_per_class,) == job.labels_per_class
+    assert len({job.folder for job in jobs}) == len(jobs)
+
+
+@pytest.mark.parametrize("text", ["barlow", "=transfer", "a/b=transfer", "x=", "x=nothing"])
+def test_a_wrong_method_is_named(text: str) -> None:
+    with pytest.raises(UserError, match="methods: expected"):
+        read_methods([text])
+
+
+def test_names_are_different() -> None:
+    for texts in (["a=transfer", "a=fixmatch"], ["scratch=transfer"]):
+        with pytest.raises(UserError, match="different names"):
+            read_methods(texts)
+
+
+def test_table_and_plot(config: Config) -> None:
+    results = [
+        FewLabelResult(init, k, seed, 0.2 + 0.1 * seed, 100, 5, 0.6 + 0.1 * seed)
+        for init in (SCRATCH, "a", "b", "c", "d")
+        for k in (1, 4)
+        for seed in (0, 1)
+    ]
+    write_sweep(config, results)
+    assert read_results(config.out)[0] == results
+    lines = list(csv.DictReader(io.StringIO((config.out / "sweep.csv").read_text())))
+    assert [(line["method"], line["labels_per_class"]) for line in lines][:2] == [("a", "1"), ("a", "4")]
+    assert lines[-1]["method"] == SCRATCH
+    assert float(lines[0]["top1_mean_percent"]) == pytest.approx(25)
+    assert float(lines[0]["top1_spread_percent"]) == pytest.approx(7.07, abs=0.01)
+    assert float(lines[0]["top5_mean_percent"]) == pytest.approx(65)
+    assert (config.out / "sweep.png").stat().st_size > 1000
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(label_sweep.render(label_sweep.summarise(results)))
+    assert shown.getvalue().count("25.0 ± 7.1") == 10
+    assert shown.getvalue().count("65.0 ± 7.1") == 10
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    seed_everything(7)
+    folder = tmp_path / "pretrained"
+    folder.mkdir()
+    save_backbone(folder, build_backbone("tiny_resnet", 16), {"backbone": "tiny_resnet", "resolution": "16"})
+    return folder
+
+
+def test_a_sweep_on_the_digits_and_its_resume(
+    config: Config, pretrained: Path, digits_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = "--pretrained.steps 3 --from-scratch.steps 3 --flip-p 0"
+    methods = (
+        f"transfer=transfer --init {pretrained} {quick}",
+        "alone=supervised --backbone tiny_resnet --resolution 16 --epochs 2 --flip-p 0",
+    )
+    config = replace(config, pack=digits_pack.path, methods=methods, labels_per_class=(2,), seeds=(0,))
+    quiet = Console(file=io.StringIO())
+    results = run(config, quiet)
+    assert [(r.init, r.labels_per_class, r.num_test) for r in results] == [
+        ("alone", 2, 445),
+        (SCRATCH, 2, 445),
+        ("transfer", 2, 445),
+    ]
+    assert all(r.top5 is not None and r.top5 >= r.top1 for r in results)
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a finished run was started again"))
+    assert run(replace(config, threads=2), quiet) == results, "everything is taken from disk"
+    other = replace(config, methods=(*methods[:1], methods[1].replace("--epochs 2", "--epochs 3")))
+    with pytest.raises(UserError, match="made by other options"):
+        run(other, quiet)
+
+
+def test_a_failure_is_named_and_the_others_go_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(config: Config, job: label_sweep.Job) -> list[str]:
+        program = f"print('first'); raise SystemExit({'last words' if job.seed else 0!r})"
+        return [sys.executable, "-c", program, "--num-threads", "1"]
+
+    found = [FewLabelResult("a", 1, 0, 0.5, 10, 0)]
+    monkeypatch.setattr(label_sweep, "command_of", command)
+    monkeypatch.setattr(label_sweep, "collect", lambda job, folder: found)
+    config = replace(config, methods=("fm=fixmatch",), labels_per_class=(1,), seeds=(1, 0))
+    with pytest.raises(UserError, match=r"fm/labels-1-seed-1 ended with 1: last words .*1 of 2 runs failed"):
+        run(config, Console(file=io.StringIO()))
+    assert (config.out / "fm" / "labels-1-seed-1.log").read_text().splitlines() == ["first", "last words"]
+    assert not (config.out / "fm" / "labels-1-seed-1.json").exists()
+    assert (config.out / "fm" / "labels-1-seed-0.json").exists(), "what succeeded is kept"
+
+
+def test_a_recipe_that_measured_nothing_is_named(config: Config, tmp_path: Path) -> None:
+    job = plan(replace(config, methods=("fm=fixmatch",)))[0]
+    with pytest.raises(UserError, match="fixmatch left no accuracy"):
+        label_sweep.collect(job, tmp_path)

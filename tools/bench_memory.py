@@ -1,0 +1,139 @@
+"""Measure what a loader adds to a process's memory, and whether that stays the same over many epochs.
+
+    python tools/bench_memory.py packs/mine --resolution 224 --batch-size 256
+
+Counted is anonymous memory (RssAnon of the process), sampled every few milliseconds: the page cache, which a
+mapped pack is read through, can be taken back by the system at any time. Linux only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, get_args
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from loaders import build_loader, open_pack
+from loaders.cpu import DTypeName
+from loaders.errors import UserError, run_command
+from loaders.views import presets
+from tools.bench.harness import machine
+
+MEGABYTE = 2**20
+SAMPLE_S = 0.005
+
+
+@dataclass(frozen=True)
+class Config:
+    """Memory of a loader of two Barlow views."""
+
+    pack: Annotated[Path, tyro.conf.Positional]
+    """Pack to read, of its first split."""
+    resolution: int = 224
+    """Side of a view in pixels."""
+    batch_size: int = 256
+    """Images per batch."""
+    prefetch: int = 1
+    """Batches under way besides the one in use."""
+    epochs: int = 100
+    """Epochs to go through."""
+    threads: int = 2
+    """Threads of the loader."""
+    dtypes: tuple[DTypeName, ...] = get_args(DTypeName)
+    """Types to measure, each with a loader of its own."""
+    json: Path | None = None
+    """File to which one JSON line per type is appended."""
+
+
+@dataclass
+class Memory:
+    """Anonymous memory in bytes."""
+
+    before: int  # with everything imported and compiled
+    early: int = 0  # peak of the first tenth of the epochs
+    late: int = 0  # peak of the last tenth
+
+
+def anonymous_bytes() -> int:
+    """Return the anonymous resident memory of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise UserError("/proc/self/status: expected a line RssAnon, found none; this tool needs Linux")
+
+
+@contextmanager
+def peak() -> Iterator[list[int]]:
+    """Sample memory in a thread; the list holds the largest value so far."""
+    found, done = [anonymous_bytes()], threading.Event()
+
+    def sample() -> None:
+        while not done.wait(SAMPLE_S):
+            found[0] = max(found[0], anonymous_bytes())
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
+
+
+def measure(config: Config, dtype: DTypeName) -> Memory:
+    """Go through the epochs with one loader."""
+    pack = open_pack(config.pack)
+    split = pack.split(pack.splits[0])
+    if len(split) < config.batch_size:
+        raise UserError(
+            f"--batch-size: expected at most the {len(split)} images of split {split.name!r}, found "
+            f"{config.batch_size}; lower it or take a larger pack"
+        )
+    views = (presets.barlow_a(config.resolution), presets.barlow_b(config.resolution))
+    loader = build_loader(
+        split, views, config.batch_size, 0, dtype=dtype, num_threads=config.threads, prefetch=config.prefetch
+    )
+    memory = Memory(anonymous_bytes())
+    tenth = max(1, config.epochs // 10)
+    for epoch in range(config.epochs):
+        with peak() as found:
+            for _ in loader.epoch(epoch):
+                pass
+        if epoch < tenth:
+            memory.early = max(memory.early, found[0])
+        if epoch >= config.epochs - tenth:
+            memory.late = max(memory.late, found[0])
+    loader.close()
+    return memory
+
+
+def main() -> None:
+    """Measure the types of the command line."""
+    config = tyro.cli(Config, description=__doc__)
+    if min(config.epochs, config.batch_size, config.resolution, config.threads) < 1:
+        raise UserError("--epochs, --batch-size, --resolution and --threads: expected at least 1; raise them")
+    for dtype in config.dtypes:
+        memory = measure(config, dtype)
+        print(
+            f"{dtype:9} loader {(memory.late - memory.before) / MEGABYTE:6.0f} MiB, process "
+            f"{memory.late / MEGABYTE:6.0f} MiB; first epochs {memory.early / MEGABYTE:6.0f} MiB"
+        )
+        if config.json:
+            settings = {"batch_size": config.batch_size, "resolution": config.resolution}
+            settings |= {"prefetch": config.prefetch, "epochs": config.epochs, "threads": config.threads}
+            record = {"tool": "bench_memory", "dtype": dtype, **settings, **asdict(memory), **machine()}
+            config.json.parent.mkdir(parents=True, exist_ok=True)
+            with config.json.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,233 @@
+"""Time the kernels of the objectives, forward and backward, against the plain loops they replace.
+
+    python tools/bench_objectives.py --json objectives.jsonl
+
+The plain versions go row by row, as the equations are written; both are checked to give the same values
+before either is timed. They take turns; medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch.nn.functional as F
+
+from engine.objectives.barlow import barlow_twins_loss
+from engine.objectives.fixmatch import fixmatch_loss
+from engine.objectives.jigsaw import shuffle_tiles
+from engine.objectives.rotnet import rotate_four
+from engine.objectives.simclr import simclr_loss
+from engine.objectives.triplet import triplet_loss
+from engine.objectives.vicreg import vicreg_loss
+from loaders.errors import UserError, run_command
+from tools.bench.harness import machine
+
+Kernel = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Benchmark of objectives."""
+
+    batch_size: int = 256
+    """Rows of each view, B."""
+    embedding: int = 512
+    """Features of an embedding, D."""
+    classes: int = 100
+    """Classes of the losses with labels."""
+    runs: int = 5
+    """Rounds."""
+    threads: int = 2
+    """Of torch."""
+    json: Path | None = None
+    """File to append one line per objective to."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One objective: ours and the plain one, and inputs for both.
+
+    Attributes:
+        name: of the objective.
+        ours: maps the inputs to a loss or to images.
+        plain: the same, row by row.
+        inputs: tensors; the floating ones get a gradient.
+    """
+
+    name: str
+    ours: Kernel
+    plain: Kernel
+    inputs: tuple[Tensor, ...]
+
+
+def barlow(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """Equation 1 of Barlow Twins, one row of the correlation at a time."""
+    loss = torch.zeros(())
+    for i in range(z_a.shape[1]):
+        c = (z_a[:, i : i + 1] * z_b).mean(0)
+        target = F.one_hot(torch.tensor(i), len(c))
+        weight = torch.where(target == 1, 1.0, 0.0051)
+        loss = loss + (weight * (c - target).square()).sum()
+    return loss
+
+
+def simclr(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """Equation 1 of SimCLR, one view at a time."""
+    z, count = F.normalize(torch.cat([z_a, z_b]), dim=1), len(z_a)
+    losses = []
+    for i in range(len(z)):
+        similarity = z @ z[i] / 0.1
+        others = torch.arange(len(z)) != i
+        losses.append(torch.logsumexp(similarity[others], 0) - similarity[(i + count) % len(z)])
+    return torch.stack(losses).mean()
+
+
+def vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """Algorithm 1 of VICReg, one row of the covariance at a time."""
+    loss = 25.0 * F.mse_loss(z_a, z_b)
+    for z in (z_a, z_b):
+        centred, size = z - z.mean(0), z.shape[1]
+        for i in range(size):
+            row = (centred[:, i : i + 1] * centred).sum(0) / (len(z) - 1)
+            others = torch.arange(size) != i
+            loss = loss + 25.0 * torch.relu(1.0 - (row[i] + 1e-4).sqrt()) / size
+            loss = loss + row[others].square().sum() / size
+    return loss
+
+
+def triplet(anchor: Tensor, positive: Tensor) -> Tensor:
+    """The hinge, one image at a time."""
+    losses = []
+    for i in range(len(anchor)):
+        near = F.cosine_similarity(anchor[i], positive[i], dim=0)
+        far = F.cosine_similarity(anchor[i], positive[(i + 1) % len(anchor)], dim=0)
+        losses.append(torch.relu(far - near + 0.5))
+    return torch.stack(losses).mean()
+
+
+def fixmatch(labeled: Tensor, labels: Tensor, weak: Tensor, strong: Tensor) -> Tensor:
+    """Equations 3 and 4 of FixMatch, one unlabelled image at a time; it waits for each confidence."""
+    loss = F.cross_entropy(labeled, labels)
+    for guess, logits in zip(weak.detach().softmax(1), strong, strict=True):
+        if float(guess.max()) >= 0.5:
+            loss = loss + F.cross_entropy(logits, guess.argmax()) / len(weak)
+    return loss
+
+
+def rotations(x: Tensor) -> Tensor:
+    """Four rotations, one image at a time."""
+    return torch.stack([torch.rot90(image, turns, (1, 2)) for turns in range(4) for image in x])
+
+
+def tiles(x: Tensor, permutations: Tensor, choice: Tensor) -> Tensor:
+    """Shuffled tiles, one image at a time."""
+    return torch.stack([image[permutations[c]] for image, c in zip(x, choice, strict=True)])
+
+
+def cases(config: Config) -> list[Case]:
+    """Return all objectives with random inputs."""
+    torch.manual_seed(0)
+    rows, size, classes = config.batch_size, config.embedding, config.classes
+    z_a = torch.randn(rows, size)
+    z_b = z_a + torch.randn(rows, size)
+    labels, logits = torch.randint(classes, (rows,)), [4 * torch.randn(rows, classes) for _ in range(3)]
+    images, cells = torch.randn(rows, 3, 32, 32), torch.randn(rows, 9, 3, 10, 10)
+    orders = torch.stack([torch.randperm(9) for _ in range(100)])
+    choice = torch.randint(100, (rows,))
+    return [
+        Case("Barlow Twins", lambda a, b: barlow_twins_loss(a, b).loss, barlow, (z_a, z_b)),
+        Case("SimCLR", lambda a, b: simclr_loss(a, b).loss, simclr, (z_a, z_b)),
+        Case("VICReg", lambda a, b: vicreg_loss(a, b).loss, vicreg, (z_a, z_b)),
+        Case("triplet", lambda a, b: triplet_loss(a, b).loss, triplet, (z_a, z_b)),
+        Case(
+            *("FixMatch", lambda a, y, w, s: fixmatch_loss(a, y, w, s, 0.5).loss, fixmatch),
+            (logits[0], labels, logits[1], logits[2]),
+        ),
+        Case("four rotations", rotate_four, rotations, (images,)),
+        Case("shuffled tiles", shuffle_tiles, tiles, (cells, orders, choice)),
+    ]
+
+
+def step(kernel: Kernel, inputs: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor | None]]:
+    """Compute a kernel and the gradients of its inputs."""
+    fresh = [t.clone().requires_grad_() if t.is_floating_point() else t for t in inputs]
+    value = kernel(*fresh)
+    value.square().sum().backward()  # type: ignore[no-untyped-call]
+    return value.detach(), [t.grad for t in fresh if t.is_floating_point()]
+
+
+def check(case: Case) -> None:
+    """Raise RuntimeError unless both versions give the same values and gradients."""
+    (value, gradients), (expected, others) = step(case.ours, case.inputs), step(case.plain, case.inputs)
+    pairs = [(value, expected), *zip(gradients, others, strict=True)]
+    for found, plain in pairs:
+        if found is None or plain is None:
+            same = (found is None and plain is None) or not (plain if found is None else found).any()  # type: ignore[union-attr]
+        else:
+            same = torch.allclose(found, plain, rtol=1e-3, atol=1e-4 * float(plain.abs().max()))
+        if not same:
+            raise RuntimeError(f"{case.name}: ours and the plain version differ")
+
+
+def time_once(kernel: Kernel, inputs: tuple[Tensor, ...], at_least_s: float = 0.2) -> float:
+    """Return seconds per forward and backward, over as many as fill some time."""
+    start, count = time.perf_counter(), 0
+    while count == 0 or time.perf_counter() - start < at_least_s:
+        step(kernel, inputs)
+        count += 1
+    return (time.perf_counter() - start) / count
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """Check and time every objective; return one record for each."""
+    if min(config.batch_size, config.runs, config.threads) < 1:
+        raise UserError("bench: expected batch_size, runs and threads of at least 1")
+    torch.set_num_threads(config.threads)
+    described = {"threads": config.threads, "torch": str(torch.__version__), **machine()}
+    sizes = {"batch_size": config.batch_size, "embedding": config.embedding, "classes": config.classes}
+    records = []
+    for case in cases(config):
+        check(case)
+        ours, plain = [], []
+        for _ in range(config.runs):
+            ours.append(time_once(case.ours, case.inputs))
+            plain.append(time_once(case.plain, case.inputs))
+        record = {"objective": case.name, "ours_s": ours, "plain_s": plain, **sizes, **described}
+        records.append(record)
+        if config.json is not None:
+            with config.json.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+    return records
+
+
+def render(records: list[dict[str, Any]]) -> Table:
+    """Return medians in milliseconds and the factor between them."""
+    table = Table("objective", "ours, ms", "plain, ms", "times faster", title="forward and backward, medians")
+    for record in records:
+        ours, plain = (1000 * statistics.median(record[name]) for name in ("ours_s", "plain_s"))
+        table.add_row(record["objective"], f"{ours:.2f}", f"{plain:.1f}", f"{plain / ours:.0f}")
+    return table
+
+
+def main() -> None:
+    """Run the command line."""
+    Console().print(render(run(tyro.cli(Config, description=__doc__))))
+
+
+if __name__ == "__main__":
+    run_command(main)

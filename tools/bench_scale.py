@@ -1,0 +1,201 @@
+"""Draw, pack, verify and open a large pack, stage by stage, and record time, memory and files.
+
+Memory is what the processes of a stage hold for themselves (anonymous pages, summed over all of them and
+sampled), so neither the page cache nor mapped files count.
+
+Example:
+    python tools/bench_scale.py --work /tmp/scale --num-images 512000 --json records.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+import tyro
+
+from loaders.errors import UserError, run_command
+from loaders.packs.columns import COLUMN_DTYPES, column_path
+from loaders.packs.manifest import INDEX_FOLDER, SplitRange, read_manifest, write_manifest
+from loaders.packs.workers import available_cores
+
+_TOOLS = Path(__file__).resolve().parent
+_SAMPLE_S = 0.05
+_OPENINGS = 9
+_OPEN = (
+    "import sys, time\n"
+    "from loaders import open_pack\n"
+    "start = time.perf_counter()\n"
+    "pack = open_pack(sys.argv[1])\n"
+    "print((time.perf_counter() - start) * 1e3, len(pack))\n"
+)
+Stage = Literal["draw", "pack", "verify", "decode", "open", "synthetic"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure packing at scale."""
+
+    work: Path
+    """Folder for what is drawn and packed."""
+    stages: tuple[Stage, ...] = ("draw", "pack", "verify", "decode", "open", "synthetic")
+    """What to do; later stages need what earlier ones left."""
+    num_images: int = 512_000
+    """Files to draw; a hundredth of them damaged."""
+    format: Literal["webdataset", "ffcv"] = "webdataset"
+    """Format of the shards."""
+    synthetic_rows: int = 100_000_000
+    """Rows of the index that is only made up, as files with holes."""
+    workers: int = 0
+    """Processes or threads, 0 for one per core."""
+    json: Path | None = None
+    """Append one record per stage to this file."""
+
+
+def main() -> None:
+    """Parse the command line and run the stages."""
+    config = tyro.cli(Config, description=__doc__)
+    if config.synthetic_rows < 1 or config.num_images < 1:
+        raise UserError("expected at least 1 image and 1 row")
+    stages: dict[Stage, Callable[[Config], dict[str, Any]]] = {
+        "draw": draw,
+        "pack": pack,
+        "verify": verify,
+        "decode": lambda config: verify(config, "--decode"),
+        "open": lambda config: opened(config.work / "pack"),
+        "synthetic": synthetic,
+    }
+    for stage in config.stages:
+        record = {
+            "stage": stage,
+            "num_images": config.num_images,
+            **stages[stage](config),
+            "workers": config.workers or available_cores(),
+            "machine": {"cores": available_cores(), "python": platform.python_version()},
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        print(json.dumps(record))
+        if config.json is not None:
+            with open(config.json, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def draw(config: Config) -> dict[str, Any]:
+    """Draw the images."""
+    options = ["--out", config.work / "drawn", "--num-images", config.num_images]
+    found = _run("draw_images.py", *options, "--workers", config.workers)
+    return {**found, "img_per_s": config.num_images / found["seconds"]}
+
+
+def pack(config: Config) -> dict[str, Any]:
+    """Pack them, with all that `pack_dataset.py` does at its end."""
+    out = config.work / "pack"
+    shutil.rmtree(out, ignore_errors=True)
+    splits = ["--splits", f"train={config.work / 'drawn'}", "--out", out]
+    found = _run("pack_dataset.py", *splits, "--format", config.format, "--workers", config.workers)
+    manifest = read_manifest(out)
+    return {
+        **found,
+        "img_per_s": manifest.num_inputs / found["seconds"],
+        "inputs": manifest.num_inputs,
+        "quarantined": manifest.num_quarantined,
+        "shards": manifest.num_shards,
+        "files": sum(1 for path in out.rglob("*") if path.is_file()),
+        "size_mb": sum(path.stat().st_size for path in out.rglob("*")) / 1e6,
+        "index_mb": sum(path.stat().st_size for path in (out / INDEX_FOLDER).iterdir()) / 1e6,
+    }
+
+
+def verify(config: Config, *options: str) -> dict[str, Any]:
+    """Verify the pack."""
+    found = _run("verify_pack.py", config.work / "pack", "--workers", config.workers, *options)
+    num_images = read_manifest(config.work / "pack").num_images
+    return {**found, "img_per_s": num_images / found["seconds"]}
+
+
+def opened(path: Path) -> dict[str, Any]:
+    """Open a pack in fresh processes."""
+    times = []
+    for _ in range(_OPENINGS):
+        command = [sys.executable, "-c", _OPEN, os.fspath(path)]
+        text = subprocess.run(command, env=_environment(), check=True, capture_output=True, text=True).stdout
+        times.append(float(text.split()[0]))
+    return {"open_ms": statistics.median(times), "open_ms_most": max(times), "rows": int(text.split()[1])}
+
+
+def synthetic(config: Config) -> dict[str, Any]:
+    """Open an index of many rows whose files are holes, under a manifest that claims as many images."""
+    out = config.work / "synthetic"
+    shutil.rmtree(out, ignore_errors=True)
+    (out / INDEX_FOLDER).mkdir(parents=True)
+    rows = config.synthetic_rows
+    for name, (dtype, row_shape) in COLUMN_DTYPES.items():
+        shape = (rows + (name == "key_offset"), *row_shape)
+        np.lib.format.open_memmap(out / column_path(name), "w+", dtype, shape, version=(2, 0))
+    manifest = read_manifest(config.work / "pack")
+    split = replace(
+        manifest.splits[0],
+        ranges=(SplitRange(0, rows, 0, manifest.num_shards, 0),),
+        num_images=rows,
+        num_labeled=0,
+        num_quarantined=0,
+    )
+    made = replace(manifest, num_images=rows, num_inputs=rows, num_quarantined=0, splits=(split,))
+    write_manifest(out, made)
+    found = opened(out)
+    shutil.rmtree(out)
+    return found
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(_TOOLS.parent), *sys.path[1:]])}
+
+
+def _run(tool: str, *options: object) -> dict[str, Any]:
+    """Run a tool of ours; return seconds, CPU seconds and peak of its own memory.
+
+    Raises:
+        UserError: the tool failed.
+    """
+    command = [sys.executable, os.fspath(_TOOLS / tool), *map(str, options)]
+    start = time.perf_counter()
+    with subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL) as process:
+        peak_bytes, cpu_s = watch(process)
+    if process.returncode != 0:
+        raise UserError(f"{tool} ended with exit code {process.returncode}: see its message above")
+    return {"seconds": time.perf_counter() - start, "cpu_s": cpu_s, "peak_anonymous_mb": peak_bytes / 1e6}
+
+
+def watch(process: subprocess.Popen[Any]) -> tuple[int, float]:
+    """Sample a process and its children until it ends; return peak anonymous bytes and CPU seconds."""
+    peak, seen = 0, dict[int, float]()
+    parent = psutil.Process(process.pid)
+    while process.poll() is None:
+        total = 0
+        try:
+            for one in [parent, *parent.children(recursive=True)]:
+                memory = one.memory_info()  # what is shared is files, mapped
+                total += memory.rss - memory.shared
+                times = one.cpu_times()
+                seen[one.pid] = times.user + times.system
+        except psutil.Error:  # one has just ended
+            pass
+        peak = max(peak, total)
+        time.sleep(_SAMPLE_S)
+    return peak, sum(seen.values())
+
+
+if __name__ == "__main__":
+    run_command(main)

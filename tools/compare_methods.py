@@ -1,0 +1,141 @@
+r"""Compare all methods on one pack with one small backbone and an equal budget of processor time each.
+
+    python tools/compare_methods.py --family selfsup --pack packs/cifar10 --out runs/selfsup --budget-s 150
+    python tools/compare_methods.py --family semisup --pack packs/cifar10 --out runs/semisup --budget-s 60
+
+selfsup: every self-supervised recipe on the split `train` without its labels; then kNN and a linear probe on
+the frozen features, and fine-tuning on a few labels per class, beside an untrained backbone and training
+from scratch. semisup: every recipe with labels, on a few of them per class. Measured on the split `test`.
+
+How the budget is kept: two short runs of each method, all of them first, give the cost of its steps; the
+training then takes as many as fit into the budget beside what any run needs to start, its schedule spanning
+just these. The seconds it really took stand in its record: on a machine that is shared, processor time itself
+grows with what the others do, so calibrate (--calibrate-only) while it is idle. Evaluation is outside of the
+budget. Every finished stage leaves a JSON file
+in --out: the same command again goes on from there. The table and the plot are made of these records.
+"""
+
+from __future__ import annotations
+
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+
+from loaders import open_pack
+from loaders.errors import UserError, run_command
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.comparison import selfsup, semisup
+from tools.comparison.bench import Bench, Failures
+from tools.comparison.cpu_budget import preload
+from tools.comparison.methods import PRETRAININGS, TRAININGS
+from tools.comparison.records import read_lines, write_lines
+from tools.comparison.tables import write_page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Measure a family of methods and write its records, its table and its plot."""
+
+    family: Literal["selfsup", "semisup"]
+    """Self-supervised pre-training, or training with few labels."""
+    pack: Path
+    """Pack with the labelled splits `train` and `test`."""
+    out: Path
+    """Folder of all runs and records; what is finished in it is not repeated."""
+    budget_s: float
+    """Processor seconds, user and system, of each training, beside those of starting."""
+    methods: tuple[str, ...] = ()
+    """Names of the methods, all by default."""
+    labels_per_class: tuple[int, ...] = ()
+    """selfsup: of the fine-tuning, 1 4 16 64 by default; semisup: of the training, 4 25 400 by default."""
+    seeds: tuple[int, ...] = (0,)
+    """semisup: of everything; selfsup: of the fine-tuning, pre-training is done once."""
+    probe_labels_per_class: int = 1000
+    """selfsup: labels per class for kNN and the linear probe."""
+    calibration_steps: tuple[int, int] = (8, 40)
+    """Lengths of the two runs that a method's cost is taken from."""
+    calibrate_only: bool = False
+    """Measure only what steps cost, so that the rest can be done while the machine is shared."""
+    table_only: bool = False
+    """Write the table and the plot of what is measured so far, and measure nothing."""
+    num_threads: int = 1
+    """Threads of every command; one makes processor time the plainest measure."""
+    records: Path | None = None
+    """Also write all records into this file, a line each, the table as .md and the plot as .png beside it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be compared."""
+        known = PRETRAININGS if self.family == "selfsup" else TRAININGS
+        if unknown := [name for name in self.methods if name not in known]:
+            raise UserError(f"methods: expected names among {', '.join(known)}, found {', '.join(unknown)}")
+        first, second = self.calibration_steps
+        if self.budget_s <= 0 or not 1 <= first < second or not self.seeds or self.num_threads < 1:
+            raise UserError(
+                "expected budget_s above 0, two increasing calibration_steps, seeds and threads, found "
+                f"{self.budget_s}, {self.calibration_steps}, {self.seeds} and {self.num_threads}"
+            )
+
+
+def run(config: Config, console: Console) -> int:
+    """Measure what is not measured yet; return the number of methods that failed."""
+    bench, failures = open_bench(config, console), Failures(console)
+    if not config.table_only:
+        preload(config.num_threads)
+        measure(config, bench, failures)
+    if not config.calibrate_only:
+        path = config.records or config.out / "records.jsonl"
+        write_lines(path, bench.records())
+        write_page(path, list(read_lines(path)))
+        console.print(path.with_suffix(".md").read_text(), markup=False, highlight=False, soft_wrap=True)
+    return failures.count
+
+
+def open_bench(config: Config, console: Console) -> Bench:
+    """Return the comparison that a configuration asks for."""
+    pack = open_pack(config.pack)
+    return Bench(
+        pack=config.pack.resolve(),
+        out=config.out.resolve(),
+        budget_s=config.budget_s,
+        lengths=config.calibration_steps,
+        num_threads=config.num_threads,
+        num_train=len(pack.split("train")),
+        num_classes=len(pack.classes),
+        console=console,
+    )
+
+
+def measure(config: Config, bench: Bench, failures: Failures) -> None:
+    """Calibrate all methods, then train and measure them."""
+    is_selfsup = config.family == "selfsup"
+    names = config.methods or tuple(PRETRAININGS if is_selfsup else TRAININGS)
+    for name in names:
+        with failures.noted(f"calibration of {name}"):
+            cost = (selfsup if is_selfsup else semisup).cost_of(bench, name)
+            bench.say(f"{name}: {bench.steps(cost)} steps in {config.budget_s:g} s")
+    if config.calibrate_only:
+        return
+    if is_selfsup:
+        counts = config.labels_per_class or (1, 4, 16, 64)
+        selfsup.measure_all(bench, names, counts, config.seeds, config.probe_labels_per_class, failures)
+    else:
+        counts = config.labels_per_class or (4, 25, 400)
+        semisup.measure_all(bench, names, counts, config.seeds, failures)
+
+
+def main() -> int:
+    """Run the command line."""
+    return 1 if run(tyro.cli(Config, description=__doc__), Console()) else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

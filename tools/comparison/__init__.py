@@ -1,0 +1,1 @@
+"""Comparisons of all methods at an equal budget of processor time."""

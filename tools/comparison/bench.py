@@ -1,0 +1,150 @@
+"""What both families of a comparison share: where things lie, how commands run, what a budget buys."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from engine.metrics import read_metrics
+from loaders.errors import UserError
+from tools.comparison.cpu_budget import CommandFailed, Cost, calibrate, cpu_seconds
+from tools.comparison.methods import SUPERVISED, Command, command
+from tools.comparison.records import Record, once, read
+
+_STAGES = "records"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One comparison.
+
+    Attributes:
+        pack: folder of the pack.
+        out: folder of all runs and records.
+        budget_s: processor seconds of a training beside those of starting.
+        lengths: steps of the two calibration runs.
+        num_threads: of every command.
+        num_train: images of the split `train`.
+        num_classes: C.
+        console: where progress is shown.
+    """
+
+    pack: Path
+    out: Path
+    budget_s: float
+    lengths: tuple[int, int]
+    num_threads: int
+    num_train: int
+    num_classes: int
+    console: Console
+
+    @property
+    def common(self) -> tuple[object, ...]:
+        """Arguments of every training."""
+        quiet = ("--trackers", "--no-progress", "--keep-checkpoints", 1)
+        return ("--pack", self.pack, "--num-threads", self.num_threads, *quiet)
+
+    def once(self, name: str, work: Callable[[], Record]) -> Record:
+        """Return the record of a stage, measuring it where that was not done yet."""
+        return once(self.out / _STAGES / f"{name}.json", work)
+
+    def records(self) -> list[Record]:
+        """Return all records so far, by name."""
+        return [read(path) for path in sorted((self.out / _STAGES).glob("*.json"))]
+
+    def run(self, made: Command, log: str) -> float:
+        """Run a command; return its processor seconds."""
+        path = self.out / "logs" / f"{log}.log"
+        return cpu_seconds(made.script, made.arguments, path)
+
+    def shown(self, made: Command) -> str:
+        """Return a command for a record, without the places of this machine."""
+        words = [made.script, *(word or "''" for word in made.arguments)]
+        return " ".join(words).replace(str(self.out), "OUT").replace(str(self.pack), "PACK")
+
+    def start_up(self) -> float:
+        """Return the seconds of a training of one step, measured once; the first run only fills caches."""
+
+        def measure() -> Record:
+            seconds = 0.0
+            for _ in range(2):
+                out = self.empty("start-up")
+                run = (*SUPERVISED, "--labels-per-class", 1, "--steps", 1, "--test-split", "", "--out", out)
+                seconds = self.run(command("recipes/supervised.py", *self.common, *run), "start-up")
+            return {"kind": "start_up", "cpu_s": seconds}
+
+        return float(self.once("start-up", measure)["cpu_s"])
+
+    def cost(
+        self, name: str, run: Callable[[Path, int], float], steps_per_epoch: int, epochwise: bool = False
+    ) -> Cost:
+        """Return what a method costs, measured once by short runs.
+
+        Args:
+            name: of the method.
+            run: (folder, steps) -> seconds.
+            steps_per_epoch: see `Cost`.
+            epochwise: see `calibrate`.
+        """
+        start_up = self.start_up()
+
+        def measure() -> Record:
+            def short_run(steps: int) -> float:
+                return run(self.empty(f"calibration/{name}"), steps)
+
+            found = calibrate(short_run, self.lengths, start_up, steps_per_epoch, epochwise)
+            shutil.rmtree(self.out / "calibration" / name)
+            return {"kind": "cost", "method": name, **vars(found)}
+
+        record = self.once(f"cost-{name}", measure)
+        return Cost(**{field: record[field] for field in Cost.__dataclass_fields__})
+
+    def steps(self, cost: Cost) -> int:
+        """Return how many steps the budget buys."""
+        return cost.steps_within(self.budget_s + self.start_up())
+
+    def empty(self, name: str) -> Path:
+        """Return a folder of that name in which nothing lies: an unfinished run's remains are removed."""
+        folder = self.out / name
+        if folder.exists():
+            shutil.rmtree(folder)
+        return folder
+
+    def say(self, line: str) -> None:
+        """Show a line."""
+        self.console.print(line, highlight=False, markup=False)
+
+
+class Failures:
+    """Counts and shows what failed, and lets the comparison go on."""
+
+    def __init__(self, console: Console) -> None:
+        """Start from none."""
+        self.console, self.count = console, 0
+
+    @contextmanager
+    def noted(self, name: str) -> Iterator[None]:
+        """Catch the failure of a method."""
+        try:
+            yield
+        except (CommandFailed, UserError) as error:
+            self.count += 1
+            self.console.print(f"{name} failed: {error}", highlight=False, markup=False)
+
+
+def steps_per_epoch(num_images: int, batch_size: int) -> int:
+    """Return the whole batches of a pass."""
+    return max(1, num_images // batch_size)
+
+
+def last_metric(run: Path, name: str) -> float:
+    """Return the mean of a metric over the last tenth of a run, at least its last line."""
+    values: list[Any] = [line[name] for line in read_metrics(run / "metrics.jsonl") if name in line]
+    kept = values[-max(1, len(values) // 10) :]
+    return float(sum(kept) / len(kept))

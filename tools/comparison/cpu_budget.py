@@ -1,0 +1,163 @@
+"""Processor time of commands: measured, predicted, and turned into a number of training steps."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import runpy
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from threadpoolctl import threadpool_limits
+
+ROOT = Path(__file__).resolve().parents[2]
+PRELOADED = (
+    "accelerate",
+    "faiss",
+    "matplotlib.backends.backend_agg",
+    "sklearn.linear_model",
+    "tensorboard",
+    "torch.utils.tensorboard",
+    "torchmetrics.functional.classification",
+    "engine.active",
+    "engine.classifier_recipe",
+    "engine.clusters",
+    "engine.few_labels",
+    "engine.phases",
+    "engine.run_config",
+    "engine.select",
+    "loaders.classification",
+    "loaders.views.presets",
+)
+"""What scripts import: loaded once, for all of them."""
+
+
+class CommandFailed(Exception):
+    """A command of a comparison ended with an error; the message names its log."""
+
+
+def preload(num_threads: int) -> None:
+    """Import what scripts need and set the threads of all that computes; `cpu_seconds` inherits both.
+
+    Nothing may compute in this process afterwards: threads do not live on in a fork.
+    """
+    torch.set_num_threads(num_threads)
+    for name in PRELOADED:
+        importlib.import_module(name)
+    threadpool_limits(num_threads)
+
+
+def cpu_seconds(script: str, arguments: Sequence[str], log: Path) -> float:
+    """Run one of the project's scripts to its end and return the processor time it took, user and system.
+
+    The script runs in a fork of this process, which has imported the libraries already: otherwise that
+    would be most of what a short run costs. Being stopped, or waiting for a core, does not count.
+
+    Args:
+        script: below the project's root, such as `recipes/barlow.py`.
+        arguments: of the script.
+        log: what it prints is added here.
+
+    Raises:
+        CommandFailed: another exit code than 0.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _become(script, arguments, log)
+    _, status, used = os.wait4(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code:
+        raise CommandFailed(f"{script} ended with code {code}, see {log}")
+    return used.ru_utime + used.ru_stime
+
+
+def _become(script: str, arguments: Sequence[str], log: Path) -> NoReturn:
+    """Be the script, with its output in the log, and end."""
+    code = 1
+    try:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for stream in (1, 2):
+            os.dup2(file, stream)
+        print(f"$ python {script} {shlex.join(arguments)}", flush=True)
+        sys.argv = [script, *arguments]
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # what this process would do at its end is not the fork's to do
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Processor time of a method as a function of its steps.
+
+    Attributes:
+        base: seconds of a run without steps: start-up, and what the method does once.
+        per_step: seconds of a step.
+        per_epoch: seconds of what is done before every epoch after the first.
+        steps_per_epoch: of the split that it trains on.
+    """
+
+    base: float
+    per_step: float
+    per_epoch: float = 0.0
+    steps_per_epoch: int = 1
+
+    def of(self, steps: int) -> float:
+        """Return the predicted seconds of a run of so many steps."""
+        epochs_after_first = max(0, math.ceil(steps / self.steps_per_epoch) - 1)
+        return self.base + self.per_step * steps + self.per_epoch * epochs_after_first
+
+    def steps_within(self, seconds: float) -> int:
+        """Return the most steps, at least 1, whose predicted time is within a budget."""
+        most = max(1, int((seconds - self.base) / self.per_step))
+        low, high = 1, most  # what is done per epoch makes it fewer: bisection, as `of` never falls
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.of(middle) <= seconds else (low, middle - 1)
+        return low
+
+
+def calibrate(
+    run: Callable[[int], float],
+    lengths: tuple[int, int],
+    start_up: float,
+    steps_per_epoch: int,
+    epochwise: bool,
+) -> Cost:
+    """Measure a method's cost by two short runs; their difference is what steps cost.
+
+    Args:
+        run: runs the method for so many steps and returns its seconds.
+        lengths: steps of the two runs, the second longer; both within one epoch.
+        start_up: seconds that any run takes without training.
+        steps_per_epoch: see `Cost`.
+        epochwise: what a run takes beyond start-up and steps is done before every epoch.
+
+    Raises:
+        CommandFailed: the longer run took no more time than the shorter one.
+    """
+    short, long = (run(steps) for steps in lengths)
+    per_step = (long - short) / (lengths[1] - lengths[0])
+    if per_step <= 0:
+        raise CommandFailed(
+            f"calibration: {lengths[1]} steps took {long:.1f} s, {lengths[0]} took {short:.1f} s"
+        )
+    base = short - lengths[0] * per_step
+    per_epoch = max(0.0, base - start_up) if epochwise else 0.0
+    return Cost(base, per_step, per_epoch, steps_per_epoch)

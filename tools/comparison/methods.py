@@ -1,0 +1,272 @@
+"""The methods of both comparisons and their settings at a budget of minutes.
+
+Settings were chosen beforehand: constants of the papers where they do not depend on the length of a run;
+warm-ups, ramps, averages and learning-rate steps as shares of the run; batch sizes that allow hundreds of
+steps; crops that leave something of a small image. Views of 16 pixels cost a quarter of those of 32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+BACKBONE, RESOLUTION = "tiny_resnet", 16
+PROJECTOR = ("--projector", "512", "512", "512")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One of the project's scripts and its arguments."""
+
+    script: str
+    arguments: tuple[str, ...]
+
+
+def command(script: str, *arguments: object) -> Command:
+    """Return a command; arguments are turned into text."""
+    return Command(script, tuple(str(argument) for argument in arguments))
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A self-supervised method.
+
+    Attributes:
+        recipe: file name in recipes/, without suffix.
+        title: in the table.
+        batch_size: images per step.
+        metric: of the pretext task, as metrics.jsonl has it, and how it is called in the table.
+        settings: arguments that do not depend on the length of the run.
+        paced: arguments that do, from the epochs of the run.
+        epochwise: something costly is done before every epoch.
+    """
+
+    recipe: str
+    title: str
+    batch_size: int
+    metric: tuple[str, str]
+    settings: tuple[object, ...] = ()
+    paced: Callable[[float], tuple[object, ...]] = lambda epochs: ()
+    epochwise: bool = False
+
+
+def _warm_up(epochs: float) -> tuple[object, ...]:
+    return ("--warmup-epochs", 0.1 * epochs)
+
+
+def _milestones(epochs: float) -> tuple[object, ...]:
+    return ("--lr-milestones", *(share * epochs for share in (0.3, 0.6, 0.9)))
+
+
+# Nine cells of six pixels: the one comparison that needs a side of 18.
+_TILES = ("--resolution", 18, "--tile-size", 5, "--min-crop", 0.5)
+
+PRETRAININGS: dict[str, Pretraining] = {
+    "barlow": Pretraining(
+        "barlow",
+        "Barlow Twins",
+        128,
+        ("loss", "loss"),
+        ("--min-crop", 0.2, "--max-sigma", 0.5, "--trust", 0.01, *PROJECTOR),
+        _warm_up,
+    ),
+    "simclr": Pretraining(
+        "simclr",
+        "SimCLR",
+        128,
+        ("contrast_top1", "partner found"),
+        # Colour jitter of 0.5 and temperature 0.5 are the paper's on CIFAR-10 (appendix B.9).
+        (
+            *("--min-crop", 0.2, "--color-strength", 0.5, "--temperature", 0.5),
+            *("--projector", 256, 128, "--lr", 1.0, "--trust", 0.01),
+        ),
+        _warm_up,
+    ),
+    "vicreg": Pretraining(
+        "vicreg",
+        "VICReg",
+        128,
+        ("loss", "loss"),
+        ("--min-crop", 0.2, "--max-sigma", 0.5, "--trust", 0.01, *PROJECTOR),
+        _warm_up,
+    ),
+    "rotnet": Pretraining(
+        "rotnet",
+        "RotNet",
+        64,
+        ("rotation_top1", "rotation accuracy"),
+        ("--min-crop", 0.5, "--lr", 0.05, "--hidden"),
+        _milestones,
+    ),
+    "jigsaw": Pretraining(
+        "jigsaw",
+        "Jigsaw",
+        64,
+        ("permutation_top1", "1 of 100 permutations"),
+        (*_TILES, "--num-permutations", 100, "--tile-features", 64, "--hidden", 256, "--lr", 0.05),
+    ),
+    "patches": Pretraining(
+        "patches",
+        "Relative patches",
+        128,
+        ("position_top1", "1 of 8 positions"),
+        (*_TILES, "--hidden", 256, "--lr", 0.05),
+    ),
+    "autoencoder": Pretraining(
+        "vae", "Autoencoder", 128, ("reconstruction", "cross-entropy"), ("--beta", 0, "--decoder-width", 16)
+    ),
+    "vae": Pretraining("vae", "VAE", 128, ("reconstruction", "cross-entropy"), ("--decoder-width", 16)),
+    "siamese_vae": Pretraining(
+        "siamese_vae", "Siamese VAE", 64, ("triplets_ordered", "triplets in order"), ("--decoder-width", 16)
+    ),
+    "deepcluster": Pretraining(
+        "deepcluster",
+        "DeepCluster",
+        128,
+        ("nmi_labels", "NMI to the labels"),
+        ("--hidden", "--num-clusters", 100, "--min-crop", 0.2),
+        epochwise=True,
+    ),
+}
+
+
+def pretraining_command(
+    method: Pretraining, common: tuple[object, ...], out: Path, steps: int, steps_per_epoch: int
+) -> Command:
+    """Return the command that pre-trains with a method for so many steps."""
+    paced = method.paced(steps / steps_per_epoch)
+    network = ("--backbone", BACKBONE, "--resolution", RESOLUTION, "--batch-size", method.batch_size)
+    length = ("--steps", steps, "--split", "train", "--out", out)
+    return command(f"recipes/{method.recipe}.py", *common, *network, *length, *method.settings, *paced)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a run with labels is given.
+
+    Attributes:
+        per_class: true labels of each class.
+        seed: of their choice, of weights, order and views.
+        num_classes: C.
+    """
+
+    per_class: int
+    seed: int
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """A method with labels.
+
+    Attributes:
+        title: in the table.
+        commands: (arguments of all, labels, folder, steps) -> commands, one after the other.
+        run: folder of the last classifier, below the method's.
+        calibration: further arguments of the first command in calibration, so that nothing is left out.
+    """
+
+    title: str
+    commands: Callable[[tuple[object, ...], Labels, Path, int], list[Command]]
+    run: str = "run"
+    calibration: tuple[object, ...] = ()
+
+
+BATCH_SIZE = 40
+"""Labelled images per step: all of them at 4 labels per class of 10 classes, so that a step costs the same
+whatever the number of labels."""
+
+NETWORK = ("--backbone", BACKBONE, "--resolution", RESOLUTION)
+SOLVER = ("--lr", 0.03, "--weight-decay", 5e-4)
+POOL = ("--unlabeled-splits", "train")
+
+
+def _chosen(labels: Labels) -> tuple[object, ...]:
+    return ("--labels-per-class", labels.per_class, "--label-seed", labels.seed, "--seed", labels.seed)
+
+
+def _one(recipe: str, *settings: object) -> Callable[[tuple[object, ...], Labels, Path, int], list[Command]]:
+    """Return the commands of a method that is one recipe."""
+
+    def commands(common: tuple[object, ...], labels: Labels, out: Path, steps: int) -> list[Command]:
+        last = ("--steps", steps, "--test-split", "", "--out", out / "run")
+        return [command(f"recipes/{recipe}.py", *common, *settings, *_chosen(labels), *last)]
+
+    return commands
+
+
+def _active(common: tuple[object, ...], labels: Labels, out: Path, steps: int) -> list[Command]:
+    """Train on half of the labels, buy the other half where they tell most, train anew on all."""
+    half = labels.per_class // 2
+    known = ("--labels-per-class", half, "--label-seed", labels.seed, "--seed", labels.seed)
+    budget = labels.num_classes * (labels.per_class - half)
+    clusters = max(n for n in range(1, min(200, budget) + 1) if budget % n == 0)
+    recipe = "recipes/supervised.py"
+    train = (*common, *SUPERVISED, *known, "--steps", steps, "--test-split", "")
+    pack, threads = common[common.index("--pack") + 1], common[common.index("--num-threads") + 1]
+    ask = ("--pack", pack, "--num-threads", threads, *POOL, *known, "--oracle", "--run", out / "first")
+    size = ("--clusters", clusters, "--per-cluster", budget // clusters, "--out", out / "ask")
+    return [
+        command(recipe, *train, "--out", out / "first"),
+        command("recipes/active.py", *ask, *size),
+        command(recipe, *train, "--extra-labels", out / "ask" / "bought.parquet", "--out", out / "run"),
+    ]
+
+
+SUPERVISED = (*NETWORK, *SOLVER, "--batch-size", BATCH_SIZE, "--min-crop", 0.5)
+_PSEUDO = (*NETWORK, *SOLVER, *POOL)
+_CYCLES = ("--batch-size", BATCH_SIZE, "--cycles", 2)
+
+TRAININGS: dict[str, Training] = {
+    "supervised": Training("Supervised", _one("supervised", *SUPERVISED)),
+    "mean_teacher": Training(
+        "Mean Teacher",
+        _one(
+            "mean_teacher",
+            *(*NETWORK, *SOLVER, *POOL, "--batch-size", 20, "--min-crop", 0.5),
+            *(
+                "--consistency-weight",
+                10,
+                "--ramp-epochs",
+                0.3,
+                "--ema-decay-early",
+                0.95,
+                "--ema-decay",
+                0.99,
+            ),
+        ),
+    ),
+    "classical": Training(
+        "Pseudo-labels, classical",
+        _one("pseudo_label", "--mode", "classical", *_PSEUDO, "--batch-size", 20, "--ramp-end", 0.5),
+    ),
+    "permanent": Training(
+        "Pseudo-labels, permanent", _one("pseudo_label", "--mode", "permanent", *_PSEUDO, *_CYCLES)
+    ),
+    "local": Training(
+        "Pseudo-labels, local",
+        _one("pseudo_label", "--mode", "local", *_PSEUDO, *_CYCLES),
+        calibration=("--threshold", 0),
+    ),
+    "fixmatch": Training(
+        "FixMatch", _one("fixmatch", *NETWORK, *SOLVER, *POOL, "--batch-size", 20, "--ema-decay", 0.97)
+    ),
+    "self_training": Training(
+        "Balanced self-training",
+        _one(
+            "self_training",
+            *(*NETWORK, *SOLVER, *POOL, "--batch-size", BATCH_SIZE, "--min-crop", 0.5),
+            *("--per-class", 500, 1000, "--top-k", 3),
+        ),
+    ),
+    "ssl_gan": Training(
+        "SSL-DCGAN (its own network)",
+        _one(
+            "ssl_gan",
+            *("--backbone", "gan_discriminator_32", "--resolution", RESOLUTION, "--generator-width", 32),
+            *(*POOL, "--batch-size", BATCH_SIZE, "--ema-decay", 0.97),
+        ),
+    ),
+    "active": Training("Active labels, supervised", _active),
+}

@@ -1,0 +1,78 @@
+"""The family with labels: train on a few labels per class, and test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.comparison.bench import Bench, Failures, steps_per_epoch
+from tools.comparison.cpu_budget import Cost
+from tools.comparison.methods import BATCH_SIZE, TRAININGS, Command, Labels, command
+from tools.comparison.records import Record
+
+
+def measure_all(
+    bench: Bench,
+    names: Sequence[str],
+    labels_per_class: Sequence[int],
+    seeds: Sequence[int],
+    failures: Failures,
+) -> None:
+    """Measure every method at every number of labels, one seed after the other.
+
+    Args:
+        bench: of the comparison.
+        names: of the methods.
+        labels_per_class: true labels of each class; also what the active method ends with.
+        seeds: of everything.
+        failures: notes what fails.
+    """
+    for seed in seeds:
+        for per_class in labels_per_class:
+            for name in names:
+                labels = Labels(per_class, seed, bench.num_classes)
+                stage = f"trained-{name}-{per_class}-labels-seed-{seed}"
+                with failures.noted(stage):
+                    found = bench.once(stage, lambda n=name, k=labels, s=stage: train(bench, n, k, s))  # type: ignore[misc]
+                    bench.say(f"{stage}: top-1 {found['top1']:.1%}, {found['cpu_s']:.0f} s")
+
+
+def train(bench: Bench, name: str, labels: Labels, stage: str) -> Record:
+    """Train with one method for its budget and test its classifier (the average, if it has one)."""
+    method = TRAININGS[name]
+    cost = cost_of(bench, name)
+    steps, out = bench.steps(cost), bench.empty(stage)
+    made = method.commands(bench.common, labels, out, steps)
+    seconds = sum(bench.run(one, stage) for one in made)
+    tested = bench.out / f"{stage}-tested"
+    where = ("--run", out / method.run, "--pack", bench.pack, "--out", tested, "--no-predictions")
+    bench.run(command("recipes/evaluate.py", *where, "--num-threads", bench.num_threads), stage)
+    accuracy = json.loads((tested / "classification.json").read_bytes())["mean_of_views"]
+    return {
+        "kind": "trained",
+        "method": name,
+        "title": method.title,
+        "labels_per_class": labels.per_class,
+        "seed": labels.seed,
+        "budget_s": bench.budget_s,
+        "predicted_s": cost.of(steps),
+        "start_up_s": bench.start_up(),
+        "cpu_s": seconds,
+        "steps": steps,
+        "top1": accuracy["top1"],
+        "commands": [bench.shown(one) for one in made],
+    }
+
+
+def cost_of(bench: Bench, name: str) -> Cost:
+    """Return the cost of a method's steps, at the fewest labels of which a step can be made."""
+    method = TRAININGS[name]
+    labels = Labels(-(-BATCH_SIZE // bench.num_classes), 0, bench.num_classes)
+
+    def run(out: Path, steps: int) -> float:
+        first, *others = method.commands(bench.common, labels, out, steps)
+        complete = Command(first.script, (*first.arguments, *(str(a) for a in method.calibration)))
+        return sum(bench.run(one, f"calibration-{name}") for one in (complete, *others))
+
+    return bench.cost(name, run, steps_per_epoch(bench.num_train, BATCH_SIZE))

@@ -1,0 +1,280 @@
+r"""Label efficiency: accuracy over 1, 2, 4, ... 64 labels per class, for any recipes, beside from scratch.
+
+    python tools/label_sweep.py --pack packs/mine --out runs/sweep --seeds 0 1 2 --methods \
+        "barlow=transfer --init runs/barlow" \
+        "rotnet conv4=transfer --init runs/rotnet --method frozen --layer conv4 --hidden 4096 4096" \
+        "fixmatch=fixmatch --backbone resnet18 --resolution 96 --epochs 40"
+
+A method is NAME=RECIPE and the recipe's own options; the sweep adds the pack, the labels, the seed and the
+folder. `transfer` starts from a pre-trained run, and the first such method also trains the same network from
+scratch; every other recipe with --labels-per-class trains as it does by itself. Several runs go on at once
+where there are cores for them. The same command again takes finished runs from disk and does the rest.
+
+Leaves few_labels.json (for tools/report.py --few-labels), sweep.csv and sweep.png in --out.
+
+Source: the curves over labels per class of the reports of Muaz and Kumar, and of Zhu, Mananghaya and Rivera
+Ruiz 2019 (1, 2, 4, ... 64 of 1,000 classes, top-1 and top-5).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from engine.classifier_recipe import read_accuracy
+from engine.few_labels import SCRATCH, FewLabelResult, Summary, read_results, summarise, write_results
+from engine.files import to_json, write_atomic
+from engine.report.figures import Series, draw_label_efficiency, save_picture
+from loaders.errors import UserError, run_command
+
+ROOT = Path(__file__).resolve().parents[1]
+TRANSFER = "transfer"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train every method with every number of labels and every seed, and compare them."""
+
+    pack: Path
+    """Folder that tools/pack_dataset.py wrote."""
+    out: Path
+    """Folder of all runs, the table and the plot."""
+    methods: tuple[str, ...]
+    """NAME=RECIPE OPTIONS, see above."""
+    labels_per_class: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """Numbers of labels per class; the smaller choices are part of the larger."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the choice of labels, of new weights, of order and views."""
+    jobs: int = 0
+    """Runs at once; 0: as many as there are cores for."""
+    threads: int = 1
+    """Of each run, for its loader and for torch."""
+
+    def __post_init__(self) -> None:
+        """Refuse a sweep over nothing."""
+        if not self.methods or not self.labels_per_class or not self.seeds or min(self.labels_per_class) < 1:
+            raise UserError("sweep: expected methods, seeds and numbers of labels of at least 1")
+        if self.jobs < 0 or self.threads < 1:
+            raise UserError(
+                f"sweep: expected jobs >= 0 and threads >= 1, found {self.jobs} and {self.threads}"
+            )
+
+
+@dataclass(frozen=True)
+class Method:
+    """What one line of the table stands for."""
+
+    name: str
+    recipe: str
+    options: tuple[str, ...]
+    beside_scratch: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process: a method with one seed and one number of labels, or all numbers where it takes several."""
+
+    method: Method
+    seed: int
+    labels_per_class: tuple[int, ...]
+
+    @property
+    def folder(self) -> str:
+        """Its folder inside that of the sweep."""
+        counts = "-".join(map(str, self.labels_per_class))
+        return f"{self.method.name}/labels-{counts}-seed-{self.seed}"
+
+
+def read_methods(texts: Sequence[str]) -> list[Method]:
+    """Read NAME=RECIPE OPTIONS; the first that transfers is to train from scratch too.
+
+    Raises:
+        UserError: another form, a recipe that does not exist, or a name twice.
+    """
+    found: list[Method] = []
+    for text in texts:
+        name, separator, command = text.partition("=")
+        words = shlex.split(command)
+        if not separator or not name.strip() or not words or "/" in name:
+            raise UserError(f"methods: expected NAME=RECIPE OPTIONS, found {text!r}")
+        if not (ROOT / "recipes" / f"{words[0]}.py").is_file():
+            raise UserError(f"methods: expected a recipe such as transfer or fixmatch, found {words[0]!r}")
+        first = words[0] == TRANSFER and not any(method.beside_scratch for method in found)
+        found.append(Method(name.strip(), words[0], tuple(words[1:]), first))
+    names = [method.name for method in found]
+    if len(set(names)) < len(names) or SCRATCH in names:
+        raise UserError(f"methods: expected different names, none of them {SCRATCH!r}, found {names}")
+    return found
+
+
+def plan(config: Config) -> list[Job]:
+    """Return the processes to run; a transfer does all its numbers of labels in one."""
+    counts = [(k,) for k in config.labels_per_class]
+    return [
+        Job(method, seed, labels)
+        for seed in config.seeds
+        for method in read_methods(config.methods)
+        for labels in ([config.labels_per_class] if method.recipe == TRANSFER else counts)
+    ]
+
+
+def command_of(config: Config, job: Job) -> list[str]:
+    """Return the command line of a job."""
+    method, threads = job.method, str(config.threads)
+    command = [sys.executable, str(ROOT / "recipes" / f"{method.recipe}.py"), *method.options]
+    command += ["--pack", str(config.pack), "--out", str(config.out / job.folder), "--num-threads", threads]
+    command += ["--labels-per-class", *map(str, job.labels_per_class)]
+    if method.recipe == TRANSFER:
+        beside = "--beside-scratch" if method.beside_scratch else "--no-beside-scratch"
+        return [*command, "--seeds", str(job.seed), beside]
+    seed = str(job.seed)
+    return [*command, "--seed", seed, "--label-seed", seed, "--resume", "--no-progress", "--trackers"]
+
+
+def run_job(config: Config, job: Job) -> list[FewLabelResult]:
+    """Run a job, or take from disk what it came to; its output goes to a file beside its folder.
+
+    Raises:
+        UserError: it failed, naming the last line that it printed; or its folder is another sweep's.
+    """
+    command, folder = command_of(config, job), config.out / job.folder
+    done, log = folder.with_name(f"{folder.name}.json"), folder.with_name(f"{folder.name}.log")
+    decisive = shlex.join(_without_threads(command[2:]))
+    if done.is_file():
+        found = json.loads(done.read_bytes())
+        if found["command"] != decisive:
+            raise UserError(
+                f"sweep: {folder} was made by other options ({found['command']}); give another --out"
+            )
+        return [FewLabelResult(**result) for result in found["results"]]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        code = subprocess.run(command, stdout=output, stderr=output, env=_environment(config), check=False)
+    if code.returncode:
+        last = (log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"sweep: {job.folder} ended with {code.returncode}: {last} (all of it: {log})")
+    results = collect(job, folder)
+    content = {"command": decisive, "results": [asdict(result) for result in results]}
+    write_atomic(done, to_json(content))
+    return results
+
+
+def collect(job: Job, folder: Path) -> list[FewLabelResult]:
+    """Read the accuracies that a job left, under the name of its method.
+
+    Raises:
+        UserError: the recipe left none.
+    """
+    name = job.method.name
+    if job.method.recipe == TRANSFER:
+        return [r if r.init == SCRATCH else replace(r, init=name) for r in read_results(folder)[0]]
+    found = read_accuracy(folder)
+    accuracy = found.get("ema", found.get("raw"))
+    if accuracy is None:
+        raise UserError(
+            f"sweep: recipe {job.method.recipe} left no accuracy.json in {folder}; it has no test"
+        )
+    labels = job.labels_per_class[0]
+    measured = (accuracy.top1, accuracy.num_images, 0, accuracy.top5, job.method.recipe)
+    return [FewLabelResult(name, labels, job.seed, *measured)]
+
+
+def run(config: Config, console: Console) -> list[FewLabelResult]:
+    """Run all jobs, several at once; what failed is named after the others are done."""
+    jobs, results, failures = plan(config), [], []
+    at_once = config.jobs or max(1, _num_cores() // config.threads)
+    with ThreadPoolExecutor(at_once) as pool:
+        pending = {pool.submit(run_job, config, job): job for job in jobs}
+        for number, future in enumerate(as_completed(pending), start=1):
+            error = future.exception()
+            if isinstance(error, UserError):
+                failures.append(str(error))
+                console.print(f"[{number}/{len(jobs)}] failed: {error}", markup=False, highlight=False)
+                continue
+            found = future.result()
+            results += found
+            shown = ", ".join(f"{r.init} {r.labels_per_class}: {r.top1:.1%}" for r in found)
+            console.print(f"[{number}/{len(jobs)}] {shown}", markup=False, highlight=False)
+    if failures:
+        raise UserError(f"{failures[0]}; {len(failures)} of {len(jobs)} runs failed, give the command again")
+    return sorted(results, key=lambda r: (r.init, r.labels_per_class, r.seed))
+
+
+def write_sweep(config: Config, results: Sequence[FewLabelResult]) -> None:
+    """Write the results, the table and the plot into the sweep's folder."""
+    described: dict[str, Any] = json.loads(to_json(asdict(config)))
+    write_results(config.out, results, described)
+    summaries = summarise(results)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = ("top1_mean", "top1_spread", "top5_mean", "top5_spread")
+    writer.writerow(("method", "labels_per_class", "seeds", *(f"{c}_percent" for c in columns)))
+    for s in summaries:
+        values = (s.mean, s.spread, s.mean_top5, s.spread_top5)
+        shown = ("" if value is None else f"{100 * value:.2f}" for value in values)
+        writer.writerow((s.init, s.labels_per_class, s.num_seeds, *shown))
+    write_atomic(config.out / "sweep.csv", text.getvalue().encode())
+    save_picture(config.out / "sweep.png", draw_label_efficiency(_as_series(summaries)))
+
+
+def render(summaries: Sequence[Summary]) -> Table:
+    """Return top-1 and top-5 with their spreads: a row per method, a column per number of labels."""
+    counts = sorted({s.labels_per_class for s in summaries})
+    table = Table("method", "", *map(str, counts), title="test accuracy over labels per class, %")
+    for name in dict.fromkeys(s.init for s in summaries):
+        own = {s.labels_per_class: s for s in summaries if s.init == name}
+        table.add_row(name, "top 1", *(own[k].text if k in own else "" for k in counts))
+        table.add_row("", "top 5", *(own[k].text_top5 if k in own else "" for k in counts))
+    return table
+
+
+def _as_series(summaries: Sequence[Summary]) -> list[Series]:
+    series = []
+    for name in dict.fromkeys(s.init for s in summaries):
+        own = [s for s in summaries if s.init == name]
+        title = "from scratch" if name == SCRATCH else name
+        points = ([s.labels_per_class for s in own], [s.mean for s in own], [s.spread for s in own])
+        series.append(Series(title, *points))
+    return series
+
+
+def _without_threads(command: list[str]) -> list[str]:
+    place = command.index("--num-threads")
+    return command[:place] + command[place + 2 :]
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _environment(config: Config) -> dict[str, str]:
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return {**os.environ, "PYTHONPATH": paths, **dict.fromkeys(names, str(config.threads))}
+
+
+def main() -> None:
+    """Run the command line."""
+    config = tyro.cli(Config, description=__doc__)
+    results = run(config, Console(stderr=True))
+    write_sweep(config, results)
+    Console().print(render(summarise(results)))
+    print(f"{config.out / 'sweep.csv'}, {config.out / 'sweep.png'}")
+
+
+if __name__ == "__main__":
+    run_command(main)
