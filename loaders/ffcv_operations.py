@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders.errors import LoaderError, MissingBackendError
+from loaders.ffcv_memory import describe_memory_apart
 
 
 def import_ffcv() -> Any:
-    """Return the package `ffcv`.
+    """Return the package `ffcv`, kept from changing numba types that it shares with us.
 
     Raises:
         MissingBackendError: it is not installed.
@@ -43,6 +44,7 @@ def import_ffcv() -> Any:
             f"backend ffcv: ffcv cannot be imported ({error}); install it with 'make ffcv', or use "
             "backend='cpu', which reads the same packs"
         ) from None
+    describe_memory_apart()
     return ffcv
 
 

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from numba import types
 
 from loaders import build_loader, build_paired_loader
 from loaders.errors import LoaderError, MissingBackendError, UserError
@@ -144,6 +145,14 @@ def test_views_in_ffcvs_own_loader_are_ours(beton_pack, os_cache):
         for (views, labels), batch in zip(iterate(loader, 30.0), expected, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(views, batch.views, strict=True))
             assert torch.equal(labels[:, 0], batch.labels)
+
+
+@needs_ffcv
+@pytest.mark.parametrize("os_cache", [True, False])
+def test_ffcv_leaves_the_types_alone_that_other_kernels_are_compiled_for(beton_pack, os_cache):
+    shared = (types.uint8[::1], types.uint8[:, ::1], types.uint32[::1], types.uint64[::1])
+    next(iter(stock_loader(beton_pack.shard_path(0), fused_views(VIEWS), os_cache=os_cache)))
+    assert all(kind.mutable for kind in shared)
 
 
 @needs_ffcv

@@ -42,12 +42,13 @@ class ZipSource:
     def items(self) -> Iterator[SourceItem]:
         """List the members and yield those below the root in the order of a folder walk."""
         listing = TreeListing(self._name, self._inside)
+        size_bytes = os.fstat(self._descriptor).st_size
         try:
             with zipfile.ZipFile(self._path) as archive:
                 for info in archive.infolist():
                     if not info.is_dir():
-                        entry = FileEntry(info.filename, info.header_offset, info.file_size, _problem(info))
-                        listing.add(entry)
+                        problem = _problem(info, size_bytes)
+                        listing.add(FileEntry(info.filename, info.header_offset, info.file_size, problem))
         except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, struct.error) as error:
             raise UserError(f"{self._name} is no zip, damaged or cut off ({error}): fetch it again") from None
         return listing.items()
@@ -97,7 +98,9 @@ class ZipSource:
         os.close(self._descriptor)
 
 
-def _problem(info: zipfile.ZipInfo) -> str | None:
+def _problem(info: zipfile.ZipInfo, zip_bytes: int) -> str | None:
+    if not 0 <= info.header_offset < zip_bytes:
+        return f"damaged in its zip: it would begin at byte {info.header_offset} of {zip_bytes}"
     if info.flag_bits & _ENCRYPTED_FLAG:
         return "encrypted in its zip"
     if info.compress_type not in (_STORED, _DEFLATED):

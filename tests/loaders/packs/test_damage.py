@@ -100,6 +100,16 @@ def test_a_pax_size_that_leads_backwards_ends(tmp_path: Path, whole: dict[str, P
             list(open_source(str(path), tmp_path).items())
 
 
+def test_a_zip_member_that_begins_before_the_file_is_named(tmp_path: Path, whole: dict[str, Path]) -> None:
+    changed = bytearray(whole["x.zip"].read_bytes())
+    changed[changed.rindex(b"PK\x05\x06") + 16] += 1  # where the directory begins: every place moves by -1
+    path = tmp_path / "x.zip"
+    path.write_bytes(changed)
+    source = open_source(str(path), tmp_path)
+    outcome = _prepare(source, next(iter(source.items())), ImagePolicy(max_pixels=10_000))
+    assert outcome.reason == f"damaged in its zip: it would begin at byte -1 of {len(changed)}"
+
+
 @QUICK
 @given(data=st.data())
 def test_damaged_columns(tmp_path: Path, whole: dict[str, Path], data: st.DataObject) -> None:

@@ -1,0 +1,42 @@
+"""FFCV's two memory managers, with numba types of their own.
+
+FFCV 1.0.2 describes its memory by taking numba's type of a contiguous array and setting `mutable` to False on
+it. Numba keeps one object per type, so from then on every contiguous array of bytes in the process counts as
+read-only, and what was compiled for such arrays is no longer found under its own types: the next kernel that
+is compiled ends in a KeyError. Here the same memory is described without touching what others share.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import types
+
+_FILE = types.Array(types.uint8, 1, "C", readonly=True)  # the mapped .beton
+_PLACES = _SIZES = types.uint64[::1]
+_FILE_STATE = types.Tuple((_FILE, _PLACES, _SIZES))  # type: ignore[no-untyped-call]
+_PAGES_STATE = types.Tuple(  # type: ignore[no-untyped-call]
+    (types.uint8[:, ::1], _PLACES, _SIZES, types.uint32[::1])
+)
+
+
+def describe_memory_apart() -> None:
+    """Let FFCV's managers name array types that are theirs alone; call it before a Loader is made."""
+    from ffcv.memory_managers.os_cache import OSCacheManager
+    from ffcv.memory_managers.process_cache.manager import ProcessCacheManager
+
+    OSCacheManager.state_type = _FILE_STATE
+    OSCacheManager.compile_reader = _compile_file_reader
+    ProcessCacheManager.state_type = _PAGES_STATE
+
+
+def _compile_file_reader(_manager: Any) -> Any:
+    """Compile what finds the bytes stored at a place of the file, for FFCV's decoders."""
+    from ffcv.pipeline.compiler import Compiler
+
+    def stored_at(place: Any, state: Any) -> Any:
+        size = state[2][np.searchsorted(state[1], place)]
+        return state[0][place : place + size]
+
+    return Compiler.compile(stored_at, _FILE(types.uint64, _FILE_STATE))
