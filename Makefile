@@ -27,7 +27,7 @@ lint: setup  ## style and types
 	$(BIN)/mypy
 
 test: lint  ## style, types and the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: setup  ## the long forms of the tests
 	$(BIN)/python -m pytest -m slow

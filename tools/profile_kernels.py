@@ -24,7 +24,7 @@ from rich.table import Table
 from sklearn.datasets import load_sample_images
 
 from loaders.buffers import aligned_zeros
-from loaders.errors import run_command
+from loaders.errors import UserError, run_command
 from loaders.views import presets
 from loaders.views.draw import draw
 from loaders.views.kernels.render import make_scratch, render_chunk, split_channels
@@ -91,6 +91,12 @@ def photographs(config: Config) -> Images:
     """Return crops of scikit-learn's photographs, JPEG of quality 90 and decoded."""
     rng = np.random.default_rng(0)
     sources = load_sample_images().images
+    largest = min(min(image.shape[:2]) for image in sources) - 1
+    if not 0 < config.source <= largest:
+        raise UserError(
+            f"--source: expected 1 to {largest}, what the bundled photographs hold, found {config.source}; "
+            "name a smaller side"
+        )
     encoded, planes = [], []
     for i in range(config.num_images):
         image = sources[i % 2]

@@ -57,6 +57,8 @@ class Scratch(NamedTuple):
     base: NDArray[np.int32]  # [2 * P / LANES] blocks of columns
     axis: NDArray[np.float64]  # [3, P]
     line: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], finite everywhere
+    columns: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], the same turned
+    sums: NDArray[np.float32]  # [3 * LINES * LANES]
     tile: NDArray[np.float32]  # [3 * (tile + slack)]
     views: NDArray[np.float32]  # [3, 3 * (R * R + slack)], whole views between traverses
     padded: NDArray[np.float32]  # [3 * rows of a tile * (R + 2 * MAX_RADIUS + slack)]
@@ -67,10 +69,16 @@ class Scratch(NamedTuple):
     past_caches: bool  # write finished views past the caches
 
 
+@kernel
+def rows_of_tile(resolution):
+    """Return the rows of a tile: whole groups of resampled lines."""
+    return max(1, TILE_PIXELS // (resolution * LINES)) * LINES
+
+
 def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
     """Allocate work space for views of `resolution` from crops of up to `taps` taps and `width` columns."""
     padded = -(-resolution // LANES) * LANES
-    rows = max(1, TILE_PIXELS // resolution)
+    rows = rows_of_tile(resolution)
     tile = 3 * (rows * resolution + LANES)
     view = 3 * (resolution * resolution + LANES)
     return Scratch(
@@ -79,6 +87,8 @@ def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
         base=aligned_zeros((2 * padded // LANES,), np.int32),
         axis=aligned_zeros((3, padded), np.float64),
         line=aligned_zeros((LINES * 3 * line_pitch(width, taps),), np.float32),
+        columns=aligned_zeros((LINES * 3 * line_pitch(width, taps),), np.float32),
+        sums=aligned_zeros((3 * LINES * LANES,), np.float32),
         tile=aligned_zeros((tile,), np.float32),
         views=aligned_zeros((3, view), np.float32),
         padded=aligned_zeros((3 * rows * (resolution + 2 * MAX_RADIUS + LANES),), np.float32),
@@ -188,7 +198,7 @@ def render_view(
     """
     size = resolution * resolution
     extent = prepare_tables(box, window, shift, flip, cubic, width, resolution, scratch)
-    rows_per_tile = max(1, TILE_PIXELS // resolution)
+    rows_per_tile = rows_of_tile(resolution)
     view_plane, tile_plane = size + LANES, rows_per_tile * resolution + LANES
     held, work, spare = scratch.views[0], scratch.views[1], scratch.views[2]
     gaussian, next_gaussian = scratch.gaussian[0], scratch.gaussian[1]

@@ -6,9 +6,15 @@ folded into the tables, so they cost nothing.
 
 Tables of one axis, P = output pixels rounded up to `LANES`:
     first    int32 [P]      source index of each output's first tap
-    weights  float32 [T*P]  weight of tap t for output r at t * P + r; zero past the last tap
-For columns the outputs are worked on in blocks of `LANES`; `base` int32 [P / LANES] is the smallest source
-index of a block, and `first` is rewritten relative to it.
+    weights  float32 [T*P]  weight of tap t for output r at t * P + r; zero past the last tap, of which the
+                            table always holds one
+
+The vertical pass comes first, over `LINES` rows of the view. The horizontal pass has two forms. Where one
+instruction permutes a whole vector (AVX-512) it looks its taps up, row by row: outputs are worked on in
+blocks of `LANES`, `base` int32 [2 * P / LANES] holds the smallest source index of each block and how many
+windows of `LANES` it reaches over, and `first` is rewritten relative to that index. Elsewhere the rows are
+turned first, so that the values of a column lie side by side and a tap is a plain load; the sums are turned
+back.
 """
 
 from __future__ import annotations
@@ -17,8 +23,10 @@ import math
 
 from loaders.views.kernels.compile import kernel
 from loaders.views.kernels.simd import (
+    HAS_AVX512,
     LANES,
     clamp_byte,
+    columns_to_rows,
     load,
     load_bytes,
     load_ints,
@@ -26,17 +34,20 @@ from loaders.views.kernels.simd import (
     lookup_wide,
     multiply_add,
     pick_from,
+    rows_to_columns,
     splat,
+    splat_pair,
     store,
     zeros,
 )
 
-LINES = 8  # rows that are blended before the first of them is gathered
+LINES = 8  # rows of the view that are worked on together; `rows_to_columns` turns so many
+PERMUTES = HAS_AVX512
 
 
 def table_taps(scale: float, cubic: bool) -> int:
-    """Return how many taps a table must hold at `scale` source pixels per output pixel."""
-    return math.ceil((2.0 if cubic else 1.0) * max(scale, 1.0)) * 2 + 1
+    """Return how many taps a table must hold at `scale` source pixels per output pixel: all and one more."""
+    return math.ceil((2.0 if cubic else 1.0) * max(scale, 1.0)) * 2 + 2
 
 
 @kernel
@@ -106,6 +117,8 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
             row[place] = 0.0
     for place in range(resolution, padded):
         first[place] = first[resolution - 1]
+    for place in range(padded):  # taps are taken in pairs
+        weights[taps * padded + place] = 0.0
     return taps
 
 
@@ -177,6 +190,50 @@ def gather_columns(line, pitch, start, first, base, weights, padded, taps, out, 
 
 
 @kernel
+def turn_lines(line, pitch, count, columns):
+    """Copy `LINES` blended rows of three channels so that the values of each column lie side by side.
+
+    Args:
+        line: float32, value x of channel c of row k at (3 * k + c) * pitch + x.
+        pitch: int.
+        count: int, values of a row.
+        columns: float32, out: the same value at (c * pitch + x) * LINES + k.
+    """
+    for c in range(3):
+        for x in range(0, count, LINES):
+            rows_to_columns(line, c * pitch + x, 3 * pitch, columns, (c * pitch + x) * LINES)
+
+
+@kernel
+def sum_columns(
+    columns, pitch, left, first, weights, padded, taps, sums, members, resolution, out, plane, at
+):
+    """Horizontal pass over `LINES` turned rows at once, two taps per vector.
+
+    Args:
+        columns: float32, as `turn_lines` leaves it; column 0 is source column `left`.
+        sums: float32 [3 * LINES * LANES], scratch.
+        members: int, rows that are written, `resolution` apart, from out[c * plane + at] on.
+    """
+    channel, block_sums = pitch * LINES, LINES * LANES
+    # From the right: what a last, partial block writes too much is then overwritten by the row below.
+    for place in range((resolution - 1) // LINES * LINES, -1, -LINES):
+        for x in range(LINES):
+            source = (first[place + x] - left) * LINES
+            r, g, b = zeros(), zeros(), zeros()
+            for t in range(0, taps, 2):
+                w = splat_pair(weights[t * padded + place + x], weights[(t + 1) * padded + place + x])
+                r = multiply_add(w, load(columns, source + t * LINES), r)
+                g = multiply_add(w, load(columns, source + t * LINES + channel), g)
+                b = multiply_add(w, load(columns, source + t * LINES + 2 * channel), b)
+            store(sums, x * LANES, r)
+            store(sums, x * LANES + block_sums, g)
+            store(sums, x * LANES + 2 * block_sums, b)
+        for c in range(3):
+            columns_to_rows(sums, c * block_sums, out, c * plane + at + place, resolution, members)
+
+
+@kernel
 def resample_rows(planes, width, height, extent, scratch, resolution, top, rows, out, step, start):
     """Write rows top .. top + rows of the resampled view to three channels of `out`, `step` apart.
 
@@ -197,10 +254,17 @@ def resample_rows(planes, width, height, extent, scratch, resolution, top, rows,
                 planes, height * width, width, height, left, count, scratch.first[0], scratch.weights[0],
                 padded, row_taps, top + group + k, scratch.line, pitch, 3 * k * pitch,
             )  # fmt: skip
-        for k in range(members):
-            gather_columns(
-                scratch.line, pitch, 3 * k * pitch, scratch.first[1], scratch.base, scratch.weights[1],
-                padded, col_taps, out, step, start + (group + k) * resolution,
+        if PERMUTES:
+            for k in range(members):
+                gather_columns(
+                    scratch.line, pitch, 3 * k * pitch, scratch.first[1], scratch.base, scratch.weights[1],
+                    padded, col_taps, out, step, start + (group + k) * resolution,
+                )  # fmt: skip
+        else:
+            turn_lines(scratch.line, pitch, count, scratch.columns)
+            sum_columns(
+                scratch.columns, pitch, left, scratch.first[1], scratch.weights[1], padded, col_taps,
+                scratch.sums, members, resolution, out, step, start + group * resolution,
             )  # fmt: skip
 
 
@@ -222,5 +286,6 @@ def prepare_tables(box, window, shift, flip, cubic, width, resolution, scratch):
     left, right = columns_first[0], columns_first[0]
     for x in range(1, resolution):
         left, right = min(left, columns_first[x]), max(right, columns_first[x])
-    block_columns(columns_first, -(-resolution // LANES) * LANES, left, scratch.base)
+    if PERMUTES:
+        block_columns(columns_first, -(-resolution // LANES) * LANES, left, scratch.base)
     return left, min(right + col_taps, width) - left, row_taps, col_taps

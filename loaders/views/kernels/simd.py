@@ -24,8 +24,7 @@ _I32 = ir.IntType(32)
 _F32V = ir.VectorType(_F32, LANES)
 _I32V = ir.VectorType(_I32, LANES)
 _HOST = binding.get_host_cpu_features()
-_HAS_AVX512 = bool(_HOST.get("avx512f"))
-_HAS_AVX2 = bool(_HOST.get("avx2"))
+HAS_AVX512 = bool(_HOST.get("avx512f"))
 
 
 class _Vector(types.Type):
@@ -77,6 +76,18 @@ def splat(typing_context, value):
         return _splat(builder, scalar, _F32V)
 
     return _floats(value), generate
+
+
+@intrinsic
+def splat_pair(typing_context, first, second):
+    """Return float32 `first` in the lower half of the lanes and `second` in the upper."""
+
+    def generate(context, builder, signature, args):
+        half = ir.VectorType(_F32, LANES // 2)
+        both = ir.Constant(_I32V, list(range(LANES)))
+        return builder.shuffle_vector(_splat(builder, args[0], half), _splat(builder, args[1], half), both)
+
+    return _floats(types.float32, types.float32), generate
 
 
 @intrinsic
@@ -349,15 +360,13 @@ def highest(typing_context, value):
 def lookup(typing_context, array, at, index):
     """Return array[at + (index[lane] & 15)] per lane of a contiguous float32 array.
 
-    One load and one permute with AVX-512, two of each per half with AVX2, sixteen scalar loads elsewhere.
+    One load and one permute with AVX-512; elsewhere sixteen scalar loads, which nothing but tests waits for.
     """
 
     def generate(context, builder, signature, args):
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1], _F32)
-        if _HAS_AVX512:
+        if HAS_AVX512:
             return _permute512(builder, _load_vector(builder, pointer, _F32V, 4), args[2])
-        if _HAS_AVX2:
-            return _permute256(builder, pointer, args[2])
         return _permute_scalar(builder, pointer, args[2])
 
     return _floats(array, types.intp, _ints), generate
@@ -373,16 +382,15 @@ def lookup_wide(typing_context, array, at, index):
     def generate(context, builder, signature, args):
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1], _F32)
         behind = builder.gep(pointer, [ir.Constant(_I32, LANES)])
-        if _HAS_AVX512:
+        if HAS_AVX512:
             near, far = (_load_vector(builder, place, _F32V, 4) for place in (pointer, behind))
             kind = ir.FunctionType(_F32V, [_F32V, _I32V, _F32V])
             permute = builder.module.declare_intrinsic("llvm.x86.avx512.vpermi2var.ps.512", fnty=kind)
             return builder.call(permute, [near, args[2], far])
-        one_window = _permute256 if _HAS_AVX2 else _permute_scalar
         bit = builder.and_(args[2], ir.Constant(_I32V, [LANES] * LANES))
         is_far = builder.icmp_signed("!=", bit, ir.Constant(_I32V, [0] * LANES))
         return builder.select(
-            is_far, one_window(builder, behind, args[2]), one_window(builder, pointer, args[2])
+            is_far, _permute_scalar(builder, behind, args[2]), _permute_scalar(builder, pointer, args[2])
         )
 
     return _floats(array, types.intp, _ints), generate
@@ -404,30 +412,82 @@ def pick_from(typing_context, window, index, inside, outside):
     return _floats(types.intp, _ints, _floats, _floats), generate
 
 
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """Return the columns of eight rows of eight floats."""
+
+    def mix(a: Any, b: Any, order: list[int]) -> Any:
+        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, 8), order))
+
+    # Neighbours within each half, then pairs of neighbours, then the halves: one instruction each.
+    singles = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
+    doubles = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
+    halves = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
+    pairs = [mix(rows[i], rows[i + 1], order) for i in (0, 2, 4, 6) for order in singles]
+    fours = [mix(pairs[i], pairs[i + 2], order) for i in (0, 1, 4, 5) for order in doubles]
+    return [mix(fours[i], fours[i + 4], order) for order in halves for i in range(4)]
+
+
+@intrinsic
+def rows_to_columns(typing_context, rows, at, pitch, columns, to):
+    """Copy eight values of eight rows, rows[at + k * pitch :], to columns[to + 8 * x + k], all float32."""
+
+    def generate(context, builder, signature, args):
+        rows, at, pitch, columns, to = args
+        rows_type, columns_type = signature.args[0], signature.args[3]
+        eight = ir.VectorType(_F32, 8)
+        found = []
+        for _ in range(8):
+            pointer = _pointer(context, builder, rows_type, rows, at, _F32)
+            found.append(_load_vector(builder, pointer, eight, 4))
+            at = builder.add(at, pitch)
+        for x, column in enumerate(_transposed(builder, found)):
+            place = builder.add(to, ir.Constant(to.type, 8 * x))
+            pointer = _pointer(context, builder, columns_type, columns, place, _F32)
+            builder.store(column, builder.bitcast(pointer, eight.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, types.intp, columns, types.intp), generate
+
+
+@intrinsic
+def columns_to_rows(typing_context, sums, at, rows, to, pitch, count):
+    """Finish eight columns: sums[at + 16 * x :] holds two halves of eight values of column x.
+
+    Their sums, clamped to [0, 255], go to rows[to + k * pitch + x] for k < `count`, eight per row however
+    short it is. `sums` is overwritten.
+    """
+
+    def generate(context, builder, signature, args):
+        sums, at, rows, to, pitch, count = args
+        sums_type, rows_type = signature.args[0], signature.args[2]
+        eight = ir.VectorType(_F32, 8)
+        low, high = ir.Constant(eight, [0.0] * 8), ir.Constant(eight, [255.0] * 8)
+        columns = []
+        for x in range(8):
+            halves = []
+            for half in range(2):
+                place = builder.add(at, ir.Constant(at.type, 16 * x + 8 * half))
+                pointer = _pointer(context, builder, sums_type, sums, place, _F32)
+                halves.append(_load_vector(builder, pointer, eight, 4))
+            total = _choose(builder, ">", builder.fadd(*halves), low)
+            columns.append(_choose(builder, "<", total, high))
+        aside = _pointer(context, builder, sums_type, sums, at, _F32)
+        for k, row in enumerate(_transposed(builder, columns)):
+            # From above, so that what reaches over a short row is overwritten by the next one.
+            number = ir.Constant(count.type, k)
+            pointer = _pointer(context, builder, rows_type, rows, to, _F32)
+            pointer = builder.select(builder.icmp_signed("<", number, count), pointer, aside)
+            builder.store(row, builder.bitcast(pointer, eight.as_pointer())).align = 4
+            to = builder.add(to, pitch)
+        return context.get_dummy_value()
+
+    return types.void(sums, types.intp, rows, types.intp, types.intp, types.intp), generate
+
+
 def _permute512(builder: Any, table: Any, index: Any) -> Any:
     kind = ir.FunctionType(_F32V, [_F32V, _I32V])
     function = builder.module.declare_intrinsic("llvm.x86.avx512.permvar.sf.512", fnty=kind)
     return builder.call(function, [table, index])
-
-
-def _permute256(builder: Any, pointer: Any, index: Any) -> Any:
-    half_f, half_i = ir.VectorType(_F32, 8), ir.VectorType(_I32, 8)
-    kind = ir.FunctionType(half_f, [half_f, half_i])
-    function = builder.module.declare_intrinsic("llvm.x86.avx2.permps", fnty=kind)
-    low = _load_vector(builder, pointer, half_f, 4)
-    high = _load_vector(builder, builder.gep(pointer, [ir.Constant(_I32, 8)]), half_f, 4)
-    halves = []
-    for first in (0, 8):
-        lanes = ir.Constant(ir.VectorType(_I32, 8), list(range(first, first + 8)))
-        part = builder.shuffle_vector(index, ir.Constant(_I32V, ir.Undefined), lanes)
-        bit = builder.and_(part, ir.Constant(half_i, [8] * 8))
-        is_high = builder.icmp_signed("!=", bit, ir.Constant(half_i, [0] * 8))
-        picked = builder.select(
-            is_high, builder.call(function, [high, part]), builder.call(function, [low, part])
-        )
-        halves.append(picked)
-    both = ir.Constant(_I32V, list(range(LANES)))
-    return builder.shuffle_vector(halves[0], halves[1], both)
 
 
 def _permute_scalar(builder: Any, pointer: Any, index: Any) -> Any:
