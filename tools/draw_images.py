@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loaders.errors import UserError, run_command
+from loaders.packs.kernels.memory import kernel
 from loaders.packs.workers import available_cores
 
 _PER_TASK = 2000
@@ -122,14 +123,22 @@ def _mix(
 ) -> NDArray[np.uint8]:
     """Blend a window of one texture with a window of another."""
     height, width = sides
-    windows = []
+    corners = []
     for kind, y, x in ((kinds[0], places[0], places[1]), (kinds[1], places[2], places[3])):
         top, left = int(y * (_BANK_PX - height + 1)), int(x * (_BANK_PX - width + 1))
-        windows.append(bank[kind, top : top + height, left : left + width])
-    mixed = windows[0] * np.uint16(share)
-    mixed += windows[1] * np.uint16(256 - share)
-    # The upper bytes of little-endian numbers: a division by 256 and a cast in one.
-    return np.ascontiguousarray(mixed.view(np.uint8)[:, :, 1::2])
+        corners.append(3 * ((kind * _BANK_PX + top) * _BANK_PX + left))
+    mixed = np.empty((height, width, 3), np.uint8)
+    _blend(bank.reshape(-1), corners[0], corners[1], share, mixed.reshape(height, 3 * width))
+    return mixed
+
+
+@kernel
+def _blend(bank, first, second, share, mixed):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Blend two windows that begin at `first` and `second` of the bank; share is out of 256."""
+    for y in range(mixed.shape[0]):
+        at, other = first + y * 3 * _BANK_PX, second + y * 3 * _BANK_PX
+        for i in range(mixed.shape[1]):
+            mixed[y, i] = (bank[at + i] * share + bank[other + i] * (256 - share)) >> 8
 
 
 def damage(data: bytes, way: int) -> bytes:
