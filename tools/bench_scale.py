@@ -25,6 +25,8 @@ import numpy as np
 import psutil
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from loaders.errors import UserError, run_command
 from loaders.packs.columns import COLUMN_DTYPES, column_path
 from loaders.packs.manifest import INDEX_FOLDER, SplitRange, read_manifest, write_manifest
