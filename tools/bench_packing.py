@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -29,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.errors import UserError, run_command
 from loaders.packs.workers import available_cores
+from tools.bench.harness import machine
 from tools.packing.writers import WRITERS, files
 
 _LIMIT_S = 900.0
@@ -39,9 +39,9 @@ _CHILD = (
     "warnings.simplefilter('ignore')\n"
     "from tools.packing.writers import WRITERS, Job\n"
     "if __name__ == '__main__':\n"
-    "    name, source, out, max_side, workers = json.loads(sys.argv[1])\n"
+    "    name, source, out, max_side, short_side, workers = json.loads(sys.argv[1])\n"
     "    start = time.perf_counter()\n"
-    "    WRITERS[name](Job(Path(source), Path(out), max_side, workers))\n"
+    "    WRITERS[name](Job(Path(source), Path(out), max_side, short_side, workers))\n"
     "    print(json.dumps({'seconds': time.perf_counter() - start}))\n"
 )
 
@@ -53,7 +53,9 @@ class Config:
     source: Path
     """Class folders of JPEG files."""
     max_side: int | None = None
-    """Shrink to this many pixels and encode with quality 90; left out, bytes are copied."""
+    """Shrink the longer side to this many pixels and encode with quality 90; left out, bytes are copied."""
+    short_side: int | None = None
+    """Shrink the shorter side to this many pixels and encode with quality 90."""
     writers: tuple[str, ...] = ("plain loop", "sluice tar", "sluice beton", "webdataset", "ffcv", "litdata")
     """Who takes part; mosaicml too where it is installed."""
     runs: int = 5
@@ -72,6 +74,8 @@ def main() -> None:
     unknown = [name for name in config.writers if name not in WRITERS]
     if unknown:
         raise UserError(f"--writers {unknown[0]!r}: expected some of {', '.join(WRITERS)}")
+    if config.max_side is not None and config.short_side is not None:
+        raise UserError("--max-side and --short-side: give one of them")
     if not config.source.is_dir():
         raise UserError(f"--source {config.source} is no folder: make one with tools/draw_images.py")
     paths = [path for path, _ in files(config.source)]
@@ -96,7 +100,8 @@ def measure(config: Config, name: str, run: int, num_files: int) -> dict[str, An
         script = Path(scratch) / "run.py"
         script.write_text(_CHILD)
         workers = config.workers or available_cores()
-        job = json.dumps([name, os.fspath(config.source.resolve()), os.fspath(out), config.max_side, workers])
+        sides = config.max_side, config.short_side
+        job = json.dumps([name, os.fspath(config.source.resolve()), os.fspath(out), *sides, workers])
         root = Path(__file__).resolve().parents[1]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path[1:]])}
         process = subprocess.Popen(
@@ -116,11 +121,12 @@ def measure(config: Config, name: str, run: int, num_files: int) -> dict[str, An
         "run": run,
         "num_files": num_files,
         "max_side": config.max_side,
+        "short_side": config.short_side,
         "workers": workers,
         "peak_mb": peak_bytes / 1e6,
         "cpu_s": cpu_s,
         "written_mb": written / 1e6,
-        "machine": {"cores": available_cores(), "python": platform.python_version()},
+        "machine": machine(),
         "versions": _versions(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -26,10 +25,13 @@ import numpy as np
 import psutil
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from loaders.errors import UserError, run_command
 from loaders.packs.columns import COLUMN_DTYPES, column_path
 from loaders.packs.manifest import INDEX_FOLDER, SplitRange, read_manifest, write_manifest
 from loaders.packs.workers import available_cores
+from tools.bench.harness import machine
 
 _TOOLS = Path(__file__).resolve().parent
 _SAMPLE_S = 0.05
@@ -83,7 +85,7 @@ def main() -> None:
             "num_images": config.num_images,
             **stages[stage](config),
             "workers": config.workers or available_cores(),
-            "machine": {"cores": available_cores(), "python": platform.python_version()},
+            "machine": machine(),
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         print(json.dumps(record))

@@ -7,6 +7,7 @@ Example:
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loaders.errors import UserError, run_command
+from loaders.packs.kernels.memory import kernel
 from loaders.packs.workers import available_cores
 
 _PER_TASK = 2000
@@ -103,33 +105,49 @@ def _draw_some(task: tuple[Config, int]) -> None:
     low, high = config.resolution * 3 // 4, config.resolution * 5 // 4
     sides = np.minimum(rng.integers(low, high + 1, (count, 2)), _BANK_PX).tolist()
     kinds = rng.integers(0, _BANK, (count, 2)).tolist()
-    places = rng.random((count, 4))
+    places = rng.random((count, 4)).tolist()
     shares = rng.integers(0, 257, count).tolist()
     qualities = rng.integers(70, 96, count).tolist()
     bank = _bank(config.seed)
+    folders = [f"{config.out}/class{label:04d}" for label in range(config.num_classes)]
     for i in range(count):
         number = first + i
         pixels = _mix(bank, kinds[i], sides[i], places[i], shares[i])
         data = simplejpeg.encode_jpeg(pixels, qualities[i], "rgb", "420")
         if config.damaged and number % _DAMAGED_EVERY == _DAMAGED_EVERY - 1:
             data = damage(data, number // _DAMAGED_EVERY % NUM_DAMAGES)
-        with open(f"{config.out}/class{number % config.num_classes:04d}/{number:09d}.jpg", "wb", 0) as file:
-            file.write(data)
+        path = f"{folders[number % config.num_classes]}/{number:09d}.jpg"
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            os.write(file, data)
+        finally:
+            os.close(file)
 
 
 def _mix(
-    bank: NDArray[np.uint8], kinds: list[int], sides: list[int], places: NDArray[np.float64], share: int
+    bank: NDArray[np.uint8], kinds: list[int], sides: list[int], places: list[float], share: int
 ) -> NDArray[np.uint8]:
     """Blend a window of one texture with a window of another."""
     height, width = sides
-    windows = []
+    corners = []
     for kind, y, x in ((kinds[0], places[0], places[1]), (kinds[1], places[2], places[3])):
         top, left = int(y * (_BANK_PX - height + 1)), int(x * (_BANK_PX - width + 1))
-        windows.append(bank[kind, top : top + height, left : left + width])
-    mixed = windows[0] * np.uint16(share)
-    mixed += windows[1] * np.uint16(256 - share)
-    # The upper bytes of little-endian numbers: a division by 256 and a cast in one.
-    return np.ascontiguousarray(mixed.view(np.uint8)[:, :, 1::2])
+        corners.append(3 * ((kind * _BANK_PX + top) * _BANK_PX + left))
+    mixed = np.empty((height, width, 3), np.uint8)
+    _blend(bank.reshape(-1), corners[0], corners[1], np.uint16(share), mixed.reshape(height, 3 * width))
+    return mixed
+
+
+@kernel
+def _blend(bank, first, second, share, mixed):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Blend two windows that begin at `first` and `second` of the bank; share is out of 256."""
+    size = mixed.shape[1]
+    for y in range(mixed.shape[0]):
+        at, other = first + y * 3 * _BANK_PX, second + y * 3 * _BANK_PX
+        # Slices, since an index that might be negative would keep the loop from becoming vectors.
+        ones, others, row = bank[at : at + size], bank[other : other + size], mixed[y]
+        for i in range(size):
+            row[i] = (np.uint16(ones[i]) * share + np.uint16(others[i]) * np.uint16(256 - share)) >> 8
 
 
 def damage(data: bytes, way: int) -> bytes:

@@ -6,6 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+# Narrower images do not fill a vector of the compiled filter.
+MIN_WIDTH_PX = 6
+
 
 def fit_inside(height: int, width: int, max_side: int | None) -> tuple[int, int]:
     """Return (height, width) scaled so that no side exceeds `max_side`; never enlarges."""
@@ -45,6 +48,9 @@ def resize_antialiased(pixels: NDArray[np.uint8], height: int, width: int) -> ND
     """
     if pixels.shape[:2] == (height, width):
         return pixels
-    # Pillow's resampling kernel is integer SIMD code that runs without the GIL; only decoding and
-    # encoding through Pillow would be slow.
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.HAMMING))
+    if pixels.shape[1] < MIN_WIDTH_PX:
+        image = Image.fromarray(pixels).resize((width, height), Image.Resampling.HAMMING)
+        return np.asarray(image)
+    from loaders.packs.kernels.shrink import shrink_hamming  # loads compiled code
+
+    return shrink_hamming(np.ascontiguousarray(pixels), height, width)

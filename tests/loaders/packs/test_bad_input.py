@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from loaders.errors import UserError
-from loaders.packs import open_pack
+from loaders.packs import open_pack, packer
+from loaders.packs.kernels import read_files
+from loaders.packs.sources import folder
 from loaders.packs.sources.spec import parse_splits
 from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tar, write_tree
 
@@ -186,3 +188,61 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack(tmp_path / "p", f"train={tmp_path / 'in'}")
     pack(tmp_path / "q", f"train={tmp_path / 'in'}")
     assert folder_hashes(tmp_path / "p") == folder_hashes(tmp_path / "q")
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may list anything, hence the stand-in for the system's answer."""
+    write_tree(tmp_path / "in", class_tree())
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("c1"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(folder.os, "scandir", refusing)
+    match = r"cannot list the folder .*c1 \(Permission denied\): make it readable and start again"
+    refused(tmp_path, match, f"train={tmp_path / 'in'}")
+
+
+@pytest.mark.parametrize("small_bytes", [0, 1 << 60])
+def test_a_file_that_may_not_be_read(
+    tmp_path: Path, small_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one and in bulk, where the compiled reading has to say no first."""
+    write_tree(tmp_path / "in", class_tree())
+    opened, listed = os.open, read_files.read_files
+
+    def refusing(path, *args, **options):
+        if os.fspath(path).endswith("c1/002.jpg"):
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, *args, **options)
+
+    def reading(paths, path_starts, sizes):
+        data, starts, good = listed(paths, path_starts, sizes)
+        names = paths.split(b"\0")
+        good[[i for i, name in enumerate(names[:-1]) if name.endswith(b"c1/002.jpg")]] = False
+        return data, starts, good
+
+    monkeypatch.setattr(os, "open", refusing)
+    monkeypatch.setattr(read_files, "read_files", reading)
+    monkeypatch.setattr(packer, "_SMALL_INPUT_BYTES", small_bytes)
+    result = pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    (entry,) = map(json.loads, (tmp_path / "p" / "quarantine.jsonl").read_text().splitlines())
+    assert (entry["name"], entry["reason"]) == ("c1/002.jpg", "cannot be read: Permission denied")
+    assert len(result) == len(class_tree()) - 1
+
+
+def test_names_of_300_characters_and_line_breaks_in_a_tar(tmp_path: Path) -> None:
+    names = [f"c0/{'n' * 300}.jpg", "c0/two\nlines\r.jpg", "c0/日本-ü.jpg", f"{'d' * 300}/x.jpg"]
+    tar = write_tar(tmp_path / "x.tar", {f"set/{name}": jpeg(i) for i, name in enumerate(names)})
+    result = pack(tmp_path / "p", f"train={tar}#set")
+    keys = {result.key(row) for row in range(len(result))}
+    assert keys == {
+        f"train/c0/{'n' * 300}",
+        "train/c0/two%0Alines%0D",
+        "train/c0/日本-ü",
+        f"train/{'d' * 300}/x",
+    }
+    assert {result.read(row) for row in range(len(result))} == {jpeg(i) for i in range(len(names))}
+    assert not (tmp_path / "p" / "quarantine.jsonl").read_bytes()

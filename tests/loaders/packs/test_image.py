@@ -8,7 +8,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from loaders.packs.image import Action, ImagePolicy, prepare_image
+from loaders.packs.image import Action, ImagePolicy, dct_factor, prepare_image
 from loaders.packs.jpeg_header import parse_jpeg_header
 from loaders.packs.odd_formats import BadImage
 from loaders.packs.resize import fit_inside, resize_antialiased
@@ -196,3 +196,22 @@ def test_raw_is_the_pixels() -> None:
     assert png.data == pixels(3)[:, 4:28].tobytes()
     gray = prepare_image(encoded(PICTURE.convert("L"), "JPEG"), ImagePolicy(encoding="raw"))
     assert len(gray.data) == 24 * 32 * 3
+
+
+def test_decoding_leaves_twice_the_target_to_the_resize() -> None:
+    for side, to, factor in [(375, 256, 1), (1023, 256, 1), (1024, 256, 2), (2048, 256, 4), (9000, 256, 8)]:
+        assert dct_factor(side, side, to, to) == factor
+        assert dct_factor(side, 4 * side, to, 4 * to) == factor
+    assert dct_factor(8, 8, 1, 1) == 4
+
+
+@pytest.mark.parametrize("short_side", [255, 128, 96, 64, 40, 20])
+def test_scaled_decoding_costs_no_quality(short_side: int) -> None:
+    noise = np.random.default_rng(0).normal(0, 40, (480, 640, 3))
+    detailed = np.clip(pixels(9, 480, 640) + noise, 0, 255).astype(np.uint8)
+    data = simplejpeg.encode_jpeg(detailed, 95, "rgb", "444")
+    image = prepare_image(data, ImagePolicy(short_side=short_side, encoding="raw"))
+    got = np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
+    reference = resize_antialiased(simplejpeg.decode_jpeg(data), image.height, image.width)
+    error = np.square(got.astype(float) - reference).mean()
+    assert 10 * np.log10(255**2 / max(error, 1e-3)) > 38

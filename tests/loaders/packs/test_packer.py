@@ -83,6 +83,20 @@ def test_workers_change_no_byte(
     assert len(list((tmp_path / "1" / "shards").iterdir())) > 3
 
 
+@pytest.mark.parametrize("shard_format", ["webdataset", "ffcv"])
+def test_decoding_in_threads_changes_no_byte(
+    tmp_path: Path, shard_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packer, "_SMALL_INPUT_BYTES", 0)
+    write_tree(tmp_path / "in", class_tree(2, 40) | {"c0/cut.jpg": jpeg(3)[:-9]})
+    options = {"shard_format": shard_format, "shard_size_mb": 0.02, "max_side": 20, "quality": 80}
+    pack(tmp_path / "processes", f"test={tmp_path / 'in'}", workers=2, **options)
+    monkeypatch.setattr(packer, "_LARGE_IMAGE_BYTES", 0)
+    monkeypatch.setattr(packer, "run_jobs", None)
+    pack(tmp_path / "threads", f"test={tmp_path / 'in'}", workers=2, **options)
+    assert folder_hashes(tmp_path / "processes") == folder_hashes(tmp_path / "threads")
+
+
 def test_max_side_shrinks_only_what_is_larger(tmp_path: Path) -> None:
     small, large = jpeg(1, 24, 32), jpeg(2, 100, 200)
     write_tree(tmp_path / "in", {"a/s.jpg": small, "b/l.jpg": large})

@@ -246,6 +246,13 @@ def test_labels_in_the_order_of_names(tmp_path: Path) -> None:
     assert packed.split("train").labels().tolist() == [3, 1, -1]
 
 
+def test_images_that_a_label_list_leaves_out_have_no_label(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", {"a.jpg": jpeg(0), "b.jpg": jpeg(1), "c.jpg": jpeg(2)})
+    (tmp_path / "l.csv").write_text("file,label\na.jpg,1\nc.jpg,\n")
+    packed = pack(tmp_path / "p", f"train={tmp_path / 'in'}#labels={tmp_path / 'l.csv'}")
+    assert packed.split("train").labels().tolist() == [1, -1, -1]
+
+
 def test_bad_label_files(tmp_path: Path) -> None:
     write_tree(tmp_path / "in", {"a.jpg": jpeg(0), "b.jpg": jpeg(1)})
 
@@ -270,12 +277,14 @@ def test_bad_label_files(tmp_path: Path) -> None:
     (tmp_path / "unknown.csv").write_text("file,label\na.jpg,1\nz.jpg,1\n")
     (tmp_path / "twice.csv").write_text("file,label\na.jpg,1\na.jpg,2\n")
     (tmp_path / "wrong.csv").write_text("file,points\na.jpg,1\n")
+    (tmp_path / "low.csv").write_text("file,label\na.jpg,-2\nb.jpg,0\n")
     for name, match in {
         "code.pt": "no tensor that can be read without running its code",
         "code.npy": "no array of labels",
         "unknown.csv": "labels 1 files that are not in the source, e.g. z.jpg",
         "twice.csv": "labels a.jpg twice",
         "wrong.csv": "has the columns file, points",
+        "low.csv": "label -2 is out of range",
         "none.csv": "there is no such file",
     }.items():
         with pytest.raises(UserError, match=match):

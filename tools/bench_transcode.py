@@ -1,0 +1,201 @@
+"""Where the time of shrinking photographs goes, and what scaled decoding costs in quality.
+
+CPU time of one thread per image and part, and the PSNR of each rule of decoding against decoding whole and
+Pillow's Hamming filter, before and after encoding with quality 90.
+
+Example:
+    python tools/bench_transcode.py --images photographs --json records.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import simplejpeg
+import tyro
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from loaders.errors import UserError, run_command
+from loaders.packs.image import dct_factor
+from loaders.packs.resize import fit_short_side, resize_antialiased
+from tools.bench.harness import machine
+
+_QUALITY = 90
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure transcoding."""
+
+    images: Path
+    """Folder with JPEG files, at any depth."""
+    num_images: int = 500
+    """At most so many of them, evenly spaced."""
+    short_side: int = 256
+    """Shorter side of the result; images that are not larger are left out."""
+    passes: int = 3
+    """Times that each part is run; the fastest counts."""
+    json: Path | None = None
+    """Append the record to this file."""
+
+
+class _Photograph(NamedTuple):
+    data: bytes
+    height: int
+    width: int
+    to_height: int
+    to_width: int
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    config = tyro.cli(Config, description=__doc__)
+    photographs = _read(config)
+    if not photographs:
+        raise UserError(f"--images {config.images} holds no JPEG larger than {config.short_side} pixels")
+    record = {
+        "num_images": len(photographs),
+        "short_side": config.short_side,
+        "mean_bytes": float(np.mean([len(p.data) for p in photographs])),
+        "mean_megapixels": float(np.mean([p.height * p.width for p in photographs])) / 1e6,
+        "cpu_us": _times(photographs, config.passes),
+        "psnr_db": _quality(photographs),
+        "machine": machine(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    _print(record)
+    if config.json is not None:
+        with open(config.json, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _read(config: Config) -> list[_Photograph]:
+    paths = sorted(p for p in config.images.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+    found = []
+    for path in paths[:: max(1, len(paths) // config.num_images)]:
+        data = path.read_bytes()
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        to = fit_short_side(height, width, config.short_side)
+        if to != (height, width):
+            found.append(_Photograph(data, height, width, *to))
+    return found
+
+
+def _whole(p: _Photograph) -> Pixels:
+    return simplejpeg.decode_jpeg(p.data)  # type: ignore[no-any-return]
+
+
+def _scaled(p: _Photograph) -> Pixels:
+    factor = dct_factor(p.height, p.width, p.to_height, p.to_width)
+    height, width = -(-p.height // factor), -(-p.width // factor)
+    return simplejpeg.decode_jpeg(p.data, min_height=height, min_width=width)  # type: ignore[no-any-return]
+
+
+def _eighths(p: _Photograph) -> Pixels:
+    return simplejpeg.decode_jpeg(  # type: ignore[no-any-return]
+        p.data, min_height=p.to_height, min_width=p.to_width
+    )
+
+
+def _glance(p: _Photograph) -> Pixels:
+    return simplejpeg.decode_jpeg(  # type: ignore[no-any-return]
+        p.data, "gray", min_height=1, min_width=1, min_factor=8
+    )
+
+
+def _by_pillow(pixels: Pixels, p: _Photograph) -> Pixels:
+    image = Image.fromarray(pixels).resize((p.to_width, p.to_height), Image.Resampling.HAMMING)
+    return np.asarray(image)
+
+
+def _encode(pixels: Pixels) -> bytes:
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), _QUALITY, "rgb", "420")  # type: ignore[no-any-return]
+
+
+_RULES: dict[str, Callable[[_Photograph], Pixels]] = {
+    "whole": _whole,
+    "twice the target left": _scaled,
+    "the target left, in eighths": _eighths,
+}
+
+
+def _times(photographs: list[_Photograph], passes: int) -> dict[str, float]:
+    """Return CPU microseconds per image of each part."""
+    seconds: dict[str, list[float]] = {}
+    for _ in range(passes):
+        spent: dict[str, float] = {}
+
+        def timed(part: str, work: Callable[[], Any], spent: dict[str, float] = spent) -> Any:
+            start = time.thread_time()
+            result = work()
+            spent[part] = spent.get(part, 0.0) + time.thread_time() - start
+            return result
+
+        for p in photographs:
+            pixels = timed("decode, twice the target left", partial(_scaled, p))
+            timed("decode, whole", partial(_whole, p))
+            timed("decode, the target left, in eighths", partial(_eighths, p))
+            timed("decode, gray at an eighth: about Huffman alone", partial(_glance, p))
+            timed("resize by Pillow", partial(_by_pillow, pixels, p))
+            small = timed("resize", partial(resize_antialiased, pixels, p.to_height, p.to_width))
+            timed("encode", partial(_encode, small))
+        for part, value in spent.items():
+            seconds.setdefault(part, []).append(value)
+    return {part: min(values) / len(photographs) * 1e6 for part, values in seconds.items()}
+
+
+def _quality(photographs: list[_Photograph]) -> dict[str, dict[str, float]]:
+    """Return mean PSNR per rule, before and after encoding, and the share of images that it scales."""
+    found: dict[str, dict[str, float]] = {}
+    for name, decode in _RULES.items():
+        before, after, scaled = [], [], []
+        for p in photographs:
+            reference = _by_pillow(_whole(p), p)
+            pixels = decode(p)
+            scaled.append(pixels.shape[:2] != (p.height, p.width))
+            small = resize_antialiased(pixels, p.to_height, p.to_width)
+            before.append(_psnr(small, reference))
+            after.append(_psnr(simplejpeg.decode_jpeg(_encode(small)), reference))
+        found[name] = {
+            "resized": float(np.mean(before)),
+            "encoded": float(np.mean(after)),
+            "share_scaled": float(np.mean(scaled)),
+        }
+    return found
+
+
+def _psnr(a: Pixels, b: Pixels) -> float:
+    error = float(np.square(a.astype(np.float64) - b).mean())
+    return 10 * float(np.log10(255**2 / max(error, 1e-9)))
+
+
+def _print(record: dict[str, Any]) -> None:
+    parts = Table("part", "CPU us/image")
+    for part, value in record["cpu_us"].items():
+        parts.add_row(part, f"{value:,.0f}")
+    rules = Table("what decoding leaves to the resize", "scaled", "PSNR resized", "PSNR encoded")
+    for rule, value in record["psnr_db"].items():
+        rules.add_row(
+            rule, f"{value['share_scaled']:.0%}", f"{value['resized']:.1f}", f"{value['encoded']:.1f}"
+        )
+    console = Console(width=110)
+    console.print(parts)
+    console.print(rules)
+
+
+if __name__ == "__main__":
+    run_command(main)
