@@ -23,7 +23,7 @@ from torch import Tensor
 
 from loaders.batch import Batch
 from loaders.buffers import BufferPool
-from loaders.decode import Arena, CorruptImageError, read_pixels_into
+from loaders.decode import MAX_PIXELS_PER_BYTE, Arena, CorruptImageError, read_pixels_into
 from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
 from loaders.views.draw import ViewParameters, draw
@@ -170,9 +170,7 @@ class CpuRenderer:
             valid: bool [B], False = padding.
         """
         rows = self.split.rows(positions)
-        columns = self.split.pack.columns
-        heights = columns.height[rows].astype(np.int64)
-        widths = columns.width[rows].astype(np.int64)
+        heights, widths = self._sizes(rows)
         parameters = tuple(
             draw(view, self._seed, epochs, rows, self._first_view + number, heights, widths)
             for number, view in enumerate(self.views)
@@ -196,6 +194,19 @@ class CpuRenderer:
             index=torch.from_numpy(job.rows),
             valid=torch.from_numpy(job.valid),
         )
+
+    def _sizes(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return int64 [B] heights and widths; 1 x 1 where no image of so few bytes has what the index says.
+
+        Memory is taken by these sizes before a byte of the image is looked at.
+        """
+        columns = self.split.pack.columns
+        heights, widths = columns.height[rows].astype(np.int64), columns.width[rows].astype(np.int64)
+        absurd = heights.astype(np.float64) * widths > MAX_PIXELS_PER_BYTE * columns.size[rows].astype(
+            np.int64
+        )
+        heights[absurd] = widths[absurd] = 1
+        return heights, widths
 
     def _buffer(self, batch: int, number: int) -> NDArray[Any]:
         pool = self._pools.get((batch, number))
@@ -290,7 +301,7 @@ class CpuRenderer:
             position = (int(job.positions[i]) + step) % len(self.split)
             other = int(self.split.rows(np.array([position]))[0])
             job.rows[i] = other
-            job.heights[i], job.widths[i] = pack.columns.height[other], pack.columns.width[other]
+            job.heights[i : i + 1], job.widths[i : i + 1] = self._sizes(job.rows[i : i + 1])
             size = int(job.heights[i] * job.widths[i]) * 3
             arena.extend(at, size)
             try:

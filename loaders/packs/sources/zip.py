@@ -18,6 +18,7 @@ _LOCAL_HEADER = struct.Struct("<4s5HIIIHH")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED_FLAG = 1
 _BLOCK_BYTES = 1 << 16
+_DAMAGE = (ValueError, IndexError, struct.error)  # what zipfile meets unawares; a name may be empty
 
 
 class ZipSource:
@@ -44,11 +45,14 @@ class ZipSource:
         listing = TreeListing(self._name, self._inside)
         try:
             with zipfile.ZipFile(self._path) as archive:
+                num_bytes = self._path.stat().st_size
                 for info in archive.infolist():
+                    if not 0 <= info.header_offset < num_bytes:
+                        raise zipfile.BadZipFile(f"a member at byte {info.header_offset}")
                     if not info.is_dir():
                         entry = FileEntry(info.filename, info.header_offset, info.file_size, _problem(info))
                         listing.add(entry)
-        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, struct.error) as error:
+        except (zipfile.BadZipFile, OSError, NotImplementedError, *_DAMAGE) as error:
             raise UserError(f"{self._name} is no zip, damaged or cut off ({error}): fetch it again") from None
         return listing.items()
 
