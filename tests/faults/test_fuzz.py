@@ -6,6 +6,7 @@ the first checks. What a longer search found stands at the end as tests of its o
 
 import json
 import tracemalloc
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -185,7 +186,9 @@ def read_image(path: Path, pack) -> None:
     for _ in range(2):  # tables of a small file are built when they come a second time
         facts = scan_jpegs(np.frombuffer(data, np.uint8), starts, tables)[0]
     try:
-        image = prepare_image(data, policy)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about EXIF data that it cannot read
+            image = prepare_image(data, policy)
     except BadImage as error:
         problem = str(error)
         if facts[CLEAN] and "pixels, over the limit" not in problem:
