@@ -69,7 +69,7 @@ def build_loader(
         channels_last: deliver views in torch.channels_last.
         bad_images: "replace" puts the next readable row in place of a damaged one, deterministically, and
             notes it in `loader.bad_rows`; "raise" stops.
-        verify: compare the bytes of every image with its content hash; one that differs is a damaged image.
+        verify: compare the bytes of every image with its CRC-32; one that differs is a damaged image.
             Without it, backends cpu and stream do not notice a flipped bit that still decodes.
         prefetch: batches under way besides the one being used.
         timeout_s: seconds that one batch may take before `LoaderError`.

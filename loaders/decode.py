@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
 
 SLACK = 64  # bytes that vector loads may read behind an image
+MAX_PIXELS_PER_BYTE = 256  # a gray JPEG of one colour: a bit each for DC and AC of a block of 64 pixels
 
 
 class CorruptImageError(ValueError):

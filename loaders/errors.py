@@ -6,8 +6,16 @@ import sys
 from collections.abc import Callable
 
 
+def one_line(text: str) -> str:
+    """Escape what would break the line or steer a terminal; messages quote names from outside."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class UserError(ValueError):
     """A mistake that the user can mend: the message says what, expected, found and remedy in one line."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class MissingBackendError(UserError):
@@ -16,6 +24,9 @@ class MissingBackendError(UserError):
 
 class LoaderError(RuntimeError):
     """A loader cannot deliver: the message names shard, row and key, or the wait that ran out."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 def run_command(main: Callable[[], int | None]) -> None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
 from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
-from loaders.packs.checksum import content_hash
 from loaders.packs.columns import ENCODING_RAW
 
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
 
 
 class VerifiedRows:
-    """The bytes of a split's rows, each compared with the hash in the index the first time it is wanted.
+    """The bytes of a split's rows, each compared with the CRC-32 in the index the first time it is wanted.
 
     A decoder that warns nobody about damage, or dies of it, must not meet any. Packing has decoded every
-    image, so bytes with the right hash are readable. The rule for bad rows is the cpu backend's: the next
+    image, so bytes with the right CRC-32 are readable. The rule for bad rows is the cpu backend's: the next
     readable row of the split stands in.
 
     Args:
@@ -119,8 +120,8 @@ class VerifiedRows:
         except UserError as error:
             self._note(row, str(error))
             return False
-        if content_hash(data.data) != self._split.pack.columns.content_hash[row].tobytes():
-            self._note(row, "its bytes differ from the content hash in the index")
+        if crc32(data.data) != self._split.pack.columns.crc32[row]:
+            self._note(row, "its bytes differ from the CRC-32 in the index")
             return False
         self._is_good[row] = True
         return True

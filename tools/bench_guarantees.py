@@ -7,21 +7,24 @@ Example:
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import tyro
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -55,10 +58,10 @@ class Config:
     """Images per step."""
     num_threads: int = 2
     """Decoding threads."""
-    runs: int = 7
-    """Interleaved runs of each variant."""
-    seconds: float = 4.0
-    """Length of a run."""
+    runs: int = 50
+    """Runs of each variant, in turns."""
+    seconds: float = 0.4
+    """Length of a run at least; it ends with an epoch."""
     resume_rows: int = 512_000
     """Rows of the pack that is resumed, made of links to the first shard of `pack`."""
     order_rows: int = 100_000_000
@@ -143,51 +146,43 @@ def order_cost(num_rows: int) -> tuple[float, int]:
     return time.perf_counter() - start, most - before
 
 
-def throughput(split: Split, config: Config, forget: bool = False, **options: Any) -> float:
-    """Return images per second of a loader, without its first epoch.
-
-    Args:
-        split: what it reads.
-        config: of the measurement.
-        forget: forget after every epoch which rows have been verified, so that each is a first one.
-        options: of `build_loader`.
-    """
-    with _loader(split, config, **options) as loader:
-
-        def batches() -> Iterator[Any]:
-            for epoch in range(1 << 30):
-                if forget:
-                    loader.renderer.checks.forget()
-                yield from loader.epoch(epoch)
-
-        running = batches()
-        for _ in range(max(3, loader.steps_per_epoch)):
-            next(running)
-        count, start = 0, time.perf_counter()
-        while (elapsed_s := time.perf_counter() - start) < config.seconds:
-            count += len(next(running).index)
-    return count / elapsed_s
-
-
 # Counting has no variant: damaged rows are counted where they are met, which costs a whole row nothing.
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"timeout_s": 1e9},
     "time limits": {},
     "time limits and verification": {"verify": True},
-    "time limits and the first epoch of verification": {"verify": True, "forget": True},
 }
 
 
-def costs(split: Split, config: Config) -> dict[str, list[float]]:
-    """Return the throughputs of every variant, run in turns so that a drift of the machine meets all."""
-    found: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    for run in range(config.runs + 1):
-        names = list(VARIANTS)
-        for name in names[run % len(names) :] + names[: run % len(names)]:
-            rate = throughput(split, config, **VARIANTS[name])
-            if run:  # the first round warms up
-                found[name].append(rate)
+def costs(split: Split, config: Config) -> dict[str, list[tuple[float, float]]]:
+    """Return seconds and processor seconds per image, one pair per run of every variant.
+
+    All loaders stay open and take turns of a few epochs, so that a machine that drifts meets all alike.
+    """
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
+    epoch = count()
+    with ExitStack() as stack:
+        loaders = {name: stack.enter_context(_loader(split, config, **VARIANTS[name])) for name in VARIANTS}
+        for run in range(config.runs + 1):
+            names = list(VARIANTS)
+            for name in names[run % len(names) :] + names[: run % len(names)]:
+                num_images, start, cpu_s = 0, time.perf_counter(), -time.process_time()
+                while (elapsed_s := time.perf_counter() - start) < config.seconds:
+                    num_images += sum(len(batch.index) for batch in loaders[name].epoch(next(epoch)))
+                cpu_s += time.process_time()
+                if run:  # the first round warms up
+                    found[name].append((elapsed_s / num_images, cpu_s / num_images))
     return found
+
+
+def cost(times: NDArray[np.float64], plain: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the median share of throughput that the longer time per image loses and its error, in per cent.
+
+    The error is the standard error of a median, from the median deviation of the runs.
+    """
+    lost = 100 * (1 - plain / times)
+    deviation = 1.4826 * float(np.median(np.abs(lost - np.median(lost))))
+    return float(np.median(lost)), 1.2533 * deviation / math.sqrt(len(lost))
 
 
 def main() -> None:
@@ -204,15 +199,19 @@ def main() -> None:
     records: list[dict[str, Any]] = []
 
     def note(name: str, value: float, unit: str, **more: Any) -> None:
-        table.add_row(name, f"{value:,.4g} {unit}")
+        error = f" ± {more['standard_error']:.2g}" if "standard_error" in more else ""
+        table.add_row(name, f"{value:,.4g}{error} {unit}")
         records.append({"name": name, "value": value, "unit": unit, **more})
 
-    rates = costs(split, config)
-    for name, found in rates.items():
-        note(f"throughput, {name}", statistics.median(found), "images/s", each=found)
-        paired = [rate / base for rate, base in zip(found, rates["plain"], strict=True)]
-        if name != "plain":
-            note(f"cost of {name}", 100 * (1 - statistics.median(paired)), "%")
+    runs = {name: np.array(found) for name, found in costs(split, config).items()}
+    for name, found in runs.items():
+        rates = 1 / found[:, 0]
+        note(f"throughput, {name}", float(np.median(rates)), "images/s", each=rates.round(1).tolist())
+        note(f"processor time, {name}", 1e6 * float(np.median(found[:, 1])), "us per image")
+        for column, what in enumerate(("cost", "cost in processor time")):
+            if name != "plain":
+                lost, error = cost(found[:, column], runs["plain"][:, column])
+                note(f"{what} of {name}", lost, "%", standard_error=error)
     folder = Path(tempfile.mkdtemp(dir=config.pack.parent))
     try:
         repeat_pack(pack, split, config.resume_rows, folder / "repeated")

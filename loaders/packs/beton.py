@@ -89,7 +89,7 @@ def read_beton(path: Path) -> BetonContent:
         found.max() >= len(allocations)
         or (allocations["ptr"][found] != pointers).any()
         or int(allocations["size"][found].max()) > first
-        or int((pointers + allocations["size"][found]).max()) > first
+        or (pointers > np.uint64(first) - allocations["size"][found]).any()
     ):
         raise UserError(f"{path} is a damaged beton: an image lies outside the allocated pages")
     return BetonContent(samples, allocations["size"][found] if len(samples) else np.zeros(0, np.uint64))

@@ -7,8 +7,9 @@ the same, byte for byte, whichever way its images went.
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import compress
+from itertools import compress, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +90,7 @@ def prepare_batch(
         labels=np.array([label_of.get(item.label, -1) for item in items], np.int64),
         facts=facts[kept],
         digests=hash_all(data, starts[:-1], starts[1:]),
+        crc32=_crc32_all(data, starts),
         rejected=rejected,
     )
 
@@ -136,6 +138,11 @@ def _joined(
     ]
     joined = np.concatenate([np.zeros(0, np.uint8), *pieces])
     return joined, _ends([len(piece) for piece in pieces])
+
+
+def _crc32_all(data: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.uint32]:
+    view = data.data
+    return np.array([zlib.crc32(view[a:b]) for a, b in pairwise(starts.tolist())], np.uint32)
 
 
 def _ends(sizes: Sequence[int]) -> NDArray[np.int64]:

@@ -31,6 +31,7 @@ COLUMN_DTYPES: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
     "encoding": (np.dtype("u1"), ()),
     "action": (np.dtype("u1"), ()),
     "content_hash": (np.dtype("<u8"), (2,)),
+    "crc32": (np.dtype("<u4"), ()),
     "key_offset": (np.dtype("<u8"), ()),
     "key_bytes": (np.dtype("u1"), ()),
 }
@@ -49,7 +50,8 @@ class IndexColumns:
         split: uint16 [N], position of the split in the manifest.
         encoding: uint8 [N], 0 = JPEG, 1 = pixels uint8 [height, width, 3].
         action: uint8 [N], what was done to the image, bits of `loaders.packs.image.Action`.
-        content_hash: uint64 [N, 2], 16-byte BLAKE2b of the encoded bytes.
+        content_hash: uint64 [N, 2], 16-byte BLAKE2b of the encoded bytes: which image it is.
+        crc32: uint32 [N], CRC-32 (zlib's) of the encoded bytes: whether they are whole, at every reading.
         key_offset: uint64 [N + 1], where each key begins in `key_bytes`.
         key_bytes: uint8 [total], the keys in UTF-8, one after the other.
     """
@@ -63,6 +65,7 @@ class IndexColumns:
     encoding: NDArray[np.uint8]
     action: NDArray[np.uint8]
     content_hash: NDArray[np.uint64]
+    crc32: NDArray[np.uint32]
     key_offset: NDArray[np.uint64]
     key_bytes: NDArray[np.uint8]
 

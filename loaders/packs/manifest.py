@@ -14,7 +14,7 @@ from typing import Any
 from loaders.errors import UserError
 from loaders.packs.atomic import write_atomic
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: the index has the column crc32
 MANIFEST_NAME = "manifest.json"
 BUILD_FOLDER = ".build"
 SHARDS_FOLDER = "shards"
@@ -126,7 +126,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check the manifest of the pack in `folder`.
 
     Raises:
-        UserError: no pack there, an unfinished pack, a newer format version, or a damaged manifest.
+        UserError: no pack there, an unfinished pack, another format version, or a damaged manifest.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -137,10 +137,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path} is damaged ({error}): expected JSON; restore it or pack again") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("format_version"), int):
         raise UserError(f"{path} is damaged: expected an object with `format_version`; pack again")
-    if raw["format_version"] > FORMAT_VERSION:
+    if raw["format_version"] != FORMAT_VERSION:
+        remedy = "update Sluice" if raw["format_version"] > FORMAT_VERSION else "pack again"
         raise UserError(
-            f"{path} has format version {raw['format_version']}, this Sluice reads up to {FORMAT_VERSION}: "
-            f"update Sluice"
+            f"{path} has format version {raw['format_version']}, this Sluice reads {FORMAT_VERSION}: {remedy}"
         )
     try:
         manifest = _parse(raw)

@@ -223,7 +223,7 @@ def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -
         The pack; its columns are memory-mapped and its shards are not touched.
 
     Raises:
-        UserError: no pack there, an unfinished or damaged one, or a newer format version.
+        UserError: no pack there, an unfinished or damaged one, or another format version.
         StoreError: a store did not deliver manifest or index.
     """
     url = as_url(os.fspath(path))

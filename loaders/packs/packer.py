@@ -18,6 +18,7 @@ from loaders.packs.image import ImagePolicy
 from loaders.packs.listing import Plan, ShardPlan, make_plan
 from loaders.packs.manifest import (
     BUILD_FOLDER,
+    FORMAT_VERSION,
     INDEX_FOLDER,
     LABELS_FOLDER,
     MANIFEST_NAME,
@@ -161,6 +162,7 @@ def command_of(options: PackOptions) -> dict[str, Any]:
     return {
         "splits": [[s.split, s.source, identity(s.source)] for s in options.splits],
         "format": options.shard_format,
+        "format version": FORMAT_VERSION,
         **recorded_options(options),
     }
 

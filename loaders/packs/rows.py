@@ -24,6 +24,7 @@ class Batch:
         labels: int64 [K], -1 for none.
         facts: int64 [K, 4], height, width, action and encoding.
         digests: uint64 [K, 2], content hashes.
+        crc32: uint32 [K].
         rejected: quarantine entries of the inputs between them.
     """
 
@@ -34,6 +35,7 @@ class Batch:
     labels: NDArray[np.int64]
     facts: NDArray[np.int64]
     digests: NDArray[np.uint64]
+    crc32: NDArray[np.uint32]
     rejected: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -49,13 +51,15 @@ class ShardRows:
         self._key_sizes: list[NDArray[np.int64]] = []
         self._columns: list[NDArray[np.int64]] = []
 
-    def add(self, key: bytes, digest: bytes, image: PreparedImage, label: int, offset: int) -> None:
+    def add(
+        self, key: bytes, digest: bytes, crc32: int, image: PreparedImage, label: int, offset: int
+    ) -> None:
         """Add one image that stands at `offset` of its shard."""
         encoding = ENCODING_RAW if image.is_raw else ENCODING_JPEG
         self._keys.append(key)
         self._digests.append(digest)
         self._numbers.append(
-            (offset, len(image.data), image.height, image.width, int(image.action), encoding, label)
+            (offset, len(image.data), image.height, image.width, int(image.action), encoding, label, crc32)
         )
 
     def add_batch(self, batch: Batch, offsets: NDArray[np.int64]) -> None:
@@ -65,12 +69,14 @@ class ShardRows:
         self._digests.append(batch.digests.astype("<u8").tobytes())
         self._key_sizes.append(np.diff(batch.key_starts))
         self._columns.append(
-            np.column_stack([offsets, np.diff(batch.starts), batch.facts, batch.labels]).astype(np.int64)
+            np.column_stack(
+                [offsets, np.diff(batch.starts), batch.facts, batch.labels, batch.crc32.astype(np.int64)]
+            ).astype(np.int64)
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return one array per column of the index, and `label`."""
-        alone = np.array(self._numbers, np.int64).reshape(-1, 7)
+        alone = np.array(self._numbers, np.int64).reshape(-1, 8)
         numbers = np.concatenate([*self._columns, alone])
         alone_sizes = [len(key) for key in self._keys] if len(alone) else []
         sizes = np.concatenate([*self._key_sizes, np.array(alone_sizes, np.int64)])
@@ -82,6 +88,7 @@ class ShardRows:
             "action": numbers[:, 4].astype(np.uint8),
             "encoding": numbers[:, 5].astype(np.uint8),
             "label": numbers[:, 6],
+            "crc32": numbers[:, 7].astype(np.uint32),
             "content_hash": np.frombuffer(b"".join(self._digests), "<u8").reshape(-1, 2),
             "key_offset": np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64),
             "key_bytes": np.frombuffer(b"".join(self._keys), np.uint8),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ class _Outcome(NamedTuple):
     item: SourceItem
     image: PreparedImage | None
     digest: bytes
+    crc32: int
     reason: str
 
 
@@ -140,14 +142,14 @@ def _fill(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> ShardRows
     """Write the images of a shard one by one."""
     label_of = _labels(job)
     rows = ShardRows()
-    for item, image, digest, reason in _outcomes(job):
+    for item, image, digest, crc32, reason in _outcomes(job):
         if image is None:
             rows.rejected.append(_entry(job, item, reason))
             continue
         key = f"{job.plan.split}/{item.key}"
         label = label_of.get(item.label, -1)
         offset = writer.add(key, image, label)
-        rows.add(key.encode("utf-8"), digest, image, label, offset)
+        rows.add(key.encode("utf-8"), digest, crc32, image, label, offset)
     return rows
 
 
@@ -217,7 +219,9 @@ def _outcomes(job: ShardJob) -> Iterator[_Outcome]:
 
 def _prepare(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> _Outcome:
     image, reason = _prepare_alone(source, item, policy)
-    return _Outcome(item, image, b"" if image is None else content_hash(image.data), reason)
+    if image is None:
+        return _Outcome(item, None, b"", 0, reason)
+    return _Outcome(item, image, content_hash(image.data), zlib.crc32(image.data), "")
 
 
 def _prepare_alone(

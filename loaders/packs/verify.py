@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,7 +117,7 @@ def _shard_rows(pack: Pack) -> Any:
 
 
 def _check_shard(pack: Pack, shard: int, record: ShardRecord, first_row: int, stop_row: int) -> list[str]:
-    """Check the files of one shard and the content hash of each of its rows."""
+    """Check the files of one shard, and the content hash and CRC-32 of each of its rows."""
     found: list[str] = []
     for file in record.files:
         found += _check_file(pack.path, f"{SHARDS_FOLDER}/{file.path}", file)
@@ -133,13 +134,13 @@ def _check_shard(pack: Pack, shard: int, record: ShardRecord, first_row: int, st
         keys = ", ".join(f"{row} ({pack.key(row)})" for row in bad[:_SHOWN_ROWS])
         found.append(
             f"{SHARDS_FOLDER}/{name}: {len(bad)} of {stop_row - first_row} images differ from their "
-            f"content hash, rows {keys}{', ...' if len(bad) > _SHOWN_ROWS else ''}"
+            f"content hash or CRC-32, rows {keys}{', ...' if len(bad) > _SHOWN_ROWS else ''}"
         )
     return found
 
 
 def _differing_rows(pack: Pack, shard: int, first_row: int, stop_row: int) -> list[int]:
-    """Return the rows of a shard whose bytes do not have their content hash, or lie outside of it."""
+    """Return the rows of a shard whose bytes lack their content hash or CRC-32, or lie outside of it."""
     columns, rows = pack.columns, slice(first_row, stop_row)
     try:
         data = pack.shard_map(shard)
@@ -148,14 +149,14 @@ def _differing_rows(pack: Pack, shard: int, first_row: int, stop_row: int) -> li
     first, size = columns.offset[rows].astype(np.int64), columns.size[rows].astype(np.int64)
     inside = (first >= 0) & (first + size <= len(data))
     first, size = np.where(inside, first, 0), np.where(inside, size, 0)
+    images = [data[a : a + n].data for a, n in zip(first.tolist(), size.tolist(), strict=True)]
+    crc32 = np.array([zlib.crc32(image) for image in images], np.uint32)
     if int(size.sum()) < _COMPILED_FROM_BYTES:
-        found = [
-            content_hash(data[a : a + n].data) for a, n in zip(first.tolist(), size.tolist(), strict=True)
-        ]
+        found = [content_hash(image) for image in images]
         digests = np.frombuffer(b"".join(found), "<u8").reshape(-1, 2)
     else:
         from loaders.packs.kernels.blake2b import hash_all
 
         digests = hash_all(np.asarray(data), first, first + size)
-    same = inside & (digests == columns.content_hash[rows]).all(axis=1)
+    same = inside & (crc32 == columns.crc32[rows]) & (digests == columns.content_hash[rows]).all(axis=1)
     return [first_row + int(place) for place in np.flatnonzero(~same)]

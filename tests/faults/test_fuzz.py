@@ -6,6 +6,8 @@ the first checks. What a longer search found stands at the end as tests of its o
 
 import json
 import tracemalloc
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +15,23 @@ import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from loaders import build_loader
+from loaders.decode import Arena, decode_jpeg_into
 from loaders.errors import UserError
-from loaders.packs import LabelTable, open_pack
-from loaders.packs.beton import read_beton
-from loaders.packs.columns import open_columns
+from loaders.packs import LabelTable, Pack, beton, open_pack
+from loaders.packs.columns import COLUMN_DTYPES, IndexColumns, open_columns
+from loaders.packs.image import BadImage, ImagePolicy, prepare_image
 from loaders.packs.jpeg_header import parse_jpeg_header
+from loaders.packs.kernels.jpeg_scan import CLEAN, HEIGHT, WIDTH, ScanTables, scan_jpegs
 from loaders.packs.labels import LabelTableWriter
 from loaders.packs.manifest import read_manifest
 from loaders.packs.shard_list import read_shard_records
-from loaders.packs.sources.tar_members import list_members
-from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tar, write_tree
+from loaders.packs.sources.item import MAX_FILE_BYTES, UnreadableItem
+from loaders.packs.sources.spec import open_source
+from loaders.views import presets
+from tests.loaders.packs.inputs import class_tree, encoded, jpeg, pack, pixels, write_tar, write_tree
 
 MOST_BYTES = 32 << 20  # the good files are far smaller
 SHORT, LONG = 60, 5000
@@ -38,6 +46,14 @@ NUMBERS = [
     b"null",
     b"[]",
     b"../",
+]
+
+
+ODD = [
+    ("PNG", {}),
+    ("GIF", {}),
+    ("JPEG", {"progressive": True}),
+    ("JPEG", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}),
 ]
 
 
@@ -81,20 +97,28 @@ def good_files(folder: Path) -> dict:
     """Write a pack and return the content of whole files of each kind, and the pack."""
     write_tree(folder / "in", class_tree(2, 4))
     made = pack(folder / "pack", f"train={folder / 'in'}", shard_size_mb=0.01)
-    beton = pack(folder / "beton", f"train={folder / 'in'}", shard_format="ffcv")
+    ffcv = pack(folder / "beton", f"train={folder / 'in'}", shard_format="ffcv")
     long_name = "d/" * 60 + "x.jpg"
     tars = [
         write_tar(folder / f"{n}.tar", {long_name: jpeg(0), "c/b.jpg": jpeg(1)}, n).read_bytes()
         for n in range(3)
     ]
+    picture = Image.fromarray(pixels(0, 24, 32))
+    with zipfile.ZipFile(folder / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("c/a.jpg", jpeg(0))
+        archive.writestr(zipfile.ZipInfo("c/b.jpg"), jpeg(1))
     return {
         "tar": tars,
-        "beton": [beton.shard_path(0).read_bytes()],
+        "webdataset": [made.shard_path(0).read_bytes()],
+        "zip": [(folder / "x.zip").read_bytes()],
+        "beton": [ffcv.shard_path(0).read_bytes()],
+        "index": [bytes([number]) + column_data(made, name) for number, name in enumerate(COLUMN_DTYPES)],
         "column": [(made.path / "index" / name).read_bytes() for name in ("size.npy", "content_hash.npy")],
         "manifest": [(made.path / "manifest.json").read_bytes()],
         "labels": [(made.path / "labels" / "true.parquet").read_bytes()],
         "shard list": [(made.path / "shards.jsonl").read_bytes()],
         "jpeg": [jpeg(0)],
+        "image": [jpeg(0), *(encoded(picture, kind, **options) for kind, options in ODD)],
         "pack": made,
     }
 
@@ -112,6 +136,69 @@ def read_column(path: Path, pack) -> None:
         open_columns(path.parent, len(pack))
 
 
+def column_data(pack, name: str) -> bytes:
+    return np.ascontiguousarray(getattr(pack.columns, name)).tobytes()
+
+
+def read_index(path: Path, pack) -> None:
+    """Put values into a column, which the first byte chooses, and read every row by them."""
+    data = path.read_bytes()
+    name = list(COLUMN_DTYPES)[data[0] % len(COLUMN_DTYPES)] if data else "size"
+    found = {field: getattr(pack.columns, field) for field in COLUMN_DTYPES}
+    whole = found[name]
+    values = data[1 : 1 + whole.nbytes].ljust(whole.nbytes, b"\0")
+    found[name] = np.frombuffer(values, whole.dtype).reshape(whole.shape)
+    changed = Pack(pack.path, pack.manifest, IndexColumns(**found))
+    problems = []
+    for row in range(len(changed)):
+        try:
+            changed.key(row)
+            changed.view(row)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(problems[0])
+
+
+def read_source(path: Path, pack) -> None:
+    """List a source and read everything in it."""
+    prefix = "wds:" if path.name == "wds.tar" else ""
+    source = open_source(f"{prefix}{path}", path.parent)
+    problems = []
+    try:
+        for item in source.items():
+            if item.problem is None and item.size_bytes <= MAX_FILE_BYTES:
+                try:
+                    source.read(item)
+                except UnreadableItem as error:
+                    problems.append(str(error))
+    finally:
+        source.close()
+    if problems:
+        raise UserError(problems[0])
+
+
+def read_image(path: Path, pack) -> None:
+    """Prepare an image, decode it as a loader does, and ask the compiled scan, whose yes must be true."""
+    data = path.read_bytes()
+    policy = ImagePolicy(max_pixels=1 << 20)
+    starts, tables = np.array([0, len(data)]), ScanTables()
+    for _ in range(2):  # tables of a small file are built when they come a second time
+        facts = scan_jpegs(np.frombuffer(data, np.uint8), starts, tables)[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about EXIF data that it cannot read
+            image = prepare_image(data, policy)
+    except BadImage as error:
+        problem = str(error)
+        if facts[CLEAN] and "pixels, over the limit" not in problem:
+            raise AssertionError("the compiled scan takes it for clean") from error
+        raise UserError(problem) from None
+    assert not facts[CLEAN] or (image.height, image.width) == (facts[HEIGHT], facts[WIDTH])
+    out = np.empty(image.height * image.width * 3, np.uint8)
+    decode_jpeg_into(np.frombuffer(image.data, np.uint8), image.height, image.width, out)
+
+
 def read_header(path: Path, pack) -> None:
     try:
         parse_jpeg_header(path.read_bytes())
@@ -120,15 +207,26 @@ def read_header(path: Path, pack) -> None:
 
 
 READERS = {
-    "tar": lambda path, pack: list(list_members(path)),
-    "beton": lambda path, pack: read_beton(path),
+    "tar": read_source,
+    "webdataset": read_source,
+    "zip": read_source,
+    "beton": read_source,
+    "index": read_index,
     "column": read_column,
     "manifest": lambda path, pack: read_manifest(path.parent),
     "labels": lambda path, pack: LabelTable.read(path),
     "shard list": lambda path, pack: read_shard_records(path.parent),
     "jpeg": read_header,
+    "image": read_image,
 }
-FILE_NAMES = {"manifest": "manifest.json", "shard list": "shards.jsonl"}
+FILE_NAMES = {
+    "manifest": "manifest.json",
+    "shard list": "shards.jsonl",
+    "tar": "x.tar",
+    "webdataset": "wds.tar",
+    "zip": "x.zip",
+    "beton": "x.beton",
+}
 
 
 def check_reader(reader: str, good, folder: Path, data: bytes) -> None:
@@ -264,6 +362,36 @@ def test_column_headers_that_a_long_search_found(good, tmp_path, changes):
     check_reader("column", good, tmp_path, data)
     with pytest.raises(UserError, match="damaged"):
         read_column(tmp_path / "file", good["pack"])
+
+
+def test_an_image_of_a_beton_whose_end_wraps_around_is_refused(good, tmp_path):
+    """The sum of its place and its size is small again in 64 bits."""
+    data = bytearray(good["beton"][0])
+    sample = np.frombuffer(data, beton.SAMPLE, 1, beton.METADATA_START)
+    table = int(np.frombuffer(data, beton.HEADER, 1)["alloc_table_ptr"][0])
+    allocation = np.frombuffer(data, beton.ALLOCATION, 1, table)
+    sample["image"]["data_ptr"], allocation["ptr"], allocation["size"] = 2**64 - 8, 2**64 - 8, 64
+    (tmp_path / "x.beton").write_bytes(data)
+    with pytest.raises(UserError, match="outside the allocated pages"):
+        read_source(tmp_path / "x.beton", good["pack"])
+
+
+def test_a_row_that_claims_more_pixels_than_its_bytes_can_hold_takes_no_memory(tmp_path, monkeypatch):
+    write_tree(tmp_path / "in", class_tree(1, 8))
+    made = pack(tmp_path / "pack", f"train={tmp_path / 'in'}")
+    for name in ("height", "width"):
+        column = np.load(made.path / "index" / f"{name}.npy")
+        column[[2, 3]] = 60_000, 2**32 - 1
+        np.save(made.path / "index" / f"{name}.npy", column)
+    wanted = []
+    reserve = Arena.reserve
+    monkeypatch.setattr(
+        Arena, "reserve", lambda arena, size: (wanted.append(size), reserve(arena, min(size, 1 << 20)))
+    )
+    with build_loader(open_pack(made.path).split("train"), (presets.crop_flip(16),), 4) as loader:
+        assert len(list(loader.epoch(0))) == 2
+        assert sorted(loader.bad_rows) == [2, 3]
+    assert 0 <= min(wanted) <= max(wanted) < 1 << 20
 
 
 def test_a_row_that_points_outside_its_shard_is_refused(tmp_path):

@@ -31,7 +31,7 @@ class BackendCase:
         shard_format: of the packs it reads.
         views: of sides 24 and 32, for tests that do not ask for others.
         refused_dtype: what it refuses by name.
-        always_verifies: it compares hashes without being asked to.
+        always_verifies: it compares checksums without being asked to.
         in_store: it reads a copy of the shards in a cache.
         pairs: it can render a paired loader; else it refuses by name.
         places: how many places in memory may take turns when no batch is kept and none is made ahead; 0
@@ -69,7 +69,7 @@ BACKENDS = {
     "dali": BackendCase(
         "dali",
         _as_it_is,
-        "loaders.verified.content_hash",
+        "loaders.verified.crc32",
         views=PLAIN,  # tests/loaders/test_dali.py has the others, whose pipelines take seconds to build
         refused_dtype="bfloat16",
         always_verifies=True,

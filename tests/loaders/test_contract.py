@@ -194,7 +194,7 @@ def flip_a_bit_of_the_picture(content, offset, size):
 
 
 @pytest.mark.parametrize("bad_row", [0, 11, 23])
-def test_a_flipped_bit_that_still_decodes_is_caught_by_its_hash(build, case, tmp_path, photos, bad_row):
+def test_a_flipped_bit_that_still_decodes_is_caught_by_its_checksum(build, case, tmp_path, photos, bad_row):
     pack = damaged_pack(case, tmp_path, photos, [bad_row], flip_a_bit_of_the_picture)
     with build(pack) as loader:
         take(loader)
@@ -202,9 +202,9 @@ def test_a_flipped_bit_that_still_decodes_is_caught_by_its_hash(build, case, tmp
     with build(pack, verify=True) as loader:
         index = torch.cat([batch.index for batch in take(loader)]).tolist()
         assert list(loader.bad_rows) == [bad_row]
-        assert "content hash" in loader.bad_rows[bad_row]
+        assert "CRC-32" in loader.bad_rows[bad_row]
     assert bad_row not in index
-    assert unseen, "this flip does not even need the hash; choose another"
+    assert unseen, "this flip does not even need the checksum; choose another"
 
 
 def test_a_bit_that_flips_between_two_epochs_is_caught(build, case, tmp_path, photos):

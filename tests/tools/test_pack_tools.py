@@ -47,7 +47,7 @@ def test_pack_and_verify(tmp_path: Path) -> None:
     damaged = run("verify_pack", out)
     assert damaged.returncode == 1
     assert "shards/test-000000.tar: content differs from its checksum" in damaged.stdout
-    assert "1 of 2 images differ from their content hash, rows 2 (test/a/0)" in damaged.stdout
+    assert "1 of 2 images differ from their content hash or CRC-32, rows 2 (test/a/0)" in damaged.stdout
 
 
 @pytest.mark.parametrize(
@@ -98,18 +98,19 @@ def test_verify_finds_missing_and_foreign_files(digits_pack: Pack, tmp_path: Pat
     assert verify_pack(folder) == [f"shards/{shard.name}: missing"]
 
 
-def test_verify_does_not_trust_a_consistent_forgery(digits_pack: Pack, tmp_path: Path) -> None:
-    """Index and manifest changed together, so that only the content hashes can tell."""
+@pytest.mark.parametrize("name", ["offset", "content_hash", "crc32"])
+def test_verify_does_not_trust_a_consistent_forgery(digits_pack: Pack, tmp_path: Path, name: str) -> None:
+    """Index and manifest changed together, so that only the content hashes and the CRC-32 can tell."""
     import hashlib
 
     folder = Path(shutil.copytree(digits_pack.path, tmp_path / "copy"))
-    path = folder / "index" / "offset.npy"
-    offsets = np.load(path)
-    offsets[[10, 11]] = offsets[[11, 10]]
-    np.save(path, offsets)
+    path = folder / "index" / f"{name}.npy"
+    column = np.load(path)
+    column[[10, 11]] = column[[11, 10]]
+    np.save(path, column)
     manifest = json.loads((folder / "manifest.json").read_text())
     for file in manifest["files"]:
-        if file["path"] == "index/offset.npy":
+        if file["path"] == f"index/{name}.npy":
             file["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
             file["size_bytes"] = path.stat().st_size
     (folder / "manifest.json").write_text(json.dumps(manifest))

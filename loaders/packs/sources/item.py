@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.errors import UserError
+from loaders.errors import UserError, one_line
 
 # A larger file is no image for training, and is not read into memory to find out.
 MAX_FILE_BYTES = 1 << 28
@@ -95,5 +95,4 @@ def check_size(source: str, item: SourceItem, num_bytes: int) -> None:
 
 def printable(name: str) -> str:
     """Return a name that can be printed and stored as UTF-8: stray bytes and control characters escaped."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return one_line(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))

@@ -18,6 +18,7 @@ _LOCAL_HEADER = struct.Struct("<4s5HIIIHH")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED_FLAG = 1
 _BLOCK_BYTES = 1 << 16
+_DAMAGE = (ValueError, IndexError, struct.error)  # what zipfile meets unawares; a name may be empty
 
 
 class ZipSource:
@@ -42,14 +43,16 @@ class ZipSource:
     def items(self) -> Iterator[SourceItem]:
         """List the members and yield those below the root in the order of a folder walk."""
         listing = TreeListing(self._name, self._inside)
-        size_bytes = os.fstat(self._descriptor).st_size
         try:
             with zipfile.ZipFile(self._path) as archive:
+                num_bytes = self._path.stat().st_size
                 for info in archive.infolist():
+                    if not 0 <= info.header_offset < num_bytes:
+                        raise zipfile.BadZipFile(f"a member at byte {info.header_offset}")
                     if not info.is_dir():
-                        problem = _problem(info, size_bytes)
-                        listing.add(FileEntry(info.filename, info.header_offset, info.file_size, problem))
-        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, struct.error) as error:
+                        entry = FileEntry(info.filename, info.header_offset, info.file_size, _problem(info))
+                        listing.add(entry)
+        except (zipfile.BadZipFile, OSError, NotImplementedError, *_DAMAGE) as error:
             raise UserError(f"{self._name} is no zip, damaged or cut off ({error}): fetch it again") from None
         return listing.items()
 
@@ -98,9 +101,7 @@ class ZipSource:
         os.close(self._descriptor)
 
 
-def _problem(info: zipfile.ZipInfo, zip_bytes: int) -> str | None:
-    if not 0 <= info.header_offset < zip_bytes:
-        return f"damaged in its zip: it would begin at byte {info.header_offset} of {zip_bytes}"
+def _problem(info: zipfile.ZipInfo) -> str | None:
     if info.flag_bits & _ENCRYPTED_FLAG:
         return "encrypted in its zip"
     if info.compress_type not in (_STORED, _DEFLATED):

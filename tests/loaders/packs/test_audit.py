@@ -1,6 +1,7 @@
 """Conversion keeps every byte; the audit notices what is missing, changed or cannot be decoded."""
 
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,8 +34,9 @@ def test_there_and_back(tmp_path: Path, encoding: str) -> None:
     tar, beton = open_pack(tmp_path / "tar"), open_pack(tmp_path / "beton")
     assert [tar.read(r) for r in range(len(tar))] == [beton.read(r) for r in range(len(tar))]
     assert [tar.key(r) for r in range(len(tar))] == [beton.key(r) for r in range(len(tar))]
-    for name in ("action", "content_hash", "height", "width", "split", "encoding"):
+    for name in ("action", "content_hash", "crc32", "height", "width", "split", "encoding"):
         np.testing.assert_array_equal(getattr(tar.columns, name), getattr(beton.columns, name))
+    assert tar.columns.crc32.tolist() == [zlib.crc32(tar.read(r)) for r in range(len(tar))]
     assert folder_hashes(tmp_path / "tar" / "shards") == folder_hashes(tmp_path / "back" / "shards")
     assert folder_hashes(tmp_path / "tar" / "labels") == folder_hashes(tmp_path / "back" / "labels")
     reasons = [

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.columns import COLUMN_DTYPES, column_path
-from loaders.packs.manifest import Manifest, SplitInfo, SplitRange, write_manifest
+from loaders.packs.manifest import FORMAT_VERSION, Manifest, SplitInfo, SplitRange, write_manifest
 
 
 def table(**changes) -> LabelTable:
@@ -108,7 +108,8 @@ def edit(folder: Path, change) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda m: m.update(format_version=99), "format version 99, this Sluice reads up to 1: update"),
+        (lambda m: m.update(format_version=99), "format version 99, this Sluice reads 2: update Sluice"),
+        (lambda m: m.update(format_version=1), "format version 1, this Sluice reads 2: pack again"),
         (lambda m: m.update(format_version="1"), "damaged"),
         (lambda m: m.update(num_images=5), "damaged .*the splits hold 3149 rows .* claims 5"),
         (lambda m: m.pop("classes"), "damaged"),
@@ -181,7 +182,7 @@ def test_opening_a_hundred_million_rows(tmp_path: Path) -> None:
         np.lib.format.open_memmap(tmp_path / column_path(name), "w+", dtype, shape)
     rows = SplitRange(0, num_rows, 0, 30_000, 0)
     info = SplitInfo("train", "x", (rows,), num_rows, 0, 0)
-    manifest = Manifest(1, "webdataset", num_rows, 30_000, num_rows, 0, {}, (), (info,), {}, ())
+    manifest = Manifest(FORMAT_VERSION, "webdataset", num_rows, 30_000, num_rows, 0, {}, (), (info,), {}, ())
     write_manifest(tmp_path, manifest)
     open_pack(tmp_path)
     start = time.perf_counter()

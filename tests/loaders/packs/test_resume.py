@@ -143,6 +143,10 @@ def test_an_unfinished_pack_of_another_command(tmp_path: Path, monkeypatch: pyte
             pack(tmp_path / "p", f"train={tmp_path / 'in'}")
     with pytest.raises(UserError, match="an unfinished pack made with max_side None, now 8"):
         pack(tmp_path / "p", f"train={tmp_path / 'in'}", max_side=8)
+    with monkeypatch.context() as patched:
+        patched.setattr(packer, "FORMAT_VERSION", 99)
+        with pytest.raises(UserError, match="an unfinished pack made with format version 2, now 99"):
+            pack(tmp_path / "p", f"train={tmp_path / 'in'}")
     pack(tmp_path / "p", f"train={tmp_path / 'in'}")
     pack(tmp_path / "q", f"train={tmp_path / 'in'}")
     assert folder_hashes(tmp_path / "p") == folder_hashes(tmp_path / "q")
