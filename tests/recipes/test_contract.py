@@ -108,4 +108,4 @@ def test_a_run_without_the_probe_ends_with_the_same_bytes(
 def test_a_recipe_without_a_probe_refuses_one(few_digits: Path, tmp_path: Path) -> None:
     config = rotnet.Config(pack=few_digits, out=tmp_path / "run", probe_every_epochs=1)
     with pytest.raises(UserError, match="this recipe has no probe, found 1"):
-        run_recipe(config, lambda accelerator: pytest.fail("built"), lambda accelerator: pytest.fail("built"))
+        run_recipe(config, lambda accelerator: pytest.fail("built"), lambda **options: pytest.fail("built"))
