@@ -208,7 +208,7 @@ def run_classifier(
         measured = run_recipe(
             config,
             lambda accelerator: make_recipe(),
-            lambda accelerator: make_loader(config.loader_options(accelerator)),
+            lambda **options: make_loader(options),
         )
         return ClassifierSummary(measured, None, config.out)
     accelerator = make_accelerator(config.precision, config.out, config.trackers)

@@ -125,13 +125,13 @@ class RunConfig:
 
 
 InOrder = Callable[..., Loader[Batch]]
-"""(split, **loader options) -> its images in order, without augmentation, this rank's share."""
+"""(split, **RunConfig.loader_options) -> its images in order, without augmentation, this rank's share."""
 
 
 def run_recipe(
     config: RunConfig,
     make_recipe: Callable[[Accelerator], Recipe],
-    make_loader: Callable[[Accelerator], Loader[Any]],
+    make_loader: Callable[..., Loader[Any]],
     in_order: InOrder | None = None,
 ) -> TrainSummary:
     """Build a recipe and its loader after seeding, train, and close what was opened.
@@ -139,7 +139,7 @@ def run_recipe(
     Args:
         config: of the run.
         make_recipe: builds the recipe with the weights of the seed, which is set just before.
-        make_loader: builds the loader of this rank.
+        make_loader: (**RunConfig.loader_options) -> the loader of this rank.
         in_order: builds the loaders of the online probe; a recipe without it has no probe.
 
     Returns:
@@ -158,13 +158,13 @@ def run_recipe(
     with ExitStack() as opened:
         opened.callback(accelerator.end_training)
         recipe = make_recipe(accelerator) if config.measure != "loader" else Idle()
-        loader = make_loader(accelerator)
+        options = config.loader_options(accelerator)
+        loader = make_loader(**options)
         opened.callback(loader.close)
         if config.measure == "model":
             loader = RepeatedBatch(loader)
         probe = None
         if config.probe_every_epochs and in_order is not None:
-            options = config.loader_options(accelerator)
             train_split, test_split = (in_order(split, **options) for split in config.probe_splits)
             probe = OnlineProbe(train_split, test_split, config.probe_every_epochs)
             opened.callback(probe.close)

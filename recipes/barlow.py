@@ -30,9 +30,10 @@ from engine.optim import LARS, split_by_dimension
 from engine.recipe import Recipe, StepOutput
 from engine.run_config import RunConfig, print_summary, run_recipe
 from engine.schedule import Schedule, warmup_cosine
-from loaders import BackendName, build_loader, open_pack
+from loaders import BackendName
 from loaders.batch import Batch
 from loaders.errors import run_command
+from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 
 LR_BY_BATCH_SIZE = {128: 0.7, 256: 0.4, 512: 0.3, 1024: 0.25, 2048: 0.2, 4096: 0.2}
@@ -174,25 +175,10 @@ class BarlowTwins(Recipe):
 
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
-    pack = open_pack(config.pack)
     view_options = (config.resolution, config.min_crop, config.flip_p, config.max_sigma)
-    return run_recipe(
-        config,
-        lambda accelerator: BarlowTwins(config),
-        lambda accelerator: build_loader(
-            pack.split(config.split),
-            views=(presets.barlow_a(*view_options), presets.barlow_b(*view_options)),
-            backend=config.backend,
-            **config.loader_options(accelerator),
-        ),
-        lambda split, **options: build_loader(
-            pack.split(split),
-            (presets.evaluation(config.resolution),),
-            mode="eval",
-            backend=config.backend,
-            **options,
-        ),
-    )
+    views = (presets.barlow_a(*view_options), presets.barlow_b(*view_options))
+    loaders = PretrainingLoaders(config, views)
+    return run_recipe(config, lambda accelerator: BarlowTwins(config), loaders.training, loaders.in_order)
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
 
 # isort: split
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,9 +34,10 @@ from engine.objectives.deepcluster import cluster_weights, deepcluster_loss
 from engine.recipe import Recipe, StepOutput
 from engine.run_config import RunConfig, print_summary, run_recipe
 from engine.schedule import Schedule, constant
-from loaders import BackendName, build_loader, open_pack
+from loaders import BackendName
 from loaders.batch import Batch, Loader
 from loaders.errors import run_command
+from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 
 
@@ -190,32 +191,16 @@ def _seed(seed: int, epoch: int) -> np.uint32:
 
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
-    pack = open_pack(config.pack)
-    opened: list[Loader[Batch]] = []
+    view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
+    loaders = PretrainingLoaders(config, (view,))
+    with ExitStack() as opened:
 
-    def in_order(split: str, **options: Any) -> Loader[Batch]:
-        view = presets.evaluation(config.resolution)
-        return build_loader(pack.split(split), (view,), mode="eval", backend=config.backend, **options)
+        def make_recipe(accelerator: Accelerator) -> DeepCluster:
+            in_order = loaders.in_order(config.split, **config.loader_options(accelerator))
+            opened.callback(in_order.close)
+            return DeepCluster(config, in_order, len(loaders.pack))
 
-    def make_recipe(accelerator: Accelerator) -> DeepCluster:
-        opened.append(in_order(config.split, **config.loader_options(accelerator)))
-        return DeepCluster(config, opened[0], len(pack))
-
-    try:
-        return run_recipe(
-            config,
-            make_recipe,
-            lambda accelerator: build_loader(
-                pack.split(config.split),
-                views=(presets.crop_flip(config.resolution, config.min_crop, config.flip_p),),
-                backend=config.backend,
-                **config.loader_options(accelerator),
-            ),
-            in_order,
-        )
-    finally:
-        for loader in opened:
-            loader.close()
+        return run_recipe(config, make_recipe, loaders.training, loaders.in_order)
 
 
 def main() -> None:

@@ -28,9 +28,10 @@ from engine.objectives.patches import NUM_POSITIONS, choose_pairs
 from engine.recipe import Recipe, StepOutput
 from engine.run_config import RunConfig, print_summary, run_recipe
 from engine.schedule import Schedule, constant
-from loaders import BackendName, build_loader, open_pack
+from loaders import BackendName
 from loaders.batch import Batch
 from loaders.errors import UserError, run_command
+from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 
 GRID = 3
@@ -119,25 +120,10 @@ class Patches(Recipe):
 
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
-    pack = open_pack(config.pack)
     cell = config.resolution // GRID
-    return run_recipe(
-        config,
-        lambda accelerator: Patches(config),
-        lambda accelerator: build_loader(
-            pack.split(config.split),
-            views=presets.tiles(config.tile_size, cell, config.min_crop, config.gray_p, GRID),
-            backend=config.backend,
-            **config.loader_options(accelerator),
-        ),
-        lambda split, **options: build_loader(
-            pack.split(split),
-            (presets.evaluation(config.resolution),),
-            mode="eval",
-            backend=config.backend,
-            **options,
-        ),
-    )
+    tiles = presets.tiles(config.tile_size, cell, config.min_crop, config.gray_p, GRID)
+    loaders = PretrainingLoaders(config, tiles)
+    return run_recipe(config, lambda accelerator: Patches(config), loaders.training, loaders.in_order)
 
 
 def main() -> None:

@@ -164,6 +164,11 @@ class Labeller:
         self.test_loader = build_test_loader(pack, config.test_split, *common, **phases.options)
         self.pool_loader = build_pool_loader(pack, config.unlabeled_splits, *common, **phases.options)
 
+    @property
+    def fewest(self) -> int:
+        """Images that can be trained on: BatchNorm needs two on every rank."""
+        return 2 * int(self.phases.accelerator.num_processes)
+
     def close(self) -> None:
         """Close the loaders."""
         self.pool_loader.close()
@@ -217,7 +222,7 @@ def run_local(config: Config, true_labels: LabelTable, labeller: Labeller) -> No
     run = labeller.train("start", true_labels, config.init, config.keep_head, config.first_epochs)
     for cycle in range(1, config.cycles + 1):
         pseudo = labeller.label(run, cycle)
-        if len(pseudo):
+        if len(pseudo) >= labeller.fewest:
             run = labeller.train(f"cycle-{cycle}-pseudo", pseudo, run, True, config.epochs)
         run = labeller.train(f"cycle-{cycle}-true", true_labels, run, True, config.epochs)
 

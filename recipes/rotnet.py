@@ -25,9 +25,10 @@ from engine.objectives.rotnet import NUM_ROTATIONS, rotate_four, rotnet_loss
 from engine.recipe import Recipe, StepOutput
 from engine.run_config import RunConfig, print_summary, run_recipe
 from engine.schedule import Schedule, step_decay
-from loaders import BackendName, build_loader, open_pack
+from loaders import BackendName
 from loaders.batch import Batch
 from loaders.errors import run_command
+from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 
 
@@ -104,24 +105,9 @@ class RotNet(Recipe):
 
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
-    pack = open_pack(config.pack)
-    return run_recipe(
-        config,
-        lambda accelerator: RotNet(config),
-        lambda accelerator: build_loader(
-            pack.split(config.split),
-            views=(presets.crop_flip(config.resolution, config.min_crop, config.flip_p),),
-            backend=config.backend,
-            **config.loader_options(accelerator),
-        ),
-        lambda split, **options: build_loader(
-            pack.split(split),
-            (presets.evaluation(config.resolution),),
-            mode="eval",
-            backend=config.backend,
-            **options,
-        ),
-    )
+    view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
+    loaders = PretrainingLoaders(config, (view,))
+    return run_recipe(config, lambda accelerator: RotNet(config), loaders.training, loaders.in_order)
 
 
 def main() -> None:

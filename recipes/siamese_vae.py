@@ -33,9 +33,10 @@ from engine.run_config import RunConfig, print_summary, run_recipe
 from engine.samples import load_samples
 from engine.schedule import Schedule, constant
 from engine.variational import Intensities, LatentCode, reconstruct_and_sample
-from loaders import BackendName, build_loader, open_pack
+from loaders import BackendName
 from loaders.batch import Batch
 from loaders.errors import UserError, run_command
+from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 
 
@@ -144,25 +145,9 @@ class SiameseVae(Recipe):
 
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
-    pack = open_pack(config.pack)
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
-    return run_recipe(
-        config,
-        lambda accelerator: SiameseVae(config),
-        lambda accelerator: build_loader(
-            pack.split(config.split),
-            views=(view, view),
-            backend=config.backend,
-            **config.loader_options(accelerator),
-        ),
-        lambda split, **options: build_loader(
-            pack.split(split),
-            (presets.evaluation(config.resolution),),
-            mode="eval",
-            backend=config.backend,
-            **options,
-        ),
-    )
+    loaders = PretrainingLoaders(config, (view, view))
+    return run_recipe(config, lambda accelerator: SiameseVae(config), loaders.training, loaders.in_order)
 
 
 def main() -> None:

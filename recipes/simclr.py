@@ -27,9 +27,10 @@ from engine.optim import LARS, split_by_dimension
 from engine.recipe import Recipe, StepOutput
 from engine.run_config import RunConfig, print_summary, run_recipe
 from engine.schedule import Schedule, warmup_cosine
-from loaders import BackendName, build_loader, open_pack
+from loaders import BackendName
 from loaders.batch import Batch
 from loaders.errors import run_command
+from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 from loaders.views.policy import HorizontalFlip, RandomResizedCrop
 
@@ -117,30 +118,14 @@ class SimClr(Recipe):
 
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
-    pack = open_pack(config.pack)
     paper = presets.simclr(config.resolution, config.color_strength)
     view = replace(
         paper,
         geometry=RandomResizedCrop(scale=(config.min_crop, 1.0)),
         operations=(HorizontalFlip(config.flip_p), *paper.operations[1:]),
     )
-    return run_recipe(
-        config,
-        lambda accelerator: SimClr(config),
-        lambda accelerator: build_loader(
-            pack.split(config.split),
-            views=(view, view),
-            backend=config.backend,
-            **config.loader_options(accelerator),
-        ),
-        lambda split, **options: build_loader(
-            pack.split(split),
-            (presets.evaluation(config.resolution),),
-            mode="eval",
-            backend=config.backend,
-            **options,
-        ),
-    )
+    loaders = PretrainingLoaders(config, (view, view))
+    return run_recipe(config, lambda accelerator: SimClr(config), loaders.training, loaders.in_order)
 
 
 def main() -> None:

@@ -31,9 +31,10 @@ from engine.run_config import RunConfig, print_summary, run_recipe
 from engine.samples import load_samples
 from engine.schedule import Schedule, constant
 from engine.variational import Intensities, LatentCode, reconstruct_and_sample
-from loaders import BackendName, build_loader, open_pack
+from loaders import BackendName
 from loaders.batch import Batch
 from loaders.errors import UserError, run_command
+from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 
 
@@ -126,26 +127,10 @@ class Vae(Recipe):
 
 def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
-    pack = open_pack(config.pack)
     # The encoder sees normalised views, as every network does that transfers; the target is undone.
     view = replace(presets.reconstruction(config.resolution, config.flip_p), normalize=presets.IMAGENET)
-    return run_recipe(
-        config,
-        lambda accelerator: Vae(config),
-        lambda accelerator: build_loader(
-            pack.split(config.split),
-            views=(view,),
-            backend=config.backend,
-            **config.loader_options(accelerator),
-        ),
-        lambda split, **options: build_loader(
-            pack.split(split),
-            (presets.evaluation(config.resolution),),
-            mode="eval",
-            backend=config.backend,
-            **options,
-        ),
-    )
+    loaders = PretrainingLoaders(config, (view,))
+    return run_recipe(config, lambda accelerator: Vae(config), loaders.training, loaders.in_order)
 
 
 def main() -> None:

@@ -131,7 +131,7 @@ BREAKS = {
         "mean_teacher", "consistency_loss", "the consistency is 0", _no_consistency, "digits or zero"
     ),
     "pseudo_label classical": _recipe(
-        "pseudo_label", "pseudo_label_loss", NO_UNLABELLED, _never_unlabelled(4), "classical_learns"
+        "pseudo_label", "pseudo_label_loss", NO_UNLABELLED, _never_unlabelled(4), "guesses_teach"
     ),
     "pseudo_label local": _recipe(
         "pseudo_label", "guess_labels", "guesses name the next class", _next_class, "local"

@@ -1,13 +1,19 @@
-"""A pack small enough for many runs."""
+"""What the tests of several recipes read: a pack small enough for many runs, and a trained classifier."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from loaders.packs import Pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
+from recipes import supervised
+from tests.recipes.labelled import FEW
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +29,30 @@ def few_digits(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     splits = parse_splits([f"unlabeled={images}", f"train={images}"])
     pack_dataset(PackOptions(splits, folder / "pack", workers=1))
     return folder / "pack"
+
+
+@pytest.fixture(scope="session")
+def trained(digits_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of a classifier and its average, trained on ten digits of each class; not to be changed."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    few = FEW | {"labels_per_class": 10, "epochs": 10}
+    supervised.run(supervised.Config(pack=digits_pack.path, out=out, min_crop=0.6, ema_decay=0.5, **few))
+    return out
+
+
+@pytest.fixture(scope="session")
+def by_two(digits_pack: Pack, few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the runs of every recipe that two processes made, see `two_processes`."""
+    out, root = tmp_path_factory.mktemp("two"), Path(__file__).parents[2]
+    prefix = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    program = [str(root / "tests/recipes/two_processes.py"), str(digits_pack.path), str(few_digits), str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *prefix, "--main_process_port", "0", *program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    return out

@@ -1,19 +1,10 @@
-"""Short runs of every self-supervised recipe: the same configurations in one process and in several.
-
-As a script, under a launcher: `short_runs.py PACK OUT` trains every recipe into OUT/<name>.
-"""
+"""Short runs of every self-supervised recipe: the same configurations in one process and in several."""
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from unittest import mock
-
-import torch
-import torch.distributed as dist
-from accelerate import Accelerator
 
 from engine.loop import TrainSummary
 
@@ -58,21 +49,3 @@ def run_short(name: str, pack: Path, out: Path, **changes: Any) -> TrainSummary:
     config = recipe.Config(pack=pack, out=out, **{**shared, **SMALL[name], **changes})
     summary: TrainSummary = recipe.run(config)
     return summary
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    # The end of a run leaves the group of processes; here the next recipe needs it.
-    with mock.patch.object(Accelerator, "end_training"):
-        _run_all()
-    dist.destroy_process_group()
-
-
-def _run_all() -> None:
-    pack, out = map(Path, sys.argv[1:])
-    for name in SMALL:
-        run_short(name, pack, out / name)
-
-
-if __name__ == "__main__":
-    main()

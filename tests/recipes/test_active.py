@@ -12,17 +12,7 @@ import pytest
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack
 from loaders.packs.subsample import few_labels
-from recipes import supervised
 from recipes.active import Config, choose, run
-from tests.recipes.labelled import FEW
-
-
-@pytest.fixture(scope="module")
-def trained(digits_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("active") / "run"
-    few = FEW | {"labels_per_class": 10, "epochs": 15}
-    supervised.run(supervised.Config(pack=digits_pack.path, out=out, min_crop=0.6, **few))
-    return out
 
 
 @pytest.fixture

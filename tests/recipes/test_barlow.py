@@ -23,11 +23,11 @@ from engine.metrics import read_metrics
 from engine.networks import load_backbone
 from engine.run_config import RUNTIME_FIELDS
 from loaders.batch import Batch
-from loaders.errors import UserError
+from loaders.errors import UserError, run_command
 from loaders.packs import Pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
-from recipes.barlow import BarlowTwins, Config, peak_learning_rates, run
+from recipes.barlow import BarlowTwins, Config, main, peak_learning_rates, run
 from tests.recipes.frozen import knn_top1_of_run
 
 ROOT = Path(__file__).parents[2]
@@ -170,19 +170,13 @@ def test_two_runs_are_identical_and_a_resumed_one_too(config: Config, tmp_path: 
     assert stored["config"]["projector"] == [32, 32, 16]
 
 
-def test_training_lowers_the_loss(config: Config) -> None:
-    run(replace(config, batch_size=48, epochs=40, warmup_epochs=2.0, lr_weights=3.0))
-    losses = [r["loss"] for r in read_metrics(config.out / "metrics.jsonl")]
-    assert np.mean(losses[-6:]) < 0.6 * np.mean(losses[:6])
-
-
 def test_learns_features_of_digits(digits_pack: Pack, config: Config) -> None:
     views = {"resolution": 16, "min_crop": 0.5, "flip_p": 0.0, "max_sigma": 0.5}
-    rates = {"lr_weights": 4.0, "lr_vectors": 0.1, "batch_size": 64, "epochs": 3}
+    rates = {"lr_weights": 4.0, "lr_vectors": 0.1, "batch_size": 64, "epochs": 2}
     run(replace(config, pack=digits_pack.path, projector=(64, 64), **views, **rates))
     last = read_metrics(config.out / "metrics.jsonl")[-8:]
-    assert sum(r["invariance"] for r in last) / len(last) < 0.25 * 64  # views of different images: 64
-    assert knn_top1_of_run(config.out, digits_pack) > 0.91  # untrained: 0.74
+    assert sum(r["invariance"] for r in last) / len(last) < 0.1 * 64  # views of different images: 64
+    assert knn_top1_of_run(config.out, digits_pack) > 0.89  # untrained: 0.74
 
 
 def test_another_configuration_does_not_resume(config: Config) -> None:
@@ -231,10 +225,15 @@ def test_accelerate_launch_on_two_cpu_processes_equals_one(config: Config, tmp_p
         assert found["loss"] == pytest.approx(expected["loss"], rel=2e-3)
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(config: Config) -> None:
-    done = launch([], command(config, "--backbone", "resnet17"))
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.strip().splitlines()
+def test_a_mistake_is_one_line_and_exit_code_2(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "argv", command(config, "--backbone", "resnet17"))
+        with pytest.raises(SystemExit) as ended:
+            run_command(main)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: backbone: ")
     assert "found 'resnet17'; close matches" in line
     assert not config.out.exists(), "nothing half-written is left"

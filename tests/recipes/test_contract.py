@@ -3,9 +3,6 @@ matter."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,6 @@ from loaders.errors import UserError
 from recipes import rotnet
 from tests.recipes.short_runs import SMALL, run_short
 
-ROOT = Path(__file__).parents[2]
 CLOCK = ("img_per_s", "wait_share")
 
 
@@ -55,31 +51,10 @@ def test_another_seed_is_another_run(name: str, whole: Path, few_digits: Path, t
     assert losses(tmp_path / name)[0]["loss"] != losses(whole / name)[0]["loss"]
 
 
-@pytest.fixture(scope="module")
-def two_processes(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every recipe on two processes, which are started once."""
-    folder = tmp_path_factory.mktemp("two")
-    launcher = [
-        *("-m", "torch.distributed.run", "--nproc-per-node", "2"),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *launcher, "-m", "tests.recipes.short_runs", str(few_digits), str(folder)],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SMALL)
-def test_two_processes_equal_one(name: str, whole: Path, two_processes: Path) -> None:
-    for found, expected in zip(losses(two_processes / name), losses(whole / name), strict=True):
+def test_two_processes_equal_one(name: str, whole: Path, by_two: Path) -> None:
+    for found, expected in zip(losses(by_two / name), losses(whole / name), strict=True):
         # Where two logits are nearly equal, rounding decides: one image of 32 may fall on the other side.
         shares = {n for n in found if n.endswith(("top1", "ordered"))}
         for metric in found:
@@ -87,8 +62,8 @@ def test_two_processes_equal_one(name: str, whole: Path, two_processes: Path) ->
             assert found[metric] == pytest.approx(expected[metric], **tolerance), metric
 
 
-def test_the_probe_of_two_processes_sees_what_that_of_one_does(whole: Path, two_processes: Path) -> None:
-    one, two = read_probe(whole / "rotnet"), read_probe(two_processes / "rotnet")
+def test_the_probe_of_two_processes_sees_what_that_of_one_does(whole: Path, by_two: Path) -> None:
+    one, two = read_probe(whole / "rotnet"), read_probe(by_two / "rotnet")
     assert [r["step"] for r in one] == [r["step"] for r in two] == [2, 4]
     for found, expected in zip(two, one, strict=True):
         assert found["knn_top1"] == pytest.approx(expected["knn_top1"], abs=2 / 64)
@@ -108,4 +83,4 @@ def test_a_run_without_the_probe_ends_with_the_same_bytes(
 def test_a_recipe_without_a_probe_refuses_one(few_digits: Path, tmp_path: Path) -> None:
     config = rotnet.Config(pack=few_digits, out=tmp_path / "run", probe_every_epochs=1)
     with pytest.raises(UserError, match="this recipe has no probe, found 1"):
-        run_recipe(config, lambda accelerator: pytest.fail("built"), lambda accelerator: pytest.fail("built"))
+        run_recipe(config, lambda accelerator: pytest.fail("built"), lambda **options: pytest.fail("built"))

@@ -14,17 +14,7 @@ import torch
 from engine.classifier_recipe import read_accuracy
 from loaders.errors import UserError
 from loaders.packs import Pack
-from recipes import supervised
 from recipes.evaluate import Config, evaluate, predict_split
-from tests.recipes.labelled import FEW
-
-
-@pytest.fixture(scope="module")
-def trained(digits_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("evaluate") / "run"
-    few = FEW | {"labels_per_class": 10, "epochs": 10}
-    supervised.run(supervised.Config(pack=digits_pack.path, out=out, min_crop=0.6, ema_decay=0.5, **few))
-    return out
 
 
 @pytest.fixture

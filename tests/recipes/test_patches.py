@@ -44,7 +44,7 @@ def test_a_step_sees_the_centres_and_then_a_neighbour_of_each() -> None:
 
 def test_learns_positions_and_features_of_digits(digits_pack: Pack, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run_short("patches", digits_pack.path, out, epochs=4, tile_size=8, hidden=(64,), lr=0.03, min_crop=0.8)
+    run_short("patches", digits_pack.path, out, epochs=2, tile_size=8, hidden=(64,), lr=0.03, min_crop=0.8)
     last = read_metrics(out / "metrics.jsonl")[-8:]
-    assert sum(r["position_top1"] for r in last) / len(last) > 0.4  # chance: 0.125
+    assert sum(r["position_top1"] for r in last) / len(last) > 0.35  # chance: 0.125
     assert knn_top1_of_run(out, digits_pack, 24) > 0.78  # untrained: 0.74

@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import recipes.pseudo_label as recipe
 from engine.classifier_recipe import read_accuracy
+from engine.distributed import seed_everything
 from engine.metrics import read_metrics
+from loaders.batch import Batch, PairedBatch
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack
-from recipes.pseudo_label import Config, Labeller, run_classical, run_cycles
+from recipes.pseudo_label import Classical, Config, Labeller, run_classical, run_cycles
 from tests.recipes.labelled import FEW, check_exact_runs
 
 
@@ -31,18 +36,47 @@ def config(digits_pack: Pack, tmp_path: Path) -> Config:
     )
 
 
-def test_classical_learns_the_digits_and_from_its_guesses(config: Config, digits_pack: Pack) -> None:
-    classical = replace(config, mu=3, batch_size=20, epochs=6, ramp_end=1.0)
+def test_classical_learns_the_digits(config: Config, digits_pack: Pack) -> None:
+    """Whether guesses help in so few steps is a matter of rounding here; for that see the next test."""
+    classical = replace(config, mu=3, batch_size=20, epochs=2, ramp_end=1.0)
     summary = run_classical(classical, digits_pack)
     assert summary.accuracy is not None
-    # 0.73 to 0.85 over seeds, weights and processors; whether guesses help here is a matter of rounding.
-    assert summary.accuracy.top1 > 0.65
+    assert summary.accuracy.top1 > 0.3
     records = read_metrics(config.out / "metrics.jsonl")
     first, last = records[0], records[-1]
     assert first["loss"] == pytest.approx(first["supervised"])  # alpha(0) = 0
     assert last["loss"] == pytest.approx(last["supervised"] + last["unsupervised"], rel=1e-4)
     assert last["unsupervised"] > 0  # with a weight of 0 the sum above would not hold
     assert last["mask_rate"] > first["mask_rate"]
+
+
+def accuracy_on_clusters(config: Config, seed: int) -> float:
+    """Train a linear classifier on two clusters in 100 dimensions, with 4 labels and 400 unlabelled points.
+
+    Four points tell the direction between the clusters badly, 400 would tell it well.
+    """
+    seed_everything(seed)
+    recipe = Classical(config, 2)
+    recipe.steps_per_epoch, recipe.classifier = 50, nn.Linear(100, 2)
+    labels = torch.arange(800) % 2
+    x = torch.randn(800, 100)
+    x[:, 0] += 2.5 * (1 - 2 * labels)
+    few, rows = torch.arange(8), torch.arange(400)
+    labeled = Batch((x[:8],), labels[:8], few, few >= 0)
+    batch = PairedBatch(labeled, Batch((x[:400],), None, rows, rows >= 0))
+    optimizer = torch.optim.SGD(recipe.parameters(), 0.05)
+    for step in range(200):
+        optimizer.zero_grad()
+        recipe.training_step(batch, step).loss.backward()
+        optimizer.step()
+    return float((recipe.classifier(x[400:]).argmax(1) == labels[400:]).float().mean())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_guesses_teach_what_the_labels_do_not(config: Config, seed: int) -> None:
+    guessing = replace(config, unlabeled_weight=3.0, ramp_end=1.0)
+    without = accuracy_on_clusters(replace(guessing, unlabeled_weight=0.0), seed)
+    assert accuracy_on_clusters(guessing, seed) > without + 0.04
 
 
 def test_classical_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path, digits_pack: Pack) -> None:
@@ -55,9 +89,9 @@ def tables(out: Path) -> list[LabelTable]:
 
 
 def test_local_mode_learns_in_turns_and_keeps_its_labels(config: Config, digits_pack: Pack) -> None:
-    done = run_cycles(replace(config, mode="local", cycles=1, epochs=8), digits_pack)
+    done = run_cycles(replace(config, mode="local", cycles=1, epochs=3), digits_pack)
     assert [phase.name for phase in done] == ["start", "cycle-1-pseudo", "cycle-1-true"]
-    assert min(phase.accuracy.top1 for phase in done[1:] if phase.accuracy) > 0.75
+    assert min(phase.accuracy.top1 for phase in done[1:] if phase.accuracy) > 0.65
     assert read_accuracy(config.out)["raw"] == done[-1].accuracy
     (table,) = tables(config.out)
     unlabeled = digits_pack.split("unlabeled")
@@ -65,6 +99,23 @@ def test_local_mode_learns_in_turns_and_keeps_its_labels(config: Config, digits_
     assert set(table.source) == {"pseudo"}
     assert table.confidence.min() >= 0.9
     assert (table.label == digits_pack.labels.dense(len(digits_pack))[table.row]).mean() > 0.9
+
+
+def test_local_mode_leaves_out_a_cycle_that_labels_too_few_for_a_batch(
+    config: Config, digits_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BatchNorm cannot train on one image."""
+    guess = recipe.guess_labels
+
+    def surest(*args: Any) -> Any:
+        found = guess(*args)
+        return replace(found, **{name: values[:1] for name, values in vars(found).items()})
+
+    monkeypatch.setattr(recipe, "guess_labels", surest)
+    small = replace(config, mode="local", cycles=1, first_epochs=1, epochs=1, threshold=0.0)
+    assert [phase.name for phase in run_cycles(small, digits_pack)] == ["start", "cycle-1-true"]
+    (table,) = tables(config.out)
+    assert len(table) == 1
 
 
 def test_permanent_mode_never_changes_a_label(config: Config, digits_pack: Pack, monkeypatch) -> None:

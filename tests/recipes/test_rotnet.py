@@ -52,10 +52,12 @@ def test_learns_rotations_and_features_of_digits(digits_pack: Pack, tmp_path: Pa
     run_short(
         *("rotnet", digits_pack.path, out),
         hidden=(),
-        epochs=3,
+        epochs=2,
+        probe_every_epochs=0,
         batch_size=64,
         min_crop=0.5,
         lr=0.03,
     )
-    assert read_metrics(out / "metrics.jsonl")[-1]["rotation_top1"] > 0.6  # chance: 0.25
+    last = read_metrics(out / "metrics.jsonl")[-8:]
+    assert sum(r["rotation_top1"] for r in last) / len(last) > 0.5  # chance: 0.25
     assert knn_top1_of_run(out, digits_pack) > 0.87  # untrained: 0.74

@@ -47,8 +47,8 @@ def test_a_step_weighs_the_triplets_of_the_latent_means() -> None:
 
 def test_learns_to_order_digits_and_features(digits_pack: Pack, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run_short("siamese_vae", digits_pack.path, out, epochs=3, num_latent=32, decoder_width=8, min_crop=0.5)
+    run_short("siamese_vae", digits_pack.path, out, epochs=2, num_latent=32, decoder_width=8, min_crop=0.5)
     last = read_metrics(out / "metrics.jsonl")[-8:]
-    assert sum(r["triplets_ordered"] for r in last) / len(last) > 0.95
-    assert sum(r["triplet"] for r in last) / len(last) < 0.12  # at first 0.21; collapsed means would cost 0.5
+    assert sum(r["triplets_ordered"] for r in last) / len(last) > 0.85  # at first 0.75
+    assert sum(r["triplet"] for r in last) / len(last) < 0.17  # at first 0.3; collapsed means would cost 0.5
     assert knn_top1_of_run(out, digits_pack) > 0.9  # untrained: 0.74

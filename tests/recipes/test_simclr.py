@@ -25,8 +25,8 @@ def test_defaults_are_the_papers() -> None:
 
 def test_learns_to_tell_digits_apart(digits_pack: Pack, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    changes = {"projector": (64, 32), "min_crop": 0.5, "warmup_epochs": 0.5, "lr": 4.0, "color_strength": 0.3}
-    run_short("simclr", digits_pack.path, out, epochs=4, batch_size=64, **changes)
+    changes = {"projector": (64, 32), "min_crop": 0.5, "warmup_epochs": 0.3, "lr": 4.0, "color_strength": 0.3}
+    run_short("simclr", digits_pack.path, out, epochs=2, batch_size=64, **changes)
     last = read_metrics(out / "metrics.jsonl")[-8:]
-    assert sum(r["contrast_top1"] for r in last) / len(last) > 0.3  # chance: 0.008
-    assert knn_top1_of_run(out, digits_pack) > 0.93  # untrained: 0.74
+    assert sum(r["contrast_top1"] for r in last) / len(last) > 0.15  # chance: 0.008
+    assert knn_top1_of_run(out, digits_pack) > 0.935  # untrained: 0.74

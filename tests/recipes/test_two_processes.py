@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -17,26 +14,7 @@ from loaders.errors import UserError
 from loaders.packs import Pack
 from tests.recipes.two_processes import small_runs
 
-ROOT = Path(__file__).parents[2]
 NAMES = sorted(small_runs(Path(), Path()))
-
-
-@pytest.fixture(scope="module")
-def by_two(digits_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the runs that two processes made; one launch for all, since a start costs seconds."""
-    out = tmp_path_factory.mktemp("two")
-    prefix = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    program = [str(ROOT / "tests/recipes/two_processes.py"), str(digits_pack.path), str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *prefix, "--main_process_port", "0", *program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    return out
 
 
 @pytest.mark.timeout(300)

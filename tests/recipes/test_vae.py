@@ -59,8 +59,10 @@ def test_the_code_is_noisy_and_the_plain_autoencoders_is_not() -> None:
 @pytest.mark.parametrize("beta", [1.0, 0.0])
 def test_learns_to_reconstruct_digits_and_features(beta: float, digits_pack: Pack, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run_short("vae", digits_pack.path, out, epochs=2, num_latent=32, decoder_width=8, beta=beta)
+    run_short("vae", digits_pack.path, out, epochs=1, num_latent=32, decoder_width=8, beta=beta, lr=0.003)
     last = read_metrics(out / "metrics.jsonl")[-8:]
-    assert sum(r["reconstruction"] for r in last) / len(last) < 360  # first step: above 500
-    assert knn_top1_of_run(out, digits_pack) > 0.9  # untrained: 0.74
+    assert (
+        sum(r["reconstruction"] for r in last) / len(last) < 352
+    )  # first step: above 500; every image as their mean: 359
+    assert knn_top1_of_run(out, digits_pack) > 0.79  # untrained: 0.74
     assert (out / "reconstructions.png").stat().st_size > 1000

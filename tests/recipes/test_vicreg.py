@@ -26,8 +26,8 @@ def test_defaults_are_the_papers() -> None:
 
 def test_learns_features_of_digits(digits_pack: Pack, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    changes = {"projector": (64, 64), "min_crop": 0.5, "warmup_epochs": 0.5, "lr": 4.0, "max_sigma": 0.5}
-    run_short("vicreg", digits_pack.path, out, epochs=4, batch_size=64, **changes)
+    changes = {"projector": (64, 64), "min_crop": 0.5, "warmup_epochs": 0.3, "lr": 4.0, "max_sigma": 0.5}
+    run_short("vicreg", digits_pack.path, out, epochs=2, batch_size=64, **changes)
     records = read_metrics(out / "metrics.jsonl")
-    assert records[-1]["variance"] < 0.7 * records[0]["variance"]
-    assert knn_top1_of_run(out, digits_pack) > 0.85  # untrained: 0.74
+    assert records[-1]["variance"] < 0.6 * records[0]["variance"]
+    assert knn_top1_of_run(out, digits_pack) > 0.93  # untrained: 0.74

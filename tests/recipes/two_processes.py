@@ -1,4 +1,8 @@
-"""Runs of all recipes with labels for a few steps; as a program, on each process of a launcher."""
+"""Runs of all recipes for a few steps; as a program, on each process of a launcher.
+
+`two_processes.py DIGITS FEW_DIGITS OUT` trains every recipe into OUT/<name>: one launch for all of them,
+since the start of two processes costs more than what they do.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 
 from engine.distributed import on_main, seed_everything
@@ -15,6 +21,7 @@ from engine.runs import save_backbone
 from loaders import open_pack
 from recipes import fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised, transfer
 from tests.recipes.labelled import FEW
+from tests.recipes.short_runs import SMALL, run_short
 
 
 def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
@@ -84,8 +91,13 @@ def transfer_two_ways(pack: Path, out: Path) -> None:
 def main() -> None:
     """Run everything in one process group, which the first run forms."""
     Accelerator.end_training = lambda self: None  # type: ignore[method-assign]
-    for run in small_runs(Path(sys.argv[1]), Path(sys.argv[2])).values():
+    torch.set_num_threads(1)
+    digits, few_digits, out = map(Path, sys.argv[1:])
+    for run in small_runs(digits, out).values():
         run()
+    for name in SMALL:
+        run_short(name, few_digits, out / name)
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
