@@ -45,12 +45,16 @@ class _BetonRenderer(CpuRenderer):
 
     def show(self, metadata: Any) -> None:
         """Learn the image field's records, [N]."""
-        self.columns = _Columns(metadata["height"], metadata["width"], np.zeros(len(metadata), np.uint8))
+        count = len(metadata)
+        self.columns = _Columns(
+            metadata["height"], metadata["width"], np.zeros(count, np.int64), np.zeros(count, np.uint8)
+        )
         self._modes = metadata["mode"].copy()
 
     def begin(self, places: NDArray[np.uint64], samples: NDArray[np.int64]) -> None:
         """Take up a batch."""
         self._samples = samples
+        self.columns.size[samples] = places[:, 1]
         self._places = dict(zip(samples.tolist(), places.tolist(), strict=True))
 
     def __len__(self) -> int:
@@ -88,6 +92,7 @@ class _BetonRenderer(CpuRenderer):
 class _Columns:
     height: NDArray[np.uint16]
     width: NDArray[np.uint16]
+    size: NDArray[np.int64]  # of the images located so far
     shard: NDArray[np.uint8]
 
 
