@@ -6,7 +6,7 @@ A checkpoint is a folder `step-XXXXXXXX` of
     optimizer.safetensors   tensors of the optimizer, "INDEX.NAME"
     optimizer.json          its parameter groups and scalars
     rng.safetensors         random generators of every rank
-    meta.json               recipe, configuration, position and the SHA-256 of the other files
+    meta.json               recipe, configuration, position, the SHA-256 of the other files and of itself
 
 It is written under a temporary name, synced and renamed; so a folder with the final name is complete unless
 the disk damaged it later, which the hashes show.
@@ -18,6 +18,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch.optim import Optimizer
 from engine.files import sha256_of, sync_file, sync_folder, to_json, write_synced
 from loaders.errors import UserError
 
-FORMAT = 1
+FORMAT = 2  # 1 had no hash of meta.json itself
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def _save(
     write_synced(temporary / "optimizer.json", to_json(structure))
     _write_tensors(temporary / "rng.safetensors", rng)
     hashes = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
-    write_synced(temporary / "meta.json", to_json({**asdict(meta), "files": hashes}))
+    said = json.loads(to_json({**asdict(meta), "files": hashes}))  # as it will be read again
+    write_synced(temporary / "meta.json", to_json({**said, "sha256": _digest(said)}))
     sync_folder(temporary)
     if final.exists():  # the damaged one that this run stepped behind, written again
         shutil.rmtree(final)
@@ -170,11 +172,22 @@ def find_damage(checkpoint: Path) -> str | None:
 
 
 def read_meta(checkpoint: Path) -> CheckpointMeta:
-    """Read what a checkpoint says about itself."""
+    """Read what a checkpoint says about itself.
+
+    Raises:
+        ValueError: it is damaged or of another format.
+    """
     content = json.loads((checkpoint / "meta.json").read_bytes())
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"expected format {FORMAT}")
+    if content.pop("sha256", None) != _digest(content):
+        raise ValueError("it differs from its SHA-256")
     return CheckpointMeta(**content)
+
+
+def _digest(said: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what meta.json says besides it."""
+    return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def load_weights(checkpoint: Path, recipe: nn.Module) -> None:

@@ -30,10 +30,13 @@ class LoaderError(RuntimeError):
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run a command-line entry point; a `UserError` prints one line to stderr and exits with code 2."""
+    """Run a command-line entry point; a `UserError` prints one line to stderr and exits with code 2.
+
+    So does a `LoaderError`: a pack or a store that cannot deliver is mended outside the program too.
+    """
     try:
         code = main()
-    except UserError as error:
+    except (UserError, LoaderError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     sys.exit(code or 0)

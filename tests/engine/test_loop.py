@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.checkpoint import list_checkpoints
+from engine.checkpoint import find_damage, list_checkpoints
 from engine.loop import LoopConfig
 from engine.metrics import NonFiniteLossError, read_metrics
 from engine.networks import load_backbone
@@ -103,6 +103,21 @@ def test_a_damaged_newest_checkpoint_is_stepped_over(tmp_path: Path, whole_run, 
     said = capsys.readouterr().err
     assert "step-00000004 is damaged: model.safetensors differs from its SHA-256" in said
     assert "resumed step-00000002" in said
+
+
+def test_no_byte_of_what_a_checkpoint_says_of_itself_is_taken_on_trust(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train_small(out, max_steps=2)
+    found = out / "checkpoints" / "step-00000002"
+    meta = found / "meta.json"
+    content = meta.read_bytes()
+    assert find_damage(found) is None
+    for i in range(len(content) - 1):  # the last is the line break behind it
+        meta.write_bytes(content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :])
+        assert find_damage(found) is not None
+    meta.write_bytes(content.replace(b'"step": 2', b'"step": 3'))
+    with pytest.raises(UserError, match="differs from its SHA-256"):
+        train_small(out, resume=True)
 
 
 def test_without_any_whole_checkpoint_nothing_starts_over_silently(tmp_path: Path) -> None:
