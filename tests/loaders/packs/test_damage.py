@@ -83,8 +83,11 @@ def test_damaged_sources(tmp_path: Path, whole: dict[str, Path], kind: str, data
     assert all("\n" not in message for message in messages)
     known = set(FILES.values())
     for outcome in outcomes:
-        # Headers were damaged, not pixels: what passes is one of the images, byte for byte.
-        assert outcome.image is None or outcome.image.data in known
+        # Headers were damaged, not pixels: what passes is one of the images, byte for byte. A beton has no
+        # checksum for its sizes: there, bytes may follow behind the end of the image, where no decoder looks.
+        found = None if outcome.image is None else outcome.image.data
+        follows = kind == "x.beton" and found is not None and any(map(found.startswith, known))
+        assert found is None or found in known or follows
         assert outcome.image is not None or outcome.reason
 
 
