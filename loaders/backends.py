@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from loaders.cpu import CpuRenderer, DTypeName
+from loaders.arguments import LoaderOptions, parse_device
+from loaders.checks import check_one_of
+from loaders.cpu import CpuRenderer
 from loaders.dali import DaliRenderer
 from loaders.epochs import UNLABELED, Renderer, Shuffle
 from loaders.errors import UserError
@@ -38,41 +39,24 @@ def explain_backend(
     Raises:
         UserError: there is no such backend, or it cannot read where a pack lies.
     """
-    if backend not in get_args(BackendName):
-        known = ", ".join(get_args(BackendName))
-        raise UserError(f"backend: expected one of {known}, found {backend!r}; choose one of them")
+    check_one_of("backend", backend, get_args(BackendName))
+    target = parse_device(device)
     remote = [split.pack.url for split in splits if isinstance(split.pack, RemotePack)]
     if remote and backend not in ("auto", "stream"):
         raise UserError(f"backend {backend}: expected packs on this machine, found {remote[0]}; use 'stream'")
     if remote and backend == "auto":
         return f"stream: {remote[0]} lies in a store"
     if backend == "dali":
-        where = "decodes and augments on the GPU" if torch.device(device).type == "cuda" else "on the CPU"
+        where = "decodes and augments on the GPU" if target.type == "cuda" else "on the CPU"
         return f"dali: asked for, {where}"
     if backend != "auto":
         return f"{backend}: asked for"
-    if torch.device(device).type == "cuda":
+    if target.type == "cuda":
         return (
             "cpu: the fused kernels read every pack and every policy; where the processor cannot feed the "
             "GPU, tools/bench_loaders.py shows whether backend='dali' is faster on this machine"
         )
     return "cpu: the fused kernels read every pack and every policy"
-
-
-@dataclass(frozen=True)
-class RenderOptions:
-    """What every renderer of a loader is told alike; see `build_loader`."""
-
-    seed: int
-    device: torch.device
-    num_threads: int | None
-    dtype: DTypeName
-    channels_last: bool
-    replace_bad: bool
-    prefetch: int
-    verify: bool = False
-    window: int = 16
-    timeout_s: float = 120.0
 
 
 class RendererFactory:
@@ -84,7 +68,7 @@ class RendererFactory:
         splits: what the loader reads.
     """
 
-    def __init__(self, backend: BackendName, options: RenderOptions, splits: tuple[Split, ...]) -> None:
+    def __init__(self, backend: BackendName, options: LoaderOptions, splits: tuple[Split, ...]) -> None:
         self.name = explain_backend(backend, options.device, splits).split(":")[0]
         self._fetching = Fetching()
         self._options = options
@@ -127,7 +111,7 @@ class RendererFactory:
             train: whether rows are shuffled.
 
         Raises:
-            UserError: a window, or a cache, that backend stream cannot work with.
+            UserError: a cache that backend stream cannot work with.
         """
         if self.name != "stream":
             return renderer, permute_stream
@@ -170,7 +154,7 @@ class RendererFactory:
             num_threads=self._threads,
             dtype=options.dtype,
             channels_last=options.channels_last,
-            replace_bad=options.replace_bad,
+            replace_bad=options.bad_images == "replace",
             train=train,
             verify=options.verify,
         )
@@ -196,9 +180,10 @@ class RendererFactory:
             device=options.device,
             dtype=options.dtype,
             channels_last=options.channels_last,
-            replace_bad=options.replace_bad,
+            replace_bad=options.bad_images == "replace",
             train=train,
             prefetch=options.prefetch,
+            verify=options.verify,
         )
         self._closers.append(renderer.close)
         return renderer

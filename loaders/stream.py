@@ -223,11 +223,8 @@ def over_stream(
         What renders, and its order.
 
     Raises:
-        UserError: a window below 1, or a cache that cannot hold the shards of two windows, which a batch
-            at a border needs.
+        UserError: a cache that cannot hold the shards of two windows, which a batch at a border needs.
     """
-    if window < 1:
-        raise UserError(f"window: expected at least 1 shard, found {window}; raise it")
     pack = renderer.split.pack
     shards, rows = shards_of(renderer.split)
     shuffle = BlockShuffle(rows, window)

@@ -272,7 +272,7 @@ def test_a_missing_dali_names_the_command_that_installs_it(photo_pack, monkeypat
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_missing_gpu_is_an_error(photo_pack):
-    with pytest.raises(UserError, match="expected a CUDA device"):
+    with pytest.raises(UserError, match="device: expected one that this machine has, found cuda"):
         build(photo_pack, device="cuda")
 
 
