@@ -293,7 +293,10 @@ def test_closing_while_iterating_stops_the_threads(build, photo_pack):
     loader = build(photo_pack)
     batches = loader.epoch(0)
     next(batches)
-    loader.close()
+    closing = threading.Thread(target=loader.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive(), "close() hangs"
     loader.close()
     with pytest.raises(RuntimeError, match="closed"):
         next(batches)
@@ -304,13 +307,15 @@ def test_closing_while_iterating_stops_the_threads(build, photo_pack):
 
 def test_closing_in_another_thread_ends_the_wait_for_a_batch(build, case, photo_pack, monkeypatch):
     release = threading.Event()
-    loader = build(photo_pack, timeout_s=20.0, num_threads=1)
+    loader = build(photo_pack, timeout_s=60.0, num_threads=1)
     monkeypatch.setattr(case.work, lambda *args: release.wait(0.1))  # so slow that close() overtakes it
     closer = threading.Timer(0.3, loader.close)
     closer.start()
+    start = time.monotonic()
     try:
         with pytest.raises((RuntimeError, LoaderError)):
             take(loader)
+        assert time.monotonic() - start < 20, "the wait ended with its own limit, not with close()"
     finally:
         release.set()
         closer.join()

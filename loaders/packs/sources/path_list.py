@@ -151,6 +151,8 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         yield from reader(path)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a list ({error}): expected UTF-8 text") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path and the disk") from None
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
