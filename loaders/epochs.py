@@ -94,14 +94,12 @@ def _cancel_both(pair: tuple[Pending, Pending]) -> None:
 class _Closing(Generic[BatchT]):
     """What both loaders share: closing, and the refusal to start once closed."""
 
-    fingerprint: str = ""
-    """See `Loader`."""
-
     def __init__(self, close: Callable[[], None]) -> None:
+        self.fingerprint: dict[str, str] = {}  # see `Loader`
         self._close = close
         self._closed = False
 
-    def marked(self: LoaderT, fingerprint: str) -> LoaderT:
+    def marked(self: LoaderT, fingerprint: dict[str, str]) -> LoaderT:
         """Set the fingerprint and return the loader itself."""
         self.fingerprint = fingerprint
         return self
