@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from engine import checkpoint, rng
-from engine.agreement import check_agreement, run_facts
+from engine.agreement import check_agreement, check_same_data, data_facts, run_facts
 from engine.batchnorm import synchronise_batchnorm
 from engine.clock import TrainingClock
 from engine.distributed import on_main, rank, world_size
@@ -28,7 +28,7 @@ from engine.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
 from engine.online_probe import OnlineProbe, ProbeRecorder
 from engine.progress import TrainingProgress
 from engine.recipe import Recipe, StepOutput
-from engine.runs import open_run, save_backbone
+from engine.runs import opened_run, save_backbone
 from engine.samples import save_samples
 from engine.schedule import Schedule
 from engine.stop import RunStopped, StopSignal
@@ -151,10 +151,10 @@ def train(
     """
     decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
     check_agreement(run_facts(recipe.name, decisive, loader))
-    on_main(lambda: open_run(config.out, recipe.name, config.config, config.runtime_fields, config.resume))
-    run = _Run(recipe, loader, accelerator, config, probe)
-    run.restore()
-    return run.train()
+    with opened_run(config.out, recipe.name, config.config, config.runtime_fields, config.resume):
+        run = _Run(recipe, loader, accelerator, config, probe)
+        run.restore()
+        return run.train()
 
 
 class _Run:
@@ -176,6 +176,7 @@ class _Run:
         self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.model, self.stepper = accelerator.prepare(_Shell(recipe), self.optimizer)
         self.steps_per_epoch = loader.steps_per_epoch
+        self.data = data_facts(loader)
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
         self.schedule: Schedule = recipe.make_schedule(self.steps_per_epoch, self.total_steps)
@@ -215,11 +216,7 @@ class _Run:
                 f"checkpoint {found}: expected one of recipe {self.recipe.name!r}, found {meta.recipe!r}; "
                 "give another --out"
             )
-        if meta.steps_per_epoch != self.steps_per_epoch:
-            raise UserError(
-                f"checkpoint {found}: expected {meta.steps_per_epoch} steps per epoch, found "
-                f"{self.steps_per_epoch}; resume with the same pack, split and batch size"
-            )
+        check_same_data(found, meta.data, self.data)
 
     def train(self) -> TrainSummary:
         clock, window = TrainingClock(), MetricWindow(self.device)
@@ -376,7 +373,7 @@ class _Run:
             config=dict(self.config.config),
             step=self.step,
             epoch=self.step // self.steps_per_epoch,
-            steps_per_epoch=self.steps_per_epoch,
+            data=self.data,
             num_ranks=world_size(),
             scaler=self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
         )

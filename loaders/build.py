@@ -96,7 +96,9 @@ def build_loader(
     check_batch(len(split), batch_size, num_ranks, drop_last=train)
     known = split.labels(labels)
     factory = RendererFactory(backend, options, (split,))
-    mark = fingerprint((split,), (labels,), views, batch_size, seed, mode, num_ranks, window)
+    mark = fingerprint(
+        (split,), (labels,), views, batch_size=batch_size, seed=seed, mode=mode, **factory.decisive
+    )
     share = Share(rank, num_ranks, prefetch, timeout_s)
     place = _placer(options.device)
     if factory.name == "ffcv":
@@ -178,7 +180,6 @@ def build_paired_loader(
             "backend ffcv: expected one stream, since FFCV's Loader walks one order; found two; use "
             "backend='cpu', which reads the same packs"
         )
-    decisive = (labeled_views, unlabeled_views, batch_size, mu, seed, balanced, num_ranks, window)
 
     def labeled_stream(table: LabelTable | None) -> LabeledStream:
         rows = labeled.labeled_by(table)
@@ -186,7 +187,10 @@ def build_paired_loader(
         groups = group_by_class(known) if balanced else None
         size = batch_size // num_ranks
         renderer = factory.make(rows, labeled_views, first_view=0, labels=known, batch_size=size)
-        mark = fingerprint((labeled, unlabeled), (table,), *decisive)
+        mark = fingerprint(
+            (labeled, unlabeled), (table,), (labeled_views, unlabeled_views),
+            batch_size=batch_size, mu=mu, seed=seed, balanced=balanced, **factory.decisive,
+        )  # fmt: skip
         return LabeledStream(factory.keep_all(renderer), len(rows), mark, groups)
 
     other, shuffle = factory.in_order(

@@ -181,7 +181,7 @@ class EpochLoader(_EpochSource[Batch]):
         share: Share,
         place: Callable[[Batch], Batch],
         close: Callable[[], None],
-        fingerprint: str,
+        fingerprint: dict[str, str],
         shuffle: Shuffle = order.permute_stream,
     ) -> None:
         super().__init__(close)
@@ -243,7 +243,7 @@ class LabeledStream:
 
     renderer: Renderer
     num_rows: int
-    fingerprint: str
+    fingerprint: dict[str, str]
     groups: ClassGroups | None = None
 
 
@@ -301,7 +301,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
         return self._batch_size
 
     @property
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> dict[str, str]:
         """See `Loader`; that of the label table which the next epoch will use."""
         return self._labeled.fingerprint
 

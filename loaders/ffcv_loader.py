@@ -63,7 +63,7 @@ class FfcvLoader(EpochLoader):
         share: Share,
         place: Callable[[Batch], Batch],
         close: Callable[[], None],
-        fingerprint: str,
+        fingerprint: dict[str, str],
     ) -> None:
         self._cpu = renderer
         split = renderer.split

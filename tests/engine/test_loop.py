@@ -161,7 +161,7 @@ def test_a_checkpoint_of_another_recipe_or_network_is_refused(tmp_path: Path) ->
     (out / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"projector.3.weight of shape \[24, 32\], found \[16, 32\]"):
         train_small(out, SmallRecipe(embedding=24), resume=True)
-    with pytest.raises(UserError, match="expected 3 steps per epoch, found 4"):
+    with pytest.raises(UserError, match="expected steps per epoch 3, found 4"):
         train_small(out, loader=SyntheticLoader(steps_per_epoch=4), resume=True)
 
 
@@ -260,3 +260,36 @@ def test_sigterm_saves_and_exits_with_its_own_code(tmp_path: Path, whole_run) ->
     assert time.monotonic() - start < 10
     (saved,) = list_checkpoints(out / "checkpoints")
     assert int(saved.name.removeprefix("step-")) in (3, 4)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from tests.engine.synthetic import SyntheticLoader, train_small
+loader = SyntheticLoader()
+loader.before_step = lambda epoch, step: (print("step", flush=True), time.sleep(60))
+train_small(Path(sys.argv[1]), loader=loader, resume=True)
+"""
+
+
+def test_a_run_folder_serves_one_command_at_a_time(tmp_path: Path, whole_run) -> None:
+    out = tmp_path / "run"
+    train_small(out, max_steps=2)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", HOLDER, str(out)]
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(UserError, match=r"expected no other process in .*, found one at work"):
+            train_small(out, resume=True)
+        process.kill()
+    weights, _ = train_small(out, resume=True)  # nothing stays locked behind a killed process
+    assert_same_bits(weights, whole_run[1])
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    train_small(tmp_path / "run", max_steps=2)
+    loader = SyntheticLoader()
+    loader.fingerprint = {"pack": "another of the same size"}
+    with pytest.raises(UserError, match="expected pack synthetic, found another of the same size; resume"):
+        train_small(tmp_path / "run", loader=loader, resume=True)
