@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from typing import Literal, get_args
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from loaders.arguments import LoaderOptions, parse_device
 from loaders.checks import check_one_of
+from loaders.cores import available_cores
 from loaders.cpu import CpuRenderer
 from loaders.dali import DaliRenderer
 from loaders.epochs import UNLABELED, Renderer, Shuffle
@@ -39,24 +39,29 @@ def explain_backend(
     Raises:
         UserError: there is no such backend, or it cannot read where a pack lies.
     """
+    return ": ".join(_choose(backend, parse_device(device), splits))
+
+
+def _choose(backend: BackendName, device: torch.device, splits: tuple[Split, ...]) -> tuple[str, str]:
+    """Return the name of a backend, and why it is taken."""
     check_one_of("backend", backend, get_args(BackendName))
-    target = parse_device(device)
     remote = [split.pack.url for split in splits if isinstance(split.pack, RemotePack)]
     if remote and backend not in ("auto", "stream"):
         raise UserError(f"backend {backend}: expected packs on this machine, found {remote[0]}; use 'stream'")
     if remote and backend == "auto":
-        return f"stream: {remote[0]} lies in a store"
+        return "stream", f"{remote[0]} lies in a store"
+    on_gpu = device.type == "cuda"
     if backend == "dali":
-        where = "decodes and augments on the GPU" if target.type == "cuda" else "on the CPU"
-        return f"dali: asked for, {where}"
+        return "dali", f"asked for, {'decodes and augments on the GPU' if on_gpu else 'on the CPU'}"
     if backend != "auto":
-        return f"{backend}: asked for"
-    if target.type == "cuda":
-        return (
-            "cpu: the fused kernels read every pack and every policy; where the processor cannot feed the "
-            "GPU, tools/bench_loaders.py shows whether backend='dali' is faster on this machine"
+        return backend, "asked for"
+    why = "the fused kernels read every pack and every policy"
+    if on_gpu:
+        why += (
+            "; where the processor cannot feed the GPU, tools/bench_loaders.py shows whether backend='dali' "
+            "is faster on this machine"
         )
-    return "cpu: the fused kernels read every pack and every policy"
+    return "cpu", why
 
 
 class RendererFactory:
@@ -69,12 +74,13 @@ class RendererFactory:
     """
 
     def __init__(self, backend: BackendName, options: LoaderOptions, splits: tuple[Split, ...]) -> None:
-        self.name = explain_backend(backend, options.device, splits).split(":")[0]
+        self.name, _ = _choose(backend, options.device, splits)
         self._fetching = Fetching()
         self._options = options
-        self._threads = options.num_threads or usable_cores()
+        self._threads = options.num_threads or available_cores()
         self._executor: WorkerPool | None = None
-        self._closers: list[Callable[[float], None]] = []
+        # Weakly, so that the pipeline of a label table that was swapped goes with its last batch.
+        self._pipelines: WeakSet[DaliRenderer] = WeakSet()
 
     @property
     def decisive(self) -> dict[str, str]:
@@ -138,8 +144,10 @@ class RendererFactory:
         """Stop every renderer that was made; threads that hang are left behind after the time limit."""
         limit = self._options.timeout_s
         self._fetching.close(limit)  # first, so that no thread waits for a shard any more
-        for close in self._closers:
-            close(limit)
+        if self._executor is not None:
+            self._executor.close(limit)
+        for renderer in list(self._pipelines):
+            renderer.close(limit)
 
     def make_cpu(
         self,
@@ -152,8 +160,7 @@ class RendererFactory:
     ) -> CpuRenderer:
         """Return the cpu backend's renderer, which the ffcv backend uses too; see `make`."""
         if self._executor is None:
-            executor = self._executor = WorkerPool(self._threads, "sluice-loader")
-            self._closers.append(executor.close)
+            self._executor = WorkerPool(self._threads, "sluice-loader")
         options = self._options
         return CpuRenderer(
             split,
@@ -196,10 +203,5 @@ class RendererFactory:
             prefetch=options.prefetch,
             verify=options.verify,
         )
-        self._closers.append(renderer.close)
+        self._pipelines.add(renderer)
         return renderer
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

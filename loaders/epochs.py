@@ -41,7 +41,6 @@ class Pending(Protocol):
 class Renderer(Protocol):
     """What a backend offers: begin a batch of given rows of one split."""
 
-    labels: NDArray[np.int64] | None
     bad_rows: dict[int, str]
 
     def submit(

@@ -150,15 +150,6 @@ class StreamRenderer:
         self._recent: deque[set[tuple[int, int]]] = deque(maxlen=_RECENT_BATCHES)
         self._begun: set[int] = set()
 
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        """Labels of the split."""
-        return self.inner.labels
-
-    @labels.setter
-    def labels(self, labels: NDArray[np.int64] | None) -> None:
-        self.inner.labels = labels
-
     def submit(
         self, positions: NDArray[np.int64], epochs: NDArray[np.int64], valid: NDArray[np.bool_]
     ) -> StreamPending:

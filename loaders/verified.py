@@ -8,11 +8,10 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from loaders.cpu import MAX_REPLACEMENTS
 from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
 from loaders.packs.columns import ENCODING_RAW
-
-MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
 
 
 class VerifiedRows:

@@ -31,7 +31,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders import build_loader, open_pack
-from loaders.backends import usable_cores
+from loaders.cores import available_cores
 from loaders.errors import UserError, run_command
 from loaders.order import permute
 from loaders.packs import LabelTable, Pack, Split
@@ -141,7 +141,7 @@ def order_cost(num_rows: int) -> tuple[float, int]:
         return int(process.memory_info().rss)
 
     start = time.perf_counter()
-    with ThreadPoolExecutor(usable_cores()) as threads:
+    with ThreadPoolExecutor(available_cores()) as threads:
         most = max(threads.map(block, range(0, num_rows, _ORDER_BLOCK)))
     return time.perf_counter() - start, most - before
 

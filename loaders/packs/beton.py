@@ -17,7 +17,6 @@ from loaders.errors import UserError
 
 VERSION = 2
 MIN_PAGE_BYTES = 1 << 21
-MAX_PAGE_BYTES = 1 << 31
 MODE_JPEG, MODE_RAW = 0, 1
 INT_FIELD, RGB_IMAGE_FIELD = 1, 2
 HEADER = np.dtype(

@@ -194,10 +194,6 @@ class Pack:
                 raise UserError(f"shard {path} cannot be read ({error}); restore it or pack again") from None
         return mapped
 
-    def shard_maps(self) -> list[NDArray[np.uint8]]:
-        """Return all shards as read-only uint8 memory maps, in the order of their numbers."""
-        return [self.shard_map(shard) for shard in range(self.num_shards)]
-
     def view(self, row: int) -> NDArray[np.uint8]:
         """Return the encoded bytes of `row` as a uint8 slice of its shard's memory map, without a copy.
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from loaders.cores import available_cores
 from loaders.errors import UserError
 from loaders.locks import locked
 from loaders.packs.atomic import remove_partials, write_atomic
@@ -33,7 +34,7 @@ from loaders.packs.ray_workers import run_jobs_on_ray
 from loaders.packs.shard_job import ShardJob
 from loaders.packs.sources.spec import SplitSource, identity
 from loaders.packs.upload import read_remote_manifest, remote_size, upload_pack
-from loaders.packs.workers import available_cores, run_jobs, run_jobs_in_threads
+from loaders.packs.workers import run_jobs, run_jobs_in_threads
 
 Progress = Callable[[int, int], None]
 _SMALL_INPUT_BYTES = 16_000_000

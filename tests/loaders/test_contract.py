@@ -19,6 +19,7 @@ from loaders import build_loader, build_paired_loader
 from loaders.errors import LoaderError, UserError
 from loaders.packs import LabelTable
 from loaders.views import presets
+from tests.faults.http_store import wait_until
 from tests.loaders.backends import BACKENDS, FUSED, reseal
 from tests.loaders.conftest import write_pack
 
@@ -484,6 +485,20 @@ def test_paired_streams_cycle_without_a_gap_and_resume(paired, photo_pack):
     for found, expected in zip(resumed, whole[6:8], strict=True):
         assert same(found.labeled, expected.labeled)
         assert same(found.unlabeled, expected.unlabeled)
+
+
+def test_tables_that_were_swapped_leave_no_threads_behind(paired, photo_pack):
+    def workers():
+        gc.collect()
+        return sum("fetch" not in thread.name for thread in threading.enumerate())  # those start by and by
+
+    with paired(photo_pack) as loader:
+        take(loader)
+        before = workers()
+        for label in range(3):
+            loader.set_labels(LabelTable.of([2, 5, 11], [1, 0, label], 3))
+            take(loader)
+        wait_until(lambda: workers() <= before)
 
 
 def test_the_streams_draw_apart(paired, photo_pack):
