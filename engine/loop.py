@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from engine import checkpoint, rng
 from engine.agreement import check_agreement, check_same_data, data_facts, run_facts
+from engine.bad_rows import BadRowRecorder
 from engine.batchnorm import synchronise_batchnorm
 from engine.clock import TrainingClock
 from engine.distributed import on_main, rank, world_size
@@ -102,6 +103,7 @@ class TrainSummary:
             left out where there are others.
         wait_share: share of that time spent waiting for data.
         seconds: wall-clock of this process's steps.
+        num_bad_rows: rows that could not be read, over all processes that worked on the run.
         backbone: the file with the backbone's weights.
     """
 
@@ -111,6 +113,7 @@ class TrainSummary:
     img_per_s: float
     wait_share: float
     seconds: float
+    num_bad_rows: int
     backbone: Path
 
 
@@ -224,7 +227,10 @@ class _Run:
         if self.accelerator.log_with:
             self.accelerator.init_trackers(self.recipe.name)
         self.model.train()
-        writer = MetricsWriter(self.config.out / "metrics.jsonl", self.step) if is_main else None
+        self.writer = MetricsWriter(self.config.out / "metrics.jsonl", self.step) if is_main else None
+        if self.writer is not None and self.writer.num_damaged:
+            self.notes.append(f"metrics.jsonl: left out {self.writer.num_damaged} damaged lines")
+        self.bad_rows = BadRowRecorder(self.config.out, self.loader, self.device)
         probes = self._open_probes()
         shown = TrainingProgress(
             self.recipe.name, self.total_steps, self.step, is_main and self.config.progress
@@ -242,7 +248,7 @@ class _Run:
                     clock.images += _num_images(batch) * world_size()
                     shown.advance(self.step)
                     if self.step % self.config.log_every == 0 or self.step == self.last_step:
-                        self._log(window, clock, writer, shown)
+                        self._log(window, clock, shown)
                     if probes is not None:
                         self._measure(probes, clock, shown)
                     self._save_or_stop(stop.poll(), window, shown)
@@ -252,8 +258,8 @@ class _Run:
             note = save_bad_batch(self.config.out, error.step, draw_again(self.loader, error.step))
             raise NonFiniteLossError(f"{error}; {note}", error.step) from None
         finally:
-            if writer is not None:
-                writer.close()
+            if self.writer is not None:
+                self.writer.close()
             if probes is not None:
                 probes.close()
         return self._finish(clock)
@@ -330,7 +336,6 @@ class _Run:
         self,
         window: MetricWindow,
         clock: TrainingClock,
-        writer: MetricsWriter | None,
         shown: TrainingProgress,
     ) -> None:
         means = window.read()
@@ -341,8 +346,10 @@ class _Run:
         record |= {"img_per_s": img_per_s, "wait_share": wait_share}
         if self.guard.num_skipped:
             record["num_skipped"] = self.guard.num_skipped
-        if writer is not None:
-            writer.write(record)
+        if self.bad_rows.update():
+            record["num_bad_rows"] = self.bad_rows.count
+        if self.writer is not None:
+            self.writer.write(record)
         if self.accelerator.trackers:
             self.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=self.step)
         shown.report(self.step, epoch, self.loss, img_per_s, wait_share)
@@ -352,6 +359,9 @@ class _Run:
         if not (due or stopping):
             return
         window.check()
+        self.bad_rows.update()
+        if self.writer is not None:
+            self.writer.sync()  # the lines up to a checkpoint are as safe as it is
         self._save()
         if stopping and self.step < self.last_step:
             line = f"SIGTERM: saved step {self.step}; run the same command with --resume to go on"
@@ -400,6 +410,7 @@ class _Run:
             img_per_s=img_per_s,
             wait_share=wait_share,
             seconds=time.perf_counter() - clock.start,
+            num_bad_rows=self.bad_rows.count,
             backbone=backbone,
         )
 

@@ -177,6 +177,24 @@ def test_old_checkpoints_go_and_the_backbone_stays(tmp_path: Path) -> None:
     assert_same_bits(load_backbone(out).state_dict(), own)
 
 
+def test_damaged_lines_of_metrics_do_not_hold_up_a_resume(tmp_path: Path, whole_run, capsys) -> None:
+    """A crash of the machine leaves blocks of zeros, half lines, and lines of steps to be taken again."""
+    out = tmp_path / "run"
+    loader = SyntheticLoader()
+    loader.before_step = killer(at=(1, 2))
+    with pytest.raises(Killed):
+        train_small(out, loader=loader, checkpoint_every_steps=4)
+    path = out / "metrics.jsonl"
+    lines = path.read_bytes().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
+    damaged = [b"\0" * 40, *lines[1:4], lines[4][:20], b'"no record"', b'{"step": "x"}', b'{"step"']
+    path.write_bytes(b"\n".join(damaged))
+    weights, _ = train_small(out, checkpoint_every_steps=4, resume=True, progress=True)
+    assert_same_bits(weights, whole_run[1])
+    assert [r["step"] for r in read_metrics(path)] == [2, 3, 4, 5, 6]
+    assert "metrics.jsonl: left out 3 damaged lines" in capsys.readouterr().err
+
+
 def test_a_step_that_is_not_finite_is_named_and_not_saved(tmp_path: Path) -> None:
     recipe = SmallRecipe()
     recipe.poison_at = 3
