@@ -60,6 +60,10 @@ class Loader(Protocol[BatchT_co]):
         ranks is no part of it.
         """
 
+    @property
+    def bad_rows(self) -> Mapping[int, str]:
+        """Rows of the pack that could not be read so far on this rank, and why."""
+
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[BatchT_co]:
         """Yield the batches of `epoch` from `start_step` on; a pure function of both and the seed."""
 

@@ -280,6 +280,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
         super().__init__(close)
         self._make_labeled = make_labeled
         self._labeled = make_labeled(labels)
+        self._bad_before: dict[int, str] = {}  # met under label tables that were replaced
         self.unlabeled = unlabeled
         self._num_unlabeled = num_unlabeled
         self._batch_size = batch_size
@@ -310,6 +311,11 @@ class PairedLoader(_EpochSource[PairedBatch]):
         return self._labeled.renderer
 
     @property
+    def bad_rows(self) -> dict[int, str]:
+        """Damaged rows met so far in both streams; see `EpochLoader`."""
+        return {**self._bad_before, **self.labeled.bad_rows, **self.unlabeled.bad_rows}
+
+    @property
     def num_labeled(self) -> int:
         """Rows that carry a label, as the next epoch will use them."""
         return self._labeled.num_rows
@@ -329,6 +335,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
                 the loader then keeps the table that it has.
         """
         self._check_open()
+        self._bad_before |= self.labeled.bad_rows
         self._labeled = self._make_labeled(table)
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[PairedBatch]:
