@@ -69,8 +69,7 @@ class VerifiedRows:
             LoaderError: a damaged row when `replace_bad` is off, or no readable row to replace it by.
         """
         rows = self._split.rows(positions)
-        wanted = range(len(rows)) if self._verify else np.flatnonzero(~self._is_good[rows]).tolist()
-        damaged = [i for i in wanted if not self._readable(int(rows[i]))]
+        damaged = [i for i in self._doubtful(rows) if not self._readable(int(rows[i]))]
         if not damaged:
             return positions, rows, rows, valid
         positions, shown, read, valid = positions.copy(), rows.copy(), rows.copy(), valid.copy()
@@ -85,13 +84,29 @@ class VerifiedRows:
 
     def images(self, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         """Return the images of rows that `resolve` gave, without a copy: JPEG bytes or pixels [H, W, 3]."""
-        columns = self._split.pack.columns
-        places = (columns.shard[rows].tolist(), columns.offset[rows].tolist(), columns.size[rows].tolist())
-        data = [self._shard(s)[first : first + size] for s, first, size in zip(*places, strict=True)]
+        columns, data = self._split.pack.columns, self._stored(rows)
         if not self.are_pixels:
             return data
         sizes = zip(columns.height[rows].tolist(), columns.width[rows].tolist(), strict=True)
         return [pixels.reshape(h, w, 3) for pixels, (h, w) in zip(data, sizes, strict=True)]
+
+    def _stored(self, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        columns = self._split.pack.columns
+        places = (columns.shard[rows].tolist(), columns.offset[rows].tolist(), columns.size[rows].tolist())
+        return [self._shard(s)[first : first + size] for s, first, size in zip(*places, strict=True)]
+
+    def _doubtful(self, rows: NDArray[np.int64]) -> list[int]:
+        """Return the places in `rows` that need a closer look; with `verify` after a quick one at each."""
+        if not self._verify:
+            doubtful: list[int] = np.flatnonzero(~self._is_good[rows]).tolist()
+            return doubtful
+        try:
+            stored = enumerate(zip(self._stored(rows), self._crc32[rows].tolist(), strict=True))
+            changed = {i for i, (data, expected) in stored if crc32(data.data) != expected}
+            known = {i for i, row in enumerate(rows.tolist()) if row in self.bad_rows}  # whatever their bytes
+            return sorted(changed | known)
+        except (IndexError, UserError):  # a shard that is not there: whose rows these are, each says itself
+            return list(range(len(rows)))
 
     def find_undecodable(self, rows: NDArray[np.int64]) -> bool:
         """Decode rows one by one and note those that fail; return whether any did."""
