@@ -408,7 +408,7 @@ def check_refusals(make, impossible):
                 make(**{name: value})
             line = f"({SAID.get(name, name)}): expected .+, found .+; .+"
             assert re.fullmatch(line, str(refused.value)), f"{name}={value!r}: {refused.value}"
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 def test_what_cannot_be_built_is_refused(build, photo_pack):
