@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, get_args
+from weakref import WeakSet
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from loaders.cpu import CpuRenderer, DTypeName
+from loaders.arguments import LoaderOptions, parse_device
+from loaders.checks import check_one_of
+from loaders.cores import available_cores
+from loaders.cpu import CpuRenderer
 from loaders.dali import DaliRenderer
 from loaders.epochs import UNLABELED, Renderer, Shuffle
 from loaders.errors import UserError
@@ -38,41 +39,29 @@ def explain_backend(
     Raises:
         UserError: there is no such backend, or it cannot read where a pack lies.
     """
-    if backend not in get_args(BackendName):
-        known = ", ".join(get_args(BackendName))
-        raise UserError(f"backend: expected one of {known}, found {backend!r}; choose one of them")
+    return ": ".join(_choose(backend, parse_device(device), splits))
+
+
+def _choose(backend: BackendName, device: torch.device, splits: tuple[Split, ...]) -> tuple[str, str]:
+    """Return the name of a backend, and why it is taken."""
+    check_one_of("backend", backend, get_args(BackendName))
     remote = [split.pack.url for split in splits if isinstance(split.pack, RemotePack)]
     if remote and backend not in ("auto", "stream"):
         raise UserError(f"backend {backend}: expected packs on this machine, found {remote[0]}; use 'stream'")
     if remote and backend == "auto":
-        return f"stream: {remote[0]} lies in a store"
+        return "stream", f"{remote[0]} lies in a store"
+    on_gpu = device.type == "cuda"
     if backend == "dali":
-        where = "decodes and augments on the GPU" if torch.device(device).type == "cuda" else "on the CPU"
-        return f"dali: asked for, {where}"
+        return "dali", f"asked for, {'decodes and augments on the GPU' if on_gpu else 'on the CPU'}"
     if backend != "auto":
-        return f"{backend}: asked for"
-    if torch.device(device).type == "cuda":
-        return (
-            "cpu: the fused kernels read every pack and every policy; where the processor cannot feed the "
-            "GPU, tools/bench_loaders.py shows whether backend='dali' is faster on this machine"
+        return backend, "asked for"
+    why = "the fused kernels read every pack and every policy"
+    if on_gpu:
+        why += (
+            "; where the processor cannot feed the GPU, tools/bench_loaders.py shows whether backend='dali' "
+            "is faster on this machine"
         )
-    return "cpu: the fused kernels read every pack and every policy"
-
-
-@dataclass(frozen=True)
-class RenderOptions:
-    """What every renderer of a loader is told alike; see `build_loader`."""
-
-    seed: int
-    device: torch.device
-    num_threads: int | None
-    dtype: DTypeName
-    channels_last: bool
-    replace_bad: bool
-    prefetch: int
-    verify: bool = False
-    window: int = 16
-    timeout_s: float = 120.0
+    return "cpu", why
 
 
 class RendererFactory:
@@ -84,13 +73,25 @@ class RendererFactory:
         splits: what the loader reads.
     """
 
-    def __init__(self, backend: BackendName, options: RenderOptions, splits: tuple[Split, ...]) -> None:
-        self.name = explain_backend(backend, options.device, splits).split(":")[0]
+    def __init__(self, backend: BackendName, options: LoaderOptions, splits: tuple[Split, ...]) -> None:
+        self.name, _ = _choose(backend, options.device, splits)
         self._fetching = Fetching()
         self._options = options
-        self._threads = options.num_threads or usable_cores()
+        self._threads = options.num_threads or available_cores()
         self._executor: WorkerPool | None = None
-        self._closers: list[Callable[[float], None]] = []
+        # Weakly, so that the pipeline of a label table that was swapped goes with its last batch.
+        self._pipelines: WeakSet[DaliRenderer] = WeakSet()
+
+    @property
+    def decisive(self) -> dict[str, str]:
+        """What of this the batches depend on, for their fingerprint.
+
+        The backends cpu, stream and ffcv render the same bytes; stream alone has another order.
+        """
+        options = self._options
+        renderer = f"dali on {options.device.type}" if self.name == "dali" else "cpu"
+        order = f"windows of {options.window} shards" if self.name == "stream" else "full shuffle"
+        return {"order": order, "renderer": renderer, "dtype": options.dtype}
 
     def make(
         self,
@@ -127,7 +128,7 @@ class RendererFactory:
             train: whether rows are shuffled.
 
         Raises:
-            UserError: a window, or a cache, that backend stream cannot work with.
+            UserError: a cache that backend stream cannot work with.
         """
         if self.name != "stream":
             return renderer, permute_stream
@@ -143,8 +144,10 @@ class RendererFactory:
         """Stop every renderer that was made; threads that hang are left behind after the time limit."""
         limit = self._options.timeout_s
         self._fetching.close(limit)  # first, so that no thread waits for a shard any more
-        for close in self._closers:
-            close(limit)
+        if self._executor is not None:
+            self._executor.close(limit)
+        for renderer in list(self._pipelines):
+            renderer.close(limit)
 
     def make_cpu(
         self,
@@ -157,8 +160,7 @@ class RendererFactory:
     ) -> CpuRenderer:
         """Return the cpu backend's renderer, which the ffcv backend uses too; see `make`."""
         if self._executor is None:
-            executor = self._executor = WorkerPool(self._threads, "sluice-loader")
-            self._closers.append(executor.close)
+            self._executor = WorkerPool(self._threads, "sluice-loader")
         options = self._options
         return CpuRenderer(
             split,
@@ -170,7 +172,7 @@ class RendererFactory:
             num_threads=self._threads,
             dtype=options.dtype,
             channels_last=options.channels_last,
-            replace_bad=options.replace_bad,
+            replace_bad=options.bad_images == "replace",
             train=train,
             verify=options.verify,
         )
@@ -196,14 +198,10 @@ class RendererFactory:
             device=options.device,
             dtype=options.dtype,
             channels_last=options.channels_last,
-            replace_bad=options.replace_bad,
+            replace_bad=options.bad_images == "replace",
             train=train,
             prefetch=options.prefetch,
+            verify=options.verify,
         )
-        self._closers.append(renderer.close)
+        self._pipelines.add(renderer)
         return renderer
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Block shuffle: the order of packs larger than memory, and how well an order mixes.
+"""Block shuffle: the order of packs larger than memory.
 
 Shards are shuffled, consecutive shards of that order form windows, and rows are shuffled within their
 window; so at any time only the shards of one window (two at its border) are being read. The contract is
@@ -7,11 +7,9 @@ that of `loaders.order`: a pure function of (shard sizes, window, seed, epoch, p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loaders.errors import UserError
 from loaders.order import Positions, permute
@@ -43,11 +41,6 @@ class BlockPlan:
     seed: int
     epoch: int
     stream: int
-
-    def window_shards(self, window: int) -> Positions:
-        """Return the shard numbers of a window, which a reader fetches ahead and drops together."""
-        first, last = np.searchsorted(self.shard_starts, self.window_starts[window : window + 2])
-        return self.shards[first:last]
 
 
 def block_plan(shard_rows: Positions, window: int, seed: int, epoch: int, stream: int = 0) -> BlockPlan:
@@ -137,54 +130,3 @@ class BlockShuffle:
             chosen = epochs == epoch
             rows[chosen] = block_permute(positions[chosen], self.plan(seed, int(epoch), stream))
         return rows
-
-
-@dataclass(frozen=True)
-class MixingQuality:
-    """How near an order comes to a full shuffle; both ratios are 1 for a full shuffle.
-
-    Attributes:
-        neighbour_ratio: mean distance in the pack of rows that follow each other, over that of a full
-            shuffle, (num_rows + 1) / 3.
-        groups_per_batch: mean number of distinct groups (classes, shards) in a batch.
-        groups_expected: the same for a full shuffle, by the hypergeometric distribution.
-    """
-
-    neighbour_ratio: float
-    groups_per_batch: float
-    groups_expected: float
-
-    @property
-    def group_ratio(self) -> float:
-        """Return the groups per batch over those of a full shuffle."""
-        return self.groups_per_batch / self.groups_expected
-
-
-def mixing_quality(order: Positions, groups: NDArray[np.integer], batch_size: int) -> MixingQuality:
-    """Measure an order, or any stretch of consecutive positions of it, against a full shuffle.
-
-    Args:
-        order: int64 [K] rows in the order of reading, K >= max(2, batch_size).
-        groups: integer [num_rows], the class or shard of each row, from 0.
-        batch_size: rows per batch.
-
-    Returns:
-        The measurement.
-    """
-    num_rows = groups.size
-    distance = float(np.abs(np.diff(order)).mean()) / ((num_rows + 1) / 3)
-    found = [np.unique(batch).size for batch in _batches(groups[order], batch_size)]
-    sizes = np.bincount(groups)
-    expected = sum(1.0 - _chance_of_none(num_rows, int(size), batch_size) for size in sizes if size)
-    return MixingQuality(distance, float(np.mean(found)), expected)
-
-
-def _batches(values: NDArray[np.integer], batch_size: int) -> Iterator[NDArray[np.integer]]:
-    for start in range(0, values.size - batch_size + 1, batch_size):
-        yield values[start : start + batch_size]
-
-
-def _chance_of_none(num_rows: int, group_size: int, batch_size: int) -> float:
-    """Return the chance that a batch drawn without replacement holds no row of a group."""
-    drawn = np.arange(batch_size, dtype=np.float64)
-    return float(np.prod(np.clip((num_rows - group_size - drawn) / (num_rows - drawn), 0.0, 1.0)))

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from loaders.backends import BackendName, RendererFactory, RenderOptions, explain_backend
+from loaders.arguments import (
+    MAX_VIEWS,
+    BadImages,
+    LoaderOptions,
+    Mode,
+    check_split,
+    check_views,
+    parse_device,
+)
+from loaders.backends import BackendName, RendererFactory, explain_backend
 from loaders.balanced import group_by_class
 from loaders.batch import Batch
+from loaders.checks import check_flag, check_one_of, check_whole
 from loaders.cpu import DTypeName
 from loaders.epochs import EpochLoader, LabeledStream, PairedLoader, Share
 from loaders.errors import UserError
-from loaders.ffcv_loader import FfcvLoader, check_split
+from loaders.ffcv_loader import FfcvLoader, find_shard
 from loaders.fingerprint import fingerprint
 from loaders.order import check_batch
 from loaders.packs import LabelTable, Split
 from loaders.views.policy import ViewPolicy
 
 __all__ = ["BackendName", "Mode", "build_loader", "build_paired_loader", "explain_backend"]
-
-Mode = Literal["train", "eval"]
-
-_STREAM_VIEWS = 256  # view numbers set aside for each stream of a paired loader
 
 
 def build_loader(
@@ -43,7 +49,7 @@ def build_loader(
     labels: LabelTable | None = None,
     dtype: DTypeName = "float32",
     channels_last: bool = False,
-    bad_images: Literal["replace", "raise"] = "replace",
+    bad_images: BadImages = "replace",
     verify: bool = False,
     prefetch: int = 2,
     timeout_s: float = 120.0,
@@ -69,8 +75,9 @@ def build_loader(
         channels_last: deliver views in torch.channels_last.
         bad_images: "replace" puts the next readable row in place of a damaged one, deterministically, and
             notes it in `loader.bad_rows`; "raise" stops.
-        verify: compare the bytes of every image with its CRC-32; one that differs is a damaged image.
-            Without it, backends cpu and stream do not notice a flipped bit that still decodes.
+        verify: compare the bytes of every image with its CRC-32 whenever it is read; one that differs is a
+            damaged image. Without it, a flipped bit that still decodes goes unnoticed (by backend dali after
+            the first reading of its row).
         prefetch: batches under way besides the one being used.
         timeout_s: seconds that one batch may take before `LoaderError`.
         window: of backend stream: shards shuffled together; more mix better and need a larger cache.
@@ -78,33 +85,38 @@ def build_loader(
     Raises:
         UserError: what cannot be built, and the remedy.
     """
-    _check(views, num_threads, prefetch, timeout_s, rank, num_ranks)
-    options = RenderOptions(
-        seed, torch.device(device), num_threads, dtype, channels_last, bad_images == "replace", prefetch,
-        verify, window, timeout_s,
+    check_split("split", split)
+    check_views("views", views)
+    check_one_of("mode", mode, get_args(Mode))
+    options = LoaderOptions(
+        seed, parse_device(device), num_threads, rank, num_ranks, dtype, channels_last, bad_images, verify,
+        prefetch, timeout_s, window,
     )  # fmt: skip
-    factory = RendererFactory(backend, options, (split,))
-    mark = fingerprint((split,), (labels,), views, batch_size, seed, mode, num_ranks, window)
     train = mode == "train"
     check_batch(len(split), batch_size, num_ranks, drop_last=train)
-    share = Share(rank, num_ranks, prefetch, timeout_s)
     known = split.labels(labels)
+    factory = RendererFactory(backend, options, (split,))
+    mark = fingerprint(
+        (split,), (labels,), views, batch_size=batch_size, seed=seed, mode=mode, **factory.decisive
+    )
+    share = Share(rank, num_ranks, prefetch, timeout_s)
+    place = _placer(options.device)
     if factory.name == "ffcv":
-        check_split(split)
-        cpu = factory.make_cpu(split, views, first_view=_STREAM_VIEWS, labels=known, train=train)
-        return FfcvLoader(cpu, batch_size, seed, train, share, _placer(device), factory.close).marked(mark)
+        find_shard(split)
+        cpu = factory.make_cpu(split, views, first_view=MAX_VIEWS, labels=known, train=train)
+        return FfcvLoader(cpu, batch_size, seed, train, share, place, factory.close, mark)
     renderer = factory.make(
         split,
         views,
-        first_view=_STREAM_VIEWS,
+        first_view=MAX_VIEWS,
         labels=known,
         batch_size=batch_size // num_ranks,
         train=train,
     )
     renderer, shuffle = factory.in_order(renderer, train)
     return EpochLoader(
-        renderer, len(split), batch_size, seed, train, share, _placer(device), factory.close, shuffle
-    ).marked(mark)
+        renderer, len(split), batch_size, seed, train, share, place, factory.close, mark, shuffle
+    )
 
 
 def build_paired_loader(
@@ -125,7 +137,7 @@ def build_paired_loader(
     balanced: bool = False,
     dtype: DTypeName = "float32",
     channels_last: bool = False,
-    bad_images: Literal["replace", "raise"] = "replace",
+    bad_images: BadImages = "replace",
     verify: bool = False,
     prefetch: int = 2,
     timeout_s: float = 120.0,
@@ -149,20 +161,25 @@ def build_paired_loader(
     Raises:
         UserError: what cannot be built, and the remedy.
     """
-    _check(labeled_views + unlabeled_views, num_threads, prefetch, timeout_s, rank, num_ranks)
-    if mu < 1:
-        raise UserError(f"mu: expected at least 1 unlabelled row per labelled row, found {mu}; raise it")
-    options = RenderOptions(
-        seed, torch.device(device), num_threads, dtype, channels_last, bad_images == "replace", prefetch,
-        verify, window, timeout_s,
+    check_split("labeled", labeled)
+    check_split("unlabeled", unlabeled)
+    check_views("labeled_views", labeled_views)
+    check_views("unlabeled_views", unlabeled_views)
+    check_whole("mu", mu, 1, remedy="give the unlabelled rows per labelled row")
+    check_flag("balanced", balanced)
+    options = LoaderOptions(
+        seed, parse_device(device), num_threads, rank, num_ranks, dtype, channels_last, bad_images, verify,
+        prefetch, timeout_s, window,
     )  # fmt: skip
+    labeled.pack.checked_labels(labels)
+    check_batch(len(labeled), batch_size, num_ranks, drop_last=False)
+    check_batch(len(unlabeled), mu * batch_size, num_ranks)
     factory = RendererFactory(backend, options, (labeled, unlabeled))
     if factory.name == "ffcv":
         raise UserError(
             "backend ffcv: expected one stream, since FFCV's Loader walks one order; found two; use "
             "backend='cpu', which reads the same packs"
         )
-    check_batch(len(unlabeled), mu * batch_size, num_ranks)
 
     def labeled_stream(table: LabelTable | None) -> LabeledStream:
         rows = labeled.labeled_by(table)
@@ -170,19 +187,22 @@ def build_paired_loader(
         groups = group_by_class(known) if balanced else None
         size = batch_size // num_ranks
         renderer = factory.make(rows, labeled_views, first_view=0, labels=known, batch_size=size)
-        return LabeledStream(factory.keep_all(renderer), len(rows), groups)
+        mark = fingerprint(
+            (labeled, unlabeled), (table,), (labeled_views, unlabeled_views),
+            batch_size=batch_size, mu=mu, seed=seed, balanced=balanced, **factory.decisive,
+        )  # fmt: skip
+        return LabeledStream(factory.keep_all(renderer), len(rows), mark, groups)
 
     other, shuffle = factory.in_order(
         factory.make(
             unlabeled,
             unlabeled_views,
-            first_view=_STREAM_VIEWS,
+            first_view=MAX_VIEWS,
             labels=None,
             batch_size=mu * batch_size // num_ranks,
         ),
         train=True,
     )
-    decisive = (labeled_views, unlabeled_views, batch_size, mu, seed, balanced, num_ranks, window)
     return PairedLoader(
         labeled_stream,
         labels,
@@ -192,37 +212,14 @@ def build_paired_loader(
         mu,
         seed,
         Share(rank, num_ranks, prefetch, timeout_s),
-        _placer(device),
+        _placer(options.device),
         factory.close,
         shuffle,
-    ).marked(fingerprint((labeled, unlabeled), (labels,), *decisive))
+    )
 
 
-def _check(
-    views: tuple[ViewPolicy, ...],
-    num_threads: int | None,
-    prefetch: int,
-    timeout_s: float,
-    rank: int,
-    num_ranks: int,
-) -> None:
-    if not views:
-        raise UserError("views: expected at least one policy, found none; pass presets of loaders.views")
-    if num_threads is not None and num_threads < 1:
-        raise UserError(
-            f"num_threads: expected at least 1, found {num_threads}; leave it out to use every core"
-        )
-    if prefetch < 0 or timeout_s <= 0:
-        raise UserError(
-            f"expected prefetch >= 0 and timeout_s > 0, found {prefetch} and {timeout_s}; change them"
-        )
-    if not 0 <= rank < num_ranks:
-        raise UserError(f"rank: expected 0 to {num_ranks - 1}, found {rank}; pass the process's own rank")
-
-
-def _placer(device: str | torch.device) -> Callable[[Batch], Batch]:
-    """Return what moves a batch to `device`."""
-    target = torch.device(device)
+def _placer(target: torch.device) -> Callable[[Batch], Batch]:
+    """Return what moves a batch to a device."""
     if target.type == "cpu":
         return lambda batch: batch
 

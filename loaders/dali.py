@@ -91,6 +91,7 @@ class DaliRenderer:
         replace_bad: put the following row in place of a damaged one (and count it) instead of raising.
         train: False marks a replaced row invalid, so that an evaluation does not count it.
         prefetch: batches under way at once.
+        verify: compare every image with its CRC-32 whenever it is read; else the first time alone.
 
     Raises:
         MissingBackendError: DALI is not installed.
@@ -113,21 +114,17 @@ class DaliRenderer:
         replace_bad: bool,
         train: bool,
         prefetch: int,
+        verify: bool,
     ) -> None:
         import_dali()
         check_views(views)
         if dtype not in get_args(DaliDType):
             known = ", ".join(get_args(DaliDType))
             raise UserError(f"backend dali: dtype: expected one of {known}, found {dtype}; use backend='cpu'")
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(
-                f"backend dali: expected a CUDA device as {device}, found none; use device='cpu' "
-                "or mend the driver ('nvidia-smi' shows what it sees)"
-            )
         self.split = split
         self.views = views
         self.labels = labels
-        self._rows = VerifiedRows(split, replace_bad, train)
+        self._rows = VerifiedRows(split, replace_bad, train, verify)
         self.bad_rows = self._rows.bad_rows
         self._seed = seed
         self._first_view = first_view

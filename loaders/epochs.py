@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +15,16 @@ from numpy.typing import NDArray
 from loaders import order
 from loaders.balanced import ClassGroups, balanced_positions
 from loaders.batch import Batch, PairedBatch
+from loaders.checks import check_whole
 from loaders.packs.labels import LabelTable
 
 T = TypeVar("T")
 BatchT = TypeVar("BatchT")
-LoaderT = TypeVar("LoaderT", bound="_Closing[Any]")
 
 # What stands at (epochs, positions) of a split of so many rows, under a seed, in a stream of the order.
 Shuffle = Callable[[order.Positions, order.Positions, int, int, int], order.Positions]
 
+MAX_EPOCH = 2**32 - 1  # an epoch is one word of the random numbers' counter
 LABELED, UNLABELED = 0, 1  # streams of the order; the unlabelled one is also a plain loader's
 
 
@@ -39,7 +41,6 @@ class Pending(Protocol):
 class Renderer(Protocol):
     """What a backend offers: begin a batch of given rows of one split."""
 
-    labels: NDArray[np.int64] | None
     bad_rows: dict[int, str]
 
     def submit(
@@ -91,20 +92,39 @@ def _cancel_both(pair: tuple[Pending, Pending]) -> None:
         pending.cancel()
 
 
-class _Closing(Generic[BatchT]):
-    """What both loaders share: closing, and the refusal to start once closed."""
-
-    fingerprint: str = ""
-    """See `Loader`."""
+class _EpochSource(ABC, Generic[BatchT]):
+    """What both loaders share: where an epoch may begin, closing, and the refusal to start once closed."""
 
     def __init__(self, close: Callable[[], None]) -> None:
         self._close = close
         self._closed = False
 
-    def marked(self: LoaderT, fingerprint: str) -> LoaderT:
-        """Set the fingerprint and return the loader itself."""
-        self.fingerprint = fingerprint
-        return self
+    @property
+    @abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch, the same on every rank."""
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[BatchT]:
+        """Yield this rank's batches of `epoch` from `start_step` on; no skipped batch is computed.
+
+        Args:
+            epoch: from 0 on.
+            start_step: from 0 to `steps_per_epoch`, which leaves nothing to yield.
+
+        Raises:
+            UserError: no such epoch or step.
+            LoaderError: from the iterator, when a batch cannot be had.
+        """
+        self._check_open()
+        check_whole("epoch", epoch, 0, MAX_EPOCH)
+        check_whole(
+            "start_step", start_step, 0, self.steps_per_epoch, "resume with the pack and batch size of before"
+        )
+        return self._batches(epoch, start_step)
+
+    @abstractmethod
+    def _batches(self, epoch: int, start_step: int) -> Iterator[BatchT]:
+        """Yield the batches of an epoch that there is."""
 
     def close(self) -> None:
         """Stop the workers and free the buffers; further calls do nothing."""
@@ -112,7 +132,7 @@ class _Closing(Generic[BatchT]):
             self._closed = True
             self._close()
 
-    def __enter__(self) -> _Closing[BatchT]:
+    def __enter__(self) -> _EpochSource[BatchT]:
         """Return itself; leaving the block closes it."""
         return self
 
@@ -134,7 +154,7 @@ class _Closing(Generic[BatchT]):
             raise
 
 
-class EpochLoader(_Closing[Batch]):
+class EpochLoader(_EpochSource[Batch]):
     """Batches of one split: shuffled and complete ones in training, every row in its order in evaluation.
 
     Args:
@@ -146,6 +166,7 @@ class EpochLoader(_Closing[Batch]):
         share: this process's part.
         place: moves a finished batch to the device.
         close: stops the backend.
+        fingerprint: see `Loader`.
         shuffle: the order of training; over all rows by default.
     """
 
@@ -159,10 +180,11 @@ class EpochLoader(_Closing[Batch]):
         share: Share,
         place: Callable[[Batch], Batch],
         close: Callable[[], None],
+        fingerprint: dict[str, str],
         shuffle: Shuffle = order.permute_stream,
     ) -> None:
         super().__init__(close)
-        order.check_batch(num_rows, batch_size, share.num_ranks, drop_last=train)
+        self.fingerprint = fingerprint
         self.renderer = renderer
         self._num_rows = num_rows
         self._batch_size = batch_size
@@ -187,9 +209,7 @@ class EpochLoader(_Closing[Batch]):
         """Damaged rows met so far and what was wrong; each was replaced by the next readable row."""
         return self.renderer.bad_rows
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Yield this rank's batches of `epoch` from `start_step` on; no skipped batch is computed."""
-        self._check_open()
+    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         return _run_ahead(
             range(start_step, self.steps_per_epoch),
             lambda step: self._submit(epoch, step),
@@ -216,15 +236,17 @@ class LabeledStream:
     Attributes:
         renderer: backend of the labelled rows alone.
         num_rows: their number.
+        fingerprint: of a loader with these labels.
         groups: their classes, for balanced sampling; None cycles through the rows.
     """
 
     renderer: Renderer
     num_rows: int
+    fingerprint: dict[str, str]
     groups: ClassGroups | None = None
 
 
-class PairedLoader(_Closing[PairedBatch]):
+class PairedLoader(_EpochSource[PairedBatch]):
     """Exactly B labelled and mu * B unlabelled rows in every step, both streams under one position.
 
     An epoch is one pass over the unlabelled rows (rounded down to whole steps). Each stream cycles through
@@ -256,10 +278,9 @@ class PairedLoader(_Closing[PairedBatch]):
         shuffle: Shuffle = order.permute_stream,
     ) -> None:
         super().__init__(close)
-        order.check_batch(num_unlabeled, mu * batch_size, share.num_ranks)
         self._make_labeled = make_labeled
         self._labeled = make_labeled(labels)
-        order.check_batch(self._labeled.num_rows, batch_size, share.num_ranks, drop_last=False)
+        self._bad_before: dict[int, str] = {}  # met under label tables that were replaced
         self.unlabeled = unlabeled
         self._num_unlabeled = num_unlabeled
         self._batch_size = batch_size
@@ -280,30 +301,44 @@ class PairedLoader(_Closing[PairedBatch]):
         return self._batch_size
 
     @property
+    def fingerprint(self) -> dict[str, str]:
+        """See `Loader`; that of the label table which the next epoch will use."""
+        return self._labeled.fingerprint
+
+    @property
     def labeled(self) -> Renderer:
         """Backend of the labelled stream, as the next epoch will use it."""
         return self._labeled.renderer
+
+    @property
+    def bad_rows(self) -> dict[int, str]:
+        """Damaged rows met so far in both streams; see `EpochLoader`."""
+        return {**self._bad_before, **self.labeled.bad_rows, **self.unlabeled.bad_rows}
 
     @property
     def num_labeled(self) -> int:
         """Rows that carry a label, as the next epoch will use them."""
         return self._labeled.num_rows
 
-    def set_labels(self, table: LabelTable) -> None:
+    def set_labels(self, table: LabelTable | None) -> None:
         """Draw the labelled stream from another table, from the next call of `epoch` on.
 
         An epoch under way keeps the labels it began with. To repeat or resume an epoch exactly, set the
-        table that it began with first: the loader remembers none but the last.
+        table that it began with first: the loader remembers none but the last. The fingerprint becomes
+        that of a loader built with `table`.
+
+        Args:
+            table: other labels; None for the true ones, as in `build_paired_loader`.
 
         Raises:
-            UserError: no row of the labelled split has a label in `table`.
+            UserError: no row of the labelled split has a label in `table`, or it belongs to another pack;
+                the loader then keeps the table that it has.
         """
         self._check_open()
+        self._bad_before |= self.labeled.bad_rows
         self._labeled = self._make_labeled(table)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[PairedBatch]:
-        """Yield this rank's batches of `epoch` from `start_step` on; no skipped batch is computed."""
-        self._check_open()
+    def _batches(self, epoch: int, start_step: int) -> Iterator[PairedBatch]:
         first, labeled = epoch * self.steps_per_epoch, self._labeled
         return _run_ahead(
             range(first + start_step, first + self.steps_per_epoch),

@@ -13,14 +13,17 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders import order
+from loaders.arguments import MAX_SEED, MAX_VIEWS, BadImages, LoaderOptions, check_views
+from loaders.checks import check_whole
 from loaders.cpu import CpuRenderer, DTypeName
 from loaders.epochs import UNLABELED
 from loaders.ffcv_operations import import_ffcv, iterate, operations
@@ -101,7 +104,7 @@ def fused_views(
     num_threads: int = 2,
     dtype: DTypeName = "float32",
     channels_last: bool = False,
-    bad_images: Literal["replace", "raise"] = "replace",
+    bad_images: BadImages = "replace",
     timeout_s: float = 120.0,
 ) -> list[Any]:
     """Return FFCV operations that turn an image field, JPEG or raw, into V views from one decode.
@@ -114,7 +117,7 @@ def fused_views(
         views: one policy per view.
         seed: of the views.
         num_threads: threads that decode and render.
-        dtype: "float32" (normalised as the policy says) or "uint8".
+        dtype: "float32", "float16" or "bfloat16" (normalised as the policy says), or "uint8".
         channels_last: deliver views in torch.channels_last.
         bad_images: "replace" puts the next readable image of the batch in place of a damaged one and notes
             it in `bad_rows` of the last operation; "raise" makes the batch raise when it is used.
@@ -122,17 +125,33 @@ def fused_views(
 
     Raises:
         MissingBackendError: FFCV is not installed.
+        UserError: an argument that cannot be worked with.
     """
+    check_views("views", views)
+    options = LoaderOptions(
+        seed=seed,
+        device=torch.device("cpu"),
+        num_threads=num_threads,
+        rank=0,
+        num_ranks=1,
+        dtype=dtype,
+        channels_last=channels_last,
+        bad_images=bad_images,
+        verify=False,
+        prefetch=0,
+        timeout_s=timeout_s,
+        window=1,
+    )
     renderer = _BetonRenderer(
         views=views,
-        seed=seed,
-        first_view=256,  # as in a plain loader of ours: the same image looks the same in both
+        seed=options.seed,
+        first_view=MAX_VIEWS,  # as in a plain loader of ours: the same image looks the same in both
         labels=None,
         executor=WorkerPool(num_threads, "sluice-ffcv"),
         num_threads=num_threads,
-        dtype=dtype,
-        channels_last=channels_last,
-        replace_bad=bad_images == "replace",
+        dtype=options.dtype,
+        channels_last=options.channels_last,
+        replace_bad=options.bad_images == "replace",
         train=True,
     )
     epochs: WeakKeyDictionary[threading.Thread, int] = WeakKeyDictionary()
@@ -163,9 +182,16 @@ class EpochOrder:
         seed: of the order.
         rank: this process.
         num_ranks: number of processes; the loader's `batch_size` is that of one, its `distributed` is False.
+
+    Raises:
+        MissingBackendError: FFCV is not installed.
+        UserError: a seed or a rank that cannot be.
     """
 
     def __init__(self, seed: int = 0, rank: int = 0, num_ranks: int = 1) -> None:
+        check_whole("seed", seed, 0, MAX_SEED)
+        check_whole("num_ranks", num_ranks, 1)
+        check_whole("rank", rank, 0, num_ranks - 1)
         import_ffcv()
         from ffcv.traversal_order.base import TraversalOrder
 

@@ -20,7 +20,7 @@ from loaders.packs import Split
 _KEPT_EPOCHS = 8  # orders remembered, so that an epoch given up early can still be told from the next one
 
 
-def check_split(split: Split) -> int:
+def find_shard(split: Split) -> int:
     """Return the number of the shard that holds all of a split.
 
     Raises:
@@ -51,6 +51,7 @@ class FfcvLoader(EpochLoader):
         share: this process's part.
         place: moves a finished batch to the device.
         close: stops the threads.
+        fingerprint: see `Loader`.
     """
 
     def __init__(
@@ -62,11 +63,12 @@ class FfcvLoader(EpochLoader):
         share: Share,
         place: Callable[[Batch], Batch],
         close: Callable[[], None],
+        fingerprint: dict[str, str],
     ) -> None:
         self._cpu = renderer
         split = renderer.split
-        super().__init__(renderer, len(split), batch_size, seed, train, share, place, close)
-        shard = check_split(split)
+        super().__init__(renderer, len(split), batch_size, seed, train, share, place, close, fingerprint)
+        shard = find_shard(split)
         self._first_row = int(np.searchsorted(split.pack.columns.shard, shard))
         self._wanted = (0, 0)  # epoch and first step of the epoch that begins
         self._begun: list[tuple[NDArray[np.uint64], int, int]] = []  # orders, their epochs and first steps
@@ -79,11 +81,6 @@ class FfcvLoader(EpochLoader):
             operations(self._render),
             self._next_order,
         )
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Yield this rank's batches of `epoch` from `start_step` on; no skipped batch is computed."""
-        self._check_open()
-        return self._batches(epoch, start_step)
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         self._wanted = (epoch, start_step)

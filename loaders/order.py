@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit, uint64
 from numpy.typing import NDArray
 
+from loaders.checks import check_whole
 from loaders.errors import UserError
 
 Positions = NDArray[np.int64]
@@ -143,8 +144,7 @@ def check_batch(num_rows: int, batch_size: int, num_ranks: int = 1, drop_last: b
     Raises:
         UserError: the batch is not positive, not divisible by the ranks, or larger than the split.
     """
-    if batch_size < 1:
-        raise UserError(f"batch size: expected at least 1, found {batch_size}; raise it")
+    check_whole("batch size (global)", batch_size, 1)
     if num_rows < 1:
         raise UserError(f"split: expected at least one row, found {num_rows}; choose another split")
     if batch_size % num_ranks:

@@ -150,15 +150,6 @@ class StreamRenderer:
         self._recent: deque[set[tuple[int, int]]] = deque(maxlen=_RECENT_BATCHES)
         self._begun: set[int] = set()
 
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        """Labels of the split."""
-        return self.inner.labels
-
-    @labels.setter
-    def labels(self, labels: NDArray[np.int64] | None) -> None:
-        self.inner.labels = labels
-
     def submit(
         self, positions: NDArray[np.int64], epochs: NDArray[np.int64], valid: NDArray[np.bool_]
     ) -> StreamPending:
@@ -223,11 +214,8 @@ def over_stream(
         What renders, and its order.
 
     Raises:
-        UserError: a window below 1, or a cache that cannot hold the shards of two windows, which a batch
-            at a border needs.
+        UserError: a cache that cannot hold the shards of two windows, which a batch at a border needs.
     """
-    if window < 1:
-        raise UserError(f"window: expected at least 1 shard, found {window}; raise it")
     pack = renderer.split.pack
     shards, rows = shards_of(renderer.split)
     shuffle = BlockShuffle(rows, window)

@@ -1,4 +1,4 @@
-"""Which rows can be read, for backends that decode out of our sight: the bytes of each are checked once."""
+"""Which rows can be read, for backends that decode out of our sight: their bytes are checked beforehand."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from loaders.cpu import MAX_REPLACEMENTS
 from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
 from loaders.packs.columns import ENCODING_RAW
 
-MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
-
 
 class VerifiedRows:
-    """The bytes of a split's rows, each compared with the CRC-32 in the index the first time it is wanted.
+    """The bytes of a split's rows, each compared with the CRC-32 in the index when it is wanted.
 
     A decoder that warns nobody about damage, or dies of it, must not meet any. Packing has decoded every
     image, so bytes with the right CRC-32 are readable. The rule for bad rows is the cpu backend's: the next
@@ -26,6 +25,7 @@ class VerifiedRows:
         split: the images.
         replace_bad: replace a damaged row (and note it in `bad_rows`) instead of raising.
         train: False marks a replaced row invalid in its place, so that an evaluation does not count it.
+        verify: compare a row every time it is wanted; else the first time alone.
 
     Attributes:
         bad_rows: damaged rows met so far and what was wrong.
@@ -35,11 +35,14 @@ class VerifiedRows:
         UserError: the split holds both.
     """
 
-    def __init__(self, split: Split, replace_bad: bool, train: bool) -> None:
+    def __init__(self, split: Split, replace_bad: bool, train: bool, verify: bool) -> None:
         self.bad_rows: dict[int, str] = {}
         self._split = split
         self._replace_bad = replace_bad
         self._train = train
+        self._verify = verify
+        # As a plain array: a memmap takes a microsecond for an element.
+        self._crc32 = np.asarray(split.pack.columns.crc32)
         self._is_good = np.zeros(len(split.pack), np.bool_)
         self._maps: dict[int, NDArray[np.uint8]] = {}
         encodings = np.unique(split.pack.columns.encoding[split.rows(np.arange(len(split)))])
@@ -66,13 +69,11 @@ class VerifiedRows:
             LoaderError: a damaged row when `replace_bad` is off, or no readable row to replace it by.
         """
         rows = self._split.rows(positions)
-        unknown = np.flatnonzero(~self._is_good[rows])
-        if len(unknown) == 0:
+        damaged = [i for i in self._doubtful(rows) if not self._readable(int(rows[i]))]
+        if not damaged:
             return positions, rows, rows, valid
         positions, shown, read, valid = positions.copy(), rows.copy(), rows.copy(), valid.copy()
-        for i in unknown:
-            if self._readable(int(rows[i])):
-                continue
+        for i in damaged:
             position = self._next_readable(int(positions[i]), int(rows[i]))
             read[i] = self._split.rows(np.array([position]))[0]
             if self._train:
@@ -83,13 +84,29 @@ class VerifiedRows:
 
     def images(self, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         """Return the images of rows that `resolve` gave, without a copy: JPEG bytes or pixels [H, W, 3]."""
-        columns = self._split.pack.columns
-        places = (columns.shard[rows].tolist(), columns.offset[rows].tolist(), columns.size[rows].tolist())
-        data = [self._shard(s)[first : first + size] for s, first, size in zip(*places, strict=True)]
+        columns, data = self._split.pack.columns, self._stored(rows)
         if not self.are_pixels:
             return data
         sizes = zip(columns.height[rows].tolist(), columns.width[rows].tolist(), strict=True)
         return [pixels.reshape(h, w, 3) for pixels, (h, w) in zip(data, sizes, strict=True)]
+
+    def _stored(self, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        columns = self._split.pack.columns
+        places = (columns.shard[rows].tolist(), columns.offset[rows].tolist(), columns.size[rows].tolist())
+        return [self._shard(s)[first : first + size] for s, first, size in zip(*places, strict=True)]
+
+    def _doubtful(self, rows: NDArray[np.int64]) -> list[int]:
+        """Return the places in `rows` that need a closer look; with `verify` after a quick one at each."""
+        if not self._verify:
+            doubtful: list[int] = np.flatnonzero(~self._is_good[rows]).tolist()
+            return doubtful
+        try:
+            stored = enumerate(zip(self._stored(rows), self._crc32[rows].tolist(), strict=True))
+            changed = {i for i, (data, expected) in stored if crc32(data.data) != expected}
+            known = {i for i, row in enumerate(rows.tolist()) if row in self.bad_rows}  # whatever their bytes
+            return sorted(changed | known)
+        except (IndexError, UserError):  # a shard that is not there: whose rows these are, each says itself
+            return list(range(len(rows)))
 
     def find_undecodable(self, rows: NDArray[np.int64]) -> bool:
         """Decode rows one by one and note those that fail; return whether any did."""
@@ -111,16 +128,16 @@ class VerifiedRows:
         return mapped
 
     def _readable(self, row: int) -> bool:
-        if self._is_good[row]:
-            return True
         if row in self.bad_rows:
             return False
+        if self._is_good[row] and not self._verify:
+            return True
         try:
             data = self._split.pack.view(row)
         except UserError as error:
             self._note(row, str(error))
             return False
-        if crc32(data.data) != self._split.pack.columns.crc32[row]:
+        if crc32(data.data) != self._crc32.item(row):
             self._note(row, "its bytes differ from the CRC-32 in the index")
             return False
         self._is_good[row] = True

@@ -26,7 +26,10 @@ def unsafe(tree: ast.AST) -> Iterator[str]:
                 yield "calls np.load without allow_pickle=False"
             if name == "torch.load" and keywords.get("weights_only") != "True":
                 yield "calls torch.load without weights_only=True"
-            if any(word in name for word in ("extractall", "tarfile.open")):
+            is_read = name == "tarfile.open" and "w" not in [
+                ast.unparse(a).strip("'") for a in node.args[1:2]
+            ]
+            if "extractall" in name or is_read:
                 yield f"calls {name}: members are read by offset, nothing is unpacked"
             if keywords.get("shell") == "True":
                 yield f"calls {name} through a shell"
@@ -35,7 +38,7 @@ def unsafe(tree: ast.AST) -> Iterator[str]:
 def test_nothing_from_outside_is_unpickled_unpacked_or_run() -> None:
     found = [
         f"{path.relative_to(ROOT)} {what}"
-        for layer in ("loaders", "engine", "recipes")
+        for layer in ("loaders", "engine", "recipes", "tools")
         for path in (ROOT / layer).rglob("*.py")
         for what in unsafe(ast.parse(path.read_text()))
     ]
@@ -49,6 +52,9 @@ from yaml import load
 torch.load(path)
 np.load(path, allow_pickle=True)
 tar.extractall(path)
+tarfile.open(path)
+tarfile.open(path, "r|")
+tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
 subprocess.run(line, shell=True)
 """
-    assert len(list(unsafe(ast.parse(source)))) == 6
+    assert len(list(unsafe(ast.parse(source)))) == 8

@@ -26,8 +26,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from loaders.cores import available_cores
 from loaders.errors import UserError, run_command
-from loaders.packs.workers import available_cores
 from tools.bench.harness import machine
 from tools.packing.writers import WRITERS, files
 

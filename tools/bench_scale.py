@@ -27,10 +27,10 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from loaders.cores import available_cores
 from loaders.errors import UserError, run_command
 from loaders.packs.columns import COLUMN_DTYPES, column_path
 from loaders.packs.manifest import INDEX_FOLDER, SplitRange, read_manifest, write_manifest
-from loaders.packs.workers import available_cores
 from tools.bench.harness import machine
 
 _TOOLS = Path(__file__).resolve().parent

@@ -18,9 +18,9 @@ import tyro
 from numpy.typing import NDArray
 from PIL import Image
 
+from loaders.cores import available_cores
 from loaders.errors import UserError, run_command
 from loaders.packs.kernels.memory import kernel
-from loaders.packs.workers import available_cores
 
 _PER_TASK = 2000
 _BANK = 64

@@ -17,7 +17,6 @@ from loaders.errors import UserError
 
 VERSION = 2
 MIN_PAGE_BYTES = 1 << 21
-MAX_PAGE_BYTES = 1 << 31
 MODE_JPEG, MODE_RAW = 0, 1
 INT_FIELD, RGB_IMAGE_FIELD = 1, 2
 HEADER = np.dtype(
@@ -81,15 +80,33 @@ def read_beton(path: Path) -> BetonContent:
         )
     samples = table(SAMPLE, METADATA_START, int(header["num_samples"]))
     first = int(header["alloc_table_ptr"])
-    allocations = table(ALLOCATION, first, (len(data) - first) // ALLOCATION.itemsize)
-    allocations = allocations[np.argsort(allocations["ptr"])]
-    pointers = samples["image"]["data_ptr"]
-    found = np.searchsorted(allocations["ptr"], pointers)
-    if len(samples) and (
-        found.max() >= len(allocations)
-        or (allocations["ptr"][found] != pointers).any()
-        or int(allocations["size"][found].max()) > first
-        or (pointers > np.uint64(first) - allocations["size"][found]).any()
-    ):
-        raise UserError(f"{path} is a damaged beton: an image lies outside the allocated pages")
-    return BetonContent(samples, allocations["size"][found] if len(samples) else np.zeros(0, np.uint64))
+    allocations = table(ALLOCATION, first, max(0, len(data) - first) // ALLOCATION.itemsize)
+    problem = _contradiction(samples["image"]["data_ptr"], allocations, first)
+    if problem:
+        raise UserError(f"{path} is a damaged beton: {problem}")
+    sizes = allocations["size"][np.argsort(allocations["sample_id"])]
+    return BetonContent(samples, sizes)
+
+
+def _contradiction(pointers: NDArray[np.uint64], allocations: NDArray[np.void], stop: int) -> str:
+    """Return what is wrong with a table that should hold one place per sample, all apart; "" for nothing.
+
+    A beton has no checksums: that its two tables agree, and no two images share a byte, is all there is to
+    tell a damaged place from a whole one.
+
+    Args:
+        pointers: uint64 [N], where each sample says that its image begins.
+        allocations: [M], of `ALLOCATION`.
+        stop: where the table begins, behind all images.
+    """
+    if len(allocations) != len(pointers):
+        return f"{len(pointers)} samples, {len(allocations)} images"
+    by_sample = allocations[np.argsort(allocations["sample_id"])]
+    if (by_sample["sample_id"] != np.arange(len(pointers))).any() or (by_sample["ptr"] != pointers).any():
+        return "samples and allocated images differ"
+    if (pointers > stop).any() or (by_sample["size"] > np.uint64(stop) - pointers).any():
+        return "an image lies outside the allocated pages"
+    in_file = allocations[np.argsort(allocations["ptr"])]
+    if (in_file["ptr"][:-1] + in_file["size"][:-1] > in_file["ptr"][1:]).any():
+        return "two images overlap"
+    return ""

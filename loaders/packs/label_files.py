@@ -16,7 +16,7 @@ from loaders.packs.atomic import write_atomic
 from loaders.packs.labels import LabelTable
 from loaders.packs.pack import Pack
 from loaders.packs.sources.label_file import read_label_array
-from loaders.packs.sources.path_list import LABEL_COLUMNS, read_rows
+from loaders.packs.sources.path_list import LABEL_COLUMNS, number_text, read_rows
 
 _ARRAY_SUFFIXES = (".pt", ".pth", ".npy")
 _LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -94,7 +94,7 @@ def _list_rows(path: Path, pack: Pack) -> tuple[NDArray[np.int64], NDArray[np.in
 
 def _row_number(path: Path, cell: Any, num_rows: int) -> int:
     try:
-        row = int(cell)
+        row = int(number_text(cell))
     except ValueError:
         row = -1
     if not 0 <= row < num_rows:
@@ -103,7 +103,7 @@ def _row_number(path: Path, cell: Any, num_rows: int) -> int:
 
 
 def _label_number(path: Path, cell: Any, number_of: dict[str, int], is_name: bool) -> int:
-    text = str(cell).strip()
+    text = number_text(cell).strip()
     if text == "":
         return -1
     # In a column of names "7" is the class of that name, elsewhere class number 7.

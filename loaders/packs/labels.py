@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.checks import check_whole
 from loaders.errors import UserError
 from loaders.packs.atomic import write_atomic
 from loaders.packs.manifest import LABELS_FOLDER
@@ -49,13 +50,21 @@ class LabelTable:
     version: int = field(default=TABLE_VERSION)
 
     def __post_init__(self) -> None:
-        """Check lengths and ranges.
+        """Check types, lengths and ranges.
 
         Raises:
-            UserError: columns of different lengths, an unordered or negative row, a label or a confidence
-                out of range.
+            UserError: a column of another type or shape, columns of different lengths, an unordered or
+                negative row, a label or a confidence out of range.
         """
-        lengths = {name: len(getattr(self, name)) for name in _COLUMN_NAMES}
+        check_whole("label table: num_classes", self.num_classes, 0)
+        for name, dtype in _COLUMN_DTYPES.items():
+            column = getattr(self, name)
+            if not isinstance(column, np.ndarray) or column.dtype != dtype or column.ndim != 1:
+                raise UserError(
+                    f"label table: expected column {name} as {dtype} [M], found {_described(column)}; "
+                    "LabelTable.of converts what can be converted"
+                )
+        lengths = {name: len(getattr(self, name)) for name in _COLUMN_DTYPES}
         if len(set(lengths.values())) != 1:
             raise UserError(f"label table: columns differ in length, {lengths}; give one entry per row")
         if len(self.row) == 0:
@@ -84,12 +93,31 @@ class LabelTable:
         source: str = TRUE_LABELS,
         cycle: int = 0,
     ) -> LabelTable:
-        """Make a table whose source and cycle are the same for all rows; sorts by row."""
-        order = np.argsort(row, kind="stable")
-        conf = np.broadcast_to(np.asarray(confidence, np.float32), np.shape(row))
+        """Make a table whose source and cycle are the same for all rows; sorts by row.
+
+        Args:
+            row: whole numbers [M], in any order, none twice.
+            label: whole numbers [M].
+            num_classes: of the pack.
+            confidence: numbers [M], or one for all; rounded to float32.
+            source: who gave the labels.
+            cycle: round in which they were given.
+
+        Raises:
+            UserError: rows or labels that are no whole numbers (nothing is truncated), different lengths, or
+                values that a table refuses.
+        """
+        rows, labels = _whole_numbers("row", row), _whole_numbers("label", label)
+        if np.shape(confidence) not in ((), rows.shape) or labels.shape != rows.shape:
+            raise UserError(
+                f"label table: expected one label and one confidence for each of {len(rows)} rows, found "
+                f"{labels.shape} and {np.shape(confidence)}; give one entry per row"
+            )
+        order = np.argsort(rows, kind="stable")
+        conf = np.broadcast_to(np.asarray(confidence, np.float32), rows.shape)
         return cls(
-            row=np.asarray(row, np.int64)[order],
-            label=np.asarray(label, np.int64)[order],
+            row=rows[order],
+            label=labels[order],
             confidence=conf[order],
             source=np.full(len(order), source, dtype=object),
             cycle=np.full(len(order), cycle, np.int32),
@@ -131,7 +159,7 @@ class LabelTable:
             rows: int64 [K], rows of the pack in any order; those without a label are left out.
         """
         kept = np.isin(self.row, rows)
-        columns: dict[str, Any] = {name: getattr(self, name)[kept] for name in _COLUMN_NAMES}
+        columns: dict[str, Any] = {name: getattr(self, name)[kept] for name in _COLUMN_DTYPES}
         return LabelTable(**columns, num_classes=self.num_classes, version=self.version)
 
     def dense(self, num_rows: int) -> NDArray[np.int64]:
@@ -142,8 +170,8 @@ class LabelTable:
         """
         if len(self.row) and self.row[-1] >= num_rows:
             raise UserError(
-                f"label table: row {self.row[-1]} of a pack with {num_rows} rows; "
-                f"the table belongs to another pack"
+                f"label table: expected rows below {num_rows} as in the pack, found row {self.row[-1]}; the "
+                "table belongs to another pack"
             )
         labels = np.full(num_rows, -1, np.int64)
         labels[self.row] = self.label
@@ -155,7 +183,7 @@ class LabelTable:
         with LabelTableWriter(buffer, self.num_classes) as writer:
             for first in range(0, len(self), _ROWS_PER_GROUP):
                 part = slice(first, first + _ROWS_PER_GROUP)
-                writer.append(*(getattr(self, name)[part] for name in _COLUMN_NAMES))
+                writer.append(*(getattr(self, name)[part] for name in _COLUMN_DTYPES))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, buffer.getvalue())
 
@@ -176,6 +204,7 @@ class LabelTable:
 
         try:
             _check_size(path, max_rows)
+            _check_types(path)
             table = pq.read_table(path, schema=_schema())
             meta = {k.decode(): v.decode() for k, v in (pq.read_schema(path).metadata or {}).items()}
             version, num_classes = int(meta["sluice.version"]), int(meta["sluice.num_classes"])
@@ -192,7 +221,7 @@ class LabelTable:
             raise UserError(
                 f"{path} has table version {version}, this Sluice reads {TABLE_VERSION}: update Sluice"
             )
-        if any(table.column(name).null_count for name in _COLUMN_NAMES):
+        if any(table.column(name).null_count for name in _COLUMN_DTYPES):
             raise UserError(f"{path} holds empty cells; leave unlabelled rows out")
         try:
             sources = _texts(table.column("source"))
@@ -204,6 +233,49 @@ class LabelTable:
             num_classes=num_classes,
             version=version,
         )
+
+
+def _described(column: Any) -> str:
+    if isinstance(column, np.ndarray):
+        return f"{column.dtype} {list(column.shape)}"
+    return type(column).__name__
+
+
+def _whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
+    """Return values as int64 [M].
+
+    Raises:
+        UserError: another shape, or values that are no whole numbers by their type.
+    """
+    array = np.asarray(values)
+    if array.size == 0 and array.ndim == 1:
+        return np.zeros(0, np.int64)  # an empty list has no type of its own
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise UserError(
+            f"label table: expected column {name} as whole numbers [M], found {_described(array)}; round or "
+            "convert it first"
+        )
+    if array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max:
+        raise UserError(f"label table: {name} {array.max()} is out of range; correct it")
+    return array.astype(np.int64)
+
+
+def _check_types(path: Path) -> None:
+    """Refuse columns that reading would have to convert.
+
+    Raises:
+        UserError: a column of another type.
+    """
+    import pyarrow.parquet as pq
+
+    found = pq.read_schema(path)
+    for column in _schema():
+        was = found.field(column.name).type if column.name in found.names else "none"
+        if was != column.type:
+            raise UserError(
+                f"{path} is no label table: expected column {column.name} as {column.type}, found {was}; "
+                "write it with LabelTable.write"
+            )
 
 
 def _check_size(path: Path, max_rows: int | None) -> None:
@@ -238,7 +310,13 @@ def _texts(column: Any) -> NDArray[np.object_]:
     return found
 
 
-_COLUMN_NAMES = ("row", "label", "confidence", "source", "cycle")
+_COLUMN_DTYPES: dict[str, np.dtype[Any]] = {
+    "row": np.dtype(np.int64),
+    "label": np.dtype(np.int64),
+    "confidence": np.dtype(np.float32),
+    "source": np.dtype(object),
+    "cycle": np.dtype(np.int32),
+}
 
 
 def _schema(num_classes: int | None = None) -> Any:
@@ -248,7 +326,7 @@ def _schema(num_classes: int | None = None) -> Any:
     meta = None
     if num_classes is not None:
         meta = {"sluice.version": str(TABLE_VERSION), "sluice.num_classes": str(num_classes)}
-    return pa.schema([pa.field(n, t) for n, t in zip(_COLUMN_NAMES, types, strict=True)], metadata=meta)
+    return pa.schema([pa.field(n, t) for n, t in zip(_COLUMN_DTYPES, types, strict=True)], metadata=meta)
 
 
 class LabelTableWriter:

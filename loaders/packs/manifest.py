@@ -131,9 +131,13 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         raw = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(_absence(folder)) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): expected JSON; make it readable"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): expected JSON; restore it or pack again") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("format_version"), int):
         raise UserError(f"{path} is damaged: expected an object with `format_version`; pack again")
@@ -152,6 +156,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _absence(folder: Path) -> str:
+    if folder.exists() and not folder.is_dir():
+        return (
+            f"{folder} is no pack: expected a folder with {MANIFEST_NAME} in it, found a file; give the "
+            "--out of pack_dataset, which makes packs of images, tars and betons"
+        )
     if not folder.exists():
         return f"no pack at {folder}: make one with `python tools/pack_dataset.py --out {folder} ...`"
     if (folder / BUILD_FOLDER).exists():

@@ -101,8 +101,11 @@ class Split:
 
         Args:
             table: the label table to look up; the true labels by default.
+
+        Raises:
+            UserError: no label table, or one of another pack.
         """
-        dense = (self.pack.labels if table is None else table).dense(len(self.pack))
+        dense = self.pack.checked_labels(table).dense(len(self.pack))
         return np.concatenate([dense[first:stop] for first, stop in self.row_ranges])
 
 
@@ -150,6 +153,27 @@ class Pack:
         """The true labels."""
         return LabelTable.read(self.path / label_table_path(TRUE_LABELS), len(self))
 
+    def checked_labels(self, table: LabelTable | None) -> LabelTable:
+        """Return a label table, or the true one for None, if it is one of this pack's classes.
+
+        A pack that names no classes takes tables of any.
+
+        Raises:
+            UserError: no label table, or one of another number of classes.
+        """
+        table = self.labels if table is None else table
+        if not isinstance(table, LabelTable):
+            raise UserError(
+                f"labels: expected a LabelTable, found {type(table).__name__}; make one with LabelTable.of "
+                "or LabelTable.read"
+            )
+        if self.classes and table.num_classes != len(self.classes):
+            raise UserError(
+                f"labels: expected a table of the {len(self.classes)} classes of the pack {self.path}, found "
+                f"one of {table.num_classes}; it belongs to another pack"
+            )
+        return table
+
     def key(self, row: int) -> str:
         """Return the key of `row`: its split, folders and name, unique in the pack."""
         return self.columns.key(self._checked(row))
@@ -169,10 +193,6 @@ class Pack:
             except (OSError, ValueError) as error:
                 raise UserError(f"shard {path} cannot be read ({error}); restore it or pack again") from None
         return mapped
-
-    def shard_maps(self) -> list[NDArray[np.uint8]]:
-        """Return all shards as read-only uint8 memory maps, in the order of their numbers."""
-        return [self.shard_map(shard) for shard in range(self.num_shards)]
 
     def view(self, row: int) -> NDArray[np.uint8]:
         """Return the encoded bytes of `row` as a uint8 slice of its shard's memory map, without a copy.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish, write_atomic
+from loaders.packs.checksum import sha256_file
 from loaders.packs.columns import IndexColumns, open_columns
 from loaders.packs.manifest import (
     INDEX_FOLDER,
@@ -130,8 +131,9 @@ def _is_needed(info: FileInfo) -> bool:
 
 
 def _copy(store: Store, info: FileInfo, path: Path) -> None:
-    """Copy one listed file; what is here with its final name was checked when it came."""
-    if path.is_file() and path.stat().st_size == info.size_bytes:
+    """Copy one listed file, unless a copy with its SHA-256 is here; nothing later would notice a bad one."""
+    is_here = path.is_file() and path.stat().st_size == info.size_bytes
+    if is_here and sha256_file(path) == info.sha256:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from loaders.checks import check_seconds, check_whole
 from loaders.errors import LoaderError, MissingBackendError, UserError
 from loaders.packs.manifest import FileInfo
 
@@ -56,9 +57,10 @@ class StoreOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that fetch nothing."""
-        for name in ("cache_bytes", "num_fetchers", "tries", "request_timeout_s", "block_bytes"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"store {name}: expected more than 0, found {getattr(self, name)}; raise it")
+        for name in ("cache_bytes", "num_fetchers", "tries", "block_bytes"):
+            check_whole(f"store {name}", getattr(self, name), 1)
+        check_seconds("store request_timeout_s", self.request_timeout_s)
+        check_seconds("store backoff_s", self.backoff_s, may_be_zero=True)
 
 
 def as_url(path: str) -> str | None:
@@ -130,7 +132,7 @@ class Store:
                 raise StoreError(f"{self.url}/{name}: the loader was closed")
             try:
                 data = self._request(f"{self._root}/{name}", start, stop)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise UserError(
                     f"no object at {self.url}/{name}: check the URL and that it is whole"
                 ) from None

@@ -24,13 +24,6 @@ from loaders.packs.parts import PartInfo
 from loaders.packs.shard_job import ShardJob, write_shard
 
 
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def run_jobs(jobs: Sequence[ShardJob], num_processes: int) -> Iterator[ShardJob]:
     """Run all jobs and yield each when its shard is finished, in any order.
 

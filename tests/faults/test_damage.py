@@ -1,10 +1,13 @@
 """Damage by the hundred: truncated shards, flipped bits, read errors, failing stores, jumping clocks."""
 
 import errno
+import json
 import os
 import random
 import shutil
 import time
+import zipfile
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,12 +15,13 @@ import torch
 
 from loaders import build_loader
 from loaders.errors import LoaderError, UserError
-from loaders.packs import StoreOptions, open_pack
+from loaders.packs import StoreOptions, open_pack, packer
+from loaders.packs.manifest import QUARANTINE_NAME
 from loaders.packs.verify import verify_pack
 from loaders.views import presets
 from tests.faults.http_store import serve
 from tests.faults.records import record
-from tests.loaders.packs.inputs import class_tree, folder_hashes, pack, write_tree
+from tests.loaders.packs.inputs import class_tree, folder_hashes, pack, write_tar, write_tree
 
 VIEWS = (presets.crop_flip(16),)
 
@@ -118,29 +122,65 @@ def test_a_store_that_keeps_failing(whole, tmp_path, tries):
     )
 
 
+NO_MEMORY = "/proc/self/mem"  # reading its beginning is EIO, from the kernel itself
+
+
+@pytest.fixture(scope="module")
+def sources(source, whole):
+    """The 40 images in files and in archives, by what reads them."""
+    folder = source.parent
+    with zipfile.ZipFile(folder / "in.zip", "w") as archive:
+        for name, data in class_tree(2, 20).items():
+            archive.writestr(name, data)
+    beton = pack(folder / "beton", f"train={source}", shard_format="ffcv").shard_path(0)
+    tar = write_tar(folder / "in.tar", class_tree(2, 20))
+    return {"folder": source, "bulk": source, "tar": tar, "zip": folder / "in.zip", "beton": beton}
+
+
+@contextmanager
+def bad_file(folder, image, monkeypatch):
+    """Put a file that cannot be read in the place of one that holds `image`."""
+    (path,) = (path for path in folder.rglob("*.jpg") if path.read_bytes() == image)
+    path.unlink()
+    path.symlink_to(NO_MEMORY)
+    try:
+        yield
+    finally:
+        path.unlink()
+        path.write_bytes(image)
+
+
+@contextmanager
+def bad_sector(path, image, monkeypatch):
+    """Make an archive unreadable in the middle of `image`."""
+    at, read = path.read_bytes().index(image) + len(image) // 2, os.pread
+
+    def pread(descriptor, num_bytes, offset):
+        if offset <= at < offset + num_bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(descriptor, num_bytes, offset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", pread)
+        yield
+
+
+@pytest.mark.skipif(not os.path.exists(NO_MEMORY), reason=f"{NO_MEMORY} is Linux's")
 @number_of_tries(10, 200)
-def test_read_errors_of_sources(source, whole, tmp_path, tries, monkeypatch):
+def test_read_errors_of_sources(sources, tmp_path, tries, monkeypatch):
     """An image that cannot be read while packing is in the quarantine with its reason, nowhere else."""
-    from loaders.packs.sources.folder import FolderSource
-
-    rng, survived = random.Random(4), 0
-    read = FolderSource.read
+    rng, survived, images = random.Random(4), 0, list(class_tree(2, 20).values())
     for number in range(tries):
-        failing = rng.randrange(40)
-        count = -1
-
-        def sometimes(self, item, failing=failing):
-            nonlocal count
-            count += 1
-            if count == failing:
-                from loaders.packs.sources.item import UnreadableItem
-
-                raise UnreadableItem(f"cannot be read: {os.strerror(errno.EIO)}")
-            return read(self, item)
-
-        monkeypatch.setattr(FolderSource, "read", sometimes)
-        made = pack(tmp_path / f"p{number}", f"train={source}")
-        survived += len(made) == 39 and made.manifest.num_quarantined == 1 and not verify_pack(made.path)
+        kind = list(sources)[number % len(sources)]
+        monkeypatch.setattr(packer, "_SMALL_INPUT_BYTES", 0 if kind == "bulk" else 1 << 60)
+        damage = bad_file if kind in ("folder", "bulk") else bad_sector
+        image = rng.choice(images)
+        with damage(sources[kind], image, monkeypatch):
+            made = pack(tmp_path / f"p{number}", f"train={sources[kind]}")
+        (entry,) = (json.loads(line) for line in (made.path / QUARANTINE_NAME).read_text().splitlines())
+        is_named = entry["reason"] == f"cannot be read: {os.strerror(errno.EIO)}"
+        rows = {made.read(row) for row in range(len(made))}
+        survived += is_named and rows == set(images) - {image} and not verify_pack(made.path)
     record("a read error in a source", tries, survived, "the image is in the quarantine with its reason")
 
 

@@ -31,7 +31,7 @@ class BackendCase:
         shard_format: of the packs it reads.
         views: of sides 24 and 32, for tests that do not ask for others.
         refused_dtype: what it refuses by name.
-        always_verifies: it compares checksums without being asked to.
+        always_verifies: it compares a row's checksum at its first reading without being asked to.
         in_store: it reads a copy of the shards in a cache.
         pairs: it can render a paired loader; else it refuses by name.
         places: how many places in memory may take turns when no batch is kept and none is made ahead; 0

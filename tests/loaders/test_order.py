@@ -62,7 +62,7 @@ def test_huge_splits_stay_in_range_without_collisions(num_rows: int, seed: int) 
 @pytest.mark.parametrize("num_rows", [2, 3, 4, 5, 6])
 def test_small_splits_take_every_permutation_equally_often(num_rows: int) -> None:
     kinds = math.factorial(num_rows)
-    tries = 12 * kinds + 2000
+    tries = min(12 * kinds + 2000, 5000)
     seen = Counter(tuple(full_order(num_rows, seed, 7)) for seed in range(tries))
     counts = np.zeros(kinds)
     counts[: len(seen)] = list(seen.values())
@@ -72,12 +72,12 @@ def test_small_splits_take_every_permutation_equally_often(num_rows: int) -> Non
 @pytest.mark.parametrize("num_rows", [17, 64, 101])
 def test_each_row_is_equally_likely_at_each_position(num_rows: int) -> None:
     counts = np.zeros((num_rows, num_rows))
-    for epoch in range(5000):
+    for epoch in range(2000):
         counts[np.arange(num_rows), full_order(num_rows, 5, epoch)] += 1
     assert uniform_p_value(counts, (num_rows - 1) ** 2) > 1e-4
 
 
-@pytest.mark.parametrize("num_rows", [5000, 65_537, 300_007])
+@pytest.mark.parametrize("num_rows", [5000, 65_537])  # 24 rounds, and 8
 def test_large_splits_mix_as_a_full_shuffle(num_rows: int) -> None:
     orders = [full_order(num_rows, 0, epoch) for epoch in range(8)]
     joint = np.zeros((16, 16))

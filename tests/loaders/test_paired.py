@@ -28,6 +28,7 @@ def paired(pack, table=None, **options):
 
 
 def labeled(steps):
+    steps = list(steps)
     index = torch.cat([step.labeled.index for step in steps]).tolist()
     labels = torch.cat([step.labeled.labels for step in steps]).tolist()
     return list(zip(index, labels, strict=True))
@@ -65,6 +66,42 @@ def test_tables_without_a_row_of_the_split_are_refused(photo_pack):
         paired(photo_pack, empty)
     with paired(photo_pack) as loader, pytest.raises(UserError, match="found none"):
         loader.set_labels(empty)
+
+
+def test_the_fingerprint_is_that_of_the_labels_in_use(photo_pack):
+    first, second = table_of([2, 5, 11], [1, 0, 2]), table_of([2, 5, 11], [1, 0, 1])
+    with paired(photo_pack) as true, paired(photo_pack, second) as other:
+        assert true.fingerprint != other.fingerprint
+        with paired(photo_pack, first) as loader:
+            loader.set_labels(second)
+            assert loader.fingerprint == other.fingerprint
+            loader.set_labels(None)
+            assert loader.fingerprint == true.fingerprint
+
+
+def test_none_stands_for_the_true_labels(photo_pack):
+    truth = photo_pack.split("train").labels().tolist()
+    with paired(photo_pack) as loader:
+        expected = labeled(loader.epoch(1))
+    with paired(photo_pack, table_of([2, 5, 11], [1, 0, 2])) as loader:
+        loader.set_labels(None)
+        assert labeled(loader.epoch(1)) == expected
+    assert all(label == truth[row] for row, label in expected)
+
+
+def test_a_table_that_is_refused_changes_nothing(photo_pack):
+    with paired(photo_pack, table_of([2, 5, 11], [1, 0, 2])) as loader:
+        mark, expected = loader.fingerprint, labeled(loader.epoch(0))
+        for table in [
+            LabelTable.of([2], [0], 4),
+            LabelTable.of([24], [0], 3),
+            "true",
+            LabelTable.of([], [], 3),
+        ]:
+            with pytest.raises(UserError, match=r"expected .*, found .*; "):
+                loader.set_labels(table)
+        assert loader.fingerprint == mark
+        assert labeled(loader.epoch(0)) == expected
 
 
 def test_balanced_batches_hold_every_class_equally_often(photo_pack):

@@ -81,6 +81,18 @@ def test_what_is_cached_is_not_fetched_again(tmp_path, local, store):
     }
 
 
+@pytest.mark.parametrize("name", ["index/crc32.npy", "labels/true.parquet", "shards.jsonl"])
+def test_a_small_file_that_changed_in_the_cache_is_fetched_anew(tmp_path, local, store, name):
+    expected = batches(build(open_pack(store.url, options(tmp_path))))
+    (copy,) = (tmp_path / "cache").glob(f"*/{name}")
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])  # of the same size
+    before = store.requests[f"/{name}"]
+    same(batches(build(open_pack(store.url, options(tmp_path)), verify=True)), expected)
+    assert copy.read_bytes() == whole
+    assert store.requests[f"/{name}"] > before
+
+
 def kept_bytes(cache):
     sizes = []
     for path in cache.glob("*/shards/*"):
@@ -243,12 +255,16 @@ def test_what_cannot_be_read_is_refused(tmp_path, local, store):
         open_pack("gopher://host/pack", options(tmp_path))
     with pytest.raises(UserError, match="two windows of 3 shards"):
         build(open_pack(store.url, options(tmp_path, cache_bytes=10_000)))
-    with pytest.raises(UserError, match="window: expected at least 1"):
-        build(local, window=0)
     with pytest.raises(UserError, match="use 'stream'"):
         build(open_pack(store.url, options(tmp_path)), backend="cpu")
-    with pytest.raises(UserError, match="tries: expected more than 0"):
-        StoreOptions(tries=0)
+    for wrong in [
+        {"tries": 0},
+        {"num_fetchers": 1.5},
+        {"request_timeout_s": float("nan")},
+        {"backoff_s": -1},
+    ]:
+        with pytest.raises(UserError, match=f"store {next(iter(wrong))}: expected .*, found .*; "):
+            StoreOptions(**wrong)
 
 
 def test_a_store_whose_library_is_missing(monkeypatch):

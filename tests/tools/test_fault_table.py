@@ -12,15 +12,16 @@ from tools.fault_table import BEGIN, END, as_table, put_table, read_rows
 def test_records_become_rows(tmp_path, monkeypatch):
     path = tmp_path / "faults.jsonl"
     monkeypatch.setenv("SLUICE_FAULT_RECORDS", str(path))
+    record("a kill of nothing", 1, 1, "resumed")
     record("a flipped bit", 3, 3, "caught")
     record("a flipped bit", 4, 4, "caught")
     with pytest.raises(AssertionError, match="a kill: 1 of 2 lost"):
         record("a kill", 2, 1, "resumed")
     rows = read_rows(path)
-    assert [(row.tries, row.survived) for row in rows.values()] == [(7, 7), (2, 1)]
+    assert [(row.tries, row.survived) for row in rows.values()] == [(1, 1), (7, 7), (2, 1)]
     lines = as_table(rows).splitlines()
     assert lines[2] == "| a flipped bit | 7 | 7 | 0 | caught |"
-    assert lines[-1] == "| **all** | **9** | **8** | **1** | |"
+    assert lines[-1] == "| **all** | **10** | **9** | **1** | |"
 
 
 @pytest.mark.parametrize("content", ["", "{}", "words", json.dumps({"fault": "x", "tries": "3"})])

@@ -78,6 +78,8 @@ def test_divide_and_compare(packed: Pack, monkeypatch, capsys) -> None:
     [
         ("key,label\ntrain/c0/999,1\n", "no image with the key 'train/c0/999'"),
         ("row,label\n36,1\n", r"row '36', expected 0 to 35"),
+        ("row,label\n1.5,1\n", r"row '1.5', expected 0 to 35"),
+        ("row,label\n0,1.5\n", r"no class '1.5'"),
         ("row,label\n0,3\n", "label 3 is out of range, expected 0 to 2"),
         ("row,label\n0,zebra\n", r"no class 'zebra'; it has c0, c1, c2"),
         ("row,label\n0,1\n0,2\n", r"row 0 \(train/c0/000\) is labelled twice"),

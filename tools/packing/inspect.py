@@ -9,10 +9,10 @@ from typing import Literal
 
 from rich.console import Console
 
+from loaders.cores import available_cores
 from loaders.packs import Pack
 from loaders.packs.findings import Findings, find_copies
 from loaders.packs.manifest import QUARANTINE_NAME
-from loaders.packs.workers import available_cores
 from tools.packing.page import write_page
 
 Fault = Literal["leak", "duplicates", "corrupt"]

@@ -22,10 +22,20 @@ def open_file(path: Path) -> int:
 
 
 def read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
-    """Return `num_bytes` from `offset`; fewer only where the file ends."""
-    data = os.pread(descriptor, num_bytes, offset)
-    while len(data) < num_bytes and (more := os.pread(descriptor, num_bytes - len(data), offset + len(data))):
-        data += more
+    """Return `num_bytes` from `offset`; fewer only where the file ends.
+
+    Raises:
+        UnreadableItem: the disk does not give them.
+    """
+    try:
+        data = os.pread(descriptor, num_bytes, offset)
+        while len(data) < num_bytes:
+            more = os.pread(descriptor, num_bytes - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+    except OSError as error:
+        raise UnreadableItem(f"cannot be read: {error.strerror}") from None
     return data
 
 

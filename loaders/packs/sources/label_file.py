@@ -110,7 +110,10 @@ def read_label_array(path: Path) -> NDArray[np.int64]:
         raise UserError(
             f"{path} holds {values.dtype} {list(values.shape)}: expected one integer label per image"
         )
-    return np.asarray(values, np.int64)
+    numbers = values.astype(np.int64)
+    if (numbers != values).any():  # beyond what an int64 holds
+        raise UserError(f"{path}: label {values[numbers != values][0]} is out of range; correct it")
+    return np.asarray(numbers)
 
 
 def _read_tensor(path: Path) -> Any:
@@ -125,7 +128,7 @@ def _read_tensor(path: Path) -> Any:
         ) from None
     if not isinstance(tensor, torch.Tensor):
         raise UserError(f"{path} holds a {type(tensor).__name__}: expected a tensor of labels")
-    if tensor.is_floating_point() and bool((tensor == tensor.round()).all()):
+    if tensor.is_floating_point() and bool((tensor == tensor.long()).all()):
         tensor = tensor.long()
     return tensor.numpy()
 

@@ -61,7 +61,7 @@ class PathListSource:
                 f"{path}, row {number}: no path in column {columns.path!r}; fill it or drop the row"
             )
         label = columns.value(row, "label", path) if columns.label else None
-        text = None if label is None or label == "" else self._classes.label(_number_text(label))
+        text = None if label is None or label == "" else self._classes.label(number_text(label))
         key = str(columns.value(row, "key", path)) if columns.key else name
         problem, size = None, 0
         try:
@@ -127,7 +127,7 @@ def _first_of(names: list[str], known: tuple[str, ...]) -> str | None:
     return next((by_lower[name] for name in known if name in by_lower), None)
 
 
-def _number_text(label: Any) -> str:
+def number_text(label: Any) -> str:
     """Return 3 for 3.0, which is what tables with empty cells make of whole numbers."""
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
@@ -151,6 +151,8 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         yield from reader(path)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a list ({error}): expected UTF-8 text") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path and the disk") from None
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from loaders.packs.sources.bytes_at import open_file, read_at
-from loaders.packs.sources.item import SourceItem, check_size
+from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
 from loaders.packs.sources.naming import IMAGE_SUFFIXES, folder_key
 from loaders.packs.sources.numbers import NumberedClasses
 from loaders.packs.sources.tar_members import list_members
@@ -37,7 +37,11 @@ class WebDatasetSource:
 
     def _sample(self, shard: str, stem: str, members: list[FileEntry]) -> Iterator[SourceItem]:
         images = [m for m in members if _split_name(m.name)[1].rpartition(".")[2].lower() in IMAGE_SUFFIXES]
-        label = self._label(shard, members)
+        label, no_label = None, None
+        try:
+            label = self._label(shard, members)
+        except UnreadableItem as error:
+            no_label = f"its label {error}"
         key = folder_key(stem).replace(".", "%2E") if "." in stem else folder_key(stem)
         if not images:
             problem = f"a sample without an image: {', '.join(_split_name(m.name)[1] for m in members)}"
@@ -45,7 +49,7 @@ class WebDatasetSource:
         for number, m in enumerate(images):
             # A sample with several images becomes several rows: none may vanish without a word.
             own = key if len(images) == 1 else f"{key}%2F{number}"
-            yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.offset, m.problem)
+            yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.offset, m.problem or no_label)
 
     def _label(self, shard: str, members: list[FileEntry]) -> str | None:
         texts = {_split_name(m.name)[1].lower(): m for m in members if m.size_bytes <= _MAX_LABEL_BYTES}
@@ -91,7 +95,7 @@ def _split_name(name: str) -> tuple[str, str]:
 def _json_label(data: bytes) -> str:
     try:
         raw = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     label = raw.get("label") if isinstance(raw, dict) else None
     return str(label) if isinstance(label, str | int) and not isinstance(label, bool) else ""

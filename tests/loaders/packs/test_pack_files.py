@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loaders.errors import UserError
-from loaders.packs import LabelTable, Pack, open_pack
+from loaders.packs import LabelTable, Pack, StoreOptions, open_pack
 from loaders.packs.columns import COLUMN_DTYPES, column_path
 from loaders.packs.manifest import FORMAT_VERSION, Manifest, SplitInfo, SplitRange, write_manifest
 
@@ -61,6 +61,14 @@ def test_label_table_sorts_what_it_is_given() -> None:
         ({"row": np.array([1, 2])}, "differ in length"),
         ({"confidence": np.array([1, 2, 0.5], np.float32)}, r"in \[0, 1\]"),
         ({"confidence": np.array([1, np.nan, 0.5], np.float32)}, r"in \[0, 1\]"),
+        ({"label": np.array([2.0, 0.0, 1.0])}, r"expected column label as int64 \[M\], found float64 \[3\]"),
+        ({"row": [1, 4, 9]}, r"expected column row as int64 \[M\], found list"),
+        ({"confidence": np.ones(3)}, r"expected column confidence as float32 \[M\], found float64 \[3\]"),
+        (
+            {"cycle": np.zeros((3, 1), np.int32)},
+            r"expected column cycle as int32 \[M\], found int32 \[3, 1\]",
+        ),
+        ({"num_classes": 3.0}, "num_classes: expected a whole number of at least 0, found 3.0"),
     ],
 )
 def test_label_tables_out_of_range_are_refused(changes: dict, match: str) -> None:
@@ -68,8 +76,40 @@ def test_label_tables_out_of_range_are_refused(changes: dict, match: str) -> Non
         table(**changes)
 
 
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        (([0, 1], [1.7, 0.2]), r"expected column label as whole numbers \[M\], found float64 \[2\]; round"),
+        (([0, 1], [1.0, 0.0]), "expected column label as whole numbers"),
+        (([0.0, 1.0], [1, 0]), "expected column row as whole numbers"),
+        (([0, 1], [True, False]), "expected column label as whole numbers"),
+        (([0, 1], ["1", "0"]), "expected column label as whole numbers"),
+        (([0, 1], np.array([2**63, 0], np.uint64)), "label 9223372036854775808 is out of range"),
+        (([0, 1], [1]), "one label and one confidence for each of 2 rows, found \\(1,\\)"),
+        (([0, 1], [1, 0], 3, np.ones(1)), "one label and one confidence for each of 2 rows"),
+    ],
+)
+def test_nothing_is_truncated_to_make_a_label_table(values: tuple, match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        LabelTable.of(*values[:2], *(values[2:] or (3,)))
+
+
+def test_label_tables_with_columns_of_another_type_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "x.parquet"
+    table().write(path)
+    whole = pq.read_table(path)
+    for name, other in [("label", pa.float64()), ("row", pa.int32()), ("confidence", pa.float64())]:
+        place = whole.schema.get_field_index(name)
+        pq.write_table(whole.set_column(place, name, whole.column(name).cast(other)), path)
+        with pytest.raises(UserError, match=f"expected column {name} as .*, found {other}; write"):
+            LabelTable.read(path)
+
+
 def test_label_tables_that_do_not_fit_are_refused(tmp_path: Path, digits_pack: Pack) -> None:
-    with pytest.raises(UserError, match="row 9 of a pack with 5 rows"):
+    with pytest.raises(UserError, match="expected rows below 5 as in the pack, found row 9"):
         table().dense(5)
     with pytest.raises(UserError, match="no label table at"):
         LabelTable.read(tmp_path / "none.parquet")
@@ -84,6 +124,10 @@ def test_label_tables_that_do_not_fit_are_refused(tmp_path: Path, digits_pack: P
         LabelTable.read(tmp_path / "foreign.parquet")
     mine = LabelTable.of(np.arange(3), np.arange(3), 10)
     assert digits_pack.split("unlabeled").labels(mine)[:5].tolist() == [0, 1, 2, -1, -1]
+    for num_classes in (9, 11):
+        other = LabelTable.of(np.arange(3), np.arange(3), num_classes)
+        with pytest.raises(UserError, match=f"a table of the 10 classes of .*, found one of {num_classes}"):
+            digits_pack.split("unlabeled").labels(other)
 
 
 def test_no_pack(tmp_path: Path) -> None:
@@ -91,6 +135,28 @@ def test_no_pack(tmp_path: Path) -> None:
         open_pack(tmp_path / "none")
     with pytest.raises(UserError, match=r"is no pack: expected manifest.json"):
         open_pack(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"name": "a web page has one too"}')
+    with pytest.raises(UserError, match="expected an object with `format_version`"):
+        open_pack(tmp_path)
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="is damaged"):
+        open_pack(tmp_path)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_files_are_no_packs(digits_pack: Pack, digits_beton_pack: Pack, tmp_path: Path, scheme: str) -> None:
+    (tmp_path / "x.jpg").write_bytes(digits_pack.read(0))
+    (tmp_path / "empty").touch()
+    shards = [digits_pack.shard_path(0), digits_beton_pack.shard_path(0)]
+    others = [digits_pack.path / "manifest.json", tmp_path / "x.jpg", tmp_path / "empty", Path("/dev/null")]
+    match = (
+        "no object at file:///.*: check the URL"
+        if scheme
+        else "is no pack: expected a folder .* found a file"
+    )
+    for path in [*shards, *others]:
+        with pytest.raises(UserError, match=match):
+            open_pack(f"{scheme}{path}", StoreOptions(tmp_path / "cache", tries=1))
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Every kind of source gives the images, the keys and the labels of the same folder."""
 
+import errno
 import gzip
 import io
 import json
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -109,6 +111,22 @@ def test_webdataset_labels_and_odd_samples(tmp_path: Path) -> None:
         "train/a", "train/b%2F0", "train/b%2F1", "train/sub/d", "train/a%2F2",
     ]  # fmt: skip
     assert reasons(packed) == {"x.tar/c.cls": "a sample without an image: cls"}
+
+
+def test_a_sample_whose_label_cannot_be_read_is_not_unlabelled(tmp_path: Path, monkeypatch) -> None:
+    files = {"a.jpg": jpeg(1), "a.cls": b"1", "b.jpg": jpeg(2), "b.cls": b"0"}
+    tar = write_tar(tmp_path / "x.tar", files)
+    label_at, read = tar.read_bytes().index(b"a.cls") + 512, os.pread
+
+    def pread(descriptor: int, num_bytes: int, offset: int) -> bytes:
+        if offset == label_at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(descriptor, num_bytes, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    packed = pack(tmp_path / "p", f"train=wds:{tar}")
+    assert content(packed) == {jpeg(2): "0"}
+    assert reasons(packed) == {"x.tar/a.jpg": f"its label cannot be read: {os.strerror(errno.EIO)}"}
 
 
 def encoded_png(seed: int) -> bytes:
@@ -265,6 +283,7 @@ def test_bad_label_files(tmp_path: Path) -> None:
         "float.npy": (np.array([0.5, 1.0]), "expected one integer label per image"),
         "wide.npy": (np.zeros((2, 3), int), r"int64 \[2, 3\]: expected one integer"),
         "low.npy": (np.array([0, -7]), "label -7 is out of range"),
+        "high.npy": (np.array([0, 2**64 - 1], np.uint64), "label 18446744073709551615 is out of range"),
     }
     for name, (array, match) in cases.items():
         np.save(tmp_path / name, array)
