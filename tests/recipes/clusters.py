@@ -1,4 +1,4 @@
-"""Two clusters of points: the smallest problem on which unlabelled data help, by so much that luck is nothing.
+"""Two clusters of points: the smallest problem on which unlabelled data help, and by far.
 
 Eight labels tell the direction between the clusters badly in 100 dimensions, 400 more points tell it well.
 """

@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from engine.loop import _Run
 from loaders.errors import UserError
 from loaders.packs import Pack
+from recipes import active, barlow, evaluate, fixmatch, self_training, supervised
 from recipes.pipeline import Ask, Config, FineTune, Pretrain, Rounds, SemiSupervised, run
 
 
@@ -57,6 +59,60 @@ def test_every_stage_runs_and_is_measured_and_the_chain_helps(config: Config) ->
     before = (config.out / "active-fixmatch" / "classifier-ema.safetensors").read_bytes()
     assert run(config) == measured, "all stages are taken from disk"
     assert (config.out / "active-fixmatch" / "classifier-ema.safetensors").read_bytes() == before
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The configurations that the stages hand to their recipes, by folder; nothing is trained."""
+    given: dict[str, Any] = {}
+
+    def play(config: Any) -> SimpleNamespace:
+        given[config.out.name] = config
+        config.out.mkdir(parents=True)
+        number = 0.01 * len(given)
+        measured = {"raw": {"top1": 0.0, "num_images": 1}, "ema": {"top1": number, "num_images": 1}}
+        (config.out / "accuracy.json").write_text(json.dumps(measured))
+        (config.out / "bought.parquet").write_text("as if bought")
+        return SimpleNamespace(out=config.out, top1=0.9)
+
+    for recipe in (supervised, barlow, self_training, fixmatch, active):
+        monkeypatch.setattr(recipe, "run", play)
+    monkeypatch.setattr(evaluate, "evaluate", lambda config: (None, play(config)))
+    return given
+
+
+def test_each_stage_goes_on_from_the_one_before(config: Config, played: dict[str, Any]) -> None:
+    measured = run(replace(config, seed=7, flips=True))
+    assert [row.top1 for row in measured] == pytest.approx([0.01, 0.03, 0.04, 0.05, 0.07, 0.9])
+    out, known = config.out, ("train", 5, 7)
+    for name in ("scratch", "fine-tune", "rounds", "fixmatch", "active", "active-fixmatch"):
+        given = played[name]
+        assert (given.labeled_split, given.labels_per_class, given.label_seed) == known, name
+    assert played["pretrain"].split == "unlabeled"
+    before = {name: played[name].init for name in ("scratch", "fine-tune", "rounds", "fixmatch")}
+    assert before == {
+        "scratch": None,
+        "fine-tune": out / "pretrain",
+        "rounds": out / "fine-tune",
+        "fixmatch": out / "rounds",
+    }
+    assert (played["rounds"].per_class, played["rounds"].unlabeled_splits) == ((25,), ("unlabeled",))
+    assert played["fixmatch"].extra_labels == (out / "fixmatch-labels.parquet",)
+    asked, last, tested = (played[name] for name in ("active", "active-fixmatch", "tta"))
+    assert (asked.run, asked.embedding, asked.oracle) == (out / "fixmatch", out / "pretrain", True)
+    assert (last.init, last.extra_labels) == (out / "fixmatch", (out / "active" / "bought.parquet",))
+    for given in (played["fixmatch"], last):
+        assert given.keep_head
+        assert given.unlabeled_splits == ("train", "unlabeled")
+    assert (tested.run, tested.split) == (out / "active-fixmatch", "test")
+    assert (tested.sizes, tested.flips) == ((16, 24), True)
+
+
+def test_what_is_skipped_is_gone_round(config: Config, played: dict[str, Any]) -> None:
+    run(replace(config, skip=("scratch", "fine_tune", "fixmatch", "tta")))
+    assert list(played) == ["pretrain", "rounds", "active", "active-fixmatch"]
+    assert played["rounds"].init == config.out / "pretrain"
+    assert played["active"].run == played["active-fixmatch"].init == config.out / "rounds"
 
 
 def test_an_interrupted_chain_goes_on_to_the_same_end(
