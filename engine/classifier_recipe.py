@@ -21,7 +21,7 @@ from engine.loop import LoopConfig, TrainSummary, train
 from engine.optim import split_by_dimension
 from engine.predict import Accuracy, measure_accuracy
 from engine.recipe import Recipe
-from engine.run_config import RunConfig, run_recipe
+from engine.run_config import RunConfig, describe_training, run_recipe
 from loaders.batch import Batch, Loader
 from loaders.errors import UserError
 
@@ -244,8 +244,4 @@ def print_classifier(name: str, summary: ClassifierSummary) -> None:
     """Print one line on a run that is over."""
     measured = summary.accuracy
     shown = "" if measured is None else f"top-1 {measured.top1:.1%} of {measured.num_images:,} test images, "
-    done = summary.train
-    print(
-        f"{name}: {done.step} of {done.total_steps} steps, loss {done.loss:.4g}, {shown}"
-        f"{done.img_per_s:,.0f} images/s, {done.wait_share:.0%} waiting for data -> {summary.out}"
-    )
+    print(f"{name}: {shown}{describe_training(summary.train)} -> {summary.out}")

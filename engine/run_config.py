@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -171,9 +172,15 @@ def run_recipe(
         return train(recipe, loader, accelerator, config.loop_config(), probe)
 
 
+def describe_training(summary: TrainSummary) -> str:
+    """Return in words how far a training came and how fast, or that it was over before."""
+    done = f"{summary.step} of {summary.total_steps} steps"
+    if math.isnan(summary.loss):  # no step was taken: the loop ends at a loss that is not finite
+        return f"{done}, taken before"
+    speed = f"{summary.img_per_s:,.0f} images/s, {summary.wait_share:.0%} waiting for data"
+    return f"{done}, loss {summary.loss:.4g}, {speed}"
+
+
 def print_summary(name: str, summary: TrainSummary) -> None:
     """Print one line on a run that is over."""
-    print(
-        f"{name}: {summary.step} of {summary.total_steps} steps, loss {summary.loss:.4g}, "
-        f"{summary.img_per_s:,.0f} images/s, {summary.wait_share:.0%} waiting for data -> {summary.backbone}"
-    )
+    print(f"{name}: {describe_training(summary)} -> {summary.backbone}")

@@ -51,6 +51,19 @@ def test_consistency_is_not_zero_when_the_views_differ(config: Config) -> None:
     assert float(agree) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_the_teacher_is_the_average_and_the_distance_the_one_asked_for(config: Config) -> None:
+    x, distances = torch.randn(6, 3, 16, 16), {}
+    for distance in ("mse", "kl"):
+        seed_everything(0)
+        recipe = MeanTeacher(replace(config, consistency=distance), 3).train()
+        with torch.no_grad():
+            recipe.average.head.weight.neg_()
+        metrics = recipe.training_step(pair((x, x.clone())), 0).metrics
+        distances[distance] = float(metrics["consistency"])
+    assert distances["mse"] > 1e-3, "the views are the same: the networks differ"
+    assert distances["kl"] > 1.5 * distances["mse"], "Pinsker's inequality, for three classes"
+
+
 def test_consistency_is_not_zero_in_a_run(config: Config) -> None:
     run(replace(config, max_steps=2))
     assert all(record["consistency"] > 1e-4 for record in read_metrics(config.out / "metrics.jsonl"))
