@@ -1,21 +1,26 @@
-"""Decoding packed images into the memory of a worker."""
+"""Decoding packed images into the memory of a worker, a chunk in one call of compiled code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
+from loaders.packs.kernels.decode import (
+    FOUND_ALTERED,
+    FOUND_BYTES,
+    FOUND_DAMAGE,
+    FOUND_ENCODING,
+    FOUND_SIZE,
+    decode_all,
+)
+from loaders.turbojpeg import Decompressor
 
 SLACK = 64  # bytes that vector loads may read behind an image
 MAX_PIXELS_PER_BYTE = 256  # a gray JPEG of one colour: a bit each for DC and AC of a block of 64 pixels
-
-
-class CorruptImageError(ValueError):
-    """The bytes of a row are not the image that the index promises."""
 
 
 @dataclass
@@ -39,47 +44,70 @@ class Arena:
             self.pixels[:used_bytes] = kept
 
 
-def read_pixels_into(
-    data: NDArray[np.uint8], encoding: int, height: int, width: int, out: NDArray[np.uint8]
-) -> None:
-    """Bring the bytes of a row into memory as RGB: pixels are copied, a JPEG is decoded.
+class EncodedRows(NamedTuple):
+    """Where the bytes of some rows lie in memory, and what they should be; K rows.
 
-    Args:
-        data: uint8 [size], the bytes of the row.
-        encoding: of the row, a value of the column `encoding`.
-        height: pixels, as the index says.
-        width: pixels.
-        out: uint8 [height * width * 3], written.
-
-    Raises:
-        CorruptImageError: damaged data, another size, or an encoding that nobody knows.
+    Attributes:
+        addresses: uint64 [K].
+        sizes: int64 [K], bytes.
+        encodings: uint8 [K], values of the column `encoding`.
+        heights: int64 [K], pixels.
+        widths: int64 [K], pixels.
+        whole: bool [K], False where a checksum has failed.
+        keep: what must live for as long as the addresses are used.
     """
-    if encoding == ENCODING_JPEG:
-        decode_jpeg_into(data, height, width, out)
-    elif encoding != ENCODING_RAW:
-        raise CorruptImageError(f"encoding {encoding}, expected {ENCODING_JPEG} or {ENCODING_RAW}")
-    elif len(data) != height * width * 3:
-        raise CorruptImageError(f"{len(data)} bytes, expected {height} x {width} pixels of 3")
-    else:
-        out[:] = data
+
+    addresses: NDArray[np.uint64]
+    sizes: NDArray[np.int64]
+    encodings: NDArray[np.uint8]
+    heights: NDArray[np.int64]
+    widths: NDArray[np.int64]
+    whole: NDArray[np.bool_]
+    keep: Any
+
+    @property
+    def pixel_bytes(self) -> NDArray[np.int64]:
+        """Bytes of each image once it is decoded, int64 [K]."""
+        return 3 * self.heights * self.widths
 
 
-def decode_jpeg_into(data: NDArray[np.uint8], height: int, width: int, out: NDArray[np.uint8]) -> None:
-    """Decode a JPEG to RGB without holding the GIL.
+class Decoder:
+    """Decodes for one thread."""
 
-    Args:
-        data: uint8 [size], the encoded image.
-        height: pixels, as the index says.
-        width: pixels.
-        out: uint8 [height * width * 3], written.
+    def __init__(self) -> None:
+        """Start a decompressor."""
+        self._jpeg = Decompressor()
+        self._found = np.zeros(3, np.int64)
 
-    Raises:
-        CorruptImageError: damaged data (warnings of libjpeg count as damage) or another size.
-    """
-    try:
-        image = simplejpeg.decode_jpeg(data, "RGB", buffer=out)
-    except ValueError as error:
-        raise CorruptImageError(str(error)) from None
-    if image.shape != (height, width, 3):
-        found = f"{image.shape[0]} x {image.shape[1]}"
-        raise CorruptImageError(f"expected {height} x {width} pixels as in the index, found {found}")
+    def decode(self, rows: EncodedRows, first: int, starts: NDArray[np.int64], out: NDArray[np.uint8]) -> int:
+        """Bring rows `first` .. K into memory as RGB, one behind the other, without holding the GIL.
+
+        JPEGs are decoded (warnings of the library count as damage), pixels are copied.
+
+        Args:
+            rows: K rows.
+            first: of them to decode.
+            starts: int64 [K]; `starts[first]` says where to begin, those after it are written.
+            out: uint8, memory for all of them.
+
+        Returns:
+            The first row that failed, of which `reason` tells more, or K.
+        """
+        return int(
+            decode_all(
+                self._jpeg.handle, rows.addresses, rows.sizes, rows.encodings, rows.heights, rows.widths,
+                rows.whole, first, starts, out, self._found,
+            )
+        )  # fmt: skip
+
+    def reason(self, rows: EncodedRows, row: int) -> str:
+        """Say what is wrong with the row at which `decode` has stopped."""
+        kind, a, b = self._found.tolist()
+        size = f"{rows.heights[row]} x {rows.widths[row]}"
+        return {
+            FOUND_DAMAGE: self._jpeg.error,
+            FOUND_SIZE: f"expected {size} pixels as in the index, found {a} x {b}",
+            FOUND_BYTES: f"{a} bytes, expected {size} pixels of 3",
+            FOUND_ENCODING: f"encoding {a}, expected {ENCODING_JPEG} or {ENCODING_RAW}",
+            FOUND_ALTERED: "its bytes differ from the CRC-32 in the index",
+        }[kind]

@@ -10,7 +10,6 @@ for views, labels in iterate(loader):
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +22,14 @@ from torch import Tensor
 
 from loaders import order
 from loaders.cpu import CpuRenderer, DTypeName
-from loaders.decode import CorruptImageError, decode_jpeg_into
 from loaders.epochs import UNLABELED
 from loaders.ffcv_operations import import_ffcv, iterate, operations
 from loaders.packs import Split
+from loaders.packs.columns import ENCODING_RAW
 from loaders.threads import WorkerPool
 from loaders.views.policy import ViewPolicy
 
 __all__ = ["EpochOrder", "fused_views", "import_ffcv", "iterate"]
-
-_JPEG, _RAW = 0, 1  # modes of FFCV's image field
 
 
 class _BetonRenderer(CpuRenderer):
@@ -47,9 +44,12 @@ class _BetonRenderer(CpuRenderer):
         """Learn the image field's records, [N]."""
         count = len(metadata)
         self.columns = _Columns(
-            metadata["height"], metadata["width"], np.zeros(count, np.int64), np.zeros(count, np.uint8)
+            metadata["height"],
+            metadata["width"],
+            metadata["mode"].copy(),  # its numbers for JPEG and pixels are ours
+            np.zeros(count, np.int64),
+            np.zeros(count, np.uint8),
         )
-        self._modes = metadata["mode"].copy()
 
     def begin(self, places: NDArray[np.uint64], samples: NDArray[np.int64]) -> None:
         """Take up a batch."""
@@ -65,10 +65,16 @@ class _BetonRenderer(CpuRenderer):
         """Return the sample numbers at `positions` of the batch."""
         return self._samples[positions]
 
-    def view(self, row: int) -> NDArray[np.uint8]:
-        """Return the stored bytes of a sample of the batch."""
-        address, size = self._places[row]
-        return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+    def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64], Any]:
+        """Find samples of the batch in FFCV's memory: addresses uint64 [K] and sizes int64 [K]."""
+        addresses, sizes = np.array([self._places[row] for row in rows.tolist()], np.uint64).reshape(-1, 2).T
+        return addresses, self._stored(rows, sizes.astype(np.int64)), None
+
+    def _stored(self, rows: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Leave out what may stand behind pixels."""
+        columns = self.columns
+        pixels = 3 * columns.height[rows].astype(np.int64) * columns.width[rows].astype(np.int64)
+        return np.where(columns.encoding[rows] == ENCODING_RAW, np.minimum(sizes, pixels), sizes)
 
     def key(self, row: int) -> str:
         """Name a sample."""
@@ -78,20 +84,12 @@ class _BetonRenderer(CpuRenderer):
         """Name the file."""
         return Path("the .beton")
 
-    def _decode_row(self, job: Any, i: int, out: NDArray[np.uint8]) -> None:
-        row, data = int(job.rows[i]), self.view(int(job.rows[i]))
-        if self._modes[row] == _JPEG:
-            decode_jpeg_into(data, int(job.heights[i]), int(job.widths[i]), out)
-        elif self._modes[row] == _RAW and len(data) >= len(out):
-            out[:] = data[: len(out)]
-        else:
-            raise CorruptImageError(f"image mode {self._modes[row]} with {len(data)} bytes")
-
 
 @dataclass(frozen=True)
 class _Columns:
     height: NDArray[np.uint16]
     width: NDArray[np.uint16]
+    encoding: NDArray[np.uint8]
     size: NDArray[np.int64]  # of the images located so far
     shard: NDArray[np.uint8]
 

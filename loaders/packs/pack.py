@@ -197,6 +197,38 @@ class Pack:
             )
         return shard_bytes[first : first + size]
 
+    def locate(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64], list[memoryview]]:
+        """Find the encoded bytes of several rows in memory, for compiled code.
+
+        Args:
+            rows: int64 [K].
+
+        Returns:
+            uint64 [K] addresses, int64 [K] sizes in bytes, and the K memories, to be held for as long as the
+            addresses are used.
+
+        Raises:
+            UserError: a shard is shorter than the index says.
+        """
+        columns = self.columns
+        places = (columns.shard[rows].tolist(), columns.offset[rows].tolist(), columns.size[rows].tolist())
+        maps: dict[int, tuple[memoryview, int]] = {}
+        addresses, data = [], []
+        for row, (shard, first, size) in zip(rows.tolist(), zip(*places, strict=True), strict=True):
+            if shard not in maps:
+                if shard >= self.num_shards:
+                    self.view(row)  # says what is wrong
+                mapped = self.shard_map(shard)
+                maps[shard] = mapped.data, mapped.ctypes.data
+            memory, address = maps[shard]
+            if first + size > len(memory):
+                self.view(row)
+            addresses.append(address + first)
+            data.append(memory[first : first + size])
+        return np.array(addresses, np.uint64), np.array(places[2], np.int64), data
+
     def read(self, row: int) -> bytes:
         """Return the encoded bytes of `row`; the same call for tar and beton shards."""
         return self.view(row).tobytes()

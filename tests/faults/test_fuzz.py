@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from loaders import build_loader
-from loaders.decode import Arena, decode_jpeg_into
+from loaders.decode import Arena, Decoder
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack, beton, open_pack
 from loaders.packs.columns import COLUMN_DTYPES, IndexColumns, open_columns
@@ -31,6 +31,7 @@ from loaders.packs.shard_list import read_shard_records
 from loaders.packs.sources.item import MAX_FILE_BYTES, UnreadableItem
 from loaders.packs.sources.spec import open_source
 from loaders.views import presets
+from tests.loaders.encoded_rows import encoded_rows
 from tests.loaders.packs.inputs import class_tree, encoded, jpeg, pack, pixels, write_tar, write_tree
 
 MOST_BYTES = 32 << 20  # the good files are far smaller
@@ -196,8 +197,9 @@ def read_image(path: Path, pack) -> None:
             raise AssertionError("the compiled scan takes it for clean") from error
         raise UserError(problem) from None
     assert not facts[CLEAN] or (image.height, image.width) == (facts[HEIGHT], facts[WIDTH])
-    out = np.empty(image.height * image.width * 3, np.uint8)
-    decode_jpeg_into(np.frombuffer(image.data, np.uint8), image.height, image.width, out)
+    rows = encoded_rows((image.data, image.height, image.width))
+    out, decoder = np.empty(int(rows.pixel_bytes[0]), np.uint8), Decoder()
+    assert decoder.decode(rows, 0, np.zeros(1, np.int64), out) == 1, decoder.reason(rows, 0)
 
 
 def read_header(path: Path, pack) -> None:

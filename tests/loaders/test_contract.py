@@ -315,11 +315,12 @@ def test_closing_in_another_thread_ends_the_wait_for_a_batch(build, case, photo_
 @pytest.mark.filterwarnings("ignore:.*left behind:RuntimeWarning")
 def test_closing_leaves_a_hung_worker_behind(build, case, photo_pack, monkeypatch):
     release = threading.Event()
-    monkeypatch.setattr(case.work, lambda *args: release.wait(60))
     start = time.monotonic()
     try:
-        with build(photo_pack, timeout_s=0.3) as loader, pytest.raises(LoaderError, match="longer than"):
-            take(loader)
+        with build(photo_pack, timeout_s=0.3) as loader:
+            monkeypatch.setattr(case.work, lambda *args: release.wait(60))
+            with pytest.raises(LoaderError, match="longer than"):
+                take(loader)
         assert time.monotonic() - start < 20
     finally:
         release.set()

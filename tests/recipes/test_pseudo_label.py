@@ -89,9 +89,10 @@ def tables(out: Path) -> list[LabelTable]:
 
 
 def test_local_mode_learns_in_turns_and_keeps_its_labels(config: Config, digits_pack: Pack) -> None:
-    done = run_cycles(replace(config, mode="local", cycles=1, epochs=8), digits_pack)
+    local = replace(config, mode="local", cycles=1, epochs=8, batch_size=25)  # 0.77 to 0.92 over 3 seeds
+    done = run_cycles(local, digits_pack)
     assert [phase.name for phase in done] == ["start", "cycle-1-pseudo", "cycle-1-true"]
-    assert min(phase.accuracy.top1 for phase in done[1:] if phase.accuracy) > 0.4
+    assert min(phase.accuracy.top1 for phase in done[1:] if phase.accuracy) > 0.65
     assert read_accuracy(config.out)["raw"] == done[-1].accuracy
     (table,) = tables(config.out)
     unlabeled = digits_pack.split("unlabeled")

@@ -88,7 +88,7 @@ def refuses_dali_gpu(workload: Workload) -> str | None:
 
 CPU = Contender(
     name="cpu",
-    libraries=("sluice", "numba", "simplejpeg"),
+    libraries=("sluice", "numba", "turbojpeg"),
     setup="build_loader with its defaults, on the pack",
     differences="",
     batches=cpu_batches,
@@ -122,7 +122,7 @@ DALI_GPU = Contender(
 
 FFCV = Contender(
     name="ffcv_backend",
-    libraries=("sluice", "ffcv", "numba", "simplejpeg"),
+    libraries=("sluice", "ffcv", "numba", "turbojpeg"),
     setup="build_loader(backend='ffcv'): our views in FFCV's Loader",
     differences="",
     batches=ffcv_batches,

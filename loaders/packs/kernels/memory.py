@@ -16,6 +16,7 @@ _I32, _I64 = ir.IntType(32), ir.IntType(64)
 # Called by name, so that compiled code can be kept on disk. `open` takes no mode: nothing is created.
 open_file = types.ExternalFunction("open", types.int32(types.uintp, types.int32))
 read_file = types.ExternalFunction("read", types.intp(types.int32, types.uintp, types.uintp))
+copy_bytes = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
 close_file = types.ExternalFunction("close", types.int32(types.int32))
 
 

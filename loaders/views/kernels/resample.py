@@ -15,6 +15,9 @@ blocks of `LANES`, `base` int32 [2 * P / LANES] holds the smallest source index 
 windows of `LANES` it reaches over, and `first` is rewritten relative to that index. Elsewhere the rows are
 turned first, so that the values of a column lie side by side and a tap is a plain load; the sums are turned
 back.
+
+Where a view has the pixels of its box, as when it is cropped and mirrored alone, both tables have one tap and
+the pixels are copied.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from loaders.views.kernels.simd import (
     lookup_wide,
     multiply_add,
     pick_from,
+    reverse,
     rows_to_columns,
     splat,
     splat_pair,
@@ -86,9 +90,15 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
     support = (2.0 if cubic else 1.0) * max(scale, 1.0)
     nearest, counts, totals = axis[0], axis[1], axis[2]
     taps = 1
+    # Every output is a source pixel, and whatever else the filter reaches has no weight.
+    copies = scale == 1.0 and start == int(start) and low <= start and start + length <= high
     for place in range(resolution):
         moved = abs((resolution - 1 - place if flip else place) + (-shift if flip else shift))
         moved = 2 * (resolution - 1) - moved if moved >= resolution else moved
+        if copies:
+            first[place] = int(start) + moved
+            nearest[place], counts[place], totals[place] = 0.0, 1.0, 0.0
+            continue
         center = start + (moved + 0.5) * scale
         # A window narrower than the rounding would leave no tap: keep the pixel under the centre.
         begin = min(max(low, int(center - support + 0.5)), high - 1)
@@ -234,6 +244,33 @@ def sum_columns(
 
 
 @kernel
+def copy_rows(planes, plane, width, first_rows, first, resolution, top, rows, out, step, start):
+    """Write rows top .. top + rows of a view whose tables have one tap each.
+
+    Args:
+        planes: uint8 [3 * plane], channels of the decoded image, `LANES` bytes of slack behind.
+        plane: int, bytes from one channel to the next.
+        width: int, of the image.
+        first_rows: int32 [P], source row of each output row; first: int32 [P], the same for columns.
+        out: float32 [3 * step], written from `start` on.
+    """
+    for k in range(rows):
+        row, to = first_rows[top + k] * width, start + k * resolution
+        for place in range(0, resolution, LANES):
+            # Neighbours in the view are neighbours in the image, or the same pixel.
+            begin, end = first[place], first[min(place + LANES, resolution) - 1]
+            for c in range(3):
+                at = c * step + to + place
+                if end - begin == LANES - 1:
+                    store(out, at, load_bytes(planes, c * plane + row + begin))
+                elif begin - end == LANES - 1:
+                    store(out, at, reverse(load_bytes(planes, c * plane + row + end)))
+                else:
+                    for x in range(min(LANES, resolution - place)):
+                        out[at + x] = planes[c * plane + row + first[place + x]]
+
+
+@kernel
 def resample_rows(planes, width, height, extent, scratch, resolution, top, rows, out, step, start):
     """Write rows top .. top + rows of the resampled view to three channels of `out`, `step` apart.
 
@@ -244,6 +281,12 @@ def resample_rows(planes, width, height, extent, scratch, resolution, top, rows,
         out: float32 [3 * step], written from `start` on.
     """
     left, count, row_taps, col_taps = extent
+    if row_taps == 1 and col_taps == 1:
+        copy_rows(
+            planes, height * width, width, scratch.first[0], scratch.first[1], resolution, top, rows, out,
+            step, start,
+        )  # fmt: skip
+        return
     padded = -(-resolution // LANES) * LANES
     pitch = len(scratch.line) // (3 * LINES)
     # Several rows per pass: a vector load that overlaps a store of a moment ago would have to wait for it.
@@ -286,6 +329,6 @@ def prepare_tables(box, window, shift, flip, cubic, width, resolution, scratch):
     left, right = columns_first[0], columns_first[0]
     for x in range(1, resolution):
         left, right = min(left, columns_first[x]), max(right, columns_first[x])
-    if PERMUTES:
+    if PERMUTES and (row_taps > 1 or col_taps > 1):
         block_columns(columns_first, -(-resolution // LANES) * LANES, left, scratch.base)
     return left, min(right + col_taps, width) - left, row_taps, col_taps

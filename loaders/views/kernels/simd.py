@@ -126,6 +126,17 @@ def load_bytes(typing_context, array, at):
 
 
 @intrinsic
+def reverse(typing_context, value):
+    """Return the lanes of a vector from last to first."""
+
+    def generate(context, builder, signature, args):
+        order = ir.Constant(_I32V, list(range(LANES - 1, -1, -1)))
+        return builder.shuffle_vector(args[0], args[0], order)
+
+    return _floats(_floats), generate
+
+
+@intrinsic
 def store(typing_context, array, at, value):
     """Write a vector to array[at : at + LANES] of a contiguous float32 array."""
 

@@ -132,3 +132,20 @@ def test_reflected_shift_equals_padding_and_cropping(photos):
         dy, dx = parameters.shift[0] + 4
         expected = padded[:, dy : dy + 32, dx : dx + 32]
         np.testing.assert_allclose(render(image, policy, parameters), expected, atol=0.01)
+
+
+@pytest.mark.parametrize("side", [32, 37, 96])
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_a_crop_without_a_change_of_scale_is_exact(photos, side, flip):
+    """Copied, not resampled: whole vectors, reversed ones and what is left of a row."""
+    policy = presets.weak(side, flip_p=flip)
+    large = next(photo for photo in photos if min(photo.shape[:2]) >= 96)
+    image = np.ascontiguousarray(large[:side, :side])
+    mirrored = image[:, ::-1] if flip else image
+    padded = np.pad(np.moveaxis(mirrored, -1, 0), ((0, 0), (15, 15), (15, 15)), mode="reflect")
+    size = (np.array([side]), np.array([side]))
+    for row in range(8):
+        parameters = draw(policy, 0, np.zeros(1, np.int64), np.array([row]), 0, *size)
+        dy, dx = parameters.shift[0] + 15
+        expected = padded[:, dy : dy + side, dx : dx + side]
+        np.testing.assert_array_equal(render(image, policy, parameters), expected)

@@ -1,0 +1,75 @@
+"""libjpeg-turbo for compiled loops: its functions by name, called without the interpreter or its lock.
+
+The library comes with the wheel `turbojpeg`. Other wheels keep theirs to themselves or offer the interface of
+libjpeg alone, whose errors must not return to their caller, which compiled Python cannot arrange.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import weakref
+from ctypes import CDLL, c_char_p, c_int, c_void_p
+from pathlib import Path
+
+from llvmlite import binding
+from numba import types
+
+_DECOMPRESS = 1
+_STOP_ON_WARNING = 0
+_SCAN_LIMIT = 13
+MAX_SCANS = 500  # a progressive image of a few kilobytes can ask for hours of work
+WIDTH, HEIGHT = 5, 6  # parameters of an image whose header was read
+RGB = 0
+
+
+def _find() -> Path:
+    for file in importlib.metadata.files("turbojpeg") or ():
+        if file.name.startswith(("libturbojpeg", "turbojpeg")) and ".libs" in file.parts[0]:
+            return Path(str(file.locate()))
+    raise ImportError("the wheel of turbojpeg holds no libturbojpeg; pip install --force-reinstall turbojpeg")
+
+
+_path = str(_find())
+_library = CDLL(_path)
+for _name, _returned, _taken in (
+    ("tj3Init", c_void_p, [c_int]),
+    ("tj3Set", c_int, [c_void_p, c_int, c_int]),
+    ("tj3Destroy", None, [c_void_p]),
+    ("tj3GetErrorStr", c_char_p, [c_void_p]),
+):
+    _function = getattr(_library, _name)
+    _function.restype, _function.argtypes = _returned, _taken
+
+# For compiled code, which finds them by name; so it can be kept on disk, where an address could not.
+binding.load_library_permanently(_path)
+read_header = types.ExternalFunction(
+    "tj3DecompressHeader", types.int32(types.uintp, types.uintp, types.uintp)
+)
+get_parameter = types.ExternalFunction("tj3Get", types.int32(types.uintp, types.int32))
+decompress = types.ExternalFunction(
+    "tj3Decompress8",
+    types.int32(types.uintp, types.uintp, types.uintp, types.uintp, types.int32, types.int32),
+)
+
+
+class Decompressor:
+    """State of the library for one thread.
+
+    Attributes:
+        handle: what its functions take first.
+    """
+
+    def __init__(self) -> None:
+        """Take memory for it, given back with this object."""
+        self.handle: int = _library.tj3Init(_DECOMPRESS)
+        if not self.handle:
+            raise MemoryError("libjpeg-turbo cannot start a decompressor")
+        _library.tj3Set(self.handle, _STOP_ON_WARNING, 1)
+        _library.tj3Set(self.handle, _SCAN_LIMIT, MAX_SCANS)
+        weakref.finalize(self, _library.tj3Destroy, self.handle).atexit = False
+
+    @property
+    def error(self) -> str:
+        """What the last call that failed said."""
+        text: bytes = _library.tj3GetErrorStr(self.handle)
+        return text.decode("utf-8", "replace")
