@@ -1,10 +1,11 @@
-"""Ranks that would compute different things refuse to start."""
+"""Ranks that would compute different things refuse to start, and so does a resume with other data."""
 
 from __future__ import annotations
 
 import json
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,37 @@ from loaders.batch import Loader
 from loaders.errors import UserError
 
 
+def data_facts(loader: Loader[Any]) -> dict[str, str]:
+    """Return what decides the batches of a run on any number of ranks, each as text."""
+    return {
+        **loader.fingerprint,
+        "steps per epoch": str(loader.steps_per_epoch),
+        "global batch size": str(loader.batch_size),
+    }
+
+
+def check_same_data(checkpoint: Path, saved: Mapping[str, str], present: Mapping[str, str]) -> None:
+    """Compare what decides the batches with what did when a checkpoint was written.
+
+    Raises:
+        UserError: naming the first fact that differs and both values.
+    """
+    for name in dict.fromkeys((*saved, *present)):
+        values = (saved.get(name, "nothing"), present.get(name, "nothing"))
+        if values[0] != values[1]:
+            raise UserError(
+                f"checkpoint {checkpoint}: expected {name} {values[0]}, found {values[1]}; resume with the "
+                "same pack, backend and options, or give another --out"
+            )
+
+
 def run_facts(recipe: str, config: Mapping[str, Any], loader: Loader[Any]) -> dict[str, str]:
     """Return what must be the same on every rank, each as text."""
     facts = {f"config {name}": json.dumps(value) for name, value in json.loads(to_json(dict(config))).items()}
     return {
         "recipe": recipe,
         **facts,
-        "loader": loader.fingerprint,
-        "steps per epoch": str(loader.steps_per_epoch),
-        "batch size": str(loader.batch_size),
+        **data_facts(loader),
         "torch version": str(torch.__version__),
         "numpy version": np.__version__,
         "python version": platform.python_version(),

@@ -31,7 +31,7 @@ from torch.optim import Optimizer
 from engine.files import sha256_of, sync_file, sync_folder, to_json, write_synced
 from loaders.errors import UserError
 
-FORMAT = 2  # 1 had no hash of meta.json itself
+FORMAT = 3  # 1 had no hash of meta.json itself, 2 did not say what data it was fed
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CheckpointMeta:
         config: the recipe's configuration, as in the run folder.
         step: optimizer steps done.
         epoch: epoch of the next step.
-        steps_per_epoch: of the loader that fed it; the position inside the epoch follows from it.
+        data: what decided the batches, from `engine.agreement.data_facts`; they make the position a place.
         num_ranks: ranks whose generators it holds.
         scaler: state of the gradient scaler; empty without float16.
         files: name -> SHA-256.
@@ -54,7 +54,7 @@ class CheckpointMeta:
     config: Mapping[str, Any]
     step: int
     epoch: int
-    steps_per_epoch: int
+    data: Mapping[str, str]
     num_ranks: int
     scaler: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
@@ -179,7 +179,8 @@ def read_meta(checkpoint: Path) -> CheckpointMeta:
     """
     content = json.loads((checkpoint / "meta.json").read_bytes())
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"expected format {FORMAT}")
+        found = content.get("format") if isinstance(content, dict) else None
+        raise ValueError(f"expected format {FORMAT}, found {found}")
     if content.pop("sha256", None) != _digest(content):
         raise ValueError("it differs from its SHA-256")
     return CheckpointMeta(**content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from engine.bad_rows import BadRowRecorder
 from engine.classifier import Classifier, Weights, build_classifier, save_classifier
 from engine.distributed import make_accelerator, on_main, seed_everything
 from engine.ema import make_target, update_ema
@@ -61,8 +62,7 @@ class ClassifierConfig(RunConfig):
 
     def __post_init__(self) -> None:
         """Refuse what makes no training."""
-        if min(self.lr, self.weight_decay, self.lr_head or 0.0) < 0.0:
-            raise UserError("learning rates and weight decay: expected at least 0")
+        super().__post_init__()
         if self.freeze_backbone and self.init is None:
             raise UserError("freeze_backbone: expected --init, whose weights to keep, found none")
         if self.probe_every_epochs:
@@ -184,6 +184,9 @@ def train_classifier(
         on_main(lambda n=network, w=weights: save_classifier(loop_config.out, n, w))  # type: ignore[misc]
         if test_loader is not None:
             measured[weights] = measure_accuracy(network, test_loader, accelerator.device)
+    if test_loader is not None:
+        count = BadRowRecorder(loop_config.out, test_loader, accelerator.device).update()
+        summary = replace(summary, num_bad_rows=count)
     if measured:
         content = to_json({weights: asdict(accuracy) for weights, accuracy in measured.items()})
         on_main(lambda: write_atomic(loop_config.out / ACCURACY_NAME, content))
@@ -244,4 +247,4 @@ def print_classifier(name: str, summary: ClassifierSummary) -> None:
     """Print one line on a run that is over."""
     measured = summary.accuracy
     shown = "" if measured is None else f"top-1 {measured.top1:.1%} of {measured.num_images:,} test images, "
-    print(f"{name}: {shown}{describe_training(summary.train)} -> {summary.out}")
+    print(f"{name}: {shown}{describe_training(summary.train, summary.out)} -> {summary.out}")

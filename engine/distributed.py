@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor
 
@@ -186,7 +187,14 @@ def make_accelerator(
 
     Returns:
         The Accelerator; buffers are not broadcast, because global BatchNorm keeps them equal on all ranks.
+
+    Raises:
+        UserError: a tracker that accelerate does not know.
     """
+    unknown = set(trackers) - {"all", *LOGGER_TYPE_TO_CLASS}
+    if unknown:
+        known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+        raise UserError(f"trackers: expected some of {known}, found {', '.join(sorted(unknown))}")
     on_cpu = not torch.cuda.is_available()
     if precision == "auto":
         precision = "no" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"

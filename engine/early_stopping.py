@@ -23,6 +23,7 @@ from engine.metrics import MetricsWriter, read_metrics
 from engine.predict import measure_accuracy
 from engine.recipe import Recipe
 from loaders.batch import Batch, Loader
+from loaders.errors import UserError
 
 VALIDATION_NAME, BEST_NAME = "validation.jsonl", "best.safetensors"
 
@@ -80,7 +81,7 @@ def train_until_worse(
     every = stopping.every_steps
     points = [*range(every, total, every), total]
     path = config.out / VALIDATION_NAME
-    done = on_main(lambda: [(int(r["step"]), float(r["top1"])) for r in read_metrics(path)])
+    done = on_main(lambda: _read_done(path, points))
     while len(done) < len(points) and not _is_over(done, stopping.patience):
         step = points[len(done)]
         train(recipe, loader, accelerator, replace(config, max_steps=step, resume=True))
@@ -93,6 +94,18 @@ def train_until_worse(
     recipe.to(accelerator.device)
     step, top1 = max(done, key=lambda entry: (entry[1], -entry[0]))
     return Best(step, top1, done[-1][0])
+
+
+def _read_done(path: Path, points: Sequence[int]) -> list[tuple[int, float]]:
+    """Read the measurements so far; each decides where training goes on, so none may be missing between."""
+    done = [(int(record["step"]), float(record["top1"])) for record in read_metrics(path)]
+    steps, expected = [step for step, _ in done], list(points[: len(done)])
+    if steps != expected:
+        raise UserError(
+            f"{path}: expected measurements at steps {expected}, found {steps}; the file is damaged, delete "
+            "the run folder to start again"
+        )
+    return done
 
 
 def _is_over(done: Sequence[tuple[int, float]], patience: int) -> bool:

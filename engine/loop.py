@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from engine import checkpoint, rng
-from engine.agreement import check_agreement, run_facts
+from engine.agreement import check_agreement, check_same_data, data_facts, run_facts
+from engine.bad_rows import BadRowRecorder
 from engine.batchnorm import synchronise_batchnorm
 from engine.clock import TrainingClock
 from engine.distributed import on_main, rank, world_size
@@ -28,7 +29,7 @@ from engine.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
 from engine.online_probe import OnlineProbe, ProbeRecorder
 from engine.progress import TrainingProgress
 from engine.recipe import Recipe, StepOutput
-from engine.runs import open_run, save_backbone
+from engine.runs import opened_run, save_backbone
 from engine.samples import save_samples
 from engine.schedule import Schedule
 from engine.stop import RunStopped, StopSignal
@@ -102,6 +103,7 @@ class TrainSummary:
             left out where there are others.
         wait_share: share of that time spent waiting for data.
         seconds: wall-clock of this process's steps.
+        num_bad_rows: rows that could not be read, over all processes that worked on the run.
         backbone: the file with the backbone's weights.
     """
 
@@ -111,6 +113,7 @@ class TrainSummary:
     img_per_s: float
     wait_share: float
     seconds: float
+    num_bad_rows: int
     backbone: Path
 
 
@@ -151,10 +154,10 @@ def train(
     """
     decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
     check_agreement(run_facts(recipe.name, decisive, loader))
-    on_main(lambda: open_run(config.out, recipe.name, config.config, config.runtime_fields, config.resume))
-    run = _Run(recipe, loader, accelerator, config, probe)
-    run.restore()
-    return run.train()
+    with opened_run(config.out, recipe.name, config.config, config.runtime_fields, config.resume):
+        run = _Run(recipe, loader, accelerator, config, probe)
+        run.restore()
+        return run.train()
 
 
 class _Run:
@@ -176,6 +179,7 @@ class _Run:
         self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.model, self.stepper = accelerator.prepare(_Shell(recipe), self.optimizer)
         self.steps_per_epoch = loader.steps_per_epoch
+        self.data = data_facts(loader)
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
         self.schedule: Schedule = recipe.make_schedule(self.steps_per_epoch, self.total_steps)
@@ -215,11 +219,7 @@ class _Run:
                 f"checkpoint {found}: expected one of recipe {self.recipe.name!r}, found {meta.recipe!r}; "
                 "give another --out"
             )
-        if meta.steps_per_epoch != self.steps_per_epoch:
-            raise UserError(
-                f"checkpoint {found}: expected {meta.steps_per_epoch} steps per epoch, found "
-                f"{self.steps_per_epoch}; resume with the same pack, split and batch size"
-            )
+        check_same_data(found, meta.data, self.data)
 
     def train(self) -> TrainSummary:
         clock, window = TrainingClock(), MetricWindow(self.device)
@@ -227,7 +227,10 @@ class _Run:
         if self.accelerator.log_with:
             self.accelerator.init_trackers(self.recipe.name)
         self.model.train()
-        writer = MetricsWriter(self.config.out / "metrics.jsonl", self.step) if is_main else None
+        self.writer = MetricsWriter(self.config.out / "metrics.jsonl", self.step) if is_main else None
+        if self.writer is not None and self.writer.num_damaged:
+            self.notes.append(f"metrics.jsonl: left out {self.writer.num_damaged} damaged lines")
+        self.bad_rows = BadRowRecorder(self.config.out, self.loader, self.device)
         probes = self._open_probes()
         shown = TrainingProgress(
             self.recipe.name, self.total_steps, self.step, is_main and self.config.progress
@@ -245,7 +248,7 @@ class _Run:
                     clock.images += _num_images(batch) * world_size()
                     shown.advance(self.step)
                     if self.step % self.config.log_every == 0 or self.step == self.last_step:
-                        self._log(window, clock, writer, shown)
+                        self._log(window, clock, shown)
                     if probes is not None:
                         self._measure(probes, clock, shown)
                     self._save_or_stop(stop.poll(), window, shown)
@@ -255,8 +258,8 @@ class _Run:
             note = save_bad_batch(self.config.out, error.step, draw_again(self.loader, error.step))
             raise NonFiniteLossError(f"{error}; {note}", error.step) from None
         finally:
-            if writer is not None:
-                writer.close()
+            if self.writer is not None:
+                self.writer.close()
             if probes is not None:
                 probes.close()
         return self._finish(clock)
@@ -333,7 +336,6 @@ class _Run:
         self,
         window: MetricWindow,
         clock: TrainingClock,
-        writer: MetricsWriter | None,
         shown: TrainingProgress,
     ) -> None:
         means = window.read()
@@ -344,8 +346,10 @@ class _Run:
         record |= {"img_per_s": img_per_s, "wait_share": wait_share}
         if self.guard.num_skipped:
             record["num_skipped"] = self.guard.num_skipped
-        if writer is not None:
-            writer.write(record)
+        if self.bad_rows.update():
+            record["num_bad_rows"] = self.bad_rows.count
+        if self.writer is not None:
+            self.writer.write(record)
         if self.accelerator.trackers:
             self.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=self.step)
         shown.report(self.step, epoch, self.loss, img_per_s, wait_share)
@@ -355,6 +359,9 @@ class _Run:
         if not (due or stopping):
             return
         window.check()
+        self.bad_rows.update()
+        if self.writer is not None:
+            self.writer.sync()  # the lines up to a checkpoint are as safe as it is
         self._save()
         if stopping and self.step < self.last_step:
             line = f"SIGTERM: saved step {self.step}; run the same command with --resume to go on"
@@ -376,7 +383,7 @@ class _Run:
             config=dict(self.config.config),
             step=self.step,
             epoch=self.step // self.steps_per_epoch,
-            steps_per_epoch=self.steps_per_epoch,
+            data=self.data,
             num_ranks=world_size(),
             scaler=self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
         )
@@ -403,6 +410,7 @@ class _Run:
             img_per_s=img_per_s,
             wait_share=wait_share,
             seconds=time.perf_counter() - clock.start,
+            num_bad_rows=self.bad_rows.count,
             backbone=backbone,
         )
 

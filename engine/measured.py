@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -24,9 +24,15 @@ class RepeatedBatch:
         Args:
             loader: closed by the caller.
         """
+        self._loader = loader
         self._batch = next(iter(loader.epoch(0)))
         self.steps_per_epoch, self.batch_size = loader.steps_per_epoch, loader.batch_size
         self.fingerprint = loader.fingerprint
+
+    @property
+    def bad_rows(self) -> Mapping[int, str]:
+        """Those of the loader's first batch."""
+        return self._loader.bad_rows
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         """Yield the batch once per step."""

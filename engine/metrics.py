@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from engine.distributed import world_size
-from engine.files import write_atomic
+from engine.lines import LineWriter, read_lines
 from loaders.errors import UserError
 
 NO_STEP = 2**62
@@ -98,7 +97,7 @@ class MetricWindow:
         )
 
 
-class MetricsWriter:
+class MetricsWriter(LineWriter):
     """Appends lines to `metrics.jsonl`; on resuming, lines of steps that will be taken again are dropped."""
 
     def __init__(self, path: Path, start_step: int) -> None:
@@ -106,30 +105,16 @@ class MetricsWriter:
 
         Args:
             path: the file, made when it does not exist.
-            start_step: steps done so far; later lines, and a half-written last one, are dropped.
+            start_step: steps done so far; later lines are dropped.
         """
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start_step]
-        write_atomic(path, b"".join(line + b"\n" for line in kept))
-        self._file = path.open("ab")
+        super().__init__(path, lambda record: _step_of(record) <= start_step)
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record; a number that JSON cannot hold becomes null."""
-        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._file.write(json.dumps(plain).encode() + b"\n")
-        self._file.flush()
+def _step_of(record: Mapping[str, Any]) -> int:
+    step = record.get("step")
+    return step if isinstance(step, int) else NO_STEP
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the records of a run, in order; a half-written last line is left out."""
-    return [json.loads(line) for line in _whole_lines(path)]
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    if not path.exists():
-        return []
-    # A line is whole once its newline is there; whatever follows the last one was cut by a kill.
-    return [line for line in path.read_bytes().split(b"\n")[:-1] if line]
+    """Read the records of a run, in order; see `read_lines` for what is left out."""
+    return read_lines(path)[0]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch.nn.functional as F
 
+from engine.bad_rows import BAD_ROWS_NAME, read_bad_rows
 from engine.classifier import Classifier, best_weights, load_classifier, save_classifier
 from engine.classifier_recipe import (
     ACCURACY_NAME,
@@ -33,7 +35,7 @@ from engine.files import to_json, write_atomic
 from engine.predict import Accuracy
 from engine.recipe import StepOutput
 from engine.run_config import RUNTIME_FIELDS
-from engine.runs import open_run
+from engine.runs import opened_run
 from engine.schedule import Schedule, constant, warmup_cosine
 from loaders.batch import Batch, Loader
 from loaders.errors import UserError
@@ -87,16 +89,19 @@ class PhaseSummary:
 class Phases:
     """One command: its folder, its processes and the phases done so far."""
 
-    def __init__(self, recipe: str, config: ClassifierConfig, num_classes: int) -> None:
+    def __init__(self, recipe: str, config: ClassifierConfig, num_classes: int, data: str) -> None:
         """Claim the folder and join the processes.
 
         Args:
             recipe: name of the recipe.
             config: of the command.
             num_classes: C.
+            data: what tells the pack from others; a command that goes on must find the same, since its
+                finished phases and label tables are of that pack.
 
         Raises:
-            UserError: the folder holds something else, or `max_steps` or `measure` is set.
+            UserError: the folder holds something else, another process works in it, or `max_steps` or
+                `measure` is set.
         """
         if config.measure != "training":
             raise UserError("measure: a command of several phases has none; measure recipes/supervised.py")
@@ -104,8 +109,9 @@ class Phases:
             raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
         self.config, self.num_classes = config, num_classes
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
-        described: dict[str, Any] = json.loads(to_json(asdict(config)))
-        on_main(lambda: open_run(config.out, recipe, described, RUNTIME_FIELDS, config.resume))
+        described: dict[str, Any] = json.loads(to_json({**asdict(config), "pack identity": data}))
+        self._opened = ExitStack()
+        self._opened.enter_context(opened_run(config.out, recipe, described, RUNTIME_FIELDS, config.resume))
         self.done: list[PhaseSummary] = []
 
     def __enter__(self) -> Phases:
@@ -115,7 +121,8 @@ class Phases:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Part from the other processes."""
+        """Part from the other processes and leave the folder."""
+        self._opened.close()
         self.accelerator.end_training()
 
     @property
@@ -200,4 +207,6 @@ def print_phases(name: str, phases: list[PhaseSummary]) -> None:
     for phase in phases:
         if phase.accuracy is not None:
             print(f"  {phase.name}: top-1 {phase.accuracy.top1:.1%}")
-    print(f"{name}: {len(phases)} phases -> {phases[-1].out.parent}")
+    bad_rows = {row for phase in phases for row in read_bad_rows(phase.out)}
+    shown = f", {len(bad_rows):,} bad rows in the {BAD_ROWS_NAME} of the phases" if bad_rows else ""
+    print(f"{name}: {len(phases)} phases{shown} -> {phases[-1].out.parent}")

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import tyro
 from accelerate import Accelerator
 
+from engine.bad_rows import describe_bad_rows
 from engine.distributed import Precision, make_accelerator, seed_everything
 from engine.files import to_json
+from engine.finite import OnNonFinite
 from engine.loop import LoopConfig, TrainSummary, train
 from engine.measured import Idle, Measure, RepeatedBatch
 from engine.online_probe import OnlineProbe
 from engine.recipe import Recipe
 from loaders.batch import Batch, Loader
-from loaders.errors import UserError
+from loaders.errors import UserError, check_numbers
 
 RUNTIME_FIELDS = (
     "backend",
     "checkpoint_every_steps",
     "keep_checkpoints",
+    "loading",
     "log_every",
     "max_steps",
     "num_threads",
+    "on_non_finite",
     "out",
     "pack",
     "probe_every_epochs",
@@ -37,6 +41,25 @@ RUNTIME_FIELDS = (
     "trackers",
 )
 """Fields of a recipe's Config that change how a run is carried out, not what it computes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """What loaders make of damage and delay."""
+
+    verify: bool = False
+    """Compare every image with its CRC-32 in the index; one that differs is a damaged image. Without it a
+    flipped bit that still decodes goes unnoticed."""
+    bad_images: Literal["replace", "raise"] = "replace"
+    """A damaged image: replace it by the next readable row and name it in bad_rows.jsonl; or raise: stop."""
+    timeout_s: float = 120.0
+    """Seconds that a batch may take before the run stops with an error."""
+    window: int = 16
+    """Backend stream: shards shuffled together; more mix better and need a larger cache."""
+
+
+LoadingOptions = Annotated[Loading, tyro.conf.arg(name="")]
+"""The field of a Config whose options stand on the command line without a name before them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +96,8 @@ class RunConfig:
     """Steps between checkpoints; the end of the run always writes one."""
     keep_checkpoints: int = 3
     """Newest checkpoints to keep."""
+    on_non_finite: OnNonFinite = "stop"
+    """A loss or gradient that is NaN or infinite: stop; or skip the step and wait for the device in each."""
     steps: int | None = None
     """Length of the run in steps instead of --epochs, schedule included; a command of several phases gives
     each of them so many."""
@@ -89,6 +114,12 @@ class RunConfig:
     no gradient; probe.jsonl states the seconds that each took."""
     probe_splits: tuple[str, str] = ("train", "test")
     """Labelled splits of the probe: to learn from, and to measure on."""
+    loading: LoadingOptions = field(default_factory=Loading)
+    """Damage and delay."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no run; a recipe that refuses more calls this too."""
+        check_numbers(self, ("resolution", "batch_size", "num_threads", "steps", "max_steps", "timeout_s"))
 
     def loop_config(self) -> LoopConfig:
         """Return how the loop carries the run out."""
@@ -100,6 +131,7 @@ class RunConfig:
             log_every=self.log_every,
             checkpoint_every_steps=self.checkpoint_every_steps,
             keep_checkpoints=self.keep_checkpoints,
+            on_non_finite=self.on_non_finite,
             steps=self.steps,
             max_steps=self.max_steps,
             progress=self.progress,
@@ -122,6 +154,7 @@ class RunConfig:
             "rank": accelerator.process_index,
             "num_ranks": accelerator.num_processes,
             "channels_last": True,
+            **asdict(self.loading),
         }
 
 
@@ -172,15 +205,30 @@ def run_recipe(
         return train(recipe, loader, accelerator, config.loop_config(), probe)
 
 
-def describe_training(summary: TrainSummary) -> str:
+def check_shares(config: RunConfig, names: tuple[str, ...]) -> None:
+    """Refuse values of options that are shares, or none, and exceed 1.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value > 1.0:
+            raise UserError(f"{name}: expected a share, at most 1, found {value}; lower it")
+
+
+def describe_training(summary: TrainSummary, out: Path) -> str:
     """Return in words how far a training came and how fast, or that it was over before."""
-    done = f"{summary.step} of {summary.total_steps} steps"
-    if math.isnan(summary.loss):  # no step was taken: the loop ends at a loss that is not finite
-        return f"{done}, taken before"
+    done, bad_rows = (
+        f"{summary.step} of {summary.total_steps} steps",
+        describe_bad_rows(out, summary.num_bad_rows),
+    )
+    if summary.img_per_s == 0.0:
+        return f"{done}, taken before{bad_rows}"
     speed = f"{summary.img_per_s:,.0f} images/s, {summary.wait_share:.0%} waiting for data"
-    return f"{done}, loss {summary.loss:.4g}, {speed}"
+    return f"{done}, loss {summary.loss:.4g}, {speed}{bad_rows}"
 
 
 def print_summary(name: str, summary: TrainSummary) -> None:
     """Print one line on a run that is over."""
-    print(f"{name}: {describe_training(summary)} -> {summary.backbone}")
+    print(f"{name}: {describe_training(summary, summary.backbone.parent)} -> {summary.backbone}")

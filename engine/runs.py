@@ -1,6 +1,7 @@
 """The run folder: who may write into it, and what it says about the run.
 
 config.json            recipe, configuration, versions
+lock                   held by the process that works in the folder
 metrics.jsonl          one line per log step
 checkpoints/           see engine.checkpoint
 backbone.safetensors   the finished backbone alone, for transfer
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,22 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from engine.distributed import on_main
 from engine.files import leftovers, sync_file, to_json, write_atomic
 from engine.networks import METADATA_KEY
 from loaders.errors import UserError
+from loaders.locks import locked
+
+LOCK_NAME = "lock"
 
 
-def open_run(
+@contextmanager
+def opened_run(
     out: Path, recipe: str, config: Mapping[str, Any], runtime_fields: Collection[str], resume: bool
-) -> None:
-    """Claim a run folder, or check that it is the same run's.
+) -> Iterator[None]:
+    """Claim a run folder, or check that it is the same run's, and keep other processes out of it.
+
+    Called on every rank; rank 0 alone looks at the folder and holds its lock.
 
     Args:
         out: the folder; made when it does not exist.
@@ -38,19 +47,51 @@ def open_run(
             either way, so that one command can be put into a queue again and again.
 
     Raises:
-        UserError: the folder holds something and `resume` is off, or it holds another run.
+        UserError: the folder holds something and `resume` is off, it holds another run, or another process
+            works in it.
     """
+    with ExitStack() as held:
+        on_main(lambda: _claim(held, out, recipe, config, runtime_fields, resume))
+        yield
+
+
+def _claim(
+    held: ExitStack,
+    out: Path,
+    recipe: str,
+    config: Mapping[str, Any],
+    runtime_fields: Collection[str],
+    resume: bool,
+) -> None:
     described = json.loads(to_json({"recipe": recipe, "config": dict(config)}))
     if out.exists() and not out.is_dir():
         raise UserError(f"run folder: expected a folder at {out}, found a file; give another --out")
-    if out.is_dir() and any(path not in leftovers(out) for path in out.iterdir()):
+    if _is_used(out):  # before a lock is put into a folder of something else
+        _check_same_run(out, described, runtime_fields, resume)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held.enter_context(
+            locked(
+                out / LOCK_NAME,
+                f"run folder: expected no other process in {out}, found one at work; wait for it, end it, or "
+                "give another --out",
+            )
+        )
+    except OSError as error:
+        raise UserError(
+            f"run folder: {out} cannot be made or written ({error.strerror}); give another --out"
+        ) from None
+    if _is_used(out):
         _check_same_run(out, described, runtime_fields, resume)
         return
     for path in leftovers(out):
         path.unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
     described["versions"] = {"python": platform.python_version(), "torch": str(torch.__version__)}
     write_atomic(out / "config.json", to_json(described))
+
+
+def _is_used(out: Path) -> bool:
+    return out.is_dir() and bool(set(out.iterdir()) - leftovers(out) - {out / LOCK_NAME})
 
 
 def _check_same_run(

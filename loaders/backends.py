@@ -92,6 +92,17 @@ class RendererFactory:
         self._executor: WorkerPool | None = None
         self._closers: list[Callable[[float], None]] = []
 
+    @property
+    def decisive(self) -> dict[str, str]:
+        """What of this the batches depend on, for their fingerprint.
+
+        The backends cpu, stream and ffcv render the same bytes; stream alone has another order.
+        """
+        options = self._options
+        renderer = f"dali on {options.device.type}" if self.name == "dali" else "cpu"
+        order = f"windows of {options.window} shards" if self.name == "stream" else "full shuffle"
+        return {"order": order, "renderer": renderer, "dtype": options.dtype}
+
     def make(
         self,
         split: Split,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -53,8 +53,16 @@ class Loader(Protocol[BatchT_co]):
         """Global batch size, summed over all ranks."""
 
     @property
-    def fingerprint(self) -> str:
-        """What decides the batches (pack, split, labels, views, order), as text to compare between ranks."""
+    def fingerprint(self) -> Mapping[str, str]:
+        """What decides the global batches (pack, rows, labels, views, order, seed, ...), by name.
+
+        Ranks compare it before they start, and a run that resumes with its checkpoint; so the number of
+        ranks is no part of it.
+        """
+
+    @property
+    def bad_rows(self) -> Mapping[int, str]:
+        """Rows of the pack that could not be read so far on this rank, and why."""
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[BatchT_co]:
         """Yield the batches of `epoch` from `start_step` on; a pure function of both and the seed."""

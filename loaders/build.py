@@ -84,7 +84,9 @@ def build_loader(
         verify, window, timeout_s,
     )  # fmt: skip
     factory = RendererFactory(backend, options, (split,))
-    mark = fingerprint((split,), (labels,), views, batch_size, seed, mode, num_ranks, window)
+    mark = fingerprint(
+        (split,), (labels,), views, batch_size=batch_size, seed=seed, mode=mode, **factory.decisive
+    )
     train = mode == "train"
     check_batch(len(split), batch_size, num_ranks, drop_last=train)
     share = Share(rank, num_ranks, prefetch, timeout_s)
@@ -182,7 +184,10 @@ def build_paired_loader(
         ),
         train=True,
     )
-    decisive = (labeled_views, unlabeled_views, batch_size, mu, seed, balanced, num_ranks, window)
+    mark = fingerprint(
+        (labeled, unlabeled), (labels,), (labeled_views, unlabeled_views),
+        batch_size=batch_size, mu=mu, seed=seed, balanced=balanced, **factory.decisive,
+    )  # fmt: skip
     return PairedLoader(
         labeled_stream,
         labels,
@@ -195,7 +200,7 @@ def build_paired_loader(
         _placer(device),
         factory.close,
         shuffle,
-    ).marked(fingerprint((labeled, unlabeled), (labels,), *decisive))
+    ).marked(mark)
 
 
 def _check(

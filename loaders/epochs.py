@@ -94,14 +94,12 @@ def _cancel_both(pair: tuple[Pending, Pending]) -> None:
 class _Closing(Generic[BatchT]):
     """What both loaders share: closing, and the refusal to start once closed."""
 
-    fingerprint: str = ""
-    """See `Loader`."""
-
     def __init__(self, close: Callable[[], None]) -> None:
+        self.fingerprint: dict[str, str] = {}  # see `Loader`
         self._close = close
         self._closed = False
 
-    def marked(self: LoaderT, fingerprint: str) -> LoaderT:
+    def marked(self: LoaderT, fingerprint: dict[str, str]) -> LoaderT:
         """Set the fingerprint and return the loader itself."""
         self.fingerprint = fingerprint
         return self
@@ -259,6 +257,7 @@ class PairedLoader(_Closing[PairedBatch]):
         order.check_batch(num_unlabeled, mu * batch_size, share.num_ranks)
         self._make_labeled = make_labeled
         self._labeled = make_labeled(labels)
+        self._bad_before: dict[int, str] = {}  # met under label tables that were replaced
         order.check_batch(self._labeled.num_rows, batch_size, share.num_ranks, drop_last=False)
         self.unlabeled = unlabeled
         self._num_unlabeled = num_unlabeled
@@ -285,6 +284,11 @@ class PairedLoader(_Closing[PairedBatch]):
         return self._labeled.renderer
 
     @property
+    def bad_rows(self) -> dict[int, str]:
+        """Damaged rows met so far in both streams; see `EpochLoader`."""
+        return {**self._bad_before, **self.labeled.bad_rows, **self.unlabeled.bad_rows}
+
+    @property
     def num_labeled(self) -> int:
         """Rows that carry a label, as the next epoch will use them."""
         return self._labeled.num_rows
@@ -299,6 +303,7 @@ class PairedLoader(_Closing[PairedBatch]):
             UserError: no row of the labelled split has a label in `table`.
         """
         self._check_open()
+        self._bad_before |= self.labeled.bad_rows
         self._labeled = self._make_labeled(table)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[PairedBatch]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+_LARGEST = 2**62  # seeds and counts are int64, and phases add to the seed
 
 
 def one_line(text: str) -> str:
@@ -27,6 +32,34 @@ class LoaderError(RuntimeError):
 
     def __str__(self) -> str:
         return one_line(super().__str__())
+
+
+def check_numbers(config: Any, positive: Collection[str] = ()) -> None:
+    """Refuse numbers that no option means, in a configuration and in those inside it.
+
+    Args:
+        config: a dataclass.
+        positive: names of those that must not be 0.
+
+    Raises:
+        UserError: a number below 0, one that is not finite, a whole one of 2**62 or more, or a 0 in `positive`.
+    """
+    for name, value in _numbers(config):
+        if not 0 <= value < (_LARGEST if isinstance(value, int) else math.inf):
+            kind = "a whole number below 2**62" if isinstance(value, int) else "a finite number"
+            raise UserError(f"{name}: expected {kind}, at least 0, found {value}; change it")
+        if value == 0 and name in positive:
+            raise UserError(f"{name}: expected more than 0, found 0; raise it")
+
+
+def _numbers(config: Any) -> Iterator[tuple[str, int | float]]:
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from _numbers(value)
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, int | float) and not isinstance(part, bool):
+                yield field.name, part
 
 
 def run_command(main: Callable[[], int | None]) -> None:

@@ -1,31 +1,49 @@
-"""What decides a loader's batches, as a short text that ranks compare before they start."""
+"""What decides a loader's batches, as short texts: ranks compare them, and a run that resumes."""
 
 from __future__ import annotations
 
 import hashlib
 
-from loaders.packs import LabelTable, Split
+from loaders.packs import LabelTable, Pack, Split
 
 
-def fingerprint(splits: tuple[Split, ...], tables: tuple[LabelTable | None, ...], *options: object) -> str:
-    """Return a digest of packs, splits, label tables and options.
+def fingerprint(
+    splits: tuple[Split, ...], tables: tuple[LabelTable | None, ...], views: object, **options: object
+) -> dict[str, str]:
+    """Return everything that a loader's batches depend on, by name.
+
+    The number of ranks is not part of it: any number of them shares the same global batches.
 
     Args:
         splits: by the manifests of their packs, which hold the checksums of index and true labels, and by
             their rows; where a pack lies plays no part.
         tables: label tables besides the true labels.
-        options: whatever else the batches depend on, each with a `repr` that says all of it.
+        views: policies, whose `repr` says all of them.
+        options: whatever else the batches depend on, likewise.
 
     Returns:
-        32 hexadecimal digits.
+        Values that say what they stand for as far as a line allows, and end in a digest where it does not.
     """
-    digest = hashlib.sha256()
-    for split in splits:
-        digest.update(repr((split.pack.manifest, split.name)).encode())
-        digest.update(repr(split.row_ranges).encode())
-    for table in tables:
-        if table is not None:
-            for column in (table.row, table.label):
-                digest.update(column.tobytes())
-    digest.update(repr(options).encode())
-    return digest.hexdigest()[:32]
+    rows = (f"{len(split)} of {split.name} {_digest(split.row_ranges)}" for split in splits)
+    facts = {
+        "pack": ", ".join(dict.fromkeys(pack_fingerprint(split.pack) for split in splits)),
+        "rows": ", ".join(rows),
+        "labels": ", ".join("those of the pack" if table is None else _table(table) for table in tables),
+        "views": _digest(views),
+    }
+    return facts | {name.replace("_", " "): str(value) for name, value in options.items()}
+
+
+def pack_fingerprint(pack: Pack) -> str:
+    """Return what tells a pack from others, wherever it lies."""
+    return f"of {len(pack)} images {_digest(pack.manifest)}"
+
+
+def _table(table: LabelTable) -> str:
+    digest = hashlib.sha256(table.row.tobytes())
+    digest.update(table.label.tobytes())
+    return f"{len(table)} of a table {digest.hexdigest()[:16]}"
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]

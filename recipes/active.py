@@ -22,7 +22,7 @@ import engine  # noqa: F401 - first of all: it says how OpenMP waits, before tor
 # isort: split
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -39,9 +39,10 @@ from engine.evaluate import extract_features
 from engine.files import write_atomic
 from engine.networks import load_backbone
 from engine.predict import predict
+from engine.run_config import Loading, LoadingOptions
 from loaders import BackendName, build_loader, open_pack
 from loaders.epochs import EpochLoader
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import LabelTable, Pack
 from loaders.packs.subsample import training_labels
 from loaders.views import presets
@@ -94,6 +95,14 @@ class Config:
     """Loader backend."""
     num_threads: int = 2
     """Decoding threads."""
+    loading: LoadingOptions = field(default_factory=Loading)
+    """Damage and delay."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that choose nothing."""
+        check_numbers(
+            self, ("clusters", "per_cluster", "resolution", "batch_size", "num_threads", "timeout_s")
+        )
 
 
 @dataclass(frozen=True)
@@ -133,6 +142,7 @@ def pool_loader(config: Config, pack: Pack, resolution: int) -> EpochLoader:
         device="cuda" if torch.cuda.is_available() else "cpu",
         num_threads=config.num_threads,
         channels_last=True,
+        **asdict(config.loading),
     )
 
 

@@ -15,7 +15,7 @@ import engine  # noqa: F401 - first of all: it says how OpenMP waits, before tor
 # isort: split
 import csv
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +36,9 @@ from engine.distributed import refuse_ranks
 from engine.files import to_json, write_atomic
 from engine.predict import predict
 from engine.report.figures import save_picture
+from engine.run_config import Loading, LoadingOptions
 from loaders import BackendName, build_loader, open_pack
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Pack
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
@@ -73,11 +74,16 @@ class Config:
     """Loader backend."""
     num_threads: int = 2
     """Decoding threads."""
+    loading: LoadingOptions = field(default_factory=Loading)
+    """Damage and delay."""
 
     def __post_init__(self) -> None:
         """Refuse views that show nothing."""
-        if any(size < 1 for size in self.sizes) or not 0.0 < self.crop <= 1.0:
-            raise UserError(f"sizes and crop: expected positive ones, found {self.sizes} and {self.crop}")
+        check_numbers(self, ("sizes", "crop", "batch_size", "num_threads", "timeout_s"))
+        if self.crop > 1.0:
+            raise UserError(
+                f"crop: expected a share of the short side, at most 1, found {self.crop}; lower it"
+            )
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,7 @@ def predict_split(config: Config, pack: Pack) -> Evaluated:
         device=device,
         num_threads=config.num_threads,
         channels_last=True,
+        **asdict(config.loading),
     )
     try:
         parts = list(predict(network.to(device), loader, device))
@@ -213,11 +220,11 @@ def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     return evaluated, write_report(config, pack, evaluated)
 
 
-def print_report(console: Console, evaluated: Evaluated, report: ClassificationReport) -> None:
+def print_report(console: Console, split: str, evaluated: Evaluated, report: ClassificationReport) -> None:
     """Print one row per view and one for their mean."""
     table = Table(
         "view", "top 1", "top 5", "mean of classes", "calibration error",
-        title=f"{report.num_images:,} test images, %",
+        title=f"{report.num_images:,} images of split {split!r}, %",
     )  # fmt: skip
     rows = [(name, evaluated.report(number)) for number, name in enumerate(evaluated.views)]
     if len(rows) > 1:
@@ -235,7 +242,7 @@ def main() -> None:
     if report is None:
         print(f"evaluate: no image of split {config.split!r} has a label; predictions -> {config.out}")
     else:
-        print_report(Console(), evaluated, report)
+        print_report(Console(), config.split, evaluated, report)
 
 
 if __name__ == "__main__":

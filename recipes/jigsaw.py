@@ -75,6 +75,7 @@ class Config(RunConfig):
 
     def __post_init__(self) -> None:
         """Refuse tiles that do not fit."""
+        super().__post_init__()
         if not 1 <= self.tile_size <= self.resolution // GRID:
             raise UserError(
                 f"tile_size: expected 1 to {self.resolution // GRID}, a third of the resolution, found "

@@ -40,9 +40,10 @@ from engine.classifier_recipe import read_accuracy
 from engine.distributed import refuse_ranks
 from engine.files import to_json, write_atomic
 from engine.report.figures import draw_steps, save_picture
+from engine.run_config import Loading, LoadingOptions
 from loaders import BackendName, open_pack
 from loaders.classification import build_pool_loader
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -184,6 +185,12 @@ class Config:
     """Decoding threads."""
     progress: bool = True
     """Show progress."""
+    loading: LoadingOptions = field(default_factory=Loading)
+    """Damage and delay."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no run."""
+        check_numbers(self, ("resolution", "sizes", "num_threads", "timeout_s"))
 
 
 @dataclass(frozen=True)
@@ -207,9 +214,10 @@ class Chain:
 
     def common(self, out: str) -> dict[str, Any]:
         """Return the fields that the configurations of all trainings share."""
-        names = ("pack", "backbone", "resolution", "seed", "flip_p", "backend", "num_threads", "progress")
+        names = ("pack", "backbone", "resolution", "seed", "flip_p", "backend", "num_threads", "loading")
         shared = {name: getattr(self.config, name) for name in names}
-        return shared | {"out": self.config.out / out, "resume": True, "trackers": ()}
+        shared |= {"out": self.config.out / out, "progress": self.config.progress}
+        return shared | {"resume": True, "trackers": ()}
 
     def labels(self) -> dict[str, Any]:
         """Return the fields that say which true labels are known and where to measure."""
@@ -287,6 +295,7 @@ def pseudo_labels(chain: Chain) -> Path:
         return path
     pack, device = open_pack(config.pack), "cuda" if torch.cuda.is_available() else "cpu"
     options = {"device": device, "num_threads": config.num_threads, "channels_last": True}
+    options |= asdict(config.loading)
     splits = (config.unlabeled_split,)
     loader = build_pool_loader(pack, splits, config.resolution, config.backend, **options)
     network = load_classifier(chain.best, weights).to(device)
@@ -306,7 +315,8 @@ def active_stage(chain: Chain) -> None:
     if chain.best is None:
         raise UserError("active: expected a stage with labels before it, found none; skip fewer stages")
     if not bought.is_file():
-        options = {**chain.labels(), "num_threads": config.num_threads, "backend": config.backend}
+        names = ("num_threads", "backend", "loading")
+        options = chain.labels() | {name: getattr(config, name) for name in names}
         del options["test_split"]
         active.run(
             active.Config(
@@ -336,7 +346,7 @@ def tta(chain: Chain) -> None:
     config = chain.config
     if chain.best is None:
         raise UserError("tta: expected a stage with labels before it, found none; skip fewer stages")
-    names = ("pack", "sizes", "flips", "backend", "num_threads")
+    names = ("pack", "sizes", "flips", "backend", "num_threads", "loading")
     options = {name: getattr(config, name) for name in names}
     tested = evaluate.Config(run=chain.best, out=config.out / "tta", split=config.test_split, **options)
     _, report = evaluate.evaluate(tested)

@@ -49,6 +49,7 @@ from loaders.classification import (
     chosen_labels,
 )
 from loaders.errors import UserError, run_command
+from loaders.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
 
@@ -234,7 +235,7 @@ def run_cycles(config: Config, pack: Pack) -> list[PhaseSummary]:
         "permanent": run_permanent,
         "local": run_local,
     }
-    with Phases(Classical.name, config, len(pack.classes)) as phases:
+    with Phases(Classical.name, config, len(pack.classes), pack_fingerprint(pack)) as phases:
         labeller = Labeller(config, pack, phases)
         try:
             algorithms[config.mode](config, true_labels, labeller)

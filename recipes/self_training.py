@@ -50,6 +50,7 @@ from loaders.classification import (
     chosen_labels,
 )
 from loaders.errors import UserError, run_command
+from loaders.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
 
@@ -214,7 +215,7 @@ def run(config: Config) -> list[PhaseSummary]:
     """Run all rounds and leave the last classifier in the command's folder."""
     pack = open_pack(config.pack)
     true_labels = chosen_labels(pack, config)
-    with Phases("self_training", config, len(pack.classes)) as phases:
+    with Phases("self_training", config, len(pack.classes), pack_fingerprint(pack)) as phases:
         rounds = Rounds(config, pack, phases)
         try:
             run_rounds(config, true_labels, rounds)

@@ -29,7 +29,7 @@ import engine  # noqa: F401 - first of all: it says how OpenMP waits, before tor
 # isort: split
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,12 +47,13 @@ from engine.grid import RATES, WEIGHT_DECAYS, Cell, Setting, best_of, settings, 
 from engine.layers import Layer, LayerFeatures
 from engine.loop import LoopConfig
 from engine.predict import measure_accuracy
+from engine.run_config import Loading, LoadingOptions
 from engine.starts import Start, find_start
 from engine.transfer import FineTuning, Transfer, train_stage, vote
 from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
 from loaders.build import BackendName
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Pack, Split
 from loaders.packs.subsample import subsample_per_class, validation_part
 from loaders.views import presets
@@ -133,9 +134,12 @@ class Config:
     """Loader backend."""
     num_threads: int = 2
     """Decoding threads of each rank."""
+    loading: LoadingOptions = field(default_factory=Loading)
+    """Damage and delay."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
+        check_numbers(self, ("labels_per_class", "batch_size", "num_threads", "timeout_s"))
         if not self.labels_per_class or not self.seeds:
             raise UserError("transfer: expected at least one number of labels and one seed, found none")
         if self.validation_split and self.validation_share:
@@ -201,6 +205,7 @@ class Session:
             "rank": self.accelerator.process_index,
             "num_ranks": self.accelerator.num_processes,
             "channels_last": True,
+            **asdict(self.config.loading),
         }
 
     def labels(self, job: _Job) -> Split:

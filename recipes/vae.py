@@ -33,7 +33,7 @@ from engine.schedule import Schedule, constant
 from engine.variational import Intensities, LatentCode, reconstruct_and_sample
 from loaders import BackendName
 from loaders.batch import Batch
-from loaders.errors import UserError, run_command
+from loaders.errors import run_command
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 
@@ -66,11 +66,6 @@ class Config(RunConfig):
     """Learning rate of Adam. This project's choice; the paper used Adagrad."""
     backend: BackendName = "auto"
     """Loader backend."""
-
-    def __post_init__(self) -> None:
-        """Refuse a weight that would reward distance."""
-        if self.beta < 0:
-            raise UserError(f"beta: expected at least 0, found {self.beta}; 0 is the plain autoencoder")
 
 
 class Vae(Recipe):

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders import build_loader, open_pack
 from loaders.backends import usable_cores
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.order import permute
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.columns import COLUMN_DTYPES, write_columns
@@ -68,6 +68,11 @@ class Config:
     """Rows of the order that is computed."""
     json: Path | None = None
     """File that gets a line per measurement appended."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that measure nothing."""
+        names = ("resolution", "batch_size", "num_threads", "runs", "seconds", "resume_rows", "order_rows")
+        check_numbers(self, names)
 
 
 def repeat_pack(pack: Pack, split: Split, num_rows: int, out: Path) -> Pack:

@@ -35,7 +35,7 @@ from loaders.packs.packer import (
     Progress,
     check_command,
     command_of,
-    locked,
+    lock_pack,
     recorded_options,
     refuse_difference,
     write_shards,
@@ -65,7 +65,7 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
     new = {"format": options.shard_format, **recorded_options(options)}
     refuse_difference(out, "a pack", {"format": before.shard_format, **before.options}, new)
     (build / "parts").mkdir(parents=True, exist_ok=True)
-    with locked(build / "lock", out):
+    with lock_pack(out):
         if (build / NEXT_FOLDER / MANIFEST_NAME).exists():
             check_command(options, {**command_of(options), "append": True})
             return _move_into_place(out, build)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from loaders.errors import UserError
+from loaders.locks import locked
 from loaders.packs.atomic import remove_partials, write_atomic
 from loaders.packs.finish import EmptySplitError, join_parts
 from loaders.packs.image import ImagePolicy
@@ -102,7 +102,7 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
     if (out / MANIFEST_NAME).exists():
         return _finished_before(options)
     made = _make_folders(options)
-    with locked(out / BUILD_FOLDER / "lock", out):
+    with lock_pack(out):
         try:
             check_command(options, command_of(options))
             plan = make_plan(
@@ -144,17 +144,10 @@ def _make_folders(options: PackOptions) -> list[Path]:
     return made
 
 
-@contextmanager
-def locked(path: Path, out: Path) -> Iterator[None]:
+def lock_pack(out: Path) -> AbstractContextManager[None]:
     """Hold the lock of a pack, so that two packers never write the same one."""
-    with open(path, "wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"another process is packing {out}: wait for it, or end it and start again"
-            ) from None
-        yield
+    taken = f"another process is packing {out}: wait for it, or end it and start again"
+    return locked(out / BUILD_FOLDER / "lock", taken)
 
 
 def command_of(options: PackOptions) -> dict[str, Any]:

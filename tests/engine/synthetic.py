@@ -33,7 +33,8 @@ class SyntheticLoader:
     ) -> None:
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
         self.resolution, self.rank, self.num_ranks = resolution, rank, num_ranks
-        self.fingerprint = "synthetic"
+        self.fingerprint = {"pack": "synthetic"}
+        self.bad_rows: dict[int, str] = {}
         self.before_step: Callable[[int, int], None] = lambda epoch, step: None
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:

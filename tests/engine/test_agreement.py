@@ -9,7 +9,7 @@ from loaders.errors import UserError
 from tests.engine.ranks import run_ranks
 from tests.engine.synthetic import SyntheticLoader
 
-DIFFERENCES = ("config width", "loader", "torch version")
+DIFFERENCES = ("config width", "pack", "global batch size", "torch version")
 
 
 def disagreeing(rank: int, num_ranks: int) -> dict[str, Tensor]:

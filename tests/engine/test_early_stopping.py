@@ -15,6 +15,7 @@ from engine.early_stopping import Best, Stopping, train_until_worse
 from engine.loop import LoopConfig
 from engine.metrics import read_metrics
 from engine.predict import Accuracy
+from loaders.errors import UserError
 from tests.engine.synthetic import SmallRecipe, SyntheticLoader
 
 STOPPING = Stopping(every_steps=2, patience=2)
@@ -69,3 +70,18 @@ def test_an_interrupted_run_ends_like_a_whole_one(tmp_path: Path, fail_at: int) 
         assert torch.equal(again[1][name], expected)
     steps = [[r["step"] for r in read_metrics(tmp_path / n / "metrics.jsonl")] for n in ("whole", "parts")]
     assert steps[0] == steps[1]
+
+
+def test_a_measurement_that_a_crash_damaged_is_taken_again_or_refused(tmp_path: Path) -> None:
+    accuracies = [0.2, 0.5, 0.5, 0.4, 0.9, 0.9]
+    whole = stop_training(tmp_path / "run", accuracies)
+    path = tmp_path / "run" / "validation.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content[:-20] + b"\0" * 19 + b"\n")  # the last line
+    assert stop_training(tmp_path / "run", accuracies)[0] == whole[0]
+    assert path.read_bytes() == content
+    path.write_bytes(b"\0" + content)  # the first
+    with pytest.raises(
+        UserError, match=r"validation.jsonl: expected measurements at steps \[2, 4, 6\], found"
+    ):
+        stop_training(tmp_path / "run", accuracies)

@@ -161,7 +161,7 @@ def test_a_checkpoint_of_another_recipe_or_network_is_refused(tmp_path: Path) ->
     (out / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"projector.3.weight of shape \[24, 32\], found \[16, 32\]"):
         train_small(out, SmallRecipe(embedding=24), resume=True)
-    with pytest.raises(UserError, match="expected 3 steps per epoch, found 4"):
+    with pytest.raises(UserError, match="expected steps per epoch 3, found 4"):
         train_small(out, loader=SyntheticLoader(steps_per_epoch=4), resume=True)
 
 
@@ -175,6 +175,24 @@ def test_old_checkpoints_go_and_the_backbone_stays(tmp_path: Path) -> None:
     assert summary.backbone == out / "backbone.safetensors"
     own = {k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")}
     assert_same_bits(load_backbone(out).state_dict(), own)
+
+
+def test_damaged_lines_of_metrics_do_not_hold_up_a_resume(tmp_path: Path, whole_run, capsys) -> None:
+    """A crash of the machine leaves blocks of zeros, half lines, and lines of steps to be taken again."""
+    out = tmp_path / "run"
+    loader = SyntheticLoader()
+    loader.before_step = killer(at=(1, 2))
+    with pytest.raises(Killed):
+        train_small(out, loader=loader, checkpoint_every_steps=4)
+    path = out / "metrics.jsonl"
+    lines = path.read_bytes().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
+    damaged = [b"\0" * 40, *lines[1:4], lines[4][:20], b'"no record"', b'{"step": "x"}', b'{"step"']
+    path.write_bytes(b"\n".join(damaged))
+    weights, _ = train_small(out, checkpoint_every_steps=4, resume=True, progress=True)
+    assert_same_bits(weights, whole_run[1])
+    assert [r["step"] for r in read_metrics(path)] == [2, 3, 4, 5, 6]
+    assert "metrics.jsonl: left out 3 damaged lines" in capsys.readouterr().err
 
 
 def test_a_step_that_is_not_finite_is_named_and_not_saved(tmp_path: Path) -> None:
@@ -260,3 +278,36 @@ def test_sigterm_saves_and_exits_with_its_own_code(tmp_path: Path, whole_run) ->
     assert time.monotonic() - start < 10
     (saved,) = list_checkpoints(out / "checkpoints")
     assert int(saved.name.removeprefix("step-")) in (3, 4)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from tests.engine.synthetic import SyntheticLoader, train_small
+loader = SyntheticLoader()
+loader.before_step = lambda epoch, step: (print("step", flush=True), time.sleep(60))
+train_small(Path(sys.argv[1]), loader=loader, resume=True)
+"""
+
+
+def test_a_run_folder_serves_one_command_at_a_time(tmp_path: Path, whole_run) -> None:
+    out = tmp_path / "run"
+    train_small(out, max_steps=2)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", HOLDER, str(out)]
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(UserError, match=r"expected no other process in .*, found one at work"):
+            train_small(out, resume=True)
+        process.kill()
+    weights, _ = train_small(out, resume=True)  # nothing stays locked behind a killed process
+    assert_same_bits(weights, whole_run[1])
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    train_small(tmp_path / "run", max_steps=2)
+    loader = SyntheticLoader()
+    loader.fingerprint = {"pack": "another of the same size"}
+    with pytest.raises(UserError, match="expected pack synthetic, found another of the same size; resume"):
+        train_small(tmp_path / "run", loader=loader, resume=True)

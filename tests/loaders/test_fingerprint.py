@@ -14,19 +14,21 @@ VIEWS = (presets.weak(16),)
 def plain(pack, **changes):
     settings = {"views": VIEWS, "batch_size": 8, "num_threads": 1} | changes
     with build_loader(pack.split("train"), **settings) as loader:
-        return loader.fingerprint
+        return tuple(loader.fingerprint.items())
 
 
 def pair(pack, **changes):
     split = pack.split("train")
     with build_paired_loader(split, split, VIEWS, VIEWS, 2, 3, num_threads=1, **changes) as loader:
-        return loader.fingerprint
+        return tuple(loader.fingerprint.items())
 
 
 def test_what_decides_the_batches_decides_the_fingerprint(photo_pack, digits_pack, tmp_path):
     same = plain(photo_pack)
     shutil.copytree(photo_pack.path, tmp_path / "elsewhere")
     assert plain(open_pack(tmp_path / "elsewhere"), num_threads=2) == same
+    assert plain(photo_pack, rank=1, num_ranks=2) == same, "any number of ranks shares the same batches"
+    assert plain(photo_pack, backend="cpu", window=2) == same, "no window plays a part in a full shuffle"
     table = LabelTable.of(np.arange(3), np.zeros(3, np.int64), 3)
     changed = [
         plain(digits_pack),
@@ -35,6 +37,9 @@ def test_what_decides_the_batches_decides_the_fingerprint(photo_pack, digits_pac
         plain(photo_pack, views=(presets.weak(32),)),
         plain(photo_pack, labels=table),
         plain(photo_pack, mode="eval"),
+        plain(photo_pack, dtype="uint8"),
+        plain(photo_pack, backend="stream"),
+        plain(photo_pack, backend="stream", window=2),
         pair(photo_pack),
         pair(photo_pack, labels=table),
         pair(photo_pack, balanced=True),

@@ -97,7 +97,7 @@ def test_predictions_and_pictures_are_left(config: Config, digits_pack: Pack) ->
 
 
 def test_mistakes(config: Config, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="sizes and crop"):
+    with pytest.raises(UserError, match="crop: expected more than 0"):
         replace(config, crop=0.0)
     with pytest.raises(UserError, match="classifier: expected one in"):
         evaluate(replace(config, run=tmp_path))
