@@ -45,7 +45,7 @@ from engine.schedule import Schedule, flat_then_linear
 from loaders import BackendName, open_pack
 from loaders.batch import PairedBatch
 from loaders.classification import build_semi_loader, build_test_loader, chosen_labels
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.views import presets
 
 SHEET_ROWS, SHEET_COLUMNS = 6, 12
@@ -94,6 +94,7 @@ class Config(ClassifierConfig):
         if not self.backbone.startswith("gan_discriminator_"):
             raise UserError(f"backbone: expected gan_discriminator_<width>, found {self.backbone!r}")
         check_shares(self, ("flat_share", "ema_decay"))
+        check_numbers(self, ("noise_size", "generator_width"))
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"dropout: expected a value in [0, 1), found {self.dropout}")
 

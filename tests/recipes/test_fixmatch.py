@@ -1,4 +1,4 @@
-"""FixMatch on the digits: its constants, its step, short runs, and two processes."""
+"""FixMatch on the digits and on two clusters: its constants, its step, what guesses teach, and short runs."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import torch
 from engine.distributed import seed_everything
 from engine.metrics import read_metrics
 from loaders.batch import Batch, PairedBatch
+from loaders.errors import UserError
 from loaders.packs import Pack
 from recipes.mean_teacher import Config, MeanTeacher, run
 from tests.recipes.clusters import accuracy_on_clusters
@@ -92,6 +93,11 @@ def test_the_teacher_remembers_longer_after_the_ramp(config: Config) -> None:
             recipe.classifier.head.bias.copy_(before + 1.0)
         recipe.after_step(step)
         torch.testing.assert_close(recipe.average.head.bias, before + 1.0 - decay)
+
+
+def test_mistakes(config: Config) -> None:
+    with pytest.raises(UserError, match="ema_decay: expected a share"):
+        replace(config, ema_decay=1.5)
 
 
 def test_learns_the_digits(config: Config) -> None:

@@ -152,5 +152,7 @@ def test_begins_with_a_run_that_has_a_classifier(config: Config, tmp_path: Path)
 def test_mistakes(config: Config) -> None:
     with pytest.raises(UserError, match="per_class"):
         replace(config, per_class=(5, 0))
+    with pytest.raises(UserError, match="top_k"):
+        replace(config, top_k=0)
     with pytest.raises(UserError, match="no split 'odd'"):
         run(replace(config, unlabeled_splits=("odd",)))

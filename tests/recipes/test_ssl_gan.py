@@ -130,5 +130,7 @@ def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:
 def test_mistakes(config: Config) -> None:
     with pytest.raises(UserError, match="gan_discriminator_<width>, found 'resnet50'"):
         replace(config, backbone="resnet50")
+    with pytest.raises(UserError, match="noise_size: expected more than 0"):
+        replace(config, noise_size=0)
     with pytest.raises(UserError, match="resolution: expected 16, 32, 64 or 128"):
         run(replace(config, resolution=24))
