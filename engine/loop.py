@@ -154,10 +154,11 @@ def train(
     """
     decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
     check_agreement(run_facts(recipe.name, decisive, loader))
-    with opened_run(config.out, recipe.name, config.config, config.runtime_fields, config.resume):
+    opened = opened_run(config.out, recipe.name, config.config, config.runtime_fields, config.resume)
+    with StopSignal() as stop, opened:
         run = _Run(recipe, loader, accelerator, config, probe)
         run.restore()
-        return run.train()
+        return run.train(stop)
 
 
 class _Run:
@@ -221,7 +222,7 @@ class _Run:
             )
         check_same_data(found, meta.data, self.data)
 
-    def train(self) -> TrainSummary:
+    def train(self, stop: StopSignal) -> TrainSummary:
         clock, window = TrainingClock(), MetricWindow(self.device)
         is_main = self.accelerator.is_main_process
         if self.accelerator.log_with:
@@ -236,10 +237,10 @@ class _Run:
             self.recipe.name, self.total_steps, self.step, is_main and self.config.progress
         )
         try:
-            with StopSignal() as stop, shown:
+            with shown:
                 for note in self.notes:
                     shown.say(note)
-                for batch in clock.timed(self._batches(clock)):
+                for batch in clock.timed(self._batches(clock, stop)):
                     if self.step == 0 and is_main:
                         save_samples(self.config.out, batch)
                     if not self._train_step(batch, window):
@@ -251,7 +252,10 @@ class _Run:
                         self._log(window, clock, shown)
                     if probes is not None:
                         self._measure(probes, clock, shown)
-                    self._save_or_stop(stop.poll(), window, shown)
+                    if self.step % self.config.checkpoint_every_steps == 0 or self.step == self.last_step:
+                        self._checkpoint(window)
+                if self.step < self.last_step:
+                    self._stop(window, shown)
         except NonFiniteLossError as error:
             if error.step is None:
                 raise
@@ -279,15 +283,23 @@ class _Run:
                 shares = {f"probe_{name}": value for name, value in record.items() if name != "step"}
                 self.accelerator.log(shares, step=self.step)
 
-    def _batches(self, clock: TrainingClock) -> Iterator[Any]:
-        """Yield the batches from the present position to the end of the run."""
+    def _batches(self, clock: TrainingClock, stop: StopSignal) -> Iterator[Any]:
+        """Yield the batches from the present position to the end of the run, or until it is told to stop."""
         while self.step < self.last_step:
             epoch, start = divmod(self.step, self.steps_per_epoch)
             if start == 0:
                 with clock.working(), torch.no_grad():
                     self.recipe.begin_epoch(epoch)
-            for batch in self.loader.epoch(epoch, start_step=start):
-                yield batch
+            batches = self.loader.epoch(epoch, start_step=start)
+            batch: Any = True
+            while batch is not None:
+                batch = stop.wait_for(lambda: next(batches, None))  # noqa: B023 - called at once
+                with clock.working():
+                    stopping = stop.agree()
+                if stopping:
+                    return
+                if batch is not None:
+                    yield batch
                 if self.step >= self.last_step:
                     return
             got = self.step - epoch * self.steps_per_epoch
@@ -354,19 +366,18 @@ class _Run:
             self.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=self.step)
         shown.report(self.step, epoch, self.loss, img_per_s, wait_share)
 
-    def _save_or_stop(self, stopping: bool, window: MetricWindow, shown: TrainingProgress) -> None:
-        due = self.step % self.config.checkpoint_every_steps == 0 or self.step == self.last_step
-        if not (due or stopping):
-            return
+    def _stop(self, window: MetricWindow, shown: TrainingProgress) -> None:
+        self._checkpoint(window)
+        line = f"SIGTERM: saved step {self.step}; run the same command with --resume to go on"
+        shown.say(line)
+        raise RunStopped(line)
+
+    def _checkpoint(self, window: MetricWindow) -> None:
         window.check()
         self.bad_rows.update()
         if self.writer is not None:
             self.writer.sync()  # the lines up to a checkpoint are as safe as it is
         self._save()
-        if stopping and self.step < self.last_step:
-            line = f"SIGTERM: saved step {self.step}; run the same command with --resume to go on"
-            shown.say(line)
-            raise RunStopped(line)
 
     def _save(self) -> None:
         if self.saved_step == self.step:

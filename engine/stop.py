@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from engine.distributed import world_size
+
+ResultT = TypeVar("ResultT")
 
 EXIT_STOPPED = 75
 """Exit code of a run that was told to stop and saved itself: EX_TEMPFAIL, "try again later"."""
@@ -25,18 +28,23 @@ class RunStopped(SystemExit):
         self.message = message
 
 
-class StopSignal:
-    """Asks, once per step, whether any rank was told to stop.
+class _ToldToStop(BaseException):
+    """Leaves the wait for a batch; nothing but `StopSignal.wait_for` catches it."""
 
-    The signal reaches the ranks at different steps, but a checkpoint needs all of them at the same one. So
-    each `poll` starts a tiny reduction over gloo, in a group of its own, and reads the one started a step
-    earlier, which has long arrived: no rank waits and no device is involved. A second SIGTERM ends the
-    process at once.
+
+class StopSignal:
+    """Asks, before every step, whether any rank was told to stop.
+
+    A checkpoint needs all ranks at the same step, and a rank that has begun a step cannot leave it, nor can
+    the others leave the collectives in which they wait for it. So no rank begins a step before `agree` has
+    joined them all: each comes with its batch, or at once when the signal finds it waiting for one. The
+    reduction is one number over gloo, in a group of its own, and no device is involved. A second SIGTERM
+    ends the process at once.
     """
 
     def __enter__(self) -> StopSignal:
         self._told = False
-        self._pending: tuple[torch.Tensor, Any] | None = None
+        self._waiting = False
         self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
         # Python allows handlers only in the main thread; elsewhere the caller has to stop the run itself.
         self._installed = threading.current_thread() is threading.main_thread()
@@ -49,23 +57,32 @@ class StopSignal:
     ) -> None:
         if self._installed:
             signal.signal(signal.SIGTERM, self._previous)
-        if self._pending is not None and kind is None:
-            self._pending[1].wait()
-            self._pending = None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._told = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self._waiting:
+            raise _ToldToStop
 
-    def poll(self) -> bool:
-        """Return whether to stop now; every rank calls it after every step and gets the same answer."""
+    def wait_for(self, get: Callable[[], ResultT]) -> ResultT | None:
+        """Return what a function that waits returns, or None as soon as the signal comes.
+
+        Args:
+            get: may be left at any point; what it works on is not to be used again but to be closed.
+        """
+        try:
+            try:
+                self._waiting = True
+                return None if self._told else get()
+            finally:
+                self._waiting = False
+        except _ToldToStop:  # also from the block before, should the signal come there
+            return None
+
+    def agree(self) -> bool:
+        """Return whether to stop now; every rank calls it before every step and gets the same answer."""
         if self._group is None:
             return self._told
-        agreed = False
-        if self._pending is not None:
-            flag, work = self._pending
-            work.wait()
-            agreed = bool(flag.item())
         flag = torch.tensor(int(self._told))
-        self._pending = (flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True))
-        return agreed
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
+        return bool(flag)

@@ -42,7 +42,7 @@ def check_numbers(config: Any, positive: Collection[str] = ()) -> None:
         positive: names of those that must not be 0.
 
     Raises:
-        UserError: a number below 0, one that is not finite, a whole one of 2**62 or more, or a 0 in `positive`.
+        UserError: a number below 0, not finite, or too large for an int64, or a 0 in `positive`.
     """
     for name, value in _numbers(config):
         if not 0 <= value < (_LARGEST if isinstance(value, int) else math.inf):

@@ -81,9 +81,7 @@ class Config:
         """Refuse views that show nothing."""
         check_numbers(self, ("sizes", "crop", "batch_size", "num_threads", "timeout_s"))
         if self.crop > 1.0:
-            raise UserError(
-                f"crop: expected a share of the short side, at most 1, found {self.crop}; lower it"
-            )
+            raise UserError(f"crop: expected a share of the short side up to 1, found {self.crop}; lower it")
 
 
 @dataclass(frozen=True)

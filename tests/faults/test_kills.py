@@ -54,12 +54,15 @@ LONG = [pytest.mark.slow, pytest.mark.timeout(3600)]
         ("time", 1, 3),
         ("disk", 1, 3),
         ("term", 1, 2),
+        ("term", 2, 1),
         *(pytest.param(mode, 1, 100, marks=LONG) for mode in TRAINING),
         *(pytest.param(mode, ranks, 15, marks=LONG) for mode in TRAINING for ranks in (2, 3, 4)),
     ],
 )
 def test_training(tmp_path, mode, num_ranks, tries):
     """The weights are the same bit for bit on one process, within float reduction on several."""
+    write_tree(tmp_path / "in", class_tree(2, 20))
+    pack(tmp_path / "pack", f"train={tmp_path / 'in'}")
     found = drive(HERE / "training_kills.py", tmp_path, mode, tries, 0, num_ranks)
     fault, outcome = TRAINING[mode]
     processes = "1 process" if num_ranks == 1 else f"{num_ranks} processes"

@@ -1,10 +1,12 @@
 """Ends a small training run at many moments, resumes it, and compares the weights with an undisturbed run.
 
-Run as `python training_kills.py WORK MODE NUM_TRIES SEED [NUM_RANKS]`. MODE "time" kills every rank by
-SIGKILL after a random time; "disk" kills rank 0 just before the n-th step to the disk (write, sync, rename,
-remove); "term" sends SIGTERM to every rank at a random moment of training, as a scheduler does, and expects
-the exit code of a saved run within 10 s. Every rank is a forked child, so that torch is imported once. Prints
-the number of kills, of runs that ended with other weights, and the longest time from SIGTERM to the end.
+Run as `python training_kills.py WORK MODE NUM_TRIES SEED [NUM_RANKS]`. The images come through a real loader
+from the pack WORK/pack. MODE "time" kills every rank by SIGKILL after a random time; "disk" kills rank 0 just
+before the n-th step to the disk (write, sync, rename, remove); "term" sends SIGTERM to every rank at a random
+moment of training, as a scheduler does, and expects the exit code of a saved run within 10 s; every other
+time the last rank then waits for a batch that does not come. Every rank is a forked child, so that torch is
+imported once. Prints the number of kills, of runs that ended with other weights, and the longest time from
+SIGTERM to the end.
 """
 
 from __future__ import annotations
@@ -17,20 +19,53 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
 from engine import checkpoint, files
 from engine.stop import EXIT_STOPPED
-from tests.engine.synthetic import SyntheticLoader, train_small
+from loaders import build_loader, open_pack
+from loaders.batch import Batch
+from loaders.epochs import EpochLoader
+from loaders.views import presets
+from tests.engine.synthetic import train_small
 
 WORK, MODE, NUM_TRIES, SEED = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 NUM_RANKS = int(sys.argv[5]) if len(sys.argv) > 5 else 1
 SETTINGS = {"epochs": 3, "checkpoint_every_steps": 2, "keep_checkpoints": 2, "resume": True}
 TOLERANCE = 0.0 if NUM_RANKS == 1 else 1e-6  # sums of floats over ranks may differ in their last bits
 STEP_S = 0.02 if MODE == "term" else 0.0  # so that a signal finds training under way
+
+
+HANG_S = 600.0
+
+
+def make_loader(rank: int) -> EpochLoader:
+    """Build the loader of a rank: 3 steps per epoch of 12 images, which 1 to 4 ranks share."""
+    views = (presets.crop_flip(16, 0.5, 0.5),) * 2
+    split = open_pack(WORK / "pack").split("train")
+    return build_loader(split, views, 12, seed=3, num_threads=1, rank=rank, num_ranks=NUM_RANKS)
+
+
+class Paced:
+    """A loader that marks that training has begun, takes its time, and hangs before one step."""
+
+    def __init__(self, inner: EpochLoader, rank: int, hang_at: int | None) -> None:
+        self._inner, self._rank, self._hang_at = inner, rank, hang_at
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        for step, batch in enumerate(self._inner.epoch(epoch, start_step), start_step):
+            (WORK / f"training-{self._rank}").touch()
+            hangs = epoch * self._inner.steps_per_epoch + step == self._hang_at
+            time.sleep(HANG_S if hangs else STEP_S)
+            yield batch
 
 
 def die_before_disk_step(kill_at: int) -> None:
@@ -54,7 +89,7 @@ def die_before_disk_step(kill_at: int) -> None:
     checkpoint._write_tensors = counted(checkpoint._write_tensors)
 
 
-def train_rank(name: str, rank: int, port: int, kill_at: int | None) -> None:
+def train_rank(name: str, rank: int, port: int, kill_at: int | None, hang_at: int | None) -> None:
     """Train in this process, which is forked, and end it."""
     try:
         if NUM_RANKS > 1:
@@ -62,13 +97,7 @@ def train_rank(name: str, rank: int, port: int, kill_at: int | None) -> None:
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
         if kill_at is not None and rank == 0:
             die_before_disk_step(kill_at)
-
-        def before_step(epoch: int, step: int) -> None:
-            (WORK / f"training-{rank}").touch()
-            time.sleep(STEP_S)
-
-        loader = SyntheticLoader(rank=rank, num_ranks=NUM_RANKS)
-        loader.before_step = before_step
+        loader = Paced(make_loader(rank), rank, hang_at if rank == NUM_RANKS - 1 else None)
         train_small(WORK / name, loader=loader, **SETTINGS)
         os._exit(0)
     except SystemExit as error:
@@ -87,7 +116,7 @@ def free_port() -> int:
 class Run:
     """A run under way, a forked child per rank."""
 
-    def __init__(self, name: str, kill_at: int | None = None) -> None:
+    def __init__(self, name: str, kill_at: int | None = None, hang_at: int | None = None) -> None:
         for marker in WORK.glob("training-*"):
             marker.unlink()
         port = free_port()
@@ -96,7 +125,7 @@ class Run:
         for rank in range(NUM_RANKS):
             child = os.fork()
             if child == 0:
-                train_rank(name, rank, port, kill_at)
+                train_rank(name, rank, port, kill_at, hang_at)
             self.children.append(child)
 
     def poll(self) -> bool:
@@ -141,9 +170,9 @@ def kill_at_random(rng: random.Random, length_s: float) -> bool:
     return killed
 
 
-def terminate_at_random(rng: random.Random) -> tuple[bool, float]:
+def terminate_at_random(rng: random.Random, hangs: bool) -> tuple[bool, float]:
     """Send SIGTERM; return whether that came before the end, and how long the end took in seconds."""
-    run = Run("cut")
+    run = Run("cut", hang_at=rng.randint(0, 8) if hangs else None)
     while not run.poll() and not all((WORK / f"training-{rank}").exists() for rank in range(NUM_RANKS)):
         time.sleep(0.002)
     run.wait(rng.uniform(0, 9 * STEP_S))
@@ -169,6 +198,7 @@ def same_weights() -> bool:
 def main() -> None:
     torch.set_num_threads(1)
     rng = random.Random(SEED)
+    make_loader(0).close()  # compiles before the fork
     start = time.monotonic()
     Run("whole").finish()
     length_s = time.monotonic() - start
@@ -178,7 +208,7 @@ def main() -> None:
         tries += 1
         assert tries < 3 * NUM_TRIES + 20, "the kills come too late"
         if MODE == "term":
-            killed, seconds = terminate_at_random(rng)
+            killed, seconds = terminate_at_random(rng, hangs=tries % 2 == 1)
             lost += seconds > 10
             slowest_s = max(slowest_s, seconds)
         else:

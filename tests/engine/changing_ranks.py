@@ -1,0 +1,90 @@
+"""Trains in parts on changing numbers of ranks; run as `python changing_ranks.py PACK WORK`.
+
+Every rank is a forked child, so that torch is imported once. Each part leaves the rows of its steps as
+WORK/NAME-rows-STEP-RANK.json beside the run folder WORK/NAME.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loaders import build_loader, open_pack
+from loaders.batch import Batch
+from loaders.epochs import EpochLoader
+from loaders.views import presets
+from tests.engine.synthetic import train_small
+
+PACK, WORK = Path(sys.argv[1]), Path(sys.argv[2])
+PARTS = {
+    "whole": [(1, 6)],
+    "more": [(1, 2), (2, 6)],  # ranks, steps over all
+    "fewer": [(2, 2), (1, 6)],
+}
+
+
+def make_loader(rank: int, num_ranks: int) -> EpochLoader:
+    """Build the loader of a rank: 3 steps per epoch of 8 images."""
+    views = (presets.crop_flip(16, 0.5, 0.5),) * 2
+    split = open_pack(PACK).split("train")
+    return build_loader(split, views, 8, seed=3, num_threads=1, rank=rank, num_ranks=num_ranks)
+
+
+class Recorded:
+    """A loader that writes down the rows of every step."""
+
+    def __init__(self, inner: EpochLoader, name: str, rank: int) -> None:
+        self._inner, self._name, self._rank = inner, name, rank
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        first = epoch * self._inner.steps_per_epoch + start_step
+        for step, batch in enumerate(self._inner.epoch(epoch, start_step), first):
+            path = WORK / f"{self._name}-rows-{step}-{self._rank}.json"
+            path.write_text(json.dumps(batch.index.tolist()))
+            yield batch
+
+
+def train_rank(name: str, rank: int, num_ranks: int, port: int, max_steps: int) -> None:
+    """Train in this process, which is forked, and end it."""
+    try:
+        if num_ranks > 1:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+        loader = Recorded(make_loader(rank, num_ranks), name, rank)
+        train_small(WORK / name, loader=loader, dropout=0.0, max_steps=max_steps, resume=True)
+        os._exit(0)
+    except BaseException as error:
+        print(f"{name}, rank {rank}: {error!r}", file=sys.stderr)
+        os._exit(1)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    make_loader(0, 1).close()  # compiles before the fork
+    for name, parts in PARTS.items():
+        for num_ranks, max_steps in parts:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = int(probe.getsockname()[1])
+            children = []
+            for rank in range(num_ranks):
+                child = os.fork()
+                if child == 0:
+                    train_rank(name, rank, num_ranks, port, max_steps)
+                children.append(child)
+            codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+            assert not any(codes), f"{name} on {num_ranks} ranks ended with {codes}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""A run stopped on one process goes on with the same batches on two, and the other way round."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.metrics import read_metrics
+from tests.loaders.packs.inputs import class_tree, pack, write_tree
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("ranks")
+    write_tree(work / "in", class_tree(2, 13))
+    pack(work / "pack", f"train={work / 'in'}")
+    program = [sys.executable, str(ROOT / "tests" / "engine" / "changing_ranks.py")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*program, str(work / "pack"), str(work)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return work
+
+
+def rows_of(work: Path, name: str, step: int) -> list[int]:
+    found = sorted(work.glob(f"{name}-rows-{step}-*.json"))
+    return sorted(row for path in found for row in json.loads(path.read_text()))
+
+
+@pytest.mark.parametrize("name", ["more", "fewer"])
+def test_a_resume_on_other_ranks_goes_on_with_the_same_batches(parts: Path, name: str) -> None:
+    assert len({tuple(rows_of(parts, "whole", step)) for step in range(6)}) == 6
+    for step in range(6):
+        rows = rows_of(parts, name, step)
+        assert len(rows) == 8
+        assert rows == rows_of(parts, "whole", step)
+    expected, found = (read_metrics(parts / run / "metrics.jsonl") for run in ("whole", name))
+    assert [r["step"] for r in found] == [1, 2, 3, 4, 5, 6]
+    for one, other in zip(expected, found, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=2e-3)
