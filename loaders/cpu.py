@@ -23,7 +23,7 @@ from torch import Tensor
 
 from loaders.batch import Batch
 from loaders.buffers import BufferPool
-from loaders.decode import MAX_PIXELS_PER_BYTE, Arena, Decoder, EncodedRows
+from loaders.decode import MAX_PIXELS_PER_BYTE, Arena, Decoder, EncodedRows, regions_of
 from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
 from loaders.views.draw import ViewParameters, draw
@@ -239,15 +239,14 @@ class CpuRenderer:
 
     def _render(self, job: _Job, first: int, last: int) -> None:
         worker = self._worker()
-        starts = self._decode(job, first, last, worker)
+        starts, regions = self._decode(job, first, last, worker)
         chunk = slice(first, last)
-        heights, widths = job.heights[chunk], job.widths[chunk]
-        split_channels(worker.arena.pixels, starts, heights * widths, worker.arena.planes)
+        planes = worker.arena.planes
+        split_channels(worker.arena.pixels, starts, regions[:, 2] * regions[:, 3], planes)
         for number in range(len(self.views)):
             p = ViewParameters(*(getattr(job.parameters[number], name)[chunk] for name in FIELDS))
-            scratch = self._scratch(worker, number, p.box, int(widths.max()))
-            planes, out = worker.arena.planes, job.out[number][chunk]
-            self._render_view(number, p, planes, starts, heights, widths, scratch, out)
+            scratch = self._scratch(worker, number, p.box, int(regions[:, 3].max()))
+            self._render_view(number, p, planes, starts, regions, scratch, job.out[number][chunk])
 
     def _render_view(
         self,
@@ -255,33 +254,37 @@ class CpuRenderer:
         p: ViewParameters,
         planes: NDArray[np.uint8],
         starts: NDArray[np.int64],
-        heights: NDArray[np.int64],
-        widths: NDArray[np.int64],
+        regions: NDArray[np.int64],
         scratch: Scratch,
         out: NDArray[Any],
     ) -> None:
         view, (gain, bias) = self.views[number], self._gains[number]
         render_chunk(
-            planes, starts, heights, widths, p.box, p.window, p.shift, p.flip,
-            view.interpolation == "bicubic", p.codes, p.args, gain, bias,
-            scratch, view.resolution, self._channels_last, out,
+            planes, starts, regions, p.box, p.window, p.shift, p.flip, view.interpolation == "bicubic",
+            p.codes, p.args, gain, bias, scratch, view.resolution, self._channels_last, out,
         )  # fmt: skip
 
-    def _decode(self, job: _Job, first: int, last: int, worker: _Worker) -> NDArray[np.int64]:
-        """Decode rows first .. last of a job one behind the other and return where each begins."""
+    def _decode(
+        self, job: _Job, first: int, last: int, worker: _Worker
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Decode rows first .. last of a job one behind the other.
+
+        Returns:
+            int64 [last - first], where each begins, and int64 [last - first, 4], the region decoded of each.
+        """
         rows = self._encoded(job, first, last)
         starts = np.zeros(last - first, np.int64)
         worker.arena.reserve(int(rows.pixel_bytes.sum()))
         at = 0
         while (bad := worker.decoder.decode(rows, at, starts, worker.arena.pixels)) < last - first:
-            self._replace(job, first + bad, int(starts[bad]), worker, worker.decoder.reason(rows, bad))
+            why = worker.decoder.reason(rows, bad)
+            rows.regions[bad] = self._replace(job, first + bad, int(starts[bad]), worker, why)
             at = bad + 1
             if at == last - first:
                 break
-            sizes = rows.pixel_bytes  # of the job's own arrays, so with the replacement's
-            starts[at] = starts[bad] + sizes[bad]
-            worker.arena.extend(int(starts[at]), int(sizes[at:].sum()))
-        return starts
+            starts[at] = starts[bad] + 3 * rows.regions[bad, 2] * rows.regions[bad, 3]
+            worker.arena.extend(int(starts[at]), int(rows.pixel_bytes[at:].sum()))
+        return starts, rows.regions
 
     def _encoded(self, job: _Job, first: int, last: int) -> EncodedRows:
         """Locate the bytes of rows first .. last of a job."""
@@ -292,11 +295,17 @@ class CpuRenderer:
         if self._crc32 is not None:
             for i, (row, one) in enumerate(zip(rows.tolist(), data, strict=True)):
                 whole[i] = zlib.crc32(one) == self._crc32.item(row)
+        heights, widths = job.heights[chunk], job.widths[chunk]
+        regions = regions_of([p.window[chunk] for p in job.parameters], heights, widths)
         encodings = pack.columns.encoding[rows]
-        return EncodedRows(addresses, sizes, encodings, job.heights[chunk], job.widths[chunk], whole, data)
+        return EncodedRows(addresses, sizes, encodings, heights, widths, regions, whole, data)
 
-    def _replace(self, job: _Job, i: int, at: int, worker: _Worker, reason: str) -> None:
-        """Put the next readable row of the split in place of row i of the job, which begins at byte `at`."""
+    def _replace(self, job: _Job, i: int, at: int, worker: _Worker, reason: str) -> NDArray[np.int64]:
+        """Put the next readable row of the split in place of row i of the job, which begins at byte `at`.
+
+        Returns:
+            int64 [4], the region decoded of it.
+        """
         pack, row = self.split.pack, int(job.rows[i])
         what = (
             f"row {row} ({pack.key(row)}) in {pack.shard_path(int(pack.columns.shard[row])).name}: {reason}"
@@ -309,16 +318,17 @@ class CpuRenderer:
             other = int(self.split.rows(np.array([position]))[0])
             job.rows[i] = other
             job.heights[i : i + 1], job.widths[i : i + 1] = self._sizes(job.rows[i : i + 1])
+            self._redraw(job, i)
             one = self._encoded(job, i, i + 1)
             worker.arena.extend(at, int(one.pixel_bytes[0]))
             if worker.decoder.decode(one, 0, np.array([at]), worker.arena.pixels) == 0:
                 continue
-            self._redraw(job, i)
             if self._train:
                 job.positions[i] = position
             else:  # every row stands in its place exactly once; this one is not to be counted
                 job.rows[i], job.valid[i] = row, False
-            return
+            region: NDArray[np.int64] = one.regions[0]
+            return region
         raise LoaderError(f"{what}; nor could any of the {MAX_REPLACEMENTS} rows after it be read")
 
     def _redraw(self, job: _Job, i: int) -> None:
@@ -336,10 +346,11 @@ class CpuRenderer:
         nothing = np.empty(0, np.int64)
         planes = np.zeros(1, np.uint8)
         split_channels(planes, nothing, nothing, planes)
+        no_regions = np.empty((0, 4), np.int64)
         for number, view in enumerate(self.views):
             p = draw(view, self._seed, nothing, nothing, self._first_view + number, nothing, nothing)
             out = np.empty((0, 3 * view.resolution**2), self._dtype)
-            self._render_view(number, p, planes, nothing, nothing, nothing, make_scratch(1, 1, 1), out)
+            self._render_view(number, p, planes, nothing, no_regions, make_scratch(1, 1, 1), out)
 
     def _scratch(self, worker: _Worker, number: int, boxes: NDArray[np.float64], width: int) -> Scratch:
         view = self.views[number]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -53,6 +54,7 @@ class EncodedRows(NamedTuple):
         encodings: uint8 [K], values of the column `encoding`.
         heights: int64 [K], pixels.
         widths: int64 [K], pixels.
+        regions: int64 [K, 4], top, left, height and width of what is wanted; later of what was decoded.
         whole: bool [K], False where a checksum has failed.
         keep: what must live for as long as the addresses are used.
     """
@@ -62,12 +64,13 @@ class EncodedRows(NamedTuple):
     encodings: NDArray[np.uint8]
     heights: NDArray[np.int64]
     widths: NDArray[np.int64]
+    regions: NDArray[np.int64]
     whole: NDArray[np.bool_]
     keep: Any
 
     @property
     def pixel_bytes(self) -> NDArray[np.int64]:
-        """Bytes of each image once it is decoded, int64 [K]."""
+        """Bytes of each image when all of it is decoded, int64 [K]."""
         return 3 * self.heights * self.widths
 
 
@@ -77,18 +80,20 @@ class Decoder:
     def __init__(self) -> None:
         """Start a decompressor."""
         self._jpeg = Decompressor()
+        self._last = np.zeros(2, np.uint8)
         self._found = np.zeros(3, np.int64)
 
     def decode(self, rows: EncodedRows, first: int, starts: NDArray[np.int64], out: NDArray[np.uint8]) -> int:
         """Bring rows `first` .. K into memory as RGB, one behind the other, without holding the GIL.
 
-        JPEGs are decoded (warnings of the library count as damage), pixels are copied.
+        JPEGs are decoded; warnings of the library count as damage. If the last bytes show that an image was
+        not cut, only the region that is wanted of it is decoded. Pixels are copied, all of them.
 
         Args:
-            rows: K rows.
+            rows: K rows; their `regions` are written.
             first: of them to decode.
             starts: int64 [K]; `starts[first]` says where to begin, those after it are written.
-            out: uint8, memory for all of them.
+            out: uint8, memory for all of them, whole.
 
         Returns:
             The first row that failed, of which `reason` tells more, or K.
@@ -96,7 +101,7 @@ class Decoder:
         return int(
             decode_all(
                 self._jpeg.handle, rows.addresses, rows.sizes, rows.encodings, rows.heights, rows.widths,
-                rows.whole, first, starts, out, self._found,
+                rows.regions, rows.whole, first, starts, out, self._last, self._found,
             )
         )  # fmt: skip
 
@@ -111,3 +116,34 @@ class Decoder:
             FOUND_ENCODING: f"encoding {a}, expected {ENCODING_JPEG} or {ENCODING_RAW}",
             FOUND_ALTERED: "its bytes differ from the CRC-32 in the index",
         }[kind]
+
+
+_MARGIN = 4  # pixels that the decoder's upsampling of colours may look at around a region
+_COLUMNS = 32  # regions begin at a multiple, which is one of every sampling's unit
+_WORTHWHILE = 0.9  # share of an image up to which decoding a part of it saves time
+_SMALL = 1 << 14  # pixels of an image that is decoded whole
+
+
+def regions_of(
+    windows: Sequence[NDArray[np.int32]], heights: NDArray[np.int64], widths: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return what of each image must be decoded so that the pixels inside all its windows are right.
+
+    Args:
+        windows: per view int32 [K, 4], top, left, bottom and right.
+        heights: int64 [K], pixels of the images.
+        widths: int64 [K].
+
+    Returns:
+        int64 [K, 4], top, left, height and width.
+    """
+    low = np.minimum.reduce([window[:, :2] for window in windows]).astype(np.int64) - _MARGIN
+    high = np.maximum.reduce([window[:, 2:] for window in windows]).astype(np.int64) + _MARGIN
+    low = np.maximum(low, 0)
+    low[:, 1] -= low[:, 1] % _COLUMNS
+    sizes = np.stack([heights, widths], axis=1)
+    regions = np.concatenate([low, np.minimum(high, sizes) - low], axis=1)
+    pixels = heights * widths
+    whole = (pixels < _SMALL) | (regions[:, 2] * regions[:, 3] > _WORTHWHILE * pixels)
+    regions[whole, :2], regions[whole, 2:] = 0, sizes[whole]
+    return regions

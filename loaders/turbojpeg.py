@@ -46,6 +46,10 @@ read_header = types.ExternalFunction(
     "tj3DecompressHeader", types.int32(types.uintp, types.uintp, types.uintp)
 )
 get_parameter = types.ExternalFunction("tj3Get", types.int32(types.uintp, types.int32))
+# Its second argument is a struct of four int32: x, y, width and height, in the registers of two integers.
+set_region = types.ExternalFunction(
+    "tj3SetCroppingRegion", types.int32(types.uintp, types.uint64, types.uint64)
+)
 decompress = types.ExternalFunction(
     "tj3Decompress8",
     types.int32(types.uintp, types.uintp, types.uintp, types.uintp, types.int32, types.int32),

@@ -116,11 +116,13 @@ def view_runner(policy: ViewPolicy, images: Images, width: int) -> Callable[[int
     scratch = make_scratch(resolution, table_taps(width / resolution, cubic), width)
     out = aligned_zeros((count, 3 * resolution**2), np.float32)
     gain, bias = np.ones(3, np.float32), np.full(3, 0.5, np.float32)
+    nothing = np.zeros(count, np.int64)
+    regions = np.stack([nothing, nothing, images.sides, images.sides], axis=1)
 
     def run(epoch: int) -> None:
         p = draw(policy, 0, np.full(count, epoch), np.arange(count), 0, images.sides, images.sides)
         render_chunk(
-            images.planes, images.starts, images.sides, images.sides, p.box, p.window, p.shift, p.flip, cubic,
+            images.planes, images.starts, regions, p.box, p.window, p.shift, p.flip, cubic,
             p.codes, p.args, gain, bias, scratch, resolution, False, out,
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ def encoded_rows(*images: tuple[bytes, int, int], encoding: int = ENCODING_JPEG)
         np.full(len(data), encoding, np.uint8),
         np.array([height for _, height, _ in images]),
         np.array([width for _, _, width in images]),
+        np.array([(0, 0, height, width) for _, height, width in images]),
         np.ones(len(data), np.bool_),
         data,
     )

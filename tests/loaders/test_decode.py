@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import simplejpeg
+import torch
 
-from loaders.decode import Decoder
+from loaders import build_loader
+from loaders.decode import Decoder, regions_of
 from loaders.packs.columns import ENCODING_RAW
+from loaders.views import presets
 from tests.loaders.encoded_rows import encoded_rows
-from tests.loaders.packs.inputs import pixels
+from tests.loaders.packs.inputs import jpeg, pack, pixels, write_tree
 
 
 @dataclass
@@ -110,3 +116,72 @@ def test_a_row_whose_checksum_failed_is_not_decoded() -> None:
     rows.whole[0] = False
     assert decoder.decode(rows, 0, np.zeros(1, np.int64), np.zeros(192, np.uint8)) == 0
     assert decoder.reason(rows, 0) == "its bytes differ from the CRC-32 in the index"
+
+
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411", "gray"])
+def test_a_region_has_the_pixels_of_the_whole(subsampling: str) -> None:
+    """Wherever it begins and ends, against whatever the decoder's upsampling looks at around it."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    picture = np.asarray(PIL.Image.fromarray(noise).resize((211, 163)))
+    if subsampling == "gray":
+        jpeg = simplejpeg.encode_jpeg(picture[..., :1].copy(), 95, colorspace="gray")
+    else:
+        jpeg = simplejpeg.encode_jpeg(picture.copy(), 95, colorsubsampling=subsampling)
+    whole, decoder, rng = simplejpeg.decode_jpeg(jpeg, "RGB"), Decoder(), np.random.default_rng(1)
+    out = np.zeros(whole.size, np.uint8)
+    for _ in range(200):
+        top, left = int(rng.integers(0, 162)), int(rng.integers(0, 210))
+        bottom, right = int(rng.integers(top + 1, 164)), int(rng.integers(left + 1, 212))
+        rows = encoded_rows((jpeg, 163, 211))
+        window = np.array([[top, left, bottom, right]], np.int32)
+        rows.regions[:] = regions_of([window], rows.heights, rows.widths)
+        wanted = rows.regions[0].tolist()
+        assert decoder.decode(rows, 0, np.zeros(1, np.int64), out) == 1
+        assert rows.regions[0].tolist() == wanted
+        y, x, height, width = wanted
+        found = out[: 3 * height * width].reshape(height, width, 3)
+        np.testing.assert_array_equal(
+            found[top - y : bottom - y, left - x : right - x], whole[top:bottom, left:right]
+        )
+
+
+def test_a_region_spans_all_windows_and_small_images_are_decoded_whole() -> None:
+    windows = [np.array([[50, 100, 60, 120]] * 2, np.int32), np.array([[40, 110, 55, 130]] * 2, np.int32)]
+    regions = regions_of(windows, np.array([300, 70]), np.array([400, 140]))
+    assert regions.tolist() == [[36, 96, 28, 38], [0, 0, 70, 140]]
+
+
+def test_a_cut_image_is_noticed_whatever_is_wanted_of_it() -> None:
+    cut = image(7, 200, 200).jpeg[:-300]
+    rows = encoded_rows((cut, 200, 200))
+    rows.regions[:] = 0, 0, 16, 16
+    assert Decoder().decode(rows, 0, np.zeros(1, np.int64), np.zeros(120_000, np.uint8)) == 0
+
+
+def test_a_batch_is_the_same_whatever_else_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = pack(
+        tmp_path / "p",
+        f"train={write_tree(tmp_path / 'in', {f'{i}.jpg': jpeg(i, 260, 310) for i in range(8)})}",
+    )
+    sizes: list[int] = []
+
+    def batch() -> list[torch.Tensor]:
+        views = (presets.barlow_a(32), presets.crop_flip(40))
+        with build_loader(packed.split("train"), views, 8, num_threads=1) as loader:
+            return list(next(iter(loader.epoch(0))).views)
+
+    def watched(*args: Any) -> Any:
+        regions = regions_of(*args)
+        sizes.append(int((regions[:, 2] * regions[:, 3]).sum()))
+        return regions
+
+    def all_of_it(windows: Any, heights: Any, widths: Any) -> Any:
+        return np.stack([0 * heights, 0 * heights, heights, widths], axis=1)
+
+    monkeypatch.setattr("loaders.cpu.regions_of", watched)
+    parts = batch()
+    assert sum(sizes) < 0.85 * 8 * 260 * 310
+    monkeypatch.setattr("loaders.cpu.regions_of", all_of_it)
+    assert all(torch.equal(a, b) for a, b in zip(parts, batch(), strict=True))

@@ -47,6 +47,7 @@ def _encoded(paths: Sequence[Path]) -> EncodedRows:
         encodings=np.full(len(data), ENCODING_JPEG, np.uint8),
         heights=sizes[:, 0].copy(),
         widths=sizes[:, 1].copy(),
+        regions=np.concatenate([np.zeros_like(sizes), sizes], axis=1),
         whole=np.ones(len(data), np.bool_),
         keep=data,
     )

@@ -163,8 +163,7 @@ def _write_tile(source, at, step, count, gain, bias, channels_last, past_caches,
 @kernel
 def render_view(
     planes,
-    height,
-    width,
+    region,
     box,
     window,
     shift,
@@ -182,9 +181,8 @@ def render_view(
     """Render one view.
 
     Args:
-        planes: uint8 [3 * height * width + slack], channels of the decoded image.
-        height: int, of the image in pixels.
-        width: int.
+        planes: uint8 [3 * height * width + slack], channels of what was decoded of the image.
+        region: int64 [4], top, left, height and width of it in the image, in pixels.
         box: float64 [4]; window: int32 [4]; shift: int32 [2]; flip: bool; codes: int32 [P];
             args: float32 [P]: see `ViewParameters`.
         cubic: bool, bicubic instead of bilinear.
@@ -197,7 +195,7 @@ def render_view(
             or bfloat16 (uint16).
     """
     size = resolution * resolution
-    extent = prepare_tables(box, window, shift, flip, cubic, width, resolution, scratch)
+    extent = prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch)
     rows_per_tile = rows_of_tile(resolution)
     view_plane, tile_plane = size + LANES, rows_per_tile * resolution + LANES
     held, work, spare = scratch.views[0], scratch.views[1], scratch.views[2]
@@ -222,7 +220,7 @@ def render_view(
             pixels, start = rows * resolution, (top * resolution if whole else 0)
             if source == _RESAMPLE:
                 resample_rows(
-                    planes, width, height, extent, scratch, resolution, top, rows, into, step, start
+                    planes, region[2], region[3], extent, scratch, resolution, top, rows, into, step, start
                 )
             elif source == BLUR:
                 blur_across_rows(held, view_plane, resolution, radius, gaussian, top, rows, into, step, start)
@@ -276,8 +274,7 @@ def _ends_traverse(code):
 def render_chunk(
     planes,
     starts,
-    heights,
-    widths,
+    regions,
     boxes,
     windows,
     shifts,
@@ -297,13 +294,13 @@ def render_chunk(
     Args:
         planes: uint8, the images' planes as `split_channels` leaves them, with slack behind the last.
         starts: int64 [n], place of each image in `planes`.
-        heights: int64 [n]; widths: int64 [n].
+        regions: int64 [n, 4], see `render_view`.
         boxes: float64 [n, 4] and so on: the rows of `ViewParameters` that belong to the chunk.
         out: [n, 3 * R * R], see `render_view`.
         cubic, gain, bias, scratch, resolution, channels_last: see `render_view`.
     """
     for i in range(len(starts)):
         render_view(
-            planes[starts[i] :], heights[i], widths[i], boxes[i], windows[i], shifts[i], flips[i], cubic,
+            planes[starts[i] :], regions[i], boxes[i], windows[i], shifts[i], flips[i], cubic,
             codes[i], args[i], gain, bias, scratch, resolution, channels_last, out[i],
         )  # fmt: skip

@@ -271,11 +271,12 @@ def copy_rows(planes, plane, width, first_rows, first, resolution, top, rows, ou
 
 
 @kernel
-def resample_rows(planes, width, height, extent, scratch, resolution, top, rows, out, step, start):
+def resample_rows(planes, height, width, extent, scratch, resolution, top, rows, out, step, start):
     """Write rows top .. top + rows of the resampled view to three channels of `out`, `step` apart.
 
     Args:
-        planes: uint8 [3 * height * width + slack], the decoded image.
+        planes: uint8 [3 * height * width + slack], what was decoded of the image.
+        height: int; width: int, of it.
         extent: (left, count, row_taps, col_taps) of `prepare_tables`.
         scratch: `Scratch` with the tables.
         out: float32 [3 * step], written from `start` on.
@@ -312,10 +313,11 @@ def resample_rows(planes, width, height, extent, scratch, resolution, top, rows,
 
 
 @kernel
-def prepare_tables(box, window, shift, flip, cubic, width, resolution, scratch):
+def prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch):
     """Fill the tables of both axes and return (left, count, row_taps, col_taps).
 
-    `left` and `count` are the source columns that the view needs.
+    `left` and `count` are the columns that the view needs of `region` (top, left, height, width), the part of
+    the image that was decoded. Weights are computed in the image's coordinates, and so do not depend on it.
     """
     rows_first, columns_first = scratch.first[0], scratch.first[1]
     row_taps = fill_taps(
@@ -326,9 +328,12 @@ def prepare_tables(box, window, shift, flip, cubic, width, resolution, scratch):
         box[1], box[3], window[1], window[3], resolution, shift[1], flip, cubic,
         columns_first, scratch.weights[1], scratch.axis,
     )  # fmt: skip
+    for place in range(-(-resolution // LANES) * LANES):
+        rows_first[place] -= region[0]
+        columns_first[place] -= region[1]
     left, right = columns_first[0], columns_first[0]
     for x in range(1, resolution):
         left, right = min(left, columns_first[x]), max(right, columns_first[x])
     if PERMUTES and (row_taps > 1 or col_taps > 1):
         block_columns(columns_first, -(-resolution // LANES) * LANES, left, scratch.base)
-    return left, min(right + col_taps, width) - left, row_taps, col_taps
+    return left, min(right + col_taps, region[3]) - left, row_taps, col_taps

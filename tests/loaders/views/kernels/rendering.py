@@ -15,8 +15,9 @@ def render(image, policy, parameters):
     p = parameters
     taps = table_taps(float(p.box[0, 2:].max()) / resolution, cubic)
     out = np.full(3 * resolution * resolution, np.nan, np.float32)
+    region = np.array([0, 0, height, width])
     render_view(
-        planes, height, width, p.box[0], p.window[0], p.shift[0], p.flip[0], cubic, p.codes[0], p.args[0],
+        planes, region, p.box[0], p.window[0], p.shift[0], p.flip[0], cubic, p.codes[0], p.args[0],
         np.ones(3, np.float32), np.zeros(3, np.float32), make_scratch(resolution, taps, width), resolution,
         False, out,
     )  # fmt: skip
