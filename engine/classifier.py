@@ -66,11 +66,11 @@ def build_classifier(
         return Classifier(backbone, backbone_name, resolution, num_classes)
     weights = best_weights(init)
     if weights is None:
+        backbone, found = load_backbone(init), read_metadata(init / "backbone.safetensors")["backbone"]
         if keep_head:
             raise UserError(
                 f"keep_head: expected a classifier in {init}, found a backbone alone; leave it out"
             )
-        backbone, found = load_backbone(init), read_metadata(init / "backbone.safetensors")["backbone"]
         start = None
     else:
         start = load_classifier(init, weights)

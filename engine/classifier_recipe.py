@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from engine.bad_rows import BadRowRecorder, describe_bad_rows
+from engine.bad_rows import BadRowRecorder
 from engine.classifier import Classifier, Weights, build_classifier, save_classifier
 from engine.distributed import make_accelerator, on_main, seed_everything
 from engine.ema import make_target, update_ema
@@ -22,7 +22,7 @@ from engine.loop import LoopConfig, TrainSummary, train
 from engine.optim import split_by_dimension
 from engine.predict import Accuracy, measure_accuracy
 from engine.recipe import Recipe
-from engine.run_config import RunConfig, run_recipe
+from engine.run_config import RunConfig, describe_training, run_recipe
 from loaders.batch import Batch, Loader
 from loaders.errors import UserError
 
@@ -247,9 +247,4 @@ def print_classifier(name: str, summary: ClassifierSummary) -> None:
     """Print one line on a run that is over."""
     measured = summary.accuracy
     shown = "" if measured is None else f"top-1 {measured.top1:.1%} of {measured.num_images:,} test images, "
-    done = summary.train
-    print(
-        f"{name}: {done.step} of {done.total_steps} steps, loss {done.loss:.4g}, {shown}"
-        f"{done.img_per_s:,.0f} images/s, {done.wait_share:.0%} waiting for data"
-        f"{describe_bad_rows(summary.out, done.num_bad_rows)} -> {summary.out}"
-    )
+    print(f"{name}: {shown}{describe_training(summary.train, summary.out)} -> {summary.out}")

@@ -205,10 +205,30 @@ def run_recipe(
         return train(recipe, loader, accelerator, config.loop_config(), probe)
 
 
+def check_shares(config: RunConfig, names: tuple[str, ...]) -> None:
+    """Refuse values of options that are shares, or none, and exceed 1.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value > 1.0:
+            raise UserError(f"{name}: expected a share, at most 1, found {value}; lower it")
+
+
+def describe_training(summary: TrainSummary, out: Path) -> str:
+    """Return in words how far a training came and how fast, or that it was over before."""
+    done, bad_rows = (
+        f"{summary.step} of {summary.total_steps} steps",
+        describe_bad_rows(out, summary.num_bad_rows),
+    )
+    if summary.img_per_s == 0.0:
+        return f"{done}, taken before{bad_rows}"
+    speed = f"{summary.img_per_s:,.0f} images/s, {summary.wait_share:.0%} waiting for data"
+    return f"{done}, loss {summary.loss:.4g}, {speed}{bad_rows}"
+
+
 def print_summary(name: str, summary: TrainSummary) -> None:
     """Print one line on a run that is over."""
-    print(
-        f"{name}: {summary.step} of {summary.total_steps} steps, loss {summary.loss:.4g}, "
-        f"{summary.img_per_s:,.0f} images/s, {summary.wait_share:.0%} waiting for data"
-        f"{describe_bad_rows(summary.backbone.parent, summary.num_bad_rows)} -> {summary.backbone}"
-    )
+    print(f"{name}: {describe_training(summary, summary.backbone.parent)} -> {summary.backbone}")

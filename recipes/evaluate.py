@@ -218,11 +218,11 @@ def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     return evaluated, write_report(config, pack, evaluated)
 
 
-def print_report(console: Console, evaluated: Evaluated, report: ClassificationReport) -> None:
+def print_report(console: Console, split: str, evaluated: Evaluated, report: ClassificationReport) -> None:
     """Print one row per view and one for their mean."""
     table = Table(
         "view", "top 1", "top 5", "mean of classes", "calibration error",
-        title=f"{report.num_images:,} test images, %",
+        title=f"{report.num_images:,} images of split {split!r}, %",
     )  # fmt: skip
     rows = [(name, evaluated.report(number)) for number, name in enumerate(evaluated.views)]
     if len(rows) > 1:
@@ -240,7 +240,7 @@ def main() -> None:
     if report is None:
         print(f"evaluate: no image of split {config.split!r} has a label; predictions -> {config.out}")
     else:
-        print_report(Console(), evaluated, report)
+        print_report(Console(), config.split, evaluated, report)
 
 
 if __name__ == "__main__":

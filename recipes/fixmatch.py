@@ -35,11 +35,12 @@ from engine.classifier_recipe import (
 )
 from engine.objectives.fixmatch import fixmatch_loss
 from engine.recipe import StepOutput
+from engine.run_config import check_shares
 from engine.schedule import Schedule, partial_cosine
 from loaders import BackendName, open_pack
 from loaders.batch import PairedBatch
 from loaders.classification import build_semi_loader, build_test_loader, chosen_labels
-from loaders.errors import UserError, run_command
+from loaders.errors import run_command
 from loaders.views import presets
 
 
@@ -82,11 +83,7 @@ class Config(ClassifierConfig):
     def __post_init__(self) -> None:
         """Refuse what the paper does not define."""
         super().__post_init__()
-        if not 0.0 <= self.threshold <= 1.0 or not 0.0 <= self.ema_decay <= 1.0:
-            raise UserError(
-                f"threshold and ema_decay: expected values in [0, 1], found {self.threshold} and "
-                f"{self.ema_decay}"
-            )
+        check_shares(self, ("threshold", "ema_decay"))
 
 
 class FixMatch(ClassifierRecipe):

@@ -28,6 +28,7 @@ from engine.classifier_recipe import (
 )
 from engine.objectives.mean_teacher import Distance, consistency_loss, ramp_up, teacher_decay
 from engine.recipe import StepOutput
+from engine.run_config import check_shares
 from engine.schedule import Schedule, warmup_cosine
 from loaders import BackendName, open_pack
 from loaders.batch import PairedBatch
@@ -72,6 +73,11 @@ class Config(ClassifierConfig):
     """Smallest share of the image that a view shows."""
     backend: BackendName = "auto"
     """Loader backend."""
+
+    def __post_init__(self) -> None:
+        """Refuse a teacher that runs away."""
+        super().__post_init__()
+        check_shares(self, ("ema_decay_early", "ema_decay", "min_crop"))
 
 
 class MeanTeacher(ClassifierRecipe):

@@ -92,8 +92,11 @@ class Config(ClassifierConfig):
     def __post_init__(self) -> None:
         """Refuse rounds without images."""
         super().__post_init__()
-        if not self.per_class or min(self.per_class) < 1:
-            raise UserError(f"per_class: expected one or more numbers from 1 on, found {self.per_class}")
+        if not self.per_class or min(*self.per_class, self.top_k) < 1:
+            raise UserError(
+                "per_class and top_k: expected one or more numbers from 1 on, found "
+                f"{self.per_class} and {self.top_k}"
+            )
 
 
 class Rounds:

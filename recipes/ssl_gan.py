@@ -40,11 +40,12 @@ from engine.gan_networks import Discriminator, Generator
 from engine.objectives.ssl_gan import discriminator_loss, diversity, feature_matching_loss
 from engine.pictures import save_rows
 from engine.recipe import StepOutput
+from engine.run_config import check_shares
 from engine.schedule import Schedule, flat_then_linear
 from loaders import BackendName, open_pack
 from loaders.batch import PairedBatch
 from loaders.classification import build_semi_loader, build_test_loader, chosen_labels
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.views import presets
 
 SHEET_ROWS, SHEET_COLUMNS = 6, 12
@@ -92,6 +93,8 @@ class Config(ClassifierConfig):
         super().__post_init__()
         if not self.backbone.startswith("gan_discriminator_"):
             raise UserError(f"backbone: expected gan_discriminator_<width>, found {self.backbone!r}")
+        check_shares(self, ("flat_share", "ema_decay"))
+        check_numbers(self, ("noise_size", "generator_width"))
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"dropout: expected a value in [0, 1), found {self.dropout}")
 

@@ -32,6 +32,7 @@ from engine.classifier_recipe import (
 )
 from engine.objectives.supervised import Mixing, mix, mixed_cross_entropy
 from engine.recipe import StepOutput
+from engine.run_config import check_shares
 from engine.schedule import Schedule, warmup_cosine
 from loaders import BackendName, open_pack
 from loaders.batch import Batch
@@ -74,9 +75,10 @@ class Config(ClassifierConfig):
     def __post_init__(self) -> None:
         """Refuse what no paper defines."""
         super().__post_init__()
+        check_shares(self, ("min_crop", "ema_decay"))
         if not 0.0 <= self.label_smoothing < 1.0 or self.mixing_alpha <= 0.0:
             raise UserError(
-                "label_smoothing in [0, 1) and mixing_alpha above 0: expected, found "
+                "expected label_smoothing in [0, 1) and mixing_alpha above 0, found "
                 f"{self.label_smoothing} and {self.mixing_alpha}"
             )
 

@@ -348,11 +348,14 @@ def run_grid(config: Config) -> list[Cell]:
     session = Session(config, make_accelerator(config.precision))
     try:
         wanted = settings(config.grid_rates, config.grid_weight_decays)
-        cells = [
-            sum_up(setting, run_jobs(session, list(plan_setting(config, setting)))) for setting in wanted
-        ]
+        results = run_jobs(session, [job for setting in wanted for job in plan_setting(config, setting)])
     finally:
         session.close()
+    per_cell = len(config.seeds)
+    cells = [
+        sum_up(setting, results[place * per_cell : (place + 1) * per_cell])
+        for place, setting in enumerate(wanted)
+    ]
     described: dict[str, Any] = json.loads(to_json(asdict(config)))
     on_main(lambda: write_grid(config.out, cells, described))
     return cells
@@ -373,10 +376,8 @@ def print_grid(config: Config, cells: list[Cell]) -> None:
     """Print the table of the grid and what it chose."""
     best = best_of(cells)
     print((config.out / "grid.csv").read_text(), end="")
-    print(
-        f"best on validation: {best.setting.folder}, {best.mean:.1%} there, {best.test_mean:.1%} on the test"
-    )
-    print(f"images; heat map: {config.out / 'grid.png'}")
+    print(f"best on validation: {best.setting.folder}, {best.mean:.1%} (test: {best.test_mean:.1%})")
+    print(f"heat map: {config.out / 'grid.png'}")
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.objectives.precision import at_least_float32
+from loaders.errors import UserError
 
 Mixing = Literal["none", "mixup", "cutmix"]
 
@@ -67,12 +68,14 @@ def mix(x: Tensor, labels: Tensor, mixing: Mixing, alpha: float, seed: int, step
         step: of the run; every step draws anew.
 
     Raises:
-        ValueError: an odd number of rows.
+        UserError: an odd number of rows.
     """
     if mixing == "none":
         return Mixed(x, labels, labels, 1.0)
     if len(x) % 2:
-        raise ValueError(f"mixing: expected an even number of rows on every rank, got {len(x)}")
+        raise UserError(
+            f"mixing: expected an even number of images on every process, found {len(x)}; change --batch-size"
+        )
     partner = torch.arange(len(x), device=x.device) ^ 1
     share = draw_share(alpha, seed, step)
     if mixing == "mixup":

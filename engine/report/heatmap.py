@@ -99,6 +99,6 @@ def _draw_panel(axes: Any, panel: Panel, colors: Any, span: tuple[float, float],
 def _frame(axes: Any, row: int, column: int, palette: Palette) -> None:
     from matplotlib.patches import Rectangle
 
-    axes.add_patch(
-        Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=palette.second, linewidth=2.0)
-    )
+    frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=palette.second, linewidth=2.0)
+    frame.set_clip_on(False)  # at the edge of the map half of its line lies outside
+    axes.add_patch(frame)

@@ -12,8 +12,11 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from loaders.views import presets
 
 Function = Callable[..., Any]
 
@@ -64,6 +67,73 @@ def _never_unlabelled(place: int) -> Callable[[Function], Function]:
 
 def _no_consistency(loss: Function) -> Function:
     return lambda student, teacher, distance: 0.0 * loss(student, teacher, distance)
+
+
+def _against(place: int) -> Callable[[Function], Function]:
+    """Turn the sign of the weight of the unlabelled images."""
+
+    def make(loss: Function) -> Function:
+        return lambda *args: loss(*args[:place], -args[place], *args[place + 1 :])
+
+    return make
+
+
+def _views_swapped(loss: Function) -> Function:
+    return lambda labeled, labels, weak, strong, *rest: loss(labeled, labels, strong, weak, *rest)
+
+
+def _never_sure(guesses: Function) -> Function:
+    def broken(*args: Any) -> Any:
+        guess, sure = guesses(*args)
+        return guess, sure & False
+
+    return broken
+
+
+def _nothing(method: Function) -> Function:
+    return lambda *args: None
+
+
+def _none_of_it(loss: Function) -> Function:
+    return lambda *args: 0.0 * loss(*args)
+
+
+def _turned_round(loss: Function) -> Function:
+    return lambda *args: -loss(*args)
+
+
+def _first_alone(join: Function) -> Function:
+    return lambda own, other: own
+
+
+def _other_rows(update: Function) -> Function:
+    return lambda self, scores, rows: update(self, scores, np.roll(rows, 1))
+
+
+def _not_smoothed(loss: Function) -> Function:
+    return lambda logits, mixed, smoothing: loss(logits, mixed, 0.0)
+
+
+def _at_random(margins: Function) -> Function:
+    def broken(probabilities: Any) -> Any:
+        return torch.rand(len(probabilities), generator=torch.Generator().manual_seed(0)).numpy()
+
+    return broken
+
+
+def _not_mirrored(mirrored: Function) -> Function:
+    return presets.evaluation
+
+
+def _forgets_start(check: Function) -> Function:
+    def broken(config: Any) -> None:
+        object.__setattr__(config, "init", None)
+
+    return broken
+
+
+def _new_weights(load: Function) -> Function:
+    return lambda start: start.build().eval()
 
 
 def _next_class(guess: Function) -> Function:
@@ -130,6 +200,19 @@ BREAKS = {
     "mean_teacher": _recipe(
         "mean_teacher", "consistency_loss", "the consistency is 0", _no_consistency, "digits or zero"
     ),
+    "mean_teacher sign": _recipe(
+        "mean_teacher", "consistency_loss", "the consistency is maximised", _turned_round, "teaches_what"
+    ),
+    "mean_teacher average": _recipe(
+        "mean_teacher", "MeanTeacher.after_step", "the teacher never moves", _nothing, "remembers"
+    ),
+    "supervised smoothing": _recipe(
+        "supervised", "mixed_cross_entropy", "labels are not smoothed", _not_smoothed, "smooths"
+    ),
+    "transfer start": Break(
+        *("engine.starts:Start.load", "the trained weights are not loaded", _new_weights),
+        ("tests/recipes/test_transfer.py", "rate_zero"),
+    ),
     "pseudo_label classical": _recipe(
         "pseudo_label", "pseudo_label_loss", NO_UNLABELLED, _never_unlabelled(4), "guesses_teach"
     ),
@@ -140,15 +223,47 @@ BREAKS = {
         *("loaders.packs.labels:LabelTable.join", "a new guess replaces the label", _newest_label),
         ("tests/recipes/test_pseudo_label.py", "permanent"),
     ),
-    "fixmatch": _recipe("fixmatch", "fixmatch_loss", NO_UNLABELLED, _never_unlabelled(5)),
+    "fixmatch": _recipe("fixmatch", "fixmatch_loss", NO_UNLABELLED, _never_unlabelled(5), "teach_what"),
+    "fixmatch labels": _recipe("fixmatch", "fixmatch_loss", SHUFFLED, _shuffled(1)),
+    "fixmatch sign": _recipe("fixmatch", "fixmatch_loss", "the weight is below 0", _against(5), "teach_what"),
+    "fixmatch views": _recipe(
+        "fixmatch", "fixmatch_loss", "strong views guess, weak ones learn", _views_swapped, "weak_view"
+    ),
+    "fixmatch mask": Break(
+        *("engine.objectives.fixmatch:confident_guesses", "no guess is sure enough", _never_sure),
+        ("tests/recipes/test_fixmatch.py", "teach_what"),
+    ),
     "self_training": _recipe(
         "self_training", "as_table", "pseudo-labels name the next class", _wrong_table, "help"
     ),
+    "self_training selection": Break(
+        *("engine.select:BalancedSelector.update", "scores are those of other images", _other_rows),
+        ("tests/recipes/test_self_training.py", "surest"),
+    ),
+    "self_training rounds": Break(
+        *("loaders.packs.labels:LabelTable.join", "pseudo-labels are left out", _first_alone),
+        ("tests/recipes/test_self_training.py", "goes_on_from"),
+    ),
+    "active random": _recipe("active", "margins", "margins are drawn at random", _at_random, "brute_force"),
     "active": _recipe("active", "smallest_per_cluster", "the surest are asked for", _surest, "unsure"),
     "ssl_gan": _recipe("ssl_gan", "discriminator_loss", SHUFFLED, _shuffled(1)),
+    "ssl_gan sign": _recipe(
+        "ssl_gan", "feature_matching_loss", "features are kept apart", _turned_round, "own_network"
+    ),
+    "ssl_gan matching": _recipe(
+        "ssl_gan", "feature_matching_loss", "the generator learns nothing", _none_of_it, "own_network"
+    ),
+    "evaluate flips": Break(
+        *("loaders.views.presets:mirrored", "flipped views are not flipped", _not_mirrored),
+        ("tests/recipes/test_evaluate.py", "shows_what"),
+    ),
     "evaluate": Break(
         *("recipes.evaluate:Evaluated.probabilities", "the last view alone counts", _last_view),
         ("tests/recipes/test_evaluate.py", "averaged"),
+    ),
+    "pipeline start": Break(
+        *("engine.classifier_recipe:ClassifierConfig.__post_init__", "no stage has a start", _forgets_start),
+        ("tests/recipes/test_pipeline.py", "goes_on_from"),
     ),
     "pipeline": Break(
         *("recipes.fixmatch:fixmatch_loss", SHUFFLED, _shuffled(1)),

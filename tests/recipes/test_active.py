@@ -5,14 +5,24 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+import recipes.active as active
+from engine.classifier import load_classifier
+from engine.clusters import normalise
+from engine.distributed import seed_everything
+from engine.evaluate import extract_features
+from engine.networks import build_backbone
+from engine.predict import predict
+from engine.runs import save_backbone
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack
 from loaders.packs.subsample import few_labels
-from recipes.active import Config, choose, run
+from recipes.active import Config, choose, pool_loader, run
 
 
 @pytest.fixture
@@ -45,6 +55,48 @@ def test_asks_for_unsure_images_of_every_cluster(config: Config, digits_pack: Pa
     assert wrong.mean() > 0.3, "what a network is unsure of, it often has wrong"
     again = choose(config, digits_pack)
     assert np.array_equal(again.row, request.row)
+
+
+def test_the_smallest_margins_of_each_cluster_by_brute_force(
+    config: Config, digits_pack: Pack, trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With clusters that are known, and an embedding that is not the classifier's own."""
+    embedding = tmp_path / "embedding"
+    embedding.mkdir()
+    seed_everything(5)
+    backbone = build_backbone("tiny_resnet", 16)
+    save_backbone(embedding, backbone, {"backbone": "tiny_resnet", "resolution": "16"})
+    given: list[np.ndarray] = []
+
+    def seven(points: np.ndarray, num_clusters: int, seed: int) -> SimpleNamespace:
+        given.append(points)
+        return SimpleNamespace(assignment=np.arange(len(points)) % 7)
+
+    monkeypatch.setattr(active, "kmeans", seven)
+    asked = replace(config, clusters=7, per_cluster=3, embedding=embedding)
+    request = choose(asked, digits_pack)
+    loader = pool_loader(asked, digits_pack, 16)
+    try:
+        features = extract_features(backbone, loader, "cpu")
+        parts = list(predict(load_classifier(trained, "ema"), loader, "cpu"))
+    finally:
+        loader.close()
+    (points,) = given
+    np.testing.assert_allclose(points, normalise(features.h.numpy()), rtol=1e-4, atol=1e-5)
+    rows = torch.cat([part.index for part in parts]).numpy()
+    best = torch.cat([part.probabilities for part in parts]).topk(2)
+    margin = (best.values[:, 0] - best.values[:, 1]).numpy()
+    expected = {
+        int(rows[place])
+        for cluster in range(7)
+        for place in sorted(range(cluster, len(rows), 7), key=lambda place: margin[place])[:3]
+    }
+    assert set(request.row.tolist()) == expected
+    place = {row: number for number, row in enumerate(rows.tolist())}
+    chosen = [place[row] for row in request.row.tolist()]
+    np.testing.assert_allclose(request.margin, margin[chosen], atol=1e-5)
+    assert request.guess.tolist() == best.indices[chosen, 0].tolist()
+    assert request.cluster.tolist() == [number % 7 for number in chosen]
 
 
 def test_the_oracle_knows_and_its_images_are_not_asked_for_again(config: Config, digits_pack: Pack) -> None:

@@ -11,8 +11,10 @@ import torch
 from engine.distributed import seed_everything
 from engine.metrics import read_metrics
 from loaders.batch import Batch, PairedBatch
+from loaders.errors import UserError
 from loaders.packs import Pack
 from recipes.mean_teacher import Config, MeanTeacher, run
+from tests.recipes.clusters import accuracy_on_clusters
 from tests.recipes.labelled import FEW, check_exact_runs
 
 
@@ -50,6 +52,19 @@ def test_consistency_is_not_zero_when_the_views_differ(config: Config) -> None:
     assert float(agree) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_the_teacher_is_the_average_and_the_distance_the_one_asked_for(config: Config) -> None:
+    x, distances = torch.randn(6, 3, 16, 16), {}
+    for distance in ("mse", "kl"):
+        seed_everything(0)
+        recipe = MeanTeacher(replace(config, consistency=distance), 3).train()
+        with torch.no_grad():
+            recipe.average.head.weight.neg_()
+        metrics = recipe.training_step(pair((x, x.clone())), 0).metrics
+        distances[distance] = float(metrics["consistency"])
+    assert distances["mse"] > 1e-3, "the views are the same: the networks differ"
+    assert distances["kl"] > 1.5 * distances["mse"], "Pinsker's inequality, for three classes"
+
+
 def test_consistency_is_not_zero_in_a_run(config: Config) -> None:
     run(replace(config, max_steps=2))
     assert all(record["consistency"] > 1e-4 for record in read_metrics(config.out / "metrics.jsonl"))
@@ -80,10 +95,34 @@ def test_the_teacher_remembers_longer_after_the_ramp(config: Config) -> None:
         torch.testing.assert_close(recipe.average.head.bias, before + 1.0 - decay)
 
 
+def test_mistakes(config: Config) -> None:
+    with pytest.raises(UserError, match="ema_decay: expected a share"):
+        replace(config, ema_decay=1.5)
+
+
 def test_learns_the_digits(config: Config) -> None:
-    summary = run(config)
+    summary = run(replace(config, epochs=2))
     assert summary.accuracy is not None
-    assert summary.accuracy.top1 > 0.75
+    assert summary.accuracy.top1 > 0.5
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_teacher_teaches_what_the_labels_do_not(config: Config, seed: int) -> None:
+    """Views keep the direction between the clusters and draw all else anew: what to agree on is plain."""
+
+    def redrawn(x: torch.Tensor) -> torch.Tensor:
+        view = torch.randn_like(x)
+        view[:, 0] = x[:, 0]
+        return view
+
+    def accuracy(weight: float) -> float:
+        changed = replace(config, consistency_weight=weight)
+        return accuracy_on_clusters(
+            lambda: MeanTeacher(changed, 2), lambda x: (x, x), lambda x: (redrawn(x), redrawn(x)), seed
+        )
+
+    assert accuracy(0.0) < 0.95
+    assert accuracy(10.0) > 0.965
 
 
 def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:

@@ -6,20 +6,37 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from engine.loop import _Run
 from loaders.errors import UserError
-from loaders.packs import Pack
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.spec import parse_splits
+from recipes import active, barlow, evaluate, fixmatch, self_training, supervised
 from recipes.pipeline import Ask, Config, FineTune, Pretrain, Rounds, SemiSupervised, run
 
 
+@pytest.fixture(scope="module")
+def half_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """500 digits as the splits `unlabeled` and `train`, and all of the split `test`."""
+    folder = tmp_path_factory.mktemp("half-digits")
+    for digit in "0123456789":
+        (folder / "images" / digit).mkdir(parents=True)
+        for source in sorted((digits_folder / "train" / digit).glob("*.jpg"))[:50]:
+            (folder / "images" / digit / source.name).write_bytes(source.read_bytes())
+    images = folder / "images"
+    splits = [f"unlabeled={images}", f"train={images}", f"test={digits_folder / 'test'}"]
+    pack_dataset(PackOptions(parse_splits(splits), folder / "pack", workers=1))
+    return folder / "pack"
+
+
 @pytest.fixture
-def config(digits_pack: Pack, tmp_path: Path) -> Config:
+def config(half_pack: Path, tmp_path: Path) -> Config:
     return Config(
-        pack=digits_pack.path,
+        pack=half_pack,
         out=tmp_path / "all",
         backbone="tiny_resnet",
         resolution=16,
@@ -28,8 +45,8 @@ def config(digits_pack: Pack, tmp_path: Path) -> Config:
         oracle=True,
         sizes=(16, 24),
         pretrain=Pretrain(1, batch_size=100, projector=(64, 64), min_crop=0.4, warmup_epochs=0.2),
-        fine_tune=FineTune(epochs=30, batch_size=50, min_crop=0.6),
-        rounds=Rounds(per_class=(25,), top_k=3, epochs=5, true_epochs=20),
+        fine_tune=FineTune(epochs=20, batch_size=50, min_crop=0.6),
+        rounds=Rounds(per_class=(15,), top_k=3, epochs=4, true_epochs=10),
         fixmatch=SemiSupervised(
             epochs=1, lr=0.05, batch_size=25, mu=3, ema_decay=0.9, strong="gentle", pseudo_per_class=5
         ),
@@ -44,7 +61,7 @@ def test_every_stage_runs_and_is_measured_and_the_chain_helps(config: Config) ->
     stages = ["scratch", "fine_tune", "rounds", "fixmatch", "active", "tta"]
     assert [row.stage for row in measured] == stages
     accuracy = {row.stage: row.top1 for row in measured}
-    assert accuracy["active"] > max(0.8, accuracy["scratch"] + 0.05)
+    assert accuracy["active"] > max(0.5, accuracy["scratch"] + 0.15)
     with (config.out / "ablation.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [float(line["top1_percent"]) / 100 for line in lines] == pytest.approx(
@@ -57,6 +74,60 @@ def test_every_stage_runs_and_is_measured_and_the_chain_helps(config: Config) ->
     before = (config.out / "active-fixmatch" / "classifier-ema.safetensors").read_bytes()
     assert run(config) == measured, "all stages are taken from disk"
     assert (config.out / "active-fixmatch" / "classifier-ema.safetensors").read_bytes() == before
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The configurations that the stages hand to their recipes, by folder; nothing is trained."""
+    given: dict[str, Any] = {}
+
+    def play(config: Any) -> SimpleNamespace:
+        given[config.out.name] = config
+        config.out.mkdir(parents=True)
+        number = 0.01 * len(given)
+        measured = {"raw": {"top1": 0.0, "num_images": 1}, "ema": {"top1": number, "num_images": 1}}
+        (config.out / "accuracy.json").write_text(json.dumps(measured))
+        (config.out / "bought.parquet").write_text("as if bought")
+        return SimpleNamespace(out=config.out, top1=0.9)
+
+    for recipe in (supervised, barlow, self_training, fixmatch, active):
+        monkeypatch.setattr(recipe, "run", play)
+    monkeypatch.setattr(evaluate, "evaluate", lambda config: (None, play(config)))
+    return given
+
+
+def test_each_stage_goes_on_from_the_one_before(config: Config, played: dict[str, Any]) -> None:
+    measured = run(replace(config, seed=7, flips=True))
+    assert [row.top1 for row in measured] == pytest.approx([0.01, 0.03, 0.04, 0.05, 0.07, 0.9])
+    out, known = config.out, ("train", 5, 7)
+    for name in ("scratch", "fine-tune", "rounds", "fixmatch", "active", "active-fixmatch"):
+        given = played[name]
+        assert (given.labeled_split, given.labels_per_class, given.label_seed) == known, name
+    assert played["pretrain"].split == "unlabeled"
+    before = {name: played[name].init for name in ("scratch", "fine-tune", "rounds", "fixmatch")}
+    assert before == {
+        "scratch": None,
+        "fine-tune": out / "pretrain",
+        "rounds": out / "fine-tune",
+        "fixmatch": out / "rounds",
+    }
+    assert (played["rounds"].per_class, played["rounds"].unlabeled_splits) == ((15,), ("unlabeled",))
+    assert played["fixmatch"].extra_labels == (out / "fixmatch-labels.parquet",)
+    asked, last, tested = (played[name] for name in ("active", "active-fixmatch", "tta"))
+    assert (asked.run, asked.embedding, asked.oracle) == (out / "fixmatch", out / "pretrain", True)
+    assert (last.init, last.extra_labels) == (out / "fixmatch", (out / "active" / "bought.parquet",))
+    for given in (played["fixmatch"], last):
+        assert given.keep_head
+        assert given.unlabeled_splits == ("train", "unlabeled")
+    assert (tested.run, tested.split) == (out / "active-fixmatch", "test")
+    assert (tested.sizes, tested.flips) == ((16, 24), True)
+
+
+def test_what_is_skipped_is_gone_round(config: Config, played: dict[str, Any]) -> None:
+    run(replace(config, skip=("scratch", "fine_tune", "fixmatch", "tta")))
+    assert list(played) == ["pretrain", "rounds", "active", "active-fixmatch"]
+    assert played["rounds"].init == config.out / "pretrain"
+    assert played["active"].run == played["active-fixmatch"].init == config.out / "rounds"
 
 
 def test_an_interrupted_chain_goes_on_to_the_same_end(

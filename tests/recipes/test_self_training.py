@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
 import recipes.self_training as recipe
 from engine.classifier_recipe import read_accuracy
+from loaders.batch import Batch
 from loaders.errors import UserError
-from loaders.packs import LabelTable, Pack, open_pack
-from recipes.self_training import Config, run
+from loaders.packs import LabelTable, Pack
+from recipes.self_training import Config, Rounds, run, run_rounds, select_balanced
 from tests.recipes.labelled import FEW
 
 
@@ -32,6 +36,63 @@ def config(digits_pack: Pack, tmp_path: Path) -> Config:
     )
 
 
+class Played:
+    """In place of `Rounds`: notes what is asked of it."""
+
+    def __init__(self, pseudo: LabelTable) -> None:
+        self.calls: list[Any] = []
+        self.pseudo = pseudo
+
+    def fine_tune(self, name: str, labels: LabelTable, init: Path | None, epochs: int) -> Path:
+        told = dict(zip(labels.row.tolist(), labels.label.tolist(), strict=True))
+        self.calls.append((name, told, init, epochs))
+        return Path(name)
+
+    def label(self, run: Path, cycle: int) -> LabelTable:
+        self.calls.append((run, cycle))
+        return self.pseudo
+
+
+def test_each_round_goes_on_from_the_one_before(config: Config) -> None:
+    """Pseudo and true labels from the best so far, true labels from that, labels by the outcome."""
+    rows = np.arange(4)
+    true = LabelTable.of(rows[:2], np.array([0, 1]), 3)
+    played = Played(LabelTable.of(rows[1:], np.array([2, 2, 1]), 3, 0.5, "pseudo"))
+    run_rounds(config, true, cast(Rounds, played))
+    alone, joined = {0: 0, 1: 1}, {0: 0, 1: 1, 2: 2, 3: 1}
+    start, first, second = Path("start"), Path("round-1-true"), Path("round-2-true")
+    assert played.calls == [
+        ("start", alone, None, 30),
+        (start, 1),
+        ("round-1-pseudo", joined, start, 2),
+        ("round-1-true", alone, Path("round-1-pseudo"), 15),
+        (first, 2),
+        ("round-2-pseudo", joined, first, 2),
+        (second.name, alone, Path("round-2-pseudo"), 15),
+    ]
+
+
+def test_the_surest_rows_of_each_class_are_selected() -> None:
+    """Against sorting everything, on a network that says what it is given."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(60, 5, generator=generator)
+    rows = 100 + torch.randperm(60, generator=generator)
+    batches = [
+        Batch((x,), None, index, torch.ones(20, dtype=torch.bool))
+        for x, index in zip(logits.split(20), rows.split(20), strict=True)
+    ]
+    network = torch.nn.Identity()
+    network.num_classes = 5  # type: ignore[assignment]
+    loader = SimpleNamespace(epoch=lambda number: iter(batches))
+    found = select_balanced(cast(Any, network), cast(Any, loader), "cpu", top_k=2, per_class=7)
+    scores = logits.softmax(1)
+    among_two = scores >= scores.topk(2).values[:, 1:]
+    for label in range(5):
+        candidates = torch.where(among_two[:, label], scores[:, label], -1.0).argsort(descending=True)
+        expected = rows[candidates[: min(7, int(among_two[:, label].sum()))]]
+        assert found.row[found.label == label].tolist() == expected.tolist()
+
+
 def test_rounds_of_pseudo_labels_help(config: Config, digits_pack: Pack) -> None:
     done = run(config)
     names = ["start", "round-1-pseudo", "round-1-true", "round-2-pseudo", "round-2-true"]
@@ -41,6 +102,9 @@ def test_rounds_of_pseudo_labels_help(config: Config, digits_pack: Pack) -> None
     assert last is not None
     assert last.top1 > max(0.85, start.top1)
     assert read_accuracy(config.out)["raw"] == last
+    for name in names:
+        described = json.loads((config.out / name / "config.json").read_text())["config"]
+        assert not described["keep_head"], "the classifier layer starts from random weights each time"
     for cycle, per_class in ((1, 40), (2, 120)):
         table = LabelTable.read(config.out / "labels" / f"round-{cycle}.parquet")
         assert np.bincount(table.label, minlength=10).max() <= per_class
@@ -88,6 +152,7 @@ def test_begins_with_a_run_that_has_a_classifier(config: Config, tmp_path: Path)
 def test_mistakes(config: Config) -> None:
     with pytest.raises(UserError, match="per_class"):
         replace(config, per_class=(5, 0))
+    with pytest.raises(UserError, match="top_k"):
+        replace(config, top_k=0)
     with pytest.raises(UserError, match="no split 'odd'"):
         run(replace(config, unlabeled_splits=("odd",)))
-    assert open_pack(config.pack)

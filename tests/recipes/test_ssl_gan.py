@@ -11,10 +11,11 @@ from PIL import Image
 
 from engine.classifier import load_classifier
 from engine.distributed import seed_everything
+from engine.draws import StepDraws
 from engine.gan_networks import Generator
 from engine.metrics import read_metrics
 from engine.networks import load_backbone
-from engine.objectives.ssl_gan import diversity
+from engine.objectives.ssl_gan import discriminator_loss, diversity, feature_matching_loss
 from loaders.batch import Batch, PairedBatch
 from loaders.errors import UserError
 from loaders.packs import Pack
@@ -47,29 +48,47 @@ def test_generator_makes_images_of_the_resolution(resolution: int) -> None:
 
 
 def test_each_loss_teaches_its_own_network(config: Config) -> None:
+    """The gradient of one step is that of either loss by itself, to the network that it is for."""
     seed_everything(0)
     recipe = SslGan(replace(config, dropout=0.0), 3)
     rows = torch.arange(8)
-    few, many = torch.randn(4, 3, 16, 16), torch.randn(8, 3, 16, 16)
-    pair = PairedBatch(
-        Batch((few,), rows[:4] % 3, rows[:4], rows[:4] >= 0), Batch((many,), None, rows, rows >= 0)
-    )
-    output = recipe.training_step(pair, 0)
-    output.loss.backward()
-    whole = {name: p.grad.clone() for name, p in recipe.named_parameters() if p.grad is not None}
-    recipe.zero_grad()
-    noise = torch.rand(8, 16)
-    recipe.fixed_features(recipe.generate(noise)).sum().backward()
-    assert all(p.grad is None or not p.grad.any() for p in recipe.classifier.parameters())
-    assert all(p.grad is not None for p in recipe.generator.parameters())
-    assert {name.split(".")[0] for name in whole} == {"classifier", "generator"}
+    few, many, labels = torch.randn(4, 3, 16, 16), torch.randn(8, 3, 16, 16), rows[:4] % 3
+    pair = PairedBatch(Batch((few,), labels, rows[:4], rows[:4] >= 0), Batch((many,), None, rows, rows >= 0))
+
+    def gradients(loss: torch.Tensor) -> dict[str, torch.Tensor]:
+        recipe.zero_grad()
+        loss.backward()
+        return {name: p.grad.clone() for name, p in recipe.named_parameters() if p.grad is not None}
+
+    whole = gradients(recipe.training_step(pair, 3).loss)
     assert len(whole) == sum(1 for p in recipe.parameters() if p.requires_grad)
+    generated = recipe.generate(StepDraws(config.seed, 3, many.device).uniform(8, 16))
+    matching = feature_matching_loss(recipe.classifier.backbone(many), recipe.classifier.backbone(generated))
+    logits = recipe.classify(few, many, generated.detach())
+    alone = {
+        "generator": gradients(matching),
+        "classifier": gradients(discriminator_loss(logits[0], labels, *logits[1:]).loss),
+    }
+    for name, gradient in whole.items():
+        torch.testing.assert_close(gradient, alone[name.split(".")[0]][name], rtol=1e-3, atol=1e-6)
+    assert any(gradient.any() for name, gradient in whole.items() if name.startswith("generator."))
+
+
+def test_each_network_has_its_rate_and_the_average_follows(config: Config) -> None:
+    recipe = SslGan(replace(config, ema_decay=0.75), 3)
+    rates = {p: group["lr"] for group in recipe.make_optimizer().param_groups for p in group["params"]}
+    assert {rates[p] for p in recipe.classifier.parameters()} == {3e-3}
+    assert {rates[p] for p in recipe.generator.parameters()} == {1e-3}
+    before = recipe.average.head.bias.clone()
+    with torch.no_grad():
+        recipe.classifier.head.bias.add_(1.0)
+    recipe.after_step(0)
+    torch.testing.assert_close(recipe.average.head.bias, before + 0.25)
 
 
 def test_learns_the_digits_and_leaves_sheets(config: Config) -> None:
     summary = run(config)
     assert summary.accuracy is not None
-    print(summary)
     assert summary.accuracy.top1 > 0.6
     sheets = sorted((config.out / "samples").iterdir())
     assert [sheet.name for sheet in sheets] == [f"epoch-{epoch:04d}.png" for epoch in (1, 2, 3, 4)]
@@ -111,5 +130,7 @@ def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:
 def test_mistakes(config: Config) -> None:
     with pytest.raises(UserError, match="gan_discriminator_<width>, found 'resnet50'"):
         replace(config, backbone="resnet50")
+    with pytest.raises(UserError, match="noise_size: expected more than 0"):
+        replace(config, noise_size=0)
     with pytest.raises(UserError, match="resolution: expected 16, 32, 64 or 128"):
         run(replace(config, resolution=24))

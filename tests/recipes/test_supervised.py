@@ -10,9 +10,12 @@ import torch
 
 from engine.classifier import load_classifier
 from engine.classifier_recipe import read_accuracy
+from engine.distributed import seed_everything
+from engine.objectives.supervised import draw_share
+from loaders.batch import Batch
 from loaders.errors import UserError
 from loaders.packs import Pack
-from recipes.supervised import Config, run
+from recipes.supervised import Config, Supervised, run
 from tests.recipes.labelled import FEW, check_exact_runs
 
 
@@ -31,6 +34,30 @@ def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:
     check_exact_runs(
         replace(config, epochs=4, ema_decay=0.9, mixing="cutmix", label_smoothing=0.1), run, tmp_path, steps=6
     )
+
+
+def test_a_step_mixes_and_smooths_as_the_papers_do(config: Config) -> None:
+    """Labels weighed like their images, each smoothed; the average follows."""
+    seed_everything(0)
+    changed = replace(config, mixing="mixup", mixing_alpha=0.3, label_smoothing=0.2, ema_decay=0.75)
+    recipe = Supervised(replace(changed, warmup_epochs=1.0), 3).eval()
+    with torch.no_grad():
+        recipe.classifier.head.weight.mul_(10.0)
+    x, labels, step = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 2]), 4
+    partner, share = torch.tensor([1, 0, 3, 2]), draw_share(0.3, config.seed, step)
+    found = recipe.training_step(Batch((x,), labels, labels, labels >= 0), step).loss
+    targets = torch.nn.functional.one_hot(labels, 3) * 0.8 + 0.2 / 3
+    logits = recipe.classifier(share * x + (1 - share) * x[partner])
+    mixture = share * targets + (1 - share) * targets[partner]
+    expected = -(mixture * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(found, expected)
+    before = recipe.average.head.bias.clone()
+    with torch.no_grad():
+        recipe.classifier.head.bias.add_(1.0)
+    recipe.after_step(0)
+    torch.testing.assert_close(recipe.average.head.bias, before + 0.25)
+    factor = recipe.make_schedule(10, 110)
+    assert (factor(5), factor(10), factor(60), factor(110)) == pytest.approx((0.5, 1.0, 0.5, 0.0))
 
 
 def test_few_labels_make_one_whole_batch(config: Config) -> None:

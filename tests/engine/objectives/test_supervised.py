@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engine.objectives.supervised import Mixed, draw_box, draw_share, mix, mixed_cross_entropy
+from loaders.errors import UserError
 
 X = torch.rand(6, 3, 12, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -69,5 +70,5 @@ def test_no_mixing_changes_nothing_and_an_odd_batch_is_refused() -> None:
     assert plain.x is not None
     assert torch.equal(plain.x, X[:3])
     assert plain.share == 1.0
-    with pytest.raises(ValueError, match="even number of rows on every rank, got 3"):
+    with pytest.raises(UserError, match="even number of images on every process, found 3"):
         mix(X[:3], LABELS[:3], "mixup", 1.0, 0, 0)
