@@ -18,7 +18,7 @@ from engine.few_labels import SCRATCH, read_results
 from engine.layers import Layer
 from engine.metrics import read_metrics
 from engine.networks import build_backbone, load_backbone
-from engine.runs import open_run, save_backbone
+from engine.runs import opened_run, save_backbone
 from engine.samples import load_samples
 from loaders.batch import Batch
 from loaders.errors import UserError
@@ -32,7 +32,8 @@ QUICK = FineTuning(lr_backbone=0.01, lr_classifier=0.1, batchnorm="batch", steps
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a network that never trained."""
     folder = tmp_path_factory.mktemp("runs") / "pretrained"
-    open_run(folder, "barlow", {"backbone": "tiny_resnet", "resolution": 32}, (), resume=False)
+    with opened_run(folder, "barlow", {"backbone": "tiny_resnet", "resolution": 32}, (), resume=False):
+        pass
     seed_everything(7)
     network = build_backbone("tiny_resnet", 32)
     save_backbone(folder, network, {"backbone": "tiny_resnet", "resolution": "32"})

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from engine.distributed import seed_everything
 from engine.evaluation import read_evaluation
 from engine.networks import build_backbone, load_backbone
-from engine.runs import open_run, save_backbone
+from engine.runs import opened_run, save_backbone
 from loaders.errors import UserError
 from loaders.packs import Pack, open_pack
 from loaders.packs.packer import PackOptions, pack_dataset
@@ -25,7 +25,8 @@ from tools.evaluate import Config, evaluate, features_of
 @pytest.fixture
 def config(digits_pack: Pack, tmp_path: Path) -> Config:
     folder = tmp_path / "run"
-    open_run(folder, "barlow", {"backbone": "tiny_resnet", "resolution": 32}, (), resume=False)
+    with opened_run(folder, "barlow", {"backbone": "tiny_resnet", "resolution": 32}, (), resume=False):
+        pass
     seed_everything(3)
     save_backbone(folder, build_backbone("tiny_resnet", 32), {"backbone": "tiny_resnet", "resolution": "32"})
     return Config(run=folder, pack=digits_pack.path, num_threads=1)

@@ -13,7 +13,7 @@ import torch
 
 from engine.evaluation import Evaluation, FrozenAccuracy, write_evaluation
 from engine.few_labels import SCRATCH, FewLabelResult, write_results
-from engine.runs import open_run
+from engine.runs import opened_run
 from engine.samples import save_samples
 from loaders.batch import Batch
 from loaders.errors import UserError
@@ -26,7 +26,8 @@ def config(digits_pack: Pack, tmp_path: Path) -> Config:
     """Run folder as the loop, the evaluation and the transfer leave it, in small."""
     run = tmp_path / "run"
     options = {"pack": str(digits_pack.path), "note": "<b>bold & bare</b>"}
-    open_run(run, "barlow", options, (), resume=False)
+    with opened_run(run, "barlow", options, (), resume=False):
+        pass
     index = torch.tensor([30, 4, 30, 700])
     views = tuple(torch.randn(4, 3, 24, 24) for _ in range(2))
     save_samples(run, Batch(views, None, index, torch.ones(4, dtype=torch.bool)))
