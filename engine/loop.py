@@ -176,7 +176,10 @@ class _Run:
         self.device: torch.device = accelerator.device
         synchronise_batchnorm(recipe, self.device)
         self.recipe = recipe
-        self.optimizer: Optimizer = recipe.make_optimizer()
+        try:
+            self.optimizer: Optimizer = recipe.make_optimizer()
+        except ValueError as error:
+            raise UserError(f"optimizer: {error}; change its options") from None
         self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.model, self.stepper = accelerator.prepare(_Shell(recipe), self.optimizer)
         self.steps_per_epoch = loader.steps_per_epoch

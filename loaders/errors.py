@@ -39,27 +39,30 @@ def check_numbers(config: Any, positive: Collection[str] = ()) -> None:
 
     Args:
         config: a dataclass.
-        positive: names of those that must not be 0.
+        positive: names of those that must not be 0; so must not whole numbers whose default is not 0.
 
     Raises:
         UserError: a number below 0, not finite, or too large for an int64, or a 0 in `positive`.
     """
-    for name, value in _numbers(config):
+    for name, value, is_count in _numbers(config):
         if not 0 <= value < (_LARGEST if isinstance(value, int) else math.inf):
             kind = "a whole number below 2**62" if isinstance(value, int) else "a finite number"
             raise UserError(f"{name}: expected {kind}, at least 0, found {value}; change it")
-        if value == 0 and name in positive:
+        if value == 0 and (is_count or name in positive):
             raise UserError(f"{name}: expected more than 0, found 0; raise it")
 
 
-def _numbers(config: Any) -> Iterator[tuple[str, int | float]]:
+def _numbers(config: Any) -> Iterator[tuple[str, int | float, bool]]:
+    """Yield names and values of numbers, and whether each counts something of which there must be one."""
     for field in fields(config):
         value = getattr(config, field.name)
+        defaults = field.default if isinstance(field.default, tuple) else (field.default,)
+        is_count = bool(defaults) and all(isinstance(one, int) and one > 0 for one in defaults)
         if is_dataclass(value):
             yield from _numbers(value)
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, int | float) and not isinstance(part, bool):
-                yield field.name, part
+                yield field.name, part, is_count
 
 
 def run_command(main: Callable[[], int | None]) -> None:
