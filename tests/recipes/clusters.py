@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engine.classifier_recipe import ClassifierRecipe
 from engine.distributed import seed_everything
+from engine.ema import make_target
 from loaders.batch import Batch, PairedBatch
 
 DIMENSIONS, NUM_LABELED, NUM_UNLABELED = 100, 8, 400
@@ -19,7 +20,7 @@ Views = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def accuracy_on_clusters(
-    make_recipe: Callable[[], ClassifierRecipe], labeled: Views, unlabeled: Views, seed: int, steps: int = 100
+    make_recipe: Callable[[], ClassifierRecipe], labeled: Views, unlabeled: Views, seed: int, steps: int = 200
 ) -> float:
     """Train a recipe's step with a linear classifier in place of its network; return its test accuracy.
 
@@ -35,8 +36,9 @@ def accuracy_on_clusters(
     x = torch.randn(len(labels), DIMENSIONS)
     x[:, 0] += 2.5 * (1 - 2 * labels)
     recipe = make_recipe()
-    recipe.classifier, recipe.average = nn.Linear(DIMENSIONS, 2), nn.Linear(DIMENSIONS, 2)
-    recipe.average.load_state_dict(recipe.classifier.state_dict())
+    recipe.classifier = nn.Linear(DIMENSIONS, 2)
+    if recipe.average is not None:
+        recipe.average = make_target(recipe.classifier)
     recipe.make_schedule(steps // 20, steps)
     optimizer = torch.optim.SGD(recipe.classifier.parameters(), 0.05)
     rows = torch.arange(NUM_UNLABELED)

@@ -113,7 +113,7 @@ def test_guesses_on_weak_views_teach_what_the_labels_do_not(config: Config, seed
         )
 
     assert accuracy(0.0) < 0.95
-    assert accuracy(3.0) > 0.965
+    assert accuracy(3.0) > 0.96
 
 
 def test_the_weak_view_guesses_and_the_strong_one_learns(config: Config) -> None:
