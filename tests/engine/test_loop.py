@@ -269,7 +269,7 @@ train_small(Path(sys.argv[1]), loader=loader, checkpoint_every_steps=1000)
 def test_sigterm_saves_and_exits_with_its_own_code(tmp_path: Path, whole_run, hangs_at: int) -> None:
     """However long a batch takes, also the first."""
     out = tmp_path / "run"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-c", HANGING_RUN, str(out), str(hangs_at)]
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
