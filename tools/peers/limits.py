@@ -21,7 +21,8 @@ _GROUP = 8  # images that are decoded in one call
 
 def decode_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     """Decode every image once from memory as the cpu backend does, in threads, and throw the pixels away."""
-    groups = [_encoded(corpus.paths[first : first + _GROUP]) for first in range(0, len(corpus.paths), _GROUP)]
+    paths = corpus.paths
+    groups = [_encoded(paths[first : first + _GROUP]) for first in range(0, len(paths), _GROUP)]
     most = max(int(rows.pixel_bytes.sum()) for rows in groups)
     local = threading.local()
     per_batch = max(1, workload.batch_size // _GROUP)
