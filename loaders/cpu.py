@@ -291,10 +291,11 @@ class CpuRenderer:
         pack, chunk = self.split.pack, slice(first, last)
         rows = job.rows[chunk]
         addresses, sizes, data = pack.locate(rows)
-        whole = np.ones(len(rows), np.bool_)
-        if self._crc32 is not None:
-            for i, (row, one) in enumerate(zip(rows.tolist(), data, strict=True)):
-                whole[i] = zlib.crc32(one) == self._crc32.item(row)
+        if self._crc32 is None:
+            whole = np.ones(len(rows), np.bool_)
+        else:
+            found = [zlib.crc32(one) for one in data]
+            whole = np.array(found, np.uint32) == self._crc32[rows]
         heights, widths = job.heights[chunk], job.widths[chunk]
         regions = regions_of([p.window[chunk] for p in job.parameters], heights, widths)
         encodings = pack.columns.encoding[rows]
