@@ -27,7 +27,7 @@ from loaders.decode import MAX_PIXELS_PER_BYTE, Arena, Decoder, EncodedRows, reg
 from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
 from loaders.views.draw import ViewParameters, draw
-from loaders.views.kernels.render import Scratch, make_scratch, render_chunk, split_channels
+from loaders.views.kernels.render import Scratch, make_scratch, render_chunk
 from loaders.views.kernels.resample import table_taps
 from loaders.views.policy import Standardize, ViewPolicy
 
@@ -153,8 +153,7 @@ class CpuRenderer:
         self._channels_last = channels_last
         self._replace_bad = replace_bad
         self._train = train
-        # As a plain array: a memmap takes a microsecond for an element.
-        self._crc32 = np.asarray(split.pack.columns.crc32) if verify else None
+        self._crc32 = split.pack.columns.crc32 if verify else None
         self._local = threading.local()
         self._pools: dict[tuple[int, int], BufferPool] = {}
         self._gains = [_normalization(view, self._dtype) for view in views]
@@ -242,7 +241,6 @@ class CpuRenderer:
         starts, regions = self._decode(job, first, last, worker)
         chunk = slice(first, last)
         planes = worker.arena.planes
-        split_channels(worker.arena.pixels, starts, regions[:, 2] * regions[:, 3], planes)
         for number in range(len(self.views)):
             p = ViewParameters(*(getattr(job.parameters[number], name)[chunk] for name in FIELDS))
             scratch = self._scratch(worker, number, p.box, int(regions[:, 3].max()))
@@ -276,7 +274,7 @@ class CpuRenderer:
         starts = np.zeros(last - first, np.int64)
         worker.arena.reserve(int(rows.pixel_bytes.sum()))
         at = 0
-        while (bad := worker.decoder.decode(rows, at, starts, worker.arena.pixels)) < last - first:
+        while (bad := worker.decoder.decode(rows, at, starts, worker.arena.planes)) < last - first:
             why = worker.decoder.reason(rows, bad)
             rows.regions[bad] = self._replace(job, first + bad, int(starts[bad]), worker, why)
             at = bad + 1
@@ -290,16 +288,16 @@ class CpuRenderer:
         """Locate the bytes of rows first .. last of a job."""
         pack, chunk = self.split.pack, slice(first, last)
         rows = job.rows[chunk]
-        addresses, sizes, data = pack.locate(rows)
+        addresses, sizes, keep = pack.locate(rows)
         if self._crc32 is None:
             whole = np.ones(len(rows), np.bool_)
         else:
-            found = [zlib.crc32(one) for one in data]
+            found = [zlib.crc32(pack.view(row).data) for row in rows.tolist()]
             whole = np.array(found, np.uint32) == self._crc32[rows]
         heights, widths = job.heights[chunk], job.widths[chunk]
         regions = regions_of([p.window[chunk] for p in job.parameters], heights, widths)
         encodings = pack.columns.encoding[rows]
-        return EncodedRows(addresses, sizes, encodings, heights, widths, regions, whole, data)
+        return EncodedRows(addresses, sizes, encodings, heights, widths, regions, whole, keep)
 
     def _replace(self, job: _Job, i: int, at: int, worker: _Worker, reason: str) -> NDArray[np.int64]:
         """Put the next readable row of the split in place of row i of the job, which begins at byte `at`.
@@ -322,7 +320,7 @@ class CpuRenderer:
             self._redraw(job, i)
             one = self._encoded(job, i, i + 1)
             worker.arena.extend(at, int(one.pixel_bytes[0]))
-            if worker.decoder.decode(one, 0, np.array([at]), worker.arena.pixels) == 0:
+            if worker.decoder.decode(one, 0, np.array([at]), worker.arena.planes) == 0:
                 continue
             if self._train:
                 job.positions[i] = position
@@ -346,12 +344,12 @@ class CpuRenderer:
         """Compile the kernels or load them, lest a first batch on a busy machine run into its time limit."""
         nothing = np.empty(0, np.int64)
         planes = np.zeros(1, np.uint8)
-        split_channels(planes, nothing, nothing, planes)
-        no_regions = np.empty((0, 4), np.int64)
+        no_rows = EncodedRows.of_jpegs([], nothing, nothing)
+        Decoder().decode(no_rows, 0, nothing, planes)
         for number, view in enumerate(self.views):
             p = draw(view, self._seed, nothing, nothing, self._first_view + number, nothing, nothing)
             out = np.empty((0, 3 * view.resolution**2), self._dtype)
-            self._render_view(number, p, planes, nothing, no_regions, make_scratch(1, 1, 1), out)
+            self._render_view(number, p, planes, nothing, no_rows.regions, make_scratch(1, 1, 1), out)
 
     def _scratch(self, worker: _Worker, number: int, boxes: NDArray[np.float64], width: int) -> Scratch:
         view = self.views[number]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.kernels.decode import (
+    AHEAD,
     FOUND_ALTERED,
     FOUND_BYTES,
     FOUND_DAMAGE,
@@ -20,29 +21,28 @@ from loaders.packs.kernels.decode import (
 )
 from loaders.turbojpeg import Decompressor
 
+SMALL_BYTES = 64 << 10  # of a JPEG that is copied before it is decoded
 SLACK = 64  # bytes that vector loads may read behind an image
 MAX_PIXELS_PER_BYTE = 256  # a gray JPEG of one colour: a bit each for DC and AC of a block of 64 pixels
 
 
 @dataclass
 class Arena:
-    """Growing memory of one worker: a chunk's decoded pixels, and the same split into channel planes."""
+    """Growing memory of one worker: the channel planes of a chunk's images."""
 
-    pixels: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     planes: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
 
     def reserve(self, size_bytes: int) -> None:
         """Make room for `size_bytes` of pixels."""
-        if len(self.pixels) < size_bytes + SLACK:
-            self.pixels = np.empty(size_bytes + SLACK, np.uint8)
+        if len(self.planes) < size_bytes + SLACK:
             self.planes = np.zeros(size_bytes + SLACK, np.uint8)
 
     def extend(self, used_bytes: int, more_bytes: int) -> None:
         """Make room for `more_bytes` behind the first `used_bytes`, which stay."""
-        if len(self.pixels) < used_bytes + more_bytes + SLACK:
-            kept = self.pixels[:used_bytes]
+        if len(self.planes) < used_bytes + more_bytes + SLACK:
+            kept = self.planes[:used_bytes]
             self.reserve(used_bytes + more_bytes)
-            self.pixels[:used_bytes] = kept
+            self.planes[:used_bytes] = kept
 
 
 class EncodedRows(NamedTuple):
@@ -68,6 +68,28 @@ class EncodedRows(NamedTuple):
     whole: NDArray[np.bool_]
     keep: Any
 
+    @classmethod
+    def of_jpegs(
+        cls, data: Sequence[NDArray[np.uint8]], heights: NDArray[np.int64], widths: NDArray[np.int64]
+    ) -> EncodedRows:
+        """Return rows of JPEGs in memory, of which all pixels are wanted.
+
+        Args:
+            data: K arrays of uint8 [size in bytes].
+            heights: int64 [K], pixels.
+            widths: int64 [K].
+        """
+        return cls(
+            addresses=np.array([one.ctypes.data for one in data], np.uint64),
+            sizes=np.array([len(one) for one in data], np.int64),
+            encodings=np.full(len(data), ENCODING_JPEG, np.uint8),
+            heights=heights,
+            widths=widths,
+            regions=np.stack([0 * heights, 0 * heights, heights, widths], axis=1),
+            whole=np.ones(len(data), np.bool_),
+            keep=data,
+        )
+
     @property
     def pixel_bytes(self) -> NDArray[np.int64]:
         """Bytes of each image when all of it is decoded, int64 [K]."""
@@ -80,28 +102,34 @@ class Decoder:
     def __init__(self) -> None:
         """Start a decompressor."""
         self._jpeg = Decompressor()
-        self._last = np.zeros(2, np.uint8)
+        self._copy = np.empty(SMALL_BYTES + AHEAD, np.uint8)
+        self._pixels = np.empty(0, np.uint8)
         self._found = np.zeros(3, np.int64)
 
-    def decode(self, rows: EncodedRows, first: int, starts: NDArray[np.int64], out: NDArray[np.uint8]) -> int:
-        """Bring rows `first` .. K into memory as RGB, one behind the other, without holding the GIL.
+    def decode(
+        self, rows: EncodedRows, first: int, starts: NDArray[np.int64], planes: NDArray[np.uint8]
+    ) -> int:
+        """Bring rows `first` .. K into memory as channel planes, one behind the other, without the GIL.
 
         JPEGs are decoded; warnings of the library count as damage. If the last bytes show that an image was
-        not cut, only the region that is wanted of it is decoded. Pixels are copied, all of them.
+        not cut, only the region that is wanted of it is decoded. Images that are stored as pixels come whole.
 
         Args:
             rows: K rows; their `regions` are written.
             first: of them to decode.
             starts: int64 [K]; `starts[first]` says where to begin, those after it are written.
-            out: uint8, memory for all of them, whole.
+            planes: uint8, memory for all of them, whole: red, green and blue of each.
 
         Returns:
             The first row that failed, of which `reason` tells more, or K.
         """
+        largest = int(rows.pixel_bytes[first:].max(initial=0))
+        if len(self._pixels) < largest:
+            self._pixels = np.empty(largest, np.uint8)
         return int(
             decode_all(
                 self._jpeg.handle, rows.addresses, rows.sizes, rows.encodings, rows.heights, rows.widths,
-                rows.regions, rows.whole, first, starts, out, self._last, self._found,
+                rows.regions, rows.whole, first, starts, self._copy, self._pixels, planes, self._found,
             )
         )  # fmt: skip
 

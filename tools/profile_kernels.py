@@ -24,10 +24,11 @@ from rich.table import Table
 from sklearn.datasets import load_sample_images
 
 from loaders.buffers import aligned_zeros
+from loaders.decode import Decoder, EncodedRows
 from loaders.errors import UserError, run_command
 from loaders.views import presets
 from loaders.views.draw import draw
-from loaders.views.kernels.render import make_scratch, render_chunk, split_channels
+from loaders.views.kernels.render import make_scratch, render_chunk
 from loaders.views.kernels.resample import table_taps
 from loaders.views.policy import (
     Augment,
@@ -189,17 +190,12 @@ def main() -> None:
         microseconds, cycles = seconds / config.num_images * 1e6, seconds * frequency / pixels
         table.add_row(name, f"{microseconds:.1f}", f"{cycles:.2f}")
 
+    data = [np.frombuffer(encoded, np.uint8) for encoded in images.encoded]
+    rows = EncodedRows.of_jpegs(data, images.sides, images.sides)
+    decoder, starts, planes = Decoder(), images.starts.copy(), np.empty_like(images.planes)
     report(
-        "JPEG decode",
-        least_seconds(lambda _: [simplejpeg.decode_jpeg(e) for e in images.encoded], config.passes),
-    )
-    pixels_each = images.sides**2
-    packed = np.empty_like(images.planes)
-    report(
-        "split into planes",
-        least_seconds(
-            lambda _: split_channels(images.planes, images.starts, pixels_each, packed), config.passes
-        ),
+        "JPEG decode, into planes",
+        least_seconds(lambda _: decoder.decode(rows, 0, starts, planes), config.passes),
     )
     seconds: dict[str, float] = {}
     for name, (policy, base) in policies(config.resolution).items():

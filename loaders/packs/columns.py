@@ -115,7 +115,7 @@ def open_columns(folder: Path, num_rows: int) -> IndexColumns:
     return IndexColumns(**columns)
 
 
-def _map_column(path: Path) -> np.memmap:
+def _map_column(path: Path) -> NDArray[Any]:
     """Map a .npy file; NumPy's own reader takes memory for headers of any length and guesses at odd ones."""
     with open(path, "rb") as file:
         start = file.read(12)
@@ -134,7 +134,8 @@ def _map_column(path: Path) -> np.memmap:
     size_bytes = first + length + math.prod(shape) * dtype.itemsize
     if dtype.hasobject or size_bytes != path.stat().st_size:
         raise ValueError(f"{path.stat().st_size} bytes, expected {size_bytes}")
-    return np.memmap(path, dtype, mode="r", offset=first + length, shape=tuple(shape))
+    mapped = np.memmap(path, dtype, mode="r", offset=first + length, shape=tuple(shape))
+    return np.asarray(mapped)  # looking up rows of the subclass takes ten times as long
 
 
 class ColumnWriter:

@@ -219,35 +219,33 @@ class Pack:
 
     def locate(
         self, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint64], NDArray[np.int64], list[memoryview]]:
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64], list[NDArray[np.uint8]]]:
         """Find the encoded bytes of several rows in memory, for compiled code.
 
         Args:
             rows: int64 [K].
 
         Returns:
-            uint64 [K] addresses, int64 [K] sizes in bytes, and the K memories, to be held for as long as the
-            addresses are used.
+            uint64 [K] addresses, int64 [K] sizes in bytes, and the memory maps they lie in, to be held for as
+            long as the addresses are used.
 
         Raises:
             UserError: a shard is shorter than the index says.
         """
         columns = self.columns
-        places = (columns.shard[rows].tolist(), columns.offset[rows].tolist(), columns.size[rows].tolist())
-        maps: dict[int, tuple[memoryview, int]] = {}
-        addresses, data = [], []
-        for row, (shard, first, size) in zip(rows.tolist(), zip(*places, strict=True), strict=True):
-            if shard not in maps:
-                if shard >= self.num_shards:
-                    self.view(row)  # says what is wrong
-                mapped = self.shard_map(shard)
-                maps[shard] = mapped.data, mapped.ctypes.data
-            memory, address = maps[shard]
-            if first + size > len(memory):
-                self.view(row)
-            addresses.append(address + first)
-            data.append(memory[first : first + size])
-        return np.array(addresses, np.uint64), np.array(places[2], np.int64), data
+        shards = columns.shard[rows].tolist()
+        numbers = {shard: number for number, shard in enumerate(dict.fromkeys(shards))}
+        if max(numbers, default=0) >= self.num_shards:
+            self.view(int(rows[np.argmax(shards)]))  # says what is wrong
+        maps = [self.shard_map(shard) for shard in numbers]
+        which = np.array([numbers[shard] for shard in shards], np.intp)
+        begins = np.array([mapped.ctypes.data for mapped in maps], np.uint64)[which]
+        room = np.array([len(mapped) for mapped in maps], np.uint64)[which]
+        first, sizes = columns.offset[rows], columns.size[rows].astype(np.uint64)
+        outside = (sizes > room) | (first > room - sizes)
+        if outside.any():
+            self.view(int(rows[outside.argmax()]))
+        return begins + first, sizes.astype(np.int64), maps
 
     def read(self, row: int) -> bytes:
         """Return the encoded bytes of `row`; the same call for tar and beton shards."""

@@ -61,7 +61,7 @@ def _in_a_store(pack: Pack, folder: Path) -> Pack:
     return open_pack(f"file://{pack.path}", StoreOptions(cache_dir=folder / "cache", backoff_s=0.01))
 
 
-CPU_WORK = "loaders.cpu.split_channels"
+CPU_WORK = "loaders.cpu.render_chunk"
 BACKENDS = {
     "cpu": BackendCase("cpu", _as_it_is, CPU_WORK),
     "stream": BackendCase("stream", _as_it_is, CPU_WORK, {"window": 2}),

@@ -1,8 +1,9 @@
-"""Images in memory as the decoder takes them."""
+"""Images in memory as the decoder takes them, and as it leaves them."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loaders.decode import EncodedRows
 from loaders.packs.columns import ENCODING_JPEG
@@ -11,13 +12,12 @@ from loaders.packs.columns import ENCODING_JPEG
 def encoded_rows(*images: tuple[bytes, int, int], encoding: int = ENCODING_JPEG) -> EncodedRows:
     """Return rows of (bytes, height, width)."""
     data = [np.frombuffer(image, np.uint8) for image, _, _ in images]
-    return EncodedRows(
-        np.array([d.ctypes.data for d in data], np.uint64),
-        np.array([len(d) for d in data]),
-        np.full(len(data), encoding, np.uint8),
-        np.array([height for _, height, _ in images]),
-        np.array([width for _, _, width in images]),
-        np.array([(0, 0, height, width) for _, height, width in images]),
-        np.ones(len(data), np.bool_),
-        data,
-    )
+    sizes = np.array([size for _, *size in images])
+    rows = EncodedRows.of_jpegs(data, sizes[:, 0].copy(), sizes[:, 1].copy())
+    rows.encodings[:] = encoding
+    return rows
+
+
+def pixels_of(planes: NDArray[np.uint8], start: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Return the image [height, width, 3] whose channels begin at `start`."""
+    return np.moveaxis(planes[start : start + 3 * height * width].reshape(3, height, width), 0, -1)

@@ -278,6 +278,7 @@ def test_an_exception_in_a_worker_reaches_the_caller(build, case, photo_pack, mo
             take(loader)
 
 
+@pytest.mark.filterwarnings("ignore:.* still hang")  # close() waits no longer than a batch may take
 def test_a_hung_worker_is_an_error_after_the_time_limit(build, case, photo_pack, monkeypatch):
     release = threading.Event()
     with build(photo_pack, timeout_s=0.2) as loader:

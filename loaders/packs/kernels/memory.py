@@ -7,6 +7,7 @@ from typing import Any
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 # `_nrt` off: kernels allocate nothing, so that slices need no reference counting.
 kernel = njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
@@ -18,6 +19,20 @@ open_file = types.ExternalFunction("open", types.int32(types.uintp, types.int32)
 read_file = types.ExternalFunction("read", types.intp(types.int32, types.uintp, types.uintp))
 copy_bytes = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
 close_file = types.ExternalFunction("close", types.int32(types.int32))
+
+
+@intrinsic
+def bytes_at(typing_context: Any, address: Any, size: Any) -> Any:
+    """Return the `size` bytes at an address as a uint8 array, which owns nothing."""
+    kind = types.Array(types.uint8, 1, "C")
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(kind)(context, builder)
+        one, data = context.get_constant(types.intp, 1), builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        populate_array(array, data, [args[1]], [one], one, None)
+        return array._getvalue()
+
+    return kind(types.uintp, types.intp), generate
 
 
 def _load(context: Any, builder: Any, array_type: Any, array: Any, at: Any, kind: Any) -> Any:

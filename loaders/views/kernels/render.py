@@ -20,7 +20,7 @@ from loaders.views.kernels.blur import blur_across_rows, blur_along_rows, fill_g
 from loaders.views.kernels.compile import kernel
 from loaders.views.kernels.memory import streaming_pays
 from loaders.views.kernels.pointwise import apply_pointwise
-from loaders.views.kernels.resample import LINES, prepare_tables, resample_rows
+from loaders.views.kernels.resample import LINES, SLOTS, prepare_tables, resample_rows
 from loaders.views.kernels.simd import (
     LANES,
     load,
@@ -55,6 +55,9 @@ class Scratch(NamedTuple):
     first: NDArray[np.int32]  # [2, P] first taps: rows, columns
     weights: NDArray[np.float32]  # [2, T * P] tap weights: rows, columns
     base: NDArray[np.int32]  # [2 * P / LANES] blocks of columns
+    order: NDArray[np.uint8]  # [P] source columns of a block relative to its first
+    ring: NDArray[np.float32]  # [SLOTS * 3 * P] widened rows
+    held: NDArray[np.int32]  # [SLOTS] which rows these are
     axis: NDArray[np.float64]  # [3, P]
     line: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], finite everywhere
     columns: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], the same turned
@@ -85,6 +88,9 @@ def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
         first=aligned_zeros((2, padded), np.int32),
         weights=aligned_zeros((2, taps * padded), np.float32),
         base=aligned_zeros((2 * padded // LANES,), np.int32),
+        order=aligned_zeros((padded,), np.uint8),
+        ring=aligned_zeros((SLOTS * 3 * padded,), np.float32),
+        held=aligned_zeros((SLOTS,), np.int32),
         axis=aligned_zeros((3, padded), np.float64),
         line=aligned_zeros((LINES * 3 * line_pitch(width, taps),), np.float32),
         columns=aligned_zeros((LINES * 3 * line_pitch(width, taps),), np.float32),
@@ -103,26 +109,6 @@ def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
 def line_pitch(width: int, taps: int) -> int:
     """Return the floats that one channel of a blended source row takes, with what vector loads reach over."""
     return -(-(width + taps + 3 * LANES) // LANES) * LANES
-
-
-@kernel
-def split_channels(pixels, starts, sizes, planes):
-    """Turn each image of a chunk from RGB pixels into three planes, at the same place of another buffer.
-
-    Args:
-        pixels: uint8 [...], decoded images, image i at starts[i].
-        starts: int64 [n].
-        sizes: int64 [n], pixels of each image.
-        planes: uint8 [...], out.
-    """
-    for image in range(len(starts)):
-        at, count = starts[image], sizes[image]
-        source = pixels[at : at + 3 * count]
-        red, green, blue = planes[at:][:count], planes[at + count :][:count], planes[at + 2 * count :][:count]
-        for i in range(count):
-            red[i] = source[3 * i]
-            green[i] = source[3 * i + 1]
-            blue[i] = source[3 * i + 2]
 
 
 @kernel
@@ -292,7 +278,7 @@ def render_chunk(
     """Render one view of each image of a chunk, without Python in between.
 
     Args:
-        planes: uint8, the images' planes as `split_channels` leaves them, with slack behind the last.
+        planes: uint8, the images' channels as `Decoder.decode` leaves them, with slack behind the last.
         starts: int64 [n], place of each image in `planes`.
         regions: int64 [n, 4], see `render_view`.
         boxes: float64 [n, 4] and so on: the rows of `ViewParameters` that belong to the chunk.

@@ -9,15 +9,18 @@ Tables of one axis, P = output pixels rounded up to `LANES`:
     weights  float32 [T*P]  weight of tap t for output r at t * P + r; zero past the last tap, of which the
                             table always holds one
 
-The vertical pass comes first, over `LINES` rows of the view. The horizontal pass has two forms. Where one
-instruction permutes a whole vector (AVX-512) it looks its taps up, row by row: outputs are worked on in
-blocks of `LANES`, `base` int32 [2 * P / LANES] holds the smallest source index of each block and how many
-windows of `LANES` it reaches over, and `first` is rewritten relative to that index. Elsewhere the rows are
-turned first, so that the values of a column lie side by side and a tap is a plain load; the sums are turned
-back.
+Outputs are worked on in blocks of `LANES`, over `LINES` rows of the view at a time. There are four ways:
 
-Where a view has the pixels of its box, as when it is cropped and mirrored alone, both tables have one tap and
-the pixels are copied.
+- Copy: where a view has the pixels of its box, as when it is cropped and mirrored alone.
+- Widen: where it is no narrower than its box, a block looks at no more than `LANES` neighbours of a source
+  row, which one instruction permutes while they are bytes. So the horizontal pass comes first; rows that it
+  made wait in a ring for the vertical one, which looks at each several times.
+- Look up: where it is narrower the vertical pass comes first, and where one instruction permutes a whole
+  vector of floats (AVX-512) the horizontal one looks its taps up in the blended rows. `base` int32
+  [2 * P / LANES] holds the smallest source index of each block and how many windows of `LANES` it reaches
+  over, and `first` is rewritten relative to that index.
+- Turn: elsewhere the blended rows are turned, so that the values of a column lie side by side and a tap is a
+  plain load; the sums are turned back.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from loaders.views.kernels.simd import (
     load_bytes,
     load_ints,
     lookup,
+    lookup_bytes,
     lookup_wide,
     multiply_add,
     pick_from,
@@ -46,7 +50,9 @@ from loaders.views.kernels.simd import (
 )
 
 LINES = 8  # rows of the view that are worked on together; `rows_to_columns` turns so many
-PERMUTES = HAS_AVX512
+SLOTS = 32  # widened rows that are kept
+COPY, WIDEN, LOOK_UP, TURN = range(4)
+SHRINK = LOOK_UP if HAS_AVX512 else TURN
 
 
 def table_taps(scale: float, cubic: bool) -> int:
@@ -146,6 +152,59 @@ def block_columns(first, padded, left, base):
             widest = max(widest, relative)
         base[2 * block] = lowest - left
         base[2 * block + 1] = widest // LANES + 1
+
+
+@kernel
+def narrow_blocks(first, padded, left, base, order):
+    """Return whether the first taps of every block span no more than `LANES` source columns.
+
+    If so, the smallest of each block less `left` goes to `base` int32 [P / LANES], and how far behind it they
+    lie to `order` uint8 [P].
+    """
+    for block in range(padded // LANES):
+        lowest, highest = first[block * LANES], first[block * LANES]
+        for lane in range(1, LANES):
+            lowest = min(lowest, first[block * LANES + lane])
+            highest = max(highest, first[block * LANES + lane])
+        if highest - lowest >= LANES:
+            return False
+        base[block] = lowest - left
+        for lane in range(LANES):
+            order[block * LANES + lane] = first[block * LANES + lane] - lowest
+    return True
+
+
+@kernel
+def widen_row(planes, plane, start, base, order, weights, padded, taps, ring, to):
+    """Horizontal pass of a source row of three channels: planes[start :] to ring[to :], P floats of each."""
+    for block in range(padded // LANES):
+        place = block * LANES
+        at = start + base[block]
+        r, g, b = zeros(), zeros(), zeros()
+        for t in range(taps):
+            w = load(weights, t * padded + place)
+            r = multiply_add(w, lookup_bytes(planes, at + t, order, place), r)
+            g = multiply_add(w, lookup_bytes(planes, plane + at + t, order, place), g)
+            b = multiply_add(w, lookup_bytes(planes, 2 * plane + at + t, order, place), b)
+        store(ring, to + place, r)
+        store(ring, to + padded + place, g)
+        store(ring, to + 2 * padded + place, b)
+
+
+@kernel
+def blend_widened(ring, padded, height, first, weights, taps, y, resolution, out, step, to):
+    """Vertical pass of output row y from the widened rows in the ring, to a row of out, in [0, 255]."""
+    for place in range(0, resolution, LANES):
+        r, g, b = zeros(), zeros(), zeros()
+        for t in range(taps):
+            at = min(first[y] + t, height - 1) % SLOTS * 3 * padded + place
+            w = splat(weights[t * padded + y])
+            r = multiply_add(w, load(ring, at), r)
+            g = multiply_add(w, load(ring, at + padded), g)
+            b = multiply_add(w, load(ring, at + 2 * padded), b)
+        store(out, to + place, clamp_byte(r))
+        store(out, step + to + place, clamp_byte(g))
+        store(out, 2 * step + to + place, clamp_byte(b))
 
 
 @kernel
@@ -277,12 +336,12 @@ def resample_rows(planes, height, width, extent, scratch, resolution, top, rows,
     Args:
         planes: uint8 [3 * height * width + slack], what was decoded of the image.
         height: int; width: int, of it.
-        extent: (left, count, row_taps, col_taps) of `prepare_tables`.
+        extent: (left, count, row_taps, col_taps, way) of `prepare_tables`.
         scratch: `Scratch` with the tables.
         out: float32 [3 * step], written from `start` on.
     """
-    left, count, row_taps, col_taps = extent
-    if row_taps == 1 and col_taps == 1:
+    left, count, row_taps, col_taps, way = extent
+    if way == COPY:
         copy_rows(
             planes, height * width, width, scratch.first[0], scratch.first[1], resolution, top, rows, out,
             step, start,
@@ -293,12 +352,29 @@ def resample_rows(planes, height, width, extent, scratch, resolution, top, rows,
     # Several rows per pass: a vector load that overlaps a store of a moment ago would have to wait for it.
     for group in range(0, rows, LINES):
         members = min(LINES, rows - group)
+        if way == WIDEN:
+            rows_first, ring, held = scratch.first[0], scratch.ring, scratch.held
+            for k in range(members):
+                for t in range(row_taps):
+                    y = min(rows_first[top + group + k] + t, height - 1)
+                    if held[y % SLOTS] != y:
+                        held[y % SLOTS] = y
+                        widen_row(
+                            planes, height * width, y * width + left, scratch.base, scratch.order,
+                            scratch.weights[1], padded, col_taps, ring, y % SLOTS * 3 * padded,
+                        )  # fmt: skip
+            for k in range(members):
+                blend_widened(
+                    ring, padded, height, rows_first, scratch.weights[0], row_taps, top + group + k,
+                    resolution, out, step, start + (group + k) * resolution,
+                )  # fmt: skip
+            continue
         for k in range(members):
             blend_rows(
                 planes, height * width, width, height, left, count, scratch.first[0], scratch.weights[0],
                 padded, row_taps, top + group + k, scratch.line, pitch, 3 * k * pitch,
             )  # fmt: skip
-        if PERMUTES:
+        if way == LOOK_UP:
             for k in range(members):
                 gather_columns(
                     scratch.line, pitch, 3 * k * pitch, scratch.first[1], scratch.base, scratch.weights[1],
@@ -314,7 +390,7 @@ def resample_rows(planes, height, width, extent, scratch, resolution, top, rows,
 
 @kernel
 def prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch):
-    """Fill the tables of both axes and return (left, count, row_taps, col_taps).
+    """Fill the tables of both axes and return (left, count, row_taps, col_taps, way).
 
     `left` and `count` are the columns that the view needs of `region` (top, left, height, width), the part of
     the image that was decoded. Weights are computed in the image's coordinates, and so do not depend on it.
@@ -334,6 +410,13 @@ def prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch)
     left, right = columns_first[0], columns_first[0]
     for x in range(1, resolution):
         left, right = min(left, columns_first[x]), max(right, columns_first[x])
-    if PERMUTES and (row_taps > 1 or col_taps > 1):
-        block_columns(columns_first, -(-resolution // LANES) * LANES, left, scratch.base)
-    return left, min(right + col_taps, region[3]) - left, row_taps, col_taps
+    padded, way = -(-resolution // LANES) * LANES, SHRINK
+    rows_of_group = LINES * box[2] / resolution + row_taps + 1
+    if row_taps == 1 and col_taps == 1:
+        way = COPY
+    elif rows_of_group <= SLOTS and narrow_blocks(columns_first, padded, left, scratch.base, scratch.order):
+        way = WIDEN
+        scratch.held[:] = -1
+    elif way == LOOK_UP:
+        block_columns(columns_first, padded, left, scratch.base)
+    return left, min(right + col_taps, region[3]) - left, row_taps, col_taps, way

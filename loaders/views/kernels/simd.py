@@ -25,6 +25,7 @@ _F32V = ir.VectorType(_F32, LANES)
 _I32V = ir.VectorType(_I32, LANES)
 _HOST = binding.get_host_cpu_features()
 HAS_AVX512 = bool(_HOST.get("avx512f"))
+_HAS_SSSE3 = bool(_HOST.get("ssse3"))
 
 
 class _Vector(types.Type):
@@ -123,6 +124,29 @@ def load_bytes(typing_context, array, at):
         return builder.sitofp(builder.zext(raw, _I32V), _F32V)
 
     return _floats(array, types.intp), generate
+
+
+@intrinsic
+def lookup_bytes(typing_context, array, at, order, place):
+    """Return array[at + order[place + lane]] as float32 per lane; both hold uint8, and orders are below 16.
+
+    A load and a permute with SSSE3; elsewhere sixteen scalar loads.
+    """
+
+    def generate(context, builder, signature, args):
+        byte, bytes16 = ir.IntType(8), ir.VectorType(ir.IntType(8), LANES)
+        table = _pointer(context, builder, signature.args[0], args[0], args[1], byte)
+        index = _pointer(context, builder, signature.args[2], args[2], args[3], byte)
+        index = _load_vector(builder, index, bytes16, 1)
+        if _HAS_SSSE3:
+            kind = ir.FunctionType(bytes16, [bytes16, bytes16])
+            permute = builder.module.declare_intrinsic("llvm.x86.ssse3.pshuf.b.128", fnty=kind)
+            raw = builder.call(permute, [_load_vector(builder, table, bytes16, 1), index])
+        else:
+            raw = _gathered(builder, table, builder.zext(index, _I32V), bytes16)
+        return builder.sitofp(builder.zext(raw, _I32V), _F32V)
+
+    return _floats(array, types.intp, order, types.intp), generate
 
 
 @intrinsic
@@ -503,9 +527,13 @@ def _permute512(builder: Any, table: Any, index: Any) -> Any:
 
 def _permute_scalar(builder: Any, pointer: Any, index: Any) -> Any:
     masked = builder.and_(index, ir.Constant(_I32V, [LANES - 1] * LANES))
-    result = ir.Constant(_F32V, ir.Undefined)
+    return _gathered(builder, pointer, masked, _F32V)
+
+
+def _gathered(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
+    result = ir.Constant(kind, ir.Undefined)
     for lane in range(LANES):
-        place = builder.extract_element(masked, ir.Constant(_I32, lane))
+        place = builder.extract_element(index, ir.Constant(_I32, lane))
         value = builder.load(builder.gep(pointer, [place]))
         result = builder.insert_element(result, value, ir.Constant(_I32, lane))
     return result

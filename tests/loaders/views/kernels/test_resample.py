@@ -1,14 +1,20 @@
-"""The two forms of the horizontal pass: what a machine without wide permutes runs, and what one with them."""
+"""The ways to resample, whatever the machine prefers, against plain sums."""
 
 import numpy as np
 import pytest
 
 from loaders.views.kernels.compile import kernel
+from loaders.views.kernels.render import make_scratch
 from loaders.views.kernels.resample import (
+    COPY,
     LINES,
+    SHRINK,
+    WIDEN,
     block_columns,
     fill_taps,
     gather_columns,
+    prepare_tables,
+    resample_rows,
     sum_columns,
     table_taps,
     turn_lines,
@@ -42,7 +48,7 @@ def turn(
     ("width", "box", "resolution"),
     [(40, (3, 30), 96), (40, (0, 40), 21), (300, (17.5, 211.25), 32), (9, (2, 1), 8), (2000, (5, 1900), 20)],
 )
-def test_both_forms_and_plain_loops_agree(members, cubic, flip, width, box, resolution):
+def test_both_forms_of_shrinking_agree_with_plain_sums(members, cubic, flip, width, box, resolution):
     padded = -(-resolution // LANES) * LANES
     most = table_taps(box[1] / resolution, cubic)
     first = np.zeros(padded, np.int32)
@@ -75,3 +81,61 @@ def test_both_forms_and_plain_loops_agree(members, cubic, flip, width, box, reso
         rows = form[:, : members * resolution].reshape(3, members, resolution)
         np.testing.assert_allclose(rows, expected, atol=2e-3)
         assert (form[:, members * resolution + LANES :] == -1).all()  # nothing far behind is written
+
+
+@kernel
+def resample(planes, region, box, window, shift, flip, cubic, resolution, scratch, out):
+    extent = prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch)
+    for top in range(0, resolution, 16):
+        resample_rows(
+            planes, region[2], region[3], extent, scratch, resolution, top, min(16, resolution - top), out,
+            resolution**2 + LANES, top * resolution,
+        )  # fmt: skip
+    return extent
+
+
+def axis_table(start, length, size, resolution, shift, flip, cubic):
+    """Return what each output takes of each source pixel, float64 [resolution, size]."""
+    padded = -(-resolution // LANES) * LANES
+    most = table_taps(length / resolution, cubic)
+    first, weights = np.zeros(padded, np.int32), np.zeros(most * padded, np.float32)
+    taps = fill_taps(
+        start, length, 0, size, resolution, shift, flip, cubic, first, weights, np.zeros((3, padded))
+    )
+    table = np.zeros((resolution, size + taps))
+    for t in range(taps):
+        table[np.arange(resolution), first[:resolution] + t] += weights.reshape(most, padded)[t, :resolution]
+    return table[:, :size]
+
+
+@pytest.mark.parametrize("cubic", [False, True])
+@pytest.mark.parametrize(
+    ("size", "box", "resolution", "shift", "flip", "way"),
+    [
+        ((40, 50), (3, 5, 30, 33.5), 96, (0, 0), True, WIDEN),
+        ((40, 50), (0, 0, 40, 50), 53, (0, 0), False, WIDEN),
+        ((90, 30), (1, 2, 80, 25), 40, (0, 0), True, WIDEN),  # lower, and no narrower
+        ((40, 50), (3, 5, 30, 33), 40, (-9, 7), False, WIDEN),  # moved, with reflected borders
+        ((3, 1), (0, 0, 3, 1), 17, (0, 0), True, WIDEN),
+        ((700, 30), (0, 2, 700, 25), 40, (0, 0), False, SHRINK),  # more rows at a time than are kept
+        ((60, 90), (0, 2, 50, 85), 50, (0, 0), True, SHRINK),
+        ((60, 90), (4, 2, 50, 50), 50, (3, -2), True, COPY),
+    ],
+)
+def test_each_view_is_made_in_its_way_and_has_the_plain_sums(size, box, resolution, shift, flip, way, cubic):
+    (height, width), (top, left, rows, columns) = size, box
+    planes = np.random.default_rng(0).integers(0, 256, 3 * height * width + 64, dtype=np.uint8)
+    scratch = make_scratch(resolution, table_taps(max(rows, columns) / resolution, cubic), width)
+    out = np.full(3 * (resolution**2 + LANES), np.nan, np.float32)
+    extent = resample(
+        planes, np.array([0, 0, height, width]), np.array([top, left, rows, columns], np.float64),
+        np.array([0, 0, height, width], np.int32), np.array(shift, np.int32), flip, cubic, resolution,
+        scratch, out,
+    )  # fmt: skip
+    assert extent[-1] == way
+    image = planes[: 3 * height * width].reshape(3, height, width).astype(np.float64)
+    vertical = axis_table(top, rows, height, resolution, shift[0], False, cubic)
+    horizontal = axis_table(left, columns, width, resolution, shift[1], flip, cubic)
+    expected = np.einsum("yh,chw,xw->cyx", vertical, image, horizontal).clip(0, 255)
+    found = out.reshape(3, -1)[:, : resolution**2].reshape(3, resolution, resolution)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
