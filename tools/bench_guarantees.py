@@ -51,7 +51,7 @@ class Config:
     pack: Path
     """A pack in tar shards with at least one batch of images."""
     split: str = "train"
-    """Its split."""
+    """Split of the pack."""
     resolution: int = 96
     """Side of the views in pixels."""
     batch_size: int = 256

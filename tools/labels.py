@@ -68,7 +68,7 @@ class Subsample:
     name: str
     """Name of the new table."""
     seed: int = 0
-    """Chooses which."""
+    """Seed of the choice."""
     table: str = TRUE_LABELS
     """Table to choose from."""
 
@@ -86,7 +86,7 @@ class Divide:
     name: str
     """The new tables are called NAME-train and NAME-val."""
     seed: int = 0
-    """Chooses which."""
+    """Seed of the choice."""
     table: str = TRUE_LABELS
     """Table to divide."""
 
@@ -98,9 +98,9 @@ class Compare:
     pack: _PackPath
     """Folder of the pack."""
     first: str
-    """One table."""
+    """Name of one table."""
     second: str
-    """The other."""
+    """Name of the other."""
 
 
 Command = (

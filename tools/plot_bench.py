@@ -1,5 +1,6 @@
 """Draw the chart of a loader benchmark from its records, and from nothing else.
 
+Example:
     python tools/plot_bench.py records.jsonl --out bench.svg
 
 One panel per workload, from the last benchmark of it in the file: bars are medians of runs, whiskers reach

@@ -1,6 +1,7 @@
 """Draw a contact sheet of a pack's views: ours, torchvision's for the same drawn numbers, and the difference.
 
-python tools/show_views.py packs/mine --view barlow_a --resolution 96 --out views.png
+Example:
+    python tools/show_views.py packs/mine --view barlow_a --resolution 96 --out views.png
 """
 
 from __future__ import annotations
