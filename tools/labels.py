@@ -2,8 +2,15 @@
 
 A label table is a small parquet file under `labels/` of a pack; no command touches a shard.
 
-Example:
+Examples:
     python tools/labels.py subsample packs/mine --split train --per-class 4 --seed 0 --name few4
+    python tools/labels.py divide packs/mine --split train --validation 0.1 --name tenth
+    python tools/labels.py import packs/mine --file labels.csv --name mine
+    python tools/labels.py export packs/mine --file labels.csv --name few4
+    python tools/labels.py compare packs/mine --first true --second mine
+
+Recipes choose a few true labels of each class by `--labels-per-class`, and add other tables to them by
+`--extra-labels packs/mine/labels/mine.parquet`.
 """
 
 from __future__ import annotations
