@@ -88,7 +88,12 @@ def _read(config: Config) -> list[_Photograph]:
     found = []
     for path in paths[:: max(1, len(paths) // config.num_images)]:
         data = path.read_bytes()
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        try:
+            height, width = simplejpeg.decode_jpeg(data).shape[:2]
+        except ValueError as error:
+            raise UserError(
+                f"--images: expected whole JPEG files, found {path} ({error}); take it out"
+            ) from None
         to = fit_short_side(height, width, config.short_side)
         if to != (height, width):
             found.append(_Photograph(data, height, width, *to))
