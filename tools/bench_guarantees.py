@@ -1,7 +1,7 @@
 """What the guarantees cost: resume to the first batch, the order of many rows, verification and time limits.
 
 Example:
-    python tools/bench_guarantees.py --pack packs/mine --split train --json records.jsonl
+    python tools/bench_guarantees.py --pack packs/mine --split train --json guarantees.jsonl
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Measure loaders on the same images and the same views: our backends, their peers, and the limits.
 
 Example:
-    python tools/bench_loaders.py --pack packs/mine --views barlow --resolution 96 --json records.jsonl
+    python tools/bench_loaders.py --pack packs/mine --views barlow --resolution 96 --json loaders.jsonl
 
 Source images per second, each image giving all its views; the page cache is warm. Contenders take turns,
 each in a process of its own, bound to as many cores as it has threads. `tools/plot_bench.py` draws the

@@ -81,7 +81,7 @@ class Config:
     batch_size: int = 128
     """Images per step; of recipes with both kinds, a quarter is labelled."""
     steps: int = 40
-    """Steps of each run; at most one epoch is best, deepcluster would cluster again in the next."""
+    """Steps of each run, at least 8 and at best no more than an epoch: deepcluster clusters in each."""
     runs: int = 5
     """Rounds; every recipe runs once in each, in all three kinds."""
     num_threads: int = 2

@@ -4,7 +4,7 @@ CPU time of one thread per image and part, and the PSNR of each rule of decoding
 Pillow's Hamming filter, before and after encoding with quality 90.
 
 Example:
-    python tools/bench_transcode.py --images photographs --json records.jsonl
+    python tools/bench_transcode.py --images photographs --json transcode.jsonl
 """
 
 from __future__ import annotations
