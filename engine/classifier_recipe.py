@@ -34,11 +34,11 @@ class ClassifierConfig(RunConfig):
     """Fields of every recipe that trains on labels; a recipe names again those its paper sets."""
 
     labeled_split: str = "train"
-    """Split whose true labels are used."""
+    """Split of the pack whose true labels are used."""
     labels_per_class: int | None = None
-    """Use only so many of them per class; all by default."""
+    """Use only so many of those labels per class; all by default."""
     label_seed: int = 0
-    """Chooses which; more labels per class contain fewer."""
+    """Seed of that choice; a larger number of labels contains the smaller ones."""
     extra_labels: tuple[Path, ...] = ()
     """Label tables to train on besides: pseudo-labels, bought labels. The first label of a row counts."""
     test_split: str = "test"
@@ -52,9 +52,9 @@ class ClassifierConfig(RunConfig):
     lr_head: float | None = None
     """Peak learning rate of the classifier layer; that of the backbone by default."""
     momentum: float = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float = 0.0
-    """Of weights; biases and BatchNorm have none."""
+    """Weight decay; biases and BatchNorm have none."""
     freeze_backbone: bool = False
     """Train the classifier layer alone; BatchNorm keeps its statistics."""
     flip_p: float = 0.5

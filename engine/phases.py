@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.nn.functional as F
 
@@ -39,6 +39,8 @@ from engine.runs import opened_run
 from engine.schedule import Schedule, constant, warmup_cosine
 from loaders.batch import Batch, Loader
 from loaders.errors import UserError
+
+LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
 
 _SEEDS_PER_PHASE = 1000  # so that phases draw other orders, views and weights than each other
 
@@ -121,9 +123,15 @@ class Phases:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Part from the other processes and leave the folder."""
+        """Close the loaders of all phases, leave the folder and part from the other processes."""
         self._opened.close()
         self.accelerator.end_training()
+
+    def keep(self, loader: LoaderT) -> LoaderT:
+        """Return a loader that several phases share; it is closed with the command. None is no loader."""
+        if loader is not None:
+            self._opened.callback(loader.close)
+        return loader
 
     @property
     def options(self) -> dict[str, Any]:

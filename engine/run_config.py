@@ -73,7 +73,7 @@ class RunConfig:
     pack: Path
     """Folder that tools/pack_dataset.py wrote."""
     out: Path
-    """Run folder."""
+    """Run folder: configuration, metrics.jsonl, checkpoints, weights. New, or that of --resume."""
     backbone: str
     """Any timm name, or one of this project."""
     resolution: int
@@ -83,7 +83,7 @@ class RunConfig:
     batch_size: int
     """Images per step over all ranks."""
     seed: int = 0
-    """Of the weights, the order and the views."""
+    """Seed of the weights, the order and the views."""
     resume: bool = False
     """Go on from the newest whole checkpoint in --out, or start where there is none."""
     precision: Precision = "auto"
@@ -95,7 +95,7 @@ class RunConfig:
     checkpoint_every_steps: int = 500
     """Steps between checkpoints; the end of the run always writes one."""
     keep_checkpoints: int = 3
-    """Newest checkpoints to keep."""
+    """Number of the newest checkpoints that are kept."""
     on_non_finite: OnNonFinite = "stop"
     """A loss or gradient that is NaN or infinite: stop; or skip the step and wait for the device in each."""
     steps: int | None = None
@@ -106,7 +106,7 @@ class RunConfig:
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where accelerate also logs to, such as tensorboard or wandb; may be empty."""
     progress: bool = True
-    """Show progress."""
+    """Show a line of progress."""
     measure: Measure = "training"
     """training; or, to measure speed: model repeats the first batch, loader leaves out the model."""
     probe_every_epochs: int = 0

@@ -44,9 +44,9 @@ class FineTuning:
     """Smallest share of the image that a training view shows. Paper: 0.08; much more where there are only
     tens of labels, since a view that misses the object teaches a wrong label."""
     warmup_steps: int = 0
-    """Linear rise of the learning rates."""
+    """Steps over which the learning rates rise linearly."""
     weight_decay: float = 0.0
-    """Of all weights. Paper: 0."""
+    """Weight decay of all weights. Paper: 0."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no training."""

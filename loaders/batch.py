@@ -19,7 +19,7 @@ class Batch:
     Attributes:
         views: one tensor [B, 3, H, W] per view (its own H and W), in the dtype and memory format the
             loader was built with; normalised where the policy says so.
-        labels: int64 [B], -1 where a row has no label; None when the loader was built without labels.
+        labels: int64 [B], -1 where a row has no label; None in the unlabelled part of a pair.
         index: int64 [B], the row of each image in the pack.
         valid: bool [B]; False marks padding, which occurs in evaluation only.
     """

@@ -70,7 +70,8 @@ def build_loader(
         num_threads: worker threads; by default the cores this process may use.
         rank: this process; the loader takes its part of every batch and is never given to accelerate.
         num_ranks: number of processes.
-        labels: label table to take the labels from; the true labels by default.
+        labels: label table to take the labels from, `LabelTable.read(path)` or `LabelTable.of(rows, labels,
+            num_classes)` of loaders.packs; the true labels by default.
         dtype: "float32", "float16" or "bfloat16" (normalised as the policy says), or "uint8".
         channels_last: deliver views in torch.channels_last.
         bad_images: "replace" puts the next readable row in place of a damaged one, deterministically, and
@@ -81,6 +82,10 @@ def build_loader(
         prefetch: batches under way besides the one being used.
         timeout_s: seconds that one batch may take before `LoaderError`.
         window: of backend stream: shards shuffled together; more mix better and need a larger cache.
+
+    Returns:
+        A loader: `epoch(epoch, start_step)` yields `Batch`es, `steps_per_epoch` counts them, `close()` or a
+        `with` block ends its threads; see `loaders.batch.Loader`.
 
     Raises:
         UserError: what cannot be built, and the remedy.
@@ -157,6 +162,10 @@ def build_paired_loader(
         balanced: draw every class of the labelled rows equally often instead of every row.
         seed, backend, device, num_threads, rank, num_ranks, dtype, channels_last, bad_images, verify,
             prefetch, timeout_s, window: see `build_loader`.
+
+    Returns:
+        A loader as that of `build_loader`, whose `epoch` yields `PairedBatch`es; an epoch is a pass over the
+        unlabelled rows.
 
     Raises:
         UserError: what cannot be built, and the remedy.

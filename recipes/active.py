@@ -1,5 +1,6 @@
 r"""Active learning: ask for the labels that would tell most.
 
+Example:
     python recipes/active.py --pack packs/mine --run runs/fixmatch --embedding runs/barlow --out runs/ask
 
 Whoever labels fills in the column `label` of request.csv with class names; then
@@ -70,7 +71,7 @@ class Config:
     strategy: Strategy = "cluster_margin"
     """The report's, or the smallest margins of all images, or images at random, as baselines."""
     clusters: int = 200
-    """Clusters. Report: 200, for 800 classes of which many are alike."""
+    """Clusters of k-means. Report: 200, for 800 classes of which many are alike."""
     per_cluster: int = 64
     """Images of each cluster; the baselines take clusters * per_cluster in all. Report: 64."""
     unlabeled_splits: tuple[str, ...] = ("unlabeled",)
@@ -78,21 +79,21 @@ class Config:
     labeled_split: str = "train"
     """Split whose true labels are known already."""
     labels_per_class: int | None = None
-    """How many of them per class; all by default."""
+    """Use only so many of those labels per class; all by default."""
     label_seed: int = 0
-    """Which of them."""
+    """Seed of the choice of those labels."""
     extra_labels: tuple[Path, ...] = ()
-    """Labels bought before: their images are not asked for again. Pseudo-labels do not belong here."""
+    """Label tables bought before: their images are not asked for again. No pseudo-labels here."""
     cycle: int = 1
     """Number of this request, kept in the table."""
     seed: int = 0
-    """Of the clusters, and of the random baseline."""
+    """Seed of the clusters, and of the random baseline."""
     resolution: int | None = None
     """Side of the views; that of the run's network by default."""
     batch_size: int = 256
     """Images per forward pass; no influence on the result."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
     num_threads: int = 2
     """Decoding threads."""
     loading: LoadingOptions = field(default_factory=Loading)

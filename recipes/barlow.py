@@ -1,6 +1,7 @@
 r"""Barlow Twins: self-supervised pre-training by redundancy reduction.
 
-    accelerate launch recipes/barlow.py --pack packs/mine --split unlabeled --backbone resnet18 \
+Example:
+    python recipes/barlow.py --pack packs/mine --split unlabeled --backbone resnet18 \
         --resolution 96 --epochs 100 --batch-size 512 --out runs/barlow
 
 Source: Zbontar, Jing, Misra, LeCun, Deny 2021, "Barlow Twins: Self-Supervised Learning via Redundancy
@@ -76,19 +77,19 @@ class Config(RunConfig):
     lr_vectors: float | Literal["auto"] = "auto"
     """The same for biases and BatchNorm. Authors' code: 0.0048; auto: 0.024 times that of weights."""
     weight_decay: float = 1e-6
-    """Of weights only. Authors' code: 1e-6 (the paper's text says 1.5e-6)."""
+    """Weight decay, for weights only. Authors' code: 1e-6 (the paper's text says 1.5e-6)."""
     momentum: float = 0.9
-    """Of LARS. Authors' code: 0.9."""
+    """Momentum of LARS. Authors' code: 0.9."""
     trust: float = 0.001
     """LARS's eta. Authors' code: 0.001."""
     warmup_epochs: float = 10.0
-    """Linear rise of the learning rate. Paper: 10."""
+    """Epochs over which the learning rate rises linearly. Paper: 10."""
     final_lr_factor: float = 0.001
     """Learning rate at the end over its peak, by a cosine. Paper: 1/1000."""
     batchnorm: Literal["per_view", "joint"] = "per_view"
     """Statistics of each view apart, as in the authors' code, or of both views joined."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
 
 def peak_learning_rates(config: Config) -> tuple[float, float]:

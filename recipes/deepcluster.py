@@ -1,6 +1,7 @@
 r"""DeepCluster: cluster the images by what the network sees, teach it the clusters, and again.
 
-    accelerate launch recipes/deepcluster.py --pack packs/mine --split unlabeled --backbone resnet18 \
+Example:
+    python recipes/deepcluster.py --pack packs/mine --split unlabeled --backbone resnet18 \
         --resolution 96 --hidden --num-clusters 1000 --epochs 100 --out runs/deepcluster
 
 Source: Caron, Bojanowski, Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual
@@ -67,15 +68,15 @@ class Config(RunConfig):
     pca_components: int = 256
     """Dimensions that are clustered, whitened and normalised. Paper: 256."""
     kmeans_iterations: int = 20
-    """Of Lloyd's algorithm. Authors' code: 20."""
+    """Iterations of Lloyd's algorithm. Authors' code: 20."""
     lr: float = 0.05
     """Learning rate, the same throughout. Paper: 0.05."""
     momentum: float = 0.9
-    """Of SGD; the classifier of the clusters, new in every epoch, has none. Paper: 0.9."""
+    """Momentum of SGD; the classifier of the clusters, new in every epoch, has none. Paper: 0.9."""
     weight_decay: float = 1e-5
-    """Of all parameters. Paper: 1e-5."""
+    """Weight decay of all parameters. Paper: 1e-5."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
 
 class DeepCluster(Recipe):

@@ -1,5 +1,6 @@
 r"""Measure a run's classifier: accuracies, confusions and calibration, with views of several sizes and flips.
 
+Example:
     python recipes/evaluate.py --run runs/fixmatch --pack packs/mine --sizes 96 144 192 --out runs/tested
 
 Test-time augmentation averages the probabilities of all views; every view's own accuracy stands beside it.
@@ -71,7 +72,7 @@ class Config:
     batch_size: int = 256
     """Images per forward pass; no influence on the result."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
     num_threads: int = 2
     """Decoding threads."""
     loading: LoadingOptions = field(default_factory=Loading)

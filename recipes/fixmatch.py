@@ -1,14 +1,13 @@
 r"""FixMatch: semi-supervised training by the confident guesses on weakly changed images.
 
-From scratch, as in the paper:
+Example, from scratch as in the paper:
+    python recipes/fixmatch.py --pack packs/mine --labels-per-class 25 --out runs/fixmatch
 
-    accelerate launch recipes/fixmatch.py --pack packs/mine --labels-per-class 25 --out runs/fixmatch
-
-From a pre-trained backbone, as in the 2021 report, with balanced pseudo-labels beside the true ones:
-
-    accelerate launch recipes/fixmatch.py --pack packs/mine --init runs/finetuned --backbone resnet50 \
-        --keep-head --resolution 96 --lr 0.01 --epochs 40 --extra-labels runs/rounds/pseudo.parquet \
-        --out runs/fixmatch
+Example, from a fine-tuned network as in the 2021 report, with balanced pseudo-labels beside the true ones
+(`runs/finetuned` is a run of supervised.py, `runs/rounds` one of self_training.py):
+    python recipes/fixmatch.py --pack packs/mine --init runs/finetuned --backbone resnet50 \
+        --keep-head --resolution 96 --lr 0.01 --epochs 40 \
+        --extra-labels runs/rounds/labels/round-4.parquet --out runs/fixmatch
 
 Source: Sohn et al. 2020, "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence"
 (arXiv 2001.07685); the report is Zhou, Wan, Li 2021, section 3.3.
@@ -65,20 +64,20 @@ class Config(ClassifierConfig):
     threshold: float = 0.95
     """Tau, least probability of a guess to count. Paper: 0.95 (0.7 on ImageNet)."""
     unlabeled_weight: float = 1.0
-    """Lambda_u. Paper: 1 (10 on ImageNet)."""
+    """Lambda_u, weight of the loss on unlabelled images. Paper: 1 (10 on ImageNet)."""
     lr: float = 0.03
     """Peak learning rate, along the cosine of 7/16. Paper: 0.03; report: 0.01."""
     weight_decay: float = 5e-4
-    """Of weights. Paper: 0.0005 (0.001 on CIFAR-100)."""
+    """Weight decay, for weights only. Paper: 0.0005 (0.001 on CIFAR-100)."""
     ema_decay: float = 0.999
-    """Of the average that is measured and kept. Paper and report: 0.999."""
+    """Decay of the average of the weights, which is measured and kept. Paper and report: 0.999."""
     balanced: bool = False
     """Draw every class of the labelled images equally often."""
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
     """Strong view: two operations of RandAugment with random magnitude, then Cutout, as in the paper; or
     the same with smaller magnitudes, for images that the paper's would destroy."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
     def __post_init__(self) -> None:
         """Refuse what the paper does not define."""

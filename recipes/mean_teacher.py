@@ -1,6 +1,7 @@
 r"""Mean Teacher: a student agrees with the moving average of itself about differently changed images.
 
-    accelerate launch recipes/mean_teacher.py --pack packs/mine --labels-per-class 25 --out runs/mean-teacher
+Example:
+    python recipes/mean_teacher.py --pack packs/mine --labels-per-class 25 --out runs/mean-teacher
 
 Source: Tarvainen and Valpola 2017, "Mean teachers are better role models" (arXiv 1703.01780); the report is
 Zhu, Mananghaya, Rivera Ruiz 2019 (ResNet-152, 64 labels per class: 30.5 % supervised, 34.4 % with it).
@@ -57,22 +58,22 @@ class Config(ClassifierConfig):
     consistency: Distance = "mse"
     """Distance of the class probabilities. Paper: mse; kl on ImageNet."""
     consistency_weight: float = 100.0
-    """Of the distance after its ramp. Authors' code: 100 for mse, 10 for kl; as a rule the number of
-    classes to its square for mse, 1 to 10 for kl."""
+    """Weight of the consistency after its ramp. Authors' code: 100 for mse, 10 for kl; as a rule the number
+    of classes to its square for mse, 1 to 10 for kl."""
     ramp_epochs: float = 5.0
     """Epochs over which the weight rises as exp(-5 (1 - t)^2). Authors' code: 5."""
     ema_decay_early: float = 0.99
-    """Of the teacher during the ramp. Paper: 0.99."""
+    """Share of itself that the teacher keeps in a step of the ramp. Paper: 0.99."""
     ema_decay: float = 0.999
-    """Of the teacher afterwards. Paper: 0.999."""
+    """The same after the ramp. Paper: 0.999."""
     lr: float = 0.05
     """Peak learning rate, down to 0 by a cosine. Authors' code: 0.05 per GPU."""
     weight_decay: float = 2e-4
-    """Of weights. Authors' code: 0.0002."""
+    """Weight decay, for weights only. Authors' code: 0.0002."""
     min_crop: float = 0.08
     """Smallest share of the image that a view shows."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
     def __post_init__(self) -> None:
         """Refuse a teacher that runs away."""

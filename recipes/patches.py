@@ -1,6 +1,7 @@
 r"""Relative patches: self-supervised pre-training by saying where one patch lies beside another.
 
-    accelerate launch recipes/patches.py --pack packs/mine --split unlabeled --backbone resnet18 \
+Example:
+    python recipes/patches.py --pack packs/mine --split unlabeled --backbone resnet18 \
         --resolution 96 --tile-size 28 --epochs 70 --out runs/patches
 
 Source: Doersch, Gupta, Efros 2015, "Unsupervised Visual Representation Learning by Context Prediction"
@@ -64,11 +65,11 @@ class Config(RunConfig):
     lr: float = 0.01
     """Learning rate, the same throughout. This project's choice."""
     momentum: float = 0.9
-    """Of SGD. This project's choice."""
+    """Momentum of SGD. This project's choice."""
     weight_decay: float = 5e-4
-    """Of all parameters. This project's choice."""
+    """Weight decay of all parameters. This project's choice."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
     def __post_init__(self) -> None:
         """Refuse tiles that do not fit."""

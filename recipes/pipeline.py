@@ -1,14 +1,16 @@
 r"""The whole pipeline of the winning report: each stage goes on from the one before and is measured.
 
+Example:
     python recipes/pipeline.py --pack packs/mine --backbone resnet50 --resolution 96 --oracle --out runs/all
 
 pretrain (Barlow Twins) -> fine_tune -> rounds (balanced pseudo-labels) -> fixmatch -> active (more labels)
 -> tta, ending in ablation.csv and ablation.png: what each stage brought on this pack, for better or worse.
 
 The same command again goes on where it stopped, also inside a stage. `--skip` leaves stages out. Without
-`--oracle` the active stage writes active/request.csv and stops; fill it in, turn it into a table by
-`recipes/active.py --filled active/request.csv --out active`, and give the command again. All in one process:
-with several GPUs launch the stages by themselves, with the folders that the pipeline would give them.
+`--oracle` the active stage writes OUT/active/request.csv and stops; fill in its labels, turn it into a table
+by `recipes/active.py --pack PACK --filled OUT/active/request.csv --out OUT/active`, and give the command
+again. All in one process: with several GPUs launch the stages by themselves, with the folders that the
+pipeline would give them.
 
 Source: Zhou, Wan, Li 2021, "Semi-supervised Learning Competition Report", table 2: 46.6 % after pre-training
 and fine-tuning, 52.4 % after the rounds, 54.5 % with FixMatch, 56.1 % with more labels, 57.5 % with
@@ -63,78 +65,78 @@ TITLES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Pretrain:
-    """Barlow Twins."""
+    """Stage 1: Barlow Twins on the unlabelled images."""
 
     epochs: int = 1000
-    """Report: 1000."""
+    """Passes over the unlabelled images. Report: 1000."""
     batch_size: int = 512
-    """Report: not stated."""
+    """Images per step over all ranks. Report: not stated."""
     projector: tuple[int, ...] = (8192, 8192, 8192)
-    """Report: 8192 8192 8192."""
+    """Output sizes of the projector's layers. Report: 8192 8192 8192."""
     min_crop: float = 0.08
-    """Paper: 0.08."""
+    """Smallest share of the image that a view shows. Paper: 0.08."""
     warmup_epochs: float = 10.0
-    """Linear rise of the learning rate, less than a short run is long. Paper: 10."""
+    """Epochs over which the learning rate rises linearly; fewer than --pretrain.epochs. Paper: 10."""
 
 
 @dataclass(frozen=True)
 class FineTune:
-    """On the true labels alone, also from scratch for comparison."""
+    """Stage 2: training on the true labels alone, also from scratch for comparison."""
 
     epochs: int = 40
-    """Report: 40."""
+    """Passes over the labelled images. Report: 40."""
     batch_size: int = 256
-    """Report: not stated."""
+    """Images per step over all ranks, in stages 2 and 3. Report: not stated."""
     lr: float = 0.05
-    """Report: 0.05."""
+    """Peak learning rate, in stages 2 and 3. Report: 0.05."""
     min_crop: float = 0.08
     """Smallest share of the image that a view shows."""
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """Balanced pseudo-labels."""
+    """Stage 3: rounds of balanced pseudo-labels, see recipes/self_training.py."""
 
     per_class: tuple[int, ...] = (200, 300, 400, 500)
-    """Report: 200 300 400 500."""
+    """Images per class that each round labels. Report: 200 300 400 500."""
     top_k: int = 10
-    """Report: 10."""
+    """Classes that an image may stand under. Report: 10."""
     epochs: int = 40
-    """On pseudo and true labels. Report: not stated."""
+    """Passes over pseudo and true labels, per round. Report: not stated."""
     true_epochs: int = 40
-    """On true labels afterwards. Report: not stated."""
+    """Passes over the true labels afterwards, per round. Report: not stated."""
 
 
 @dataclass(frozen=True)
 class SemiSupervised:
-    """FixMatch, before and after the active labels."""
+    """Stage 4, and again after the labels of stage 5: FixMatch, see recipes/fixmatch.py."""
 
     epochs: int = 40
-    """Report: 40."""
+    """Passes over the unlabelled images. Report: 40."""
     lr: float = 0.01
-    """Report: 0.01."""
+    """Peak learning rate. Report: 0.01."""
     batch_size: int = 64
-    """Paper: 64."""
+    """Labelled images per step over all ranks. Paper: 64."""
     mu: int = 7
-    """Paper: 7."""
+    """Unlabelled images per labelled one. Paper: 7."""
     threshold: float = 0.95
-    """Paper: 0.95."""
+    """Least probability of a guess to count. Paper: 0.95."""
     ema_decay: float = 0.999
-    """Report: 0.999."""
+    """Decay of the average of the weights, which is measured and kept. Report: 0.999."""
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
-    """Strong view, see recipes/fixmatch.py."""
+    """Strong view: the paper's, or one with smaller magnitudes."""
     pseudo_per_class: int = 16
-    """P of the pseudo-labels that count as labels. Report: 16."""
+    """Pseudo-labels of each class that count as true ones. Report: 16."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Active labels."""
+    """Stage 5: labels bought for the images that would tell most, see recipes/active.py."""
 
     clusters: int = 200
-    """Report: 200."""
+    """Clusters of k-means. Report: 200."""
     per_cluster: int = 64
-    """Report: 64."""
+    """Images of each cluster. Report: 64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,41 +148,41 @@ class Config:
     out: Path
     """Folder of all stages; what it holds already is gone on with."""
     backbone: str = "resnet50"
-    """Report: resnet50; tiny_resnet for a CPU."""
+    """Any timm name, or tiny_resnet for a CPU. Report: resnet50."""
     resolution: int = 96
     """Side of the views in pixels. Report: 96."""
     labeled_split: str = "train"
     """Split whose true labels are used."""
     labels_per_class: int | None = None
-    """How many of them per class; all by default."""
+    """Use only so many of those labels per class; all by default."""
     unlabeled_split: str = "unlabeled"
     """Split of the images without labels."""
     test_split: str = "test"
     """Labelled split to measure on."""
     seed: int = 0
-    """Of everything."""
+    """Seed of the weights, the order, the views and the choice of labels."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning."""
     skip: tuple[Stage, ...] = ()
-    """Stages to leave out."""
+    """Stages to leave out; the next goes on from the last that ran."""
     oracle: bool = False
     """Take the active labels from the pack's own table, for experiments."""
     sizes: tuple[int, ...] = (96, 144, 192)
     """Sides of the views of the test-time augmentation. Report: 96 144 192."""
     flips: bool = False
-    """Also mirror them."""
+    """Test-time augmentation: also mirror every view left to right."""
     pretrain: Pretrain = field(default_factory=Pretrain)
-    """Stage 1."""
+    """Barlow Twins on the unlabelled images."""
     fine_tune: FineTune = field(default_factory=FineTune)
-    """Stage 2."""
+    """Training on the true labels."""
     rounds: Rounds = field(default_factory=Rounds)
-    """Stage 3."""
+    """Rounds of balanced pseudo-labels."""
     fixmatch: SemiSupervised = field(default_factory=SemiSupervised)
-    """Stage 4, and of stage 5."""
+    """FixMatch, before and after the bought labels."""
     ask: Ask = field(default_factory=Ask)
-    """Stage 5."""
+    """Labels to buy."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
     num_threads: int = 2
     """Decoding threads."""
     progress: bool = True

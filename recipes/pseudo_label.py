@@ -1,5 +1,6 @@
 r"""Pseudo-labels in three ways: made afresh each batch, kept for good, or taken in turns with true labels.
 
+Example:
     python recipes/pseudo_label.py --pack packs/mine --mode local --labels-per-class 15 --out runs/pseudo
 
 Sources: Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
@@ -92,7 +93,7 @@ class Config(ClassifierConfig):
     lr: float = 0.001
     """Constant learning rate. Report: 0.001."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
     def __post_init__(self) -> None:
         """Refuse what labels nothing."""
@@ -162,19 +163,15 @@ class Labeller:
         """Open the loaders that all cycles share."""
         self.config, self.pack, self.phases = config, pack, phases
         common = (config.resolution, config.backend)
-        self.test_loader = build_test_loader(pack, config.test_split, *common, **phases.options)
-        self.pool_loader = build_pool_loader(pack, config.unlabeled_splits, *common, **phases.options)
+        test_loader = build_test_loader(pack, config.test_split, *common, **phases.options)
+        self.test_loader = phases.keep(test_loader)
+        pool_loader = build_pool_loader(pack, config.unlabeled_splits, *common, **phases.options)
+        self.pool_loader = phases.keep(pool_loader)
 
     @property
     def fewest(self) -> int:
         """Images that can be trained on: BatchNorm needs two on every rank."""
         return 2 * int(self.phases.accelerator.num_processes)
-
-    def close(self) -> None:
-        """Close the loaders."""
-        self.pool_loader.close()
-        if self.test_loader is not None:
-            self.test_loader.close()
 
     def train(self, name: str, labels: LabelTable, init: Path | None, keep_head: bool, epochs: int) -> Path:
         """Train on a label table for some epochs, from `init`; return the phase's folder."""
@@ -236,11 +233,7 @@ def run_cycles(config: Config, pack: Pack) -> list[PhaseSummary]:
         "local": run_local,
     }
     with Phases(Classical.name, config, len(pack.classes), pack_fingerprint(pack)) as phases:
-        labeller = Labeller(config, pack, phases)
-        try:
-            algorithms[config.mode](config, true_labels, labeller)
-        finally:
-            labeller.close()
+        algorithms[config.mode](config, true_labels, Labeller(config, pack, phases))
         phases.finish()
         return phases.done
 

@@ -1,6 +1,7 @@
 r"""RotNet: self-supervised pre-training by recognising quarter turns.
 
-    accelerate launch recipes/rotnet.py --pack packs/mine --split unlabeled --backbone resnet18 \
+Example:
+    python recipes/rotnet.py --pack packs/mine --split unlabeled --backbone resnet18 \
         --resolution 96 --hidden --epochs 50 --out runs/rotnet
 
 Source: Gidaris, Singh, Komodakis 2018, "Unsupervised Representation Learning by Predicting Image
@@ -59,11 +60,11 @@ class Config(RunConfig):
     lr_decay: float = 0.1
     """What the learning rate is multiplied by then. Paper: 0.1."""
     momentum: float = 0.9
-    """Of SGD with Nesterov's step. Paper: 0.9."""
+    """Momentum of SGD with Nesterov's step. Paper: 0.9."""
     weight_decay: float = 5e-4
-    """Of all parameters. Paper: 5e-4."""
+    """Weight decay of all parameters. Paper: 5e-4."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
 
 class RotNet(Recipe):

@@ -1,5 +1,6 @@
 r"""Balanced self-training: rounds of pseudo-labels, the same number for every class.
 
+Example:
     python recipes/self_training.py --pack packs/mine --init runs/finetuned --backbone resnet50 \
         --resolution 96 --per-class 200 300 400 500 --out runs/rounds
 
@@ -9,7 +10,8 @@ learning for image classification" (arXiv 1905.00546).
 Each round: predict all unlabelled images with the best model so far; keep the top K classes of each image
 and of these the top P images of each class; fine-tune on pseudo-labels and true labels, then on true labels
 only, the classifier layer from random weights both times; P grows from round to round. Every round leaves
-its labels as a table and the count of images that stand under several classes.
+its labels as labels/round-N.parquet and the count of images that stand under several classes. `--init` is a
+run of supervised.py, or of any pre-training, whose network is then trained on the true labels first.
 
 The algorithm box is `run_rounds`; the selection is `engine.select`.
 """
@@ -87,7 +89,7 @@ class Config(ClassifierConfig):
     min_crop: float = 0.08
     """Smallest share of the image that a training view shows."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
     def __post_init__(self) -> None:
         """Refuse rounds without images."""
@@ -106,14 +108,10 @@ class Rounds:
         """Open the loaders."""
         self.config, self.pack, self.phases = config, pack, phases
         common = (config.resolution, config.backend)
-        self.test_loader = build_test_loader(pack, config.test_split, *common, **phases.options)
-        self.pool_loader = build_pool_loader(pack, config.unlabeled_splits, *common, **phases.options)
-
-    def close(self) -> None:
-        """Close the loaders."""
-        self.pool_loader.close()
-        if self.test_loader is not None:
-            self.test_loader.close()
+        test_loader = build_test_loader(pack, config.test_split, *common, **phases.options)
+        self.test_loader = phases.keep(test_loader)
+        pool_loader = build_pool_loader(pack, config.unlabeled_splits, *common, **phases.options)
+        self.pool_loader = phases.keep(pool_loader)
 
     def fine_tune(self, name: str, labels: LabelTable, init: Path | None, epochs: int) -> Path:
         """Train on a label table, the classifier layer from random weights; return the phase's folder."""
@@ -219,11 +217,7 @@ def run(config: Config) -> list[PhaseSummary]:
     pack = open_pack(config.pack)
     true_labels = chosen_labels(pack, config)
     with Phases("self_training", config, len(pack.classes), pack_fingerprint(pack)) as phases:
-        rounds = Rounds(config, pack, phases)
-        try:
-            run_rounds(config, true_labels, rounds)
-        finally:
-            rounds.close()
+        run_rounds(config, true_labels, Rounds(config, pack, phases))
         phases.finish()
         return phases.done
 

@@ -1,6 +1,7 @@
 r"""Siamese VAE: a VAE whose latent means keep two views of an image nearer than two images.
 
-    accelerate launch recipes/siamese_vae.py --pack packs/mine --split unlabeled --backbone resnet18 \
+Example:
+    python recipes/siamese_vae.py --pack packs/mine --split unlabeled --backbone resnet18 \
         --resolution 96 --epochs 20 --out runs/siamese_vae
 
 Source: Muaz, Kumar, "Semi-supervised image classification with low-resource labelled data" (the siamese
@@ -73,7 +74,7 @@ class Config(RunConfig):
     lr: float = 1e-3
     """Learning rate of Adam. This project's choice; the paper used Adagrad."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
 
 class SiameseVae(Recipe):

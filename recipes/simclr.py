@@ -1,6 +1,7 @@
 r"""SimCLR: self-supervised pre-training by contrasting views of a batch.
 
-    accelerate launch recipes/simclr.py --pack packs/mine --split unlabeled --backbone resnet18 \
+Example:
+    python recipes/simclr.py --pack packs/mine --split unlabeled --backbone resnet18 \
         --resolution 96 --epochs 100 --batch-size 512 --out runs/simclr
 
 Source: Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learning of Visual
@@ -50,7 +51,7 @@ class Config(RunConfig):
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
     color_strength: float = 1.0
-    """Of the colour jitter. Paper: 1."""
+    """Strength of the colour jitter. Paper: 1."""
     epochs: int = 100
     """Passes over the split. Paper: 100 to 1000."""
     batch_size: int = 4096
@@ -62,15 +63,15 @@ class Config(RunConfig):
     lr: float = 0.3
     """Peak learning rate for 256 images, scaled by batch / 256. Paper: 0.3."""
     weight_decay: float = 1e-6
-    """Of weights only. Paper: 1e-6."""
+    """Weight decay, for weights only. Paper: 1e-6."""
     momentum: float = 0.9
-    """Of LARS. Authors' code: 0.9."""
+    """Momentum of LARS. Authors' code: 0.9."""
     trust: float = 0.001
     """LARS's eta. Authors' code: 0.001."""
     warmup_epochs: float = 10.0
-    """Linear rise of the learning rate. Paper: 10."""
+    """Epochs over which the learning rate rises linearly. Paper: 10."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
 
 class SimClr(Recipe):

@@ -1,6 +1,7 @@
 r"""Semi-supervised DCGAN: a classifier that learns from telling generated images from real ones.
 
-    accelerate launch recipes/ssl_gan.py --pack packs/mine --labels-per-class 25 --out runs/ssl-gan
+Example:
+    python recipes/ssl_gan.py --pack packs/mine --labels-per-class 25 --out runs/ssl-gan
 
 Source: Salimans et al. 2016, "Improved Techniques for Training GANs" (arXiv 1606.03498), section 5, with the
 constants of its published code; the report is Zhu, Mananghaya, Rivera Ruiz 2019, where it came to 10.1 %
@@ -8,7 +9,8 @@ beside 30.5 % of plain supervised training.
 
 Discriminator and generator take their steps at once, from one backward pass: the discriminator's weights
 are held fixed in the generator's loss, and generated images are in the discriminator's. Each epoch leaves a
-sheet of generated images in samples/, and the run says when they have become all alike.
+sheet of generated images in samples/, the end of the run last.png, and the run says when they have become all
+alike.
 
 The algorithm box is `SslGan.training_step`; its losses are `engine.objectives.ssl_gan`.
 """
@@ -68,25 +70,25 @@ class Config(ClassifierConfig):
     mu: int = 1
     """Unlabelled, and generated, images per labelled one. Authors' code: 1."""
     noise_size: int = 100
-    """Numbers that an image is generated from, even in [0, 1). Authors' code: 100."""
+    """Numbers that an image is generated from, drawn uniformly from [0, 1). Authors' code: 100."""
     generator_width: int = 128
     """Channels at half the resolution. Authors' code: 128, 256, 512."""
     dropout: float = 0.5
-    """In the discriminator; 0.4 of it on the image. Authors' code: 0.5 and 0.2."""
+    """Dropout in the discriminator; 0.4 of it on the image. Authors' code: 0.5 and 0.2."""
     lr: float = 3e-4
-    """Of Adam, for the discriminator. Authors' code: 0.0003."""
+    """Learning rate of Adam, for the discriminator. Authors' code: 0.0003."""
     lr_generator: float = 3e-4
-    """Of Adam, for the generator. Authors' code: 0.0003."""
+    """Learning rate of Adam, for the generator. Authors' code: 0.0003."""
     beta1: float = 0.5
-    """Of Adam. Authors' code: 0.5."""
+    """First beta, the momentum, of Adam. Authors' code: 0.5."""
     flat_share: float = 2 / 3
     """Share of the run before the rates fall linearly to 0. Authors' code: 800 of 1,200 epochs."""
     ema_decay: float = 0.9999
-    """Of the averaged discriminator that is measured. Authors' code: 0.9999."""
+    """Decay of the average of the discriminator's weights, which is measured. Authors' code: 0.9999."""
     collapse_share: float = 0.1
     """Say that the generator has collapsed when its images vary less than this share of the real ones."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
     def __post_init__(self) -> None:
         """Refuse what has no discriminator."""
@@ -176,14 +178,14 @@ class SslGan(ClassifierRecipe):
     def begin_epoch(self, epoch: int) -> None:
         """Draw a sheet of what the generator has learned, and say whether it has collapsed."""
         if epoch > 0 and rank() == 0:
-            self.write_sheet(epoch)
+            self.write_sheet(f"epoch-{epoch:04d}")
 
     def write_results(self, out: Path) -> None:
-        """Draw the last sheet."""
-        self.write_sheet(self.config.epochs)
+        """Draw the last sheet; --steps and --max-steps end a run inside an epoch."""
+        self.write_sheet("last")
 
-    def write_sheet(self, epoch: int) -> None:
-        """Write samples/epoch-<number>.png; the noise is the same for all sheets of a run."""
+    def write_sheet(self, name: str) -> None:
+        """Write samples/<name>.png; the noise is the same for all sheets of a run."""
         device = self.real_spread.device
         generator = torch.Generator(device).manual_seed(self.config.seed)
         noise = torch.rand(
@@ -194,14 +196,14 @@ class SslGan(ClassifierRecipe):
         self.generator.train(training)
         folder = self.config.out / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        save_rows(folder / f"epoch-{epoch:04d}.png", (0.5 + 0.5 * images).split(SHEET_COLUMNS))
+        save_rows(folder / f"{name}.png", (0.5 + 0.5 * images).split(SHEET_COLUMNS))
         normalised = (0.5 + 0.5 * images - self.mean) / self.std
         spread = (normalised - normalised.mean(0)).square().mean().sqrt()  # of this rank alone
         share = float(spread / self.real_spread)
         if share < self.config.collapse_share:
             print(
-                f"epoch {epoch}: the generator has collapsed, its images vary {share:.1%} as much as real "
-                "ones; lower --lr-generator or raise --lr",
+                f"samples/{name}.png: the generator has collapsed, its images vary {share:.1%} as much as "
+                "real ones; lower --lr-generator or raise --lr",
                 file=sys.stderr,
             )
 

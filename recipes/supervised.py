@@ -1,10 +1,11 @@
 r"""Supervised training and fine-tuning: the baseline of every method that also reads unlabelled images.
 
-    accelerate launch recipes/supervised.py --pack packs/mine --labels-per-class 25 --out runs/supervised
+Example:
+    python recipes/supervised.py --pack packs/mine --labels-per-class 25 --out runs/supervised
 
 Fine-tuning of a pre-trained backbone, as in the 2021 report:
 
-    accelerate launch recipes/supervised.py --pack packs/mine --init runs/barlow --backbone resnet50 \
+    python recipes/supervised.py --pack packs/mine --init runs/barlow --backbone resnet50 \
         --resolution 96 --lr 0.05 --epochs 40 --weight-decay 0 --out runs/finetuned
 
 Source: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), for the training
@@ -56,21 +57,21 @@ class Config(ClassifierConfig):
     lr: float = 0.1
     """Peak learning rate, down to 0 by a cosine. Paper: 0.1; fine-tuning, report: 0.05 for both parts."""
     weight_decay: float = 1e-4
-    """Of weights. Paper: 0.0001; fine-tuning, report: 0."""
+    """Weight decay, for weights only. Paper: 0.0001; fine-tuning, report: 0."""
     warmup_epochs: float = 0.0
-    """Linear rise of the learning rate. Paper: none for networks of up to 152 layers."""
+    """Epochs over which the learning rate rises linearly. Paper: none for networks of up to 152 layers."""
     min_crop: float = 0.08
     """Smallest share of the image that a view shows. Szegedy et al. 2015: 0.08."""
     mixing: Mixing = "none"
     """Mix images with their neighbours: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019)."""
     mixing_alpha: float = 1.0
-    """Of the Beta distribution of shares. CutMix: 1; mixup on ImageNet: 0.2."""
+    """Alpha of the Beta distribution that shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
     label_smoothing: float = 0.0
     """Share of a label spread over all classes. Szegedy et al. 2016: 0.1."""
     ema_decay: float | None = None
-    """Of a moving average of the weights, measured and kept beside them; none by default."""
+    """Decay of a moving average of the weights, measured and kept beside them; none by default."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
     def __post_init__(self) -> None:
         """Refuse what no paper defines."""

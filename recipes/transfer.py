@@ -1,5 +1,6 @@
 r"""Transfer: what a pre-trained backbone is worth with a few labels per class, beside the same from scratch.
 
+Example:
     python recipes/transfer.py --pack packs/mine --init runs/barlow --labels-per-class 1 2 5 10 \
         --seeds 0 1 2 --out runs/transfer
 
@@ -85,7 +86,7 @@ class Config:
     labels_per_class: tuple[int, ...] = (1, 2, 5, 10)
     """Numbers of labels per class; the smaller choices are part of the larger."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the choice of labels, of new weights, of order and views."""
+    """Seeds of the choice of labels, of new weights, of order and views."""
     beside_scratch: bool = True
     """Also train the same network from random weights on the same labels."""
     method: Method = "fine_tune"
@@ -131,7 +132,7 @@ class Config:
     precision: Precision = "auto"
     """Autocast: auto is bf16 on CUDA and none on the CPU."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
     num_threads: int = 2
     """Decoding threads of each rank."""
     loading: LoadingOptions = field(default_factory=Loading)

@@ -1,6 +1,7 @@
 r"""VAE: pre-training by reconstruction from a noisy code; with `--beta 0` a plain autoencoder.
 
-    accelerate launch recipes/vae.py --pack packs/mine --split unlabeled --backbone resnet18 \
+Example:
+    python recipes/vae.py --pack packs/mine --split unlabeled --backbone resnet18 \
         --resolution 96 --epochs 20 --out runs/vae
 
 Source: Kingma, Welling 2014, "Auto-Encoding Variational Bayes" (arXiv 1312.6114); Higgins et al. 2017,
@@ -65,7 +66,7 @@ class Config(RunConfig):
     lr: float = 1e-3
     """Learning rate of Adam. This project's choice; the paper used Adagrad."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
 
 class Vae(Recipe):

@@ -1,6 +1,7 @@
 r"""VICReg: self-supervised pre-training by variance, invariance and covariance.
 
-    accelerate launch recipes/vicreg.py --pack packs/mine --split unlabeled --backbone resnet18 \
+Example:
+    python recipes/vicreg.py --pack packs/mine --split unlabeled --backbone resnet18 \
         --resolution 96 --epochs 100 --batch-size 512 --out runs/vicreg
 
 Source: Bardes, Ponce, LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
@@ -56,25 +57,25 @@ class Config(RunConfig):
     projector: tuple[int, ...] = (8192, 8192, 8192)
     """Output sizes of the expander's layers. Paper: 8192 8192 8192."""
     invariance_weight: float = 25.0
-    """Lambda. Paper: 25."""
+    """Lambda, weight of the distance between two views. Paper: 25."""
     variance_weight: float = 25.0
-    """Mu. Paper: 25."""
+    """Mu, weight of the variance of each feature. Paper: 25."""
     covariance_weight: float = 1.0
-    """Nu. Paper: 1."""
+    """Nu, weight of the covariances between features. Paper: 1."""
     lr: float = 0.2
     """Peak learning rate for 256 images, scaled by batch / 256. Paper: 0.2."""
     weight_decay: float = 1e-6
-    """Of weights only. Paper: 1e-6."""
+    """Weight decay, for weights only. Paper: 1e-6."""
     momentum: float = 0.9
-    """Of LARS. Authors' code: 0.9."""
+    """Momentum of LARS. Authors' code: 0.9."""
     trust: float = 0.001
     """LARS's eta. Authors' code: 0.001."""
     warmup_epochs: float = 10.0
-    """Linear rise of the learning rate. Paper: 10."""
+    """Epochs over which the learning rate rises linearly. Paper: 10."""
     final_lr_factor: float = 0.001
     """Learning rate at the end over its peak, by a cosine. Authors' code: 0.001."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
 
 
 class VicReg(Recipe):

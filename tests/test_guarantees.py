@@ -15,10 +15,9 @@ def named_tests() -> list[tuple[str, str]]:
     found, file = [], ""
     for name in re.findall(r"`((?:[\w/]+\.py)?(?:::\w+)?)`", PAGE):
         path, _, function = name.partition("::")
-        if path and not path.startswith("tools/"):
-            file = path
-        if path.startswith("tools/") or not name:
+        if not name or (path.startswith("tools/") and "/test_" not in path):
             continue
+        file = path or file
         found.append((file, function))
     return found
 

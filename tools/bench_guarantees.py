@@ -1,7 +1,7 @@
 """What the guarantees cost: resume to the first batch, the order of many rows, verification and time limits.
 
 Example:
-    python tools/bench_guarantees.py --pack packs/mine --split train --json records.jsonl
+    python tools/bench_guarantees.py --pack packs/mine --split train --json guarantees.jsonl
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Config:
     pack: Path
     """A pack in tar shards with at least one batch of images."""
     split: str = "train"
-    """Its split."""
+    """Split of the pack."""
     resolution: int = 96
     """Side of the views in pixels."""
     batch_size: int = 256

@@ -1,6 +1,7 @@
 """Measure loaders on the same images and the same views: our backends, their peers, and the limits.
 
-    python tools/bench_loaders.py --pack packs/mine --views barlow --resolution 96 --json records.jsonl
+Example:
+    python tools/bench_loaders.py --pack packs/mine --views barlow --resolution 96 --json loaders.jsonl
 
 Source images per second, each image giving all its views; the page cache is warm. Contenders take turns,
 each in a process of its own, bound to as many cores as it has threads. `tools/plot_bench.py` draws the
@@ -46,7 +47,7 @@ class Config:
     """Side of a view in pixels; of a cell, for tiles."""
     batch_size: int = 64
     """Images per batch."""
-    threads: int = 2
+    num_threads: int = 2
     """Threads or worker processes of each contender, and cores it is bound to."""
     interpolation: Interpolation | None = None
     """Filter of the resized crop; by default bicubic for barlow, as its paper has it, else bilinear."""
@@ -78,7 +79,7 @@ def check(config: Config) -> None:
         raise UserError("images: expected one of --pack and --images, found neither or both; give one")
     if config.images and not config.images.is_dir():
         raise UserError(f"--images {config.images}: expected a folder, found none; check the path")
-    for name in ("resolution", "batch_size", "threads", "runs"):
+    for name in ("resolution", "batch_size", "num_threads", "runs"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}")
     if config.seconds <= 0 or config.warmup_s < 0:
@@ -94,7 +95,7 @@ def workload_of(config: Config) -> Workload:
         config.views,
         config.resolution,
         config.batch_size,
-        config.threads,
+        config.num_threads,
         config.interpolation or usual,
         encoding=config.encoding,
     )

@@ -1,5 +1,6 @@
 """Measure what a loader adds to a process's memory, and whether that stays the same over many epochs.
 
+Example:
     python tools/bench_memory.py packs/mine --resolution 224 --batch-size 256
 
 Counted is anonymous memory (RssAnon of the process), sampled every few milliseconds: the page cache, which a
@@ -45,7 +46,7 @@ class Config:
     """Batches under way besides the one in use."""
     epochs: int = 100
     """Epochs to go through."""
-    threads: int = 2
+    num_threads: int = 2
     """Threads of the loader."""
     dtypes: tuple[DTypeName, ...] = get_args(DTypeName)
     """Types to measure, each with a loader of its own."""
@@ -99,7 +100,13 @@ def measure(config: Config, dtype: DTypeName) -> Memory:
         )
     views = (presets.barlow_a(config.resolution), presets.barlow_b(config.resolution))
     loader = build_loader(
-        split, views, config.batch_size, 0, dtype=dtype, num_threads=config.threads, prefetch=config.prefetch
+        split,
+        views,
+        config.batch_size,
+        0,
+        dtype=dtype,
+        num_threads=config.num_threads,
+        prefetch=config.prefetch,
     )
     memory = Memory(anonymous_bytes())
     tenth = max(1, config.epochs // 10)
@@ -118,8 +125,10 @@ def measure(config: Config, dtype: DTypeName) -> Memory:
 def main() -> None:
     """Measure the types of the command line."""
     config = tyro.cli(Config, description=__doc__)
-    if min(config.epochs, config.batch_size, config.resolution, config.threads) < 1:
-        raise UserError("--epochs, --batch-size, --resolution and --threads: expected at least 1; raise them")
+    if min(config.epochs, config.batch_size, config.resolution, config.num_threads) < 1:
+        raise UserError(
+            "--epochs, --batch-size, --resolution and --num-threads: expected at least 1; raise them"
+        )
     for dtype in config.dtypes:
         memory = measure(config, dtype)
         print(
@@ -128,7 +137,7 @@ def main() -> None:
         )
         if config.json:
             settings = {"batch_size": config.batch_size, "resolution": config.resolution}
-            settings |= {"prefetch": config.prefetch, "epochs": config.epochs, "threads": config.threads}
+            settings |= {"prefetch": config.prefetch, "epochs": config.epochs, "threads": config.num_threads}
             record = {"tool": "bench_memory", "dtype": dtype, **settings, **asdict(memory), **machine()}
             config.json.parent.mkdir(parents=True, exist_ok=True)
             with config.json.open("a") as file:

@@ -1,5 +1,6 @@
 """Time the kernels of the objectives, forward and backward, against the plain loops they replace.
 
+Example:
     python tools/bench_objectives.py --json objectives.jsonl
 
 The plain versions go row by row, as the equations are written; both are checked to give the same values
@@ -51,9 +52,9 @@ class Config:
     classes: int = 100
     """Classes of the losses with labels."""
     runs: int = 5
-    """Rounds."""
-    threads: int = 2
-    """Of torch."""
+    """Rounds of both versions in turns."""
+    num_threads: int = 2
+    """Threads of torch."""
     json: Path | None = None
     """File to append one line per objective to."""
 
@@ -195,10 +196,10 @@ def time_once(kernel: Kernel, inputs: tuple[Tensor, ...], at_least_s: float = 0.
 
 def run(config: Config) -> list[dict[str, Any]]:
     """Check and time every objective; return one record for each."""
-    if min(config.batch_size, config.runs, config.threads) < 1:
-        raise UserError("bench: expected batch_size, runs and threads of at least 1")
-    torch.set_num_threads(config.threads)
-    described = {"threads": config.threads, "torch": str(torch.__version__), **machine()}
+    if min(config.batch_size, config.runs, config.num_threads) < 1:
+        raise UserError("bench: expected batch_size, runs and num_threads of at least 1")
+    torch.set_num_threads(config.num_threads)
+    described = {"threads": config.num_threads, "torch": str(torch.__version__), **machine()}
     sizes = {"batch_size": config.batch_size, "embedding": config.embedding, "classes": config.classes}
     records = []
     for case in cases(config):

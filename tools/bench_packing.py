@@ -1,7 +1,7 @@
 """Compare our packer with other projects' writers and with a plain copying loop, in interleaved runs.
 
 Example:
-    python tools/bench_packing.py --source /tmp/drawn --json records.jsonl
+    python tools/bench_packing.py --source images96 --json packing.jsonl
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Memory is what the processes of a stage hold for themselves (anonymous pages, su
 sampled), so neither the page cache nor mapped files count.
 
 Example:
-    python tools/bench_scale.py --work /tmp/scale --num-images 512000 --json records.jsonl
+    python tools/bench_scale.py --work scale --num-images 512000 --json scale.jsonl
 """
 
 from __future__ import annotations

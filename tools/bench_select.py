@@ -28,7 +28,7 @@ class Config:
     rows: int = 512_000
     """Rows to select from. Report: 512,000."""
     classes: int = 1000
-    """Classes."""
+    """Number of classes."""
     top_k: int = 10
     """Classes kept of each row. Report: 10."""
     per_class: int = 500

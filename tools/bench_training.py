@@ -1,5 +1,6 @@
 r"""Measure training: each recipe's model alone, its loader alone, and both together.
 
+Example:
     python tools/bench_training.py --pack packs/mine --resolution 32 --batch-size 128 --json training.jsonl
 
 Images per second of the run's own clock (every image in all its views), the first log window left out. The
@@ -7,9 +8,9 @@ three kinds take turns, each in a process of its own: "model" repeats one batch 
 device, "loader" fetches batches and does nothing with them, "training" is the run as it is.
 
 What "together" can reach depends on whether model and loader share their cores. Where each has its own (a
-GPU; or --threads 1 on two cores or more, one for torch and one for the loader) it is the smaller of the two.
-Where both want all cores (--threads equal to the cores) it is 1 / (1/model + 1/loader). The table names both
-shares; the first is the one to read where cores are not shared, the second where they are.
+GPU; or --num-threads 1 on two cores or more, one for torch and one for the loader) it is the smaller of the
+two. Where both want all cores (--num-threads equal to the cores) it is 1 / (1/model + 1/loader). The table
+names both shares; the first is the one to read where cores are not shared, the second where they are.
 """
 
 from __future__ import annotations
@@ -74,17 +75,17 @@ class Config:
     recipes: tuple[RecipeName, ...] = get_args(RecipeName)
     """What to measure."""
     backbone: str = "tiny_resnet"
-    """Of every recipe."""
+    """Backbone of every recipe."""
     resolution: int = 32
     """Side of the views in pixels; tiles are a third of it."""
     batch_size: int = 128
     """Images per step; of recipes with both kinds, a quarter is labelled."""
     steps: int = 40
-    """Steps of each run; at most one epoch is best, deepcluster would cluster again in the next."""
+    """Steps of each run, at least 8 and at best no more than an epoch: deepcluster clusters in each."""
     runs: int = 5
     """Rounds; every recipe runs once in each, in all three kinds."""
-    threads: int = 2
-    """Of the loader and of torch."""
+    num_threads: int = 2
+    """Threads of the loader, and of torch as well."""
     json: Path | None = None
     """File to append one line per run to."""
 
@@ -108,7 +109,7 @@ def command_of(config: Config, recipe: str, kind: Measure, out: Path) -> list[st
         *(*command, "--pack", str(config.pack), "--out", str(out), "--measure", kind),
         *("--backbone", backbone, "--resolution", str(config.resolution)),
         *("--batch-size", str(batch_size), "--max-steps", str(config.steps), "--epochs", "1000"),
-        *("--log-every", str(max(1, config.steps // 4)), "--num-threads", str(config.threads)),
+        *("--log-every", str(max(1, config.steps // 4)), "--num-threads", str(config.num_threads)),
         *("--no-progress", "--trackers"),
     ]
 
@@ -139,7 +140,7 @@ def measure(config: Config, recipe: str, kind: Measure) -> dict[str, Any]:
 
 def _environment(config: Config) -> dict[str, str]:
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    threads = str(config.threads)
+    threads = str(config.num_threads)
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 
@@ -152,7 +153,7 @@ def run(config: Config, console: Console) -> list[dict[str, Any]]:
         "backbone": config.backbone,
         "resolution": config.resolution,
         "batch_size": config.batch_size,
-        "threads": config.threads,
+        "threads": config.num_threads,
         "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         **machine(),

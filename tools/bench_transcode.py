@@ -4,7 +4,7 @@ CPU time of one thread per image and part, and the PSNR of each rule of decoding
 Pillow's Hamming filter, before and after encoding with quality 90.
 
 Example:
-    python tools/bench_transcode.py --images photographs --json records.jsonl
+    python tools/bench_transcode.py --images photographs --json transcode.jsonl
 """
 
 from __future__ import annotations
@@ -88,7 +88,12 @@ def _read(config: Config) -> list[_Photograph]:
     found = []
     for path in paths[:: max(1, len(paths) // config.num_images)]:
         data = path.read_bytes()
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        try:
+            height, width = simplejpeg.decode_jpeg(data).shape[:2]
+        except ValueError as error:
+            raise UserError(
+                f"--images: expected whole JPEG files, found {path} ({error}); take it out"
+            ) from None
         to = fit_short_side(height, width, config.short_side)
         if to != (height, width):
             found.append(_Photograph(data, height, width, *to))

@@ -1,5 +1,6 @@
 r"""Compare all methods on one pack with one small backbone and an equal budget of processor time each.
 
+Example:
     python tools/compare_methods.py --family selfsup --pack packs/cifar10 --out runs/selfsup --budget-s 150
     python tools/compare_methods.py --family semisup --pack packs/cifar10 --out runs/semisup --budget-s 60
 

@@ -47,7 +47,7 @@ class Config:
     labels_per_class: tuple[int, ...] = (1, 2, 5, 10)
     """Numbers of labels per class to fine-tune with."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the choice of labels, of new weights, of order and views."""
+    """Seeds of the choice of labels, of new weights, of order and views."""
     num_threads: int = 2
     """Threads of each step."""
 

@@ -1,7 +1,7 @@
 """Draw any number of small, varied JPEG files in class folders, some damaged: input for packing tests.
 
 Example:
-    python tools/draw_images.py --out /tmp/drawn --num-images 512000
+    python tools/draw_images.py --out images96 --num-images 512000
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Config:
     resolution: int = 96
     """Middle of the sides in pixels, which vary by a quarter."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of everything that is drawn."""
     damaged: bool = True
     """Damage every hundredth file."""
     workers: int = 0

@@ -50,15 +50,15 @@ class Config:
     neighbours: int = 20
     """k of kNN; 20 is usual for small sets, 200 for ImageNet."""
     temperature: float = 0.07
-    """Width of the neighbours' vote."""
+    """Divides the similarities that neighbours vote with; less counts the nearest more."""
     inverse_penalty: float = 1.0
-    """scikit-learn's C of the probe."""
+    """C of the linear probe, scikit-learn's inverse strength of regularisation."""
     untrained: bool = True
     """Also measure the same network with random weights: what the architecture alone gives."""
     batch_size: int = 256
     """Images per forward pass; no influence on the result."""
     backend: BackendName = "auto"
-    """Loader backend."""
+    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
     num_threads: int = 2
     """Decoding threads."""
 

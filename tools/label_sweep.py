@@ -1,5 +1,6 @@
 r"""Label efficiency: accuracy over 1, 2, 4, ... 64 labels per class, for any recipes, beside from scratch.
 
+Example:
     python tools/label_sweep.py --pack packs/mine --out runs/sweep --seeds 0 1 2 --methods \
         "barlow=transfer --init runs/barlow" \
         "rotnet conv4=transfer --init runs/rotnet --method frozen --layer conv4 --hidden 4096 4096" \
@@ -58,19 +59,19 @@ class Config:
     labels_per_class: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of labels per class; the smaller choices are part of the larger."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the choice of labels, of new weights, of order and views."""
+    """Seeds of the choice of labels, of new weights, of order and views."""
     jobs: int = 0
     """Runs at once; 0: as many as there are cores for."""
-    threads: int = 1
-    """Of each run, for its loader and for torch."""
+    num_threads: int = 1
+    """Threads of each run, for its loader and for torch each."""
 
     def __post_init__(self) -> None:
         """Refuse a sweep over nothing."""
         if not self.methods or not self.labels_per_class or not self.seeds or min(self.labels_per_class) < 1:
             raise UserError("sweep: expected methods, seeds and numbers of labels of at least 1")
-        if self.jobs < 0 or self.threads < 1:
+        if self.jobs < 0 or self.num_threads < 1:
             raise UserError(
-                f"sweep: expected jobs >= 0 and threads >= 1, found {self.jobs} and {self.threads}"
+                f"sweep: expected jobs >= 0 and num_threads >= 1, found {self.jobs} and {self.num_threads}"
             )
 
 
@@ -134,7 +135,7 @@ def plan(config: Config) -> list[Job]:
 
 def command_of(config: Config, job: Job) -> list[str]:
     """Return the command line of a job."""
-    method, threads = job.method, str(config.threads)
+    method, threads = job.method, str(config.num_threads)
     command = [sys.executable, str(ROOT / "recipes" / f"{method.recipe}.py"), *method.options]
     command += ["--pack", str(config.pack), "--out", str(config.out / job.folder), "--num-threads", threads]
     command += ["--labels-per-class", *map(str, job.labels_per_class)]
@@ -196,7 +197,7 @@ def collect(job: Job, folder: Path) -> list[FewLabelResult]:
 def run(config: Config, console: Console) -> list[FewLabelResult]:
     """Run all jobs, several at once; what failed is named after the others are done."""
     jobs, results, failures = plan(config), [], []
-    at_once = config.jobs or max(1, _num_cores() // config.threads)
+    at_once = config.jobs or max(1, _num_cores() // config.num_threads)
     with ThreadPoolExecutor(at_once) as pool:
         pending = {pool.submit(run_job, config, job): job for job in jobs}
         for number, future in enumerate(as_completed(pending), start=1):
@@ -264,7 +265,7 @@ def _num_cores() -> int:
 def _environment(config: Config) -> dict[str, str]:
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    return {**os.environ, "PYTHONPATH": paths, **dict.fromkeys(names, str(config.threads))}
+    return {**os.environ, "PYTHONPATH": paths, **dict.fromkeys(names, str(config.num_threads))}
 
 
 def main() -> None:

@@ -2,8 +2,15 @@
 
 A label table is a small parquet file under `labels/` of a pack; no command touches a shard.
 
-Example:
+Examples:
     python tools/labels.py subsample packs/mine --split train --per-class 4 --seed 0 --name few4
+    python tools/labels.py divide packs/mine --split train --validation 0.1 --name tenth
+    python tools/labels.py import packs/mine --file labels.csv --name mine
+    python tools/labels.py export packs/mine --file labels.csv --name few4
+    python tools/labels.py compare packs/mine --first true --second mine
+
+Recipes choose a few true labels of each class by `--labels-per-class`, and add other tables to them by
+`--extra-labels packs/mine/labels/mine.parquet`.
 """
 
 from __future__ import annotations
@@ -68,7 +75,7 @@ class Subsample:
     name: str
     """Name of the new table."""
     seed: int = 0
-    """Chooses which."""
+    """Seed of the choice."""
     table: str = TRUE_LABELS
     """Table to choose from."""
 
@@ -86,7 +93,7 @@ class Divide:
     name: str
     """The new tables are called NAME-train and NAME-val."""
     seed: int = 0
-    """Chooses which."""
+    """Seed of the choice."""
     table: str = TRUE_LABELS
     """Table to divide."""
 
@@ -98,9 +105,9 @@ class Compare:
     pack: _PackPath
     """Folder of the pack."""
     first: str
-    """One table."""
+    """Name of one table."""
     second: str
-    """The other."""
+    """Name of the other."""
 
 
 Command = (

@@ -17,7 +17,7 @@ threads=$(nproc)
 for views in barlow crop_flip_pair; do
   for resolution in 96 224; do
     "$python" tools/bench_loaders.py --images "$images" --views "$views" --resolution "$resolution" \
-      --batch-size 256 --threads "$threads" --backends cpu dali_backend dali_gpu_backend \
+      --batch-size 256 --num-threads "$threads" --backends cpu dali_backend dali_gpu_backend \
       --peers dali --limits decode_only --json "$records"
   done
 done

@@ -1,6 +1,7 @@
 """Draw the chart of a loader benchmark from its records, and from nothing else.
 
-    python tools/plot_bench.py records.jsonl --out bench.svg
+Example:
+    python tools/plot_bench.py loaders.jsonl --out bench.svg
 
 One panel per workload, from the last benchmark of it in the file: bars are medians of runs, whiskers reach
 from the slowest to the fastest run.
@@ -51,7 +52,9 @@ def read_records(path: Path) -> list[Record]:
             record = json.loads(line)
             record["contender"], record["workload"]["views"], record["benchmark"]
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, line {number}: expected a record of a benchmark; remove it") from None
+            raise UserError(
+                f"{path}, line {number}: expected a record of tools/bench_loaders.py; remove it"
+            ) from None
         records.append(record)
     return records
 

@@ -1,6 +1,7 @@
 """Draw a contact sheet of a pack's views: ours, torchvision's for the same drawn numbers, and the difference.
 
-python tools/show_views.py packs/mine --view barlow_a --resolution 96 --out views.png
+Example:
+    python tools/show_views.py packs/mine --view barlow_a --resolution 96 --out views.png
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class Config:
     """Side of the view in pixels."""
     split: str | None = None
     """Split to take images from; the first one by default."""
-    images: int = 6
-    """Rows of the sheet."""
+    num_images: int = 6
+    """Images shown, a row of the sheet each."""
     draws: int = 2
     """Views drawn of each image."""
     gain: float = 32.0
@@ -183,17 +184,17 @@ def make_sheet(comparison: Comparison, config: Config) -> Image.Image:
 def main() -> int:
     """Parse the command line, render, draw and write the sheet."""
     config = tyro.cli(Config, description=__doc__)
-    if min(config.images, config.draws) < 1 or config.gain <= 0 or 0 < config.tile < 16:
+    if min(config.num_images, config.draws) < 1 or config.gain <= 0 or 0 < config.tile < 16:
         raise UserError(
-            f"expected images and draws of at least 1, a gain above 0 and a tile of at least 16, found "
-            f"{config.images}, {config.draws}, {config.gain:g} and {config.tile}; change them"
+            f"expected num_images and draws of at least 1, a gain above 0 and a tile of at least 16, found "
+            f"{config.num_images}, {config.draws}, {config.gain:g} and {config.tile}; change them"
         )
     if not config.out.parent.is_dir():
         raise UserError(f"--out: expected a folder {config.out.parent} to write to, found none; make it")
     pack = open_pack(config.pack)
     split = pack.split(config.split or pack.splits[0])
     policy = _PRESETS[config.view](config.resolution)
-    number = min(config.images, len(split))
+    number = min(config.num_images, len(split))
     comparison = compare(split, policy, number, config.draws, config.seed, config.backend)
     content = io.BytesIO()
     make_sheet(comparison, config).save(content, format="PNG", optimize=True)

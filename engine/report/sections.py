@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
 from typing import Any
@@ -81,11 +81,15 @@ def few_labels_section(results: Sequence[FewLabelResult]) -> Section:
     }
     rows = [[arm_name(init), *_cells(arm, counts)] for init, arm in by_arm.items()]
     num_seeds = sorted({s.num_seeds for s in summaries})
-    seeds = " or ".join(str(n) for n in num_seeds)
+    seeds = (
+        "one seed"
+        if num_seeds == [1]
+        else f"mean and sample standard deviation over {' or '.join(str(n) for n in num_seeds)} seeds, "
+        "each with its own choice of labels, new weights, order and views"
+    )
     caption = (
-        f"Test accuracy in per cent over {results[0].num_test:,} images: mean and sample standard deviation "
-        f"over {seeds} seeds, each with its own choice of labels, new weights, order and views. Both ways to "
-        "start saw the same labels."
+        f"Test accuracy in per cent over {results[0].num_test:,} images: {seeds}. All ways to start saw the "
+        "same labels."
     )
     columns = ["start", *(f"{k} per class" for k in counts)]
     series = [
@@ -117,7 +121,7 @@ def curves_section(records: Sequence[Mapping[str, Any]]) -> Section:
 
 def configuration_section(described: Mapping[str, Any], commands: Sequence[Block]) -> Section:
     """Return the commands, the configuration of the run and the versions that ran it."""
-    options = [(name, _plain(value)) for name, value in described["config"].items()]
+    options = [(name, _plain(value)) for name, value in _options(described["config"])]
     installed = {name: _version_of(name) for name in PACKAGES}
     versions = {"python": platform.python_version(), **installed, **described["versions"]}
     return Section(
@@ -130,6 +134,15 @@ def configuration_section(described: Mapping[str, Any], commands: Sequence[Block
             Facts([(name, str(value)) for name, value in versions.items()]),
         ],
     )
+
+
+def _options(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield options by the names that they have on the command line, those of a group in its place."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _options(value)
+        else:
+            yield name, value
 
 
 def _plain(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,9 @@ class LabelTable:
         labels[self.row] = self.label
         return labels
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | os.PathLike[str]) -> None:
         """Write the table as parquet, atomically; the folder is made if need be."""
+        path = Path(path)
         buffer = io.BytesIO()
         with LabelTableWriter(buffer, self.num_classes) as writer:
             for first in range(0, len(self), _ROWS_PER_GROUP):
@@ -188,7 +190,7 @@ class LabelTable:
         write_atomic(path, buffer.getvalue())
 
     @classmethod
-    def read(cls, path: Path, max_rows: int | None = None) -> LabelTable:
+    def read(cls, path: str | os.PathLike[str], max_rows: int | None = None) -> LabelTable:
         """Read and check a table.
 
         Args:
@@ -202,6 +204,7 @@ class LabelTable:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        path = Path(path)
         try:
             _check_size(path, max_rows)
             _check_types(path)

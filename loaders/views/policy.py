@@ -3,6 +3,15 @@
 A `ViewPolicy` is a geometry (which box of the image becomes the view) followed by operations on the
 resized pixels. Every class here is frozen and holds probabilities and ranges only; `draw.py` turns them
 into numbers, `kernels/` or another backend applies these.
+
+Example:
+    ViewPolicy(
+        "mine",
+        96,
+        RandomResizedCrop(scale=(0.2, 1.0)),
+        (HorizontalFlip(0.5), ColorJitter(brightness=0.4), Grayscale(0.2)),
+        Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    )
 """
 
 from __future__ import annotations

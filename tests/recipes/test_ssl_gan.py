@@ -91,7 +91,12 @@ def test_learns_the_digits_and_leaves_sheets(config: Config) -> None:
     assert summary.accuracy is not None
     assert summary.accuracy.top1 > 0.6
     sheets = sorted((config.out / "samples").iterdir())
-    assert [sheet.name for sheet in sheets] == [f"epoch-{epoch:04d}.png" for epoch in (1, 2, 3, 4)]
+    assert [sheet.name for sheet in sheets] == [
+        "epoch-0001.png",
+        "epoch-0002.png",
+        "epoch-0003.png",
+        "last.png",
+    ]
     with Image.open(sheets[0]) as sheet:
         assert sheet.size == (12 * 18 + 2, 6 * 18 + 2)
     records = read_metrics(config.out / "metrics.jsonl")
@@ -100,9 +105,12 @@ def test_learns_the_digits_and_leaves_sheets(config: Config) -> None:
     assert load_backbone(config.out).num_features == 32
 
 
-def test_a_collapse_is_said(config: Config, capfd: pytest.CaptureFixture[str]) -> None:
-    run(replace(config, lr_generator=0.0, epochs=1, max_steps=2, collapse_share=50.0))
-    assert "epoch 1: the generator has collapsed" in capfd.readouterr().err
+def test_a_run_that_ends_early_claims_no_epoch_and_says_its_collapse(
+    config: Config, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(replace(config, lr_generator=0.0, max_steps=2, collapse_share=50.0))
+    assert [sheet.name for sheet in (config.out / "samples").iterdir()] == ["last.png"]
+    assert "samples/last.png: the generator has collapsed" in capfd.readouterr().err
     run(replace(config, out=config.out / "fine", lr_generator=0.0, epochs=1, max_steps=2, collapse_share=0.0))
     assert "collapsed" not in capfd.readouterr().err
 
@@ -115,12 +123,12 @@ def test_a_generator_of_one_image_has_collapsed(config: Config, capsys: pytest.C
     for _ in range(40):
         images = recipe.generate(torch.rand(32, 16))  # its BatchNorm comes to know what it makes
     recipe.real_spread.copy_(diversity(images))
-    recipe.write_sheet(1)
+    recipe.write_sheet("varied")
     assert "collapsed" not in capsys.readouterr().err
     deaf = next(m for m in recipe.generator.modules() if isinstance(m, torch.nn.Linear))
     torch.nn.init.zeros_(deaf.weight)  # it no longer hears the noise
-    recipe.write_sheet(2)
-    assert "epoch 2: the generator has collapsed" in capsys.readouterr().err
+    recipe.write_sheet("alike")
+    assert "samples/alike.png: the generator has collapsed" in capsys.readouterr().err
 
 
 def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_memory_that_comes_and_goes_is_seen() -> None:
 
 
 def test_a_loader_is_measured(digits_pack: Pack) -> None:
-    memory = measure(Config(digits_pack.path, resolution=16, batch_size=32, epochs=3, threads=1), "uint8")
+    memory = measure(Config(digits_pack.path, resolution=16, batch_size=32, epochs=3, num_threads=1), "uint8")
     assert 0 < memory.before <= memory.early
     assert memory.late > 0
     with pytest.raises(UserError, match="expected at most"):

@@ -10,7 +10,7 @@ import pytest
 
 from tools.bench_objectives import Config, cases, check, render, run
 
-SMALL = Config(batch_size=6, embedding=5, classes=4, runs=1, threads=1)
+SMALL = Config(batch_size=6, embedding=5, classes=4, runs=1, num_threads=1)
 
 
 @pytest.mark.parametrize("case", cases(SMALL), ids=lambda case: case.name)

@@ -111,7 +111,7 @@ def test_a_sweep_on_the_digits_and_its_resume(
     ]
     assert all(r.top5 is not None and r.top5 >= r.top1 for r in results)
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a finished run was started again"))
-    assert run(replace(config, threads=2), quiet) == results, "everything is taken from disk"
+    assert run(replace(config, num_threads=2), quiet) == results, "everything is taken from disk"
     other = replace(config, methods=(*methods[:1], methods[1].replace("--epochs 2", "--epochs 3")))
     with pytest.raises(UserError, match="made by other options"):
         run(other, quiet)

@@ -25,7 +25,11 @@ from tools.report import Config, build_report, original_pixels
 def config(digits_pack: Pack, tmp_path: Path) -> Config:
     """Run folder as the loop, the evaluation and the transfer leave it, in small."""
     run = tmp_path / "run"
-    options = {"pack": str(digits_pack.path), "note": "<b>bold & bare</b>"}
+    options = {
+        "pack": str(digits_pack.path),
+        "note": "<b>bold & bare</b>",
+        "loading": {"verify": False, "timeout_s": 120.5},
+    }
     with opened_run(run, "barlow", options, (), resume=False):
         pass
     index = torch.tensor([30, 4, 30, 700])
@@ -75,9 +79,20 @@ def test_everything_is_on_the_page(config: Config) -> None:
         "42.0 ± 2.0",
         "pre-trained (run)",
         "over 3 seeds",
+        "timeout_s",
+        "120.5",
     ):
         assert text in page
     assert "http" not in page
+    assert "{" not in page.split("with these options")[1]
+
+
+def test_one_seed_has_no_spread(config: Config) -> None:
+    assert config.few_labels is not None
+    write_results(config.few_labels, [FewLabelResult(SCRATCH, k, 7, 0.5, 445, 100) for k in (1, 5)], {})
+    page = build_report(config)
+    assert "over 445 images: one seed." in page
+    assert "deviation" not in page
 
 
 def test_what_was_not_measured_is_left_out(config: Config) -> None:

@@ -73,7 +73,7 @@ def run(monkeypatch, *arguments):
 
 def test_the_command_writes_a_picture(pack, tmp_path, monkeypatch, capsys):
     out = tmp_path / "sheet.png"
-    options = ("--view", "weak", "--resolution", 24, "--images", 9, "--draws", 1, "--out", out)
+    options = ("--view", "weak", "--resolution", 24, "--num-images", 9, "--draws", 1, "--out", out)
     assert run(monkeypatch, pack.path, *options) == 0
     assert "4 images, 1 draws" in capsys.readouterr().err
     with Image.open(out) as image:
@@ -83,7 +83,7 @@ def test_the_command_writes_a_picture(pack, tmp_path, monkeypatch, capsys):
 
 def test_mistakes_are_refused(pack, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="images and draws of at least 1"):
-        run(monkeypatch, pack.path, "--images", 0)
+        run(monkeypatch, pack.path, "--num-images", 0)
     with pytest.raises(UserError, match="no split 'none'"):
         run(monkeypatch, pack.path, "--split", "none")
     with pytest.raises(UserError, match="folder"):

@@ -33,8 +33,8 @@ def table(**changes) -> LabelTable:
 
 def test_label_table_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "labels" / "x.parquet"
-    table().write(path)
-    read = LabelTable.read(path)
+    table().write(str(path))
+    read = LabelTable.read(str(path))
     for name in ("row", "label", "confidence", "source", "cycle"):
         np.testing.assert_array_equal(getattr(read, name), getattr(table(), name))
     assert (read.num_classes, read.version) == (3, 1)

@@ -1,0 +1,91 @@
+"""What the pages and the scripts tell a user to type: every command is taken, every link leads somewhere."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+import tyro
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SCRIPTS = [
+    path
+    for folder in ("recipes", "tools")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if "tyro.cli" in path.read_text()
+]
+COMMAND = re.compile(r"(?:python|accelerate launch) ((?:recipes|tools)/\w+\.py)(.*)")
+
+
+def commands(text: str) -> list[tuple[str, str]]:
+    """Scripts and their arguments in the indented or fenced lines of a text, and between backticks."""
+    lines = re.sub(r" *\\\n\s*", " ", text)
+    fenced = "\n".join(re.findall(r"```sh\n(.*?)```", lines, re.DOTALL))
+    indented = "\n".join(re.findall(r"^ {4}\S.*", lines, re.MULTILINE))
+    quoted = "\n".join(re.findall(r"`((?:python|accelerate launch) [^`]*)`", lines))
+    return [(m[1], m[2]) for m in COMMAND.finditer(f"{fenced}\n{indented}\n{quoted}")]
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
+@cache
+def given() -> dict[str, list[str]]:
+    """The arguments of all commands of all pages and docstrings, by script."""
+    found: dict[str, list[str]] = {}
+    for text in [page.read_text() for page in PAGES] + [docstring(path) for path in SCRIPTS]:
+        for script, arguments in commands(text):
+            found.setdefault(script, []).append(arguments)
+    return found
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_commands_of_the_pages_are_taken(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = path.relative_to(ROOT).as_posix()
+    module = importlib.import_module(script[:-3].replace("/", "."))
+    config = module.Command if script == "tools/labels.py" else module.Config
+    assert script in [name for name, _ in commands(docstring(path))], "no example in its --help"
+    for line in given()[script]:
+        arguments = shlex.split(re.sub(r"\s#.*", "", line))  # a # inside a word is the folder in an archive
+        if not arguments or "..." in line or "$@" in line:
+            continue  # only its name is given, an outline, or a function of the shell
+        try:
+            tyro.cli(config, args=arguments)
+        except SystemExit:
+            pytest.fail(f"{script}{line}: {capsys.readouterr()}")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_every_option_is_explained(path: Path) -> None:
+    """In words that can be read without the option's name: none is `Of SGD.`"""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ClassDef) or node.name not in ("Config", "RunConfig", "ClassifierConfig"):
+            continue
+        for field, text in zip(node.body, [*node.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign):
+                assert isinstance(text, ast.Expr), ast.unparse(field)
+                explained = ast.literal_eval(text.value)
+                assert len(explained) > 9, explained
+                assert not explained.startswith("Of "), explained
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_a_page_points_to_exists(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]*)", text):
+        assert not target or (page.parent / target).exists(), target
+    for name in re.findall(r"`((?:tests|tools|docs|recipes|loaders|engine)/[\w/.-]+\.\w+)`", text):
+        assert (ROOT / name).exists() or (ROOT / "tests" / name).exists(), name
+    headings = {
+        re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-")
+        for h in re.findall(r"^#+ (.*)", text, re.M)
+    }
+    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+        assert anchor in headings, anchor
