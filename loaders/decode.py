@@ -105,6 +105,7 @@ class Decoder:
         self._copy = np.empty(SMALL_BYTES + AHEAD, np.uint8)
         self._pixels = np.empty(0, np.uint8)
         self._found = np.zeros(3, np.int64)
+        self._error = ""
 
     def decode(
         self, rows: EncodedRows, first: int, starts: NDArray[np.int64], planes: NDArray[np.uint8]
@@ -126,19 +127,23 @@ class Decoder:
         largest = int(rows.pixel_bytes[first:].max(initial=0))
         if len(self._pixels) < largest:
             self._pixels = np.empty(largest, np.uint8)
-        return int(
+        row = int(
             decode_all(
                 self._jpeg.handle, rows.addresses, rows.sizes, rows.encodings, rows.heights, rows.widths,
                 rows.regions, rows.whole, first, starts, self._copy, self._pixels, planes, self._found,
             )
         )  # fmt: skip
+        if row < len(rows.sizes) and self._found[0] == FOUND_DAMAGE:
+            # A decompressor that has met a damaged header refuses every image after it.
+            self._error, self._jpeg = self._jpeg.error, Decompressor()
+        return row
 
     def reason(self, rows: EncodedRows, row: int) -> str:
         """Say what is wrong with the row at which `decode` has stopped."""
         kind, a, b = self._found.tolist()
         size = f"{rows.heights[row]} x {rows.widths[row]}"
         return {
-            FOUND_DAMAGE: self._jpeg.error,
+            FOUND_DAMAGE: self._error,
             FOUND_SIZE: f"expected {size} pixels as in the index, found {a} x {b}",
             FOUND_BYTES: f"{a} bytes, expected {size} pixels of 3",
             FOUND_ENCODING: f"encoding {a}, expected {ENCODING_JPEG} or {ENCODING_RAW}",

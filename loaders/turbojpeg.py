@@ -30,14 +30,14 @@ def _find() -> Path:
 
 
 _path = str(_find())
-_library = CDLL(_path)
+library = CDLL(_path)
 for _name, _returned, _taken in (
     ("tj3Init", c_void_p, [c_int]),
     ("tj3Set", c_int, [c_void_p, c_int, c_int]),
     ("tj3Destroy", None, [c_void_p]),
     ("tj3GetErrorStr", c_char_p, [c_void_p]),
 ):
-    _function = getattr(_library, _name)
+    _function = getattr(library, _name)
     _function.restype, _function.argtypes = _returned, _taken
 
 # For compiled code, which finds them by name; so it can be kept on disk, where an address could not.
@@ -65,15 +65,15 @@ class Decompressor:
 
     def __init__(self) -> None:
         """Take memory for it, given back with this object."""
-        self.handle: int = _library.tj3Init(_DECOMPRESS)
+        self.handle: int = library.tj3Init(_DECOMPRESS)
         if not self.handle:
             raise MemoryError("libjpeg-turbo cannot start a decompressor")
-        _library.tj3Set(self.handle, _STOP_ON_WARNING, 1)
-        _library.tj3Set(self.handle, _SCAN_LIMIT, MAX_SCANS)
-        weakref.finalize(self, _library.tj3Destroy, self.handle).atexit = False
+        library.tj3Set(self.handle, _STOP_ON_WARNING, 1)
+        library.tj3Set(self.handle, _SCAN_LIMIT, MAX_SCANS)
+        weakref.finalize(self, library.tj3Destroy, self.handle).atexit = False
 
     @property
     def error(self) -> str:
         """What the last call that failed said."""
-        text: bytes = _library.tj3GetErrorStr(self.handle)
+        text: bytes = library.tj3GetErrorStr(self.handle)
         return text.decode("utf-8", "replace")

@@ -110,7 +110,11 @@ def _draw_some(task: tuple[Config, int]) -> None:
     qualities = rng.integers(70, 96, count).tolist()
     bank = _bank(config.seed)
     folders = [f"{config.out}/class{label:04d}" for label in range(config.num_classes)]
-    for i in range(count):
+    # Class by class: making files in turns in a hundred folders takes the disk's journal twice as long.
+    for i in sorted(
+        range(count),
+        key=lambda i: (first + i + first // _PER_TASK * (config.num_classes // 2)) % config.num_classes,
+    ):
         number = first + i
         pixels = _mix(bank, kinds[i], sides[i], places[i], shares[i])
         data = simplejpeg.encode_jpeg(pixels, qualities[i], "rgb", "420")

@@ -142,6 +142,8 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
         if policy.keeps_sizes or (policy.copies and policy.geometry(*size) == (*size, *size)):
             check_decodes(data)
             return PreparedImage(data, header.height, header.width, COPIED)
+        if (image := _shrink_planes(data, header, policy)) is not None:
+            return image
         return _finish(*_decode_scaled(data, header, policy), policy, size)
     except ValueError as error:
         if "subsampling" in str(error):  # legal, but unknown to TurboJPEG's API and so to the loaders
@@ -164,6 +166,22 @@ def check_decodes(data: bytes) -> None:
 def _decoder_reason(error: ValueError) -> str:
     text = str(error)
     return f"truncated: {text}" if "Premature end of JPEG" in text else f"damaged JPEG: {text}"
+
+
+def _shrink_planes(data: bytes, header: JpegHeader, policy: ImagePolicy) -> PreparedImage | None:
+    """Shrink a plain JPEG the quick way; None where that does not do, or the decoder finds damage."""
+    if policy.encoding != "jpeg" or (policy.quality or DEFAULT_QUALITY) >= _NO_SUBSAMPLING_FROM_QUALITY:
+        return None
+    size, to = (header.height, header.width), policy.geometry(header.height, header.width)
+    if header.num_components != 3 or (to.crop_height, to.crop_width) != size or (to.height, to.width) == size:
+        return None
+    from loaders.packs.planes import shrink_planes  # loads compiled code
+
+    factor = dct_factor(header.height, header.width, to.height, to.width)
+    encoded = shrink_planes(data, factor, to.height, to.width, policy.quality or DEFAULT_QUALITY)
+    if encoded is None:
+        return None
+    return PreparedImage(encoded, to.height, to.width, Action.RESIZED | Action.REENCODED)
 
 
 def _decode_scaled(data: bytes, header: JpegHeader, policy: ImagePolicy) -> tuple[NDArray[np.uint8], Action]:

@@ -60,12 +60,17 @@ def test_pixels_are_those_of_another_binding(subsampling: str) -> None:
 
 
 def damaged(one: Image) -> dict[str, tuple[tuple[bytes, int, int], str]]:
-    scan = one.jpeg.index(b"\xff\xda")
+    scan, table = one.jpeg.index(b"\xff\xda"), one.jpeg.index(b"\xff\xc4") + 5
+    counts = bytes(255 - b for b in one.jpeg[table : table + 16])
     return {
         "cut": ((one.jpeg[: scan + 40], one.height, one.width), "[Pp]remature end"),
         "no image": ((b"no image", one.height, one.width), "Not a JPEG|Could not determine"),
         "empty": ((b"", one.height, one.width), "."),
         "another size": ((one.jpeg, one.height, one.width + 1), "expected 40 x 49 pixels .* found 40 x 48"),
+        "heading": (
+            (one.jpeg[:table] + counts + one.jpeg[table + 16 :], one.height, one.width),
+            "Bogus Huffman table",
+        ),
         "marker inside": (
             (one.jpeg[: scan + 60] + b"\xff\xd5" + one.jpeg[scan + 62 :], one.height, one.width),
             "[Cc]orrupt|[Pp]remature|marker",

@@ -1,8 +1,9 @@
-"""Shrinking an image with an antialiasing filter, in vectors that run along rows.
+"""Shrinking an image with an antialiasing filter, in vectors that need no look-up.
 
-Rows are blended first, which needs no look-ups: sixteen bytes of each source row at a time, all channels
-alike. Then columns, one pixel of three channels and a spare lane at a time. Weights are multiples of 2^-16,
-so that the first pass has no rounding, and the second is fused: every machine gives the same bytes.
+Eight rows of the result at a time. Rows are blended first, sixteen bytes of each source row at a time, all
+channels alike, and turned, so that the eight values of a column lie side by side. Then columns: a tap is one
+load for eight rows. Weights are multiples of 2^-16, so that the first pass has no rounding, and the second is
+fused: every machine gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from loaders.packs.kernels.memory import kernel
+from loaders.views.kernels.simd import rows_to_columns
 
+MIN_ROW_BYTES = 16  # of the source: a whole vector
 _LANES = 16
-_PIXEL_LANES = 4
+_ROWS = 8
 _UNIT = 1 << 16
 _F32 = ir.FloatType()
 
@@ -40,11 +43,17 @@ class _Taps(NamedTuple):
 
 
 @lru_cache(maxsize=2048)
-def _hamming_taps(length: int, size: int) -> _Taps:
-    """Return the taps of Pillow's Hamming filter for `length` source pixels and `size` output pixels."""
-    scale = length / size
+def _hamming_taps(length: int, size: int, scale: float, num_places: int) -> _Taps:
+    """Return the taps of Pillow's Hamming filter.
+
+    Args:
+        length: source pixels.
+        size: output pixels.
+        scale: source pixels per output pixel.
+        num_places: entries of the table; those behind `size` are as the last output pixel.
+    """
     reach = max(scale, 1.0)
-    centers = (np.arange(size) + 0.5) * scale
+    centers = (np.minimum(np.arange(num_places), size - 1) + 0.5) * scale
     begins = np.maximum(0, (centers - reach + 0.5).astype(np.int64))
     ends = np.minimum(length, (centers + reach + 0.5).astype(np.int64))
     count = int((ends - begins).max())
@@ -60,6 +69,22 @@ def _hamming_taps(length: int, size: int) -> _Taps:
     return _Taps(first, (weights / _UNIT).astype(np.float32).ravel(), count)
 
 
+class Side(NamedTuple):
+    """How one axis shrinks.
+
+    Attributes:
+        length: source pixels.
+        size: output pixels.
+        scale: source pixels per output pixel.
+        num_places: output pixels with padding, which repeats the last one.
+    """
+
+    length: int
+    size: int
+    scale: float
+    num_places: int
+
+
 def shrink_hamming(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Resize as Pillow does with its Hamming filter, rounding once.
 
@@ -71,11 +96,37 @@ def shrink_hamming(pixels: NDArray[np.uint8], height: int, width: int) -> NDArra
     Returns:
         uint8 [height, width, 3], contiguous.
     """
-    rows, columns = _hamming_taps(pixels.shape[0], height), _hamming_taps(pixels.shape[1], width)
-    line = np.empty(3 * pixels.shape[1] + 1, np.float32)
-    out = np.empty(3 * height * width + 1, np.uint8)
-    _shrink(pixels.reshape(-1), line, out, *rows, *columns)
-    return out[:-1].reshape(height, width, 3)
+    out = np.empty((height, width, 3), np.uint8)
+    rows = Side(pixels.shape[0], height, pixels.shape[0] / height, height)
+    columns = Side(pixels.shape[1], width, pixels.shape[1] / width, width)
+    shrink_into(out.reshape(-1), pixels.reshape(-1), 3 * pixels.shape[1], rows, columns, 3)
+    return out
+
+
+def shrink_into(
+    out: NDArray[np.uint8],
+    pixels: NDArray[np.uint8],
+    stride: int,
+    rows: Side,
+    columns: Side,
+    num_channels: int = 1,
+) -> None:
+    """Resize one image or one plane of it.
+
+    Args:
+        out: uint8 [rows.num_places * columns.num_places * num_channels], result.
+        pixels: uint8 [>= rows.length * stride], source rows.
+        stride: bytes from one source row to the next; a row has at least `MIN_ROW_BYTES` bytes.
+        rows: how many rows become how many.
+        columns: the same for columns.
+        num_channels: values of a pixel, side by side.
+    """
+    num_values = columns.length * num_channels
+    tile = np.empty(_ROWS * _LANES, np.float32)
+    turned = np.empty(_ROWS * num_values, np.float32)
+    sums = np.empty(_ROWS * columns.num_places * num_channels, np.uint8)
+    tables = *_hamming_taps(*rows), *_hamming_taps(*columns)
+    _shrink(pixels, stride, num_values, num_channels, tile, turned, sums, out, *tables)
 
 
 def _blend(source: Any, lanes: int, rounds: bool) -> Any:
@@ -125,21 +176,33 @@ def _blend_bytes(typing_context: Any, out: Any, to: Any, source: Any, at: Any, s
 
 
 @intrinsic
-def _blend_pixel(typing_context: Any, out: Any, to: Any, source: Any, at: Any, step: Any, weights: Any,
-                 first: Any, count: Any) -> Any:  # fmt: skip
-    """Write a blended pixel and a byte behind it, rounded; see `_blend`."""
-    return _signature(out, source, weights), _blend(_F32, _PIXEL_LANES, rounds=True)
+def _blend_columns(typing_context: Any, out: Any, to: Any, source: Any, at: Any, step: Any, weights: Any,
+                   first: Any, count: Any) -> Any:  # fmt: skip
+    """Write the eight bytes of a blended column, rounded; see `_blend`."""
+    return _signature(out, source, weights), _blend(_F32, _ROWS, rounds=True)
 
 
 @kernel
-def _shrink(data, line, out, row_first, row_weights, row_count, first, weights, count):
-    pitch = len(line) - 1
-    height, width = len(row_first), len(first)
-    for y in range(height):
-        at = row_first[y] * pitch
-        for i in range(0, pitch - _LANES, _LANES):
-            _blend_bytes(line, i, data, at + i, pitch, row_weights, y * row_count, row_count)
-        i = pitch - _LANES  # once more for a part of the last ones
-        _blend_bytes(line, i, data, at + i, pitch, row_weights, y * row_count, row_count)
-        for x in range(width):
-            _blend_pixel(out, 3 * (y * width + x), line, 3 * first[x], 3, weights, x * count, count)
+def _shrink(data, stride, num_values, channels, tile, turned, sums, out,
+            row_first, row_weights, row_count, first, weights, count):  # fmt: skip
+    height, size = len(row_first), len(first) * channels
+    for top in range(0, height, _ROWS):
+        members = min(_ROWS, height - top)
+        for start in range(0, num_values, _LANES):
+            i = min(start, num_values - _LANES)  # a part of the last ones twice
+            for k in range(members):
+                at = row_first[top + k] * stride + i
+                _blend_bytes(
+                    tile, k * _LANES, data, at, stride, row_weights, (top + k) * row_count, row_count
+                )
+            rows_to_columns(tile, 0, _LANES, turned, _ROWS * i)
+            rows_to_columns(tile, _ROWS, _LANES, turned, _ROWS * (i + _ROWS))
+        for x in range(len(first)):
+            for c in range(channels):
+                at = _ROWS * (first[x] * channels + c)
+                to = _ROWS * (x * channels + c)
+                _blend_columns(sums, to, turned, at, _ROWS * channels, weights, x * count, count)
+        for k in range(members):
+            row = out[(top + k) * size : (top + k + 1) * size]
+            for i in range(size):
+                row[i] = sums[_ROWS * i + k]

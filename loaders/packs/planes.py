@@ -1,0 +1,180 @@
+"""Shrinking a JPEG in its own planes: decoded, resized and encoded as luma and two colours.
+
+Colours are neither brought to full size nor turned into RGB and back, which saves a sixth of the time and
+costs nothing in quality (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from ctypes import POINTER, Structure, byref, c_int, c_size_t, c_void_p
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.packs.kernels.shrink import MIN_ROW_BYTES, Side, shrink_into
+from loaders.turbojpeg import HEIGHT, WIDTH, Decompressor, library
+
+_COMPRESS = 0
+_NO_REALLOC, _QUALITY, _SUBSAMPLING = 2, 3, 4  # parameters
+# Pixels per value of colour, down and across, by the library's number of a subsampling.
+_SHARED = {0: (1, 1), 1: (1, 2), 2: (2, 2), 4: (2, 1)}
+_STORED = 2  # the subsampling of what is encoded
+_KEPT_BYTES = 16 << 20
+_Addresses, _Strides = c_void_p * 3, c_int * 3
+
+
+class _Fraction(Structure):
+    _fields_ = (("numerator", c_int), ("denominator", c_int))
+
+
+for _name, _taken in (
+    ("tj3DecompressHeader", [c_void_p, c_void_p, c_size_t]),
+    ("tj3Get", [c_void_p, c_int]),
+    ("tj3SetScalingFactor", [c_void_p, _Fraction]),
+    ("tj3DecompressToYUVPlanes8", [c_void_p, c_void_p, c_size_t, _Addresses, _Strides]),
+    ("tj3JPEGBufSize", [c_int, c_int, c_int]),
+    (
+        "tj3CompressFromYUVPlanes8",
+        [c_void_p, _Addresses, c_int, _Strides, c_int, POINTER(c_void_p), POINTER(c_size_t)],
+    ),
+):
+    getattr(library, _name).argtypes = _taken
+library.tj3JPEGBufSize.restype = c_size_t
+
+
+class _Layout(NamedTuple):
+    """Three planes one behind the other, padded to whole units of colour as the library wants them.
+
+    Attributes:
+        shared: pixels per value of colour, down and across.
+        height: of the colours.
+        width: of the colours.
+    """
+
+    shared: tuple[int, int]
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, height: int, width: int, shared: tuple[int, int]) -> _Layout:
+        """Lay out an image of so many pixels."""
+        return cls(shared, -(-height // shared[0]), -(-width // shared[1]))
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """Bytes of a row of each plane."""
+        return self.width * self.shared[1], self.width, self.width
+
+    @property
+    def ends(self) -> tuple[int, int, int]:
+        """Where each plane ends."""
+        colour = self.height * self.width
+        luma = colour * self.shared[0] * self.shared[1]
+        return luma, luma + colour, luma + 2 * colour
+
+    def addresses(self, memory: NDArray[np.uint8]) -> _Addresses:  # type: ignore[valid-type]
+        """Return where each plane begins."""
+        first = memory.ctypes.data
+        return _Addresses(first, first + self.ends[0], first + self.ends[1])
+
+
+class _Compressor:
+    """State of the library for encoding in one thread."""
+
+    def __init__(self) -> None:
+        self.handle: int = library.tj3Init(_COMPRESS)
+        if not self.handle:
+            raise MemoryError("libjpeg-turbo cannot start a compressor")
+        library.tj3Set(self.handle, _NO_REALLOC, 1)
+        library.tj3Set(self.handle, _SUBSAMPLING, _STORED)
+        weakref.finalize(self, library.tj3Destroy, self.handle).atexit = False
+
+
+class _Worker(threading.local):
+    """What a thread keeps: a decoder, an encoder and memory."""
+
+    def __init__(self) -> None:
+        self.decoder = Decompressor()
+        self.encoder = _Compressor()
+        self._memory: dict[str, NDArray[np.uint8]] = {}
+
+    def renew(self) -> None:
+        """Take another decoder: one that has met a damaged header refuses every image after it."""
+        self.decoder = Decompressor()
+
+    def memory(self, name: str, size_bytes: int) -> NDArray[np.uint8]:
+        """Return memory of at least this size; for the same name the same, where it is of a usual size."""
+        if size_bytes > _KEPT_BYTES:
+            return np.empty(size_bytes, np.uint8)
+        if name not in self._memory or len(self._memory[name]) < size_bytes:
+            self._memory[name] = np.empty(size_bytes, np.uint8)
+        return self._memory[name]
+
+
+_worker = _Worker()
+
+
+def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quality: int) -> bytes | None:
+    """Decode, resize with a Hamming filter and encode with colours of half the size, both ways.
+
+    Colours are never enlarged, which this filter would do worse than a decoder.
+
+    Args:
+        data: a JPEG in YCbCr.
+        factor: 1, 2, 4 or 8, by which decoding shrinks.
+        to_height: rows of the result.
+        to_width: columns of the result.
+        quality: of the result, 1 to 100.
+
+    Returns:
+        The new JPEG; None where the decoder complains, or the image is of a form or size that is left to
+        others: very narrow, or of unusual subsampling.
+    """
+    decoder = _worker.decoder.handle
+    if library.tj3DecompressHeader(decoder, data, len(data)) != 0:
+        _worker.renew()
+        return None
+    shared = _SHARED.get(library.tj3Get(decoder, _SUBSAMPLING))
+    height, width = (-(-library.tj3Get(decoder, side) // factor) for side in (HEIGHT, WIDTH))
+    if shared is None or width // shared[1] < MIN_ROW_BYTES:
+        return None
+    source = _Layout.of(height, width, shared)
+    pixels = _worker.memory("source", source.ends[2])
+    library.tj3SetScalingFactor(decoder, _Fraction(1, factor))
+    arguments = source.addresses(pixels), _Strides(*source.strides)
+    if library.tj3DecompressToYUVPlanes8(decoder, data, len(data), *arguments) != 0:
+        _worker.renew()
+        return None
+    target = _Layout.of(to_height, to_width, _SHARED[_STORED])
+    small = _worker.memory("target", target.ends[2])
+    for plane in range(3):
+        # Of the pixels that share a value, down and across, on either side.
+        own = (source.shared, target.shared) if plane else ((1, 1), (1, 1))
+        rows, columns = (
+            Side(
+                length=-(-length // a),
+                size=-(-to // b),
+                scale=length / to * b / a,
+                num_places=-(-to // target.shared[axis]) * (1 if plane else target.shared[axis]),
+            )
+            for axis, (length, to, a, b) in enumerate(
+                zip((height, width), (to_height, to_width), *own, strict=True)
+            )
+        )
+        first, place = (layout.ends[plane - 1] if plane else 0 for layout in (source, target))
+        shrink_into(small[place:], pixels[first:], source.strides[plane], rows, columns)
+    return _encode(small, target, to_height, to_width, quality)
+
+
+def _encode(pixels: NDArray[np.uint8], layout: _Layout, height: int, width: int, quality: int) -> bytes:
+    encoder = _worker.encoder.handle
+    out = _worker.memory("encoded", library.tj3JPEGBufSize(width, height, _STORED))
+    library.tj3Set(encoder, _QUALITY, quality)
+    place, size = c_void_p(out.ctypes.data), c_size_t(len(out))
+    planes = layout.addresses(pixels), width, _Strides(*layout.strides), height
+    if library.tj3CompressFromYUVPlanes8(encoder, *planes, byref(place), byref(size)) != 0:
+        raise MemoryError("libjpeg-turbo cannot encode")
+    return out[: size.value].tobytes()
