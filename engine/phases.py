@@ -21,7 +21,7 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from engine.bad_rows import BAD_ROWS_NAME, read_bad_rows
+from engine.bad_rows import describe_bad_rows
 from engine.classifier import Classifier, best_weights, load_classifier, save_classifier
 from engine.classifier_recipe import (
     ACCURACY_NAME,
@@ -207,6 +207,5 @@ def print_phases(name: str, phases: list[PhaseSummary]) -> None:
     for phase in phases:
         if phase.accuracy is not None:
             print(f"  {phase.name}: top-1 {phase.accuracy.top1:.1%}")
-    bad_rows = {row for phase in phases for row in read_bad_rows(phase.out)}
-    shown = f", {len(bad_rows):,} bad rows in the {BAD_ROWS_NAME} of the phases" if bad_rows else ""
-    print(f"{name}: {len(phases)} phases{shown} -> {phases[-1].out.parent}")
+    out = phases[-1].out.parent
+    print(f"{name}: {len(phases)} phases{describe_bad_rows(out)} -> {out}")

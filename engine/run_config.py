@@ -219,10 +219,7 @@ def check_shares(config: RunConfig, names: tuple[str, ...]) -> None:
 
 def describe_training(summary: TrainSummary, out: Path) -> str:
     """Return in words how far a training came and how fast, or that it was over before."""
-    done, bad_rows = (
-        f"{summary.step} of {summary.total_steps} steps",
-        describe_bad_rows(out, summary.num_bad_rows),
-    )
+    done, bad_rows = f"{summary.step} of {summary.total_steps} steps", describe_bad_rows(out)
     if summary.img_per_s == 0.0:
         return f"{done}, taken before{bad_rows}"
     speed = f"{summary.img_per_s:,.0f} images/s, {summary.wait_share:.0%} waiting for data"

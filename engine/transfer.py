@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -208,6 +209,7 @@ def vote(
     asked: Loader[Batch],
     num_classes: int,
     device: torch.device,
+    out: Path,
     k: int = 20,
 ) -> Accuracy:
     """Classify images by their nearest labelled neighbours; every rank gets the whole result.
@@ -218,11 +220,12 @@ def vote(
         asked: this rank's part of the images to classify.
         num_classes: C.
         device: where the network is.
+        out: folder whose `bad_rows.jsonl` names the images that could not be read.
         k: neighbours; all where there are fewer.
     """
 
     def gather(loader: Loader[Batch]) -> list[Features]:
-        return gather_on_main(extract_features(network, loader, device).labelled())
+        return gather_on_main(extract_features(network, loader, device, out).labelled())
 
     def measure(bank: list[Features], query: list[Features]) -> Accuracy:
         h, labels = torch.cat([f.h for f in bank]), torch.cat([f.labels for f in bank])

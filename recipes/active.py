@@ -32,6 +32,7 @@ import tyro
 from numpy.typing import NDArray
 
 from engine.active import margins, random_choice, smallest, smallest_per_cluster
+from engine.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.classifier import best_weights, load_classifier
 from engine.clusters import kmeans, normalise
 from engine.distributed import refuse_ranks
@@ -159,14 +160,14 @@ def choose(config: Config, pack: Pack) -> Request:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loader = pool_loader(config, pack, config.resolution or network.resolution)
     try:
-        parts = list(predict(network.to(device), loader, device))
+        parts = list(predict(network.to(device), loader, device, config.out))
         probabilities = torch.cat([part.probabilities for part in parts]).numpy()
         rows = torch.cat([part.index for part in parts]).numpy()
         margin = margins(probabilities)
         cluster = np.full(len(rows), -1, np.int64)
         if config.strategy == "cluster_margin":
             backbone = network.backbone if config.embedding is None else load_backbone(config.embedding)
-            features = extract_features(backbone.to(device), loader, device)
+            features = extract_features(backbone.to(device), loader, device, config.out)
             cluster = kmeans(normalise(features.h.numpy()), config.clusters, config.seed).assignment
     finally:
         loader.close()
@@ -254,6 +255,7 @@ def run(config: Config) -> Path:
     if config.filled is not None:
         read_filled(config.filled, pack, config.cycle).write(bought)
         return bought
+    forget_bad_rows(config.out)
     request = choose(config, pack)
     write_request(config, pack, request)
     if not config.oracle:
@@ -265,7 +267,7 @@ def run(config: Config) -> Path:
 def main() -> None:
     """Run the command line."""
     path = run(tyro.cli(Config, description=__doc__))
-    print(f"active: {path}")
+    print(f"active: {path}{describe_bad_rows(path.parent)}")
 
 
 if __name__ == "__main__":

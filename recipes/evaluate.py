@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from engine.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.classification_report import (
     ClassificationReport,
     classification_report,
@@ -147,7 +148,7 @@ def predict_split(config: Config, pack: Pack) -> Evaluated:
         **asdict(config.loading),
     )
     try:
-        parts = list(predict(network.to(device), loader, device))
+        parts = list(predict(network.to(device), loader, device, config.out))
     finally:
         loader.close()
     return Evaluated(
@@ -209,6 +210,7 @@ def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     """Predict a split and write everything; the report is None where no image has a label."""
     refuse_ranks("evaluate")
     pack = open_pack(config.pack)
+    forget_bad_rows(config.out)
     evaluated = predict_split(config, pack)
     config.out.mkdir(parents=True, exist_ok=True)
     if config.predictions:
@@ -237,10 +239,12 @@ def main() -> None:
     """Run the command line."""
     config = tyro.cli(Config, description=__doc__)
     evaluated, report = evaluate(config)
-    if report is None:
-        print(f"evaluate: no image of split {config.split!r} has a label; predictions -> {config.out}")
-    else:
+    if report is not None:
         print_report(Console(), config.split, evaluated, report)
+    shown = (
+        f"{len(evaluated.index):,} images" if report else f"no image of split {config.split!r} has a label"
+    )
+    print(f"evaluate: {shown}{describe_bad_rows(config.out)} -> {config.out}")
 
 
 if __name__ == "__main__":

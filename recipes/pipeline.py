@@ -35,6 +35,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from engine.bad_rows import describe_bad_rows
 from engine.classifier import best_weights, load_classifier
 from engine.classifier_recipe import read_accuracy
 from engine.distributed import refuse_ranks
@@ -301,7 +302,9 @@ def pseudo_labels(chain: Chain) -> Path:
     network = load_classifier(chain.best, weights).to(device)
     try:
         per_class = config.fixmatch.pseudo_per_class
-        selection = self_training.select_balanced(network, loader, device, config.rounds.top_k, per_class)
+        selection = self_training.select_balanced(
+            network, loader, device, config.rounds.top_k, per_class, config.out
+        )
     finally:
         loader.close()
     self_training.as_table(selection.one_class_each("best"), 0).write(path)
@@ -404,7 +407,9 @@ def print_ablation(console: Console, measured: list[Measured]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    print_ablation(Console(), run(tyro.cli(Config, description=__doc__)))
+    config = tyro.cli(Config, description=__doc__)
+    print_ablation(Console(), run(config))
+    print(f"pipeline: results{describe_bad_rows(config.out)} -> {config.out}")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,8 @@ class Rounds:
         """Predict all unlabelled images by a run's classifier; keep the largest P and a quarter more."""
         most, network = max(self.config.per_class), self.phases.network(run)
         device = self.phases.accelerator.device
-        return select_balanced(network, self.pool_loader, device, self.config.top_k, most + most // 4)
+        top_k, out = self.config.top_k, self.config.out
+        return select_balanced(network, self.pool_loader, device, top_k, most + most // 4, out)
 
     def label(self, run: Path, cycle: int) -> LabelTable:
         """Select the round's pseudo-labels; table, counts and plot are kept on disk."""
@@ -153,7 +154,12 @@ class Rounds:
 
 
 def select_balanced(
-    network: Classifier, loader: Loader[Batch], device: torch.device | str, top_k: int, per_class: int
+    network: Classifier,
+    loader: Loader[Batch],
+    device: torch.device | str,
+    top_k: int,
+    per_class: int,
+    out: Path,
 ) -> Selection:
     """Predict all images of a loader and keep the top K classes of each, then the top P images of each class.
 
@@ -163,9 +169,10 @@ def select_balanced(
         device: where the network is.
         top_k: K; at most the number of classes is taken.
         per_class: P.
+        out: folder whose `bad_rows.jsonl` names the images that could not be read.
     """
     selector = BalancedSelector(network.num_classes, min(top_k, network.num_classes), per_class)
-    for part in predict(network, loader, device):
+    for part in predict(network, loader, device, out):
         selector.update(part.probabilities.numpy(), part.index.numpy())
     selector.join_ranks()
     return selector.finish()

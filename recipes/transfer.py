@@ -39,6 +39,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
+from engine.bad_rows import describe_bad_rows
 from engine.distributed import Precision, make_accelerator, on_main, rank, seed_everything
 from engine.early_stopping import Stopping
 from engine.few_labels import SCRATCH, FewLabelResult, summarise, write_results
@@ -281,8 +282,10 @@ def fine_tune(session: Session, job: _Job) -> FewLabelResult:
         loader.close()
         accelerator.free_memory()
     device = accelerator.device
-    tested = measure_accuracy(recipe, session.test, device)
-    held = None if session.validation is None else measure_accuracy(recipe, session.validation, device).top1
+    tested = measure_accuracy(recipe, session.test, device, config.out)
+    held = None
+    if session.validation is not None:
+        held = measure_accuracy(recipe, session.validation, device, config.out).top1
     return FewLabelResult(
         *(job.init, job.labels_per_class, job.seed, tested.top1, tested.num_images, steps),
         *(tested.top5, job.method, held),
@@ -296,7 +299,7 @@ def classify_by_neighbours(session: Session, job: _Job) -> FewLabelResult:
     network = LayerFeatures(session.start.load(), layer).to(device)
     labelled = session.in_order(session.labels(job))
     try:
-        found = vote(network, labelled, session.test, num_classes, device)
+        found = vote(network, labelled, session.test, num_classes, device, session.config.out)
     finally:
         labelled.close()
     measured = (found.top1, found.num_images, 0, found.top5, job.method)
@@ -391,6 +394,8 @@ def main() -> None:
         results = run(config)
         if rank() == 0:
             print_results(Console(), results)
+    if rank() == 0:
+        print(f"transfer: results{describe_bad_rows(config.out)} -> {config.out}")
 
 
 if __name__ == "__main__":

@@ -77,8 +77,8 @@ def test_the_smallest_margins_of_each_cluster_by_brute_force(
     request = choose(asked, digits_pack)
     loader = pool_loader(asked, digits_pack, 16)
     try:
-        features = extract_features(backbone, loader, "cpu")
-        parts = list(predict(load_classifier(trained, "ema"), loader, "cpu"))
+        features = extract_features(backbone, loader, "cpu", config.out)
+        parts = list(predict(load_classifier(trained, "ema"), loader, "cpu", config.out))
     finally:
         loader.close()
     (points,) = given
