@@ -1,4 +1,4 @@
-"""Advisory locks (`flock`): who works on the same folder waits or is refused, and a kill leaves none behind."""
+"""Advisory locks (`flock`): who works on the same folder waits or is refused; a kill leaves none behind."""
 
 from __future__ import annotations
 
