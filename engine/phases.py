@@ -22,7 +22,7 @@ from typing import Any
 import torch.nn.functional as F
 
 from engine.bad_rows import describe_bad_rows
-from engine.classifier import Classifier, best_weights, load_classifier, save_classifier
+from engine.classifier import Classifier, build_classifier, find_classifier, save_classifier
 from engine.classifier_recipe import (
     ACCURACY_NAME,
     ClassifierConfig,
@@ -100,13 +100,15 @@ class Phases:
                 finished phases and label tables are of that pack.
 
         Raises:
-            UserError: the folder holds something else, another process works in it, or `max_steps` or
-                `measure` is set.
+            UserError: the folder holds something else, another process works in it, `max_steps` or
+                `measure` is set, or `init` cannot be started from.
         """
         if config.measure != "training":
             raise UserError("measure: a command of several phases has none; measure recipes/supervised.py")
         if config.max_steps is not None:
             raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
+        if config.init is not None:  # before the first phase, and not after hours of it
+            build_classifier(config.backbone, config.resolution, num_classes, config.init, config.keep_head)
         self.config, self.num_classes = config, num_classes
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
         described: dict[str, Any] = json.loads(to_json({**asdict(config), "pack identity": data}))
@@ -122,7 +124,7 @@ class Phases:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Part from the other processes and leave the folder."""
-        self._opened.close()
+        self._opened.__exit__(kind, error, trace)
         self.accelerator.end_training()
 
     @property
@@ -187,10 +189,7 @@ class Phases:
 
     def network(self, run: Path) -> Classifier:
         """Load the classifier of a run onto this process's device."""
-        weights = best_weights(run)
-        if weights is None:
-            raise UserError(f"classifier: expected one in {run}, found none; train with labels first")
-        return load_classifier(run, weights).to(self.accelerator.device)
+        return find_classifier(run, self.num_classes).to(self.accelerator.device)
 
     def finish(self) -> PhaseSummary:
         """Leave what the last phase trained in the command's own folder."""

@@ -21,6 +21,7 @@ from engine.measured import Idle, Measure, RepeatedBatch
 from engine.online_probe import OnlineProbe
 from engine.recipe import Recipe
 from loaders.batch import Batch, Loader
+from loaders.checks import check_whole
 from loaders.errors import UserError, check_numbers
 
 RUNTIME_FIELDS = (
@@ -119,7 +120,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no run; a recipe that refuses more calls this too."""
-        check_numbers(self, ("resolution", "batch_size", "num_threads", "steps", "max_steps", "timeout_s"))
+        check_numbers(self, ("resolution", "num_threads", "steps", "max_steps", "timeout_s"))
+        check_whole("batch_size", self.batch_size, 2, remedy="BatchNorm takes means over a batch; raise it")
 
     def loop_config(self) -> LoopConfig:
         """Return how the loop carries the run out."""

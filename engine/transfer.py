@@ -23,7 +23,7 @@ from engine.recipe import Recipe, StepOutput
 from engine.runs import save_backbone
 from engine.schedule import Schedule, warmup_cosine
 from loaders.batch import Batch, Loader
-from loaders.errors import UserError
+from loaders.errors import UserError, check_numbers
 
 WHOLE = Layer()
 
@@ -51,13 +51,7 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         """Refuse what makes no training."""
-        if self.steps < 1 or self.warmup_steps < 0:
-            raise UserError(
-                "fine-tuning: expected steps >= 1 and warmup_steps >= 0, found "
-                f"{self.steps} and {self.warmup_steps}"
-            )
-        if min(self.lr_backbone, self.lr_classifier, self.weight_decay) < 0:
-            raise UserError("fine-tuning: expected learning rates and weight decay of at least 0")
+        check_numbers(self)
 
 
 def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -72,7 +66,7 @@ def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> 
         reports take over.
     """
     if any(size < 1 for size in hidden):
-        raise UserError(f"hidden: expected positive sizes, found {list(hidden)}")
+        raise UserError(f"hidden: expected positive sizes, found {list(hidden)}; change them")
     layers: list[nn.Module] = []
     for size_in, size_out in zip((num_features, *hidden), hidden, strict=False):
         layers += [nn.Linear(size_in, size_out, bias=False), nn.BatchNorm1d(size_out), nn.ReLU(inplace=True)]

@@ -97,6 +97,11 @@ class Config(ClassifierConfig):
                 "per_class and top_k: expected one or more numbers from 1 on, found "
                 f"{self.per_class} and {self.top_k}"
             )
+        if self.keep_head:
+            raise UserError(
+                "keep_head: expected False, every training starts with a new classifier layer, found True; "
+                "leave it out"
+            )
 
 
 class Rounds:
@@ -105,6 +110,7 @@ class Rounds:
     def __init__(self, config: Config, pack: Pack, phases: Phases) -> None:
         """Open the loaders."""
         self.config, self.pack, self.phases = config, pack, phases
+        self.views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
         common = (config.resolution, config.backend)
         self.test_loader = build_test_loader(pack, config.test_split, *common, **phases.options)
         self.pool_loader = build_pool_loader(pack, config.unlabeled_splits, *common, **phases.options)
@@ -117,8 +123,7 @@ class Rounds:
 
     def fine_tune(self, name: str, labels: LabelTable, init: Path | None, epochs: int) -> Path:
         """Train on a label table, the classifier layer from random weights; return the phase's folder."""
-        config = self.config
-        views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
+        config, views = self.config, self.views
 
         def make_loader() -> Loader[Batch]:
             options = self.phases.options

@@ -141,8 +141,12 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
         check_numbers(self, ("labels_per_class", "batch_size", "num_threads", "timeout_s"))
-        if not self.labels_per_class or not self.seeds:
-            raise UserError("transfer: expected at least one number of labels and one seed, found none")
+        for name in ("labels_per_class", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise UserError(
+                    f"{name}: expected one or more different numbers, found {values}; change them"
+                )
         if self.validation_split and self.validation_share:
             raise UserError("validation: expected --validation-split or --validation-share, found both")
         if (self.grid or self.patience) and not (self.validation_split or self.validation_share):
@@ -264,16 +268,16 @@ def stages(config: Config, job: _Job) -> list[tuple[str, FineTuning, bool]]:
 def fine_tune(session: Session, job: _Job) -> FewLabelResult:
     """Train one network on a few labels and test it; its run folder is `config.out` / `job.folder`."""
     config, start = session.config, session.start
-    seed_everything(job.seed)
-    backbone = start.build() if job.init == SCRATCH else start.load()
     layer, plan = Layer(config.layer, config.layer_side), stages(config, job)
-    recipe = Transfer(
-        *(backbone, start.backbone, len(session.pack.classes), plan[0][1], layer),
-        *(config.hidden, plan[0][2], start.resolution),
-    )
     stopping = Stopping(config.check_every_steps, config.patience) if config.patience else None
     accelerator, loader, steps = session.accelerator, session.augmented(job), 0
     try:
+        seed_everything(job.seed)
+        backbone = start.build() if job.init == SCRATCH else start.load()
+        recipe = Transfer(
+            *(backbone, start.backbone, len(session.pack.classes), plan[0][1], layer),
+            *(config.hidden, plan[0][2], start.resolution),
+        )
         for ending, tuning, frozen in plan:
             recipe.begin_stage(tuning, frozen)
             loop_config = session.loop_config(job, tuning, ending, loader.steps_per_epoch)

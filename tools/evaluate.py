@@ -29,7 +29,7 @@ from engine.run_config import Loading, LoadingOptions
 from engine.runs import read_run
 from loaders import build_loader, open_pack
 from loaders.build import BackendName
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Pack
 from loaders.packs.subsample import subsample_per_class
 from loaders.views import presets
@@ -65,6 +65,10 @@ class Config:
     """Decoding threads."""
     loading: LoadingOptions = field(default_factory=Loading)
     """Damage and delay."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that measure nothing."""
+        check_numbers(self, ("temperature", "inverse_penalty", "batch_size", "num_threads", "timeout_s"))
 
     @property
     def out(self) -> Path:
