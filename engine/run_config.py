@@ -21,7 +21,6 @@ from engine.measured import Idle, Measure, RepeatedBatch
 from engine.online_probe import OnlineProbe
 from engine.recipe import Recipe
 from loaders.batch import Batch, Loader
-from loaders.checks import check_whole
 from loaders.errors import UserError, check_numbers
 
 RUNTIME_FIELDS = (
@@ -120,8 +119,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no run; a recipe that refuses more calls this too."""
-        check_numbers(self, ("resolution", "num_threads", "steps", "max_steps", "timeout_s"))
-        check_whole("batch_size", self.batch_size, 2, remedy="BatchNorm takes means over a batch; raise it")
+        check_numbers(self, ("resolution", "batch_size", "num_threads", "steps", "max_steps", "timeout_s"))
+        if self.batch_size == 1:
+            raise UserError(
+                "batch_size: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
+            )
 
     def loop_config(self) -> LoopConfig:
         """Return how the loop carries the run out."""

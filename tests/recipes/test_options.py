@@ -52,7 +52,7 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (pipeline, {"rounds": pipeline.Rounds(top_k=0)}, "top_k: expected more than 0"),
     (measured, {"run": Path("run"), "sizes": (0,)}, "sizes: expected more than 0"),
     (supervised, {"lr": 1e300}, "lr: expected a finite number below 2\\*\\*127, at least 0, found 1e\\+300"),
-    (barlow, {"batch_size": 1}, "batch_size: expected a whole number of at least 2, found 1; BatchNorm"),
+    (barlow, {"batch_size": 1}, "batch_size: expected 2 or more, .* found 1"),
     (active, {"cycle": 2**31}, "cycle: expected a whole number from 0 to 2147483647, found 2147483648"),
     (transfer, {"init": Path("run"), "seeds": (0, 0)}, "seeds: expected one or more different numbers"),
     (frozen, {"run": Path("run"), "temperature": 0.0}, "temperature: expected more than 0"),
