@@ -14,7 +14,7 @@ from engine.stop import StopSignal
 from tests.engine.ranks import run_ranks
 
 
-def test_the_handler_of_before_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_handler_of_before_comes_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal():
         assert signal.getsignal(signal.SIGTERM) != before
@@ -28,7 +28,7 @@ def test_a_handler_that_the_interpreter_did_not_set_becomes_the_default(
     before, install = signal.getsignal(signal.SIGTERM), signal.signal
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(signal, "signal", lambda number, handler: install(number, handler) and None)
+            patched.setattr(signal, "signal", lambda number, handler: (install(number, handler), None)[1])
             stop = StopSignal().__enter__()
         stop.__exit__(None, None, None)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
