@@ -121,7 +121,9 @@ def _save(
         shutil.rmtree(final)
     temporary.rename(final)
     sync_folder(folder)
-    for old in list_checkpoints(folder)[:-keep]:
+    # Newer ones are damaged: the run stepped behind them. Of those to keep they would take the place.
+    sound = [path for path in list_checkpoints(folder) if path.name <= final.name]
+    for old in set(list_checkpoints(folder)) - set(sound[-keep:]):
         shutil.rmtree(old)
     return final
 

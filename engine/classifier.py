@@ -112,6 +112,29 @@ def save_classifier(run: Path, classifier: Classifier, weights: Weights) -> Path
     return final
 
 
+def find_classifier(run: Path, num_classes: int, weights: Weights | None = None) -> Classifier:
+    """Load the classifier of a run, as `load_classifier` does, for a pack of so many classes.
+
+    Args:
+        run: run folder.
+        num_classes: of the pack that it is to classify.
+        weights: which; by default the average where the run has one.
+
+    Raises:
+        UserError: no classifier there, or one of another number of classes.
+    """
+    chosen = weights or best_weights(run)
+    if chosen is None:
+        raise UserError(f"classifier: expected one in {run}, found none; train with labels first")
+    network = load_classifier(run, chosen)
+    if network.num_classes != num_classes:
+        raise UserError(
+            f"classes: expected {network.num_classes}, those of {run}, found {num_classes} in the pack; give "
+            "the pack of the training"
+        )
+    return network
+
+
 def load_classifier(run: Path, weights: Weights) -> Classifier:
     """Rebuild a classifier that a run left, on the CPU, in evaluation mode.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from engine.bad_rows import BadRowRecorder
 from engine.classifier import Classifier, Weights, build_classifier, save_classifier
 from engine.distributed import make_accelerator, on_main, seed_everything
 from engine.ema import make_target, update_ema
@@ -183,10 +182,7 @@ def train_classifier(
     for weights, network in networks.items():
         on_main(lambda n=network, w=weights: save_classifier(loop_config.out, n, w))  # type: ignore[misc]
         if test_loader is not None:
-            measured[weights] = measure_accuracy(network, test_loader, accelerator.device)
-    if test_loader is not None:
-        count = BadRowRecorder(loop_config.out, test_loader, accelerator.device).update()
-        summary = replace(summary, num_bad_rows=count)
+            measured[weights] = measure_accuracy(network, test_loader, accelerator.device, loop_config.out)
     if measured:
         content = to_json({weights: asdict(accuracy) for weights, accuracy in measured.items()})
         on_main(lambda: write_atomic(loop_config.out / ACCURACY_NAME, content))

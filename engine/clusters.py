@@ -96,7 +96,8 @@ def kmeans(
     num_points, size = features.shape
     if not 1 <= num_clusters <= num_points:
         raise UserError(
-            f"k-means: expected 1 to {num_points} clusters for {num_points} images, found {num_clusters}"
+            f"k-means: expected 1 to {num_points} clusters for {num_points} images, found {num_clusters}; "
+            "ask for fewer"
         )
     points = np.ascontiguousarray(features, np.float32)
     solver: Any = faiss.Kmeans(

@@ -86,7 +86,7 @@ def train_until_worse(
         step = points[len(done)]
         train(recipe, loader, accelerator, replace(config, max_steps=step, resume=True))
         accelerator.free_memory()
-        top1 = measure_accuracy(recipe, validation, accelerator.device).top1
+        top1 = measure_accuracy(recipe, validation, accelerator.device, config.out).top1
         best_so_far = max((value for _, value in done), default=-1.0)
         on_main(lambda: _keep(config.out, recipe, step, top1, rises=top1 > best_so_far))  # noqa: B023
         done.append((step, top1))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from engine.bad_rows import read_in_order
+from engine.predict import evaluation_mode
 from loaders.batch import Batch, Loader
 
 
@@ -32,29 +35,27 @@ class Features:
 
 
 @torch.inference_mode()
-def extract_features(backbone: nn.Module, loader: Loader[Batch], device: torch.device | str) -> Features:
+def extract_features(
+    backbone: nn.Module, loader: Loader[Batch], device: torch.device | str, out: Path
+) -> Features:
     """Run a backbone in evaluation mode over every valid image of a loader.
 
     Args:
         backbone: maps [B, 3, H, W] to h [B, D]; on `device`; the mode of each of its modules is restored.
         loader: yields every image once per epoch; the first view is used, padding rows are dropped.
         device: where the batches lie.
+        out: folder whose `bad_rows.jsonl` names the images that could not be read.
 
     Returns:
         The representations; labels are -1 throughout where the loader was built without labels.
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
-    try:
-        for batch in loader.epoch(0):
+    with evaluation_mode(backbone):
+        for batch in read_in_order(loader, out, device):
             h = backbone(batch.views[0].to(device))
             labels = torch.full_like(batch.index, -1) if batch.labels is None else batch.labels
             valid = batch.valid
             parts.append((h[valid.to(h.device)].float().cpu(), labels[valid].cpu(), batch.index[valid].cpu()))
-    finally:
-        for module, training in modes:
-            module.training = training
     h, labels, index = (torch.cat(column) for column in zip(*parts, strict=True))
     return Features(h, labels, index)
 

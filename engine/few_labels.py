@@ -121,7 +121,7 @@ def read_results(out: Path) -> tuple[list[FewLabelResult], dict[str, Any]]:
     try:
         content = json.loads(path.read_bytes())
         return [FewLabelResult(**result) for result in content["results"]], dict(content["config"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"few-label results: expected {path}, found none; run recipes/transfer.py first"
         ) from None

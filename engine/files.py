@@ -8,6 +8,22 @@ import os
 from pathlib import Path
 from typing import Any
 
+from loaders.errors import UserError
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a path at which no folder can be, before work is spent on what it is to hold.
+
+    Raises:
+        UserError: the path, or one above it, is a file or cannot be looked at.
+    """
+    try:
+        there = next(place for place in (out, *out.parents) if place.exists())
+    except OSError as error:
+        raise UserError(f"out: {out} cannot be a folder ({error.strerror}); give another --out") from None
+    if not there.is_dir():
+        raise UserError(f"out: expected a folder at {out}, found the file {there}; give another --out")
+
 
 def sync_file(path: Path) -> None:
     """Wait until a file's content, or the names inside a folder, are on the disk."""
@@ -35,8 +51,12 @@ def write_synced(path: Path, content: bytes) -> None:
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file by `content` in one move, through a temporary neighbour."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write_synced(temporary, content)
-    temporary.replace(path)
+    try:
+        write_synced(temporary, content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -112,6 +112,10 @@ def _find(backbone: nn.Module, name: str) -> nn.Module:
 
 def _as_vectors(output: Tensor, layer: Layer) -> Tensor:
     if isinstance(output, Tensor) and output.ndim == 4:
+        own = min(output.shape[2:])
+        if layer.side > own:
+            wanted = f"expected a side up to {own}, its map's own, found {layer.side}; lower it"
+            raise UserError(f"layer {layer.name}: {wanted}")
         return F.adaptive_avg_pool2d(output, layer.side).flatten(1)
     if isinstance(output, Tensor) and output.ndim == 3:
         return output.mean(1)

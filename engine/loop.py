@@ -103,7 +103,6 @@ class TrainSummary:
             left out where there are others.
         wait_share: share of that time spent waiting for data.
         seconds: wall-clock of this process's steps.
-        num_bad_rows: rows that could not be read, over all processes that worked on the run.
         backbone: the file with the backbone's weights.
     """
 
@@ -113,7 +112,6 @@ class TrainSummary:
     img_per_s: float
     wait_share: float
     seconds: float
-    num_bad_rows: int
     backbone: Path
 
 
@@ -424,7 +422,6 @@ class _Run:
             img_per_s=img_per_s,
             wait_share=wait_share,
             seconds=time.perf_counter() - clock.start,
-            num_bad_rows=self.bad_rows.count,
             backbone=backbone,
         )
 

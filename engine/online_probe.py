@@ -47,25 +47,27 @@ class OnlineProbe:
         self.train.close()
         self.test.close()
 
-    def measure(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
+    def measure(self, backbone: nn.Module, device: torch.device, out: Path) -> dict[str, float]:
         """Return `knn_top1`, `linear_top1` and `seconds`; called on every rank, the same on each.
 
         Args:
             backbone: maps views to representations; the mode of its modules is restored.
             device: where the batches lie.
+            out: run folder, whose `bad_rows.jsonl` names the images that could not be read.
 
         Raises:
             UserError: a split without labels.
         """
         start = time.perf_counter()
-        bank, query = (self._labelled(loader, backbone, device) for loader in (self.train, self.test))
+        bank, query = (self._labelled(loader, backbone, device, out) for loader in (self.train, self.test))
         accuracies = on_main(lambda: _accuracies(bank, query))
         return {**accuracies, "seconds": time.perf_counter() - start}
 
     def _labelled(
-        self, loader: Loader[Batch], backbone: nn.Module, device: torch.device
+        self, loader: Loader[Batch], backbone: nn.Module, device: torch.device, out: Path
     ) -> tuple[Tensor, Tensor]:
-        parts = [p.labelled() for p in gather_on_main(extract_features(backbone, loader, device))]
+        features = gather_on_main(extract_features(backbone, loader, device, out))
+        parts = [part.labelled() for part in features]
         if not parts:  # the other ranks only send
             return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
         return torch.cat([p.h for p in parts]), torch.cat([p.labels for p in parts])
@@ -99,7 +101,7 @@ class ProbeRecorder:
             steps_per_epoch: of the run.
             total_steps: the end of the run is measured too.
         """
-        self._probe = probe
+        self._probe, self._out = probe, out
         self._every_steps = steps_per_epoch * probe.every_epochs
         self._total_steps = total_steps
         self._writer = MetricsWriter(out / PROBE_NAME, start_step) if rank() == 0 else None
@@ -117,7 +119,7 @@ class ProbeRecorder:
         """
         if step % self._every_steps and step != self._total_steps:
             return {}
-        record = {"step": step, **self._probe.measure(backbone, device)}
+        record = {"step": step, **self._probe.measure(backbone, device, self._out)}
         if self._writer is not None:
             self._writer.write(record)
         return record

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 import torch.nn.functional as F
 
-from engine.bad_rows import BAD_ROWS_NAME, read_bad_rows
-from engine.classifier import Classifier, best_weights, load_classifier, save_classifier
+from engine.bad_rows import describe_bad_rows
+from engine.classifier import Classifier, build_classifier, find_classifier, save_classifier
 from engine.classifier_recipe import (
     ACCURACY_NAME,
     ClassifierConfig,
@@ -102,13 +102,15 @@ class Phases:
                 finished phases and label tables are of that pack.
 
         Raises:
-            UserError: the folder holds something else, another process works in it, or `max_steps` or
-                `measure` is set.
+            UserError: the folder holds something else, another process works in it, `max_steps` or
+                `measure` is set, or `init` cannot be started from.
         """
         if config.measure != "training":
             raise UserError("measure: a command of several phases has none; measure recipes/supervised.py")
         if config.max_steps is not None:
             raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
+        if config.init is not None:  # before the first phase, and not after hours of it
+            build_classifier(config.backbone, config.resolution, num_classes, config.init, config.keep_head)
         self.config, self.num_classes = config, num_classes
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
         described: dict[str, Any] = json.loads(to_json({**asdict(config), "pack identity": data}))
@@ -124,7 +126,7 @@ class Phases:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the loaders of all phases, leave the folder and part from the other processes."""
-        self._opened.close()
+        self._opened.__exit__(kind, error, trace)
         self.accelerator.end_training()
 
     def keep(self, loader: LoaderT) -> LoaderT:
@@ -195,10 +197,7 @@ class Phases:
 
     def network(self, run: Path) -> Classifier:
         """Load the classifier of a run onto this process's device."""
-        weights = best_weights(run)
-        if weights is None:
-            raise UserError(f"classifier: expected one in {run}, found none; train with labels first")
-        return load_classifier(run, weights).to(self.accelerator.device)
+        return find_classifier(run, self.num_classes).to(self.accelerator.device)
 
     def finish(self) -> PhaseSummary:
         """Leave what the last phase trained in the command's own folder."""
@@ -215,6 +214,5 @@ def print_phases(name: str, phases: list[PhaseSummary]) -> None:
     for phase in phases:
         if phase.accuracy is not None:
             print(f"  {phase.name}: top-1 {phase.accuracy.top1:.1%}")
-    bad_rows = {row for phase in phases for row in read_bad_rows(phase.out)}
-    shown = f", {len(bad_rows):,} bad rows in the {BAD_ROWS_NAME} of the phases" if bad_rows else ""
-    print(f"{name}: {len(phases)} phases{shown} -> {phases[-1].out.parent}")
+    out = phases[-1].out.parent
+    print(f"{name}: {len(phases)} phases{describe_bad_rows(out)} -> {out}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from engine.bad_rows import read_in_order
 from engine.distributed import all_reduce_sum
 from loaders.batch import Batch, Loader
 
@@ -47,16 +49,19 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def predict(network: nn.Module, loader: Loader[Batch], device: torch.device | str) -> Iterator[Predictions]:
+def predict(
+    network: nn.Module, loader: Loader[Batch], device: torch.device | str, out: Path
+) -> Iterator[Predictions]:
     """Yield the predictions for every valid image of this rank's part of a loader, once.
 
     Args:
         network: maps [B, 3, H, W] to logits [B, C]; on `device`.
         loader: in evaluation mode, with one view or more.
         device: where the network is.
+        out: folder whose `bad_rows.jsonl` names the images that could not be read.
     """
     with evaluation_mode(network):
-        for batch in loader.epoch(0):
+        for batch in read_in_order(loader, out, device):
             with torch.inference_mode():
                 probabilities = [network(x.to(device)).float().softmax(1) for x in batch.views]
                 valid = batch.valid
@@ -85,10 +90,14 @@ class Accuracy:
     top5: float | None = None
 
 
-def measure_accuracy(network: nn.Module, loader: Loader[Batch], device: torch.device) -> Accuracy:
-    """Classify every labelled image of a loader; every rank takes its part and gets the whole result."""
+def measure_accuracy(network: nn.Module, loader: Loader[Batch], device: torch.device, out: Path) -> Accuracy:
+    """Classify every labelled image of a loader; every rank takes its part and gets the whole result.
+
+    Args:
+        network, loader, device, out: see `predict`.
+    """
     counts = torch.zeros(3, dtype=torch.float64, device=device)
-    for part in predict(network, loader, device):
+    for part in predict(network, loader, device, out):
         known = part.labels >= 0
         ranked = part.probabilities[known].topk(min(5, part.probabilities.shape[1])).indices
         right = ranked == part.labels[known].unsqueeze(1)
@@ -115,7 +124,12 @@ class Guesses:
 
 
 def guess_labels(
-    network: nn.Module, loader: Loader[Batch], device: torch.device, num_rows: int, threshold: float
+    network: nn.Module,
+    loader: Loader[Batch],
+    device: torch.device,
+    num_rows: int,
+    threshold: float,
+    out: Path,
 ) -> Guesses:
     """Guess the class of every image of a loader; every rank takes its part and gets the whole result.
 
@@ -125,10 +139,11 @@ def guess_labels(
         device: where the network is.
         num_rows: rows of the pack.
         threshold: least probability of a guess to be returned.
+        out: see `predict`.
     """
     confidences = torch.zeros(num_rows, device=device)
     labels = torch.zeros(num_rows, dtype=torch.int64, device=device)  # one more than the label; 0 for none
-    for part in predict(network, loader, device):
+    for part in predict(network, loader, device, out):
         confidence, label = part.probabilities.max(1)
         sure = confidence >= threshold
         index = part.index[sure].to(device)

@@ -120,6 +120,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse numbers that make no run; a recipe that refuses more calls this too."""
         check_numbers(self, ("resolution", "batch_size", "num_threads", "steps", "max_steps", "timeout_s"))
+        if self.batch_size == 1:
+            raise UserError(
+                "batch_size: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
+            )
 
     def loop_config(self) -> LoopConfig:
         """Return how the loop carries the run out."""
@@ -219,10 +223,7 @@ def check_shares(config: RunConfig, names: tuple[str, ...]) -> None:
 
 def describe_training(summary: TrainSummary, out: Path) -> str:
     """Return in words how far a training came and how fast, or that it was over before."""
-    done, bad_rows = (
-        f"{summary.step} of {summary.total_steps} steps",
-        describe_bad_rows(out, summary.num_bad_rows),
-    )
+    done, bad_rows = f"{summary.step} of {summary.total_steps} steps", describe_bad_rows(out)
     if summary.img_per_s == 0.0:
         return f"{done}, taken before{bad_rows}"
     speed = f"{summary.img_per_s:,.0f} images/s, {summary.wait_share:.0%} waiting for data"

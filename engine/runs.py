@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from engine.distributed import on_main
+from engine.distributed import on_main, rank
 from engine.files import leftovers, sync_file, to_json, write_atomic
 from engine.networks import METADATA_KEY
 from loaders.errors import UserError
@@ -35,7 +35,8 @@ def opened_run(
 ) -> Iterator[None]:
     """Claim a run folder, or check that it is the same run's, and keep other processes out of it.
 
-    Called on every rank; rank 0 alone looks at the folder and holds its lock.
+    Called on every rank; rank 0 alone looks at the folder and holds its lock. A folder that a `UserError`
+    leaves without any work is free again.
 
     Args:
         out: the folder; made when it does not exist.
@@ -52,7 +53,12 @@ def opened_run(
     """
     with ExitStack() as held:
         on_main(lambda: _claim(held, out, recipe, config, runtime_fields, resume))
-        yield
+        try:
+            yield
+        except UserError:
+            if rank() == 0:
+                _give_back(out)
+            raise
 
 
 def _claim(
@@ -88,6 +94,12 @@ def _claim(
         path.unlink(missing_ok=True)
     described["versions"] = {"python": platform.python_version(), "torch": str(torch.__version__)}
     write_atomic(out / "config.json", to_json(described))
+
+
+def _give_back(out: Path) -> None:
+    """Leave a folder in which a mistake came before any work to the corrected command."""
+    if {path.name for path in out.iterdir()} == {"config.json", LOCK_NAME}:
+        (out / "config.json").unlink()  # the lock stays: who opened it meanwhile must find it here
 
 
 def _is_used(out: Path) -> bool:

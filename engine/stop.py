@@ -55,8 +55,10 @@ class StopSignal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._installed:
-            signal.signal(signal.SIGTERM, self._previous)
+        if self._installed:  # None: one that the interpreter did not set and cannot give back
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if self._previous is None else self._previous)
+        if self._group is not None:  # else each training of a command would keep its sockets and threads
+            dist.destroy_process_group(self._group)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._told = True

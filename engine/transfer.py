@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -22,7 +23,7 @@ from engine.recipe import Recipe, StepOutput
 from engine.runs import save_backbone
 from engine.schedule import Schedule, warmup_cosine
 from loaders.batch import Batch, Loader
-from loaders.errors import UserError
+from loaders.errors import UserError, check_numbers
 
 WHOLE = Layer()
 
@@ -50,13 +51,7 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         """Refuse what makes no training."""
-        if self.steps < 1 or self.warmup_steps < 0:
-            raise UserError(
-                "fine-tuning: expected steps >= 1 and warmup_steps >= 0, found "
-                f"{self.steps} and {self.warmup_steps}"
-            )
-        if min(self.lr_backbone, self.lr_classifier, self.weight_decay) < 0:
-            raise UserError("fine-tuning: expected learning rates and weight decay of at least 0")
+        check_numbers(self)
 
 
 def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -71,7 +66,7 @@ def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> 
         reports take over.
     """
     if any(size < 1 for size in hidden):
-        raise UserError(f"hidden: expected positive sizes, found {list(hidden)}")
+        raise UserError(f"hidden: expected positive sizes, found {list(hidden)}; change them")
     layers: list[nn.Module] = []
     for size_in, size_out in zip((num_features, *hidden), hidden, strict=False):
         layers += [nn.Linear(size_in, size_out, bias=False), nn.BatchNorm1d(size_out), nn.ReLU(inplace=True)]
@@ -208,6 +203,7 @@ def vote(
     asked: Loader[Batch],
     num_classes: int,
     device: torch.device,
+    out: Path,
     k: int = 20,
 ) -> Accuracy:
     """Classify images by their nearest labelled neighbours; every rank gets the whole result.
@@ -218,11 +214,12 @@ def vote(
         asked: this rank's part of the images to classify.
         num_classes: C.
         device: where the network is.
+        out: folder whose `bad_rows.jsonl` names the images that could not be read.
         k: neighbours; all where there are fewer.
     """
 
     def gather(loader: Loader[Batch]) -> list[Features]:
-        return gather_on_main(extract_features(network, loader, device).labelled())
+        return gather_on_main(extract_features(network, loader, device, out).labelled())
 
     def measure(bank: list[Features], query: list[Features]) -> Accuracy:
         h, labels = torch.cat([f.h for f in bank]), torch.cat([f.labels for f in bank])

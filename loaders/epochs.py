@@ -280,7 +280,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
         super().__init__(close)
         self._make_labeled = make_labeled
         self._labeled = make_labeled(labels)
-        self._bad_before: dict[int, str] = {}  # met under label tables that were replaced
+        self._replaced: list[dict[int, str]] = []  # bad rows of earlier tables, still growing
         self.unlabeled = unlabeled
         self._num_unlabeled = num_unlabeled
         self._batch_size = batch_size
@@ -313,7 +313,8 @@ class PairedLoader(_EpochSource[PairedBatch]):
     @property
     def bad_rows(self) -> dict[int, str]:
         """Damaged rows met so far in both streams; see `EpochLoader`."""
-        return {**self._bad_before, **self.labeled.bad_rows, **self.unlabeled.bad_rows}
+        parts = (*self._replaced, self.labeled.bad_rows, self.unlabeled.bad_rows)
+        return {row: reason for part in parts for row, reason in dict(part).items()}
 
     @property
     def num_labeled(self) -> int:
@@ -335,8 +336,9 @@ class PairedLoader(_EpochSource[PairedBatch]):
                 the loader then keeps the table that it has.
         """
         self._check_open()
-        self._bad_before |= self.labeled.bad_rows
-        self._labeled = self._make_labeled(table)
+        fresh = self._make_labeled(table)
+        self._replaced.append(self.labeled.bad_rows)
+        self._labeled = fresh
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[PairedBatch]:
         first, labeled = epoch * self.steps_per_epoch, self._labeled

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 _LARGEST = 2**62  # seeds and counts are int64, and phases add to the seed
+_LARGEST_FLOAT = 2.0**127  # weights and their learning rates are float32
 
 
 def one_line(text: str) -> str:
@@ -16,8 +16,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-class UserError(ValueError):
-    """A mistake that the user can mend: the message says what, expected, found and remedy in one line."""
+class UserError(Exception):
+    """A mistake that the user can mend: the message says what, expected, found and remedy in one line.
+
+    No ValueError: a configuration's are printed by the parser of command lines in a frame of its own.
+    """
 
     def __str__(self) -> str:
         return one_line(super().__str__())
@@ -42,11 +45,11 @@ def check_numbers(config: Any, positive: Collection[str] = ()) -> None:
         positive: names of those that must not be 0; so must not whole numbers whose default is not 0.
 
     Raises:
-        UserError: a number below 0, not finite, or too large for an int64, or a 0 in `positive`.
+        UserError: a number below 0, not finite, or too large for an int64 or float32, or a 0 in `positive`.
     """
     for name, value, is_count in _numbers(config):
-        if not 0 <= value < (_LARGEST if isinstance(value, int) else math.inf):
-            kind = "a whole number below 2**62" if isinstance(value, int) else "a finite number"
+        if not 0 <= value < (_LARGEST if isinstance(value, int) else _LARGEST_FLOAT):
+            kind = "a whole number below 2**62" if isinstance(value, int) else "a finite number below 2**127"
             raise UserError(f"{name}: expected {kind}, at least 0, found {value}; change it")
         if value == 0 and (is_count or name in positive):
             raise UserError(f"{name}: expected more than 0, found 0; raise it")
@@ -68,11 +71,17 @@ def _numbers(config: Any) -> Iterator[tuple[str, int | float, bool]]:
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command-line entry point; a `UserError` prints one line to stderr and exits with code 2.
 
-    So does a `LoaderError`: a pack or a store that cannot deliver is mended outside the program too.
+    So does a `LoaderError`: a pack or a store that cannot deliver is mended outside the program too. And so
+    does memory that runs out, mostly for a size with too many digits.
     """
     try:
         code = main()
     except (UserError, LoaderError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError as error:
+        print(
+            f"error: out of memory ({one_line(str(error))}); lower batch size or resolution", file=sys.stderr
+        )
         sys.exit(2)
     sys.exit(code or 0)

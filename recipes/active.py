@@ -33,18 +33,21 @@ import tyro
 from numpy.typing import NDArray
 
 from engine.active import margins, random_choice, smallest, smallest_per_cluster
-from engine.classifier import best_weights, load_classifier
+from engine.bad_rows import describe_bad_rows, forget_bad_rows
+from engine.classifier import find_classifier
 from engine.clusters import kmeans, normalise
 from engine.distributed import refuse_ranks
 from engine.evaluate import extract_features
-from engine.files import write_atomic
+from engine.files import check_folder, write_atomic
 from engine.networks import load_backbone
 from engine.predict import predict
 from engine.run_config import Loading, LoadingOptions
 from loaders import BackendName, build_loader, open_pack
+from loaders.checks import check_whole
 from loaders.epochs import EpochLoader
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import LabelTable, Pack
+from loaders.packs.labels import MAX_CYCLE
 from loaders.packs.subsample import training_labels
 from loaders.views import presets
 
@@ -104,6 +107,7 @@ class Config:
         check_numbers(
             self, ("clusters", "per_cluster", "resolution", "batch_size", "num_threads", "timeout_s")
         )
+        check_whole("cycle", self.cycle, 0, MAX_CYCLE, "number the requests from 1 on")
 
 
 @dataclass(frozen=True)
@@ -151,23 +155,18 @@ def choose(config: Config, pack: Pack) -> Request:
     """Embed, cluster, and take the smallest margins of each cluster; or as the baselines do."""
     if config.run is None:
         raise UserError("active learning: expected --run, whose margins to use, or --filled, found neither")
-    weights = best_weights(config.run)
-    if weights is None:
-        raise UserError(
-            f"active learning: expected a classifier in {config.run}, found none; train with labels"
-        )
-    network = load_classifier(config.run, weights)
+    network = find_classifier(config.run, len(pack.classes))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loader = pool_loader(config, pack, config.resolution or network.resolution)
     try:
-        parts = list(predict(network.to(device), loader, device))
+        parts = list(predict(network.to(device), loader, device, config.out))
         probabilities = torch.cat([part.probabilities for part in parts]).numpy()
         rows = torch.cat([part.index for part in parts]).numpy()
         margin = margins(probabilities)
         cluster = np.full(len(rows), -1, np.int64)
         if config.strategy == "cluster_margin":
             backbone = network.backbone if config.embedding is None else load_backbone(config.embedding)
-            features = extract_features(backbone.to(device), loader, device)
+            features = extract_features(backbone.to(device), loader, device, config.out)
             cluster = kmeans(normalise(features.h.numpy()), config.clusters, config.seed).assignment
     finally:
         loader.close()
@@ -207,14 +206,15 @@ def read_filled(path: Path, pack: Pack, cycle: int) -> LabelTable:
     """
     try:
         with path.open(newline="") as file:
-            lines = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+            reader = csv.DictReader(file)
+            lines, found = list(reader), reader.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"filled request: {path} cannot be read ({error}); check the path") from error
+    if not {"row", "key", "label"} <= set(found):
+        raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}, found {', '.join(found)}")
     classes = {name: number for number, name in enumerate(pack.classes)}
     labels: dict[int, int] = {}
     for number, line in enumerate(lines, start=2):
-        if not {"row", "key", "label"} <= line.keys():
-            raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}, found {', '.join(line)}")
         name = (line["label"] or "").strip()
         if name and name not in classes:
             raise UserError(f"{path}, line {number}: expected a class of the pack, found {name!r}")
@@ -250,11 +250,13 @@ def ask_oracle(pack: Pack, request: Request, cycle: int) -> LabelTable:
 def run(config: Config) -> Path:
     """Do what the command says; return the request, or the table of labels where they are known."""
     refuse_ranks("active")
+    check_folder(config.out)
     pack = open_pack(config.pack)
     bought = config.out / "bought.parquet"
     if config.filled is not None:
         read_filled(config.filled, pack, config.cycle).write(bought)
         return bought
+    forget_bad_rows(config.out)
     request = choose(config, pack)
     write_request(config, pack, request)
     if not config.oracle:
@@ -266,7 +268,7 @@ def run(config: Config) -> Path:
 def main() -> None:
     """Run the command line."""
     path = run(tyro.cli(Config, description=__doc__))
-    print(f"active: {path}")
+    print(f"active: {path}{describe_bad_rows(path.parent)}")
 
 
 if __name__ == "__main__":

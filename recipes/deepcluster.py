@@ -115,7 +115,8 @@ class DeepCluster(Recipe):
 
     def begin_epoch(self, epoch: int) -> None:
         """Cluster the images anew and start a classifier of these clusters."""
-        features = gather_on_main(extract_features(_Embedding(self), self.in_order, self.nmi.device))
+        embedded = extract_features(_Embedding(self), self.in_order, self.nmi.device, self.config.out)
+        features = gather_on_main(embedded)
         before = self.assignment.cpu().numpy()
         assignment, nmi = on_main(lambda: self._cluster(features, before, epoch))
         self.assignment.copy_(torch.from_numpy(assignment))

@@ -26,15 +26,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from engine.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.classification_report import (
     ClassificationReport,
     classification_report,
     draw_confusion,
     draw_reliability,
 )
-from engine.classifier import Weights, best_weights, load_classifier
+from engine.classifier import Weights, find_classifier
 from engine.distributed import refuse_ranks
-from engine.files import to_json, write_atomic
+from engine.files import check_folder, to_json, write_atomic
 from engine.predict import predict
 from engine.report.figures import save_picture
 from engine.run_config import Loading, LoadingOptions
@@ -125,15 +126,7 @@ def make_views(config: Config, resolution: int) -> dict[str, ViewPolicy]:
 
 def predict_split(config: Config, pack: Pack) -> Evaluated:
     """Predict every image of the split in every view; each is decoded once for all views."""
-    weights = config.weights or best_weights(config.run)
-    if weights is None:
-        raise UserError(f"classifier: expected one in {config.run}, found none; train with labels first")
-    network = load_classifier(config.run, weights)
-    if network.num_classes != len(pack.classes):
-        raise UserError(
-            f"classes: expected {network.num_classes}, those of {config.run}, found {len(pack.classes)} in "
-            f"{config.pack}; give the pack of the training"
-        )
+    network = find_classifier(config.run, len(pack.classes), config.weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     views = make_views(config, network.resolution)
     loader = build_loader(
@@ -148,7 +141,7 @@ def predict_split(config: Config, pack: Pack) -> Evaluated:
         **asdict(config.loading),
     )
     try:
-        parts = list(predict(network.to(device), loader, device))
+        parts = list(predict(network.to(device), loader, device, config.out))
     finally:
         loader.close()
     return Evaluated(
@@ -209,7 +202,9 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated) -> Classifica
 def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     """Predict a split and write everything; the report is None where no image has a label."""
     refuse_ranks("evaluate")
+    check_folder(config.out)
     pack = open_pack(config.pack)
+    forget_bad_rows(config.out)
     evaluated = predict_split(config, pack)
     config.out.mkdir(parents=True, exist_ok=True)
     if config.predictions:
@@ -238,10 +233,12 @@ def main() -> None:
     """Run the command line."""
     config = tyro.cli(Config, description=__doc__)
     evaluated, report = evaluate(config)
-    if report is None:
-        print(f"evaluate: no image of split {config.split!r} has a label; predictions -> {config.out}")
-    else:
+    if report is not None:
         print_report(Console(), config.split, evaluated, report)
+    shown = (
+        f"{len(evaluated.index):,} images" if report else f"no image of split {config.split!r} has a label"
+    )
+    print(f"evaluate: {shown}{describe_bad_rows(config.out)} -> {config.out}")
 
 
 if __name__ == "__main__":

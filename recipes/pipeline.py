@@ -37,10 +37,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from engine.classifier import best_weights, load_classifier
+from engine.bad_rows import describe_bad_rows
+from engine.classifier import best_weights, find_classifier
 from engine.classifier_recipe import read_accuracy
 from engine.distributed import refuse_ranks
-from engine.files import to_json, write_atomic
+from engine.files import check_folder, to_json, write_atomic
 from engine.report.figures import draw_steps, save_picture
 from engine.run_config import Loading, LoadingOptions
 from loaders import BackendName, open_pack
@@ -214,6 +215,11 @@ class Chain:
         self.bought: tuple[Path, ...] = ()
         self.measured: list[Measured] = []
 
+    @property
+    def has_classifier(self) -> bool:
+        """Whether the best run so far was trained on labels."""
+        return self.best is not None and best_weights(self.best) is not None
+
     def common(self, out: str) -> dict[str, Any]:
         """Return the fields that the configurations of all trainings share."""
         names = ("pack", "backbone", "resolution", "seed", "flip_p", "backend", "num_threads", "loading")
@@ -233,55 +239,79 @@ class Chain:
         self.measured.append(Measured(stage, found.get("ema", found["raw"]).top1))
 
 
+def scratch_config(chain: Chain) -> supervised.Config:
+    """Return how to train on the labels alone."""
+    options = chain.common("scratch") | chain.labels() | asdict(chain.config.fine_tune)
+    return supervised.Config(**options)
+
+
 def scratch(chain: Chain) -> None:
     """Train on the labels alone: what everything else is to be compared with."""
-    options = chain.common("scratch") | chain.labels() | asdict(chain.config.fine_tune)
-    run = supervised.run(supervised.Config(**options)).out
-    chain.measure("scratch", run)
+    chain.measure("scratch", supervised.run(scratch_config(chain)).out)
+
+
+def pretrain_config(chain: Chain) -> barlow.Config:
+    """Return how to pre-train."""
+    config = chain.config
+    options = chain.common("pretrain") | asdict(config.pretrain)
+    options["projector"] = config.pretrain.projector
+    return barlow.Config(split=config.unlabeled_split, **options)
 
 
 def pretrain(chain: Chain) -> None:
     """Pre-train on the unlabelled images."""
-    config = chain.config
-    options = chain.common("pretrain") | asdict(config.pretrain)
-    options["projector"] = config.pretrain.projector
-    barlow.run(barlow.Config(split=config.unlabeled_split, **options))
-    chain.best = chain.pretrained = config.out / "pretrain"
+    barlow.run(pretrain_config(chain))
+    chain.best = chain.pretrained = chain.config.out / "pretrain"
+
+
+def fine_tune_config(chain: Chain) -> supervised.Config:
+    """Return how to fine-tune the best run so far."""
+    options = chain.common("fine-tune") | chain.labels() | asdict(chain.config.fine_tune)
+    options |= {"init": chain.best, "weight_decay": 0.0}
+    return supervised.Config(**options)
 
 
 def fine_tune(chain: Chain) -> None:
     """Fine-tune on the true labels."""
-    options = chain.common("fine-tune") | chain.labels() | asdict(chain.config.fine_tune)
-    options |= {"init": chain.best, "weight_decay": 0.0}
-    chain.best = supervised.run(supervised.Config(**options)).out
+    chain.best = supervised.run(fine_tune_config(chain)).out
     chain.measure("fine_tune", chain.best)
 
 
-def rounds(chain: Chain) -> None:
-    """Go through the rounds of pseudo-labels."""
+def rounds_config(chain: Chain) -> self_training.Config:
+    """Return how the rounds go."""
     config = chain.config
     options = chain.common("rounds") | chain.labels() | asdict(config.rounds)
     options |= {"per_class": config.rounds.per_class, "init": chain.best, "lr": config.fine_tune.lr}
     options |= {"batch_size": config.fine_tune.batch_size, "min_crop": config.fine_tune.min_crop}
     options |= {"first_epochs": config.fine_tune.epochs, "unlabeled_splits": (config.unlabeled_split,)}
-    self_training.run(self_training.Config(**options))
-    chain.best = config.out / "rounds"
+    return self_training.Config(**options)
+
+
+def rounds(chain: Chain) -> None:
+    """Go through the rounds of pseudo-labels."""
+    self_training.run(rounds_config(chain))
+    chain.best = chain.config.out / "rounds"
     chain.measure("rounds", chain.best)
+
+
+def fixmatch_config(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> fixmatch.Config:
+    """Return how FixMatch goes on from the best run so far."""
+    config = chain.config
+    options = chain.common(out) | chain.labels() | asdict(config.fixmatch)
+    del options["pseudo_per_class"]
+    options |= {"init": chain.best, "keep_head": chain.has_classifier, "extra_labels": extra_labels}
+    options |= {"unlabeled_splits": (config.labeled_split, config.unlabeled_split)}
+    return fixmatch.Config(**options)
 
 
 def semi_supervised(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> None:
     """Go on with FixMatch from the best run so far."""
-    config = chain.config
-    options = chain.common(out) | chain.labels() | asdict(config.fixmatch)
-    del options["pseudo_per_class"]
-    options |= {"init": chain.best, "keep_head": chain.best is not None, "extra_labels": extra_labels}
-    options |= {"unlabeled_splits": (config.labeled_split, config.unlabeled_split)}
-    chain.best = fixmatch.run(fixmatch.Config(**options)).out
+    chain.best = fixmatch.run(fixmatch_config(chain, out, extra_labels)).out
 
 
 def fixmatch_stage(chain: Chain) -> None:
     """Put a few pseudo-labels of each class beside the true ones and train with FixMatch."""
-    extra = (pseudo_labels(chain),) if chain.best is not None else ()
+    extra = (pseudo_labels(chain),) if chain.has_classifier else ()
     semi_supervised(chain, "fixmatch", extra)
     assert chain.best is not None
     chain.measure("fixmatch", chain.best)
@@ -292,18 +322,19 @@ def pseudo_labels(chain: Chain) -> Path:
     config = chain.config
     path = config.out / "fixmatch-labels.parquet"
     assert chain.best is not None
-    weights = best_weights(chain.best)
-    if path.is_file() or weights is None:
+    if path.is_file():
         return path
     pack, device = open_pack(config.pack), "cuda" if torch.cuda.is_available() else "cpu"
     options = {"device": device, "num_threads": config.num_threads, "channels_last": True}
     options |= asdict(config.loading)
     splits = (config.unlabeled_split,)
     loader = build_pool_loader(pack, splits, config.resolution, config.backend, **options)
-    network = load_classifier(chain.best, weights).to(device)
+    network = find_classifier(chain.best, len(pack.classes)).to(device)
     try:
         per_class = config.fixmatch.pseudo_per_class
-        selection = self_training.select_balanced(network, loader, device, config.rounds.top_k, per_class)
+        selection = self_training.select_balanced(
+            network, loader, device, config.rounds.top_k, per_class, config.out
+        )
     finally:
         loader.close()
     self_training.as_table(selection.one_class_each("best"), 0).write(path)
@@ -314,7 +345,7 @@ def active_stage(chain: Chain) -> None:
     """Have the images labelled that the best run is least sure of, and go on with FixMatch."""
     config = chain.config
     bought = config.out / "active" / "bought.parquet"
-    if chain.best is None:
+    if chain.best is None or not chain.has_classifier:
         raise UserError("active: expected a stage with labels before it, found none; skip fewer stages")
     if not bought.is_file():
         names = ("num_threads", "backend", "loading")
@@ -346,7 +377,7 @@ def active_stage(chain: Chain) -> None:
 def tta(chain: Chain) -> None:
     """Measure the best run with views of several sizes."""
     config = chain.config
-    if chain.best is None:
+    if chain.best is None or not chain.has_classifier:
         raise UserError("tta: expected a stage with labels before it, found none; skip fewer stages")
     names = ("pack", "sizes", "flips", "backend", "num_threads", "loading")
     options = {name: getattr(config, name) for name in names}
@@ -367,9 +398,28 @@ STAGES: dict[Stage, Callable[[Chain], None]] = {
 }
 
 
+def check(config: Config) -> None:
+    """Find mistakes of every stage before the first one works for hours.
+
+    Raises:
+        UserError: the first.
+    """
+    check_folder(config.out)
+    pack = open_pack(config.pack)
+    for split in (config.labeled_split, config.unlabeled_split, config.test_split):
+        pack.split(split)
+    if not (pack.split(config.test_split).labels() >= 0).any():
+        raise UserError(f"test_split: expected labels in {config.test_split!r}, found none; name another")
+    chain = Chain(config)
+    for describe in (scratch_config, pretrain_config, fine_tune_config, rounds_config):
+        describe(chain)
+    fixmatch_config(chain, "fixmatch", ())
+
+
 def run(config: Config) -> list[Measured]:
     """Run the stages that are not skipped, in their order, and keep the table of what each brought."""
     refuse_ranks("pipeline")
+    check(config)
     chain = Chain(config)
     for stage, function in STAGES.items():
         if stage not in config.skip:
@@ -406,7 +456,9 @@ def print_ablation(console: Console, measured: list[Measured]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    print_ablation(Console(), run(tyro.cli(Config, description=__doc__)))
+    config = tyro.cli(Config, description=__doc__)
+    print_ablation(Console(), run(config))
+    print(f"pipeline: results{describe_bad_rows(config.out)} -> {config.out}")
 
 
 if __name__ == "__main__":

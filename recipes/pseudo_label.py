@@ -197,7 +197,8 @@ class Labeller:
             cycle - 1, config.threshold, config.threshold_growth, config.threshold_limit
         )
         device, num_rows = phases.accelerator.device, len(self.pack)
-        found = guess_labels(phases.network(run), self.pool_loader, device, num_rows, threshold)
+        network = phases.network(run)
+        found = guess_labels(network, self.pool_loader, device, num_rows, threshold, config.out)
         table = LabelTable.of(
             found.row, found.label, len(self.pack.classes), found.confidence, "pseudo", cycle
         )

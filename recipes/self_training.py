@@ -99,6 +99,11 @@ class Config(ClassifierConfig):
                 "per_class and top_k: expected one or more numbers from 1 on, found "
                 f"{self.per_class} and {self.top_k}"
             )
+        if self.keep_head:
+            raise UserError(
+                "keep_head: expected False, every training starts with a new classifier layer, found True; "
+                "leave it out"
+            )
 
 
 class Rounds:
@@ -107,6 +112,7 @@ class Rounds:
     def __init__(self, config: Config, pack: Pack, phases: Phases) -> None:
         """Open the loaders."""
         self.config, self.pack, self.phases = config, pack, phases
+        self.views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
         common = (config.resolution, config.backend)
         test_loader = build_test_loader(pack, config.test_split, *common, **phases.options)
         self.test_loader = phases.keep(test_loader)
@@ -115,8 +121,7 @@ class Rounds:
 
     def fine_tune(self, name: str, labels: LabelTable, init: Path | None, epochs: int) -> Path:
         """Train on a label table, the classifier layer from random weights; return the phase's folder."""
-        config = self.config
-        views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
+        config, views = self.config, self.views
 
         def make_loader() -> Loader[Batch]:
             options = self.phases.options
@@ -129,7 +134,8 @@ class Rounds:
         """Predict all unlabelled images by a run's classifier; keep the largest P and a quarter more."""
         most, network = max(self.config.per_class), self.phases.network(run)
         device = self.phases.accelerator.device
-        return select_balanced(network, self.pool_loader, device, self.config.top_k, most + most // 4)
+        top_k, out = self.config.top_k, self.config.out
+        return select_balanced(network, self.pool_loader, device, top_k, most + most // 4, out)
 
     def label(self, run: Path, cycle: int) -> LabelTable:
         """Select the round's pseudo-labels; table, counts and plot are kept on disk."""
@@ -151,7 +157,12 @@ class Rounds:
 
 
 def select_balanced(
-    network: Classifier, loader: Loader[Batch], device: torch.device | str, top_k: int, per_class: int
+    network: Classifier,
+    loader: Loader[Batch],
+    device: torch.device | str,
+    top_k: int,
+    per_class: int,
+    out: Path,
 ) -> Selection:
     """Predict all images of a loader and keep the top K classes of each, then the top P images of each class.
 
@@ -161,9 +172,10 @@ def select_balanced(
         device: where the network is.
         top_k: K; at most the number of classes is taken.
         per_class: P.
+        out: folder whose `bad_rows.jsonl` names the images that could not be read.
     """
     selector = BalancedSelector(network.num_classes, min(top_k, network.num_classes), per_class)
-    for part in predict(network, loader, device):
+    for part in predict(network, loader, device, out):
         selector.update(part.probabilities.numpy(), part.index.numpy())
     selector.join_ranks()
     return selector.finish()

@@ -40,6 +40,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
+from engine.bad_rows import describe_bad_rows
 from engine.distributed import Precision, make_accelerator, on_main, rank, seed_everything
 from engine.early_stopping import Stopping
 from engine.few_labels import SCRATCH, FewLabelResult, summarise, write_results
@@ -141,8 +142,12 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
         check_numbers(self, ("labels_per_class", "batch_size", "num_threads", "timeout_s"))
-        if not self.labels_per_class or not self.seeds:
-            raise UserError("transfer: expected at least one number of labels and one seed, found none")
+        for name in ("labels_per_class", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise UserError(
+                    f"{name}: expected one or more different numbers, found {values}; change them"
+                )
         if self.validation_split and self.validation_share:
             raise UserError("validation: expected --validation-split or --validation-share, found both")
         if (self.grid or self.patience) and not (self.validation_split or self.validation_share):
@@ -264,16 +269,16 @@ def stages(config: Config, job: _Job) -> list[tuple[str, FineTuning, bool]]:
 def fine_tune(session: Session, job: _Job) -> FewLabelResult:
     """Train one network on a few labels and test it; its run folder is `config.out` / `job.folder`."""
     config, start = session.config, session.start
-    seed_everything(job.seed)
-    backbone = start.build() if job.init == SCRATCH else start.load()
     layer, plan = Layer(config.layer, config.layer_side), stages(config, job)
-    recipe = Transfer(
-        *(backbone, start.backbone, len(session.pack.classes), plan[0][1], layer),
-        *(config.hidden, plan[0][2], start.resolution),
-    )
     stopping = Stopping(config.check_every_steps, config.patience) if config.patience else None
     accelerator, loader, steps = session.accelerator, session.augmented(job), 0
     try:
+        seed_everything(job.seed)
+        backbone = start.build() if job.init == SCRATCH else start.load()
+        recipe = Transfer(
+            *(backbone, start.backbone, len(session.pack.classes), plan[0][1], layer),
+            *(config.hidden, plan[0][2], start.resolution),
+        )
         for ending, tuning, frozen in plan:
             recipe.begin_stage(tuning, frozen)
             loop_config = session.loop_config(job, tuning, ending, loader.steps_per_epoch)
@@ -282,8 +287,10 @@ def fine_tune(session: Session, job: _Job) -> FewLabelResult:
         loader.close()
         accelerator.free_memory()
     device = accelerator.device
-    tested = measure_accuracy(recipe, session.test, device)
-    held = None if session.validation is None else measure_accuracy(recipe, session.validation, device).top1
+    tested = measure_accuracy(recipe, session.test, device, config.out)
+    held = None
+    if session.validation is not None:
+        held = measure_accuracy(recipe, session.validation, device, config.out).top1
     return FewLabelResult(
         *(job.init, job.labels_per_class, job.seed, tested.top1, tested.num_images, steps),
         *(tested.top5, job.method, held),
@@ -297,7 +304,7 @@ def classify_by_neighbours(session: Session, job: _Job) -> FewLabelResult:
     network = LayerFeatures(session.start.load(), layer).to(device)
     labelled = session.in_order(session.labels(job))
     try:
-        found = vote(network, labelled, session.test, num_classes, device)
+        found = vote(network, labelled, session.test, num_classes, device, session.config.out)
     finally:
         labelled.close()
     measured = (found.top1, found.num_images, 0, found.top5, job.method)
@@ -392,6 +399,8 @@ def main() -> None:
         results = run(config)
         if rank() == 0:
             print_results(Console(), results)
+    if rank() == 0:
+        print(f"transfer: results{describe_bad_rows(config.out)} -> {config.out}")
 
 
 if __name__ == "__main__":

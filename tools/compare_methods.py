@@ -29,8 +29,9 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
+from engine.files import check_folder
 from loaders import open_pack
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -78,6 +79,7 @@ class Config:
         known = PRETRAININGS if self.family == "selfsup" else TRAININGS
         if unknown := [name for name in self.methods if name not in known]:
             raise UserError(f"methods: expected names among {', '.join(known)}, found {', '.join(unknown)}")
+        check_numbers(self)
         first, second = self.calibration_steps
         if self.budget_s <= 0 or not 1 <= first < second or not self.seeds or self.num_threads < 1:
             raise UserError(
@@ -88,12 +90,16 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Measure what is not measured yet; return the number of methods that failed."""
+    path = config.records or config.out / "records.jsonl"
+    check_folder(config.out)
+    check_folder(path.parent)
+    if path.is_dir():
+        raise UserError(f"records: expected a file to write at {path}, found a folder; give a file in it")
     bench, failures = open_bench(config, console), Failures(console)
     if not config.table_only:
         preload(config.num_threads)
         measure(config, bench, failures)
     if not config.calibrate_only:
-        path = config.records or config.out / "records.jsonl"
         write_lines(path, bench.records())
         write_page(path, list(read_lines(path)))
         console.print(path.with_suffix(".md").read_text(), markup=False, highlight=False, soft_wrap=True)

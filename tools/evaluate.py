@@ -9,7 +9,7 @@ from __future__ import annotations
 import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
 
 # isort: split
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,16 +18,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from engine.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.distributed import seed_everything
 from engine.evaluate import Features, extract_features, topk_accuracy
 from engine.evaluation import Evaluation, FrozenAccuracy, write_evaluation
 from engine.knn import knn_scores
 from engine.networks import build_backbone, load_backbone
 from engine.probe import fit_linear_probe
+from engine.run_config import Loading, LoadingOptions
 from engine.runs import read_run
 from loaders import build_loader, open_pack
 from loaders.build import BackendName
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Pack
 from loaders.packs.subsample import subsample_per_class
 from loaders.views import presets
@@ -61,6 +63,17 @@ class Config:
     """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
     num_threads: int = 2
     """Decoding threads."""
+    loading: LoadingOptions = field(default_factory=Loading)
+    """Damage and delay."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that measure nothing."""
+        check_numbers(self, ("temperature", "inverse_penalty", "batch_size", "num_threads", "timeout_s"))
+
+    @property
+    def out(self) -> Path:
+        """Folder of the images that could not be read: the run's own names may be rows of another pack."""
+        return self.run / "evaluation"
 
 
 def features_of(
@@ -80,9 +93,10 @@ def features_of(
         device=device,
         num_threads=config.num_threads,
         channels_last=True,
+        **asdict(config.loading),
     )
     try:
-        features = extract_features(backbone, loader, device).labelled()
+        features = extract_features(backbone, loader, device, config.out).labelled()
     finally:
         loader.close()
     if len(features.labels) == 0:
@@ -120,6 +134,7 @@ def evaluate(config: Config) -> Evaluation:
     described = read_run(config.run)
     backbone_name, resolution = str(described["config"]["backbone"]), int(described["config"]["resolution"])
     pack = open_pack(config.pack)
+    forget_bad_rows(config.out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = [measure(config, pack, described["recipe"], resolution, load_backbone(config.run).to(device))]
     if config.untrained:
@@ -151,7 +166,9 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
 
 def main() -> None:
     """Run the command line."""
-    print_evaluation(Console(), evaluate(tyro.cli(Config, description=__doc__)))
+    config = tyro.cli(Config, description=__doc__)
+    print_evaluation(Console(), evaluate(config))
+    print(f"evaluate: results{describe_bad_rows(config.out)} -> {config.run}")
 
 
 if __name__ == "__main__":

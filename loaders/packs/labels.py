@@ -18,6 +18,7 @@ from loaders.packs.manifest import LABELS_FOLDER
 
 TRUE_LABELS = "true"
 TABLE_VERSION = 1
+MAX_CYCLE = 2**31 - 1
 _ROWS_PER_GROUP = 1 << 20
 _ROWS_PER_BYTE = 16  # measured: consecutive rows with one label take 1.3 bytes each
 _PLAIN_BYTES = 28  # of a row
@@ -102,12 +103,13 @@ class LabelTable:
             num_classes: of the pack.
             confidence: numbers [M], or one for all; rounded to float32.
             source: who gave the labels.
-            cycle: round in which they were given.
+            cycle: round in which they were given, at most `MAX_CYCLE`.
 
         Raises:
             UserError: rows or labels that are no whole numbers (nothing is truncated), different lengths, or
                 values that a table refuses.
         """
+        check_whole("label table cycle", cycle, 0, MAX_CYCLE)
         rows, labels = _whole_numbers("row", row), _whole_numbers("label", label)
         if np.shape(confidence) not in ((), rows.shape) or labels.shape != rows.shape:
             raise UserError(

@@ -1,21 +1,20 @@
 """Whole shards of remote packs on the local disk: verified, bounded in bytes, shared between processes.
 
 The folder is the only state: a shard with its final name is whole and was checked against its SHA-256; the
-time of last use is its modification time. Locks are `flock`, which end with the process that held them.
+time of last use is its modification time.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from loaders.errors import UserError
+from loaders.locks import locked
 from loaders.packs.atomic import PARTIAL_SUFFIX, partial_path, publish
 from loaders.packs.manifest import SHARDS_FOLDER, FileInfo
 from loaders.packs.store import Store
@@ -61,8 +60,10 @@ class ShardCache:
 
     def holds(self, info: FileInfo) -> bool:
         """Tell whether a shard is here."""
-        path = self.folder / SHARDS_FOLDER / info.path
-        return path.is_file() and path.stat().st_size == info.size_bytes
+        try:
+            return (self.folder / SHARDS_FOLDER / info.path).stat().st_size == info.size_bytes
+        except FileNotFoundError:
+            return False
 
     def fetch(self, info: FileInfo) -> Path:
         """Return the local copy of a shard, fetched if need be; callers of the same one wait together.
@@ -90,35 +91,41 @@ class ShardCache:
 
     def _fetch(self, info: FileInfo) -> Path:
         path = self.folder / SHARDS_FOLDER / info.path
-        with _locked(self._lock_path(path)):
-            if self.holds(info):
-                os.utime(path)
-                return path
-            for stale in path.parent.glob(f"{info.path}.*{PARTIAL_SUFFIX}"):
-                stale.unlink(missing_ok=True)  # of a process that was killed: this one has the lock
-            partial = partial_path(path)
-            try:
-                self._reserve(partial, info)
-                with open(partial, "r+b") as file:
-                    self.store.download(f"{SHARDS_FOLDER}/{info.path}", info, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                with _locked(self.folder.parent / "lock"):  # a listing shows one of its names, never both
-                    publish(partial, path)
-            except OSError as error:
-                raise UserError(
-                    f"cache {self.folder}: cannot keep {info.path} ({error.strerror}); make room, or give "
-                    "another cache_dir or fewer cache_bytes"
-                ) from None
-            finally:
-                partial.unlink(missing_ok=True)
+        try:
+            with locked(self.folder / _LOCKS_FOLDER / info.path):
+                if self.holds(info):
+                    with suppress(FileNotFoundError):  # another process made room; who maps it asks again
+                        os.utime(path)
+                else:
+                    self._fill(path, info)
+        except OSError as error:
+            raise UserError(
+                f"cache {self.folder}: cannot keep {info.path} ({error.strerror}); make room, or give "
+                "another cache_dir or fewer cache_bytes"
+            ) from None
         return path
+
+    def _fill(self, path: Path, info: FileInfo) -> None:
+        """Bring a shard from the store; called with its lock held."""
+        for stale in path.parent.glob(f"{info.path}.*{PARTIAL_SUFFIX}"):
+            stale.unlink(missing_ok=True)  # of a process that was killed: this one has the lock
+        partial = partial_path(path)
+        try:
+            self._reserve(partial, info)
+            with open(partial, "r+b") as file:
+                self.store.download(f"{SHARDS_FOLDER}/{info.path}", info, file)
+                file.flush()
+                os.fsync(file.fileno())
+            with locked(self.folder.parent / "lock"):  # a listing shows one of its names, never both
+                publish(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _reserve(self, partial: Path, info: FileInfo) -> None:
         """Make room and take it: a file of the full size, so that two fetches never count on the same."""
         root = self.folder.parent
         while True:
-            with _locked(root / "lock"):
+            with locked(root / "lock"):
                 excess = self._make_room(root, info.size_bytes)
                 if excess <= 0:
                     with open(partial, "wb") as file:
@@ -150,13 +157,10 @@ class ShardCache:
         """Tell whether the process that was writing a partial file is gone, and its lock with it."""
         name = partial.name.rsplit(".", 2)[0]
         try:
-            with _locked(partial.parent.parent / _LOCKS_FOLDER / name, wait=False):
+            with locked(partial.parent.parent / _LOCKS_FOLDER / name, "at work"):
                 return True
-        except BlockingIOError:
+        except UserError:
             return False
-
-    def _lock_path(self, path: Path) -> Path:
-        return self.folder / _LOCKS_FOLDER / path.name
 
 
 def _by_last_use(root: Path) -> list[tuple[Path, int]]:
@@ -167,10 +171,3 @@ def _by_last_use(root: Path) -> list[tuple[Path, int]]:
             stat = path.stat()
             found.append((stat.st_mtime_ns, path, stat.st_size))
     return [(path, size) for _, path, size in sorted(found)]
-
-
-@contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[None]:
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield

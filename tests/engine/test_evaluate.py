@@ -1,6 +1,8 @@
 """Features honour the mask, restore modes; accuracies are those of scikit-learn."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ class PaddedLoader:
 
     steps_per_epoch = 3
     batch_size = 4
+    bad_rows: ClassVar[dict[int, str]] = {}
 
     def __init__(self, images: Tensor, labels: Tensor | None) -> None:
         self.images, self.labels = images, labels
@@ -38,10 +41,10 @@ def backbone() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def test_padding_is_dropped_and_rows_keep_their_order() -> None:
+def test_padding_is_dropped_and_rows_keep_their_order(tmp_path: Path) -> None:
     images, labels = torch.randn(10, 3, 8, 8), torch.arange(10) - 1
     network = backbone()
-    features = extract_features(network, PaddedLoader(images, labels), "cpu")
+    features = extract_features(network, PaddedLoader(images, labels), "cpu", tmp_path)
     assert features.index.tolist() == list(range(10))
     assert features.labels.tolist() == labels.tolist()
     with torch.no_grad():
@@ -50,12 +53,12 @@ def test_padding_is_dropped_and_rows_keep_their_order() -> None:
     assert features.labelled().index.tolist() == list(range(1, 10))
 
 
-def test_modes_are_restored_module_by_module_and_statistics_stay() -> None:
+def test_modes_are_restored_module_by_module_and_statistics_stay(tmp_path: Path) -> None:
     network = backbone()
     network.train()
     network[1].eval()
     before = network[1].running_mean.clone()
-    features = extract_features(network, PaddedLoader(torch.randn(10, 3, 8, 8), None), "cpu")
+    features = extract_features(network, PaddedLoader(torch.randn(10, 3, 8, 8), None), "cpu", tmp_path)
     assert [m.training for m in network] == [True, False, True, True]
     assert torch.equal(network[1].running_mean, before)
     assert (features.labels == -1).all()

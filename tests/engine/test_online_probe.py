@@ -57,15 +57,15 @@ def test_a_probe_that_draws_numbers_or_moves_statistics_would_be_noticed(tmp_pat
     """The test above has teeth: each of these mistakes changes what training ends with."""
 
     class Drawing(OnlineProbe):
-        def measure(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
+        def measure(self, backbone: nn.Module, device: torch.device, out: Path) -> dict[str, float]:
             torch.randn(1)
-            return super().measure(backbone, device)
+            return super().measure(backbone, device, out)
 
     class InTrainingMode(OnlineProbe):
-        def measure(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
+        def measure(self, backbone: nn.Module, device: torch.device, out: Path) -> dict[str, float]:
             for batch in self.train.epoch(0):
                 backbone(batch.views[0])
-            return super().measure(backbone, device)
+            return super().measure(backbone, device, out)
 
     plain = train_with(tmp_path / "plain", None)
     for number, kind in enumerate((Drawing, InTrainingMode)):
@@ -81,7 +81,7 @@ def test_it_measures_at_the_ends_of_epochs_and_states_its_seconds(tmp_path: Path
     records = read_probe(tmp_path / "run")
     assert [r["step"] for r in records] == [6, 9], "every second epoch, and the end"
     assert all(r["seconds"] > 0 for r in records)
-    features = extract_features(recipe.backbone, LabelledLoader(), "cpu")
+    features = extract_features(recipe.backbone, LabelledLoader(), "cpu", tmp_path)
     votes = knn_scores(features.h, features.labels, features.h, 3)
     assert records[-1]["knn_top1"] == pytest.approx(topk_accuracy(votes, features.labels))
     assert records[-1]["linear_top1"] > 0.9

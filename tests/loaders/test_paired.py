@@ -60,6 +60,15 @@ def test_another_table_counts_from_the_next_epoch_on(photo_pack):
     assert torch.equal(again[0].labeled.views[0], late[2].labeled.views[0])
 
 
+def test_an_epoch_under_way_still_counts_its_bad_rows_when_another_table_takes_over(photo_pack):
+    with paired(photo_pack, table_of([2, 5, 11], [1, 0, 2])) as loader:
+        first = loader.labeled
+        loader.set_labels(table_of([7, 8], [1, 1]))
+        first.bad_rows[5] = "row 5: met by the epoch that began before"
+        loader.labeled.bad_rows[7] = "row 7"
+        assert sorted(loader.bad_rows) == [5, 7]
+
+
 def test_tables_without_a_row_of_the_split_are_refused(photo_pack):
     empty = LabelTable.of(np.zeros(0, np.int64), np.zeros(0, np.int64), 3)
     with pytest.raises(UserError, match="expected rows with a label, found none"):

@@ -1,5 +1,6 @@
 """Packs in a store: batches as from the disk, a bounded cache, faults that end in a retry or an error."""
 
+import os
 import shutil
 import threading
 import time
@@ -13,9 +14,9 @@ import torch
 
 from loaders import build_loader, build_paired_loader
 from loaders.errors import LoaderError, MissingBackendError, UserError
+from loaders.locks import locked
 from loaders.packs import StoreOptions, open_pack
 from loaders.packs.remote import RemotePack
-from loaders.packs.shard_cache import _locked
 from loaders.packs.store import StoreError, as_url
 from loaders.stream import shards_of
 from loaders.views import presets
@@ -112,11 +113,29 @@ def test_the_cache_stays_in_its_bounds_and_the_batches_stay_the_same(tmp_path, l
         for epoch in range(3):
             for batch in loader.epoch(epoch):
                 found.append(batch)
-                with _locked(tmp_path / "cache" / "lock"):
+                with locked(tmp_path / "cache" / "lock"):
                     most = max(most, kept_bytes(tmp_path / "cache"))
     same(found, batches(build(local), (0, 1, 2)))
     assert 0 < most <= bound
     assert max(store.requests[path] for path in store.requests if "/shards/" in path) > 3, "nothing went"
+
+
+def test_a_shard_that_another_process_removes_at_any_moment_is_fetched_again(tmp_path, store, monkeypatch):
+    remote = open_pack(store.url, options(tmp_path))
+    info, utime = remote.shard_files[0], os.utime
+    copy = remote.cache.fetch(info)
+
+    def late(path):
+        copy.unlink(missing_ok=True)
+        utime(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "utime", late)  # found, and gone before it is marked as used
+        assert remote.cache.fetch(info) == copy
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "is_file", lambda path: True)  # there when it was looked for, gone then
+        assert not remote.cache.holds(info)
+    assert len(remote.shard_map(0)) == info.size_bytes
 
 
 def test_shards_of_the_window_come_before_they_are_asked_for(tmp_path, store):

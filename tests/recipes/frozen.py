@@ -15,7 +15,7 @@ from loaders.views import presets
 from tests.recipes.short_runs import RESOLUTION
 
 
-def knn_top1(backbone: nn.Module, pack: Pack, resolution: int = RESOLUTION) -> float:
+def knn_top1(backbone: nn.Module, pack: Pack, out: Path, resolution: int = RESOLUTION) -> float:
     """Accuracy on the split `test` by the neighbours in `train`."""
     features = []
     for split in ("train", "test"):
@@ -23,10 +23,10 @@ def knn_top1(backbone: nn.Module, pack: Pack, resolution: int = RESOLUTION) -> f
         with build_loader(
             pack.split(split), (policy,), 256, mode="eval", num_threads=1, channels_last=True
         ) as loader:
-            features.append(extract_features(backbone, loader, "cpu"))
+            features.append(extract_features(backbone, loader, "cpu", out))
     train, test = features
     return topk_accuracy(knn_scores(train.h, train.labels, test.h, len(pack.classes)), test.labels)
 
 
 def knn_top1_of_run(out: Path, pack: Pack, resolution: int = RESOLUTION) -> float:
-    return knn_top1(load_backbone(out), pack, resolution)
+    return knn_top1(load_backbone(out), pack, out, resolution)

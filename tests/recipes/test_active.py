@@ -77,8 +77,8 @@ def test_the_smallest_margins_of_each_cluster_by_brute_force(
     request = choose(asked, digits_pack)
     loader = pool_loader(asked, digits_pack, 16)
     try:
-        features = extract_features(backbone, loader, "cpu")
-        parts = list(predict(load_classifier(trained, "ema"), loader, "cpu"))
+        features = extract_features(backbone, loader, "cpu", config.out)
+        parts = list(predict(load_classifier(trained, "ema"), loader, "cpu", config.out))
     finally:
         loader.close()
     (points,) = given
@@ -144,7 +144,7 @@ def test_a_filled_request_becomes_a_table(config: Config, digits_pack: Pack, tmp
 def test_mistakes(config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected --run"):
         run(replace(config, run=None))
-    with pytest.raises(UserError, match="expected a classifier in"):
+    with pytest.raises(UserError, match="classifier: expected one in"):
         run(replace(config, run=tmp_path))
     with pytest.raises(UserError, match="k-means: expected 1 to"):
         run(replace(config, clusters=5000))

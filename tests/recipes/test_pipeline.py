@@ -15,7 +15,7 @@ from engine.loop import _Run
 from loaders.errors import UserError
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
-from recipes import active, barlow, evaluate, fixmatch, self_training, supervised
+from recipes import active, barlow, evaluate, fixmatch, pipeline, self_training, supervised
 from recipes.pipeline import Ask, Config, FineTune, Pretrain, Rounds, SemiSupervised, run
 
 
@@ -88,10 +88,14 @@ def played(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         measured = {"raw": {"top1": 0.0, "num_images": 1}, "ema": {"top1": number, "num_images": 1}}
         (config.out / "accuracy.json").write_text(json.dumps(measured))
         (config.out / "bought.parquet").write_text("as if bought")
+        if not isinstance(config, barlow.Config):
+            (config.out / "classifier.safetensors").write_text("as if trained on labels")
         return SimpleNamespace(out=config.out, top1=0.9)
 
     for recipe in (supervised, barlow, self_training, fixmatch, active):
         monkeypatch.setattr(recipe, "run", play)
+    labels = "fixmatch-labels.parquet"
+    monkeypatch.setattr(pipeline, "pseudo_labels", lambda chain: chain.config.out / labels)
     monkeypatch.setattr(evaluate, "evaluate", lambda config: (None, play(config)))
     return given
 

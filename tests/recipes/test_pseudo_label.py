@@ -154,9 +154,9 @@ def test_the_threshold_grows_with_the_epochs_and_the_cycles(
         used.append(threshold)
         return pseudo_label_loss(labeled, labels, unlabeled, threshold, weight)
 
-    def guess(network, loader, device, num_rows, threshold):
+    def guess(network, loader, device, num_rows, threshold, out):
         used.append(threshold)
-        return guess_labels(network, loader, device, num_rows, threshold)
+        return guess_labels(network, loader, device, num_rows, threshold, out)
 
     pseudo_label_loss, guess_labels = recipe.pseudo_label_loss, recipe.guess_labels
     monkeypatch.setattr(recipe, "pseudo_label_loss", loss)

@@ -72,7 +72,7 @@ def test_each_round_goes_on_from_the_one_before(config: Config) -> None:
     ]
 
 
-def test_the_surest_rows_of_each_class_are_selected() -> None:
+def test_the_surest_rows_of_each_class_are_selected(tmp_path: Path) -> None:
     """Against sorting everything, on a network that says what it is given."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(60, 5, generator=generator)
@@ -83,8 +83,8 @@ def test_the_surest_rows_of_each_class_are_selected() -> None:
     ]
     network = torch.nn.Identity()
     network.num_classes = 5  # type: ignore[assignment]
-    loader = SimpleNamespace(epoch=lambda number: iter(batches))
-    found = select_balanced(cast(Any, network), cast(Any, loader), "cpu", top_k=2, per_class=7)
+    loader = SimpleNamespace(epoch=lambda number: iter(batches), bad_rows={})
+    found = select_balanced(cast(Any, network), cast(Any, loader), "cpu", 2, 7, tmp_path)
     scores = logits.softmax(1)
     among_two = scores >= scores.topk(2).values[:, 1:]
     for label in range(5):

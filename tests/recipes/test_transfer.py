@@ -250,7 +250,7 @@ def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:
         run(replace(config, init=tmp_path / "nowhere"))
     with pytest.raises(UserError, match="ask for at most"):
         run(replace(config, labels_per_class=(1000,)))
-    with pytest.raises(UserError, match="at least one number of labels"):
+    with pytest.raises(UserError, match="seeds: expected one or more different numbers"):
         run(replace(config, seeds=()))
-    with pytest.raises(UserError, match="steps >= 1"):
+    with pytest.raises(UserError, match="steps: expected more than 0"):
         replace(QUICK, steps=0)
