@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 # `_nrt` off: kernels allocate nothing, so that slices need no reference counting.
-kernel = njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
+kernel = njit(cache=True, nogil=True, _nrt=False, no_cfunc_wrapper=True)  # type: ignore[call-overload]
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.views.kernels.compile import kernel
+from loaders.views.kernels.compile import inlined
 from loaders.views.kernels.simd import LANES, add, load, multiply_add, splat, store, zeros
 
 
-@kernel
+@inlined
 def fill_gaussian(sigma, resolution, weights):
     """Write the weights of taps 0 (centre), 1, 2, ... to `weights` and return the radius.
 
@@ -25,7 +25,7 @@ def fill_gaussian(sigma, resolution, weights):
     return radius
 
 
-@kernel
+@inlined
 def _blur_line(source, at, plane, step, resolution, radius, weights, out, to, out_plane):
     """Write out[to + x] = sum over t of weights[|t|] * source[at + x + t * step] for a row of three channels.
 
@@ -47,13 +47,13 @@ def _blur_line(source, at, plane, step, resolution, radius, weights, out, to, ou
         store(out, to + 2 * out_plane + x, b)
 
 
-@kernel
+@inlined
 def _reflected(y, resolution):
     y = abs(y)
     return 2 * (resolution - 1) - y if y >= resolution else y
 
 
-@kernel
+@inlined
 def _blur_edge_row(source, plane, resolution, radius, weights, y, out, to):
     """Write row y of one channel, whose taps reach over the upper or lower border, to out[to:]."""
     for x in range(0, resolution, LANES):
@@ -65,7 +65,7 @@ def _blur_edge_row(source, plane, resolution, radius, weights, y, out, to):
         store(out, to + x, total)
 
 
-@kernel
+@inlined
 def _pad_row(source, at, resolution, radius, padded, to):
     """Copy a row to padded[to + radius :] and reflect it on both sides."""
     for x in range(0, resolution, LANES):
@@ -75,7 +75,7 @@ def _pad_row(source, at, resolution, radius, padded, to):
         padded[to + radius + resolution - 1 + t] = source[at + resolution - 1 - t]
 
 
-@kernel
+@inlined
 def blur_along_rows(source, step, start, resolution, radius, weights, padded, top, rows, out, plane):
     """Blur the rows of a tile along themselves into rows top .. top + rows of the view `out`.
 
@@ -89,10 +89,10 @@ def blur_along_rows(source, step, start, resolution, radius, weights, padded, to
             _pad_row(source, at, resolution, radius, padded, (channel * rows + k) * pitch)
     for k in range(rows):
         at, to = k * pitch + radius, (top + k) * resolution
-        _blur_line(padded, at, rows * pitch, 1, resolution, radius, weights, out, to, plane)
+        _blur_line(padded, at, rows * pitch, np.int64(1), resolution, radius, weights, out, to, plane)
 
 
-@kernel
+@inlined
 def blur_across_rows(source, plane, resolution, radius, weights, top, rows, out, step, start):
     """Finish a blur: rows top .. top + rows of the view `source` into a tile of `out`."""
     for k in range(rows):

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import njit
 
 # Without reference counting (`_nrt`) a slice costs nothing; kernels allocate nothing, so they need none.
 # fastmath lets LLVM reorder sums and assume finite values; one machine still gives the same bytes always.
-kernel = njit(cache=True, nogil=True, fastmath=True, error_model="numpy", _nrt=False)  # type: ignore[call-overload]
+_OPTIONS: dict[str, Any] = {
+    "cache": True,
+    "nogil": True,
+    "fastmath": True,
+    "error_model": "numpy",
+    "_nrt": False,
+    "no_cfunc_wrapper": True,  # nothing calls a kernel from C
+}
+kernel = njit(**_OPTIONS)
+
+# Called by kernels alone: a call from Python would end the process. Without wrappers for C and for Python a
+# new machine's first batch comes a quarter sooner. Constants that are arguments are written as np.int64(0):
+# numba compiles a function anew for each that it knows.
+inlined = njit(**_OPTIONS, no_cpython_wrapper=True)  # type: ignore[call-overload]
 
 # For random numbers: strict arithmetic, so that every machine draws the same parameters.
-exact_kernel = njit(cache=True, nogil=True)
+exact_kernel = njit(cache=True, nogil=True, no_cfunc_wrapper=True)  # type: ignore[call-overload]

@@ -21,7 +21,7 @@ from loaders.views.codes import (
     SOLARIZE,
     STANDARDIZE,
 )
-from loaders.views.kernels.compile import kernel
+from loaders.views.kernels.compile import inlined
 
 _RED = np.float32(0.2989)
 _GREEN = np.float32(0.587)
@@ -33,7 +33,7 @@ _HALF = np.float32(0.5)
 _SIXTH = np.float32(1.0 / 6.0)
 
 
-@kernel
+@inlined
 def _brightness(r, g, b, factor):
     for i in range(len(r)):
         r[i] = min(r[i] * factor, _FULL)
@@ -41,7 +41,7 @@ def _brightness(r, g, b, factor):
         b[i] = min(b[i] * factor, _FULL)
 
 
-@kernel
+@inlined
 def _contrast(r, g, b, factor, mean):
     offset = (_ONE - factor) * mean
     for i in range(len(r)):
@@ -50,7 +50,7 @@ def _contrast(r, g, b, factor, mean):
         b[i] = max(_ZERO, min(b[i] * factor + offset, _FULL))
 
 
-@kernel
+@inlined
 def _saturation(r, g, b, factor):
     rest = _ONE - factor
     for i in range(len(r)):
@@ -60,14 +60,14 @@ def _saturation(r, g, b, factor):
         b[i] = max(_ZERO, min(b[i] * factor + gray, _FULL))
 
 
-@kernel
+@inlined
 def _hue_channel(position, value, chroma):
     """Channel of an HSV colour: `position` is n + hue in sextants, n = 5, 3, 1 for red, green, blue."""
     k = position - np.float32(6.0) * np.floor(position * _SIXTH)
     return value - chroma * max(_ZERO, min(min(k, np.float32(4.0) - k), _ONE))
 
 
-@kernel
+@inlined
 def _hue(r, g, b, turn):
     shift = np.float32(6.0) * turn
     for i in range(len(r)):
@@ -85,7 +85,7 @@ def _hue(r, g, b, turn):
         b[i] = _hue_channel(hue + np.float32(1.0), value, chroma)
 
 
-@kernel
+@inlined
 def _grayscale(r, g, b):
     for i in range(len(r)):
         gray = _RED * r[i] + _GREEN * g[i] + _BLUE * b[i]
@@ -94,7 +94,7 @@ def _grayscale(r, g, b):
         b[i] = gray
 
 
-@kernel
+@inlined
 def _solarize(r, g, b, threshold):
     for i in range(len(r)):
         r[i] = _FULL - r[i] if r[i] >= threshold else r[i]
@@ -102,7 +102,7 @@ def _solarize(r, g, b, threshold):
         b[i] = _FULL - b[i] if b[i] >= threshold else b[i]
 
 
-@kernel
+@inlined
 def _invert(r, g, b):
     for i in range(len(r)):
         r[i] = _FULL - r[i]
@@ -110,7 +110,7 @@ def _invert(r, g, b):
         b[i] = _FULL - b[i]
 
 
-@kernel
+@inlined
 def _posterize(r, g, b, bits):
     step = np.float32(2.0 ** (8.0 - bits))
     inverse = _ONE / step
@@ -120,7 +120,7 @@ def _posterize(r, g, b, bits):
         b[i] = np.floor(np.floor(b[i] + _HALF) * inverse) * step
 
 
-@kernel
+@inlined
 def _stretch(channel, low, high):
     """Map [low, high] to [0, 255]; a constant channel stays."""
     scale = _FULL / (high - low) if high > low else _ONE
@@ -129,20 +129,20 @@ def _stretch(channel, low, high):
         channel[i] = max(_ZERO, min((channel[i] - origin) * scale, _FULL))
 
 
-@kernel
+@inlined
 def _standardize(channel, mean, deviation):
     inverse = _ONE / deviation
     for i in range(len(channel)):
         channel[i] = (channel[i] - mean) * inverse
 
 
-@kernel
+@inlined
 def _look_up(channel, table):
     for i in range(len(channel)):
         channel[i] = table[int(channel[i] + _HALF)]
 
 
-@kernel
+@inlined
 def apply_pointwise(code, argument, stats, r, g, b):
     """Apply one colour operation to a tile.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from loaders.buffers import CACHE_LINE_BYTES, aligned_zeros
 from loaders.views.codes import AFFINE, BLUR, CUTOUT, MAX_ARGUMENTS, NONE, SHARPNESS
 from loaders.views.kernels.blur import blur_across_rows, blur_along_rows, fill_gaussian
-from loaders.views.kernels.compile import kernel
+from loaders.views.kernels.compile import inlined, kernel
 from loaders.views.kernels.memory import streaming_pays
 from loaders.views.kernels.pointwise import apply_pointwise
 from loaders.views.kernels.resample import LINES, SLOTS, prepare_tables, resample_rows
@@ -111,7 +111,7 @@ def line_pitch(width: int, taps: int) -> int:
     return -(-(width + taps + 3 * LANES) // LANES) * LANES
 
 
-@kernel
+@inlined
 def _write_tile(source, at, step, count, gain, bias, channels_last, past_caches, out, size, to):
     """Write count finished pixels of three channels from pixel `to` of the view on.
 
@@ -146,7 +146,7 @@ def _write_tile(source, at, step, count, gain, bias, channels_last, past_caches,
             store_some(out, 2 * size + to + i, b, left)
 
 
-@kernel
+@inlined
 def render_view(
     planes,
     region,
@@ -187,7 +187,8 @@ def render_view(
     held, work, spare = scratch.views[0], scratch.views[1], scratch.views[2]
     gaussian, next_gaussian = scratch.gaussian[0], scratch.gaussian[1]
     known, gathered = scratch.known, scratch.gathered
-    source, made_by, radius, next_radius = _RESAMPLE, 0, 0, 0
+    source, made_by = _RESAMPLE, 0
+    radius, next_radius = np.int64(0), np.int64(0)
     begin, ready = 0, -1
     while True:
         end = begin
@@ -251,7 +252,7 @@ def render_view(
             held, work = work, held
 
 
-@kernel
+@inlined
 def _ends_traverse(code):
     return code in (BLUR, SHARPNESS, AFFINE) or needs_statistics(code)
 

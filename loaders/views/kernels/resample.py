@@ -27,7 +27,9 @@ from __future__ import annotations
 
 import math
 
-from loaders.views.kernels.compile import kernel
+import numpy as np
+
+from loaders.views.kernels.compile import inlined
 from loaders.views.kernels.simd import (
     HAS_AVX512,
     LANES,
@@ -60,12 +62,12 @@ def table_taps(scale: float, cubic: bool) -> int:
     return math.ceil((2.0 if cubic else 1.0) * max(scale, 1.0)) * 2 + 2
 
 
-@kernel
+@inlined
 def _triangle(x):
     return max(0.0, 1.0 - abs(x))
 
 
-@kernel
+@inlined
 def _cubic(x):
     x = abs(x)
     near = (1.5 * x - 2.5) * x * x + 1.0
@@ -73,7 +75,7 @@ def _cubic(x):
     return near if x < 1.0 else (far if x < 2.0 else 0.0)
 
 
-@kernel
+@inlined
 def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, weights, axis):
     """Fill the table of one axis and return the number of taps in use.
 
@@ -138,7 +140,7 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
     return taps
 
 
-@kernel
+@inlined
 def block_columns(first, padded, left, base):
     """Rewrite `first` relative to its block's smallest index, which goes to `base` (relative to `left`)."""
     for block in range(padded // LANES):
@@ -154,7 +156,7 @@ def block_columns(first, padded, left, base):
         base[2 * block + 1] = widest // LANES + 1
 
 
-@kernel
+@inlined
 def narrow_blocks(first, padded, left, base, order):
     """Return whether the first taps of every block span no more than `LANES` source columns.
 
@@ -174,7 +176,7 @@ def narrow_blocks(first, padded, left, base, order):
     return True
 
 
-@kernel
+@inlined
 def widen_row(planes, plane, start, base, order, weights, padded, taps, ring, to):
     """Horizontal pass of a source row of three channels: planes[start :] to ring[to :], P floats of each."""
     for block in range(padded // LANES):
@@ -191,7 +193,7 @@ def widen_row(planes, plane, start, base, order, weights, padded, taps, ring, to
         store(ring, to + 2 * padded + place, b)
 
 
-@kernel
+@inlined
 def blend_widened(ring, padded, height, first, weights, taps, y, resolution, out, step, to):
     """Vertical pass of output row y from the widened rows in the ring, to a row of out, in [0, 255]."""
     for place in range(0, resolution, LANES):
@@ -207,7 +209,7 @@ def blend_widened(ring, padded, height, first, weights, taps, y, resolution, out
         store(out, 2 * step + to + place, clamp_byte(b))
 
 
-@kernel
+@inlined
 def blend_rows(planes, plane, width, height, left, count, first, weights, padded, taps, y, line, pitch, to):
     """Vertical pass of output row y: source columns left .. left + count of three channels into `line`.
 
@@ -229,7 +231,7 @@ def blend_rows(planes, plane, width, height, left, count, first, weights, padded
         store(line, to + 2 * pitch + i, b)
 
 
-@kernel
+@inlined
 def _tap(line, at, index, windows):
     """Return line[at + index] per lane; a block that shrinks reaches over several windows of `LANES`."""
     if windows == 1:
@@ -240,7 +242,7 @@ def _tap(line, at, index, windows):
     return value
 
 
-@kernel
+@inlined
 def gather_columns(line, pitch, start, first, base, weights, padded, taps, out, plane, at):
     """Horizontal pass: three channels from line[start :] to a row out[c * plane + at :], in [0, 255]."""
     for block in range(padded // LANES):
@@ -258,7 +260,7 @@ def gather_columns(line, pitch, start, first, base, weights, padded, taps, out, 
         store(out, 2 * plane + at + place, clamp_byte(b))
 
 
-@kernel
+@inlined
 def turn_lines(line, pitch, count, columns):
     """Copy `LINES` blended rows of three channels so that the values of each column lie side by side.
 
@@ -273,7 +275,7 @@ def turn_lines(line, pitch, count, columns):
             rows_to_columns(line, c * pitch + x, 3 * pitch, columns, (c * pitch + x) * LINES)
 
 
-@kernel
+@inlined
 def sum_columns(
     columns, pitch, left, first, weights, padded, taps, sums, members, resolution, out, plane, at
 ):
@@ -302,7 +304,7 @@ def sum_columns(
             columns_to_rows(sums, c * block_sums, out, c * plane + at + place, resolution, members)
 
 
-@kernel
+@inlined
 def copy_rows(planes, plane, width, first_rows, first, resolution, top, rows, out, step, start):
     """Write rows top .. top + rows of a view whose tables have one tap each.
 
@@ -329,7 +331,7 @@ def copy_rows(planes, plane, width, first_rows, first, resolution, top, rows, ou
                         out[at + x] = planes[c * plane + row + first[place + x]]
 
 
-@kernel
+@inlined
 def resample_rows(planes, height, width, extent, scratch, resolution, top, rows, out, step, start):
     """Write rows top .. top + rows of the resampled view to three channels of `out`, `step` apart.
 
@@ -388,7 +390,7 @@ def resample_rows(planes, height, width, extent, scratch, resolution, top, rows,
             )  # fmt: skip
 
 
-@kernel
+@inlined
 def prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch):
     """Fill the tables of both axes and return (left, count, row_taps, col_taps, way).
 
@@ -397,7 +399,7 @@ def prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch)
     """
     rows_first, columns_first = scratch.first[0], scratch.first[1]
     row_taps = fill_taps(
-        box[0], box[2], window[0], window[2], resolution, shift[0], False, cubic,
+        box[0], box[2], window[0], window[2], resolution, shift[0], np.bool_(False), cubic,
         rows_first, scratch.weights[0], scratch.axis,
     )  # fmt: skip
     col_taps = fill_taps(

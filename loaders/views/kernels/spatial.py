@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.views.kernels.compile import kernel
+from loaders.views.kernels.compile import inlined
 
 _ZERO = np.float32(0.0)
 _FULL = np.float32(255.0)
 
 
-@kernel
+@inlined
 def warp_rows(source, plane, resolution, args, top, rows, places, out, step, start):
     """Write rows top .. top + rows of the warped view, nearest neighbour, `fill` outside the source.
 
@@ -38,7 +38,7 @@ def warp_rows(source, plane, resolution, args, top, rows, places, out, step, sta
                 row[column] = pixels[place] if place >= 0 else fill
 
 
-@kernel
+@inlined
 def sharpen_rows(source, plane, resolution, factor, top, rows, out, step, start):
     """Blend each pixel with the mean of its 3 x 3 neighbours (itself weighing 5 of 13); borders stay."""
     rest = (np.float32(1.0) - factor) / np.float32(13.0)
@@ -59,7 +59,7 @@ def sharpen_rows(source, plane, resolution, factor, top, rows, out, step, start)
                 row[x] = max(_ZERO, min(here[x] * factor + total * rest, _FULL))
 
 
-@kernel
+@inlined
 def cut_out_rows(args, top, rows, resolution, into, step, start):
     """Fill the part of the box (top, left, bottom, right of `CUTOUT`) that lies in the rows of a tile."""
     left, right, fill = int(args[1]), int(args[3]), args[4]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.views.codes import AUTOCONTRAST, CONTRAST, EQUALIZE, STANDARDIZE
-from loaders.views.kernels.compile import kernel
+from loaders.views.kernels.compile import inlined
 from loaders.views.kernels.simd import LANES, highest, larger, load, lowest, smaller, splat
 
 _MIDDLE = np.float32(128.0)  # taken off before squaring, for precision
@@ -42,13 +42,13 @@ def make_stats() -> Stats:
     )
 
 
-@kernel
+@inlined
 def needs_statistics(code):
     """Return whether an operation must see the whole view before it changes a pixel."""
     return code in (CONTRAST, AUTOCONTRAST, EQUALIZE, STANDARDIZE)
 
 
-@kernel
+@inlined
 def begin_statistics(stats):
     """Forget the last view."""
     stats.mean[0] = 0.0
@@ -60,26 +60,26 @@ def begin_statistics(stats):
                 stats.counts[c, part, value] = 0
 
 
-@kernel
+@inlined
 def add_statistics(code, stats, r, g, b):
     """Add a tile to what operation `code` needs."""
     if code == CONTRAST:
         stats.mean[0] += _luma_sum(r, g, b)
     elif code == AUTOCONTRAST:
-        _add_extremes(r, 0, stats)
-        _add_extremes(g, 1, stats)
-        _add_extremes(b, 2, stats)
+        _add_extremes(r, stats.low[0:], stats.high[0:])
+        _add_extremes(g, stats.low[1:], stats.high[1:])
+        _add_extremes(b, stats.low[2:], stats.high[2:])
     elif code == STANDARDIZE:
-        _add_moments(r, 0, stats)
-        _add_moments(g, 1, stats)
-        _add_moments(b, 2, stats)
+        _add_moments(r, stats.sums[:, 0])
+        _add_moments(g, stats.sums[:, 1])
+        _add_moments(b, stats.sums[:, 2])
     else:
         _count(r, stats.counts[0])
         _count(g, stats.counts[1])
         _count(b, stats.counts[2])
 
 
-@kernel
+@inlined
 def end_statistics(code, stats, size):
     """Finish after the last tile of a view of `size` pixels."""
     if code == CONTRAST:
@@ -94,7 +94,7 @@ def end_statistics(code, stats, size):
             stats.spread[c] = np.sqrt(max(0.0, stats.sums[1, c] / size - mean * mean))
 
 
-@kernel
+@inlined
 def _luma_sum(r, g, b):
     total = np.float32(0.0)
     for i in range(len(r)):
@@ -102,9 +102,9 @@ def _luma_sum(r, g, b):
     return total
 
 
-@kernel
-def _add_extremes(channel, c, stats):
-    lows, highs = splat(stats.low[c]), splat(stats.high[c])
+@inlined
+def _add_extremes(channel, least, most):
+    lows, highs = splat(least[0]), splat(most[0])
     whole = len(channel) // LANES * LANES
     for i in range(0, whole, LANES):
         values = load(channel, i)
@@ -112,21 +112,21 @@ def _add_extremes(channel, c, stats):
     low, high = lowest(lows), highest(highs)
     for i in range(whole, len(channel)):
         low, high = min(low, channel[i]), max(high, channel[i])
-    stats.low[c], stats.high[c] = low, high
+    least[0], most[0] = low, high
 
 
-@kernel
-def _add_moments(channel, c, stats):
+@inlined
+def _add_moments(channel, sums):
     total, squares = np.float32(0.0), np.float32(0.0)
     for i in range(len(channel)):
         value = channel[i] - _MIDDLE
         total += value
         squares += value * value
-    stats.sums[0, c] += total
-    stats.sums[1, c] += squares
+    sums[0] += total
+    sums[1] += squares
 
 
-@kernel
+@inlined
 def _count(channel, counts):
     whole = len(channel) // _PARTS * _PARTS
     for i in range(0, whole, _PARTS):
@@ -136,7 +136,7 @@ def _count(channel, counts):
         counts[0, int(channel[i] + np.float32(0.5))] += 1
 
 
-@kernel
+@inlined
 def _fill_table(counts, table):
     """Equalise as PIL does: the step leaves out the last occupied value; a single value stays."""
     total, last = 0, 0

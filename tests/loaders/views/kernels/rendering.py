@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from loaders.views.kernels.render import make_scratch, render_view
+from loaders.views.kernels.render import make_scratch, render_chunk
 from loaders.views.kernels.resample import table_taps
 
 
@@ -14,11 +14,10 @@ def render(image, policy, parameters):
     cubic = policy.interpolation == "bicubic"
     p = parameters
     taps = table_taps(float(p.box[0, 2:].max()) / resolution, cubic)
-    out = np.full(3 * resolution * resolution, np.nan, np.float32)
-    region = np.array([0, 0, height, width])
-    render_view(
-        planes, region, p.box[0], p.window[0], p.shift[0], p.flip[0], cubic, p.codes[0], p.args[0],
-        np.ones(3, np.float32), np.zeros(3, np.float32), make_scratch(resolution, taps, width), resolution,
-        False, out,
+    out = np.full((1, 3 * resolution * resolution), np.nan, np.float32)
+    render_chunk(
+        planes, np.zeros(1, np.int64), np.array([[0, 0, height, width]]), p.box[:1], p.window[:1],
+        p.shift[:1], p.flip[:1], cubic, p.codes[:1], p.args[:1], np.ones(3, np.float32),
+        np.zeros(3, np.float32), make_scratch(resolution, taps, width), resolution, False, out,
     )  # fmt: skip
     return out.reshape(3, resolution, resolution)

@@ -25,6 +25,11 @@ SLACK = 4 * LANES
 
 
 @kernel
+def fill(start, length, size, resolution, shift, flip, cubic, first, weights, axis):
+    return fill_taps(start, length, 0, size, resolution, shift, flip, cubic, first, weights, axis)
+
+
+@kernel
 def gather(line, pitch, left, first, weights, padded, taps, base, out, plane, resolution, members):
     block_columns(first, padded, left, base)
     for k in range(members):
@@ -53,9 +58,7 @@ def test_both_forms_of_shrinking_agree_with_plain_sums(members, cubic, flip, wid
     most = table_taps(box[1] / resolution, cubic)
     first = np.zeros(padded, np.int32)
     weights = np.full(most * padded, np.nan, np.float32)
-    taps = fill_taps(
-        box[0], box[1], 0, width, resolution, 0, flip, cubic, first, weights, np.zeros((3, padded))
-    )
+    taps = fill(box[0], box[1], width, resolution, 0, flip, cubic, first, weights, np.zeros((3, padded)))
     left = int(first[:resolution].min())
     count = min(int(first[:resolution].max()) + taps, width) - left
     pitch = count + most + SLACK
@@ -99,9 +102,7 @@ def axis_table(start, length, size, resolution, shift, flip, cubic):
     padded = -(-resolution // LANES) * LANES
     most = table_taps(length / resolution, cubic)
     first, weights = np.zeros(padded, np.int32), np.zeros(most * padded, np.float32)
-    taps = fill_taps(
-        start, length, 0, size, resolution, shift, flip, cubic, first, weights, np.zeros((3, padded))
-    )
+    taps = fill(start, length, size, resolution, shift, flip, cubic, first, weights, np.zeros((3, padded)))
     table = np.zeros((resolution, size + taps))
     for t in range(taps):
         table[np.arange(resolution), first[:resolution] + t] += weights.reshape(most, padded)[t, :resolution]
