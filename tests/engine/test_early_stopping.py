@@ -28,7 +28,7 @@ def stop_training(
     measured: list[dict[str, Tensor]] = []
     done = len(read_metrics(out / "validation.jsonl"))
 
-    def measure(recipe, loader, device) -> Accuracy:
+    def measure(recipe, loader, device, out) -> Accuracy:
         if done + len(measured) == fail_at:
             raise KeyboardInterrupt
         measured.append({name: t.clone() for name, t in recipe.state_dict().items()})
