@@ -393,8 +393,11 @@ def _normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.f
 
 
 def _chunk_edges(sizes: NDArray[np.int64], num_threads: int) -> list[int]:
-    """Return the borders of chunks: at most `CHUNK_BYTES` each (or one image), at least two per thread."""
-    most = max(1, -(-len(sizes) // (2 * num_threads)))
+    """Return the borders of chunks: at most `CHUNK_BYTES` each (or one image), at least one per thread.
+
+    A thread that is done first goes on with the next batch.
+    """
+    most = max(1, -(-len(sizes) // num_threads))
     by_size = (np.cumsum(sizes) - sizes) // CHUNK_BYTES
     by_count = np.arange(len(sizes)) // most
     new = (np.diff(by_size) != 0) | (np.diff(by_count) != 0)

@@ -170,13 +170,14 @@ def regions_of(
     Returns:
         int64 [K, 4], top, left, height and width.
     """
+    sizes, pixels = np.stack([heights, widths], axis=1), heights * widths
+    if pixels.max(initial=0) < _SMALL:
+        return np.concatenate([np.zeros_like(sizes), sizes], axis=1)
     low = np.minimum.reduce([window[:, :2] for window in windows]).astype(np.int64) - _MARGIN
     high = np.maximum.reduce([window[:, 2:] for window in windows]).astype(np.int64) + _MARGIN
     low = np.maximum(low, 0)
     low[:, 1] -= low[:, 1] % _COLUMNS
-    sizes = np.stack([heights, widths], axis=1)
     regions = np.concatenate([low, np.minimum(high, sizes) - low], axis=1)
-    pixels = heights * widths
     whole = (pixels < _SMALL) | (regions[:, 2] * regions[:, 3] > _WORTHWHILE * pixels)
     regions[whole, :2], regions[whole, 2:] = 0, sizes[whole]
     return regions
