@@ -295,7 +295,7 @@ class CpuRenderer:
         if self._crc32 is None:
             whole = np.ones(len(rows), np.bool_)
         else:
-            found = [zlib.crc32(pack.view(row).data) for row in rows.tolist()]
+            found = [zlib.crc32(data) for data in pack.slices(rows)]
             whole = np.array(found, np.uint32) == self._crc32[rows]
         heights, widths = job.heights[chunk], job.widths[chunk]
         regions = regions_of([p.window[chunk] for p in job.parameters], heights, widths)
