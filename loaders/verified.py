@@ -41,8 +41,7 @@ class VerifiedRows:
         self._replace_bad = replace_bad
         self._train = train
         self._verify = verify
-        # As a plain array: a memmap takes a microsecond for an element.
-        self._crc32 = np.asarray(split.pack.columns.crc32)
+        self._crc32 = split.pack.columns.crc32
         self._is_good = np.zeros(len(split.pack), np.bool_)
         self._maps: dict[int, NDArray[np.uint8]] = {}
         encodings = np.unique(split.pack.columns.encoding[split.rows(np.arange(len(split)))])
