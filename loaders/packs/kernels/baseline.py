@@ -50,7 +50,7 @@ from loaders.packs.kernels.jpeg_markers import (
     same_bytes,
     table_size,
 )
-from loaders.packs.kernels.memory import inner
+from loaders.packs.kernels.memory import inner, kernel
 
 _MAX_ROW = 65_536
 _NARROWEST = 5  # pixels across; libjpeg-turbo enlarges the colours of narrower images in another way
@@ -110,7 +110,8 @@ def decode_baseline(data, height, width, region, base, scan, samples, planes):
         base: a record of `BASELINE`.
         scan: uint8 [>= scan_bytes(len(data))], scratch.
         samples: uint8 [>= sample_bytes(height, width)], scratch.
-        planes: uint8 [>= 3 * pixels of the region], out: red, green and blue, one behind the other.
+        planes: uint8 [>= 3 * pixels of the region], out: red, green and blue, one behind the other; or empty,
+            where the samples alone are wanted (`decode_samples`).
     """
     at, num_components, num_blocks = read_header(
         data, np.int64(0), len(data), base.facts, base.frame, base.units, base.tables_at
@@ -131,7 +132,7 @@ def decode_baseline(data, height, width, region, base, scan, samples, planes):
     if not _lay_out(base, num_components, num_blocks, top, first, bottom - top, last - first, len(samples)):
         return False
     begin_scan(base.state, base.previous, base.coefficients)
-    done, end = region[0], region[0] + region[2]
+    done, end = region[0], region[0] + (region[2] if len(planes) else 0)
     for row in range(bottom):
         wanted = (first, last) if row >= top else (0, 0)
         is_good = decode_units(
@@ -147,6 +148,23 @@ def decode_baseline(data, height, width, region, base, scan, samples, planes):
             _write_row(base, num_components, y, region[1], region[3], samples, planes, to, plane)
         done = max(done, ready)
     return bottom < down or bits_left(base.state, size) < 8
+
+
+@kernel
+def decode_samples(data, height, width, region, base, scan, samples, places):
+    """Decode an image as it is stored, luma and two colours; return whether it could be done.
+
+    Args:
+        region: int64 [4], 0, 0, height, width.
+        base: BASELINE [1].
+        places: int64 [3, 2], out: where in `samples` each component begins, bytes from one row to the next.
+        data, height, width, scan, samples: as in `decode_baseline`.
+    """
+    done = decode_baseline(data, height, width, region, base[0], scan, samples, samples[:0])
+    for c in range(3):
+        for i in range(2):
+            places[c, i] = base[0].places[c, i]
+    return done
 
 
 @inner
