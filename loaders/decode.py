@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
+from loaders.packs.kernels.baseline import make_baseline, sample_bytes, scan_bytes
 from loaders.packs.kernels.decode import (
     AHEAD,
     FOUND_ALTERED,
@@ -102,6 +103,8 @@ class Decoder:
     def __init__(self) -> None:
         """Start a decompressor."""
         self._jpeg = Decompressor()
+        self._baseline = make_baseline()
+        self._scan = np.empty(0, np.uint8)
         self._copy = np.empty(SMALL_BYTES + AHEAD, np.uint8)
         self._pixels = np.empty(0, np.uint8)
         self._found = np.zeros(3, np.int64)
@@ -124,13 +127,17 @@ class Decoder:
         Returns:
             The first row that failed, of which `reason` tells more, or K.
         """
-        largest = int(rows.pixel_bytes[first:].max(initial=0))
-        if len(self._pixels) < largest:
-            self._pixels = np.empty(largest, np.uint8)
+        sides = rows.heights[first:], rows.widths[first:]
+        largest = int(sample_bytes(*sides).max(initial=0)), scan_bytes(int(rows.sizes[first:].max(initial=0)))
+        if len(self._pixels) < largest[0]:
+            self._pixels = np.empty(largest[0], np.uint8)
+        if len(self._scan) < largest[1]:
+            self._scan = np.empty(largest[1], np.uint8)
         row = int(
             decode_all(
                 self._jpeg.handle, rows.addresses, rows.sizes, rows.encodings, rows.heights, rows.widths,
-                rows.regions, rows.whole, first, starts, self._copy, self._pixels, planes, self._found,
+                rows.regions, rows.whole, first, starts, self._baseline, self._scan, self._copy,
+                self._pixels, planes, self._found,
             )
         )  # fmt: skip
         if row < len(rows.sizes) and self._found[0] == FOUND_DAMAGE:

@@ -18,7 +18,8 @@ from loaders.packs.columns import ENCODING_JPEG
 from loaders.packs.image import ImagePolicy, PreparedImage
 from loaders.packs.jpeg_header import parse_jpeg_header
 from loaders.packs.kernels.blake2b import hash_all
-from loaders.packs.kernels.jpeg_scan import CLEAN, HAS_EXIF, HEIGHT, WIDTH, ScanTables, scan_jpegs
+from loaders.packs.kernels.jpeg_markers import CLEAN, HAS_EXIF, HEIGHT, WIDTH
+from loaders.packs.kernels.jpeg_scan import ScanTables, scan_jpegs
 from loaders.packs.rows import Batch
 from loaders.packs.sources.item import BulkSource, ImageSource, SourceItem
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_int, c_size_t, c_void_p
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.packs.kernels.baseline import decode_samples, make_baseline, sample_bytes, scan_bytes
 from loaders.packs.kernels.shrink import MIN_ROW_BYTES, Side, shrink_into
 from loaders.turbojpeg import HEIGHT, WIDTH, Decompressor, library
 
@@ -43,6 +45,20 @@ for _name, _taken in (
 ):
     getattr(library, _name).argtypes = _taken
 library.tj3JPEGBufSize.restype = c_size_t
+
+
+class _Planes(NamedTuple):
+    """Luma and two colours in memory.
+
+    Attributes:
+        memory: uint8.
+        begins: where each begins.
+        strides: bytes from one row to the next of each.
+    """
+
+    memory: NDArray[np.uint8]
+    begins: Sequence[int]
+    strides: Sequence[int]
 
 
 class _Layout(NamedTuple):
@@ -75,10 +91,9 @@ class _Layout(NamedTuple):
         luma = colour * self.shared[0] * self.shared[1]
         return luma, luma + colour, luma + 2 * colour
 
-    def addresses(self, memory: NDArray[np.uint8]) -> _Addresses:  # type: ignore[valid-type]
-        """Return where each plane begins."""
-        first = memory.ctypes.data
-        return _Addresses(first, first + self.ends[0], first + self.ends[1])
+    def planes(self, memory: NDArray[np.uint8]) -> _Planes:
+        """Return planes of this layout."""
+        return _Planes(memory, (0, *self.ends[:2]), self.strides)
 
 
 class _Compressor:
@@ -99,6 +114,7 @@ class _Worker(threading.local):
     def __init__(self) -> None:
         self.decoder = Decompressor()
         self.encoder = _Compressor()
+        self.baseline = make_baseline()
         self._memory: dict[str, NDArray[np.uint8]] = {}
 
     def renew(self) -> None:
@@ -141,18 +157,15 @@ def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quali
     height, width = (-(-library.tj3Get(decoder, side) // factor) for side in (HEIGHT, WIDTH))
     if shared is None or width // shared[1] < MIN_ROW_BYTES:
         return None
-    source = _Layout.of(height, width, shared)
-    pixels = _worker.memory("source", source.ends[2])
-    library.tj3SetScalingFactor(decoder, _Fraction(1, factor))
-    arguments = source.addresses(pixels), _Strides(*source.strides)
-    if library.tj3DecompressToYUVPlanes8(decoder, data, len(data), *arguments) != 0:
-        _worker.renew()
+    source = _decode_baseline(data, height, width) if factor == 1 else None
+    source = source or _decode(data, factor, _Layout.of(height, width, shared))
+    if source is None:
         return None
     target = _Layout.of(to_height, to_width, _SHARED[_STORED])
-    small = _worker.memory("target", target.ends[2])
+    small = target.planes(_worker.memory("target", target.ends[2]))
     for plane in range(3):
         # Of the pixels that share a value, down and across, on either side.
-        own = (source.shared, target.shared) if plane else ((1, 1), (1, 1))
+        own = (shared, target.shared) if plane else ((1, 1), (1, 1))
         rows, columns = (
             Side(
                 length=-(-length // a),
@@ -164,17 +177,48 @@ def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quali
                 zip((height, width), (to_height, to_width), *own, strict=True)
             )
         )
-        first, place = (layout.ends[plane - 1] if plane else 0 for layout in (source, target))
-        shrink_into(small[place:], pixels[first:], source.strides[plane], rows, columns)
-    return _encode(small, target, to_height, to_width, quality)
+        first, place = source.begins[plane], small.begins[plane]
+        shrink_into(small.memory[place:], source.memory[first:], source.strides[plane], rows, columns)
+    return _encode(small, to_height, to_width, quality)
 
 
-def _encode(pixels: NDArray[np.uint8], layout: _Layout, height: int, width: int, quality: int) -> bytes:
+def _decode_baseline(data: bytes, height: int, width: int) -> _Planes | None:
+    """Decode by our own code, None where it leaves the file to libjpeg-turbo."""
+    scan, samples = (
+        _worker.memory(name, size)
+        for name, size in (("scan", scan_bytes(len(data))), ("source", sample_bytes(height, width)))
+    )
+    places, region = np.empty((3, 2), np.int64), np.array([0, 0, height, width])
+    file = np.frombuffer(data, np.uint8)
+    if not decode_samples(file, height, width, region, _worker.baseline, scan, samples, places):
+        return None
+    begins, strides = places.T.tolist()
+    return _Planes(samples, begins, strides)
+
+
+def _decode(data: bytes, factor: int, layout: _Layout) -> _Planes | None:
+    """Decode by libjpeg-turbo, None where it complains."""
+    planes = layout.planes(_worker.memory("source", layout.ends[2]))
+    decoder = _worker.decoder.handle
+    library.tj3SetScalingFactor(decoder, _Fraction(1, factor))
+    arguments = _addresses(planes), _Strides(*planes.strides)
+    if library.tj3DecompressToYUVPlanes8(decoder, data, len(data), *arguments) != 0:
+        _worker.renew()
+        return None
+    return planes
+
+
+def _addresses(planes: _Planes) -> _Addresses:  # type: ignore[valid-type]
+    first = planes.memory.ctypes.data
+    return _Addresses(*(first + begin for begin in planes.begins))
+
+
+def _encode(planes: _Planes, height: int, width: int, quality: int) -> bytes:
     encoder = _worker.encoder.handle
     out = _worker.memory("encoded", library.tj3JPEGBufSize(width, height, _STORED))
     library.tj3Set(encoder, _QUALITY, quality)
     place, size = c_void_p(out.ctypes.data), c_size_t(len(out))
-    planes = layout.addresses(pixels), width, _Strides(*layout.strides), height
-    if library.tj3CompressFromYUVPlanes8(encoder, *planes, byref(place), byref(size)) != 0:
+    arguments = _addresses(planes), width, _Strides(*planes.strides), height
+    if library.tj3CompressFromYUVPlanes8(encoder, *arguments, byref(place), byref(size)) != 0:
         raise MemoryError("libjpeg-turbo cannot encode")
     return out[: size.value].tobytes()

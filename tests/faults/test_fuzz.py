@@ -24,7 +24,8 @@ from loaders.packs import LabelTable, Pack, beton, open_pack
 from loaders.packs.columns import COLUMN_DTYPES, IndexColumns, open_columns
 from loaders.packs.image import BadImage, ImagePolicy, prepare_image
 from loaders.packs.jpeg_header import parse_jpeg_header
-from loaders.packs.kernels.jpeg_scan import CLEAN, HEIGHT, WIDTH, ScanTables, scan_jpegs
+from loaders.packs.kernels.jpeg_markers import CLEAN, HEIGHT, WIDTH
+from loaders.packs.kernels.jpeg_scan import ScanTables, scan_jpegs
 from loaders.packs.labels import LabelTableWriter
 from loaders.packs.manifest import read_manifest
 from loaders.packs.shard_list import read_shard_records

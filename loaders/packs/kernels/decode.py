@@ -1,10 +1,16 @@
-"""Decoding rows of a pack into channel planes in one call: JPEGs by libjpeg-turbo, pixels as they are."""
+"""Decoding rows of a pack into channel planes in one call.
+
+JPEGs of the usual kind are decoded by our own code, others and what may be damaged by libjpeg-turbo: both to
+the same bytes. Pixels are taken as they are.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
+from loaders.packs.kernels.baseline import decode_baseline
+from loaders.packs.kernels.huffman import SLACK
 from loaders.packs.kernels.memory import bytes_at, copy_bytes, kernel
 from loaders.turbojpeg import HEIGHT, RGB, WIDTH, decompress, get_parameter, read_header, set_region
 
@@ -71,6 +77,8 @@ def decode_all(
     whole,
     first,
     starts,
+    base,
+    scan,
     copy,
     pixels,
     planes,
@@ -83,8 +91,10 @@ def decode_all(
         addresses, sizes, encodings, heights, widths, regions, whole: as in `loaders.decode.EncodedRows`.
         first: row to begin with.
         starts: int64 [K], where each begins in `planes`; those behind `first` are written.
+        base: `BASELINE` [1].
+        scan: uint8, scratch for the codes of the largest JPEG (`scan_bytes`).
         copy: uint8, scratch for small JPEGs and `AHEAD` bytes more.
-        pixels: uint8, scratch for the pixels of the largest image.
+        pixels: uint8, scratch for the samples of the largest image (`sample_bytes`).
         planes: uint8, out.
         found: int64 [3], written where a row fails: a value of FOUND_..., and what was found.
 
@@ -95,12 +105,17 @@ def decode_all(
     for i in range(first, len(addresses)):
         data, length = bytes_at(addresses[i], sizes[i]), 3 * heights[i] * widths[i]
         found[:] = 0
+        is_done = False
         if not whole[i]:
             found[0] = FOUND_ALTERED
         elif starts[i] + length > len(planes) or length > len(pixels):  # never: the caller has made room
             found[0] = FOUND_SIZE
         elif encodings[i] == ENCODING_JPEG:
-            _decode_jpeg(jpeg, data, heights[i], widths[i], regions[i], copy, pixels, found)
+            is_done = len(data) <= len(scan) - SLACK and decode_baseline(
+                data, heights[i], widths[i], regions[i], base[0], scan, pixels, planes[starts[i] :]
+            )
+            if not is_done:
+                _decode_jpeg(jpeg, data, heights[i], widths[i], regions[i], copy, pixels, found)
         elif encodings[i] != ENCODING_RAW:
             found[0], found[1] = FOUND_ENCODING, encodings[i]
         elif len(data) != length:
@@ -110,7 +125,8 @@ def decode_all(
         if found[0] != 0:
             return i
         count = regions[i, 2] * regions[i, 3]
-        split_channels(pixels if encodings[i] == ENCODING_JPEG else data, count, planes[starts[i] :])
+        if not is_done:
+            split_channels(pixels if encodings[i] == ENCODING_JPEG else data, count, planes[starts[i] :])
         if i + 1 < len(starts):
             starts[i + 1] = starts[i] + 3 * count
     return len(addresses)

@@ -146,7 +146,7 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
         data: uint8 [size + SLACK], the scan from `unstuff`.
         size: its bytes.
         num_units: minimum coded units.
-        blocks: int64 [num_blocks, 2], numbers of the DC and AC table of each block of a unit.
+        blocks: int64 [num_blocks, 3], the slots of the DC and AC table of each block of a unit first.
         num_blocks: blocks of a unit.
         raws: uint8 [4, 272], the tables' segments.
         tables: uint16 [4 * ROWS].

@@ -12,6 +12,9 @@ from numba.np.arrayobj import populate_array
 # `_nrt` off: kernels allocate nothing, so that slices need no reference counting.
 kernel = njit(cache=True, nogil=True, _nrt=False, no_cfunc_wrapper=True)  # type: ignore[call-overload]
 
+# For those that kernels alone call; a call from Python would end the process.
+inner = njit(cache=True, nogil=True, _nrt=False, no_cfunc_wrapper=True, no_cpython_wrapper=True)  # type: ignore[call-overload]
+
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 # Called by name, so that compiled code can be kept on disk. `open` takes no mode: nothing is created.

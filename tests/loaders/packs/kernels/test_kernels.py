@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from loaders.packs.kernels.blake2b import hash_all
-from loaders.packs.kernels.jpeg_scan import CLEAN, HAS_EXIF, HEIGHT, WIDTH, ScanTables, scan_jpegs
+from loaders.packs.kernels.jpeg_markers import CLEAN, HAS_EXIF, HEIGHT, WIDTH
+from loaders.packs.kernels.jpeg_scan import ScanTables, scan_jpegs
 from loaders.packs.kernels.read_files import read_files
 from loaders.packs.kernels.shrink import shrink_hamming
 from loaders.packs.resize import MIN_WIDTH_PX
