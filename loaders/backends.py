@@ -55,7 +55,7 @@ def _choose(backend: BackendName, device: torch.device, splits: tuple[Split, ...
         return "dali", f"asked for, {'decodes and augments on the GPU' if on_gpu else 'on the CPU'}"
     if backend != "auto":
         return backend, "asked for"
-    why = "the fused kernels read every pack and every policy"
+    why = "the fused kernels read every pack and every policy, in a fraction of DALI's time on a processor"
     if on_gpu:
         why += (
             "; where the processor cannot feed the GPU, tools/bench_loaders.py shows whether backend='dali' "
@@ -74,7 +74,8 @@ class RendererFactory:
     """
 
     def __init__(self, backend: BackendName, options: LoaderOptions, splits: tuple[Split, ...]) -> None:
-        self.name, _ = _choose(backend, options.device, splits)
+        self.name, why = _choose(backend, options.device, splits)
+        self.choice = f"{self.name}: {why}"
         self._fetching = Fetching()
         self._options = options
         self._threads = options.num_threads or available_cores()

@@ -65,7 +65,8 @@ def build_loader(
         mode: "train" shuffles and drops the last partial batch; "eval" keeps the order, pads the last batch
             and marks the padding in `Batch.valid`.
         backend: "auto", "cpu", "dali" (on the GPU where `device` is one), "ffcv" (packs of that format) or
-            "stream" (packs in a store, or larger than memory); `explain_backend` says what "auto" takes.
+            "stream" (packs in a store, or larger than memory); `loader.backend` says what "auto" took and
+            why, `explain_backend` what it would take.
         device: where batches are delivered.
         num_threads: worker threads; by default the cores this process may use.
         rank: this process; the loader takes its part of every batch and is never given to accelerate.
@@ -109,7 +110,7 @@ def build_loader(
     if factory.name == "ffcv":
         find_shard(split)
         cpu = factory.make_cpu(split, views, first_view=MAX_VIEWS, labels=known, train=train)
-        return FfcvLoader(cpu, batch_size, seed, train, share, place, factory.close, mark)
+        return FfcvLoader(cpu, batch_size, seed, train, share, place, factory.close, factory.choice, mark)
     renderer = factory.make(
         split,
         views,
@@ -120,7 +121,17 @@ def build_loader(
     )
     renderer, shuffle = factory.in_order(renderer, train)
     return EpochLoader(
-        renderer, len(split), batch_size, seed, train, share, place, factory.close, mark, shuffle
+        renderer,
+        len(split),
+        batch_size,
+        seed,
+        train,
+        share,
+        place,
+        factory.close,
+        factory.choice,
+        mark,
+        shuffle,
     )
 
 
@@ -223,6 +234,7 @@ def build_paired_loader(
         Share(rank, num_ranks, prefetch, timeout_s),
         _placer(options.device),
         factory.close,
+        factory.choice,
         shuffle,
     )
 

@@ -93,9 +93,14 @@ def _cancel_both(pair: tuple[Pending, Pending]) -> None:
 
 
 class _EpochSource(ABC, Generic[BatchT]):
-    """What both loaders share: where an epoch may begin, closing, and the refusal to start once closed."""
+    """What both loaders share: where an epoch may begin, closing, and the refusal to start once closed.
 
-    def __init__(self, close: Callable[[], None]) -> None:
+    Attributes:
+        backend: which backend renders the batches and why it was taken, in one line.
+    """
+
+    def __init__(self, close: Callable[[], None], backend: str) -> None:
+        self.backend = backend
         self._close = close
         self._closed = False
 
@@ -166,6 +171,7 @@ class EpochLoader(_EpochSource[Batch]):
         share: this process's part.
         place: moves a finished batch to the device.
         close: stops the backend.
+        backend: which backend it is and why, in one line, for the attribute of that name.
         fingerprint: see `Loader`.
         shuffle: the order of training; over all rows by default.
     """
@@ -180,10 +186,11 @@ class EpochLoader(_EpochSource[Batch]):
         share: Share,
         place: Callable[[Batch], Batch],
         close: Callable[[], None],
+        backend: str,
         fingerprint: dict[str, str],
         shuffle: Shuffle = order.permute_stream,
     ) -> None:
-        super().__init__(close)
+        super().__init__(close, backend)
         self.fingerprint = fingerprint
         self.renderer = renderer
         self._num_rows = num_rows
@@ -259,7 +266,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
         num_unlabeled: rows of the unlabelled split.
         batch_size: global number B of labelled rows per step.
         mu: unlabelled rows per labelled row.
-        seed, share, place, close: see `EpochLoader`.
+        seed, share, place, close, backend: see `EpochLoader`.
         shuffle: the order of the unlabelled stream.
     """
 
@@ -275,9 +282,10 @@ class PairedLoader(_EpochSource[PairedBatch]):
         share: Share,
         place: Callable[[Batch], Batch],
         close: Callable[[], None],
+        backend: str,
         shuffle: Shuffle = order.permute_stream,
     ) -> None:
-        super().__init__(close)
+        super().__init__(close, backend)
         self._make_labeled = make_labeled
         self._labeled = make_labeled(labels)
         self._replaced: list[dict[int, str]] = []  # bad rows of earlier tables, still growing

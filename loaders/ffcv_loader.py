@@ -51,6 +51,7 @@ class FfcvLoader(EpochLoader):
         share: this process's part.
         place: moves a finished batch to the device.
         close: stops the threads.
+        backend: see `EpochLoader`.
         fingerprint: see `Loader`.
     """
 
@@ -63,11 +64,14 @@ class FfcvLoader(EpochLoader):
         share: Share,
         place: Callable[[Batch], Batch],
         close: Callable[[], None],
+        backend: str,
         fingerprint: dict[str, str],
     ) -> None:
         self._cpu = renderer
         split = renderer.split
-        super().__init__(renderer, len(split), batch_size, seed, train, share, place, close, fingerprint)
+        super().__init__(
+            renderer, len(split), batch_size, seed, train, share, place, close, backend, fingerprint
+        )
         shard = find_shard(split)
         self._first_row = int(np.searchsorted(split.pack.columns.shard, shard))
         self._wanted = (0, 0)  # epoch and first step of the epoch that begins

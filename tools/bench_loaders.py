@@ -54,7 +54,7 @@ class Config:
     encoding: ImageEncoding = "jpeg"
     """What contenders read: JPEG, or images stored as pixels."""
     backends: tuple[BackendName, ...] = ("cpu",)
-    """Our own backends; dali_gpu_backend needs a CUDA device."""
+    """Our own backends, named apart from peers of the same library; dali_gpu_backend needs a CUDA device."""
     peers: tuple[PeerName, ...] = get_args(PeerName)
     """Other projects' loaders."""
     limits: tuple[LimitName, ...] = get_args(LimitName)
@@ -132,7 +132,7 @@ def main() -> int:
             append_record(config.json, record)
     console.print(render(records))
     for note in notes(records):
-        console.print(note, highlight=False)
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     return 1 if any(record["status"] == "failed" for record in records) else 0
 
 

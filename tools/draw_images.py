@@ -6,25 +6,24 @@ Example:
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 import tyro
-from numpy.typing import NDArray
-from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.cores import available_cores
 from loaders.errors import UserError, run_command
-from loaders.packs.kernels.memory import kernel
+from tools.packing.drawing import MAX_SIDE, NUM_TEXTURES, Pictures, Textures, draw_jpegs
 
 _PER_TASK = 2000
-_BANK = 64
-_BANK_PX = 256
+_PER_CALL = 100
 _DAMAGED_EVERY = 100
 NUM_DAMAGES = 10
 
@@ -46,7 +45,7 @@ class Config:
     damaged: bool = True
     """Damage every hundredth file."""
     workers: int = 0
-    """Processes at work, 0 for one per core; never changes a byte."""
+    """Threads at work, 0 for one per core; never changes a byte."""
 
 
 def main() -> None:
@@ -71,87 +70,51 @@ def draw(config: Config) -> None:
         raise UserError("expected at least 1 image, 1 class and 16 pixels")
     for label in range(config.num_classes):
         (config.out / f"class{label:04d}").mkdir(parents=True)
-    tasks = [(config, first) for first in range(0, config.num_images, _PER_TASK)]
-    workers = min(config.workers or available_cores(), len(tasks))
-    if workers == 1:
-        for task in tasks:
-            _draw_some(task)
-        return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for _ in pool.imap_unordered(_draw_some, tasks):
+    textures = Textures(config.seed)
+    with ThreadPoolExecutor(config.workers or available_cores()) as pool:
+        firsts = range(0, config.num_images, _PER_TASK)
+        for _ in pool.map(lambda first: _draw_some(config, textures, first), firsts):
             pass
 
 
-_banks: dict[int, NDArray[np.uint8]] = {}
-
-
-def _bank(seed: int) -> NDArray[np.uint8]:
-    """Return uint8 [64, 256, 256, 3], smooth and rough textures that pictures are mixed from."""
-    if seed not in _banks:
-        rng = np.random.default_rng([seed, 1])
-        textures = []
-        for number in range(_BANK):
-            grain = 4 << (number % 5)
-            small = Image.fromarray(rng.integers(0, 256, (grain, grain, 3), dtype=np.uint8))
-            textures.append(np.asarray(small.resize((_BANK_PX, _BANK_PX), Image.Resampling.BICUBIC)))
-        _banks[seed] = np.stack(textures)
-    return _banks[seed]
-
-
-def _draw_some(task: tuple[Config, int]) -> None:
-    config, first = task
-    rng = np.random.default_rng([config.seed, 2, first])
+def _draw_some(config: Config, textures: Textures, first: int) -> None:
+    """Draw the files of one task."""
     count = min(_PER_TASK, config.num_images - first)
-    low, high = config.resolution * 3 // 4, config.resolution * 5 // 4
-    sides = np.minimum(rng.integers(low, high + 1, (count, 2)), _BANK_PX).tolist()
-    kinds = rng.integers(0, _BANK, (count, 2)).tolist()
-    places = rng.random((count, 4)).tolist()
-    shares = rng.integers(0, 257, count).tolist()
-    qualities = rng.integers(70, 96, count).tolist()
-    bank = _bank(config.seed)
-    folders = [f"{config.out}/class{label:04d}" for label in range(config.num_classes)]
+    pictures = _choose(config, first, count)
     # Class by class: making files in turns in a hundred folders takes the disk's journal twice as long.
-    for i in sorted(
-        range(count),
-        key=lambda i: (first + i + first // _PER_TASK * (config.num_classes // 2)) % config.num_classes,
-    ):
-        number = first + i
-        pixels = _mix(bank, kinds[i], sides[i], places[i], shares[i])
-        data = simplejpeg.encode_jpeg(pixels, qualities[i], "rgb", "420")
-        if config.damaged and number % _DAMAGED_EVERY == _DAMAGED_EVERY - 1:
-            data = damage(data, number // _DAMAGED_EVERY % NUM_DAMAGES)
-        path = f"{folders[number % config.num_classes]}/{number:09d}.jpg"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
-            os.write(file, data)
-        finally:
-            os.close(file)
+    turned = first + first // _PER_TASK * (config.num_classes // 2)
+    in_order = np.argsort((turned + np.arange(count)) % config.num_classes, kind="stable")
+    folders = [f"{config.out}/class{label:04d}" for label in range(config.num_classes)]
+    for start in range(0, count, _PER_CALL):
+        numbers = in_order[start : start + _PER_CALL]
+        for number, jpeg in zip(
+            (first + numbers).tolist(), draw_jpegs(textures, pictures, numbers), strict=True
+        ):
+            data: bytes | memoryview = jpeg
+            if config.damaged and number % _DAMAGED_EVERY == _DAMAGED_EVERY - 1:
+                data = damage(bytes(jpeg), number // _DAMAGED_EVERY % NUM_DAMAGES)
+            _write(f"{folders[number % config.num_classes]}/{number:09d}.jpg", data)
 
 
-def _mix(
-    bank: NDArray[np.uint8], kinds: list[int], sides: list[int], places: list[float], share: int
-) -> NDArray[np.uint8]:
-    """Blend a window of one texture with a window of another."""
-    height, width = sides
-    corners = []
-    for kind, y, x in ((kinds[0], places[0], places[1]), (kinds[1], places[2], places[3])):
-        top, left = int(y * (_BANK_PX - height + 1)), int(x * (_BANK_PX - width + 1))
-        corners.append(3 * ((kind * _BANK_PX + top) * _BANK_PX + left))
-    mixed = np.empty((height, width, 3), np.uint8)
-    _blend(bank.reshape(-1), corners[0], corners[1], np.uint16(share), mixed.reshape(height, 3 * width))
-    return mixed
+def _choose(config: Config, first: int, count: int) -> Pictures:
+    """Return what the files from number `first` on show."""
+    rng = np.random.default_rng([config.seed, 2, first])
+    low, high = config.resolution * 3 // 4, config.resolution * 5 // 4
+    return Pictures(
+        sides=np.minimum(rng.integers(low, high + 1, (count, 2)), MAX_SIDE),
+        kinds=rng.integers(0, NUM_TEXTURES, (count, 2)),
+        places=rng.random((count, 4)),
+        shares=rng.integers(0, 257, count),
+        qualities=rng.integers(70, 96, count),
+    )
 
 
-@kernel
-def _blend(bank, first, second, share, mixed):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Blend two windows that begin at `first` and `second` of the bank; share is out of 256."""
-    size = mixed.shape[1]
-    for y in range(mixed.shape[0]):
-        at, other = first + y * 3 * _BANK_PX, second + y * 3 * _BANK_PX
-        # Slices, since an index that might be negative would keep the loop from becoming vectors.
-        ones, others, row = bank[at : at + size], bank[other : other + size], mixed[y]
-        for i in range(size):
-            row[i] = (np.uint16(ones[i]) * share + np.uint16(others[i]) * np.uint16(256 - share)) >> 8
+def _write(path: str, data: bytes | memoryview) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        os.write(file, data)
+    finally:
+        os.close(file)
 
 
 def damage(data: bytes, way: int) -> bytes:

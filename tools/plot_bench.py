@@ -1,10 +1,10 @@
-"""Draw the chart of a loader benchmark from its records, and from nothing else.
+"""Draw the chart of loader benchmarks from their records, and from nothing else.
 
 Example:
     python tools/plot_bench.py loaders.jsonl --out bench.svg
 
-One panel per workload, from the last benchmark of it in the file: bars are medians of runs, whiskers reach
-from the slowest to the fastest run.
+One panel per workload, file and machine, from the last benchmark of it: bars are medians of runs, whiskers
+reach from the slowest to the fastest run. Each panel has a scale of its own.
 """
 
 from __future__ import annotations
@@ -22,20 +22,61 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.errors import UserError, run_command
-from tools.bench.table import Record, reference_of, summarise
+from tools.bench.table import Record, Row, reference_of, summarise
 
 mpl.use("Agg")
 COLORS = {"backend": "#1b6e9c", "peer": "#9aa5ad", "limit": "#e3d9c6"}
+WORDS = {
+    "barlow": "two Barlow Twins views",
+    "fixmatch": "FixMatch's weak and strong view",
+    "crop_flip": "one view, crop and flip",
+    "crop_flip_pair": "two views, crop and flip",
+    "rotations": "four rotations of a crop",
+    "tiles": "nine tiles of a crop",
+}
+WIDTH, MARGIN = 6.4, 1.35  # inches of a column, and of the names left of its bars
+BAR, HEAD, FOOT = 0.24, 0.65, 0.5  # inches of a bar, of a panel's title, and of the line below all
+MOST_IN_A_COLUMN = 4  # panels
 
 
 @dataclass(frozen=True)
 class Config:
-    """Chart of a loader benchmark."""
+    """Chart of loader benchmarks."""
 
-    records: Annotated[Path, tyro.conf.Positional]
-    """JSON lines that tools/bench_loaders.py wrote."""
+    records: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Files of JSON lines that tools/bench_loaders.py wrote."""
     out: Path
     """Chart to write; the suffix (.svg or .png) chooses its kind."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One workload of one file on one machine.
+
+    Attributes:
+        file: name of the file, without its suffix.
+        records: those of the last benchmark.
+    """
+
+    file: str
+    records: list[Record]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Return what ran, fastest first, without the limit that would dwarf the rest."""
+        return [row for row in summarise(self.records) if row.contender != "copy_only"]
+
+    @property
+    def absent(self) -> list[Record]:
+        """Return one record of each contender that has no finished run."""
+        ran = {record["contender"] for record in self.records if "images_per_s" in record}
+        others = {record["contender"]: record for record in self.records}
+        return [record for name, record in others.items() if name not in ran]
+
+    @property
+    def height(self) -> float:
+        """Return its height in inches."""
+        return HEAD + BAR * (len(self.rows) + len(self.absent))
 
 
 def read_records(path: Path) -> list[Record]:
@@ -59,60 +100,107 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def last_benchmarks(records: Sequence[Record]) -> list[list[Record]]:
-    """Return the records of the last benchmark of each workload that anything ran in."""
+def last_benchmarks(file: str, records: Sequence[Record]) -> list[Panel]:
+    """Return a panel of each workload that anything ran in, from its last benchmark."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        key = json.dumps([record["workload"], record["pack"]], sort_keys=True)
-        group = groups.setdefault(key, [])
-        if group and group[0]["benchmark"] < record["benchmark"]:
-            group.clear()
-        group.append(record)
-    return [group for group in groups.values() if any("images_per_s" in record for record in group)]
+        same = [record[name] for name in ("workload", "pack", "epoch_images", "machine")]
+        groups.setdefault(json.dumps(same, sort_keys=True), []).append(record)
+    panels = []
+    for group in groups.values():
+        last = max(record["benchmark"] for record in group)
+        panels.append(Panel(file, [record for record in group if record["benchmark"] == last]))
+    return [panel for panel in panels if panel.rows]
 
 
-def draw(groups: Sequence[Sequence[Record]], out: Path) -> None:
-    """Write a chart with one panel per group of records."""
+def draw(panels: Sequence[Panel], out: Path) -> None:
+    """Write a chart of panels, in as many columns as they need."""
     from matplotlib import pyplot as plt
 
-    heights = [1.2 + 0.32 * len(summarise(group)) for group in groups]
-    figure, axes = plt.subplots(
-        len(groups), 1, figsize=(9, sum(heights)), squeeze=False, height_ratios=heights, layout="constrained"
-    )
-    for axis, group in zip(axes[:, 0], groups, strict=True):
-        _panel(axis, group)
-    first = groups[0][0]
-    machine = first["machine"]
-    figure.supxlabel(
-        f"source images per second; {machine['cpu']}, {machine['cores']} cores; commit {first['commit']}",
-        fontsize=8,
-    )
-    figure.savefig(out, dpi=150)
-    plt.close(figure)
+    columns = deal(panels)
+    width = WIDTH * len(columns)
+    height = FOOT + max(sum(panel.height for panel in column) for column in columns)
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sluice", "font.size": 9}):
+        figure = plt.figure(figsize=(width, height))
+        for number, column in enumerate(columns):
+            top = height
+            for panel in column:
+                bars = panel.height - HEAD
+                corner = ((number * WIDTH + MARGIN) / width, (top - panel.height) / height)
+                size = ((WIDTH - MARGIN - 0.15) / width, bars / height)
+                _draw_panel(figure.add_axes((*corner, *size)), panel)
+                top -= panel.height
+        figure.text(0.1 / width, 0.1 / height, _origin(panels), fontsize=7, color="#555555")
+        figure.savefig(out, dpi=150, metadata={"Date": None} if out.suffix == ".svg" else None)
+        plt.close(figure)
 
 
-def _panel(axis: Any, records: Sequence[Record]) -> None:
-    rows = [row for row in reversed(summarise(records)) if row.contender != "copy_only"]
-    reference = reference_of(rows[::-1])
-    work = records[0]["workload"]
+def deal(panels: Sequence[Panel]) -> list[list[Panel]]:
+    """Return panels dealt into columns of about one height, in their order."""
+    num_columns = -(-len(panels) // MOST_IN_A_COLUMN)
+    share = sum(panel.height for panel in panels) / num_columns
+    columns: list[list[Panel]] = [[] for _ in range(num_columns)]
+    above = 0.0
+    for panel in panels:
+        columns[min(int((above + panel.height / 2) / share), num_columns - 1)].append(panel)
+        above += panel.height
+    return [column for column in columns if column]
+
+
+def _origin(panels: Sequence[Panel]) -> str:
+    records = [record for panel in panels for record in panel.records]
+    machines = dict.fromkeys(f"{r['machine']['cpu']}, {r['machine']['cores']} cores" for r in records)
+    commits = dict.fromkeys(record["commit"] for record in records)
+    return (
+        "source images per second, median of runs, slowest to fastest; in brackets: how many times as fast "
+        f"Sluice's fastest row is\n{'; '.join(machines)}; "
+        f"{'commit' if len(commits) == 1 else 'commits'} {', '.join(commits)}"
+    )
+
+
+def _draw_panel(axis: Any, panel: Panel) -> None:
+    rows, work = panel.rows, panel.records[0]["workload"]
+    reference = reference_of(rows)
     rates = [row.images_per_s for row in rows]
-    whiskers = [
-        [row.images_per_s - row.low for row in rows],
-        [row.high - row.images_per_s for row in rows],
-    ]
-    axis.barh([row.contender for row in rows], rates, xerr=whiskers, color=[COLORS[row.kind] for row in rows])
+    whiskers = [[row.images_per_s - row.low for row in rows], [row.high - row.images_per_s for row in rows]]
+    style = {"elinewidth": 1, "ecolor": "#333333"}
+    colors = [COLORS[row.kind] for row in rows]
+    axis.barh(range(len(rows)), rates, height=0.72, xerr=whiskers, color=colors, error_kw=style)
     for place, row in enumerate(rows):
-        label = f" {row.images_per_s:,.0f}"
+        label = f"{row.images_per_s:,.0f}"
         if reference and row.kind == "peer" and reference.kind == "backend":
-            label += f"  ({reference.contender}: {reference.images_per_s / row.images_per_s:.1f}x)"
-        axis.text(row.high, place, label, va="center", fontsize=8)
-    axis.set_xlim(0, max(row.high for row in rows) * 1.25)
-    axis.set_title(
-        f"{work['views']}, {work['resolution']} px, batch {work['batch_size']}, {work['threads']} threads",
-        loc="left",
-        fontsize=10,
-    )
-    axis.spines[["top", "right"]].set_visible(False)
+            label += f" ({_ratio(reference, row)})"
+        _label(axis, row.high, place, label)
+    for place, record in enumerate(panel.absent, len(rows)):
+        _label(axis, 0, place, record["status"])
+    names = [(row.contender, row.kind) for row in rows]
+    names += [(record["contender"], record["kind"]) for record in panel.absent]
+    axis.set_yticks(range(len(names)), [_name(*name) for name in names])
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlim(0, max(row.high for row in rows) * 1.3)
+    axis.set_xticks([])
+    axis.tick_params(axis="y", length=0)
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
+    stored = "pixels" if work.get("encoding") == "raw" else "JPEG"
+    title = f"{WORDS[work['views']]}, {work['resolution']} px, from {stored}"
+    axis.set_title(title, loc="left", fontsize=10, pad=16)
+    details = f"batch {work['batch_size']}, {work['threads']} threads; {panel.file}"
+    under_title = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    axis.annotate(details, (0, 1), (0, 5), **under_title, fontsize=7, color="#555555")
+
+
+def _label(axis: Any, x: float, y: int, text: str) -> None:
+    axis.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=8)
+
+
+def _ratio(reference: Row, row: Row) -> str:
+    ratio = reference.images_per_s / row.images_per_s
+    return f"{ratio:.2f}x" if ratio < 2 else f"{ratio:.1f}x"
+
+
+def _name(contender: str, kind: str) -> str:
+    spaced = contender.replace("_backend", "").replace("_", " ")
+    return f"Sluice {spaced}" if kind == "backend" else spaced
 
 
 def main() -> None:
@@ -120,11 +208,14 @@ def main() -> None:
     config = tyro.cli(Config, description=__doc__)
     if config.out.suffix not in (".svg", ".png"):
         raise UserError(f"--out {config.out}: expected a name ending in .svg or .png; change the suffix")
-    groups = last_benchmarks(read_records(config.records))
-    if not groups:
-        raise UserError(f"{config.records}: expected at least one finished run, found none; run it again")
+    panels = [panel for path in config.records for panel in last_benchmarks(path.stem, read_records(path))]
+    if not panels:
+        raise UserError(
+            f"{', '.join(map(str, config.records)) or 'records'}: expected at least one finished run, found "
+            "none; run tools/bench_loaders.py --json"
+        )
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    draw(groups, config.out)
+    draw(panels, config.out)
     print(f"wrote {config.out}")
 
 

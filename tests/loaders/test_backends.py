@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from loaders import build_loader
+from loaders import build_loader, build_paired_loader
 from loaders.build import explain_backend
 from loaders.errors import UserError
 from loaders.views import presets
@@ -25,6 +25,15 @@ def test_the_choice_is_explained(backend, device, words):
     line = explain_backend(backend, device)
     assert re.match(words, line)
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu"])
+def test_a_loader_says_what_was_chosen_and_why(backend, photo_pack):
+    split, views = photo_pack.split("train"), (presets.weak(16),)
+    with build_loader(split, views, 8, backend=backend) as loader:
+        assert loader.backend == explain_backend(backend)
+    with build_paired_loader(split, split, views, views, 4, 1, backend=backend) as pairs:
+        assert pairs.backend == explain_backend(backend)
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(photo_pack):

@@ -1,16 +1,18 @@
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import psutil
 import pytest
 
 from tools.bench import harness
-from tools.bench.contender import Contender, Views, find_contender
+from tools.bench.contender import BackendName, Contender, LimitName, PeerName, Views, find_contender
 from tools.bench.corpus import Corpus, open_corpus, pack_images, read_corpus, write_beton, write_tar
 from tools.bench.measure import check_views, measure
 from tools.bench.workload import Workload
@@ -105,26 +107,22 @@ def test_runs_take_turns_and_failures_drop_out(corpus: Corpus, monkeypatch: pyte
     assert records[0]["versions"] == {"numpy": np.__version__}
 
 
-def test_every_name_leads_to_its_contender() -> None:
-    for name in (
-        "cpu",
-        "decode_only",
-        "copy_only",
-        "torchvision_pil",
-        "torchvision_v2",
-        "webdataset",
-        "dali",
-    ):
-        assert find_contender(name).name == name
-    for name in ("ffcv", "spdl", "litdata", "turboloader", "kornia"):
-        assert find_contender(name).name == name
+@pytest.mark.parametrize("name", [*get_args(BackendName), *get_args(PeerName), *get_args(LimitName)])
+def test_every_name_leads_to_its_contender(name: str) -> None:
+    assert find_contender(name).name == name
+
+
+def test_there_is_no_other_contender() -> None:
     with pytest.raises(ValueError, match="no such name"):
         find_contender("nobody")
 
 
-def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_tool(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "tools/bench_loaders.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+    env = {**os.environ, **environment}
+    return subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=100
+    )
 
 
 def test_the_tool_writes_a_record_per_run_and_a_table(images: Path, tmp_path: Path) -> None:
@@ -146,6 +144,22 @@ def test_the_tool_writes_a_record_per_run_and_a_table(images: Path, tmp_path: Pa
         assert 2**26 < records[name]["peak_anonymous_bytes"] <= records[name]["peak_rss_bytes"]
     assert "cpu faster by" in done.stdout.replace("\n", " ") or "torchvision_v2" in done.stdout
     assert "ffcv refused: no hue" in done.stdout
+
+
+def test_what_is_not_installed_is_missing_and_named_with_its_remedy(images: Path, tmp_path: Path) -> None:
+    for module in ("turboloader.py", "nvidia/__init__.py"):
+        blocked = tmp_path / "blocked" / module
+        blocked.parent.mkdir(parents=True, exist_ok=True)
+        blocked.write_text("raise ImportError('not here')")
+    done = run_tool(
+        "--images", str(images), "--num-images", "32", "--cache", str(tmp_path), "--batch-size", "8",
+        "--resolution", "32", "--runs", "1", "--seconds", "0.1", "--warmup-s", "0", "--views", "crop_flip",
+        "--limits", "--backends", "dali_backend", "--peers", "turboloader",
+        PYTHONPATH=str(tmp_path / "blocked"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "dali_backend missing: backend dali: nvidia.dali cannot be imported" in done.stdout
+    assert "turboloader missing: not here; install it: pip install '.[peers]'" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from loaders.errors import UserError
 from tools.bench.table import notes, reference_of, render, summarise
-from tools.plot_bench import draw, last_benchmarks, read_records
+from tools.plot_bench import deal, draw, last_benchmarks, read_records
 
 WORK = {"views": "barlow", "resolution": 96, "batch_size": 64, "threads": 2, "interpolation": "bicubic"}
 
@@ -15,8 +15,10 @@ def record(contender: str, kind: str, rate: float, **changes: object) -> dict[st
     return {
         "contender": contender, "kind": kind, "status": "ok", "reason": "", "images_per_s": rate,
         "cpu_s_per_1000": 2000 / rate, "peak_rss_bytes": 2**30, "peak_anonymous_bytes": 2**29,
-        "first_batch_s": 1.0, "workload": WORK, "pack": "p", "page_cache": "warm", "differences": "",
-        "benchmark": "2026-01-01T00:00:00Z", "commit": "abc", "machine": {"cpu": "x", "cores": 2}, **changes,
+        "first_batch_s": 1.0, "workload": WORK, "pack": "p", "epoch_images": 1000, "page_cache": "warm",
+        "differences": "", "benchmark": "2026-01-01T00:00:00Z", "commit": "abc",
+        "machine": {"cpu": "x", "cores": 2},
+        **changes,
     }  # fmt: skip
 
 
@@ -57,16 +59,42 @@ def test_the_table_gives_ratios_and_absences() -> None:
     assert notes(records()) == ["ffcv refused: no hue"]
 
 
-def test_the_chart_is_drawn_from_the_last_benchmark_of_each_workload(tmp_path: Path) -> None:
-    other = record("cpu", "backend", 7, workload={**WORK, "views": "crop_flip"})
-    newer = record("cpu", "backend", 5, benchmark="2026-01-02T00:00:00Z")
-    groups = last_benchmarks([*records(), other, newer])
-    assert [[r["images_per_s"] for r in group] for group in groups] == [[5], [7]]
-    for suffix in (".svg", ".png"):
-        draw(last_benchmarks([*records(), other]), tmp_path / f"chart{suffix}")
-    drawn = (tmp_path / "chart.svg").read_text()
-    assert drawn.count("<!-- cpu -->") == 2
-    assert drawn.count("<!-- dali -->") == 1
+def test_a_panel_is_the_last_benchmark_of_its_workload_images_and_machine() -> None:
+    newer = [record("cpu", "backend", rate, benchmark="2026-01-02T00:00:00Z") for rate in (5, 6)]
+    views = record("cpu", "backend", 7, workload={**WORK, "views": "crop_flip"})
+    images = record("cpu", "backend", 8, epoch_images=2000)
+    machine = record("cpu", "backend", 9, machine={"cpu": "y", "cores": 2})
+    panels = last_benchmarks("file", [*newer, *records(), views, images, machine])
+    found = [[r["images_per_s"] for r in panel.records] for panel in panels]
+    assert found == [[5, 6], [7], [8], [9]]
+    assert last_benchmarks("file", records()[-1:]) == []
+
+
+def test_the_chart_names_what_ran_and_what_did_not(tmp_path: Path) -> None:
+    raw = record("cpu", "backend", 7, workload={**WORK, "views": "crop_flip", "encoding": "raw"})
+    panels = last_benchmarks("some-file", [*records(), raw])
+    draw(panels, tmp_path / "chart.png")
+    texts = []
+    for name in ("a.svg", "b.svg"):
+        draw(panels, tmp_path / name)
+        texts.append((tmp_path / name).read_text())
+    assert texts[0] == texts[1]
+    assert texts[0].count(">Sluice cpu<") == 2
+    assert texts[0].count(">ffcv<") == texts[0].count(">refused<") == 1
+    assert ">200 (5.0x)<" in texts[0]
+    assert "96 px, from pixels<" in texts[0]
+    assert texts[0].count("some-file<") == 2
+
+
+def test_many_panels_are_dealt_in_order_to_columns_of_about_one_height() -> None:
+    tall = last_benchmarks("tall", records())
+    short = [record("cpu", "backend", 1, epoch_images=number) for number in range(8)]
+    columns = deal([*tall, *last_benchmarks("short", short)])
+    assert [panel.file for column in columns for panel in column] == ["tall"] + 8 * ["short"]
+    heights = [sum(panel.height for panel in column) for column in columns]
+    assert len(columns) == 3
+    assert max(heights) < 1.5 * min(heights)
+    assert [len(column) for column in deal(tall)] == [1]
 
 
 def test_broken_records_are_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tools.bench.workload import MEAN, STD, ImageEncoding, ViewSet, Workload
 
 NUM_BATCHES = 8
 BATCH_SIZE = 64
-BARLOW = ("cpu", "torchvision_pil", "webdataset", "dali")
+BARLOW = ("cpu", "stream_backend", "dali_backend", "ffcv_backend", "torchvision_pil", "webdataset", "dali")
 CROPS = (*BARLOW, "ffcv")
 EXTRA_BARLOW = ("spdl", "litdata", "kornia")
 EXTRA_CROPS = (*EXTRA_BARLOW, "turboloader")
@@ -106,6 +106,13 @@ def test_stored_pixels_give_the_same_views(
     name: str, corpus: Corpus, expected: dict[ViewSet, list[dict[str, float]]]
 ) -> None:
     assert_alike(statistics(name, "crop_flip", corpus, "raw"), expected["crop_flip"])
+
+
+@pytest.mark.peer
+def test_stored_pixels_of_turboloader(
+    corpus: Corpus, expected: dict[ViewSet, list[dict[str, float]]]
+) -> None:
+    assert_alike(statistics("turboloader", "crop_flip", corpus, "raw"), expected["crop_flip"])
 
 
 @pytest.mark.peer

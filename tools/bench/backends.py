@@ -53,6 +53,11 @@ def ffcv_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     return _batches(workload, corpus, "ffcv", "cpu")
 
 
+def stream_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
+    """Yield batches of the stream backend, from the pack as a folder: no network has a part in it."""
+    return _batches(workload, corpus, "stream", "cpu")
+
+
 def _batches(workload: Workload, corpus: Corpus, backend: BackendName, device: str) -> Iterator[Views]:
     encoding = workload.encoding
     path = corpus.beton_pack(encoding) if backend == "ffcv" else corpus.tar_pack(encoding)
@@ -118,6 +123,18 @@ DALI_GPU = Contender(
     batches=dali_gpu_batches,
     refuses=refuses_dali_gpu,
     kind="backend",
+)
+
+STREAM = Contender(
+    name="stream_backend",
+    libraries=("sluice", "numba", "turbojpeg"),
+    setup="build_loader(backend='stream'), on the pack as a folder",
+    differences="rows shuffled over windows of shards",
+    batches=stream_batches,
+    prepare=write_pixels,
+    kind="backend",
+    reads_pixels=True,
+    shares_crops=True,
 )
 
 FFCV = Contender(

@@ -24,7 +24,7 @@ PeerName = Literal[
     "kornia",
 ]
 LimitName = Literal["decode_only", "copy_only"]
-BackendName = Literal["cpu", "dali_backend", "dali_gpu_backend", "ffcv_backend"]
+BackendName = Literal["cpu", "dali_backend", "dali_gpu_backend", "ffcv_backend", "stream_backend"]
 
 
 def refuses_nothing(workload: Workload) -> str | None:
@@ -89,6 +89,8 @@ def find_contender(name: str) -> Contender:
             from tools.bench.backends import DALI_GPU as found
         case "ffcv_backend":
             from tools.bench.backends import FFCV as found
+        case "stream_backend":
+            from tools.bench.backends import STREAM as found
         case "decode_only":
             from tools.peers.limits import DECODE_ONLY as found
         case "copy_only":

@@ -91,15 +91,15 @@ def pack_images(images: Path, cache: Path, batch_size: int, num_images: int = 0)
     repeats = max(1, EPOCH_BYTES // max(1, sum(sizes)), -(-LEAST_BATCHES * batch_size // len(sources)))
     total = num_images or repeats * len(sources)
     named = json.dumps([total, *[(str(path), size) for path, size in zip(sources, sizes, strict=True)]])
-    home = cache / f"{images.resolve().name}-{hashlib.sha256(named.encode()).hexdigest()[:8]}"
-    if not (home / "pack" / MANIFEST_NAME).exists():
-        copies = home / "copies"
+    pack = cache / f"{images.resolve().name}-{hashlib.sha256(named.encode()).hexdigest()[:8]}"
+    if not (pack / MANIFEST_NAME).exists():
+        copies = pack.with_name(f"{pack.name}.copies")
         copies.mkdir(parents=True, exist_ok=True)
         for number in range(total):
             shutil.copyfile(sources[number % len(sources)], copies / f"{number:08d}.jpg")
-        pack_dataset(PackOptions((SplitSource("train", str(copies)),), home / "pack"))
+        pack_dataset(PackOptions((SplitSource("train", str(copies)),), pack))
         shutil.rmtree(copies)
-    return home / "pack"
+    return pack
 
 
 def open_corpus(pack_path: Path, split_name: str, cache: Path, batch_size: int) -> Corpus:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import tyro
 
+from loaders.errors import MissingBackendError
 from tools.bench.contender import Contender, Views, find_contender
 from tools.bench.corpus import Corpus, read_corpus
 from tools.bench.workload import Workload
@@ -159,6 +160,9 @@ def main(run: Run) -> int:
         else:
             timing = measure(contender, run.workload, corpus, run.seconds, run.warmup_s, start)
             run.out.write_text(json.dumps(asdict(timing)))
+    except MissingBackendError as error:
+        print(error, file=sys.stderr)
+        return MISSING
     except ImportError as error:
         print(f"{error}; install it: pip install '.[peers]' (or '.[ffcv]' for FFCV)", file=sys.stderr)
         return MISSING

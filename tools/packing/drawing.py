@@ -1,0 +1,175 @@
+"""Pictures for packing tests, blended of textures and encoded in one compiled loop, many to a call."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+from PIL import Image
+
+from loaders.packs.kernels.memory import kernel
+from loaders.turbojpeg import library
+
+NUM_TEXTURES = 64
+MAX_SIDE = 256
+_HALF = MAX_SIDE // 2
+_COMPRESS = 0
+_NO_REALLOC, _QUALITY, _SUBSAMPLING = 2, 3, 4  # parameters of the library
+_420 = 2
+
+_set: Any = types.ExternalFunction("tj3Set", types.int32(types.uintp, types.int32, types.int32))
+_compress: Any = types.ExternalFunction(
+    "tj3CompressFromYUVPlanes8",
+    types.int32(types.uintp, types.uintp, types.int32, types.uintp, types.int32, types.uintp, types.uintp),
+)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures to draw: each a window of one texture blended with a window of another.
+
+    Attributes:
+        sides: int64 [N, 2], height and width.
+        kinds: int64 [N, 2], the textures.
+        places: float64 [N, 4] in [0, 1), where their windows lie: y and x of the first, then of the second.
+        shares: int64 [N], of the first texture, out of 256.
+        qualities: int64 [N], of the JPEG.
+    """
+
+    sides: NDArray[np.int64]
+    kinds: NDArray[np.int64]
+    places: NDArray[np.float64]
+    shares: NDArray[np.int64]
+    qualities: NDArray[np.int64]
+
+
+class Textures:
+    """Smooth and rough textures, in the planes of a JPEG: luma, and two colours of half the size.
+
+    Attributes:
+        luma: uint8 [64 * 256 * 256].
+        colors: uint8 [2, 64 * 128 * 128].
+    """
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng([seed, 1])
+        luma, colors = [], []
+        for number in range(NUM_TEXTURES):
+            grain = 4 << (number % 5)
+            small = Image.fromarray(rng.integers(0, 256, (grain, grain, 3), dtype=np.uint8))
+            texture = small.resize((MAX_SIDE, MAX_SIDE), Image.Resampling.BICUBIC).convert("YCbCr")
+            luma.append(np.asarray(texture)[..., 0])
+            colors.append(np.asarray(texture.resize((_HALF, _HALF), Image.Resampling.BOX))[..., 1:])
+        self.luma = np.stack(luma).reshape(-1)
+        self.colors = np.ascontiguousarray(np.moveaxis(np.stack(colors), -1, 0)).reshape(2, -1)
+
+
+class _Encoder:
+    """State of the library for encoding in one thread."""
+
+    def __init__(self) -> None:
+        self.handle: int = library.tj3Init(_COMPRESS)
+        if not self.handle:
+            raise MemoryError("libjpeg-turbo cannot start a compressor")
+        library.tj3Set(self.handle, _NO_REALLOC, 1)
+        library.tj3Set(self.handle, _SUBSAMPLING, _420)
+        weakref.finalize(self, library.tj3Destroy, self.handle).atexit = False
+
+
+class _Worker(threading.local):
+    """What a thread keeps: an encoder, the planes of a picture, and room for the JPEGs of a call."""
+
+    def __init__(self) -> None:
+        self.encoder = _Encoder()
+        self.planes = np.empty(MAX_SIDE * MAX_SIDE * 3 // 2, np.uint8)
+        self.jpegs = np.empty((0, 0), np.uint8)
+
+    def room(self, count: int, size_bytes: int) -> NDArray[np.uint8]:
+        """Return uint8 [count, size_bytes], what an earlier call returned where that is large enough."""
+        if self.jpegs.shape[0] < count or self.jpegs.shape[1] < size_bytes:
+            self.jpegs = np.empty((count, size_bytes), np.uint8)
+        return self.jpegs
+
+
+_worker = _Worker()
+
+
+def draw_jpegs(textures: Textures, pictures: Pictures, chosen: NDArray[np.int64]) -> list[memoryview]:
+    """Draw and encode some pictures.
+
+    Args:
+        textures: what they are blended of.
+        pictures: of which they are some.
+        chosen: int64 [B], their numbers.
+
+    Returns:
+        Their JPEGs, valid until this thread's next call.
+
+    Raises:
+        RuntimeError: the encoder refuses a picture.
+    """
+    count, longest = len(chosen), int(pictures.sides.max())
+    jpegs = _worker.room(count, library.tj3JPEGBufSize(longest, longest, _420))
+    sizes = np.full(count, jpegs.shape[1], np.uint64)
+    drawn = _draw(
+        _worker.encoder.handle, textures.luma, textures.colors, chosen, pictures.sides, pictures.kinds,
+        pictures.places, pictures.shares, pictures.qualities, _worker.planes, np.empty(4, np.uint64),
+        np.empty(3, np.int32), jpegs, sizes,
+    )  # fmt: skip
+    if drawn < count:
+        raise RuntimeError(
+            f"picture {chosen[drawn]}: {library.tj3GetErrorStr(_worker.encoder.handle).decode()}"
+        )
+    return [memoryview(jpeg)[:size] for jpeg, size in zip(jpegs, sizes.tolist(), strict=False)]
+
+
+@kernel
+def _draw(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    encoder, luma, colors, chosen, sides, kinds, places, shares, qualities,  # noqa: ANN001
+    planes, addresses, strides, jpegs, sizes,  # noqa: ANN001
+):  # fmt: skip
+    """Fill rows of `jpegs` and their `sizes`; return how many pictures were drawn before one failed."""
+    start, first = planes.ctypes.data, addresses.ctypes.data
+    for number in range(len(chosen)):
+        i = chosen[number]
+        height, width = sides[i, 0], sides[i, 1]
+        rows, columns = (height + 1) // 2, (width + 1) // 2  # of the colours; the luma has twice as many
+        windows = (
+            kinds[i, 0] * _HALF + int(places[i, 0] * (_HALF - rows + 1)),
+            int(places[i, 1] * (_HALF - columns + 1)),
+            kinds[i, 1] * _HALF + int(places[i, 2] * (_HALF - rows + 1)),
+            int(places[i, 3] * (_HALF - columns + 1)),
+        )
+        share, size = np.uint16(shares[i]), rows * columns
+        _blend(luma, windows, 2, MAX_SIDE, share, planes[: 4 * size].reshape(2 * rows, 2 * columns))
+        for color in range(2):
+            plane = planes[(4 + color) * size : (5 + color) * size].reshape(rows, columns)
+            _blend(colors[color], windows, 1, _HALF, share, plane)
+        addresses[0], addresses[1], addresses[2] = start, start + 4 * size, start + 5 * size
+        strides[0], strides[1], strides[2] = 2 * columns, columns, columns
+        addresses[3] = jpegs[number].ctypes.data
+        to, to_size = first + 24, sizes[number:].ctypes.data
+        failed = _set(encoder, _QUALITY, qualities[i])
+        failed |= _compress(encoder, first, width, strides.ctypes.data, height, to, to_size)
+        if failed:
+            return number
+    return len(chosen)
+
+
+@kernel
+def _blend(texture, windows, scale, stride, share, mixed):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Blend two windows, given by row and column of the colours; share is out of 256."""
+    first = scale * (windows[0] * stride + windows[1])
+    second = scale * (windows[2] * stride + windows[3])
+    size = mixed.shape[1]
+    for y in range(mixed.shape[0]):
+        at, other = first + y * stride, second + y * stride
+        # Slices, since an index that might be negative would keep the loop from becoming vectors.
+        ones, others, row = texture[at : at + size], texture[other : other + size], mixed[y]
+        for i in range(size):
+            row[i] = (np.uint16(ones[i]) * share + np.uint16(others[i]) * np.uint16(256 - share)) >> 8
