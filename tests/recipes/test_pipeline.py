@@ -134,6 +134,51 @@ def test_what_is_skipped_is_gone_round(config: Config, played: dict[str, Any]) -
     assert played["active"].run == played["active-fixmatch"].init == config.out / "rounds"
 
 
+@pytest.mark.parametrize(
+    ("change", "stage", "message"),
+    [
+        (
+            {"pretrain": Pretrain(1, batch_size=501, warmup_epochs=0.2)},
+            "pretrain",
+            "expected at most 500 and found 501 images",
+        ),
+        ({"fixmatch": SemiSupervised(batch_size=143)}, "fixmatch", "expected at most 1000 and found 1001"),
+        ({"fixmatch": SemiSupervised(batch_size=143)}, "active", "expected at most 1000 and found 1001"),
+        ({"ask": Ask(clusters=501)}, "active", "expected at most 500 and found 501 clusters"),
+        ({"labels_per_class": 51}, "", "expected at least 51 images of each class, found 50"),
+    ],
+)
+def test_what_is_too_large_is_found_before_the_first_stage(
+    change: dict[str, Any], stage: str, message: str, config: Config, played: dict[str, Any]
+) -> None:
+    large = replace(config, **change)
+    if stage == "active":
+        large = replace(large, skip=("fixmatch",))
+    with pytest.raises(UserError, match=message) as error:
+        run(large)
+    assert str(error.value).startswith(stage)
+    assert not played
+    if stage:
+        run(replace(large, skip=("pretrain", "fixmatch", "active")))  # what is left out needs no room
+
+
+def test_an_oracle_that_does_not_know_is_found_before_the_first_stage(
+    config: Config, played: dict[str, Any], tmp_path: Path
+) -> None:
+    images = config.pack.parent / "images"
+    heap = tmp_path / "heap"
+    heap.mkdir()
+    for number, source in enumerate(sorted(images.glob("0/*.jpg"))):
+        (heap / f"{number}.jpg").write_bytes(source.read_bytes())
+    splits = [f"unlabeled={heap}", f"train={images}", f"test={images}"]
+    pack_dataset(PackOptions(parse_splits(splits), tmp_path / "pack", workers=1))
+    small = replace(config, pack=tmp_path / "pack", pretrain=replace(config.pretrain, batch_size=20))
+    with pytest.raises(UserError, match="oracle: expected a label of every image of 'unlabeled', found 50"):
+        run(small)
+    assert not played
+    run(replace(small, oracle=False))
+
+
 def test_an_interrupted_chain_goes_on_to_the_same_end(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
