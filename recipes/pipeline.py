@@ -80,6 +80,9 @@ class Pretrain:
     """Smallest share of the image that a view shows. Paper: 0.08."""
     warmup_epochs: float = 10.0
     """Epochs over which the learning rate rises linearly; fewer than --pretrain.epochs. Paper: 10."""
+    lr_weights: float | Literal["auto"] = "auto"
+    """Peak learning rate of weights for 256 images, see recipes/barlow.py. Report: 0.5, without saying for
+    how many images; auto: by the authors' table of batch sizes, which has 0.3 at 512."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ class SemiSupervised:
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
     """Strong view: the paper's, or one with smaller magnitudes."""
     pseudo_per_class: int = 16
-    """Pseudo-labels of each class that count as true ones. Report: 16."""
+    """Pseudo-labels of each class that count as true ones. Report: 16. Their images stay among the unlabelled
+    ones, as labelled images do in FixMatch's paper; the report takes them out."""
 
 
 @dataclass(frozen=True)
