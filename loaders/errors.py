@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from loaders.help_lines import join_help_lines
+
 _LARGEST = 2**62  # seeds and counts are int64, and phases add to the seed
 _LARGEST_FLOAT = 2.0**127  # weights and their learning rates are float32
 
@@ -74,6 +76,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     So does a `LoaderError`: a pack or a store that cannot deliver is mended outside the program too. And so
     does memory that runs out, mostly for a size with too many digits.
     """
+    join_help_lines()
     try:
         code = main()
     except (UserError, LoaderError) as error:

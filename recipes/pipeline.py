@@ -47,6 +47,8 @@ from engine.run_config import Loading, LoadingOptions
 from loaders import BackendName, open_pack
 from loaders.classification import build_pool_loader
 from loaders.errors import UserError, check_numbers, run_command
+from loaders.packs import Pack
+from loaders.packs.subsample import training_labels
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -78,6 +80,9 @@ class Pretrain:
     """Smallest share of the image that a view shows. Paper: 0.08."""
     warmup_epochs: float = 10.0
     """Epochs over which the learning rate rises linearly; fewer than --pretrain.epochs. Paper: 10."""
+    lr_weights: float | Literal["auto"] = "auto"
+    """Peak learning rate of weights for 256 images, see recipes/barlow.py. Report: 0.5, without saying for
+    how many images; auto: by the authors' table of batch sizes, which has 0.3 at 512."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,8 @@ class SemiSupervised:
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
     """Strong view: the paper's, or one with smaller magnitudes."""
     pseudo_per_class: int = 16
-    """Pseudo-labels of each class that count as true ones. Report: 16."""
+    """Pseudo-labels of each class that count as true ones. Report: 16. Their images stay among the unlabelled
+    ones, as labelled images do in FixMatch's paper; the report takes them out."""
 
 
 @dataclass(frozen=True)
@@ -414,6 +420,35 @@ def check(config: Config) -> None:
     for describe in (scratch_config, pretrain_config, fine_tune_config, rounds_config):
         describe(chain)
     fixmatch_config(chain, "fixmatch", ())
+    check_sizes(config, pack)
+
+
+def check_sizes(config: Config, pack: Pack) -> None:
+    """Refuse what the images and labels of the pack are too few for.
+
+    Raises:
+        UserError: more labels per class, images per step, clusters or bought labels than there are.
+    """
+    few = (config.labeled_split, config.labels_per_class, config.seed)
+    unlabeled, known = pack.split(config.unlabeled_split), training_labels(pack, *few)
+    both = len(pack.pool((config.labeled_split, config.unlabeled_split)))
+    open_labels = unlabeled.labels()[unlabeled.labels(known) < 0]
+    per_step = config.fixmatch.mu * config.fixmatch.batch_size
+    of_fixmatch = (per_step, both, "images per step; lower --fixmatch.batch-size or --fixmatch.mu")
+    pretrain, ask = config.pretrain.batch_size, config.ask.clusters
+    for stage, size, most, remedy in (
+        ("pretrain", pretrain, len(unlabeled), "images per step; lower --pretrain.batch-size"),
+        ("fixmatch", *of_fixmatch),
+        ("active", *of_fixmatch),
+        ("active", ask, len(open_labels), "clusters, an image without a label each; lower --ask.clusters"),
+    ):
+        if stage not in config.skip and size > most:
+            raise UserError(f"{stage}: expected at most {most} and found {size} {remedy}")
+    if config.oracle and "active" not in config.skip and (open_labels < 0).any():
+        raise UserError(
+            f"oracle: expected a label of every image of {config.unlabeled_split!r}, found "
+            f"{(open_labels < 0).sum()} without; leave out --oracle"
+        )
 
 
 def run(config: Config) -> list[Measured]:

@@ -32,15 +32,17 @@ from rich.console import Console
 from engine.files import check_folder
 from loaders import open_pack
 from loaders.errors import UserError, check_numbers, run_command
+from loaders.packs import Pack
+from loaders.packs.subsample import few_labels
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.comparison import selfsup, semisup
 from tools.comparison.bench import Bench, Failures
 from tools.comparison.cpu_budget import preload
-from tools.comparison.methods import PRETRAININGS, TRAININGS
+from tools.comparison.methods import BATCH_SIZE, PRETRAININGS, TRAININGS
 from tools.comparison.records import read_lines, write_lines
-from tools.comparison.tables import write_page
+from tools.comparison.tables import selfsup_table, semisup_table, write_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class Config:
     labels_per_class: tuple[int, ...] = ()
     """selfsup: of the fine-tuning, 1 4 16 64 by default; semisup: of the training, 4 25 400 by default."""
     seeds: tuple[int, ...] = (0,)
-    """semisup: of everything; selfsup: of the fine-tuning, pre-training is done once."""
+    """Of weights, order, views and the choice of labels; the table has mean and standard deviation."""
     probe_labels_per_class: int = 1000
     """selfsup: labels per class for kNN and the linear probe."""
     calibration_steps: tuple[int, int] = (8, 40)
@@ -72,20 +74,39 @@ class Config:
     num_threads: int = 1
     """Threads of every command; one makes processor time the plainest measure."""
     records: Path | None = None
-    """Also write all records into this file, a line each, the table as .md and the plot as .png beside it."""
+    """File of all records, a line each, the table as .md and the plot as .png beside it; in --out by default.
+    What such a file says already, of other seeds or methods, counts as measured, and so does what steps cost:
+    every seed then takes the same steps, on whichever machine."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compared."""
-        known = PRETRAININGS if self.family == "selfsup" else TRAININGS
-        if unknown := [name for name in self.methods if name not in known]:
-            raise UserError(f"methods: expected names among {', '.join(known)}, found {', '.join(unknown)}")
+        if unknown := [name for name in self.methods if name not in self.batch_sizes]:
+            known = ", ".join(self.batch_sizes)
+            raise UserError(f"methods: expected names among {known}, found {', '.join(unknown)}")
         check_numbers(self)
+        for name in ("seeds", "labels_per_class", "methods"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise UserError(
+                    f"{name}: expected different ones, found {getattr(self, name)}; name each once"
+                )
         first, second = self.calibration_steps
         if self.budget_s <= 0 or not 1 <= first < second or not self.seeds or self.num_threads < 1:
             raise UserError(
                 "expected budget_s above 0, two increasing calibration_steps, seeds and threads, found "
                 f"{self.budget_s}, {self.calibration_steps}, {self.seeds} and {self.num_threads}"
             )
+
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """All methods of the family, with the images of their steps."""
+        if self.family == "selfsup":
+            return {name: method.batch_size for name, method in PRETRAININGS.items()}
+        return dict.fromkeys(TRAININGS, BATCH_SIZE)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of labels per class."""
+        return self.labels_per_class or ((1, 4, 16, 64) if self.family == "selfsup" else (4, 25, 400))
 
 
 def run(config: Config, console: Console) -> int:
@@ -95,20 +116,32 @@ def run(config: Config, console: Console) -> int:
     check_folder(path.parent)
     if path.is_dir():
         raise UserError(f"records: expected a file to write at {path}, found a folder; give a file in it")
-    bench, failures = open_bench(config, console), Failures(console)
+    pack = open_pack(config.pack)
+    bench, failures = open_bench(config, pack, console), Failures(console)
+    if config.records and path.exists():
+        bench.adopt(read_lines(path), config.batch_sizes)
     if not config.table_only:
+        check_labels(config, pack)
         preload(config.num_threads)
         measure(config, bench, failures)
     if not config.calibrate_only:
+        table = selfsup_table if config.family == "selfsup" else semisup_table
         write_lines(path, bench.records())
-        write_page(path, list(read_lines(path)))
+        write_page(path, table(bench.records()))
         console.print(path.with_suffix(".md").read_text(), markup=False, highlight=False, soft_wrap=True)
     return failures.count
 
 
-def open_bench(config: Config, console: Console) -> Bench:
+def check_labels(config: Config, pack: Pack) -> None:
+    """Refuse a pack with fewer labels than the comparison uses, before any work."""
+    of_calibration = -(-BATCH_SIZE // max(1, len(pack.classes)))
+    beside = config.probe_labels_per_class if config.family == "selfsup" else of_calibration
+    few_labels(pack.split("train"), max(*config.counts, beside), seed=0)
+    few_labels(pack.split("test"), None, seed=0)
+
+
+def open_bench(config: Config, pack: Pack, console: Console) -> Bench:
     """Return the comparison that a configuration asks for."""
-    pack = open_pack(config.pack)
     return Bench(
         pack=config.pack.resolve(),
         out=config.out.resolve(),
@@ -124,7 +157,7 @@ def open_bench(config: Config, console: Console) -> Bench:
 def measure(config: Config, bench: Bench, failures: Failures) -> None:
     """Calibrate all methods, then train and measure them."""
     is_selfsup = config.family == "selfsup"
-    names = config.methods or tuple(PRETRAININGS if is_selfsup else TRAININGS)
+    names = config.methods or tuple(config.batch_sizes)
     for name in names:
         with failures.noted(f"calibration of {name}"):
             cost = (selfsup if is_selfsup else semisup).cost_of(bench, name)
@@ -132,11 +165,10 @@ def measure(config: Config, bench: Bench, failures: Failures) -> None:
     if config.calibrate_only:
         return
     if is_selfsup:
-        counts = config.labels_per_class or (1, 4, 16, 64)
-        selfsup.measure_all(bench, names, counts, config.seeds, config.probe_labels_per_class, failures)
+        probe = config.probe_labels_per_class
+        selfsup.measure_all(bench, names, config.counts, config.seeds, probe, failures)
     else:
-        counts = config.labels_per_class or (4, 25, 400)
-        semisup.measure_all(bench, names, counts, config.seeds, failures)
+        semisup.measure_all(bench, names, config.counts, config.seeds, failures)
 
 
 def main() -> int:

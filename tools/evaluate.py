@@ -57,6 +57,8 @@ class Config:
     """C of the linear probe, scikit-learn's inverse strength of regularisation."""
     untrained: bool = True
     """Also measure the same network with random weights: what the architecture alone gives."""
+    untrained_seed: int = 0
+    """Seed of these random weights."""
     batch_size: int = 256
     """Images per forward pass; no influence on the result."""
     backend: BackendName = "auto"
@@ -138,7 +140,7 @@ def evaluate(config: Config) -> Evaluation:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = [measure(config, pack, described["recipe"], resolution, load_backbone(config.run).to(device))]
     if config.untrained:
-        seed_everything(0)
+        seed_everything(config.untrained_seed)
         untrained = build_backbone(backbone_name, resolution).to(device)
         rows.append(measure(config, pack, "untrained", resolution, untrained))
     evaluation = Evaluation(

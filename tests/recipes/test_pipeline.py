@@ -16,16 +16,16 @@ from loaders.errors import UserError
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from recipes import active, barlow, evaluate, fixmatch, pipeline, self_training, supervised
-from recipes.pipeline import Ask, Config, FineTune, Pretrain, Rounds, SemiSupervised, run
+from recipes.pipeline import Ask, Config, FineTune, Measured, Pretrain, Rounds, SemiSupervised, run
 
 
 @pytest.fixture(scope="module")
-def half_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """500 digits as the splits `unlabeled` and `train`, and all of the split `test`."""
-    folder = tmp_path_factory.mktemp("half-digits")
+def small_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 digits as the splits `unlabeled` and `train`, and all of the split `test`."""
+    folder = tmp_path_factory.mktemp("small-digits")
     for digit in "0123456789":
         (folder / "images" / digit).mkdir(parents=True)
-        for source in sorted((digits_folder / "train" / digit).glob("*.jpg"))[:50]:
+        for source in sorted((digits_folder / "train" / digit).glob("*.jpg"))[:30]:
             (folder / "images" / digit / source.name).write_bytes(source.read_bytes())
     images = folder / "images"
     splits = [f"unlabeled={images}", f"train={images}", f"test={digits_folder / 'test'}"]
@@ -33,11 +33,10 @@ def half_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder / "pack"
 
 
-@pytest.fixture
-def config(half_pack: Path, tmp_path: Path) -> Config:
+def small_chain(pack: Path, out: Path) -> Config:
     return Config(
-        pack=half_pack,
-        out=tmp_path / "all",
+        pack=pack,
+        out=out,
         backbone="tiny_resnet",
         resolution=16,
         labels_per_class=5,
@@ -56,8 +55,20 @@ def config(half_pack: Path, tmp_path: Path) -> Config:
     )
 
 
-def test_every_stage_runs_and_is_measured_and_the_chain_helps(config: Config) -> None:
-    measured = run(config)
+@pytest.fixture
+def config(small_pack: Path, tmp_path: Path) -> Config:
+    return small_chain(small_pack, tmp_path / "all")
+
+
+@pytest.fixture(scope="module")
+def whole(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Measured]]:
+    """A chain that ran from its first stage to its last, and what it measured."""
+    config = small_chain(small_pack, tmp_path_factory.mktemp("whole") / "all")
+    return config, run(config)
+
+
+def test_every_stage_runs_and_is_measured_and_the_chain_helps(whole: tuple[Config, list[Measured]]) -> None:
+    config, measured = whole
     stages = ["scratch", "fine_tune", "rounds", "fixmatch", "active", "tta"]
     assert [row.stage for row in measured] == stages
     accuracy = {row.stage: row.top1 for row in measured}
@@ -71,9 +82,14 @@ def test_every_stage_runs_and_is_measured_and_the_chain_helps(config: Config) ->
     assert len(json.loads((config.out / "ablation.json").read_text())["stages"]) == 6
     pretrained = json.loads((config.out / "pretrain" / "config.json").read_text())["config"]
     assert pretrained["warmup_epochs"] == 0.2, "a run shorter than the paper's warm-up would never leave it"
-    before = (config.out / "active-fixmatch" / "classifier-ema.safetensors").read_bytes()
-    assert run(config) == measured, "all stages are taken from disk"
-    assert (config.out / "active-fixmatch" / "classifier-ema.safetensors").read_bytes() == before
+
+
+def test_a_chain_that_is_over_is_taken_from_disk(whole: tuple[Config, list[Measured]]) -> None:
+    config, measured = whole
+    last = config.out / "active-fixmatch" / "classifier-ema.safetensors"
+    before = last.read_bytes()
+    assert run(config) == measured
+    assert last.read_bytes() == before
 
 
 @pytest.fixture
@@ -132,6 +148,51 @@ def test_what_is_skipped_is_gone_round(config: Config, played: dict[str, Any]) -
     assert list(played) == ["pretrain", "rounds", "active", "active-fixmatch"]
     assert played["rounds"].init == config.out / "pretrain"
     assert played["active"].run == played["active-fixmatch"].init == config.out / "rounds"
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "message"),
+    [
+        (
+            {"pretrain": Pretrain(1, batch_size=301, warmup_epochs=0.2)},
+            "pretrain",
+            "expected at most 300 and found 301 images",
+        ),
+        ({"fixmatch": SemiSupervised(batch_size=86)}, "fixmatch", "expected at most 600 and found 602"),
+        ({"fixmatch": SemiSupervised(batch_size=86)}, "active", "expected at most 600 and found 602"),
+        ({"ask": Ask(clusters=301)}, "active", "expected at most 300 and found 301 clusters"),
+        ({"labels_per_class": 31}, "", "expected at least 31 images of each class, found 30"),
+    ],
+)
+def test_what_is_too_large_is_found_before_the_first_stage(
+    change: dict[str, Any], stage: str, message: str, config: Config, played: dict[str, Any]
+) -> None:
+    large = replace(config, **change)
+    if stage == "active":
+        large = replace(large, skip=("fixmatch",))
+    with pytest.raises(UserError, match=message) as error:
+        run(large)
+    assert str(error.value).startswith(stage)
+    assert not played
+    if stage:
+        run(replace(large, skip=("pretrain", "fixmatch", "active")))  # what is left out needs no room
+
+
+def test_an_oracle_that_does_not_know_is_found_before_the_first_stage(
+    config: Config, played: dict[str, Any], tmp_path: Path
+) -> None:
+    images = config.pack.parent / "images"
+    heap = tmp_path / "heap"
+    heap.mkdir()
+    for number, source in enumerate(sorted(images.glob("0/*.jpg"))):
+        (heap / f"{number}.jpg").write_bytes(source.read_bytes())
+    splits = [f"unlabeled={heap}", f"train={images}", f"test={images}"]
+    pack_dataset(PackOptions(parse_splits(splits), tmp_path / "pack", workers=1))
+    small = replace(config, pack=tmp_path / "pack", pretrain=replace(config.pretrain, batch_size=20))
+    with pytest.raises(UserError, match="oracle: expected a label of every image of 'unlabeled', found 30"):
+        run(small)
+    assert not played
+    run(replace(small, oracle=False))
 
 
 def test_an_interrupted_chain_goes_on_to_the_same_end(

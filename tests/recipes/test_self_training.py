@@ -94,29 +94,32 @@ def test_the_surest_rows_of_each_class_are_selected(tmp_path: Path) -> None:
 
 
 def test_rounds_of_pseudo_labels_help(config: Config, digits_pack: Pack) -> None:
-    done = run(config)
-    names = ["start", "round-1-pseudo", "round-1-true", "round-2-pseudo", "round-2-true"]
+    """One round, from five labels per class; that rounds follow each other is tested above."""
+    done = run(replace(config, labels_per_class=5, per_class=(120,)))
+    names = ["start", "round-1-pseudo", "round-1-true"]
     assert [phase.name for phase in done] == names
-    start, last = done[0].accuracy, done[-1].accuracy
+    start, pseudo, last = (phase.accuracy for phase in done)
     assert start is not None
+    assert pseudo is not None
     assert last is not None
-    assert last.top1 > max(0.85, start.top1)
+    assert pseudo.top1 > 0.5  # 0.66 and 0.64 over 2 seeds
+    assert last.top1 > start.top1 + 0.05  # 0.12 to 0.21 over 2 seeds
+    assert last.top1 > 0.55  # 0.64 and 0.72
     assert read_accuracy(config.out)["raw"] == last
     for name in names:
         described = json.loads((config.out / name / "config.json").read_text())["config"]
         assert not described["keep_head"], "the classifier layer starts from random weights each time"
-    for cycle, per_class in ((1, 40), (2, 120)):
-        table = LabelTable.read(config.out / "labels" / f"round-{cycle}.parquet")
-        assert np.bincount(table.label, minlength=10).max() <= per_class
-        assert len(table) > 0.9 * 10 * per_class
-        assert set(table.cycle.tolist()) == {cycle}
-        true = digits_pack.labels.dense(len(digits_pack))[table.row]
-        assert (table.label == true).mean() > 0.8
-        counts = json.loads((config.out / "labels" / f"round-{cycle}-duplicates.json").read_text())
-        shares = [entry["share"] for entry in counts["counts"]]
-        assert shares[0] == 0.0
-        assert shares[-1] > 0.0
-        assert (config.out / "labels" / f"round-{cycle}-duplicates.png").stat().st_size > 1000
+    table = LabelTable.read(config.out / "labels" / "round-1.parquet")
+    assert np.bincount(table.label, minlength=10).max() <= 120
+    assert len(table) > 0.8 * 10 * 120
+    assert set(table.cycle.tolist()) == {1}
+    true = digits_pack.labels.dense(len(digits_pack))[table.row]
+    assert (table.label == true).mean() > 0.65
+    counts = json.loads((config.out / "labels" / "round-1-duplicates.json").read_text())
+    shares = [entry["share"] for entry in counts["counts"]]
+    assert shares[0] == 0.0
+    assert shares[-1] > 0.0
+    assert (config.out / "labels" / "round-1-duplicates.png").stat().st_size > 1000
 
 
 def test_an_interrupted_command_goes_on_to_the_same_end(

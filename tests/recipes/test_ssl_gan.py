@@ -25,7 +25,7 @@ from tests.recipes.labelled import FEW, check_exact_runs
 
 @pytest.fixture
 def config(digits_pack: Pack, tmp_path: Path) -> Config:
-    few = FEW | {"backbone": "gan_discriminator_16", "lr": 3e-3, "labels_per_class": 10, "epochs": 4}
+    few = FEW | {"backbone": "gan_discriminator_16", "lr": 3e-3, "labels_per_class": 10, "epochs": 3}
     return Config(
         pack=digits_pack.path,
         out=tmp_path / "run",
@@ -89,12 +89,11 @@ def test_each_network_has_its_rate_and_the_average_follows(config: Config) -> No
 def test_learns_the_digits_and_leaves_sheets(config: Config) -> None:
     summary = run(config)
     assert summary.accuracy is not None
-    assert summary.accuracy.top1 > 0.6
+    assert summary.accuracy.top1 > 0.6  # 0.79 and 0.80 over 2 seeds
     sheets = sorted((config.out / "samples").iterdir())
     assert [sheet.name for sheet in sheets] == [
         "epoch-0001.png",
         "epoch-0002.png",
-        "epoch-0003.png",
         "last.png",
     ]
     with Image.open(sheets[0]) as sheet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from engine.metrics import read_metrics
 from loaders.errors import UserError
 from tools.comparison.cpu_budget import CommandFailed, Cost, calibrate, cpu_seconds
 from tools.comparison.methods import SUPERVISED, Command, command
-from tools.comparison.records import Record, once, read
+from tools.comparison.records import Record, once, read, stage_of
 
 _STAGES = "records"
 
@@ -50,9 +50,44 @@ class Bench:
         quiet = ("--trackers", "--no-progress", "--keep-checkpoints", 1)
         return ("--pack", self.pack, "--num-threads", self.num_threads, *quiet)
 
-    def once(self, name: str, work: Callable[[], Record]) -> Record:
+    def once(self, identity: Record, work: Callable[[], Record]) -> Record:
         """Return the record of a stage, measuring it where that was not done yet."""
-        return once(self.out / _STAGES / f"{name}.json", work)
+        return once(self.out / _STAGES, identity, work)
+
+    def adopt(self, records: Iterable[Record], batch_sizes: Mapping[str, int]) -> None:
+        """Count what was measured elsewhere as done; a stage that was measured here too stays as it is.
+
+        Args:
+            records: of a comparison with the same budget, on a pack of the same size.
+            batch_sizes: of the methods of this family.
+
+        Raises:
+            UserError: they are of another family, budget or pack, which no table may mix.
+        """
+        found = list(records)
+        for record in found:
+            self._check(record, batch_sizes)
+        for record in found:
+            self.once(record, dict)
+
+    def _check(self, record: Record, batch_sizes: Mapping[str, int]) -> None:
+        """Refuse a record that does not belong into this comparison."""
+        stage = stage_of(record)
+        if record.get("budget_s", self.budget_s) != self.budget_s:
+            raise UserError(
+                f"records: expected a budget of {self.budget_s:g} s, found {record['budget_s']:g} s in "
+                f"{stage}; give the same --budget-s or another --records"
+            )
+        if record["kind"] != "cost":
+            return
+        if record["method"] not in batch_sizes:
+            raise UserError(f"records: {stage} is of the other family; give --records of this one")
+        expected = steps_per_epoch(self.num_train, batch_sizes[record["method"]])
+        if record["steps_per_epoch"] != expected:
+            raise UserError(
+                f"records: expected {expected} steps in an epoch of this pack, found "
+                f"{record['steps_per_epoch']} in {stage}; give the pack that they were measured on"
+            )
 
     def records(self) -> list[Record]:
         """Return all records so far, by name."""
@@ -77,9 +112,9 @@ class Bench:
                 out = self.empty("start-up")
                 run = (*SUPERVISED, "--labels-per-class", 1, "--steps", 1, "--test-split", "", "--out", out)
                 seconds = self.run(command("recipes/supervised.py", *self.common, *run), "start-up")
-            return {"kind": "start_up", "cpu_s": seconds}
+            return {"cpu_s": seconds}
 
-        return float(self.once("start-up", measure)["cpu_s"])
+        return float(self.once({"kind": "start_up"}, measure)["cpu_s"])
 
     def cost(
         self, name: str, run: Callable[[Path, int], float], steps_per_epoch: int, epochwise: bool = False
@@ -100,9 +135,9 @@ class Bench:
 
             found = calibrate(short_run, self.lengths, start_up, steps_per_epoch, epochwise)
             shutil.rmtree(self.out / "calibration" / name)
-            return {"kind": "cost", "method": name, **vars(found)}
+            return vars(found)
 
-        record = self.once(f"cost-{name}", measure)
+        record = self.once({"kind": "cost", "method": name}, measure)
         return Cost(**{field: record[field] for field in Cost.__dataclass_fields__})
 
     def steps(self, cost: Cost) -> int:

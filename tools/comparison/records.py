@@ -1,4 +1,7 @@
-"""Results of a comparison: one JSON file per finished stage, so that the same command goes on."""
+"""Results of a comparison: one JSON file per finished stage, so that the same command goes on.
+
+A record is what its stage measured (its identity: kind, method, seed, labels) and what came out.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,40 @@ from engine.files import to_json, write_atomic
 from loaders.errors import UserError
 
 Record = dict[str, Any]
+_IDENTITY = {
+    "start_up": (),
+    "cost": ("method",),
+    "pretraining": ("method", "seed"),
+    "frozen": ("method", "seed"),
+    "fine_tuned": ("method", "labels_per_class", "seed"),
+    "trained": ("method", "labels_per_class", "seed"),
+}
 
 
-def once(path: Path, work: Callable[[], Record]) -> Record:
-    """Return the record of a stage: an earlier start's, or what `work` measures now."""
-    if path.is_file():
-        return read(path)
-    record = work()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, to_json(record))
+def stage_of(record: Record) -> str:
+    """Return the name of the stage that a record, or its identity alone, belongs to."""
+    kind = str(record["kind"])
+    words = [kind]
+    for name in _IDENTITY[kind]:
+        value = record[name]
+        text = "-".join(str(v) for v in value) if isinstance(value, (list, tuple)) else str(value)
+        words.append({"method": text, "labels_per_class": f"{text}-labels", "seed": f"seed-{text}"}[name])
+    return "-".join(words)
+
+
+def once(folder: Path, identity: Record, work: Callable[[], Record]) -> Record:
+    """Return the record of a stage: an earlier start's, or what `work` measures now.
+
+    Args:
+        folder: of all records.
+        identity: what is measured.
+        work: returns what came out.
+    """
+    path = folder / f"{stage_of(identity)}.json"
+    if not path.is_file():
+        record = {**identity, **work()}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, to_json(record))
     return read(path)
 
 
@@ -52,6 +80,8 @@ def read_lines(path: Path) -> Iterator[Record]:
     """
     try:
         for line in path.read_text().splitlines():
-            yield dict(json.loads(line))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"records: {path} cannot be read ({error}); run the comparison first") from error
+            record = dict(json.loads(line))
+            stage_of(record)
+            yield record
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"records: {path} cannot be read ({error!r}); run the comparison first") from error

@@ -11,7 +11,7 @@ from engine.few_labels import SCRATCH, read_results
 from tools.comparison.bench import Bench, Failures, last_metric, steps_per_epoch
 from tools.comparison.cpu_budget import Cost
 from tools.comparison.methods import PRETRAININGS, command, pretraining_command
-from tools.comparison.records import Record
+from tools.comparison.records import Record, stage_of
 
 UNTRAINED = "untrained"
 
@@ -24,24 +24,28 @@ def measure_all(
     probe_labels: int,
     failures: Failures,
 ) -> None:
-    """Measure every method, and beside the first one the untrained backbone and training from scratch.
+    """Measure every method, one seed after the other, beside an untrained backbone and training from scratch.
 
     Args:
         bench: of the comparison.
         names: of the methods.
         labels_per_class: of the fine-tuning.
-        seeds: of the fine-tuning.
+        seeds: of everything but the labels of kNN and the probe.
         probe_labels: labels per class for kNN and the linear probe.
         failures: notes what fails.
     """
-    for place, name in enumerate(names):
-        with failures.noted(name):
-            trained = bench.once(f"pretraining-{name}", lambda name=name: pretrain(bench, name))  # type: ignore[misc]
-            metric = f"{trained['metric_name']} {trained['metric']:.3g}"
-            bench.say(f"{name}: {trained['cpu_s']:.0f} s, {trained['steps']} steps, {metric}")
-            beside = place == 0  # what does not depend on the method is measured once
-            frozen(bench, name, probe_labels, beside)
-            fine_tuned(bench, name, labels_per_class, seeds, beside)
+    for seed in seeds:
+        for place, name in enumerate(names):
+            identity = {"kind": "pretraining", "method": name, "seed": seed}
+            with failures.noted(stage_of(identity)):
+                trained = bench.once(identity, lambda name=name, seed=seed: pretrain(bench, name, seed))  # type: ignore[misc]
+                metric = f"{trained['metric_name']} {trained['metric']:.3g}"
+                bench.say(
+                    f"{stage_of(identity)}: {trained['cpu_s']:.0f} s, {trained['steps']} steps, {metric}"
+                )
+                beside = place == 0  # what does not depend on the method is measured once
+                frozen(bench, name, seed, probe_labels, beside)
+                fine_tuned(bench, name, seed, labels_per_class, beside)
 
 
 def cost_of(bench: Bench, name: str) -> Cost:
@@ -56,16 +60,20 @@ def cost_of(bench: Bench, name: str) -> Cost:
     return bench.cost(name, run, per_epoch, method.epochwise)
 
 
-def pretrain(bench: Bench, name: str) -> Record:
+def run_name(name: str, seed: int) -> str:
+    """Return the folder of a pre-training, below that of the comparison."""
+    return f"{name}-seed-{seed}"
+
+
+def pretrain(bench: Bench, name: str, seed: int) -> Record:
     """Pre-train with one method for its budget."""
     method, cost = PRETRAININGS[name], cost_of(bench, name)
-    steps, out = bench.steps(cost), bench.empty(name)
-    made = pretraining_command(method, bench.common, out, steps, cost.steps_per_epoch)
-    seconds = bench.run(made, name)
+    steps, out = bench.steps(cost), bench.empty(run_name(name, seed))
+    common = (*bench.common, "--seed", seed)
+    made = pretraining_command(method, common, out, steps, cost.steps_per_epoch)
+    seconds = bench.run(made, out.name)
     metric, metric_name = method.metric
     return {
-        "kind": "pretraining",
-        "method": name,
         "title": method.title,
         "budget_s": bench.budget_s,
         "predicted_s": cost.of(steps),
@@ -79,47 +87,46 @@ def pretrain(bench: Bench, name: str) -> Record:
     }
 
 
-def frozen(bench: Bench, name: str, probe_labels: int, untrained: bool) -> None:
+def frozen(bench: Bench, name: str, seed: int, probe_labels: int, untrained: bool) -> None:
     """Measure kNN and the linear probe of a pre-trained backbone, and of an untrained one where asked."""
-    arguments = ("--run", bench.out / name, "--pack", bench.pack, "--labels-per-class", probe_labels)
-    flag = "--untrained" if untrained else "--no-untrained"
-    made = command("tools/evaluate.py", *arguments, flag, "--num-threads", bench.num_threads)
+    run = bench.out / run_name(name, seed)
+    arguments = ("--run", run, "--pack", bench.pack, "--labels-per-class", probe_labels)
+    flags = ("--untrained" if untrained else "--no-untrained", "--untrained-seed", seed)
+    made = command("tools/evaluate.py", *arguments, *flags, "--num-threads", bench.num_threads)
     rows: list[FrozenAccuracy] = []
 
-    def measure(place: int, method: str) -> Record:
+    def measure(place: int) -> Record:
         if not rows:
-            bench.run(made, f"{name}-evaluation")
-            evaluation = read_evaluation(bench.out / name)
+            bench.run(made, f"{run.name}-evaluation")
+            evaluation = read_evaluation(run)
             assert evaluation is not None
             rows.extend(evaluation.rows)
-        return {"kind": "frozen", "method": method, **asdict(rows[place])}
+        return asdict(rows[place])
 
-    bench.once(f"frozen-{name}", lambda: measure(0, name))
+    bench.once({"kind": "frozen", "method": name, "seed": seed}, lambda: measure(0))
     if untrained:
-        bench.once(f"frozen-{UNTRAINED}", lambda: measure(1, UNTRAINED))
+        bench.once({"kind": "frozen", "method": UNTRAINED, "seed": seed}, lambda: measure(1))
 
 
-def fine_tuned(
-    bench: Bench, name: str, labels_per_class: Sequence[int], seeds: Sequence[int], scratch: bool
-) -> None:
+def fine_tuned(bench: Bench, name: str, seed: int, labels_per_class: Sequence[int], scratch: bool) -> None:
     """Fine-tune a pre-trained backbone for every number of labels, beside training from scratch if asked."""
-    out = bench.out / f"{name}-transfer"
-    counts = ("--labels-per-class", *labels_per_class, "--seeds", *seeds)
-    arguments = ("--pack", bench.pack, "--init", bench.out / name, "--out", out, *counts)
+    run = bench.out / run_name(name, seed)
+    out = bench.out / f"{run.name}-transfer"
+    counts = ("--labels-per-class", *labels_per_class, "--seeds", seed)
+    arguments = ("--pack", bench.pack, "--init", run, "--out", out, *counts)
     views = ("--pretrained.min-crop", 0.5, "--from-scratch.min-crop", 0.5)
     flag = "--beside-scratch" if scratch else "--no-beside-scratch"
     made = command("recipes/transfer.py", *arguments, *views, flag, "--num-threads", bench.num_threads)
 
     def measure(kind: str) -> Record:
         if kind == name:
-            bench.run(made, f"{name}-transfer")
+            bench.run(made, out.name)
         results, _ = read_results(out)
         kept = [asdict(r) for r in results if (r.init == SCRATCH) == (kind == SCRATCH)]
         for result in kept:
             del result["init"]
-        return {"kind": "fine_tuned", "method": kind, "results": kept}
+        return {"results": kept}
 
-    wanted = "-".join(str(n) for n in (*labels_per_class, "seeds", *seeds))
-    bench.once(f"finetuned-{name}-{wanted}", lambda: measure(name))
-    if scratch:
-        bench.once(f"finetuned-{SCRATCH}-{wanted}", lambda: measure(SCRATCH))
+    for kind in (name, *([SCRATCH] if scratch else [])):
+        identity = {"kind": "fine_tuned", "method": kind, "labels_per_class": list(labels_per_class)}
+        bench.once({**identity, "seed": seed}, lambda kind=kind: measure(kind))  # type: ignore[misc]

@@ -9,7 +9,7 @@ from pathlib import Path
 from tools.comparison.bench import Bench, Failures, steps_per_epoch
 from tools.comparison.cpu_budget import Cost
 from tools.comparison.methods import BATCH_SIZE, TRAININGS, Command, Labels, command
-from tools.comparison.records import Record
+from tools.comparison.records import Record, stage_of
 
 
 def measure_all(
@@ -32,9 +32,10 @@ def measure_all(
         for per_class in labels_per_class:
             for name in names:
                 labels = Labels(per_class, seed, bench.num_classes)
-                stage = f"trained-{name}-{per_class}-labels-seed-{seed}"
+                identity = {"kind": "trained", "method": name, "labels_per_class": per_class, "seed": seed}
+                stage = stage_of(identity)
                 with failures.noted(stage):
-                    found = bench.once(stage, lambda n=name, k=labels, s=stage: train(bench, n, k, s))  # type: ignore[misc]
+                    found = bench.once(identity, lambda n=name, k=labels, s=stage: train(bench, n, k, s))  # type: ignore[misc]
                     bench.say(f"{stage}: top-1 {found['top1']:.1%}, {found['cpu_s']:.0f} s")
 
 
@@ -50,11 +51,7 @@ def train(bench: Bench, name: str, labels: Labels, stage: str) -> Record:
     bench.run(command("recipes/evaluate.py", *where, "--num-threads", bench.num_threads), stage)
     accuracy = json.loads((tested / "classification.json").read_bytes())["mean_of_views"]
     return {
-        "kind": "trained",
-        "method": name,
         "title": method.title,
-        "labels_per_class": labels.per_class,
-        "seed": labels.seed,
         "budget_s": bench.budget_s,
         "predicted_s": cost.of(steps),
         "start_up_s": bench.start_up(),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.few_labels import mean_and_spread
 from engine.files import write_atomic
 from engine.report.figures import draw_picture, dress, save_picture
 from engine.report.page import Picture
 from engine.report.theme import Palette
+from loaders.errors import UserError
 from tools.comparison.methods import PRETRAININGS, TRAININGS
 from tools.comparison.records import Record
+
+_SELFSUP = ("pretraining", "frozen", "fine_tuned")
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,12 @@ class Row:
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """A comparison: the columns of facts, the columns of accuracies, and a row per method."""
+    """A comparison: the columns of facts, the columns of accuracies, a row per method, and all seeds."""
 
     facts: tuple[str, ...]
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    seeds: tuple[int, ...]
 
     def best(self, column: int) -> float:
         """Return the highest mean of a column."""
@@ -48,28 +53,30 @@ class AccuracyTable:
 
 def selfsup_table(records: Sequence[Record]) -> AccuracyTable:
     """Return a row per self-supervised method, then the untrained backbone and training from scratch."""
-    frozen = {r["method"]: r for r in records if r["kind"] == "frozen"}
-    tuned: dict[str, dict[int, list[float]]] = {}
-    for record in (r for r in records if r["kind"] == "fine_tuned"):
-        by_count = tuned.setdefault(record["method"], {})
+    measured = sorted((r for r in records if r["kind"] in _SELFSUP), key=lambda r: r["seed"])
+    frozen = [r for r in measured if r["kind"] == "frozen"]
+    tuned: dict[tuple[str, int], dict[int, float]] = {}
+    for record in (r for r in measured if r["kind"] == "fine_tuned"):
         for result in record["results"]:
-            by_count.setdefault(result["labels_per_class"], []).append(result["top1"])
-    trained = {r["method"]: r for r in records if r["kind"] == "pretraining"}
-    counts = sorted({count for by_count in tuned.values() for count in by_count})
+            by_seed = tuned.setdefault((record["method"], result["labels_per_class"]), {})
+            by_seed[record["seed"]] = result["top1"]
+    counts = sorted({count for _, count in tuned})
 
     def shares(frozen_as: str, tuned_as: str) -> tuple[tuple[float, ...], ...]:
-        found = frozen.get(frozen_as)
-        first = ((found["knn_top1"],), (found["linear_top1"],)) if found else ((), ())
-        return (*first, *(tuple(tuned.get(tuned_as, {}).get(count, ())) for count in counts))
+        found = [r for r in frozen if r["method"] == frozen_as]
+        first = (tuple(r[name] for r in found) for name in ("knn_top1", "linear_top1"))
+        return (*first, *(tuple(tuned.get((tuned_as, count), {}).values()) for count in counts))
 
-    rows = [
-        Row(r["title"], (_seconds(r["cpu_s"]), f"{r['images']:,}", _metric(r)), shares(name, name))
-        for name in PRETRAININGS
-        if (r := trained.get(name))
-    ]
-    rows.append(Row("untrained / from scratch", ("0", "0", ""), shares("untrained", "scratch"), True))
+    rows = []
+    for name in PRETRAININGS:
+        own = [r for r in measured if r["kind"] == "pretraining" and r["method"] == name]
+        if own:
+            facts = (_seconds(own), f"{own[0]['images']:,}", _metric(own))
+            rows.append(Row(own[0]["title"], facts, shares(name, name)))
+    if rows:
+        rows.append(Row("untrained / from scratch", ("0", "0", ""), shares("untrained", "scratch"), True))
     columns = ("kNN", "linear", *(f"{count} per class" for count in counts))
-    return AccuracyTable(("CPU s", "images seen", "pretext task"), columns, tuple(rows))
+    return AccuracyTable(("CPU s", "images seen", "pretext task"), columns, tuple(rows), _seeds(measured))
 
 
 def semisup_table(records: Sequence[Record]) -> AccuracyTable:
@@ -81,40 +88,49 @@ def semisup_table(records: Sequence[Record]) -> AccuracyTable:
         own = [r for r in trained if r["method"] == name]
         if own:
             by_count = (tuple(r["top1"] for r in own if r["labels_per_class"] == c) for c in counts)
-            facts = (_seconds(statistics.fmean(r["cpu_s"] for r in own)), f"{own[0]['steps']:,}")
+            facts = (_seconds(own), f"{own[0]['steps']:,}")
             rows.append(Row(own[0]["title"], facts, tuple(by_count), name == "supervised"))
-    return AccuracyTable(("CPU s", "steps"), tuple(f"{c} per class" for c in counts), tuple(rows))
+    columns = tuple(f"{c} per class" for c in counts)
+    return AccuracyTable(("CPU s", "steps"), columns, tuple(rows), _seeds(trained))
 
 
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.0f}"
+def _seeds(records: Sequence[Record]) -> tuple[int, ...]:
+    return tuple(sorted({r["seed"] for r in records}))
 
 
-def _metric(record: Record) -> str:
-    value = float(record["metric"])
+def _seconds(records: Sequence[Record]) -> str:
+    return f"{statistics.fmean(r['cpu_s'] for r in records):.0f}"
+
+
+def _metric(records: Sequence[Record]) -> str:
+    value = statistics.fmean(r["metric"] for r in records)
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{record['metric_name']} {text}"
+    return f"{records[0]['metric_name']} {text}"
 
 
 def markdown(table: AccuracyTable) -> str:
-    """Return the table in markdown: accuracies in per cent, the best of each column in bold."""
+    """Return the table in markdown: accuracies in per cent, the best of each column in bold.
+
+    Of several seeds: mean ± sample standard deviation, and how many where some are not measured yet.
+    """
     heading = ("method", *table.facts, *table.columns)
     rule = ("---", *("--:" for _ in heading[1:]))
     lines = [heading, rule]
     for row in table.rows:
-        cells = (_cell(s, table.best(i)) for i, s in enumerate(row.shares))
+        cells = (_cell(s, table.best(i), len(table.seeds)) for i, s in enumerate(row.shares))
         lines.append((row.title, *row.facts, *cells))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cell(shares: Sequence[float], best: float) -> str:
+def _cell(shares: Sequence[float], best: float, num_seeds: int) -> str:
     if not shares:
         return "-"
     mean = statistics.fmean(shares)
     text = f"{100 * mean:.1f}"
     if len(shares) > 1:
         text += f" ± {100 * statistics.stdev(shares):.1f}"
-    return f"**{text}**" if mean == best else text
+    text = f"**{text}**" if mean == best else text
+    return text if len(shares) == num_seeds else f"{text} ({len(shares)} of {num_seeds})"
 
 
 def draw(table: AccuracyTable) -> Picture:
@@ -125,8 +141,10 @@ def draw(table: AccuracyTable) -> Picture:
         for column, title in enumerate(table.columns):
             axes = figure.add_subplot(1, len(table.columns), column + 1)
             values = [100 * statistics.fmean(row.shares[column] or (0.0,)) for row in table.rows]
+            spreads = [100 * mean_and_spread(row.shares[column] or (0.0,))[1] for row in table.rows]
             colors = [palette.second if row.baseline else palette.accent for row in table.rows]
-            axes.barh(range(len(names)), values, color=colors, height=0.62)
+            spread = {"xerr": spreads, "ecolor": palette.ink, "error_kw": {"linewidth": 0.9}}
+            axes.barh(range(len(names)), values, color=colors, height=0.62, **spread)
             for row, value in zip(table.rows, values, strict=True):
                 if row.baseline:
                     axes.axvline(value, color=palette.second, linewidth=0.9, linestyle="--")
@@ -138,19 +156,24 @@ def draw(table: AccuracyTable) -> Picture:
 
     size = (9.6, 0.7 + 0.27 * len(names))
     caption = "test accuracy, %; the dashed line is the baseline"
+    if len(table.seeds) > 1:
+        caption += f"; mean and standard deviation over seeds {', '.join(map(str, table.seeds))}"
     return draw_picture(panels, size, f"Test accuracy of {', '.join(names)}", caption)
 
 
-def write_page(path: Path, records: Iterable[Record]) -> None:
+def write_page(path: Path, table: AccuracyTable) -> None:
     """Write the table and the plot of a comparison beside its records.
 
     Args:
         path: of the records; the table and the plot get its name with .md and .png.
-        records: of one family.
+        table: the comparison.
+
+    Raises:
+        UserError: nothing is measured.
     """
-    found = list(records)
-    family = semisup_table if any(r["kind"] == "trained" for r in found) else selfsup_table
-    table = family(found)
+    if not table.rows:
+        raise UserError(
+            f"table: expected measured methods for {path.name}, found none; see what failed above"
+        )
     write_atomic(path.with_suffix(".md"), markdown(table).encode())
-    if table.columns and table.rows:
-        save_picture(path.with_suffix(".png"), draw(table))
+    save_picture(path.with_suffix(".png"), draw(table))

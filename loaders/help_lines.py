@@ -1,0 +1,28 @@
+"""One paragraph of help per option, however many lines its docstring takes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import docstring_parser
+
+
+def join_help_lines() -> None:
+    """Give tyro the docstrings of options with their lines joined; empty lines still divide paragraphs.
+
+    tyro joins lines by itself only where the next one begins with a letter at the margin, which none does in
+    the indented docstring of a field: `--help` would break where the source does.
+    """
+    parse = docstring_parser.parse_from_object
+
+    @functools.wraps(parse)
+    def parse_and_join(obj: object, *arguments: Any, **named: Any) -> docstring_parser.Docstring:
+        found = parse(obj, *arguments, **named)
+        for option in found.params:
+            paragraphs = inspect.cleandoc(option.description or "").split("\n\n")
+            option.description = "\n\n".join(" ".join(text.split()) for text in paragraphs) or None
+        return found
+
+    docstring_parser.parse_from_object = parse_and_join
