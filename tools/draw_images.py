@@ -18,8 +18,10 @@ import tyro
 from numpy.typing import NDArray
 from PIL import Image
 
+from engine.files import check_folder
+from loaders.checks import check_whole
 from loaders.cores import available_cores
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs.kernels.memory import kernel
 
 _PER_TASK = 2000
@@ -48,6 +50,12 @@ class Config:
     workers: int = 0
     """Processes at work, 0 for one per core; never changes a byte."""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that draw nothing, sides that no texture has, and a folder that cannot be made."""
+        check_numbers(self)
+        check_whole("resolution", self.resolution, 16, _BANK_PX, "the textures have no more pixels")
+        check_folder(self.out)
+
 
 def main() -> None:
     """Parse the command line and draw."""
@@ -63,12 +71,10 @@ def draw(config: Config) -> None:
     """Draw all files.
 
     Raises:
-        UserError: the folder exists, or a number is out of range.
+        UserError: the folder exists.
     """
     if config.out.exists():
         raise UserError(f"{config.out} exists: give a folder that does not")
-    if config.num_images < 1 or config.num_classes < 1 or config.resolution < 16:
-        raise UserError("expected at least 1 image, 1 class and 16 pixels")
     for label in range(config.num_classes):
         (config.out / f"class{label:04d}").mkdir(parents=True)
     tasks = [(config, first) for first in range(0, config.num_images, _PER_TASK)]
