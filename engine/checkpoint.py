@@ -46,6 +46,8 @@ class CheckpointMeta:
         data: what decided the batches, from `engine.agreement.data_facts`; they make the position a place.
         num_ranks: ranks whose generators it holds.
         scaler: state of the gradient scaler; empty without float16.
+        window: the log window under way, from `MetricWindow.state`; empty in checkpoints that have none.
+        num_skipped: steps left out so far.
         files: name -> SHA-256.
         format: of this layout.
     """
@@ -57,6 +59,8 @@ class CheckpointMeta:
     data: Mapping[str, str]
     num_ranks: int
     scaler: Mapping[str, Any] = field(default_factory=dict)
+    window: Mapping[str, Any] = field(default_factory=dict)
+    num_skipped: int = 0
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

@@ -62,8 +62,11 @@ def read_evaluation(out: Path) -> Evaluation | None:
         return None
     try:
         content = json.loads(path.read_bytes())
-        return Evaluation(tuple(FrozenAccuracy(**row) for row in content["rows"]), content["config"])
-    except (ValueError, KeyError, TypeError) as error:
+        rows = tuple(FrozenAccuracy(**row) for row in content["rows"])
+        if not rows:
+            raise ValueError("no networks")
+        return Evaluation(rows, content["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"evaluation: {path} is not an evaluation ({error}); evaluate the run again"
         ) from error

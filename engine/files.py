@@ -11,8 +11,12 @@ from typing import Any
 from loaders.errors import UserError
 
 
-def check_folder(out: Path) -> None:
+def check_folder(out: Path, option: str = "out") -> None:
     """Refuse a path at which no folder can be, before work is spent on what it is to hold.
+
+    Args:
+        out: the path.
+        option: that gave it.
 
     Raises:
         UserError: the path, or one above it, is a file or cannot be looked at.
@@ -20,9 +24,34 @@ def check_folder(out: Path) -> None:
     try:
         there = next(place for place in (out, *out.parents) if place.exists())
     except OSError as error:
-        raise UserError(f"out: {out} cannot be a folder ({error.strerror}); give another --out") from None
+        raise UserError(
+            f"{option}: {out} cannot be a folder ({error.strerror}); give another --{option}"
+        ) from None
     if not there.is_dir():
-        raise UserError(f"out: expected a folder at {out}, found the file {there}; give another --out")
+        raise UserError(
+            f"{option}: expected a folder at {out}, found the file {there}; give another --{option}"
+        )
+
+
+def check_file(path: Path, option: str = "out") -> None:
+    """Refuse a path at which no file can be written, before work is spent on what it is to hold.
+
+    Args:
+        path: where a file may be already.
+        option: that gave it.
+
+    Raises:
+        UserError: a folder is there, or above it a file, or it cannot be looked at.
+    """
+    check_folder(path.parent, option)
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name of 300 letters
+        raise UserError(
+            f"{option}: {path} cannot be a file ({error.strerror}); give another --{option}"
+        ) from None
+    if is_folder:
+        raise UserError(f"{option}: expected a file at {path}, found a folder; give another --{option}")
 
 
 def sync_file(path: Path) -> None:

@@ -148,6 +148,7 @@ def train(
     Raises:
         UserError: a run folder of another run, a checkpoint of another recipe or network, ranks that
             disagree, a loss or gradient that is not finite (naming the step and the rows of its batch).
+        LoaderError: a batch cannot be had, or another rank is gone.
         RunStopped: SIGTERM came; a checkpoint was written and the exit code is 75.
     """
     decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
@@ -186,6 +187,7 @@ class _Run:
         self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
         self.schedule: Schedule = recipe.make_schedule(self.steps_per_epoch, self.total_steps)
         self.guard = StepGuard(recipe, config.on_non_finite)
+        self.window = MetricWindow(self.device)
         self.step = 0
         self.saved_step = -1
         self.loss = float("nan")
@@ -212,6 +214,9 @@ class _Run:
         else:
             rng.seed_rank(self.config.seed, rank(), meta.step)
             self.notes.append(f"{meta.num_ranks} ranks before, {world_size()} now: dropout draws new numbers")
+        if meta.window:
+            self.window.restore(meta.window)
+        self.guard.num_skipped = meta.num_skipped
         self.step = self.saved_step = meta.step
         self.notes.append(f"resumed {found.name} (epoch {meta.epoch})")
 
@@ -224,7 +229,7 @@ class _Run:
         check_same_data(found, meta.data, self.data)
 
     def train(self, stop: StopSignal) -> TrainSummary:
-        clock, window = TrainingClock(), MetricWindow(self.device)
+        clock = TrainingClock()
         is_main = self.accelerator.is_main_process
         if self.accelerator.log_with:
             self.accelerator.init_trackers(self.recipe.name)
@@ -244,19 +249,19 @@ class _Run:
                 for batch in clock.timed(self._batches(clock, stop)):
                     if self.step == 0 and is_main:
                         save_samples(self.config.out, batch)
-                    if not self._train_step(batch, window):
+                    if not self._train_step(batch):
                         note = save_bad_batch(self.config.out, self.step, batch)
                         shown.say(f"step {self.step} skipped, its loss or gradients are not finite: {note}")
                     clock.images += _num_images(batch) * world_size()
                     shown.advance(self.step)
                     if self.step % self.config.log_every == 0 or self.step == self.last_step:
-                        self._log(window, clock, shown)
+                        self._log(clock, shown)
                     if probes is not None:
                         self._measure(probes, clock, shown)
                     if self.step % self.config.checkpoint_every_steps == 0 or self.step == self.last_step:
-                        self._checkpoint(window)
+                        self._checkpoint()
                 if self.step < self.last_step:
-                    self._stop(window, shown)
+                    self._stop(shown)
         except NonFiniteLossError as error:
             if error.step is None:
                 raise
@@ -309,7 +314,7 @@ class _Run:
                     f"loader: expected {self.steps_per_epoch} steps in epoch {epoch}, got {got}"
                 )
 
-    def _train_step(self, batch: Any, window: MetricWindow) -> bool:
+    def _train_step(self, batch: Any) -> bool:
         """Take one step; return False if it was left out."""
         factor = self.schedule(self.step)
         for group, peak_lr in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
@@ -331,7 +336,7 @@ class _Run:
                 self.recipe.after_step(self.step)
         self.step += 1
         if taken:
-            window.add(self.step, output.loss, metrics, norm)
+            self.window.add(self.step, output.loss, metrics, norm)
         return taken
 
     def _judged_norm(self, clipped: Tensor | None) -> Tensor | None:
@@ -345,13 +350,8 @@ class _Run:
         assert isinstance(norm, Tensor)
         return norm
 
-    def _log(
-        self,
-        window: MetricWindow,
-        clock: TrainingClock,
-        shown: TrainingProgress,
-    ) -> None:
-        means = window.read()
+    def _log(self, clock: TrainingClock, shown: TrainingProgress) -> None:
+        means = self.window.read()
         self.loss = means.pop("loss")
         img_per_s, wait_share = clock.close_window()
         epoch = (self.step - 1) // self.steps_per_epoch
@@ -367,14 +367,14 @@ class _Run:
             self.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=self.step)
         shown.report(self.step, epoch, self.loss, img_per_s, wait_share)
 
-    def _stop(self, window: MetricWindow, shown: TrainingProgress) -> None:
-        self._checkpoint(window)
+    def _stop(self, shown: TrainingProgress) -> None:
+        self._checkpoint()
         line = f"SIGTERM: saved step {self.step}; run the same command with --resume to go on"
         shown.say(line)
         raise RunStopped(line)
 
-    def _checkpoint(self, window: MetricWindow) -> None:
-        window.check()
+    def _checkpoint(self) -> None:
+        self.window.check()
         self.bad_rows.update()
         if self.writer is not None:
             self.writer.sync()  # the lines up to a checkpoint are as safe as it is
@@ -398,6 +398,8 @@ class _Run:
             data=self.data,
             num_ranks=world_size(),
             scaler=self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
+            window=self.window.state(),
+            num_skipped=self.guard.num_skipped,
         )
         keep = self.config.keep_checkpoints
         on_main(

@@ -70,13 +70,37 @@ class MetricWindow:
         self.check()
         if not self._count:
             return {"loss": math.nan}
-        sums = torch.stack(list(self._sums.values())) / self._count
+        means = dict(zip(self._sums, self._over_ranks(self._count), strict=True))
+        self._sums, self._count = {}, 0
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs to go on with this window, on any number of ranks.
+
+        Waits for the device; called on every rank.
+
+        Returns:
+            `count`, the steps so far, and `sums`, numbers as text: JSON has no NaN.
+        """
+        sums = self._over_ranks(1) if self._count else []
+        return {"count": self._count, "sums": dict(zip(self._sums, map(repr, sums), strict=True))}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with a window that a checkpoint kept."""
+        self._count = int(state["count"])
+        self._sums = {
+            name: torch.tensor(float(value), dtype=torch.float64, device=self._device)
+            for name, value in state["sums"].items()
+        }
+
+    def _over_ranks(self, count: int) -> list[float]:
+        """Return the sums over a number of steps, as means over the ranks."""
+        sums = torch.stack(list(self._sums.values())) / count
         if world_size() > 1:
             dist.all_reduce(sums)
             sums = sums / world_size()
-        means = dict(zip(self._sums, sums.tolist(), strict=True))
-        self._sums, self._count = {}, 0
-        return means
+        values: list[float] = sums.tolist()
+        return values
 
     def check(self) -> None:
         """Wait for the device and make sure that all losses and gradients so far, on every rank, were finite.

@@ -46,5 +46,7 @@ def load_samples(out: Path) -> tuple[tuple[Tensor, ...], Tensor]:
         tensors = safetensors.torch.load_file(path)
     except SafetensorError as error:
         raise UserError(f"sample views: {path} cannot be read ({error}); remove it") from error
-    index = tensors.pop("index")
+    index = tensors.pop("index", None)
+    if index is None or not len(index) or not tensors:
+        raise UserError(f"sample views: expected views and their rows in {path}, found no such; remove it")
     return tuple(tensors[name] for name in sorted(tensors)), index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -11,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from engine.distributed import world_size
+from engine.distributed import rank, world_size
+from loaders.errors import LoaderError
 
 ResultT = TypeVar("ResultT")
 
@@ -38,8 +40,14 @@ class StopSignal:
     A checkpoint needs all ranks at the same step, and a rank that has begun a step cannot leave it, nor can
     the others leave the collectives in which they wait for it. So no rank begins a step before `agree` has
     joined them all: each comes with its batch, or at once when the signal finds it waiting for one. The
-    reduction is one number over gloo, in a group of its own, and no device is involved. A second SIGTERM
-    ends the process at once.
+    reduction is one number over gloo, in a group of its own, and no device is involved.
+
+    Further signals change nothing: where a scheduler tells every process and a launcher hands on what it was
+    told, a rank gets two. A signal that comes when no step is left ends the process as the block is left,
+    instead of being lost on whatever the command does next.
+
+    Raises:
+        RunStopped: on leaving the block, when the signal came and nobody stopped for it.
     """
 
     def __enter__(self) -> StopSignal:
@@ -59,11 +67,15 @@ class StopSignal:
             signal.signal(signal.SIGTERM, signal.SIG_DFL if self._previous is None else self._previous)
         if self._group is not None:  # else each training of a command would keep its sockets and threads
             dist.destroy_process_group(self._group)
+        if self._told and kind is None:
+            line = "SIGTERM: this training is finished and saved; run the same command with --resume to go on"
+            if rank() == 0:
+                print(line, file=sys.stderr)
+            raise RunStopped(line)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._told = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if self._waiting:
+        is_first, self._told = not self._told, True
+        if is_first and self._waiting:
             raise _ToldToStop
 
     def wait_for(self, get: Callable[[], ResultT]) -> ResultT | None:
@@ -82,9 +94,19 @@ class StopSignal:
             return None
 
     def agree(self) -> bool:
-        """Return whether to stop now; every rank calls it before every step and gets the same answer."""
+        """Return whether to stop now; every rank calls it before every step and gets the same answer.
+
+        Raises:
+            LoaderError: a rank is gone; the loader of that rank is what most often ended it.
+        """
         if self._group is None:
             return self._told
         flag = torch.tensor(int(self._told))
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
+        try:
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
+        except RuntimeError as error:
+            raise LoaderError(
+                f"ranks: expected all {world_size()} to begin a step, found one gone ({error}); its own last "
+                "line says why"
+            ) from None
         return bool(flag)

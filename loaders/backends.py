@@ -144,9 +144,10 @@ class RendererFactory:
     def close(self) -> None:
         """Stop every renderer that was made; threads that hang are left behind after the time limit."""
         limit = self._options.timeout_s
-        self._fetching.close(limit)  # first, so that no thread waits for a shard any more
+        self._fetching.stop()  # first, so that no thread waits for a shard any more
         if self._executor is not None:
             self._executor.close(limit)
+        self._fetching.close(limit)
         for renderer in list(self._pipelines):
             renderer.close(limit)
 

@@ -105,12 +105,17 @@ class Fetching:
         shards, rows = shards_of(renderer.split)
         return StreamRenderer(renderer, self, None, shards, rows, 0, LABELED, len(shards))
 
+    def stop(self) -> None:
+        """Let whatever waits for a shard give up, with the request that is under way."""
+        for pack, _ in list(self._pools.values()):
+            pack.cache.store.stop()
+
     def close(self, timeout_s: float) -> None:
-        """Stop fetching; a request that is under way ends with its own time limit, or this one."""
-        for pack, pool in self._pools.values():
-            pack.cache.store.leave()
-            pack.cache.release(id(self))
+        """End the threads; called once no other thread of the loader reads from a store."""
+        for pack, pool in list(self._pools.values()):
             pool.close(timeout_s)
+            pack.cache.release(id(self))
+            pack.cache.store.leave()
 
 
 class StreamRenderer:

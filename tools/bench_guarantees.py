@@ -1,4 +1,4 @@
-"""What the guarantees cost: resume to the first batch, the order of many rows, verification and time limits.
+"""What the guarantees cost: verification, time limits, resume, the order of many rows, ranks that agree.
 
 Example:
     python tools/bench_guarantees.py --pack packs/mine --split train --json guarantees.jsonl
@@ -6,7 +6,6 @@ Example:
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -39,7 +38,9 @@ from loaders.packs.columns import COLUMN_DTYPES, write_columns
 from loaders.packs.labels import TRUE_LABELS, label_table_path
 from loaders.packs.manifest import SHARDS_FOLDER, SplitInfo, SplitRange, shard_file_name, write_manifest
 from loaders.views import presets
+from tools.bench.agreement import agreement_times
 from tools.bench.harness import machine
+from tools.bench.records import append_record, check_records
 
 _ORDER_BLOCK = 1 << 20
 
@@ -66,13 +67,17 @@ class Config:
     """Rows of the pack that is resumed, made of links to the first shard of `pack`."""
     order_rows: int = 100_000_000
     """Rows of the order that is computed."""
+    ranks: int = 2
+    """Processes that agree before every step on whether to stop; 1 leaves this out."""
+    agreements: int = 5000
+    """Times that they do."""
     json: Path | None = None
     """File that gets a line per measurement appended."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
-        names = ("resolution", "batch_size", "num_threads", "runs", "seconds", "resume_rows", "order_rows")
-        check_numbers(self, names)
+        check_numbers(self, ("seconds",))
+        check_records(self.json)
 
 
 def repeat_pack(pack: Pack, split: Split, num_rows: int, out: Path) -> Pack:
@@ -227,6 +232,10 @@ def main() -> None:
     seconds, size_bytes = order_cost(config.order_rows)
     note(f"order of {config.order_rows:,} rows", seconds, "s")
     note(f"order of {config.order_rows:,} rows, growth of memory", size_bytes / 1e6, "MB")
+    if config.ranks > 1:
+        times = 1e6 * agreement_times(config.ranks, config.agreements)
+        shares = {"tenth": float(np.quantile(times, 0.1)), "nine_tenths": float(np.quantile(times, 0.9))}
+        note(f"agreement of {config.ranks} ranks to begin a step", float(np.median(times)), "us", **shares)
     Console().print(table)
     if config.json is not None:
         settings = {
@@ -234,9 +243,8 @@ def main() -> None:
             for name in ("resolution", "batch_size", "num_threads", "runs", "seconds")
         }
         about = {"tool": "bench_guarantees", "pack": config.pack.name, **settings}
-        with config.json.open("a") as file:
-            for record in records:
-                file.write(json.dumps({**about, **record, **machine()}) + "\n")
+        for record in records:
+            append_record(config.json, {**about, **record, **machine()})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ records.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from itertools import chain
@@ -23,10 +22,12 @@ from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.errors import UserError, run_command
+from engine.files import check_folder
+from loaders.errors import UserError, check_numbers, run_command
 from tools.bench.contender import BackendName, LimitName, PeerName, find_contender
 from tools.bench.corpus import open_corpus, pack_images
 from tools.bench.harness import Benchmark, Record, prepare, rounds
+from tools.bench.records import append_record, check_records
 from tools.bench.table import notes, render
 from tools.bench.workload import ImageEncoding, Interpolation, ViewSet, Workload
 
@@ -79,11 +80,9 @@ def check(config: Config) -> None:
         raise UserError("images: expected one of --pack and --images, found neither or both; give one")
     if config.images and not config.images.is_dir():
         raise UserError(f"--images {config.images}: expected a folder, found none; check the path")
-    for name in ("resolution", "batch_size", "num_threads", "runs"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}")
-    if config.seconds <= 0 or config.warmup_s < 0:
-        raise UserError("--seconds and --warmup-s: expected positive durations; raise them")
+    check_numbers(config, ("seconds",))
+    check_folder(config.cache, "cache")
+    check_records(config.json)
     if not config.backends + config.peers + config.limits:
         raise UserError("contenders: expected at least one, found none; name --backends, --peers or --limits")
 
@@ -99,13 +98,6 @@ def workload_of(config: Config) -> Workload:
         config.interpolation or usual,
         encoding=config.encoding,
     )
-
-
-def append_record(path: Path, record: Record) -> None:
-    """Append one JSON line to a file of records."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
 
 
 def main() -> int:
@@ -128,8 +120,7 @@ def main() -> int:
     measured = track(rounds(benchmark, absent), "measuring", total, console=console)
     for record in chain(absent.values(), measured):
         records.append(record)
-        if config.json:
-            append_record(config.json, record)
+        append_record(config.json, record)
     console.print(render(records))
     for note in notes(records):
         console.print(note, highlight=False, markup=False, soft_wrap=True)

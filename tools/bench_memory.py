@@ -9,7 +9,6 @@ mapped pack is read through, can be taken back by the system at any time. Linux 
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,10 +22,12 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders import build_loader, open_pack
+from loaders.checks import check_whole
 from loaders.cpu import DTypeName
 from loaders.errors import UserError, run_command
 from loaders.views import presets
 from tools.bench.harness import machine
+from tools.bench.records import append_record, check_records
 
 MEGABYTE = 2**20
 SAMPLE_S = 0.005
@@ -52,6 +53,12 @@ class Config:
     """Types to measure, each with a loader of its own."""
     json: Path | None = None
     """File to which one JSON line per type is appended."""
+
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing, and a file that takes no records."""
+        for name in ("epochs", "batch_size", "resolution", "num_threads"):
+            check_whole(name, getattr(self, name), 1)
+        check_records(self.json)
 
 
 @dataclass
@@ -125,10 +132,6 @@ def measure(config: Config, dtype: DTypeName) -> Memory:
 def main() -> None:
     """Measure the types of the command line."""
     config = tyro.cli(Config, description=__doc__)
-    if min(config.epochs, config.batch_size, config.resolution, config.num_threads) < 1:
-        raise UserError(
-            "--epochs, --batch-size, --resolution and --num-threads: expected at least 1; raise them"
-        )
     for dtype in config.dtypes:
         memory = measure(config, dtype)
         print(
@@ -139,9 +142,7 @@ def main() -> None:
             settings = {"batch_size": config.batch_size, "resolution": config.resolution}
             settings |= {"prefetch": config.prefetch, "epochs": config.epochs, "threads": config.num_threads}
             record = {"tool": "bench_memory", "dtype": dtype, **settings, **asdict(memory), **machine()}
-            config.json.parent.mkdir(parents=True, exist_ok=True)
-            with config.json.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            append_record(config.json, record)
 
 
 if __name__ == "__main__":

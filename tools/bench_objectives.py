@@ -9,7 +9,6 @@ before either is timed. They take turns; medians over the rounds.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
@@ -35,8 +34,9 @@ from engine.objectives.rotnet import rotate_four
 from engine.objectives.simclr import simclr_loss
 from engine.objectives.triplet import triplet_loss
 from engine.objectives.vicreg import vicreg_loss
-from loaders.errors import UserError, run_command
+from loaders.errors import check_numbers, run_command
 from tools.bench.harness import machine
+from tools.bench.records import append_record, check_records
 
 Kernel = Callable[..., Tensor]
 
@@ -57,6 +57,11 @@ class Config:
     """Threads of torch."""
     json: Path | None = None
     """File to append one line per objective to."""
+
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing, and a file that takes no records."""
+        check_numbers(self)
+        check_records(self.json)
 
 
 @dataclass(frozen=True)
@@ -196,8 +201,6 @@ def time_once(kernel: Kernel, inputs: tuple[Tensor, ...], at_least_s: float = 0.
 
 def run(config: Config) -> list[dict[str, Any]]:
     """Check and time every objective; return one record for each."""
-    if min(config.batch_size, config.runs, config.num_threads) < 1:
-        raise UserError("bench: expected batch_size, runs and num_threads of at least 1")
     torch.set_num_threads(config.num_threads)
     described = {"threads": config.num_threads, "torch": str(torch.__version__), **machine()}
     sizes = {"batch_size": config.batch_size, "embedding": config.embedding, "classes": config.classes}
@@ -210,9 +213,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             plain.append(time_once(case.plain, case.inputs))
         record = {"objective": case.name, "ours_s": ours, "plain_s": plain, **sizes, **described}
         records.append(record)
-        if config.json is not None:
-            with config.json.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+        append_record(config.json, record)
     return records
 
 

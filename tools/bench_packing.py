@@ -27,8 +27,9 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.cores import available_cores
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from tools.bench.harness import machine
+from tools.bench.records import append_record, check_records
 from tools.packing.writers import WRITERS, files
 
 _LIMIT_S = 900.0
@@ -67,6 +68,15 @@ class Config:
     json: Path | None = None
     """Append one record per run to this file."""
 
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing, no writer, and a file that takes no records."""
+        check_numbers(self, ("max_side", "short_side"))
+        if not self.writers:
+            raise UserError(f"writers: expected some of {', '.join(WRITERS)}, found none; name one")
+        if self.scratch is not None and not self.scratch.is_dir():
+            raise UserError(f"scratch: expected a folder at {self.scratch}, found none; make it")
+        check_records(self.json)
+
 
 def main() -> None:
     """Parse the command line, run the rounds, print the table."""
@@ -78,7 +88,12 @@ def main() -> None:
         raise UserError("--max-side and --short-side: give one of them")
     if not config.source.is_dir():
         raise UserError(f"--source {config.source} is no folder: make one with tools/draw_images.py")
+    loose = next((path for path in sorted(config.source.iterdir()) if not path.is_dir()), None)
+    if loose is not None:
+        raise UserError(f"--source {config.source}: expected class folders, found the file {loose}; move it")
     paths = [path for path, _ in files(config.source)]
+    if not paths:
+        raise UserError(f"--source {config.source} holds no files: make some with tools/draw_images.py")
     for path in paths:  # every run finds the files in the page cache
         Path(path).read_bytes()
     records = []
@@ -86,9 +101,7 @@ def main() -> None:
         for place in range(len(config.writers)):
             name = config.writers[(run + place) % len(config.writers)]
             records.append(measure(config, name, run, len(paths)))
-            if config.json is not None:
-                with open(config.json, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(records[-1]) + "\n")
+            append_record(config.json, records[-1])
     print_table(records)
 
 

@@ -27,11 +27,13 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.files import check_folder
 from loaders.cores import available_cores
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs.columns import COLUMN_DTYPES, column_path
 from loaders.packs.manifest import INDEX_FOLDER, SplitRange, read_manifest, write_manifest
 from tools.bench.harness import machine
+from tools.bench.records import append_record, check_records
 
 _TOOLS = Path(__file__).resolve().parent
 _SAMPLE_S = 0.05
@@ -65,12 +67,16 @@ class Config:
     json: Path | None = None
     """Append one record per stage to this file."""
 
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing, a file in place of the folder, and one that takes no records."""
+        check_numbers(self)
+        check_folder(self.work, "work")
+        check_records(self.json)
+
 
 def main() -> None:
     """Parse the command line and run the stages."""
     config = tyro.cli(Config, description=__doc__)
-    if config.synthetic_rows < 1 or config.num_images < 1:
-        raise UserError("expected at least 1 image and 1 row")
     stages: dict[Stage, Callable[[Config], dict[str, Any]]] = {
         "draw": draw,
         "pack": pack,
@@ -89,9 +95,7 @@ def main() -> None:
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         print(json.dumps(record))
-        if config.json is not None:
-            with open(config.json, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+        append_record(config.json, record)
 
 
 def draw(config: Config) -> dict[str, Any]:
@@ -129,6 +133,7 @@ def verify(config: Config, *options: str) -> dict[str, Any]:
 
 def opened(path: Path) -> dict[str, Any]:
     """Open a pack in fresh processes."""
+    read_manifest(path)  # says in one line what is missing
     times = []
     for _ in range(_OPENINGS):
         command = [sys.executable, "-c", _OPEN, os.fspath(path)]
@@ -139,6 +144,7 @@ def opened(path: Path) -> dict[str, Any]:
 
 def synthetic(config: Config) -> dict[str, Any]:
     """Open an index of many rows whose files are holes, under a manifest that claims as many images."""
+    manifest = read_manifest(config.work / "pack")
     out = config.work / "synthetic"
     shutil.rmtree(out, ignore_errors=True)
     (out / INDEX_FOLDER).mkdir(parents=True)
@@ -146,7 +152,6 @@ def synthetic(config: Config) -> dict[str, Any]:
     for name, (dtype, row_shape) in COLUMN_DTYPES.items():
         shape = (rows + (name == "key_offset"), *row_shape)
         np.lib.format.open_memmap(out / column_path(name), "w+", dtype, shape, version=(2, 0))
-    manifest = read_manifest(config.work / "pack")
     split = replace(
         manifest.splits[0],
         ranges=(SplitRange(0, rows, 0, manifest.num_shards, 0),),

@@ -6,7 +6,6 @@ Example:
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import sys
@@ -17,8 +16,11 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from engine.select import BalancedSelector
-from loaders.errors import run_command
+from loaders.errors import check_numbers, run_command
+from tools.bench.records import append_record, check_records
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Config:
     """Repetitions; all are listed, the median is the figure."""
     json: Path | None = None
     """File to append one line to."""
+
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing, and a file that takes no records."""
+        check_numbers(self)
+        check_records(self.json)
 
 
 def time_once(config: Config, seed: int) -> float:
@@ -70,10 +77,7 @@ def main() -> None:
         f"{median_s:.2f} s median of {config.runs} ({min(seconds):.2f} to {max(seconds):.2f}), "
         f"peak {peak_mib:,.0f} MiB, one thread of {os.cpu_count()}"
     )
-    if config.json is not None:
-        record = {**asdict(config), "json": None, "seconds": seconds, "peak_mib": peak_mib}
-        with config.json.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+    append_record(config.json, {**asdict(config), "json": None, "seconds": seconds, "peak_mib": peak_mib})
 
 
 if __name__ == "__main__":

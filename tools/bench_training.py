@@ -15,7 +15,6 @@ names both shares; the first is the one to read where cores are not shared, the 
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
@@ -35,8 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.measured import Measure
 from engine.metrics import read_metrics
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from tools.bench.harness import machine
+from tools.bench.records import append_record, check_records
 
 ROOT = Path(__file__).resolve().parents[1]
 # fmt: off
@@ -88,6 +88,13 @@ class Config:
     """Threads of the loader, and of torch as well."""
     json: Path | None = None
     """File to append one line per run to."""
+
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing, and a file that takes no records."""
+        check_numbers(self)
+        if self.steps < 8:
+            raise UserError(f"steps: expected at least 8, found {self.steps}; raise them")
+        check_records(self.json)
 
 
 def command_of(config: Config, recipe: str, kind: Measure, out: Path) -> list[str]:
@@ -146,8 +153,6 @@ def _environment(config: Config) -> dict[str, str]:
 
 def run(config: Config, console: Console) -> list[dict[str, Any]]:
     """Measure every recipe in every kind, round by round; return one record per run."""
-    if config.steps < 8 or config.runs < 1:
-        raise UserError(f"bench: expected at least 8 steps and 1 run, found {config.steps} and {config.runs}")
     described = {
         "pack": config.pack.name,
         "backbone": config.backbone,
@@ -165,9 +170,7 @@ def run(config: Config, console: Console) -> list[dict[str, Any]]:
                 record = {"run": number, **measure(config, recipe, kind), **described}
                 records.append(record)
                 console.print(f"{recipe} {kind}: {record['img_per_s']:,.0f} images/s", highlight=False)
-                if config.json is not None:
-                    with config.json.open("a") as file:
-                        file.write(json.dumps(record) + "\n")
+                append_record(config.json, record)
     return records
 
 

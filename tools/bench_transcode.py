@@ -9,7 +9,6 @@ Example:
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -28,11 +27,12 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs.image import dct_factor
 from loaders.packs.planes import shrink_planes
 from loaders.packs.resize import fit_short_side, resize_antialiased
 from tools.bench.harness import machine
+from tools.bench.records import append_record, check_records
 
 _QUALITY = 90
 Pixels = NDArray[np.uint8]
@@ -52,6 +52,11 @@ class Config:
     """Times that each part is run; the fastest counts."""
     json: Path | None = None
     """Append the record to this file."""
+
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing, and a file that takes no records."""
+        check_numbers(self)
+        check_records(self.json)
 
 
 class _Photograph(NamedTuple):
@@ -79,9 +84,7 @@ def main() -> None:
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     _print(record)
-    if config.json is not None:
-        with open(config.json, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+    append_record(config.json, record)
 
 
 def _read(config: Config) -> list[_Photograph]:

@@ -18,8 +18,10 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.files import check_folder
+from loaders.checks import check_whole
 from loaders.cores import available_cores
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from tools.packing.drawing import MAX_SIDE, NUM_TEXTURES, Pictures, Textures, draw_jpegs
 
 _PER_TASK = 2000
@@ -47,6 +49,12 @@ class Config:
     workers: int = 0
     """Threads at work, 0 for one per core; never changes a byte."""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that draw nothing, sides that no texture has, and a folder that cannot be made."""
+        check_numbers(self)
+        check_whole("resolution", self.resolution, 16, MAX_SIDE, "the textures have no more pixels")
+        check_folder(self.out)
+
 
 def main() -> None:
     """Parse the command line and draw."""
@@ -62,12 +70,10 @@ def draw(config: Config) -> None:
     """Draw all files.
 
     Raises:
-        UserError: the folder exists, or a number is out of range.
+        UserError: the folder exists.
     """
     if config.out.exists():
         raise UserError(f"{config.out} exists: give a folder that does not")
-    if config.num_images < 1 or config.num_classes < 1 or config.resolution < 16:
-        raise UserError("expected at least 1 image, 1 class and 16 pixels")
     for label in range(config.num_classes):
         (config.out / f"class{label:04d}").mkdir(parents=True)
     textures = Textures(config.seed)

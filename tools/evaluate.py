@@ -21,7 +21,8 @@ from torch import nn
 from engine.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.distributed import seed_everything
 from engine.evaluate import Features, extract_features, topk_accuracy
-from engine.evaluation import Evaluation, FrozenAccuracy, write_evaluation
+from engine.evaluation import EVALUATION_NAME, Evaluation, FrozenAccuracy, write_evaluation
+from engine.files import check_file, check_folder
 from engine.knn import knn_scores
 from engine.networks import build_backbone, load_backbone
 from engine.probe import fit_linear_probe
@@ -71,6 +72,8 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
         check_numbers(self, ("temperature", "inverse_penalty", "batch_size", "num_threads", "timeout_s"))
+        check_folder(self.out, "run")
+        check_file(self.run / EVALUATION_NAME, "run")
 
     @property
     def out(self) -> Path:
@@ -134,7 +137,12 @@ def measure(config: Config, pack: Pack, name: str, resolution: int, backbone: nn
 def evaluate(config: Config) -> Evaluation:
     """Measure a run's backbone, and an untrained one where asked, and write evaluation.json."""
     described = read_run(config.run)
-    backbone_name, resolution = str(described["config"]["backbone"]), int(described["config"]["resolution"])
+    backbone_name, resolution = (described["config"].get(name) for name in ("backbone", "resolution"))
+    if not isinstance(backbone_name, str) or not isinstance(resolution, int):
+        raise UserError(
+            f"run folder: expected backbone and resolution in {config.run / 'config.json'}, found "
+            f"{backbone_name!r} and {resolution!r}; give a run that trained one backbone"
+        )
     pack = open_pack(config.pack)
     forget_bad_rows(config.out)
     device = "cuda" if torch.cuda.is_available() else "cpu"

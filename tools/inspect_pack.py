@@ -16,9 +16,11 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.errors import run_command
+from engine.files import check_file
+from loaders.errors import check_numbers, run_command
 from loaders.packs import open_pack
 from tools.packing.inspect import Fault, faults_found, inspect_pack
+from tools.packing.page import PAGE_NAME
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Config:
     """Faults that end with exit code 1."""
     workers: int = 0
     """Threads that decode, 0 for one per core."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers of threads that there are not, and a folder in place of the page."""
+        check_numbers(self)
+        check_file(self.pack / PAGE_NAME, "pack")
 
 
 def main() -> int:

@@ -38,9 +38,10 @@ from rich.table import Table
 
 from engine.classifier_recipe import read_accuracy
 from engine.few_labels import SCRATCH, FewLabelResult, Summary, read_results, summarise, write_results
-from engine.files import to_json, write_atomic
+from engine.files import check_folder, to_json, write_atomic
 from engine.report.figures import Series, draw_label_efficiency, save_picture
-from loaders.errors import UserError, run_command
+from loaders import open_pack
+from loaders.errors import UserError, check_numbers, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 TRANSFER = "transfer"
@@ -69,10 +70,12 @@ class Config:
         """Refuse a sweep over nothing."""
         if not self.methods or not self.labels_per_class or not self.seeds or min(self.labels_per_class) < 1:
             raise UserError("sweep: expected methods, seeds and numbers of labels of at least 1")
-        if self.jobs < 0 or self.num_threads < 1:
-            raise UserError(
-                f"sweep: expected jobs >= 0 and num_threads >= 1, found {self.jobs} and {self.num_threads}"
-            )
+        for name in ("labels_per_class", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise UserError(f"{name}: expected different numbers, found {values}; leave out the copies")
+        check_numbers(self)
+        check_folder(self.out)
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,11 @@ def read_methods(texts: Sequence[str]) -> list[Method]:
     found: list[Method] = []
     for text in texts:
         name, separator, command = text.partition("=")
-        words = shlex.split(command)
-        if not separator or not name.strip() or not words or "/" in name:
+        try:
+            words = shlex.split(command)
+        except ValueError:  # a quotation that is not closed
+            words = []
+        if not separator or not name.strip(" .") or not words or "/" in name:
             raise UserError(f"methods: expected NAME=RECIPE OPTIONS, found {text!r}")
         if not (ROOT / "recipes" / f"{words[0]}.py").is_file():
             raise UserError(f"methods: expected a recipe such as transfer or fixmatch, found {words[0]!r}")
@@ -271,6 +277,7 @@ def _environment(config: Config) -> dict[str, str]:
 def main() -> None:
     """Run the command line."""
     config = tyro.cli(Config, description=__doc__)
+    open_pack(config.pack)  # what is no pack is said once, and not by every run
     results = run(config, Console(stderr=True))
     write_sweep(config, results)
     Console().print(render(summarise(results)))

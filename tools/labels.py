@@ -23,7 +23,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from loaders.errors import UserError, run_command
+from engine.files import check_file, check_folder
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.label_files import export_labels, read_label_file
 from loaders.packs.labels import TRUE_LABELS, label_table_path
@@ -61,6 +62,10 @@ class Export:
     split: str | None = None
     """Split whose images are written; the whole pack by default."""
 
+    def __post_init__(self) -> None:
+        """Refuse a file that cannot be written."""
+        check_folder(self.file.parent, "file")
+
 
 @dataclass(frozen=True)
 class Subsample:
@@ -79,6 +84,10 @@ class Subsample:
     table: str = TRUE_LABELS
     """Table to choose from."""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that choose nothing."""
+        check_numbers(self, ("per_class",))
+
 
 @dataclass(frozen=True)
 class Divide:
@@ -96,6 +105,10 @@ class Divide:
     """Seed of the choice."""
     table: str = TRUE_LABELS
     """Table to divide."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that divide nothing."""
+        check_numbers(self)
 
 
 @dataclass(frozen=True)
@@ -126,6 +139,8 @@ def main() -> None:
     if isinstance(command, Import):
         rows = _rows_of(pack, command.split)
         table = read_label_file(command.file, pack, rows, command.source)
+        if not len(table):
+            raise UserError(f"{command.file}: expected at least one label, found none; check its columns")
         _write(pack, command.name, table)
     elif isinstance(command, Export):
         labels = _read(pack, command.name).dense(len(pack))
@@ -149,12 +164,19 @@ def _read(pack: Pack, name: str) -> LabelTable:
     return LabelTable.read(pack.path / label_table_path(name), len(pack))
 
 
-def _write(pack: Pack, name: str, table: LabelTable) -> None:
+def _free_path(pack: Pack, name: str) -> Path:
+    """Return where a new table is to be."""
     if not name or "/" in name or name.startswith("."):
         raise UserError(f"--name {name!r}: expected a plain name such as few4")
     path = pack.path / label_table_path(name)
+    check_file(path, "name")
     if path.exists():
         raise UserError(f"{path} exists: choose another --name, or remove it")
+    return path
+
+
+def _write(pack: Pack, name: str, table: LabelTable) -> None:
+    path = _free_path(pack, name)
     table.write(path)
     print(f"{path}: {len(table):,} labels")
 
@@ -163,8 +185,11 @@ def _divide(pack: Pack, command: Divide) -> None:
     split, table = pack.split(command.split), _read(pack, command.table)
     labels = split.labels(table)
     part = validation_part(labels, command.validation, command.seed)
-    _write(pack, f"{command.name}-train", table.of_rows(split.rows((~part & (labels >= 0)).nonzero()[0])))
-    _write(pack, f"{command.name}-val", table.of_rows(split.rows(part.nonzero()[0])))
+    halves = {f"{command.name}-train": ~part & (labels >= 0), f"{command.name}-val": part}
+    for name in halves:
+        _free_path(pack, name)  # both, before either is written
+    for name, chosen in halves.items():
+        _write(pack, name, table.of_rows(split.rows(chosen.nonzero()[0])))
 
 
 def _compare(pack: Pack, command: Compare) -> None:

@@ -21,10 +21,12 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.files import check_file
 from loaders.errors import UserError, run_command
 from tools.bench.table import Record, Row, reference_of, summarise
 
 mpl.use("Agg")
+_OF_WORKLOAD = ("views", "resolution", "batch_size", "threads")
 COLORS = {"backend": "#1b6e9c", "peer": "#9aa5ad", "limit": "#e3d9c6"}
 WORDS = {
     "barlow": "two Barlow Twins views",
@@ -83,15 +85,18 @@ def read_records(path: Path) -> list[Record]:
     """Return the records of a file.
 
     Raises:
-        UserError: no such file, or a line that is no record.
+        UserError: no such file, one that is no text, or a line that is no record.
     """
     if not path.is_file():
         raise UserError(f"{path}: expected a file of records, found none; run tools/bench_loaders.py --json")
     records = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             record = json.loads(line)
-            record["contender"], record["workload"]["views"], record["benchmark"]
+            last_benchmarks(path.stem, [record])
+            summarise([record])
+            [record["workload"][name] for name in _OF_WORKLOAD]
+            record["machine"]["cpu"], record["machine"]["cores"], record["commit"]
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"{path}, line {number}: expected a record of tools/bench_loaders.py; remove it"
@@ -214,6 +219,7 @@ def main() -> None:
             f"{', '.join(map(str, config.records)) or 'records'}: expected at least one finished run, found "
             "none; run tools/bench_loaders.py --json"
         )
+    check_file(config.out)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     draw(panels, config.out)
     print(f"wrote {config.out}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.evaluation import read_evaluation
 from engine.few_labels import FewLabelResult, read_results
-from engine.files import write_atomic
+from engine.files import check_file, write_atomic
 from engine.metrics import read_metrics
 from engine.report.page import Command, Paragraph, Section, render_page
 from engine.report.sections import (
@@ -29,7 +29,7 @@ from engine.report.sheets import contact_sheet, to_pixels
 from engine.runs import read_run
 from engine.samples import load_samples
 from loaders import build_loader, open_pack
-from loaders.errors import UserError, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Pack, Split
 from loaders.views import presets
 
@@ -55,14 +55,25 @@ class Config:
     num_images: int = 12
     """Images on the sheet of views."""
 
+    def __post_init__(self) -> None:
+        """Refuse a sheet of nothing, and a file that cannot be written."""
+        check_numbers(self)
+        check_file(self.page)
+
+    @property
+    def page(self) -> Path:
+        """File to write."""
+        return self.out or self.run / "report.html"
+
 
 def original_pixels(pack: Pack, rows: Tensor, resolution: int) -> Tensor:
     """Return uint8 [N, 3, H, W], the centred squares of these rows of a pack, in their order."""
     wanted = rows.tolist()
     order = sorted(set(wanted))
-    if order[-1] >= len(pack):
+    if not 0 <= order[0] <= order[-1] < len(pack):
         raise UserError(
-            f"views: row {order[-1]} of a pack with {len(pack)}; give the run's own pack with --pack"
+            f"views: expected rows 0 to {len(pack) - 1}, found {order[0]} to {order[-1]}; give the run's own "
+            "pack with --pack"
         )
     loader = build_loader(
         Split(pack, "shown", ((0, len(pack)),)).take(np.array(order)),
@@ -100,19 +111,20 @@ def few_label_results(config: Config) -> list[FewLabelResult]:
 
 def build_report(config: Config) -> str:
     """Return the page as HTML text."""
-    if config.num_images < 1:
-        raise UserError(f"num_images: expected at least 1, found {config.num_images}")
-    described = read_run(config.run)
+    described, commands = read_run(config.run), _commands(config.commands)
     evaluation, results = read_evaluation(config.run), few_label_results(config)
     sections: list[Section] = [key_figures(evaluation, results)]
     if results:
         sections.append(few_labels_section(results))
     if evaluation is not None:
         sections.append(frozen_section(evaluation))
-    pack = open_pack(config.pack or described["config"]["pack"])
+    trained_on = config.pack or described["config"].get("pack")
+    if not isinstance(trained_on, str | Path):
+        raise UserError(f"pack: expected one in {config.run / 'config.json'}, found none; give its --pack")
+    pack = open_pack(trained_on)
     sections.append(views_section(config.run, pack, config.num_images))
     sections.append(curves_section(read_metrics(config.run / "metrics.jsonl")))
-    sections.append(configuration_section(described, _commands(config.commands)))
+    sections.append(configuration_section(described, commands))
     title = config.title or f"{described['recipe']}: {config.run.name}"
     return render_page(
         title, config.lead, sections, footer="Written by Sluice from the run folder's own records."
@@ -124,17 +136,22 @@ def _commands(path: Path | None) -> list[Paragraph | Command]:
         return []
     if not path.is_file():
         raise UserError(f"commands: expected a text file at {path}, found none; leave out --commands")
-    return [Paragraph("The commands, in order:"), Command(path.read_text().splitlines())]
+    try:
+        text = path.read_text("utf-8")
+    except ValueError as error:
+        raise UserError(
+            f"commands: expected UTF-8 text in {path}, found other bytes ({error}); give its commands"
+        ) from None
+    return [Paragraph("The commands, in order:"), Command(text.splitlines())]
 
 
 def main() -> None:
     """Run the command line."""
     config = tyro.cli(Config, description=__doc__)
-    out = config.out or config.run / "report.html"
     page = build_report(config)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, page.encode())
-    print(f"report: {len(page) / 1e6:.1f} MB -> {out}")
+    config.page.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(config.page, page.encode())
+    print(f"report: {len(page) / 1e6:.1f} MB -> {config.page}")
 
 
 if __name__ == "__main__":

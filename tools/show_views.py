@@ -22,9 +22,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.files import write_atomic
+from engine.files import check_file, write_atomic
 from loaders import build_loader, open_pack
-from loaders.errors import UserError, run_command
+from loaders.checks import check_whole
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Split
 from loaders.views import codes, presets
 from loaders.views.draw import ViewParameters, draw
@@ -52,7 +53,7 @@ _PRESETS: dict[ViewName, Callable[[int], ViewPolicy]] = {
 _NAMES = {
     getattr(codes, name): name.lower() for name in dir(codes) if name.isupper() and "ARGUMENTS" not in name
 }
-_TILE, _LARGEST_TILE = 192, 256
+_TILE, _LARGEST_TILE, _MOST_TILE = 192, 256, 1024
 _PLAIN_LOADER_VIEW = 256  # number of the first view of a loader of one stream
 _TEXT = {codes.BLUR: "blur sigma {:.2f}", codes.SOLARIZE: "solarize at {:.0f}", codes.HUE: "hue {:+.2f}",
          codes.POSTERIZE: "posterize to {:.0f} bits"}  # fmt: skip
@@ -84,6 +85,13 @@ class Config:
     """Side of a tile in pixels, 0 for the view's own resolution or a whole multiple of it near 192."""
     out: Path = Path("views.png")
     """PNG to write."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that show nothing, and a file that cannot be written."""
+        check_numbers(self, ("gain",))
+        if self.tile:
+            check_whole("tile", self.tile, 16, _MOST_TILE)
+        check_file(self.out)
 
 
 @dataclass(frozen=True)
@@ -184,11 +192,6 @@ def make_sheet(comparison: Comparison, config: Config) -> Image.Image:
 def main() -> int:
     """Parse the command line, render, draw and write the sheet."""
     config = tyro.cli(Config, description=__doc__)
-    if min(config.num_images, config.draws) < 1 or config.gain <= 0 or 0 < config.tile < 16:
-        raise UserError(
-            f"expected num_images and draws of at least 1, a gain above 0 and a tile of at least 16, found "
-            f"{config.num_images}, {config.draws}, {config.gain:g} and {config.tile}; change them"
-        )
     if not config.out.parent.is_dir():
         raise UserError(f"--out: expected a folder {config.out.parent} to write to, found none; make it")
     pack = open_pack(config.pack)

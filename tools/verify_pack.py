@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from loaders.cores import available_cores
-from loaders.errors import run_command
+from loaders.errors import check_numbers, run_command
 from loaders.packs import open_pack
 from loaders.packs.audit import compare_with_source, decode_all
 from loaders.packs.sources.spec import parse_splits
@@ -39,6 +39,10 @@ class Config:
     packed or quarantined, and that copied images have the bytes of their source."""
     workers: int = 0
     """Threads that read and hash, 0 for one per core."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers of threads that there are not."""
+        check_numbers(self)
 
 
 def main() -> int:

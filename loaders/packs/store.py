@@ -91,6 +91,7 @@ class Store:
         self.options = options
         self.num_retries = 0
         self._users = 0
+        self._lock = threading.Lock()
         self._stopped = threading.Event()
         scheme = url.split(":")[0]
         try:
@@ -179,14 +180,22 @@ class Store:
 
     def enter(self) -> None:
         """Count one more loader that reads from here."""
-        self._users += 1
-        self._stopped.clear()
+        with self._lock:
+            self._users += 1
+            self._stopped.clear()
+
+    def stop(self) -> None:
+        """Let reads give up after the request they are in, unless another loader reads from here."""
+        with self._lock:
+            if self._users == 1:
+                self._stopped.set()
 
     def leave(self) -> None:
-        """Count one less; with the last one, running reads give up after the request they are in."""
-        self._users -= 1
-        if self._users <= 0:
-            self._stopped.set()
+        """Count one loader less, whose reads have ended; whoever reads from now on is served."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._stopped.clear()
 
     def _request(self, path: str, start: int, stop: int) -> bytes:
         timeout_s = self.options.request_timeout_s

@@ -98,7 +98,7 @@ def _unknown_files(folder: Path, records: list[ShardRecord], listed: set[str]) -
     """Find shards and columns that nothing lists; further label tables are the user's own."""
     known = listed | {f"{SHARDS_FOLDER}/{file.path}" for record in records for file in record.files}
     for inside in (SHARDS_FOLDER, INDEX_FOLDER):
-        for path in sorted((folder / inside).iterdir()):
+        for path in sorted((folder / inside).glob("*")):  # the folder may be gone with all that is in it
             name = f"{inside}/{path.name}"
             if name not in known:
                 yield f"{name}: belongs to no shard or column of the manifest"

@@ -84,6 +84,13 @@ def test_a_run_that_skips_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_what_was_skipped_still_counts_after_a_resume(tmp_path: Path) -> None:
+    train_small(tmp_path / "run", poisoned(1), on_non_finite="skip", max_steps=3)
+    train_small(tmp_path / "run", poisoned(4), on_non_finite="skip", resume=True)
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [record.get("num_skipped") for record in records] == [None, 1, 1, 1, 2, 2]
+
+
 def test_the_batch_of_a_pair_keeps_both_halves(tmp_path: Path) -> None:
     half = next(SyntheticLoader().epoch(0))
     labeled = Batch(half.views[:1], torch.arange(8), half.index + 100, half.valid)

@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from engine.checkpoint import find_damage, list_checkpoints
+from engine.distributed import seed_everything
 from engine.loop import LoopConfig
 from engine.metrics import NonFiniteLossError, read_metrics
 from engine.networks import load_backbone
+from engine.recipe import StepOutput
 from engine.stop import EXIT_STOPPED
+from loaders.batch import Batch
 from loaders.errors import UserError
 from tests.engine.synthetic import SmallRecipe, SyntheticLoader, train_small
 
@@ -70,6 +73,29 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, whole_run) -> Non
     assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6]
     expected = read_metrics(whole_run[0] / "metrics.jsonl")
     assert [r["loss"] for r in records] == [r["loss"] for r in expected]
+
+
+@pytest.mark.parametrize(("log_every", "killed_at"), [(6, (1, 1)), (4, (0, 2)), (4, (1, 2))])
+def test_a_resumed_run_logs_what_an_uninterrupted_one_does(
+    tmp_path: Path, log_every: int, killed_at: tuple[int, int]
+) -> None:
+    """Also the means over steps before the kill and after it."""
+    options = {"log_every": log_every, "checkpoint_every_steps": 1}
+    train_small(tmp_path / "whole", **options)
+    loader = SyntheticLoader()
+    loader.before_step = killer(killed_at)
+    with pytest.raises(Killed):
+        train_small(tmp_path / "run", loader=loader, **options)
+    train_small(tmp_path / "run", resume=True, **options)
+    found, expected = (
+        [
+            {name: value for name, value in record.items() if name not in ("img_per_s", "wait_share")}
+            for record in read_metrics(tmp_path / name / "metrics.jsonl")
+        ]
+        for name in ("run", "whole")
+    )
+    assert found == expected
+    assert "redundancy" in found[-1]
 
 
 def test_a_length_in_steps_replaces_epochs(tmp_path: Path, whole_run) -> None:
@@ -283,6 +309,35 @@ def test_sigterm_saves_and_exits_with_its_own_code(tmp_path: Path, whole_run, ha
     assert time.monotonic() - start < 60  # 10 s on a machine that has nothing else to do; the batch takes 90
     assert [c.name for c in list_checkpoints(out / "checkpoints")] == [f"step-{hangs_at:08d}"]
     weights, _ = train_small(out, checkpoint_every_steps=1000, resume=True)
+    assert_same_bits(weights, whole_run[1])
+
+
+class ToldRecipe(SmallRecipe):
+    """Gets SIGTERM in the middle of a step, as often as told."""
+
+    def __init__(self, at: int, times: int) -> None:
+        super().__init__()
+        self.at, self.times = at, times
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        for _ in range(self.times if step == self.at else 0):
+            signal.raise_signal(signal.SIGTERM)
+        return super().training_step(batch, step)
+
+
+@pytest.mark.parametrize("at", [2, 5])
+@pytest.mark.parametrize("times", [1, 2])
+def test_sigterm_in_a_step_stops_after_it_also_in_the_last_one(
+    tmp_path: Path, whole_run, at: int, times: int
+) -> None:
+    """And however many tell: a scheduler and a launcher do at once."""
+    seed_everything(5)  # what `train_small` does before it builds a recipe
+    recipe = ToldRecipe(at, times)
+    with pytest.raises(SystemExit) as ended:
+        train_small(tmp_path / "run", recipe)
+    assert ended.value.code == EXIT_STOPPED
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"step-{at + 1:08d}"
+    weights, _ = train_small(tmp_path / "run", resume=True)
     assert_same_bits(weights, whole_run[1])
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from engine.stop import StopSignal
+from engine.stop import RunStopped, StopSignal
+from loaders.errors import LoaderError
 from tests.engine.ranks import run_ranks
 
 
@@ -34,6 +36,45 @@ def test_a_handler_that_the_interpreter_did_not_set_becomes_the_default(
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     finally:
         install(signal.SIGTERM, before)
+
+
+def test_a_signal_while_cleaning_up_after_the_first_changes_nothing() -> None:
+    def get() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            cleaned.append(True)
+
+    def train() -> None:
+        with StopSignal() as stop:
+            assert stop.wait_for(get) is None
+            assert stop.agree()
+            signal.raise_signal(signal.SIGTERM)
+
+    cleaned: list[bool] = []
+    with pytest.raises(RunStopped):
+        train()
+    assert cleaned
+
+
+def rank_that_leaves(rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Let rank 1 end for a reason of its own while the others come to the next step."""
+    said = ""
+    with suppress(KeyError), StopSignal() as stop:
+        assert not stop.agree()
+        if rank == 1:
+            raise KeyError("a reason of its own")
+        try:
+            stop.agree()
+        except LoaderError as error:
+            said = str(error)
+    return {"named": torch.tensor("expected all 2 to begin a step, found one gone" in said)}
+
+
+def test_a_rank_that_is_gone_is_one_line_on_the_others() -> None:
+    found = [bool(result["named"]) for result in run_ranks(rank_that_leaves, 2)]
+    assert found == [True, False]
 
 
 def open_files_after(rank: int, num_ranks: int) -> dict[str, Tensor]:

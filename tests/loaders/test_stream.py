@@ -248,6 +248,18 @@ def test_closing_ends_the_fetching(tmp_path, store):
     wait_until(lambda: threading.active_count() <= threads)
 
 
+def test_a_pack_serves_on_after_its_loaders_are_closed(tmp_path, local, store):
+    remote = open_pack(store.url, options(tmp_path))
+    first, second = build(remote, window=1, prefetch=0), build(remote, window=1, prefetch=0)
+    kept = [next(loader.epoch(0)) for loader in (first, second)]
+    for loader in (first, second):
+        loader.close()
+    assert [remote.read(row) for row in range(60)] == [local.read(row) for row in range(60)]
+    shutil.rmtree(tmp_path / "cache")
+    same(batches(build(open_pack(store.url, options(tmp_path)), window=1))[:1], kept[:1])
+    same(kept[:1], kept[1:])
+
+
 def test_a_server_without_ranges(tmp_path, local):
     with serve(local.path, ranges=False) as store:
         remote = open_pack(store.url, options(tmp_path))

@@ -68,19 +68,17 @@ def tables(out: Path) -> list[LabelTable]:
 
 
 def test_local_mode_learns_in_turns_and_keeps_its_labels(config: Config, digits_pack: Pack) -> None:
-    few = {"cycles": 1, "first_epochs": 40, "epochs": 4, "lr": 0.02, "resolution": 12}
-    local = replace(config, mode="local", **few)
+    local = replace(config, mode="local", cycles=1, epochs=8, batch_size=25)  # 0.77 to 0.92 over 3 seeds
     done = run_cycles(local, digits_pack)
     assert [phase.name for phase in done] == ["start", "cycle-1-pseudo", "cycle-1-true"]
-    # 0.58 to 0.72 over 2 seeds, and rounding moves it as far; 0.04 where guesses name the next class.
-    assert min(phase.accuracy.top1 for phase in done[1:] if phase.accuracy) > 0.4
+    assert min(phase.accuracy.top1 for phase in done[1:] if phase.accuracy) > 0.65
     assert read_accuracy(config.out)["raw"] == done[-1].accuracy
     (table,) = tables(config.out)
     unlabeled = digits_pack.split("unlabeled")
     assert np.isin(table.row, unlabeled.rows(np.arange(len(unlabeled)))).all()
     assert set(table.source) == {"pseudo"}
     assert table.confidence.min() >= 0.9
-    assert (table.label == digits_pack.labels.dense(len(digits_pack))[table.row]).mean() > 0.85
+    assert (table.label == digits_pack.labels.dense(len(digits_pack))[table.row]).mean() > 0.9
 
 
 def test_local_mode_leaves_out_a_cycle_that_labels_too_few_for_a_batch(

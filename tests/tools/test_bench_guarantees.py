@@ -7,6 +7,7 @@ import pytest
 
 from loaders.packs import open_pack
 from tests.loaders.packs.inputs import class_tree, pack, write_tree
+from tools.bench.agreement import agreement_times
 from tools.bench_guarantees import Config, cost, order_cost, repeat_pack, resume_times
 
 
@@ -32,6 +33,12 @@ def test_the_order_of_many_rows() -> None:
     seconds, size_bytes = order_cost(100_000_000)
     assert seconds < 10  # 1.6 on two cores that do nothing else
     assert size_bytes < 1 << 30
+
+
+def test_the_agreement_of_ranks_is_timed() -> None:
+    seconds = agreement_times(2, 30)
+    assert seconds.shape == (30,)
+    assert (seconds > 1e-6).all(), "a message to another process takes longer"
 
 
 def test_a_cost_is_the_share_of_throughput_that_is_lost() -> None:

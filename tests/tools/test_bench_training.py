@@ -47,7 +47,7 @@ def test_shares_of_the_smaller_and_of_what_sharing_leaves() -> None:
 
 def test_too_short_a_run_and_a_failing_one_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = Console(file=io.StringIO())
-    with pytest.raises(UserError, match="at least 8 steps"):
+    with pytest.raises(UserError, match="steps: expected at least 8"):
         run(Config(pack=tmp_path, steps=4), quiet)
     monkeypatch.setattr("tools.bench_training.sys.executable", "false")
     with pytest.raises(UserError, match=r"bench: rotnet \(training\) ended with 1: no message"):

@@ -82,7 +82,7 @@ def test_the_command_writes_a_picture(pack, tmp_path, monkeypatch, capsys):
 
 
 def test_mistakes_are_refused(pack, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="images and draws of at least 1"):
+    with pytest.raises(UserError, match="num_images: expected more than 0"):
         run(monkeypatch, pack.path, "--num-images", 0)
     with pytest.raises(UserError, match="no split 'none'"):
         run(monkeypatch, pack.path, "--split", "none")

@@ -8,6 +8,8 @@ from pathlib import Path
 from loaders.errors import UserError
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size, printable
 
+_LARGE_BYTES = 1 << 20  # what is smaller is asked for without a look at the size of the file
+
 
 def open_file(path: Path) -> int:
     """Return a descriptor of a file that images are read from.
@@ -28,6 +30,8 @@ def read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
         UnreadableItem: the disk does not give them.
     """
     try:
+        if num_bytes > _LARGE_BYTES:  # a size that a header claims takes memory before a byte is read
+            num_bytes = max(0, min(num_bytes, os.fstat(descriptor).st_size - offset))
         data = os.pread(descriptor, num_bytes, offset)
         while len(data) < num_bytes:
             more = os.pread(descriptor, num_bytes - len(data), offset + len(data))

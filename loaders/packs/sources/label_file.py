@@ -128,6 +128,10 @@ def _read_tensor(path: Path) -> Any:
         ) from None
     if not isinstance(tensor, torch.Tensor):
         raise UserError(f"{path} holds a {type(tensor).__name__}: expected a tensor of labels")
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise UserError(
+            f"{path} holds a tensor of layout {tensor.layout} on {tensor.device}: expected a label per image"
+        )
     if tensor.is_floating_point() and bool((tensor == tensor.long()).all()):
         tensor = tensor.long()
     return tensor.numpy()

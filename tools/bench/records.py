@@ -1,0 +1,37 @@
+"""Records of measurements: lines of JSON, appended to a file that was looked at before the first one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.files import check_file
+from loaders.errors import UserError
+
+
+def check_records(path: Path | None) -> None:
+    """Refuse a file that no record could be appended to, before minutes of measuring.
+
+    Raises:
+        UserError: a folder is there, or a file above it.
+    """
+    if path is not None:
+        check_file(path, "json")
+
+
+def append_record(path: Path | None, record: Mapping[str, Any]) -> None:
+    """Append one record; nothing happens without a path.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise UserError(f"json: {path} cannot be written ({error.strerror}); give another --json") from None
