@@ -62,7 +62,7 @@ class Config:
     labels_per_class: tuple[int, ...] = ()
     """selfsup: of the fine-tuning, 1 4 16 64 by default; semisup: of the training, 4 25 400 by default."""
     seeds: tuple[int, ...] = (0,)
-    """Of weights, order, views and the choice of labels; the table has mean and standard deviation."""
+    """Seeds of weights, order, views and the choice of labels; the table has mean and standard deviation."""
     probe_labels_per_class: int = 1000
     """selfsup: labels per class for kNN and the linear probe."""
     calibration_steps: tuple[int, int] = (8, 40)

@@ -30,7 +30,7 @@ def agreement_times(num_ranks: int, num_steps: int) -> NDArray[np.float64]:
     """
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_agree, (num_ranks, folder, num_steps), nprocs=num_ranks)  # type: ignore[attr-defined, no-untyped-call]
-        seconds: NDArray[np.float64] = np.load(Path(folder) / _RESULT)
+        seconds: NDArray[np.float64] = np.load(Path(folder) / _RESULT, allow_pickle=False)
         return seconds
 
 
