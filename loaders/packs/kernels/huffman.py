@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.packs.kernels.memory import kernel, load_be64, load_le64, store_le64
+from loaders.packs.kernels.memory import inner, load_be64, load_le64, store_le64
 
 PEEK_BITS = 13
 ROWS = 1 << PEEK_BITS
@@ -21,7 +21,7 @@ END = 1 << 11  # of an entry shifted right by 4
 LAST, PLACE, NUM_CODES = 0, 17, 34
 
 
-@kernel
+@inner
 def build_table(raw, is_ac, table, codes, scratch):
     """Build the look-up table of a DHT segment's table; return whether it is a legal one.
 
@@ -60,7 +60,7 @@ def build_table(raw, is_ac, table, codes, scratch):
     return True
 
 
-@kernel
+@inner
 def _fill(raw, code, length, place, is_ac, table):
     """Write the entry of one symbol to all places that begin with its code and have room for its bits."""
     symbol = np.int64(raw[16 + place])
@@ -75,7 +75,7 @@ def _fill(raw, code, length, place, is_ac, table):
         table[peek] = entry
 
 
-@kernel
+@inner
 def _joined(single, peek):
     """Return the entry of all whole symbols that some bits begin with."""
     taken, covered = 0, 0
@@ -88,7 +88,7 @@ def _joined(single, peek):
             return taken | covered << 4 | 1 << 15
 
 
-@kernel
+@inner
 def find_symbol(raw, codes, bits):
     """Return the symbol that 16 bits begin with and the length of its code; length 0 for no code."""
     for length in range(1, 17):
@@ -98,7 +98,7 @@ def find_symbol(raw, codes, bits):
     return 0, 0
 
 
-@kernel
+@inner
 def unstuff(data, at, stop, out):
     """Copy a scan without the zeros behind its 0xFF bytes, up to the first marker.
 
@@ -138,7 +138,7 @@ def unstuff(data, at, stop, out):
     return size, at
 
 
-@kernel
+@inner
 def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
     """Walk through a scan; return whether it ends exactly behind its last block.
 
@@ -181,7 +181,7 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
     return 0 <= left < 8
 
 
-@kernel
+@inner
 def _one_symbol(raw, codes, bits, k):
     """Return the bits of one symbol with its magnitude and the next coefficient; 0 bits where it is bad."""
     symbol, length = find_symbol(raw, codes, np.int64(bits >> np.uint64(48)))
