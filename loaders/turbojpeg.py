@@ -14,11 +14,13 @@ from pathlib import Path
 from llvmlite import binding
 from numba import types
 
-_DECOMPRESS = 1
+_COMPRESS, _DECOMPRESS = 0, 1
+_NO_REALLOC = 2
 _STOP_ON_WARNING = 0
 _SCAN_LIMIT = 13
 MAX_SCANS = 500  # a progressive image of a few kilobytes can ask for hours of work
 WIDTH, HEIGHT = 5, 6  # parameters of an image whose header was read
+SUBSAMPLING, HALF_COLOURS = 4, 2  # a parameter, and its value for half the size both ways
 RGB = 0
 
 
@@ -54,6 +56,23 @@ decompress = types.ExternalFunction(
     "tj3Decompress8",
     types.int32(types.uintp, types.uintp, types.uintp, types.uintp, types.int32, types.int32),
 )
+
+
+class Compressor:
+    """State of the library for encoding in one thread: into the caller's memory, colours of half the size.
+
+    Attributes:
+        handle: what its functions take first.
+    """
+
+    def __init__(self) -> None:
+        """Take memory for it, given back with this object."""
+        self.handle: int = library.tj3Init(_COMPRESS)
+        if not self.handle:
+            raise MemoryError("libjpeg-turbo cannot start a compressor")
+        library.tj3Set(self.handle, _NO_REALLOC, 1)
+        library.tj3Set(self.handle, SUBSAMPLING, HALF_COLOURS)
+        weakref.finalize(self, library.tj3Destroy, self.handle).atexit = False
 
 
 class Decompressor:

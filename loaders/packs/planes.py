@@ -7,7 +7,6 @@ costs nothing in quality (docs/performance.md).
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_int, c_size_t, c_void_p
 from typing import NamedTuple
@@ -17,13 +16,11 @@ from numpy.typing import NDArray
 
 from loaders.packs.kernels.baseline import decode_samples, make_baseline, sample_bytes, scan_bytes
 from loaders.packs.kernels.shrink import MIN_ROW_BYTES, Side, shrink_into
-from loaders.turbojpeg import HEIGHT, WIDTH, Decompressor, library
+from loaders.turbojpeg import HALF_COLOURS, HEIGHT, SUBSAMPLING, WIDTH, Compressor, Decompressor, library
 
-_COMPRESS = 0
-_NO_REALLOC, _QUALITY, _SUBSAMPLING = 2, 3, 4  # parameters
+_QUALITY = 3  # a parameter
 # Pixels per value of colour, down and across, by the library's number of a subsampling.
 _SHARED = {0: (1, 1), 1: (1, 2), 2: (2, 2), 4: (2, 1)}
-_STORED = 2  # the subsampling of what is encoded
 _KEPT_BYTES = 16 << 20
 _Addresses, _Strides = c_void_p * 3, c_int * 3
 
@@ -96,24 +93,12 @@ class _Layout(NamedTuple):
         return _Planes(memory, (0, *self.ends[:2]), self.strides)
 
 
-class _Compressor:
-    """State of the library for encoding in one thread."""
-
-    def __init__(self) -> None:
-        self.handle: int = library.tj3Init(_COMPRESS)
-        if not self.handle:
-            raise MemoryError("libjpeg-turbo cannot start a compressor")
-        library.tj3Set(self.handle, _NO_REALLOC, 1)
-        library.tj3Set(self.handle, _SUBSAMPLING, _STORED)
-        weakref.finalize(self, library.tj3Destroy, self.handle).atexit = False
-
-
 class _Worker(threading.local):
     """What a thread keeps: a decoder, an encoder and memory."""
 
     def __init__(self) -> None:
         self.decoder = Decompressor()
-        self.encoder = _Compressor()
+        self.encoder = Compressor()
         self.baseline = make_baseline()
         self._memory: dict[str, NDArray[np.uint8]] = {}
 
@@ -153,7 +138,7 @@ def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quali
     if library.tj3DecompressHeader(decoder, data, len(data)) != 0:
         _worker.renew()
         return None
-    shared = _SHARED.get(library.tj3Get(decoder, _SUBSAMPLING))
+    shared = _SHARED.get(library.tj3Get(decoder, SUBSAMPLING))
     height, width = (-(-library.tj3Get(decoder, side) // factor) for side in (HEIGHT, WIDTH))
     if shared is None or width // shared[1] < MIN_ROW_BYTES:
         return None
@@ -161,7 +146,7 @@ def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quali
     source = source or _decode(data, factor, _Layout.of(height, width, shared))
     if source is None:
         return None
-    target = _Layout.of(to_height, to_width, _SHARED[_STORED])
+    target = _Layout.of(to_height, to_width, _SHARED[HALF_COLOURS])
     small = target.planes(_worker.memory("target", target.ends[2]))
     for plane in range(3):
         # Of the pixels that share a value, down and across, on either side.
@@ -215,7 +200,7 @@ def _addresses(planes: _Planes) -> _Addresses:  # type: ignore[valid-type]
 
 def _encode(planes: _Planes, height: int, width: int, quality: int) -> bytes:
     encoder = _worker.encoder.handle
-    out = _worker.memory("encoded", library.tj3JPEGBufSize(width, height, _STORED))
+    out = _worker.memory("encoded", library.tj3JPEGBufSize(width, height, HALF_COLOURS))
     library.tj3Set(encoder, _QUALITY, quality)
     place, size = c_void_p(out.ctypes.data), c_size_t(len(out))
     arguments = _addresses(planes), width, _Strides(*planes.strides), height

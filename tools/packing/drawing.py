@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loaders.packs.kernels.memory import kernel
-from loaders.turbojpeg import library
+from loaders.turbojpeg import HALF_COLOURS, Compressor, library
 
 NUM_TEXTURES = 64
 MAX_SIDE = 256
 _HALF = MAX_SIDE // 2
-_COMPRESS = 0
-_NO_REALLOC, _QUALITY, _SUBSAMPLING = 2, 3, 4  # parameters of the library
-_420 = 2
+_QUALITY = 3  # a parameter of the library
 
 _set: Any = types.ExternalFunction("tj3Set", types.int32(types.uintp, types.int32, types.int32))
 _compress: Any = types.ExternalFunction(
@@ -69,23 +66,11 @@ class Textures:
         self.colors = np.ascontiguousarray(np.moveaxis(np.stack(colors), -1, 0)).reshape(2, -1)
 
 
-class _Encoder:
-    """State of the library for encoding in one thread."""
-
-    def __init__(self) -> None:
-        self.handle: int = library.tj3Init(_COMPRESS)
-        if not self.handle:
-            raise MemoryError("libjpeg-turbo cannot start a compressor")
-        library.tj3Set(self.handle, _NO_REALLOC, 1)
-        library.tj3Set(self.handle, _SUBSAMPLING, _420)
-        weakref.finalize(self, library.tj3Destroy, self.handle).atexit = False
-
-
 class _Worker(threading.local):
     """What a thread keeps: an encoder, the planes of a picture, and room for the JPEGs of a call."""
 
     def __init__(self) -> None:
-        self.encoder = _Encoder()
+        self.encoder = Compressor()
         self.planes = np.empty(MAX_SIDE * MAX_SIDE * 3 // 2, np.uint8)
         self.jpegs = np.empty((0, 0), np.uint8)
 
@@ -114,7 +99,7 @@ def draw_jpegs(textures: Textures, pictures: Pictures, chosen: NDArray[np.int64]
         RuntimeError: the encoder refuses a picture.
     """
     count, longest = len(chosen), int(pictures.sides.max())
-    jpegs = _worker.room(count, library.tj3JPEGBufSize(longest, longest, _420))
+    jpegs = _worker.room(count, library.tj3JPEGBufSize(longest, longest, HALF_COLOURS))
     sizes = np.full(count, jpegs.shape[1], np.uint64)
     drawn = _draw(
         _worker.encoder.handle, textures.luma, textures.colors, chosen, pictures.sides, pictures.kinds,
