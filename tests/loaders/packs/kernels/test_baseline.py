@@ -19,6 +19,7 @@ from loaders.packs.kernels.baseline import decode_baseline, make_baseline, sampl
 from loaders.packs.kernels.entropy import PLACES
 from loaders.packs.kernels.memory import kernel
 from tests.loaders.packs.inputs import pixels
+from tests.loaders.packs.kernels.harm import harm
 
 SUBSAMPLINGS = ["444", "422", "420", "440", "gray"]
 EDGE = 64
@@ -148,19 +149,7 @@ def test_of_a_damaged_file_either_the_pixels_are_those_of_libjpeg_turbo_or_it_is
     subsampling = data.draw(st.sampled_from(["444", "420"]))
     file = bytearray(encoded(pixels(data.draw(st.integers(0, 20)), 40, 56), 85, subsampling))
     tables = [bytes(part[:67]) for part in file.split(b"\xff\xdb")[1:]]
-    for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, len(file) - 1))
-        match data.draw(st.integers(0, 3)):
-            case 0:
-                file[at] ^= 1 << data.draw(st.integers(0, 7))
-            case 1:
-                file[at] = data.draw(st.sampled_from([0, 0xFF, 0xD9, 0xC4, 0xDA, 1]))
-            case 2:
-                del file[at : at + data.draw(st.integers(1, 40))]
-            case _:
-                file[at:at] = data.draw(st.binary(min_size=1, max_size=4))
-        if not file:
-            break
+    harm(data, file)
     found = decoded(bytes(file), 40, 56)
     if found is not None:
         assert not warns(bytes(file))

@@ -19,6 +19,7 @@ from loaders.packs.kernels.read_files import read_files
 from loaders.packs.kernels.shrink import shrink_hamming
 from loaders.packs.resize import MIN_WIDTH_PX
 from tests.loaders.packs.inputs import encoded, jpeg, pixels
+from tests.loaders.packs.kernels.harm import harm
 from tools.draw_images import NUM_DAMAGES, damage
 
 
@@ -112,19 +113,7 @@ def test_damaged_files_are_not_clean(way: int) -> None:
 @given(data=st.data())
 def test_what_is_clean_decodes_without_a_warning(data: st.DataObject) -> None:
     file = bytearray(jpeg(data.draw(st.integers(0, 20)), 40, 56))
-    for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, len(file) - 1))
-        match data.draw(st.integers(0, 3)):
-            case 0:
-                file[at] ^= 1 << data.draw(st.integers(0, 7))
-            case 1:
-                file[at] = data.draw(st.sampled_from([0, 0xFF, 0xD9, 0xC4, 0xDA, 1]))
-            case 2:
-                del file[at : at + data.draw(st.integers(1, 40))]
-            case _:
-                file[at:at] = data.draw(st.binary(min_size=1, max_size=4))
-        if not file:
-            break
+    harm(data, file)
     tables = ScanTables()
     scanned([bytes(file)], tables)
     if scanned([bytes(file)], tables)[0, CLEAN]:
