@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from typing import Any
 
@@ -32,16 +31,24 @@ class BufferPool:
         self._shape = shape
         self._dtype = np.dtype(dtype)
         self._free: list[NDArray[Any]] = []
-        self._lock = threading.Lock()
 
     def take(self) -> NDArray[Any]:
         """Return an array whose memory comes back to the pool when the array and its views are gone."""
-        with self._lock:
-            memory = self._free.pop() if self._free else aligned_zeros(self._shape, self._dtype)
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = aligned_zeros(self._shape, self._dtype)
         lent = memory.view()
-        weakref.finalize(lent, self._give_back, memory).atexit = False
+        reference = weakref.ref(lent, _give_back)
+        _lent[id(reference)] = (reference, memory, self._free)
         return lent
 
-    def _give_back(self, memory: NDArray[Any]) -> None:
-        with self._lock:
-            self._free.append(memory)
+
+# By the identity of a weak reference: it, what was lent and where that goes. No `weakref.finalize`, whose
+# own list is walked when the process exits and must not change meanwhile; here threads may be at work still.
+_lent: dict[int, tuple[weakref.ref[NDArray[Any]], NDArray[Any], list[NDArray[Any]]]] = {}
+
+
+def _give_back(reference: weakref.ref[NDArray[Any]]) -> None:
+    _, memory, free = _lent.pop(id(reference))
+    free.append(memory)

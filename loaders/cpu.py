@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ from loaders.views.kernels.render import Scratch, make_scratch, render_chunk
 from loaders.views.kernels.resample import table_taps
 from loaders.views.policy import Standardize, ViewPolicy
 
-CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; what the interpreter does for one costs 0.3 ms
+CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; what the interpreter does for one costs 0.1 ms
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
 
 DTypeName = Literal["float32", "float16", "bfloat16", "uint8"]
@@ -63,6 +63,8 @@ class _Job:
     out: tuple[NDArray[Any], ...]  # per view, [B, 3 * R * R]
     edges: list[int]  # chunk k is rows edges[k] .. edges[k + 1]
     turns: Iterator[int]  # the next chunk to do; asking it is atomic
+    locating: threading.Lock = field(default_factory=threading.Lock)
+    located: EncodedRows | None = None  # all rows, since looking up few takes as long as many
     cancelled: bool = False
 
 
@@ -234,14 +236,21 @@ class CpuRenderer:
         """Do chunks of a job until none is left; one task per thread, since waking one costs 40 us."""
         try:
             while not job.cancelled and (chunk := next(job.turns)) < len(job.edges) - 1:
-                self._render(job, job.edges[chunk], job.edges[chunk + 1])
+                self._render(job, self._located(job), job.edges[chunk], job.edges[chunk + 1])
         except BaseException:
             job.cancelled = True
             raise
 
-    def _render(self, job: _Job, first: int, last: int) -> None:
+    def _located(self, job: _Job) -> EncodedRows:
+        """Return where the bytes of a job lie; the thread that asks first looks them up."""
+        with job.locating:
+            if job.located is None:
+                job.located = self._locate(job, 0, len(job.rows))
+        return job.located
+
+    def _render(self, job: _Job, located: EncodedRows, first: int, last: int) -> None:
         worker = self._worker()
-        starts, regions = self._decode(job, first, last, worker)
+        starts, regions = self._decode(job, located.part(first, last), first, worker)
         chunk = slice(first, last)
         planes = worker.arena.planes
         for number in range(len(self.views)):
@@ -266,41 +275,43 @@ class CpuRenderer:
         )  # fmt: skip
 
     def _decode(
-        self, job: _Job, first: int, last: int, worker: _Worker
+        self, job: _Job, rows: EncodedRows, first: int, worker: _Worker
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Decode rows first .. last of a job one behind the other.
+        """Decode `rows`, K of a job from number `first` on, one behind the other.
 
         Returns:
-            int64 [last - first], where each begins, and int64 [last - first, 4], the region decoded of each.
+            int64 [K], where each begins, and int64 [K, 4], the region decoded of each.
         """
-        rows = self._encoded(job, first, last)
-        starts = np.zeros(last - first, np.int64)
+        self._verify(job, rows, first)
+        starts = np.zeros(len(rows.sizes), np.int64)
         worker.arena.reserve(int(rows.pixel_bytes.sum()))
         at = 0
-        while (bad := worker.decoder.decode(rows, at, starts, worker.arena.planes)) < last - first:
+        while (bad := worker.decoder.decode(rows, at, starts, worker.arena.planes)) < len(starts):
             why = worker.decoder.reason(rows, bad)
             rows.regions[bad] = self._replace(job, first + bad, int(starts[bad]), worker, why)
             at = bad + 1
-            if at == last - first:
+            if at == len(starts):
                 break
             starts[at] = starts[bad] + 3 * rows.regions[bad, 2] * rows.regions[bad, 3]
             worker.arena.extend(int(starts[at]), int(rows.pixel_bytes[at:].sum()))
         return starts, rows.regions
 
-    def _encoded(self, job: _Job, first: int, last: int) -> EncodedRows:
+    def _locate(self, job: _Job, first: int, last: int) -> EncodedRows:
         """Locate the bytes of rows first .. last of a job."""
-        pack, chunk = self.split.pack, slice(first, last)
-        rows = job.rows[chunk]
-        addresses, sizes, keep = pack.locate(rows)
-        if self._crc32 is None:
-            whole = np.ones(len(rows), np.bool_)
-        else:
-            found = [zlib.crc32(data) for data in pack.slices(rows)]
-            whole = np.array(found, np.uint32) == self._crc32[rows]
-        heights, widths = job.heights[chunk], job.widths[chunk]
+        chunk = slice(first, last)
+        rows, heights, widths = job.rows[chunk], job.heights[chunk], job.widths[chunk]
+        addresses, sizes, keep = self.split.pack.locate(rows)
         regions = regions_of([p.window[chunk] for p in job.parameters], heights, widths)
-        encodings = pack.columns.encoding[rows]
+        encodings = self.split.pack.columns.encoding[rows]
+        whole = np.ones(len(rows), np.bool_)
         return EncodedRows(addresses, sizes, encodings, heights, widths, regions, whole, keep)
+
+    def _verify(self, job: _Job, rows: EncodedRows, first: int) -> None:
+        """Mark those of `rows`, which begin at row `first` of a job, whose bytes are not as in the index."""
+        if self._crc32 is not None:
+            numbers = job.rows[first : first + len(rows.sizes)]
+            found = [zlib.crc32(data) for data in self.split.pack.slices(numbers)]
+            rows.whole[:] = np.array(found, np.uint32) == self._crc32[numbers]
 
     def _replace(self, job: _Job, i: int, at: int, worker: _Worker, reason: str) -> NDArray[np.int64]:
         """Put the next readable row of the split in place of row i of the job, which begins at byte `at`.
@@ -321,7 +332,8 @@ class CpuRenderer:
             job.rows[i] = other
             job.heights[i : i + 1], job.widths[i : i + 1] = self._sizes(job.rows[i : i + 1])
             self._redraw(job, i)
-            one = self._encoded(job, i, i + 1)
+            one = self._locate(job, i, i + 1)
+            self._verify(job, one, i)
             worker.arena.extend(at, int(one.pixel_bytes[0]))
             if worker.decoder.decode(one, 0, np.array([at]), worker.arena.planes) == 0:
                 continue
@@ -398,6 +410,8 @@ def _chunk_edges(sizes: NDArray[np.int64], num_threads: int) -> list[int]:
     A thread that is done first goes on with the next batch.
     """
     most = max(1, -(-len(sizes) // num_threads))
+    if sizes.sum() <= CHUNK_BYTES:
+        return [*range(0, len(sizes), most), len(sizes)]
     by_size = (np.cumsum(sizes) - sizes) // CHUNK_BYTES
     by_count = np.arange(len(sizes)) // most
     new = (np.diff(by_size) != 0) | (np.diff(by_count) != 0)

@@ -91,6 +91,14 @@ class EncodedRows(NamedTuple):
             keep=data,
         )
 
+    def part(self, first: int, last: int) -> EncodedRows:
+        """Return rows first .. last; their arrays share the memory of these."""
+        part = slice(first, last)
+        return EncodedRows(
+            self.addresses[part], self.sizes[part], self.encodings[part], self.heights[part],
+            self.widths[part], self.regions[part], self.whole[part], self.keep,
+        )  # fmt: skip
+
     @property
     def pixel_bytes(self) -> NDArray[np.int64]:
         """Bytes of each image when all of it is decoded, int64 [K]."""
@@ -177,14 +185,16 @@ def regions_of(
     Returns:
         int64 [K, 4], top, left, height and width.
     """
-    sizes, pixels = np.stack([heights, widths], axis=1), heights * widths
+    pixels = heights * widths
+    regions = np.zeros((len(pixels), 4), np.int64)
+    regions[:, 2], regions[:, 3] = heights, widths
     if pixels.max(initial=0) < _SMALL:
-        return np.concatenate([np.zeros_like(sizes), sizes], axis=1)
+        return regions
     low = np.minimum.reduce([window[:, :2] for window in windows]).astype(np.int64) - _MARGIN
     high = np.maximum.reduce([window[:, 2:] for window in windows]).astype(np.int64) + _MARGIN
     low = np.maximum(low, 0)
     low[:, 1] -= low[:, 1] % _COLUMNS
-    regions = np.concatenate([low, np.minimum(high, sizes) - low], axis=1)
-    whole = (pixels < _SMALL) | (regions[:, 2] * regions[:, 3] > _WORTHWHILE * pixels)
-    regions[whole, :2], regions[whole, 2:] = 0, sizes[whole]
+    parts = np.concatenate([low, np.minimum(high, regions[:, 2:]) - low], axis=1)
+    saves = (pixels >= _SMALL) & (parts[:, 2] * parts[:, 3] <= _WORTHWHILE * pixels)
+    regions[saves] = parts[saves]
     return regions

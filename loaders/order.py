@@ -11,6 +11,8 @@ Packs larger than memory are ordered by `loaders.block_order`, which rests on `p
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numba import njit, uint64
 from numpy.typing import NDArray
@@ -75,6 +77,7 @@ def permute(positions: Positions, num_rows: int, seed: int, epoch: int, stream: 
     return rows
 
 
+@lru_cache(64)
 def _round_keys(seed: int, epoch: int, stream: int, num_rounds: int) -> Keys:
     """Return uint64 [num_rounds] keys: splitmix64 absorbs the three integers, then counts."""
     state = 0
@@ -251,6 +254,8 @@ def permute_stream(
     epochs: Positions, positions: Positions, num_rows: int, seed: int, stream: int = 0
 ) -> Positions:
     """Return rows as `permute` does, for positions of several epochs (both int64 [K])."""
+    if epochs.size and (epochs == epochs[0]).all():
+        return permute(positions, num_rows, seed, int(epochs[0]), stream)
     rows = np.empty_like(positions)
     for epoch in np.unique(epochs):
         chosen = epochs == epoch

@@ -1,0 +1,70 @@
+"""Memory of batches: intact while anyone holds it, used again afterwards, silent when the process exits."""
+
+import gc
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import torch
+
+from loaders.buffers import BufferPool
+
+BUSY_AT_EXIT = """
+import sys
+import threading
+from loaders.buffers import BufferPool
+
+sys.setswitchinterval(1e-6)
+pool = BufferPool((4,), "float32")
+others = [pool.take() for _ in range(20000)]
+
+def work():
+    kept = []
+    while True:
+        kept.append(pool.take())
+        if len(kept) > 5:
+            kept.clear()
+
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
+"""
+
+
+def _address(array):
+    return array.__array_interface__["data"][0]
+
+
+def test_memory_comes_back_only_when_its_last_user_is_gone():
+    pool = BufferPool((2, 3), np.float32)
+    first = pool.take()
+    place = _address(first)
+    tensor = torch.from_numpy(first)[1:]
+    del first
+    assert _address(pool.take()) != place
+    del tensor
+    assert {_address(one) for one in (pool.take(), pool.take())} >= {place}
+
+
+def test_a_pool_is_freed_without_garbage_collection():
+    gc.disable()
+    try:
+        pool = BufferPool((2, 3), np.float32)
+        lent = pool.take()
+        gone = weakref.ref(pool)
+        del pool
+        assert gone() is None
+        lent[:] = 1  # what was lent outlives its pool
+        memory = weakref.ref(lent.base)
+        del lent
+        assert memory() is None
+    finally:
+        gc.enable()
+
+
+def test_a_process_may_exit_while_batches_come_and_go():
+    for _ in range(4):  # each alone would notice in two of five
+        done = subprocess.run(
+            [sys.executable, "-c", BUSY_AT_EXIT], capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stderr) == (0, "")
