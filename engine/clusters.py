@@ -43,6 +43,21 @@ def normalise(features: Floats) -> Floats:
     return scaled
 
 
+def check_finite(features: Floats) -> None:
+    """Refuse features that no distance is defined for.
+
+    Raises:
+        UserError: naming the first such image by its place.
+    """
+    bad = np.flatnonzero(~np.isfinite(features).all(1))
+    if len(bad):
+        raise UserError(
+            f"clusters: expected finite features, found NaN or infinity in {len(bad):,} of {len(features):,} "
+            f"images, first in image {bad[0]}; the network that made them is broken, take an earlier "
+            "checkpoint"
+        )
+
+
 def whiten(features: Floats, num_components: int) -> Floats:
     """Project on the first principal components, scale each to variance 1, and every row to length 1.
 
@@ -53,10 +68,14 @@ def whiten(features: Floats, num_components: int) -> Floats:
     Returns:
         float32 [N, min(num_components, N, D)].
 
+    Raises:
+        UserError: a feature that is NaN or infinite.
+
     Source: Caron et al. 2018 (DeepCluster), section 3.3: PCA to 256 dimensions, whitened, l2-normalised.
     """
     import faiss
 
+    check_finite(features)
     num_rows, size = features.shape
     pca = faiss.PCAMatrix(size, min(num_components, num_rows, size))
     pca.train(np.ascontiguousarray(features, np.float32))
@@ -89,7 +108,7 @@ def kmeans(
         The clusters, none empty.
 
     Raises:
-        UserError: more clusters than points.
+        UserError: more clusters than points, or a feature that is NaN or infinite.
     """
     import faiss
 
@@ -99,6 +118,7 @@ def kmeans(
             f"k-means: expected 1 to {num_points} clusters for {num_points} images, found {num_clusters}; "
             "ask for fewer"
         )
+    check_finite(features)
     points = np.ascontiguousarray(features, np.float32)
     solver: Any = faiss.Kmeans(
         size,

@@ -99,6 +99,7 @@ class TrainSummary:
         step: optimizer steps done, over all processes that worked on the run.
         total_steps: steps of the full schedule.
         loss: mean loss of the last log window.
+        metrics: means of the recipe's own metrics in it; none where the run was over before.
         img_per_s: images per second of this process's steps, all ranks together, the first log window
             left out where there are others.
         wait_share: share of that time spent waiting for data.
@@ -109,6 +110,7 @@ class TrainSummary:
     step: int
     total_steps: int
     loss: float
+    metrics: Mapping[str, float]
     img_per_s: float
     wait_share: float
     seconds: float
@@ -191,6 +193,7 @@ class _Run:
         self.step = 0
         self.saved_step = -1
         self.loss = float("nan")
+        self.metrics: dict[str, float] = {}
         self.lr = 0.0
 
     @property
@@ -352,7 +355,7 @@ class _Run:
 
     def _log(self, clock: TrainingClock, shown: TrainingProgress) -> None:
         means = self.window.read()
-        self.loss = means.pop("loss")
+        self.loss, self.metrics = means.pop("loss"), means
         img_per_s, wait_share = clock.close_window()
         epoch = (self.step - 1) // self.steps_per_epoch
         record = {"step": self.step, "epoch": epoch, "loss": self.loss, **means, "lr": self.lr}
@@ -421,6 +424,7 @@ class _Run:
             step=self.step,
             total_steps=self.total_steps,
             loss=self.loss,
+            metrics=self.metrics,
             img_per_s=img_per_s,
             wait_share=wait_share,
             seconds=time.perf_counter() - clock.start,

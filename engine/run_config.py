@@ -222,12 +222,14 @@ def check_shares(config: RunConfig, names: tuple[str, ...]) -> None:
 
 
 def describe_training(summary: TrainSummary, out: Path) -> str:
-    """Return in words how far a training came and how fast, or that it was over before."""
+    """Return in words how far a training came, at what figures and how fast, or that it was over before."""
     done, bad_rows = f"{summary.step} of {summary.total_steps} steps", describe_bad_rows(out)
     if summary.img_per_s == 0.0:
         return f"{done}, taken before{bad_rows}"
+    figures = {"loss": summary.loss, **summary.metrics}
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
     speed = f"{summary.img_per_s:,.0f} images/s, {summary.wait_share:.0%} waiting for data"
-    return f"{done}, loss {summary.loss:.4g}, {speed}{bad_rows}"
+    return f"{done}, {shown}, {speed}{bad_rows}"
 
 
 def print_summary(name: str, summary: TrainSummary) -> None:

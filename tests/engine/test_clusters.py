@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -25,6 +28,55 @@ def test_finds_separate_blobs() -> None:
     expected = np.square(points - found.centres[found.assignment]).sum(1)
     np.testing.assert_allclose(found.distances, expected, rtol=1e-2, atol=1e-2)
     assert found.num_repaired == 0
+
+
+def best_partition(points: np.ndarray, num_clusters: int) -> float:
+    """Try every assignment; return the least sum of squared distances from the means."""
+    sums = []
+    for places in product(range(num_clusters), repeat=len(points)):
+        assignment = np.array(places)
+        members = [points[assignment == cluster] for cluster in range(num_clusters)]
+        sums.append(sum(float(np.square(m - m.mean(0)).sum()) for m in members if len(m)))
+    return min(sums)
+
+
+GRID = np.array(list(product((0.0, 1.0, 2.0), (0.0, 1.0))))
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        np.random.default_rng(1).normal(size=(8, 2)),
+        GRID,  # many points are as near to one mean as to another
+        np.repeat(GRID[:4], 2, 0),  # each point twice
+        np.repeat(GRID[:2], 4, 0),  # fewer different points than clusters
+    ],
+    ids=["random", "ties", "twice", "few"],
+)
+def test_equals_the_best_of_all_partitions(points: np.ndarray) -> None:
+    points = points.astype(np.float32)
+    # Lloyd's algorithm ends in a local optimum: the best of some starts, none of them below the global one.
+    found = [kmeans(points, 3, seed) for seed in range(12)]
+    sums = [float(np.square(points - each.centres[each.assignment]).sum()) for each in found]
+    assert min(sums) == pytest.approx(best_partition(points, 3), rel=1e-4, abs=1e-6)
+    for each in found:
+        to_all = np.square(points[:, None] - each.centres[None]).sum(2)
+        own = to_all[np.arange(len(points)), each.assignment]
+        np.testing.assert_allclose(own, to_all.min(1), rtol=1e-4, atol=1e-5)
+        assert np.bincount(each.assignment, minlength=3).min() >= 1, "none is empty, even if centres coincide"
+
+
+@pytest.mark.parametrize("function", [lambda x: kmeans(x, 3, 0), lambda x: whiten(x, 2)])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_feature_that_is_no_number_is_one_line(
+    function: Callable[[np.ndarray], object], value: float
+) -> None:
+    points, _ = blobs()
+    points[4, 1] = points[7, 0] = value
+    with pytest.raises(
+        UserError, match=r"NaN or infinity in 2 of 150 images, first in image 4; .* checkpoint"
+    ):
+        function(points)
 
 
 def test_features_that_depend_on_each_other_are_whitened() -> None:

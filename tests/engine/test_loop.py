@@ -21,6 +21,7 @@ from engine.loop import LoopConfig
 from engine.metrics import NonFiniteLossError, read_metrics
 from engine.networks import load_backbone
 from engine.recipe import StepOutput
+from engine.run_config import describe_training
 from engine.stop import EXIT_STOPPED
 from loaders.batch import Batch
 from loaders.errors import UserError
@@ -108,6 +109,17 @@ def test_a_length_in_steps_replaces_epochs(tmp_path: Path, whole_run) -> None:
     assert [r["epoch"] for r in records] == [0, 0, 0, 1, 1, 1, 2]
     last = 0.5 * (0.1 + (1 - 0.1) * 0.5 * (1 + math.cos(math.pi * 5 / 6)))  # peak 0.5, one step of warm-up
     assert records[-1]["lr"] == pytest.approx(last)
+
+
+def test_the_last_line_of_a_run_has_the_figures_of_its_last_window(tmp_path: Path, whole_run) -> None:
+    _, summary = train_small(tmp_path / "run", log_every=4)
+    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["step"] == 6
+    assert (summary.loss, summary.metrics) == (last["loss"], {"redundancy": last["redundancy"]})
+    said = describe_training(summary, tmp_path / "run")
+    assert said.startswith(f"6 of 6 steps, loss {last['loss']:.4g}, redundancy {last['redundancy']:.4g}, ")
+    _, again = train_small(tmp_path / "run", log_every=4, resume=True)
+    assert describe_training(again, tmp_path / "run") == "6 of 6 steps, taken before"
 
 
 def test_max_steps_then_resume_gives_the_same_bits(tmp_path: Path, whole_run) -> None:

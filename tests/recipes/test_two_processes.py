@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -12,9 +13,12 @@ from engine.few_labels import read_results
 from engine.metrics import read_metrics
 from loaders.errors import UserError
 from loaders.packs import Pack
+from recipes import pseudo_label
+from tests.recipes.short_runs import SMALL
 from tests.recipes.two_processes import small_runs
 
 NAMES = sorted(small_runs(Path(), Path()))
+ALONE = ("active", "evaluate", "pipeline")
 
 
 @pytest.mark.timeout(300)
@@ -42,7 +46,15 @@ def test_two_processes_equal_one(name: str, by_two: Path, digits_pack: Pack, tmp
         assert two_result.top5 == pytest.approx(one_result.top5, abs=0.01)
 
 
-@pytest.mark.parametrize("name", ["active", "evaluate", "pipeline"])
+def test_every_recipe_runs_on_two_processes_or_refuses_them() -> None:
+    recipes = {path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py")}
+    launched = {name for name in recipes if any(run.startswith(name) for run in NAMES)}
+    assert launched | set(SMALL) | {"barlow"} == recipes - set(ALONE)  # Barlow Twins in `test_barlow`
+    modes = get_args(get_type_hints(pseudo_label.Config)["mode"])
+    assert {f"pseudo_label_{mode}" for mode in modes} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_a_command_of_one_process_refuses_a_launcher(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = import_module(f"recipes.{name}")
     function = recipe.evaluate if name == "evaluate" else recipe.run

@@ -25,7 +25,7 @@ from tests.recipes.short_runs import SMALL, run_short
 
 
 def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
-    """One run of every recipe, of three steps, into a folder of its own name."""
+    """Short runs of every recipe with labels; the name of each begins with its recipe's and is its folder."""
 
     def options(name: str, **more: Any) -> dict[str, Any]:
         return {**FEW, "pack": pack, "out": out / name, "max_steps": 3, **more}
@@ -34,15 +34,22 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
         return {**FEW, "pack": pack, "out": out / name, "lr": 0.001, "epochs": 1, "first_epochs": 1, **more}
 
     paired: dict[str, Any] = {"unlabeled_splits": ("train",), "mu": 3}
+    cycle: dict[str, Any] = {"cycles": 1, "batch_size": 100, "threshold": 0.0}
     return {
         "fixmatch": lambda: fixmatch.run(fixmatch.Config(**options("fixmatch", threshold=0.1, **paired))),
         "mean_teacher": lambda: mean_teacher.run(
             mean_teacher.Config(**options("mean_teacher", **paired, ramp_epochs=0.0))
         ),
-        "pseudo_label": lambda: pseudo_label.run_cycles(
-            pseudo_label.Config(
-                **phases("pseudo_label", mode="permanent", cycles=1, batch_size=100, threshold=0.0)
-            ),
+        "pseudo_label_classical": lambda: pseudo_label.run_classical(
+            pseudo_label.Config(**options("pseudo_label_classical", threshold=0.1, mu=3)),
+            open_pack(pack),
+        ),
+        "pseudo_label_permanent": lambda: pseudo_label.run_cycles(
+            pseudo_label.Config(**phases("pseudo_label_permanent", mode="permanent", **cycle)),
+            open_pack(pack),
+        ),
+        "pseudo_label_local": lambda: pseudo_label.run_cycles(
+            pseudo_label.Config(**phases("pseudo_label_local", mode="local", steps=2, **cycle)),
             open_pack(pack),
         ),
         "self_training": lambda: self_training.run(
@@ -62,8 +69,12 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
             )
         ),
         "transfer": lambda: transfer_two_ways(pack, out),
-        "mixup": lambda: supervised.run(supervised.Config(**options("mixup", mixing="mixup"))),
-        "cutmix": lambda: supervised.run(supervised.Config(**options("cutmix", mixing="cutmix"))),
+        "supervised_mixup": lambda: supervised.run(
+            supervised.Config(**options("supervised_mixup", mixing="mixup"))
+        ),
+        "supervised_cutmix": lambda: supervised.run(
+            supervised.Config(**options("supervised_cutmix", mixing="cutmix"))
+        ),
     }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.objectives.classification import pretext_loss
 from engine.objectives.jigsaw import permutation_set, shuffle_tiles
 from loaders.errors import UserError
 
@@ -49,3 +50,35 @@ def test_shuffling() -> None:
     permutations = torch.tensor([[0, 1, 2], [2, 0, 1]])
     shuffled = shuffle_tiles(tiles, permutations, torch.tensor([1, 0]))
     assert shuffled.flatten().tolist() == [2, 0, 1, 3, 4, 5]
+
+
+WEIGHTS = torch.randn(4, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+TILES = torch.randn(5, 4, 3, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+CHOICE = torch.tensor([0, 5, 2, 3, 3])
+SIX = torch.from_numpy(permutation_set(6, 4))
+
+
+def order_loss(tiles: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
+    """The whole objective on a plain classifier, which has weights of its own for every place."""
+    placed = shuffle_tiles(tiles, SIX, choice).flatten(2)
+    return pretext_loss(torch.einsum("bti,tic->bc", placed, WEIGHTS), choice).loss
+
+
+def test_equals_the_equation() -> None:
+    losses = []
+    for image, choice in zip(TILES.numpy().reshape(5, 4, 3), CHOICE.tolist(), strict=True):
+        order = SIX[choice].tolist()
+        z = sum(image[tile] @ WEIGHTS[place].numpy() for place, tile in enumerate(order))
+        losses.append(np.log(np.exp(z).sum()) - z[choice])
+    assert float(order_loss(TILES, CHOICE)) == pytest.approx(float(np.mean(losses)), rel=1e-12)
+
+
+def test_gradient() -> None:
+    assert torch.autograd.gradcheck(lambda t: order_loss(t, CHOICE), TILES.clone().requires_grad_())
+
+
+def test_does_not_depend_on_the_order_of_images_but_on_that_of_tiles() -> None:
+    rows = torch.tensor([2, 0, 4, 3, 1])
+    expected = float(order_loss(TILES, CHOICE))
+    assert float(order_loss(TILES[rows], CHOICE[rows])) == pytest.approx(expected, rel=1e-12)
+    assert float(order_loss(TILES.roll(1, 1), CHOICE)) != pytest.approx(expected, rel=1e-3)

@@ -53,6 +53,22 @@ def test_gradient(distance) -> None:
     assert check(lambda s: consistency_loss(s, teacher, distance), logits(0).requires_grad_())
 
 
+@pytest.mark.parametrize("distance", ["mse", "kl"])
+def test_does_not_depend_on_order_names_or_an_offset(distance) -> None:
+    student, teacher = logits(0), logits(1)
+    expected = float(consistency_loss(student, teacher, distance))
+    rows, names = torch.tensor([3, 1, 6, 0, 2, 5, 4]), torch.tensor([2, 0, 4, 1, 3])
+    offset = torch.arange(7.0)[:, None]
+    for changed in (
+        (student[rows], teacher[rows]),
+        (student[:, names], teacher[:, names]),
+        (student + offset, teacher - offset),
+    ):
+        assert float(consistency_loss(*changed, distance)) == pytest.approx(expected, rel=1e-12)
+    swapped = float(consistency_loss(teacher, student, distance))
+    assert (swapped == pytest.approx(expected, rel=1e-12)) == (distance == "mse"), "a divergence has a side"
+
+
 def test_the_mean_over_ranks_is_the_mean_over_all_rows() -> None:
     student, teacher = logits(0)[:6], logits(1)[:6]
     for distance in ("mse", "kl"):

@@ -45,6 +45,23 @@ def test_gradient() -> None:
     assert torch.autograd.gradcheck(lambda a, b: pseudo_label_loss(a, LABELS, b, 0.5, 0.7).loss, inputs)
 
 
+def test_does_not_depend_on_order_names_or_an_offset_and_halves_average() -> None:
+    labeled, unlabeled, labels = logits(4, 0), logits(20, 1), torch.tensor([0, 3, 1, 1])
+
+    def loss(few: Tensor, many: Tensor, names: Tensor, offset: float = 0.0) -> float:
+        guessed = unlabeled[many][:, names] + offset
+        target = torch.argsort(names)[labels[few]]
+        return float(pseudo_label_loss(labeled[few][:, names] - offset, target, guessed, 0.8, 0.7).loss)
+
+    few, many, names = torch.arange(4), torch.arange(20), torch.arange(4)
+    expected = loss(few, many, names)
+    assert loss(few.flip(0), many.roll(7), names) == pytest.approx(expected, rel=1e-12)
+    assert loss(few, many, torch.tensor([2, 0, 3, 1])) == pytest.approx(expected, rel=1e-12)
+    assert loss(few, many, names, offset=5.0) == pytest.approx(expected, rel=1e-12)
+    halves = [loss(few[2 * i : 2 * i + 2], many[10 * i : 10 * i + 10], names) for i in (0, 1)]
+    assert sum(halves) / 2 == pytest.approx(expected, rel=1e-12)
+
+
 def test_weight_is_lees_ramp() -> None:
     weights = [label_weight(epoch, 100, 600, 3.0) for epoch in (0, 99, 100, 350, 600, 900)]
     assert weights == pytest.approx([0, 0, 0, 1.5, 3, 3])

@@ -49,6 +49,27 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(lambda g: feature_matching_loss(draw(3, 6), g), generated)
 
 
+def test_does_not_depend_on_order_or_names_but_on_an_offset() -> None:
+    labeled, real, generated = draw(4, 5), draw(6, 5, seed=1), draw(6, 5, seed=2)
+    terms = discriminator_loss(labeled, LABELS, real, generated)
+    names = torch.tensor([2, 0, 4, 1, 3])
+    reordered = discriminator_loss(labeled.flip(0), LABELS.flip(0), real.roll(2, 0), generated.flip(0))
+    renamed = discriminator_loss(
+        labeled[:, names], torch.argsort(names)[LABELS], real[:, names], generated[:, names]
+    )
+    for other in (reordered, renamed):
+        assert float(other.loss) == pytest.approx(float(terms.loss), rel=1e-12)
+    raised = discriminator_loss(labeled + 2, LABELS, real + 2, generated + 2)
+    assert float(raised.supervised) == pytest.approx(float(terms.supervised), rel=1e-12)
+    assert float(raised.real) > float(terms.real), "the logit of the class 'generated' stays 0"
+    assert float(raised.generated) > float(terms.generated)
+    swapped = discriminator_loss(labeled, LABELS, generated, real)
+    assert float(swapped.unsupervised) != pytest.approx(float(terms.unsupervised), rel=1e-3)
+    features = draw(6, 7), draw(6, 7, seed=3)
+    matching = float(feature_matching_loss(*features))
+    assert float(feature_matching_loss(*(f.flip(0, 1) + 3 for f in features))) == pytest.approx(matching)
+
+
 def test_feature_matching_compares_means_and_teaches_the_generator_alone() -> None:
     real, generated = draw(8, 6).requires_grad_(), draw(5, 6, seed=1).requires_grad_()
     loss = feature_matching_loss(real, generated)

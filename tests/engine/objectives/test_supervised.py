@@ -65,6 +65,24 @@ def test_gradient() -> None:
     assert torch.autograd.gradcheck(lambda z: mixed_cross_entropy(z, mixed, 0.1), logits)
 
 
+def test_loss_does_not_depend_on_order_names_an_offset_or_which_image_is_the_partner() -> None:
+    logits = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def loss(rows: list[int], names: list[int], own: int = 0, offset: float = 0.0) -> float:
+        renamed = torch.argsort(torch.tensor(names))
+        labels = [renamed[LABELS[rows]], renamed[LABELS[PARTNER][rows]]]
+        mixed = Mixed(X[rows], labels[own], labels[1 - own], (0.7, 0.3)[own])
+        return float(mixed_cross_entropy(logits[rows][:, names] + offset, mixed, 0.1))
+
+    rows, names = list(range(6)), list(range(4))
+    expected = loss(rows, names)
+    assert loss([4, 1, 0, 5, 2, 3], names) == pytest.approx(expected, rel=1e-12)
+    assert loss(rows, [2, 0, 3, 1]) == pytest.approx(expected, rel=1e-12)
+    assert loss(rows, names, own=1) == pytest.approx(expected, rel=1e-12)
+    assert loss(rows, names, offset=5.0) == pytest.approx(expected, rel=1e-12)
+    assert (loss(rows[:3], names) + loss(rows[3:], names)) / 2 == pytest.approx(expected, rel=1e-12)
+
+
 def test_no_mixing_changes_nothing_and_an_odd_batch_is_refused() -> None:
     plain = mix(X[:3], LABELS[:3], "none", 1.0, 0, 0)
     assert plain.x is not None
