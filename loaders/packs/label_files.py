@@ -47,6 +47,11 @@ def read_label_file(path: Path, pack: Pack, row_ranges: RowRanges, source: str) 
     else:
         raise UserError(f"{path}: expected labels in {', '.join(_ARRAY_SUFFIXES + LIST_SUFFIXES)}")
     known = labels >= 0
+    if known.any() and not pack.classes:
+        raise UserError(
+            f"{path}: the pack was made without labels and has no classes to label with; pack the images "
+            f"with #labels=FILE, or from folders of classes"
+        )
     if len(labels) and (labels.max() >= len(pack.classes) or labels.min() < -1):
         wrong = labels.max() if labels.max() >= len(pack.classes) else labels.min()
         raise UserError(
