@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine.files import check_file
 from loaders.errors import check_numbers, run_command
 from loaders.packs import open_pack
-from tools.packing.inspect import Fault, faults_found, inspect_pack
+from tools.packing.inspect import faults_found, inspect_pack, parse_faults
 from tools.packing.page import PAGE_NAME
 
 
@@ -31,8 +31,8 @@ class Config:
     """Folder of the pack."""
     near: bool = False
     """Also find images that look the same with different bytes; decodes every image."""
-    fail_on: tuple[Fault, ...] = ()
-    """Faults that end with exit code 1."""
+    fail_on: tuple[str, ...] = ()
+    """Faults that end with exit code 1: leak, duplicates, corrupt."""
     workers: int = 0
     """Threads that decode, 0 for one per core."""
 
@@ -45,9 +45,9 @@ class Config:
 def main() -> int:
     """Parse the command line, look, and print what was found."""
     config = tyro.cli(Config, description=__doc__)
-    pack = open_pack(config.pack)
+    pack, fail_on = open_pack(config.pack), parse_faults(config.fail_on)
     findings = inspect_pack(pack, config.near, config.workers, Console())
-    faults = faults_found(pack, findings, config.fail_on)
+    faults = faults_found(pack, findings, fail_on)
     for line in faults:
         print(f"fault: {line}")
     return 1 if faults else 0

@@ -28,7 +28,7 @@ from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.remote import is_remote
 from loaders.packs.sources.spec import parse_splits
 from loaders.packs.upload import default_staging
-from tools.packing.inspect import Fault, faults_found, inspect_pack
+from tools.packing.inspect import faults_found, inspect_pack, parse_faults
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Config:
     """Add the splits, or more images of its splits, to the finished pack at --out; no shard is rewritten."""
     near: bool = False
     """Also find images that look the same with different bytes; decodes every image once more."""
-    fail_on: tuple[Fault, ...] = ()
-    """Faults of the finished pack that end with exit code 1."""
+    fail_on: tuple[str, ...] = ()
+    """Faults of the finished pack that end with exit code 1: leak, duplicates, corrupt."""
     shard_size_mb: float = 64.0
     """About the size of a shard, in 10^6 bytes."""
     executor: Literal["processes", "ray"] = "processes"
@@ -78,7 +78,7 @@ class Config:
 def main() -> int:
     """Parse the command line, pack, and print what was packed."""
     config = tyro.cli(Config, description=__doc__)
-    options = options_of(config)
+    options, fail_on = options_of(config), parse_faults(config.fail_on)
     console = Console()
     columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     start = time.perf_counter()
@@ -94,7 +94,7 @@ def main() -> int:
     if options.upload is not None:
         return 0
     pack = open_pack(config.out)
-    faults = faults_found(pack, inspect_pack(pack, config.near, config.workers, console), config.fail_on)
+    faults = faults_found(pack, inspect_pack(pack, config.near, config.workers, console), fail_on)
     for line in faults:
         print(f"fault: {line}")
     return 1 if faults else 0

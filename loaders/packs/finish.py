@@ -215,7 +215,8 @@ def _write_labels(
 
 def _write_lines(out: Path, name: str, old: Iterator[str], lines: Iterator[dict[str, Any]]) -> FileInfo:
     unfinished = partial_path(out / name)
-    with open(unfinished, "w", encoding="utf-8") as file:
+    # A name whose bytes are no UTF-8 holds lone surrogates, which JSON writes as "\udcff".
+    with open(unfinished, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(old)
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")

@@ -16,10 +16,10 @@ from loaders.packs.atomic import write_atomic
 from loaders.packs.labels import LabelTable
 from loaders.packs.pack import Pack
 from loaders.packs.sources.label_file import read_label_array
-from loaders.packs.sources.path_list import LABEL_COLUMNS, number_text, read_rows
+from loaders.packs.sources.numbers import number_text
+from loaders.packs.sources.path_list import LABEL_COLUMNS, LIST_SUFFIXES, read_rows
 
 _ARRAY_SUFFIXES = (".pt", ".pth", ".npy")
-_LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _NAME_COLUMN = "class"
 RowRanges = Sequence[tuple[int, int]]
 
@@ -42,11 +42,16 @@ def read_label_file(path: Path, pack: Pack, row_ranges: RowRanges, source: str) 
     suffix = path.suffix.lower()
     if suffix in _ARRAY_SUFFIXES:
         rows, labels = _array_rows(path, row_ranges)
-    elif suffix in _LIST_SUFFIXES:
+    elif suffix in LIST_SUFFIXES:
         rows, labels = _list_rows(path, pack)
     else:
-        raise UserError(f"{path}: expected labels in {', '.join(_ARRAY_SUFFIXES + _LIST_SUFFIXES)}")
+        raise UserError(f"{path}: expected labels in {', '.join(_ARRAY_SUFFIXES + LIST_SUFFIXES)}")
     known = labels >= 0
+    if known.any() and not pack.classes:
+        raise UserError(
+            f"{path}: the pack was made without labels and has no classes to label with; pack the images "
+            f"with #labels=FILE, or from folders of classes"
+        )
     if len(labels) and (labels.max() >= len(pack.classes) or labels.min() < -1):
         wrong = labels.max() if labels.max() >= len(pack.classes) else labels.min()
         raise UserError(
@@ -107,8 +112,8 @@ def _label_number(path: Path, cell: Any, number_of: dict[str, int], is_name: boo
     if text == "":
         return -1
     # In a column of names "7" is the class of that name, elsewhere class number 7.
-    if is_name and text in number_of:
-        return number_of[text]
+    if is_name and str(cell) in number_of:
+        return number_of[str(cell)]
     try:
         return int(text)
     except ValueError:

@@ -6,6 +6,7 @@ a pack costs the same for a thousand images and for a billion.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from loaders.packs.atomic import write_atomic
 
 FORMAT_VERSION = 2  # 2: the index has the column crc32
 MANIFEST_NAME = "manifest.json"
+_CHECKSUM = "sha256"  # of the manifest's own content
 BUILD_FOLDER = ".build"
 SHARDS_FOLDER = "shards"
 INDEX_FOLDER = "index"
@@ -118,8 +120,17 @@ def shard_file_name(split: str, number: int, shard_format: str) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest; it comes last, so its presence says that the pack is finished."""
-    text = json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    write_atomic(folder / MANIFEST_NAME, text.encode("utf-8"))
+    content = asdict(manifest)
+    content[_CHECKSUM] = content_checksum(content)
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    # A path whose bytes are no UTF-8 holds lone surrogates, which JSON writes as "\udcff".
+    write_atomic(folder / MANIFEST_NAME, text.encode("utf-8", "backslashreplace"))
+
+
+def content_checksum(content: dict[str, Any]) -> str:
+    """Return the SHA-256 of what a manifest says, however its JSON is laid out."""
+    rest = {name: value for name, value in content.items() if name != _CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -145,6 +156,12 @@ def read_manifest(folder: Path) -> Manifest:
         remedy = "update Sluice" if raw["format_version"] > FORMAT_VERSION else "pack again"
         raise UserError(
             f"{path} has format version {raw['format_version']}, this Sluice reads {FORMAT_VERSION}: {remedy}"
+        )
+    # A pack that was made before manifests had a checksum has none.
+    if _CHECKSUM in raw and raw.pop(_CHECKSUM) != content_checksum(raw):
+        raise UserError(
+            f"{path} was edited or is damaged: its content differs from its checksum; restore it or pack "
+            f"again"
         )
     try:
         manifest = _parse(raw)

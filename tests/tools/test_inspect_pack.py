@@ -1,16 +1,21 @@
 """Copies, leaks and near copies are counted; the page shows every class and escapes every name."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 import simplejpeg
 from rich.console import Console
 
+from loaders.errors import UserError
 from loaders.packs.findings import difference_hash, find_copies, near_pairs
 from loaders.packs.repeats import repeated_rows
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, pixels, write_tree
-from tools.packing.inspect import faults_found, inspect_pack
+from tools.packing.inspect import faults_found, inspect_pack, parse_faults
 
 
 def test_copies_and_leaks(tmp_path: Path) -> None:
@@ -31,6 +36,22 @@ def test_copies_and_leaks(tmp_path: Path) -> None:
     ]
     clean = pack(tmp_path / "q", f"test={tmp_path / 'b'}")
     assert faults_found(clean, find_copies(clean), ("leak", "duplicates", "corrupt")) == []
+
+
+def test_files_called_images_that_are_none_are_corrupt(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", {"c/0.jpg": jpeg(0), "c/no.jpg": b"text", "c/notes.txt": b"text"})
+    pq.write_table(pa.table({"image": [jpeg(1), b"text"]}), tmp_path / "t.parquet")
+    packed = pack(tmp_path / "p", f"train={tmp_path / 'in'}", f"test={tmp_path / 't.parquet'}")
+    assert faults_found(packed, find_copies(packed), parse_faults(["leak,corrupt"])) == [
+        "corrupt: 2 inputs are damaged or cannot be read"
+    ]
+
+
+def test_faults_are_named_with_commas_or_spaces() -> None:
+    assert parse_faults(["corrupt,leak", "duplicates"]) == ("leak", "duplicates", "corrupt")
+    assert parse_faults([]) == ()
+    with pytest.raises(UserError, match="--fail-on corupt: expected leak, duplicates, corrupt"):
+        parse_faults(["leak,corupt"])
 
 
 def test_near_copies(tmp_path: Path) -> None:
@@ -82,3 +103,11 @@ def test_the_page(tmp_path: Path) -> None:
     assert "0 exact copies" in console.export_text()
     inspect_pack(packed, True, 1, console)
     assert (tmp_path / "p" / "report.html").read_text() == page
+
+
+def test_the_page_of_a_source_whose_path_is_no_utf8(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
+    write_tree(folder, {"c/0.jpg": jpeg(0)})
+    packed = pack(tmp_path / "p", f"train={folder}")
+    inspect_pack(packed, False, 1, Console(file=io.StringIO()))
+    assert "/??" in (tmp_path / "p" / "report.html").read_text()

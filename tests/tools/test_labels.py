@@ -10,7 +10,7 @@ import torch
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack
 from loaders.packs.subsample import validation_part
-from tests.loaders.packs.inputs import class_tree, folder_hashes, pack, write_tree
+from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tree
 from tools import labels as tool
 
 
@@ -93,6 +93,14 @@ def test_bad_imports(packed: Pack, tmp_path: Path, monkeypatch, text: str, match
     assert not (packed.path / "labels" / "x.parquet").exists()
     np.save(tmp_path / "x.npy", np.zeros(5, int))
     with pytest.raises(UserError, match="has 5 labels, expected 36, one per image"):
+        run(monkeypatch, "import", packed.path, "--file", tmp_path / "x.npy", "--name", "x")
+
+
+def test_a_pack_without_classes_takes_no_labels(tmp_path: Path, monkeypatch) -> None:
+    write_tree(tmp_path / "in", {"a.jpg": jpeg(0), "b.jpg": jpeg(1)})
+    packed = pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    np.save(tmp_path / "x.npy", np.array([0, -1]))
+    with pytest.raises(UserError, match=r"x.npy: the pack was made without labels and has no classes"):
         run(monkeypatch, "import", packed.path, "--file", tmp_path / "x.npy", "--name", "x")
 
 

@@ -12,6 +12,7 @@ import pytest
 import simplejpeg
 
 from loaders.packs import Pack, open_pack
+from loaders.packs.manifest import content_checksum
 from loaders.packs.verify import verify_pack
 from tests.loaders.packs.inputs import jpeg, write_tree
 from tools.write_digits import write_digits
@@ -113,6 +114,7 @@ def test_verify_does_not_trust_a_consistent_forgery(digits_pack: Pack, tmp_path:
         if file["path"] == f"index/{name}.npy":
             file["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
             file["size_bytes"] = path.stat().st_size
+    manifest["sha256"] = content_checksum(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (found,) = verify_pack(folder)
     assert "2 of" in found

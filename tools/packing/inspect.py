@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
 
 from rich.console import Console
 
 from loaders.cores import available_cores
+from loaders.errors import UserError
 from loaders.packs import Pack
 from loaders.packs.findings import Findings, find_copies
 from loaders.packs.manifest import QUARANTINE_NAME
+from loaders.packs.sources.naming import is_image_name
 from tools.packing.page import write_page
 
 Fault = Literal["leak", "duplicates", "corrupt"]
 _SHOWN_REASONS = 5
-_NOT_CORRUPT = (
-    "not an image",
-    "a later member of the archive has the same name",
-    "the same file was given before",
-)
+_NOT_AN_IMAGE = "not an image"
+_NOT_CORRUPT = ("a later member of the archive has the same name", "the same file was given before")
 
 
 def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> Findings:
@@ -50,13 +49,38 @@ def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> Find
 
 def quarantine_reasons(pack: Pack) -> Counter[str]:
     """Return how many inputs were quarantined for each reason."""
+    return Counter(entry["reason"] for entry in _quarantine(pack))
+
+
+def _quarantine(pack: Pack) -> Iterator[dict[str, str]]:
     with open(pack.path / QUARANTINE_NAME, encoding="utf-8") as file:
-        return Counter(json.loads(line)["reason"] for line in file)
+        yield from map(json.loads, file)
+
+
+def _is_corrupt(entry: dict[str, str]) -> bool:
+    if entry["reason"] != _NOT_AN_IMAGE:
+        return entry["reason"] not in _NOT_CORRUPT
+    # A note beside the images is no damage; what bears an image's name, or is row 17 of a table, is.
+    return is_image_name(entry["name"]) or entry["name"].rpartition("/")[2].isdigit()
+
+
+def parse_faults(texts: Sequence[str]) -> tuple[Fault, ...]:
+    """Parse names of faults, with spaces or commas between them.
+
+    Raises:
+        UserError: a fault that there is not.
+    """
+    names = [name for text in texts for name in text.split(",") if name]
+    known = get_args(Fault)
+    for name in names:
+        if name not in known:
+            raise UserError(f"--fail-on {name}: expected {', '.join(known)}")
+    return tuple(fault for fault in known if fault in names)
 
 
 def faults_found(pack: Pack, findings: Findings, fail_on: Sequence[Fault]) -> list[str]:
     """Return one line for each fault of `fail_on` that the pack has."""
-    corrupt = sum(count for reason, count in quarantine_reasons(pack).items() if reason not in _NOT_CORRUPT)
+    corrupt = sum(map(_is_corrupt, _quarantine(pack)))
     counts: dict[Fault, tuple[int, str]] = {
         "leak": (findings.num_leaks, "images stand in two splits"),
         "duplicates": (findings.num_copies, "images are exact copies of another"),

@@ -50,7 +50,7 @@ def write_page(pack: Pack, findings: Findings, reasons: Counter[str]) -> Path:
     ]
     lead = f"{len(pack):,} images in {pack.num_shards:,} {pack.manifest.shard_format} shards."
     text = render_page(f"Pack {pack.path.resolve().name}", lead, sections)
-    write_atomic(pack.path / PAGE_NAME, text.encode("utf-8"))
+    write_atomic(pack.path / PAGE_NAME, text.encode("utf-8", "replace"))
     return pack.path / PAGE_NAME
 
 

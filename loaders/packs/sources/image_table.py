@@ -74,7 +74,7 @@ class ImageTableSource:
         for row, (size, label, key, split) in enumerate(values, first):
             if self._split is not None and str(split) != self._split:
                 continue
-            text = None if label is None else self._classes.label(str(label))
+            text = self._classes.label(label)
             own = f"{prefix}{row:08d}" if key is None else folder_key(str(key)).replace(".", "%2E")
             problem = "an empty cell" if size is None else None
             yield SourceItem(f"{file}/{row}", own, text, size or 0, row, problem)

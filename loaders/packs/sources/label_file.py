@@ -1,8 +1,10 @@
-"""Labels in a file beside the images: a tensor (.pt), an array (.npy), or a list (.csv, .tsv, .jsonl)."""
+"""Labels in a file beside the images: a tensor (.pt), an array (.npy), or a list of paths and labels."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,17 @@ from loaders.errors import UserError
 from loaders.packs.sources.item import ImageSource, SourceItem, printable
 from loaders.packs.sources.naming import is_image_name
 from loaders.packs.sources.numbers import NumberedClasses
-from loaders.packs.sources.path_list import LABEL_COLUMNS, PATH_COLUMNS, read_rows
+from loaders.packs.sources.path_list import LABEL_COLUMNS, LIST_SUFFIXES, PATH_COLUMNS, read_rows
+
+_NUMBER = re.compile(r"([0-9]+)")
 
 
 class LabeledSource:
     """Another source whose labels come from a file.
 
     A list names files. A tensor has one label per image: image `17.png` has label 17 where all images are
-    called by the numbers 0 to N - 1, and otherwise the i-th image in the order of the names has label i.
+    called by the numbers 0 to N - 1, and otherwise the i-th image in the order of the names has label i,
+    unless that puts `10.png` before `2.png`, where nobody can tell which order the tensor has.
     """
 
     labels_are_folders = False
@@ -41,10 +46,10 @@ class LabeledSource:
         suffix = self._labels.suffix.lower()
         if suffix in (".pt", ".pth", ".npy"):
             yield from self._by_number(read_label_array(self._labels))
-        elif suffix in (".csv", ".tsv", ".jsonl"):
+        elif suffix in LIST_SUFFIXES:
             yield from self._by_name(_read_names(self._labels))
         else:
-            raise UserError(f"{self._labels}: expected labels in .pt, .npy, .csv, .tsv or .jsonl")
+            raise UserError(f"{self._labels}: expected labels in .pt, .npy, {', '.join(LIST_SUFFIXES)}")
 
     def _by_number(self, labels: NDArray[np.int64]) -> Iterator[SourceItem]:
         # Two passes over the listing: whether names are numbers is known at the end of the first.
@@ -57,16 +62,26 @@ class LabeledSource:
         stems = [name.rpartition("/")[2].rpartition(".")[0] for name in names]
         numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdigit()]
         are_numbers = len(numbers) == len(stems) and sorted(numbers) == list(range(len(stems)))
+        if not are_numbers:
+            self._refuse_two_orders(names)
         order = iter(numbers if are_numbers else range(len(names)))
         for item in self._images.items():
-            label = self._classes.label(str(int(labels[next(order)]))) if is_image_name(item.name) else None
+            label = self._classes.label(int(labels[next(order)])) if is_image_name(item.name) else None
             yield item._replace(label=label)
 
-    def _by_name(self, labels: dict[str, str]) -> Iterator[SourceItem]:
+    def _refuse_two_orders(self, names: list[str]) -> None:
+        for first, second in pairwise(names):
+            if _falls(first, second):
+                raise UserError(
+                    f"{self._labels}: {printable(first)} comes before {printable(second)} by name and after "
+                    f"it by number, so the order of its labels cannot be told: give a list of path and "
+                    f"label, or call the images 0 to {len(names) - 1}"
+                )
+
+    def _by_name(self, labels: dict[str, Any]) -> Iterator[SourceItem]:
         left = dict(labels)
         for item in self._images.items():
-            text = left.pop(item.name, None)
-            yield item._replace(label=None if text in (None, "") else self._classes.label(str(text)))
+            yield item._replace(label=self._classes.label(left.pop(item.name, None)))
         if left:
             missing = ", ".join(printable(name) for name in list(left)[:3])
             raise UserError(
@@ -85,6 +100,15 @@ class LabeledSource:
     def close(self) -> None:
         """Close the images."""
         self._images.close()
+
+
+def _falls(first: str, second: str) -> bool:
+    """Tell whether two names, alike up to a number, have the larger number first."""
+    parts = zip(_NUMBER.split(first), _NUMBER.split(second), strict=False)
+    for place, (one, other) in enumerate(parts):
+        if one != other:
+            return place % 2 == 1 and int(one) > int(other)
+    return False
 
 
 def read_label_array(path: Path) -> NDArray[np.int64]:
@@ -137,20 +161,23 @@ def _read_tensor(path: Path) -> Any:
     return tensor.numpy()
 
 
-def _read_names(path: Path) -> dict[str, str]:
-    labels: dict[str, str] = {}
+def _read_names(path: Path) -> dict[str, Any]:
+    labels: dict[str, Any] = {}
     for row in read_rows(path):
         lower = {name.strip().lower(): value for name, value in row.items()}
-        name, label = (
-            next((lower[column] for column in known if column in lower), None)
+        name_column, label_column = (
+            next((column for column in known if column in lower), None)
             for known in (PATH_COLUMNS, LABEL_COLUMNS)
         )
-        if name is None or label is None:
+        if name_column is None or label_column is None:
             raise UserError(
                 f"{path} has the columns {', '.join(row)}: expected one of {', '.join(PATH_COLUMNS)} and one "
                 f"of {', '.join(LABEL_COLUMNS)}"
             )
+        name = str(lower[name_column])
         if name in labels:
-            raise UserError(f"{path} labels {printable(str(name))} twice: expected one row per file")
-        labels[str(name)] = str(label)
+            raise UserError(f"{path} labels {printable(name)} twice: expected one row per file")
+        labels[name] = lower[label_column]
+    if not labels:
+        raise UserError(f"{path} labels no file: expected a heading and one row per file")
     return labels

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from loaders.errors import UserError
 
 MAX_CLASSES = 1 << 20
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
+_WHOLE_FLOAT = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
+
+
+def number_text(value: Any) -> str:
+    """Return 3 for 3.0 and "3.0", which is what tables with empty cells make of 3; "" for an empty cell."""
+    if value is None or value != value:  # NaN, in such tables an empty cell
+        return ""
+    text = str(value)
+    whole = _WHOLE_FLOAT.fullmatch(text)
+    return whole[1] if whole else text
 
 
 class NumberedClasses:
@@ -19,12 +30,15 @@ class NumberedClasses:
         self._highest = -1
         self._are_numbers = True
 
-    def label(self, text: str) -> str | None:
-        """Return the class of a label; None for -1, which stands for no label.
+    def label(self, value: Any) -> str | None:
+        """Return the class of a label; None for -1 and an empty cell, which stand for no label.
 
         Raises:
             UserError: a number out of range.
         """
+        text = number_text(value)
+        if not text:
+            return None
         if not _WHOLE_NUMBER.fullmatch(text):
             self._are_numbers = False
             return text

@@ -20,6 +20,7 @@ PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "i
 LABEL_COLUMNS = ("label", "class", "target", "category")
 SPLIT_COLUMNS = ("split", "subset", "partition")
 KEY_COLUMNS = ("key", "id")
+LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _BATCH_ROWS = 4096
 
 
@@ -60,8 +61,7 @@ class PathListSource:
             raise UserError(
                 f"{path}, row {number}: no path in column {columns.path!r}; fill it or drop the row"
             )
-        label = columns.value(row, "label", path) if columns.label else None
-        text = None if label is None or label == "" else self._classes.label(number_text(label))
+        text = self._classes.label(columns.value(row, "label", path)) if columns.label else None
         key = str(columns.value(row, "key", path)) if columns.key else name
         problem, size = None, 0
         try:
@@ -125,11 +125,6 @@ class _Columns:
 def _first_of(names: list[str], known: tuple[str, ...]) -> str | None:
     by_lower = {name.strip().lower(): name for name in reversed(names)}
     return next((by_lower[name] for name in known if name in by_lower), None)
-
-
-def number_text(label: Any) -> str:
-    """Return 3 for 3.0, which is what tables with empty cells make of whole numbers."""
-    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
 def _list_key(text: str, is_path: bool) -> str:

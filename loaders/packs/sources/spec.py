@@ -14,7 +14,7 @@ from loaders.packs.sources.image_table import ImageTableSource, holds_images
 from loaders.packs.sources.item import ImageSource
 from loaders.packs.sources.label_file import LabeledSource
 from loaders.packs.sources.pack import PACK_PREFIX, PackSource
-from loaders.packs.sources.path_list import PathListSource
+from loaders.packs.sources.path_list import LIST_SUFFIXES, PathListSource
 from loaders.packs.sources.remote import is_remote, open_remote_folder
 from loaders.packs.sources.spool import local_copy, local_files, unzipped_copy
 from loaders.packs.sources.tar import TarSource
@@ -25,7 +25,6 @@ _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LABELS_MARK = "#labels="
 _WEBDATASET_PREFIX = "wds:"
 _TABLE_SUFFIXES = (".parquet", ".arrow")
-_LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _KINDS = (
     "a folder, .tar, .tar.gz, .zip, .beton, .csv, .tsv, .jsonl, .parquet, .arrow, or wds: in front of "
     "WebDataset shards"
@@ -110,8 +109,8 @@ def _open(source: str, spool: Path) -> ImageSource:
         return ZipSource(local_copy(path, spool), inside, path)
     if name.endswith(".beton"):
         return BetonSource(local_files(path, spool, (".beton",)))
-    if name.endswith((*_TABLE_SUFFIXES, *_LIST_SUFFIXES)):
-        files = local_files(path, spool, (*_TABLE_SUFFIXES, *_LIST_SUFFIXES))
+    if name.endswith((*_TABLE_SUFFIXES, *LIST_SUFFIXES)):
+        files = local_files(path, spool, (*_TABLE_SUFFIXES, *LIST_SUFFIXES))
         if name.endswith(_TABLE_SUFFIXES) and holds_images(files[0]):
             return ImageTableSource(files, inside)
         return PathListSource(files, path, inside)

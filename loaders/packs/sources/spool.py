@@ -34,7 +34,7 @@ def local_copy(path: str, spool: Path) -> Path:
     if is_remote(path):
         return _spooled(path, Path(path).name, spool, lambda: open_remote_file(path))
     if not Path(path).is_file():
-        raise UserError(f"no images at {path}: there is no such file; check the path")
+        raise UserError(f"nothing at {path}: there is no such file; check the path")
     return Path(path)
 
 

@@ -246,3 +246,11 @@ def test_names_of_300_characters_and_line_breaks_in_a_tar(tmp_path: Path) -> Non
     }
     assert {result.read(row) for row in range(len(result))} == {jpeg(i) for i in range(len(names))}
     assert not (tmp_path / "p" / "quarantine.jsonl").read_bytes()
+
+
+def test_a_source_whose_path_is_no_utf8(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
+    write_tree(folder, {"c/0.jpg": jpeg(0), "empty.jpg": b""})
+    packed = pack(tmp_path / "p", f"train={folder}")
+    assert len(packed) == 1
+    assert open_pack(tmp_path / "p").manifest.splits[0].source == str(folder)

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack, StoreOptions, open_pack
 from loaders.packs.columns import COLUMN_DTYPES, column_path
-from loaders.packs.manifest import FORMAT_VERSION, Manifest, SplitInfo, SplitRange, write_manifest
+from loaders.packs.manifest import (
+    FORMAT_VERSION,
+    Manifest,
+    SplitInfo,
+    SplitRange,
+    content_checksum,
+    write_manifest,
+)
 
 
 def table(**changes) -> LabelTable:
@@ -165,9 +172,11 @@ def copied(digits_pack: Pack, tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, change) -> None:
+    """Change a manifest and its checksum with it, so that the other checks are what is tested."""
     path = folder / "manifest.json"
     raw = json.loads(path.read_text())
     change(raw)
+    raw["sha256"] = content_checksum(raw)
     path.write_text(json.dumps(raw))
 
 
@@ -190,6 +199,27 @@ def edit(folder: Path, change) -> None:
 def test_edited_manifests_are_refused(copied: Path, change, match: str) -> None:
     edit(copied, change)
     with pytest.raises(UserError, match=match):
+        open_pack(copied)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["classes"].reverse(),
+        lambda m: m["splits"][0].update(source="elsewhere"),
+        lambda m: m["options"].update(quality=50),
+        lambda m: m.update(sha256="0"),
+    ],
+)
+def test_a_manifest_edited_by_hand_is_refused(copied: Path, change) -> None:
+    """Nothing else says that these values are wrong; another layout of the same content is no edit."""
+    path, before = copied / "manifest.json", open_pack(copied).manifest
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps(raw))
+    assert open_pack(copied).manifest == before
+    change(raw)
+    path.write_text(json.dumps(raw))
+    with pytest.raises(UserError, match=r"manifest.json was edited or is damaged: its content differs"):
         open_pack(copied)
 
 

@@ -241,7 +241,7 @@ def test_betons_are_converted_back(tmp_path: Path) -> None:
     assert packed.key(0) == "train/train-000000/00000000"
 
 
-@pytest.mark.parametrize("kind", [".pt", ".npy", ".csv"])
+@pytest.mark.parametrize("kind", [".pt", ".npy", ".csv", ".parquet"])
 def test_labels_beside_a_folder(tmp_path: Path, kind: str) -> None:
     write_tree(tmp_path / "in", {f"{i}.jpg": jpeg(i) for i in range(12)})
     labels = (np.arange(12) * 7) % 5
@@ -250,6 +250,8 @@ def test_labels_beside_a_folder(tmp_path: Path, kind: str) -> None:
         torch.save(torch.from_numpy(labels), path)
     elif kind == ".npy":
         np.save(path, labels)
+    elif kind == ".parquet":
+        pq.write_table(pa.table({"file": [f"{i}.jpg" for i in range(12)], "label": labels}), path)
     else:
         path.write_text("file,label\n" + "".join(f"{i}.jpg,{label}\n" for i, label in enumerate(labels)))
     packed = pack(tmp_path / "p", f"train={tmp_path / 'in'}#labels={path}")
@@ -262,6 +264,44 @@ def test_labels_in_the_order_of_names(tmp_path: Path) -> None:
     np.save(tmp_path / "l.npy", np.array([[3], [1], [-1]]))
     packed = pack(tmp_path / "p", f"train={tmp_path / 'in'}#labels={tmp_path / 'l.npy'}")
     assert packed.split("train").labels().tolist() == [3, 1, -1]
+
+
+@pytest.mark.parametrize(
+    "kind", ["labels.csv", "labels.jsonl", "labels.parquet", "list.csv", "table.parquet"]
+)
+def test_whole_numbers_with_a_point_are_numbers(tmp_path: Path, kind: str) -> None:
+    """A table with an empty cell stores 10 as 10.0; as the name of a class it would come before 2."""
+    write_tree(tmp_path / "in", {f"{i}.jpg": jpeg(i) for i in range(4)})
+    path, labels = tmp_path / kind, [None, 10.0, 2.0, float("nan")]
+    if kind == "table.parquet":
+        pq.write_table(pa.table({"image": [jpeg(i) for i in range(4)], "label": labels}), path)
+        source = str(path)
+    else:
+        rows = [
+            {"file": f"in/{i}.jpg"[3 * kind.startswith("labels") :], "label": labels[i]} for i in range(4)
+        ]
+        if kind.endswith(".csv"):
+            path.write_text("file,label\n" + "".join(f"{r['file']},{r['label'] or ''}\n" for r in rows[:3]))
+        elif kind.endswith(".jsonl"):
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        source = f"{tmp_path / 'in'}#labels={path}" if kind.startswith("labels") else str(path)
+    packed = pack(tmp_path / "p", f"train={source}")
+    labelled = packed.split("train").labels().tolist()
+    assert labelled[:3] == [-1, 10, 2]
+    assert labelled[3:] in ([], [-1])
+
+
+def test_labels_in_an_order_that_cannot_be_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "l.npy", np.arange(3))
+    write_tree(tmp_path / "in", {f"img_{i}.jpg": jpeg(i) for i in (1, 2, 10)})
+    with pytest.raises(UserError, match=r"img_10.jpg comes before img_2.jpg by name and after it by number"):
+        pack(tmp_path / "p", f"train={tmp_path / 'in'}#labels={tmp_path / 'l.npy'}")
+    assert not (tmp_path / "p").exists()
+    write_tree(tmp_path / "ok", {"a-b/01.jpg": jpeg(1), "a/10.jpg": jpeg(2), "b/002.jpg": jpeg(3)})
+    packed = pack(tmp_path / "q", f"train={tmp_path / 'ok'}#labels={tmp_path / 'l.npy'}")
+    assert len(packed) == 3
 
 
 def test_images_that_a_label_list_leaves_out_have_no_label(tmp_path: Path) -> None:
@@ -297,6 +337,7 @@ def test_bad_label_files(tmp_path: Path) -> None:
     (tmp_path / "twice.csv").write_text("file,label\na.jpg,1\na.jpg,2\n")
     (tmp_path / "wrong.csv").write_text("file,points\na.jpg,1\n")
     (tmp_path / "low.csv").write_text("file,label\na.jpg,-2\nb.jpg,0\n")
+    (tmp_path / "empty.csv").write_text("")
     for name, match in {
         "code.pt": "no tensor that can be read without running its code",
         "code.npy": "no array of labels",
@@ -304,6 +345,7 @@ def test_bad_label_files(tmp_path: Path) -> None:
         "twice.csv": "labels a.jpg twice",
         "wrong.csv": "has the columns file, points",
         "low.csv": "label -2 is out of range",
+        "empty.csv": "empty.csv labels no file",
         "none.csv": "there is no such file",
     }.items():
         with pytest.raises(UserError, match=match):
