@@ -30,7 +30,7 @@ from loaders.packs.manifest import (
     write_manifest,
 )
 from loaders.packs.parts import part_path, read_part_info
-from loaders.packs.ray_workers import run_jobs_on_ray
+from loaders.packs.ray_workers import require_ray, run_jobs_on_ray
 from loaders.packs.shard_job import ShardJob
 from loaders.packs.sources.spec import SplitSource, identity
 from loaders.packs.upload import read_remote_manifest, remote_size, upload_pack
@@ -75,6 +75,8 @@ class PackOptions:
             raise UserError(f"--shard-size-mb {self.shard_size_mb}: expected more than 0 and at most 1000000")
         if self.workers < 0:
             raise UserError(f"--workers {self.workers}: expected 0 (one per core) or more")
+        if self.executor == "ray":
+            require_ray()
 
     @property
     def shard_bytes(self) -> int:

@@ -13,6 +13,20 @@ from loaders.packs.shard_job import ShardJob, write_shard
 _JOBS_IN_FLIGHT = 2  # per worker, so that none waits for the driver
 
 
+def require_ray() -> None:
+    """Refuse to begin where Ray is not installed.
+
+    Raises:
+        MissingBackendError: it is not.
+    """
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise MissingBackendError(
+            "--executor ray needs Ray: pip install 'sluice[ray]', or leave --executor out"
+        ) from None
+
+
 def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[ShardJob]:
     """Run all jobs on Ray and yield each when its shard is finished, in any order.
 
@@ -24,15 +38,10 @@ def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[Shar
         num_workers: shards under way at a time on a cluster of this machine.
 
     Raises:
-        MissingBackendError: Ray is not installed.
         UserError: what a job raised, or a worker that was lost more often than Ray tries again.
     """
-    try:
-        import ray
-    except ImportError:
-        raise MissingBackendError(
-            "--executor ray needs Ray: pip install 'sluice[ray]', or leave --executor out"
-        ) from None
+    import ray
+
     began = not ray.is_initialized()
     if began:
         local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": num_workers}

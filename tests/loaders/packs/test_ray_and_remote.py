@@ -126,6 +126,7 @@ def test_ray_is_asked_for_and_missing(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'sluice\[ray\]'"):
         pack_dataset(PackOptions(parse_splits([source(tmp_path)]), tmp_path / "p", executor="ray", workers=2))
+    assert not (tmp_path / "p").exists()
 
 
 def test_ray_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
