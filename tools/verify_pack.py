@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from loaders.cores import available_cores
-from loaders.errors import check_numbers, run_command
+from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import open_pack
 from loaders.packs.audit import compare_with_source, decode_all
-from loaders.packs.sources.spec import parse_splits
+from loaders.packs.sources.spec import SplitSource, parse_splits
+from loaders.packs.store import as_url
 from loaders.packs.verify import verify_pack
 
 _SHOWN_LINES = 20
@@ -30,7 +31,7 @@ _SHOWN_LINES = 20
 class Config:
     """Check every byte of a pack against its manifest."""
 
-    pack: Annotated[Path, tyro.conf.Positional]
+    pack: Annotated[str, tyro.conf.Positional]
     """Folder of the pack."""
     decode: bool = False
     """Decode every image too, and compare its size with the index."""
@@ -41,45 +42,54 @@ class Config:
     """Threads that read and hash, 0 for one per core."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers of threads that there are not."""
+        """Refuse numbers of threads that there are not, and a pack in a store."""
         check_numbers(self)
+        if as_url(self.pack) is not None:
+            raise UserError(
+                f"pack: expected a folder of this machine, found the URL {self.pack}; copy the pack "
+                "here first (a loader checks each shard that it fetches)"
+            )
 
 
 def main() -> int:
     """Parse the command line, verify, and print what differs."""
     config = tyro.cli(Config, description=__doc__)
-    start = time.perf_counter()
+    folder, start = Path(config.pack), time.perf_counter()
+    workers = config.workers or available_cores()
+    splits = parse_splits(config.against) if config.against else ()
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("verifying shards", total=None)
-        differences = verify_pack(
-            config.pack,
-            config.workers or available_cores(),
-            lambda done, total: bar.update(task, completed=done, total=total),
+        damage = verify_pack(
+            folder, workers, lambda done, total: bar.update(task, completed=done, total=total)
         )
-        if not differences and (config.decode or config.against):
-            bar.update(task, description="decoding and comparing", total=None)
-            differences = _look_closer(config)
-    for line in differences[:_SHOWN_LINES]:
+        bar.update(task, description="decoding and comparing", total=None)
+        if not damage and config.decode:
+            damage = decode_all(open_pack(folder), workers)
+        differences = [] if damage else [line for split in splits for line in _compare(folder, split)]
+    for line in [*damage, *differences][:_SHOWN_LINES]:
         print(f"differs: {line}")
-    if len(differences) > _SHOWN_LINES:
-        print(f"... and {len(differences) - _SHOWN_LINES} more")
+    if len(damage) + len(differences) > _SHOWN_LINES:
+        print(f"... and {len(damage) + len(differences) - _SHOWN_LINES} more")
     seconds = time.perf_counter() - start
-    size_mb = sum(path.stat().st_size for path in config.pack.rglob("*") if path.is_file()) / 1e6
+    if damage:
+        print(f"{folder} is damaged: restore the files above from a copy, or pack again", file=sys.stderr)
+        return 1
+    size_mb = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    print(f"{folder} is whole: {size_mb:,.1f} MB in {seconds:.1f} s, {size_mb / seconds:,.0f} MB/s")
     if differences:
         print(
-            f"{config.pack} is damaged: restore the files above from a copy, or pack again", file=sys.stderr
+            f"{folder} differs from its source: see the lines above; --append adds what is missing",
+            file=sys.stderr,
         )
         return 1
-    print(f"{config.pack} is whole: {size_mb:,.1f} MB in {seconds:.1f} s, {size_mb / seconds:,.0f} MB/s")
+    for split in splits:
+        count = len(open_pack(folder).split(split.split))
+        print(f"{count:,} images of split {split.split} compared with {split.source}: nothing is missing")
     return 0
 
 
-def _look_closer(config: Config) -> list[str]:
-    pack = open_pack(config.pack)
-    differences = decode_all(pack, config.workers or available_cores()) if config.decode else []
-    for split in parse_splits(config.against) if config.against else ():
-        differences += compare_with_source(pack, split)
-    return differences
+def _compare(folder: Path, split: SplitSource) -> list[str]:
+    return compare_with_source(open_pack(folder), split)
 
 
 if __name__ == "__main__":

@@ -51,10 +51,31 @@ def test_pack_and_verify(tmp_path: Path) -> None:
     assert "1 of 2 images differ from their content hash or CRC-32, rows 2 (test/a/0)" in damaged.stdout
 
 
+def test_a_whole_pack_may_lack_what_its_source_has(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "pack"
+    write_tree(source, {"a/0.jpg": jpeg(0), "b/1.jpg": jpeg(1)})
+    assert run("pack_dataset", "--splits", f"train={source}", "--out", out).returncode == 0
+    same = run("verify_pack", out, "--against", f"train={source}")
+    assert same.returncode == 0, same.stderr
+    assert f"2 images of split train compared with {source}: nothing is missing" in same.stdout
+    write_tree(source, {"b/2.jpg": jpeg(2)})
+    lacks = run("verify_pack", out, "--against", f"train={source}")
+    assert lacks.returncode == 1
+    assert f"train/b/2 of {source} is neither packed nor quarantined" in lacks.stdout
+    assert "is whole" in lacks.stdout
+    assert "differs from its source" in lacks.stderr
+    assert "damaged" not in lacks.stdout + lacks.stderr
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "message"),
     [
         ("verify_pack", ["missing"], "error: no pack at missing"),
+        (
+            "verify_pack",
+            ["s3://b/p"],
+            "error: pack: expected a folder of this machine, found the URL s3://b/p",
+        ),
         ("pack_dataset", ["--splits", "a=missing", "--out", "x"], "error: no images at missing"),
         ("pack_dataset", ["--splits", "a=tests", "a=tools", "--out", "x"], "error: split 'a' is given twice"),
         ("write_digits", ["--out", "tools"], "error: tools exists"),
