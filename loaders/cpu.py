@@ -33,7 +33,7 @@ from loaders.views.kernels.render import Scratch, make_scratch, render_chunk
 from loaders.views.kernels.resample import table_taps
 from loaders.views.policy import Standardize, ViewPolicy
 
-CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; what the interpreter does for one costs 0.1 ms
+CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; what the interpreter does for one costs up to 0.3 ms
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
 
 DTypeName = Literal["float32", "float16", "bfloat16", "uint8"]

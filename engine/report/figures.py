@@ -94,7 +94,7 @@ def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Pictur
         axes.set_xlabel("labels per class", fontsize=8, color=palette.muted)
         axes.set_title("test accuracy, %", loc="left", fontsize=9, color=palette.ink)
         dress(axes, palette)
-        axes.legend(frameon=False, fontsize=8, labelcolor=palette.ink, loc="lower right")
+        axes.legend(frameon=False, fontsize=8, labelcolor=palette.ink, loc="best")
 
     return draw_picture(draw, (8.6, 3.2), "Accuracy over the number of labels per class", caption)
 
