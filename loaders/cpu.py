@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from ctypes import string_at
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
@@ -309,8 +310,9 @@ class CpuRenderer:
     def _verify(self, job: _Job, rows: EncodedRows, first: int) -> None:
         """Mark those of `rows`, which begin at row `first` of a job, whose bytes are not as in the index."""
         if self._crc32 is not None:
-            numbers = job.rows[first : first + len(rows.sizes)]
-            found = [zlib.crc32(data) for data in self.split.pack.slices(numbers)]
+            places = zip(rows.addresses.tolist(), rows.sizes.tolist(), strict=True)
+            found = [zlib.crc32(string_at(address, size)) for address, size in places]
+            numbers = job.rows[first : first + len(found)]
             rows.whole[:] = np.array(found, np.uint32) == self._crc32[numbers]
 
     def _replace(self, job: _Job, i: int, at: int, worker: _Worker, reason: str) -> NDArray[np.int64]:

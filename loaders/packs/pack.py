@@ -247,15 +247,6 @@ class Pack:
             self.view(int(rows[outside.argmax()]))
         return begins + first, sizes.astype(np.int64), maps
 
-    def slices(self, rows: NDArray[np.int64]) -> list[memoryview]:
-        """Return the encoded bytes of rows that `locate` has found, without a copy."""
-        columns = self.columns
-        places = (columns.shard[rows].tolist(), columns.offset[rows].tolist(), columns.size[rows].tolist())
-        return [
-            self.shard_map(shard).data[first : first + size]
-            for shard, first, size in zip(*places, strict=True)
-        ]
-
     def read(self, row: int) -> bytes:
         """Return the encoded bytes of `row`; the same call for tar and beton shards."""
         return self.view(row).tobytes()
