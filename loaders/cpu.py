@@ -10,11 +10,9 @@ from __future__ import annotations
 import gc
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from ctypes import string_at
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
@@ -29,6 +27,7 @@ from loaders.buffers import BufferPool
 from loaders.decode import MAX_PIXELS_PER_BYTE, Arena, Decoder, EncodedRows, regions_of
 from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
+from loaders.packs.kernels.crc32 import crc32_all
 from loaders.views.draw import ViewParameters, draw
 from loaders.views.kernels.render import Scratch, make_scratch, render_chunk
 from loaders.views.kernels.resample import table_taps
@@ -310,10 +309,8 @@ class CpuRenderer:
     def _verify(self, job: _Job, rows: EncodedRows, first: int) -> None:
         """Mark those of `rows`, which begin at row `first` of a job, whose bytes are not as in the index."""
         if self._crc32 is not None:
-            places = zip(rows.addresses.tolist(), rows.sizes.tolist(), strict=True)
-            found = [zlib.crc32(string_at(address, size)) for address, size in places]
-            numbers = job.rows[first : first + len(found)]
-            rows.whole[:] = np.array(found, np.uint32) == self._crc32[numbers]
+            numbers = job.rows[first : first + len(rows.sizes)]
+            rows.whole[:] = crc32_all(rows.addresses, rows.sizes) == self._crc32[numbers]
 
     def _replace(self, job: _Job, i: int, at: int, worker: _Worker, reason: str) -> NDArray[np.int64]:
         """Put the next readable row of the split in place of row i of the job, which begins at byte `at`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zlib import crc32
+import zlib
 
 import numpy as np
 import simplejpeg
@@ -12,6 +12,7 @@ from loaders.cpu import MAX_REPLACEMENTS
 from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
 from loaders.packs.columns import ENCODING_RAW
+from loaders.packs.kernels.crc32 import crc32_all
 
 
 class VerifiedRows:
@@ -100,12 +101,13 @@ class VerifiedRows:
             doubtful: list[int] = np.flatnonzero(~self._is_good[rows]).tolist()
             return doubtful
         try:
-            stored = enumerate(zip(self._stored(rows), self._crc32[rows].tolist(), strict=True))
-            changed = {i for i, (data, expected) in stored if crc32(data.data) != expected}
-            known = {i for i, row in enumerate(rows.tolist()) if row in self.bad_rows}  # whatever their bytes
-            return sorted(changed | known)
-        except (IndexError, UserError):  # a shard that is not there: whose rows these are, each says itself
+            addresses, sizes, _maps = self._split.pack.locate(rows)
+        except UserError:  # a shard that is cut or not there: whose rows these are, each says itself
             return list(range(len(rows)))
+        changed = crc32_all(addresses, sizes) != self._crc32[rows]
+        known = np.isin(rows, list(self.bad_rows))  # whatever their bytes
+        found: list[int] = np.flatnonzero(changed | known).tolist()
+        return found
 
     def find_undecodable(self, rows: NDArray[np.int64]) -> bool:
         """Decode rows one by one and note those that fail; return whether any did."""
@@ -136,7 +138,7 @@ class VerifiedRows:
         except UserError as error:
             self._note(row, str(error))
             return False
-        if crc32(data.data) != self._crc32.item(row):
+        if zlib.crc32(data.data) != self._crc32.item(row):
             self._note(row, "its bytes differ from the CRC-32 in the index")
             return False
         self._is_good[row] = True

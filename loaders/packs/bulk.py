@@ -7,9 +7,8 @@ the same, byte for byte, whichever way its images went.
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import compress, pairwise
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from loaders.packs.columns import ENCODING_JPEG
 from loaders.packs.image import ImagePolicy, PreparedImage
 from loaders.packs.jpeg_header import parse_jpeg_header
 from loaders.packs.kernels.blake2b import hash_all
+from loaders.packs.kernels.crc32 import crc32_all
 from loaders.packs.kernels.jpeg_markers import CLEAN, HAS_EXIF, HEIGHT, WIDTH
 from loaders.packs.kernels.jpeg_scan import ScanTables, scan_jpegs
 from loaders.packs.rows import Batch
@@ -91,7 +91,7 @@ def prepare_batch(
         labels=np.array([label_of.get(item.label, -1) for item in items], np.int64),
         facts=facts[kept],
         digests=hash_all(data, starts[:-1], starts[1:]),
-        crc32=_crc32_all(data, starts),
+        crc32=crc32_all(np.uint64(data.ctypes.data) + starts[:-1].astype(np.uint64), np.diff(starts)),
         rejected=rejected,
     )
 
@@ -139,11 +139,6 @@ def _joined(
     ]
     joined = np.concatenate([np.zeros(0, np.uint8), *pieces])
     return joined, _ends([len(piece) for piece in pieces])
-
-
-def _crc32_all(data: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.uint32]:
-    view = data.data
-    return np.array([zlib.crc32(view[a:b]) for a, b in pairwise(starts.tolist())], np.uint32)
 
 
 def _ends(sizes: Sequence[int]) -> NDArray[np.int64]:

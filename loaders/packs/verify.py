@@ -149,14 +149,16 @@ def _differing_rows(pack: Pack, shard: int, first_row: int, stop_row: int) -> li
     first, size = columns.offset[rows].astype(np.int64), columns.size[rows].astype(np.int64)
     inside = (first >= 0) & (first + size <= len(data))
     first, size = np.where(inside, first, 0), np.where(inside, size, 0)
-    images = [data[a : a + n].data for a, n in zip(first.tolist(), size.tolist(), strict=True)]
-    crc32 = np.array([zlib.crc32(image) for image in images], np.uint32)
     if int(size.sum()) < _COMPILED_FROM_BYTES:
+        images = [data[a : a + n].data for a, n in zip(first.tolist(), size.tolist(), strict=True)]
+        crc32 = np.array([zlib.crc32(image) for image in images], np.uint32)
         found = [content_hash(image) for image in images]
         digests = np.frombuffer(b"".join(found), "<u8").reshape(-1, 2)
     else:
         from loaders.packs.kernels.blake2b import hash_all
+        from loaders.packs.kernels.crc32 import crc32_all
 
+        crc32 = crc32_all(np.uint64(data.ctypes.data) + first.astype(np.uint64), size)
         digests = hash_all(np.asarray(data), first, first + size)
     same = inside & (crc32 == columns.crc32[rows]) & (digests == columns.content_hash[rows]).all(axis=1)
     return [first_row + int(place) for place in np.flatnonzero(~same)]
