@@ -1,4 +1,4 @@
-"""The two halves of a training run: the model without its loader, and the loader without a model."""
+"""The two halves of a training run: the model with and without its loader, in turns, and the loader alone."""
 
 from __future__ import annotations
 
@@ -12,31 +12,40 @@ from engine.recipe import Recipe, StepOutput
 from engine.schedule import Schedule, constant
 from loaders.batch import Batch, Loader
 
-Measure = Literal["training", "model", "loader"]
+Measure = Literal["training", "turns", "loader"]
 
 
-class RepeatedBatch:
-    """A loader that fetches its first batch once and gives it again in every step."""
+class TakingTurns:
+    """A loader that gives fresh batches for a window of steps, then the last of them for a window, and so on.
 
-    def __init__(self, loader: Loader[Any]) -> None:
-        """Fetch the batch.
+    What a loader costs a training is then the difference of neighbouring windows, of one process and within
+    seconds, and not that of two runs on a machine whose speed drifts by more.
+    """
+
+    def __init__(self, loader: Loader[Any], window: int) -> None:
+        """Begin with a window of fresh batches.
 
         Args:
             loader: closed by the caller.
+            window: steps, at best the log window of the run.
         """
-        self._loader = loader
-        self._batch = next(iter(loader.epoch(0)))
+        self._loader, self._window = loader, window
+        self._step, self._batch = 0, None
         self.steps_per_epoch, self.batch_size = loader.steps_per_epoch, loader.batch_size
         self.fingerprint = loader.fingerprint
 
     @property
     def bad_rows(self) -> Mapping[int, str]:
-        """Those of the loader's first batch."""
+        """Those of the loader."""
         return self._loader.bad_rows
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
-        """Yield the batch once per step."""
+        """Yield a batch per step; windows go on from epoch to epoch."""
+        fresh = self._loader.epoch(epoch)
         for _ in range(start_step, self.steps_per_epoch):
+            if self._step // self._window % 2 == 0:
+                self._batch = next(fresh)
+            self._step += 1
             yield self._batch
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from engine.distributed import Precision, make_accelerator, seed_everything
 from engine.files import to_json
 from engine.finite import OnNonFinite
 from engine.loop import LoopConfig, TrainSummary, train
-from engine.measured import Idle, Measure, RepeatedBatch
+from engine.measured import Idle, Measure, TakingTurns
 from engine.online_probe import OnlineProbe
 from engine.recipe import Recipe
 from loaders.batch import Batch, Loader
@@ -108,7 +108,8 @@ class RunConfig:
     progress: bool = True
     """Show a line of progress."""
     measure: Measure = "training"
-    """training; or, to measure speed: model repeats the first batch, loader leaves out the model."""
+    """training; or, to measure speed: turns repeats a batch in every second log window, loader leaves out the
+    model."""
     probe_every_epochs: int = 0
     """Epochs between measurements of kNN and a linear probe on frozen features; 0: none. The labels reach
     no gradient; probe.jsonl states the seconds that each took."""
@@ -199,8 +200,8 @@ def run_recipe(
         options = config.loader_options(accelerator)
         loader = make_loader(**options)
         opened.callback(loader.close)
-        if config.measure == "model":
-            loader = RepeatedBatch(loader)
+        if config.measure == "turns":
+            loader = TakingTurns(loader, config.log_every)
         probe = None
         if config.probe_every_epochs and in_order is not None:
             train_split, test_split = (in_order(split, **options) for split in config.probe_splits)

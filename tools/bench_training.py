@@ -3,9 +3,10 @@ r"""Measure training: each recipe's model alone, its loader alone, and both toge
 Example:
     python tools/bench_training.py --pack packs/mine --resolution 32 --batch-size 128 --json training.jsonl
 
-Images per second of the run's own clock (every image in all its views), the first log window left out. The
-three kinds take turns, each in a process of its own: "model" repeats one batch that is already on the
-device, "loader" fetches batches and does nothing with them, "training" is the run as it is.
+Images per second of the run's own clock (every image in all its views). A recipe runs twice, each time in a
+process of its own: "turns" takes fresh batches from the loader in one log window and repeats the last one in
+the next, "loader" fetches batches and does nothing with them. The first window is left out. A window of
+repeated batches and the fresh one after it are seconds apart: their ratio outlasts a drift of the machine.
 
 What "together" can reach depends on whether model and loader share their cores. Where each has its own (a
 GPU; or --num-threads 1 on two cores or more, one for torch and one for the loader) it is the smaller of the
@@ -15,6 +16,7 @@ names both shares; the first is the one to read where cores are not shared, the 
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
@@ -45,6 +47,7 @@ RecipeName = Literal[
     "supervised", "mean_teacher", "pseudo_label", "fixmatch", "ssl_gan",
 ]
 # fmt: on
+KINDS: tuple[Measure, ...] = ("turns", "loader")
 PAIRED = ("mean_teacher", "pseudo_label", "fixmatch", "ssl_gan")
 _MU = 3  # unlabelled images per labelled one, so that a batch is the same number of images for all recipes
 _HEADS: dict[str, tuple[str, ...]] = {
@@ -80,10 +83,13 @@ class Config:
     """Side of the views in pixels; tiles are a third of it."""
     batch_size: int = 128
     """Images per step; of recipes with both kinds, a quarter is labelled."""
-    steps: int = 40
-    """Steps of each run, at least 8 and at best no more than an epoch: deepcluster clusters in each."""
-    runs: int = 5
-    """Rounds; every recipe runs once in each, in all three kinds."""
+    window: int = 8
+    """Steps of a window."""
+    pairs: int = 6
+    """Pairs of windows in a run: repeated batches, then fresh ones. At best all of them are no more than an
+    epoch, since deepcluster clusters in each."""
+    runs: int = 1
+    """Rounds; every recipe runs once in each."""
     num_threads: int = 2
     """Threads of the loader, and of torch as well."""
     json: Path | None = None
@@ -92,9 +98,12 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse what measures nothing, and a file that takes no records."""
         check_numbers(self)
-        if self.steps < 8:
-            raise UserError(f"steps: expected at least 8, found {self.steps}; raise them")
         check_records(self.json)
+
+    @property
+    def steps(self) -> int:
+        """Steps of a run: a window that starts everything, and the pairs."""
+        return self.window * (1 + 2 * self.pairs)
 
 
 def command_of(config: Config, recipe: str, kind: Measure, out: Path) -> list[str]:
@@ -116,7 +125,7 @@ def command_of(config: Config, recipe: str, kind: Measure, out: Path) -> list[st
         *(*command, "--pack", str(config.pack), "--out", str(out), "--measure", kind),
         *("--backbone", backbone, "--resolution", str(config.resolution)),
         *("--batch-size", str(batch_size), "--max-steps", str(config.steps), "--epochs", "1000"),
-        *("--log-every", str(max(1, config.steps // 4)), "--num-threads", str(config.num_threads)),
+        *("--log-every", str(config.window), "--num-threads", str(config.num_threads)),
         *("--no-progress", "--trackers"),
     ]
 
@@ -136,12 +145,16 @@ def measure(config: Config, recipe: str, kind: Measure) -> dict[str, Any]:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"bench: {recipe} ({kind}) ended with {done.returncode}: {last}")
         windows = read_metrics(out / "metrics.jsonl")[1:]
+        speeds = [window["img_per_s"] for window in windows]
+        record = {"recipe": recipe, "kind": kind, "wall_s": time.perf_counter() - start}
+        if kind == "loader":
+            return {**record, "img_per_s": statistics.median(speeds)}
+        fresh = windows[1::2]
         return {
-            "recipe": recipe,
-            "kind": kind,
-            "img_per_s": statistics.median(w["img_per_s"] for w in windows),
-            "wait_share": statistics.median(w["wait_share"] for w in windows),
-            "wall_s": time.perf_counter() - start,
+            **record,
+            "model_img_per_s": speeds[::2],
+            "img_per_s": [window["img_per_s"] for window in fresh],
+            "wait_share": statistics.median(window["wait_share"] for window in fresh),
         }
 
 
@@ -166,34 +179,37 @@ def run(config: Config, console: Console) -> list[dict[str, Any]]:
     records = []
     for number in range(config.runs):
         for recipe in config.recipes:
-            for kind in get_args(Measure):
+            for kind in KINDS:
                 record = {"run": number, **measure(config, recipe, kind), **described}
                 records.append(record)
-                console.print(f"{recipe} {kind}: {record['img_per_s']:,.0f} images/s", highlight=False)
+                console.print(f"{recipe} {kind}: {record['wall_s']:.0f} s", highlight=False)
                 append_record(config.json, record)
     return records
 
 
 def render(records: list[dict[str, Any]]) -> Table:
-    """Return medians over the runs: images per second, and training as a share of the smaller half."""
-    columns = ("recipe", "model alone", "loader alone", "training", "of the smaller", "of shared", "waiting")
-    table = Table(*columns, title="images per second, median over runs")
+    """Return medians over all windows, and training as a share of the smaller half, with its standard error.
+
+    The share is the median over pairs of neighbouring windows, of which each has its own.
+    """
+    columns = ("recipe", "model alone", "loader alone", "together", "of the smaller", "of shared", "waiting")
+    table = Table(*columns, title="images per second, median over windows")
     for recipe in dict.fromkeys(r["recipe"] for r in records):
-        speed = {
-            kind: statistics.median(
-                r["img_per_s"] for r in records if (r["recipe"], r["kind"]) == (recipe, kind)
-            )
-            for kind in get_args(Measure)
-        }
-        waits = [r["wait_share"] for r in records if (r["recipe"], r["kind"]) == (recipe, "training")]
-        model, loader, training = speed["model"], speed["loader"], speed["training"]
-        shared = 1 / (1 / model + 1 / loader)
+        turns = [r for r in records if (r["recipe"], r["kind"]) == (recipe, "turns")]
+        alone = [r["img_per_s"] for r in records if (r["recipe"], r["kind"]) == (recipe, "loader")]
+        models = [speed for r in turns for speed in r["model_img_per_s"]]
+        together = [speed for r in turns for speed in r["img_per_s"]]
+        shares = [a / b for a, b in zip(together, models, strict=True)]
+        loader, model, share = statistics.median(alone), statistics.median(models), statistics.median(shares)
+        of_smaller, of_shared = share * max(1.0, model / loader), share * (1 + model / loader)
+        # Of a median: 1.25 times that of a mean.
+        error = 1.25 * statistics.stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else math.nan
         table.add_row(
             recipe,
-            *(f"{value:,.0f}" for value in (model, loader, training)),
-            f"{training / min(model, loader):.1%}",
-            f"{training / shared:.1%}",
-            f"{statistics.median(waits):.1%}",
+            *(f"{value:,.0f}" for value in (model, loader, statistics.median(together))),
+            f"{of_smaller:.1%} ± {error:.1%}",
+            f"{of_shared:.1%}",
+            f"{statistics.median(r['wait_share'] for r in turns):.1%}",
         )
     return table
 
