@@ -117,6 +117,7 @@ def measure(config: Config, name: str, run: int, num_files: int) -> dict[str, An
         job = json.dumps([name, os.fspath(config.source.resolve()), os.fspath(out), *sides, workers])
         root = Path(__file__).resolve().parents[1]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path[1:]])}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # start-up counts: let all start as Python does
         process = subprocess.Popen(
             [sys.executable, str(script), job],
             cwd=scratch,
