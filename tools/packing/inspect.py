@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from rich.console import Console
@@ -23,7 +24,20 @@ _NOT_AN_IMAGE = "not an image"
 _NOT_CORRUPT = ("a later member of the archive has the same name", "the same file was given before")
 
 
-def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> Findings:
+@dataclass(frozen=True)
+class Quarantine:
+    """What a pack's quarantine holds.
+
+    Attributes:
+        reasons: number of inputs per reason.
+        num_corrupt: inputs that are damaged or cannot be read.
+    """
+
+    reasons: Counter[str]
+    num_corrupt: int
+
+
+def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> tuple[Findings, Quarantine]:
     """Find copies and leaks, print what was found, and write the page into the pack.
 
     Args:
@@ -33,7 +47,7 @@ def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> Find
         console: where the figures go.
     """
     findings = find_copies(pack, near, workers or available_cores())
-    reasons = quarantine_reasons(pack)
+    quarantine = read_quarantine(pack)
     console.print(
         f"{findings.num_copies:,} exact copies within a split, {findings.num_leaks:,} in two splits"
     )
@@ -41,20 +55,21 @@ def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> Find
         console.print(f"  {count:,} images of {a} are also in {b}")
     if findings.num_near is not None:
         console.print(f"{findings.num_near:,} pairs look the same with different bytes")
-    for reason, count in reasons.most_common(_SHOWN_REASONS):
+    for reason, count in quarantine.reasons.most_common(_SHOWN_REASONS):
         console.print(f"  {count:,} quarantined: {reason}", markup=False)
-    console.print(f"page: {write_page(pack, findings, reasons)}")
-    return findings
+    console.print(f"page: {write_page(pack, findings, quarantine.reasons)}")
+    return findings, quarantine
 
 
-def quarantine_reasons(pack: Pack) -> Counter[str]:
-    """Return how many inputs were quarantined for each reason."""
-    return Counter(entry["reason"] for entry in _quarantine(pack))
-
-
-def _quarantine(pack: Pack) -> Iterator[dict[str, str]]:
+def read_quarantine(pack: Pack) -> Quarantine:
+    """Count what was quarantined, in one pass over its lines."""
+    reasons: Counter[str] = Counter()
+    num_corrupt = 0
     with open(pack.path / QUARANTINE_NAME, encoding="utf-8") as file:
-        yield from map(json.loads, file)
+        for entry in map(json.loads, file):
+            reasons[entry["reason"]] += 1
+            num_corrupt += _is_corrupt(entry)
+    return Quarantine(reasons, num_corrupt)
 
 
 def _is_corrupt(entry: dict[str, str]) -> bool:
@@ -78,12 +93,11 @@ def parse_faults(texts: Sequence[str]) -> tuple[Fault, ...]:
     return tuple(fault for fault in known if fault in names)
 
 
-def faults_found(pack: Pack, findings: Findings, fail_on: Sequence[Fault]) -> list[str]:
-    """Return one line for each fault of `fail_on` that the pack has."""
-    corrupt = sum(map(_is_corrupt, _quarantine(pack)))
+def faults_found(findings: Findings, quarantine: Quarantine, fail_on: Sequence[Fault]) -> list[str]:
+    """Return one line for each fault of `fail_on` that a pack has."""
     counts: dict[Fault, tuple[int, str]] = {
         "leak": (findings.num_leaks, "images stand in two splits"),
         "duplicates": (findings.num_copies, "images are exact copies of another"),
-        "corrupt": (corrupt, "inputs are damaged or cannot be read"),
+        "corrupt": (quarantine.num_corrupt, "inputs are damaged or cannot be read"),
     }
     return [f"{fault}: {counts[fault][0]:,} {counts[fault][1]}" for fault in fail_on if counts[fault][0]]
