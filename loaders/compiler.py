@@ -21,7 +21,6 @@ _UNUSED = (
     untyped.WithLifting,
     untyped.InlineClosureLikes,
     untyped.RewriteSemanticConstants,
-    untyped.DeadBranchPrune,
     untyped.RewriteDynamicRaises,
     untyped.MakeFunctionToJitFunction,
     untyped.InlineInlinables,
