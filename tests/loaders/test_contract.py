@@ -310,7 +310,8 @@ def test_closing_while_iterating_stops_the_threads(build, photo_pack):
 def test_closing_in_another_thread_ends_the_wait_for_a_batch(build, case, photo_pack, monkeypatch):
     release = threading.Event()
     loader = build(photo_pack, timeout_s=60.0, num_threads=1)
-    monkeypatch.setattr(case.work, lambda *args: release.wait(0.1))  # so slow that close() overtakes it
+    # So slow that close() overtakes it; True, as for a row that can be read.
+    monkeypatch.setattr(case.work, lambda *args: release.wait(0.1) or True)
     closer = threading.Timer(0.3, loader.close)
     closer.start()
     start = time.monotonic()
