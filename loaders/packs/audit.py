@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +16,8 @@ from loaders.errors import UserError
 from loaders.packs.checksum import content_hash
 from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.listing import key_hash, list_split, spool_path
-from loaders.packs.manifest import QUARANTINE_NAME
 from loaders.packs.pack import Pack, Split
+from loaders.packs.quarantine import read_quarantine
 from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem
 from loaders.packs.sources.spec import SplitSource, open_source
 
@@ -127,9 +125,7 @@ def _find(hashes: NDArray[np.uint64], key: str) -> int | None:
 
 
 def _quarantined_keys(pack: Pack, split: str) -> set[str]:
-    with open(os.path.join(pack.path, QUARANTINE_NAME), encoding="utf-8") as file:
-        entries = [json.loads(line) for line in file]
-    return {entry["key"] for entry in entries if entry["split"] == split}
+    return {entry["key"] for entry in read_quarantine(Path(pack.path)) if entry["split"] == split}
 
 
 def _compare_bytes(pack: Pack, row: int, source: ImageSource, item: SourceItem) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 from loaders.packs.atomic import write_atomic
 
 FORMAT_VERSION = 2  # 2: the index has the column crc32
@@ -141,14 +142,14 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        raw = json.loads(path.read_bytes())
+        raw = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(_absence(folder)) from None
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}): expected JSON; make it readable"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): expected JSON; restore it or pack again") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("format_version"), int):
         raise UserError(f"{path} is damaged: expected an object with `format_version`; pack again")

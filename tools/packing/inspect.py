@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from loaders.cores import available_cores
 from loaders.errors import UserError
 from loaders.packs import Pack
 from loaders.packs.findings import Findings, find_copies
-from loaders.packs.manifest import QUARANTINE_NAME
+from loaders.packs.quarantine import read_quarantine
 from loaders.packs.sources.naming import is_image_name
 from tools.packing.page import write_page
 
@@ -49,12 +48,7 @@ def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> Find
 
 def quarantine_reasons(pack: Pack) -> Counter[str]:
     """Return how many inputs were quarantined for each reason."""
-    return Counter(entry["reason"] for entry in _quarantine(pack))
-
-
-def _quarantine(pack: Pack) -> Iterator[dict[str, str]]:
-    with open(pack.path / QUARANTINE_NAME, encoding="utf-8") as file:
-        yield from map(json.loads, file)
+    return Counter(entry["reason"] for entry in read_quarantine(pack.path))
 
 
 def _is_corrupt(entry: dict[str, str]) -> bool:
@@ -80,7 +74,7 @@ def parse_faults(texts: Sequence[str]) -> tuple[Fault, ...]:
 
 def faults_found(pack: Pack, findings: Findings, fail_on: Sequence[Fault]) -> list[str]:
     """Return one line for each fault of `fail_on` that the pack has."""
-    corrupt = sum(map(_is_corrupt, _quarantine(pack)))
+    corrupt = sum(map(_is_corrupt, read_quarantine(pack.path)))
     counts: dict[Fault, tuple[int, str]] = {
         "leak": (findings.num_leaks, "images stand in two splits"),
         "duplicates": (findings.num_copies, "images are exact copies of another"),
