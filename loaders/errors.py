@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import fields, is_dataclass
+from io import TextIOWrapper
 from typing import Any
 
 from loaders.help_lines import join_help_lines
@@ -77,6 +78,8 @@ def run_command(main: Callable[[], int | None]) -> None:
     does memory that runs out, mostly for a size with too many digits.
     """
     join_help_lines()
+    if isinstance(sys.stdout, TextIOWrapper):  # a path may hold bytes that no encoding has, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main()
     except (UserError, LoaderError) as error:

@@ -58,38 +58,38 @@ decompress = types.ExternalFunction(
 )
 
 
-class Compressor:
-    """State of the library for encoding in one thread: into the caller's memory, colours of half the size.
+class _State:
+    """State of the library for one thread, given back with this object.
 
     Attributes:
         handle: what its functions take first.
     """
 
-    def __init__(self) -> None:
-        """Take memory for it, given back with this object."""
-        self.handle: int = library.tj3Init(_COMPRESS)
+    def __init__(self, kind: int) -> None:
+        self.handle: int = library.tj3Init(kind)
         if not self.handle:
-            raise MemoryError("libjpeg-turbo cannot start a compressor")
+            raise MemoryError(f"libjpeg-turbo cannot start a {type(self).__name__.lower()}")
+        weakref.finalize(self, library.tj3Destroy, self.handle).atexit = False
+
+
+class Compressor(_State):
+    """For encoding: into the caller's memory, colours of half the size."""
+
+    def __init__(self) -> None:
+        """Take memory for it."""
+        super().__init__(_COMPRESS)
         library.tj3Set(self.handle, _NO_REALLOC, 1)
         library.tj3Set(self.handle, SUBSAMPLING, HALF_COLOURS)
-        weakref.finalize(self, library.tj3Destroy, self.handle).atexit = False
 
 
-class Decompressor:
-    """State of the library for one thread.
-
-    Attributes:
-        handle: what its functions take first.
-    """
+class Decompressor(_State):
+    """For decoding: warnings are errors, and so are too many scans."""
 
     def __init__(self) -> None:
-        """Take memory for it, given back with this object."""
-        self.handle: int = library.tj3Init(_DECOMPRESS)
-        if not self.handle:
-            raise MemoryError("libjpeg-turbo cannot start a decompressor")
+        """Take memory for it."""
+        super().__init__(_DECOMPRESS)
         library.tj3Set(self.handle, _STOP_ON_WARNING, 1)
         library.tj3Set(self.handle, _SCAN_LIMIT, MAX_SCANS)
-        weakref.finalize(self, library.tj3Destroy, self.handle).atexit = False
 
     @property
     def error(self) -> str:

@@ -456,15 +456,18 @@ def run(config: Config) -> list[Measured]:
     refuse_ranks("pipeline")
     check(config)
     chain = Chain(config)
-    for stage, function in STAGES.items():
-        if stage not in config.skip:
-            function(chain)
-            write_ablation(config, chain.measured)
+    try:
+        for stage, function in STAGES.items():
+            if stage not in config.skip:
+                function(chain)
+                write_ablation(config, chain.measured)
+    finally:  # also where the active stage waits for labels; once, since a picture takes half a second
+        draw_ablation(config, chain.measured)
     return chain.measured
 
 
 def write_ablation(config: Config, measured: list[Measured]) -> None:
-    """Write ablation.json, ablation.csv and ablation.png of the stages so far."""
+    """Write ablation.json and ablation.csv of the stages so far."""
     if not measured:
         return
     rows = [asdict(row) for row in measured]
@@ -474,6 +477,12 @@ def write_ablation(config: Config, measured: list[Measured]) -> None:
     writer.writerow(("stage", "top1_percent"))
     writer.writerows((TITLES[row.stage], f"{100 * row.top1:.2f}") for row in measured)
     write_atomic(config.out / "ablation.csv", text.getvalue().encode())
+
+
+def draw_ablation(config: Config, measured: list[Measured]) -> None:
+    """Draw ablation.png of the stages so far."""
+    if not measured:
+        return
     names, values = [TITLES[row.stage] for row in measured], [100 * row.top1 for row in measured]
     save_picture(config.out / "ablation.png", draw_steps(names, values, "test accuracy, %"))
 

@@ -46,8 +46,8 @@ def main() -> int:
     """Parse the command line, look, and print what was found."""
     config = tyro.cli(Config, description=__doc__)
     pack, fail_on = open_pack(config.pack), parse_faults(config.fail_on)
-    findings = inspect_pack(pack, config.near, config.workers, Console())
-    faults = faults_found(pack, findings, fail_on)
+    findings, quarantine = inspect_pack(pack, config.near, config.workers, Console())
+    faults = faults_found(findings, quarantine, fail_on)
     for line in faults:
         print(f"fault: {line}")
     return 1 if faults else 0

@@ -94,7 +94,8 @@ def main() -> int:
     if options.upload is not None:
         return 0
     pack = open_pack(config.out)
-    faults = faults_found(pack, inspect_pack(pack, config.near, config.workers, console), fail_on)
+    findings, quarantine = inspect_pack(pack, config.near, config.workers, console)
+    faults = faults_found(findings, quarantine, fail_on)
     for line in faults:
         print(f"fault: {line}")
     return 1 if faults else 0

@@ -20,7 +20,7 @@ from loaders.cores import available_cores
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import open_pack
 from loaders.packs.audit import compare_with_source, decode_all
-from loaders.packs.sources.spec import SplitSource, parse_splits
+from loaders.packs.sources.spec import parse_splits
 from loaders.packs.store import as_url
 from loaders.packs.verify import verify_pack
 
@@ -63,9 +63,12 @@ def main() -> int:
             folder, workers, lambda done, total: bar.update(task, completed=done, total=total)
         )
         bar.update(task, description="decoding and comparing", total=None)
-        if not damage and config.decode:
-            damage = decode_all(open_pack(folder), workers)
-        differences = [] if damage else [line for split in splits for line in _compare(folder, split)]
+        differences: list[str] = []
+        if not damage:
+            pack = open_pack(folder)
+            damage = decode_all(pack, workers) if config.decode else []
+        if not damage:
+            differences = [line for split in splits for line in compare_with_source(pack, split)]
     for line in [*damage, *differences][:_SHOWN_LINES]:
         print(f"differs: {line}")
     if len(damage) + len(differences) > _SHOWN_LINES:
@@ -83,13 +86,9 @@ def main() -> int:
         )
         return 1
     for split in splits:
-        count = len(open_pack(folder).split(split.split))
+        count = len(pack.split(split.split))
         print(f"{count:,} images of split {split.split} compared with {split.source}: nothing is missing")
     return 0
-
-
-def _compare(folder: Path, split: SplitSource) -> list[str]:
-    return compare_with_source(open_pack(folder), split)
 
 
 if __name__ == "__main__":

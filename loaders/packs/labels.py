@@ -6,7 +6,7 @@ import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,10 +208,11 @@ class LabelTable:
 
         path = Path(path)
         try:
-            _check_size(path, max_rows)
-            _check_types(path)
-            table = pq.read_table(path, schema=_schema())
-            meta = {k.decode(): v.decode() for k, v in (pq.read_schema(path).metadata or {}).items()}
+            with path.open("rb") as file:  # pyarrow takes no path whose bytes are no UTF-8
+                _check_size(path, file, max_rows)
+                _check_types(path, file)
+                table = pq.read_table(file, schema=_schema())
+                meta = {k.decode(): v.decode() for k, v in (pq.read_schema(file).metadata or {}).items()}
             version, num_classes = int(meta["sluice.version"]), int(meta["sluice.num_classes"])
         except UserError:
             raise
@@ -265,7 +266,7 @@ def _whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def _check_types(path: Path) -> None:
+def _check_types(path: Path, file: BinaryIO) -> None:
     """Refuse columns that reading would have to convert.
 
     Raises:
@@ -273,7 +274,7 @@ def _check_types(path: Path) -> None:
     """
     import pyarrow.parquet as pq
 
-    found = pq.read_schema(path)
+    found = pq.read_schema(file)
     for column in _schema():
         was = found.field(column.name).type if column.name in found.names else "none"
         if was != column.type:
@@ -283,7 +284,7 @@ def _check_types(path: Path) -> None:
             )
 
 
-def _check_size(path: Path, max_rows: int | None) -> None:
+def _check_size(path: Path, file: BinaryIO, max_rows: int | None) -> None:
     """Refuse a table whose footer claims more than it may hold: runs of equal values need no room in it.
 
     Raises:
@@ -291,7 +292,7 @@ def _check_size(path: Path, max_rows: int | None) -> None:
     """
     import pyarrow.parquet as pq
 
-    meta, size_bytes = pq.read_metadata(path), path.stat().st_size
+    meta, size_bytes = pq.read_metadata(file), path.stat().st_size
     groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
     num_rows = max(meta.num_rows, sum(group.num_rows for group in groups))
     plain_bytes = sum(group.total_byte_size for group in groups)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -142,13 +143,28 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        raw = parse_json(path.read_bytes())
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(_absence(folder)) from None
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}): expected JSON; make it readable"
         ) from None
+    return parse_manifest(data, os.fspath(path))
+
+
+def parse_manifest(data: bytes, path: str) -> Manifest:
+    """Check the bytes of a manifest and return what they say.
+
+    Args:
+        data: of the file.
+        path: where it is from, for messages.
+
+    Raises:
+        UserError: another format version, or a damaged manifest.
+    """
+    try:
+        raw = parse_json(data)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): expected JSON; restore it or pack again") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("format_version"), int):

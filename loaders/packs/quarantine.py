@@ -12,7 +12,7 @@ from loaders.packs.manifest import QUARANTINE_NAME
 _FIELDS = ("split", "key", "name", "reason")
 
 
-def read_quarantine(folder: Path) -> Iterator[dict[str, str]]:
+def quarantined(folder: Path) -> Iterator[dict[str, str]]:
     """Yield the inputs that a pack refused: `split`, `key`, `name` and `reason` of each.
 
     Raises:

@@ -21,12 +21,13 @@ from loaders.packs.manifest import (
     SHARD_LIST_NAME,
     FileInfo,
     Manifest,
+    parse_manifest,
     read_manifest,
 )
 from loaders.packs.pack import Pack
 from loaders.packs.shard_cache import ShardCache
 from loaders.packs.shard_list import read_shard_records
-from loaders.packs.store import Store, StoreOptions
+from loaders.packs.store import Store, StoreError, StoreOptions
 
 MAX_MANIFEST_BYTES = 64 << 20
 
@@ -93,18 +94,14 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
         StoreError: the store did not deliver.
     """
     store = Store(url, options)
-    raw = store.read(MANIFEST_NAME, 0, MAX_MANIFEST_BYTES + 1)
-    if len(raw) > MAX_MANIFEST_BYTES:
-        raise UserError(
-            f"{store.url}/{MANIFEST_NAME} has over {MAX_MANIFEST_BYTES} bytes: this is no manifest"
-        )
+    raw = _fetch_manifest(store)
     # Another pack under the same URL has another manifest, and so another folder.
     digest = hashlib.sha256(url.encode() + b"\0" + raw).hexdigest()[:24]
     folder = (options.cache_dir or _default_cache_dir()) / f"{url.rsplit('/', 1)[-1] or 'pack'}-{digest}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / MANIFEST_NAME, raw)
-        manifest = _read_manifest(store, folder)
+        manifest = read_manifest(folder)
         for info in manifest.files:
             if _is_needed(info):
                 _copy(store, info, folder / info.path)
@@ -114,11 +111,28 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
     return RemotePack(folder, manifest, open_columns(folder, manifest.num_images), cache)
 
 
-def _read_manifest(store: Store, folder: Path) -> Manifest:
-    try:
-        return read_manifest(folder)
-    except UserError as error:
-        raise UserError(f"{store.url}: {error}") from None
+def _fetch_manifest(store: Store) -> bytes:
+    """Return the bytes of the manifest; a damaged answer is fetched anew until the same one came twice."""
+    last = None
+    for _ in range(store.options.tries):
+        raw = store.read(MANIFEST_NAME, 0, MAX_MANIFEST_BYTES + 1)
+        if len(raw) > MAX_MANIFEST_BYTES:
+            raise UserError(
+                f"{store.url}/{MANIFEST_NAME} has over {MAX_MANIFEST_BYTES} bytes: this is no manifest"
+            )
+        try:
+            parse_manifest(raw, f"{store.url}/{MANIFEST_NAME}")
+        except UserError:
+            if raw == last:  # so this is what the store holds
+                raise
+            last = raw
+            store.num_retries += 1
+        else:
+            return raw
+    raise StoreError(
+        f"{store.url}/{MANIFEST_NAME}: another damaged answer in each of {store.options.tries} tries; check "
+        "the store"
+    )
 
 
 def _default_cache_dir() -> Path:

@@ -69,7 +69,7 @@ BACKENDS = {
     "dali": BackendCase(
         "dali",
         _as_it_is,
-        "loaders.verified.crc32",
+        "loaders.verified.VerifiedRows._readable",
         views=PLAIN,  # tests/loaders/test_dali.py has the others, whose pipelines take seconds to build
         refused_dtype="bfloat16",
         always_verifies=True,

@@ -52,9 +52,9 @@ def take_as_source(made: Pack, beside: Path) -> None:
 
 
 def quarantine(made: Pack, beside: Path) -> None:
-    from tools.packing.inspect import quarantine_reasons
+    from tools.packing.inspect import read_quarantine
 
-    quarantine_reasons(made)
+    read_quarantine(made)
 
 
 @pytest.mark.parametrize("use", [compare, take_as_source, quarantine])

@@ -188,6 +188,13 @@ def test_a_fault_that_passes_is_met_by_a_retry(tmp_path, local, store, fault):
 
 
 @pytest.mark.parametrize("fault", ["error", "stall", "crawl", "cut", "short", "reset", "flip"])
+def test_a_fault_of_the_manifest_that_passes_is_met_by_a_retry(tmp_path, local, store, fault):
+    store.fault_for = lambda path, n: fault if n == 0 and path.endswith("manifest.json") else None
+    assert len(open_pack(store.url, options(tmp_path))) == len(local)
+    assert store.requests["/manifest.json"] == 2
+
+
+@pytest.mark.parametrize("fault", ["error", "stall", "crawl", "cut", "short", "reset", "flip"])
 def test_a_fault_that_stays_is_an_error_with_the_url(tmp_path, store, fault):
     store.fault_for = lambda path, n: fault if path.endswith("000003.tar") else None
     remote = open_pack(
@@ -205,7 +212,7 @@ def test_a_fault_while_opening_is_an_error_with_the_url(tmp_path, store):
     with pytest.raises(StoreError, match=rf"{store.url}/index/offset\.npy"):
         open_pack(store.url, options(tmp_path))
     store.fault_for = lambda path, n: "short" if path.endswith("manifest.json") else None
-    with pytest.raises(UserError, match=rf"{store.url}: .*manifest.json is damaged"):
+    with pytest.raises(UserError, match=rf"{store.url}/manifest.json is damaged"):
         open_pack(store.url, options(tmp_path))
 
 

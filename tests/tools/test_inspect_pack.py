@@ -15,7 +15,7 @@ from loaders.errors import UserError
 from loaders.packs.findings import difference_hash, find_copies, near_pairs
 from loaders.packs.repeats import repeated_rows
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, pixels, write_tree
-from tools.packing.inspect import faults_found, inspect_pack, parse_faults
+from tools.packing.inspect import faults_found, inspect_pack, parse_faults, read_quarantine
 
 
 def test_copies_and_leaks(tmp_path: Path) -> None:
@@ -29,20 +29,20 @@ def test_copies_and_leaks(tmp_path: Path) -> None:
     assert (found.num_copies, found.num_leaks, found.leaks) == (2, 2, {("train", "test"): 2})
     assert found.copies == (("train/c0/000", "train/c0/third", "train/c1/again", "test/c0/x"),)
     assert ("train/c1/001", "test/c0/y") in found.leaked
-    assert faults_found(packed, found, ("leak", "duplicates", "corrupt")) == [
+    assert faults_found(found, read_quarantine(packed), ("leak", "duplicates", "corrupt")) == [
         "leak: 2 images stand in two splits",
         "duplicates: 2 images are exact copies of another",
         "corrupt: 1 inputs are damaged or cannot be read",
     ]
     clean = pack(tmp_path / "q", f"test={tmp_path / 'b'}")
-    assert faults_found(clean, find_copies(clean), ("leak", "duplicates", "corrupt")) == []
+    assert faults_found(find_copies(clean), read_quarantine(clean), ("leak", "duplicates", "corrupt")) == []
 
 
 def test_files_called_images_that_are_none_are_corrupt(tmp_path: Path) -> None:
     write_tree(tmp_path / "in", {"c/0.jpg": jpeg(0), "c/no.jpg": b"text", "c/notes.txt": b"text"})
     pq.write_table(pa.table({"image": [jpeg(1), b"text"]}), tmp_path / "t.parquet")
     packed = pack(tmp_path / "p", f"train={tmp_path / 'in'}", f"test={tmp_path / 't.parquet'}")
-    assert faults_found(packed, find_copies(packed), parse_faults(["leak,corrupt"])) == [
+    assert faults_found(find_copies(packed), read_quarantine(packed), parse_faults(["leak,corrupt"])) == [
         "corrupt: 2 inputs are damaged or cannot be read"
     ]
 

@@ -89,6 +89,19 @@ def test_mistakes_give_one_line_and_exit_code_2(tool: str, arguments: list[str],
     assert not (ROOT / "x").exists()
 
 
+def test_a_pack_may_have_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", {"a/0.jpg": jpeg(0)})
+    out = tmp_path / os.fsdecode(b"p\xff")
+    for tool, arguments in (
+        ("pack_dataset", ["--splits", f"train={tmp_path / 'in'}", "--out", out]),
+        ("verify_pack", [out]),
+        ("inspect_pack", [out]),
+    ):
+        done = run(tool, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert "p\\udcff" in done.stdout.replace("\n", "")
+
+
 def test_verify_finds_a_flipped_bit_in_any_file(digits_beton_pack: Pack, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(digits_beton_pack.path, tmp_path / "copy"))
     assert verify_pack(folder) == []

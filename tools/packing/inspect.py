@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from loaders.cores import available_cores
 from loaders.errors import UserError
 from loaders.packs import Pack
 from loaders.packs.findings import Findings, find_copies
-from loaders.packs.quarantine import read_quarantine
+from loaders.packs.quarantine import quarantined
 from loaders.packs.sources.naming import is_image_name
 from tools.packing.page import write_page
 
@@ -22,7 +23,20 @@ _NOT_AN_IMAGE = "not an image"
 _NOT_CORRUPT = ("a later member of the archive has the same name", "the same file was given before")
 
 
-def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> Findings:
+@dataclass(frozen=True)
+class Quarantine:
+    """What a pack's quarantine holds.
+
+    Attributes:
+        reasons: number of inputs per reason.
+        num_corrupt: inputs that are damaged or cannot be read.
+    """
+
+    reasons: Counter[str]
+    num_corrupt: int
+
+
+def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> tuple[Findings, Quarantine]:
     """Find copies and leaks, print what was found, and write the page into the pack.
 
     Args:
@@ -32,7 +46,7 @@ def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> Find
         console: where the figures go.
     """
     findings = find_copies(pack, near, workers or available_cores())
-    reasons = quarantine_reasons(pack)
+    quarantine = read_quarantine(pack)
     console.print(
         f"{findings.num_copies:,} exact copies within a split, {findings.num_leaks:,} in two splits"
     )
@@ -40,15 +54,20 @@ def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> Find
         console.print(f"  {count:,} images of {a} are also in {b}")
     if findings.num_near is not None:
         console.print(f"{findings.num_near:,} pairs look the same with different bytes")
-    for reason, count in reasons.most_common(_SHOWN_REASONS):
+    for reason, count in quarantine.reasons.most_common(_SHOWN_REASONS):
         console.print(f"  {count:,} quarantined: {reason}", markup=False)
-    console.print(f"page: {write_page(pack, findings, reasons)}")
-    return findings
+    console.print(f"page: {write_page(pack, findings, quarantine.reasons)}")
+    return findings, quarantine
 
 
-def quarantine_reasons(pack: Pack) -> Counter[str]:
-    """Return how many inputs were quarantined for each reason."""
-    return Counter(entry["reason"] for entry in read_quarantine(pack.path))
+def read_quarantine(pack: Pack) -> Quarantine:
+    """Count what was quarantined, in one pass over its lines."""
+    reasons: Counter[str] = Counter()
+    num_corrupt = 0
+    for entry in quarantined(pack.path):
+        reasons[entry["reason"]] += 1
+        num_corrupt += _is_corrupt(entry)
+    return Quarantine(reasons, num_corrupt)
 
 
 def _is_corrupt(entry: dict[str, str]) -> bool:
@@ -72,12 +91,11 @@ def parse_faults(texts: Sequence[str]) -> tuple[Fault, ...]:
     return tuple(fault for fault in known if fault in names)
 
 
-def faults_found(pack: Pack, findings: Findings, fail_on: Sequence[Fault]) -> list[str]:
-    """Return one line for each fault of `fail_on` that the pack has."""
-    corrupt = sum(map(_is_corrupt, read_quarantine(pack.path)))
+def faults_found(findings: Findings, quarantine: Quarantine, fail_on: Sequence[Fault]) -> list[str]:
+    """Return one line for each fault of `fail_on` that a pack has."""
     counts: dict[Fault, tuple[int, str]] = {
         "leak": (findings.num_leaks, "images stand in two splits"),
         "duplicates": (findings.num_copies, "images are exact copies of another"),
-        "corrupt": (corrupt, "inputs are damaged or cannot be read"),
+        "corrupt": (quarantine.num_corrupt, "inputs are damaged or cannot be read"),
     }
     return [f"{fault}: {counts[fault][0]:,} {counts[fault][1]}" for fault in fail_on if counts[fault][0]]

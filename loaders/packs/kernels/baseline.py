@@ -230,7 +230,7 @@ def _write_row(base, num_components, y, left, count, samples, planes, to, plane)
         convert_row(samples, at, samples, cb, samples, cr, count, planes, to, plane, base.narrow)
         return
     height, width = (base.facts[HEIGHT] + v - 1) >> (v - 1), (base.facts[WIDTH] + h - 1) >> (h - 1)
-    begin = 0
+    begin = np.int64(0)
     for c in range(2):
         begin = enlarge_row(
             samples, first[c], stride, height, width, y, left, count, h, v, base.sums, base.colours[c]

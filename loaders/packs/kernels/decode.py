@@ -11,7 +11,7 @@ import numpy as np
 from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.kernels.baseline import decode_baseline
 from loaders.packs.kernels.huffman import SLACK
-from loaders.packs.kernels.memory import bytes_at, copy_bytes, kernel
+from loaders.packs.kernels.memory import bytes_at, copy_bytes, inner, kernel
 from loaders.turbojpeg import HEIGHT, RGB, WIDTH, decompress, get_parameter, read_header, set_region
 
 # libjpeg-turbo decodes the last bytes of its input, 512 for each of up to ten blocks of a unit, by a slower
@@ -20,13 +20,13 @@ AHEAD = 5120
 FOUND_DAMAGE, FOUND_SIZE, FOUND_BYTES, FOUND_ENCODING, FOUND_ALTERED = range(1, 6)
 
 
-@kernel
+@inner
 def _ends(data):
     """Whether the bytes end in the marker that ends a JPEG, and so have not been cut."""
     return len(data) >= 2 and data[-2] == 0xFF and data[-1] == 0xD9
 
 
-@kernel
+@inner
 def split_channels(pixels, count, planes):
     """Turn `count` RGB pixels into three planes, one behind the other."""
     red, green, blue = planes[:count], planes[count : 2 * count], planes[2 * count : 3 * count]
@@ -36,7 +36,7 @@ def split_channels(pixels, count, planes):
         blue[i] = pixels[3 * i + 2]
 
 
-@kernel
+@inner
 def _decode_jpeg(jpeg, data, height, width, region, copy, pixels, found):
     """Decode one image into `pixels` and write into `region` what of it was decoded."""
     address, size = np.uintp(data.ctypes.data), len(data)

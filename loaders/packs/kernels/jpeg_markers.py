@@ -106,19 +106,23 @@ def num_units(facts, frame):
 def _is_harmless(data, marker, body, end, facts):
     """Tell whether a segment says nothing that changes how the file is decoded."""
     size = end - body
-    if marker == 0xE0 and size >= 5 and _begins(data, body, 0x4A, 0x46, 0x49, 0x46):  # JFIF
+    if marker == 0xE0 and size >= 5 and _word(data, body) == 0x4A464946:  # JFIF
         return size >= 14 and data[body + 5] == 1
-    if marker == 0xE1 and size >= 4 and _begins(data, body, 0x45, 0x78, 0x69, 0x66):  # Exif
+    if marker == 0xE1 and size >= 4 and _word(data, body) == 0x45786966:  # Exif
         facts[HAS_EXIF] = 1
         return True
-    if marker == 0xEE and size >= 4 and _begins(data, body, 0x41, 0x64, 0x6F, 0x62):  # Adobe
+    if marker == 0xEE and size >= 4 and _word(data, body) == 0x41646F62:  # Adobe
         return size >= 12 and data[body + 11] == 1
     return 0xE0 <= marker <= 0xEF or marker == 0xFE
 
 
 @inner
-def _begins(data, at, a, b, c, d):
-    return data[at] == a and data[at + 1] == b and data[at + 2] == c and data[at + 3] == d
+def _word(data, at):
+    """Return the number of 32 bits that stands at a place, its highest byte first."""
+    word = np.int64(0)
+    for i in range(4):
+        word = word << 8 | data[at + i]
+    return word
 
 
 @inner

@@ -26,7 +26,7 @@ from loaders.packs.kernels.jpeg_markers import (
     same_bytes,
     table_size,
 )
-from loaders.packs.kernels.memory import kernel
+from loaders.packs.kernels.memory import inner, kernel
 
 _LARGE_BYTES = 131_072
 
@@ -86,7 +86,7 @@ def _scan_all(data, starts, facts, raws, seen, tables, codes, frame, blocks, tab
             facts[i, :] = 0
 
 
-@kernel
+@inner
 def _bring_tables(data, is_large, tables_at, raws, seen, tables, codes):
     """Build the tables of a file that are not there yet; return whether all can be used.
 

@@ -9,11 +9,14 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
+from loaders.compiler import KernelCompiler, PartCompiler
+
 # `_nrt` off: kernels allocate nothing, so that slices need no reference counting.
-kernel = njit(cache=True, nogil=True, _nrt=False, no_cfunc_wrapper=True)  # type: ignore[call-overload]
+_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False, "no_cfunc_wrapper": True}
+kernel = njit(**_OPTIONS, pipeline_class=KernelCompiler)
 
 # For those that kernels alone call; a call from Python would end the process.
-inner = njit(cache=True, nogil=True, _nrt=False, no_cfunc_wrapper=True, no_cpython_wrapper=True)  # type: ignore[call-overload]
+inner = njit(**_OPTIONS, no_cpython_wrapper=True, pipeline_class=PartCompiler)  # type: ignore[call-overload]
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 

@@ -10,7 +10,7 @@ from loaders.packs.checksum import content_hash
 from loaders.packs.columns import ENCODING_RAW
 from loaders.packs.image import Action, ImagePolicy, PreparedImage
 from loaders.packs.pack import open_pack
-from loaders.packs.quarantine import read_quarantine
+from loaders.packs.quarantine import quarantined
 from loaders.packs.sources.item import SourceItem, UnreadableItem
 
 PACK_PREFIX = "pack:"
@@ -44,7 +44,7 @@ class PackSource:
                 label = pack.classes[labels[row]] if labels[row] >= 0 else None
                 key = pack.key(row).removeprefix(prefix)
                 yield SourceItem(key, key, label, int(pack.columns.size[row]), row)
-        for entry in read_quarantine(Path(pack.path)):
+        for entry in quarantined(Path(pack.path)):
             if entry["split"] == self._split.name:
                 key = entry["key"].removeprefix(prefix)
                 yield SourceItem(entry["name"], key, None, 0, problem=entry["reason"])

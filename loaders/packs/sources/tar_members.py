@@ -16,7 +16,9 @@ from loaders.packs.sources.tree import FileEntry
 BLOCK_BYTES = 512
 _MAX_DIGITS = 18
 _FILE_TYPES = b"0\x007"
-_SKIPPED_TYPES = b"123456"  # links, devices, folders, pipes: they have no bytes of their own
+_FOLDER = b"5"
+# They have no bytes of their own, so that nothing of them is behind the header.
+_WITHOUT_BYTES = {b"1": "link", b"2": "link", b"3": "device", b"4": "device", b"6": "pipe"}
 
 
 def list_members(path: Path) -> Iterator[FileEntry]:
@@ -56,8 +58,11 @@ def _walk_headers(path: Path, data: mmap.mmap) -> Iterator[FileEntry]:
             if kind in _FILE_TYPES and not (kind == b"\0" and name.endswith(b"/")):
                 problem = "a sparse member" if any(key.startswith("GNU.sparse") for key in pax) else None
                 yield FileEntry(name.decode("utf-8", "surrogateescape"), first, size, problem)
-            elif kind in _SKIPPED_TYPES:
+            elif kind == _FOLDER:
                 size = 0
+            elif kind in _WITHOUT_BYTES:
+                size, problem = 0, f"a {_WITHOUT_BYTES[kind]} in a tar: unpack it and pack the folder"
+                yield FileEntry(name.decode("utf-8", "surrogateescape"), first, size, problem)
             else:
                 text = name.decode("utf-8", "surrogateescape")
                 yield FileEntry(text, first, size, f"a tar member of type {kind!r}")

@@ -57,6 +57,8 @@ class WebDatasetSource:
             if suffix not in texts:
                 continue
             entry = texts[suffix]
+            if entry.problem:
+                raise UnreadableItem(f"is {entry.problem}")
             data = read_at(self._file(shard), entry.offset, entry.size_bytes)
             text = _json_label(data) if suffix == "json" else data.decode("utf-8", "replace").strip()
             if text:

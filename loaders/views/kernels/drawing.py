@@ -12,6 +12,8 @@ from loaders.views.codes import AFFINE, BRIGHTNESS, CUTOUT, MAX_ARGUMENTS, POSTE
 from loaders.views.kernels.compile import exact_kernel
 from loaders.views.kernels.random import uniform4
 
+_GEOMETRY = np.int64(0)  # number of the operation
+_FIRST, _SECOND = np.int64(0), np.int64(1)  # blocks of random numbers
 TILE_BLOCK = 16  # of the geometry's random numbers; a crop takes the blocks before it
 
 
@@ -22,7 +24,7 @@ def draw_resized_crop(seed, epochs, rows, view, heights, widths, scale, log_rati
         height, width = float(heights[i]), float(widths[i])
         found = False
         for attempt in range(10):
-            u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, 0, attempt)
+            u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, _GEOMETRY, attempt)
             area = height * width * (scale[0] + u0 * (scale[1] - scale[0]))
             ratio = np.exp(log_ratio[0] + u1 * (log_ratio[1] - log_ratio[0]))
             w = np.rint(np.sqrt(area * ratio))
@@ -55,7 +57,7 @@ def draw_centered(seed, epochs, rows, view, heights, widths, fraction, reach, bo
         box[i, 2], box[i, 3] = side, side
         window[i, 0], window[i, 1], window[i, 2], window[i, 3] = 0, 0, heights[i], widths[i]
         if reach > 0:
-            u0, u1, _, _ = uniform4(seed, epochs[i], rows[i], view, 0, 0)
+            u0, u1, _, _ = uniform4(seed, epochs[i], rows[i], view, _GEOMETRY, _FIRST)
             shift[i, 0] = int(u0 * (2 * reach + 1)) - reach
             shift[i, 1] = int(u1 * (2 * reach + 1)) - reach
 
@@ -68,7 +70,7 @@ def draw_tile(seed, epochs, rows, view, cell_row, cell_column, grid, cell, side,
     """
     number = cell_row * grid + cell_column
     for i in range(len(rows)):
-        u0, u1, _, _ = uniform4(seed, epochs[i], rows[i], view, 0, TILE_BLOCK + number)
+        u0, u1, _, _ = uniform4(seed, epochs[i], rows[i], view, _GEOMETRY, TILE_BLOCK + number)
         y_scale, x_scale = box[i, 2] / (grid * cell), box[i, 3] / (grid * cell)
         box[i, 0] += (cell_row * cell + int(u0 * (cell - side + 1))) * y_scale
         box[i, 1] += (cell_column * cell + int(u1 * (cell - side + 1))) * x_scale
@@ -79,7 +81,7 @@ def draw_tile(seed, epochs, rows, view, cell_row, cell_column, grid, cell, side,
 def draw_flip(seed, epochs, rows, view, operation, p, flip):
     """Toggle `flip` with probability p."""
     for i in range(len(rows)):
-        u0, _, _, _ = uniform4(seed, epochs[i], rows[i], view, operation, 0)
+        u0, _, _, _ = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
         if u0 < p:
             flip[i] = not flip[i]
 
@@ -88,8 +90,8 @@ def draw_flip(seed, epochs, rows, view, operation, p, flip):
 def draw_jitter(seed, epochs, rows, view, operation, p, low, high, slot, codes, args):
     """Draw four factors in a random order into slots slot .. slot + 3."""
     for i in range(len(rows)):
-        u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, 0)
-        factors = uniform4(seed, epochs[i], rows[i], view, operation, 1)
+        u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
+        factors = uniform4(seed, epochs[i], rows[i], view, operation, _SECOND)
         if u0 >= p:
             continue
         order = np.empty(4, np.int32)
@@ -109,7 +111,7 @@ def draw_jitter(seed, epochs, rows, view, operation, p, low, high, slot, codes, 
 def draw_one(seed, epochs, rows, view, operation, p, code, low, high, slot, codes, args):
     """Draw one operation with one uniform argument into `slot`."""
     for i in range(len(rows)):
-        u0, u1, _, _ = uniform4(seed, epochs[i], rows[i], view, operation, 0)
+        u0, u1, _, _ = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
         if u0 < p:
             codes[i, slot] = code
             args[i, slot] = low + u1 * (high - low)
@@ -147,7 +149,7 @@ def draw_affine(
 ):
     """Draw one warp: rotation about the centre, then translation."""
     for i in range(len(rows)):
-        u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, 0)
+        u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
         if u0 >= p:
             continue
         codes[i, slot] = AFFINE
@@ -199,7 +201,7 @@ def draw_randaugment(
 def draw_cutout(seed, epochs, rows, view, operation, p, low, high, resolution, fill, slot, codes, args):
     """Draw a square of side size * R at a uniform centre, cut off at the view's borders."""
     for i in range(len(rows)):
-        u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, 0)
+        u0, u1, u2, u3 = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
         if u0 >= p:
             continue
         side = int((low + u1 * (high - low)) * resolution)

@@ -254,7 +254,7 @@ def render_view(
 
 @inlined
 def _ends_traverse(code):
-    return code in (BLUR, SHARPNESS, AFFINE) or needs_statistics(code)
+    return code in (BLUR, SHARPNESS, AFFINE) or needs_statistics(np.int64(code))
 
 
 @kernel

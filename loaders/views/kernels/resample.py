@@ -53,8 +53,7 @@ from loaders.views.kernels.simd import (
 
 LINES = 8  # rows of the view that are worked on together; `rows_to_columns` turns so many
 SLOTS = 32  # widened rows that are kept
-COPY, WIDEN, LOOK_UP, TURN = range(4)
-SHRINK = LOOK_UP if HAS_AVX512 else TURN
+COPY, WIDEN, SHRINK = range(3)
 
 
 def table_taps(scale: float, cubic: bool) -> int:
@@ -376,7 +375,7 @@ def resample_rows(planes, height, width, extent, scratch, resolution, top, rows,
                 planes, height * width, width, height, left, count, scratch.first[0], scratch.weights[0],
                 padded, row_taps, top + group + k, scratch.line, pitch, 3 * k * pitch,
             )  # fmt: skip
-        if way == LOOK_UP:
+        if HAS_AVX512:  # known while compiling: only one of the two is
             for k in range(members):
                 gather_columns(
                     scratch.line, pitch, 3 * k * pitch, scratch.first[1], scratch.base, scratch.weights[1],
@@ -419,6 +418,6 @@ def prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch)
     elif rows_of_group <= SLOTS and narrow_blocks(columns_first, padded, left, scratch.base, scratch.order):
         way = WIDEN
         scratch.held[:] = -1
-    elif way == LOOK_UP:
+    elif HAS_AVX512:
         block_columns(columns_first, padded, left, scratch.base)
     return left, min(right + col_taps, region[3]) - left, row_taps, col_taps, way

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,25 @@ def test_links(tmp_path: Path) -> None:
         "c0/loop": "a link to a folder that holds it (endless loop)",
         "c0/pipe.jpg": "not a regular file",
     }
+
+
+def test_links_in_a_tar(tmp_path: Path) -> None:
+    """A file's second name is a link in a tar: it stands in the quarantine, and nothing is missing."""
+    write_tree(tmp_path / "in", class_tree(1, 2))
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "in" / "c0", "c0")
+        for number, kind in enumerate((tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)):
+            member = tarfile.TarInfo(f"c1/{number}.jpg")
+            member.type, member.linkname = kind, "c0/000.jpg"
+            tar.addfile(member)
+    result = pack(tmp_path / "p", f"train={tmp_path / 'x.tar'}")
+    assert (len(result), result.manifest.num_quarantined, result.manifest.num_inputs) == (2, 4, 6)
+    entries = map(json.loads, (tmp_path / "p" / "quarantine.jsonl").read_text().splitlines())
+    what = ("link", "link", "device", "pipe")
+    assert [(entry["name"], entry["reason"]) for entry in entries] == [
+        (f"c1/{number}.jpg", f"a {kind} in a tar: unpack it and pack the folder")
+        for number, kind in enumerate(what)
+    ]
 
 
 def test_a_source_that_changes_stops_the_packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
