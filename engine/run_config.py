@@ -71,7 +71,7 @@ class RunConfig:
     """
 
     pack: Path
-    """Folder that tools/pack_dataset.py wrote."""
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     out: Path
     """Run folder: configuration, metrics.jsonl, checkpoints, weights. New, or that of --resume."""
     backbone: str

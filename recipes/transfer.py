@@ -75,7 +75,7 @@ class Config:
     """Train on k labels per class, for several k and seeds, beside training from scratch."""
 
     pack: Path
-    """Folder that tools/pack_dataset.py wrote."""
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     init: Path
     """Run folder, or a checkpoint in one, whose backbone to start from."""
     out: Path

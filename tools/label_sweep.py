@@ -52,7 +52,7 @@ class Config:
     """Train every method with every number of labels and every seed, and compare them."""
 
     pack: Path
-    """Folder that tools/pack_dataset.py wrote."""
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     out: Path
     """Folder of all runs, the table and the plot."""
     methods: tuple[str, ...]
