@@ -16,6 +16,7 @@ from engine.distributed import rank, world_size
 from engine.files import to_json
 from loaders.batch import Loader
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 
 
 def data_facts(loader: Loader[Any]) -> dict[str, str]:
@@ -44,7 +45,7 @@ def check_same_data(checkpoint: Path, saved: Mapping[str, str], present: Mapping
 
 def run_facts(recipe: str, config: Mapping[str, Any], loader: Loader[Any]) -> dict[str, str]:
     """Return what must be the same on every rank, each as text."""
-    facts = {f"config {name}": json.dumps(value) for name, value in json.loads(to_json(dict(config))).items()}
+    facts = {f"config {name}": json.dumps(value) for name, value in parse_json(to_json(dict(config))).items()}
     return {
         "recipe": recipe,
         **facts,

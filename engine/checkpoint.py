@@ -30,6 +30,7 @@ from torch.optim import Optimizer
 
 from engine.files import sha256_of, sync_file, sync_folder, to_json, write_synced
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 
 FORMAT = 3  # 1 had no hash of meta.json itself, 2 did not say what data it was fed
 
@@ -118,7 +119,7 @@ def _save(
     write_synced(temporary / "optimizer.json", to_json(structure))
     _write_tensors(temporary / "rng.safetensors", rng)
     hashes = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
-    said = json.loads(to_json({**asdict(meta), "files": hashes}))  # as it will be read again
+    said = parse_json(to_json({**asdict(meta), "files": hashes}))  # as it will be read again
     write_synced(temporary / "meta.json", to_json({**said, "sha256": _digest(said)}))
     sync_folder(temporary)
     if final.exists():  # the damaged one that this run stepped behind, written again
@@ -133,8 +134,8 @@ def _save(
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, oldest first; their content is not looked at."""
-    return sorted(folder.glob("step-????????")) if folder.is_dir() else []
+    """Return the checkpoints of a run, oldest first; their content is not looked at, nor are stray files."""
+    return sorted(path for path in folder.glob("step-????????") if path.is_dir())
 
 
 def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
@@ -183,7 +184,7 @@ def read_meta(checkpoint: Path) -> CheckpointMeta:
     Raises:
         ValueError: it is damaged or of another format.
     """
-    content = json.loads((checkpoint / "meta.json").read_bytes())
+    content = parse_json((checkpoint / "meta.json").read_bytes())
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise ValueError(f"expected format {FORMAT}, found {found}")
@@ -222,7 +223,7 @@ def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
         UserError: the checkpoint is of an optimizer with other parameter groups.
     """
     tensors = safetensors.torch.load_file(checkpoint / "optimizer.safetensors")
-    structure = json.loads((checkpoint / "optimizer.json").read_bytes())
+    structure = parse_json((checkpoint / "optimizer.json").read_bytes())
     fresh = optimizer.state_dict()["param_groups"]
     sizes = [[len(group["params"]) for group in groups] for groups in (fresh, structure["param_groups"])]
     if sizes[0] != sizes[1]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from engine.recipe import Recipe
 from engine.run_config import RunConfig, describe_training, run_recipe
 from loaders.batch import Batch, Loader
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 
 ACCURACY_NAME = "accuracy.json"
 
@@ -234,7 +234,7 @@ def read_accuracy(run: Path) -> dict[str, Accuracy]:
     if not path.is_file():
         return {}
     try:
-        return {name: Accuracy(**values) for name, values in json.loads(path.read_bytes()).items()}
+        return {name: Accuracy(**values) for name, values in parse_json(path.read_bytes()).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"accuracy: {path} is not a run's accuracy ({error}); run it again") from error
 

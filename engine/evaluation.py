@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from engine.files import to_json, write_atomic
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 
 EVALUATION_NAME = "evaluation.json"
 
@@ -61,7 +61,7 @@ def read_evaluation(out: Path) -> Evaluation | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         rows = tuple(FrozenAccuracy(**row) for row in content["rows"])
         if not rows:
             raise ValueError("no networks")

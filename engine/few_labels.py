@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from engine.files import to_json, write_atomic
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 
 RESULTS_NAME = "few_labels.json"
 SCRATCH = "scratch"
@@ -119,7 +119,7 @@ def read_results(out: Path) -> tuple[list[FewLabelResult], dict[str, Any]]:
     """
     path = out / RESULTS_NAME
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         return [FewLabelResult(**result) for result in content["results"]], dict(content["config"])
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.files import write_atomic
+from loaders.json_text import parse_json
 
 Record = dict[str, Any]
 
@@ -69,7 +70,7 @@ def _sound_lines(path: Path) -> tuple[list[tuple[bytes, Record]], int]:
 
 def _record(line: bytes) -> Record | None:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except ValueError:
         return None
     return record if isinstance(record, dict) else None

@@ -266,10 +266,11 @@ class _Run:
                 if self.step < self.last_step:
                     self._stop(shown)
         except NonFiniteLossError as error:
-            if error.step is None:
-                raise
-            note = save_bad_batch(self.config.out, error.step, draw_again(self.loader, error.step))
-            raise NonFiniteLossError(f"{error}; {note}", error.step) from None
+            notes = [str(error), self._place_before()]
+            if error.step is not None:
+                bad_batch = draw_again(self.loader, error.step)
+                notes.append(save_bad_batch(self.config.out, error.step, bad_batch))
+            raise NonFiniteLossError("; ".join(notes), error.step) from None
         finally:
             if self.writer is not None:
                 self.writer.close()
@@ -376,6 +377,12 @@ class _Run:
         shown.say(line)
         raise RunStopped(line)
 
+    def _place_before(self) -> str:
+        """Return what a run has to go on from that took a step of which nothing is saved."""
+        if self.saved_step < 0:
+            return "no checkpoint is from before it, so give another --out"
+        return f"checkpoint step-{self.saved_step:08d} is from before it"
+
     def _checkpoint(self) -> None:
         self.window.check()
         self.bad_rows.update()
@@ -390,7 +397,7 @@ class _Run:
         if not bool(finite):
             raise NonFiniteLossError(
                 f"training: expected finite weights, found NaN or infinity after step {self.step}; lower the "
-                "learning rate or lengthen the warm-up, the last checkpoint is from before it"
+                "learning rate or lengthen the warm-up"
             )
         states = rng.gather_rng_states(self.device)
         meta = checkpoint.CheckpointMeta(

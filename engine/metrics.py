@@ -116,7 +116,7 @@ class MetricWindow:
         what = "a finite loss" if bad_loss <= bad_gradient else "finite gradients"
         raise NonFiniteLossError(
             f"training: expected {what}, found NaN or infinity first at step {min(bad_loss, bad_gradient)}; "
-            "lower the learning rate or lengthen the warm-up, the last checkpoint is from before it",
+            "lower the learning rate or lengthen the warm-up",
             min(bad_loss, bad_gradient),
         )
 

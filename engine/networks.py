@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from engine.alexnet import build_alexnet
 from engine.gan_networks import Discriminator, discriminator_width
 from engine.wide_resnet import WIDE_RESNET, WideResNet
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 
 TINY_RESNET = "tiny_resnet"
 ALEXNET = "alexnet_bn"
@@ -170,7 +170,7 @@ def load_backbone(path: Path) -> nn.Module:
             weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
         raise UserError(f"backbone weights: {file} is not a readable safetensors file ({error})") from error
-    metadata: dict[str, str] = json.loads(described)
+    metadata = _parse_metadata(file, described)
     if "backbone" not in metadata or "resolution" not in metadata:
         raise UserError(
             f"backbone weights: {file} does not name its backbone; expected a file that a run wrote"
@@ -188,7 +188,17 @@ def read_metadata(file: Path) -> dict[str, str]:
     """
     try:
         with safe_open(file, framework="pt") as opened:
-            described: dict[str, str] = json.loads((opened.metadata() or {}).get(METADATA_KEY, "{}"))
+            described = (opened.metadata() or {}).get(METADATA_KEY, "{}")
     except (SafetensorError, FileNotFoundError) as error:
         raise UserError(f"weights: {file} cannot be read ({error}); finish a run first") from error
-    return described
+    return _parse_metadata(file, described)
+
+
+def _parse_metadata(file: Path, described: str) -> dict[str, str]:
+    try:
+        return {str(name): str(value) for name, value in parse_json(described).items()}
+    except (ValueError, AttributeError) as error:
+        raise UserError(
+            f"weights: {file} describes its network in no JSON object ({error}); expected a file that a run "
+            "wrote"
+        ) from None

@@ -11,7 +11,6 @@ the phase under way resumes exactly.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +38,7 @@ from engine.runs import opened_run
 from engine.schedule import Schedule, constant, warmup_cosine
 from loaders.batch import Batch, Loader
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 
 LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
 
@@ -113,7 +113,7 @@ class Phases:
             build_classifier(config.backbone, config.resolution, num_classes, config.init, config.keep_head)
         self.config, self.num_classes = config, num_classes
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
-        described: dict[str, Any] = json.loads(to_json({**asdict(config), "pack identity": data}))
+        described: dict[str, Any] = parse_json(to_json({**asdict(config), "pack identity": data}))
         self._opened = ExitStack()
         self._opened.enter_context(opened_run(config.out, recipe, described, RUNTIME_FIELDS, config.resume))
         self.done: list[PhaseSummary] = []

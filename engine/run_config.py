@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from engine.online_probe import OnlineProbe
 from engine.recipe import Recipe
 from loaders.batch import Batch, Loader
 from loaders.errors import UserError, check_numbers
+from loaders.json_text import parse_json
 
 RUNTIME_FIELDS = (
     "backend",
@@ -71,7 +71,7 @@ class RunConfig:
     """
 
     pack: Path
-    """Folder that tools/pack_dataset.py wrote."""
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     out: Path
     """Run folder: configuration, metrics.jsonl, checkpoints, weights. New, or that of --resume."""
     backbone: str
@@ -140,7 +140,7 @@ class RunConfig:
             steps=self.steps,
             max_steps=self.max_steps,
             progress=self.progress,
-            config=json.loads(to_json(asdict(self))),
+            config=parse_json(to_json(asdict(self))),
             runtime_fields=RUNTIME_FIELDS,
             backbone_metadata={"resolution": str(self.resolution)},
         )

@@ -20,10 +20,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from engine.checkpoint import find_damage, list_checkpoints
 from engine.distributed import on_main, rank
 from engine.files import leftovers, sync_file, to_json, write_atomic
 from engine.networks import METADATA_KEY
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 from loaders.locks import locked
 
 LOCK_NAME = "lock"
@@ -69,7 +71,7 @@ def _claim(
     runtime_fields: Collection[str],
     resume: bool,
 ) -> None:
-    described = json.loads(to_json({"recipe": recipe, "config": dict(config)}))
+    described = parse_json(to_json({"recipe": recipe, "config": dict(config)}))
     if out.exists() and not out.is_dir():
         raise UserError(f"run folder: expected a folder at {out}, found a file; give another --out")
     if _is_used(out):  # before a lock is put into a folder of something else
@@ -115,12 +117,10 @@ def _check_same_run(
             f"run folder: expected an empty folder or a run at {out}, found neither; give another --out"
         )
     try:
-        found = json.loads(file.read_bytes())
+        found = parse_json(file.read_bytes())
         found_recipe, found_config = found["recipe"], dict(found["config"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"run folder: {file} is not a run's configuration ({error}); give another --out"
-        ) from error
+        raise UserError(_damage(out, error)) from None
     if found_recipe != described["recipe"]:
         raise UserError(
             f"run folder: expected a run of recipe {described['recipe']!r} in {out}, found one of "
@@ -139,6 +139,17 @@ def _check_same_run(
         )
 
 
+def _damage(out: Path, error: Exception) -> str:
+    """Return the line on a configuration that cannot be read; a whole checkpoint says the same again."""
+    saved = reversed(list_checkpoints(out / "checkpoints"))
+    whole = next((checkpoint for checkpoint in saved if find_damage(checkpoint) is None), None)
+    remedy = "restore it" if whole is None else f"copy {whole / 'meta.json'} there, which says the same"
+    return (
+        f"run folder: {out / 'config.json'} is not a run's configuration ({error}); {remedy}, to keep the "
+        "run, or give another folder"
+    )
+
+
 def read_run(out: Path) -> dict[str, Any]:
     """Read the description of a run: the keys are `recipe`, `config` and `versions`.
 
@@ -147,20 +158,18 @@ def read_run(out: Path) -> dict[str, Any]:
     """
     file = out / "config.json"
     try:
-        found = json.loads(file.read_bytes())
+        found = parse_json(file.read_bytes())
         return {
             "recipe": str(found["recipe"]),
             "config": dict(found["config"]),
-            "versions": dict(found["versions"]),
+            "versions": dict(found.get("versions", {})),  # a checkpoint's meta.json in its place has none
         }
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"run folder: expected a run at {out}, found no {file.name}; train one first"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"run folder: {file} is not a run's configuration ({error}); give another folder"
-        ) from error
+        raise UserError(_damage(out, error)) from None
 
 
 def save_backbone(out: Path, backbone: nn.Module, metadata: Mapping[str, str]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from engine.checkpoint import find_damage, read_meta
 from engine.classifier import best_weights, load_classifier
 from engine.networks import build_backbone, load_backbone, read_metadata
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 
 _PREFIXES = ("average.backbone.", "classifier.backbone.", "backbone.")
 
@@ -92,5 +92,5 @@ def _from_checkpoint(start: Start) -> nn.Module:
             network = start.build()
             network.load_state_dict(weights)
             return network.eval()
-    recipe = json.loads((start.path / "meta.json").read_bytes())["recipe"]
+    recipe = parse_json((start.path / "meta.json").read_bytes())["recipe"]
     raise UserError(f"checkpoint {start.path}: recipe {recipe!r} keeps no backbone; give a finished run")

@@ -193,7 +193,8 @@ def build_paired_loader(
     )  # fmt: skip
     labeled.pack.checked_labels(labels)
     check_batch(len(labeled), batch_size, num_ranks, drop_last=False)
-    check_batch(len(unlabeled), mu * batch_size, num_ranks)
+    unlabeled_batch = f"unlabelled batch size (mu = {mu} times batch_size = {batch_size})"
+    check_batch(len(unlabeled), mu * batch_size, num_ranks, what=unlabeled_batch)
     factory = RendererFactory(backend, options, (labeled, unlabeled))
     if factory.name == "ffcv":
         raise UserError(

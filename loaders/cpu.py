@@ -25,7 +25,7 @@ from torch import Tensor
 from loaders.batch import Batch
 from loaders.buffers import BufferPool
 from loaders.decode import MAX_PIXELS_PER_BYTE, Arena, Decoder, EncodedRows, regions_of
-from loaders.errors import LoaderError, UserError
+from loaders.errors import BadImageError, LoaderError, UserError
 from loaders.packs import Split
 from loaders.packs.kernels.crc32 import crc32_all
 from loaders.views.draw import ViewParameters, draw
@@ -323,7 +323,7 @@ class CpuRenderer:
             f"row {row} ({pack.key(row)}) in {pack.shard_path(int(pack.columns.shard[row])).name}: {reason}"
         )
         if not self._replace_bad:
-            raise LoaderError(what)
+            raise BadImageError(pack.path, what)
         self.bad_rows[row] = what
         for step in range(1, min(MAX_REPLACEMENTS, len(self.split)) + 1):
             position = (int(job.positions[i]) + step) % len(self.split)

@@ -40,6 +40,21 @@ class LoaderError(RuntimeError):
         return one_line(super().__str__())
 
 
+class BadImageError(LoaderError):
+    """A row that cannot be read, where the loader was told to raise instead of replacing it."""
+
+    def __init__(self, pack: object, what: str) -> None:
+        """Say what there is to do.
+
+        Args:
+            pack: where it lies.
+            what: the row and what is wrong with it.
+        """
+        super().__init__(
+            f"{what}; restore the shard of the pack {pack}, or let another row stand in: --bad-images replace"
+        )
+
+
 def check_numbers(config: Any, positive: Collection[str] = ()) -> None:
     """Refuse numbers that no option means, in a configuration and in those inside it.
 

@@ -135,7 +135,13 @@ def _permute_kernel(
         rows[k] = cell
 
 
-def check_batch(num_rows: int, batch_size: int, num_ranks: int = 1, drop_last: bool = True) -> None:
+def check_batch(
+    num_rows: int,
+    batch_size: int,
+    num_ranks: int = 1,
+    drop_last: bool = True,
+    what: str = "batch size (global)",
+) -> None:
     """Refuse a global batch that cannot be cut into equal parts or never filled.
 
     Args:
@@ -143,21 +149,22 @@ def check_batch(num_rows: int, batch_size: int, num_ranks: int = 1, drop_last: b
         batch_size: global batch size, summed over ranks.
         num_ranks: number of processes that share a batch.
         drop_last: True in training, where a split must fill at least one batch.
+        what: the batch is called in messages.
 
     Raises:
         UserError: the batch is not positive, not divisible by the ranks, or larger than the split.
     """
-    check_whole("batch size (global)", batch_size, 1)
+    check_whole(what, batch_size, 1)
     if num_rows < 1:
         raise UserError(f"split: expected at least one row, found {num_rows}; choose another split")
     if batch_size % num_ranks:
         raise UserError(
-            f"batch size (global): expected a multiple of the {num_ranks} ranks, found {batch_size}; "
+            f"{what}: expected a multiple of the {num_ranks} ranks, found {batch_size}; "
             f"use {max(1, batch_size // num_ranks) * num_ranks} or {-(-batch_size // num_ranks) * num_ranks}"
         )
     if drop_last and batch_size > num_rows:
         raise UserError(
-            f"batch size (global): expected at most the {num_rows} rows of the split, found {batch_size}; "
+            f"{what}: expected at most the {num_rows} rows of the split, found {batch_size}; "
             "use a smaller batch or a larger split"
         )
 

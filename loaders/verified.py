@@ -9,7 +9,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from loaders.cpu import MAX_REPLACEMENTS
-from loaders.errors import LoaderError, UserError
+from loaders.errors import BadImageError, LoaderError, UserError
 from loaders.packs import Split
 from loaders.packs.columns import ENCODING_RAW
 from loaders.packs.kernels.crc32 import crc32_all
@@ -152,7 +152,7 @@ class VerifiedRows:
 
     def _next_readable(self, position: int, row: int) -> int:
         if not self._replace_bad:
-            raise LoaderError(self.bad_rows[row])
+            raise BadImageError(self._split.pack.path, self.bad_rows[row])
         for step in range(1, min(MAX_REPLACEMENTS, len(self._split)) + 1):
             other = (position + step) % len(self._split)
             if self._readable(int(self._split.rows(np.array([other]))[0])):

@@ -60,7 +60,7 @@ class Config:
     """Choose images to have labelled, or turn the labels given into a table."""
 
     pack: Path
-    """Folder that tools/pack_dataset.py wrote."""
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     out: Path
     """Folder for the request and the labels."""
     run: Path | None = None

@@ -55,7 +55,7 @@ class Config:
     run: Path
     """Run folder with a classifier."""
     pack: Path
-    """Folder that tools/pack_dataset.py wrote."""
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     out: Path
     """Folder of the results; existing results are replaced."""
     split: str = "test"

@@ -28,7 +28,6 @@ from __future__ import annotations
 import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
 
 # isort: split
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -56,6 +55,7 @@ from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
 from loaders.build import BackendName
 from loaders.errors import UserError, check_numbers, run_command
+from loaders.json_text import parse_json
 from loaders.packs import Pack, Split
 from loaders.packs.subsample import subsample_per_class, validation_part
 from loaders.views import presets
@@ -75,7 +75,7 @@ class Config:
     """Train on k labels per class, for several k and seeds, beside training from scratch."""
 
     pack: Path
-    """Folder that tools/pack_dataset.py wrote."""
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     init: Path
     """Run folder, or a checkpoint in one, whose backbone to start from."""
     out: Path
@@ -254,7 +254,7 @@ class Session:
         fields |= {"init": job.init, "method": job.method, "seed": job.seed}
         fields |= {"labels_per_class": job.labels_per_class}
         fields |= {"backbone": self.start.backbone, "resolution": self.start.resolution}
-        plain: dict[str, Any] = json.loads(to_json(fields))
+        plain: dict[str, Any] = parse_json(to_json(fields))
         return plain
 
 
@@ -346,7 +346,7 @@ def run(config: Config) -> list[FewLabelResult]:
         results = run_jobs(session, list(plan(config)))
     finally:
         session.close()
-    described: dict[str, Any] = json.loads(to_json(asdict(config)))
+    described: dict[str, Any] = parse_json(to_json(asdict(config)))
     on_main(lambda: write_results(config.out, results, described))
     return results
 
@@ -364,7 +364,7 @@ def run_grid(config: Config) -> list[Cell]:
         sum_up(setting, results[place * per_cell : (place + 1) * per_cell])
         for place, setting in enumerate(wanted)
     ]
-    described: dict[str, Any] = json.loads(to_json(asdict(config)))
+    described: dict[str, Any] = parse_json(to_json(asdict(config)))
     on_main(lambda: write_grid(config.out, cells, described))
     return cells
 

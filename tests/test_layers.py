@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "loaders": {"loaders"},
-    "engine": {"engine", "loaders.batch", "loaders.errors", "loaders.locks"},
+    "engine": {"engine", "loaders.batch", "loaders.errors", "loaders.json_text", "loaders.locks"},
     "recipes": {"loaders", "engine"},
     "tools": {
         "loaders",

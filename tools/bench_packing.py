@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.cores import available_cores
 from loaders.errors import UserError, check_numbers, run_command
+from loaders.json_text import parse_json
 from tools.bench.harness import machine
 from tools.bench.records import append_record, check_records
 from tools.packing.writers import WRITERS, files
@@ -146,7 +147,7 @@ def measure(config: Config, name: str, run: int, num_files: int) -> dict[str, An
     }
     if process.returncode != 0:
         return {**record, "status": "failed", "reason": errors.strip().splitlines()[-1:]}
-    seconds = float(json.loads(text.strip().splitlines()[-1])["seconds"])
+    seconds = float(parse_json(text.strip().splitlines()[-1])["seconds"])
     return {**record, "status": "ok", "seconds": seconds, "img_per_s": num_files / seconds}
 
 

@@ -43,7 +43,7 @@ class Config:
     run: Path
     """Run folder with a finished backbone."""
     pack: Path
-    """Folder that tools/pack_dataset.py wrote."""
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     train_split: str = "train"
     """Labelled split: the bank of neighbours, and what the probe is fitted on."""
     test_split: str = "test"

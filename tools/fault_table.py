@@ -7,7 +7,6 @@ Example:
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from loaders.errors import UserError, run_command
+from loaders.json_text import parse_json
 from loaders.packs.atomic import write_atomic
 
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
@@ -49,7 +49,7 @@ def read_rows(path: Path) -> dict[str, Row]:
     """
     rows: dict[str, Row] = {}
     try:
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        lines = [parse_json(line) for line in path.read_text("utf-8").splitlines()]
         for line in lines:
             if any(not isinstance(line[name], kind) for name, kind in _FIELDS.items()):
                 raise ValueError(f"not a record: {line}")

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import shlex
 import subprocess
@@ -42,6 +41,7 @@ from engine.files import check_folder, to_json, write_atomic
 from engine.report.figures import Series, draw_label_efficiency, save_picture
 from loaders import open_pack
 from loaders.errors import UserError, check_numbers, run_command
+from loaders.json_text import parse_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TRANSFER = "transfer"
@@ -52,7 +52,7 @@ class Config:
     """Train every method with every number of labels and every seed, and compare them."""
 
     pack: Path
-    """Folder that tools/pack_dataset.py wrote."""
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     out: Path
     """Folder of all runs, the table and the plot."""
     methods: tuple[str, ...]
@@ -162,12 +162,14 @@ def run_job(config: Config, job: Job) -> list[FewLabelResult]:
     done, log = folder.with_name(f"{folder.name}.json"), folder.with_name(f"{folder.name}.log")
     decisive = shlex.join(_without_threads(command[2:]))
     if done.is_file():
-        found = json.loads(done.read_bytes())
-        if found["command"] != decisive:
-            raise UserError(
-                f"sweep: {folder} was made by other options ({found['command']}); give another --out"
-            )
-        return [FewLabelResult(**result) for result in found["results"]]
+        try:
+            found = parse_json(done.read_bytes())
+            made_by, results = found["command"], [FewLabelResult(**result) for result in found["results"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"sweep: {done} is damaged ({error}); remove it to measure again") from None
+        if made_by != decisive:
+            raise UserError(f"sweep: {folder} was made by other options ({made_by}); give another --out")
+        return results
     folder.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         code = subprocess.run(command, stdout=output, stderr=output, env=_environment(config), check=False)
@@ -223,7 +225,7 @@ def run(config: Config, console: Console) -> list[FewLabelResult]:
 
 def write_sweep(config: Config, results: Sequence[FewLabelResult]) -> None:
     """Write the results, the table and the plot into the sweep's folder."""
-    described: dict[str, Any] = json.loads(to_json(asdict(config)))
+    described: dict[str, Any] = parse_json(to_json(asdict(config)))
     write_results(config.out, results, described)
     summaries = summarise(results)
     text = io.StringIO()

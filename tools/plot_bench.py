@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.files import check_file
 from loaders.errors import UserError, run_command
+from loaders.json_text import parse_json
 from tools.bench.table import Record, Row, reference_of, summarise
 
 mpl.use("Agg")
@@ -92,7 +93,7 @@ def read_records(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             last_benchmarks(path.stem, [record])
             summarise([record])
             [record["workload"][name] for name in _OF_WORKLOAD]

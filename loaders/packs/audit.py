@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +16,8 @@ from loaders.errors import UserError
 from loaders.packs.checksum import content_hash
 from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.listing import key_hash, list_split, spool_path
-from loaders.packs.manifest import QUARANTINE_NAME
 from loaders.packs.pack import Pack, Split
+from loaders.packs.quarantine import quarantined
 from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem
 from loaders.packs.sources.spec import SplitSource, open_source
 
@@ -77,7 +75,7 @@ def compare_with_source(pack: Pack, split: SplitSource) -> list[str]:
     """
     part = pack.split(split.split)
     rows, hashes = _rows_by_key(part)
-    quarantined = _quarantined_keys(pack, split.split)
+    refused = _quarantined_keys(pack, split.split)
     seen = np.zeros(len(rows), np.bool_)
     differences: list[str] = []
     missing = 0
@@ -89,11 +87,11 @@ def compare_with_source(pack: Pack, split: SplitSource) -> list[str]:
                 key = f"{split.split}/{item.key}"
                 place = _find(hashes, key)
                 if place is None:
-                    if key not in quarantined:
+                    if key not in refused:
                         missing += 1
                         if missing <= _SHOWN:
                             differences.append(f"{key} of {split.source} is neither packed nor quarantined")
-                    quarantined.discard(key)
+                    refused.discard(key)
                     continue
                 seen[place] = True
                 differences += _compare_bytes(pack, int(rows[place]), source, item)
@@ -102,10 +100,10 @@ def compare_with_source(pack: Pack, split: SplitSource) -> list[str]:
     if missing > _SHOWN:
         differences.append(f"... {missing} inputs of {split.source} in all are not in the pack")
     extra = rows[~seen]
-    if len(extra) or quarantined:
-        keys = [pack.key(int(row)) for row in extra[:_SHOWN]] + sorted(islice(quarantined, _SHOWN))
+    if len(extra) or refused:
+        keys = [pack.key(int(row)) for row in extra[:_SHOWN]] + sorted(islice(refused, _SHOWN))
         differences.append(
-            f"{len(extra) + len(quarantined)} inputs of split {split.split} are not in {split.source}, e.g. "
+            f"{len(extra) + len(refused)} inputs of split {split.split} are not in {split.source}, e.g. "
             f"{', '.join(keys[:_SHOWN])}"
         )
     return differences
@@ -127,9 +125,7 @@ def _find(hashes: NDArray[np.uint64], key: str) -> int | None:
 
 
 def _quarantined_keys(pack: Pack, split: str) -> set[str]:
-    with open(os.path.join(pack.path, QUARANTINE_NAME), encoding="utf-8") as file:
-        entries = [json.loads(line) for line in file]
-    return {entry["key"] for entry in entries if entry["split"] == split}
+    return {entry["key"] for entry in quarantined(Path(pack.path)) if entry["split"] == split}
 
 
 def _compare_bytes(pack: Pack, row: int, source: ImageSource, item: SourceItem) -> list[str]:

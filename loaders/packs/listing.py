@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish, write_atomic
+from loaders.packs.build_files import read_build_file
 from loaders.packs.image import ImagePolicy, prepare_image
 from loaders.packs.listing_lines import from_line, line_size, to_line
 from loaders.packs.manifest import Manifest
@@ -102,8 +104,7 @@ def make_plan(
     """
     path = build / "plan.json"
     if path.exists():
-        raw = json.loads(path.read_bytes())
-        return Plan(tuple(raw["classes"]), tuple(ShardPlan(**shard) for shard in raw["shards"]))
+        return read_build_file(path, _parse_plan)
     classes = _Classes(() if base is None else base.classes)
     shards: list[ShardPlan] = []
     for split in splits:
@@ -118,6 +119,10 @@ def make_plan(
     plan = Plan(classes.names(), tuple(shards))
     write_atomic(path, json.dumps(asdict(plan)).encode())
     return plan
+
+
+def _parse_plan(raw: Any) -> Plan:
+    return Plan(tuple(raw["classes"]), tuple(ShardPlan(**shard) for shard in raw["shards"]))
 
 
 class _Classes:

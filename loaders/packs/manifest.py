@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 from loaders.packs.atomic import write_atomic
 
 FORMAT_VERSION = 2  # 2: the index has the column crc32
@@ -163,8 +164,8 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         UserError: another format version, or a damaged manifest.
     """
     try:
-        raw = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        raw = parse_json(data)
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): expected JSON; restore it or pack again") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("format_version"), int):
         raise UserError(f"{path} is damaged: expected an object with `format_version`; pack again")

@@ -14,6 +14,7 @@ from loaders.cores import available_cores
 from loaders.errors import UserError
 from loaders.locks import locked
 from loaders.packs.atomic import remove_partials, write_atomic
+from loaders.packs.build_files import read_build_file
 from loaders.packs.finish import EmptySplitError, join_parts
 from loaders.packs.image import ImagePolicy
 from loaders.packs.listing import Plan, ShardPlan, make_plan
@@ -172,7 +173,7 @@ def check_command(options: PackOptions, command: dict[str, Any]) -> None:
     """Refuse to go on with what another command began."""
     path = options.out / BUILD_FOLDER / "command.json"
     if path.exists():
-        refuse_difference(options.out, "an unfinished pack", json.loads(path.read_bytes()), command)
+        refuse_difference(options.out, "an unfinished pack", read_build_file(path, dict), command)
     else:
         write_atomic(path, json.dumps(command).encode())
     for folder in (BUILD_FOLDER, f"{BUILD_FOLDER}/parts", SHARDS_FOLDER, INDEX_FOLDER, LABELS_FOLDER, "."):
@@ -207,7 +208,7 @@ def _refuse_other_command(options: PackOptions, where: Path | str, manifest: Man
 
 
 def _is_append(out: Path) -> bool:
-    return bool(json.loads((out / BUILD_FOLDER / "command.json").read_bytes()).get("append"))
+    return bool(read_build_file(out / BUILD_FOLDER / "command.json", dict).get("append"))
 
 
 def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.json_text import parse_json
 from loaders.packs.atomic import write_atomic
 from loaders.packs.listing import ShardPlan
 from loaders.packs.manifest import FileInfo
@@ -58,7 +59,7 @@ def write_part(
 def read_part_info(path: Path) -> PartInfo:
     """Read the summary of a part."""
     with np.load(path, allow_pickle=False) as part:
-        raw = json.loads(part["info"].tobytes())
+        raw = parse_json(part["info"].tobytes())
     return PartInfo(**{**raw, "files": tuple(FileInfo(**file) for file in raw["files"])})
 
 
@@ -71,5 +72,5 @@ def read_part_rows(path: Path) -> dict[str, NDArray[Any]]:
 def read_part_rejected(path: Path) -> list[dict[str, str]]:
     """Read the quarantine entries of a part."""
     with np.load(path, allow_pickle=False) as part:
-        rejected: list[dict[str, str]] = json.loads(part["rejected"].tobytes())
+        rejected: list[dict[str, str]] = parse_json(part["rejected"].tobytes())
     return rejected

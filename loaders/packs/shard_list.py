@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 from loaders.packs.manifest import SHARD_LIST_NAME, FileInfo
 
 
@@ -28,8 +28,8 @@ def read_shard_records(folder: Path) -> list[ShardRecord]:
     path = folder / SHARD_LIST_NAME
     try:
         with open(path, encoding="utf-8") as lines:
-            return [_parse(json.loads(line)) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            return [_parse(parse_json(line)) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it or pack again") from None
 
 

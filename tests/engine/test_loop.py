@@ -166,6 +166,16 @@ def test_without_any_whole_checkpoint_nothing_starts_over_silently(tmp_path: Pat
         train_small(out, resume=True)
 
 
+def test_a_stray_file_among_the_checkpoints_is_none(tmp_path: Path, whole_run) -> None:
+    out = tmp_path / "run"
+    train_small(out, max_steps=2)
+    (out / "checkpoints" / "step-99999999").write_text("a note")
+    weights, _ = train_small(out, resume=True, keep_checkpoints=1)
+    assert_same_bits(weights, whole_run[1])
+    assert [path.name for path in list_checkpoints(out / "checkpoints")] == ["step-00000006"]
+    assert (out / "checkpoints" / "step-99999999").read_text() == "a note"
+
+
 def test_resume_of_a_new_folder_starts_at_step_0(tmp_path: Path, whole_run) -> None:
     weights, _ = train_small(tmp_path / "run", resume=True)
     assert_same_bits(weights, whole_run[1])

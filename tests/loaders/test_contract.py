@@ -257,7 +257,10 @@ def test_a_bad_image_can_stop_the_run(build, case, tmp_path, photos):
     pack = damaged_pack(case, tmp_path, photos, [5], cut)
     with (
         build(pack, bad_images="raise") as loader,
-        pytest.raises(LoaderError, match=r"row 5 .*0005.*train-000000"),
+        pytest.raises(
+            LoaderError,
+            match=r"row 5 .*0005.*train-000000.*; restore the shard of the pack /.*, or let .*replace$",
+        ),
     ):
         take(loader)
 
@@ -424,6 +427,15 @@ def test_a_pair_that_cannot_be_built_is_refused(case, photo_pack):
         lambda **options: build_pair(photo_pack, {"backend": case.name} | case.options | options),
         IMPOSSIBLE_PAIR,
     )
+
+
+def test_the_batch_of_unlabelled_rows_is_said_to_be_a_product(photo_pack):
+    for options in ({"mu": 200}, {"mu": 1, "batch_size": 3, "num_ranks": 2}):
+        mu, size = options["mu"], options.get("batch_size", 2)
+        product = rf"unlabelled batch size \(mu = {mu} times batch_size = {size}\): .* found {mu * size};"
+        match = r"^batch size \(global\): .* found 3;" if size == 3 else product
+        with pytest.raises(UserError, match=match):
+            build_pair(photo_pack, options)
 
 
 def test_what_is_no_place_in_an_epoch_is_refused(build, photo_pack):

@@ -14,6 +14,7 @@ import numpy as np
 
 from loaders import open_pack
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 from loaders.packs.atomic import write_atomic
 from loaders.packs.image import ImagePolicy
 from loaders.packs.manifest import MANIFEST_NAME
@@ -140,7 +141,7 @@ def open_corpus(pack_path: Path, split_name: str, cache: Path, batch_size: int) 
 
 def read_corpus(root: Path) -> Corpus:
     """Return the corpus that `open_corpus` wrote to a folder."""
-    stored = json.loads((root / "corpus.json").read_text())
+    stored = parse_json((root / "corpus.json").read_text())
     return Corpus(root, Path(stored["pack"]), stored["split"], stored["num_images"], stored["uniform"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from loaders.json_text import parse_json
 from tools.bench.contender import Contender, prepares_nothing, refusal
 from tools.bench.corpus import Corpus, warm_page_cache
 from tools.bench.measure import FAILED, MISSING
@@ -107,7 +107,7 @@ def _spawn(benchmark: Benchmark, contender: Contender, prepare: bool) -> Record:
             memory = _watch(process, benchmark.limit_s)
         _end_family(process)
         status = STATUS.get(process.returncode, "failed")
-        timing = json.loads(out.read_text()) if out.exists() else {}
+        timing = parse_json(out.read_text()) if out.exists() else {}
         lines = log.read_text(errors="replace").strip().splitlines()
         reason = "" if status == "ok" else (lines[-1] if lines else f"exit code {process.returncode}")
         return {"status": status, "reason": reason, **timing, **memory}

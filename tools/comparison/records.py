@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.files import to_json, write_atomic
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 
 Record = dict[str, Any]
 _IDENTITY = {
@@ -58,7 +59,7 @@ def read(path: Path) -> Record:
         UserError: the file is not one.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"record: {path} cannot be read ({error}); remove it to measure again") from error
     if not isinstance(found, dict):
@@ -80,7 +81,7 @@ def read_lines(path: Path) -> Iterator[Record]:
     """
     try:
         for line in path.read_text().splitlines():
-            record = dict(json.loads(line))
+            record = dict(parse_json(line))
             stage_of(record)
             yield record
     except (OSError, ValueError, TypeError, KeyError) as error:

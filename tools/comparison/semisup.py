@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from loaders.json_text import parse_json
 from tools.comparison.bench import Bench, Failures, steps_per_epoch
 from tools.comparison.cpu_budget import Cost
 from tools.comparison.methods import BATCH_SIZE, TRAININGS, Command, Labels, command
@@ -49,7 +49,7 @@ def train(bench: Bench, name: str, labels: Labels, stage: str) -> Record:
     tested = bench.out / f"{stage}-tested"
     where = ("--run", out / method.run, "--pack", bench.pack, "--out", tested, "--no-predictions")
     bench.run(command("recipes/evaluate.py", *where, "--num-threads", bench.num_threads), stage)
-    accuracy = json.loads((tested / "classification.json").read_bytes())["mean_of_views"]
+    accuracy = parse_json((tested / "classification.json").read_bytes())["mean_of_views"]
     return {
         "title": method.title,
         "budget_s": bench.budget_s,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from loaders.cores import available_cores
 from loaders.errors import UserError
 from loaders.packs import Pack
 from loaders.packs.findings import Findings, find_copies
-from loaders.packs.manifest import QUARANTINE_NAME
+from loaders.packs.quarantine import quarantined
 from loaders.packs.sources.naming import is_image_name
 from tools.packing.page import write_page
 
@@ -65,10 +64,9 @@ def read_quarantine(pack: Pack) -> Quarantine:
     """Count what was quarantined, in one pass over its lines."""
     reasons: Counter[str] = Counter()
     num_corrupt = 0
-    with open(pack.path / QUARANTINE_NAME, encoding="utf-8") as file:
-        for entry in map(json.loads, file):
-            reasons[entry["reason"]] += 1
-            num_corrupt += _is_corrupt(entry)
+    for entry in quarantined(pack.path):
+        reasons[entry["reason"]] += 1
+        num_corrupt += _is_corrupt(entry)
     return Quarantine(reasons, num_corrupt)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -144,7 +145,9 @@ def _read_tensor(path: Path) -> Any:
     import torch
 
     try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch advises on files of other origin is no line of ours
+            tensor = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # whatever torch meets in a file that is no tensor
         raise UserError(
             f"{path} is no tensor that can be read without running its code: save it again with torch.save "

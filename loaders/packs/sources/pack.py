@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +9,8 @@ from loaders.errors import UserError
 from loaders.packs.checksum import content_hash
 from loaders.packs.columns import ENCODING_RAW
 from loaders.packs.image import Action, ImagePolicy, PreparedImage
-from loaders.packs.manifest import QUARANTINE_NAME
 from loaders.packs.pack import open_pack
+from loaders.packs.quarantine import quarantined
 from loaders.packs.sources.item import SourceItem, UnreadableItem
 
 PACK_PREFIX = "pack:"
@@ -45,12 +44,10 @@ class PackSource:
                 label = pack.classes[labels[row]] if labels[row] >= 0 else None
                 key = pack.key(row).removeprefix(prefix)
                 yield SourceItem(key, key, label, int(pack.columns.size[row]), row)
-        with open(Path(pack.path) / QUARANTINE_NAME, encoding="utf-8") as file:
-            for line in file:
-                entry = json.loads(line)
-                if entry["split"] == self._split.name:
-                    key = entry["key"].removeprefix(prefix)
-                    yield SourceItem(entry["name"], key, None, 0, problem=entry["reason"])
+        for entry in quarantined(Path(pack.path)):
+            if entry["split"] == self._split.name:
+                key = entry["key"].removeprefix(prefix)
+                yield SourceItem(entry["name"], key, None, 0, problem=entry["reason"])
 
     def class_names(self) -> tuple[str, ...]:
         """Return the classes of the pack."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from loaders.errors import UserError
+from loaders.json_text import parse_json
 from loaders.packs.sources.bytes_at import read_listed_file
 from loaders.packs.sources.item import SourceItem
 from loaders.packs.sources.naming import file_keys, folder_key, is_image_name, join_key
@@ -165,7 +165,7 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise UserError(f"{path}, line {number} is no JSON ({error}); correct it") from None
             if not isinstance(row, dict):

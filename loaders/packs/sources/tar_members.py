@@ -79,8 +79,9 @@ def _checked_size(path: Path, header: bytes, position: int) -> int:
         stored = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)
         right = stored == sum(header[:148]) + sum(header[156:]) + 8 * 32
         field = header[124:136]
-        if field[0] & 0x80:  # numbers over 8 GiB are stored in base 256
-            size = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+        if field[0] & 0x80:  # over 8 GiB: base 256 behind a byte of 128, or of 255 where it is negative
+            sign = field[0] if field[0] == 0xFF else field[0] & 0x7F
+            size = int.from_bytes(bytes([sign]) + field[1:], "big", signed=True)
         else:
             size = int(field.split(b"\0")[0].strip() or b"0", 8)
     except ValueError:
@@ -88,6 +89,10 @@ def _checked_size(path: Path, header: bytes, position: int) -> int:
     if not right:
         what = "is no tar" if position == 0 else f"is damaged at byte {position}"
         raise UserError(f"{path} {what} (bad header checksum): expected an uncompressed .tar of images")
+    if not 0 <= size < 10**_MAX_DIGITS:
+        raise UserError(
+            f"{path} is damaged at byte {position}: a header gives the size {size}; make the tar again"
+        )
     return size
 
 

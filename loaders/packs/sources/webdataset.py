@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from loaders.json_text import parse_json
 from loaders.packs.sources.bytes_at import open_file, read_at
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
 from loaders.packs.sources.naming import IMAGE_SUFFIXES, folder_key
@@ -96,8 +96,8 @@ def _split_name(name: str) -> tuple[str, str]:
 
 def _json_label(data: bytes) -> str:
     try:
-        raw = json.loads(data)
-    except (ValueError, RecursionError):
+        raw = parse_json(data)
+    except ValueError:
         return ""
     label = raw.get("label") if isinstance(raw, dict) else None
     return str(label) if isinstance(label, str | int) and not isinstance(label, bool) else ""

@@ -103,6 +103,20 @@ def test_a_pax_size_that_leads_backwards_ends(tmp_path: Path, whole: dict[str, P
             list(open_source(str(path), tmp_path).items())
 
 
+def test_a_size_in_base_256_is_blamed_on_its_header(tmp_path: Path, whole: dict[str, Path]) -> None:
+    original = bytearray(whole["gnu.tar"].read_bytes())
+    first = original.index(b"ustar") - 257  # of a header
+    for size in (-1, -(2**80), 10**18, 2**87):
+        field = (b"\xff" if size < 0 else b"\x80") + (size % 2**88).to_bytes(11, "big")
+        original[first + 124 : first + 136] = field
+        original[first + 148 : first + 156] = b" " * 8
+        original[first + 148 : first + 156] = b"%06o\0 " % sum(original[first : first + 512])
+        path = tmp_path / "x.tar"
+        path.write_bytes(original)
+        with pytest.raises(UserError, match=rf"is damaged at byte {first}: a header gives the size {size};"):
+            list(open_source(str(path), tmp_path).items())
+
+
 def test_a_zip_member_that_begins_before_the_file_is_named(tmp_path: Path, whole: dict[str, Path]) -> None:
     changed = bytearray(whole["x.zip"].read_bytes())
     changed[changed.rindex(b"PK\x05\x06") + 16] += 1  # where the directory begins: every place moves by -1

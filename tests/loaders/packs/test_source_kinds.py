@@ -5,7 +5,9 @@ import gzip
 import io
 import json
 import os
+import pickle
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import torch
 
 from loaders.errors import UserError
 from loaders.packs import Pack
+from loaders.packs.sources.label_file import read_label_array
 from tests.loaders.packs.inputs import class_tree, encoded, folder_hashes, jpeg, pack, write_tar, write_tree
 
 FILES = class_tree(3, 4)
@@ -380,3 +383,13 @@ def test_remote_paths(tmp_path: Path) -> None:
         pack(tmp_path / "d", "train=nonsense://bucket/x.tar")
     with pytest.raises(UserError, match="holds no file"):
         pack(tmp_path / "d", "train=memory://bucket/empty")
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_called_a_tensor_is_one_line_and_no_warning(tmp_path: Path, protocol: int) -> None:
+    (tmp_path / "x.pt").write_bytes(pickle.dumps([1, 2], protocol=protocol))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(UserError, match=r"x.pt (is no tensor|holds)"):
+            read_label_array(tmp_path / "x.pt")
+    assert said == []

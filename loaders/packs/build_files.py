@@ -1,0 +1,31 @@
+"""What an unfinished pack says about itself, read back by the command that goes on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from loaders.errors import UserError
+from loaders.json_text import parse_json
+
+T = TypeVar("T")
+
+
+def read_build_file(path: Path, parse: Callable[[Any], T]) -> T:
+    """Read a JSON file of the build folder.
+
+    Args:
+        path: the file.
+        parse: makes of its content what the caller needs.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return parse(parse_json(path.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}): the pack cannot be gone on with; remove "
+            f"{path.parent} and what else the unfinished pack left, then pack again"
+        ) from None
