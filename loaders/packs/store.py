@@ -151,7 +151,7 @@ class Store:
             last = f"expected {stop - start} bytes from byte {start} on, got {len(data)}"
         raise StoreError(
             f"{self.url}/{name}: no whole answer in {self.options.tries} tries ({last}); check the store, or "
-            "raise the tries and time limits of StoreOptions"
+            "give open_pack StoreOptions of more tries and longer time limits"
         )
 
     def download(self, name: str, info: FileInfo, out: BinaryIO) -> None:

@@ -49,9 +49,12 @@ def recorded(rank: int, num_ranks: int) -> dict[str, Tensor]:
 def test_no_other_way_reads_a_whole_loader() -> None:
     """Whoever measures or predicts through `read_in_order` cannot forget what could not be read."""
     root = Path(__file__).parents[2]
-    files = [*(root / "engine").rglob("*.py"), *(root / "recipes").glob("*.py"), root / "tools/evaluate.py"]
-    readers = {file.name for file in files if ".epoch(" in file.read_text()}
-    assert readers == {"bad_rows.py", "loop.py", "finite.py", "measured.py"}, "loop and speed measurements"
+    files = [file for folder in ("engine", "recipes", "tools") for file in (root / folder).rglob("*.py")]
+    readers = {file.relative_to(root).as_posix() for file in files if ".epoch(" in file.read_text()}
+    loop = {f"engine/{name}.py" for name in ("bad_rows", "loop", "finite", "measured")}
+    speed = {f"tools/{name}.py" for name in ("bench_memory", "bench_guarantees", "bench/backends")}
+    one_batch_of_pictures = {"tools/report.py", "tools/show_views.py"}
+    assert readers == loop | speed | one_batch_of_pictures
 
 
 def test_the_rows_of_all_ranks_are_named_once() -> None:

@@ -16,6 +16,7 @@ import simplejpeg
 import torch
 
 from loaders import build_loader, build_paired_loader
+from loaders.cpu import CpuRenderer
 from loaders.errors import LoaderError, UserError
 from loaders.packs import LabelTable
 from loaders.views import presets
@@ -134,6 +135,19 @@ def test_a_resumed_epoch_goes_on_where_it_stopped(build, photo_pack, start_step)
     found = take(build(photo_pack), epoch=2, start_step=start_step)
     assert len(found) == len(expected) == 3 - start_step
     assert all(map(same, expected, found))
+
+
+def test_a_resume_computes_none_of_the_skipped_batches(photo_pack, monkeypatch):
+    asked, submit = [], CpuRenderer.submit
+
+    def recorded(renderer, positions, *rest):
+        asked.append(len(positions))
+        return submit(renderer, positions, *rest)
+
+    monkeypatch.setattr(CpuRenderer, "submit", recorded)
+    with build_loader(photo_pack.split("train"), (presets.weak(16),), 4, num_threads=1) as loader:
+        assert len(list(loader.epoch(0, start_step=loader.steps_per_epoch - 1))) == 1
+    assert asked == [4]
 
 
 def test_training_drops_the_partial_batch_and_evaluation_pads_it(build, photo_pack):
@@ -397,9 +411,9 @@ IMPOSSIBLE_PAIR = [
 ]
 
 SAID = {  # where the line begins with more than the name of the argument
-    "batch_size": r"batch size \(global\)",
+    "batch_size": r"batch size \(global\)|unlabelled batch size \(mu = .*\)",
     "num_ranks": r"num_ranks|batch size \(global\)",
-    "mu": r"mu|batch size \(global\)",
+    "mu": r"mu|unlabelled batch size \(mu = .*\)",
     "labels": "labels|label table",
 }
 
