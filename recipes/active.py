@@ -138,6 +138,8 @@ def pool_loader(config: Config, pack: Pack, resolution: int) -> EpochLoader:
     open_positions = np.flatnonzero(pool.labels(known) < 0)
     if len(open_positions) == 0:
         raise UserError("active learning: expected images without a label, found none; name other splits")
+    if config.oracle:
+        ask_oracle(pack, pool.rows(open_positions), config.cycle)  # before every image is predicted
     return build_loader(
         pool.take(open_positions),
         views=(presets.evaluation(resolution),),
@@ -234,17 +236,17 @@ def _checked_row(text: str, key: str, pack: Pack, where: str) -> int:
     return row
 
 
-def ask_oracle(pack: Pack, request: Request, cycle: int) -> LabelTable:
-    """Return the pack's own labels of the requested images.
+def ask_oracle(pack: Pack, rows: NDArray[np.int64], cycle: int) -> LabelTable:
+    """Return the pack's own labels of the requested images, int64 [M] rows.
 
     Raises:
         UserError: the pack does not know one of them.
     """
-    labels = pack.labels.dense(len(pack))[request.row]
+    labels = pack.labels.dense(len(pack))[rows]
     if (labels < 0).any():
-        row = int(request.row[labels < 0][0])
+        row = int(rows[labels < 0][0])
         raise UserError(f"oracle: row {row} ({pack.key(row)}) has no label in the pack; leave out --oracle")
-    return LabelTable.of(request.row, labels, len(pack.classes), 1.0, "oracle", cycle)
+    return LabelTable.of(rows, labels, len(pack.classes), 1.0, "oracle", cycle)
 
 
 def run(config: Config) -> Path:
@@ -261,7 +263,7 @@ def run(config: Config) -> Path:
     write_request(config, pack, request)
     if not config.oracle:
         return config.out / "request.csv"
-    ask_oracle(pack, request, config.cycle).write(bought)
+    ask_oracle(pack, request.row, config.cycle).write(bought)
     return bought
 
 

@@ -37,7 +37,7 @@ from engine.run_config import RunConfig, print_summary, run_recipe
 from engine.schedule import Schedule, constant
 from loaders import BackendName
 from loaders.batch import Batch, Loader
-from loaders.errors import run_command
+from loaders.errors import UserError, run_command
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 
@@ -195,6 +195,12 @@ def run(config: Config) -> TrainSummary:
     """Pre-train on a pack and leave a run folder."""
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
     loaders = PretrainingLoaders(config, (view,))
+    num_images = len(loaders.pack.split(config.split))
+    if config.num_clusters > num_images:
+        raise UserError(
+            f"num_clusters: expected at most {num_images}, the images of split {config.split!r}, found "
+            f"{config.num_clusters}; ask for fewer"
+        )
     with ExitStack() as opened:
 
         def make_recipe(accelerator: Accelerator) -> DeepCluster:

@@ -28,7 +28,7 @@ import csv
 import io
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -454,6 +454,7 @@ def check_sizes(config: Config, pack: Pack) -> None:
 def run(config: Config) -> list[Measured]:
     """Run the stages that are not skipped, in their order, and keep the table of what each brought."""
     refuse_ranks("pipeline")
+    config = replace(config, out=config.out.absolute())  # stages name each other's folders, however spelled
     check(config)
     chain = Chain(config)
     try:

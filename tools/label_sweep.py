@@ -219,7 +219,10 @@ def run(config: Config, console: Console) -> list[FewLabelResult]:
             shown = ", ".join(f"{r.init} {r.labels_per_class}: {r.top1:.1%}" for r in found)
             console.print(f"[{number}/{len(jobs)}] {shown}", markup=False, highlight=False)
     if failures:
-        raise UserError(f"{failures[0]}; {len(failures)} of {len(jobs)} runs failed, give the command again")
+        raise UserError(
+            f"{failures[0]}; {len(failures)} of {len(jobs)} runs failed: mend that and give the command "
+            "again, what is done stays"
+        )
     return sorted(results, key=lambda r: (r.init, r.labels_per_class, r.seed))
 
 

@@ -20,7 +20,7 @@ from engine.networks import build_backbone
 from engine.predict import predict
 from engine.runs import save_backbone
 from loaders.errors import UserError
-from loaders.packs import LabelTable, Pack
+from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.subsample import few_labels
 from recipes.active import Config, choose, pool_loader, run
 
@@ -106,6 +106,20 @@ def test_the_oracle_knows_and_its_images_are_not_asked_for_again(config: Config,
     assert set(bought.source) == {"oracle"}
     second = choose(replace(config, extra_labels=(config.out / "bought.parquet",)), digits_pack)
     assert not np.isin(second.row, bought.row).any()
+
+
+def test_an_oracle_that_does_not_know_is_found_before_the_predictions(
+    config: Config, digits_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack, known = open_pack(digits_pack.path), digits_pack.labels
+    few = few_labels(digits_pack.split("train"), 50, 0).row
+    label = known.dense(len(digits_pack))[few]
+    pack.__dict__["labels"] = LabelTable.of(few, label, known.num_classes)  # as if nobody knew the others
+    monkeypatch.setattr("recipes.active.open_pack", lambda path: pack)
+    monkeypatch.setattr("recipes.active.predict", lambda *args: pytest.fail("predicted"))
+    with pytest.raises(UserError, match=r"oracle: row \d+ .* has no label in the pack; leave out --oracle"):
+        run(replace(config, oracle=True))
+    assert not (config.out / "request.csv").exists()
 
 
 def test_a_filled_request_becomes_a_table(config: Config, digits_pack: Pack, tmp_path: Path) -> None:

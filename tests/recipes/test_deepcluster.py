@@ -13,9 +13,10 @@ from engine.distributed import seed_everything
 from engine.metrics import read_metrics
 from loaders import build_loader, open_pack
 from loaders.batch import Batch
+from loaders.errors import UserError
 from loaders.packs import Pack
 from loaders.views import presets
-from recipes.deepcluster import Config, DeepCluster
+from recipes.deepcluster import Config, DeepCluster, run
 from tests.recipes.frozen import knn_top1_of_run
 from tests.recipes.short_runs import run_short
 
@@ -43,6 +44,15 @@ def test_defaults_are_the_papers() -> None:
     assert (config.num_clusters, config.pca_components, config.kmeans_iterations) == (10000, 256, 20)
     assert (config.lr, config.momentum, config.weight_decay) == (0.05, 0.9, 1e-5)
     assert (config.batch_size, config.epochs, config.hidden) == (256, 200, (4096, 4096))
+
+
+def test_more_clusters_than_images_are_refused_before_the_run_begins(
+    few_digits: Path, tmp_path: Path
+) -> None:
+    config = replace(SMALL, pack=few_digits, out=tmp_path / "run", num_clusters=10_000)
+    with pytest.raises(UserError, match=r"num_clusters: expected at most \d+, .* found 10000; ask for fewer"):
+        run(config)
+    assert not config.out.exists()
 
 
 def test_the_classifier_alone_has_no_momentum(few_digits: Path) -> None:

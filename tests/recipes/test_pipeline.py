@@ -161,6 +161,14 @@ def test_the_table_grows_with_the_chain_and_is_drawn_once(
     assert (lines, drawn) == ([6], [6])
 
 
+def test_the_folder_may_be_spelled_in_another_way(
+    config: Config, played: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config.out.parent)
+    run(replace(config, out=Path(config.out.name)))
+    assert played["fine-tune"].init == config.out / "pretrain"
+
+
 def test_what_is_skipped_is_gone_round(config: Config, played: dict[str, Any]) -> None:
     run(replace(config, skip=("scratch", "fine_tune", "fixmatch", "tta")))
     assert list(played) == ["pretrain", "rounds", "active", "active-fixmatch"]
