@@ -50,9 +50,7 @@ class BadImageError(LoaderError):
             pack: where it lies.
             what: the row and what is wrong with it.
         """
-        super().__init__(
-            f"{what}; restore the shard of the pack {pack}, or let another row stand in: --bad-images replace"
-        )
+        super().__init__(f"{what}; restore it in {pack}, or let another row stand in: --bad-images replace")
 
 
 def check_numbers(config: Any, positive: Collection[str] = ()) -> None:

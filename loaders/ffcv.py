@@ -38,6 +38,8 @@ __all__ = ["EpochOrder", "fused_views", "import_ffcv", "iterate"]
 class _BetonRenderer(CpuRenderer):
     """The cpu backend on the images of one FFCV batch at a time, which it takes for a split and its pack."""
 
+    path = Path("the .beton")  # FFCV does not tell its name
+
     def __init__(self, **options: Any) -> None:
         super().__init__(cast(Split, self), **options)
         self.pack = self
@@ -85,7 +87,7 @@ class _BetonRenderer(CpuRenderer):
 
     def shard_path(self, shard: int) -> Path:
         """Name the file."""
-        return Path("the .beton")
+        return self.path
 
 
 @dataclass(frozen=True)

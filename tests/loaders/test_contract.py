@@ -273,7 +273,7 @@ def test_a_bad_image_can_stop_the_run(build, case, tmp_path, photos):
         build(pack, bad_images="raise") as loader,
         pytest.raises(
             LoaderError,
-            match=r"row 5 .*0005.*train-000000.*; restore the shard of the pack /.*, or let .*replace$",
+            match=r"row 5 .*0005.*train-000000.*; restore it in /.*, or let .*replace$",
         ),
     ):
         take(loader)

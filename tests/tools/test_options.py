@@ -101,7 +101,7 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("bench_loaders", (*LOADERS, "--seconds", "nan"), "seconds: expected a finite number"),
     ("bench_loaders", (*LOADERS, "--cache", "FILE"), "cache: expected a folder"),
     ("bench_loaders", (*LOADERS, "--json", "FOLDER"), "json: expected a file"),
-    ("bench_training", ("--pack", "PACK", "--steps", "1"), "steps: expected at least 8"),
+    ("bench_training", ("--pack", "PACK", "--window", "0"), "window: expected more than 0"),
     ("bench_training", ("--pack", "PACK", "--num-threads", "0"), "num_threads: expected more than 0"),
     ("bench_training", ("--pack", "PACK", "--json", "FOLDER"), "json: expected a file"),
     ("bench_scale", ("--work", "FILE"), "work: expected a folder"),
