@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite.binding import ObjectFileRef
+from numba.core.caching import NullCache
 
 from loaders.views.kernels.compile import inlined, kernel
 
@@ -47,6 +48,8 @@ def _scale_twice(values, factor):
 
 
 def test_a_part_is_merged_into_its_kernel_and_has_no_machine_code() -> None:
+    for function in (_scaled, _scale_twice):
+        function._cache = NullCache()  # compiled here, whatever an earlier run has left on the disk
     values = np.arange(5, dtype=np.float32)
     _scale_twice(values, np.float32(3))
     np.testing.assert_array_equal(values, 9 * np.arange(5, dtype=np.float32))
