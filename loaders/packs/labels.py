@@ -211,8 +211,10 @@ class LabelTable:
             with path.open("rb") as file:  # pyarrow takes no path whose bytes are no UTF-8
                 _check_size(path, file, max_rows)
                 _check_types(path, file)
-                table = pq.read_table(file, schema=_schema())
-                meta = {k.decode(): v.decode() for k, v in (pq.read_schema(file).metadata or {}).items()}
+                # In this thread alone: a process that ends while threads of pyarrow let go of what they read
+                # may abort ("terminate called without an active exception", apache/arrow#34314).
+                table = pq.ParquetFile(file, pre_buffer=False).read(_schema().names, use_threads=False)
+                meta = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
             version, num_classes = int(meta["sluice.version"]), int(meta["sluice.num_classes"])
         except UserError:
             raise

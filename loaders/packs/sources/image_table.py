@@ -125,15 +125,14 @@ class _Table:
 
         self._batches: list[Any] | None = None
         if path.suffix.lower() == ".arrow":
-            source = pa.memory_map(str(path))
-            try:
-                self._batches = list(pa.ipc.open_stream(source))
-            except pa.ArrowInvalid:
-                reader = pa.ipc.open_file(source)
+            reader = _open_arrow(path)
+            if isinstance(reader, pa.ipc.RecordBatchFileReader):
                 self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            else:
+                self._batches = list(reader)
             sizes = [batch.num_rows for batch in self._batches]
         else:
-            self._file = pq.ParquetFile(path)
+            self._file = pq.ParquetFile(path, pre_buffer=False)
             groups = range(self._file.num_row_groups)
             sizes = [self._file.metadata.row_group(i).num_rows for i in groups]
         self.num_blocks = len(sizes)
@@ -142,7 +141,20 @@ class _Table:
     def block(self, number: int, columns: list[str]) -> Any:
         if self._batches is not None:
             return self._batches[number].select(columns)
-        return self._file.read_row_group(number, columns).combine_chunks()
+        return self._file.read_row_group(number, columns, use_threads=False).combine_chunks()
+
+
+def _open_arrow(path: Path) -> Any:
+    """Open a stream or a file of Arrow; as a buffer and in this thread, so that pyarrow starts no others."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        data = source.read_buffer()
+    options = pa.ipc.IpcReadOptions(use_threads=False)
+    try:
+        return pa.ipc.open_stream(data, options=options)
+    except pa.ArrowInvalid:
+        return pa.ipc.open_file(data, options=options)
 
 
 @contextmanager
@@ -163,11 +175,7 @@ def _read_schema(path: Path) -> Any:
     try:
         if path.suffix.lower() != ".arrow":
             return pq.read_schema(path)
-        with pa.memory_map(str(path)) as source:
-            try:
-                return pa.ipc.open_stream(source).schema
-            except pa.ArrowInvalid:
-                return pa.ipc.open_file(source).schema
+        return _open_arrow(path).schema
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as a table ({reason}): fetch it again") from None
