@@ -69,6 +69,10 @@ class _Typing:
         return self._known[key]
 
 
+# Numba announces every taking of LLVM's lock, 36,000 for a first batch, to listeners that nobody sets up.
+binding.ffi.lib._lock._cblist.clear()
+
+
 class KernelCompiler(CompilerBase):
     """Compiles a function that is called from Python."""
 

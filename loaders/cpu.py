@@ -24,10 +24,12 @@ from torch import Tensor
 
 from loaders.batch import Batch
 from loaders.buffers import BufferPool
-from loaders.decode import MAX_PIXELS_PER_BYTE, Arena, Decoder, EncodedRows, regions_of
+from loaders.compile_beside import compiled_beside
+from loaders.decode import MAX_PIXELS_PER_BYTE, Arena, Decoder, EncodedRows, decode_nothing, regions_of
 from loaders.errors import BadImageError, LoaderError, UserError
 from loaders.packs import Split
 from loaders.packs.kernels.crc32 import crc32_all
+from loaders.packs.kernels.decode import decode_all
 from loaders.views.draw import ViewParameters, draw
 from loaders.views.kernels.render import Scratch, make_scratch, render_chunk
 from loaders.views.kernels.resample import table_taps
@@ -358,12 +360,13 @@ class CpuRenderer:
         """Compile the kernels or load them, lest a first batch on a busy machine run into its time limit."""
         nothing = np.empty(0, np.int64)
         planes = np.zeros(1, np.uint8)
-        no_rows = EncodedRows.of_jpegs([], nothing, nothing)
-        Decoder().decode(no_rows, 0, nothing, planes)
-        for number, view in enumerate(self.views):
-            p = draw(view, self._seed, nothing, nothing, self._first_view + number, nothing, nothing)
-            out = np.empty((0, 3 * view.resolution**2), self._dtype)
-            self._render_view(number, p, planes, nothing, no_rows.regions, make_scratch(1, 1, 1), out)
+        with compiled_beside(decode_all, decode_nothing):
+            for number, view in enumerate(self.views):
+                p = draw(view, self._seed, nothing, nothing, self._first_view + number, nothing, nothing)
+                out = np.empty((0, 3 * view.resolution**2), self._dtype)
+                regions = np.empty((0, 4), np.int64)
+                self._render_view(number, p, planes, nothing, regions, make_scratch(1, 1, 1), out)
+        decode_nothing()
 
     def _scratch(self, worker: _Worker, number: int, boxes: NDArray[np.float64], width: int) -> Scratch:
         view = self.views[number]
