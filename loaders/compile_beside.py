@@ -5,7 +5,6 @@ Numba compiles one function at a time in a process; what another has kept on dis
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,29 +22,39 @@ def compiled_beside(kernel: Any, call: Callable[[], object]) -> Iterator[None]:
     """Have another process compile a kernel while the block runs; after it, `call` finds it on disk.
 
     Nothing is started where the kernel is on disk already or cannot be kept there, nor on one core. A process
-    that fails or hangs leaves the work to whoever calls the kernel next.
+    that cannot start, fails or hangs leaves the work to whoever calls the kernel next.
 
     Args:
         kernel: numba's dispatcher of a kernel that is kept on disk.
         call: function of a module, without arguments, that calls the kernel with the types it is for.
     """
-    if available_cores() < 2 or not _is_missing(kernel):
+    process = _start(call) if available_cores() > 1 and _is_missing(kernel) else None
+    if process is None:
         yield
         return
-    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-    with subprocess.Popen(
-        [sys.executable, "-c", f"from {call.__module__} import {call.__name__}; {call.__name__}()"],
-        env={**os.environ, "PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    with process:
         try:
             yield
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_LIMIT_S)
         finally:
             process.kill()
+
+
+def _start(call: Callable[[], object]) -> subprocess.Popen[bytes] | None:
+    """Start a process that calls a function, found where this one finds it; None where none can start."""
+    if not sys.executable:  # Python within another program
+        return None
+    folders = [folder for folder in sys.path if isinstance(folder, str)]
+    work = f"from {call.__module__} import {call.__name__}; {call.__name__}()"
+    nothing = subprocess.DEVNULL
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", f"import sys; sys.path[:] = {folders!r}; {work}"],
+            stdin=nothing, stdout=nothing, stderr=nothing,
+        )  # fmt: skip
+    except OSError:
+        return None
 
 
 def _is_missing(kernel: Any) -> bool:

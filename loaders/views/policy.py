@@ -17,11 +17,15 @@ Example:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
 
 from loaders.errors import UserError
 
 Interpolation = Literal["bilinear", "bicubic"]
+
+MAX_RESOLUTION = 4096
+MAX_FACTOR = 255.0  # of brightness and the like: a value of 1 becomes the largest
 
 
 def _require(condition: bool, what: str, expected: str, found: object) -> None:
@@ -29,13 +33,37 @@ def _require(condition: bool, what: str, expected: str, found: object) -> None:
         raise UserError(f"{what}: expected {expected}, found {found!r}; change the policy")
 
 
-def _require_probability(p: float, what: str) -> None:
-    _require(0.0 <= p <= 1.0, f"{what} probability", "a number in [0, 1]", p)
+def _is_number(value: object, low: float, high: float) -> bool:
+    """Tell whether a value is a real number in [low, high]; True and NaN are not."""
+    return isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
 
 
-def _require_range(pair: tuple[float, float], what: str, low: float, high: float) -> None:
-    inside = low <= pair[0] <= pair[1] <= high
-    _require(inside, what, f"an increasing range inside [{low}, {high}]", pair)
+def _is_whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, Integral) and _is_number(value, low, high)
+
+
+def _is_tuple_of(values: object, kinds: Any) -> bool:
+    return isinstance(values, tuple) and all(isinstance(value, kinds) for value in values)
+
+
+def _require_number(value: object, what: str, low: float, high: float) -> None:
+    _require(_is_number(value, low, high), what, f"a number in [{low:g}, {high:g}]", value)
+
+
+def _require_whole(value: object, what: str, low: int, high: int) -> None:
+    _require(_is_whole(value, low, high), what, f"a whole number in [{low}, {high}]", value)
+
+
+def _require_probability(p: object, what: str) -> None:
+    _require_number(p, f"{what} probability", 0.0, 1.0)
+
+
+def _require_range(pair: object, what: str, low: float, high: float) -> None:
+    two = isinstance(pair, tuple) and len(pair) == 2 and all(_is_number(end, low, high) for end in pair)
+    _require(
+        two and pair[0] <= pair[1],  # type: ignore[index]
+        what, f"two numbers (least, most) in [{low:g}, {high:g}]", pair,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- geometry: image -> [3, H, W]
@@ -68,7 +96,7 @@ class CenterCrop:
     fraction: float = 224 / 256
 
     def __post_init__(self) -> None:
-        _require(0.0 < self.fraction <= 1.0, "CenterCrop fraction", "a number in (0, 1]", self.fraction)
+        _require_number(self.fraction, "CenterCrop fraction", 1e-6, 1.0)
 
 
 @dataclass(frozen=True)
@@ -82,7 +110,7 @@ class PaddedCrop:
     padding: float = 0.125
 
     def __post_init__(self) -> None:
-        _require(0.0 <= self.padding <= 0.5, "PaddedCrop padding", "a number in [0, 0.5]", self.padding)
+        _require_number(self.padding, "PaddedCrop padding", 0.0, 0.5)
 
 
 @dataclass(frozen=True)
@@ -108,11 +136,11 @@ class Tile:
     crop: RandomResizedCrop = RandomResizedCrop()
 
     def __post_init__(self) -> None:
-        _require(self.grid >= 1, "Tile grid", "at least 1", self.grid)
+        _require_whole(self.grid, "Tile grid", 1, MAX_RESOLUTION)
         for name in ("row", "column"):
-            found = getattr(self, name)
-            _require(0 <= found < self.grid, f"Tile {name}", f"a cell in [0, {self.grid})", found)
-        _require(self.cell >= 1, "Tile cell", "at least 1 pixel", self.cell)
+            _require_whole(getattr(self, name), f"Tile {name}", 0, self.grid - 1)
+        _require_whole(self.cell, "Tile cell", 1, MAX_RESOLUTION)
+        _require(isinstance(self.crop, RandomResizedCrop), "Tile crop", "a RandomResizedCrop", self.crop)
 
 
 Geometry = RandomResizedCrop | CenterCrop | PaddedCrop | Tile
@@ -151,8 +179,8 @@ class ColorJitter:
 
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "saturation"):
-            _require(getattr(self, name) >= 0, f"ColorJitter {name}", "a number >= 0", getattr(self, name))
-        _require(0.0 <= self.hue <= 0.5, "ColorJitter hue", "a number in [0, 0.5]", self.hue)
+            _require_number(getattr(self, name), f"ColorJitter {name}", 0.0, MAX_FACTOR - 1)
+        _require_number(self.hue, "ColorJitter hue", 0.0, 0.5)
         _require_probability(self.p, "ColorJitter")
 
 
@@ -187,7 +215,7 @@ class Solarize:
 
     def __post_init__(self) -> None:
         _require_probability(self.p, "Solarize")
-        _require(0.0 <= self.threshold <= 256.0, "Solarize threshold", "a number in [0, 256]", self.threshold)
+        _require_number(self.threshold, "Solarize threshold", 0.0, 256.0)
 
 
 @dataclass(frozen=True)
@@ -207,8 +235,9 @@ class RandomAffine:
     p: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(0.0 <= self.degrees <= 180.0, "RandomAffine degrees", "a number in [0, 180]", self.degrees)
-        _require(0.0 <= self.translate <= 1.0, "RandomAffine translate", "a number in [0, 1]", self.translate)
+        _require_number(self.degrees, "RandomAffine degrees", 0.0, 180.0)
+        _require_number(self.translate, "RandomAffine translate", 0.0, 1.0)
+        _require_number(self.fill, "RandomAffine fill", 0.0, 255.0)
         _require_probability(self.p, "RandomAffine")
 
 
@@ -229,6 +258,22 @@ AugmentName = Literal[
     "translate_x",
     "translate_y",
 ]
+
+
+_MAGNITUDES: dict[str, tuple[float, float]] = {
+    "brightness": (0.0, MAX_FACTOR),
+    "color": (0.0, MAX_FACTOR),
+    "contrast": (0.0, MAX_FACTOR),
+    "posterize": (0.0, 8.0),
+    "rotate": (-360.0, 360.0),
+    "sharpness": (0.0, MAX_FACTOR),
+    "shear_x": (-10.0, 10.0),
+    "shear_y": (-10.0, 10.0),
+    "solarize": (0.0, 256.0),
+    "translate_x": (-1.0, 1.0),
+    "translate_y": (-1.0, 1.0),
+}
+"""What the argument of an operation may be; those not named take none."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +297,11 @@ class Augment:
     def __post_init__(self) -> None:
         known = self.name in get_args(AugmentName)
         _require(known, "RandAugment operation", f"one of {', '.join(get_args(AugmentName))}", self.name)
+        least, most = _MAGNITUDES.get(self.name, (0.0, 0.0))
+        for end in ("low", "high"):
+            _require_number(getattr(self, end), f"RandAugment {self.name} {end}", least, most)
+        fits = self.signed is False or (self.signed is True and least < 0)
+        _require(fits, f"RandAugment {self.name} signed", "False, or True for a warp", self.signed)
 
 
 @dataclass(frozen=True)
@@ -274,11 +324,18 @@ class RandAugment:
     fill: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(len(self.augments) > 0, "RandAugment augments", "at least one operation", self.augments)
-        _require(self.num_ops >= 1, "RandAugment num_ops", "at least 1", self.num_ops)
+        some = _is_tuple_of(self.augments, Augment) and len(self.augments) > 0
+        _require(some, "RandAugment augments", "a tuple of at least one Augment", self.augments)
+        _require_whole(self.num_ops, "RandAugment num_ops", 1, 100)
         _require_probability(self.p, "RandAugment")
-        ok = self.levels is None or 0 <= self.levels[0] < self.levels[1]
+        ok = self.levels is None or (
+            isinstance(self.levels, tuple)
+            and len(self.levels) == 2
+            and _is_whole(self.levels[1], 1, 10**6)
+            and _is_whole(self.levels[0], 0, self.levels[1] - 1)
+        )
         _require(ok, "RandAugment levels", "None or (first, number) with 0 <= first < number", self.levels)
+        _require_number(self.fill, "RandAugment fill", 0.0, 255.0)
 
 
 @dataclass(frozen=True)
@@ -297,6 +354,7 @@ class Cutout:
 
     def __post_init__(self) -> None:
         _require_range(self.size, "Cutout size", 0.0, 1.0)
+        _require_number(self.fill, "Cutout fill", 0.0, 255.0)
         _require_probability(self.p, "Cutout")
 
 
@@ -307,7 +365,7 @@ class QuarterTurn:
     turns: int
 
     def __post_init__(self) -> None:
-        _require(self.turns in (0, 1, 2, 3), "QuarterTurn turns", "0, 1, 2 or 3", self.turns)
+        _require_whole(self.turns, "QuarterTurn turns", 0, 3)
 
 
 Operation = (
@@ -331,7 +389,11 @@ class Normalize:
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        _require(min(self.std) > 0, "Normalize std", "three numbers > 0", self.std)
+        for name, least in (("mean", -1e3), ("std", 1e-6)):
+            found = getattr(self, name)
+            three = isinstance(found, tuple) and len(found) == 3
+            fits = three and all(_is_number(value, least, 1e3) for value in found)
+            _require(fits, f"Normalize {name}", f"three numbers in [{least:g}, 1000]", found)
 
 
 @dataclass(frozen=True)
@@ -345,7 +407,7 @@ class Standardize:
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        _require(self.eps > 0, "Standardize eps", "a number > 0", self.eps)
+        _require_number(self.eps, "Standardize eps", 1e-9, 1.0)
 
 
 @dataclass(frozen=True)
@@ -372,27 +434,15 @@ class ViewPolicy:
     shares_draws_of: int = 0
 
     def __post_init__(self) -> None:
-        fits = isinstance(self.resolution, int) and 1 <= self.resolution <= 4096
-        _require(
-            fits, f"resolution of view {self.name}", "a whole number of pixels in [1, 4096]", self.resolution
-        )
+        where = f"of view {self.name}"
+        _require_whole(self.resolution, f"resolution {where}", 1, MAX_RESOLUTION)
+        _require(isinstance(self.geometry, Geometry), f"geometry {where}", "one of policy.py", self.geometry)
         known = self.interpolation in ("bilinear", "bicubic")
-        _require(known, f"interpolation of view {self.name}", "'bilinear' or 'bicubic'", self.interpolation)
-        _require(
-            self.shares_draws_of >= 0,
-            f"shares_draws_of of view {self.name}",
-            "at least 0",
-            self.shares_draws_of,
-        )
+        _require(known, f"interpolation {where}", "'bilinear' or 'bicubic'", self.interpolation)
+        _require_whole(self.shares_draws_of, f"shares_draws_of {where}", 0, MAX_RESOLUTION)
         if isinstance(self.geometry, Tile):
-            fits = self.resolution <= self.geometry.cell
-            _require(
-                fits, f"tile of view {self.name}", f"at most {self.geometry.cell} pixels", self.resolution
-            )
-        for operation in self.operations:
-            _require(
-                isinstance(operation, Operation),
-                f"operation of view {self.name}",
-                "one of policy.py",
-                operation,
-            )
+            _require_whole(self.resolution, f"tile {where}", 1, self.geometry.cell)
+        fits = _is_tuple_of(self.operations, Operation)
+        _require(fits, f"operations {where}", "a tuple of operations of policy.py", self.operations)
+        normalizes = isinstance(self.normalize, Normalize | Standardize | None)
+        _require(normalizes, f"normalize {where}", "Normalize, Standardize or None", self.normalize)

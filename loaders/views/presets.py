@@ -96,9 +96,17 @@ def crop_flip(
     return ViewPolicy("crop_flip", resolution, geometry, (HorizontalFlip(flip_p),), normalize)
 
 
-def weak(resolution: int = 32, flip_p: float = 0.5, normalize: Normalize | None = IMAGENET) -> ViewPolicy:
-    """Weak view of FixMatch: flip, crop after padding by 12.5 % (Sohn et al. 2020, section 2.3)."""
-    return ViewPolicy("weak", resolution, PaddedCrop(0.125), (HorizontalFlip(flip_p),), normalize)
+def weak(
+    resolution: int = 32,
+    flip_p: float = 0.5,
+    normalize: Normalize | None = IMAGENET,
+    padding: float = 0.125,
+) -> ViewPolicy:
+    """Weak view of FixMatch: flip, crop after padding by 12.5 % (Sohn et al. 2020, section 2.3).
+
+    With `padding` 0 the flip alone.
+    """
+    return ViewPolicy("weak", resolution, PaddedCrop(padding), (HorizontalFlip(flip_p),), normalize)
 
 
 def _fixmatch_augments(strength: float) -> tuple[Augment, ...]:
@@ -155,7 +163,8 @@ def simclr(
 ) -> ViewPolicy:
     """View of SimCLR: crop, flip, jitter of the given strength, gray, blur up to sigma 2.
 
-    Source: Chen et al. 2020, appendix A. BYOL (Grill et al. 2020) uses strength 0.5 with saturation halved.
+    Source: Chen et al. 2020, appendix A. The views of BYOL (Grill et al. 2020) are those of Barlow Twins,
+    `barlow_a` and `barlow_b`.
     """
     s = 0.8 * strength
     operations = (

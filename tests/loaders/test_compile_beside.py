@@ -11,6 +11,7 @@ MODULE = """
 import os
 import sys
 import time
+from pathlib import Path
 
 from loaders import compile_beside
 from loaders.packs.kernels.memory import kernel
@@ -19,7 +20,13 @@ KIND = os.environ.get("KIND", "")
 compile_beside.available_cores = lambda: 1 if KIND == "one core" else 2
 compile_beside._LIMIT_S = 1.0 if KIND == "hangs" else 120.0
 if KIND == "kept":
-    compile_beside.subprocess = None  # so that no process can be started
+    compile_beside._start = None  # nothing can be started
+if KIND == "embedded":
+    sys.executable = ""
+if KIND == "no interpreter":
+    sys.executable += "-gone"
+if KIND == "odd path":
+    sys.path.insert(0, Path("unused"))  # which Python's import passes over
 
 @kernel
 def twice(value):
@@ -51,11 +58,25 @@ def run(folder: Path, kind: str = "") -> subprocess.CompletedProcess[str]:
     root = str(Path(__file__).resolve().parents[2])
     env = {**os.environ, "KIND": kind, "PYTHONPATH": root, "NUMBA_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, str(folder / "beside.py")]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    other = folder / "other"  # a folder of the user's, with a module of the same name
+    other.mkdir(exist_ok=True)
+    (other / "beside.py").write_text("raise SystemExit(1)")
+    return subprocess.run(
+        command, env=env, cwd=other, capture_output=True, text=True, timeout=60, check=False
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("kind", "found"), [("", "42 1 0"), ("one core", "42 0 1"), ("fails", "42 0 1"), ("hangs", "42 0 1")]
+    ("kind", "found"),
+    [
+        ("", "42 1 0"),
+        ("odd path", "42 1 0"),
+        ("one core", "42 0 1"),
+        ("embedded", "42 0 1"),
+        ("no interpreter", "42 0 1"),
+        ("fails", "42 0 1"),
+        ("hangs", "42 0 1"),
+    ],
 )
 def test_what_another_process_compiled_is_loaded(tmp_path: Path, kind: str, found: str) -> None:
     ended = run(tmp_path, kind)
