@@ -7,9 +7,12 @@ Example:
 from __future__ import annotations
 
 import io
+import os
+import pkgutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,12 +36,18 @@ from loaders.views.policy import ViewPolicy
 from tools.views.oracle import torchvision_view
 from tools.views.sheet import draw_sheet
 
-ViewName = Literal[
-    "barlow_a", "barlow_b", "crop_flip", "weak", "fixmatch_strong", "fixmatch_strong_gentle", "simclr",
-    "rotate_translate_jitter", "reconstruction", "evaluation",
-]  # fmt: skip
 Backend = Literal["cpu", "dali", "ffcv"]
-_PRESETS: dict[ViewName, Callable[[int], ViewPolicy]] = {
+
+
+def _rotation(turns: int, resolution: int) -> ViewPolicy:
+    return presets.rotations(resolution)[turns]
+
+
+def _tile(number: int, resolution: int) -> ViewPolicy:
+    return presets.tiles(resolution, cell=round(resolution * 75 / 64))[number]
+
+
+_PRESETS: dict[str, Callable[[int], ViewPolicy]] = {
     "barlow_a": presets.barlow_a,
     "barlow_b": presets.barlow_b,
     "crop_flip": presets.crop_flip,
@@ -49,6 +58,9 @@ _PRESETS: dict[ViewName, Callable[[int], ViewPolicy]] = {
     "rotate_translate_jitter": presets.rotate_translate_jitter,
     "reconstruction": presets.reconstruction,
     "evaluation": presets.evaluation,
+    "mirrored": presets.mirrored,
+    **{f"rotation_{90 * turns}": partial(_rotation, turns) for turns in range(4)},
+    **{f"tile_{number}": partial(_tile, number) for number in range(9)},
 }
 _NAMES = {
     getattr(codes, name): name.lower() for name in dir(codes) if name.isupper() and "ARGUMENTS" not in name
@@ -65,10 +77,11 @@ class Config:
 
     pack: Annotated[Path, tyro.conf.Positional]
     """Folder of the pack."""
-    view: ViewName = "barlow_a"
-    """Preset of loaders.views.presets."""
+    view: str = "barlow_a"
+    """Preset of loaders.views.presets, also rotation_0 to rotation_270, tile_0 to tile_8; or a ViewPolicy of
+    yours as module:name."""
     resolution: int = 96
-    """Side of the view in pixels."""
+    """Side of a preset's view in pixels."""
     split: str | None = None
     """Split to take images from; the first one by default."""
     num_images: int = 6
@@ -150,6 +163,26 @@ def compare(
     return Comparison(originals, torch.stack(ours, 1), torch.stack(theirs, 1), by_image)
 
 
+def find_policy(name: str, resolution: int) -> ViewPolicy:
+    """Return a preset, or what a module calls `module:name`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name in _PRESETS:
+        return replace(_PRESETS[name](resolution), shares_draws_of=0)
+    if ":" not in name:
+        raise UserError(f"--view: expected module:name or one of {', '.join(_PRESETS)}, found {name!r}")
+    sys.path.append(os.getcwd())
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"--view {name}: expected a module and a name in it, found none ({error})") from None
+    if not isinstance(found, ViewPolicy):
+        raise UserError(f"--view {name}: expected a ViewPolicy, found {type(found).__name__}; name another")
+    return replace(found, shares_draws_of=0)
+
+
 def describe(drawn: ViewParameters, i: int) -> str:
     """Say in words what was drawn for image i of a batch."""
     _, _, height, width = drawn.box[i]
@@ -184,8 +217,9 @@ def make_sheet(comparison: Comparison, config: Config) -> Image.Image:
             pictures += [ours, theirs, ((ours - theirs).abs() * config.gain).clamp(0, 1)]
         size = f"{original.shape[2]} x {original.shape[1]}"
         rows.append((pictures, [size, *comparison.notes[i]]))
-    title = f"{config.view} at {config.resolution} pixels"
-    side = config.resolution * max(1, round(_TILE / config.resolution))
+    resolution = comparison.ours.shape[-1]
+    title = f"{config.view} at {resolution} pixels"
+    side = resolution * max(1, round(_TILE / resolution))
     return draw_sheet(title, summary, headings, rows, config.tile or min(side, _LARGEST_TILE), 3)
 
 
@@ -196,7 +230,7 @@ def main() -> int:
         raise UserError(f"--out: expected a folder {config.out.parent} to write to, found none; make it")
     pack = open_pack(config.pack)
     split = pack.split(config.split or pack.splits[0])
-    policy = _PRESETS[config.view](config.resolution)
+    policy = find_policy(config.view, config.resolution)
     number = min(config.num_images, len(split))
     comparison = compare(split, policy, number, config.draws, config.seed, config.backend)
     content = io.BytesIO()

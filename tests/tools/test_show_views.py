@@ -12,7 +12,7 @@ from loaders.views import presets
 from loaders.views.draw import draw
 from loaders.views.policy import Augment, RandAugment
 from tests.loaders.conftest import write_pack
-from tools.show_views import compare, describe, main
+from tools.show_views import compare, describe, find_policy, main
 from tools.views.sheet import draw_sheet
 
 
@@ -34,6 +34,9 @@ VIEWS = {
     "fixmatch_strong": (presets.fixmatch_strong(48), 1.5),
     "rotate_translate_jitter": (presets.rotate_translate_jitter(48), 0.5),
     "evaluation": (presets.evaluation(48), 0.5),
+    "mirrored": (find_policy("mirrored", 48), 0.5),
+    "rotation_90": (find_policy("rotation_90", 48), 0.1),
+    "tile_4": (find_policy("tile_4", 48), 3.0),
 }
 
 
@@ -79,6 +82,19 @@ def test_the_command_writes_a_picture(pack, tmp_path, monkeypatch, capsys):
     with Image.open(out) as image:
         assert image.format == "PNG"
         assert image.width > 4 * 144
+
+
+def test_a_policy_of_the_users_own(pack, tmp_path, monkeypatch, capsys):
+    source = "from loaders.views.policy import CenterCrop, ViewPolicy\n"
+    source += "mine = ViewPolicy('mine', 20, CenterCrop())\n"
+    (tmp_path / "own_views.py").write_text(source + "other = 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert run(monkeypatch, pack.path, "--view", "own_views:mine", "--num-images", 2, "--out", "own.png") == 0
+    assert (tmp_path / "own.png").exists()
+    for name in ("own_views:other", "own_views:none", "no_views:mine", "swirl"):
+        with pytest.raises(UserError, match="--view"):
+            run(monkeypatch, pack.path, "--view", name)
 
 
 def test_mistakes_are_refused(pack, tmp_path, monkeypatch):
