@@ -17,9 +17,9 @@ Example:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
+from loaders.checks import check_whole
 from loaders.errors import UserError
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -34,12 +34,12 @@ def _require(condition: bool, what: str, expected: str, found: object) -> None:
 
 
 def _is_number(value: object, low: float, high: float) -> bool:
-    """Tell whether a value is a real number in [low, high]; True and NaN are not."""
-    return isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
+    """Tell whether a value is a number in [low, high]; True and NaN are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def _is_whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, Integral) and _is_number(value, low, high)
+    return isinstance(value, int) and _is_number(value, low, high)
 
 
 def _is_tuple_of(values: object, kinds: Any) -> bool:
@@ -51,7 +51,7 @@ def _require_number(value: object, what: str, low: float, high: float) -> None:
 
 
 def _require_whole(value: object, what: str, low: int, high: int) -> None:
-    _require(_is_whole(value, low, high), what, f"a whole number in [{low}, {high}]", value)
+    check_whole(what, value, low, high, "change the policy")
 
 
 def _require_probability(p: object, what: str) -> None:

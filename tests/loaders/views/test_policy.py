@@ -73,6 +73,7 @@ WRONG = {
     "a deviation of NaN": lambda: Normalize((0, 0, 0), (1, nan, 1)),
     "a deviation of 0": lambda: Normalize((0, 0, 0), (1, 0, 1)),
     "an infinite eps": lambda: Standardize(inf),
+    "brightness beyond every float": lambda: ColorJitter(brightness=10**400),
     "resolution 0": lambda: ViewPolicy("x", 0, CenterCrop()),
     "resolution True": lambda: ViewPolicy("x", True, CenterCrop()),
     "resolution 32.5": lambda: ViewPolicy("x", 32.5, CenterCrop()),
