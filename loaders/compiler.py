@@ -7,9 +7,11 @@ Numba lets a function name its compiler (`pipeline_class`). What each thing here
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import binding, ir
+from numba import typeof, types
 from numba.core import untyped_passes as untyped
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder, Flags
@@ -89,6 +91,37 @@ class KernelCompiler(CompilerBase):
                 passes.add_pass(one, description)
         passes.finalize()
         return [passes]
+
+
+class EntryCompiler(KernelCompiler):
+    """Compiles a function whose machine code is kept by us; see `object_code`."""
+
+    def define_pipelines(self) -> list[PassManager]:
+        """Have the object file kept beside the code in memory."""
+        name = self.state.func_id.func_qualname
+        self.state.library = self.state.targetctx.codegen().create_library(name)
+        self.state.library.enable_object_caching()
+        return super().define_pipelines()
+
+
+def object_code(function: Any, arguments: Sequence[Any]) -> tuple[str, bytes]:
+    """Compile a function for arguments like these.
+
+    Args:
+        function: a dispatcher whose compiler is `EntryCompiler`.
+        arguments: arrays, which may be read-only where the function only reads, and whole numbers.
+
+    Returns:
+        Name of the function in its object file, and that file.
+    """
+    kinds = tuple(_writable(typeof(argument)) for argument in arguments)
+    function.compile(kinds)
+    compiled = function.overloads[kinds]
+    return compiled.fndesc.llvm_func_name, bytes(compiled.library._get_compiled_object())
+
+
+def _writable(kind: Any) -> Any:
+    return kind.copy(readonly=False) if isinstance(kind, types.Array) else kind
 
 
 class PartCompiler(KernelCompiler):

@@ -28,8 +28,8 @@ from loaders.compile_beside import compiled_beside
 from loaders.decode import MAX_PIXELS_PER_BYTE, Arena, Decoder, EncodedRows, decode_nothing, regions_of
 from loaders.errors import BadImageError, LoaderError, UserError
 from loaders.packs import Split
-from loaders.packs.kernels.crc32 import crc32_all
 from loaders.packs.kernels.decode import decode_all
+from loaders.packs.stored.crc32 import crc32_all
 from loaders.views.draw import ViewParameters, draw
 from loaders.views.kernels.render import Scratch, make_scratch, render_chunk
 from loaders.views.kernels.resample import table_taps

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
-from loaders.packs.kernels.baseline import make_baseline, sample_bytes, scan_bytes
 from loaders.packs.kernels.decode import (
     AHEAD,
     FOUND_ALTERED,
@@ -20,6 +19,7 @@ from loaders.packs.kernels.decode import (
     FOUND_SIZE,
     decode_all,
 )
+from loaders.packs.stored.baseline import make_baseline, sample_bytes, scan_bytes
 from loaders.turbojpeg import Decompressor
 
 SMALL_BYTES = 64 << 10  # of a JPEG that is copied before it is decoded

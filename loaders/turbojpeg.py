@@ -1,4 +1,4 @@
-"""libjpeg-turbo for compiled loops: its functions by name, called without the interpreter or its lock.
+"""libjpeg-turbo: the library, and its state for one thread.
 
 The library comes with the wheel `turbojpeg`. Other wheels keep theirs to themselves or offer the interface of
 libjpeg alone, whose errors must not return to their caller, which compiled Python cannot arrange.
@@ -10,9 +10,6 @@ import importlib.metadata
 import weakref
 from ctypes import CDLL, c_char_p, c_int, c_void_p
 from pathlib import Path
-
-from llvmlite import binding
-from numba import types
 
 _COMPRESS, _DECOMPRESS = 0, 1
 _NO_REALLOC = 2
@@ -31,8 +28,8 @@ def _find() -> Path:
     raise ImportError("the wheel of turbojpeg holds no libturbojpeg; pip install --force-reinstall turbojpeg")
 
 
-_path = str(_find())
-library = CDLL(_path)
+PATH = str(_find())
+library = CDLL(PATH)
 for _name, _returned, _taken in (
     ("tj3Init", c_void_p, [c_int]),
     ("tj3Set", c_int, [c_void_p, c_int, c_int]),
@@ -41,21 +38,6 @@ for _name, _returned, _taken in (
 ):
     _function = getattr(library, _name)
     _function.restype, _function.argtypes = _returned, _taken
-
-# For compiled code, which finds them by name; so it can be kept on disk, where an address could not.
-binding.load_library_permanently(_path)
-read_header = types.ExternalFunction(
-    "tj3DecompressHeader", types.int32(types.uintp, types.uintp, types.uintp)
-)
-get_parameter = types.ExternalFunction("tj3Get", types.int32(types.uintp, types.int32))
-# Its second argument is a struct of four int32: x, y, width and height, in the registers of two integers.
-set_region = types.ExternalFunction(
-    "tj3SetCroppingRegion", types.int32(types.uintp, types.uint64, types.uint64)
-)
-decompress = types.ExternalFunction(
-    "tj3Decompress8",
-    types.int32(types.uintp, types.uintp, types.uintp, types.uintp, types.int32, types.int32),
-)
 
 
 class _State:

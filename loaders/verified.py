@@ -12,7 +12,7 @@ from loaders.cpu import MAX_REPLACEMENTS
 from loaders.errors import BadImageError, LoaderError, UserError
 from loaders.packs import Split
 from loaders.packs.columns import ENCODING_RAW
-from loaders.packs.kernels.crc32 import crc32_all
+from loaders.packs.stored.crc32 import crc32_all
 
 
 class VerifiedRows:

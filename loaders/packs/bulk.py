@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from loaders.packs.columns import ENCODING_JPEG
 from loaders.packs.image import ImagePolicy, PreparedImage
 from loaders.packs.jpeg_header import parse_jpeg_header
-from loaders.packs.kernels.blake2b import hash_all
-from loaders.packs.kernels.crc32 import crc32_all
-from loaders.packs.kernels.jpeg_markers import CLEAN, HAS_EXIF, HEIGHT, WIDTH
-from loaders.packs.kernels.jpeg_scan import ScanTables, scan_jpegs
 from loaders.packs.rows import Batch
 from loaders.packs.sources.item import BulkSource, ImageSource, SourceItem
+from loaders.packs.stored.blake2b import hash_all
+from loaders.packs.stored.crc32 import crc32_all
+from loaders.packs.stored.jpeg_scan import ScanTables, scan_jpegs
+from loaders.packs.stored.sizes import CLEAN, HAS_EXIF, HEIGHT, WIDTH
 
 _BATCH_IMAGES = 512
 _BATCH_BYTES = 4 << 20

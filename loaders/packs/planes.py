@@ -7,21 +7,23 @@ costs nothing in quality (docs/performance.md).
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_int, c_size_t, c_void_p
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.packs.kernels.baseline import decode_samples, make_baseline, sample_bytes, scan_bytes
-from loaders.packs.kernels.shrink import MIN_ROW_BYTES, Side, shrink_into
+from loaders.packs.stored.baseline import decode_samples, make_baseline, sample_bytes, scan_bytes
+from loaders.packs.stored.kernel import Kept
+from loaders.packs.stored.shrink import MIN_ROW_BYTES, Plane, ShrinkPlan, Side, plan_shrinking
+from loaders.packs.stored.shrink import shrink_planes as resize_planes
 from loaders.turbojpeg import HALF_COLOURS, HEIGHT, SUBSAMPLING, WIDTH, Compressor, Decompressor, library
 
 _QUALITY = 3  # a parameter
 # Pixels per value of colour, down and across, by the library's number of a subsampling.
 _SHARED = {0: (1, 1), 1: (1, 2), 2: (2, 2), 4: (2, 1)}
-_KEPT_BYTES = 16 << 20
+_KEPT_VALUES = 16 << 20
 _Addresses, _Strides = c_void_p * 3, c_int * 3
 
 
@@ -49,13 +51,11 @@ class _Planes(NamedTuple):
 
     Attributes:
         memory: uint8.
-        begins: where each begins.
-        strides: bytes from one row to the next of each.
+        places: int64 [3, 2], where each begins, bytes from one of its rows to the next.
     """
 
-    memory: NDArray[np.uint8]
-    begins: Sequence[int]
-    strides: Sequence[int]
+    memory: Kept
+    places: NDArray[np.int64]
 
 
 class _Layout(NamedTuple):
@@ -88,9 +88,9 @@ class _Layout(NamedTuple):
         luma = colour * self.shared[0] * self.shared[1]
         return luma, luma + colour, luma + 2 * colour
 
-    def planes(self, memory: NDArray[np.uint8]) -> _Planes:
+    def planes(self, memory: Kept) -> _Planes:
         """Return planes of this layout."""
-        return _Planes(memory, (0, *self.ends[:2]), self.strides)
+        return _Planes(memory, np.array([[0, *self.ends[:2]], self.strides]).T.copy())
 
 
 class _Worker(threading.local):
@@ -99,19 +99,19 @@ class _Worker(threading.local):
     def __init__(self) -> None:
         self.decoder = Decompressor()
         self.encoder = Compressor()
-        self.baseline = make_baseline()
-        self._memory: dict[str, NDArray[np.uint8]] = {}
+        self.baseline = Kept(make_baseline())
+        self._memory: dict[str, Kept] = {}
 
     def renew(self) -> None:
         """Take another decoder: one that has met a damaged header refuses every image after it."""
         self.decoder = Decompressor()
 
-    def memory(self, name: str, size_bytes: int) -> NDArray[np.uint8]:
-        """Return memory of at least this size; for the same name the same, where it is of a usual size."""
-        if size_bytes > _KEPT_BYTES:
-            return np.empty(size_bytes, np.uint8)
-        if name not in self._memory or len(self._memory[name]) < size_bytes:
-            self._memory[name] = np.empty(size_bytes, np.uint8)
+    def memory(self, name: str, size: int, kind: type[np.generic] = np.uint8) -> Kept:
+        """Return memory for so many values; for the same name the same, where it is of a usual size."""
+        if size > _KEPT_VALUES:
+            return Kept(np.empty(size, kind))
+        if name not in self._memory or len(self._memory[name].array) < size:
+            self._memory[name] = Kept(np.empty(size, kind))
         return self._memory[name]
 
 
@@ -146,25 +146,37 @@ def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quali
     source = source or _decode(data, factor, _Layout.of(height, width, shared))
     if source is None:
         return None
-    target = _Layout.of(to_height, to_width, _SHARED[HALF_COLOURS])
-    small = target.planes(_worker.memory("target", target.ends[2]))
+    plan = _plan(height, width, shared, to_height, to_width)
+    target = _worker.memory("target", plan.ends[-1])
+    floats, sums = (
+        _worker.memory("floats", plan.num_floats, np.float32),
+        _worker.memory("sums", plan.num_bytes),
+    )
+    resize_planes(target, source.memory, source.places, plan, floats, sums)
+    return _encode(target, to_height, to_width, quality)
+
+
+@lru_cache(maxsize=512)
+def _plan(height: int, width: int, shared: tuple[int, int], to_height: int, to_width: int) -> ShrinkPlan:
+    """Return how three planes shrink, the results padded to whole units of colour."""
+    half = _SHARED[HALF_COLOURS]
+    planes = []
     for plane in range(3):
         # Of the pixels that share a value, down and across, on either side.
-        own = (shared, target.shared) if plane else ((1, 1), (1, 1))
+        own = (shared, half) if plane else ((1, 1), (1, 1))
         rows, columns = (
             Side(
                 length=-(-length // a),
                 size=-(-to // b),
                 scale=length / to * b / a,
-                num_places=-(-to // target.shared[axis]) * (1 if plane else target.shared[axis]),
+                num_places=-(-to // half[axis]) * (1 if plane else half[axis]),
             )
             for axis, (length, to, a, b) in enumerate(
                 zip((height, width), (to_height, to_width), *own, strict=True)
             )
         )
-        first, place = source.begins[plane], small.begins[plane]
-        shrink_into(small.memory[place:], source.memory[first:], source.strides[plane], rows, columns)
-    return _encode(small, to_height, to_width, quality)
+        planes.append(Plane(rows, columns))
+    return plan_shrinking(tuple(planes))
 
 
 def _decode_baseline(data: bytes, height: int, width: int) -> _Planes | None:
@@ -177,8 +189,7 @@ def _decode_baseline(data: bytes, height: int, width: int) -> _Planes | None:
     file = np.frombuffer(data, np.uint8)
     if not decode_samples(file, height, width, region, _worker.baseline, scan, samples, places):
         return None
-    begins, strides = places.T.tolist()
-    return _Planes(samples, begins, strides)
+    return _Planes(samples, places)
 
 
 def _decode(data: bytes, factor: int, layout: _Layout) -> _Planes | None:
@@ -186,24 +197,25 @@ def _decode(data: bytes, factor: int, layout: _Layout) -> _Planes | None:
     planes = layout.planes(_worker.memory("source", layout.ends[2]))
     decoder = _worker.decoder.handle
     library.tj3SetScalingFactor(decoder, _Fraction(1, factor))
-    arguments = _addresses(planes), _Strides(*planes.strides)
+    arguments = _addresses(planes.memory, layout), _Strides(*layout.strides)
     if library.tj3DecompressToYUVPlanes8(decoder, data, len(data), *arguments) != 0:
         _worker.renew()
         return None
     return planes
 
 
-def _addresses(planes: _Planes) -> _Addresses:  # type: ignore[valid-type]
-    first = planes.memory.ctypes.data
-    return _Addresses(*(first + begin for begin in planes.begins))
+def _addresses(memory: Kept, layout: _Layout) -> _Addresses:  # type: ignore[valid-type]
+    first = memory.array.ctypes.data
+    return _Addresses(first, *(first + end for end in layout.ends[:2]))
 
 
-def _encode(planes: _Planes, height: int, width: int, quality: int) -> bytes:
+def _encode(planes: Kept, height: int, width: int, quality: int) -> bytes:
     encoder = _worker.encoder.handle
-    out = _worker.memory("encoded", library.tj3JPEGBufSize(width, height, HALF_COLOURS))
+    out = _worker.memory("encoded", library.tj3JPEGBufSize(width, height, HALF_COLOURS)).array
+    layout = _Layout.of(height, width, _SHARED[HALF_COLOURS])
     library.tj3Set(encoder, _QUALITY, quality)
     place, size = c_void_p(out.ctypes.data), c_size_t(len(out))
-    arguments = _addresses(planes), width, _Strides(*planes.strides), height
+    arguments = _addresses(planes, layout), width, _Strides(*layout.strides), height
     if library.tj3CompressFromYUVPlanes8(encoder, *arguments, byref(place), byref(size)) != 0:
         raise MemoryError("libjpeg-turbo cannot encode")
     return out[: size.value].tobytes()

@@ -51,6 +51,6 @@ def resize_antialiased(pixels: NDArray[np.uint8], height: int, width: int) -> ND
     if pixels.shape[1] < MIN_WIDTH_PX:
         image = Image.fromarray(pixels).resize((width, height), Image.Resampling.HAMMING)
         return np.asarray(image)
-    from loaders.packs.kernels.shrink import shrink_hamming  # loads compiled code
+    from loaders.packs.stored.shrink import shrink_hamming  # loads compiled code
 
     return shrink_hamming(np.ascontiguousarray(pixels), height, width)

@@ -155,8 +155,8 @@ def _differing_rows(pack: Pack, shard: int, first_row: int, stop_row: int) -> li
         found = [content_hash(image) for image in images]
         digests = np.frombuffer(b"".join(found), "<u8").reshape(-1, 2)
     else:
-        from loaders.packs.kernels.blake2b import hash_all
-        from loaders.packs.kernels.crc32 import crc32_all
+        from loaders.packs.stored.blake2b import hash_all
+        from loaders.packs.stored.crc32 import crc32_all
 
         crc32 = crc32_all(np.uint64(data.ctypes.data) + first.astype(np.uint64), size)
         digests = hash_all(np.asarray(data), first, first + size)

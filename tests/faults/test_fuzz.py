@@ -24,13 +24,13 @@ from loaders.packs import LabelTable, Pack, beton, open_pack
 from loaders.packs.columns import COLUMN_DTYPES, IndexColumns, open_columns
 from loaders.packs.image import BadImage, ImagePolicy, prepare_image
 from loaders.packs.jpeg_header import parse_jpeg_header
-from loaders.packs.kernels.jpeg_markers import CLEAN, HEIGHT, WIDTH
-from loaders.packs.kernels.jpeg_scan import ScanTables, scan_jpegs
 from loaders.packs.labels import LabelTableWriter
 from loaders.packs.manifest import read_manifest
 from loaders.packs.shard_list import read_shard_records
 from loaders.packs.sources.item import MAX_FILE_BYTES, UnreadableItem
 from loaders.packs.sources.spec import open_source
+from loaders.packs.stored.jpeg_scan import ScanTables, scan_jpegs
+from loaders.packs.stored.sizes import CLEAN, HEIGHT, WIDTH
 from loaders.views import presets
 from tests.loaders.encoded_rows import encoded_rows
 from tests.loaders.packs.inputs import class_tree, encoded, jpeg, pack, pixels, write_tar, write_tree

@@ -7,12 +7,9 @@ so refusing costs time and never an image.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from loaders.packs.kernels.colours import LANES, convert_row, enlarge_row
+from loaders.packs.kernels.colours import convert_row, enlarge_row
 from loaders.packs.kernels.entropy import (
     BLOCK_AC,
     BLOCK_ACROSS,
@@ -22,27 +19,19 @@ from loaders.packs.kernels.entropy import (
     BLOCK_FACTORS,
     BLOCK_PLACE,
     BLOCK_STRIDE,
-    COEFFICIENTS,
-    NUM_CODES,
     PLACES,
-    ROWS,
     begin_scan,
     bits_left,
     build_entropy_table,
     decode_units,
 )
-from loaders.packs.kernels.huffman import SLACK, unstuff
+from loaders.packs.kernels.huffman import unstuff
 from loaders.packs.kernels.jpeg_markers import (
     AC_SLOT,
     CODES,
     COMPONENT,
     DC_SLOT,
-    HEIGHT,
-    MAX_BLOCKS,
-    NUM_TABLES,
     QUANT,
-    RAW_BYTES,
-    WIDTH,
     H,
     V,
     num_units,
@@ -50,53 +39,14 @@ from loaders.packs.kernels.jpeg_markers import (
     same_bytes,
     table_size,
 )
-from loaders.packs.kernels.memory import inner, kernel
+from loaders.packs.kernels.memory import entry, inner
+from loaders.packs.stored.sizes import DECODE_ROWS as ROWS
+from loaders.packs.stored.sizes import HEIGHT, LANES, WIDTH
 
-_MAX_ROW = 65_536
 _NARROWEST = 5  # pixels across; libjpeg-turbo enlarges the colours of narrower images in another way
 # Columns of the planes of samples: where the sample of the image's first row and column would stand, bytes
 # from one row to the next.
 _FIRST, _STRIDE = 0, 1
-
-
-# What a thread keeps from one image to the next: tables, which files often share, and scratch. A record is
-# one argument, where numba takes a tuple of arrays apart in every function: half the time to compile.
-BASELINE = np.dtype(
-    [
-        ("tables", np.uint64, (4 * ROWS,)),
-        ("single", np.uint64, (ROWS,)),
-        ("state", np.uint64, (3,)),
-        ("previous", np.int64, (3,)),
-        ("facts", np.int64, (4,)),
-        ("frame", np.int64, (3, 4)),
-        ("units", np.int64, (MAX_BLOCKS, 3)),
-        ("tables_at", np.int64, (NUM_TABLES,)),
-        ("blocks", np.int64, (MAX_BLOCKS, 8)),
-        ("places", np.int64, (3, 2)),  # of the planes of samples
-        ("codes", np.int32, (4, NUM_CODES)),
-        ("factors", np.int16, (4 * 64,)),
-        ("coefficients", np.int16, (COEFFICIENTS,)),
-        ("sums", np.int16, (_MAX_ROW,)),
-        ("raws", np.uint8, (4, RAW_BYTES)),  # the tables of codes that were built last
-        ("colours", np.uint8, (2, _MAX_ROW)),
-        ("narrow", np.uint8, (3 * LANES,)),
-    ]
-)
-
-
-def make_baseline() -> NDArray[np.void]:
-    """Allocate what one thread needs: BASELINE [1]."""
-    return np.zeros(1, BASELINE)
-
-
-def scan_bytes(size: int) -> int:
-    """Return how much scratch the codes of a file of so many bytes need."""
-    return size + SLACK
-
-
-def sample_bytes(height: Any, width: Any) -> Any:
-    """Return how much scratch the samples of an image of so many pixels need at most."""
-    return 3 * (height + 15) * (width + 15) + LANES
 
 
 @inner
@@ -150,7 +100,7 @@ def decode_baseline(data, height, width, region, base, scan, samples, planes):
     return bottom < down or bits_left(base.state, size) < 8
 
 
-@kernel
+@entry
 def decode_samples(data, height, width, region, base, scan, samples, places):
     """Decode an image as it is stored, luma and two colours; return whether it could be done.
 

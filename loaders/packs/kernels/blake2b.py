@@ -11,9 +11,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
-from loaders.packs.kernels.memory import kernel, load_le64
+from loaders.packs.kernels.memory import entry, inner, load_le64
 
 _LANES = 8
 _BLOCK_BYTES = 128
@@ -58,26 +57,6 @@ _QUARTERS = (
 _ROUNDS = 12
 _WORD = ir.IntType(64)
 _VECTOR = ir.VectorType(_WORD, _LANES)
-
-
-def hash_all(
-    data: NDArray[np.uint8], starts: NDArray[np.int64], stops: NDArray[np.int64]
-) -> NDArray[np.uint64]:
-    """Hash many messages.
-
-    Args:
-        data: uint8 [total], what holds the messages.
-        starts: int64 [N], where each begins.
-        stops: int64 [N], where each ends, at most `total`.
-
-    Returns:
-        uint64 [N, 2], the 16 bytes of each BLAKE2b, little-endian.
-    """
-    digests = np.empty((len(starts), 2), np.uint64)
-    lanes = np.empty((_LANES, 2), np.int64)
-    state, words = np.empty(8 * _LANES, np.uint64), np.zeros(18 * _LANES, np.uint64)
-    _hash_all(data, starts, stops, digests, lanes, state, words)
-    return digests
 
 
 def _rotated(builder: Any, value: Any, bits: int) -> Any:
@@ -135,7 +114,7 @@ def _compress(typing_context: Any, state: Any, block: Any) -> Any:
     return types.void(state, block), generate
 
 
-@kernel
+@inner
 def _load_lane(data, at, count, words, lane):
     """Put up to 128 bytes, filled up with zeros, into one lane of a block."""
     whole = count >> 3
@@ -148,20 +127,20 @@ def _load_lane(data, at, count, words, lane):
         words[place] |= np.uint64(data[at + i]) << np.uint64(8 * (i & 7))
 
 
-@kernel
+@inner
 def _start_lane(state, lane):
     for row in range(8):
         state[np.uint64(row * _LANES + lane)] = _START[row]
 
 
-@kernel
-def _hash_all(data, starts, stops, digests, lanes, state, words):
+@entry
+def hash_all(data, starts, stops, digests, lanes, state, words):
     """Keep the lanes busy: one whose message is finished begins the next.
 
     Args:
-        data: as in `hash_all`.
-        starts: as in `hash_all`.
-        stops: as in `hash_all`.
+        data: as in `loaders.packs.stored.blake2b.hash_all`.
+        starts: as in `loaders.packs.stored.blake2b.hash_all`.
+        stops: as in `loaders.packs.stored.blake2b.hash_all`.
         digests: uint64 [N, 2], result.
         lanes: int64 [8, 2], the message of each lane, -1 for none, and the bytes taken of it.
         state: uint64 [8 * 8].

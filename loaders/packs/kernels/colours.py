@@ -15,8 +15,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from loaders.packs.kernels.memory import inner
+from loaders.packs.stored.sizes import LANES
 
-LANES = 16  # values that vectors may read behind a row, and pixels that are converted together
 # Factors of 65536, as sums of a whole number and of one that needs no more than 16 bits.
 _RED, _RED_WHOLE = 91881 - 65536, 1  # 1.402
 _GREEN_RED, _GREEN_RED_WHOLE = 65536 - 46802, -1  # -0.71414

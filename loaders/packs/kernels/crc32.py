@@ -15,9 +15,8 @@ from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
-from loaders.packs.kernels.memory import bytes_at, inner, kernel, load_le64
+from loaders.packs.kernels.memory import bytes_at, entry, inner, load_le64
 
 _POLYNOMIAL = 0xEDB88320  # of zlib, PNG and Ethernet, the highest power in the lowest bit
 HAS_PRODUCT = bool(binding.get_host_cpu_features().get("pclmul"))
@@ -33,37 +32,9 @@ def _power(exponent: int) -> int:
     return value << 1
 
 
-def _make_tables() -> NDArray[np.uint32]:
-    """Return uint32 [8, 256]: what a byte does to the checksum when 0 to 7 bytes follow it."""
-    tables = np.zeros((8, 256), np.uint32)
-    value = np.arange(256, dtype=np.uint32)
-    for table in tables:
-        for _ in range(8):
-            value = (value >> np.uint32(1)) ^ (value & np.uint32(1)) * np.uint32(_POLYNOMIAL)
-        table[:] = value
-    return tables
-
-
-_TABLES = _make_tables()
-
-
-def crc32_all(addresses: NDArray[np.uint64], sizes: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """Return the CRC-32 of bytes in memory, as `zlib.crc32` gives it.
-
-    Args:
-        addresses: uint64 [K]; the caller keeps what lies there alive.
-        sizes: int64 [K], bytes.
-
-    Returns:
-        uint32 [K].
-    """
-    found = np.empty(len(sizes), np.uint32)
-    _crc32_all(addresses, sizes, _TABLES, np.empty(_LANE, np.uint8), found)
-    return found
-
-
-@kernel
-def _crc32_all(addresses, sizes, tables, lane, found):
+@entry
+def crc32_all(addresses, sizes, tables, lane, found):
+    """Compute the CRC-32 of all; see `loaders.packs.stored.crc32`."""
     for i in range(len(sizes)):
         data = bytes_at(addresses[i], sizes[i])
         crc, at = np.uint64(0xFFFFFFFF), np.int64(0)

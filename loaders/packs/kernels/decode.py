@@ -10,9 +10,10 @@ import numpy as np
 
 from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.kernels.baseline import decode_baseline
-from loaders.packs.kernels.huffman import SLACK
 from loaders.packs.kernels.memory import bytes_at, copy_bytes, inner, kernel
-from loaders.turbojpeg import HEIGHT, RGB, WIDTH, decompress, get_parameter, read_header, set_region
+from loaders.packs.kernels.turbojpeg import decompress, get_parameter, read_header, set_region
+from loaders.packs.stored.sizes import SLACK
+from loaders.turbojpeg import HEIGHT, RGB, WIDTH
 
 # libjpeg-turbo decodes the last bytes of its input, 512 for each of up to ten blocks of a unit, by a slower
 # way: most of a small image. With so many bytes more, which are never looked at, none of its own are last.

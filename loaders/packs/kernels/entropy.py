@@ -12,16 +12,16 @@ import numpy as np
 
 from loaders.packs.kernels.idct import transform_block
 from loaders.packs.kernels.memory import inner, load_be64, store_le64
+from loaders.packs.stored.sizes import DECODE_PEEK_BITS as PEEK_BITS
+from loaders.packs.stored.sizes import DECODE_ROWS as ROWS
 
-PEEK_BITS = 10
-ROWS = 1 << PEEK_BITS
 END = 128  # an end of block is an advance by so many coefficients
 # An entry of a DC table, or of an AC table where a magnitude does not fit into the look-up:
 # 0 (8 bits), bits taken (8), bits of the magnitude (8), advance (8).
 # Of an AC table else: bits taken by both symbols (8), by the first (8), advance by the first (8), by both
 # (8), value of the first (16), of the second (16). Where only one fits, it stands in both places.
 # 0 in any case: a longer code, or none.
-_LAST, _PLACE, NUM_CODES = 0, 17, 34
+_LAST, _PLACE = 0, 17
 _MOST = 8191  # a mean that damage has made; libjpeg-turbo's sums wrap beyond it, in ways of their own
 _BEHIND = 2 * END  # places that an advance past the end of a block can reach
 # Where the coefficients of a scan stand in a block; those past its end have a place of no meaning.
@@ -42,7 +42,6 @@ PLACES = np.array(
     BLOCK_STRIDE,
     BLOCK_FACTORS,
 ) = range(8)
-COEFFICIENTS = 72  # int16 of a block, with the place of no meaning
 
 
 @inner

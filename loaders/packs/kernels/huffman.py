@@ -10,15 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from loaders.packs.kernels.memory import inner, load_be64, load_le64, store_le64
+from loaders.packs.stored.sizes import SCAN_PEEK_BITS as PEEK_BITS
+from loaders.packs.stored.sizes import SCAN_ROWS as ROWS
+from loaders.packs.stored.sizes import SLACK
 
-PEEK_BITS = 13
-ROWS = 1 << PEEK_BITS
-# A block takes at most 64 symbols of 31 bits, so this much is read behind a scan that is cut off.
-SLACK = 288
 # An entry: bits taken (4), coefficients covered (8 from bit 4), end of block (bit 15). 0: look closer.
 END = 1 << 11  # of an entry shifted right by 4
 # Rows of `codes`: per length 1 to 16 the last code (-1: none), then the place of its symbol.
-LAST, PLACE, NUM_CODES = 0, 17, 34
+LAST, PLACE = 0, 17
 
 
 @inner

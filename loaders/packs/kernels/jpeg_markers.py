@@ -11,17 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 from loaders.packs.kernels.memory import inner
+from loaders.packs.stored.sizes import HAS_EXIF, HEIGHT, RAW_BYTES, WIDTH
 
-HEIGHT, WIDTH, CLEAN, HAS_EXIF = 0, 1, 2, 3  # of the facts of a file
-RAW_BYTES = 16 + 256  # of a table of codes: how many there are of each length, then their symbols
 # Rows of the frame: id, horizontal and vertical sampling, quantisation table of a component.
 _ID, H, V, QUANT = 0, 1, 2, 3
 # Columns of the blocks of a unit: the slots of their tables of codes (DC 0, DC 1, AC 0, AC 1), and the
 # component.
 DC_SLOT, AC_SLOT, COMPONENT = 0, 1, 2
 CODES = 4  # where the places of tables of codes begin, behind those of four quantisation tables
-NUM_TABLES = 8
-MAX_BLOCKS = 10  # of a unit, by the standard; of the usual kind 6
 _MAX_SIDE_PX = 65_500
 
 

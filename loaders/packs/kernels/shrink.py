@@ -8,125 +8,20 @@ fused: every machine gives the same bytes.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
-from loaders.packs.kernels.memory import kernel
+from loaders.packs.kernels.memory import entry, inner
+from loaders.packs.stored.sizes import PLANE_CHANNELS, PLANE_COLUMNS, PLANE_OUT, PLANE_ROWS, PLANE_VALUES
 from loaders.views.kernels.simd import rows_to_columns
 
-MIN_ROW_BYTES = 16  # of the source: a whole vector
 _LANES = 16
 _ROWS = 8
-_UNIT = 1 << 16
 _F32 = ir.FloatType()
-
-
-class _Taps(NamedTuple):
-    """Table of one axis.
-
-    Attributes:
-        first: int64 [P], first source pixel of each output pixel.
-        weights: float32 [P * T], weight of tap t for output p at p * T + t.
-        num_taps: T.
-    """
-
-    first: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    num_taps: int
-
-
-@lru_cache(maxsize=2048)
-def _hamming_taps(length: int, size: int, scale: float, num_places: int) -> _Taps:
-    """Return the taps of Pillow's Hamming filter.
-
-    Args:
-        length: source pixels.
-        size: output pixels.
-        scale: source pixels per output pixel.
-        num_places: entries of the table; those behind `size` are as the last output pixel.
-    """
-    reach = max(scale, 1.0)
-    centers = (np.minimum(np.arange(num_places), size - 1) + 0.5) * scale
-    begins = np.maximum(0, (centers - reach + 0.5).astype(np.int64))
-    ends = np.minimum(length, (centers + reach + 0.5).astype(np.int64))
-    count = int((ends - begins).max())
-    first = np.minimum(begins, length - count)
-    places = first[:, None] + np.arange(count)
-    distances = (places - centers[:, None] + 0.5) / reach
-    window = np.sinc(distances) * (0.54 + 0.46 * np.cos(np.pi * distances))
-    inside = (places >= begins[:, None]) & (places < ends[:, None]) & (np.abs(distances) < 1)
-    window = np.where(inside, window, 0.0)
-    # Rounded where they add up, so that they sum up to 1 and no error gathers over many taps.
-    parts = np.cumsum(window, axis=1) / window.sum(axis=1, keepdims=True)
-    weights = np.diff(np.rint(parts * _UNIT), axis=1, prepend=0.0)
-    return _Taps(first, (weights / _UNIT).astype(np.float32).ravel(), count)
-
-
-class Side(NamedTuple):
-    """How one axis shrinks.
-
-    Attributes:
-        length: source pixels.
-        size: output pixels.
-        scale: source pixels per output pixel.
-        num_places: output pixels with padding, which repeats the last one.
-    """
-
-    length: int
-    size: int
-    scale: float
-    num_places: int
-
-
-def shrink_hamming(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Resize as Pillow does with its Hamming filter, rounding once.
-
-    Args:
-        pixels: uint8 [H, W, 3], contiguous, at least 6 wide.
-        height: rows of the result.
-        width: columns of the result.
-
-    Returns:
-        uint8 [height, width, 3], contiguous.
-    """
-    out = np.empty((height, width, 3), np.uint8)
-    rows = Side(pixels.shape[0], height, pixels.shape[0] / height, height)
-    columns = Side(pixels.shape[1], width, pixels.shape[1] / width, width)
-    shrink_into(out.reshape(-1), pixels.reshape(-1), 3 * pixels.shape[1], rows, columns, 3)
-    return out
-
-
-def shrink_into(
-    out: NDArray[np.uint8],
-    pixels: NDArray[np.uint8],
-    stride: int,
-    rows: Side,
-    columns: Side,
-    num_channels: int = 1,
-) -> None:
-    """Resize one image or one plane of it.
-
-    Args:
-        out: uint8 [rows.num_places * columns.num_places * num_channels], result.
-        pixels: uint8 [>= rows.length * stride], source rows.
-        stride: bytes from one source row to the next; a row has at least `MIN_ROW_BYTES` bytes.
-        rows: how many rows become how many.
-        columns: the same for columns.
-        num_channels: values of a pixel, side by side.
-    """
-    num_values = columns.length * num_channels
-    tile = np.empty(_ROWS * _LANES, np.float32)
-    turned = np.empty(_ROWS * num_values, np.float32)
-    sums = np.empty(_ROWS * columns.num_places * num_channels, np.uint8)
-    tables = *_hamming_taps(*rows), *_hamming_taps(*columns)
-    _shrink(pixels, stride, num_values, num_channels, tile, turned, sums, out, *tables)
 
 
 def _blend(source: Any, lanes: int, rounds: bool) -> Any:
@@ -182,27 +77,90 @@ def _blend_columns(typing_context: Any, out: Any, to: Any, source: Any, at: Any,
     return _signature(out, source, weights), _blend(_F32, _ROWS, rounds=True)
 
 
-@kernel
-def _shrink(data, stride, num_values, channels, tile, turned, sums, out,
-            row_first, row_weights, row_count, first, weights, count):  # fmt: skip
-    height, size = len(row_first), len(first) * channels
+@intrinsic
+def _bytes_to_rows(typing_context: Any, columns: Any, at: Any, out: Any, to: Any, pitch: Any) -> Any:
+    """Copy eight bytes of eight columns, columns[at + 8 * x + k], to out[to + k * pitch + x]."""
+    byte, word = ir.IntType(8), ir.IntType(32)
+    whole, half, words = ir.VectorType(byte, 16), ir.VectorType(byte, 8), ir.VectorType(word, 4)
+
+    def interleaved(builder: Any, a: Any, b: Any, count: int, high: int) -> Any:
+        order = [n for i in range(count // 2) for n in (i + high * count // 2, i + high * count // 2 + count)]
+        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(word, count), order))
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, target = (
+            context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 2)
+        )
+        v = []
+        for x in range(0, 8, 2):
+            place = builder.gep(source, [builder.add(args[1], ir.Constant(args[1].type, 8 * x))])
+            v.append(builder.load(builder.bitcast(place, whole.as_pointer())))
+            v[-1].align = 1
+        for _ in range(2):  # bytes of columns 0, 2 and 1, 3; then of 0 to 3: the lower rows, the upper
+            v = [
+                interleaved(builder, v[2 * i], v[2 * i + 1], 16, high) for i in range(2) for high in range(2)
+            ]
+        low, high = ([builder.bitcast(v[i], words) for i in (n, n + 2)] for n in (0, 1))
+        rows = [interleaved(builder, a, b, 4, which) for a, b in (low, high) for which in range(2)]
+        at = args[3]
+        for two in rows:
+            both = builder.bitcast(two, whole)
+            for first in (0, 8):
+                order = ir.Constant(ir.VectorType(word, 8), list(range(first, first + 8)))
+                place = builder.bitcast(builder.gep(target, [at]), half.as_pointer())
+                builder.store(builder.shuffle_vector(both, both, order), place).align = 1
+                at = builder.add(at, args[4])
+        return context.get_dummy_value()
+
+    return types.void(columns, types.intp, out, types.intp, types.intp), generate
+
+
+@entry
+def shrink(data, places, facts, first, weights, floats, sums, out):
+    """Resize some planes; see `loaders.packs.stored.shrink.shrink_planes`."""
+    for plane in range(len(facts)):
+        _shrink_plane(
+            data, places[plane, 0], places[plane, 1], facts[plane], first, weights, floats, sums, out
+        )
+
+
+@inner
+def _shrink_plane(data, begin, stride, facts, first, weights, floats, sums, out):
+    tile, turned = floats[: _ROWS * _LANES], floats[_ROWS * _LANES :]
+    num_values, channels, start = facts[PLANE_VALUES], facts[PLANE_CHANNELS], facts[PLANE_OUT]
+    rows, columns = facts[PLANE_ROWS:], facts[PLANE_COLUMNS:]
+    row_at, row_weights, row_taps, height = rows[0], rows[1], rows[2], rows[3]
+    at, column_weights, taps, width = columns[0], columns[1], columns[2], columns[3]
+    size = width * channels
     for top in range(0, height, _ROWS):
         members = min(_ROWS, height - top)
-        for start in range(0, num_values, _LANES):
-            i = min(start, num_values - _LANES)  # a part of the last ones twice
+        for block in range(0, num_values, _LANES):
+            i = min(block, num_values - _LANES)  # a part of the last ones twice
             for k in range(members):
-                at = row_first[top + k] * stride + i
+                row = begin + first[row_at + top + k] * stride + i
                 _blend_bytes(
-                    tile, k * _LANES, data, at, stride, row_weights, (top + k) * row_count, row_count
+                    tile, k * _LANES, data, row, stride, weights, row_weights + (top + k) * row_taps, row_taps
                 )
             rows_to_columns(tile, 0, _LANES, turned, _ROWS * i)
             rows_to_columns(tile, _ROWS, _LANES, turned, _ROWS * (i + _ROWS))
-        for x in range(len(first)):
+        for x in range(width):
             for c in range(channels):
-                at = _ROWS * (first[x] * channels + c)
+                source = _ROWS * (first[at + x] * channels + c)
                 to = _ROWS * (x * channels + c)
-                _blend_columns(sums, to, turned, at, _ROWS * channels, weights, x * count, count)
-        for k in range(members):
-            row = out[(top + k) * size : (top + k + 1) * size]
-            for i in range(size):
-                row[i] = sums[_ROWS * i + k]
+                _blend_columns(
+                    sums, to, turned, source, _ROWS * channels, weights, column_weights + x * taps, taps
+                )
+        _write_rows(sums, out, start + top * size, size, members)
+
+
+@inner
+def _write_rows(sums, out, to, size, members):
+    """Turn finished columns into rows of the result."""
+    if members == _ROWS and size >= _ROWS:
+        for x in range(0, size, _ROWS):
+            i = min(x, size - _ROWS)
+            _bytes_to_rows(sums, _ROWS * i, out, to + i, size)
+        return
+    for k in range(members):
+        for i in range(size):
+            out[to + k * size + i] = sums[_ROWS * i + k]

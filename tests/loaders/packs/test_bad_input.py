@@ -9,9 +9,9 @@ import pytest
 
 from loaders.errors import UserError
 from loaders.packs import open_pack, packer
-from loaders.packs.kernels import read_files
 from loaders.packs.sources import folder
 from loaders.packs.sources.spec import parse_splits
+from loaders.packs.stored import read_files
 from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tar, write_tree
 
 

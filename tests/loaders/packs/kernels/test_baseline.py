@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loaders.packs.kernels import idct
-from loaders.packs.kernels.baseline import decode_baseline, make_baseline, sample_bytes, scan_bytes
+from loaders.packs.kernels.baseline import decode_baseline
 from loaders.packs.kernels.entropy import PLACES
 from loaders.packs.kernels.memory import kernel
+from loaders.packs.stored.baseline import make_baseline, sample_bytes, scan_bytes
 from tests.loaders.packs.inputs import pixels
 from tests.loaders.packs.kernels.harm import harm
 

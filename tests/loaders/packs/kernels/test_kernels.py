@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from loaders.packs.kernels.blake2b import hash_all
-from loaders.packs.kernels.crc32 import crc32_all
-from loaders.packs.kernels.jpeg_markers import CLEAN, HAS_EXIF, HEIGHT, WIDTH
-from loaders.packs.kernels.jpeg_scan import ScanTables, scan_jpegs
-from loaders.packs.kernels.read_files import read_files
-from loaders.packs.kernels.shrink import shrink_hamming
 from loaders.packs.resize import MIN_WIDTH_PX
+from loaders.packs.stored.blake2b import hash_all
+from loaders.packs.stored.crc32 import crc32_all
+from loaders.packs.stored.jpeg_scan import ScanTables, scan_jpegs
+from loaders.packs.stored.read_files import read_files
+from loaders.packs.stored.shrink import shrink_hamming
+from loaders.packs.stored.sizes import CLEAN, HAS_EXIF, HEIGHT, WIDTH
 from tests.loaders.packs.inputs import encoded, jpeg, pixels
 from tests.loaders.packs.kernels.harm import harm
 from tools.draw_images import NUM_DAMAGES, damage

@@ -1,0 +1,1 @@
+"""Compiled loops of packing, called without loading the compiler: see `kernel`."""

@@ -1,0 +1,180 @@
+"""Kernels kept on disk as machine code, which a process calls without loading numba.
+
+Loading numba and what it keeps of a kernel takes most of a second; machine code alone, a few milliseconds. So
+a kernel that is called here is compiled once, and its object file is kept under a name that tells the code
+it came from, the compiler's version and the processor. LLVM's linker puts it into memory; arguments go to it
+as numba's own calls would pass them. Where nothing is kept, or it is damaged, the kernel is compiled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llvmlite import binding
+from numpy.typing import NDArray
+
+from loaders.packs.atomic import write_atomic
+
+_ROOT = Path(__file__).resolve().parents[2]
+# What the machine code of a kernel depends on.
+_SOURCES = ("compiler.py", "packs/kernels/*.py", "packs/stored/sizes.py", "views/kernels/simd.py")
+_SETTINGS = ("NUMBA_BOUNDSCHECK", "NUMBA_CPU_FEATURES", "NUMBA_CPU_NAME", "NUMBA_OPT")
+_DIGEST_BYTES = 32
+# What numba's functions return: done, or done with None.
+_DONE = (0, -2)
+_lock = threading.Lock()
+
+
+class Kept:
+    """An array that goes to kernels again and again: taken apart once.
+
+    Attributes:
+        array: C-contiguous.
+    """
+
+    __slots__ = ("array", "flat")
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        assert array.flags.c_contiguous, "expected a C-contiguous array"
+        self.array = array
+        # As numba passes an array: two owners, which ours have not, then what it looks like.
+        self.flat = (0, 0, array.size, array.itemsize, array.ctypes.data, *array.shape, *array.strides)
+
+
+class StoredKernel:
+    """A compiled function, loaded from disk or compiled when it is first called.
+
+    Arguments are C-contiguous arrays (as they are, or `Kept`) and whole numbers, always of the same kinds.
+    Calls hold no lock.
+
+    Args:
+        module: name of the module in `loaders.packs.kernels` that defines it.
+        name: its name there; an `entry` that returns nothing, a whole number or a bool.
+    """
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._name = module, name
+        self._function: Callable[..., int] | None = None
+        self._engine: Any = None
+
+    def __call__(self, *arguments: Any) -> int:
+        """Call it; return what it returns, 0 for nothing.
+
+        Raises:
+            RuntimeError: the compiled code has failed, which none of it does for bad data.
+        """
+        flat: list[int] = []
+        for argument in arguments:
+            if type(argument) is Kept:
+                flat += argument.flat
+            elif isinstance(argument, np.ndarray):
+                flat += Kept(argument).flat
+            else:
+                flat.append(argument)
+        function = self._function or self._load(
+            [one.array if type(one) is Kept else one for one in arguments]
+        )
+        result = ctypes.c_int64(0)
+        status = function(ctypes.byref(result), ctypes.byref(ctypes.c_void_p()), *flat)
+        if status not in _DONE:
+            raise RuntimeError(f"compiled {self._module}.{self._name} has failed with status {status}")
+        return result.value
+
+    def _load(self, arguments: list[Any]) -> Callable[..., int]:
+        with _lock:
+            if self._function is None:
+                kinds = [_kind(argument) for argument in arguments]
+                symbol, code = self._kept(kinds) or self._compiled(kinds, arguments)
+                self._function = self._linked(symbol, code, arguments)
+        return self._function
+
+    def _file_name(self, kinds: list[str]) -> str:
+        key = hashlib.sha256(json.dumps([_what_decides(), kinds]).encode()).hexdigest()
+        return f"{self._module}.{self._name}-{key[:24]}.o"
+
+    def _kept(self, kinds: list[str]) -> tuple[str, bytes] | None:
+        """Return the symbol and the object file, None where no whole one is kept."""
+        name = self._file_name(kinds)
+        for folder in _folders():
+            with suppress(OSError, ValueError):
+                data = (folder / name).read_bytes()
+                content = data[_DIGEST_BYTES:]
+                if hashlib.sha256(content).digest() == data[:_DIGEST_BYTES]:
+                    symbol, code = content.split(b"\n", 1)
+                    return symbol.decode(), code
+        return None
+
+    def _compiled(self, kinds: list[str], arguments: list[Any]) -> tuple[str, bytes]:
+        """Compile it, and keep it where a folder can be written."""
+        from loaders.compiler import object_code  # loads numba
+
+        module = importlib.import_module(f"loaders.packs.kernels.{self._module}")
+        symbol, code = object_code(getattr(module, self._name), arguments)
+        content = symbol.encode() + b"\n" + code
+        for folder in _folders():
+            with suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomic(folder / self._file_name(kinds), hashlib.sha256(content).digest() + content)
+                break
+        return symbol, code
+
+    def _linked(self, symbol: str, code: bytes, arguments: list[Any]) -> Callable[..., int]:
+        """Return a function that calls it."""
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        machine = binding.Target.from_default_triple().create_target_machine()
+        self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+        self._engine.add_object_file(binding.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
+        taken: list[Any] = [ctypes.c_void_p, ctypes.c_void_p]
+        for argument in arguments:
+            is_array = isinstance(argument, np.ndarray)
+            taken += [ctypes.c_int64] * (5 + 2 * argument.ndim if is_array else 1)
+        return ctypes.CFUNCTYPE(ctypes.c_int32, *taken)(self._engine.get_function_address(symbol))
+
+
+def _kind(argument: Any) -> str:
+    """Return what the compiled code assumes of an argument."""
+    return f"{argument.dtype.descr}{argument.ndim}" if isinstance(argument, np.ndarray) else "int64"
+
+
+@lru_cache(maxsize=1)
+def _what_decides() -> list[str]:
+    """Return what, besides the kinds of its arguments, decides the machine code of a kernel."""
+    digest = hashlib.sha256()
+    for pattern in _SOURCES:
+        for path in sorted(_ROOT.glob(pattern)):
+            digest.update(path.read_bytes())
+    return [
+        digest.hexdigest(),
+        sys.version,
+        version("numba"),
+        version("llvmlite"),
+        np.__version__,
+        binding.get_host_cpu_name(),
+        binding.get_host_cpu_features().flatten(),
+        *(os.environ.get(name, "") for name in _SETTINGS),
+    ]
+
+
+def _folders() -> Iterator[Path]:
+    """Return where object files are kept: the first that can be written, as numba does."""
+    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
+        yield Path(chosen) / "sluice"
+        return
+    yield _ROOT / "packs" / "kernels" / "__pycache__"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    yield Path(home) / "sluice" / "kernels"
