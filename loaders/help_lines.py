@@ -6,8 +6,6 @@ import functools
 import inspect
 from typing import Any
 
-import docstring_parser
-
 
 def join_help_lines() -> None:
     """Give tyro the docstrings of options with their lines joined; empty lines still divide paragraphs.
@@ -15,10 +13,12 @@ def join_help_lines() -> None:
     tyro joins lines by itself only where the next one begins with a letter at the margin, which none does in
     the indented docstring of a field: `--help` would break where the source does.
     """
+    import docstring_parser  # not every process that meets an error of ours has a command line
+
     parse = docstring_parser.parse_from_object
 
     @functools.wraps(parse)
-    def parse_and_join(obj: object, *arguments: Any, **named: Any) -> docstring_parser.Docstring:
+    def parse_and_join(obj: object, *arguments: Any, **named: Any) -> Any:
         found = parse(obj, *arguments, **named)
         for option in found.params:
             paragraphs = inspect.cleandoc(option.description or "").split("\n\n")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from loaders.errors import UserError
 from loaders.packs.jpeg_header import JpegHeader, is_jpeg, parse_jpeg_header
-from loaders.packs.odd_formats import BadImage, decode_any, upright
 from loaders.packs.resize import crop_middle, fit_inside, fit_short_side, resize_antialiased
+from loaders.packs.sources.item import BadImage
 
 DEFAULT_QUALITY = 95
 # Sides over this do not fit FFCV's metadata, and no JPEG has them.
@@ -219,12 +219,16 @@ def _decode_odd_jpeg(
         # Pillow knows Adobe's inverted inks, but not every damage: libjpeg-turbo checks first.
         simplejpeg.decode_jpeg(data, colorspace="CMYK")
         return _decode_cold(data, policy)
+    from loaders.packs.odd_formats import upright
+
     action = COPIED if header.orientation == 1 else Action.ROTATED
     return upright(simplejpeg.decode_jpeg(data), header.orientation), action
 
 
 def _decode_cold(data: bytes, policy: ImagePolicy) -> tuple[NDArray[np.uint8], Action]:
     """Decode what libjpeg-turbo does not: other formats and colour spaces, turned upright."""
+    from loaders.packs.odd_formats import decode_any, upright  # loads Pillow
+
     decoded = decode_any(data, policy.max_pixels)
     action = COPIED
     if decoded.orientation != 1:

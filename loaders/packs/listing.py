@@ -24,10 +24,10 @@ from loaders.packs.build_files import read_build_file
 from loaders.packs.image import ImagePolicy, prepare_image
 from loaders.packs.listing_lines import from_line, line_size, to_line
 from loaders.packs.manifest import Manifest
-from loaders.packs.odd_formats import BadImage
 from loaders.packs.repeats import repeated_rows
 from loaders.packs.sources.item import (
     MAX_FILE_BYTES,
+    BadImage,
     ImageSource,
     SourceItem,
     UnreadableItem,

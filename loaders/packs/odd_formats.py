@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from loaders.packs.sources.item import BadImage
+
 # Bitmaps only: formats that run an interpreter (EPS, WMF) have no place in a packer.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _TRANSPOSE = {
@@ -35,10 +37,6 @@ _PILLOW_ERRORS = (
     Warning,
     struct.error,
 )
-
-
-class BadImage(Exception):
-    """An input that is not packed; the text is its reason in the quarantine."""
 
 
 class DecodedImage(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 # Narrower images do not fill a vector of the compiled filter.
 MIN_WIDTH_PX = 6
@@ -49,6 +48,8 @@ def resize_antialiased(pixels: NDArray[np.uint8], height: int, width: int) -> ND
     if pixels.shape[:2] == (height, width):
         return pixels
     if pixels.shape[1] < MIN_WIDTH_PX:
+        from PIL import Image
+
         image = Image.fromarray(pixels).resize((width, height), Image.Resampling.HAMMING)
         return np.asarray(image)
     from loaders.packs.stored.shrink import shrink_hamming  # loads compiled code

@@ -21,11 +21,11 @@ from loaders.packs.checksum import content_hash
 from loaders.packs.image import ImagePolicy, PreparedImage, prepare_image
 from loaders.packs.listing import ShardPlan, listing_path, read_items, spool_path
 from loaders.packs.manifest import BUILD_FOLDER, SHARDS_FOLDER, FileInfo, shard_file_name
-from loaders.packs.odd_formats import BadImage
 from loaders.packs.parts import PartInfo, part_path, write_part
 from loaders.packs.rows import Batch, ShardRows
 from loaders.packs.sources.item import (
     MAX_FILE_BYTES,
+    BadImage,
     ImageSource,
     SourceItem,
     UnreadableItem,

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    as_completed,
-    wait,
-)
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from itertools import islice
 
 from loaders.errors import UserError
@@ -35,6 +26,9 @@ def run_jobs(jobs: Sequence[ShardJob], num_processes: int) -> Iterator[ShardJob]
             write_shard(job)
             yield job
         return
+    import multiprocessing
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+
     # Spawned, not forked: the caller may have threads, and a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
     waiting = iter(jobs)
@@ -85,6 +79,8 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
+    import multiprocessing
+
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -22,12 +22,12 @@ from loaders.decode import Arena, Decoder
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack, beton, open_pack
 from loaders.packs.columns import COLUMN_DTYPES, IndexColumns, open_columns
-from loaders.packs.image import BadImage, ImagePolicy, prepare_image
+from loaders.packs.image import ImagePolicy, prepare_image
 from loaders.packs.jpeg_header import parse_jpeg_header
 from loaders.packs.labels import LabelTableWriter
 from loaders.packs.manifest import read_manifest
 from loaders.packs.shard_list import read_shard_records
-from loaders.packs.sources.item import MAX_FILE_BYTES, UnreadableItem
+from loaders.packs.sources.item import MAX_FILE_BYTES, BadImage, UnreadableItem
 from loaders.packs.sources.spec import open_source
 from loaders.packs.stored.jpeg_scan import ScanTables, scan_jpegs
 from loaders.packs.stored.sizes import CLEAN, HEIGHT, WIDTH

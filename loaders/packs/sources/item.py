@@ -80,6 +80,10 @@ class BulkSource(Protocol):
         """
 
 
+class BadImage(Exception):
+    """An input that is not packed; the text is its reason in the quarantine."""
+
+
 class UnreadableItem(Exception):
     """One item that cannot be read while its source is in order; the text is the reason."""
 

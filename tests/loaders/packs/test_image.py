@@ -10,8 +10,8 @@ from PIL import Image
 
 from loaders.packs.image import Action, ImagePolicy, dct_factor, prepare_image
 from loaders.packs.jpeg_header import parse_jpeg_header
-from loaders.packs.odd_formats import BadImage
 from loaders.packs.resize import fit_inside, resize_antialiased
+from loaders.packs.sources.item import BadImage
 from tests.loaders.packs.inputs import encoded, jpeg, pixels
 
 COPY = ImagePolicy()

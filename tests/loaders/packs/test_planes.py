@@ -8,9 +8,9 @@ import simplejpeg
 from PIL import Image
 
 from loaders.packs.image import Action, ImagePolicy, dct_factor, prepare_image
-from loaders.packs.odd_formats import BadImage
 from loaders.packs.planes import shrink_planes
 from loaders.packs.resize import resize_antialiased
+from loaders.packs.sources.item import BadImage
 from tests.loaders.packs.inputs import encoded
 
 

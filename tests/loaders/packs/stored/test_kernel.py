@@ -23,7 +23,7 @@ _ABC = "cf4ab791c62b8d2b2109c90275287816"  # blake2b of 16 bytes, by hashlib
 
 
 def hashed(folder: Path) -> tuple[str, bool]:
-    """Hash in a process of its own that keeps kernels in `folder`; return the digest and whether numba came."""
+    """Hash in a process that keeps kernels in `folder`; return the digest, and whether it loaded numba."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
     ran = subprocess.run(
         [sys.executable, "-c", _HASH], env=environment, capture_output=True, text=True, check=True
