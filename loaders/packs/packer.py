@@ -224,7 +224,7 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
     done = total - sum(shard.num_items for shard in pending)
     progress(done, total)
     workers = options.workers or available_cores()
-    # Worker processes take a second to start, compiled code half of one to load.
+    # Worker processes take a second to start; compiling takes twenty, once on a machine.
     input_bytes = sum(shard.input_bytes for shard in pending)
     is_small = input_bytes < _SMALL_INPUT_BYTES
     on_ray, in_bulk = options.executor == "ray", options.policy.copies and not is_small

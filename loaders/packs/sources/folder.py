@@ -83,7 +83,7 @@ class FolderSource:
         self, items: Sequence[SourceItem]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
         """Read many files in one call; see `BulkSource`."""
-        # Compiled code takes half a second to load, which a small folder does not need.
+        # Loads compiled code, which a small folder does not need.
         from loaders.packs.stored.read_files import read_files
 
         root = f"{self._root}/"
