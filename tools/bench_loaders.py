@@ -23,6 +23,8 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.files import check_folder
+from loaders.checks import check_whole
+from loaders.cores import available_cores
 from loaders.errors import UserError, check_numbers, run_command
 from tools.bench.contender import BackendName, LimitName, PeerName, find_contender
 from tools.bench.corpus import open_corpus, pack_images
@@ -81,6 +83,8 @@ def check(config: Config) -> None:
     if config.images and not config.images.is_dir():
         raise UserError(f"--images {config.images}: expected a folder, found none; check the path")
     check_numbers(config, ("seconds",))
+    remedy = "contenders are bound to as many cores as they have threads: lower --num-threads"
+    check_whole("num_threads", config.num_threads, 1, available_cores(), remedy)
     check_folder(config.cache, "cache")
     check_records(config.json)
     if not config.backends + config.peers + config.limits:
@@ -111,9 +115,8 @@ def main() -> int:
         pack = pack_images(config.images, config.cache, config.batch_size, config.num_images)
     assert pack is not None
     corpus = open_corpus(pack, config.split, config.cache, config.batch_size)
-    benchmark = Benchmark(
-        contenders, workload_of(config), corpus, config.runs, config.seconds, config.warmup_s
-    )
+    workload = workload_of(config)
+    benchmark = Benchmark(contenders, workload, corpus, config.runs, config.seconds, config.warmup_s)
     absent = prepare(benchmark)
     records: list[Record] = []
     total = config.runs * (len(contenders) - len(absent))

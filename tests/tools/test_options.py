@@ -101,6 +101,11 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("bench_loaders", (*LOADERS, "--seconds", "nan"), "seconds: expected a finite number"),
     ("bench_loaders", (*LOADERS, "--cache", "FILE"), "cache: expected a folder"),
     ("bench_loaders", (*LOADERS, "--json", "FOLDER"), "json: expected a file"),
+    (
+        "bench_loaders",
+        (*LOADERS, "--num-threads", "9999"),
+        "num_threads: .*, found 9999; contenders are bound",
+    ),
     ("bench_training", ("--pack", "PACK", "--window", "0"), "window: expected more than 0"),
     ("bench_training", ("--pack", "PACK", "--num-threads", "0"), "num_threads: expected more than 0"),
     ("bench_training", ("--pack", "PACK", "--json", "FOLDER"), "json: expected a file"),
