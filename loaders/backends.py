@@ -12,22 +12,30 @@ from numpy.typing import NDArray
 from loaders.arguments import LoaderOptions, parse_device
 from loaders.checks import check_one_of
 from loaders.cores import available_cores
-from loaders.cpu import CpuRenderer
-from loaders.dali import DaliRenderer
+from loaders.cpu import CpuRenderer, DTypeName
+from loaders.dali import DaliRenderer, check_dali
 from loaders.epochs import UNLABELED, Renderer, Shuffle
 from loaders.errors import UserError
+from loaders.ffcv_loader import check_one_stream, find_shard
+from loaders.ffcv_operations import import_ffcv
+from loaders.measured import Measurement, encoding_of, find_measurement
 from loaders.order import permute_stream
 from loaders.packs import Split
 from loaders.packs.remote import RemotePack
 from loaders.stream import Fetching, over_stream
 from loaders.threads import WorkerPool
+from loaders.verified import are_pixels
 from loaders.views.policy import ViewPolicy
 
 BackendName = Literal["auto", "cpu", "dali", "ffcv", "stream"]
 
 
 def explain_backend(
-    backend: BackendName, device: str | torch.device = "cpu", splits: tuple[Split, ...] = ()
+    backend: BackendName,
+    device: str | torch.device = "cpu",
+    splits: tuple[Split, ...] = (),
+    views: tuple[ViewPolicy, ...] = (),
+    dtype: DTypeName = "float32",
 ) -> str:
     """Return one line: which backend `build_loader` uses and why.
 
@@ -35,14 +43,23 @@ def explain_backend(
         backend: as given to `build_loader`.
         device: likewise.
         splits: what the loader reads; packs in a store need the backend "stream".
+        views: likewise; without them, "auto" looks up no measurement. Of a paired loader, the unlabelled.
+        dtype: likewise.
 
     Raises:
         UserError: there is no such backend, or it cannot read where a pack lies.
     """
-    return ": ".join(_choose(backend, parse_device(device), splits))
+    streams = (views,) if views else ()
+    return ": ".join(_choose(backend, parse_device(device), splits, streams, dtype))
 
 
-def _choose(backend: BackendName, device: torch.device, splits: tuple[Split, ...]) -> tuple[str, str]:
+def _choose(
+    backend: BackendName,
+    device: torch.device,
+    splits: tuple[Split, ...],
+    streams: tuple[tuple[ViewPolicy, ...], ...],
+    dtype: str,
+) -> tuple[str, str]:
     """Return the name of a backend, and why it is taken."""
     check_one_of("backend", backend, get_args(BackendName))
     remote = [split.pack.url for split in splits if isinstance(split.pack, RemotePack)]
@@ -56,12 +73,62 @@ def _choose(backend: BackendName, device: torch.device, splits: tuple[Split, ...
     if backend != "auto":
         return backend, "asked for"
     why = "the fused kernels read every pack and every policy, in a fraction of DALI's time on a processor"
-    if on_gpu:
-        why += (
-            "; where the processor cannot feed the GPU, tools/bench_loaders.py shows whether backend='dali' "
-            "is faster on this machine"
-        )
-    return "cpu", why
+    try:
+        encoding = encoding_of(splits[-1].pack) if splits else "jpeg"
+        found = find_measurement(streams[-1], encoding, device) if streams else None
+    except UserError as error:
+        return "cpu", f"{why}; not measured: {error}"
+    if found is None:
+        other = "dali_gpu_backend" if on_gpu else "dali_backend"
+        how = f"tools/bench_loaders.py --pack PACK --backends cpu {other} --remember"
+        return "cpu", f"{why}; not measured here for such views: {how} does so"
+    return _choose_measured(found, device, splits, streams, dtype)
+
+
+def _choose_measured(
+    found: Measurement,
+    device: torch.device,
+    splits: tuple[Split, ...],
+    streams: tuple[tuple[ViewPolicy, ...], ...],
+    dtype: str,
+) -> tuple[str, str]:
+    """Return the fastest backend that can serve a loader, if its lead over cpu exceeds the noise, and why."""
+    rates = found.usable_on(device.type)
+    cpu = next(rate for rate in rates if rate.backend == "cpu")
+    taken, remarks = cpu, ""
+    for rate in rates[: rates.index(cpu)]:
+        if rate.images_per_s - cpu.images_per_s <= rate.spread + cpu.spread:
+            remarks += f"; the lead of {rate.backend} is within the noise"
+        elif reason := _refusal(rate.backend, splits, streams, dtype):
+            remarks += f"; {rate.backend} cannot serve this loader: {reason}"
+        else:
+            taken = rate
+            break
+    others = ", ".join(f"{rate.backend} gave {rate.images_per_s:,.0f}" for rate in rates if rate is not taken)
+    return taken.backend, (
+        f"measured here on {found.date}, {taken.images_per_s:,.0f} images/s where {others} "
+        f"({found.views} at {found.resolution} px, {found.encoding}){remarks}"
+    )
+
+
+def _refusal(
+    backend: str, splits: tuple[Split, ...], streams: tuple[tuple[ViewPolicy, ...], ...], dtype: str
+) -> str | None:
+    """Return why a backend cannot serve a loader, in the words in which it would refuse; None if it can."""
+    try:
+        if backend == "dali":
+            for views in streams:
+                check_dali(views, dtype)
+            for split in splits:
+                are_pixels(split)
+        else:
+            import_ffcv()
+            check_one_stream(splits)
+            for split in splits:
+                find_shard(split)
+    except UserError as error:
+        return str(error).split(";")[0]
+    return None
 
 
 class RendererFactory:
@@ -71,10 +138,17 @@ class RendererFactory:
         backend: whose.
         options: for each of them.
         splits: what the loader reads.
+        streams: the views of each of them; those of the last, which has the most rows, decide.
     """
 
-    def __init__(self, backend: BackendName, options: LoaderOptions, splits: tuple[Split, ...]) -> None:
-        self.name, why = _choose(backend, options.device, splits)
+    def __init__(
+        self,
+        backend: BackendName,
+        options: LoaderOptions,
+        splits: tuple[Split, ...],
+        streams: tuple[tuple[ViewPolicy, ...], ...],
+    ) -> None:
+        self.name, why = _choose(backend, options.device, splits, streams, options.dtype)
         self.choice = f"{self.name}: {why}"
         self._fetching = Fetching()
         self._options = options

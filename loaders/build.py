@@ -24,8 +24,7 @@ from loaders.batch import Batch
 from loaders.checks import check_flag, check_one_of, check_whole
 from loaders.cpu import DTypeName
 from loaders.epochs import EpochLoader, LabeledStream, PairedLoader, Share
-from loaders.errors import UserError
-from loaders.ffcv_loader import FfcvLoader, find_shard
+from loaders.ffcv_loader import FfcvLoader, check_one_stream, find_shard
 from loaders.fingerprint import fingerprint
 from loaders.order import check_batch
 from loaders.packs import LabelTable, Split
@@ -65,8 +64,9 @@ def build_loader(
         mode: "train" shuffles and drops the last partial batch; "eval" keeps the order, pads the last batch
             and marks the padding in `Batch.valid`.
         backend: "auto", "cpu", "dali" (on the GPU where `device` is one), "ffcv" (packs of that format) or
-            "stream" (packs in a store, or larger than memory); `loader.backend` says what "auto" took and
-            why, `explain_backend` what it would take.
+            "stream" (packs in a store, or larger than memory). "auto" takes stream for packs in a store, else
+            cpu or what `tools/bench_loaders.py --remember` found to be faster here; `loader.backend` says
+            what it took and why, `explain_backend` what it would take.
         device: where batches are delivered.
         num_threads: worker threads; by default the cores this process may use.
         rank: this process; the loader takes its part of every batch and is never given to accelerate.
@@ -101,7 +101,7 @@ def build_loader(
     train = mode == "train"
     check_batch(len(split), batch_size, num_ranks, drop_last=train)
     known = split.labels(labels)
-    factory = RendererFactory(backend, options, (split,))
+    factory = RendererFactory(backend, options, (split,), (views,))
     mark = fingerprint(
         (split,), (labels,), views, batch_size=batch_size, seed=seed, mode=mode, **factory.decisive
     )
@@ -195,12 +195,9 @@ def build_paired_loader(
     check_batch(len(labeled), batch_size, num_ranks, drop_last=False)
     unlabeled_batch = f"unlabelled batch size (mu = {mu} times batch_size = {batch_size})"
     check_batch(len(unlabeled), mu * batch_size, num_ranks, what=unlabeled_batch)
-    factory = RendererFactory(backend, options, (labeled, unlabeled))
+    factory = RendererFactory(backend, options, (labeled, unlabeled), (labeled_views, unlabeled_views))
     if factory.name == "ffcv":
-        raise UserError(
-            "backend ffcv: expected one stream, since FFCV's Loader walks one order; found two; use "
-            "backend='cpu', which reads the same packs"
-        )
+        check_one_stream((labeled, unlabeled))
 
     def labeled_stream(table: LabelTable | None) -> LabeledStream:
         rows = labeled.labeled_by(table)

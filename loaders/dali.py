@@ -30,6 +30,20 @@ from loaders.views.draw import draw
 from loaders.views.policy import ViewPolicy
 
 
+def check_dali(views: tuple[ViewPolicy, ...], dtype: str) -> None:
+    """Refuse what DALI cannot render.
+
+    Raises:
+        MissingBackendError: DALI is not installed.
+        UserError: a view or dtype that it cannot express.
+    """
+    import_dali()
+    check_views(views)
+    if dtype not in get_args(DaliDType):
+        known = ", ".join(get_args(DaliDType))
+        raise UserError(f"backend dali: dtype: expected one of {known}, found {dtype}; use backend='cpu'")
+
+
 @dataclass(eq=False)
 class _Job:
     """One batch on its way."""
@@ -116,11 +130,7 @@ class DaliRenderer:
         prefetch: int,
         verify: bool,
     ) -> None:
-        import_dali()
-        check_views(views)
-        if dtype not in get_args(DaliDType):
-            known = ", ".join(get_args(DaliDType))
-            raise UserError(f"backend dali: dtype: expected one of {known}, found {dtype}; use backend='cpu'")
+        check_dali(views, dtype)
         self.split = split
         self.views = views
         self.labels = labels

@@ -40,6 +40,19 @@ def find_shard(split: Split) -> int:
     return int(shards[0])
 
 
+def check_one_stream(splits: tuple[Split, ...]) -> None:
+    """Refuse the two streams of a paired loader.
+
+    Raises:
+        UserError: more than one split.
+    """
+    if len(splits) > 1:
+        raise UserError(
+            "backend ffcv: expected one stream, since FFCV's Loader walks one order; found two; use "
+            "backend='cpu', which reads the same packs"
+        )
+
+
 class FfcvLoader(EpochLoader):
     """Batches of one split through FFCV's own Loader.
 

@@ -15,6 +15,20 @@ from loaders.packs.columns import ENCODING_RAW
 from loaders.packs.stored.crc32 import crc32_all
 
 
+def are_pixels(split: Split) -> bool:
+    """Tell whether the rows of a split hold pixels, not JPEG.
+
+    Raises:
+        UserError: it holds both.
+    """
+    encodings = np.unique(split.pack.columns.encoding[split.rows(np.arange(len(split)))])
+    if len(encodings) > 1:
+        raise UserError(
+            f"split {split.name!r}: expected JPEG alone or pixels alone, found both; use backend='cpu'"
+        )
+    return bool(encodings[0] == ENCODING_RAW)
+
+
 class VerifiedRows:
     """The bytes of a split's rows, each compared with the CRC-32 in the index when it is wanted.
 
@@ -45,12 +59,7 @@ class VerifiedRows:
         self._crc32 = split.pack.columns.crc32
         self._is_good = np.zeros(len(split.pack), np.bool_)
         self._maps: dict[int, NDArray[np.uint8]] = {}
-        encodings = np.unique(split.pack.columns.encoding[split.rows(np.arange(len(split)))])
-        if len(encodings) > 1:
-            raise UserError(
-                f"split {split.name!r}: expected JPEG alone or pixels alone, found both; use backend='cpu'"
-            )
-        self.are_pixels = encodings[0] == ENCODING_RAW
+        self.are_pixels = are_pixels(split)
 
     def resolve(
         self, positions: NDArray[np.int64], valid: NDArray[np.bool_]

@@ -89,7 +89,7 @@ class Config(RunConfig):
     batchnorm: Literal["per_view", "joint"] = "per_view"
     """Statistics of each view apart, as in the authors' code, or of both views joined."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
 
 def peak_learning_rates(config: Config) -> tuple[float, float]:

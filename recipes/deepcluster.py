@@ -76,7 +76,7 @@ class Config(RunConfig):
     weight_decay: float = 1e-5
     """Weight decay of all parameters. Paper: 1e-5."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
 
 class DeepCluster(Recipe):

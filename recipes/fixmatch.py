@@ -77,7 +77,7 @@ class Config(ClassifierConfig):
     """Strong view: two operations of RandAugment with random magnitude, then Cutout, as in the paper; or
     the same with smaller magnitudes, for images that the paper's would destroy."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse what the paper does not define."""

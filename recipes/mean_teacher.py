@@ -74,7 +74,7 @@ class Config(ClassifierConfig):
     """Smallest share of the image that a view shows. Authors' code on ImageNet: 0.08. On images of 32 pixels
     the paper has translations by up to 2 pixels and Gaussian noise instead: there take at least 0.5."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse a teacher that runs away."""

@@ -69,7 +69,7 @@ class Config(RunConfig):
     weight_decay: float = 5e-4
     """Weight decay of all parameters. This project's choice."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse tiles that do not fit."""

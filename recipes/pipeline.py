@@ -189,7 +189,7 @@ class Config:
     ask: Ask = field(default_factory=Ask)
     """Labels to buy."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
     num_threads: int = 2
     """Decoding threads."""
     progress: bool = True

@@ -93,7 +93,7 @@ class Config(ClassifierConfig):
     lr: float = 0.001
     """Constant learning rate. Report: 0.001."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse what labels nothing."""

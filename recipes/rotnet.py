@@ -64,7 +64,7 @@ class Config(RunConfig):
     weight_decay: float = 5e-4
     """Weight decay of all parameters. Paper: 5e-4."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
 
 class RotNet(Recipe):

@@ -89,7 +89,7 @@ class Config(ClassifierConfig):
     min_crop: float = 0.08
     """Smallest share of the image that a training view shows."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse rounds without images."""

@@ -71,7 +71,7 @@ class Config(RunConfig):
     warmup_epochs: float = 10.0
     """Epochs over which the learning rate rises linearly. Paper: 10."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
 
 class SimClr(Recipe):

@@ -88,7 +88,7 @@ class Config(ClassifierConfig):
     collapse_share: float = 0.1
     """Say that the generator has collapsed when its images vary less than this share of the real ones."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse what has no discriminator."""

@@ -71,7 +71,7 @@ class Config(ClassifierConfig):
     ema_decay: float | None = None
     """Decay of a moving average of the weights, measured and kept beside them; none by default."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse what no paper defines."""

@@ -133,7 +133,7 @@ class Config:
     precision: Precision = "auto"
     """Autocast: auto is bf16 on CUDA and none on the CPU."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
     num_threads: int = 2
     """Decoding threads of each rank."""
     loading: LoadingOptions = field(default_factory=Loading)

@@ -66,7 +66,7 @@ class Config(RunConfig):
     lr: float = 1e-3
     """Learning rate of Adam. This project's choice; the paper used Adagrad."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
 
 class Vae(Recipe):

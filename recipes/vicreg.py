@@ -75,7 +75,7 @@ class Config(RunConfig):
     final_lr_factor: float = 0.001
     """Learning rate at the end over its peak, by a cosine. Authors' code: 0.001."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
 
 class VicReg(Recipe):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Workers side by side fill the cores; more threads in each only take turns. Said before torch is loaded.
@@ -20,6 +21,14 @@ from tools.write_digits import write_digits
 # The same examples every time: a change must not be judged by luck. `make test-slow` draws new ones.
 hypothesis.settings.register_profile("steady", derandomize=True)
 hypothesis.settings.load_profile("steady")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what the user has measured, which decides about "auto", from every test and its processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,11 +23,14 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.files import check_folder
+from loaders.checks import check_whole
+from loaders.cores import available_cores
 from loaders.errors import UserError, check_numbers, run_command
 from tools.bench.contender import BackendName, LimitName, PeerName, find_contender
 from tools.bench.corpus import open_corpus, pack_images
 from tools.bench.harness import Benchmark, Record, prepare, rounds
 from tools.bench.records import append_record, check_records
+from tools.bench.remember import check_remember, remember
 from tools.bench.table import notes, render
 from tools.bench.workload import ImageEncoding, Interpolation, ViewSet, Workload
 
@@ -72,6 +75,8 @@ class Config:
     """Folder for what contenders derive from the images; kept for the next benchmark."""
     json: Path | None = None
     """File to which one JSON line per run is appended."""
+    remember: bool = False
+    """Keep the rates of our own backends for this machine: --backend auto then takes the fastest."""
 
 
 def check(config: Config) -> None:
@@ -81,10 +86,14 @@ def check(config: Config) -> None:
     if config.images and not config.images.is_dir():
         raise UserError(f"--images {config.images}: expected a folder, found none; check the path")
     check_numbers(config, ("seconds",))
+    remedy = "contenders are bound to as many cores as they have threads: lower --num-threads"
+    check_whole("num_threads", config.num_threads, 1, available_cores(), remedy)
     check_folder(config.cache, "cache")
     check_records(config.json)
     if not config.backends + config.peers + config.limits:
         raise UserError("contenders: expected at least one, found none; name --backends, --peers or --limits")
+    if config.remember:
+        check_remember(config.backends, config.runs)
 
 
 def workload_of(config: Config) -> Workload:
@@ -111,9 +120,8 @@ def main() -> int:
         pack = pack_images(config.images, config.cache, config.batch_size, config.num_images)
     assert pack is not None
     corpus = open_corpus(pack, config.split, config.cache, config.batch_size)
-    benchmark = Benchmark(
-        contenders, workload_of(config), corpus, config.runs, config.seconds, config.warmup_s
-    )
+    workload = workload_of(config)
+    benchmark = Benchmark(contenders, workload, corpus, config.runs, config.seconds, config.warmup_s)
     absent = prepare(benchmark)
     records: list[Record] = []
     total = config.runs * (len(contenders) - len(absent))
@@ -124,6 +132,9 @@ def main() -> int:
     console.print(render(records))
     for note in notes(records):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
+    if config.remember:
+        kept = remember(records, workload, corpus)
+        console.print(kept, highlight=False, markup=False, soft_wrap=True)
     return 1 if any(record["status"] == "failed" for record in records) else 0
 
 

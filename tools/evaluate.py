@@ -63,7 +63,7 @@ class Config:
     batch_size: int = 256
     """Images per forward pass; no influence on the result."""
     backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for packs in a store, else cpu."""
+    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
     num_threads: int = 2
     """Decoding threads."""
     loading: LoadingOptions = field(default_factory=Loading)

@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
-from tools.bench import harness
+from loaders import build_loader, open_pack
+from loaders.views import presets
+from tools.bench import harness, remember
 from tools.bench.contender import BackendName, Contender, LimitName, PeerName, Views, find_contender
 from tools.bench.corpus import Corpus, open_corpus, pack_images, read_corpus, write_beton, write_tar
 from tools.bench.measure import check_views, measure
@@ -144,6 +147,41 @@ def test_the_tool_writes_a_record_per_run_and_a_table(images: Path, tmp_path: Pa
         assert 2**26 < records[name]["peak_anonymous_bytes"] <= records[name]["peak_rss_bytes"]
     assert "cpu faster by" in done.stdout.replace("\n", " ") or "torchvision_v2" in done.stdout
     assert "ffcv refused: no hue" in done.stdout
+
+
+def test_what_was_remembered_decides_about_auto(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nvidia.dali")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    done = run_tool(
+        "--images", str(images), "--num-images", "32", "--cache", str(tmp_path), "--batch-size", "8",
+        "--resolution", "32", "--runs", "2", "--seconds", "0.1", "--warmup-s", "0", "--views", "crop_flip",
+        "--limits", "--peers", "--backends", "cpu", "dali_backend", "--num-threads", "1", "--remember",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"remembered for backend 'auto' in {tmp_path / 'user' / 'sluice' / 'backends.json'}" in done.stdout
+    split = open_pack(pack_images(images, tmp_path, 8, 32)).split("train")
+    with build_loader(split, (presets.crop_flip(48),), 8) as loader:
+        assert re.match(
+            r"(cpu|dali): measured here on \d{4}-\d\d-\d\d, [\d,]+ images/s where (cpu|dali) gave [\d,]+ "
+            r"\(1 view of HorizontalFlip, RandomResizedCrop at 32 px, jpeg\)",
+            loader.backend,
+        )
+    with build_loader(split, (presets.barlow_a(32),), 8) as loader:
+        assert "not measured here for such views" in loader.backend
+
+
+def test_a_lone_backend_is_not_remembered(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remember, "keep_measurement", lambda new: pytest.fail("kept"))
+    alone = [
+        {
+            "contender": "cpu", "kind": "backend", "status": "ok", "images_per_s": 1.0, "cpu_s_per_1000": 1.0,
+            "peak_anonymous_bytes": 1, "peak_rss_bytes": 1, "first_batch_s": 1.0,
+        },
+        {"contender": "dali_backend", "kind": "backend", "status": "refused"},
+    ]  # fmt: skip
+    assert "not remembered" in remember.remember(alone, WORK, corpus)
 
 
 def test_what_is_not_installed_is_missing_and_named_with_its_remedy(images: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import count
 
 from loaders import BackendName, build_loader, open_pack
@@ -33,32 +34,22 @@ def policies(workload: Workload) -> tuple[ViewPolicy, ...]:
     return tuple(replace(policy, interpolation=workload.interpolation) for policy in chosen)
 
 
-def cpu_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
-    """Yield batches of the cpu backend, epoch after epoch."""
-    return _batches(workload, corpus, "cpu", "cpu")
+BUILT_AS: dict[str, tuple[BackendName, str]] = {
+    "cpu": ("cpu", "cpu"),
+    "dali_backend": ("dali", "cpu"),
+    "dali_gpu_backend": ("dali", "cuda"),
+    "ffcv_backend": ("ffcv", "cpu"),
+    "stream_backend": ("stream", "cpu"),
+}
+"""The backend and the device that `build_loader` is asked for, by the name of the contender."""
 
 
-def dali_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
-    """Yield batches of the dali backend on the CPU."""
-    return _batches(workload, corpus, "dali", "cpu")
+def _batches(name: str, workload: Workload, corpus: Corpus) -> Iterator[Views]:
+    """Yield batches of one of our backends, epoch after epoch; on a GPU, finished ones.
 
-
-def dali_gpu_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
-    """Yield batches of the dali backend on the GPU; they are finished when they are yielded."""
-    return _batches(workload, corpus, "dali", "cuda")
-
-
-def ffcv_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
-    """Yield batches of the ffcv backend, from the .beton that its peer reads."""
-    return _batches(workload, corpus, "ffcv", "cpu")
-
-
-def stream_batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
-    """Yield batches of the stream backend, from the pack as a folder: no network has a part in it."""
-    return _batches(workload, corpus, "stream", "cpu")
-
-
-def _batches(workload: Workload, corpus: Corpus, backend: BackendName, device: str) -> Iterator[Views]:
+    The ffcv backend reads the .beton of its peer; stream reads the pack as a folder, without a network.
+    """
+    backend, device = BUILT_AS[name]
     encoding = workload.encoding
     path = corpus.beton_pack(encoding) if backend == "ffcv" else corpus.tar_pack(encoding)
     split = corpus.split if path == corpus.pack else "train"
@@ -96,7 +87,7 @@ CPU = Contender(
     libraries=("sluice", "numba", "turbojpeg"),
     setup="build_loader with its defaults, on the pack",
     differences="",
-    batches=cpu_batches,
+    batches=partial(_batches, "cpu"),
     prepare=write_pixels,
     kind="backend",
     reads_pixels=True,
@@ -110,7 +101,7 @@ DALI = Contender(
     libraries=("sluice", "nvidia-dali-cuda130"),
     setup="build_loader(backend='dali'), on the CPU",
     differences=_ROUNDING,
-    batches=dali_batches,
+    batches=partial(_batches, "dali_backend"),
     refuses=refuses_dali,
     kind="backend",
 )
@@ -120,7 +111,7 @@ DALI_GPU = Contender(
     libraries=("sluice", "nvidia-dali-cuda130"),
     setup="build_loader(backend='dali', device='cuda')",
     differences=_ROUNDING,
-    batches=dali_gpu_batches,
+    batches=partial(_batches, "dali_gpu_backend"),
     refuses=refuses_dali_gpu,
     kind="backend",
 )
@@ -130,7 +121,7 @@ STREAM = Contender(
     libraries=("sluice", "numba", "turbojpeg"),
     setup="build_loader(backend='stream'), on the pack as a folder",
     differences="rows shuffled over windows of shards",
-    batches=stream_batches,
+    batches=partial(_batches, "stream_backend"),
     prepare=write_pixels,
     kind="backend",
     reads_pixels=True,
@@ -142,7 +133,7 @@ FFCV = Contender(
     libraries=("sluice", "ffcv", "numba", "turbojpeg"),
     setup="build_loader(backend='ffcv'): our views in FFCV's Loader",
     differences="",
-    batches=ffcv_batches,
+    batches=partial(_batches, "ffcv_backend"),
     prepare=write_beton,
     kind="backend",
     reads_pixels=True,

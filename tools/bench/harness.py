@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from loaders.json_text import parse_json
+from loaders.measured import cpu_name
 from tools.bench.contender import Contender, prepares_nothing, refusal
 from tools.bench.corpus import Corpus, warm_page_cache
 from tools.bench.measure import FAILED, MISSING
@@ -203,15 +204,8 @@ def _utc() -> str:
 
 def machine() -> Record:
     """Return what is known of this machine: processor, cores, memory, system, Python."""
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
-        cpu = names[0] if names else cpu
     return {
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": platform.platform(),
