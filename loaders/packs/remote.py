@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.cache_folder import cache_folder
 from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish, write_atomic
 from loaders.packs.checksum import sha256_file
@@ -97,7 +98,7 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
     raw = _fetch_manifest(store)
     # Another pack under the same URL has another manifest, and so another folder.
     digest = hashlib.sha256(url.encode() + b"\0" + raw).hexdigest()[:24]
-    folder = (options.cache_dir or _default_cache_dir()) / f"{url.rsplit('/', 1)[-1] or 'pack'}-{digest}"
+    folder = (options.cache_dir or cache_folder()) / f"{url.rsplit('/', 1)[-1] or 'pack'}-{digest}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / MANIFEST_NAME, raw)
@@ -133,11 +134,6 @@ def _fetch_manifest(store: Store) -> bytes:
         f"{store.url}/{MANIFEST_NAME}: another damaged answer in each of {store.options.tries} tries; check "
         "the store"
     )
-
-
-def _default_cache_dir() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sluice"
 
 
 def _is_needed(info: FileInfo) -> bool:

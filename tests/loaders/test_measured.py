@@ -13,7 +13,7 @@ from loaders.backends import explain_backend
 from loaders.cache_folder import cache_folder
 from loaders.errors import UserError
 from loaders.measured import Machine, Measurement, Rate, describe_views, keep_measurement, this_machine
-from loaders.packs import Pack, StoreOptions, open_pack, remote
+from loaders.packs import Pack, StoreOptions, open_pack
 from loaders.packs.columns import ENCODING_RAW
 from loaders.views import presets
 from loaders.views.policy import RandAugment
@@ -299,12 +299,6 @@ def test_without_a_home_nothing_is_known(monkeypatch):
     assert choice().startswith("cpu: the fused kernels")
     with pytest.raises(UserError, match="expected a home folder, found none; set XDG_CACHE_HOME"):
         cache_folder()
-
-
-def test_the_cache_folder_is_that_of_remote_packs(monkeypatch):
-    assert cache_folder() == remote._default_cache_dir()
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == remote._default_cache_dir()
 
 
 def test_no_test_sees_the_measurements_of_the_user(monkeypatch):

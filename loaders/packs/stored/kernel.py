@@ -26,6 +26,8 @@ import numpy as np
 from llvmlite import binding
 from numpy.typing import NDArray
 
+from loaders.cache_folder import cache_folder
+from loaders.errors import UserError
 from loaders.packs.atomic import write_atomic
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -176,5 +178,5 @@ def _folders() -> Iterator[Path]:
         yield Path(chosen) / "sluice"
         return
     yield _ROOT / "packs" / "kernels" / "__pycache__"
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    yield Path(home) / "sluice" / "kernels"
+    with suppress(UserError):  # no home
+        yield cache_folder() / "kernels"
