@@ -28,7 +28,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from engine.files import sha256_of, sync_file, sync_folder, to_json, write_synced
+from engine.files import sha256_of, sync_folder, to_json, write_synced
+from engine.weights import write_tensors
 from loaders.errors import UserError
 from loaders.json_text import parse_json
 
@@ -114,10 +115,10 @@ def _save(
     temporary = folder / f".{final.name}.tmp"
     temporary.mkdir()
     tensors, structure = _split_optimizer_state(optimizer)
-    _write_tensors(temporary / "model.safetensors", recipe.state_dict())
-    _write_tensors(temporary / "optimizer.safetensors", tensors)
+    write_tensors(temporary / "model.safetensors", recipe.state_dict())
+    write_tensors(temporary / "optimizer.safetensors", tensors)
     write_synced(temporary / "optimizer.json", to_json(structure))
-    _write_tensors(temporary / "rng.safetensors", rng)
+    write_tensors(temporary / "rng.safetensors", rng)
     hashes = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
     said = parse_json(to_json({**asdict(meta), "files": hashes}))  # as it will be read again
     write_synced(temporary / "meta.json", to_json({**said, "sha256": _digest(said)}))
@@ -266,9 +267,3 @@ def _split_optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dic
             else:
                 scalars.setdefault(str(index), {})[name] = value
     return tensors, {"param_groups": state["param_groups"], "scalars": scalars}
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    # safetensors keeps no strides: channels_last is undone here and done again on loading.
-    safetensors.torch.save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path)
-    sync_file(path)

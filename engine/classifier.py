@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from engine.files import sync_file
 from engine.networks import METADATA_KEY, build_backbone, load_backbone, read_metadata
+from engine.weights import write_tensors
 from loaders.errors import UserError
 
 Weights = Literal["ema", "raw"]
@@ -104,9 +105,7 @@ def save_classifier(run: Path, classifier: Classifier, weights: Weights) -> Path
         "resolution": str(classifier.resolution),
         "num_classes": str(classifier.num_classes),
     }
-    tensors = {name: t.detach().cpu().contiguous() for name, t in classifier.state_dict().items()}
-    safetensors.torch.save_file(tensors, temporary, {METADATA_KEY: json.dumps(described, sort_keys=True)})
-    sync_file(temporary)
+    write_tensors(temporary, classifier.state_dict(), {METADATA_KEY: json.dumps(described, sort_keys=True)})
     temporary.replace(final)
     sync_file(run)
     return final

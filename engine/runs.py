@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -24,6 +23,7 @@ from engine.checkpoint import find_damage, list_checkpoints
 from engine.distributed import on_main, rank
 from engine.files import leftovers, sync_file, to_json, write_atomic
 from engine.networks import METADATA_KEY
+from engine.weights import write_tensors
 from loaders.errors import UserError
 from loaders.json_text import parse_json
 from loaders.locks import locked
@@ -183,10 +183,8 @@ def save_backbone(out: Path, backbone: nn.Module, metadata: Mapping[str, str]) -
     """
     final = out / "backbone.safetensors"
     temporary = out / ".backbone.safetensors.tmp"
-    weights = {name: t.detach().contiguous() for name, t in backbone.state_dict().items()}
     described = json.dumps(dict(metadata), sort_keys=True)
-    safetensors.torch.save_file(weights, temporary, metadata={METADATA_KEY: described})
-    sync_file(temporary)
+    write_tensors(temporary, backbone.state_dict(), {METADATA_KEY: described})
     temporary.replace(final)
     sync_file(out)
     return final
