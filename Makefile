@@ -38,4 +38,4 @@ measure-gpu: setup  ## tests and loader measurements on a GPU machine; IMAGES=fo
 
 clean:  ## remove what the demo and the tests left
 	rm -rf runs/demo packs/digits .pytest_cache .mypy_cache .ruff_cache
-	find loaders engine tools \( -name '*.nb[ic]' -o -name '*.o' \) -delete  # numba's cache does not notice edits of imported kernels
+	find loaders engine tools \( -name '*.nb[ic]' -o -name '*.o' -o -name '*.o.*' \) -delete  # compiled kernels

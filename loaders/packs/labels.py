@@ -358,22 +358,21 @@ class LabelTableWriter:
         """Append labelled rows; rows must increase over all parts."""
         import pyarrow as pa
 
-        # Out of memory: `pa.array` and `dictionary_encode` load modules for a tenth of a second.
-        def column(values: NDArray[Any], kind: Any) -> Any:
-            return pa.Array.from_buffers(
-                kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
-            )
+        # Built from buffers: `pa.array` and `dictionary_encode` load modules for a tenth of a second.
+        def column(values: NDArray[Any], name: str, kind: Any) -> Any:
+            exact = np.ascontiguousarray(values.astype(_COLUMN_DTYPES[name], casting="equiv", copy=False))
+            return pa.Array.from_buffers(kind, len(exact), [None, pa.py_buffer(exact)])
 
         texts = source.tolist()
         numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
         indices = np.fromiter(map(numbers.__getitem__, texts), np.int32, len(texts))
-        names = pa.DictionaryArray.from_arrays(column(indices, pa.int32()), pa.array([*numbers], pa.string()))
+        names = pa.array([*numbers], pa.string())
         arrays = [
-            column(row.astype(np.int64, copy=False), pa.int64()),
-            column(label.astype(np.int64, copy=False), pa.int64()),
-            column(confidence.astype(np.float32, copy=False), pa.float32()),
-            names,
-            column(cycle.astype(np.int32, copy=False), pa.int32()),
+            column(row, "row", pa.int64()),
+            column(label, "label", pa.int64()),
+            column(confidence, "confidence", pa.float32()),
+            pa.DictionaryArray.from_arrays(column(indices, "cycle", pa.int32()), names),
+            column(cycle, "cycle", pa.int32()),
         ]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
 

@@ -14,9 +14,9 @@ from loaders.views.kernels.compile import inlined, kernel
 _MODULE = """
 import sys
 import numpy as np
-from loaders.packs.kernels.memory import inner, kernel
+from loaders.views.kernels.compile import inlined, kernel
 
-@inner
+@inlined
 def least(values, low):
     for value in values:
         low = min(low, value)

@@ -1,6 +1,8 @@
 """The images drawn for packing tests: the same every time, varied, damaged in ten ways that are noticed."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -33,3 +35,10 @@ def test_the_same_files_every_time(tmp_path: Path) -> None:
 
 def test_the_ways_differ() -> None:
     assert len({damage(jpeg(1), way) for way in range(NUM_DAMAGES)}) == NUM_DAMAGES
+
+
+def test_a_process_of_its_own_finds_the_library(tmp_path: Path) -> None:
+    """Compiled code calls libjpeg-turbo by name, which other tests may have brought into this process."""
+    command = [sys.executable, "tools/draw_images.py", "--num-images", "9", "--out", tmp_path / "drawn"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert len([path for path in (tmp_path / "drawn").rglob("*") if path.is_file()]) == 9

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
+from PIL import Image
 from rich.console import Console
 
 from loaders.errors import UserError
@@ -103,6 +104,25 @@ def test_the_page(tmp_path: Path) -> None:
     assert "0 exact copies" in console.export_text()
     inspect_pack(packed, True, 1, console)
     assert (tmp_path / "p" / "report.html").read_text() == page
+
+
+def test_the_reasons_that_are_not_shown_are_counted(tmp_path: Path) -> None:
+    bad = [b"", b"text", jpeg(0)[:-9], jpeg(1)[:30], jpeg(2)[:200], encoded_png()[:-20], b"\xff\xd8\xff"]
+    tree = {f"c/{number}.jpg": data for number, data in enumerate(bad)} | {"c/good.jpg": jpeg(3)}
+    packed = pack(tmp_path / "p", f"train={write_tree(tmp_path / 'in', tree)}")
+    console = Console(record=True, width=150, file=io.StringIO())
+    _, quarantine = inspect_pack(packed, False, 1, console)
+    shown = [count for _, count in quarantine.reasons.most_common(5)]
+    assert len(quarantine.reasons) > 5
+    rest, hidden = quarantine.reasons.total() - sum(shown), len(quarantine.reasons) - 5
+    line = f"{rest} quarantined for {hidden} more reasons: see quarantine.jsonl"
+    assert line in console.export_text()
+
+
+def encoded_png() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels(0)).save(file, "PNG")
+    return file.getvalue()
 
 
 def test_the_page_of_a_source_whose_path_is_no_utf8(tmp_path: Path) -> None:

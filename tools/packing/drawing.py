@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 from PIL import Image
 
 from loaders.packs.kernels.memory import kernel
+from loaders.packs.kernels.turbojpeg import compress_planes, set_parameter
 from loaders.turbojpeg import HALF_COLOURS, Compressor, library
 
 NUM_TEXTURES = 64
 MAX_SIDE = 256
 _HALF = MAX_SIDE // 2
 _QUALITY = 3  # a parameter of the library
-
-_set: Any = types.ExternalFunction("tj3Set", types.int32(types.uintp, types.int32, types.int32))
-_compress: Any = types.ExternalFunction(
-    "tj3CompressFromYUVPlanes8",
-    types.int32(types.uintp, types.uintp, types.int32, types.uintp, types.int32, types.uintp, types.uintp),
-)
 
 
 @dataclass(frozen=True)
@@ -139,8 +132,8 @@ def _draw(  # type: ignore[no-untyped-def]  # noqa: ANN202
         strides[0], strides[1], strides[2] = 2 * columns, columns, columns
         addresses[3] = jpegs[number].ctypes.data
         to, to_size = first + 24, sizes[number:].ctypes.data
-        failed = _set(encoder, _QUALITY, qualities[i])
-        failed |= _compress(encoder, first, width, strides.ctypes.data, height, to, to_size)
+        failed = set_parameter(encoder, _QUALITY, qualities[i])
+        failed |= compress_planes(encoder, first, width, strides.ctypes.data, height, to, to_size)
         if failed:
             return number
     return len(chosen)

@@ -56,6 +56,9 @@ def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> tupl
         console.print(f"{findings.num_near:,} pairs look the same with different bytes")
     for reason, count in quarantine.reasons.most_common(_SHOWN_REASONS):
         console.print(f"  {count:,} quarantined: {reason}", markup=False)
+    if (hidden := len(quarantine.reasons) - _SHOWN_REASONS) > 0:
+        rest = quarantine.reasons.total() - sum(n for _, n in quarantine.reasons.most_common(_SHOWN_REASONS))
+        console.print(f"  {rest:,} quarantined for {hidden:,} more reasons: see quarantine.jsonl")
     console.print(f"page: {write_page(pack, findings, quarantine.reasons)}")
     return findings, quarantine
 

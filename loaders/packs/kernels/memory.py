@@ -12,11 +12,12 @@ from numba.np.arrayobj import populate_array
 from loaders.compiler import EntryCompiler, KernelCompiler, PartCompiler
 
 # `_nrt` off: kernels allocate nothing, so that slices need no reference counting.
-_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False, "no_cfunc_wrapper": True}
-kernel = njit(**_OPTIONS, pipeline_class=KernelCompiler)
+_OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False, "no_cfunc_wrapper": True}
+kernel = njit(**_OPTIONS, cache=True, pipeline_class=KernelCompiler)
 
-# For those that Python calls by way of `loaders.packs.stored`, which keeps them on disk.
-entry = njit(**{**_OPTIONS, "cache": False}, no_cpython_wrapper=True, pipeline_class=EntryCompiler)  # type: ignore[call-overload]
+# For those that Python calls by way of `loaders.packs.stored`, which keeps them on disk. Parts are not kept:
+# numba would not notice that another file, of which they are made, has changed.
+entry = njit(**_OPTIONS, no_cpython_wrapper=True, pipeline_class=EntryCompiler)  # type: ignore[call-overload]
 
 # For those that kernels alone call; a call from Python would end the process.
 inner = njit(**_OPTIONS, no_cpython_wrapper=True, pipeline_class=PartCompiler)  # type: ignore[call-overload]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llvmlite import binding
 from numba import types
 
@@ -20,4 +22,9 @@ set_region = types.ExternalFunction(
 decompress = types.ExternalFunction(
     "tj3Decompress8",
     types.int32(types.uintp, types.uintp, types.uintp, types.uintp, types.int32, types.int32),
+)
+set_parameter: Any = types.ExternalFunction("tj3Set", types.int32(types.uintp, types.int32, types.int32))
+compress_planes: Any = types.ExternalFunction(
+    "tj3CompressFromYUVPlanes8",
+    types.int32(types.uintp, types.uintp, types.int32, types.uintp, types.int32, types.uintp, types.uintp),
 )

@@ -47,11 +47,13 @@ class Kept:
         array: C-contiguous.
     """
 
-    __slots__ = ("array", "flat")
+    __slots__ = ("array", "flat", "kind")
 
     def __init__(self, array: NDArray[Any]) -> None:
-        assert array.flags.c_contiguous, "expected a C-contiguous array"
+        if not array.flags.c_contiguous:
+            raise TypeError("expected a C-contiguous array, found one with gaps")
         self.array = array
+        self.kind = array.dtype.num, array.itemsize, array.ndim
         # As numba passes an array: two owners, which ours have not, then what it looks like.
         self.flat = (0, 0, array.size, array.itemsize, array.ctypes.data, *array.shape, *array.strides)
 
@@ -71,36 +73,43 @@ class StoredKernel:
         self._module, self._name = module, name
         self._function: Callable[..., int] | None = None
         self._engine: Any = None
+        self._kinds: list[tuple[int, ...]] = []
 
     def __call__(self, *arguments: Any) -> int:
         """Call it; return what it returns, 0 for nothing.
 
         Raises:
+            TypeError: arrays of other kinds than those of the first call, or with gaps.
             RuntimeError: the compiled code has failed, which none of it does for bad data.
         """
         flat: list[int] = []
+        kinds: list[tuple[int, ...]] = []
         for argument in arguments:
+            if isinstance(argument, np.ndarray):
+                argument = Kept(argument)
             if type(argument) is Kept:
                 flat += argument.flat
-            elif isinstance(argument, np.ndarray):
-                flat += Kept(argument).flat
+                kinds.append(argument.kind)
             else:
                 flat.append(argument)
-        function = self._function or self._load(
-            [one.array if type(one) is Kept else one for one in arguments]
-        )
+                kinds.append(())
+        function = self._function or self._load(kinds, arguments)
+        if kinds != self._kinds:
+            raise TypeError(f"{self._module}.{self._name}: expected arrays of {self._kinds}, found {kinds}")
         result = ctypes.c_int64(0)
         status = function(ctypes.byref(result), ctypes.byref(ctypes.c_void_p()), *flat)
         if status not in _DONE:
             raise RuntimeError(f"compiled {self._module}.{self._name} has failed with status {status}")
         return result.value
 
-    def _load(self, arguments: list[Any]) -> Callable[..., int]:
+    def _load(self, kinds: list[tuple[int, ...]], arguments: tuple[Any, ...]) -> Callable[..., int]:
         with _lock:
             if self._function is None:
-                kinds = [_kind(argument) for argument in arguments]
-                symbol, code = self._kept(kinds) or self._compiled(kinds, arguments)
-                self._function = self._linked(symbol, code, arguments)
+                plain = [one.array if type(one) is Kept else one for one in arguments]
+                texts = [_kind(one) for one in plain]
+                symbol, code = self._kept(texts) or self._compiled(texts, plain)
+                self._kinds = kinds
+                self._function = self._linked(symbol, code, plain)
         return self._function
 
     def _file_name(self, kinds: list[str]) -> str:
@@ -173,10 +182,9 @@ def _what_decides() -> list[str]:
 
 
 def _folders() -> Iterator[Path]:
-    """Return where object files are kept: the first that can be written, as numba does."""
+    """Yield where object files are looked for, and kept in the first that can be written."""
     if chosen := os.environ.get("NUMBA_CACHE_DIR"):
         yield Path(chosen) / "sluice"
-        return
     yield _ROOT / "packs" / "kernels" / "__pycache__"
     with suppress(UserError):  # no home
         yield cache_folder() / "kernels"

@@ -1,9 +1,9 @@
 """Machine code of kernels on disk: kept once, found without the compiler, and never trusted when damaged."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +14,11 @@ from loaders.packs.stored.kernel import Kept, StoredKernel
 
 _HASH = """
 import sys
+from pathlib import Path
 import numpy as np
+from loaders.packs.stored import kernel
 from loaders.packs.stored.blake2b import hash_all
+kernel._folders = lambda: [Path(sys.argv[1])]
 digests = hash_all(np.frombuffer(b"abc", np.uint8), np.array([0]), np.array([3]))
 print(digests.tobytes().hex(), "numba" in sys.modules)
 """
@@ -24,17 +27,15 @@ _ABC = "cf4ab791c62b8d2b2109c90275287816"  # blake2b of 16 bytes, by hashlib
 
 def hashed(folder: Path) -> tuple[str, bool]:
     """Hash in a process that keeps kernels in `folder`; return the digest, and whether it loaded numba."""
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
-    ran = subprocess.run(
-        [sys.executable, "-c", _HASH], env=environment, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", _HASH, str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
     digest, compiled = ran.stdout.split()
     return digest, compiled == "True"
 
 
 def test_the_second_process_needs_no_compiler(tmp_path: Path) -> None:
     assert hashed(tmp_path) == (_ABC, True)
-    (file,) = (tmp_path / "sluice").iterdir()
+    (file,) = tmp_path.iterdir()
     assert hashed(tmp_path) == (_ABC, False)
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1  # damaged: compiled again, and kept whole again
@@ -45,9 +46,32 @@ def test_the_second_process_needs_no_compiler(tmp_path: Path) -> None:
     assert hashed(tmp_path) == (_ABC, False)
 
 
-def test_where_nothing_can_be_kept_it_is_compiled(tmp_path: Path) -> None:
+def test_where_nothing_can_be_kept_it_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"")
-    assert hashed(tmp_path / "file" / "folder") == (_ABC, True)
+    monkeypatch.setattr(stored, "_folders", lambda: iter([tmp_path / "file" / "folder"]))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "numba"))  # nor by numba
+    kernel, good = StoredKernel("read_files", "read_all"), np.zeros(0, np.bool_)
+    for _ in range(2):
+        kernel(np.zeros(1, np.uint8), np.array([0]), np.array([0]), np.zeros(1, np.uint8), good)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_written_leaves_it_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
+    first, second, *others = stored._folders()
+    assert first == tmp_path / "file" / "sluice"
+    assert second.name == "__pycache__"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert [first, second] == [*stored._folders()]
+    monkeypatch.setattr(stored, "_folders", lambda: iter([tmp_path / "file" / "sluice", tmp_path / "next"]))
+    kernel, good = StoredKernel("read_files", "read_all"), np.zeros(0, np.bool_)
+    kernel(np.zeros(1, np.uint8), np.array([0]), np.array([0]), np.zeros(1, np.uint8), good)
+    assert [path.suffix for path in (tmp_path / "next").iterdir()] == [".o"]
+    assert len(others) == 1
 
 
 def test_other_code_other_settings_and_other_kinds_have_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,15 +90,27 @@ def test_other_code_other_settings_and_other_kinds_have_other_files(monkeypatch:
 
 
 def test_an_array_with_gaps_is_refused() -> None:
-    with pytest.raises(AssertionError, match="contiguous"):
+    with pytest.raises(TypeError, match="contiguous"):
         Kept(np.zeros(8)[::2])
-    with pytest.raises(AssertionError, match="contiguous"):
+    with pytest.raises(TypeError, match="contiguous"):
         crc32_all(np.zeros(4, np.uint64)[::2], np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize(
+    "starts", [np.array([0], np.int32), np.array([[0]]), 0], ids=["int32", "2-D", "number"]
+)
+def test_arrays_of_other_kinds_than_the_first_are_refused(starts: Any) -> None:
+    kernel, data = StoredKernel("read_files", "read_all"), np.zeros(1, np.uint8)
+    good = np.zeros(0, np.bool_)
+    kernel(data, np.array([0]), np.array([0]), data, good)
+    with pytest.raises(TypeError, match=r"read_files\.read_all: expected arrays of"):
+        kernel(data, starts, np.array([0]), data, good)
 
 
 def test_code_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     one = StoredKernel("blake2b", "hash_all")
     monkeypatch.setattr(one, "_function", lambda *arguments: 1)
+    monkeypatch.setattr(one, "_kinds", [()])
     with pytest.raises(RuntimeError, match=r"blake2b\.hash_all has failed with status 1"):
         one(1)
 
