@@ -111,11 +111,16 @@ def make_plan(
         source = open_source(split.source, spool_path(build))
         try:
             num_items = _spool(build, split, source, classes)
-            ratio = 1.0 if policy.keeps_sizes else _output_ratio(build, split, source, policy, num_items)
+            overhead = _OVERHEAD_BYTES[shard_format]
+            # Images that are encoded as JPEG do not grow by much: what fits into one shard goes there.
+            is_known = policy.keeps_sizes or (
+                policy.encoding == "jpeg" and _fits(build, split, overhead, shard_bytes)
+            )
+            ratio = 1.0 if is_known else _output_ratio(build, split, source, policy, num_items)
         finally:
             source.close()
         first = 0 if base is None else base.next_shard_number(split.split)
-        shards += _cut(build, split, ratio, _OVERHEAD_BYTES[shard_format], shard_bytes, first)
+        shards += _cut(build, split, ratio, overhead, shard_bytes, first)
     plan = Plan(classes.names(), tuple(shards))
     write_atomic(path, json.dumps(asdict(plan)).encode())
     return plan
@@ -283,6 +288,17 @@ def _cut(
             largest, filled = max(largest, size), filled + cost
     close()
     return shards
+
+
+def _fits(build: Path, split: SplitSource, overhead: int, shard_bytes: int) -> bool:
+    """Tell whether the inputs as they are fit into one shard."""
+    filled = 0
+    with open(listing_path(build, split.split), "rb") as file:
+        for line in file:
+            filled += line_size(line) + overhead
+            if filled > shard_bytes:
+                return False
+    return True
 
 
 def _output_ratio(

@@ -118,6 +118,13 @@ class _Worker(threading.local):
 _worker = _Worker()
 
 
+def load_kernels() -> None:
+    """Load the compiled code, which threads would do at once and in each other's way."""
+    _decode_baseline(b"\0", 16, 16)
+    source = _Layout.of(32, 32, (1, 1)).planes(Kept(np.zeros(3 * 32 * 32, np.uint8)))
+    _resize(source, _plan(32, 32, (1, 1), 16, 16))
+
+
 def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quality: int) -> bytes | None:
     """Decode, resize with a Hamming filter and encode with colours of half the size, both ways.
 
@@ -147,13 +154,16 @@ def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quali
     if source is None:
         return None
     plan = _plan(height, width, shared, to_height, to_width)
+    return _encode(_resize(source, plan), to_height, to_width, quality)
+
+
+def _resize(source: _Planes, plan: ShrinkPlan) -> Kept:
+    """Return the planes of the result, one behind the other."""
     target = _worker.memory("target", plan.ends[-1])
-    floats, sums = (
-        _worker.memory("floats", plan.num_floats, np.float32),
-        _worker.memory("sums", plan.num_bytes),
-    )
+    floats = _worker.memory("floats", plan.num_floats, np.float32)
+    sums = _worker.memory("sums", plan.num_bytes)
     resize_planes(target, source.memory, source.places, plan, floats, sums)
-    return _encode(target, to_height, to_width, quality)
+    return target
 
 
 @lru_cache(maxsize=512)
