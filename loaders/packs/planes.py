@@ -7,7 +7,7 @@ costs nothing in quality (docs/performance.md).
 from __future__ import annotations
 
 import threading
-from ctypes import POINTER, Structure, byref, c_int, c_size_t, c_void_p
+from ctypes import POINTER, PyDLL, Structure, byref, c_int, c_size_t, c_void_p
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,7 +18,16 @@ from loaders.packs.stored.baseline import decode_samples, make_baseline, sample_
 from loaders.packs.stored.kernel import Kept
 from loaders.packs.stored.shrink import MIN_ROW_BYTES, Plane, ShrinkPlan, Side, plan_shrinking
 from loaders.packs.stored.shrink import shrink_planes as resize_planes
-from loaders.turbojpeg import HALF_COLOURS, HEIGHT, SUBSAMPLING, WIDTH, Compressor, Decompressor, library
+from loaders.turbojpeg import (
+    HALF_COLOURS,
+    HEIGHT,
+    PATH,
+    SUBSAMPLING,
+    WIDTH,
+    Compressor,
+    Decompressor,
+    library,
+)
 
 _QUALITY = 3  # a parameter
 # Pixels per value of colour, down and across, by the library's number of a subsampling.
@@ -31,19 +40,23 @@ class _Fraction(Structure):
     _fields_ = (("numerator", c_int), ("denominator", c_int))
 
 
-for _name, _taken in (
-    ("tj3DecompressHeader", [c_void_p, c_void_p, c_size_t]),
-    ("tj3Get", [c_void_p, c_int]),
-    ("tj3SetScalingFactor", [c_void_p, _Fraction]),
-    ("tj3DecompressToYUVPlanes8", [c_void_p, c_void_p, c_size_t, _Addresses, _Strides]),
-    ("tj3JPEGBufSize", [c_int, c_int, c_int]),
+# Calls of a microsecond keep the interpreter's lock: giving it up costs several, and another thread takes it.
+_quick = PyDLL(PATH)
+for _library, _name, _taken in (
+    (_quick, "tj3DecompressHeader", [c_void_p, c_void_p, c_size_t]),
+    (_quick, "tj3Get", [c_void_p, c_int]),
+    (_quick, "tj3Set", [c_void_p, c_int, c_int]),
+    (_quick, "tj3SetScalingFactor", [c_void_p, _Fraction]),
+    (_quick, "tj3JPEGBufSize", [c_int, c_int, c_int]),
+    (library, "tj3DecompressToYUVPlanes8", [c_void_p, c_void_p, c_size_t, _Addresses, _Strides]),
     (
+        library,
         "tj3CompressFromYUVPlanes8",
         [c_void_p, _Addresses, c_int, _Strides, c_int, POINTER(c_void_p), POINTER(c_size_t)],
     ),
 ):
-    getattr(library, _name).argtypes = _taken
-library.tj3JPEGBufSize.restype = c_size_t
+    getattr(_library, _name).argtypes = _taken
+_quick.tj3JPEGBufSize.restype = c_size_t
 
 
 class _Planes(NamedTuple):
@@ -142,11 +155,11 @@ def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quali
         others: very narrow, or of unusual subsampling.
     """
     decoder = _worker.decoder.handle
-    if library.tj3DecompressHeader(decoder, data, len(data)) != 0:
+    if _quick.tj3DecompressHeader(decoder, data, len(data)) != 0:
         _worker.renew()
         return None
-    shared = _SHARED.get(library.tj3Get(decoder, SUBSAMPLING))
-    height, width = (-(-library.tj3Get(decoder, side) // factor) for side in (HEIGHT, WIDTH))
+    shared = _SHARED.get(_quick.tj3Get(decoder, SUBSAMPLING))
+    height, width = (-(-_quick.tj3Get(decoder, side) // factor) for side in (HEIGHT, WIDTH))
     if shared is None or width // shared[1] < MIN_ROW_BYTES:
         return None
     source = _decode_baseline(data, height, width) if factor == 1 else None
@@ -206,7 +219,7 @@ def _decode(data: bytes, factor: int, layout: _Layout) -> _Planes | None:
     """Decode by libjpeg-turbo, None where it complains."""
     planes = layout.planes(_worker.memory("source", layout.ends[2]))
     decoder = _worker.decoder.handle
-    library.tj3SetScalingFactor(decoder, _Fraction(1, factor))
+    _quick.tj3SetScalingFactor(decoder, _Fraction(1, factor))
     arguments = _addresses(planes.memory, layout), _Strides(*layout.strides)
     if library.tj3DecompressToYUVPlanes8(decoder, data, len(data), *arguments) != 0:
         _worker.renew()
@@ -221,9 +234,9 @@ def _addresses(memory: Kept, layout: _Layout) -> _Addresses:  # type: ignore[val
 
 def _encode(planes: Kept, height: int, width: int, quality: int) -> bytes:
     encoder = _worker.encoder.handle
-    out = _worker.memory("encoded", library.tj3JPEGBufSize(width, height, HALF_COLOURS)).array
+    out = _worker.memory("encoded", _quick.tj3JPEGBufSize(width, height, HALF_COLOURS)).array
     layout = _Layout.of(height, width, _SHARED[HALF_COLOURS])
-    library.tj3Set(encoder, _QUALITY, quality)
+    _quick.tj3Set(encoder, _QUALITY, quality)
     place, size = c_void_p(out.ctypes.data), c_size_t(len(out))
     arguments = _addresses(planes, layout), width, _Strides(*layout.strides), height
     if library.tj3CompressFromYUVPlanes8(encoder, *arguments, byref(place), byref(size)) != 0:
