@@ -8,8 +8,10 @@ fused: every machine gives the same bytes.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -19,9 +21,57 @@ from loaders.packs.kernels.memory import entry, inner
 from loaders.packs.stored.sizes import PLANE_CHANNELS, PLANE_COLUMNS, PLANE_OUT, PLANE_ROWS, PLANE_VALUES
 from loaders.views.kernels.simd import rows_to_columns
 
+_UNIT = 1 << 16
 _LANES = 16
 _ROWS = 8
 _F32 = ir.FloatType()
+
+
+@entry
+def hamming_taps(sides, first, weights, num_taps, sums):
+    """Fill the tables of Pillow's Hamming filter.
+
+    Args:
+        sides: float64 [S, 4], source pixels, output pixels, source pixels per output pixel, and entries of
+            the table, of which those behind the last output pixel are as its own.
+        first: int64, out: of all sides one behind the other, the first source pixel of each entry.
+        weights: float32, out: likewise, the weight of each tap, a multiple of 2^-16.
+        num_taps: int64 [S], out: taps of an entry.
+        sums: float64 [>= taps of an entry], scratch.
+    """
+    at, weight_at = 0, 0
+    for s in range(len(sides)):
+        length, size, scale, num_places = int(sides[s, 0]), int(sides[s, 1]), sides[s, 2], int(sides[s, 3])
+        reach, count = max(scale, 1.0), 0
+        for p in range(num_places):
+            begin, end = _window(p, length, size, scale, reach)
+            count = max(count, end - begin)
+        for p in range(num_places):
+            begin, end = _window(p, length, size, scale, reach)
+            start, center, total = min(begin, length - count), (min(p, size - 1) + 0.5) * scale, 0.0
+            for t in range(count):
+                distance = (start + t - center + 0.5) / reach
+                if begin <= start + t < end and abs(distance) < 1:
+                    angle = math.pi * distance
+                    wave = math.sin(angle) / angle if distance != 0 else 1.0
+                    total += wave * (0.54 + 0.46 * math.cos(angle))
+                sums[t] = total
+            # Rounded where they add up, so that they sum up to 1 and no error gathers over many taps.
+            before = 0.0
+            for t in range(count):
+                here = np.rint(sums[t] / total * _UNIT)
+                weights[weight_at + p * count + t] = np.float32((here - before) / _UNIT)
+                before = here
+            first[at + p] = start
+        num_taps[s] = count
+        at, weight_at = at + num_places, weight_at + num_places * count
+
+
+@inner
+def _window(place, length, size, scale, reach):
+    """Return the first source pixel that an output pixel is made of, and the one behind the last."""
+    center = (min(place, size - 1) + 0.5) * scale
+    return max(0, int(center - reach + 0.5)), min(length, int(center + reach + 0.5))
 
 
 def _blend(source: Any, lanes: int, rounds: bool) -> Any:

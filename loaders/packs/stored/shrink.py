@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -13,48 +14,8 @@ from loaders.packs.stored.kernel import Kept, StoredKernel
 MIN_ROW_BYTES = 16  # of the source: a whole vector
 _LANES = 16
 _ROWS = 8
-_UNIT = 1 << 16
 _shrink = StoredKernel("shrink", "shrink")
-
-
-class _Taps(NamedTuple):
-    """Table of one axis.
-
-    Attributes:
-        first: int64 [P], first source pixel of each output pixel.
-        weights: float32 [P * T], weight of tap t for output p at p * T + t.
-        num_taps: T.
-    """
-
-    first: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    num_taps: int
-
-
-def _hamming_taps(length: int, size: int, scale: float, num_places: int) -> _Taps:
-    """Return the taps of Pillow's Hamming filter.
-
-    Args:
-        length: source pixels.
-        size: output pixels.
-        scale: source pixels per output pixel.
-        num_places: entries of the table; those behind `size` are as the last output pixel.
-    """
-    reach = max(scale, 1.0)
-    centers = (np.minimum(np.arange(num_places), size - 1) + 0.5) * scale
-    begins = np.maximum(0, (centers - reach + 0.5).astype(np.int64))
-    ends = np.minimum(length, (centers + reach + 0.5).astype(np.int64))
-    count = int((ends - begins).max())
-    first = np.minimum(begins, length - count)
-    places = first[:, None] + np.arange(count)
-    distances = (places - centers[:, None] + 0.5) / reach
-    window = np.sinc(distances) * (0.54 + 0.46 * np.cos(np.pi * distances))
-    inside = (places >= begins[:, None]) & (places < ends[:, None]) & (np.abs(distances) < 1)
-    window = np.where(inside, window, 0.0)
-    # Rounded where they add up, so that they sum up to 1 and no error gathers over many taps.
-    parts = np.cumsum(window, axis=1) / window.sum(axis=1, keepdims=True)
-    weights = np.diff(np.rint(parts * _UNIT), axis=1, prepend=0.0)
-    return _Taps(first, (weights / _UNIT).astype(np.float32).ravel(), count)
+_hamming_taps = StoredKernel("shrink", "hamming_taps")
 
 
 class Side(NamedTuple):
@@ -120,23 +81,28 @@ class ShrinkPlan(NamedTuple):
 @lru_cache(maxsize=512)
 def plan_shrinking(planes: tuple[Plane, ...]) -> ShrinkPlan:
     """Return the tables for some planes."""
-    tables: list[_Taps] = []
-    facts, end = [], 0
+    sides = [side for plane in planes for side in (plane.rows, plane.columns)]
+    num_places = sum(side.num_places for side in sides)
+    most_taps = max(int(2 * max(side.scale, 1.0)) + 2 for side in sides)
+    first, weights = np.empty(num_places, np.int64), np.empty(num_places * most_taps, np.float32)
+    taps, sums = np.empty(len(sides), np.int64), np.empty(most_taps)
+    _hamming_taps(np.array(sides, np.float64), first, weights, taps, sums)
+    counts = iter(zip(sides, taps.tolist(), strict=True))
+    facts, ends, at, weight_at = [], [0], 0, 0
     for plane in planes:
-        places = []
-        for side in (plane.rows, plane.columns):
-            begins = sum(len(table.first) for table in tables), sum(len(table.weights) for table in tables)
-            tables.append(_hamming_taps(*side))
-            places += [*begins, tables[-1].num_taps, side.num_places]
-        facts.append([plane.num_values, plane.num_channels, end, *places])
-        end += plane.size_bytes
+        tables = []
+        for side, count in islice(counts, 2):
+            tables += [at, weight_at, count, side.num_places]
+            at, weight_at = at + side.num_places, weight_at + side.num_places * count
+        facts.append([plane.num_values, plane.num_channels, ends[-1], *tables])
+        ends.append(ends[-1] + plane.size_bytes)
     return ShrinkPlan(
         Kept(np.array(facts, np.int64)),
-        Kept(np.concatenate([table.first for table in tables])),
-        Kept(np.concatenate([table.weights for table in tables])),
+        Kept(first),
+        Kept(weights),
         _ROWS * (_LANES + max(plane.num_values for plane in planes)),
         _ROWS * max(plane.columns.num_places * plane.num_channels for plane in planes),
-        tuple(np.cumsum([plane.size_bytes for plane in planes]).tolist()),
+        tuple(ends[1:]),
     )
 
 
