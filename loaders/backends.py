@@ -251,6 +251,7 @@ class RendererFactory:
             replace_bad=options.bad_images == "replace",
             train=train,
             verify=options.verify,
+            num_batches=options.prefetch + 1,
         )
 
     def _make_dali(

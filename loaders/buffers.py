@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 CACHE_LINE_BYTES = 64
+# A loop drops a batch as soon as it has the next one; the memory of the one after it can wait for that.
+_PATIENCE_S, _POLL_S = 0.1, 0.0002
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
@@ -27,21 +30,43 @@ class BufferPool:
     long as any tensor that shares its memory lives.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, usual: int | None = None) -> None:
+        """Begin without memory.
+
+        Args:
+            shape: of the arrays.
+            dtype: of the arrays.
+            usual: how many there need to be if each is dropped in time; before there are more, `take` waits a
+                moment. None: it never waits.
+        """
         self._shape = shape
         self._dtype = np.dtype(dtype)
         self._free: list[NDArray[Any]] = []
+        self._num_made = 0
+        self._usual = usual
 
     def take(self) -> NDArray[Any]:
         """Return an array whose memory comes back to the pool when the array and its views are gone."""
+        if self._usual is not None and self._num_made >= self._usual and not self._free:
+            self._wait()
         try:
             memory = self._free.pop()
         except IndexError:
             memory = aligned_zeros(self._shape, self._dtype)
+            self._num_made += 1
         lent = memory.view()
         reference = weakref.ref(lent, _give_back)
         _lent[id(reference)] = (reference, memory, self._free)
         return lent
+
+    def _wait(self) -> None:
+        """Wait for memory to come back; once in vain is enough, since its users want to keep it then."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not self._free:
+            if time.monotonic() > deadline:
+                self._usual = None
+                return
+            time.sleep(_POLL_S)
 
 
 # By the identity of a weak reference: it, what was lent and where that goes. No `weakref.finalize`, whose

@@ -37,6 +37,7 @@ from loaders.views.policy import Standardize, ViewPolicy
 
 CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; what the interpreter does for one costs up to 0.3 ms
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
+_LARGE_BYTES = 32 << 20  # of one view of a batch, from which on another batch would be felt
 
 DTypeName = Literal["float32", "float16", "bfloat16", "uint8"]
 
@@ -62,11 +63,11 @@ class _Job:
     heights: NDArray[np.int64]  # [B]
     widths: NDArray[np.int64]  # [B]
     parameters: tuple[ViewParameters, ...]  # per view
-    out: tuple[NDArray[Any], ...]  # per view, [B, 3 * R * R]
     edges: list[int]  # chunk k is rows edges[k] .. edges[k + 1]
     turns: Iterator[int]  # the next chunk to do; asking it is atomic
     locating: threading.Lock = field(default_factory=threading.Lock)
     located: EncodedRows | None = None  # all rows, since looking up few takes as long as many
+    out: tuple[NDArray[Any], ...] = ()  # per view, [B, 3 * R * R]
     cancelled: bool = False
 
 
@@ -128,6 +129,7 @@ class CpuRenderer:
         replace_bad: put the following row in place of a damaged one (and count it) instead of raising.
         train: False marks a replaced row invalid, so that an evaluation does not count it.
         verify: compare every image with its CRC-32 before it is decoded.
+        num_batches: that there are at once, if the caller drops each when it takes the next.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class CpuRenderer:
         replace_bad: bool,
         train: bool,
         verify: bool = False,
+        num_batches: int | None = None,
     ) -> None:
         self.split = split
         self.views = views
@@ -162,6 +165,7 @@ class CpuRenderer:
         self._crc32 = split.pack.columns.crc32 if verify else None
         self._local = threading.local()
         self._pools: dict[tuple[int, int], BufferPool] = {}
+        self._num_batches = num_batches
         self._gains = [_normalization(view, self._dtype) for view in views]
         with _without_garbage_collection():  # a tenth of the time that it takes to compile
             self._compile()
@@ -182,9 +186,8 @@ class CpuRenderer:
             draw(view, self._seed, epochs, rows, self._first_view + number, heights, widths)
             for number, view in enumerate(self.views)
         )
-        out = tuple(self._buffer(len(rows), number) for number in range(len(self.views)))
         edges = _chunk_edges(heights * widths * 3, self._num_threads)
-        job = _Job(positions, epochs, rows, valid.copy(), heights, widths, parameters, out, edges, count())
+        job = _Job(positions, epochs, rows, valid.copy(), heights, widths, parameters, edges, count())
         helpers = min(self._num_threads, len(edges) - 1)
         return PendingBatch(self, job, [self._executor.submit(self._work, job) for _ in range(helpers)])
 
@@ -219,7 +222,9 @@ class CpuRenderer:
         pool = self._pools.get((batch, number))
         if pool is None:
             size = 3 * self.views[number].resolution ** 2
-            pool = self._pools.setdefault((batch, number), BufferPool((batch, size), self._dtype))
+            # Small ones may be one more, so that no thread waits for the end of a batch.
+            usual = self._num_batches if batch * size * self._dtype.itemsize >= _LARGE_BYTES else None
+            pool = self._pools.setdefault((batch, number), BufferPool((batch, size), self._dtype, usual))
         return pool.take()
 
     def _tensor(self, out: NDArray[Any], resolution: int) -> Tensor:
@@ -244,9 +249,10 @@ class CpuRenderer:
             raise
 
     def _located(self, job: _Job) -> EncodedRows:
-        """Return where the bytes of a job lie; the thread that asks first looks them up."""
+        """Return where the bytes of a job lie; the thread that asks first looks them up, and takes memory."""
         with job.locating:
             if job.located is None:
+                job.out = tuple(self._buffer(len(job.rows), number) for number in range(len(self.views)))
                 job.located = self._locate(job, 0, len(job.rows))
         return job.located
 

@@ -86,7 +86,7 @@ def die_before_disk_step(kill_at: int) -> None:
     os.unlink, os.rmdir, os.mkdir = counted(os.unlink), counted(os.rmdir), counted(os.mkdir)
     Path.rename, Path.replace = counted(Path.rename), counted(Path.replace)
     files.write_synced = checkpoint.write_synced = counted(files.write_synced)
-    checkpoint._write_tensors = counted(checkpoint._write_tensors)
+    checkpoint.write_tensors = counted(checkpoint.write_tensors)
 
 
 def train_rank(name: str, rank: int, port: int, kill_at: int | None, hang_at: int | None) -> None:

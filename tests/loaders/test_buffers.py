@@ -3,6 +3,8 @@
 import gc
 import subprocess
 import sys
+import threading
+import time
 import weakref
 
 import numpy as np
@@ -44,6 +46,23 @@ def test_memory_comes_back_only_when_its_last_user_is_gone():
     assert _address(pool.take()) != place
     del tensor
     assert {_address(one) for one in (pool.take(), pool.take())} >= {place}
+
+
+def test_memory_that_comes_back_in_a_moment_is_waited_for():
+    pool = BufferPool((2, 3), np.float32, usual=2)
+    held = [pool.take(), pool.take()]
+    places = {_address(one) for one in held}
+    threading.Timer(0.02, held.clear).start()
+    assert _address(pool.take()) in places
+
+
+def test_users_who_keep_memory_are_waited_for_once():
+    pool = BufferPool((2, 3), np.float32, usual=1)
+    kept = [pool.take(), pool.take()]
+    began = time.monotonic()
+    kept += [pool.take() for _ in range(50)]
+    assert time.monotonic() - began < 2  # a second wait would be the first of fifty
+    assert len({_address(one) for one in kept}) == 52
 
 
 def test_a_pool_is_freed_without_garbage_collection():
