@@ -37,7 +37,7 @@ from loaders.views.policy import Standardize, ViewPolicy
 
 CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; what the interpreter does for one costs up to 0.3 ms
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
-_LARGE_BYTES = 32 << 20  # of one view of a batch, from which on another batch would be felt
+_LARGE_BYTES = 64 << 20  # of one view of a batch, from which on another batch would be felt
 
 DTypeName = Literal["float32", "float16", "bfloat16", "uint8"]
 
