@@ -9,13 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loaders.build import BackendName, build_loader, build_paired_loader
+    from loaders.build import build_loader, build_paired_loader
+    from loaders.options import BackendName, LoaderOptions
     from loaders.packs import open_pack
 
-__all__ = ["BackendName", "build_loader", "build_paired_loader", "open_pack"]
+__all__ = ["BackendName", "LoaderOptions", "build_loader", "build_paired_loader", "open_pack"]
 
 _HOMES = {
-    "BackendName": "loaders.build",
+    "BackendName": "loaders.options",
+    "LoaderOptions": "loaders.options",
     "build_loader": "loaders.build",
     "build_paired_loader": "loaders.build",
     "open_pack": "loaders.packs",
@@ -27,3 +29,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'loaders' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Show the public names, though they are not imported yet."""
+    return sorted({*globals(), *__all__})

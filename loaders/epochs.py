@@ -3,88 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loaders import order
+from loaders.backends.work import LABELED, UNLABELED, Pending, Renderer, Request, Work, run_ahead
 from loaders.balanced import ClassGroups, balanced_positions
 from loaders.batch import Batch, PairedBatch
 from loaders.checks import check_whole
+from loaders.errors import LoaderError
 from loaders.packs.labels import LabelTable
 
-T = TypeVar("T")
 BatchT = TypeVar("BatchT")
 
-# What stands at (epochs, positions) of a split of so many rows, under a seed, in a stream of the order.
-Shuffle = Callable[[order.Positions, order.Positions, int, int, int], order.Positions]
-
 MAX_EPOCH = 2**32 - 1  # an epoch is one word of the random numbers' counter
-LABELED, UNLABELED = 0, 1  # streams of the order; the unlabelled one is also a plain loader's
 
-
-class Pending(Protocol):
-    """A batch under way."""
-
-    def result(self, timeout_s: float) -> Batch:
-        """Wait for the batch."""
-
-    def cancel(self) -> None:
-        """Give the batch up."""
-
-
-class Renderer(Protocol):
-    """What a backend offers: begin a batch of given rows of one split."""
-
-    bad_rows: dict[int, str]
-
-    def submit(
-        self, positions: NDArray[np.int64], epochs: NDArray[np.int64], valid: NDArray[np.bool_]
-    ) -> Pending:
-        """Begin the batch of these positions (int64 [B]) of the split."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a process takes of every global batch, and how it waits for it.
-
-    Attributes:
-        rank: this process, in [0, num_ranks).
-        num_ranks: number of processes.
-        prefetch: batches under way besides the one being used.
-        timeout_s: seconds that one batch may take.
-    """
-
-    rank: int = 0
-    num_ranks: int = 1
-    prefetch: int = 2
-    timeout_s: float = 120.0
-
-
-def _run_ahead(
-    steps: range,
-    submit: Callable[[int], T],
-    finish: Callable[[T], BatchT],
-    cancel: Callable[[T], None],
-    depth: int,
-) -> Iterator[BatchT]:
-    """Yield the results of `steps` in order while up to `depth` later ones are under way."""
-    under_way: deque[T] = deque()
-    try:
-        for step in steps:
-            under_way.append(submit(step))
-            if len(under_way) > depth:
-                yield finish(under_way.popleft())
-        while under_way:
-            yield finish(under_way.popleft())
-    finally:
-        for pending in under_way:
-            cancel(pending)
+Place = Callable[[Batch], Batch]
+"""Moves a finished batch to the device."""
 
 
 def _cancel_both(pair: tuple[Pending, Pending]) -> None:
@@ -149,62 +89,74 @@ class _EpochSource(ABC, Generic[BatchT]):
         if self._closed:
             raise RuntimeError("this loader is closed; build another")
 
-    def _wait_for(self, pending: Pending, timeout_s: float) -> Batch:
-        """Wait for a batch of a loader that is open, and stays so."""
-        self._check_open()
-        try:
-            return pending.result(timeout_s)
-        except CancelledError:  # closed meanwhile
+    def _open_only(self, batches: Iterator[BatchT]) -> Iterator[BatchT]:
+        """Yield what a loader that is open, and stays so, gives."""
+        while True:
             self._check_open()
-            raise
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (CancelledError, LoaderError):
+                self._check_open()  # closed meanwhile
+                raise
+            yield batch
+
+
+class _Requests(Sequence[Request]):
+    """What an epoch of an `EpochLoader` asks for, worked out step by step."""
+
+    def __init__(self, loader: EpochLoader, epoch: int, start_step: int) -> None:
+        self._loader, self._epoch, self._first = loader, epoch, start_step
+
+    def __len__(self) -> int:
+        return self._loader.steps_per_epoch - self._first
+
+    @overload
+    def __getitem__(self, step: int) -> Request: ...
+    @overload
+    def __getitem__(self, step: slice) -> Sequence[Request]: ...
+    def __getitem__(self, step: int | slice) -> Request | Sequence[Request]:
+        if isinstance(step, slice):
+            return [self[each] for each in range(len(self))[step]]
+        if not 0 <= step < len(self):
+            raise IndexError(step)
+        return self._loader.request(self._epoch, self._first + step)
 
 
 class EpochLoader(_EpochSource[Batch]):
-    """Batches of one split: shuffled and complete ones in training, every row in its order in evaluation.
-
-    Args:
-        renderer: the backend.
-        num_rows: rows of the split.
-        batch_size: global batch size.
-        seed: of the order.
-        train: shuffle and drop the last partial batch; else keep the order and pad it.
-        share: this process's part.
-        place: moves a finished batch to the device.
-        close: stops the backend.
-        backend: which backend it is and why, in one line, for the attribute of that name.
-        fingerprint: see `Loader`.
-        shuffle: the order of training; over all rows by default.
-    """
+    """Batches of one split: shuffled and complete ones in training, every row in its order in evaluation."""
 
     def __init__(
         self,
         renderer: Renderer,
-        num_rows: int,
+        work: Work,
         batch_size: int,
-        seed: int,
-        train: bool,
-        share: Share,
-        place: Callable[[Batch], Batch],
-        close: Callable[[], None],
+        place: Place,
         backend: str,
         fingerprint: dict[str, str],
-        shuffle: Shuffle = order.permute_stream,
     ) -> None:
-        super().__init__(close, backend)
+        """Use `build_loader`.
+
+        Args:
+            renderer: of the work.
+            work: what is rendered; its crew ends with the loader.
+            batch_size: global batch size.
+            place: moves a finished batch to the device.
+            backend: which backend it is and why, in one line, for the attribute of that name.
+            fingerprint: see `Loader`.
+        """
+        super().__init__(work.crew.close, backend)
         self.fingerprint = fingerprint
         self.renderer = renderer
-        self._num_rows = num_rows
+        self._work = work
         self._batch_size = batch_size
-        self._seed = seed
-        self._train = train
-        self._share = share
         self._place = place
-        self._shuffle = shuffle
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one epoch, the same on every rank."""
-        return order.num_steps(self._num_rows, self._batch_size, drop_last=self._train)
+        return order.num_steps(len(self._work.split), self._batch_size, drop_last=self._work.train)
 
     @property
     def batch_size(self) -> int:
@@ -216,24 +168,21 @@ class EpochLoader(_EpochSource[Batch]):
         """Damaged rows met so far and what was wrong; each was replaced by the next readable row."""
         return self.renderer.bad_rows
 
-    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
-        return _run_ahead(
-            range(start_step, self.steps_per_epoch),
-            lambda step: self._submit(epoch, step),
-            lambda pending: self._place(self._wait_for(pending, self._share.timeout_s)),
-            lambda pending: pending.cancel(),
-            self._share.prefetch,
-        )
-
-    def _submit(self, epoch: int, step: int) -> Pending:
-        self._check_open()
+    def request(self, epoch: int, step: int) -> Request:
+        """Return which rows this rank renders in a step of an epoch."""
+        work, num_rows = self._work, len(self._work.split)
         positions, valid = order.step_positions(
-            step, self._num_rows, self._batch_size, self._share.rank, self._share.num_ranks, self._train
+            step, num_rows, self._batch_size, work.options.rank, work.options.num_ranks, work.train
         )
         epochs = np.full(len(positions), epoch, np.int64)
-        if self._train:
-            positions = self._shuffle(epochs, positions, self._num_rows, self._seed, UNLABELED)
-        return self.renderer.submit(positions, epochs, valid)
+        if work.train:
+            positions = self.renderer.shuffle(epochs, positions, num_rows, work.options.seed, work.stream)
+        return Request(positions, epochs, valid)
+
+    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+        with closing(self.renderer.walk(_Requests(self, epoch, start_step))) as batches:
+            for batch in self._open_only(batches):
+                yield self._place(batch)
 
 
 @dataclass(frozen=True)
@@ -258,50 +207,45 @@ class PairedLoader(_EpochSource[PairedBatch]):
 
     An epoch is one pass over the unlabelled rows (rounded down to whole steps). Each stream cycles through
     its own epochs without a gap, so its place is a function of the global step and the labels alone.
-
-    Args:
-        make_labeled: builds the labelled stream of a label table; None stands for the true labels.
-        labels: the first label table.
-        unlabeled: backend of the unlabelled stream.
-        num_unlabeled: rows of the unlabelled split.
-        batch_size: global number B of labelled rows per step.
-        mu: unlabelled rows per labelled row.
-        seed, share, place, close, backend: see `EpochLoader`.
-        shuffle: the order of the unlabelled stream.
     """
 
     def __init__(
         self,
         make_labeled: Callable[[LabelTable | None], LabeledStream],
-        labels: LabelTable | None,
+        labeled: LabeledStream,
         unlabeled: Renderer,
-        num_unlabeled: int,
+        work: Work,
         batch_size: int,
         mu: int,
-        seed: int,
-        share: Share,
-        place: Callable[[Batch], Batch],
-        close: Callable[[], None],
+        place: Place,
         backend: str,
-        shuffle: Shuffle = order.permute_stream,
     ) -> None:
-        super().__init__(close, backend)
+        """Use `build_paired_loader`.
+
+        Args:
+            make_labeled: builds the labelled stream of a label table; None stands for the true labels.
+            labeled: the first labelled stream.
+            unlabeled: renders the unlabelled stream.
+            work: of the unlabelled stream; its crew ends with the loader.
+            batch_size: global number B of labelled rows per step.
+            mu: unlabelled rows per labelled row.
+            place: moves a finished batch to the device.
+            backend: see `EpochLoader`.
+        """
+        super().__init__(work.crew.close, backend)
         self._make_labeled = make_labeled
-        self._labeled = make_labeled(labels)
+        self._labeled = labeled
         self._replaced: list[dict[int, str]] = []  # bad rows of earlier tables, still growing
         self.unlabeled = unlabeled
-        self._num_unlabeled = num_unlabeled
+        self._work, self._options = work, work.options
         self._batch_size = batch_size
         self._mu = mu
-        self._seed = seed
-        self._share = share
         self._place = place
-        self._shuffle = shuffle
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one epoch of the unlabelled rows, the same on every rank."""
-        return order.num_steps(self._num_unlabeled, self._mu * self._batch_size)
+        return order.num_steps(len(self._work.split), self._mu * self._batch_size)
 
     @property
     def batch_size(self) -> int:
@@ -350,36 +294,41 @@ class PairedLoader(_EpochSource[PairedBatch]):
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[PairedBatch]:
         first, labeled = epoch * self.steps_per_epoch, self._labeled
-        return _run_ahead(
-            range(first + start_step, first + self.steps_per_epoch),
-            lambda global_step: self._submit(global_step, labeled),
+        steps = range(first + start_step, first + self.steps_per_epoch)
+        ahead = run_ahead(
+            steps,
+            lambda step: self._submit(step, labeled),
             self._finish,
             _cancel_both,
-            self._share.prefetch,
+            self._options.prefetch,
         )
+        with closing(ahead):
+            yield from self._open_only(ahead)
 
     def _finish(self, pair: tuple[Pending, Pending]) -> PairedBatch:
-        labeled, unlabeled = (self._place(self._wait_for(pending, self._share.timeout_s)) for pending in pair)
+        labeled, unlabeled = (self._place(pending.result(self._options.timeout_s)) for pending in pair)
         return PairedBatch(labeled, unlabeled)
 
     def _submit(self, global_step: int, labeled: LabeledStream) -> tuple[Pending, Pending]:
         self._check_open()
-        return self._submit_labeled(global_step, labeled), self._submit_unlabeled(global_step)
+        return labeled.renderer.submit(self._labeled_request(global_step, labeled)), self.unlabeled.submit(
+            self._unlabeled_request(global_step)
+        )
 
-    def _submit_labeled(self, global_step: int, stream: LabeledStream) -> Pending:
-        ranks = (self._share.rank, self._share.num_ranks)
+    def _labeled_request(self, global_step: int, stream: LabeledStream) -> Request:
+        ranks, seed = (self._options.rank, self._options.num_ranks), self._options.seed
         if stream.groups is None:
             epochs, positions = order.stream_positions(global_step, self._batch_size, stream.num_rows, *ranks)
-            positions = order.permute_stream(epochs, positions, stream.num_rows, self._seed, LABELED)
+            positions = stream.renderer.shuffle(epochs, positions, stream.num_rows, seed, LABELED)
         else:
             flat = order.rank_slice(global_step, self._batch_size, *ranks)
-            epochs, positions = balanced_positions(flat, stream.groups, self._seed)
-        return stream.renderer.submit(positions, epochs, np.ones(len(positions), np.bool_))
+            epochs, positions = balanced_positions(flat, stream.groups, seed)
+        return Request(positions, epochs, np.ones(len(positions), np.bool_))
 
-    def _submit_unlabeled(self, global_step: int) -> Pending:
-        batch_size, num_rows = self._mu * self._batch_size, self._num_unlabeled
+    def _unlabeled_request(self, global_step: int) -> Request:
+        options, num_rows = self._options, len(self._work.split)
         epochs, positions = order.stream_positions(
-            global_step, batch_size, num_rows, self._share.rank, self._share.num_ranks
+            global_step, self._mu * self._batch_size, num_rows, options.rank, options.num_ranks
         )
-        positions = self._shuffle(epochs, positions, num_rows, self._seed, UNLABELED)
-        return self.unlabeled.submit(positions, epochs, np.ones(len(positions), np.bool_))
+        positions = self.unlabeled.shuffle(epochs, positions, num_rows, options.seed, UNLABELED)
+        return Request(positions, epochs, np.ones(len(positions), np.bool_))

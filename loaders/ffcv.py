@@ -22,26 +22,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders import order
-from loaders.arguments import MAX_SEED, MAX_VIEWS, BadImages, LoaderOptions, check_views
+from loaders.backends.cpu import CpuRenderer
+from loaders.backends.ffcv_operations import import_ffcv, iterate, operations
+from loaders.backends.work import UNLABELED, Crew, Request, Work
+from loaders.build import check_views
 from loaders.checks import check_whole
-from loaders.cpu import CpuRenderer, DTypeName
-from loaders.epochs import UNLABELED
-from loaders.ffcv_operations import import_ffcv, iterate, operations
+from loaders.options import MAX_SEED, BadImages, DTypeName, LoaderOptions
 from loaders.packs import Split
 from loaders.packs.columns import ENCODING_RAW
-from loaders.threads import WorkerPool
 from loaders.views.policy import ViewPolicy
 
 __all__ = ["EpochOrder", "fused_views", "import_ffcv", "iterate"]
 
 
-class _BetonRenderer(CpuRenderer):
-    """The cpu backend on the images of one FFCV batch at a time, which it takes for a split and its pack."""
+class _BetonRows:
+    """The images of one FFCV batch at a time, in the place of a split and its pack."""
 
     path = Path("the .beton")  # FFCV does not tell its name
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(cast(Split, self), **options)
+    def __init__(self) -> None:
+        """Know no images yet."""
         self.pack = self
         self.columns: Any = None
 
@@ -132,30 +132,16 @@ def fused_views(
     check_views("views", views)
     options = LoaderOptions(
         seed=seed,
-        device=torch.device("cpu"),
         num_threads=num_threads,
-        rank=0,
-        num_ranks=1,
         dtype=dtype,
         channels_last=channels_last,
         bad_images=bad_images,
-        verify=False,
-        prefetch=0,
         timeout_s=timeout_s,
-        window=1,
     )
-    renderer = _BetonRenderer(
-        views=views,
-        seed=options.seed,
-        first_view=MAX_VIEWS,  # as in a plain loader of ours: the same image looks the same in both
-        labels=None,
-        executor=WorkerPool(num_threads, "sluice-ffcv"),
-        num_threads=num_threads,
-        dtype=options.dtype,
-        channels_last=options.channels_last,
-        replace_bad=options.bad_images == "replace",
-        train=True,
-    )
+    rows = _BetonRows()
+    # In the unlabelled stream, as a plain loader of ours: the same image looks the same in both.
+    work = Work(cast(Split, rows), views, options, 0, Crew(options))
+    renderer = CpuRenderer(work)
     epochs: WeakKeyDictionary[threading.Thread, int] = WeakKeyDictionary()
     lock = threading.Lock()
 
@@ -164,13 +150,13 @@ def fused_views(
         epoch = epochs.setdefault(thread, cast(Any, thread).loader.next_epoch - 1)
         count = len(batch_indices)
         with lock:
-            renderer.begin(places, batch_indices.astype(np.int64))
+            rows.begin(places, batch_indices.astype(np.int64))
             pending = renderer.submit(
-                np.arange(count), np.full(count, epoch, np.int64), np.ones(count, np.bool_)
+                Request(np.arange(count), np.full(count, epoch, np.int64), np.ones(count, np.bool_))
             )
             return pending.result(timeout_s).views
 
-    made = operations(render, renderer.show)
+    made = operations(render, rows.show)
     made[-1].bad_rows = renderer.bad_rows
     return made
 

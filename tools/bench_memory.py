@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders import build_loader, open_pack
 from loaders.checks import check_whole
-from loaders.cpu import DTypeName
 from loaders.errors import UserError, run_command
+from loaders.options import DTypeName
 from loaders.views import presets
 from tools.bench.harness import machine
 from tools.bench.records import append_record, check_records

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_sample_images
 
+from loaders.backends.decode import Decoder, EncodedRows
 from loaders.buffers import aligned_zeros
-from loaders.decode import Decoder, EncodedRows
 from loaders.errors import UserError, run_command
 from loaders.views import presets
 from loaders.views.draw import draw

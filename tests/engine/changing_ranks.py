@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from loaders import build_loader, open_pack
+from loaders import LoaderOptions, build_loader, open_pack
 from loaders.batch import Batch
 from loaders.epochs import EpochLoader
 from loaders.views import presets
@@ -34,7 +34,9 @@ def make_loader(rank: int, num_ranks: int) -> EpochLoader:
     """Build the loader of a rank: 3 steps per epoch of 8 images."""
     views = (presets.crop_flip(16, 0.5, 0.5),) * 2
     split = open_pack(PACK).split("train")
-    return build_loader(split, views, 8, seed=3, num_threads=1, rank=rank, num_ranks=num_ranks)
+    return build_loader(
+        split, views, 8, options=LoaderOptions(seed=3, num_threads=1, rank=rank, num_ranks=num_ranks)
+    )
 
 
 class Recorded:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from loaders import build_loader
+from loaders import LoaderOptions, build_loader
 from loaders.errors import LoaderError, UserError
 from loaders.packs import StoreOptions, open_pack, packer
 from loaders.packs.manifest import QUARANTINE_NAME
@@ -22,6 +22,7 @@ from loaders.views import presets
 from tests.faults.http_store import serve
 from tests.faults.records import record
 from tests.loaders.packs.inputs import class_tree, folder_hashes, pack, write_tar, write_tree
+from tests.loaders.settings import gathered
 
 VIEWS = (presets.crop_flip(16),)
 
@@ -44,7 +45,7 @@ def copy(whole, tmp_path):
 
 def batches(opened, epochs=(0,), **options):
     settings = {"batch_size": 8, "num_threads": 2, "timeout_s": 110.0} | options
-    with build_loader(opened.split("train"), VIEWS, **settings) as loader:
+    with build_loader(opened.split("train"), VIEWS, **gathered(**settings)) as loader:
         return [batch for epoch in epochs for batch in loader.epoch(epoch)], loader.bad_rows
 
 
@@ -198,7 +199,10 @@ def test_clock_jumps(source, whole, tmp_path, tries, monkeypatch):
             options = StoreOptions(tmp_path / f"c{number}", cache_bytes=2 * largest, block_bytes=8192)
             remote = open_pack(store.url, options)
             with build_loader(
-                remote.split("train"), VIEWS, 8, num_threads=2, backend="stream", window=1, timeout_s=30
+                remote.split("train"),
+                VIEWS,
+                8,
+                options=LoaderOptions(num_threads=2, backend="stream", window=1, timeout_s=30),
             ) as loader:
                 found = []
                 for batch in (batch for epoch in (0, 1) for batch in loader.epoch(epoch)):
@@ -215,7 +219,7 @@ def test_clock_jumps(source, whole, tmp_path, tries, monkeypatch):
 
 def test_a_shard_that_shrinks_under_a_loader_is_no_silent_loss(copy):
     """What a store of another size would give is an error even when the loader was built before."""
-    loader = build_loader(copy.split("train"), VIEWS, 8, num_threads=1)
+    loader = build_loader(copy.split("train"), VIEWS, 8, options=LoaderOptions(num_threads=1))
     for shard in range(copy.num_shards):
         copy.shard_path(shard).write_bytes(b"")
     with loader, pytest.raises((UserError, LoaderError), match="cannot be read"):

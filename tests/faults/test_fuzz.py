@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from loaders import build_loader
-from loaders.decode import Arena, Decoder
+from loaders.backends.decode import Arena, Decoder
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack, beton, open_pack
 from loaders.packs.columns import COLUMN_DTYPES, IndexColumns, open_columns

@@ -10,6 +10,7 @@ from loaders.packs.store import StoreError
 from loaders.views import presets
 from tests.faults.s3_server import KEYS, s3_server
 from tests.loaders.packs.inputs import class_tree, pack, write_tree
+from tests.loaders.settings import gathered
 
 s3fs = pytest.importorskip("s3fs", reason="needs the extra s3")
 
@@ -48,7 +49,7 @@ def remote(endpoint, tmp_path, path="images/packs/mine", **changes):
 
 def batches(pack):
     settings = {"batch_size": 8, "backend": "stream", "window": 2, "num_threads": 2, "timeout_s": 30}
-    with build_loader(pack.split("train"), (presets.crop_flip(16),), **settings) as loader:
+    with build_loader(pack.split("train"), (presets.crop_flip(16),), **gathered(**settings)) as loader:
         return [batch for epoch in range(2) for batch in loader.epoch(epoch)]
 
 

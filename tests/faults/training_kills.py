@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 
 from engine import checkpoint, files
 from engine.stop import EXIT_STOPPED
-from loaders import build_loader, open_pack
+from loaders import LoaderOptions, build_loader, open_pack
 from loaders.batch import Batch
 from loaders.epochs import EpochLoader
 from loaders.views import presets
@@ -48,7 +48,9 @@ def make_loader(rank: int) -> EpochLoader:
     """Build the loader of a rank: 3 steps per epoch of 12 images, which 1 to 4 ranks share."""
     views = (presets.crop_flip(16, 0.5, 0.5),) * 2
     split = open_pack(WORK / "pack").split("train")
-    return build_loader(split, views, 12, seed=3, num_threads=1, rank=rank, num_ranks=NUM_RANKS)
+    return build_loader(
+        split, views, 12, options=LoaderOptions(seed=3, num_threads=1, rank=rank, num_ranks=NUM_RANKS)
+    )
 
 
 class Paced:

@@ -61,7 +61,7 @@ def _in_a_store(pack: Pack, folder: Path) -> Pack:
     return open_pack(f"file://{pack.path}", StoreOptions(cache_dir=folder / "cache", backoff_s=0.01))
 
 
-CPU_WORK = "loaders.cpu.render_chunk"
+CPU_WORK = "loaders.backends.cpu.render_chunk"
 BACKENDS = {
     "cpu": BackendCase("cpu", _as_it_is, CPU_WORK),
     "stream": BackendCase("stream", _as_it_is, CPU_WORK, {"window": 2}),
@@ -69,7 +69,7 @@ BACKENDS = {
     "dali": BackendCase(
         "dali",
         _as_it_is,
-        "loaders.verified.VerifiedRows._readable",
+        "loaders.backends.verified.VerifiedRows._readable",
         views=PLAIN,  # tests/loaders/test_dali.py has the others, whose pipelines take seconds to build
         refused_dtype="bfloat16",
         always_verifies=True,

@@ -15,14 +15,15 @@ import pytest
 import simplejpeg
 import torch
 
-from loaders import build_loader, build_paired_loader
-from loaders.cpu import CpuRenderer
+from loaders import LoaderOptions, build_loader, build_paired_loader
+from loaders.backends.cpu import CpuRenderer
 from loaders.errors import LoaderError, UserError
 from loaders.packs import LabelTable
 from loaders.views import presets
 from tests.faults.http_store import wait_until
 from tests.loaders.backends import BACKENDS, FUSED, reseal
 from tests.loaders.conftest import write_pack
+from tests.loaders.settings import gathered
 
 
 @pytest.fixture(params=list(BACKENDS))
@@ -48,7 +49,7 @@ def build(case, tmp_path):
             placed[pack.path] = case.place(pack, tmp_path)
         settings = {"views": case.views, "batch_size": 8, "seed": 3, "num_threads": 2, "timeout_s": 60.0}
         settings |= {"backend": case.name} | case.options | options
-        return build_loader(placed[pack.path].split("train"), **settings)
+        return build_loader(placed[pack.path].split("train"), **gathered(**settings))
 
     return make
 
@@ -140,12 +141,14 @@ def test_a_resumed_epoch_goes_on_where_it_stopped(build, photo_pack, start_step)
 def test_a_resume_computes_none_of_the_skipped_batches(photo_pack, monkeypatch):
     asked, submit = [], CpuRenderer.submit
 
-    def recorded(renderer, positions, *rest):
-        asked.append(len(positions))
-        return submit(renderer, positions, *rest)
+    def recorded(renderer, request):
+        asked.append(len(request.positions))
+        return submit(renderer, request)
 
     monkeypatch.setattr(CpuRenderer, "submit", recorded)
-    with build_loader(photo_pack.split("train"), (presets.weak(16),), 4, num_threads=1) as loader:
+    with build_loader(
+        photo_pack.split("train"), (presets.weak(16),), 4, options=LoaderOptions(num_threads=1)
+    ) as loader:
         assert len(list(loader.epoch(0, start_step=loader.steps_per_epoch - 1))) == 1
     assert asked == [4]
 
@@ -481,7 +484,7 @@ def build_pair(pack, options):
         "seed": 1,
         "num_threads": 2,
     }
-    return build_paired_loader(split, split, **(settings | options))
+    return build_paired_loader(split, split, **gathered(**(settings | options)))
 
 
 def test_pairs_are_refused_by_name(case, photo_pack):

@@ -25,13 +25,14 @@ from loaders.views.policy import (
     Solarize,
 )
 from tests.loaders.conftest import write_pack
+from tests.loaders.settings import gathered
 
 VIEWS = (presets.barlow_a(24), presets.barlow_b(32))
 
 
 def build(pack, **options):
     settings = {"views": VIEWS, "batch_size": 8, "seed": 3, "num_threads": 2, "backend": "dali"} | options
-    return build_loader(pack.split("train"), **settings)
+    return build_loader(pack.split("train"), **gathered(**settings))
 
 
 def take(pack, epoch=0, start_step=0, **options):
@@ -251,7 +252,7 @@ def test_paired_streams_and_new_labels(photo_pack):
 
     def steps(backend):
         with build_paired_loader(
-            split, split, batch_size=2, mu=3, seed=1, backend=backend, **options
+            split, split, batch_size=2, mu=3, **gathered(seed=1, backend=backend, **options)
         ) as loader:
             return list(loader.epoch(0))
 

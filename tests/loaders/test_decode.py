@@ -13,8 +13,8 @@ import pytest
 import simplejpeg
 import torch
 
-from loaders import build_loader
-from loaders.decode import Decoder, regions_of
+from loaders import LoaderOptions, build_loader
+from loaders.backends.decode import Decoder, regions_of
 from loaders.packs.columns import ENCODING_RAW
 from loaders.views import presets
 from tests.loaders.encoded_rows import encoded_rows, pixels_of
@@ -174,7 +174,7 @@ def test_a_batch_is_the_same_whatever_else_is_decoded(
 
     def batch() -> list[torch.Tensor]:
         views = (presets.barlow_a(32), presets.crop_flip(40))
-        with build_loader(packed.split("train"), views, 8, num_threads=1) as loader:
+        with build_loader(packed.split("train"), views, 8, options=LoaderOptions(num_threads=1)) as loader:
             return list(next(iter(loader.epoch(0))).views)
 
     def watched(*args: Any) -> Any:

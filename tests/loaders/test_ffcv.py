@@ -9,12 +9,13 @@ import pytest
 import torch
 from numba import types
 
-from loaders import build_loader, build_paired_loader
+from loaders import LoaderOptions, build_loader, build_paired_loader
 from loaders.errors import LoaderError, MissingBackendError, UserError
 from loaders.ffcv import EpochOrder, fused_views, import_ffcv, iterate
 from loaders.packs import open_pack
 from loaders.views import presets
 from tests.loaders.conftest import write_pack
+from tests.loaders.settings import gathered
 
 VIEWS = (presets.barlow_a(24), presets.barlow_b(32))
 needs_ffcv = pytest.mark.skipif(
@@ -29,7 +30,7 @@ def beton_pack(tmp_path_factory, photos):
 
 def build(pack, **options):
     settings = {"views": VIEWS, "batch_size": 8, "seed": 3, "num_threads": 2, "backend": "ffcv"} | options
-    return build_loader(pack.split("train"), **settings)
+    return build_loader(pack.split("train"), **gathered(**settings))
 
 
 def take(pack, epoch=0, start_step=0, **options):
@@ -116,7 +117,7 @@ def test_what_the_backend_cannot_read_is_refused(photo_pack, beton_pack):
         build(photo_pack)
     split = beton_pack.split("train")
     with pytest.raises(UserError, match="one stream"):
-        build_paired_loader(split, split, VIEWS, VIEWS, 2, 3, backend="ffcv")
+        build_paired_loader(split, split, VIEWS, VIEWS, 2, 3, options=LoaderOptions(backend="ffcv"))
 
 
 def test_a_missing_ffcv_names_the_command_that_installs_it(beton_pack, monkeypatch):

@@ -7,19 +7,22 @@ import numpy as np
 from loaders import build_loader, build_paired_loader, open_pack
 from loaders.packs import LabelTable
 from loaders.views import presets
+from tests.loaders.settings import gathered
 
 VIEWS = (presets.weak(16),)
 
 
 def plain(pack, **changes):
     settings = {"views": VIEWS, "batch_size": 8, "num_threads": 1} | changes
-    with build_loader(pack.split("train"), **settings) as loader:
+    with build_loader(pack.split("train"), **gathered(**settings)) as loader:
         return tuple(loader.fingerprint.items())
 
 
 def pair(pack, **changes):
     split = pack.split("train")
-    with build_paired_loader(split, split, VIEWS, VIEWS, 2, 3, num_threads=1, **changes) as loader:
+    with build_paired_loader(
+        split, split, VIEWS, VIEWS, 2, 3, **gathered(num_threads=1, **changes)
+    ) as loader:
         return tuple(loader.fingerprint.items())
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from loaders import build_loader, open_pack
+from loaders import LoaderOptions, build_loader, open_pack
 from loaders.packs import Pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
@@ -47,7 +47,9 @@ def test_odd_images_are_all_kept_and_copied_but_for_cmyk(odd_pack: Pack) -> None
     ids=["barlow", "fixmatch", "tiles"],
 )
 def test_every_policy_takes_them(odd_pack: Pack, views: tuple[ViewPolicy, ...]) -> None:
-    loader = build_loader(odd_pack.split("train"), views, batch_size=3, seed=0, num_threads=2)
+    loader = build_loader(
+        odd_pack.split("train"), views, options=LoaderOptions(seed=0, num_threads=2), batch_size=3
+    )
     for epoch in range(5):
         for batch in loader.epoch(epoch):
             assert all(bool(torch.isfinite(view).all()) for view in batch.views)
@@ -57,7 +59,9 @@ def test_every_policy_takes_them(odd_pack: Pack, views: tuple[ViewPolicy, ...]) 
 
 def test_they_show_what_pil_decodes(odd_pack: Pack) -> None:
     square = ViewPolicy("square", 5, CenterCrop(1.0))
-    loader = build_loader(odd_pack.split("train"), (square,), 6, 0, mode="eval", num_threads=1)
+    loader = build_loader(
+        odd_pack.split("train"), (square,), 6, options=LoaderOptions(seed=0, num_threads=1), mode="eval"
+    )
     (batch,) = loader.epoch(0)
     for row, view in zip(batch.index.tolist(), batch.views[0], strict=True):
         image = Image.open(io.BytesIO(odd_pack.read(row))).convert("RGB")

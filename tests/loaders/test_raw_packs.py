@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from loaders import build_loader
+from loaders import LoaderOptions, build_loader
 from loaders.packs.beton import read_beton
 from loaders.packs.columns import ENCODING_RAW
 from loaders.packs.verify import verify_pack
@@ -46,7 +46,9 @@ def test_views_equal_those_of_lossless_files(tmp_path: Path) -> None:
     batches = []
     for name, options in (("raw", {"encoding": "raw"}), ("jpeg", {"quality": 100})):
         packed = pack(tmp_path / name, source(tmp_path), **options)
-        loader = build_loader(packed.split("train"), (presets.weak(32),), 8, num_threads=2, dtype="uint8")
+        loader = build_loader(
+            packed.split("train"), (presets.weak(32),), 8, options=LoaderOptions(num_threads=2, dtype="uint8")
+        )
         batches.append(next(iter(loader.epoch(0))))
         loader.close()
     raw, jpeg = batches

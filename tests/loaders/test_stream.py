@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from loaders import build_loader, build_paired_loader
+from loaders import LoaderOptions, build_loader, build_paired_loader
+from loaders.backends.stream import shards_of
 from loaders.errors import LoaderError, MissingBackendError, UserError
 from loaders.locks import locked
 from loaders.packs import StoreOptions, open_pack
 from loaders.packs.remote import RemotePack
 from loaders.packs.store import StoreError, as_url
-from loaders.stream import shards_of
 from loaders.views import presets
 from tests.faults.http_store import serve, wait_until
 from tests.loaders.packs.inputs import class_tree, write_tree
 from tests.loaders.packs.inputs import pack as make_pack
+from tests.loaders.settings import gathered
 
 VIEWS = (presets.crop_flip(16),)
 
@@ -48,7 +49,7 @@ def options(tmp_path: Path, **changes) -> StoreOptions:
 
 def build(pack, **changes):
     settings = {"views": VIEWS, "batch_size": 8, "seed": 1, "num_threads": 2, "window": 3, "timeout_s": 20.0}
-    return build_loader(pack.split("train"), **({"backend": "stream"} | settings | changes))
+    return build_loader(pack.split("train"), **gathered(**({"backend": "stream"} | settings | changes)))
 
 
 def batches(loader, epochs=(0,), start_step=0):
@@ -168,7 +169,13 @@ def test_a_pair_of_streams(tmp_path, local, store):
     def pairs(pack):
         split = pack.split("train")
         loader = build_paired_loader(
-            split, split, VIEWS, VIEWS, 2, 3, backend="stream", num_threads=2, window=2, timeout_s=20
+            split,
+            split,
+            VIEWS,
+            VIEWS,
+            2,
+            3,
+            options=LoaderOptions(backend="stream", num_threads=2, window=2, timeout_s=20),
         )
         with loader:
             return [half for pair in loader.epoch(1) for half in (pair.labeled, pair.unlabeled)]

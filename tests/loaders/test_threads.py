@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from loaders.threads import WorkerPool
+from loaders.backends.threads import WorkerPool
 
 EXITS = """
 import threading
-from loaders.threads import WorkerPool
+from loaders.backends.threads import WorkerPool
 pool = WorkerPool(2, "test")
 pool.submit(threading.Event().wait)
 print(pool.submit(lambda: "done").result(30), flush=True)

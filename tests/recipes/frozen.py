@@ -9,7 +9,7 @@ from torch import nn
 from engine.evaluate import extract_features, topk_accuracy
 from engine.knn import knn_scores
 from engine.networks import load_backbone
-from loaders import build_loader
+from loaders import LoaderOptions, build_loader
 from loaders.packs import Pack
 from loaders.views import presets
 from tests.recipes.short_runs import RESOLUTION
@@ -21,7 +21,11 @@ def knn_top1(backbone: nn.Module, pack: Pack, out: Path, resolution: int = RESOL
     for split in ("train", "test"):
         policy = presets.evaluation(resolution)
         with build_loader(
-            pack.split(split), (policy,), 256, mode="eval", num_threads=1, channels_last=True
+            pack.split(split),
+            (policy,),
+            256,
+            options=LoaderOptions(num_threads=1, channels_last=True),
+            mode="eval",
         ) as loader:
             features.append(extract_features(backbone, loader, "cpu", out))
     train, test = features

@@ -11,7 +11,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from engine.distributed import seed_everything
 from engine.metrics import read_metrics
-from loaders import build_loader, open_pack
+from loaders import LoaderOptions, build_loader, open_pack
 from loaders.batch import Batch
 from loaders.errors import UserError
 from loaders.packs import Pack
@@ -34,7 +34,9 @@ SMALL = Config(
 def build(pack: Path) -> tuple[DeepCluster, Pack]:
     opened = open_pack(pack)
     split = opened.split("unlabeled")
-    loader = build_loader(split, (presets.evaluation(16),), 24, mode="eval", num_threads=1)
+    loader = build_loader(
+        split, (presets.evaluation(16),), 24, options=LoaderOptions(num_threads=1), mode="eval"
+    )
     seed_everything(0)
     return DeepCluster(SMALL, loader, len(opened)), opened
 

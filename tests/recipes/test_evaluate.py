@@ -14,7 +14,7 @@ import torch
 
 from engine.classifier import load_classifier
 from engine.classifier_recipe import read_accuracy
-from loaders import build_loader
+from loaders import LoaderOptions, build_loader
 from loaders.errors import UserError
 from loaders.packs import Pack
 from loaders.views import presets
@@ -58,7 +58,9 @@ def test_each_view_shows_what_it_says(config: Config, digits_pack: Pack, trained
     found = predict_split(changed, digits_pack)
     assert set(found.index.tolist()) == set(digits_pack.split("train").rows(np.arange(1352)).tolist())
     views = (presets.evaluation(16, 0.75), presets.evaluation(24, 0.75))
-    with build_loader(digits_pack.split("train"), views, 256, mode="eval", num_threads=1) as loader:
+    with build_loader(
+        digits_pack.split("train"), views, 256, options=LoaderOptions(num_threads=1), mode="eval"
+    ) as loader:
         batch = next(iter(loader.epoch(0)))
     assert torch.equal(found.index[:256], batch.index)
     expected = [x for view in batch.views for x in (view, view.flip(3))]

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from loaders.measured import Measurement, Rate, describe_views, keep_measurement, this_machine
 
 from loaders.errors import UserError
-from loaders.measured import Measurement, Rate, describe_views, keep_measurement, this_machine
 from loaders.packs import open_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits

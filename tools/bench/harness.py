@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from loaders.measured import cpu_name
 
 from loaders.json_text import parse_json
-from loaders.measured import cpu_name
 from tools.bench.contender import Contender, prepares_nothing, refusal
 from tools.bench.corpus import Corpus, warm_page_cache
 from tools.bench.measure import FAILED, MISSING

@@ -6,9 +6,6 @@ import time
 from collections.abc import Sequence
 
 import torch
-
-from loaders import open_pack
-from loaders.errors import UserError
 from loaders.measured import (
     Measurement,
     Rate,
@@ -20,6 +17,9 @@ from loaders.measured import (
     this_machine,
     view_side,
 )
+
+from loaders import open_pack
+from loaders.errors import UserError
 from tools.bench.backends import BUILT_AS, policies
 from tools.bench.contender import BackendName
 from tools.bench.corpus import Corpus

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from loaders import build_loader
+from loaders import LoaderOptions, build_loader
 from loaders.packs import Pack
 from loaders.packs.subsample import subsample_per_class
 from loaders.views import presets
@@ -23,7 +23,9 @@ def test_rows_and_labels_are_those_of_the_positions(digits_pack: Pack) -> None:
 def test_a_loader_reads_exactly_the_chosen_rows(digits_pack: Pack) -> None:
     split = digits_pack.split("train")
     chosen = subsample_per_class(split.labels(), 2, seed=0)
-    loader = build_loader(split.take(chosen), (presets.evaluation(16),), batch_size=20, num_threads=1)
+    loader = build_loader(
+        split.take(chosen), (presets.evaluation(16),), options=LoaderOptions(num_threads=1), batch_size=20
+    )
     with loader:
         (batch,) = loader.epoch(0)
     assert sorted(batch.index.tolist()) == split.rows(chosen).tolist()

@@ -8,7 +8,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from loaders.cpu import MAX_REPLACEMENTS
+from loaders.backends.cpu import MAX_REPLACEMENTS
+from loaders.backends.work import Work
 from loaders.errors import BadImageError, LoaderError, UserError
 from loaders.packs import Split
 from loaders.packs.columns import ENCODING_RAW
@@ -37,10 +38,7 @@ class VerifiedRows:
     readable row of the split stands in.
 
     Args:
-        split: the images.
-        replace_bad: replace a damaged row (and note it in `bad_rows`) instead of raising.
-        train: False marks a replaced row invalid in its place, so that an evaluation does not count it.
-        verify: compare a row every time it is wanted; else the first time alone.
+        work: whose option `verify` compares a row every time it is wanted; else the first time alone.
 
     Attributes:
         bad_rows: damaged rows met so far and what was wrong.
@@ -50,12 +48,13 @@ class VerifiedRows:
         UserError: the split holds both.
     """
 
-    def __init__(self, split: Split, replace_bad: bool, train: bool, verify: bool) -> None:
+    def __init__(self, work: Work) -> None:
+        split = work.split
         self.bad_rows: dict[int, str] = {}
         self._split = split
-        self._replace_bad = replace_bad
-        self._train = train
-        self._verify = verify
+        self._replace_bad = work.replace_bad
+        self._train = work.train
+        self._verify = work.options.verify
         self._crc32 = split.pack.columns.crc32
         self._is_good = np.zeros(len(split.pack), np.bool_)
         self._maps: dict[int, NDArray[np.uint8]] = {}

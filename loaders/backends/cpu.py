@@ -11,23 +11,31 @@ import gc
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loaders.batch import Batch
 from loaders.buffers import BufferPool
 from loaders.compile_beside import compiled_beside
-from loaders.decode import MAX_PIXELS_PER_BYTE, Arena, Decoder, EncodedRows, decode_nothing, regions_of
+from loaders.backends.decode import (
+    MAX_PIXELS_PER_BYTE,
+    Arena,
+    Decoder,
+    EncodedRows,
+    decode_nothing,
+    regions_of,
+)
+from loaders.backends.work import Renderer, Request, Work, refuse_remote
+from loaders.batch import Batch
 from loaders.errors import BadImageError, LoaderError, UserError
-from loaders.packs import Split
+from loaders.options import DTypeName
 from loaders.packs.kernels.decode import decode_all
 from loaders.packs.stored.crc32 import crc32_all
 from loaders.views.draw import ViewParameters, draw
@@ -38,8 +46,6 @@ from loaders.views.policy import Standardize, ViewPolicy
 CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; what the interpreter does for one costs up to 0.3 ms
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
 _LARGE_BYTES = 64 << 20  # of one view of a batch, from which on another batch would be felt
-
-DTypeName = Literal["float32", "float16", "bfloat16", "uint8"]
 
 FIELDS = ("box", "window", "shift", "flip", "codes", "args")  # of ViewParameters, in their order
 
@@ -113,92 +119,64 @@ class PendingBatch:
             future.cancel()
 
 
-class CpuRenderer:
-    """Renders batches of one split in a thread pool.
+class CpuBackend:
+    """Decodes and renders in threads; reads every pack of this machine and renders every policy."""
 
-    Args:
-        split: the images.
-        views: policies; every image is decoded once for all of them.
-        seed: of the random parameters.
-        first_view: number of the first view in the random numbers, so that two streams differ.
-        labels: int64 [len(split)], -1 where there is none, or None for batches without labels.
-        executor: threads that do the work.
-        num_threads: of `executor`.
-        dtype: "float32", "float16" or "bfloat16" (normalised), or "uint8".
-        channels_last: deliver views in torch.channels_last.
-        replace_bad: put the following row in place of a damaged one (and count it) instead of raising.
-        train: False marks a replaced row invalid, so that an evaluation does not count it.
-        verify: compare every image with its CRC-32 before it is decoded.
-        num_batches: that there are at once, if the caller drops each when it takes the next.
-    """
+    name = "cpu"
 
-    def __init__(
-        self,
-        split: Split,
-        views: tuple[ViewPolicy, ...],
-        *,
-        seed: int,
-        first_view: int,
-        labels: NDArray[np.int64] | None,
-        executor: Executor,
-        num_threads: int,
-        dtype: DTypeName,
-        channels_last: bool,
-        replace_bad: bool,
-        train: bool,
-        verify: bool = False,
-        num_batches: int | None = None,
-    ) -> None:
-        self.split = split
-        self.views = views
-        self.labels = labels
+    def refusal(self, work: Work) -> UserError | None:
+        """Return why a work cannot be done; see `Backend`."""
+        return refuse_remote(self.name, work)
+
+    def renderer(self, work: Work) -> CpuRenderer:
+        """Return a renderer; see `Backend`."""
+        return CpuRenderer(work)
+
+    def identity(self, work: Work) -> dict[str, str]:
+        """Return what the batches depend on; see `Backend`."""
+        return {"order": "full shuffle", "renderer": "cpu"}
+
+
+class CpuRenderer(Renderer):
+    """Renders batches of one stream in the threads of its crew."""
+
+    def __init__(self, work: Work) -> None:
+        """Load the kernels that the views need, or compile them."""
+        super().__init__(work.options)
+        self.work = work
         self.bad_rows: dict[int, str] = {}
-        self._seed = seed
-        self._first_view = first_view
-        self._executor = executor
-        self._num_threads = num_threads
-        self._torch_dtype: torch.dtype = getattr(torch, dtype)
-        self._dtype = np.dtype(_CARRIERS[dtype])
-        self._channels_last = channels_last
-        self._replace_bad = replace_bad
-        self._train = train
-        self._crc32 = split.pack.columns.crc32 if verify else None
+        self._torch_dtype: torch.dtype = getattr(torch, work.options.dtype)
+        self._dtype = np.dtype(_CARRIERS[work.options.dtype])
+        self._crc32 = work.split.pack.columns.crc32 if work.options.verify else None
         self._local = threading.local()
         self._pools: dict[tuple[int, int], BufferPool] = {}
-        self._num_batches = num_batches
-        self._gains = [_normalization(view, self._dtype) for view in views]
+        self._gains = [_normalization(view, self._dtype) for view in work.views]
         with _without_garbage_collection():  # a tenth of the time that it takes to compile
             self._compile()
 
-    def submit(
-        self, positions: NDArray[np.int64], epochs: NDArray[np.int64], valid: NDArray[np.bool_]
-    ) -> PendingBatch:
-        """Begin a batch.
-
-        Args:
-            positions: int64 [B], rows of the split.
-            epochs: int64 [B], epoch of each row, for its random numbers.
-            valid: bool [B], False = padding.
-        """
-        rows = self.split.rows(positions)
+    def submit(self, request: Request) -> PendingBatch:
+        """Begin a batch."""
+        work, num_threads = self.work, self.work.crew.num_threads
+        positions, epochs, valid = request
+        rows = work.split.rows(positions)
         heights, widths = self._sizes(rows)
         parameters = tuple(
-            draw(view, self._seed, epochs, rows, self._first_view + number, heights, widths)
-            for number, view in enumerate(self.views)
+            draw(view, work.options.seed, epochs, rows, work.first_view + number, heights, widths)
+            for number, view in enumerate(work.views)
         )
-        edges = _chunk_edges(heights * widths * 3, self._num_threads)
+        edges = _chunk_edges(heights * widths * 3, num_threads)
         job = _Job(positions, epochs, rows, valid.copy(), heights, widths, parameters, edges, count())
-        helpers = min(self._num_threads, len(edges) - 1)
-        return PendingBatch(self, job, [self._executor.submit(self._work, job) for _ in range(helpers)])
+        helpers = min(num_threads, len(edges) - 1)
+        return PendingBatch(self, job, [work.crew.threads.submit(self._work, job) for _ in range(helpers)])
 
     def collect(self, job: _Job) -> Batch:
         """Wrap a finished job's memory in tensors."""
         labels = None
-        if self.labels is not None:
-            labels = torch.from_numpy(self.labels[job.positions])
+        if self.work.labels is not None:
+            labels = torch.from_numpy(self.work.labels[job.positions])
         return Batch(
             views=tuple(
-                self._tensor(out, view.resolution) for out, view in zip(job.out, self.views, strict=True)
+                self._tensor(out, view.resolution) for out, view in zip(job.out, self.work.views, strict=True)
             ),
             labels=labels,
             index=torch.from_numpy(job.rows),
@@ -210,7 +188,7 @@ class CpuRenderer:
 
         Memory is taken by these sizes before a byte of the image is looked at.
         """
-        columns = self.split.pack.columns
+        columns = self.work.split.pack.columns
         heights, widths = columns.height[rows].astype(np.int64), columns.width[rows].astype(np.int64)
         absurd = heights.astype(np.float64) * widths > MAX_PIXELS_PER_BYTE * columns.size[rows].astype(
             np.int64
@@ -221,22 +199,22 @@ class CpuRenderer:
     def _buffer(self, batch: int, number: int) -> NDArray[Any]:
         pool = self._pools.get((batch, number))
         if pool is None:
-            size = 3 * self.views[number].resolution ** 2
+            size = 3 * self.work.views[number].resolution ** 2
             # Small ones may be one more, so that no thread waits for the end of a batch.
-            usual = self._num_batches if batch * size * self._dtype.itemsize >= _LARGE_BYTES else None
+            usual = self.options.prefetch + 1 if batch * size * self._dtype.itemsize >= _LARGE_BYTES else None
             pool = self._pools.setdefault((batch, number), BufferPool((batch, size), self._dtype, usual))
         return pool.take()
 
     def _tensor(self, out: NDArray[Any], resolution: int) -> Tensor:
         tensor = torch.from_numpy(out).view(self._torch_dtype)
-        if self._channels_last:
+        if self.work.options.channels_last:
             return tensor.view(-1, resolution, resolution, 3).permute(0, 3, 1, 2)
         return tensor.view(-1, 3, resolution, resolution)
 
     def _worker(self) -> _Worker:
         worker: _Worker | None = getattr(self._local, "worker", None)
         if worker is None:
-            worker = self._local.worker = _Worker(Decoder(), Arena(), [None] * len(self.views))
+            worker = self._local.worker = _Worker(Decoder(), Arena(), [None] * len(self.work.views))
         return worker
 
     def _work(self, job: _Job) -> None:
@@ -252,7 +230,7 @@ class CpuRenderer:
         """Return where the bytes of a job lie; the thread that asks first looks them up, and takes memory."""
         with job.locating:
             if job.located is None:
-                job.out = tuple(self._buffer(len(job.rows), number) for number in range(len(self.views)))
+                job.out = tuple(self._buffer(len(job.rows), number) for number in range(len(self.work.views)))
                 job.located = self._locate(job, 0, len(job.rows))
         return job.located
 
@@ -261,7 +239,7 @@ class CpuRenderer:
         starts, regions = self._decode(job, located.part(first, last), first, worker)
         chunk = slice(first, last)
         planes = worker.arena.planes
-        for number in range(len(self.views)):
+        for number in range(len(self.work.views)):
             p = ViewParameters(*(getattr(job.parameters[number], name)[chunk] for name in FIELDS))
             scratch = self._scratch(worker, number, p.box, int(regions[:, 3].max()))
             self._render_view(number, p, planes, starts, regions, scratch, job.out[number][chunk])
@@ -276,10 +254,10 @@ class CpuRenderer:
         scratch: Scratch,
         out: NDArray[Any],
     ) -> None:
-        view, (gain, bias) = self.views[number], self._gains[number]
+        view, (gain, bias) = self.work.views[number], self._gains[number]
         render_chunk(
             planes, starts, regions, p.box, p.window, p.shift, p.flip, view.interpolation == "bicubic",
-            p.codes, p.args, gain, bias, scratch, view.resolution, self._channels_last, out,
+            p.codes, p.args, gain, bias, scratch, view.resolution, self.work.options.channels_last, out,
         )  # fmt: skip
 
     def _decode(
@@ -308,9 +286,9 @@ class CpuRenderer:
         """Locate the bytes of rows first .. last of a job."""
         chunk = slice(first, last)
         rows, heights, widths = job.rows[chunk], job.heights[chunk], job.widths[chunk]
-        addresses, sizes, keep = self.split.pack.locate(rows)
+        addresses, sizes, keep = self.work.split.pack.locate(rows)
         regions = regions_of([p.window[chunk] for p in job.parameters], heights, widths)
-        encodings = self.split.pack.columns.encoding[rows]
+        encodings = self.work.split.pack.columns.encoding[rows]
         whole = np.ones(len(rows), np.bool_)
         return EncodedRows(addresses, sizes, encodings, heights, widths, regions, whole, keep)
 
@@ -326,16 +304,16 @@ class CpuRenderer:
         Returns:
             int64 [4], the region decoded of it.
         """
-        pack, row = self.split.pack, int(job.rows[i])
+        pack, row = self.work.split.pack, int(job.rows[i])
         what = (
             f"row {row} ({pack.key(row)}) in {pack.shard_path(int(pack.columns.shard[row])).name}: {reason}"
         )
-        if not self._replace_bad:
+        if not self.work.replace_bad:
             raise BadImageError(pack.path, what)
         self.bad_rows[row] = what
-        for step in range(1, min(MAX_REPLACEMENTS, len(self.split)) + 1):
-            position = (int(job.positions[i]) + step) % len(self.split)
-            other = int(self.split.rows(np.array([position]))[0])
+        for step in range(1, min(MAX_REPLACEMENTS, len(self.work.split)) + 1):
+            position = (int(job.positions[i]) + step) % len(self.work.split)
+            other = int(self.work.split.rows(np.array([position]))[0])
             job.rows[i] = other
             job.heights[i : i + 1], job.widths[i : i + 1] = self._sizes(job.rows[i : i + 1])
             self._redraw(job, i)
@@ -344,7 +322,7 @@ class CpuRenderer:
             worker.arena.extend(at, int(one.pixel_bytes[0]))
             if worker.decoder.decode(one, 0, np.array([at]), worker.arena.planes) == 0:
                 continue
-            if self._train:
+            if self.work.train:
                 job.positions[i] = position
             else:  # every row stands in its place exactly once; this one is not to be counted
                 job.rows[i], job.valid[i] = row, False
@@ -354,9 +332,9 @@ class CpuRenderer:
 
     def _redraw(self, job: _Job, i: int) -> None:
         one = slice(i, i + 1)
-        for number, view in enumerate(self.views):
+        for number, view in enumerate(self.work.views):
             fresh = draw(
-                view, self._seed, job.epochs[one], job.rows[one], self._first_view + number,
+                view, self.work.options.seed, job.epochs[one], job.rows[one], self.work.first_view + number,
                 job.heights[one], job.widths[one],
             )  # fmt: skip
             for name in FIELDS:
@@ -367,15 +345,23 @@ class CpuRenderer:
         nothing = np.empty(0, np.int64)
         planes = np.zeros(1, np.uint8)
         with compiled_beside(decode_all, decode_nothing):
-            for number, view in enumerate(self.views):
-                p = draw(view, self._seed, nothing, nothing, self._first_view + number, nothing, nothing)
+            for number, view in enumerate(self.work.views):
+                p = draw(
+                    view,
+                    self.work.options.seed,
+                    nothing,
+                    nothing,
+                    self.work.first_view + number,
+                    nothing,
+                    nothing,
+                )
                 out = np.empty((0, 3 * view.resolution**2), self._dtype)
                 regions = np.empty((0, 4), np.int64)
                 self._render_view(number, p, planes, nothing, regions, make_scratch(1, 1, 1), out)
         decode_nothing()
 
     def _scratch(self, worker: _Worker, number: int, boxes: NDArray[np.float64], width: int) -> Scratch:
-        view = self.views[number]
+        view = self.work.views[number]
         taps = table_taps(float(boxes[:, 2:].max()) / view.resolution, view.interpolation == "bicubic")
         held = worker.scratch[number]
         if held is None or held[0] < taps or held[1] < width:

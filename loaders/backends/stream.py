@@ -9,20 +9,19 @@ the store.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.backends.cpu import CpuRenderer
+from loaders.backends.work import LABELED, Pending, Renderer, Request, Work
 from loaders.batch import Batch
 from loaders.block_order import BlockShuffle
-from loaders.cpu import CpuRenderer
-from loaders.epochs import LABELED, Pending, Renderer, Shuffle
 from loaders.errors import LoaderError, UserError
 from loaders.packs import Split
 from loaders.packs.remote import RemotePack
 from loaders.packs.store import StoreError
-from loaders.threads import WorkerPool
 
 _FEW_RANGES = 64  # more are ranges of a few rows each, which are looked up one by one
 _RECENT_BATCHES = 8  # batches whose shards stay while later ones are being begun
@@ -80,89 +79,84 @@ class StreamPending:
         self._inner.cancel()
 
 
-class Fetching:
-    """Threads that fetch shards for one loader, a group per remote pack, started when first needed."""
+class StreamBackend:
+    """The cpu backend over a block shuffle, for packs in a store or larger than memory."""
 
-    def __init__(self) -> None:
-        self._pools: dict[int, tuple[RemotePack, WorkerPool]] = {}
+    name = "stream"
 
-    def want(self, pack: RemotePack, stream: int, shards: Iterable[int], begun: set[int]) -> None:
-        """Keep these shards for a stream of the loader and fetch those not in `begun`, in this order."""
-        if id(pack) not in self._pools:
-            pack.cache.store.enter()
-            threads = pack.cache.store.options.num_fetchers
-            self._pools[id(pack)] = pack, WorkerPool(threads, "sluice-fetch")
-        names = {shard: pack.shard_files[shard].path for shard in shards}
-        pack.cache.protect((id(self), stream), frozenset(names.values()))
-        for shard in names:
-            if shard not in begun:
-                self._pools[id(pack)][1].submit(pack.shard_map, shard)
+    def refusal(self, work: Work) -> UserError | None:
+        """Return why a work cannot be done: a cache without room for two windows; see `Backend`."""
+        pack, window = work.split.pack, work.options.window
+        if not isinstance(pack, RemotePack) or work.stream == LABELED:
+            return None
+        shards, _ = shards_of(work.split)
+        sizes = sorted((pack.shard_files[shard].size_bytes for shard in shards.tolist()), reverse=True)
+        needed = sum(sizes[: 2 * window])  # which a batch at the border of two windows needs
+        if needed <= pack.cache.cache_bytes:
+            return None
+        return UserError(
+            f"cache: expected room for two windows of {window} shards ({needed} bytes), found cache_bytes "
+            f"{pack.cache.cache_bytes}; raise it or lower window"
+        )
 
-    def keep_all(self, renderer: CpuRenderer) -> Renderer:
-        """Return a renderer of the labelled stream: few rows, all of whose shards are kept if they fit."""
-        if not isinstance(renderer.split.pack, RemotePack):
-            return renderer
-        shards, rows = shards_of(renderer.split)
-        return StreamRenderer(renderer, self, None, shards, rows, 0, LABELED, len(shards))
+    def renderer(self, work: Work) -> Renderer:
+        """Return a renderer; see `Backend`.
 
-    def stop(self) -> None:
-        """Let whatever waits for a shard give up, with the request that is under way."""
-        for pack, _ in list(self._pools.values()):
-            pack.cache.store.stop()
+        The few rows of a labelled stream are never block-shuffled: all of their shards are kept if they fit.
+        """
+        inner = CpuRenderer(work)
+        shards, rows = shards_of(work.split)
+        shuffle = None if work.stream == LABELED else BlockShuffle(rows, work.options.window)
+        if isinstance(work.split.pack, RemotePack):
+            return StreamRenderer(inner, shuffle, shards, rows)
+        if shuffle is not None:
+            inner.shuffle = shuffle
+        return inner
 
-    def close(self, timeout_s: float) -> None:
-        """End the threads; called once no other thread of the loader reads from a store."""
-        for pack, pool in list(self._pools.values()):
-            pool.close(timeout_s)
-            pack.cache.release(id(self))
-            pack.cache.store.leave()
+    def identity(self, work: Work) -> dict[str, str]:
+        """Return what the batches depend on; see `Backend`."""
+        return {"order": f"windows of {work.options.window} shards", "renderer": "cpu"}
 
 
-class StreamRenderer:
-    """Renders batches of a remote pack's split and fetches the shards of the order ahead of them.
-
-    Args:
-        inner: the cpu backend over the same split.
-        fetching: of the loader.
-        shuffle: the order of training; None reads the shards in their order.
-        shards: int64 [S] from `shards_of`; `rows` as well.
-        seed: of the order.
-        stream: of the order.
-        window: shards per window.
-    """
+class StreamRenderer(Renderer):
+    """Renders batches of a remote pack's split and fetches the shards of the order ahead of them."""
 
     def __init__(
         self,
         inner: CpuRenderer,
-        fetching: Fetching,
         shuffle: BlockShuffle | None,
         shards: NDArray[np.int64],
         rows: NDArray[np.int64],
-        seed: int,
-        stream: int,
-        window: int,
     ) -> None:
-        assert isinstance(inner.split.pack, RemotePack)
+        """Fetch nothing yet.
+
+        Args:
+            inner: the cpu backend over the same split.
+            shuffle: the order of training; None keeps every shard of the split, as far as the cache goes.
+            shards: int64 [S] from `shards_of`; `rows` as well.
+        """
+        super().__init__(inner.options)
+        work = inner.work
+        assert isinstance(work.split.pack, RemotePack)
         self.inner = inner
         self.bad_rows = inner.bad_rows
-        self._pack: RemotePack = inner.split.pack
-        self._fetching = fetching
-        self._shuffle = shuffle
+        if shuffle is not None:
+            self.shuffle = shuffle
+        self._work, self._pack = work, work.split.pack
+        self._planned = shuffle if work.train else None
         self._shards = shards
         self._stops = np.cumsum(rows)
-        self._seed, self._stream, self._window = seed, stream, window
-        self._num_windows = -(-len(shards) // window)
+        self._window = len(shards) if shuffle is None else work.options.window
+        self._num_windows = -(-len(shards) // self._window)
         self._recent: deque[set[tuple[int, int]]] = deque(maxlen=_RECENT_BATCHES)
         self._begun: set[int] = set()
 
-    def submit(
-        self, positions: NDArray[np.int64], epochs: NDArray[np.int64], valid: NDArray[np.bool_]
-    ) -> StreamPending:
-        """Begin the batch of these positions (int64 [B]) of the split, and fetch what comes after it."""
-        blocks = np.searchsorted(self._stops, positions, side="right")
-        self._look_ahead(epochs, blocks)
+    def submit(self, request: Request) -> StreamPending:
+        """Begin a batch, and fetch what comes after it."""
+        blocks = np.searchsorted(self._stops, request.positions, side="right")
+        self._look_ahead(request.epochs, blocks)
         needed = self._shards[np.unique(blocks)].tolist()
-        return StreamPending(self.inner.submit(positions, epochs, valid), lambda: self._missing(needed))
+        return StreamPending(self.inner.submit(request), lambda: self._missing(needed))
 
     def _look_ahead(self, epochs: NDArray[np.int64], blocks: NDArray[np.int64]) -> None:
         """Keep and fetch, as far as the cache goes: this batch's windows, those of recent ones, the next."""
@@ -183,14 +177,14 @@ class StreamRenderer:
                 if room < 0:
                     break
                 kept[shard] = None
-        self._fetching.want(self._pack, self._stream, kept, self._begun)
+        self._work.crew.fetching.want(self._pack, self._work.stream, kept, self._begun)
         self._begun = set(kept)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Return the blocks of the split in the order of reading."""
-        if self._shuffle is None:
+        if self._planned is None:
             return np.arange(len(self._shards))
-        return self._shuffle.plan(self._seed, epoch, self._stream).shards
+        return self._planned.plan(self._work.options.seed, epoch, self._work.stream).shards
 
     def _window_shards(self, epoch: int, window: int) -> list[int]:
         blocks = self._order(epoch)[window * self._window : (window + 1) * self._window]
@@ -200,42 +194,3 @@ class StreamRenderer:
     def _missing(self, shards: list[int]) -> list[str]:
         files = (self._pack.shard_files[shard] for shard in shards)
         return [f"{self._pack.url}/shards/{info.path}" for info in files if not self._pack.cache.holds(info)]
-
-
-def over_stream(
-    renderer: CpuRenderer, seed: int, stream: int, window: int, train: bool, fetching: Fetching
-) -> tuple[Renderer, Shuffle]:
-    """Put a cpu backend under the block order, and its pack's shards under prefetch where it is remote.
-
-    Args:
-        renderer: over the split.
-        seed: of the order.
-        stream: of the order.
-        window: shards shuffled together.
-        train: whether rows are shuffled at all.
-        fetching: of the loader.
-
-    Returns:
-        What renders, and its order.
-
-    Raises:
-        UserError: a cache that cannot hold the shards of two windows, which a batch at a border needs.
-    """
-    pack = renderer.split.pack
-    shards, rows = shards_of(renderer.split)
-    shuffle = BlockShuffle(rows, window)
-    if not isinstance(pack, RemotePack):
-        return renderer, shuffle
-    _check_cache(pack, shards, window)
-    order = shuffle if train else None
-    return StreamRenderer(renderer, fetching, order, shards, rows, seed, stream, window), shuffle
-
-
-def _check_cache(pack: RemotePack, shards: NDArray[np.int64], window: int) -> None:
-    sizes = sorted((pack.shard_files[shard].size_bytes for shard in shards.tolist()), reverse=True)
-    needed = sum(sizes[: 2 * window])
-    if needed > pack.cache.cache_bytes:
-        raise UserError(
-            f"cache: expected room for two windows of {window} shards ({needed} bytes), found cache_bytes "
-            f"{pack.cache.cache_bytes}; raise it or lower window"
-        )

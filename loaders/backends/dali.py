@@ -20,28 +20,48 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loaders.backends.threads import WorkerPool
+from loaders.backends.verified import VerifiedRows, are_pixels
+from loaders.backends.work import Renderer, Request, Work, refuse_remote
 from loaders.batch import Batch
 from loaders.errors import LoaderError, UserError
-from loaders.packs import Split
-from loaders.threads import WorkerPool
-from loaders.verified import VerifiedRows
 from loaders.views.dali import IMAGES, DaliDType, build_pipeline, check_views, import_dali
 from loaders.views.draw import draw
-from loaders.views.policy import ViewPolicy
 
 
-def check_dali(views: tuple[ViewPolicy, ...], dtype: str) -> None:
-    """Refuse what DALI cannot render.
+class DaliBackend:
+    """Decodes and renders in DALI, on the GPU where batches are delivered there."""
 
-    Raises:
-        MissingBackendError: DALI is not installed.
-        UserError: a view or dtype that it cannot express.
-    """
-    import_dali()
-    check_views(views)
-    if dtype not in get_args(DaliDType):
-        known = ", ".join(get_args(DaliDType))
-        raise UserError(f"backend dali: dtype: expected one of {known}, found {dtype}; use backend='cpu'")
+    name = "dali"
+
+    def refusal(self, work: Work) -> UserError | None:
+        """Return why a work cannot be done: DALI is missing, or lacks an operation; see `Backend`."""
+        remote = refuse_remote(self.name, work)
+        if remote is not None:
+            return remote
+        try:
+            import_dali()
+            check_views(work.views)
+            if work.options.dtype not in get_args(DaliDType):
+                known = ", ".join(get_args(DaliDType))
+                raise UserError(
+                    f"backend dali: dtype: expected one of {known}, found {work.options.dtype}; use "
+                    "backend='cpu'"
+                )
+            are_pixels(work.split)
+        except UserError as error:
+            return error
+        return None
+
+    def renderer(self, work: Work) -> DaliRenderer:
+        """Return a renderer; see `Backend`."""
+        renderer = DaliRenderer(work)
+        work.crew.keep(renderer)
+        return renderer
+
+    def identity(self, work: Work) -> dict[str, str]:
+        """Return what the batches depend on; see `Backend`."""
+        return {"order": "full shuffle", "renderer": f"dali on {torch.device(work.options.device).type}"}
 
 
 @dataclass(eq=False)
@@ -88,83 +108,34 @@ class PendingDaliBatch:
         self._begun.cancel()
 
 
-class DaliRenderer:
-    """Renders batches of one split in a DALI pipeline.
+class DaliRenderer(Renderer):
+    """Renders batches of one stream in a DALI pipeline."""
 
-    Args:
-        split: the images.
-        views: policies; every image is decoded once for all of them.
-        seed: of the random parameters.
-        first_view: number of the first view in the random numbers, so that two streams differ.
-        labels: int64 [len(split)], -1 where there is none, or None for batches without labels.
-        batch_size: images of a batch of this process.
-        num_threads: CPU threads of DALI.
-        device: a CUDA device runs the whole pipeline there; else the CPU does.
-        dtype: "float32" or "float16" (normalised), or "uint8".
-        channels_last: deliver views in torch.channels_last.
-        replace_bad: put the following row in place of a damaged one (and count it) instead of raising.
-        train: False marks a replaced row invalid, so that an evaluation does not count it.
-        prefetch: batches under way at once.
-        verify: compare every image with its CRC-32 whenever it is read; else the first time alone.
-
-    Raises:
-        MissingBackendError: DALI is not installed.
-        UserError: a view or dtype that DALI cannot express, or a pack that mixes JPEG with pixels.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        views: tuple[ViewPolicy, ...],
-        *,
-        seed: int,
-        first_view: int,
-        labels: NDArray[np.int64] | None,
-        batch_size: int,
-        num_threads: int,
-        device: torch.device,
-        dtype: str,
-        channels_last: bool,
-        replace_bad: bool,
-        train: bool,
-        prefetch: int,
-        verify: bool,
-    ) -> None:
-        check_dali(views, dtype)
-        self.split = split
-        self.views = views
-        self.labels = labels
-        self._rows = VerifiedRows(split, replace_bad, train, verify)
+    def __init__(self, work: Work) -> None:
+        """Describe the pipeline; it is built with the first batch."""
+        super().__init__(work.options)
+        self.work = work
+        self._rows = VerifiedRows(work)
         self.bad_rows = self._rows.bad_rows
-        self._seed = seed
-        self._first_view = first_view
-        self._channels_last = channels_last
-        self._depth = prefetch + 1
+        self._depth = work.options.prefetch + 1
         self._in_flight: deque[_Job] = deque()
         self._pipeline: Any = None
+        device = torch.device(work.options.device)
         self._build = partial(
             build_pipeline,
-            views,
-            batch_size,
-            num_threads,
+            work.views,
+            work.batch_size,
+            work.crew.num_threads,
             device_id=(device.index or 0) if device.type == "cuda" else None,
-            dtype=cast(DaliDType, dtype),
-            channels_last=channels_last,
+            dtype=cast(DaliDType, work.options.dtype),
+            channels_last=work.options.channels_last,
             decoded=self._rows.are_pixels,
         )
         self._thread = WorkerPool(1, "sluice-dali")
 
-    def submit(
-        self, positions: NDArray[np.int64], epochs: NDArray[np.int64], valid: NDArray[np.bool_]
-    ) -> PendingDaliBatch:
-        """Begin a batch.
-
-        Args:
-            positions: int64 [B], rows of the split.
-            epochs: int64 [B], epoch of each row, for its random numbers.
-            valid: bool [B], False = padding.
-        """
-        job = _Job(positions, epochs, valid)
+    def submit(self, request: Request) -> PendingDaliBatch:
+        """Begin a batch."""
+        job = _Job(*request)
         return PendingDaliBatch(self, job, self._thread.submit(self._begin, job))
 
     def finish(self, job: _Job) -> Future[Batch]:
@@ -196,11 +167,13 @@ class DaliRenderer:
             self._pipeline.build()
         positions, shown, rows, valid = self._rows.resolve(job.positions, job.valid)
         job.parts = {"positions": positions, "rows": shown, "valid": valid}
-        columns = self.split.pack.columns
+        columns = self.work.split.pack.columns
         heights, widths = columns.height[rows].astype(np.int64), columns.width[rows].astype(np.int64)
         parameters = [
-            draw(view, self._seed, job.epochs, rows, self._first_view + number, heights, widths)
-            for number, view in enumerate(self.views)
+            draw(
+                view, self.work.options.seed, job.epochs, rows, self.work.first_view + number, heights, widths
+            )
+            for number, view in enumerate(self.work.views)
         ]
         job.held = self._rows.images(rows)
         self._pipeline.feed_input(IMAGES, job.held)
@@ -226,7 +199,9 @@ class DaliRenderer:
         self._pipeline.release_outputs()
         self._in_flight.popleft()
         job.held = []
-        labels = None if self.labels is None else torch.from_numpy(self.labels[job.parts["positions"]])
+        labels = (
+            None if self.work.labels is None else torch.from_numpy(self.work.labels[job.parts["positions"]])
+        )
         index, valid = torch.from_numpy(job.parts["rows"]), torch.from_numpy(job.parts["valid"])
         job.batch = Batch(views, labels, index, valid)
 
@@ -235,7 +210,7 @@ class DaliRenderer:
         jobs = list(self._in_flight)
         self._in_flight.clear()
         self._pipeline = None
-        rows = np.concatenate([self.split.rows(job.positions) for job in jobs])
+        rows = np.concatenate([self.work.split.rows(job.positions) for job in jobs])
         if not self._rows.find_undecodable(rows):
             raise LoaderError(f"DALI stopped: {error}") from error
         for job in jobs:
@@ -243,4 +218,4 @@ class DaliRenderer:
 
     def _tensor(self, output: Any) -> Tensor:
         view: Tensor = torch.utils.dlpack.from_dlpack(output.as_tensor())
-        return view.permute(0, 3, 1, 2) if self._channels_last else view
+        return view.permute(0, 3, 1, 2) if self.options.channels_last else view

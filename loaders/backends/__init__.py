@@ -1,0 +1,43 @@
+"""The backends, and which of them serves a loader.
+
+A backend is an object in a file of its own; to add one, write its file and name it in `BACKENDS` and in
+`loaders.options.BackendName`.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from loaders.backends.cpu import CpuBackend
+from loaders.backends.dali import DaliBackend
+from loaders.backends.ffcv import FfcvBackend
+from loaders.backends.stream import StreamBackend
+from loaders.backends.work import Backend
+from loaders.checks import check_one_of
+from loaders.options import BackendName
+from loaders.packs import Split
+from loaders.packs.remote import RemotePack
+
+BACKENDS: tuple[Backend, ...] = (CpuBackend(), StreamBackend(), DaliBackend(), FfcvBackend())
+
+
+def choose_backend(name: BackendName, *splits: Split) -> tuple[Backend, str]:
+    """Return a backend, and one line that names it and says why it is taken.
+
+    Args:
+        name: as in `LoaderOptions`; "auto" takes stream where a pack lies in a store, else cpu.
+        splits: what the loader reads.
+
+    Raises:
+        UserError: there is no such backend.
+    """
+    check_one_of("backend", name, get_args(BackendName))
+    taken, why = name, "asked for"
+    if name == "auto":
+        remote = [split.pack.url for split in splits if isinstance(split.pack, RemotePack)]
+        if remote:
+            taken, why = "stream", f"{remote[0]} lies in a store"
+        else:
+            taken, why = "cpu", "the fused kernels read every pack and every policy, and are the fastest"
+    backend = next(backend for backend in BACKENDS if backend.name == taken)
+    return backend, f"{taken}: {why}"

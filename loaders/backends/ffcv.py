@@ -1,0 +1,137 @@
+"""The ffcv backend: FFCV's Loader walks our order on a .beton of ours, behind the common contract."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+from weakref import WeakSet
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.backends.cpu import CpuRenderer
+from loaders.backends.ffcv_operations import ffcv_loader, import_ffcv, iterate, operations, stop
+from loaders.backends.work import LABELED, Pending, Renderer, Request, Work
+from loaders.batch import Batch
+from loaders.errors import LoaderError, UserError
+from loaders.packs import Split
+
+_KEPT_EPOCHS = 8  # orders remembered, so that an epoch given up early can still be told from the next one
+
+
+def find_shard(split: Split) -> int:
+    """Return the number of the shard that holds all of a split.
+
+    Raises:
+        UserError: the pack has another format, or the split lies in several shards.
+    """
+    if split.pack.manifest.shard_format != "ffcv":
+        raise UserError(
+            f"backend ffcv: expected a pack of format ffcv, found {split.pack.manifest.shard_format}; pack "
+            "with --format ffcv, or use backend='cpu'"
+        )
+    shards = np.unique(split.pack.columns.shard[split.rows(np.arange(len(split)))])
+    if len(shards) > 1:
+        raise UserError(
+            f"backend ffcv: expected split {split.name!r} in one .beton, found {len(shards)}; pack with a "
+            "larger --shard-size-mb, or use backend='cpu', which reads all of them"
+        )
+    return int(shards[0])
+
+
+class FfcvBackend:
+    """FFCV's Loader reads, the cpu backend's kernels decode and render in its thread."""
+
+    name = "ffcv"
+
+    def refusal(self, work: Work) -> UserError | None:
+        """Return why a work cannot be done: another format, several shards, two streams; see `Backend`."""
+        if work.stream == LABELED:
+            return UserError(
+                "backend ffcv: expected one stream, since FFCV's Loader walks one order; found two; use "
+                "backend='cpu', which reads the same packs"
+            )
+        try:
+            import_ffcv()
+            find_shard(work.split)
+        except UserError as error:
+            return error
+        return None
+
+    def renderer(self, work: Work) -> FfcvRenderer:
+        """Return a renderer; see `Backend`."""
+        renderer = FfcvRenderer(work)
+        work.crew.keep(renderer)
+        return renderer
+
+    def identity(self, work: Work) -> dict[str, str]:
+        """Return what the batches depend on; see `Backend`."""
+        return {"order": "full shuffle", "renderer": "cpu"}
+
+
+class FfcvRenderer(Renderer):
+    """Batches of one split through FFCV's own Loader."""
+
+    def __init__(self, work: Work) -> None:
+        """Make FFCV's Loader, which compiles its stage for this file."""
+        super().__init__(work.options)
+        self._cpu = CpuRenderer(work)
+        self.bad_rows = self._cpu.bad_rows
+        split, shard = work.split, find_shard(work.split)
+        self._split = split
+        self._first_row = int(np.searchsorted(split.pack.columns.shard, shard))
+        self._wanted: Sequence[Request] = ()  # of the epoch that begins
+        self._begun: list[
+            tuple[NDArray[np.uint64], Sequence[Request]]
+        ] = []  # orders, and what asked for them
+        self._under_way: WeakSet[Any] = WeakSet()  # FFCV's iterators
+        self._rank_batch = work.batch_size
+        self._ffcv = ffcv_loader(
+            split.pack.shard_path(shard),
+            self._rank_batch,
+            max(1, work.options.prefetch),
+            operations(self._render),
+            self._next_order,
+        )
+
+    def submit(self, request: Request) -> Pending:
+        """Begin a batch beside FFCV's order."""
+        return self._cpu.submit(request)
+
+    def walk(self, requests: Sequence[Request]) -> Generator[Batch, None, None]:
+        """Yield the batches of an epoch's requests in their order; see `Renderer`."""
+        self._wanted = requests
+        if not requests:
+            return
+        num_steps = 0
+        for (batch,) in iterate(self._ffcv, self.options.timeout_s, self._under_way.add):
+            num_steps += 1
+            yield batch
+        if num_steps < len(requests):  # never a short epoch
+            raise LoaderError(f"FFCV ended after {num_steps} batches of {len(requests)}")
+
+    def close(self, timeout_s: float) -> None:
+        """Stop FFCV's threads."""
+        for under_way in list(self._under_way):
+            stop(under_way, timeout_s)
+
+    def _next_order(self) -> NDArray[np.uint64]:
+        """Return the samples of the epoch that begins, and remember which epoch that is."""
+        wanted = self._wanted
+        parts = [request.positions for request in wanted]
+        # FFCV asks once more when it makes its Loader, and reads nothing then.
+        positions = np.concatenate(parts) if parts else np.arange(len(self._split))
+        samples = (self._split.rows(positions) - self._first_row).astype(np.uint64)
+        self._begun = [*self._begun[-_KEPT_EPOCHS:], (samples, wanted)]
+        return samples
+
+    def _render(self, places: NDArray[np.uint64], batch_indices: NDArray[Any]) -> Batch:
+        """Render one batch in FFCV's thread; the slice FFCV took of the order tells which request it is."""
+        del places  # the renderer reads the same bytes through the pack, which also knows the next row
+        start = batch_indices.ctypes.data
+        for samples, wanted in self._begun:
+            offset = start - samples.ctypes.data
+            if 0 <= offset < samples.nbytes:
+                request = wanted[offset // samples.itemsize // self._rank_batch]
+                return self._cpu.submit(request).result(self.options.timeout_s)
+        raise LoaderError("FFCV asked for samples of no epoch under way")

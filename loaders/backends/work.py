@@ -1,0 +1,219 @@
+"""What every backend is asked and has to offer: the work of one stream of images, and who renders it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol, TypeVar
+from weakref import WeakSet
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.backends.fetching import Fetching
+from loaders.backends.threads import WorkerPool
+from loaders.batch import Batch
+from loaders.cores import available_cores
+from loaders.errors import UserError
+from loaders.options import LoaderOptions, Mode
+from loaders.order import Positions, permute_stream
+from loaders.packs import Split
+from loaders.packs.remote import RemotePack
+from loaders.views.policy import ViewPolicy
+
+T = TypeVar("T")
+ResultT = TypeVar("ResultT")
+
+MAX_VIEWS = 256  # view numbers of one stream in the random numbers
+LABELED, UNLABELED = 0, 1  # streams of the order; the unlabelled one is also a plain loader's
+
+# What stands at (epochs, positions) of a split of so many rows, under a seed, in a stream of the order.
+Shuffle = Callable[[Positions, Positions, int, int, int], Positions]
+
+
+class Request(NamedTuple):
+    """One batch of this rank.
+
+    Attributes:
+        positions: int64 [B], rows of the split.
+        epochs: int64 [B], epoch of each row, for its random numbers.
+        valid: bool [B], False = padding.
+    """
+
+    positions: NDArray[np.int64]
+    epochs: NDArray[np.int64]
+    valid: NDArray[np.bool_]
+
+
+class Pending(Protocol):
+    """A batch under way."""
+
+    def result(self, timeout_s: float) -> Batch:
+        """Wait for the batch."""
+
+    def cancel(self) -> None:
+        """Give the batch up."""
+
+
+class Crew:
+    """Threads that the streams of one loader share, and everything that ends with the loader."""
+
+    def __init__(self, options: LoaderOptions) -> None:
+        """Start nothing yet."""
+        self.num_threads = options.num_threads or available_cores()
+        self._timeout_s = options.timeout_s
+        # Weakly, so that the renderer of a label table that was swapped goes with its last batch.
+        self._renderers: WeakSet[Renderer] = WeakSet()
+
+    @cached_property
+    def threads(self) -> WorkerPool:
+        """Threads that decode and render."""
+        return WorkerPool(self.num_threads, "sluice-loader")
+
+    @cached_property
+    def fetching(self) -> Fetching:
+        """Threads that fetch shards."""
+        return Fetching()
+
+    def keep(self, renderer: Renderer) -> None:
+        """Close a renderer with the loader."""
+        self._renderers.add(renderer)
+
+    def close(self) -> None:
+        """Stop everything; threads that hang are left behind after the time limit."""
+        started = self.__dict__
+        if "fetching" in started:  # first, so that no thread waits for a shard any more
+            self.fetching.stop()
+        if "threads" in started:
+            self.threads.close(self._timeout_s)
+        if "fetching" in started:
+            self.fetching.close(self._timeout_s)
+        for renderer in list(self._renderers):
+            renderer.close(self._timeout_s)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One stream of images that a backend is to render.
+
+    Attributes:
+        split: the images.
+        views: one policy per view; every image is decoded once for all of them.
+        options: how the loader works.
+        batch_size: images of a batch on this rank.
+        crew: of the loader.
+        labels: int64 [len(split)], -1 where there is none, or None for batches without labels.
+        mode: "eval" marks a replaced row invalid, so that an evaluation does not count it.
+        stream: `LABELED` or `UNLABELED`; the two streams of a pair draw apart.
+    """
+
+    split: Split
+    views: tuple[ViewPolicy, ...]
+    options: LoaderOptions
+    batch_size: int
+    crew: Crew
+    labels: NDArray[np.int64] | None = None
+    mode: Mode = "train"
+    stream: int = UNLABELED
+
+    @property
+    def first_view(self) -> int:
+        """Number of the first view in the random numbers."""
+        return self.stream * MAX_VIEWS
+
+    @property
+    def train(self) -> bool:
+        """Whether rows are shuffled and damaged ones replaced for good."""
+        return self.mode == "train"
+
+    @property
+    def replace_bad(self) -> bool:
+        """Put the following row in place of a damaged one (and count it) instead of raising."""
+        return self.options.bad_images == "replace"
+
+
+class Renderer(ABC):
+    """Turns requests for rows into batches.
+
+    Attributes:
+        bad_rows: damaged rows met so far and what was wrong; each was replaced by the next readable row.
+        shuffle: the order of training.
+    """
+
+    bad_rows: dict[int, str]
+    shuffle: Shuffle = staticmethod(permute_stream)
+
+    def __init__(self, options: LoaderOptions) -> None:
+        """Remember how far to work ahead and how long to wait."""
+        self.options = options
+
+    @abstractmethod
+    def submit(self, request: Request) -> Pending:
+        """Begin a batch."""
+
+    def walk(self, requests: Sequence[Request]) -> Generator[Batch, None, None]:
+        """Yield the batches of an epoch's requests in their order, working ahead.
+
+        Raises:
+            LoaderError: a batch cannot be had.
+        """
+        return run_ahead(
+            range(len(requests)),
+            lambda step: self.submit(requests[step]),
+            lambda pending: pending.result(self.options.timeout_s),
+            lambda pending: pending.cancel(),
+            self.options.prefetch,
+        )
+
+    def close(self, timeout_s: float) -> None:
+        """Free what the crew does not; a thread that hangs is left behind after `timeout_s`."""
+        return
+
+
+class Backend(Protocol):
+    """A way to render views; each lives in one file of this folder and stands in its tuple."""
+
+    @property
+    def name(self) -> str:
+        """As `LoaderOptions.backend` has it."""
+
+    def refusal(self, work: Work) -> UserError | None:
+        """Return why the backend cannot do a work, as the error to raise; None if it can."""
+
+    def renderer(self, work: Work) -> Renderer:
+        """Return what renders a work that is not refused."""
+
+    def identity(self, work: Work) -> dict[str, str]:
+        """Return what of the backend the batches depend on, for their fingerprint: `order` and `renderer`."""
+
+
+def refuse_remote(name: str, work: Work) -> UserError | None:
+    """Return the refusal of a backend that reads packs of this machine alone."""
+    pack = work.split.pack
+    if not isinstance(pack, RemotePack):
+        return None
+    return UserError(f"backend {name}: expected packs on this machine, found {pack.url}; use 'stream'")
+
+
+def run_ahead(
+    steps: range,
+    submit: Callable[[int], T],
+    finish: Callable[[T], ResultT],
+    cancel: Callable[[T], None],
+    depth: int,
+) -> Generator[ResultT, None, None]:
+    """Yield the results of `steps` in order while up to `depth` later ones are under way."""
+    under_way: deque[T] = deque()
+    try:
+        for step in steps:
+            under_way.append(submit(step))
+            if len(under_way) > depth:
+                yield finish(under_way.popleft())
+        while under_way:
+            yield finish(under_way.popleft())
+    finally:
+        for pending in under_way:
+            cancel(pending)

@@ -1,0 +1,82 @@
+"""How a loader works: one value that travels whole from a command line to the backend that acts on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, TypeAlias, get_args
+
+import tyro
+
+from loaders.checks import check_flag, check_one_of, check_seconds, check_whole
+from loaders.packs.store import StoreOptions
+
+BackendName = Literal["auto", "cpu", "stream", "dali", "ffcv"]
+DTypeName = Literal["float32", "float16", "bfloat16", "uint8"]
+BadImages = Literal["replace", "raise"]
+Mode = Literal["train", "eval"]
+
+MAX_SEED = 2**63 - 1
+
+_Decided: TypeAlias = tyro.conf.Suppress[tyro.conf.Fixed[int]]
+_DecidedText: TypeAlias = tyro.conf.Suppress[tyro.conf.Fixed[str]]
+_DecidedFlag: TypeAlias = tyro.conf.Suppress[tyro.conf.Fixed[bool]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions:
+    """How a loader works, apart from its images, views and batch size.
+
+    A recipe's command line offers what a user may choose; the run itself sets seed, device, ranks, dtype and
+    layout.
+
+    Raises:
+        UserError: a value that no loader can work with.
+    """
+
+    backend: BackendName = "auto"
+    """Who renders the views, see docs/backends.md. auto: stream for packs in a store, else cpu."""
+    num_threads: int | None = None
+    """Worker threads of each rank; by default the cores that the process may use."""
+    bad_images: BadImages = "replace"
+    """A damaged image: replace it by the next readable row and count it; or raise: stop."""
+    verify: bool = False
+    """Compare every image with its CRC-32 in the index whenever it is read; one that differs is a damaged
+    image. Without it a flipped bit that still decodes goes unnoticed (backend dali: after the first reading
+    of its row)."""
+    prefetch: int = 2
+    """Batches under way besides the one being used."""
+    timeout_s: float = 120.0
+    """Seconds that a batch may take before the loader stops with an error."""
+    window: int = 16
+    """Backend stream: shards shuffled together; more mix better and need a larger cache."""
+    store: Annotated[StoreOptions, tyro.conf.arg(name="store")] = field(default_factory=StoreOptions)
+    """How packs in a store are read."""
+    seed: _Decided = 0
+    """Seed of order and views, in [0, 2^63)."""
+    device: _DecidedText = "cpu"
+    """Where batches are delivered, such as "cpu" or "cuda:0"; a `torch.device` is turned into its name."""
+    rank: _Decided = 0
+    """This process, in [0, num_ranks); a loader shards itself and is never given to accelerate."""
+    num_ranks: _Decided = 1
+    """Number of processes."""
+    dtype: tyro.conf.Suppress[tyro.conf.Fixed[DTypeName]] = "float32"
+    """Of the views: float32, float16 or bfloat16, normalised as the policy says, or uint8."""
+    channels_last: _DecidedFlag = False
+    """Deliver views in `torch.channels_last`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no loader can work with."""
+        object.__setattr__(self, "device", str(self.device))
+        check_one_of("backend", self.backend, get_args(BackendName))
+        if self.num_threads is not None:
+            check_whole("num_threads", self.num_threads, 1, remedy="leave it out to use every core")
+        check_one_of("bad_images", self.bad_images, get_args(BadImages))
+        check_flag("verify", self.verify)
+        check_whole("prefetch", self.prefetch, 0)
+        check_seconds("timeout_s", self.timeout_s)
+        check_whole("window", self.window, 1, remedy="give the number of shards to shuffle together")
+        check_whole("seed", self.seed, 0, MAX_SEED)
+        check_whole("num_ranks", self.num_ranks, 1, remedy="pass the number of processes")
+        check_whole("rank", self.rank, 0, self.num_ranks - 1, "pass the process's own rank")
+        check_one_of("dtype", self.dtype, get_args(DTypeName))
+        check_flag("channels_last", self.channels_last)

@@ -1,0 +1,15 @@
+"""Tests name what they change in one flat list; here the options among it are gathered."""
+
+from dataclasses import fields
+from typing import Any
+
+from loaders import LoaderOptions
+
+_NAMES = {field.name for field in fields(LoaderOptions)}
+
+
+def gathered(**settings: Any) -> dict[str, Any]:
+    """Return keyword arguments of `build_loader` in which all that `LoaderOptions` has stands in `options`."""
+    options = {name: value for name, value in settings.items() if name in _NAMES}
+    rest = {name: value for name, value in settings.items() if name not in _NAMES}
+    return {**rest, "options": LoaderOptions(**options)}
