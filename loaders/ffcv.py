@@ -17,7 +17,6 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 

@@ -26,10 +26,10 @@ from sklearn.datasets import load_sample_images
 from loaders.backends.decode import Decoder, EncodedRows
 from loaders.buffers import aligned_zeros
 from loaders.errors import UserError, run_command
+from loaders.kernels.views.render import make_scratch, render_chunk
+from loaders.kernels.views.resample import table_taps
 from loaders.views import presets
 from loaders.views.draw import draw
-from loaders.views.kernels.render import make_scratch, render_chunk
-from loaders.views.kernels.resample import table_taps
 from loaders.views.policy import (
     Augment,
     CenterCrop,

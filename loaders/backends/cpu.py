@@ -22,8 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loaders.buffers import BufferPool
-from loaders.compile_beside import compiled_beside
 from loaders.backends.decode import (
     MAX_PIXELS_PER_BYTE,
     Arena,
@@ -34,13 +32,15 @@ from loaders.backends.decode import (
 )
 from loaders.backends.work import Renderer, Request, Work, refuse_remote
 from loaders.batch import Batch
+from loaders.buffers import BufferPool
+from loaders.compile_beside import compiled_beside
 from loaders.errors import BadImageError, LoaderError, UserError
+from loaders.kernels.jpeg.decode import decode_all
+from loaders.kernels.views.render import Scratch, make_scratch, render_chunk
+from loaders.kernels.views.resample import table_taps
 from loaders.options import DTypeName
-from loaders.packs.kernels.decode import decode_all
 from loaders.packs.stored.crc32 import crc32_all
 from loaders.views.draw import ViewParameters, draw
-from loaders.views.kernels.render import Scratch, make_scratch, render_chunk
-from loaders.views.kernels.resample import table_taps
 from loaders.views.policy import Standardize, ViewPolicy
 
 CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; what the interpreter does for one costs up to 0.3 ms

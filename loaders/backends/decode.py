@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
-from loaders.packs.kernels.decode import (
+from loaders.kernels.jpeg.decode import (
     AHEAD,
     FOUND_ALTERED,
     FOUND_BYTES,
@@ -19,6 +18,7 @@ from loaders.packs.kernels.decode import (
     FOUND_SIZE,
     decode_all,
 )
+from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.stored.baseline import make_baseline, sample_bytes, scan_bytes
 from loaders.turbojpeg import Decompressor
 

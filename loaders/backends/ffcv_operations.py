@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loaders.errors import LoaderError, MissingBackendError
 from loaders.backends.ffcv_memory import describe_memory_apart
+from loaders.errors import LoaderError, MissingBackendError
 
 
 def import_ffcv() -> Any:

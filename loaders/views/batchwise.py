@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from loaders.errors import UserError
-from loaders.views.kernels.random import uniform4
+from loaders.kernels.random import uniform4
 
 _MIX = 0xFFFF  # view number of batch operations in the random numbers; no view of a loader has it
 _MIXUP, _CUTMIX = 0, 1

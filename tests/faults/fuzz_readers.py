@@ -15,7 +15,7 @@ from pathlib import Path
 import atheris
 
 # Compiled code is not instrumented: numba takes the bytecode that Python made.
-KERNELS = [".".join(path.with_suffix("").parts) for path in Path("loaders").glob("*/kernels/*.py")]
+KERNELS = [".".join(path.with_suffix("").parts) for path in Path("loaders/kernels").rglob("*.py")]
 with atheris.instrument_imports(include=["loaders"], exclude=KERNELS):
     from tests.faults import test_fuzz
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from loaders import compile_beside
-from loaders.packs.kernels.memory import kernel
+from loaders.kernels.memory import kernel
 
 KIND = os.environ.get("KIND", "")
 compile_beside.available_cores = lambda: 1 if KIND == "one core" else 2

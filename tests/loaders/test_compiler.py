@@ -9,12 +9,12 @@ import numpy as np
 from llvmlite.binding import ObjectFileRef
 from numba.core.caching import NullCache
 
-from loaders.views.kernels.compile import inlined, kernel
+from loaders.kernels.compile import inlined, kernel
 
 _MODULE = """
 import sys
 import numpy as np
-from loaders.views.kernels.compile import inlined, kernel
+from loaders.kernels.compile import inlined, kernel
 
 @inlined
 def least(values, low):

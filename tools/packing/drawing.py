@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from loaders.packs.kernels.memory import kernel
-from loaders.packs.kernels.turbojpeg import compress_planes, set_parameter
+from loaders.kernels.jpeg.turbojpeg import compress_planes, set_parameter
+from loaders.kernels.memory import kernel
 from loaders.turbojpeg import HALF_COLOURS, Compressor, library
 
 NUM_TEXTURES = 64

@@ -20,7 +20,7 @@ from loaders.packs.stored.sizes import (
     SLACK,
 )
 
-decode_samples = StoredKernel("baseline", "decode_samples")
+decode_samples = StoredKernel("jpeg.baseline", "decode_samples")
 # What a thread keeps from one image to the next: tables, which files often share, and scratch. A record is
 # one argument, where numba takes a tuple of arrays apart in every function: half the time to compile.
 BASELINE = np.dtype(

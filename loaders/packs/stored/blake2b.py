@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from loaders.packs.stored.kernel import StoredKernel
 
 _LANES = 8
-_hash_all = StoredKernel("blake2b", "hash_all")
+_hash_all = StoredKernel("packing.blake2b", "hash_all")
 
 
 def hash_all(

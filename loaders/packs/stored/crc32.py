@@ -9,7 +9,7 @@ from loaders.packs.stored.kernel import StoredKernel
 
 _POLYNOMIAL = 0xEDB88320  # of zlib, PNG and Ethernet, the highest power in the lowest bit
 _LANE = 16  # bytes
-_crc32_all = StoredKernel("crc32", "crc32_all")
+_crc32_all = StoredKernel("packing.crc32", "crc32_all")
 
 
 def _make_tables() -> NDArray[np.uint32]:

@@ -1,6 +1,6 @@
 """Telling, for many JPEG files in one call, which are beyond doubt whole baseline files.
 
-What "clean" means: `loaders.packs.kernels.jpeg_scan`.
+What "clean" means: `loaders.kernels.jpeg.scan`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from loaders.packs.stored.kernel import StoredKernel
 from loaders.packs.stored.sizes import MAX_BLOCKS, NUM_CODES, NUM_TABLES, RAW_BYTES, SCAN_ROWS, SLACK
 
-_scan_all = StoredKernel("jpeg_scan", "scan_all")
+_scan_all = StoredKernel("jpeg.scan", "scan_all")
 
 
 @dataclass

@@ -32,7 +32,7 @@ from loaders.packs.atomic import write_atomic
 
 _ROOT = Path(__file__).resolve().parents[2]
 # What the machine code of a kernel depends on.
-_SOURCES = ("compiler.py", "packs/kernels/*.py", "packs/stored/sizes.py", "views/kernels/simd.py")
+_SOURCES = ("compiler.py", "kernels/**/*.py", "packs/stored/sizes.py")
 _SETTINGS = ("NUMBA_BOUNDSCHECK", "NUMBA_CPU_FEATURES", "NUMBA_CPU_NAME", "NUMBA_OPT")
 _DIGEST_BYTES = 32
 # What numba's functions return: done, or done with None.
@@ -65,7 +65,7 @@ class StoredKernel:
     Calls hold no lock.
 
     Args:
-        module: name of the module in `loaders.packs.kernels` that defines it.
+        module: name of the module in `loaders.kernels` that defines it.
         name: its name there; an `entry` that returns nothing, a whole number or a bool.
     """
 
@@ -132,7 +132,7 @@ class StoredKernel:
         """Compile it, and keep it where a folder can be written."""
         from loaders.compiler import object_code  # loads numba
 
-        module = importlib.import_module(f"loaders.packs.kernels.{self._module}")
+        module = importlib.import_module(f"loaders.kernels.{self._module}")
         symbol, code = object_code(getattr(module, self._name), arguments)
         content = symbol.encode() + b"\n" + code
         for folder in _folders():
@@ -185,6 +185,6 @@ def _folders() -> Iterator[Path]:
     """Yield where object files are looked for, and kept in the first that can be written."""
     if chosen := os.environ.get("NUMBA_CACHE_DIR"):
         yield Path(chosen) / "sluice"
-    yield _ROOT / "packs" / "kernels" / "__pycache__"
+    yield _ROOT / "kernels" / "__pycache__"
     with suppress(UserError):  # no home
         yield cache_folder() / "kernels"

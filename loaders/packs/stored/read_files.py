@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from loaders.packs.stored.kernel import StoredKernel
 
-_read_all = StoredKernel("read_files", "read_all")
+_read_all = StoredKernel("packing.read", "read_all")
 
 
 def read_files(

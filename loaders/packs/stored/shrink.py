@@ -14,8 +14,8 @@ from loaders.packs.stored.kernel import Kept, StoredKernel
 MIN_ROW_BYTES = 16  # of the source: a whole vector
 _LANES = 16
 _ROWS = 8
-_shrink = StoredKernel("shrink", "shrink")
-_hamming_taps = StoredKernel("shrink", "hamming_taps")
+_shrink = StoredKernel("packing.shrink", "shrink")
+_hamming_taps = StoredKernel("packing.shrink", "hamming_taps")
 
 
 class Side(NamedTuple):

@@ -9,7 +9,7 @@ from loaders.packs.stored.kernel import StoredKernel
 
 _BLOCK = 512
 _LABEL_BYTES = 20
-_add_members = StoredKernel("tar_members", "add_members")
+_add_members = StoredKernel("packing.tar", "add_members")
 
 
 def members_bound(num_data_bytes: int, num_name_bytes: int, num_images: int) -> int:

@@ -50,7 +50,7 @@ def test_where_nothing_can_be_kept_it_is_compiled(tmp_path: Path, monkeypatch: p
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setattr(stored, "_folders", lambda: iter([tmp_path / "file" / "folder"]))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "numba"))  # nor by numba
-    kernel, good = StoredKernel("read_files", "read_all"), np.zeros(0, np.bool_)
+    kernel, good = StoredKernel("packing.read", "read_all"), np.zeros(0, np.bool_)
     for _ in range(2):
         kernel(np.zeros(1, np.uint8), np.array([0]), np.array([0]), np.zeros(1, np.uint8), good)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -68,14 +68,14 @@ def test_a_folder_that_cannot_be_written_leaves_it_to_the_next(
     monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert [first, second] == [*stored._folders()]
     monkeypatch.setattr(stored, "_folders", lambda: iter([tmp_path / "file" / "sluice", tmp_path / "next"]))
-    kernel, good = StoredKernel("read_files", "read_all"), np.zeros(0, np.bool_)
+    kernel, good = StoredKernel("packing.read", "read_all"), np.zeros(0, np.bool_)
     kernel(np.zeros(1, np.uint8), np.array([0]), np.array([0]), np.zeros(1, np.uint8), good)
     assert [path.suffix for path in (tmp_path / "next").iterdir()] == [".o"]
     assert len(others) == 1
 
 
 def test_other_code_other_settings_and_other_kinds_have_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = StoredKernel("blake2b", "hash_all")
+    one = StoredKernel("packing.blake2b", "hash_all")
     names = {one._file_name(["int64"]), one._file_name(["int64", "int64"])}
     stored._what_decides.cache_clear()
     monkeypatch.setenv("NUMBA_OPT", "1")
@@ -100,15 +100,15 @@ def test_an_array_with_gaps_is_refused() -> None:
     "starts", [np.array([0], np.int32), np.array([[0]]), 0], ids=["int32", "2-D", "number"]
 )
 def test_arrays_of_other_kinds_than_the_first_are_refused(starts: Any) -> None:
-    kernel, data = StoredKernel("read_files", "read_all"), np.zeros(1, np.uint8)
+    kernel, data = StoredKernel("packing.read", "read_all"), np.zeros(1, np.uint8)
     good = np.zeros(0, np.bool_)
     kernel(data, np.array([0]), np.array([0]), data, good)
-    with pytest.raises(TypeError, match=r"read_files\.read_all: expected arrays of"):
+    with pytest.raises(TypeError, match=r"packing\.read\.read_all: expected arrays of"):
         kernel(data, starts, np.array([0]), data, good)
 
 
 def test_code_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = StoredKernel("blake2b", "hash_all")
+    one = StoredKernel("packing.blake2b", "hash_all")
     monkeypatch.setattr(one, "_function", lambda *arguments: 1)
     monkeypatch.setattr(one, "_kinds", [()])
     with pytest.raises(RuntimeError, match=r"blake2b\.hash_all has failed with status 1"):

@@ -1,0 +1,1 @@
+"""Compiled inner loops: what would cost more as Python than the work itself."""

@@ -1,0 +1,1 @@
+"""The baseline JPEG decoder, the check of whole files, and calls of libjpeg-turbo from compiled code."""

@@ -1,0 +1,189 @@
+"""Decoding JPEGs of the usual kind (`jpeg_markers`) into channel planes, to the bit as libjpeg-turbo does.
+
+A third faster than it, since codes are looked up two at a time, and reading ends with the last row that is
+wanted. Whatever is not of that kind, or not beyond doubt whole, is left to libjpeg-turbo, whose word counts;
+so refusing costs time and never an image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loaders.kernels.jpeg.colours import convert_row, enlarge_row
+from loaders.kernels.jpeg.entropy import (
+    BLOCK_AC,
+    BLOCK_ACROSS,
+    BLOCK_COMPONENT,
+    BLOCK_DC,
+    BLOCK_DOWN,
+    BLOCK_FACTORS,
+    BLOCK_PLACE,
+    BLOCK_STRIDE,
+    PLACES,
+    begin_scan,
+    bits_left,
+    build_entropy_table,
+    decode_units,
+)
+from loaders.kernels.jpeg.huffman import unstuff
+from loaders.kernels.jpeg.markers import (
+    AC_SLOT,
+    CODES,
+    COMPONENT,
+    DC_SLOT,
+    QUANT,
+    H,
+    V,
+    num_units,
+    read_header,
+    same_bytes,
+    table_size,
+)
+from loaders.kernels.memory import entry, inner
+from loaders.packs.stored.sizes import DECODE_ROWS as ROWS
+from loaders.packs.stored.sizes import HEIGHT, LANES, WIDTH
+
+_NARROWEST = 5  # pixels across; libjpeg-turbo enlarges the colours of narrower images in another way
+# Columns of the planes of samples: where the sample of the image's first row and column would stand, bytes
+# from one row to the next.
+_FIRST, _STRIDE = 0, 1
+
+
+@inner
+def decode_baseline(data, height, width, region, base, scan, samples, planes):
+    """Decode a region of one image; return whether it could be done.
+
+    Args:
+        data: uint8, the file, which ends with the mark that ends a JPEG.
+        height, width: of the image, as they should be.
+        region: int64 [4], top, left, height and width of what is wanted.
+        base: a record of `BASELINE`.
+        scan: uint8 [>= scan_bytes(len(data))], scratch.
+        samples: uint8 [>= sample_bytes(height, width)], scratch.
+        planes: uint8 [>= 3 * pixels of the region], out: red, green and blue, one behind the other; or empty,
+            where the samples alone are wanted (`decode_samples`).
+    """
+    at, num_components, num_blocks = read_header(
+        data, np.int64(0), len(data), base.facts, base.frame, base.units, base.tables_at
+    )
+    if at == 0 or base.facts[HEIGHT] != height or base.facts[WIDTH] != width or width < _NARROWEST:
+        return False
+    if not _bring_tables(data, base):
+        return False
+    size, at = unstuff(data, at, len(data), scan)
+    if at + 2 != len(data) or data[at] != 0xFF or data[at + 1] != 0xD9:
+        return False
+    h, v = base.frame[0, H], base.frame[0, V]
+    across, down = num_units(base.facts, base.frame)
+    # Units that hold the region and the colours beside it.
+    wide, high = 2 + h, 2 + v
+    first, last = max(region[1] - 2, 0) >> wide, min(((region[1] + region[3] + 1) >> wide) + 1, across)
+    top, bottom = max(region[0] - 2, 0) >> high, min(((region[0] + region[2] + 1) >> high) + 1, down)
+    if not _lay_out(base, num_components, num_blocks, top, first, bottom - top, last - first, len(samples)):
+        return False
+    begin_scan(base.state, base.previous, base.coefficients)
+    done, end = region[0], region[0] + (region[2] if len(planes) else 0)
+    for row in range(bottom):
+        wanted = (first, last) if row >= top else (0, 0)
+        is_good = decode_units(
+            scan, size, base.state, across, wanted[0], wanted[1], base.blocks, num_blocks, row - top,
+            base.raws, base.tables, base.codes, base.previous, base.coefficients, base.factors, samples,
+        )  # fmt: skip
+        if not is_good or bits_left(base.state, size) < 0:
+            return False
+        # The last row of a unit waits for the colours of the next.
+        ready = end if row == bottom - 1 else min(end, ((row + 1) << high) - (v - 1))
+        for y in range(done, ready):
+            to, plane = (y - region[0]) * region[3], region[2] * region[3]
+            _write_row(base, num_components, y, region[1], region[3], samples, planes, to, plane)
+        done = max(done, ready)
+    return bottom < down or bits_left(base.state, size) < 8
+
+
+@entry
+def decode_samples(data, height, width, region, base, scan, samples, places):
+    """Decode an image as it is stored, luma and two colours; return whether it could be done.
+
+    Args:
+        region: int64 [4], 0, 0, height, width.
+        base: BASELINE [1].
+        places: int64 [3, 2], out: where in `samples` each component begins, bytes from one row to the next.
+        data, height, width, scan, samples: as in `decode_baseline`.
+    """
+    done = decode_baseline(data, height, width, region, base[0], scan, samples, samples[:0])
+    for c in range(3):
+        for i in range(2):
+            places[c, i] = base[0].places[c, i]
+    return done
+
+
+@inner
+def _bring_tables(data, base):
+    """Build the tables of a file that are not there yet; return whether all are legal."""
+    for slot in range(4):
+        at = base.tables_at[slot]
+        if at:
+            for i in range(64):
+                base.factors[64 * slot + PLACES[i]] = data[at + i]
+        at = base.tables_at[CODES + slot]
+        size = table_size(data, at) if at else 0
+        # The counts come first, so tables of different lengths differ in them.
+        if at == 0 or same_bytes(data, at, base.raws[slot], size):
+            continue
+        base.raws[slot, :] = 0
+        raw, rows = data[at : at + size], base.tables[slot * ROWS : (slot + 1) * ROWS]
+        if not build_entropy_table(raw, slot >= 2, rows, base.codes[slot], base.single):
+            return False
+        for i in range(size):
+            base.raws[slot, i] = raw[i]
+    return True
+
+
+@inner
+def _lay_out(base, num_components, num_blocks, top, first, down, across, room):
+    """Give each component a plane of samples and each block of a unit its place; tell whether they fit."""
+    begin = 0
+    for c in range(num_components):
+        stride, high = 8 * base.frame[c, H] * across, 8 * base.frame[c, V]
+        base.places[c, _FIRST] = begin - top * high * stride - first * 8 * base.frame[c, H]
+        base.places[c, _STRIDE] = stride
+        number = 0
+        for b in range(num_blocks):
+            if base.units[b, COMPONENT] != c:
+                continue
+            block = base.blocks[b]
+            x, y = (number & 1, number >> 1) if base.frame[c, H] == 2 else (0, number)
+            block[BLOCK_DC], block[BLOCK_AC] = base.units[b, DC_SLOT], base.units[b, AC_SLOT]
+            block[BLOCK_COMPONENT] = c
+            block[BLOCK_PLACE] = begin + 8 * (y * stride + x)
+            block[BLOCK_ACROSS], block[BLOCK_DOWN] = 8 * base.frame[c, H], high * stride
+            block[BLOCK_STRIDE] = stride
+            block[BLOCK_FACTORS] = 64 * base.frame[c, QUANT]
+            number += 1
+        begin += stride * high * down
+    return begin + LANES <= room
+
+
+@inner
+def _write_row(base, num_components, y, left, count, samples, planes, to, plane):
+    """Write `count` pixels of row y of the image from column `left` on."""
+    at = base.places[0, _FIRST] + y * base.places[0, _STRIDE] + left
+    if num_components == 1:
+        for c in range(3):
+            for x in range(count):
+                planes[to + c * plane + x] = samples[at + x]
+        return
+    h, v = base.frame[0, H], base.frame[0, V]
+    first, stride = base.places[1:, _FIRST], base.places[1, _STRIDE]
+    if h == 1 and v == 1:
+        cb, cr = first[0] + y * stride + left, first[1] + y * stride + left
+        convert_row(samples, at, samples, cb, samples, cr, count, planes, to, plane, base.narrow)
+        return
+    height, width = (base.facts[HEIGHT] + v - 1) >> (v - 1), (base.facts[WIDTH] + h - 1) >> (h - 1)
+    begin = np.int64(0)
+    for c in range(2):
+        begin = enlarge_row(
+            samples, first[c], stride, height, width, y, left, count, h, v, base.sums, base.colours[c]
+        )
+    blue, red = base.colours[0], base.colours[1]
+    convert_row(samples, at, blue, begin, red, begin, count, planes, to, plane, base.narrow)

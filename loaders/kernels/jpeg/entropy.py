@@ -1,0 +1,279 @@
+"""Decoding the Huffman codes of a baseline JPEG's blocks into coefficients, two at a time.
+
+A table answers for the next ten bits: most often they hold two whole symbols with their magnitudes, so that
+one look-up gives two coefficients and how many bits they took.
+
+Source: ITU-T T.81, annex F.2.2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loaders.kernels.jpeg.idct import transform_block
+from loaders.kernels.memory import inner, load_be64, store_le64
+from loaders.packs.stored.sizes import DECODE_PEEK_BITS as PEEK_BITS
+from loaders.packs.stored.sizes import DECODE_ROWS as ROWS
+
+END = 128  # an end of block is an advance by so many coefficients
+# An entry of a DC table, or of an AC table where a magnitude does not fit into the look-up:
+# 0 (8 bits), bits taken (8), bits of the magnitude (8), advance (8).
+# Of an AC table else: bits taken by both symbols (8), by the first (8), advance by the first (8), by both
+# (8), value of the first (16), of the second (16). Where only one fits, it stands in both places.
+# 0 in any case: a longer code, or none.
+_LAST, _PLACE = 0, 17
+_MOST = 8191  # a mean that damage has made; libjpeg-turbo's sums wrap beyond it, in ways of their own
+_BEHIND = 2 * END  # places that an advance past the end of a block can reach
+# Where the coefficients of a scan stand in a block; those past its end have a place of no meaning.
+PLACES = np.array(
+    sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
+    + [64] * _BEHIND,
+    np.int64,
+)
+# Columns of `blocks`: tables, component, where the samples of the first unit go, how much further those of
+# the next one across and down, bytes from one row of samples to the next, place of the quantisation steps.
+(
+    BLOCK_DC,
+    BLOCK_AC,
+    BLOCK_COMPONENT,
+    BLOCK_PLACE,
+    BLOCK_ACROSS,
+    BLOCK_DOWN,
+    BLOCK_STRIDE,
+    BLOCK_FACTORS,
+) = range(8)
+
+
+@inner
+def build_entropy_table(raw, is_ac, table, codes, single):
+    """Build the look-up table of a DHT segment's table; return whether it is a legal one.
+
+    Args:
+        raw: uint8, 16 counts and the symbols.
+        is_ac: symbols are run and size, else sizes alone.
+        table: uint64 [ROWS], result.
+        codes: int32 [34], result, for codes that are longer than the look-up.
+        single: uint64 [ROWS], scratch.
+    """
+    code, place = 0, 0
+    for peek in range(ROWS):
+        table[peek] = 0
+    for length in range(1, 17):
+        count = np.int64(raw[length - 1])
+        if code + count > 1 << length or place + count > 256:
+            return False
+        codes[_PLACE + length] = place - code
+        codes[_LAST + length] = code + count - 1 if count else -1
+        for symbol in raw[16 + place : 16 + place + count]:
+            entry = _entry(np.int64(symbol), length, is_ac)
+            if entry == 0:
+                return False
+            if length <= PEEK_BITS:
+                free = PEEK_BITS - length
+                for peek in range(code << free, (code + 1) << free):
+                    table[peek] = entry
+            code += 1
+        place += count
+        code <<= 1
+    if is_ac:
+        for peek in range(ROWS):
+            single[peek] = table[peek]
+        for peek in range(ROWS):
+            table[peek] = _pair(single, peek)
+    return True
+
+
+@inner
+def _entry(symbol, length, is_ac):
+    """Return the entry of one symbol; 0 for one that baseline JPEG does not have."""
+    run, size = (symbol >> 4, symbol & 15) if is_ac else (0, symbol)
+    if size > (10 if is_ac else 11) or (is_ac and size == 0 and run != 0 and run != 15):
+        return np.uint64(0)
+    advance = END if is_ac and symbol == 0 else run + 1
+    return np.uint64((length + size) << 8 | size << 16 | advance << 24)
+
+
+@inner
+def _pair(single, peek):
+    """Return the entry for two symbols, or for the one that fits."""
+    entry = np.int64(single[peek])
+    taken, size, advance = entry >> 8 & 255, entry >> 16 & 255, entry >> 24
+    if entry == 0 or taken > PEEK_BITS:
+        return np.uint64(entry)
+    first = _magnitude(peek, taken, size)
+    both, reach, second = taken, advance, first
+    rest = peek << taken & (ROWS - 1)
+    entry = np.int64(single[rest])
+    if advance < END and entry != 0 and taken + (entry >> 8 & 255) <= PEEK_BITS:
+        both, reach = taken + (entry >> 8 & 255), advance + (entry >> 24)
+        second = _magnitude(rest, entry >> 8 & 255, entry >> 16 & 255)
+    values = np.uint64((first & 0xFFFF) | (second & 0xFFFF) << 16)
+    return np.uint64(both | taken << 8 | advance << 16 | reach << 24) | values << np.uint64(32)
+
+
+@inner
+def _magnitude(peek, taken, size):
+    """Return the value of the last `size` of the first `taken` bits of a look-up."""
+    bits = peek >> (PEEK_BITS - taken) & ((1 << size) - 1)
+    return bits if size == 0 or bits >> (size - 1) else bits - (1 << size) + 1
+
+
+@inner
+def _longer(raw, codes, bits, is_ac):
+    """Return the entry of a code that is longer than the look-up; 0 for no code."""
+    for length in range(PEEK_BITS + 1, 17):
+        code = np.int64(bits >> np.uint64(64 - length))
+        if code <= codes[_LAST + length]:
+            return _entry(np.int64(raw[16 + codes[_PLACE + length] + code]), length, is_ac)
+    return np.uint64(0)
+
+
+@inner
+def begin_scan(state, previous, coefficients):
+    """Make these arguments of `decode_units` ready for a scan, whatever the one before has left."""
+    state[:] = 0
+    previous[:] = 0
+    coefficients[:] = 0
+
+
+@inner
+def bits_left(state, size):
+    """Return how many bits of a scan of `size` bytes have not been taken; negative past its end."""
+    return 8 * (size - np.int64(state[2])) + np.int64(state[1])
+
+
+@inner
+def decode_units(
+    data,
+    size,
+    state,
+    num_units,
+    first,
+    last,
+    blocks,
+    num_blocks,
+    row,
+    raws,
+    tables,
+    codes,
+    previous,
+    coefficients,
+    factors,
+    samples,
+):
+    """Decode minimum coded units 0 .. num_units of a row and transform those of first .. last.
+
+    Args:
+        data: uint8 [size + SLACK], a scan from `unstuff`.
+        size: its bytes.
+        state: uint64 [3], bits that were loaded and not taken, how many these are, bytes loaded.
+        num_units: of a row.
+        first, last: units whose samples are wanted.
+        blocks: int64 [num_blocks, 8], see `BLOCK_...`.
+        num_blocks: of a unit.
+        row: of units, counted from the first that is wanted.
+        raws: uint8 [4, 272], the tables' segments; codes: int32 [4, NUM_CODES]; tables: uint64 [4 * ROWS].
+        previous: int64 [3], DC coefficient of the block before, of each component.
+        coefficients: int16 [COEFFICIENTS], scratch, zero before each block.
+        factors: int16 [4 * 64], quantisation steps, row by row.
+        samples: uint8, out.
+
+    Returns:
+        False where there is no such code, a block has too many coefficients or a mean that cannot be,
+        or the scan has ended.
+    """
+    bits, count, at = state[0], state[1], np.int64(state[2])
+    for unit in range(num_units):
+        for b in range(num_blocks):
+            # Unsigned positions spare the test for an index from the end.
+            block = blocks[np.uint64(b)]
+            slot = np.uint64(block[BLOCK_DC])
+            # At least 56 bits from here on; what is loaded twice is the same both times.
+            bits |= load_be64(data, at) >> count
+            at += np.int64((np.uint64(63) - count) >> np.uint64(3))
+            count |= np.uint64(56)
+            entry = tables[slot * np.uint64(ROWS) + (bits >> np.uint64(64 - PEEK_BITS))]
+            if entry == 0:
+                entry = _longer(raws[slot], codes[slot], bits, np.bool_(False))
+                if entry == 0:
+                    return False
+            taken = entry >> np.uint64(8) & np.uint64(31)
+            component = np.uint64(block[BLOCK_COMPONENT])
+            value = previous[component] + _value(bits, taken, entry >> np.uint64(16) & np.uint64(15))
+            if abs(value * np.int64(factors[block[BLOCK_FACTORS]])) > _MOST:
+                return False
+            previous[component] = value
+            coefficients[0] = value
+            bits <<= taken
+            count -= taken
+            slot = np.uint64(block[BLOCK_AC])
+            table = slot * np.uint64(ROWS)
+            k = np.uint64(1)
+            while k < np.uint64(64):
+                bits |= load_be64(data, at) >> count
+                at += np.int64((np.uint64(63) - count) >> np.uint64(3))
+                count |= np.uint64(56)
+                entry = tables[table + (bits >> np.uint64(64 - PEEK_BITS))]
+                if entry & np.uint64(255) == 0:
+                    if entry == 0:
+                        entry = _longer(raws[slot], codes[slot], bits, np.bool_(True))
+                        if entry == 0:
+                            return False
+                    taken = entry >> np.uint64(8) & np.uint64(31)
+                    k += entry >> np.uint64(24)
+                    value = _value(bits, taken, entry >> np.uint64(16) & np.uint64(15))
+                    coefficients[np.uint64(PLACES[k - np.uint64(1)])] = value
+                    bits <<= taken
+                    count -= taken
+                    continue
+                near = k + (entry >> np.uint64(16) & np.uint64(255))
+                reach = k + (entry >> np.uint64(24) & np.uint64(255))
+                coefficients[np.uint64(PLACES[near - np.uint64(1)])] = np.int16(entry >> np.uint64(32))
+                coefficients[np.uint64(PLACES[reach - np.uint64(1)])] = np.int16(entry >> np.uint64(48))
+                taken, k = entry & np.uint64(63), reach
+                if reach < np.uint64(64):  # what is there is enough for one look-up more
+                    bits <<= taken
+                    count -= taken
+                    entry = tables[table + (bits >> np.uint64(64 - PEEK_BITS))]
+                    if entry & np.uint64(255) == 0:
+                        continue
+                    near = k + (entry >> np.uint64(16) & np.uint64(255))
+                    reach = k + (entry >> np.uint64(24) & np.uint64(255))
+                    coefficients[np.uint64(PLACES[near - np.uint64(1)])] = np.int16(entry >> np.uint64(32))
+                    coefficients[np.uint64(PLACES[reach - np.uint64(1)])] = np.int16(entry >> np.uint64(48))
+                    taken, k = entry & np.uint64(63), reach
+                if near >= np.uint64(64):  # the first has ended the block: what follows is the next one's
+                    taken = entry >> np.uint64(8) & np.uint64(31)
+                    k = near
+                bits <<= taken
+                count -= taken
+            if np.uint64(64) < k < np.uint64(END) or at > size + 8:
+                return False
+            if first <= unit < last:
+                to = block[BLOCK_PLACE] + row * block[BLOCK_DOWN] + (unit - first) * block[BLOCK_ACROSS]
+                stride = block[BLOCK_STRIDE]
+                if k == np.uint64(1 + END):
+                    _fill_block(coefficients[0] * factors[block[BLOCK_FACTORS]], samples, to, stride)
+                else:
+                    transform_block(coefficients, factors, block[BLOCK_FACTORS], samples, to, stride)
+            coefficients[:64] = 0
+    state[0], state[1], state[2] = bits, count, at
+    return True
+
+
+@inner
+def _value(bits, taken, size):
+    """Return the value of the last `size` of the first `taken` bits."""
+    rest = bits << (taken - size)
+    value = np.int64(rest >> (np.uint64(63) - size) >> np.uint64(1))
+    # A magnitude that begins with 0 is negative.
+    return value + (~(np.int64(rest) >> 63) & (1 - (1 << np.int64(size))))
+
+
+@inner
+def _fill_block(value, samples, to, stride):
+    """Write a block that has nothing but its mean."""
+    byte = min(max((np.int64(np.int16(4 * value)) + 16) >> 5, -128), 127) + 128
+    word = np.uint64(byte) * np.uint64(0x0101010101010101)
+    for y in range(8):
+        store_le64(samples, to + y * stride, word)

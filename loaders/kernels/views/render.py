@@ -1,0 +1,293 @@
+"""One view of one image: resample, colour chain, blur, normalise, in as few traverses as possible.
+
+The view is worked on in tiles of rows that fit the first-level cache. A traverse makes a tile (by
+resampling, by a spatial operation on the last traverse's view, or from that view itself), applies every
+pointwise operation that follows, and ends in what needs the whole view: statistics, the horizontal half of
+a blur, another spatial operation, or the final write. A Barlow view takes one to four traverses instead of
+the ten passes of its operations.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.buffers import CACHE_LINE_BYTES, aligned_zeros
+from loaders.kernels.compile import inlined, kernel
+from loaders.kernels.simd import (
+    LANES,
+    load,
+    multiply_add,
+    put,
+    put_pixels,
+    splat,
+    store_some,
+    store_some_pixels,
+    stream,
+    stream_pixels,
+)
+from loaders.kernels.views.blur import blur_across_rows, blur_along_rows, fill_gaussian
+from loaders.kernels.views.pointwise import apply_pointwise
+from loaders.kernels.views.resample import LINES, SLOTS, prepare_tables, resample_rows
+from loaders.kernels.views.spatial import cut_out_rows, sharpen_rows, warp_rows
+from loaders.kernels.views.statistics import (
+    Stats,
+    add_statistics,
+    begin_statistics,
+    end_statistics,
+    make_stats,
+    needs_statistics,
+)
+from loaders.kernels.views.streaming import streaming_pays
+from loaders.views.codes import AFFINE, BLUR, CUTOUT, MAX_ARGUMENTS, NONE, SHARPNESS
+
+TILE_PIXELS = 1536  # three float32 planes of it fill less than half of a 48 KiB first-level cache
+MAX_RADIUS = 64  # blur radius of the largest sigma that a policy allows, rounded up
+_FINISH = -1  # what a traverse ends in: this, or the code of an operation
+_RESAMPLE, _AGAIN = -1, -2  # where a traverse takes its tiles from: these, or a spatial operation's code
+
+
+class Scratch(NamedTuple):
+    """Work space of one thread; `LANES` elements of slack stand behind every row that vectors write."""
+
+    first: NDArray[np.int32]  # [2, P] first taps: rows, columns
+    weights: NDArray[np.float32]  # [2, T * P] tap weights: rows, columns
+    base: NDArray[np.int32]  # [2 * P / LANES] blocks of columns
+    order: NDArray[np.uint8]  # [P] source columns of a block relative to its first
+    ring: NDArray[np.float32]  # [SLOTS * 3 * P] widened rows
+    held: NDArray[np.int32]  # [SLOTS] which rows these are
+    axis: NDArray[np.float64]  # [3, P]
+    line: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], finite everywhere
+    columns: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], the same turned
+    sums: NDArray[np.float32]  # [3 * LINES * LANES]
+    tile: NDArray[np.float32]  # [3 * (tile + slack)]
+    views: NDArray[np.float32]  # [3, 3 * (R * R + slack)], whole views between traverses
+    padded: NDArray[np.float32]  # [3 * rows of a tile * (R + 2 * MAX_RADIUS + slack)]
+    gaussian: NDArray[np.float32]  # [2, MAX_RADIUS]
+    places: NDArray[np.int32]  # [R]
+    known: Stats  # of the view before the traverse
+    gathered: Stats  # of the view that the traverse makes
+    past_caches: bool  # write finished views past the caches
+
+
+@kernel
+def rows_of_tile(resolution):
+    """Return the rows of a tile: whole groups of resampled lines."""
+    return max(1, TILE_PIXELS // (resolution * LINES)) * LINES
+
+
+def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
+    """Allocate work space for views of `resolution` from crops of up to `taps` taps and `width` columns."""
+    padded = -(-resolution // LANES) * LANES
+    rows = rows_of_tile(resolution)
+    tile = 3 * (rows * resolution + LANES)
+    view = 3 * (resolution * resolution + LANES)
+    return Scratch(
+        first=aligned_zeros((2, padded), np.int32),
+        weights=aligned_zeros((2, taps * padded), np.float32),
+        base=aligned_zeros((2 * padded // LANES,), np.int32),
+        order=aligned_zeros((padded,), np.uint8),
+        ring=aligned_zeros((SLOTS * 3 * padded,), np.float32),
+        held=aligned_zeros((SLOTS,), np.int32),
+        axis=aligned_zeros((3, padded), np.float64),
+        line=aligned_zeros((LINES * 3 * line_pitch(width, taps),), np.float32),
+        columns=aligned_zeros((LINES * 3 * line_pitch(width, taps),), np.float32),
+        sums=aligned_zeros((3 * LINES * LANES,), np.float32),
+        tile=aligned_zeros((tile,), np.float32),
+        views=aligned_zeros((3, view), np.float32),
+        padded=aligned_zeros((3 * rows * (resolution + 2 * MAX_RADIUS + LANES),), np.float32),
+        gaussian=aligned_zeros((2, MAX_RADIUS), np.float32),
+        places=aligned_zeros((resolution,), np.int32),
+        known=make_stats(),
+        gathered=make_stats(),
+        past_caches=streaming_pays(),
+    )
+
+
+def line_pitch(width: int, taps: int) -> int:
+    """Return the floats that one channel of a blended source row takes, with what vector loads reach over."""
+    return -(-(width + taps + 3 * LANES) // LANES) * LANES
+
+
+@inlined
+def _write_tile(source, at, step, count, gain, bias, channels_last, past_caches, out, size, to):
+    """Write count finished pixels of three channels from pixel `to` of the view on.
+
+    What is left of an odd resolution is written lane by lane.
+    """
+    r_gain, g_gain, b_gain = splat(gain[0]), splat(gain[1]), splat(gain[2])
+    r_bias, g_bias, b_bias = splat(bias[0]), splat(bias[1]), splat(bias[2])
+    whole = out.ctypes.data % CACHE_LINE_BYTES == 0 and (count | to | size) % LANES == 0
+    for i in range(0, count, LANES):
+        r = multiply_add(load(source, at + i), r_gain, r_bias)
+        g = multiply_add(load(source, step + at + i), g_gain, g_bias)
+        b = multiply_add(load(source, 2 * step + at + i), b_gain, b_bias)
+        left = count - i
+        if channels_last:
+            if whole and past_caches:
+                stream_pixels(out, 3 * (to + i), r, g, b)
+            elif whole:
+                put_pixels(out, 3 * (to + i), r, g, b)
+            else:
+                store_some_pixels(out, 3 * (to + i), r, g, b, left)
+        elif whole and past_caches:
+            stream(out, to + i, r)
+            stream(out, size + to + i, g)
+            stream(out, 2 * size + to + i, b)
+        elif whole:
+            put(out, to + i, r)
+            put(out, size + to + i, g)
+            put(out, 2 * size + to + i, b)
+        else:
+            store_some(out, to + i, r, left)
+            store_some(out, size + to + i, g, left)
+            store_some(out, 2 * size + to + i, b, left)
+
+
+@inlined
+def render_view(
+    planes,
+    region,
+    box,
+    window,
+    shift,
+    flip,
+    cubic,
+    codes,
+    args,
+    gain,
+    bias,
+    scratch,
+    resolution,
+    channels_last,
+    out,
+):
+    """Render one view.
+
+    Args:
+        planes: uint8 [3 * height * width + slack], channels of what was decoded of the image.
+        region: int64 [4], top, left, height and width of it in the image, in pixels.
+        box: float64 [4]; window: int32 [4]; shift: int32 [2]; flip: bool; codes: int32 [P];
+            args: float32 [P]: see `ViewParameters`.
+        cubic: bool, bicubic instead of bilinear.
+        gain: float32 [3], with `bias` the normalisation: out = value * gain + bias.
+        bias: float32 [3].
+        scratch: `Scratch` that is large enough.
+        resolution: int, R.
+        channels_last: bool, write [R, R, 3] instead of [3, R, R].
+        out: [3 * R * R], the finished view: float32, uint8 (truncated), or the bits of float16 (int16)
+            or bfloat16 (uint16).
+    """
+    size = resolution * resolution
+    extent = prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch)
+    rows_per_tile = rows_of_tile(resolution)
+    view_plane, tile_plane = size + LANES, rows_per_tile * resolution + LANES
+    held, work, spare = scratch.views[0], scratch.views[1], scratch.views[2]
+    gaussian, next_gaussian = scratch.gaussian[0], scratch.gaussian[1]
+    known, gathered = scratch.known, scratch.gathered
+    source, made_by = _RESAMPLE, 0
+    radius, next_radius = np.int64(0), np.int64(0)
+    begin, ready = 0, -1
+    while True:
+        end = begin
+        while end < len(codes) and (end == ready or not _ends_traverse(codes[end])):
+            end += 1
+        stop = codes[end] if end < len(codes) else _FINISH
+        if stop == BLUR:
+            next_radius = fill_gaussian(args[end], resolution, next_gaussian)
+        if needs_statistics(stop):
+            begin_statistics(gathered)
+        # Only a tile that a later traverse needs again goes to a whole view's buffer.
+        whole = source == _AGAIN or stop not in (_FINISH, BLUR)
+        into, step = (work, view_plane) if whole else (scratch.tile, tile_plane)
+        for top in range(0, resolution, rows_per_tile):
+            rows = min(rows_per_tile, resolution - top)
+            pixels, start = rows * resolution, (top * resolution if whole else 0)
+            if source == _RESAMPLE:
+                resample_rows(
+                    planes, region[2], region[3], extent, scratch, resolution, top, rows, into, step, start
+                )
+            elif source == BLUR:
+                blur_across_rows(held, view_plane, resolution, radius, gaussian, top, rows, into, step, start)
+            elif source == SHARPNESS:
+                sharpen_rows(held, view_plane, resolution, args[made_by], top, rows, into, step, start)
+            elif source == AFFINE:
+                matrix = args[made_by : made_by + MAX_ARGUMENTS]
+                warp_rows(held, view_plane, resolution, matrix, top, rows, scratch.places, into, step, start)
+            r = into[start : start + pixels]
+            g = into[step + start :][:pixels]
+            b = into[2 * step + start :][:pixels]
+            for k in range(begin, end):
+                if codes[k] == CUTOUT:
+                    cut_out_rows(args[k:], top, rows, resolution, into, step, start)
+                elif codes[k] != NONE:
+                    apply_pointwise(codes[k], args[k], known, r, g, b)
+            if stop == _FINISH:
+                to = top * resolution
+                _write_tile(
+                    into, start, step, pixels, gain, bias, channels_last, scratch.past_caches, out, size, to
+                )
+            elif stop == BLUR:
+                blur_along_rows(
+                    into, step, start, resolution, next_radius, next_gaussian, scratch.padded, top, rows,
+                    spare, view_plane,
+                )  # fmt: skip
+            elif needs_statistics(stop):
+                add_statistics(stop, gathered, r, g, b)
+        if stop == _FINISH:
+            return
+        if needs_statistics(stop):
+            end_statistics(stop, gathered, size)
+            known, gathered = gathered, known
+            begin, ready, source = end, end, _AGAIN
+            continue
+        begin, source, made_by = end + 1, stop, end
+        if stop == BLUR:
+            held, spare = spare, held
+            gaussian, next_gaussian = next_gaussian, gaussian
+            radius = next_radius
+        else:
+            held, work = work, held
+
+
+@inlined
+def _ends_traverse(code):
+    return code in (BLUR, SHARPNESS, AFFINE) or needs_statistics(np.int64(code))
+
+
+@kernel
+def render_chunk(
+    planes,
+    starts,
+    regions,
+    boxes,
+    windows,
+    shifts,
+    flips,
+    cubic,
+    codes,
+    args,
+    gain,
+    bias,
+    scratch,
+    resolution,
+    channels_last,
+    out,
+):
+    """Render one view of each image of a chunk, without Python in between.
+
+    Args:
+        planes: uint8, the images' channels as `Decoder.decode` leaves them, with slack behind the last.
+        starts: int64 [n], place of each image in `planes`.
+        regions: int64 [n, 4], see `render_view`.
+        boxes: float64 [n, 4] and so on: the rows of `ViewParameters` that belong to the chunk.
+        out: [n, 3 * R * R], see `render_view`.
+        cubic, gain, bias, scratch, resolution, channels_last: see `render_view`.
+    """
+    for i in range(len(starts)):
+        render_view(
+            planes[starts[i] :], regions[i], boxes[i], windows[i], shifts[i], flips[i], cubic,
+            codes[i], args[i], gain, bias, scratch, resolution, channels_last, out[i],
+        )  # fmt: skip

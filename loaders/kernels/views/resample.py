@@ -1,0 +1,423 @@
+"""Separable antialiased resampling from a decoded image to rows of a view.
+
+The filters follow PIL and torchvision (antialias=True): a triangle or Keys' cubic with a = -0.5, widened by
+the scale when shrinking, weights renormalised where the window cuts taps off. Flip and reflected shift are
+folded into the tables, so they cost nothing.
+
+Tables of one axis, P = output pixels rounded up to `LANES`:
+    first    int32 [P]      source index of each output's first tap
+    weights  float32 [T*P]  weight of tap t for output r at t * P + r; zero past the last tap, of which the
+                            table always holds one
+
+Outputs are worked on in blocks of `LANES`, over `LINES` rows of the view at a time. There are four ways:
+
+- Copy: where a view has the pixels of its box, as when it is cropped and mirrored alone.
+- Widen: where it is no narrower than its box, a block looks at no more than `LANES` neighbours of a source
+  row, which one instruction permutes while they are bytes. So the horizontal pass comes first; rows that it
+  made wait in a ring for the vertical one, which looks at each several times.
+- Look up: where it is narrower the vertical pass comes first, and where one instruction permutes a whole
+  vector of floats (AVX-512) the horizontal one looks its taps up in the blended rows. `base` int32
+  [2 * P / LANES] holds the smallest source index of each block and how many windows of `LANES` it reaches
+  over, and `first` is rewritten relative to that index.
+- Turn: elsewhere the blended rows are turned, so that the values of a column lie side by side and a tap is a
+  plain load; the sums are turned back.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from loaders.kernels.compile import inlined
+from loaders.kernels.simd import (
+    HAS_AVX512,
+    LANES,
+    clamp_byte,
+    columns_to_rows,
+    load,
+    load_bytes,
+    load_ints,
+    lookup,
+    lookup_bytes,
+    lookup_wide,
+    multiply_add,
+    pick_from,
+    reverse,
+    rows_to_columns,
+    splat,
+    splat_pair,
+    store,
+    zeros,
+)
+
+LINES = 8  # rows of the view that are worked on together; `rows_to_columns` turns so many
+SLOTS = 32  # widened rows that are kept
+COPY, WIDEN, SHRINK = range(3)
+
+
+def table_taps(scale: float, cubic: bool) -> int:
+    """Return how many taps a table must hold at `scale` source pixels per output pixel: all and one more."""
+    return math.ceil((2.0 if cubic else 1.0) * max(scale, 1.0)) * 2 + 2
+
+
+@inlined
+def _triangle(x):
+    return max(0.0, 1.0 - abs(x))
+
+
+@inlined
+def _cubic(x):
+    x = abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return near if x < 1.0 else (far if x < 2.0 else 0.0)
+
+
+@inlined
+def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, weights, axis):
+    """Fill the table of one axis and return the number of taps in use.
+
+    Args:
+        start: float64, where the box begins, in source pixels.
+        length: float64, its length.
+        low: int, first source index that taps may touch.
+        high: int, one past the last.
+        resolution: int, output pixels R.
+        shift: int, output pixels by which the view is moved, |shift| < R; borders reflect.
+        flip: bool, mirror the axis.
+        cubic: bool, Keys' cubic instead of the triangle.
+        first: int32 [P], out.
+        weights: float32 [T * P], out.
+        axis: float64 [3, P], scratch.
+    """
+    padded = -(-resolution // LANES) * LANES
+    scale = length / resolution
+    inverse = 1.0 / max(scale, 1.0)
+    support = (2.0 if cubic else 1.0) * max(scale, 1.0)
+    nearest, counts, totals = axis[0], axis[1], axis[2]
+    taps = 1
+    # Every output is a source pixel, and whatever else the filter reaches has no weight.
+    copies = scale == 1.0 and start == int(start) and low <= start and start + length <= high
+    for place in range(resolution):
+        moved = abs((resolution - 1 - place if flip else place) + (-shift if flip else shift))
+        moved = 2 * (resolution - 1) - moved if moved >= resolution else moved
+        if copies:
+            first[place] = int(start) + moved
+            nearest[place], counts[place], totals[place] = 0.0, 1.0, 0.0
+            continue
+        center = start + (moved + 0.5) * scale
+        # A window narrower than the rounding would leave no tap: keep the pixel under the centre.
+        begin = min(max(low, int(center - support + 0.5)), high - 1)
+        end = max(begin + 1, min(high, int(center + support + 0.5)))
+        first[place] = begin
+        nearest[place] = center - (begin + 0.5)
+        counts[place] = end - begin
+        totals[place] = 0.0
+        taps = max(taps, end - begin)
+    for t in range(taps):
+        row = weights[t * padded : t * padded + padded]
+        for place in range(resolution):
+            distance = (t - nearest[place]) * inverse
+            weight = _cubic(distance) if cubic else _triangle(distance)
+            weight = weight if t < counts[place] else 0.0
+            totals[place] += weight
+            row[place] = weight
+    for place in range(resolution):  # a single tap outside the filter's reach carries all the weight
+        counts[place] = totals[place]
+        totals[place] = 1.0 / totals[place] if totals[place] != 0.0 else 0.0
+    for t in range(taps):
+        row = weights[t * padded : t * padded + padded]
+        for place in range(resolution):
+            row[place] = row[place] * totals[place] if counts[place] != 0.0 else (1.0 if t == 0 else 0.0)
+        for place in range(resolution, padded):
+            row[place] = 0.0
+    for place in range(resolution, padded):
+        first[place] = first[resolution - 1]
+    for place in range(padded):  # taps are taken in pairs
+        weights[taps * padded + place] = 0.0
+    return taps
+
+
+@inlined
+def block_columns(first, padded, left, base):
+    """Rewrite `first` relative to its block's smallest index, which goes to `base` (relative to `left`)."""
+    for block in range(padded // LANES):
+        lowest = first[block * LANES]
+        for lane in range(1, LANES):
+            lowest = min(lowest, first[block * LANES + lane])
+        widest = 0
+        for lane in range(LANES):
+            relative = first[block * LANES + lane] - lowest
+            first[block * LANES + lane] = relative
+            widest = max(widest, relative)
+        base[2 * block] = lowest - left
+        base[2 * block + 1] = widest // LANES + 1
+
+
+@inlined
+def narrow_blocks(first, padded, left, base, order):
+    """Return whether the first taps of every block span no more than `LANES` source columns.
+
+    If so, the smallest of each block less `left` goes to `base` int32 [P / LANES], and how far behind it they
+    lie to `order` uint8 [P].
+    """
+    for block in range(padded // LANES):
+        lowest, highest = first[block * LANES], first[block * LANES]
+        for lane in range(1, LANES):
+            lowest = min(lowest, first[block * LANES + lane])
+            highest = max(highest, first[block * LANES + lane])
+        if highest - lowest >= LANES:
+            return False
+        base[block] = lowest - left
+        for lane in range(LANES):
+            order[block * LANES + lane] = first[block * LANES + lane] - lowest
+    return True
+
+
+@inlined
+def widen_row(planes, plane, start, base, order, weights, padded, taps, ring, to):
+    """Horizontal pass of a source row of three channels: planes[start :] to ring[to :], P floats of each."""
+    for block in range(padded // LANES):
+        place = block * LANES
+        at = start + base[block]
+        r, g, b = zeros(), zeros(), zeros()
+        for t in range(taps):
+            w = load(weights, t * padded + place)
+            r = multiply_add(w, lookup_bytes(planes, at + t, order, place), r)
+            g = multiply_add(w, lookup_bytes(planes, plane + at + t, order, place), g)
+            b = multiply_add(w, lookup_bytes(planes, 2 * plane + at + t, order, place), b)
+        store(ring, to + place, r)
+        store(ring, to + padded + place, g)
+        store(ring, to + 2 * padded + place, b)
+
+
+@inlined
+def blend_widened(ring, padded, height, first, weights, taps, y, resolution, out, step, to):
+    """Vertical pass of output row y from the widened rows in the ring, to a row of out, in [0, 255]."""
+    for place in range(0, resolution, LANES):
+        r, g, b = zeros(), zeros(), zeros()
+        for t in range(taps):
+            at = min(first[y] + t, height - 1) % SLOTS * 3 * padded + place
+            w = splat(weights[t * padded + y])
+            r = multiply_add(w, load(ring, at), r)
+            g = multiply_add(w, load(ring, at + padded), g)
+            b = multiply_add(w, load(ring, at + 2 * padded), b)
+        store(out, to + place, clamp_byte(r))
+        store(out, step + to + place, clamp_byte(g))
+        store(out, 2 * step + to + place, clamp_byte(b))
+
+
+@inlined
+def blend_rows(planes, plane, width, height, left, count, first, weights, padded, taps, y, line, pitch, to):
+    """Vertical pass of output row y: source columns left .. left + count of three channels into `line`.
+
+    Args:
+        planes: uint8 [3 * plane], channels of the decoded image, `LANES` bytes of slack behind.
+        plane: int, bytes from one channel to the next.
+        line: float32, out: channel c from to + c * pitch on.
+    """
+    for i in range(0, count, LANES):
+        r, g, b = zeros(), zeros(), zeros()
+        for t in range(taps):
+            at = min(first[y] + t, height - 1) * width + left + i
+            w = splat(weights[t * padded + y])
+            r = multiply_add(w, load_bytes(planes, at), r)
+            g = multiply_add(w, load_bytes(planes, plane + at), g)
+            b = multiply_add(w, load_bytes(planes, 2 * plane + at), b)
+        store(line, to + i, r)
+        store(line, to + pitch + i, g)
+        store(line, to + 2 * pitch + i, b)
+
+
+@inlined
+def _tap(line, at, index, windows):
+    """Return line[at + index] per lane; a block that shrinks reaches over several windows of `LANES`."""
+    if windows == 1:
+        return lookup(line, at, index)
+    value = lookup_wide(line, at, index)
+    for pair in range(1, (windows + 1) // 2):
+        value = pick_from(pair, index, lookup_wide(line, at + pair * 2 * LANES, index), value)
+    return value
+
+
+@inlined
+def gather_columns(line, pitch, start, first, base, weights, padded, taps, out, plane, at):
+    """Horizontal pass: three channels from line[start :] to a row out[c * plane + at :], in [0, 255]."""
+    for block in range(padded // LANES):
+        place = block * LANES
+        index = load_ints(first, place)
+        source, windows = start + base[2 * block], base[2 * block + 1]
+        r, g, b = zeros(), zeros(), zeros()
+        for t in range(taps):
+            w = load(weights, t * padded + place)
+            r = multiply_add(w, _tap(line, source + t, index, windows), r)
+            g = multiply_add(w, _tap(line, pitch + source + t, index, windows), g)
+            b = multiply_add(w, _tap(line, 2 * pitch + source + t, index, windows), b)
+        store(out, at + place, clamp_byte(r))
+        store(out, plane + at + place, clamp_byte(g))
+        store(out, 2 * plane + at + place, clamp_byte(b))
+
+
+@inlined
+def turn_lines(line, pitch, count, columns):
+    """Copy `LINES` blended rows of three channels so that the values of each column lie side by side.
+
+    Args:
+        line: float32, value x of channel c of row k at (3 * k + c) * pitch + x.
+        pitch: int.
+        count: int, values of a row.
+        columns: float32, out: the same value at (c * pitch + x) * LINES + k.
+    """
+    for c in range(3):
+        for x in range(0, count, LINES):
+            rows_to_columns(line, c * pitch + x, 3 * pitch, columns, (c * pitch + x) * LINES)
+
+
+@inlined
+def sum_columns(
+    columns, pitch, left, first, weights, padded, taps, sums, members, resolution, out, plane, at
+):
+    """Horizontal pass over `LINES` turned rows at once, two taps per vector.
+
+    Args:
+        columns: float32, as `turn_lines` leaves it; column 0 is source column `left`.
+        sums: float32 [3 * LINES * LANES], scratch.
+        members: int, rows that are written, `resolution` apart, from out[c * plane + at] on.
+    """
+    channel, block_sums = pitch * LINES, LINES * LANES
+    # From the right: what a last, partial block writes too much is then overwritten by the row below.
+    for place in range((resolution - 1) // LINES * LINES, -1, -LINES):
+        for x in range(LINES):
+            source = (first[place + x] - left) * LINES
+            r, g, b = zeros(), zeros(), zeros()
+            for t in range(0, taps, 2):
+                w = splat_pair(weights[t * padded + place + x], weights[(t + 1) * padded + place + x])
+                r = multiply_add(w, load(columns, source + t * LINES), r)
+                g = multiply_add(w, load(columns, source + t * LINES + channel), g)
+                b = multiply_add(w, load(columns, source + t * LINES + 2 * channel), b)
+            store(sums, x * LANES, r)
+            store(sums, x * LANES + block_sums, g)
+            store(sums, x * LANES + 2 * block_sums, b)
+        for c in range(3):
+            columns_to_rows(sums, c * block_sums, out, c * plane + at + place, resolution, members)
+
+
+@inlined
+def copy_rows(planes, plane, width, first_rows, first, resolution, top, rows, out, step, start):
+    """Write rows top .. top + rows of a view whose tables have one tap each.
+
+    Args:
+        planes: uint8 [3 * plane], channels of the decoded image, `LANES` bytes of slack behind.
+        plane: int, bytes from one channel to the next.
+        width: int, of the image.
+        first_rows: int32 [P], source row of each output row; first: int32 [P], the same for columns.
+        out: float32 [3 * step], written from `start` on.
+    """
+    for k in range(rows):
+        row, to = first_rows[top + k] * width, start + k * resolution
+        for place in range(0, resolution, LANES):
+            # Neighbours in the view are neighbours in the image, or the same pixel.
+            begin, end = first[place], first[min(place + LANES, resolution) - 1]
+            for c in range(3):
+                at = c * step + to + place
+                if end - begin == LANES - 1:
+                    store(out, at, load_bytes(planes, c * plane + row + begin))
+                elif begin - end == LANES - 1:
+                    store(out, at, reverse(load_bytes(planes, c * plane + row + end)))
+                else:
+                    for x in range(min(LANES, resolution - place)):
+                        out[at + x] = planes[c * plane + row + first[place + x]]
+
+
+@inlined
+def resample_rows(planes, height, width, extent, scratch, resolution, top, rows, out, step, start):
+    """Write rows top .. top + rows of the resampled view to three channels of `out`, `step` apart.
+
+    Args:
+        planes: uint8 [3 * height * width + slack], what was decoded of the image.
+        height: int; width: int, of it.
+        extent: (left, count, row_taps, col_taps, way) of `prepare_tables`.
+        scratch: `Scratch` with the tables.
+        out: float32 [3 * step], written from `start` on.
+    """
+    left, count, row_taps, col_taps, way = extent
+    if way == COPY:
+        copy_rows(
+            planes, height * width, width, scratch.first[0], scratch.first[1], resolution, top, rows, out,
+            step, start,
+        )  # fmt: skip
+        return
+    padded = -(-resolution // LANES) * LANES
+    pitch = len(scratch.line) // (3 * LINES)
+    # Several rows per pass: a vector load that overlaps a store of a moment ago would have to wait for it.
+    for group in range(0, rows, LINES):
+        members = min(LINES, rows - group)
+        if way == WIDEN:
+            rows_first, ring, held = scratch.first[0], scratch.ring, scratch.held
+            for k in range(members):
+                for t in range(row_taps):
+                    y = min(rows_first[top + group + k] + t, height - 1)
+                    if held[y % SLOTS] != y:
+                        held[y % SLOTS] = y
+                        widen_row(
+                            planes, height * width, y * width + left, scratch.base, scratch.order,
+                            scratch.weights[1], padded, col_taps, ring, y % SLOTS * 3 * padded,
+                        )  # fmt: skip
+            for k in range(members):
+                blend_widened(
+                    ring, padded, height, rows_first, scratch.weights[0], row_taps, top + group + k,
+                    resolution, out, step, start + (group + k) * resolution,
+                )  # fmt: skip
+            continue
+        for k in range(members):
+            blend_rows(
+                planes, height * width, width, height, left, count, scratch.first[0], scratch.weights[0],
+                padded, row_taps, top + group + k, scratch.line, pitch, 3 * k * pitch,
+            )  # fmt: skip
+        if HAS_AVX512:  # known while compiling: only one of the two is
+            for k in range(members):
+                gather_columns(
+                    scratch.line, pitch, 3 * k * pitch, scratch.first[1], scratch.base, scratch.weights[1],
+                    padded, col_taps, out, step, start + (group + k) * resolution,
+                )  # fmt: skip
+        else:
+            turn_lines(scratch.line, pitch, count, scratch.columns)
+            sum_columns(
+                scratch.columns, pitch, left, scratch.first[1], scratch.weights[1], padded, col_taps,
+                scratch.sums, members, resolution, out, step, start + group * resolution,
+            )  # fmt: skip
+
+
+@inlined
+def prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch):
+    """Fill the tables of both axes and return (left, count, row_taps, col_taps, way).
+
+    `left` and `count` are the columns that the view needs of `region` (top, left, height, width), the part of
+    the image that was decoded. Weights are computed in the image's coordinates, and so do not depend on it.
+    """
+    rows_first, columns_first = scratch.first[0], scratch.first[1]
+    row_taps = fill_taps(
+        box[0], box[2], window[0], window[2], resolution, shift[0], np.bool_(False), cubic,
+        rows_first, scratch.weights[0], scratch.axis,
+    )  # fmt: skip
+    col_taps = fill_taps(
+        box[1], box[3], window[1], window[3], resolution, shift[1], flip, cubic,
+        columns_first, scratch.weights[1], scratch.axis,
+    )  # fmt: skip
+    for place in range(-(-resolution // LANES) * LANES):
+        rows_first[place] -= region[0]
+        columns_first[place] -= region[1]
+    left, right = columns_first[0], columns_first[0]
+    for x in range(1, resolution):
+        left, right = min(left, columns_first[x]), max(right, columns_first[x])
+    padded, way = -(-resolution // LANES) * LANES, SHRINK
+    rows_of_group = LINES * box[2] / resolution + row_taps + 1
+    if row_taps == 1 and col_taps == 1:
+        way = COPY
+    elif rows_of_group <= SLOTS and narrow_blocks(columns_first, padded, left, scratch.base, scratch.order):
+        way = WIDEN
+        scratch.held[:] = -1
+    elif HAS_AVX512:
+        block_columns(columns_first, padded, left, scratch.base)
+    return left, min(right + col_taps, region[3]) - left, row_taps, col_taps, way

@@ -1,0 +1,153 @@
+"""What some colour operations must know of the whole view: mean luma, extremes, histograms."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.kernels.compile import inlined
+from loaders.kernels.simd import LANES, highest, larger, load, lowest, smaller, splat
+from loaders.views.codes import AUTOCONTRAST, CONTRAST, EQUALIZE, STANDARDIZE
+
+_MIDDLE = np.float32(128.0)  # taken off before squaring, for precision
+_PARTS = 4  # an increment must wait for the last one of the same value: neighbours count in turns
+
+
+class Stats(NamedTuple):
+    """Statistics of one view, gathered tile by tile."""
+
+    mean: NDArray[np.float32]  # [1] luma, for CONTRAST
+    low: NDArray[np.float32]  # [3], for AUTOCONTRAST
+    high: NDArray[np.float32]  # [3]
+    sums: NDArray[np.float64]  # [2, 3] of values and of their squares, from 128, for STANDARDIZE
+    center: NDArray[np.float32]  # [3] mean, for STANDARDIZE
+    spread: NDArray[np.float32]  # [3] standard deviation
+    counts: NDArray[np.int64]  # [3, 4, 256], for EQUALIZE; four that are summed in the end
+    table: NDArray[np.float32]  # [3, 256], equalised value of each value
+
+
+def make_stats() -> Stats:
+    """Allocate statistics."""
+    return Stats(
+        mean=np.zeros(1, np.float32),
+        low=np.zeros(3, np.float32),
+        high=np.zeros(3, np.float32),
+        sums=np.zeros((2, 3)),
+        center=np.zeros(3, np.float32),
+        spread=np.zeros(3, np.float32),
+        counts=np.zeros((3, _PARTS, 256), np.int64),
+        table=np.zeros((3, 256), np.float32),
+    )
+
+
+@inlined
+def needs_statistics(code):
+    """Return whether an operation must see the whole view before it changes a pixel."""
+    return code in (CONTRAST, AUTOCONTRAST, EQUALIZE, STANDARDIZE)
+
+
+@inlined
+def begin_statistics(stats):
+    """Forget the last view."""
+    stats.mean[0] = 0.0
+    for c in range(3):
+        stats.low[c], stats.high[c] = 255.0, 0.0
+        stats.sums[0, c], stats.sums[1, c] = 0.0, 0.0
+        for part in range(_PARTS):
+            for value in range(256):
+                stats.counts[c, part, value] = 0
+
+
+@inlined
+def add_statistics(code, stats, r, g, b):
+    """Add a tile to what operation `code` needs."""
+    if code == CONTRAST:
+        stats.mean[0] += _luma_sum(r, g, b)
+    elif code == AUTOCONTRAST:
+        _add_extremes(r, stats.low[0:], stats.high[0:])
+        _add_extremes(g, stats.low[1:], stats.high[1:])
+        _add_extremes(b, stats.low[2:], stats.high[2:])
+    elif code == STANDARDIZE:
+        _add_moments(r, stats.sums[:, 0])
+        _add_moments(g, stats.sums[:, 1])
+        _add_moments(b, stats.sums[:, 2])
+    else:
+        _count(r, stats.counts[0])
+        _count(g, stats.counts[1])
+        _count(b, stats.counts[2])
+
+
+@inlined
+def end_statistics(code, stats, size):
+    """Finish after the last tile of a view of `size` pixels."""
+    if code == CONTRAST:
+        stats.mean[0] /= np.float32(size)
+    elif code == EQUALIZE:
+        for c in range(3):
+            _fill_table(stats.counts[c], stats.table[c])
+    elif code == STANDARDIZE:
+        for c in range(3):
+            mean = stats.sums[0, c] / size
+            stats.center[c] = mean + _MIDDLE
+            stats.spread[c] = np.sqrt(max(0.0, stats.sums[1, c] / size - mean * mean))
+
+
+@inlined
+def _luma_sum(r, g, b):
+    total = np.float32(0.0)
+    for i in range(len(r)):
+        total += np.float32(0.2989) * r[i] + np.float32(0.587) * g[i] + np.float32(0.114) * b[i]
+    return total
+
+
+@inlined
+def _add_extremes(channel, least, most):
+    lows, highs = splat(least[0]), splat(most[0])
+    whole = len(channel) // LANES * LANES
+    for i in range(0, whole, LANES):
+        values = load(channel, i)
+        lows, highs = smaller(lows, values), larger(highs, values)
+    low, high = lowest(lows), highest(highs)
+    for i in range(whole, len(channel)):
+        low, high = min(low, channel[i]), max(high, channel[i])
+    least[0], most[0] = low, high
+
+
+@inlined
+def _add_moments(channel, sums):
+    total, squares = np.float32(0.0), np.float32(0.0)
+    for i in range(len(channel)):
+        value = channel[i] - _MIDDLE
+        total += value
+        squares += value * value
+    sums[0] += total
+    sums[1] += squares
+
+
+@inlined
+def _count(channel, counts):
+    whole = len(channel) // _PARTS * _PARTS
+    for i in range(0, whole, _PARTS):
+        for part in range(_PARTS):
+            counts[part, int(channel[i + part] + np.float32(0.5))] += 1
+    for i in range(whole, len(channel)):
+        counts[0, int(channel[i] + np.float32(0.5))] += 1
+
+
+@inlined
+def _fill_table(counts, table):
+    """Equalise as PIL does: the step leaves out the last occupied value; a single value stays."""
+    total, last = 0, 0
+    for value in range(256):
+        for part in range(1, _PARTS):
+            counts[0, value] += counts[part, value]
+        total += counts[0, value]
+        if counts[0, value] > 0:
+            last = counts[0, value]
+    step = (total - last) // 255
+    below = step // 2
+    for value in range(256):
+        table[value] = value if step == 0 else min(255, below // step)
+        below += counts[0, value]

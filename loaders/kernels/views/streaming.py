@@ -1,0 +1,54 @@
+"""Whether finished views should go past the caches on this machine."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.buffers import aligned_zeros
+from loaders.kernels.compile import kernel
+from loaders.kernels.simd import LANES, put, splat, stream
+
+_PROBE_FLOATS = 2**23  # 32 MiB, a batch that no second-level cache holds
+_CLEARLY = 1.5  # two threads share what one measures alone; a near draw goes to plain stores
+
+
+@kernel
+def _stream_all(out):
+    value = splat(np.float32(1.0))
+    for i in range(0, len(out), LANES):
+        stream(out, i, value)
+
+
+@kernel
+def _put_all(out):
+    value = splat(np.float32(1.0))
+    for i in range(0, len(out), LANES):
+        put(out, i, value)
+
+
+@functools.cache
+def streaming_pays() -> bool:
+    """Measure, once per process, whether stores past the caches are clearly faster than plain ones.
+
+    A batch is read long after it was written: a plain store first fetches the line from memory and then
+    pushes something useful out of the cache. Processors differ in what they charge for avoiding that: three
+    times the speed on one, half of it on another (docs/performance.md). The values written are the same.
+    """
+    memory = aligned_zeros((_PROBE_FLOATS,), np.float32)
+    return _least_seconds(_put_all, memory) > _CLEARLY * _least_seconds(_stream_all, memory)
+
+
+def _least_seconds(write: Callable[[NDArray[Any]], None], memory: NDArray[np.float32]) -> float:
+    best = float("inf")
+    write(memory[:LANES])
+    for _ in range(3):
+        begin = time.perf_counter()
+        write(memory)
+        best = min(best, time.perf_counter() - begin)
+    return best

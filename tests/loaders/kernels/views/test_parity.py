@@ -1,0 +1,151 @@
+"""The kernels against torchvision's v2 operations on the same parameters, in units of 1/255."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from loaders.views import codes, presets
+from loaders.views.draw import draw
+from loaders.views.policy import CenterCrop, ColorJitter, GaussianBlur, Grayscale, Solarize
+from tests.loaders.kernels.views.rendering import render
+
+ORACLE = {
+    codes.BRIGHTNESS: functional.adjust_brightness,
+    codes.CONTRAST: functional.adjust_contrast,
+    codes.SATURATION: functional.adjust_saturation,
+    codes.HUE: functional.adjust_hue,
+    codes.GRAYSCALE: lambda x, _: functional.rgb_to_grayscale(x, 3),
+    codes.BLUR: lambda x, sigma: functional.gaussian_blur(
+        x, [2 * min(11, x.shape[-1] - 1) + 1] * 2, [sigma] * 2
+    ),
+    codes.SOLARIZE: lambda x, threshold: functional.solarize(x, threshold / 255),
+}
+
+
+def oracle(image, policy, p):
+    x = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+    mode = InterpolationMode.BICUBIC if policy.interpolation == "bicubic" else InterpolationMode.BILINEAR
+    box = [int(value) for value in p.box[0]]
+    size = [policy.resolution] * 2
+    x = functional.resized_crop(x, *box, size, interpolation=mode, antialias=True).clamp(0, 1)
+    if p.flip[0]:
+        x = functional.horizontal_flip(x)
+    for code, argument in zip(p.codes[0], p.args[0], strict=True):
+        if code:
+            x = ORACLE[int(code)](x, float(argument))
+    return (x * 255).numpy()
+
+
+def errors(image, policy, row):
+    size = (np.array([image.shape[0]]), np.array([image.shape[1]]))
+    parameters = draw(policy, 0, np.zeros(1, np.int64), np.array([row]), 0, *size)
+    return np.abs(render(image, policy, parameters) - oracle(image, policy, parameters))
+
+
+EDGE_CASES = {
+    "one pixel": np.full((1, 1, 3), 77, np.uint8),
+    "one column": np.arange(120, dtype=np.uint8).reshape(40, 1, 3),
+    "one row": np.arange(150, dtype=np.uint8).reshape(1, 50, 3),
+    "constant": np.full((31, 33, 3), 130, np.uint8),
+    "saturated": np.where(np.indices((30, 30)).sum(0)[..., None] % 2, 255, 0).astype(np.uint8).repeat(3, 2),
+    "gray": np.linspace(0, 255, 35 * 28).astype(np.uint8).reshape(35, 28, 1).repeat(3, 2),
+    "long": np.random.default_rng(1).integers(0, 256, (3, 2000, 3), np.uint8),
+}
+
+BASE = presets.crop_flip(48)
+# mean and largest difference allowed, of 255; the table of the README repeats them
+TOLERANCES = {
+    "bilinear": (BASE, 0.001, 0.05),
+    "bicubic": (dataclasses.replace(BASE, interpolation="bicubic"), 0.001, 0.05),
+    "brightness": (dataclasses.replace(BASE, operations=(ColorJitter(brightness=0.8),)), 0.001, 0.05),
+    "contrast": (dataclasses.replace(BASE, operations=(ColorJitter(contrast=0.8),)), 0.001, 0.05),
+    "saturation": (dataclasses.replace(BASE, operations=(ColorJitter(saturation=0.8),)), 0.001, 0.05),
+    "hue": (dataclasses.replace(BASE, operations=(ColorJitter(hue=0.5),)), 0.01, 0.25),
+    "grayscale": (dataclasses.replace(BASE, operations=(Grayscale(1.0),)), 0.001, 0.05),
+    "blur 0.1": (dataclasses.replace(BASE, operations=(GaussianBlur(1.0, (0.1, 0.1)),)), 0.001, 0.05),
+    "blur 2.0": (dataclasses.replace(BASE, operations=(GaussianBlur(1.0, (2.0, 2.0)),)), 0.1, 1.0),
+    "barlow a": (presets.barlow_a(48), 0.05, 1.0),
+    "barlow b": (presets.barlow_b(48), 0.05, None),  # solarize may flip a value on the threshold
+}
+
+
+@pytest.mark.parametrize("name", TOLERANCES)
+def test_kernels_equal_torchvision_on_photographs(name, photos):
+    policy, mean, largest = TOLERANCES[name]
+    found = np.stack([errors(image, policy, row) for row, image in enumerate(photos)])
+    assert np.isfinite(found).all()
+    assert found.mean() < mean
+    assert np.quantile(found, 0.999) < 3.0
+    assert largest is None or found.max() < largest
+
+
+@pytest.mark.parametrize("case", EDGE_CASES)
+@pytest.mark.parametrize("name", ["bilinear", "bicubic", "contrast", "hue", "blur 2.0"])
+def test_kernels_equal_torchvision_on_edge_cases(case, name):
+    policy, _, _ = TOLERANCES[name]
+    for row in range(4):
+        found = errors(EDGE_CASES[case], policy, row)
+        assert np.isfinite(found).all()
+        assert np.quantile(found, 0.999) < 3.0
+
+
+def test_solarize_is_exact_away_from_the_threshold(photos):
+    policy = dataclasses.replace(BASE, operations=(Solarize(1.0, 128.0),))
+    for row, image in enumerate(photos):
+        found = errors(image, policy, row)
+        assert (found < 0.05).mean() > 0.999
+
+
+@pytest.mark.parametrize("resolution", [1, 2, 3, 7, 17, 96, 130, 224])
+def test_every_resolution_is_written_whole(resolution, photos):
+    policy = presets.barlow_a(resolution)
+    found = errors(photos[0], policy, 5)
+    assert found.max() < 1.5
+
+
+def test_evaluation_view_equals_resize_and_centre_crop(photos):
+    policy = dataclasses.replace(presets.evaluation(64), geometry=CenterCrop(0.875), normalize=None)
+    image = photos[0]
+    size = (np.array([image.shape[0]]), np.array([image.shape[1]]))
+    parameters = draw(policy, 0, np.zeros(1, np.int64), np.array([0]), 0, *size)
+    x = torch.from_numpy(image).permute(2, 0, 1).float()
+    short = min(image.shape[:2])
+    crop = round(short * 0.875)
+    expected = functional.resize(functional.center_crop(x, [crop, crop]), [64, 64], antialias=True).numpy()
+    # Half a source pixel may lie between the two centres.
+    assert np.abs(render(image, policy, parameters) - expected).mean() < 6.0
+
+
+def test_reflected_shift_equals_padding_and_cropping(photos):
+    policy = presets.weak(32, flip_p=0.0)
+    image = np.ascontiguousarray(photos[0][:24, :24])
+    x = torch.from_numpy(image).permute(2, 0, 1).float()
+    resized = functional.resize(x, [32, 32], antialias=True)
+    padded = functional.pad(resized, [4, 4, 4, 4], padding_mode="reflect").numpy()
+    size = (np.array([24]), np.array([24]))
+    for row in range(8):
+        parameters = draw(policy, 0, np.zeros(1, np.int64), np.array([row]), 0, *size)
+        dy, dx = parameters.shift[0] + 4
+        expected = padded[:, dy : dy + 32, dx : dx + 32]
+        np.testing.assert_allclose(render(image, policy, parameters), expected, atol=0.01)
+
+
+@pytest.mark.parametrize("side", [32, 37, 96])
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_a_crop_without_a_change_of_scale_is_exact(photos, side, flip):
+    """Copied, not resampled: whole vectors, reversed ones and what is left of a row."""
+    policy = presets.weak(side, flip_p=flip)
+    large = next(photo for photo in photos if min(photo.shape[:2]) >= 96)
+    image = np.ascontiguousarray(large[:side, :side])
+    mirrored = image[:, ::-1] if flip else image
+    padded = np.pad(np.moveaxis(mirrored, -1, 0), ((0, 0), (15, 15), (15, 15)), mode="reflect")
+    size = (np.array([side]), np.array([side]))
+    for row in range(8):
+        parameters = draw(policy, 0, np.zeros(1, np.int64), np.array([row]), 0, *size)
+        dy, dx = parameters.shift[0] + 15
+        expected = padded[:, dy : dy + side, dx : dx + side]
+        np.testing.assert_array_equal(render(image, policy, parameters), expected)
