@@ -180,7 +180,7 @@ def _check_options(options: object) -> None:
     """Refuse what are no options, and a device that this machine lacks, before the first batch goes there."""
     if not isinstance(options, LoaderOptions):
         raise UserError(
-            f"options: expected LoaderOptions, found {type(options).__name__}; give LoaderOptions(seed=0, ...)"
+            f"options: expected LoaderOptions, found {type(options).__name__}; give LoaderOptions(...)"
         )
     try:
         device = torch.device(options.device)

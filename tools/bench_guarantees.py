@@ -29,7 +29,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders import build_loader, open_pack
+from loaders import LoaderOptions, build_loader, open_pack
 from loaders.cores import available_cores
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.order import permute
@@ -135,9 +135,11 @@ def resume_times(folder: Path, config: Config) -> dict[str, float]:
     return found
 
 
-def _loader(split: Split, config: Config, **options: Any) -> Any:
+def _loader(split: Split, config: Config, **changes: Any) -> Any:
     views = (presets.barlow_a(config.resolution), presets.barlow_b(config.resolution))
-    return build_loader(split, views, config.batch_size, num_threads=config.num_threads, **options)
+    return build_loader(
+        split, views, config.batch_size, options=LoaderOptions(num_threads=config.num_threads, **changes)
+    )
 
 
 def order_cost(num_rows: int) -> tuple[float, int]:

@@ -30,7 +30,6 @@ from tools.bench.contender import BackendName, LimitName, PeerName, find_contend
 from tools.bench.corpus import open_corpus, pack_images
 from tools.bench.harness import Benchmark, Record, prepare, rounds
 from tools.bench.records import append_record, check_records
-from tools.bench.remember import check_remember, remember
 from tools.bench.table import notes, render
 from tools.bench.workload import ImageEncoding, Interpolation, ViewSet, Workload
 
@@ -75,8 +74,6 @@ class Config:
     """Folder for what contenders derive from the images; kept for the next benchmark."""
     json: Path | None = None
     """File to which one JSON line per run is appended."""
-    remember: bool = False
-    """Keep the rates of our own backends for this machine: --backend auto then takes the fastest."""
 
 
 def check(config: Config) -> None:
@@ -92,8 +89,6 @@ def check(config: Config) -> None:
     check_records(config.json)
     if not config.backends + config.peers + config.limits:
         raise UserError("contenders: expected at least one, found none; name --backends, --peers or --limits")
-    if config.remember:
-        check_remember(config.backends, config.runs)
 
 
 def workload_of(config: Config) -> Workload:
@@ -132,9 +127,6 @@ def main() -> int:
     console.print(render(records))
     for note in notes(records):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    if config.remember:
-        kept = remember(records, workload, corpus)
-        console.print(kept, highlight=False, markup=False, soft_wrap=True)
     return 1 if any(record["status"] == "failed" for record in records) else 0
 
 

@@ -21,7 +21,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders import build_loader, open_pack
+from loaders import LoaderOptions, build_loader, open_pack
 from loaders.checks import check_whole
 from loaders.errors import UserError, run_command
 from loaders.options import DTypeName
@@ -110,10 +110,7 @@ def measure(config: Config, dtype: DTypeName) -> Memory:
         split,
         views,
         config.batch_size,
-        0,
-        dtype=dtype,
-        num_threads=config.num_threads,
-        prefetch=config.prefetch,
+        options=LoaderOptions(seed=0, dtype=dtype, num_threads=config.num_threads, prefetch=config.prefetch),
     )
     memory = Memory(anonymous_bytes())
     tenth = max(1, config.epochs // 10)

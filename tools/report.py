@@ -28,7 +28,7 @@ from engine.report.sections import (
 from engine.report.sheets import contact_sheet, to_pixels
 from engine.runs import read_run
 from engine.samples import load_samples
-from loaders import build_loader, open_pack
+from loaders import LoaderOptions, build_loader, open_pack
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Pack, Split
 from loaders.views import presets
@@ -77,11 +77,10 @@ def original_pixels(pack: Pack, rows: Tensor, resolution: int) -> Tensor:
         )
     loader = build_loader(
         Split(pack, "shown", ((0, len(pack)),)).take(np.array(order)),
+        options=LoaderOptions(num_threads=1, dtype="uint8"),
         views=(presets.evaluation(resolution),),
         batch_size=len(order),
         mode="eval",
-        num_threads=1,
-        dtype="uint8",
     )
     try:
         (batch,) = loader.epoch(0)

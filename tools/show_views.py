@@ -26,7 +26,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.files import check_file, write_atomic
-from loaders import build_loader, open_pack
+from loaders import LoaderOptions, build_loader, open_pack
 from loaders.checks import check_whole
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Split
@@ -145,7 +145,10 @@ def compare(
     images = [np.asarray(simplejpeg.decode_jpeg(split.pack.view(int(row)), "RGB")) for row in rows]
     ours, theirs, notes = [], [], []
     loader = build_loader(
-        chosen, (policy,), num_images, seed, backend=backend, bad_images="raise", prefetch=0
+        chosen,
+        (policy,),
+        num_images,
+        options=LoaderOptions(seed=seed, backend=backend, bad_images="raise", prefetch=0),
     )
     with loader:
         for epoch in range(draws):

@@ -9,7 +9,7 @@ _NAMES = {field.name for field in fields(LoaderOptions)}
 
 
 def gathered(**settings: Any) -> dict[str, Any]:
-    """Return keyword arguments of `build_loader` in which all that `LoaderOptions` has stands in `options`."""
+    """Return keyword arguments of `build_loader`: what `LoaderOptions` has is gathered in `options`."""
     options = {name: value for name, value in settings.items() if name in _NAMES}
     rest = {name: value for name, value in settings.items() if name not in _NAMES}
     return {**rest, "options": LoaderOptions(**options)}

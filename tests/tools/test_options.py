@@ -20,7 +20,6 @@ DRAW = ("--num-images", "4", "--num-classes", "2", "--workers", "1")
 OBJECTIVES = ("--batch-size", "4", "--embedding", "4", "--classes", "2", "--runs", "1")
 SELECT = ("--rows", "50", "--classes", "4", "--top-k", "2", "--per-class", "3", "--chunk", "16")
 LOADERS = ("--pack", "PACK", "--peers", "--limits", "--seconds", "0.1", "--runs", "1")
-REMEMBER = ("--remember", "--backends")
 FEW = ("subsample", "PACK", "--split", "train", "--per-class", "2", "--name", "few")
 HALVES = ("divide", "PACK", "--split", "train", "--validation", "0.5", "--name", "half")
 IMPORT = ("import", "PACK", "--name", "new", "--file")
@@ -107,10 +106,6 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
         (*LOADERS, "--num-threads", "9999"),
         "num_threads: .*, found 9999; contenders are bound",
     ),
-    ("bench_loaders", (*LOADERS, "--remember"), "remember: expected cpu and another backend .*, found cpu;"),
-    ("bench_loaders", (*LOADERS, *REMEMBER, "cpu", "stream_backend"), "remember: .*, found cpu, stream_back"),
-    ("bench_loaders", (*LOADERS, *REMEMBER, "dali_backend", "ffcv_backend"), "remember: expected cpu and"),
-    ("bench_loaders", (*LOADERS, *REMEMBER, "cpu", "dali_backend"), "remember: expected at least 2 runs"),
     ("bench_training", ("--pack", "PACK", "--window", "0"), "window: expected more than 0"),
     ("bench_training", ("--pack", "PACK", "--num-threads", "0"), "num_threads: expected more than 0"),
     ("bench_training", ("--pack", "PACK", "--json", "FOLDER"), "json: expected a file"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 
-from loaders import BackendName, build_loader, open_pack
+from loaders import BackendName, LoaderOptions, build_loader, open_pack
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
 from tools.bench.contender import Contender, Views
@@ -57,11 +57,13 @@ def _batches(name: str, workload: Workload, corpus: Corpus) -> Iterator[Views]:
         open_pack(path).split(split),
         policies(workload),
         workload.batch_size,
-        workload.seed,
-        backend=backend,
-        device=device,
-        num_threads=workload.threads,
-        dtype="uint8" if workload.is_uint8 else "float32",
+        options=LoaderOptions(
+            seed=workload.seed,
+            backend=backend,
+            device=device,
+            num_threads=workload.threads,
+            dtype="uint8" if workload.is_uint8 else "float32",
+        ),
     )
     for epoch in count():
         for batch in loader.epoch(epoch):

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from loaders.measured import cpu_name
 
 from loaders.json_text import parse_json
 from tools.bench.contender import Contender, prepares_nothing, refusal
@@ -196,6 +195,14 @@ def _record(benchmark: Benchmark, contender: Contender, run: int, result: Record
         "benchmark": benchmark.started,
         "time": _utc(),
     }
+
+
+def cpu_name() -> str:
+    """Return the model of this machine's processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    return next(names, platform.processor() or platform.machine())
 
 
 def _utc() -> str:
