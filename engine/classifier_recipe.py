@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.classifier import Classifier, Weights, build_classifier, save_classifier
 from engine.distributed import make_accelerator, on_main, seed_everything
@@ -55,7 +54,8 @@ class ClassifierConfig(RunConfig):
     weight_decay: float = 0.0
     """Weight decay; biases and BatchNorm have none."""
     freeze_backbone: bool = False
-    """Train the classifier layer alone; BatchNorm keeps its statistics."""
+    """Train the classifier layer alone; the backbone stays in evaluation mode: BatchNorm keeps its
+    statistics, and nothing is dropped."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning."""
 
@@ -124,15 +124,17 @@ class ClassifierRecipe(Recipe):
         rules: dict[str, str] = {}
         if self._statistics is not None:
             rules["average of the weights"] = f"warm-up, statistics: {self._statistics}"
+        if self.frozen:
+            rules["frozen backbone"] = "evaluation mode"
         return rules
 
     def train(self, mode: bool = True) -> ClassifierRecipe:
-        """Set the mode; a frozen backbone stays in evaluation."""
+        """Set the mode; a frozen backbone, and its average, stay in evaluation."""
         super().train(mode)
         if self.frozen:
-            for name, module in self.named_modules():
-                if ".backbone" in name and isinstance(module, _BatchNorm):
-                    module.eval()
+            self.classifier.backbone.eval()
+            if self.average is not None:
+                self.average.backbone.eval()
         return self
 
     def classify(self, *views: Tensor) -> list[Tensor]:
