@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from engine import checkpoint, rng
-from engine.agreement import check_agreement, check_same_data, data_facts, run_facts
+from engine.agreement import check_agreement, check_same_data, check_same_rules, data_facts, run_facts
 from engine.bad_rows import BadRowRecorder
 from engine.batchnorm import synchronise_batchnorm
 from engine.clock import TrainingClock
@@ -230,6 +230,7 @@ class _Run:
                 "give another --out"
             )
         check_same_data(found, meta.data, self.data)
+        check_same_rules(found, meta.rules, self.recipe.rules)
 
     def train(self, stop: StopSignal) -> TrainSummary:
         clock = TrainingClock()
@@ -410,6 +411,7 @@ class _Run:
             scaler=self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
             window=self.window.state(),
             num_skipped=self.guard.num_skipped,
+            rules=self.recipe.rules,
         )
         keep = self.config.keep_checkpoints
         on_main(

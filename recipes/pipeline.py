@@ -128,7 +128,7 @@ class SemiSupervised:
     threshold: float = 0.95
     """Least probability of a guess to count. Paper: 0.95."""
     ema_decay: float = 0.999
-    """Decay of the average of the weights, which is measured and kept. Report: 0.999."""
+    """Decay of the average of the weights, which is measured and kept, after its warm-up. Report: 0.999."""
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
     """Strong view: the paper's, or one with smaller magnitudes."""
     pseudo_per_class: int = 16

@@ -60,6 +60,19 @@ def test_the_same_run_twice_gives_the_same_bits(tmp_path: Path, whole_run) -> No
     assert_same_bits(weights, whole_run[1])
 
 
+@pytest.mark.parametrize(
+    ("saved", "present"), [({}, {"a": "new"}), ({"a": "old"}, {"a": "new"}), ({"a": "x"}, {})]
+)
+def test_a_resume_under_other_rules_is_refused(tmp_path: Path, saved, present) -> None:
+    def recipe(rules: dict[str, str]) -> SmallRecipe:
+        return type("Ruled", (SmallRecipe,), {"rules": rules})()
+
+    train_small(tmp_path / "run", recipe(saved), max_steps=1)
+    with pytest.raises(UserError, match=r"expected the rule '(new|none)' for a, found '(that|old|x)"):
+        train_small(tmp_path / "run", recipe(present), resume=True)
+    assert train_small(tmp_path / "run", recipe(saved), resume=True)[1].step == 6
+
+
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, whole_run) -> None:
     out = tmp_path / "run"
     loader = SyntheticLoader()

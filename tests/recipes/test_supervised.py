@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -54,10 +56,37 @@ def test_a_step_mixes_and_smooths_as_the_papers_do(config: Config) -> None:
     before = recipe.average.head.bias.clone()
     with torch.no_grad():
         recipe.classifier.head.bias.add_(1.0)
-    recipe.after_step(0)
+    recipe.after_step(10)
     torch.testing.assert_close(recipe.average.head.bias, before + 0.25)
     factor = recipe.make_schedule(10, 110)
     assert (factor(5), factor(10), factor(60), factor(110)) == pytest.approx((0.5, 1.0, 0.5, 0.0))
+
+
+def forget_rules(out: Path) -> None:
+    """Turn a run's checkpoint into one from before there were rules."""
+    (meta,) = out.glob("checkpoints/*/meta.json")
+    said = json.loads(meta.read_bytes())
+    said = {key: value for key, value in said.items() if key not in ("rules", "sha256")}
+    meta.write_text(
+        json.dumps({**said, "sha256": sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()})
+    )
+
+
+def test_a_checkpoint_of_another_rule_for_the_average_is_refused(config: Config) -> None:
+    run(replace(config, ema_decay=0.9, max_steps=1))
+    before = {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
+    forget_rules(config.out)
+    with pytest.raises(UserError, match="for average of the weights, found 'that of an earlier") as caught:
+        run(replace(config, ema_decay=0.9, max_steps=2, resume=True))
+    assert "\n" not in str(caught.value)
+    kept = {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
+    assert {path for path in kept if kept[path] != before.get(path)} == set(config.out.rglob("meta.json"))
+
+
+def test_a_checkpoint_from_before_there_were_rules_goes_on_where_none_holds(config: Config) -> None:
+    run(replace(config, max_steps=1))
+    forget_rules(config.out)
+    assert run(replace(config, max_steps=2, resume=True)).train.step == 2
 
 
 def test_few_labels_make_one_whole_batch(config: Config) -> None:
