@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from loaders.errors import UserError
-from loaders.packs.multi_labels import names_of
 from loaders.packs.sources.columns import ColumnOptions
 from loaders.packs.sources.folder_classes import FolderClasses
 from loaders.packs.sources.item import ColumnSource, ImageSource, NotingSource
-from loaders.packs.sources.numbers import class_text
+from loaders.packs.sources.numbers import class_text, list_text, names_of
 from loaders.packs.sources.spec import SplitSource
 
 _SHOWN = 3
@@ -16,9 +15,14 @@ _SHOWN = 3
 class SplitLabels:
     """The labels of one split, seen one by one."""
 
-    def __init__(self, is_multi_label: bool) -> None:
-        """Begin; `is_multi_label` says that each label is a list of names."""
-        self._is_multi_label = is_multi_label
+    def __init__(self, is_multi_label: bool, gives_lists: bool) -> None:
+        """Begin.
+
+        Args:
+            is_multi_label: each label is stored as a list of names, see `names_of`.
+            gives_lists: the source gives it so; others, such as folders, give one name.
+        """
+        self._is_multi_label, self._gives_lists = is_multi_label, gives_lists
         self._texts: dict[str, str] = {}
         self._found: set[str] | None = None
         self.numbered: tuple[str, ...] | None = None
@@ -29,7 +33,9 @@ class SplitLabels:
         if label is None:
             return None
         if label not in self._texts:
-            self._texts[label] = label if self._is_multi_label else class_text(label)
+            text = label if self._gives_lists else class_text(label)
+            one_of_several = self._is_multi_label and not self._gives_lists
+            self._texts[label] = list_text([text]) if one_of_several else text
         return self._texts[label]
 
     def end(self, source: ImageSource, folders: FolderClasses | None, name: str) -> None:
@@ -61,9 +67,10 @@ class LabelSummary:
         self._notes: list[str] = []
         self._has_columns = self._has_labels = False
 
-    def begin(self, split: str) -> SplitLabels:
+    def begin(self, split: str, source: ImageSource) -> SplitLabels:
         """Return what sees the labels of a split."""
-        self._splits[split] = SplitLabels(self._options.multi_label)
+        several = self._options.multi_label
+        self._splits[split] = SplitLabels(several, several and isinstance(source, ColumnSource))
         return self._splits[split]
 
     def say(self, split: SplitSource, source: ImageSource, said: list[str], beside: list[str]) -> None:

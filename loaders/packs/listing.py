@@ -145,7 +145,7 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelS
     final = listing_path(build, split.split)
     partial, hashes = partial_path(final), partial_path(build / f"keys-{split.split}")
     num_items = 0
-    labels = summary.begin(split.split)
+    labels = summary.begin(split.split, source)
     folders = FolderClasses() if source.labels_are_folders else None
     with open(partial, "wb") as file, open(hashes, "wb") as hash_file:
         for block in _blocks(source.items()):
@@ -167,7 +167,8 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelS
     if folders is not None:
         folders.refuse_tables(split.source)
         if corrections := folders.corrections():
-            _rewrite(partial, lambda _, item: _corrected(item, corrections))
+            texts = {folder: labels.text(label) for folder, label in corrections.items()}
+            _rewrite(partial, lambda _, item: _corrected(item, texts))
     labels.end(source, folders, split.source)
     _make_keys_distinct(partial, hashes, num_items)
     hashes.unlink()
@@ -175,9 +176,9 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelS
     return num_items
 
 
-def _corrected(item: SourceItem, corrections: dict[str, str | None]) -> SourceItem:
+def _corrected(item: SourceItem, labels: dict[str, str | None]) -> SourceItem:
     folder = item.name.rpartition("/")[0]
-    return item._replace(label=corrections[folder]) if folder in corrections else item
+    return item._replace(label=labels[folder]) if folder in labels and not item.problem else item
 
 
 def _blocks(items: Iterator[SourceItem]) -> Iterator[list[SourceItem]]:

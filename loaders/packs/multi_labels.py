@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish
 from loaders.packs.checksum import sha256_file
 from loaders.packs.manifest import MULTI_LABELS_NAME, FileInfo
+from loaders.packs.sources.numbers import list_text, names_of
 
 _ROWS_AT_ONCE = 1 << 16
 
@@ -63,13 +63,7 @@ class MultiLabels:
     def as_text(self, row: int, classes: tuple[str, ...]) -> str | None:
         """Return the labels of a row as sources give them: a JSON list of names."""
         labels = self.of_row(row)
-        names = None if labels is None else [classes[label] for label in labels.tolist()]
-        return None if names is None else json.dumps(names, ensure_ascii=False)
-
-
-def names_of(text: str) -> list[str]:
-    """Return the names in a label that a source gave with several labels an image."""
-    return [str(name) for name in json.loads(text)]
+        return None if labels is None else list_text([classes[label] for label in labels.tolist()])
 
 
 def write_multi_labels(

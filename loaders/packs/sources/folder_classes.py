@@ -69,11 +69,7 @@ class FolderClasses:
         for folder in self._with_images:
             self._num_below.update(_ancestors(folder))
         found = {folder: self._label(folder) for folder in self._with_images}
-        return {
-            folder: label and class_text(label)
-            for folder, label in found.items()
-            if label != (folder.rpartition("/")[2] or None)
-        }
+        return {f: label for f, label in found.items() if label != (f.rpartition("/")[2] or None)}
 
     def _label(self, folder: str) -> str | None:
         name = folder.rpartition("/")[2]
@@ -104,7 +100,7 @@ class FolderClasses:
         by_class: dict[str, str] = {}
         for folder in self._with_images:
             label = self._label(folder)
-            first = by_class.setdefault(label, folder) if label is not None else folder
+            first = folder if label is None else by_class.setdefault(class_text(label), folder)
             if first != folder:
                 notes.append(
                     f"class {label} is more than one folder, such as {first} and {folder}: if these are "

@@ -36,6 +36,16 @@ def class_text(name: str) -> str:
     return printable(unicodedata.normalize("NFC", name))
 
 
+def list_text(names: list[str]) -> str:
+    """Return several labels as one text, which a listing holds in the place of a label."""
+    return json.dumps(names, ensure_ascii=False)
+
+
+def names_of(text: str) -> list[str]:
+    """Return the names in a label that `list_text` wrote."""
+    return [str(name) for name in json.loads(text)]
+
+
 def label_list(text: str) -> list[Any]:
     """Return the labels of a cell of several: a JSON list, or parted by |, ;, comma, or blanks if numbers."""
     text = text.strip()
@@ -93,7 +103,7 @@ class NumberedClasses:
             values = value if isinstance(value, list) else label_list(text)
             labels = [self._one(one, number_text(one).strip(), where) for one in values]
             known = dict.fromkeys(label for label in labels if label is not None)
-            return json.dumps([*known], ensure_ascii=False)
+            return list_text([*known])
         return self._one(value, text, where)
 
     def _one(self, value: Any, text: str, where: str) -> str | None:

@@ -21,6 +21,7 @@ class PackSource:
     """The images of one split of a pack, and the inputs of it that were quarantined, with their reasons."""
 
     labels_are_folders = False
+    has_labels = True
 
     def __init__(self, text: str, multi_label: bool = False) -> None:
         """Open a split of a pack.
