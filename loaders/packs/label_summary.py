@@ -147,4 +147,7 @@ class LabelSummary:
                     f"classes are named by numbers: the class {name!r} is label {number}; a list that means "
                     f"names must say so in a column `class`"
                 ]
+        found = set[str]().union(self._base, *(labels.found for labels in self._splits.values()))
+        if "0" in self.classes() and "0" not in found:
+            return ["no image has the label 0: if the labels count from 1, the class '0' stays empty"]
         return []

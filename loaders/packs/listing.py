@@ -137,7 +137,7 @@ def make_plan(
 
 def _parse_plan(raw: Any) -> Plan:
     shards = tuple(ShardPlan(**shard) for shard in raw["shards"])
-    return Plan(tuple(raw["classes"]), shards, tuple(raw["notes"]))
+    return Plan(tuple(raw["classes"]), shards, tuple(raw.get("notes", ())))
 
 
 def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelSummary) -> int:
@@ -165,7 +165,7 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelS
     if num_items == 0:
         raise UserError(f"split {split.split!r}: {split.source} holds no file; expected at least one image")
     if folders is not None:
-        folders.refuse_tables(split.source)
+        folders.refuse_others(split.source)
         if corrections := folders.corrections():
             texts = {folder: labels.text(label) for folder, label in corrections.items()}
             _rewrite(partial, lambda _, item: _corrected(item, texts))

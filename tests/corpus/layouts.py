@@ -130,6 +130,11 @@ LAYOUTS = {
         LABELLED,
         "in.zip",
     ),
+    "zip of macos, no classes": Layout(
+        zipped({"pets/1.jpg": CAT, "pets/2.jpg": DOG, "__MACOSX/pets/._1.jpg": b"\0\5\x16\7"}),
+        UNLABELLED,
+        "in.zip",
+    ),
     "zip of macos, other letters": Layout(
         zipped({"\u043a\u043e\u0448\u043a\u0430/1.jpg": CAT, "dog/1.jpg": DOG}, flag_utf8=False),
         {CAT: "\u043a\u043e\u0448\u043a\u0430", DOG: "dog"},
@@ -309,6 +314,21 @@ LAYOUTS = {
         "in.parquet",
         said="not used: image",
         columns=ColumnOptions(image_column="mask"),
+    ),
+    "jsonl, some without a label": Layout(
+        beside("list.jsonl", '{"path": "in/a.jpg"}\n{"path": "in/b.jpg", "label": "dog"}\n'),
+        {CAT: None, DOG: "dog"},
+        "list.jsonl",
+        said="1 empty labels",
+    ),
+    "labels that count from 1": Layout(
+        beside("list.csv", "path,label\nin/a.jpg,1\nin/b.jpg,2\n"),
+        {CAT: "1", DOG: "2"},
+        "list.csv",
+        said="no image has the label 0",
+    ),
+    "classes of files without suffixes": Layout(
+        tree(**{"cat/1": CAT, "dog/1": DOG}), UNLABELLED, said="without a suffix do not make a folder a class"
     ),
     "csv of excel": Layout(
         beside("list.csv", '\ufeffPath; Label \r\nin/a.jpg; cat \r\n"in/b.jpg";"dog"\r\n;\r\n'),

@@ -100,6 +100,15 @@ REFUSED = {
         "in",
         r"none of the 1 files in .*/train-\*.parquet can be packed",
     ),
+    "img2dataset, a folder of tars": (
+        both(
+            tree(**{"00000.tar": b"x", "00000_stats.json": "{}"}),
+            lambda root: pq.write_table(pa.table({"url": ["x"]}), root / "in" / "00000.parquet"),
+        ),
+        "in",
+        r"holds no image, but files such as 00000.tar: give these, such as 'wds:.*/in/\*.tar'",
+    ),
+    "a folder of tars": (tree(**{"x/0.tar": b"x"}), "in", r"give these, such as 'wds:.*/in/x/\*.tar'"),
     "a list without a heading": (
         beside("l.csv", "in/a.jpg,cat\nin/b.jpg,dog\n"),
         "l.csv",

@@ -98,7 +98,8 @@ def unused_labels(rows: Sequence[dict[str, Any]], used: Iterable[str | None]) ->
     Such a column holds text, whole numbers or lists; in more than a few rows, its values repeat.
     """
     taken = set(used)
-    return [name for name in (rows[0] if rows else ()) if name not in taken and _repeats(name, rows)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if name not in taken and _repeats(name, rows)]
 
 
 def _repeats(name: str, rows: Sequence[dict[str, Any]]) -> bool:

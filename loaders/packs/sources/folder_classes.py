@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import PurePosixPath
 
 from loaders.errors import UserError
 from loaders.packs.sources.naming import is_image_name
@@ -18,6 +17,7 @@ _LIST_NAME = re.compile(
     r".*\.(csv|tsv|jsonl|parquet|arrow|mat|xlsx)|.*(label|annotation|class|truth|instances).*\.(txt|json)",
     re.IGNORECASE,
 )
+_OTHER_SOURCES = (".tar", ".tar.gz", ".tgz", ".zip", ".beton", ".parquet", ".arrow")
 _SHOWN = 3
 
 
@@ -36,33 +36,43 @@ class FolderClasses:
         self._lists: list[str] = []
         self._num_lists = self._num_class_files = 0
         self._num_below: Counter[str] = Counter()
+        self._without_suffix: dict[str, None] = {}
+        self._others: dict[str, str] = {}
 
     def see(self, name: str) -> None:
         """See a file by its path below the root."""
         folder = name.rpartition("/")[0]
         if is_image_name(name):
             self._with_images[folder] = None
-        elif name.endswith((".txt", ".json")) and name[name.rfind(".") - 1].isdigit():
+            return
+        if name.endswith((".txt", ".json")) and name[name.rfind(".") - 1].isdigit():
             self._with_texts.add(folder)
         elif name.endswith(".cls"):
             self._num_class_files += 1
-        elif _LIST_NAME.fullmatch(name) and not name.rpartition("/")[2].partition(".")[0].isdigit():
+        elif "." not in name[len(folder) :]:
+            self._without_suffix[folder] = None
+        elif suffix := next((suffix for suffix in _OTHER_SOURCES if name.endswith(suffix)), None):
+            self._others.setdefault(suffix, name)
+        if _LIST_NAME.fullmatch(name) and not name.rpartition("/")[2].partition(".")[0].isdigit():
             self._num_lists += 1
             if len(self._lists) < _SHOWN:
                 self._lists.append(name)
 
-    def refuse_tables(self, source: str) -> None:
-        """Refuse a tree without an image, but with tables, which are another kind of source.
+    def refuse_others(self, source: str) -> None:
+        """Refuse a tree without an image, but with tables or archives, which are sources of other kinds.
 
         Raises:
             UserError: it is one.
         """
-        tables = [name for name in self._lists if name.lower().endswith((".parquet", ".arrow"))]
-        if tables and not self._with_images:
-            raise UserError(
-                f"{source} holds no image, but tables such as {tables[0]}: give the tables themselves, such "
-                f"as '{source}/*{PurePosixPath(tables[0]).suffix}', from an unpacked folder"
-            )
+        suffix = next((suffix for suffix in _OTHER_SOURCES if suffix in self._others), None)
+        if self._with_images or suffix is None:
+            return
+        name = self._others[suffix]
+        pattern = f"{source}/{name.rpartition('/')[0]}".rstrip("/") + f"/*{suffix}"
+        prefix = "wds:" if suffix == ".tar" else ""
+        raise UserError(
+            f"{source} holds no image, but files such as {name}: give these, such as '{prefix}{pattern}'"
+        )
 
     def corrections(self) -> dict[str, str | None]:
         """Return the class of each folder whose class is not its own name."""
@@ -110,6 +120,12 @@ class FolderClasses:
         if called := sorted(label for label in by_class if label.lower() in _SPLITS):
             notes.append(
                 f"classes are called like splits ({', '.join(called)}): if they are, give each as a split"
+            )
+        bare = [folder for folder in self._without_suffix if folder and folder not in self._with_images]
+        if bare:
+            notes.append(
+                f"files without a suffix do not make a folder a class ({', '.join(bare[:_SHOWN])}): if they "
+                f"are images, add .jpg to their names"
             )
         if self._num_lists:
             more = f" and {self._num_lists - _SHOWN:,} more" if self._num_lists > _SHOWN else ""

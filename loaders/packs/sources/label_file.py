@@ -18,7 +18,7 @@ from loaders.errors import UserError
 from loaders.packs.sources.columns import PATH_COLUMNS, ColumnOptions, find_column, find_labels, unused_labels
 from loaders.packs.sources.hugging_face import class_names_of
 from loaders.packs.sources.item import ImageSource, NotingSource, SourceItem, printable
-from loaders.packs.sources.list_rows import LIST_SUFFIXES, first_rows, read_rows
+from loaders.packs.sources.list_rows import LIST_SUFFIXES, column_names, first_rows, read_rows
 from loaders.packs.sources.naming import file_stem, is_image_name, unwanted
 from loaders.packs.sources.numbers import NumberedClasses
 
@@ -153,16 +153,14 @@ class LabeledSource:
         path, labels, columns = self._labels, dict[str, Any](), None
         for number, row in enumerate(read_rows(path), 1):
             if columns is None:
-                columns = self._columns(list(row))
-            if not all(column in row for column in columns):
-                raise UserError(f"{path}, row {number} has no {' or '.join(columns)}; correct it")
-            cell = row[columns[0]]
+                columns = self._columns(column_names(first_rows(path, _LOOKED_AT)))
+            cell = row.get(columns[0])
             name = "" if cell is None else _plain(str(cell))
             if not name:
                 raise UserError(f"{path}, row {number}: no file in column {columns[0]!r}; fill it")
             if name in labels:
                 raise UserError(f"{path} labels {printable(name)} twice: expected one row per file")
-            labels[name] = row[columns[1]]
+            labels[name] = row.get(columns[1])
         if columns is None:
             raise UserError(f"{path} labels no file: expected a heading and one row per file")
         self._classes = NumberedClasses(class_names_of(path).get(columns[1]), self._options.multi_label)

@@ -15,7 +15,7 @@ from loaders.errors import UserError
 from loaders.json_text import parse_json
 from loaders.packs.sources.columns import ColumnOptions, unused_labels, unused_note
 from loaders.packs.sources.image_table import holds_images
-from loaders.packs.sources.list_rows import first_rows
+from loaders.packs.sources.list_rows import column_names, first_rows
 from loaders.packs.sources.naming import is_hidden_folder, is_image_name
 from loaders.packs.sources.path_list import ListColumns
 
@@ -130,7 +130,7 @@ def _with_metadata(source: str, path: Path, options: ColumnOptions) -> tuple[str
     rows = first_rows(path, _LOOKED_AT)
     if not rows:
         return source, [f"{path} holds no row and is not used"]
-    columns = ListColumns(path, list(rows[0]), options)
+    columns = ListColumns(path, column_names(rows), options)
     unused = unused_labels(rows, (columns.path, columns.label, columns.split, columns.key))
     note = unused_note(str(path), unused, columns.label)
     if columns.label is None:

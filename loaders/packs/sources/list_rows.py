@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -41,6 +41,11 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 def first_rows(path: Path, count: int) -> list[dict[str, Any]]:
     """Return the first rows of a list."""
     return list(islice(read_rows(path), count))
+
+
+def column_names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the columns of rows; objects of .jsonl may leave some out."""
+    return [*dict.fromkeys(name for row in rows for name in row)]
 
 
 def _open_text(path: Path) -> TextIO:

@@ -23,7 +23,7 @@ from loaders.packs.sources.columns import (
 )
 from loaders.packs.sources.hugging_face import class_names_of
 from loaders.packs.sources.item import SourceItem
-from loaders.packs.sources.list_rows import first_rows, read_rows
+from loaders.packs.sources.list_rows import column_names, first_rows, read_rows
 from loaders.packs.sources.naming import file_keys, file_stem, folder_key, is_image_name, join_key
 from loaders.packs.sources.numbers import NumberedClasses
 from loaders.packs.sources.remote import fetch, file_system, is_remote
@@ -62,7 +62,7 @@ class PathListSource:
             head = first_rows(path, _LOOKED_AT)
             if not head:
                 continue
-            columns = ListColumns(path, list(head[0]), self._options)
+            columns = ListColumns(path, column_names(head), self._options)
             unused = unused_labels(head, (columns.path, columns.label, columns.split, columns.key))
             if place == 0:
                 names = class_names_of(path).get(columns.label or "")
@@ -186,6 +186,8 @@ class ListColumns:
         name = getattr(self, kind)
         if name is None:
             raise UserError(f"{path} has no column for the {kind}: expected {' or '.join(SPLIT_COLUMNS)}")
+        if name not in row and kind == "label":
+            return None  # an object of .jsonl without a label
         if name not in row:
             raise UserError(f"{path}: a row has no {name!r}; every row must have the columns of the first")
         return row[name]
