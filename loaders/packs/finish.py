@@ -81,7 +81,7 @@ def join_parts(
     old = (lambda name: iter(())) if base is None else partial(_old_lines, base.path)
     files.append(_write_labels(target, build, kept, len(plan.classes), base))
     if options.get("multi_label"):
-        old_labels = None if base is None else MultiLabels.read(base.path)
+        old_labels = None if base is None else MultiLabels.read(base.path, len(base.classes))
         given = _labels_given(build, kept, first_row)
         files.append(write_multi_labels(target, given, plan.classes, old_labels))
     files.append(_write_lines(target, QUARANTINE_NAME, old(QUARANTINE_NAME), _quarantine_lines(build, parts)))

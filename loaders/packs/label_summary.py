@@ -122,7 +122,7 @@ class LabelSummary:
         if (options.image_column is not None or options.multi_label) and not self._has_columns:
             option = "--multi-label" if options.multi_label else "--image-column"
             raise UserError(f"{option} is for lists and tables, and no split is one: leave it out")
-        return notes + self._lone_classes() + self._numeric_names()
+        return notes + self._lone_classes() + self._numeric_names() + self._alike_names()
 
     def _lone_classes(self) -> list[str]:
         """Name the classes that one split has and no other, where several have labels."""
@@ -150,4 +150,13 @@ class LabelSummary:
         found = set[str]().union(self._base, *(labels.found for labels in self._splits.values()))
         if "0" in self.classes() and "0" not in found:
             return ["no image has the label 0: if the labels count from 1, the class '0' stays empty"]
+        return []
+
+    def _alike_names(self) -> list[str]:
+        """Name two classes that a reader would take for one."""
+        seen: dict[str, str] = {}
+        for name in self.classes():
+            first = seen.setdefault(" ".join(name.casefold().split()), name)
+            if first != name:
+                return [f"the classes {first!r} and {name!r} differ in case or blanks alone"]
         return []

@@ -34,8 +34,8 @@ class MultiLabels:
     label: NDArray[np.int64]
 
     @classmethod
-    def read(cls, pack: Path) -> MultiLabels:
-        """Read the table of a pack.
+    def read(cls, pack: Path, num_classes: int) -> MultiLabels:
+        """Read the table of a pack, of so many classes.
 
         Raises:
             UserError: there is none, or it is damaged.
@@ -48,8 +48,13 @@ class MultiLabels:
             table = pq.ParquetFile(path, pre_buffer=False).read(["row", "labels"], use_threads=False)
             lists = table.column("labels").combine_chunks().cast(pa.large_list(pa.int64()))
             first, label = lists.offsets.to_numpy(), lists.values.to_numpy(zero_copy_only=False)
-            return cls(table.column("row").to_numpy(), first, label)
-        except (pa.ArrowException, OSError, KeyError) as error:
+            row = table.column("row").to_numpy()
+            if table.column("row").null_count or (np.diff(row) <= 0).any() or lists.null_count:
+                raise ValueError("rows without order or without labels")
+            if label.dtype != np.int64 or (len(label) and not 0 <= label.min() <= label.max() < num_classes):
+                raise ValueError(f"labels out of the range 0 to {num_classes - 1}")
+            return cls(row, first, label)
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{path} cannot be read ({reason}): restore it or pack again") from None
 

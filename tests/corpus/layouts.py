@@ -330,6 +330,19 @@ LAYOUTS = {
     "classes of files without suffixes": Layout(
         tree(**{"cat/1": CAT, "dog/1": DOG}), UNLABELLED, said="without a suffix do not make a folder a class"
     ),
+    "webdataset of macos": Layout(
+        tarred(
+            **{"._1.jpg": b"\0\5\x16\7", "1.jpg": CAT, "._1.cls": b"\0\5\x16\7", "1.cls": "0", "2.jpg": DOG}
+        ),
+        {CAT: "0", DOG: None},
+        "wds:in.tar",
+    ),
+    "names that differ in case": Layout(
+        beside("list.csv", "path,label\nin/a.jpg,cat\nin/b.jpg,Cat\n"),
+        {CAT: "cat", DOG: "Cat"},
+        "list.csv",
+        said="'Cat' and 'cat' differ in case or blanks alone",
+    ),
     "csv of excel": Layout(
         beside("list.csv", '\ufeffPath; Label \r\nin/a.jpg; cat \r\n"in/b.jpg";"dog"\r\n;\r\n'),
         LABELLED,

@@ -9,6 +9,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -163,7 +165,7 @@ def test_several_labels_an_image_are_kept_and_refused_by_what_learns_classes(
     converted = tmp_path / "q"
     convert_pack(packed.path, converted, "ffcv")
     for path in (packed.path, converted):
-        table = MultiLabels.read(path)
+        table = MultiLabels.read(path, 2)
         found = [table.of_row(row) for row in range(2)]
         assert [None if labels is None else labels.tolist() for labels in found] == [[0, 1], []]
         assert verify_pack(path, 1) == []
@@ -176,6 +178,22 @@ def test_several_labels_an_image_are_kept_and_refused_by_what_learns_classes(
         pack(tmp_path / "r", f"train=pack:{packed.path}")
 
 
+def test_a_damaged_table_of_several_labels_is_one_line(tmp_path: Path) -> None:
+    beside("l.csv", "path,label\nin/a.jpg,cat;dog\n")(tmp_path)
+    packed = pack(tmp_path / "p", f"train={tmp_path / 'l.csv'}", columns=ColumnOptions(multi_label=True))
+    path = packed.path / "labels" / "multi.parquet"
+    tables = {
+        "no labels": {"row": [0]},
+        "high": {"row": [0], "labels": [[9]]},
+        "twice": {"row": [0, 0], "labels": [[0]] * 2},
+    }
+    for columns in tables.values():
+        pq.write_table(pa.table(columns), path)
+        with pytest.raises(UserError, match=r"multi.parquet cannot be read .*: restore it or pack again"):
+            MultiLabels.read(packed.path, 2)
+        assert verify_pack(packed.path, 1) != []
+
+
 def test_several_labels_grow_by_an_append(tmp_path: Path) -> None:
     several = ColumnOptions(multi_label=True)
     beside("l.csv", "path,label\nin/a.jpg,cat;dog\n")(tmp_path)
@@ -186,7 +204,7 @@ def test_several_labels_grow_by_an_append(tmp_path: Path) -> None:
         append_to_pack(PackOptions(more, tmp_path / "p", workers=1))
     manifest = append_to_pack(PackOptions(more, tmp_path / "p", workers=1, columns=several))
     assert manifest.classes == ("cat", "dog", "cow")
-    assert [MultiLabels.read(tmp_path / "p").of_row(row).tolist() for row in range(2)] == [[0, 1], [2, 1]]
+    assert [MultiLabels.read(tmp_path / "p", 3).of_row(row).tolist() for row in range(2)] == [[0, 1], [2, 1]]
 
 
 def test_notes_survive_an_interruption_and_are_said_again(tmp_path: Path, monkeypatch) -> None:

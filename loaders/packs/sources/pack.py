@@ -62,7 +62,7 @@ class PackSource:
         """Return what gives the label of a row as a source does."""
         pack = self._pack
         if pack.is_multi_label:
-            several = MultiLabels.read(pack.path)
+            several = MultiLabels.read(pack.path, len(pack.classes))
             return lambda row: several.as_text(row, pack.classes)
         dense = pack.labels.dense(len(pack))
         return lambda row: pack.classes[dense[row]] if dense[row] >= 0 else None

@@ -12,7 +12,7 @@ from loaders.json_text import parse_json
 from loaders.packs.sources.bytes_at import open_file, read_at
 from loaders.packs.sources.columns import LABEL_COLUMNS, ColumnOptions, find_column, unused_labels
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
-from loaders.packs.sources.naming import IMAGE_SUFFIXES, folder_key
+from loaders.packs.sources.naming import IMAGE_SUFFIXES, folder_key, unwanted
 from loaders.packs.sources.numbers import NumberedClasses
 from loaders.packs.sources.tar_members import list_members
 from loaders.packs.sources.tree import FileEntry
@@ -47,8 +47,11 @@ class WebDatasetSource:
         """List the samples shard by shard."""
         self._unused = {}
         for shard, path in self._paths.items():
-            for stem, members in groupby(list_members(path), key=lambda m: _split_name(m.name)[0]):
-                yield from self._sample(shard, stem, list(members))
+            refused: list[SourceItem] = []
+            members = _wanted(shard, list_members(path), refused)
+            for stem, sample in groupby(members, key=lambda m: _split_name(m.name)[0]):
+                yield from self._sample(shard, stem, list(sample))
+            yield from refused
 
     def _sample(self, shard: str, stem: str, members: list[FileEntry]) -> Iterator[SourceItem]:
         images = [m for m in members if _split_name(m.name)[1].rpartition(".")[2].lower() in IMAGE_SUFFIXES]
@@ -64,7 +67,8 @@ class WebDatasetSource:
         for number, m in enumerate(images):
             # A sample with several images becomes several rows: none may vanish without a word.
             own = key if len(images) == 1 else f"{key}%2F{number}"
-            yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.offset, m.problem or no_label)
+            problem = m.problem or no_label
+            yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.offset, problem)
 
     def _label(self, shard: str, members: list[FileEntry]) -> str | None:
         texts = {_split_name(m.name)[1].lower(): m for m in members if m.size_bytes <= _MAX_LABEL_BYTES}
@@ -119,6 +123,16 @@ class WebDatasetSource:
         """Close the shards."""
         for descriptor in self._opened.values():
             os.close(descriptor)
+
+
+def _wanted(shard: str, members: Iterator[FileEntry], refused: list[SourceItem]) -> Iterator[FileEntry]:
+    """Yield the members that belong to samples; macOS puts its own between those of one sample."""
+    for m in members:
+        if reason := unwanted(m.name):
+            key = folder_key(m.name).replace(".", "%2E")
+            refused.append(SourceItem(f"{shard}/{m.name}", key, None, 0, problem=reason))
+        else:
+            yield m
 
 
 def _split_name(name: str) -> tuple[str, str]:
