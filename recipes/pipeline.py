@@ -412,6 +412,7 @@ def check(config: Config) -> None:
     """
     check_folder(config.out)
     pack = open_pack(config.pack)
+    pack.require_one_label()
     for split in (config.labeled_split, config.unlabeled_split, config.test_split):
         pack.split(split)
     if not (pack.split(config.test_split).labels() >= 0).any():

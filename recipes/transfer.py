@@ -185,6 +185,7 @@ class Session:
         """Open the pack and the loaders of this rank's test and validation images."""
         self.config, self.accelerator = config, accelerator
         self.pack: Pack = open_pack(config.pack)
+        self.pack.require_one_label()
         self.start: Start = find_start(config.init)
         split = self.pack.split(config.train_split)
         self.split, self.known = split, split.labels()

@@ -86,6 +86,7 @@ def features_of(
 ) -> Features:
     """Return the representations of the labelled images of a split, or of `per_class` of each class."""
     device = next(backbone.parameters()).device
+    pack.require_one_label()
     images = pack.split(split)
     if per_class is not None:
         images = images.take(subsample_per_class(images.labels(), per_class, seed=0))

@@ -73,7 +73,13 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
             base = open_pack(out)
             check_command(options, {**command_of(options), "append": True})
             plan = make_plan(
-                build, options.splits, options.shard_format, options.policy, options.shard_bytes, before
+                build,
+                options.splits,
+                options.shard_format,
+                options.policy,
+                options.shard_bytes,
+                before,
+                options.columns,
             )
             _refuse_known_keys(base, build, plan, options.splits)
         except UserError:

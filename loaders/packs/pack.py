@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from loaders.errors import UserError
 from loaders.packs.columns import IndexColumns, open_columns
 from loaders.packs.labels import TRUE_LABELS, LabelTable, label_table_path
-from loaders.packs.manifest import BUILD_FOLDER, MANIFEST_NAME, SHARDS_FOLDER, Manifest, read_manifest
+from loaders.packs.manifest import (
+    BUILD_FOLDER,
+    MANIFEST_NAME,
+    MULTI_LABELS_NAME,
+    SHARDS_FOLDER,
+    Manifest,
+    read_manifest,
+)
 from loaders.packs.store import StoreOptions, as_url
 
 
@@ -88,6 +95,8 @@ class Split:
         Raises:
             UserError: no row of the split has a label.
         """
+        if table is None:
+            self.pack.require_one_label()
         positions = np.flatnonzero(self.labels(table) >= 0)
         if len(positions) == 0:
             raise UserError(
@@ -152,6 +161,23 @@ class Pack:
     def labels(self) -> LabelTable:
         """The true labels."""
         return LabelTable.read(self.path / label_table_path(TRUE_LABELS), len(self))
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether images have several labels; then they stand in `MultiLabels`, and `labels` is empty."""
+        return bool(self.manifest.options.get("multi_label"))
+
+    def require_one_label(self) -> None:
+        """Refuse a pack whose images have several labels, where a class of each is to be learnt.
+
+        Raises:
+            UserError: it has.
+        """
+        if self.is_multi_label:
+            raise UserError(
+                f"the pack {self.path} has several labels an image ({MULTI_LABELS_NAME}), expected one: "
+                "recipes learn one class an image; pack a column with one label a row (--label-column)"
+            )
 
     def checked_labels(self, table: LabelTable | None) -> LabelTable:
         """Return a label table, or the true one for None, if it is one of this pack's classes.

@@ -33,6 +33,7 @@ from loaders.packs.manifest import (
 from loaders.packs.parts import part_path, read_part_info
 from loaders.packs.ray_workers import require_ray, run_jobs_on_ray
 from loaders.packs.shard_job import ShardJob
+from loaders.packs.sources.columns import ColumnOptions
 from loaders.packs.sources.spec import SplitSource, identity
 from loaders.packs.upload import read_remote_manifest, remote_size, upload_pack
 from loaders.packs.workers import run_jobs, run_jobs_in_threads
@@ -57,6 +58,7 @@ class PackOptions:
         workers: processes and threads at work; 0 takes one per available core. Never changes a byte.
         executor: "processes" on this machine, or "ray" for a Ray cluster. Never changes a byte.
         upload: URL that the pack goes to; then `out` is the local folder in which it is prepared.
+        columns: which columns of lists and tables are used, and whether a label is several.
     """
 
     splits: tuple[SplitSource, ...]
@@ -67,6 +69,7 @@ class PackOptions:
     workers: int = 0
     executor: Literal["processes", "ray"] = "processes"
     upload: str | None = None
+    columns: ColumnOptions = field(default_factory=ColumnOptions)
 
     def __post_init__(self) -> None:
         """Check what the image policy and the splits do not check themselves."""
@@ -115,6 +118,7 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
                 options.shard_format,
                 options.policy,
                 options.shard_bytes,
+                columns=options.columns,
             )
         except UserError:
             if not (out / BUILD_FOLDER / "plan.json").exists():
@@ -166,7 +170,7 @@ def command_of(options: PackOptions) -> dict[str, Any]:
 
 def recorded_options(options: PackOptions) -> dict[str, Any]:
     """Return the options that stand in the manifest."""
-    return {**asdict(options.policy), "shard_size_mb": options.shard_size_mb}
+    return {**asdict(options.policy), "shard_size_mb": options.shard_size_mb, **asdict(options.columns)}
 
 
 def check_command(options: PackOptions, command: dict[str, Any]) -> None:
@@ -182,7 +186,8 @@ def check_command(options: PackOptions, command: dict[str, Any]) -> None:
 
 def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `UserError` for the first option in which two commands differ."""
-    changed = [name for name in new if old.get(name) != new[name]]
+    # A pack that was made before there was an option has none, which is what leaving it out means.
+    changed = [name for name in new if (old.get(name) or None) != (new[name] or None)]
     if changed:
         name = changed[0]
         raise UserError(
@@ -245,6 +250,7 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
             num_threads,
             options.upload,
             in_bulk,
+            options.columns,
         )
         for shard in pending
     ]

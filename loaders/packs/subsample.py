@@ -61,6 +61,8 @@ def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable
     Raises:
         UserError: no labels, or too few of a class.
     """
+    if table is None:
+        split.pack.require_one_label()
     known = split.labels(table)
     if per_class is None:
         positions = np.flatnonzero(known >= 0)

@@ -14,13 +14,17 @@ from loaders.errors import UserError
 from loaders.packs import Pack
 from loaders.packs.findings import Findings, find_copies
 from loaders.packs.quarantine import quarantined
-from loaders.packs.sources.naming import is_image_name
+from loaders.packs.sources.naming import UNWANTED, is_image_name
 from tools.packing.page import write_page
 
 Fault = Literal["leak", "duplicates", "corrupt"]
 _SHOWN_REASONS = 5
 _NOT_AN_IMAGE = "not an image"
-_NOT_CORRUPT = ("a later member of the archive has the same name", "the same file was given before")
+_NOT_CORRUPT = (
+    "a later member of the archive has the same name",
+    "the same file was given before",
+    *UNWANTED,
+)
 
 
 @dataclass(frozen=True)
