@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ from loaders.packs.upload import read_remote_manifest, remote_size, upload_pack
 from loaders.packs.workers import run_jobs, run_jobs_in_threads
 
 Progress = Callable[[int, int], None]
+_SOURCES = "sources_sha256"  # among the options of a manifest
 _SMALL_INPUT_BYTES = 16_000_000
 # An image of this size takes about a millisecond to encode anew, a tenth of that with the interpreter's lock.
 _LARGE_IMAGE_BYTES = 32_000
@@ -169,6 +171,12 @@ def recorded_options(options: PackOptions) -> dict[str, Any]:
     return {**asdict(options.policy), "shard_size_mb": options.shard_size_mb}
 
 
+def sources_digest(options: PackOptions) -> str:
+    """Return the SHA-256 of what the sources' texts resolve to, which tells nobody where that is."""
+    resolved = [[split.split, identity(split.source)] for split in options.splits]
+    return hashlib.sha256(json.dumps(resolved).encode("ascii")).hexdigest()
+
+
 def check_command(options: PackOptions, command: dict[str, Any]) -> None:
     """Refuse to go on with what another command began."""
     path = options.out / BUILD_FOLDER / "command.json"
@@ -204,7 +212,14 @@ def _finished_before(options: PackOptions) -> Manifest:
 def _refuse_other_command(options: PackOptions, where: Path | str, manifest: Manifest) -> None:
     old = {"splits": [[s.name, s.source] for s in manifest.splits], "format": manifest.shard_format}
     new = {"splits": [[s.split, s.source] for s in options.splits], "format": options.shard_format}
-    refuse_difference(where, "a pack", {**old, **manifest.options}, {**new, **recorded_options(options)})
+    known = dict(manifest.options)
+    digest = known.pop(_SOURCES, None)  # a pack that was made before manifests had it has none
+    refuse_difference(where, "a pack", {**old, **known}, {**new, **recorded_options(options)})
+    if digest not in (None, sources_digest(options)):
+        raise UserError(
+            f"{where} holds a pack of other folders, which the same --splits named from another folder: "
+            "choose another --out, start from that folder, or remove the pack"
+        )
 
 
 def _is_append(out: Path) -> bool:
@@ -281,7 +296,12 @@ def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
     out, build = options.out, options.out / BUILD_FOLDER
     try:
         manifest = join_parts(
-            out, build, plan, options.splits, options.shard_format, recorded_options(options)
+            out,
+            build,
+            plan,
+            options.splits,
+            options.shard_format,
+            {**recorded_options(options), _SOURCES: sources_digest(options)},
         )
     except EmptySplitError:
         _remove(out, made)

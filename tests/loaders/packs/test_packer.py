@@ -146,6 +146,26 @@ def test_the_same_command_again_changes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "p" / ".build").exists()
 
 
+def test_the_same_text_from_another_folder_is_another_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pack of the first folder's images would pass for one of the second's."""
+    for name in ("one", "two"):
+        write_tree(tmp_path / name, {"images/a.jpg": jpeg(len(name))})
+        (tmp_path / name / "labels.csv").write_text("a.jpg,cat\n")
+    out, absolute = tmp_path / "pack", f"train={tmp_path / 'one' / 'images'}#labels=labels.csv"
+    monkeypatch.chdir(tmp_path / "one")
+    pack(out, "train=images")
+    labelled = pack(tmp_path / "labelled", absolute)
+    pack(out, "train=images")
+    monkeypatch.chdir(tmp_path / "two")
+    with pytest.raises(UserError, match="which the same --splits named from another folder"):
+        pack(out, "train=images")
+    with pytest.raises(UserError, match="which the same --splits named from another folder"):
+        pack(tmp_path / "labelled", absolute)
+    assert str(tmp_path) not in str(labelled.manifest.options)
+
+
 def test_large_images_get_larger_pages(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noise = simplejpeg.encode_jpeg(rng.integers(0, 256, (1400, 1400, 3), dtype=np.uint8), 95, "rgb", "444")
