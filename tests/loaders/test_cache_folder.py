@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loaders.cache_folder import cache_folder
+from loaders.cache_folder import cache_folder, share_cache
 from loaders.errors import UserError
 
 
@@ -26,8 +26,8 @@ def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_no_home_is_a_folder_of_ones_own_among_the_temporary_files(homeless: Path) -> None:
-    assert cache_folder() == homeless / f"sluice-{os.getuid()}"
-    assert cache_folder().stat().st_mode & 0o777 == 0o700
+    assert cache_folder() == homeless / f"sluice-{os.getuid()}" / "sluice"
+    assert cache_folder().parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_home_that_cannot_be_written_counts_as_none(
@@ -36,11 +36,27 @@ def test_a_home_that_cannot_be_written_counts_as_none(
     monkeypatch.setattr(Path, "home", lambda: homeless / "home")
     assert cache_folder() == homeless / "home" / ".cache" / "sluice"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert cache_folder() == homeless / f"sluice-{os.getuid()}"
+    assert cache_folder() == homeless / f"sluice-{os.getuid()}" / "sluice"
+
+
+def test_libraries_are_told_too_where_there_is_no_home(
+    homeless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    share_cache()
+    assert os.environ["XDG_CACHE_HOME"] == str(homeless / f"sluice-{os.getuid()}")
+    assert os.environ["MPLCONFIGDIR"].startswith(os.environ["XDG_CACHE_HOME"])
+
+
+def test_a_home_stays_as_it_is(homeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: homeless)
+    share_cache()
+    assert "XDG_CACHE_HOME" not in os.environ
 
 
 def test_a_folder_that_others_can_write_is_refused(homeless: Path) -> None:
-    cache_folder().chmod(0o777)
+    cache_folder().parent.chmod(0o777)
     with pytest.raises(UserError, match="found one that others can write; set XDG_CACHE_HOME"):
         cache_folder()
 
