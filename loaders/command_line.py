@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 _HOME = re.compile(r"(?:^|(?<=[=:]))~(?:[\w.-]*(?=/)|$)")
 # Errors of the system that are mended outside the program, and how.
@@ -35,7 +36,8 @@ def use_utf8() -> None:
     if sys.getfilesystemencoding().lower() == "utf-8" or sys.flags.utf8_mode or not sys.executable:
         return
     environment = {**os.environ, "PYTHONUTF8": "1"}  # for the processes that this one will start
-    os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)
+    with suppress(OSError):  # an interpreter that this user cannot start: then as the locale says
+        os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)
 
 
 def expand_home(words: Sequence[str]) -> list[str]:

@@ -27,6 +27,7 @@ from loaders.packs.manifest import (
     MANIFEST_NAME,
     SHARD_SUFFIX,
     SHARDS_FOLDER,
+    SOURCES_DIGEST,
     Manifest,
     read_manifest,
     write_manifest,
@@ -39,7 +40,6 @@ from loaders.packs.upload import read_remote_manifest, remote_size, upload_pack
 from loaders.packs.workers import run_jobs, run_jobs_in_threads
 
 Progress = Callable[[int, int], None]
-_SOURCES = "sources_sha256"  # among the options of a manifest
 _SMALL_INPUT_BYTES = 16_000_000
 # An image of this size takes about a millisecond to encode anew, a tenth of that with the interpreter's lock.
 _LARGE_IMAGE_BYTES = 32_000
@@ -213,7 +213,7 @@ def _refuse_other_command(options: PackOptions, where: Path | str, manifest: Man
     old = {"splits": [[s.name, s.source] for s in manifest.splits], "format": manifest.shard_format}
     new = {"splits": [[s.split, s.source] for s in options.splits], "format": options.shard_format}
     known = dict(manifest.options)
-    digest = known.pop(_SOURCES, None)  # a pack that was made before manifests had it has none
+    digest = known.pop(SOURCES_DIGEST, None)  # a pack that was made before manifests had it has none
     refuse_difference(where, "a pack", {**old, **known}, {**new, **recorded_options(options)})
     if digest not in (None, sources_digest(options)):
         raise UserError(
@@ -301,7 +301,7 @@ def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
             plan,
             options.splits,
             options.shard_format,
-            {**recorded_options(options), _SOURCES: sources_digest(options)},
+            {**recorded_options(options), SOURCES_DIGEST: sources_digest(options)},
         )
     except EmptySplitError:
         _remove(out, made)

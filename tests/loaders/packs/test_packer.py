@@ -9,6 +9,7 @@ import pytest
 import simplejpeg
 
 from loaders.errors import UserError
+from loaders.fingerprint import pack_fingerprint
 from loaders.packs import open_pack, packer
 from loaders.packs.verify import verify_pack
 from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tar, write_tree
@@ -164,6 +165,10 @@ def test_the_same_text_from_another_folder_is_another_command(
     with pytest.raises(UserError, match="which the same --splits named from another folder"):
         pack(tmp_path / "labelled", absolute)
     assert str(tmp_path) not in str(labelled.manifest.options)
+    (tmp_path / "two" / "images" / "a.jpg").write_bytes((tmp_path / "one" / "images" / "a.jpg").read_bytes())
+    moved = pack(tmp_path / "moved", "train=images")
+    assert moved.manifest != open_pack(out).manifest
+    assert pack_fingerprint(moved) == pack_fingerprint(open_pack(out))
 
 
 def test_large_images_get_larger_pages(tmp_path: Path) -> None:
