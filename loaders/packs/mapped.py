@@ -46,6 +46,6 @@ def map_file(path: Path) -> NDArray[np.uint8]:
         os.close(descriptor)
     memory = (ctypes.c_uint8 * size).from_address(address)
     weakref.finalize(memory, _library.munmap, address, size).atexit = False
-    array: NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
+    array: NDArray[np.uint8] = np.frombuffer(memoryview(memory), np.uint8)
     array.flags.writeable = False
     return array
