@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -238,16 +239,15 @@ def run_classifier(
         return ClassifierSummary(measured, None, config.out)
     accelerator = make_accelerator(config.precision, config.out, config.trackers)
     seed_everything(config.seed)
-    recipe = make_recipe()
-    loader = make_loader(config.loader_options(accelerator))
-    test_loader = make_test_loader(config.loader_options(accelerator))
-    try:
-        return train_classifier(recipe, loader, test_loader, accelerator, config.loop_config())
-    finally:
-        loader.close()
+    with ExitStack() as opened:
+        opened.callback(accelerator.end_training)
+        recipe = make_recipe()
+        loader = make_loader(config.loader_options(accelerator))
+        opened.callback(loader.close)
+        test_loader = make_test_loader(config.loader_options(accelerator))
         if test_loader is not None:
-            test_loader.close()
-        accelerator.end_training()
+            opened.callback(test_loader.close)
+        return train_classifier(recipe, loader, test_loader, accelerator, config.loop_config())
 
 
 def read_accuracy(run: Path) -> dict[str, Accuracy]:

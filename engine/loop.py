@@ -32,7 +32,7 @@ from engine.recipe import Recipe, StepOutput
 from engine.runs import opened_run, save_backbone
 from engine.samples import save_samples
 from engine.schedule import Schedule
-from engine.stop import RunStopped, StopSignal
+from engine.stop import StopSignal
 from loaders.batch import Batch, Loader, PairedBatch
 from loaders.errors import UserError
 
@@ -152,6 +152,7 @@ def train(
             disagree, a loss or gradient that is not finite (naming the step and the rows of its batch).
         LoaderError: a batch cannot be had, or another rank is gone.
         RunStopped: SIGTERM came; a checkpoint was written and the exit code is 75.
+        KeyboardInterrupt: Ctrl-C came; a checkpoint was written, `run_command` exits with code 130.
     """
     decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
     check_agreement(run_facts(recipe.name, decisive, loader))
@@ -265,7 +266,8 @@ class _Run:
                     if self.step % self.config.checkpoint_every_steps == 0 or self.step == self.last_step:
                         self._checkpoint()
                 if self.step < self.last_step:
-                    self._stop(shown)
+                    self._checkpoint()
+                    raise stop.end(f"saved step {self.step}")
         except NonFiniteLossError as error:
             notes = [str(error), self._place_before()]
             if error.step is not None:
@@ -371,12 +373,6 @@ class _Run:
         if self.accelerator.trackers:
             self.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=self.step)
         shown.report(self.step, epoch, self.loss, img_per_s, wait_share)
-
-    def _stop(self, shown: TrainingProgress) -> None:
-        self._checkpoint()
-        line = f"SIGTERM: saved step {self.step}; run the same command with --resume to go on"
-        shown.say(line)
-        raise RunStopped(line)
 
     def _place_before(self) -> str:
         """Return what a run has to go on from that took a step of which nothing is saved."""

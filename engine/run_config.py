@@ -204,9 +204,11 @@ def run_recipe(
             loader = TakingTurns(loader, config.log_every)
         probe = None
         if config.probe_every_epochs and in_order is not None:
-            train_split, test_split = (in_order(split, **options) for split in config.probe_splits)
-            probe = OnlineProbe(train_split, test_split, config.probe_every_epochs)
-            opened.callback(probe.close)
+            splits = []
+            for split in config.probe_splits:
+                splits.append(in_order(split, **options))
+                opened.callback(splits[-1].close)
+            probe = OnlineProbe(splits[0], splits[1], config.probe_every_epochs)
         return train(recipe, loader, accelerator, config.loop_config(), probe)
 
 

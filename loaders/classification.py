@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from loaders.build import BackendName, build_loader, build_paired_loader
 from loaders.epochs import EpochLoader, PairedLoader
-from loaders.packs import LabelTable, Pack
+from loaders.notice import tell
+from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.subsample import training_labels
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
@@ -40,6 +41,27 @@ def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
     )
 
 
+def fit_to_ranks(rows: Split, batch_size: int, num_ranks: int, pairs: bool = False) -> tuple[Split, int]:
+    """Return rows and a batch size that fit each other and the ranks, where there are few rows.
+
+    Args:
+        rows: to train on.
+        batch_size: global; smaller where there are fewer rows.
+        num_ranks: number of processes, each of which gets the same share of a batch.
+        pairs: give each rank an even share where there are rows enough, since images are mixed in pairs.
+
+    Returns:
+        The rows, each several times where there are fewer of them than ranks, and the batch size.
+    """
+    if len(rows) < num_ranks:
+        tell(f"labels: {len(rows)} for {num_ranks} processes; each is in a batch more than once")
+        rows = rows.repeat(-(-num_ranks // len(rows)))
+    if len(rows) >= batch_size:
+        return rows, batch_size
+    part = 2 * num_ranks if pairs and len(rows) >= 2 * num_ranks else num_ranks
+    return rows, len(rows) - len(rows) % part
+
+
 def build_labeled_loader(
     pack: Pack, labels: LabelTable, views: tuple[ViewPolicy, ...], batch_size: int, **options: Any
 ) -> EpochLoader:
@@ -49,13 +71,12 @@ def build_labeled_loader(
         pack: the pack.
         labels: their labels.
         views: see `build_loader`.
-        batch_size: global; where there are fewer rows, all of them that divide evenly over pairs and ranks.
+        batch_size: global; see `fit_to_ranks` for fewer rows.
         options: see `build_loader`.
     """
     rows = pack.pool(pack.splits).labeled_by(labels)
-    part = 2 * int(options.get("num_ranks", 1))  # an even part for every rank: images are mixed in pairs
-    fitting = len(rows) - len(rows) % part if len(rows) < batch_size else batch_size
-    return build_loader(rows, views, fitting or len(rows), labels=labels, **options)
+    rows, fitting = fit_to_ranks(rows, batch_size, int(options.get("num_ranks", 1)), pairs=True)
+    return build_loader(rows, views, fitting, labels=labels, **options)
 
 
 def build_semi_loader(

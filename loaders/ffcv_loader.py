@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakSet
@@ -118,11 +119,13 @@ class FfcvLoader(EpochLoader):
 
     def close(self) -> None:
         """Stop FFCV's threads and ours; further calls do nothing."""
-        if not self._closed:
-            self._closed = True
-            for under_way in list(self._under_way):
-                stop(under_way, self._share.timeout_s)
-            self._close()
+        if self._closed or os.getpid() != self._process:
+            super().close()
+            return
+        self._closed = True
+        for under_way in list(self._under_way):
+            stop(under_way, self._share.timeout_s)
+        self._close()
 
     def _positions(self, epoch: int, step: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         positions, valid = order.step_positions(

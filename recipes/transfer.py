@@ -54,10 +54,11 @@ from engine.transfer import FineTuning, Transfer, train_stage, vote
 from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
 from loaders.build import BackendName
+from loaders.classification import fit_to_ranks
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.json_text import parse_json
 from loaders.packs import Pack, Split
-from loaders.packs.subsample import subsample_per_class, validation_part
+from loaders.packs.subsample import subsample_per_class, tell_scarce, validation_part
 from loaders.views import presets
 
 Method = Literal["fine_tune", "frozen", "two_stage", "knn"]
@@ -192,9 +193,16 @@ class Session:
         held: Split | None = self.pack.split(config.validation_split) if config.validation_split else None
         if config.validation_share:
             part = validation_part(self.known, config.validation_share, _VALIDATION_SEED)
+            tell_scarce(self.known, 2, self.pack.classes)
             held, self.known = split.take(np.flatnonzero(part)), np.where(part, -1, self.known)
+        tell_scarce(self.known, max(config.labels_per_class), self.pack.classes)
+        self.validation: Loader[Batch] | None = None
         self.test = self.in_order(self.pack.split(config.test_split))
-        self.validation = None if held is None else self.in_order(held)
+        try:
+            self.validation = None if held is None else self.in_order(held)
+        except BaseException:
+            self.test.close()
+            raise
 
     def close(self) -> None:
         """Close the loaders."""
@@ -226,14 +234,11 @@ class Session:
 
     def augmented(self, job: _Job) -> Loader[Batch]:
         """Build the training loader of a job."""
-        chosen, num_ranks = self.labels(job), self.accelerator.num_processes
-        most = min(self.config.batch_size, len(chosen))
-        if most < num_ranks:
-            raise UserError(
-                f"fine-tuning: {len(chosen)} labels for {num_ranks} processes; use fewer processes"
-            )
+        num_ranks = self.accelerator.num_processes
+        chosen, batch_size = fit_to_ranks(self.labels(job), self.config.batch_size, num_ranks)
         view = presets.crop_flip(self.start.resolution, job.tuning.min_crop, self.config.flip_p)
-        return build_loader(chosen, (view,), most - most % num_ranks, seed=job.seed, **self.options)
+        fitting = batch_size - batch_size % num_ranks
+        return build_loader(chosen, (view,), fitting, seed=job.seed, **self.options)
 
     def loop_config(self, job: _Job, tuning: FineTuning, ending: str, steps_per_epoch: int) -> LoopConfig:
         """Return how the loop carries out one training of a job."""

@@ -32,7 +32,7 @@ from loaders import build_loader, open_pack
 from loaders.build import BackendName
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Pack
-from loaders.packs.subsample import subsample_per_class
+from loaders.packs.subsample import subsample_per_class, tell_scarce
 from loaders.views import presets
 
 
@@ -89,7 +89,9 @@ def features_of(
     pack.require_one_label()
     images = pack.split(split)
     if per_class is not None:
-        images = images.take(subsample_per_class(images.labels(), per_class, seed=0))
+        known = images.labels()
+        tell_scarce(known, per_class, pack.classes)
+        images = images.take(subsample_per_class(known, per_class, seed=0))
     loader = build_loader(
         images,
         views=(presets.evaluation(resolution),),

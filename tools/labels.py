@@ -28,7 +28,7 @@ from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.label_files import export_labels, read_label_file
 from loaders.packs.labels import TRUE_LABELS, label_table_path
-from loaders.packs.subsample import subsample_per_class, validation_part
+from loaders.packs.subsample import subsample_per_class, tell_scarce, validation_part
 
 _PackPath = Annotated[Path, tyro.conf.Positional]
 
@@ -148,7 +148,9 @@ def main() -> None:
         print(f"{command.file} written")
     elif isinstance(command, Subsample):
         split, table = pack.split(command.split), _read(pack, command.table)
-        chosen = split.rows(subsample_per_class(split.labels(table), command.per_class, command.seed))
+        known = split.labels(table)
+        chosen = split.rows(subsample_per_class(known, command.per_class, command.seed))
+        tell_scarce(known, command.per_class, pack.classes)
         _write(pack, command.name, table.of_rows(chosen))
     elif isinstance(command, Divide):
         _divide(pack, command)
@@ -185,6 +187,7 @@ def _divide(pack: Pack, command: Divide) -> None:
     split, table = pack.split(command.split), _read(pack, command.table)
     labels = split.labels(table)
     part = validation_part(labels, command.validation, command.seed)
+    tell_scarce(labels, 2, pack.classes)
     halves = {f"{command.name}-train": ~part & (labels >= 0), f"{command.name}-val": part}
     for name in halves:
         _free_path(pack, name)  # both, before either is written

@@ -19,6 +19,7 @@ from loaders.packs.atomic import write_atomic
 
 FORMAT_VERSION = 2  # 2: the index has the column crc32
 MANIFEST_NAME = "manifest.json"
+SOURCES_DIGEST = "sources_sha256"  # option that says where the sources were, which changes no image
 _CHECKSUM = "sha256"  # of the manifest's own content
 BUILD_FOLDER = ".build"
 SHARDS_FOLDER = "shards"

@@ -21,6 +21,7 @@ from loaders.packs.manifest import (
     Manifest,
     read_manifest,
 )
+from loaders.packs.mapped import map_file
 from loaders.packs.store import StoreOptions, as_url
 
 
@@ -85,6 +86,15 @@ class Split:
         firsts = rows[np.concatenate([[0], breaks])]
         stops = rows[np.concatenate([breaks - 1, [len(rows) - 1]])] + 1
         return Split(self.pack, self.name, tuple(zip(firsts.tolist(), stops.tolist(), strict=True)))
+
+    def repeat(self, times: int) -> Split:
+        """Return the split with every row so many times, one behind the other.
+
+        Args:
+            times: at least 1.
+        """
+        rows = self.rows(np.arange(len(self))).tolist()
+        return Split(self.pack, self.name, tuple((row, row + 1) for row in rows for _ in range(times)))
 
     def labeled_by(self, table: LabelTable | None = None) -> Split:
         """Return the rows of the split that carry a label.
@@ -214,8 +224,7 @@ class Pack:
         if mapped is None:
             path = self.shard_path(shard)
             try:
-                # As a plain array: slices of the subclass memmap cost microseconds.
-                mapped = self._maps[shard] = np.asarray(np.memmap(path, np.uint8, mode="r"))
+                mapped = self._maps[shard] = map_file(path)
             except (OSError, ValueError) as error:
                 raise UserError(f"shard {path} cannot be read ({error}); restore it or pack again") from None
         return mapped
@@ -307,7 +316,7 @@ def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -
         from loaders.packs.remote import open_remote_pack
 
         return open_remote_pack(url, store or StoreOptions())
-    folder = Path(path)
+    folder = Path(path).expanduser().absolute()  # the same from wherever it is read later
     manifest = read_manifest(folder)
     try:
         return Pack(folder, manifest, open_columns(folder, manifest.num_images))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from loaders.packs.manifest import (
     MANIFEST_NAME,
     SHARD_SUFFIX,
     SHARDS_FOLDER,
+    SOURCES_DIGEST,
     Manifest,
     read_manifest,
     write_manifest,
@@ -173,6 +175,12 @@ def recorded_options(options: PackOptions) -> dict[str, Any]:
     return {**asdict(options.policy), "shard_size_mb": options.shard_size_mb, **asdict(options.columns)}
 
 
+def sources_digest(options: PackOptions) -> str:
+    """Return the SHA-256 of what the sources' texts resolve to, which tells nobody where that is."""
+    resolved = [[split.split, identity(split.source)] for split in options.splits]
+    return hashlib.sha256(json.dumps(resolved).encode("ascii")).hexdigest()
+
+
 def check_command(options: PackOptions, command: dict[str, Any]) -> None:
     """Refuse to go on with what another command began."""
     path = options.out / BUILD_FOLDER / "command.json"
@@ -209,7 +217,14 @@ def _finished_before(options: PackOptions) -> Manifest:
 def _refuse_other_command(options: PackOptions, where: Path | str, manifest: Manifest) -> None:
     old = {"splits": [[s.name, s.source] for s in manifest.splits], "format": manifest.shard_format}
     new = {"splits": [[s.split, s.source] for s in options.splits], "format": options.shard_format}
-    refuse_difference(where, "a pack", {**old, **manifest.options}, {**new, **recorded_options(options)})
+    known = dict(manifest.options)
+    digest = known.pop(SOURCES_DIGEST, None)  # a pack that was made before manifests had it has none
+    refuse_difference(where, "a pack", {**old, **known}, {**new, **recorded_options(options)})
+    if digest not in (None, sources_digest(options)):
+        raise UserError(
+            f"{where} holds a pack of other folders, which the same --splits named from another folder: "
+            "choose another --out, start from that folder, or remove the pack"
+        )
 
 
 def _is_append(out: Path) -> bool:
@@ -287,7 +302,12 @@ def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
     out, build = options.out, options.out / BUILD_FOLDER
     try:
         manifest = join_parts(
-            out, build, plan, options.splits, options.shard_format, recorded_options(options)
+            out,
+            build,
+            plan,
+            options.splits,
+            options.shard_format,
+            {**recorded_options(options), SOURCES_DIGEST: sources_digest(options)},
         )
     except EmptySplitError:
         _remove(out, made)

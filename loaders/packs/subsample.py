@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.errors import UserError
+from loaders.notice import tell
 from loaders.packs.labels import LabelTable
 from loaders.packs.pack import Pack, Split
+
+_SHOWN_CLASSES = 5
 
 
 def subsample_per_class(labels: NDArray[np.int64], k: int, seed: int) -> NDArray[np.int64]:
@@ -21,32 +24,50 @@ def subsample_per_class(labels: NDArray[np.int64], k: int, seed: int) -> NDArray
 
     Args:
         labels: int64 [N], -1 where a position has no label.
-        k: labels per class, at least 1.
+        k: labels per class, at least 1; of a class with fewer images all are chosen, see `tell_scarce`.
         seed: chooses the subset, at least 0.
 
     Returns:
-        Positions, int64 [k * number of classes], increasing.
+        Positions, int64 [at most k * number of classes], increasing.
 
     Raises:
-        UserError: k below 1, no labels at all, or a class with fewer than k images.
+        UserError: k below 1, or no labels at all.
     """
     if k < 1:
         raise UserError(f"labels per class: expected at least 1, found {k}")
-    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+    classes = np.unique(labels[labels >= 0])
     if len(classes) == 0:
         raise UserError("labels per class: the split has no labels; give a labelled split")
-    if counts.min() < k:
-        scarce = classes[counts.argmin()]
-        raise UserError(
-            f"labels per class: expected at least {k} images of each class, found {counts.min()} of class "
-            f"{scarce}; ask for at most {counts.min()}"
-        )
     chosen = []
     for label in classes:
         # One generator per class: a class's choice does not move when another class grows.
         generator = np.random.Generator(np.random.Philox(key=[seed, int(label)]))
         chosen.append(generator.permutation(np.flatnonzero(labels == label))[:k])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def tell_scarce(labels: NDArray[np.int64], k: int, classes: Sequence[str]) -> None:
+    """Print a line that names the classes with fewer than k labelled images, where there are any.
+
+    Args:
+        labels: int64 [N], -1 where a position has no label.
+        k: images that were asked for of each class.
+        classes: names; a label is an index into them. A pack may have none.
+    """
+    known = labels[labels >= 0]
+    counts = np.bincount(known, minlength=len(classes))
+    scarce = np.flatnonzero(counts < k)
+    if len(scarce) == 0 or len(known) == 0:
+        return
+    shown = [
+        f"{counts[i]} of {classes[i] if i < len(classes) else i!r}" for i in scarce[:_SHOWN_CLASSES].tolist()
+    ]
+    rest = len(scarce) - len(shown)
+    tell(
+        f"labels per class: expected {k} labelled images of each class, found {', '.join(shown)}"
+        + (f" and fewer of {rest} classes more" if rest else "")
+        + "; going on with what there is"
+    )
 
 
 def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable | None = None) -> LabelTable:
@@ -59,7 +80,7 @@ def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable
         table: where the labels come from; the true labels by default.
 
     Raises:
-        UserError: no labels, or too few of a class.
+        UserError: no labels.
     """
     if table is None:
         split.pack.require_one_label()
@@ -70,6 +91,7 @@ def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable
             raise UserError(f"split {split.name!r}: expected labels, found none; give a labelled split")
     else:
         positions = subsample_per_class(known, per_class, seed)
+        tell_scarce(known, per_class, split.pack.classes)
     return LabelTable.of(split.rows(positions), known[positions], len(split.pack.classes))
 
 
@@ -86,7 +108,7 @@ def training_labels(
         extra: label tables on disk; where several name a row, the first label stays, true ones before all.
 
     Raises:
-        UserError: no labels, too few of a class, or a table that cannot be read.
+        UserError: no labels, or a table that cannot be read.
     """
     table = few_labels(pack.split(split), per_class, seed)
     for path in extra:
@@ -99,22 +121,23 @@ def validation_part(labels: NDArray[np.int64], share: float, seed: int) -> NDArr
 
     Args:
         labels: int64 [N], -1 where a position has no label.
-        share: between 0 and 1; of each class at least one image is chosen and at least one is left.
+        share: between 0 and 1; of each class at least one image is chosen and at least one is left, which
+            leaves all of a class that has a single one.
         seed: chooses which, at least 0.
 
     Returns:
         bool [N], True for validation; unlabelled positions are False.
 
     Raises:
-        UserError: a share outside (0, 1), no labels, or a class with fewer than 2 images.
+        UserError: a share outside (0, 1), or no class with 2 images or more.
     """
     if not 0 < share < 1:
         raise UserError(f"validation share: expected between 0 and 1, found {share}")
     classes, counts = np.unique(labels[labels >= 0], return_counts=True)
-    if len(classes) == 0 or counts.min() < 2:
+    if counts.max(initial=0) < 2:
         raise UserError(
-            f"validation share: expected at least 2 labelled images of each class, found "
-            f"{counts.min() if len(counts) else 0}; give a split with more labels"
+            "validation share: expected at least 2 labelled images of a class, found "
+            f"{counts.max(initial=0)}; give a split with more labels"
         )
     part = np.zeros(len(labels), np.bool_)
     for label, count in zip(classes.tolist(), counts.tolist(), strict=True):

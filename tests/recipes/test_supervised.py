@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,11 @@ from engine.classifier_recipe import read_accuracy
 from engine.distributed import seed_everything
 from engine.objectives.supervised import draw_share
 from loaders.batch import Batch
+from loaders.classification import build_labeled_loader
+from loaders.epochs import EpochLoader
 from loaders.errors import UserError
 from loaders.packs import Pack
+from recipes import supervised
 from recipes.supervised import Config, Supervised, run
 from tests.recipes.labelled import FEW, check_exact_runs
 
@@ -30,6 +34,22 @@ def test_learns_the_digits_from_ten_labels_each(config: Config) -> None:
     summary = run(replace(config, labels_per_class=10, epochs=25))
     assert summary.accuracy is not None
     assert summary.accuracy.top1 > 0.85
+
+
+def test_a_test_split_that_is_not_there_leaves_no_loader_open(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[EpochLoader] = []
+
+    def build(*args: Any, **options: Any) -> EpochLoader:
+        opened.append(build_labeled_loader(*args, **options))
+        return opened[0]
+
+    monkeypatch.setattr(supervised, "build_labeled_loader", build)
+    with pytest.raises(UserError, match="has no split 'nowhere'"):
+        run(replace(config, test_split="nowhere"))
+    with pytest.raises(RuntimeError, match="this loader is closed"):
+        opened[0].epoch(0)
 
 
 def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:

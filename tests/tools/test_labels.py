@@ -112,7 +112,8 @@ def test_every_class_keeps_both_parts() -> None:
         for label in (0, 1):
             assert 0 < part[labels == label].sum() < (labels == label).sum()
     with pytest.raises(UserError, match="at least 2 labelled images"):
-        validation_part(np.array([0, 1, 1]), 0.5, 0)
+        validation_part(np.array([0, 1]), 0.5, 0)
+    assert validation_part(np.array([0, 1, 1]), 0.5, 0).tolist()[0] is False
 
 
 def test_classes_called_by_numbers_survive_a_list(tmp_path: Path, monkeypatch) -> None:

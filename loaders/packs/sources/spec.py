@@ -68,10 +68,14 @@ def parse_splits(texts: Sequence[str]) -> tuple[SplitSource, ...]:
 
 
 def identity(source: str) -> str:
-    """Return the source with its path made absolute, so that a command means the same from any folder."""
-    prefix = next((p for p in (_WEBDATASET_PREFIX, PACK_PREFIX) if source.startswith(p)), "")
-    text = source.removeprefix(prefix)
-    return source if is_remote(text) else prefix + str(Path(text).resolve())
+    """Return the source with its paths made absolute, so that a command means the same from any folder."""
+    text, mark, labels = source.partition(_LABELS_MARK)
+    prefix = next((p for p in (_WEBDATASET_PREFIX, PACK_PREFIX) if text.startswith(p)), "")
+    return prefix + _absolute(text.removeprefix(prefix)) + mark + (_absolute(labels) if mark else "")
+
+
+def _absolute(path: str) -> str:
+    return path if is_remote(path) else str(Path(path).resolve())
 
 
 def open_source(source: str, spool: Path, options: ColumnOptions | None = None) -> ImageSource:
