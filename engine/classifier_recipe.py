@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from engine.classifier import Classifier, Weights, build_classifier, save_classi
 from engine.distributed import make_accelerator, on_main, seed_everything
 from engine.ema import make_target, update_ema
 from engine.files import to_json, write_atomic
+from engine.leaks import account
 from engine.loop import LoopConfig, TrainSummary, train
 from engine.optim import split_by_dimension
 from engine.predict import Accuracy, measure_accuracy
@@ -33,9 +34,9 @@ class ClassifierConfig(RunConfig):
     """Fields of every recipe that trains on labels; a recipe names again those its paper sets."""
 
     labeled_split: str = "train"
-    """Split of the pack whose true labels are used."""
+    """Split of the pack whose true labels are used; where it is "" or has none, --extra-labels are all."""
     labels_per_class: int | None = None
-    """Use only so many of those labels per class; all by default."""
+    """Use only so many of those labels per class, or of --extra-labels where these are all; else all."""
     label_seed: int = 0
     """Seed of that choice; a larger number of labels contains the smaller ones."""
     extra_labels: tuple[Path, ...] = ()
@@ -210,13 +211,17 @@ def run_classifier(
             lambda **options: make_loader(options),
         )
         return ClassifierSummary(measured, None, config.out)
+    shared = account(config)
     accelerator = make_accelerator(config.precision, config.out, config.trackers)
+    shared.say()
     seed_everything(config.seed)
     recipe = make_recipe()
     loader = make_loader(config.loader_options(accelerator))
     test_loader = make_test_loader(config.loader_options(accelerator))
     try:
-        return train_classifier(recipe, loader, test_loader, accelerator, config.loop_config())
+        loop_config = config.loop_config()
+        loop_config = replace(loop_config, config=shared.describe(loop_config.config))
+        return train_classifier(recipe, loader, test_loader, accelerator, loop_config)
     finally:
         loader.close()
         if test_loader is not None:
