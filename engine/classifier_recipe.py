@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from engine.classifier import Classifier, Weights, build_classifier, save_classi
 from engine.distributed import make_accelerator, on_main, seed_everything
 from engine.ema import COPIED_MOMENTUM, Statistics, make_target, set_momentum, update_ema, warmed_up
 from engine.files import to_json, write_atomic
+from engine.leaks import account
 from engine.loop import LoopConfig, TrainSummary, train
 from engine.optim import split_by_dimension
 from engine.predict import Accuracy, measure_accuracy
@@ -33,9 +34,9 @@ class ClassifierConfig(RunConfig):
     """Fields of every recipe that trains on labels; a recipe names again those its paper sets."""
 
     labeled_split: str = "train"
-    """Split of the pack whose true labels are used."""
+    """Split of the pack whose true labels are used; where it is "" or has none, --extra-labels are all."""
     labels_per_class: int | None = None
-    """Use only so many of those labels per class; all by default."""
+    """Use only so many of those labels per class, or of --extra-labels where these are all; else all."""
     label_seed: int = 0
     """Seed of that choice; a larger number of labels contains the smaller ones."""
     extra_labels: tuple[Path, ...] = ()
@@ -237,7 +238,9 @@ def run_classifier(
             lambda **options: make_loader(options),
         )
         return ClassifierSummary(measured, None, config.out)
+    shared = account(config)
     accelerator = make_accelerator(config.precision, config.out, config.trackers)
+    shared.say()
     seed_everything(config.seed)
     with ExitStack() as opened:
         opened.callback(accelerator.end_training)
@@ -247,7 +250,9 @@ def run_classifier(
         test_loader = make_test_loader(config.loader_options(accelerator))
         if test_loader is not None:
             opened.callback(test_loader.close)
-        return train_classifier(recipe, loader, test_loader, accelerator, config.loop_config())
+        loop_config = config.loop_config()
+        loop_config = replace(loop_config, config=shared.describe(loop_config.config))
+        return train_classifier(recipe, loader, test_loader, accelerator, loop_config)
 
 
 def read_accuracy(run: Path) -> dict[str, Accuracy]:

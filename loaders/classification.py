@@ -7,9 +7,11 @@ from typing import Any, Protocol
 
 from loaders.build import BackendName, build_loader, build_paired_loader
 from loaders.epochs import EpochLoader, PairedLoader
+from loaders.errors import UserError
 from loaders.notice import tell
 from loaders.packs import LabelTable, Pack, Split
-from loaders.packs.subsample import training_labels
+from loaders.packs.leaks import check_leak
+from loaders.packs.subsample import has_labels, training_labels
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
 
@@ -33,12 +35,42 @@ class LabelFields(Protocol):
     def extra_labels(self) -> tuple[Path, ...]:
         """Further label tables."""
 
+    @property
+    def test_split(self) -> str:
+        """Split that is measured on; "" for none."""
+
+    @property
+    def allow_leak(self) -> bool:
+        """Train on images of that split all the same."""
+
 
 def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
-    """Return the labels that a recipe's configuration asks for."""
-    return training_labels(
+    """Return the labels that a recipe's configuration asks for; none of them is one to measure on.
+
+    Raises:
+        UserError: labels of rows of the split that is measured on, or of copies of its images, unless that
+            is allowed; a split without labels to measure on; see `training_labels`.
+    """
+    labels = training_labels(
         pack, fields.labeled_split, fields.labels_per_class, fields.label_seed, fields.extra_labels
     )
+    if fields.test_split:
+        check_measured(pack, fields.test_split)
+        check_leak(pack, labels.row, pack.split(fields.test_split), fields.allow_leak)
+    return labels
+
+
+def check_measured(pack: Pack, split: str) -> None:
+    """Refuse to measure on a split in which no image has a label.
+
+    Raises:
+        UserError: it has none, or there is no such split.
+    """
+    if not has_labels(pack, split):
+        raise UserError(
+            f"test_split: expected labels in {split!r}, found none; name another, or none where the recipe "
+            'has a choice: --test-split ""'
+        )
 
 
 def fit_to_ranks(rows: Split, batch_size: int, num_ranks: int, pairs: bool = False) -> tuple[Split, int]:

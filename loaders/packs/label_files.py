@@ -49,10 +49,7 @@ def read_label_file(path: Path, pack: Pack, row_ranges: RowRanges, source: str) 
         raise UserError(f"{path}: expected labels in {', '.join(_ARRAY_SUFFIXES + LIST_SUFFIXES)}")
     known = labels >= 0
     if known.any() and not pack.classes:
-        raise UserError(
-            f"{path}: the pack was made without labels and has no classes to label with; pack the images "
-            f"with #labels=FILE, or from folders of classes"
-        )
+        raise _no_classes(path)
     if len(labels) and (labels.max() >= len(pack.classes) or labels.min() < -1):
         wrong = labels.max() if labels.max() >= len(pack.classes) else labels.min()
         raise UserError(
@@ -126,9 +123,17 @@ def _label_number(path: Path, cell: Any, number_of: dict[str, int], is_name: boo
     except ValueError:
         if text in number_of:
             return number_of[text]
+        if not number_of:
+            raise _no_classes(path) from None
         raise UserError(
             f"{path}: the pack has no class {text!r}; it has {', '.join(list(number_of)[:8])}"
         ) from None
+
+
+def _no_classes(path: Path) -> UserError:
+    return UserError(
+        f"{path}: the pack was made without labels and has no classes to label with; name them by --classes"
+    )
 
 
 def export_labels(path: Path, pack: Pack, row_ranges: RowRanges, labels: NDArray[np.int64]) -> None:

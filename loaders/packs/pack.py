@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.errors import UserError
+from loaders.packs.class_names import read_class_names
 from loaders.packs.columns import IndexColumns, open_columns
 from loaders.packs.labels import TRUE_LABELS, LabelTable, label_table_path
 from loaders.packs.manifest import (
@@ -137,7 +139,7 @@ class Pack:
         self.manifest = manifest
         self.columns = columns
         self.splits = tuple(split.name for split in manifest.splits)
-        self.classes = manifest.classes
+        self.classes = manifest.classes or read_class_names(path)
         self.num_shards = manifest.num_shards
 
     def __len__(self) -> int:
@@ -170,7 +172,9 @@ class Pack:
     @cached_property
     def labels(self) -> LabelTable:
         """The true labels."""
-        return LabelTable.read(self.path / label_table_path(TRUE_LABELS), len(self))
+        table = LabelTable.read(self.path / label_table_path(TRUE_LABELS), len(self))
+        # A pack without labels may have been given its classes later.
+        return table if len(table) else replace(table, num_classes=len(self.classes))
 
     @property
     def is_multi_label(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -95,25 +96,62 @@ def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable
     return LabelTable.of(split.rows(positions), known[positions], len(split.pack.classes))
 
 
+def has_labels(pack: Pack, split: str) -> bool:
+    """Return whether any image of a split has a true label; "" names no split."""
+    return bool(split) and bool((pack.split(split).labels() >= 0).any())
+
+
+def read_label_table(pack: Pack, path: Path) -> LabelTable:
+    """Read a label table and check that it can be one of this pack.
+
+    Raises:
+        UserError: no table, one of another number of classes, or of rows that the pack does not have.
+    """
+    table = LabelTable.read(path, len(pack))
+    if table.num_classes != len(pack.classes):
+        raise UserError(
+            f"label table {path}: expected one of the {len(pack.classes)} classes of the pack {pack.path}, "
+            f"found one of {table.num_classes}; it belongs to another pack"
+        )
+    if len(table) and table.row[-1] >= len(pack):
+        raise UserError(
+            f"label table {path}: expected rows below {len(pack)} as in the pack {pack.path}, found row "
+            f"{table.row[-1]}; it belongs to another pack"
+        )
+    return table
+
+
 def training_labels(
     pack: Pack, split: str, per_class: int | None, seed: int, extra: Sequence[Path] = ()
 ) -> LabelTable:
-    """Return the labels to train on: some true ones of a split, then those of further tables.
+    """Return the labels to train on: some true ones of a split and those of further tables, or these alone.
 
     Args:
         pack: the pack.
-        split: labelled split.
-        per_class: true labels of each class; None takes all.
+        split: labelled split; where it is "" or without any true label, the tables are the only labels.
+        per_class: true labels of each class, or of the tables' where these are alone; None takes all.
         seed: chooses them.
         extra: label tables on disk; where several name a row, the first label stays, true ones before all.
 
     Raises:
-        UserError: no labels, or a table that cannot be read.
+        UserError: a pack without classes, no labels, or a table that cannot be read.
     """
-    table = few_labels(pack.split(split), per_class, seed)
-    for path in extra:
-        table = table.join(LabelTable.read(path))
-    return table
+    if not pack.classes:
+        raise UserError(
+            f"labels: the pack {pack.path} was made without labels and names no classes; name them with "
+            "tools/labels.py import --classes"
+        )
+    tables = [read_label_table(pack, path) for path in extra]
+    if not split and not tables:
+        raise UserError("labeled_split: expected a split, or label tables in --extra-labels, found neither")
+    if tables and not has_labels(pack, split):
+        bought = reduce(LabelTable.join, tables)
+        if not len(bought):
+            raise UserError("extra_labels: expected labels, found empty tables; give others")
+        if per_class is None:
+            return bought
+        return bought.of_rows(bought.row[subsample_per_class(bought.label, per_class, seed)])
+    return reduce(LabelTable.join, tables, few_labels(pack.split(split), per_class, seed))
 
 
 def validation_part(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
