@@ -1,4 +1,4 @@
-"""Ranks that would compute different things refuse to start, and so does a resume with other data."""
+"""Ranks that would compute different things refuse to start; so does a resume with other data or rules."""
 
 from __future__ import annotations
 
@@ -40,6 +40,21 @@ def check_same_data(checkpoint: Path, saved: Mapping[str, str], present: Mapping
             raise UserError(
                 f"checkpoint {checkpoint}: expected {name} {values[0]}, found {values[1]}; resume with the "
                 "same pack, backend and options, or give another --out"
+            )
+
+
+def check_same_rules(checkpoint: Path, saved: Mapping[str, str], present: Mapping[str, str]) -> None:
+    """Compare the rules of a recipe with those that a checkpoint was trained by.
+
+    Raises:
+        UserError: naming the first rule that differs; half a run by each would be neither.
+    """
+    for name in dict.fromkeys((*present, *saved)):
+        if saved.get(name) != present.get(name):
+            found = saved.get(name, "that of an earlier version")
+            raise UserError(
+                f"checkpoint {checkpoint}: expected the rule {present.get(name, 'none')!r} for {name}, found "
+                f"{found!r}; end the run with the version that began it, or give another --out"
             )
 
 

@@ -50,6 +50,7 @@ class CheckpointMeta:
         scaler: state of the gradient scaler; empty without float16.
         window: the log window under way, from `MetricWindow.state`; empty in checkpoints that have none.
         num_skipped: steps left out so far.
+        rules: `Recipe.rules`; empty in checkpoints from before there were any.
         files: name -> SHA-256.
         format: of this layout.
     """
@@ -63,6 +64,7 @@ class CheckpointMeta:
     scaler: Mapping[str, Any] = field(default_factory=dict)
     window: Mapping[str, Any] = field(default_factory=dict)
     num_skipped: int = 0
+    rules: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

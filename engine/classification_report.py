@@ -17,9 +17,11 @@ from torchmetrics.functional.classification import (
 )
 
 from engine.report.figures import draw_picture, dress
+from engine.report.names import drawn_names
 from engine.report.page import Picture
 from engine.report.theme import Palette
 
+_MOST_NAMED = 40  # classes; the names of more would cover each other
 NUM_BINS = 15  # of the calibration, as in Guo et al. 2017
 
 
@@ -134,16 +136,17 @@ def draw_reliability(found: Reliability, caption: str = "") -> Picture:
 def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption: str = "") -> Picture:
     """Draw the share of each class's images (rows) by the class they were given (columns)."""
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    names = drawn_names(classes if len(classes) <= _MOST_NAMED else ())
 
     def draw(figure: Any, palette: Palette) -> None:
         axes = figure.add_subplot(1, 1, 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-        if len(classes) <= 40:
-            axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
-            axes.set_yticks(range(len(classes)), classes, fontsize=7)
+        if names.texts:
+            axes.set_xticks(range(len(classes)), names.texts, rotation=90, fontsize=7)
+            axes.set_yticks(range(len(classes)), names.texts, fontsize=7)
         axes.set_xlabel("taken for", fontsize=8, color=palette.muted)
         axes.set_ylabel("class", fontsize=8, color=palette.muted)
         dress(axes, palette)
         axes.grid(False)
 
-    return draw_picture(draw, (5.2, 5.0), "Confusion matrix", caption)
+    return draw_picture(draw, (5.2, 5.0), "Confusion matrix", caption, names)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.classifier import Classifier, Weights, build_classifier, save_classifier
 from engine.distributed import make_accelerator, on_main, seed_everything
-from engine.ema import make_target, update_ema
+from engine.ema import COPIED_MOMENTUM, Statistics, make_target, set_momentum, update_ema, warmed_up
 from engine.files import to_json, write_atomic
+from engine.leaks import account
 from engine.loop import LoopConfig, TrainSummary, train
 from engine.optim import split_by_dimension
 from engine.predict import Accuracy, measure_accuracy
@@ -33,9 +34,9 @@ class ClassifierConfig(RunConfig):
     """Fields of every recipe that trains on labels; a recipe names again those its paper sets."""
 
     labeled_split: str = "train"
-    """Split of the pack whose true labels are used."""
+    """Split of the pack whose true labels are used; where it is "" or has none, --extra-labels are all."""
     labels_per_class: int | None = None
-    """Use only so many of those labels per class; all by default."""
+    """Use only so many of those labels per class, or of --extra-labels where these are all; else all."""
     label_seed: int = 0
     """Seed of that choice; a larger number of labels contains the smaller ones."""
     extra_labels: tuple[Path, ...] = ()
@@ -55,7 +56,8 @@ class ClassifierConfig(RunConfig):
     weight_decay: float = 0.0
     """Weight decay; biases and BatchNorm have none."""
     freeze_backbone: bool = False
-    """Train the classifier layer alone; BatchNorm keeps its statistics."""
+    """Train the classifier layer alone; the backbone stays in evaluation mode: BatchNorm keeps its
+    statistics, and nothing is dropped."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning."""
 
@@ -75,15 +77,22 @@ class ClassifierRecipe(Recipe):
     """A classifier, its moving average where asked for, and SGD."""
 
     def __init__(
-        self, config: ClassifierConfig, num_classes: int, ema: bool = False, nesterov: bool = False
+        self,
+        config: ClassifierConfig,
+        num_classes: int,
+        average: Statistics | None = None,
+        nesterov: bool = False,
+        decay_vectors: bool = False,
     ) -> None:
         """Build the network; call `seed_everything` first.
 
         Args:
             config: of the run.
             num_classes: C.
-            ema: keep a moving average of the weights, which the subclass updates.
+            average: keep a moving average of the weights, which the subclass updates, with this rule for
+                BatchNorm's statistics; "copy" also gives BatchNorm the momentum that it needs.
             nesterov: use Nesterov's momentum.
+            decay_vectors: weight decay for biases and BatchNorm too.
         """
         super().__init__()
         self.classifier = build_classifier(
@@ -93,9 +102,13 @@ class ClassifierRecipe(Recipe):
             self.classifier.backbone.requires_grad_(False)
         self.frozen = config.freeze_backbone
         self.backbone_name = config.backbone
-        self.average = make_target(self.classifier) if ema else None
+        if average == "copy":
+            set_momentum(self.classifier, COPIED_MOMENTUM)
+        self.average = None if average is None else make_target(self.classifier)
+        self._statistics = average
         self._rates = (config.lr, config.lr if config.lr_head is None else config.lr_head)
-        self._momentum, self._weight_decay, self._nesterov = config.momentum, config.weight_decay, nesterov
+        self._momentum, self._nesterov = config.momentum, nesterov
+        self._weight_decays = (config.weight_decay, config.weight_decay if decay_vectors else 0.0)
 
     @property
     def backbone(self) -> nn.Module:  # type: ignore[override]
@@ -107,13 +120,23 @@ class ClassifierRecipe(Recipe):
         """The network to use: the average where there is one."""
         return self.classifier if self.average is None else self.average
 
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """What no option names and a checkpoint has to agree in."""
+        rules: dict[str, str] = {}
+        if self._statistics is not None:
+            rules["average of the weights"] = f"warm-up, statistics: {self._statistics}"
+        if self.frozen:
+            rules["frozen backbone"] = "evaluation mode"
+        return rules
+
     def train(self, mode: bool = True) -> ClassifierRecipe:
-        """Set the mode; a frozen backbone stays in evaluation."""
+        """Set the mode; a frozen backbone, and its average, stay in evaluation."""
         super().train(mode)
         if self.frozen:
-            for name, module in self.named_modules():
-                if ".backbone" in name and isinstance(module, _BatchNorm):
-                    module.eval()
+            self.classifier.backbone.eval()
+            if self.average is not None:
+                self.average.backbone.eval()
         return self
 
     def classify(self, *views: Tensor) -> list[Tensor]:
@@ -125,19 +148,24 @@ class ClassifierRecipe(Recipe):
         sizes = [len(x) for x in views]
         return list(self.classifier(torch.cat(views)).float().split(sizes))
 
-    def update_average(self, decay: float) -> None:
-        """Move the average towards the weights; BatchNorm's statistics are copied."""
-        if self.average is not None:
-            update_ema(self.average, self.classifier, decay)
+    def update_average(self, step: int, decay: float) -> None:
+        """Move the average towards the weights; called in `after_step`.
+
+        Args:
+            step: the index of the step that was just taken, over the whole run.
+            decay: of the average after its warm-up.
+        """
+        if self.average is not None and self._statistics is not None:
+            update_ema(self.average, self.classifier, warmed_up(step, decay), self._statistics)
 
     def make_optimizer(self) -> torch.optim.SGD:
-        """Return SGD, with rates of their own for backbone and classifier layer, decaying weights only."""
+        """Return SGD, with rates of their own for backbone and classifier layer."""
         groups: list[dict[str, Any]] = []
         for module, lr in zip((self.classifier.backbone, self.classifier.head), self._rates, strict=True):
             weights, vectors = split_by_dimension(module)
             groups += [
-                {"params": weights, "lr": lr, "weight_decay": self._weight_decay},
-                {"params": vectors, "lr": lr, "weight_decay": 0.0},
+                {"params": weights, "lr": lr, "weight_decay": self._weight_decays[0]},
+                {"params": vectors, "lr": lr, "weight_decay": self._weight_decays[1]},
             ]
         used = [group for group in groups if group["params"]]
         return torch.optim.SGD(used, lr=self._rates[0], momentum=self._momentum, nesterov=self._nesterov)
@@ -210,18 +238,21 @@ def run_classifier(
             lambda **options: make_loader(options),
         )
         return ClassifierSummary(measured, None, config.out)
+    shared = account(config)
     accelerator = make_accelerator(config.precision, config.out, config.trackers)
+    shared.say()
     seed_everything(config.seed)
-    recipe = make_recipe()
-    loader = make_loader(config.loader_options(accelerator))
-    test_loader = make_test_loader(config.loader_options(accelerator))
-    try:
-        return train_classifier(recipe, loader, test_loader, accelerator, config.loop_config())
-    finally:
-        loader.close()
+    with ExitStack() as opened:
+        opened.callback(accelerator.end_training)
+        recipe = make_recipe()
+        loader = make_loader(config.loader_options(accelerator))
+        opened.callback(loader.close)
+        test_loader = make_test_loader(config.loader_options(accelerator))
         if test_loader is not None:
-            test_loader.close()
-        accelerator.end_training()
+            opened.callback(test_loader.close)
+        loop_config = config.loop_config()
+        loop_config = replace(loop_config, config=shared.describe(loop_config.config))
+        return train_classifier(recipe, loader, test_loader, accelerator, loop_config)
 
 
 def read_accuracy(run: Path) -> dict[str, Accuracy]:

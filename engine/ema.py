@@ -7,8 +7,19 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+Statistics = Literal["average", "own", "copy"]
+"""What becomes of BatchNorm's running statistics in the average of a network's weights.
+
+average: they are averaged like the weights, so that both are of the same past.
+own: the average keeps those of its own forward passes in training mode, which the method then has to make.
+copy: they are those of the trained network, which fit the average where they change as slowly as it does.
+"""
+COPIED_MOMENTUM = 0.001
+"""BatchNorm's momentum, the share of a new batch, under which FixMatch's published codes copy statistics."""
 
 
 def make_target(source: ModuleT) -> ModuleT:
@@ -16,9 +27,32 @@ def make_target(source: ModuleT) -> ModuleT:
     return copy.deepcopy(source).requires_grad_(False)
 
 
+def set_momentum(module: nn.Module, momentum: float) -> None:
+    """Give every BatchNorm of a module the momentum, the share that a new batch has in its statistics."""
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            part.momentum = momentum
+
+
+def warmed_up(step: int, decay: float) -> float:
+    """Return min(1 - 1 / (step + 1), decay), the decay of a step of a moving average.
+
+    With 1 - 1 / (step + 1) the target is the plain mean of all weights so far; the start, which is random,
+    would otherwise weigh decay^(step + 1) in it: 82 % after 200 steps of 0.999.
+
+    Args:
+        step: steps taken before this one; the loop's count, which a resumed run goes on with.
+        decay: of the moving average after the warm-up, in [0, 1].
+
+    Source: Tarvainen and Valpola 2017, the authors' code in PyTorch, which counts from 1: there the start has
+        the weight of one step.
+    """
+    return min(1.0 - 1.0 / (step + 1), decay)
+
+
 @torch.no_grad()
 def update_ema(
-    target: nn.Module, source: nn.Module, decay: float, buffers: Literal["copy", "average"] = "copy"
+    target: nn.Module, source: nn.Module, decay: float, statistics: Statistics = "average"
 ) -> None:
     """Move the target's parameters towards the source's: target = decay * target + (1 - decay) * source.
 
@@ -26,17 +60,21 @@ def update_ema(
         target: module of the same structure, changed in place.
         source: the trained module.
         decay: in [0, 1]; 0 copies, 1 keeps.
-        buffers: "copy" takes BatchNorm's running statistics as they are, "average" averages the floating
-            ones like parameters; published codes differ and results depend on it, so it is named.
+        statistics: the rule for buffers; under "average" those that are no floating numbers, such as
+            BatchNorm's count of batches, are copied.
     """
     if not 0.0 <= decay <= 1.0:
         raise ValueError(f"decay of a moving average: expected a value in [0, 1], got {decay}")
-    averaged = [(t, s) for t, s in zip(target.parameters(), source.parameters(), strict=True)]
-    for target_buffer, source_buffer in zip(target.buffers(), source.buffers(), strict=True):
-        if buffers == "average" and target_buffer.is_floating_point():
-            averaged.append((target_buffer, source_buffer))  # type: ignore[arg-type]
-        else:
-            target_buffer.copy_(source_buffer)
-    if averaged:
-        targets: list[Tensor] = [t for t, _ in averaged]
-        torch._foreach_lerp_(targets, [s for _, s in averaged], 1.0 - decay)
+    targets: list[Tensor] = list(target.parameters())
+    sources: list[Tensor] = list(source.parameters())
+    if statistics != "own":
+        for target_buffer, source_buffer in zip(target.buffers(), source.buffers(), strict=True):
+            if statistics == "average" and target_buffer.is_floating_point():
+                targets.append(target_buffer)
+                sources.append(source_buffer)
+            else:
+                target_buffer.copy_(source_buffer)
+    if len(targets) != len(sources):
+        raise ValueError(f"moving average: expected {len(targets)} parameters, got {len(sources)}")
+    if targets:
+        torch._foreach_lerp_(targets, sources, 1.0 - decay)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from engine import checkpoint, rng
-from engine.agreement import check_agreement, check_same_data, data_facts, run_facts
+from engine.agreement import check_agreement, check_same_data, check_same_rules, data_facts, run_facts
 from engine.bad_rows import BadRowRecorder
 from engine.batchnorm import synchronise_batchnorm
 from engine.clock import TrainingClock
@@ -32,7 +32,7 @@ from engine.recipe import Recipe, StepOutput
 from engine.runs import opened_run, save_backbone
 from engine.samples import save_samples
 from engine.schedule import Schedule
-from engine.stop import RunStopped, StopSignal
+from engine.stop import StopSignal
 from loaders.batch import Batch, Loader, PairedBatch
 from loaders.errors import UserError
 
@@ -152,6 +152,7 @@ def train(
             disagree, a loss or gradient that is not finite (naming the step and the rows of its batch).
         LoaderError: a batch cannot be had, or another rank is gone.
         RunStopped: SIGTERM came; a checkpoint was written and the exit code is 75.
+        KeyboardInterrupt: Ctrl-C came; a checkpoint was written, `run_command` exits with code 130.
     """
     decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
     check_agreement(run_facts(recipe.name, decisive, loader))
@@ -230,6 +231,7 @@ class _Run:
                 "give another --out"
             )
         check_same_data(found, meta.data, self.data)
+        check_same_rules(found, meta.rules, self.recipe.rules)
 
     def train(self, stop: StopSignal) -> TrainSummary:
         clock = TrainingClock()
@@ -264,7 +266,8 @@ class _Run:
                     if self.step % self.config.checkpoint_every_steps == 0 or self.step == self.last_step:
                         self._checkpoint()
                 if self.step < self.last_step:
-                    self._stop(shown)
+                    self._checkpoint()
+                    raise stop.end(f"saved step {self.step}")
         except NonFiniteLossError as error:
             notes = [str(error), self._place_before()]
             if error.step is not None:
@@ -371,12 +374,6 @@ class _Run:
             self.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=self.step)
         shown.report(self.step, epoch, self.loss, img_per_s, wait_share)
 
-    def _stop(self, shown: TrainingProgress) -> None:
-        self._checkpoint()
-        line = f"SIGTERM: saved step {self.step}; run the same command with --resume to go on"
-        shown.say(line)
-        raise RunStopped(line)
-
     def _place_before(self) -> str:
         """Return what a run has to go on from that took a step of which nothing is saved."""
         if self.saved_step < 0:
@@ -410,6 +407,7 @@ class _Run:
             scaler=self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
             window=self.window.state(),
             num_skipped=self.guard.num_skipped,
+            rules=self.recipe.rules,
         )
         keep = self.config.keep_checkpoints
         on_main(

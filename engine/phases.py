@@ -31,6 +31,7 @@ from engine.classifier_recipe import (
 )
 from engine.distributed import make_accelerator, on_main, seed_everything
 from engine.files import to_json, write_atomic
+from engine.leaks import account
 from engine.predict import Accuracy
 from engine.recipe import StepOutput
 from engine.run_config import RUNTIME_FIELDS
@@ -111,9 +112,10 @@ class Phases:
             raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
         if config.init is not None:  # before the first phase, and not after hours of it
             build_classifier(config.backbone, config.resolution, num_classes, config.init, config.keep_head)
-        self.config, self.num_classes = config, num_classes
+        self.config, self.num_classes, self.shared = config, num_classes, account(config)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
-        described: dict[str, Any] = parse_json(to_json({**asdict(config), "pack identity": data}))
+        self.shared.say()
+        described = self.shared.describe(parse_json(to_json({**asdict(config), "pack identity": data})))
         self._opened = ExitStack()
         self._opened.enter_context(opened_run(config.out, recipe, described, RUNTIME_FIELDS, config.resume))
         self.done: list[PhaseSummary] = []
@@ -185,7 +187,9 @@ class Phases:
             recipe = FineTuning(config, self.num_classes, cosine)
             loader = make_loader()
             try:
-                train_classifier(recipe, loader, test_loader, self.accelerator, config.loop_config())
+                loop_config = config.loop_config()
+                loop_config = replace(loop_config, config=self.shared.describe(loop_config.config))
+                train_classifier(recipe, loader, test_loader, self.accelerator, loop_config)
             finally:
                 loader.close()
                 self.accelerator.free_memory()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,6 +38,14 @@ class Recipe(nn.Module, ABC):
     name: ClassVar[str]
     backbone: nn.Module
     backbone_name: str
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """Rules of learning that no option names, in words; a resume under other rules is refused.
+
+        A change that makes the same options train differently changes one of them.
+        """
+        return {}
 
     @abstractmethod
     def training_step(self, batch: Any, step: int) -> StepOutput:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 from accelerate import Accelerator
 
@@ -15,6 +16,7 @@ from engine.bad_rows import describe_bad_rows
 from engine.distributed import Precision, make_accelerator, seed_everything
 from engine.files import to_json
 from engine.finite import OnNonFinite
+from engine.leaks import Account, SplitField, describe_shared
 from engine.loop import LoopConfig, TrainSummary, train
 from engine.measured import Idle, Measure, TakingTurns
 from engine.online_probe import OnlineProbe
@@ -22,11 +24,15 @@ from engine.recipe import Recipe
 from loaders.batch import Batch, Loader
 from loaders.errors import UserError, check_numbers
 from loaders.json_text import parse_json
+from loaders.packs import open_pack
+from loaders.packs.leaks import check_leak
 
 RUNTIME_FIELDS = (
+    "allow_leak",
     "backend",
     "checkpoint_every_steps",
     "keep_checkpoints",
+    "leaks",
     "loading",
     "log_every",
     "max_steps",
@@ -115,6 +121,9 @@ class RunConfig:
     no gradient; probe.jsonl states the seconds that each took."""
     probe_splits: tuple[str, str] = ("train", "test")
     """Labelled splits of the probe: to learn from, and to measure on."""
+    allow_leak: bool = False
+    """Learn from labels of the split that is measured on, or of copies of its images, all the same;
+    config.json then names them under leaks."""
     loading: LoadingOptions = field(default_factory=Loading)
     """Damage and delay."""
 
@@ -192,6 +201,7 @@ def run_recipe(
             f"probe_every_epochs: expected 0{' or more' if in_order else ', this recipe has no probe'}, "
             f"found {config.probe_every_epochs}"
         )
+    shared = account_of_probe(config) if config.probe_every_epochs else Account()
     accelerator = make_accelerator(config.precision, config.out, config.trackers)
     seed_everything(config.seed)
     with ExitStack() as opened:
@@ -204,10 +214,30 @@ def run_recipe(
             loader = TakingTurns(loader, config.log_every)
         probe = None
         if config.probe_every_epochs and in_order is not None:
-            train_split, test_split = (in_order(split, **options) for split in config.probe_splits)
-            probe = OnlineProbe(train_split, test_split, config.probe_every_epochs)
-            opened.callback(probe.close)
-        return train(recipe, loader, accelerator, config.loop_config(), probe)
+            shared.say()
+            splits = []
+            for split in config.probe_splits:
+                splits.append(in_order(split, **options))
+                opened.callback(splits[-1].close)
+            probe = OnlineProbe(splits[0], splits[1], config.probe_every_epochs)
+        loop_config = config.loop_config()
+        loop_config = replace(loop_config, config=shared.describe(loop_config.config))
+        return train(recipe, loader, accelerator, loop_config, probe)
+
+
+def account_of_probe(config: RunConfig) -> Account:
+    """Hold the split that the online probe learns from against the one that it measures on.
+
+    Raises:
+        UserError: they share images, and that is not allowed.
+    """
+    pack = open_pack(config.pack)
+    bank, measured = (pack.split(name) for name in config.probe_splits)
+    rows = bank.rows(np.arange(len(bank)))
+    leaks = check_leak(pack, rows, measured, config.allow_leak, "probe_splits")
+    if not isinstance(config, SplitField):
+        return Account(leaks)
+    return Account(leaks, describe_shared(pack.split(config.split), measured))
 
 
 def check_shares(config: RunConfig, names: tuple[str, ...]) -> None:

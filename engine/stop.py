@@ -1,4 +1,4 @@
-"""SIGTERM turned into a stop at one step that all ranks agree on."""
+"""SIGTERM and Ctrl-C turned into a stop at one step that all ranks agree on."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ ResultT = TypeVar("ResultT")
 
 EXIT_STOPPED = 75
 """Exit code of a run that was told to stop and saved itself: EX_TEMPFAIL, "try again later"."""
+
+_SIGNALS = {int(signal.SIGTERM): "SIGTERM", int(signal.SIGINT): "interrupted"}
 
 
 class RunStopped(SystemExit):
@@ -43,38 +45,55 @@ class StopSignal:
     reduction is one number over gloo, in a group of its own, and no device is involved.
 
     Further signals change nothing: where a scheduler tells every process and a launcher hands on what it was
-    told, a rank gets two. A signal that comes when no step is left ends the process as the block is left,
-    instead of being lost on whatever the command does next.
+    told, a rank gets two. Only a second Ctrl-C, where there is one process, ends it at once, with what was
+    saved before. A signal that comes when no step is left ends the process as the block is left, instead of
+    being lost on whatever the command does next. A shell that has its background jobs ignore Ctrl-C is
+    obeyed.
 
     Raises:
-        RunStopped: on leaving the block, when the signal came and nobody stopped for it.
+        RunStopped: on leaving the block, when SIGTERM came and nobody stopped for it.
+        KeyboardInterrupt: likewise, after Ctrl-C.
     """
 
     def __enter__(self) -> StopSignal:
-        self._told = False
+        self._told = 0  # the signal that came
         self._waiting = False
         self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self._previous: dict[int, Any] = {}
         # Python allows handlers only in the main thread; elsewhere the caller has to stop the run itself.
-        self._installed = threading.current_thread() is threading.main_thread()
-        if self._installed:
-            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+        if threading.current_thread() is threading.main_thread():
+            heeded = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._on_signal) for number in heeded}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._installed:  # None: one that the interpreter did not set and cannot give back
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if self._previous is None else self._previous)
+        for number, handler in self._previous.items():
+            # None: one that the interpreter did not set and cannot give back
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if self._group is not None:  # else each training of a command would keep its sockets and threads
             dist.destroy_process_group(self._group)
         if self._told and kind is None:
-            line = "SIGTERM: this training is finished and saved; run the same command with --resume to go on"
-            if rank() == 0:
-                print(line, file=sys.stderr)
-            raise RunStopped(line)
+            raise self.end("this training is finished and saved")
+
+    def end(self, what: str) -> BaseException:
+        """Return what to raise for the signal that came; rank 0 says that and what was saved, in one line.
+
+        Args:
+            what: was saved.
+        """
+        line = f"{_SIGNALS[self._told]}: {what}; run the same command with --resume to go on"
+        if self._told == signal.SIGINT:  # `run_command` prints what it holds
+            return KeyboardInterrupt(line if rank() == 0 else "")
+        if rank() == 0:
+            print(line, file=sys.stderr)
+        return RunStopped(line)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        is_first, self._told = not self._told, True
+        if number == self._told == signal.SIGINT and self._group is None:
+            raise KeyboardInterrupt
+        is_first, self._told = not self._told, self._told or number
         if is_first and self._waiting:
             raise _ToldToStop
 
@@ -100,8 +119,8 @@ class StopSignal:
             LoaderError: a rank is gone; the loader of that rank is what most often ended it.
         """
         if self._group is None:
-            return self._told
-        flag = torch.tensor(int(self._told))
+            return self._told > 0
+        flag = torch.tensor(self._told)
         try:
             dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
         except RuntimeError as error:
@@ -109,4 +128,7 @@ class StopSignal:
                 f"ranks: expected all {world_size()} to begin a step, found one gone ({error}); its own last "
                 "line says why"
             ) from None
-        return bool(flag)
+        agreed = int(flag)
+        if agreed:  # else a signal that came meanwhile would be forgotten
+            self._told = agreed
+        return agreed > 0

@@ -33,12 +33,13 @@ class FineTuning:
     """How one way to start is trained."""
 
     lr_backbone: float
-    """Peak learning rate of the backbone; 0 keeps its weights. Paper: 0.005 (1 % of ImageNet)."""
+    """Peak learning rate of the backbone; 0 freezes it. Paper: 0.005 (1 % of ImageNet)."""
     lr_classifier: float
     """Peak learning rate of the classifier. Paper: 0.5, which overshoots on a handful of labels."""
     batchnorm: Literal["running", "batch"]
     """"running": normalise by the statistics that pre-training left, and keep them; "batch": by those of
-    each batch, which the running ones follow. A frozen backbone always normalises by the running ones."""
+    each batch, which the running ones follow. A frozen backbone always normalises by the running ones,
+    and nothing is dropped in it."""
     steps: int = 200
     """Optimizer steps."""
     min_crop: float = 0.08
@@ -99,7 +100,7 @@ class Transfer(Recipe):
             tuning: rates, steps and BatchNorm mode.
             layer: where the features are read.
             hidden: layers of the classifier before the last.
-            frozen: train the classifier alone.
+            frozen: train the classifier alone; so does a rate of 0.
             resolution: side of the views; needed where `layer` names one.
         """
         super().__init__()
@@ -114,8 +115,8 @@ class Transfer(Recipe):
 
     def begin_stage(self, tuning: FineTuning, frozen: bool) -> None:
         """Say how the next training goes; the weights stay as they are."""
-        self.tuning, self.frozen = tuning, frozen
-        self.backbone.requires_grad_(not frozen)
+        self.tuning, self.frozen = tuning, frozen or tuning.lr_backbone == 0.0
+        self.backbone.requires_grad_(not self.frozen)
         for parameter in self._behind:
             parameter.requires_grad_(False)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from loaders.cache_folder import share_cache
+
 if TYPE_CHECKING:
     from loaders.build import build_loader, build_paired_loader
     from loaders.options import BackendName, LoaderOptions
@@ -22,6 +24,8 @@ _HOMES = {
     "build_paired_loader": "loaders.build",
     "open_pack": "loaders.packs",
 }
+
+share_cache()  # before any library looks for a place
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,11 @@ from typing import Any, Protocol
 
 from loaders.build import BackendName, build_loader, build_paired_loader
 from loaders.epochs import EpochLoader, PairedLoader
-from loaders.packs import LabelTable, Pack
-from loaders.packs.subsample import training_labels
+from loaders.errors import UserError
+from loaders.notice import tell
+from loaders.packs import LabelTable, Pack, Split
+from loaders.packs.leaks import check_leak
+from loaders.packs.subsample import has_labels, training_labels
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
 
@@ -32,12 +35,63 @@ class LabelFields(Protocol):
     def extra_labels(self) -> tuple[Path, ...]:
         """Further label tables."""
 
+    @property
+    def test_split(self) -> str:
+        """Split that is measured on; "" for none."""
+
+    @property
+    def allow_leak(self) -> bool:
+        """Train on images of that split all the same."""
+
 
 def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
-    """Return the labels that a recipe's configuration asks for."""
-    return training_labels(
+    """Return the labels that a recipe's configuration asks for; none of them is one to measure on.
+
+    Raises:
+        UserError: labels of rows of the split that is measured on, or of copies of its images, unless that
+            is allowed; a split without labels to measure on; see `training_labels`.
+    """
+    labels = training_labels(
         pack, fields.labeled_split, fields.labels_per_class, fields.label_seed, fields.extra_labels
     )
+    if fields.test_split:
+        check_measured(pack, fields.test_split)
+        check_leak(pack, labels.row, pack.split(fields.test_split), fields.allow_leak)
+    return labels
+
+
+def check_measured(pack: Pack, split: str) -> None:
+    """Refuse to measure on a split in which no image has a label.
+
+    Raises:
+        UserError: it has none, or there is no such split.
+    """
+    if not has_labels(pack, split):
+        raise UserError(
+            f"test_split: expected labels in {split!r}, found none; name another, or none where the recipe "
+            'has a choice: --test-split ""'
+        )
+
+
+def fit_to_ranks(rows: Split, batch_size: int, num_ranks: int, pairs: bool = False) -> tuple[Split, int]:
+    """Return rows and a batch size that fit each other and the ranks, where there are few rows.
+
+    Args:
+        rows: to train on.
+        batch_size: global; smaller where there are fewer rows.
+        num_ranks: number of processes, each of which gets the same share of a batch.
+        pairs: give each rank an even share where there are rows enough, since images are mixed in pairs.
+
+    Returns:
+        The rows, each several times where there are fewer of them than ranks, and the batch size.
+    """
+    if len(rows) < num_ranks:
+        tell(f"labels: {len(rows)} for {num_ranks} processes; each is in a batch more than once")
+        rows = rows.repeat(-(-num_ranks // len(rows)))
+    if len(rows) >= batch_size:
+        return rows, batch_size
+    part = 2 * num_ranks if pairs and len(rows) >= 2 * num_ranks else num_ranks
+    return rows, len(rows) - len(rows) % part
 
 
 def build_labeled_loader(
@@ -49,13 +103,12 @@ def build_labeled_loader(
         pack: the pack.
         labels: their labels.
         views: see `build_loader`.
-        batch_size: global; where there are fewer rows, all of them that divide evenly over pairs and ranks.
+        batch_size: global; see `fit_to_ranks` for fewer rows.
         options: see `build_loader`.
     """
     rows = pack.pool(pack.splits).labeled_by(labels)
-    part = 2 * int(options.get("num_ranks", 1))  # an even part for every rank: images are mixed in pairs
-    fitting = len(rows) - len(rows) % part if len(rows) < batch_size else batch_size
-    return build_loader(rows, views, fitting or len(rows), labels=labels, **options)
+    rows, fitting = fit_to_ranks(rows, batch_size, int(options.get("num_ranks", 1)), pairs=True)
+    return build_loader(rows, views, fitting, labels=labels, **options)
 
 
 def build_semi_loader(

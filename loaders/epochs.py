@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Generic, TypeVar, overload
+from typing import Generic, NoReturn, TypeVar, overload
 
 import numpy as np
+from torch.utils.data import get_worker_info
+from typing_extensions import Self
 
 from loaders import order
 from loaders.backends.work import LABELED, UNLABELED, Pending, Renderer, Request, Work, run_ahead
 from loaders.balanced import ClassGroups, balanced_positions
 from loaders.batch import Batch, PairedBatch
 from loaders.checks import check_whole
-from loaders.errors import LoaderError
+from loaders.errors import LoaderError, UserError
 from loaders.packs.labels import LabelTable
 
 BatchT = TypeVar("BatchT")
 
 MAX_EPOCH = 2**32 - 1  # an epoch is one word of the random numbers' counter
+_OTHER_PROCESS = (
+    "loader: expected the process that built it, found another, to which its threads do not come along; "
+    "build it in the process that iterates it, and give it to no DataLoader: it has threads of its own"
+)
 
 Place = Callable[[Batch], Batch]
 """Moves a finished batch to the device."""
@@ -43,6 +50,7 @@ class _EpochSource(ABC, Generic[BatchT]):
         self.backend = backend
         self._close = close
         self._closed = False
+        self._process = os.getpid()
 
     @property
     @abstractmethod
@@ -61,6 +69,11 @@ class _EpochSource(ABC, Generic[BatchT]):
             LoaderError: from the iterator, when a batch cannot be had.
         """
         self._check_open()
+        if get_worker_info() is not None:
+            raise UserError(
+                "loader: expected to be iterated itself, found a worker of a DataLoader, where every worker "
+                "would yield every batch; iterate the loader without one, it has threads of its own"
+            )
         check_whole("epoch", epoch, 0, MAX_EPOCH)
         check_whole(
             "start_step", start_step, 0, self.steps_per_epoch, "resume with the pack and batch size of before"
@@ -75,9 +88,10 @@ class _EpochSource(ABC, Generic[BatchT]):
         """Stop the workers and free the buffers; further calls do nothing."""
         if not self._closed:
             self._closed = True
-            self._close()
+            if os.getpid() == self._process:  # a fork has copies of the threads' names, not the threads
+                self._close()
 
-    def __enter__(self) -> _EpochSource[BatchT]:
+    def __enter__(self) -> Self:
         """Return itself; leaving the block closes it."""
         return self
 
@@ -85,9 +99,19 @@ class _EpochSource(ABC, Generic[BatchT]):
         """Close."""
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be sent to another process, as a DataLoader does with its data set.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(_OTHER_PROCESS)
+
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("this loader is closed; build another")
+        if os.getpid() != self._process:
+            raise UserError(_OTHER_PROCESS)
 
     def _open_only(self, batches: Iterator[BatchT]) -> Iterator[BatchT]:
         """Yield what a loader that is open, and stays so, gives."""

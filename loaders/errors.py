@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from io import TextIOWrapper
 from typing import Any
 
+from loaders.command_line import describe_system_error, expand_home, use_utf8
 from loaders.help_lines import join_help_lines
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the number of SIGINT."""
+_BROKEN_PIPE = 141  # 128 and the number of SIGPIPE
 _LARGEST = 2**62  # seeds and counts are int64, and phases add to the seed
 _LARGEST_FLOAT = 2.0**127  # weights and their learning rates are float32
 
@@ -87,20 +93,53 @@ def _numbers(config: Any) -> Iterator[tuple[str, int | float, bool]]:
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command-line entry point; a `UserError` prints one line to stderr and exits with code 2.
 
-    So does a `LoaderError`: a pack or a store that cannot deliver is mended outside the program too. And so
-    does memory that runs out, mostly for a size with too many digits.
+    So does a `LoaderError`: a pack or a store that cannot deliver is mended outside the program too. So do
+    memory that runs out, mostly for a size with too many digits, and what the system refuses. Ctrl-C exits
+    with code 130, and a reader of the output that is gone (`--help | head`) with 141, as shells have it.
     """
+    use_utf8()
     join_help_lines()
     if isinstance(sys.stdout, TextIOWrapper):  # a path may hold bytes that no encoding has, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = main()
+        code = _outcome(main)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whatever is still buffered goes nowhere, instead of failing once more while Python ends.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _BROKEN_PIPE
+    sys.exit(code)
+
+
+def _outcome(main: Callable[[], int | None]) -> Any:
+    """Call `main`; return the exit code, after the line that says why, where it is not `main`'s own."""
+    try:
+        sys.argv[1:] = _expanded(sys.argv[1:])
+        return main() or 0
+    except SystemExit as end:
+        return end.code
+    except KeyboardInterrupt as interrupt:
+        said = interrupt.args or ("interrupted: what is finished is kept; start the same command again",)
+        if said[0]:  # ranks but the first have nothing to say
+            print(one_line(str(said[0])), file=sys.stderr)
+        return INTERRUPTED
     except (UserError, LoaderError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except MemoryError as error:
         print(
             f"error: out of memory ({one_line(str(error))}); lower batch size or resolution", file=sys.stderr
         )
-        sys.exit(2)
-    sys.exit(code or 0)
+    except OSError as error:
+        line = describe_system_error(error)
+        if line is None:
+            raise
+        print(f"error: {one_line(line)}", file=sys.stderr)
+    return 2
+
+
+def _expanded(words: list[str]) -> list[str]:
+    try:
+        return expand_home(words)
+    except RuntimeError as error:
+        raise UserError(str(error)) from None

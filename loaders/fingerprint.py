@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from loaders.packs import LabelTable, Pack, Split
+from loaders.packs.manifest import SOURCES_DIGEST
 
 
 def fingerprint(
@@ -36,7 +38,8 @@ def fingerprint(
 
 def pack_fingerprint(pack: Pack) -> str:
     """Return what tells a pack from others, wherever it lies."""
-    return f"of {len(pack)} images {_digest(pack.manifest)}"
+    options = {name: value for name, value in pack.manifest.options.items() if name != SOURCES_DIGEST}
+    return f"of {len(pack)} images {_digest(replace(pack.manifest, options=options))}"
 
 
 def _table(table: LabelTable) -> str:

@@ -6,6 +6,8 @@ import functools
 import inspect
 from typing import Any
 
+_MARK = "joins_help_lines"
+
 
 def join_help_lines() -> None:
     """Give tyro the docstrings of options with their lines joined; empty lines still divide paragraphs.
@@ -16,6 +18,8 @@ def join_help_lines() -> None:
     import docstring_parser  # not every process that meets an error of ours has a command line
 
     parse = docstring_parser.parse_from_object
+    if getattr(parse, _MARK, False):  # a process may run several commands
+        return
 
     @functools.wraps(parse)
     def parse_and_join(obj: object, *arguments: Any, **named: Any) -> Any:
@@ -25,4 +29,5 @@ def join_help_lines() -> None:
             option.description = "\n\n".join(" ".join(text.split()) for text in paragraphs) or None
         return found
 
+    setattr(parse_and_join, _MARK, True)
     docstring_parser.parse_from_object = parse_and_join

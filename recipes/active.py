@@ -1,7 +1,7 @@
 r"""Active learning: ask for the labels that would tell most.
 
 Example:
-    python recipes/active.py --pack packs/mine --run runs/fixmatch --embedding runs/barlow --out runs/ask
+    python recipes/active.py --pack packs/mine --run runs/fixmatch --init runs/barlow --out runs/ask
 
 Whoever labels fills in the column `label` of request.csv with class names; then
 
@@ -10,8 +10,12 @@ Whoever labels fills in the column `label` of request.csv with class names; then
 writes bought.parquet, a label table for the `--extra-labels` of every recipe. In experiments `--oracle`
 takes the labels from the pack's own table instead and writes bought.parquet at once.
 
-Source: Zhou, Wan, Li 2021, section 3.4: embeddings, k-means with cosine similarity in 200 clusters, and of
-each cluster the 64 images with the smallest margin of confidence.
+Where nothing has a label yet, and so no classifier exists, `--strategy random` needs no network and
+`--strategy k_centre` any start (`--init`): it covers the images by those that lie farthest from each other.
+
+Sources: Zhou, Wan, Li 2021, section 3.4: embeddings, k-means with cosine similarity in 200 clusters, and of
+each cluster the 64 images with the smallest margin of confidence. Sener and Savarese 2018 (arXiv 1708.00489),
+algorithm 1, for k_centre.
 
 The algorithm box is `choose`; its parts are `engine.active` and `engine.clusters`.
 """
@@ -23,6 +27,9 @@ import engine  # noqa: F401 - first of all: it says how OpenMP waits, before tor
 # isort: split
 import csv
 import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -32,26 +39,27 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from engine.active import margins, random_choice, smallest, smallest_per_cluster
+from engine.active import k_centre, margins, random_choice, smallest, smallest_per_cluster
 from engine.bad_rows import describe_bad_rows, forget_bad_rows
-from engine.classifier import find_classifier
+from engine.classifier import Classifier, find_classifier
 from engine.clusters import kmeans, normalise
 from engine.distributed import refuse_ranks
 from engine.evaluate import extract_features
 from engine.files import check_folder, write_atomic
-from engine.networks import load_backbone
 from engine.predict import predict
 from engine.run_config import Loading, LoadingOptions
+from engine.starts import find_start
 from loaders import BackendName, build_loader, open_pack
 from loaders.checks import check_whole
 from loaders.epochs import EpochLoader
 from loaders.errors import UserError, check_numbers, run_command
-from loaders.packs import LabelTable, Pack
+from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels import MAX_CYCLE
-from loaders.packs.subsample import training_labels
+from loaders.packs.leaks import shared_rows
+from loaders.packs.subsample import has_labels, training_labels
 from loaders.views import presets
 
-Strategy = Literal["cluster_margin", "margin", "random"]
+Strategy = Literal["cluster_margin", "margin", "k_centre", "random"]
 COLUMNS = ("row", "key", "cluster", "margin", "guess", "label")
 
 
@@ -64,33 +72,38 @@ class Config:
     out: Path
     """Folder for the request and the labels."""
     run: Path | None = None
-    """Run with the classifier whose margins count."""
-    embedding: Path | None = None
-    """Run whose backbone gives the embeddings; --run by default. Report: the unsupervised one."""
+    """Run with the classifier whose margins count; k_centre and random need none."""
+    init: Path | None = None
+    """Run, checkpoint or weights file whose backbone gives the features of cluster_margin and k_centre; --run
+    by default. Report: the unsupervised one."""
     filled: Path | None = None
     """A request.csv with its labels filled in: write bought.parquet and do nothing else."""
     oracle: bool = False
     """Take the labels from the pack's own table, for experiments."""
     strategy: Strategy = "cluster_margin"
-    """The report's, or the smallest margins of all images, or images at random, as baselines."""
+    """The report's; or the smallest margins of all images; images that lie farthest from all labelled and
+    chosen ones (k_centre); images at random."""
     clusters: int = 200
     """Clusters of k-means. Report: 200, for 800 classes of which many are alike."""
     per_cluster: int = 64
-    """Images of each cluster; the baselines take clusters * per_cluster in all. Report: 64."""
+    """Images of each cluster; the other strategies take clusters * per_cluster in all. Report: 64."""
     unlabeled_splits: tuple[str, ...] = ("unlabeled",)
     """Splits to choose from."""
     labeled_split: str = "train"
-    """Split whose true labels are known already."""
+    """Split whose true labels are known already; "" for none."""
     labels_per_class: int | None = None
     """Use only so many of those labels per class; all by default."""
     label_seed: int = 0
     """Seed of the choice of those labels."""
     extra_labels: tuple[Path, ...] = ()
     """Label tables bought before: their images are not asked for again. No pseudo-labels here."""
+    test_split: str | None = None
+    """Split that is measured on: neither its images nor copies of them are asked for. By default test, where
+    the pack has such a split; "" for none."""
     cycle: int = 1
     """Number of this request, kept in the table."""
     seed: int = 0
-    """Seed of the clusters, and of the random baseline."""
+    """Seed of the clusters, of the random baseline, and of k_centre's first image where none has a label."""
     resolution: int | None = None
     """Side of the views; that of the run's network by default."""
     batch_size: int = 256
@@ -117,9 +130,9 @@ class Request:
     Attributes:
         row: int64 [M], rows of the pack.
         cluster: int64 [M]; -1 where the strategy has none.
-        margin: float32 [M], lead of the most probable class over the second.
-        guess: int64 [M], the most probable class.
-        confidence: float32 [M], its probability.
+        margin: float32 [M], lead of the most probable class over the second; NaN without a classifier.
+        guess: int64 [M], the most probable class; -1 without a classifier.
+        confidence: float32 [M], its probability; 0 without a classifier.
     """
 
     row: NDArray[np.int64]
@@ -129,71 +142,151 @@ class Request:
     confidence: NDArray[np.float32]
 
 
-def pool_loader(config: Config, pack: Pack, resolution: int) -> EpochLoader:
-    """Build an evaluation loader of the images that have no label yet."""
+class Candidates:
+    """The images to choose from, those that have a label, and the networks that look at them."""
+
+    def __init__(self, config: Config, pack: Pack) -> None:
+        """Find them; nothing is decoded yet.
+
+        Raises:
+            UserError: a strategy without its network, no image without a label, or an oracle that does not
+                know one of them.
+        """
+        needs_classifier = config.strategy in ("cluster_margin", "margin")
+        if config.run is None and needs_classifier:
+            raise UserError(
+                "active learning: expected --run, whose margins to use, or --filled, found neither; without "
+                "a classifier there are --strategy k_centre and random"
+            )
+        if config.run is None and config.init is None and config.strategy == "k_centre":
+            raise UserError(
+                "k_centre: expected --init or --run, whose features to spread over, found neither"
+            )
+        self.config, self.device = config, "cuda" if torch.cuda.is_available() else "cpu"
+        self.classifier: Classifier | None = None
+        if config.run is not None:
+            self.classifier = find_classifier(config.run, len(pack.classes)).to(self.device)
+        self.start = None if config.init is None else find_start(config.init)
+        known = known_labels(config, pack)
+        self.open = open_images(config, pack, known)
+        self.labelled = pack.pool(pack.splits).labeled_by(known) if len(known) else None
+        if config.oracle:
+            ask_oracle(pack, self.rows, config.cycle)  # before every image is predicted
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows of the images to choose from, int64 [N], increasing."""
+        return self.open.rows(np.arange(len(self.open)))
+
+    def predict(self) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Return the rows that can be read, int64 [N], and their probabilities, float32 [N, C].
+
+        None where there is no classifier.
+        """
+        if self.classifier is None:
+            return None
+        with self.loader(self.open, self.classifier.resolution) as loader:
+            parts = list(predict(self.classifier, loader, self.device, self.config.out))
+        rows, probabilities = [p.index for p in parts], [p.probabilities for p in parts]
+        return torch.cat(rows).numpy(), torch.cat(probabilities).numpy()
+
+    def features(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the rows of a split that can be read, int64 [N], and their features, float32 [N, D]."""
+        if self.start is not None:
+            backbone, resolution = self.start.load().to(self.device), self.start.resolution
+        else:
+            assert self.classifier is not None
+            backbone, resolution = self.classifier.backbone, self.classifier.resolution
+        with self.loader(split, resolution) as loader:
+            found = extract_features(backbone, loader, self.device, self.config.out)
+        return found.index.numpy(), found.h.numpy()
+
+    @contextmanager
+    def loader(self, split: Split, resolution: int) -> Iterator[EpochLoader]:
+        """Open an evaluation loader of some images, and close it."""
+        config = self.config
+        loader = build_loader(
+            split,
+            views=(presets.evaluation(config.resolution or resolution),),
+            batch_size=config.batch_size,
+            mode="eval",
+            backend=config.backend,
+            device=self.device,
+            num_threads=config.num_threads,
+            channels_last=True,
+            **asdict(config.loading),
+        )
+        try:
+            yield loader
+        finally:
+            loader.close()
+
+
+def known_labels(config: Config, pack: Pack) -> LabelTable:
+    """Return the labels that are known already, none where there are none."""
+    if not config.extra_labels and not has_labels(pack, config.labeled_split):
+        return LabelTable.of(np.zeros(0, np.int64), np.zeros(0, np.int64), len(pack.classes))
+    few = (config.labels_per_class, config.label_seed, config.extra_labels)
+    return training_labels(pack, config.labeled_split, *few)
+
+
+def open_images(config: Config, pack: Pack, known: LabelTable) -> Split:
+    """Return the images without a label that may be asked for: none to measure on, and no copy of one."""
     pool = pack.pool(config.unlabeled_splits)
-    known = training_labels(
-        pack, config.labeled_split, config.labels_per_class, config.label_seed, config.extra_labels
-    )
-    open_positions = np.flatnonzero(pool.labels(known) < 0)
-    if len(open_positions) == 0:
+    rows = pool.rows(np.flatnonzero(pool.labels(known) < 0))
+    test_split = "test" if config.test_split is None and "test" in pack.splits else config.test_split
+    if test_split:
+        own, copies = shared_rows(pack, rows, pack.split(test_split))
+        if (own | copies).any():
+            counts = f"{own.sum():,} rows and {copies.sum():,} copies of split {test_split!r}"
+            print(f"active: not asked for, since measured on: {counts}", file=sys.stderr)
+        rows = rows[~(own | copies)]
+    if len(rows) == 0:
         raise UserError("active learning: expected images without a label, found none; name other splits")
-    if config.oracle:
-        ask_oracle(pack, pool.rows(open_positions), config.cycle)  # before every image is predicted
-    return build_loader(
-        pool.take(open_positions),
-        views=(presets.evaluation(resolution),),
-        batch_size=config.batch_size,
-        mode="eval",
-        backend=config.backend,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        num_threads=config.num_threads,
-        channels_last=True,
-        **asdict(config.loading),
-    )
+    everything = pack.pool(pack.splits)  # all rows, so that a row is its position
+    return everything.take(rows)
 
 
 def choose(config: Config, pack: Pack) -> Request:
-    """Embed, cluster, and take the smallest margins of each cluster; or as the baselines do."""
-    if config.run is None:
-        raise UserError("active learning: expected --run, whose margins to use, or --filled, found neither")
-    network = find_classifier(config.run, len(pack.classes))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loader = pool_loader(config, pack, config.resolution or network.resolution)
-    try:
-        parts = list(predict(network.to(device), loader, device, config.out))
-        probabilities = torch.cat([part.probabilities for part in parts]).numpy()
-        rows = torch.cat([part.index for part in parts]).numpy()
-        margin = margins(probabilities)
-        cluster = np.full(len(rows), -1, np.int64)
-        if config.strategy == "cluster_margin":
-            backbone = network.backbone if config.embedding is None else load_backbone(config.embedding)
-            features = extract_features(backbone.to(device), loader, device, config.out)
-            cluster = kmeans(normalise(features.h.numpy()), config.clusters, config.seed).assignment
-    finally:
-        loader.close()
-    budget = config.clusters * config.per_cluster
+    """Embed, cluster, and take the smallest margins of each cluster; or as the other strategies do."""
+    candidates, budget = Candidates(config, pack), config.clusters * config.per_cluster
+    rows, predicted = candidates.rows, candidates.predict()
+    if predicted is not None:
+        rows = predicted[0]
+    if config.strategy in ("cluster_margin", "k_centre"):
+        rows, features = candidates.features(candidates.open)  # the same rows: what can be read
+    cluster, margin = np.full(len(rows), -1, np.int64), np.full(len(rows), np.nan, np.float32)
+    guess, confidence = np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.float32)
+    if predicted is not None:
+        probabilities = predicted[1]
+        margin, guess, confidence = margins(probabilities), probabilities.argmax(1), probabilities.max(1)
     if config.strategy == "cluster_margin":
+        cluster = kmeans(normalise(features), config.clusters, config.seed).assignment
         chosen = smallest_per_cluster(margin, cluster, config.clusters, config.per_cluster)
     elif config.strategy == "margin":
         chosen = smallest(margin, budget)
+    elif config.strategy == "k_centre":
+        known = None if candidates.labelled is None else candidates.features(candidates.labelled)[1]
+        chosen = k_centre(features, budget, config.seed, known)
     else:
         chosen = random_choice(len(rows), budget, config.seed)
     chosen = chosen[np.argsort(rows[chosen])]
-    guess = probabilities.argmax(1)
-    return Request(rows[chosen], cluster[chosen], margin[chosen], guess[chosen], probabilities.max(1)[chosen])
+    return Request(rows[chosen], cluster[chosen], margin[chosen], guess[chosen], confidence[chosen])
 
 
 def write_request(config: Config, pack: Pack, request: Request) -> None:
-    """Write request.csv, to fill in, and request.parquet with the network's own guesses, to correct."""
+    """Write request.csv, to fill in, and request.parquet with the classifier's guesses, if there is one."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     columns = (request.row, request.cluster, request.margin, request.guess)
     for row, cluster, margin, guess in zip(*(column.tolist() for column in columns), strict=True):
-        writer.writerow((row, pack.key(row), cluster, f"{margin:.6f}", pack.classes[guess], ""))
+        shown = ("", "") if guess < 0 else (f"{margin:.6f}", pack.classes[guess])
+        writer.writerow((row, pack.key(row), cluster, *shown, ""))
     config.out.mkdir(parents=True, exist_ok=True)
     write_atomic(config.out / "request.csv", text.getvalue().encode())
+    if (request.guess < 0).any():
+        return
     confidence = np.minimum(request.confidence, np.float32(1.0))
     classes = len(pack.classes)
     table = LabelTable.of(request.row, request.guess, classes, confidence, "guess", config.cycle)
@@ -214,6 +307,11 @@ def read_filled(path: Path, pack: Pack, cycle: int) -> LabelTable:
         raise UserError(f"filled request: {path} cannot be read ({error}); check the path") from error
     if not {"row", "key", "label"} <= set(found):
         raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}, found {', '.join(found)}")
+    if not pack.classes:
+        raise UserError(
+            f"filled request: the pack {pack.path} names no classes; name them with tools/labels.py import "
+            "--classes"
+        )
     classes = {name: number for number, name in enumerate(pack.classes)}
     labels: dict[int, int] = {}
     for number, line in enumerate(lines, start=2):

@@ -36,6 +36,7 @@ from engine.classification_report import (
 from engine.classifier import Weights, find_classifier
 from engine.distributed import refuse_ranks
 from engine.files import check_folder, to_json, write_atomic
+from engine.leaks import Account, check_run
 from engine.predict import predict
 from engine.report.figures import save_picture
 from engine.run_config import Loading, LoadingOptions
@@ -60,6 +61,8 @@ class Config:
     """Folder of the results; existing results are replaced."""
     split: str = "test"
     """Split to predict; images without a label are predicted but not measured."""
+    allow_leak: bool = False
+    """Measure on images whose labels the run was trained on; classification.json names them under leaks."""
     weights: Weights | None = None
     """raw or ema; by default the average where the run has one."""
     sizes: tuple[int, ...] = ()
@@ -173,7 +176,7 @@ def write_predictions(out: Path, pack: Pack, evaluated: Evaluated) -> None:
     write_atomic(out / "predictions.npz", arrays.getvalue())
 
 
-def write_report(config: Config, pack: Pack, evaluated: Evaluated) -> ClassificationReport:
+def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Account) -> ClassificationReport:
     """Write the figures, the accuracy of each class, the confusion matrix and both plots."""
     report = evaluated.report()
     by_view = {name: evaluated.report(number).figures() for number, name in enumerate(evaluated.views)}
@@ -182,7 +185,7 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated) -> Classifica
         for name, share in zip(pack.classes, report.per_class, strict=True)
     }
     content = {
-        "config": asdict(config),
+        "config": shared.describe(asdict(config)),
         "mean_of_views": report.figures(),
         "views": by_view,
         "per_class_top1": per_class,
@@ -204,6 +207,8 @@ def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     refuse_ranks("evaluate")
     check_folder(config.out)
     pack = open_pack(config.pack)
+    shared = check_run(config.run, pack.split(config.split), config.allow_leak)
+    shared.say()
     forget_bad_rows(config.out)
     evaluated = predict_split(config, pack)
     config.out.mkdir(parents=True, exist_ok=True)
@@ -211,7 +216,7 @@ def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
         write_predictions(config.out, pack, evaluated)
     if not bool((evaluated.labels >= 0).any()):
         return evaluated, None
-    return evaluated, write_report(config, pack, evaluated)
+    return evaluated, write_report(config, pack, evaluated, shared)
 
 
 def print_report(console: Console, split: str, evaluated: Evaluated, report: ClassificationReport) -> None:

@@ -70,7 +70,11 @@ class Config(ClassifierConfig):
     weight_decay: float = 5e-4
     """Weight decay, for weights only. Paper: 0.0005 (0.001 on CIFAR-100)."""
     ema_decay: float = 0.999
-    """Decay of the average of the weights, which is measured and kept. Paper and report: 0.999."""
+    """Decay of the average of the weights, which is measured and kept, after a warm-up in which it is their
+    plain mean. Paper and report: 0.999, without the warm-up."""
+    ema_statistics: Literal["average", "copy"] = "average"
+    """BatchNorm's statistics in that average: average them like the weights; or copy those of the trained
+    network, under a BatchNorm momentum of 0.001, as the published codes do for their million steps."""
     balanced: bool = False
     """Draw every class of the labelled images equally often."""
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
@@ -92,7 +96,7 @@ class FixMatch(ClassifierRecipe):
 
     def __init__(self, config: Config, num_classes: int) -> None:
         """Build the networks; call `seed_everything` first."""
-        super().__init__(config, num_classes, ema=True, nesterov=config.momentum > 0.0)
+        super().__init__(config, num_classes, average=config.ema_statistics, nesterov=config.momentum > 0.0)
         self.config = config
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
@@ -117,7 +121,7 @@ class FixMatch(ClassifierRecipe):
 
     def after_step(self, step: int) -> None:
         """Move the average."""
-        self.update_average(self.config.ema_decay)
+        self.update_average(step, self.config.ema_decay)
 
 
 def run(config: Config) -> ClassifierSummary:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
 
 # isort: split
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 import tyro
 
 from engine.classifier_recipe import (
@@ -27,7 +27,7 @@ from engine.classifier_recipe import (
     print_classifier,
     run_classifier,
 )
-from engine.objectives.mean_teacher import Distance, consistency_loss, ramp_up, teacher_decay
+from engine.objectives.mean_teacher import Distance, class_loss, consistency_loss, ramp_up, teacher_decay
 from engine.recipe import StepOutput
 from engine.run_config import check_shares
 from engine.schedule import Schedule, warmup_cosine
@@ -58,18 +58,20 @@ class Config(ClassifierConfig):
     consistency: Distance = "mse"
     """Distance of the class probabilities. Paper: mse; kl on ImageNet."""
     consistency_weight: float = 100.0
-    """Weight of the consistency after its ramp. Authors' code: 100 for mse, 10 for kl; as a rule the number
-    of classes to its square for mse, 1 to 10 for kl."""
+    """Weight of the consistency after its ramp, beside a class loss divided by all images of the step.
+    Authors' code: 100 for mse, 10 for kl; as a rule the number of classes to its square for mse, 1 to 10
+    for kl."""
     ramp_epochs: float = 5.0
     """Epochs over which the weight rises as exp(-5 (1 - t)^2). Authors' code: 5."""
     ema_decay_early: float = 0.99
-    """Share of itself that the teacher keeps in a step of the ramp. Paper: 0.99."""
+    """Share of itself that the teacher keeps in a step of the ramp, after a warm-up in which it is the plain
+    mean of the students, as in the authors' code. Paper: 0.99."""
     ema_decay: float = 0.999
     """The same after the ramp. Paper: 0.999."""
     lr: float = 0.05
     """Peak learning rate, down to 0 by a cosine. Authors' code: 0.05 per GPU."""
     weight_decay: float = 2e-4
-    """Weight decay, for weights only. Authors' code: 0.0002."""
+    """Weight decay of all parameters. Authors' code: 0.0002."""
     min_crop: float = 0.08
     """Smallest share of the image that a view shows. Authors' code on ImageNet: 0.08. On images of 32 pixels
     the paper has translations by up to 2 pixels and Gaussian noise instead: there take at least 0.5."""
@@ -89,9 +91,15 @@ class MeanTeacher(ClassifierRecipe):
 
     def __init__(self, config: Config, num_classes: int) -> None:
         """Build the networks; call `seed_everything` first."""
-        super().__init__(config, num_classes, ema=True, nesterov=config.momentum > 0.0)
+        nesterov = config.momentum > 0.0
+        super().__init__(config, num_classes, average="own", nesterov=nesterov, decay_vectors=True)
         self.config = config
         self.ramp_steps = 0
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """What no option names and a checkpoint has to agree in."""
+        return {**super().rules, "class loss": "divided by all images", "weight decay": "of all parameters"}
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
         """Classify the labelled images; agree with the teacher, who sees other views, on all of them."""
@@ -102,7 +110,7 @@ class MeanTeacher(ClassifierRecipe):
         logits = self.classify(*(views[0] for views in pairs))
         with torch.no_grad():
             teacher = self.average(torch.cat([views[1] for views in pairs])).float()
-        supervised = F.cross_entropy(logits[0], labels)
+        supervised = class_loss(logits[0], labels, num_rows=len(teacher))
         consistency = consistency_loss(torch.cat(logits), teacher, self.config.consistency)
         weight = self.config.consistency_weight * ramp_up(step, self.ramp_steps)
         metrics = {"supervised": supervised.detach(), "consistency": consistency.detach()}
@@ -114,9 +122,9 @@ class MeanTeacher(ClassifierRecipe):
         return warmup_cosine(total_steps, 0)
 
     def after_step(self, step: int) -> None:
-        """Move the teacher."""
+        """Move the teacher's weights; its statistics are those of its own passes."""
         early, late = self.config.ema_decay_early, self.config.ema_decay
-        self.update_average(teacher_decay(step, self.ramp_steps, early, late))
+        self.update_average(step, teacher_decay(step, self.ramp_steps, early, late))
 
 
 def run(config: Config) -> ClassifierSummary:

@@ -45,9 +45,10 @@ from engine.files import check_folder, to_json, write_atomic
 from engine.report.figures import draw_steps, save_picture
 from engine.run_config import Loading, LoadingOptions
 from loaders import BackendName, open_pack
-from loaders.classification import build_pool_loader
+from loaders.classification import build_pool_loader, chosen_labels
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Pack
+from loaders.packs.leaks import shared_rows
 from loaders.packs.subsample import training_labels
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -128,7 +129,7 @@ class SemiSupervised:
     threshold: float = 0.95
     """Least probability of a guess to count. Paper: 0.95."""
     ema_decay: float = 0.999
-    """Decay of the average of the weights, which is measured and kept. Report: 0.999."""
+    """Decay of the average of the weights, which is measured and kept, after its warm-up. Report: 0.999."""
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
     """Strong view: the paper's, or one with smaller magnitudes."""
     pseudo_per_class: int = 16
@@ -159,13 +160,18 @@ class Config:
     resolution: int = 96
     """Side of the views in pixels. Report: 96."""
     labeled_split: str = "train"
-    """Split whose true labels are used."""
+    """Split whose true labels are used; where it is "" or has none, --extra-labels are all."""
     labels_per_class: int | None = None
-    """Use only so many of those labels per class; all by default."""
+    """Use only so many of those labels per class, or of --extra-labels where these are all; else all."""
+    extra_labels: tuple[Path, ...] = ()
+    """Label tables to train on besides, in every stage. The first label of a row counts."""
     unlabeled_split: str = "unlabeled"
     """Split of the images without labels."""
     test_split: str = "test"
     """Labelled split to measure on."""
+    allow_leak: bool = False
+    """Train on labels of that split, or of copies of its images, all the same; each stage's config.json then
+    names them under leaks."""
     seed: int = 0
     """Seed of the weights, the order, the views and the choice of labels."""
     flip_p: float = 0.5
@@ -235,7 +241,7 @@ class Chain:
 
     def labels(self) -> dict[str, Any]:
         """Return the fields that say which true labels are known and where to measure."""
-        names = ("labeled_split", "labels_per_class", "test_split")
+        names = ("labeled_split", "labels_per_class", "extra_labels", "test_split", "allow_leak")
         chosen = {name: getattr(self.config, name) for name in names}
         return chosen | {"label_seed": self.config.seed}
 
@@ -300,13 +306,19 @@ def rounds(chain: Chain) -> None:
     chain.measure("rounds", chain.best)
 
 
+def both_splits(config: Config) -> tuple[str, ...]:
+    """Return the splits of FixMatch's unlabelled images: those with labels stand among them."""
+    return tuple(split for split in (config.labeled_split, config.unlabeled_split) if split)
+
+
 def fixmatch_config(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> fixmatch.Config:
     """Return how FixMatch goes on from the best run so far."""
     config = chain.config
     options = chain.common(out) | chain.labels() | asdict(config.fixmatch)
     del options["pseudo_per_class"]
-    options |= {"init": chain.best, "keep_head": chain.has_classifier, "extra_labels": extra_labels}
-    options |= {"unlabeled_splits": (config.labeled_split, config.unlabeled_split)}
+    options |= {"init": chain.best, "keep_head": chain.has_classifier}
+    options |= {"extra_labels": (*config.extra_labels, *extra_labels)}
+    options |= {"unlabeled_splits": both_splits(config)}
     return fixmatch.Config(**options)
 
 
@@ -343,7 +355,10 @@ def pseudo_labels(chain: Chain) -> Path:
         )
     finally:
         loader.close()
-    self_training.as_table(selection.one_class_each("best"), 0).write(path)
+    table = self_training.as_table(selection.one_class_each("best"), 0)
+    # What is measured on is no label to train on in a table, even where it was guessed.
+    own, copies = shared_rows(pack, table.row, pack.split(config.test_split))
+    table.of_rows(table.row[~(own | copies)]).write(path)
     return path
 
 
@@ -356,13 +371,13 @@ def active_stage(chain: Chain) -> None:
     if not bought.is_file():
         names = ("num_threads", "backend", "loading")
         options = chain.labels() | {name: getattr(config, name) for name in names}
-        del options["test_split"]
+        del options["allow_leak"]
         active.run(
             active.Config(
                 pack=config.pack,
                 out=bought.parent,
                 run=chain.best,
-                embedding=chain.pretrained,
+                init=chain.pretrained,
                 oracle=config.oracle,
                 clusters=config.ask.clusters,
                 per_cluster=config.ask.per_cluster,
@@ -385,7 +400,7 @@ def tta(chain: Chain) -> None:
     config = chain.config
     if chain.best is None or not chain.has_classifier:
         raise UserError("tta: expected a stage with labels before it, found none; skip fewer stages")
-    names = ("pack", "sizes", "flips", "backend", "num_threads", "loading")
+    names = ("pack", "sizes", "flips", "backend", "num_threads", "loading", "allow_leak")
     options = {name: getattr(config, name) for name in names}
     tested = evaluate.Config(run=chain.best, out=config.out / "tta", split=config.test_split, **options)
     _, report = evaluate.evaluate(tested)
@@ -412,11 +427,11 @@ def check(config: Config) -> None:
     """
     check_folder(config.out)
     pack = open_pack(config.pack)
-    for split in (config.labeled_split, config.unlabeled_split, config.test_split):
+    pack.require_one_label()
+    for split in (*both_splits(config), config.test_split):
         pack.split(split)
-    if not (pack.split(config.test_split).labels() >= 0).any():
-        raise UserError(f"test_split: expected labels in {config.test_split!r}, found none; name another")
     chain = Chain(config)
+    chosen_labels(pack, scratch_config(chain))
     for describe in (scratch_config, pretrain_config, fine_tune_config, rounds_config):
         describe(chain)
     fixmatch_config(chain, "fixmatch", ())
@@ -429,9 +444,9 @@ def check_sizes(config: Config, pack: Pack) -> None:
     Raises:
         UserError: more labels per class, images per step, clusters or bought labels than there are.
     """
-    few = (config.labeled_split, config.labels_per_class, config.seed)
+    few = (config.labeled_split, config.labels_per_class, config.seed, config.extra_labels)
     unlabeled, known = pack.split(config.unlabeled_split), training_labels(pack, *few)
-    both = len(pack.pool((config.labeled_split, config.unlabeled_split)))
+    both = len(pack.pool(both_splits(config)))
     open_labels = unlabeled.labels()[unlabeled.labels(known) < 0]
     per_step = config.fixmatch.mu * config.fixmatch.batch_size
     of_fixmatch = (per_step, both, "images per step; lower --fixmatch.batch-size or --fixmatch.mu")

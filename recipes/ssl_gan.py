@@ -84,7 +84,8 @@ class Config(ClassifierConfig):
     flat_share: float = 2 / 3
     """Share of the run before the rates fall linearly to 0. Authors' code: 800 of 1,200 epochs."""
     ema_decay: float = 0.9999
-    """Decay of the average of the discriminator's weights, which is measured. Authors' code: 0.9999."""
+    """Decay of the average of the discriminator's weights, which is measured, after a warm-up in which it is
+    their plain mean. Authors' code: 0.9999, from zero instead of the warm-up."""
     collapse_share: float = 0.1
     """Say that the generator has collapsed when its images vary less than this share of the real ones."""
     backend: BackendName = "auto"
@@ -111,7 +112,7 @@ class SslGan(ClassifierRecipe):
 
     def __init__(self, config: Config, num_classes: int) -> None:
         """Build the networks; call `seed_everything` first."""
-        super().__init__(config, num_classes, ema=True)
+        super().__init__(config, num_classes, average="average")
         self.config = config
         for network in (self.classifier, self.average):
             assert network is not None
@@ -173,7 +174,7 @@ class SslGan(ClassifierRecipe):
 
     def after_step(self, step: int) -> None:
         """Move the averaged discriminator."""
-        self.update_average(self.config.ema_decay)
+        self.update_average(step, self.config.ema_decay)
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw a sheet of what the generator has learned, and say whether it has collapsed."""

@@ -69,7 +69,8 @@ class Config(ClassifierConfig):
     label_smoothing: float = 0.0
     """Share of a label spread over all classes. Szegedy et al. 2016: 0.1."""
     ema_decay: float | None = None
-    """Decay of a moving average of the weights, measured and kept beside them; none by default."""
+    """Decay of a moving average of the weights and of BatchNorm's statistics, measured and kept beside them,
+    after a warm-up in which it is their plain mean; none by default."""
     backend: BackendName = "auto"
     """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
@@ -91,7 +92,7 @@ class Supervised(ClassifierRecipe):
 
     def __init__(self, config: Config, num_classes: int) -> None:
         """Build the network; call `seed_everything` first."""
-        super().__init__(config, num_classes, ema=config.ema_decay is not None)
+        super().__init__(config, num_classes, average=None if config.ema_decay is None else "average")
         self.config = config
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
@@ -111,7 +112,7 @@ class Supervised(ClassifierRecipe):
     def after_step(self, step: int) -> None:
         """Move the average, where there is one."""
         if self.config.ema_decay is not None:
-            self.update_average(self.config.ema_decay)
+            self.update_average(step, self.config.ema_decay)
 
 
 def run(config: Config) -> ClassifierSummary:

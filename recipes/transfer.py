@@ -28,8 +28,9 @@ from __future__ import annotations
 import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
 
 # isort: split
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +47,7 @@ from engine.few_labels import SCRATCH, FewLabelResult, summarise, write_results
 from engine.files import to_json
 from engine.grid import RATES, WEIGHT_DECAYS, Cell, Setting, best_of, settings, sum_up, write_grid
 from engine.layers import Layer, LayerFeatures
+from engine.leaks import Account, check_run
 from engine.loop import LoopConfig
 from engine.predict import measure_accuracy
 from engine.run_config import Loading, LoadingOptions
@@ -54,17 +56,29 @@ from engine.transfer import FineTuning, Transfer, train_stage, vote
 from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
 from loaders.build import BackendName
+from loaders.classification import check_measured, fit_to_ranks
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.json_text import parse_json
-from loaders.packs import Pack, Split
-from loaders.packs.subsample import subsample_per_class, validation_part
+from loaders.packs import LabelTable, Pack, Split
+from loaders.packs.leaks import check_leak
+from loaders.packs.subsample import subsample_per_class, tell_scarce, training_labels, validation_part
 from loaders.views import presets
 
 Method = Literal["fine_tune", "frozen", "two_stage", "knn"]
 PRETRAINED = FineTuning(lr_backbone=0.005, lr_classifier=0.02, batchnorm="batch", steps=100)
 FROM_SCRATCH = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch", warmup_steps=10)
 _DECISIVE = (
-    *("pack", "train_split", "batch_size", "flip_p", "layer", "layer_side", "hidden", "head_steps"),
+    *(
+        "pack",
+        "train_split",
+        "extra_labels",
+        "batch_size",
+        "flip_p",
+        "layer",
+        "layer_side",
+        "hidden",
+        "head_steps",
+    ),
     *("together_factor", "validation_split", "validation_share", "patience", "check_every_steps"),
 )
 _VALIDATION_SEED = 0  # the same validation images for every seed, so that seeds differ in training alone
@@ -81,9 +95,14 @@ class Config:
     out: Path
     """Folder of the results; runs in it that are already complete are not repeated."""
     train_split: str = "train"
-    """Labelled split to choose the labels from."""
+    """Labelled split to choose the labels from; where it is "" or has none, from --extra-labels alone."""
+    extra_labels: tuple[Path, ...] = ()
+    """Label tables to choose from besides, such as bought labels. The first label of a row counts."""
     test_split: str = "test"
     """Labelled split to measure on."""
+    allow_leak: bool = False
+    """Choose from labels of the splits that are measured on, or of copies of their images, all the same;
+    few_labels.json then names them under leaks."""
     labels_per_class: tuple[int, ...] = (1, 2, 5, 10)
     """Numbers of labels per class; the smaller choices are part of the larger."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -185,15 +204,36 @@ class Session:
         """Open the pack and the loaders of this rank's test and validation images."""
         self.config, self.accelerator = config, accelerator
         self.pack: Pack = open_pack(config.pack)
+        self.pack.require_one_label()
         self.start: Start = find_start(config.init)
-        split = self.pack.split(config.train_split)
-        self.split, self.known = split, split.labels()
+        check_measured(self.pack, config.test_split)
+        table = training_labels(self.pack, config.train_split, None, 0, config.extra_labels)
+        split = self.pack.pool(self.pack.splits).labeled_by(table)
+        self.split, self.table, self.known = split, table, split.labels(table)
         held: Split | None = self.pack.split(config.validation_split) if config.validation_split else None
         if config.validation_share:
             part = validation_part(self.known, config.validation_share, _VALIDATION_SEED)
+            tell_scarce(self.known, 2, self.pack.classes)
             held, self.known = split.take(np.flatnonzero(part)), np.where(part, -1, self.known)
+        tell_scarce(self.known, max(config.labels_per_class), self.pack.classes)
+        self.shared = self.account([config.test_split, *filter(None, [config.validation_split])])
+        self.shared.say()
+        own = table if config.validation_share else None
+        self.validation: Loader[Batch] | None = None
         self.test = self.in_order(self.pack.split(config.test_split))
-        self.validation = None if held is None else self.in_order(held)
+        try:
+            self.validation = None if held is None else self.in_order(held, own)
+        except BaseException:
+            self.test.close()
+            raise
+
+    def account(self, measured: Sequence[str]) -> Account:
+        """Hold the labels, and those behind the start, against the splits that are measured on."""
+        allow, splits = self.config.allow_leak, [self.pack.split(name) for name in measured]
+        leaks = [check_leak(self.pack, self.table.row, split, allow) for split in splits]
+        behind = [check_run(self.config.init, split, allow) for split in splits]
+        notes = tuple(note for found in behind for note in found.notes)
+        return Account(tuple(chain(*leaks, *(found.leaks for found in behind))), notes)
 
     def close(self) -> None:
         """Close the loaders."""
@@ -218,21 +258,18 @@ class Session:
         """Choose the labels of a job."""
         return self.split.take(subsample_per_class(self.known, job.labels_per_class, job.seed))
 
-    def in_order(self, split: Split) -> Loader[Batch]:
-        """Build a loader of this rank's part of a split, without augmentation."""
-        views = (presets.evaluation(self.start.resolution),)
-        return build_loader(split, views, 256 * self.accelerator.num_processes, mode="eval", **self.options)
+    def in_order(self, split: Split, labels: LabelTable | None = None) -> Loader[Batch]:
+        """Build a loader of this rank's part of a split, without augmentation; its true labels by default."""
+        views, size = (presets.evaluation(self.start.resolution),), 256 * self.accelerator.num_processes
+        return build_loader(split, views, size, mode="eval", labels=labels, **self.options)
 
     def augmented(self, job: _Job) -> Loader[Batch]:
         """Build the training loader of a job."""
-        chosen, num_ranks = self.labels(job), self.accelerator.num_processes
-        most = min(self.config.batch_size, len(chosen))
-        if most < num_ranks:
-            raise UserError(
-                f"fine-tuning: {len(chosen)} labels for {num_ranks} processes; use fewer processes"
-            )
+        num_ranks = self.accelerator.num_processes
+        chosen, batch_size = fit_to_ranks(self.labels(job), self.config.batch_size, num_ranks)
         view = presets.crop_flip(self.start.resolution, job.tuning.min_crop, self.config.flip_p)
-        return build_loader(chosen, (view,), most - most % num_ranks, seed=job.seed, **self.options)
+        fitting = batch_size - batch_size % num_ranks
+        return build_loader(chosen, (view,), fitting, seed=job.seed, labels=self.table, **self.options)
 
     def loop_config(self, job: _Job, tuning: FineTuning, ending: str, steps_per_epoch: int) -> LoopConfig:
         """Return how the loop carries out one training of a job."""
@@ -302,7 +339,7 @@ def classify_by_neighbours(session: Session, job: _Job) -> FewLabelResult:
     device, num_classes = session.accelerator.device, len(session.pack.classes)
     layer = Layer(session.config.layer, session.config.layer_side)
     network = LayerFeatures(session.start.load(), layer).to(device)
-    labelled = session.in_order(session.labels(job))
+    labelled = session.in_order(session.labels(job), session.table)
     try:
         found = vote(network, labelled, session.test, num_classes, device, session.config.out)
     finally:
@@ -346,7 +383,7 @@ def run(config: Config) -> list[FewLabelResult]:
         results = run_jobs(session, list(plan(config)))
     finally:
         session.close()
-    described: dict[str, Any] = parse_json(to_json(asdict(config)))
+    described = session.shared.describe(parse_json(to_json(asdict(config))))
     on_main(lambda: write_results(config.out, results, described))
     return results
 
@@ -364,7 +401,7 @@ def run_grid(config: Config) -> list[Cell]:
         sum_up(setting, results[place * per_cell : (place + 1) * per_cell])
         for place, setting in enumerate(wanted)
     ]
-    described: dict[str, Any] = parse_json(to_json(asdict(config)))
+    described = session.shared.describe(parse_json(to_json(asdict(config))))
     on_main(lambda: write_grid(config.out, cells, described))
     return cells
 

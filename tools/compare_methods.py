@@ -133,7 +133,7 @@ def run(config: Config, console: Console) -> int:
 
 
 def check_labels(config: Config, pack: Pack) -> None:
-    """Refuse a pack with fewer labels than the comparison uses, before any work."""
+    """Say which classes have fewer labels than the comparison uses, before any work; refuse having none."""
     of_calibration = -(-BATCH_SIZE // max(1, len(pack.classes)))
     beside = config.probe_labels_per_class if config.family == "selfsup" else of_calibration
     few_labels(pack.split("train"), max(*config.counts, beside), seed=0)

@@ -24,6 +24,7 @@ from engine.evaluate import Features, extract_features, topk_accuracy
 from engine.evaluation import EVALUATION_NAME, Evaluation, FrozenAccuracy, write_evaluation
 from engine.files import check_file, check_folder
 from engine.knn import knn_scores
+from engine.leaks import Account, check_run
 from engine.networks import build_backbone, load_backbone
 from engine.probe import fit_linear_probe
 from engine.run_config import Loading, LoadingOptions
@@ -32,7 +33,8 @@ from loaders import build_loader, open_pack
 from loaders.build import BackendName
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Pack
-from loaders.packs.subsample import subsample_per_class
+from loaders.packs.leaks import check_leak
+from loaders.packs.subsample import few_labels, has_labels, subsample_per_class, tell_scarce
 from loaders.views import presets
 
 
@@ -48,6 +50,9 @@ class Config:
     """Labelled split: the bank of neighbours, and what the probe is fitted on."""
     test_split: str = "test"
     """Labelled split to measure on."""
+    allow_leak: bool = False
+    """Measure on images that the bank, or the run's own labels, hold too; evaluation.json names them under
+    leaks."""
     labels_per_class: int | None = None
     """Use only so many labelled images of each class of the training split; all by default."""
     neighbours: int = 20
@@ -86,9 +91,12 @@ def features_of(
 ) -> Features:
     """Return the representations of the labelled images of a split, or of `per_class` of each class."""
     device = next(backbone.parameters()).device
+    pack.require_one_label()
     images = pack.split(split)
     if per_class is not None:
-        images = images.take(subsample_per_class(images.labels(), per_class, seed=0))
+        known = images.labels()
+        tell_scarce(known, per_class, pack.classes)
+        images = images.take(subsample_per_class(known, per_class, seed=0))
     loader = build_loader(
         images,
         views=(presets.evaluation(resolution),),
@@ -104,8 +112,6 @@ def features_of(
         features = extract_features(backbone, loader, device, config.out).labelled()
     finally:
         loader.close()
-    if len(features.labels) == 0:
-        raise UserError(f"evaluation: split {split!r} of {config.pack} has no labels; give a labelled split")
     return features
 
 
@@ -134,26 +140,41 @@ def measure(config: Config, pack: Pack, name: str, resolution: int, backbone: nn
     )
 
 
+def account(config: Config, pack: Pack) -> Account:
+    """Hold the bank of neighbours, and the labels behind the run, against the split that is measured on."""
+    for split in (config.train_split, config.test_split):
+        if not has_labels(pack, split):
+            raise UserError(
+                f"evaluation: split {split!r} of {config.pack} has no labels; give a labelled split"
+            )
+    bank, measured = pack.split(config.train_split), pack.split(config.test_split)
+    rows = few_labels(bank, config.labels_per_class, 0).row
+    leaks = check_leak(pack, rows, measured, config.allow_leak, "train_split")
+    behind = check_run(config.run, measured, config.allow_leak)
+    return Account(leaks + behind.leaks, behind.notes)
+
+
 def evaluate(config: Config) -> Evaluation:
     """Measure a run's backbone, and an untrained one where asked, and write evaluation.json."""
-    described = read_run(config.run)
-    backbone_name, resolution = (described["config"].get(name) for name in ("backbone", "resolution"))
+    trained = read_run(config.run)
+    backbone_name, resolution = (trained["config"].get(name) for name in ("backbone", "resolution"))
     if not isinstance(backbone_name, str) or not isinstance(resolution, int):
         raise UserError(
             f"run folder: expected backbone and resolution in {config.run / 'config.json'}, found "
             f"{backbone_name!r} and {resolution!r}; give a run that trained one backbone"
         )
     pack = open_pack(config.pack)
+    shared = account(config, pack)
+    shared.say()
     forget_bad_rows(config.out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = [measure(config, pack, described["recipe"], resolution, load_backbone(config.run).to(device))]
+    rows = [measure(config, pack, trained["recipe"], resolution, load_backbone(config.run).to(device))]
     if config.untrained:
         seed_everything(config.untrained_seed)
         untrained = build_backbone(backbone_name, resolution).to(device)
         rows.append(measure(config, pack, "untrained", resolution, untrained))
-    evaluation = Evaluation(
-        tuple(rows), {**asdict(config), "backbone": backbone_name, "resolution": resolution}
-    )
+    described = {**asdict(config), "backbone": backbone_name, "resolution": resolution}
+    evaluation = Evaluation(tuple(rows), shared.describe(described))
     write_evaluation(config.run, evaluation)
     return evaluation
 

@@ -35,18 +35,22 @@ class Config:
     """Faults that end with exit code 1: leak, duplicates, corrupt."""
     workers: int = 0
     """Threads that decode, 0 for one per core."""
+    page: Path | None = None
+    """File of the page; report.html in the pack by default."""
 
     def __post_init__(self) -> None:
         """Refuse numbers of threads that there are not, and a folder in place of the page."""
         check_numbers(self)
         check_file(self.pack / PAGE_NAME, "pack")
+        if self.page is not None:
+            check_file(self.page, "page")
 
 
 def main() -> int:
     """Parse the command line, look, and print what was found."""
     config = tyro.cli(Config, description=__doc__)
     pack, fail_on = open_pack(config.pack), parse_faults(config.fail_on)
-    findings, quarantine = inspect_pack(pack, config.near, config.workers, Console())
+    findings, quarantine = inspect_pack(pack, config.near, config.workers, Console(), config.page)
     faults = faults_found(findings, quarantine, fail_on)
     for line in faults:
         print(f"fault: {line}")

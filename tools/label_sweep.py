@@ -29,7 +29,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich.console import Console
@@ -38,7 +37,9 @@ from rich.table import Table
 from engine.classifier_recipe import read_accuracy
 from engine.few_labels import SCRATCH, FewLabelResult, Summary, read_results, summarise, write_results
 from engine.files import check_folder, to_json, write_atomic
+from engine.leaks import Account
 from engine.report.figures import Series, draw_label_efficiency, save_picture
+from engine.runs import read_run
 from loaders import open_pack
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.json_text import parse_json
@@ -228,7 +229,7 @@ def run(config: Config, console: Console) -> list[FewLabelResult]:
 
 def write_sweep(config: Config, results: Sequence[FewLabelResult]) -> None:
     """Write the results, the table and the plot into the sweep's folder."""
-    described: dict[str, Any] = parse_json(to_json(asdict(config)))
+    described = Account(leaks_of(config)).describe(parse_json(to_json(asdict(config))))
     write_results(config.out, results, described)
     summaries = summarise(results)
     text = io.StringIO()
@@ -241,6 +242,16 @@ def write_sweep(config: Config, results: Sequence[FewLabelResult]) -> None:
         writer.writerow((s.init, s.labels_per_class, s.num_seeds, *shown))
     write_atomic(config.out / "sweep.csv", text.getvalue().encode())
     save_picture(config.out / "sweep.png", draw_label_efficiency(_as_series(summaries)))
+
+
+def leaks_of(config: Config) -> tuple[str, ...]:
+    """Return what the runs were allowed to learn from the test split, see `engine.leaks`; each text once."""
+    found: dict[str, None] = {}
+    for job in plan(config):
+        folder = config.out / job.folder
+        described = read_results(folder)[1] if job.method.recipe == TRANSFER else read_run(folder)["config"]
+        found |= dict.fromkeys(described.get("leaks", ()))
+    return tuple(found)
 
 
 def render(summaries: Sequence[Summary]) -> Table:

@@ -1,4 +1,4 @@
-"""Label tables of a pack: import, export, choose a few per class, split off a validation set, compare.
+"""Label tables of a pack: import, export, choose a few per class, divide, leave out a test set, compare.
 
 A label table is a small parquet file under `labels/` of a pack; no command touches a shard.
 
@@ -6,11 +6,13 @@ Examples:
     python tools/labels.py subsample packs/mine --split train --per-class 4 --seed 0 --name few4
     python tools/labels.py divide packs/mine --split train --validation 0.1 --name tenth
     python tools/labels.py import packs/mine --file labels.csv --name mine
+    python tools/labels.py import packs/unlabelled --classes cat dog --file bought.csv --name bought
+    python tools/labels.py exclude packs/mine --split test --name known
     python tools/labels.py export packs/mine --file labels.csv --name few4
     python tools/labels.py compare packs/mine --first true --second mine
 
 Recipes choose a few true labels of each class by `--labels-per-class`, and add other tables to them by
-`--extra-labels packs/mine/labels/mine.parquet`.
+`--extra-labels packs/mine/labels/mine.parquet`, or train on such tables alone by `--labeled-split ""` too.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ from rich.table import Table
 from engine.files import check_file, check_folder
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import LabelTable, Pack, open_pack
+from loaders.packs.class_names import class_names, write_class_names
 from loaders.packs.label_files import export_labels, read_label_file
 from loaders.packs.labels import TRUE_LABELS, label_table_path
-from loaders.packs.subsample import subsample_per_class, validation_part
+from loaders.packs.leaks import shared_rows
+from loaders.packs.subsample import subsample_per_class, tell_scarce, validation_part
 
 _PackPath = Annotated[Path, tyro.conf.Positional]
 
@@ -39,14 +43,25 @@ class Import:
 
     pack: _PackPath
     """Folder of the pack."""
-    file: Path
-    """The labels: numbers or class names; -1 or an empty cell stands for no label."""
-    name: str
+    file: Path | None = None
+    """The labels: numbers or class names; -1 or an empty cell stands for no label. May be left out where
+    --classes alone are to be set."""
+    name: str | None = None
     """Name of the new table."""
     split: str | None = None
     """Split that an array has one label per image of; the whole pack by default."""
     source: str = "import"
     """Who gave the labels, kept in the table."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes of a pack that was made without labels, for good: label 0 is the first. All of
+    them, or a text file with one per line."""
+
+    def __post_init__(self) -> None:
+        """Refuse a command that imports nothing, or half of what it needs."""
+        if (self.file is None) != (self.name is None) or (self.file is None and not self.classes):
+            raise UserError(
+                "import: expected --file and --name, --classes, or all three; give what is missing"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,20 @@ class Divide:
 
 
 @dataclass(frozen=True)
+class Exclude:
+    """Leave out of a table what belongs to a split that is measured on: its rows and copies of its images."""
+
+    pack: _PackPath
+    """Folder of the pack."""
+    split: str
+    """Split to keep apart, such as test."""
+    name: str
+    """Name of the new table."""
+    table: str = TRUE_LABELS
+    """Table to take the labels from."""
+
+
+@dataclass(frozen=True)
 class Compare:
     """Compare two tables: where they agree, where they differ, what only one of them labels."""
 
@@ -128,6 +157,7 @@ Command = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Subsample, tyro.conf.subcommand("subsample")]
     | Annotated[Divide, tyro.conf.subcommand("divide")]
+    | Annotated[Exclude, tyro.conf.subcommand("exclude")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
 )
 
@@ -137,21 +167,24 @@ def main() -> None:
     command = tyro.cli(Command, description=__doc__)
     pack = open_pack(command.pack)
     if isinstance(command, Import):
-        rows = _rows_of(pack, command.split)
-        table = read_label_file(command.file, pack, rows, command.source)
-        if not len(table):
-            raise UserError(f"{command.file}: expected at least one label, found none; check its columns")
-        _write(pack, command.name, table)
+        _import(pack, command)
     elif isinstance(command, Export):
         labels = _read(pack, command.name).dense(len(pack))
         export_labels(command.file, pack, _rows_of(pack, command.split), labels)
         print(f"{command.file} written")
     elif isinstance(command, Subsample):
         split, table = pack.split(command.split), _read(pack, command.table)
-        chosen = split.rows(subsample_per_class(split.labels(table), command.per_class, command.seed))
+        known = split.labels(table)
+        chosen = split.rows(subsample_per_class(known, command.per_class, command.seed))
+        tell_scarce(known, command.per_class, pack.classes)
         _write(pack, command.name, table.of_rows(chosen))
     elif isinstance(command, Divide):
         _divide(pack, command)
+    elif isinstance(command, Exclude):
+        table = _read(pack, command.table)
+        own, copies = shared_rows(pack, table.row, pack.split(command.split))
+        _write(pack, command.name, table.of_rows(table.row[~(own | copies)]))
+        print(f"left out: {own.sum():,} rows and {copies.sum():,} copies of split {command.split!r}")
     else:
         _compare(pack, command)
 
@@ -181,10 +214,37 @@ def _write(pack: Pack, name: str, table: LabelTable) -> None:
     print(f"{path}: {len(table):,} labels")
 
 
+def _import(pack: Pack, command: Import) -> None:
+    """Read everything before anything is written: a mistake leaves neither names nor a table."""
+    names = class_names(command.classes) if command.classes else ()
+    if names and pack.classes and names != pack.classes:
+        raise UserError(
+            f"classes: expected those of the pack, {_shown(pack.classes)}, found {_shown(names)}; leave out "
+            "--classes"
+        )
+    is_new, pack.classes = bool(names) and not pack.classes, pack.classes or names
+    if command.file is not None and command.name is not None:
+        table = read_label_file(command.file, pack, _rows_of(pack, command.split), command.source)
+        if not len(table):
+            raise UserError(f"{command.file}: expected at least one label, found none; check its columns")
+        _free_path(pack, command.name)
+    if is_new:
+        write_class_names(pack.path, names)
+    if command.classes:
+        print(f"{pack.path}: {len(pack.classes)} classes, {_shown(pack.classes)}")
+    if command.name is not None:
+        _write(pack, command.name, table)
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
 def _divide(pack: Pack, command: Divide) -> None:
     split, table = pack.split(command.split), _read(pack, command.table)
     labels = split.labels(table)
     part = validation_part(labels, command.validation, command.seed)
+    tell_scarce(labels, 2, pack.classes)
     halves = {f"{command.name}-train": ~part & (labels >= 0), f"{command.name}-val": part}
     for name in halves:
         _free_path(pack, name)  # both, before either is written

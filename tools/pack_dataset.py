@@ -25,6 +25,7 @@ from loaders.packs.append import append_to_pack
 from loaders.packs.image import ImagePolicy
 from loaders.packs.manifest import QUARANTINE_NAME, Manifest
 from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.columns import ColumnOptions
 from loaders.packs.sources.remote import is_remote
 from loaders.packs.sources.spec import parse_splits
 from loaders.packs.upload import default_staging
@@ -38,9 +39,10 @@ class Config:
     splits: tuple[str, ...]
     """NAME=PATH of every split. PATH is a folder, .tar, .tar.gz or .zip, where a file's class is the folder
     it lies in and files in the root have none; wds:shards/x-{000..012}.tar for WebDataset shards; a .beton; a
-    list of paths (.csv, .tsv, .jsonl, .parquet); a table of images (.parquet, .arrow); or any of these on
-    s3://, gs://, https:// or hf://. #folder chooses a folder inside an archive, #name a split of a list,
-    #labels=FILE gives labels (.pt, .npy, .csv) to the images of a folder or an archive."""
+    list of paths (.csv, .tsv, .txt, .jsonl, .parquet); tables of images (.parquet, .arrow), or a folder of
+    them; or any of these on s3://, gs://, https:// or hf://. #folder chooses a folder inside an archive,
+    #name a split of a list or of a folder of tables, #labels=FILE gives labels (.pt, .npy, .csv, .txt) to the
+    images of a folder or an archive."""
     out: str
     """Folder of the pack; must not exist yet, or hold what this same command began. Or a remote place such as
     s3://bucket/pack."""
@@ -59,6 +61,13 @@ class Config:
     """raw stores decoded pixels: larger, and read without decoding."""
     max_pixels: int = ImagePolicy.max_pixels
     """Refuse larger images (decompression bombs)."""
+    image_column: str | None = None
+    """Column of lists and tables with the paths or the bytes of the images; by default found by its name."""
+    label_column: str | None = None
+    """Column of lists and tables with the labels, or member (txt) or JSON field of WebDataset samples."""
+    multi_label: bool = False
+    """Labels are several an image: lists, or texts parted by |, ; or commas. They are kept in a table of
+    their own; recipes learn one class an image and refuse such a pack."""
     append: bool = False
     """Add the splits, or more images of its splits, to the finished pack at --out; no shard is rewritten."""
     near: bool = False
@@ -128,6 +137,7 @@ def options_of(config: Config) -> PackOptions:
         shard_size_mb=config.shard_size_mb,
         workers=config.workers,
         executor=config.executor,
+        columns=ColumnOptions(config.image_column, config.label_column, config.multi_label),
         upload=config.out.rstrip("/") if remote else None,
     )
 
@@ -145,6 +155,8 @@ def print_summary(console: Console, out: str, manifest: Manifest, seconds: float
     )
     rate = manifest.num_inputs / seconds
     console.print(f"{manifest.num_inputs:,} inputs in {seconds:.1f} s, {rate:,.0f} images/s -> {out}")
+    for note in manifest.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     if manifest.num_quarantined:
         console.print(f"{manifest.num_quarantined:,} inputs quarantined, reasons in {out}/{QUARANTINE_NAME}")
 

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 from torch import Tensor
 
-from engine.evaluation import read_evaluation
+from engine.evaluation import Evaluation, read_evaluation
 from engine.few_labels import FewLabelResult, read_results
 from engine.files import check_file, write_atomic
 from engine.metrics import read_metrics
@@ -24,6 +24,7 @@ from engine.report.sections import (
     few_labels_section,
     frozen_section,
     key_figures,
+    leaks_section,
 )
 from engine.report.sheets import contact_sheet, to_pixels
 from engine.runs import read_run
@@ -108,11 +109,19 @@ def few_label_results(config: Config) -> list[FewLabelResult]:
     return [] if config.few_labels is None else read_results(config.few_labels)[0]
 
 
+def leaks_of(config: Config, evaluation: Evaluation | None) -> list[str]:
+    """Return what was learned from and measured on at once, by whatever the page shows; each text once."""
+    shown = [read_run(config.run)["config"], {} if evaluation is None else evaluation.config]
+    if config.few_labels is not None:
+        shown.append(read_results(config.few_labels)[1])
+    return list(dict.fromkeys(str(leak) for described in shown for leak in described.get("leaks", ())))
+
+
 def build_report(config: Config) -> str:
     """Return the page as HTML text."""
     described, commands = read_run(config.run), _commands(config.commands)
     evaluation, results = read_evaluation(config.run), few_label_results(config)
-    sections: list[Section] = [key_figures(evaluation, results)]
+    sections: list[Section] = [key_figures(evaluation, results), leaks_section(leaks_of(config, evaluation))]
     if results:
         sections.append(few_labels_section(results))
     if evaluation is not None:

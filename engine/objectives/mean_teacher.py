@@ -1,10 +1,12 @@
 """Mean Teacher: a student agrees with the average of its own past weights on another view.
 
 Source: Tarvainen and Valpola 2017, "Mean teachers are better role models" (arXiv 1703.01780), section 2 and
-appendix B for the ramps.
+appendix B for the ramps; both codes of the authors (github.com/CuriousAI/mean-teacher) for the division of
+the class loss, of which the paper says nothing.
 
-Shapes: N rows of this rank (labelled and unlabelled), C classes. Every term is a mean over the rank's rows,
-so that DistributedDataParallel's average is the mean over all ranks.
+Shapes: B labelled rows and N rows in all (labelled and unlabelled) of this rank, C classes. Every term is a
+sum over rows divided by N, which is the same on every rank, so that DistributedDataParallel's average is the
+mean over all ranks.
 """
 
 from __future__ import annotations
@@ -45,6 +47,23 @@ def consistency_loss(student_logits: Tensor, teacher_logits: Tensor, distance: D
         return F.mse_loss(at_least_float32(student_logits).softmax(1), teacher.softmax(1))
     student = at_least_float32(student_logits).log_softmax(1)
     return F.kl_div(student, teacher.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+def class_loss(logits_labeled: Tensor, labels: Tensor, num_rows: int) -> Tensor:
+    """Return the cross-entropy of the labelled rows, summed and divided by the number of all rows.
+
+    The weight of the consistency, 100 in the authors' code, is meant beside this sum: a mean over the
+    labelled rows alone would be N / B = 1 + mu times as large.
+
+    Args:
+        logits_labeled: [B, C].
+        labels: int64 [B].
+        num_rows: N.
+
+    Source: the authors' code in PyTorch (`main.py`, `train`), which divides by the size of the minibatch, and
+        in TensorFlow (`model.py`, `classification_costs`), which does the same.
+    """
+    return F.cross_entropy(at_least_float32(logits_labeled), labels, reduction="sum") / num_rows
 
 
 def ramp_up(step: int, ramp_steps: int) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.files import write_atomic
+from engine.report.names import DrawnNames, drawn_names
 from engine.report.page import Picture
 from engine.report.theme import DARK, LIGHT, Palette
 
@@ -74,11 +75,12 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
 
 def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Picture:
     """Draw accuracy over labels per class, a line with its spread per way of starting."""
+    names = drawn_names([line.name for line in series])
 
     def draw(figure: Any, palette: Palette) -> None:
         axes = figure.add_subplot(1, 1, 1)
         colors = (palette.accent, palette.second, palette.muted)
-        for place, line in enumerate(series):
+        for place, (line, name) in enumerate(zip(series, names.texts, strict=True)):
             color, marker = colors[place % len(colors)], _MARKERS[place % len(_MARKERS)]
             dashes = _DASHES[place // len(colors) % len(_DASHES)]
             mean = [100.0 * m for m in line.mean]
@@ -86,7 +88,8 @@ def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Pictur
             high = [m + 100.0 * s for m, s in zip(mean, line.spread, strict=True)]
             axes.fill_between(line.labels_per_class, low, high, color=color, alpha=0.16, linewidth=0)
             look = {"color": color, "marker": marker, "linestyle": dashes, "markersize": 4.5}
-            axes.plot(line.labels_per_class, mean, label=line.name, **look)
+            # Matplotlib leaves a name out of the legend that begins with "_".
+            axes.plot(line.labels_per_class, mean, label=f" {name}" if name[:1] == "_" else name, **look)
         ticks = sorted({k for line in series for k in line.labels_per_class})
         axes.set_xscale("log")
         axes.minorticks_off()
@@ -96,11 +99,12 @@ def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Pictur
         dress(axes, palette)
         axes.legend(frameon=False, fontsize=8, labelcolor=palette.ink, loc="best")
 
-    return draw_picture(draw, (8.6, 3.2), "Accuracy over the number of labels per class", caption)
+    return draw_picture(draw, (8.6, 3.2), "Accuracy over the number of labels per class", caption, names)
 
 
 def draw_steps(names: Sequence[str], values: Sequence[float], title: str, caption: str = "") -> Picture:
     """Draw one horizontal bar per step of a chain, from the first down, with its value beside it."""
+    drawn = drawn_names(names)
 
     def draw(figure: Any, palette: Palette) -> None:
         axes = figure.add_subplot(1, 1, 1)
@@ -108,7 +112,7 @@ def draw_steps(names: Sequence[str], values: Sequence[float], title: str, captio
         axes.barh(places, values, color=palette.accent, height=0.6)
         for place, value in zip(places, values, strict=True):
             axes.text(value, place, f" {value:.1f}", va="center", fontsize=8, color=palette.ink)
-        axes.set_yticks(places, names)
+        axes.set_yticks(places, drawn.texts)
         axes.invert_yaxis()
         axes.set_xlim(0, max([1e-9, *values]) * 1.12)
         axes.set_title(title, loc="left", fontsize=9, color=palette.ink)
@@ -116,7 +120,7 @@ def draw_steps(names: Sequence[str], values: Sequence[float], title: str, captio
         axes.grid(False)
 
     size = (8.6, 0.6 + 0.36 * len(names))
-    return draw_picture(draw, size, f"{title} of each step: {', '.join(names)}", caption)
+    return draw_picture(draw, size, f"{title} of each step: {', '.join(names)}", caption, drawn)
 
 
 def dress(axes: Any, palette: Palette) -> None:
@@ -132,7 +136,11 @@ def dress(axes: Any, palette: Palette) -> None:
 
 
 def draw_picture(
-    draw: Callable[[Any, Palette], None], size: tuple[float, float], alt: str, caption: str
+    draw: Callable[[Any, Palette], None],
+    size: tuple[float, float],
+    alt: str,
+    caption: str,
+    names: DrawnNames | None = None,
 ) -> Picture:
     """Draw for a light and for a dark page.
 
@@ -141,20 +149,24 @@ def draw_picture(
         size: width and height in inches.
         alt: what the picture shows, for those who cannot see it.
         caption: below the picture.
+        names: those in the picture that come from outside; the caption gets their note.
     """
     # The object interface: no display is needed and no global state of pyplot is left behind.
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     files = []
     for palette in (LIGHT, DARK):
-        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        draw(figure, palette)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", transparent=True)
+        with rc_context({"font.family": names.families} if names else {}):
+            figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+            FigureCanvasAgg(figure)
+            draw(figure, palette)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", transparent=True)
         files.append(buffer.getvalue())
-    return Picture(files[0], files[1], alt, caption)
+    note = names.note if names else ""
+    return Picture(files[0], files[1], alt, " ".join(part for part in (caption, note) if part))
 
 
 def save_picture(path: Path, picture: Picture) -> None:

@@ -58,6 +58,14 @@ def key_figures(evaluation: Evaluation | None, results: Sequence[FewLabelResult]
     return Section("At a glance", [Tiles(tiles)] if tiles else [])
 
 
+def leaks_section(leaks: Sequence[str]) -> Section:
+    """Return what was learned from and measured on at once; a section without blocks where nothing was."""
+    if not leaks:
+        return Section("Leaks", [])
+    lead = "Accuracies on this page are too high: --allow-leak let these be learned from and measured on."
+    return Section("Leaks", [Paragraph(lead), *(Paragraph(leak) for leak in leaks)])
+
+
 def frozen_section(evaluation: Evaluation) -> Section:
     """Return the accuracies with frozen weights."""
     first = evaluation.rows[0]

@@ -87,12 +87,12 @@ class Crew:
         started = self.__dict__
         if "fetching" in started:  # first, so that no thread waits for a shard any more
             self.fetching.stop()
+        for renderer in list(self._renderers):
+            renderer.close(self._timeout_s)
         if "threads" in started:
             self.threads.close(self._timeout_s)
         if "fetching" in started:
             self.fetching.close(self._timeout_s)
-        for renderer in list(self._renderers):
-            renderer.close(self._timeout_s)
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,15 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
         try:
             base = open_pack(out)
             check_command(options, {**command_of(options), "append": True})
+            named = replace(before, classes=base.classes)  # also those that were named after packing
             plan = make_plan(
-                build, options.splits, options.shard_format, options.policy, options.shard_bytes, before
+                build,
+                options.splits,
+                options.shard_format,
+                options.policy,
+                options.shard_bytes,
+                named,
+                options.columns,
             )
             _refuse_known_keys(base, build, plan, options.splits)
         except UserError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.listing import key_hash, list_split, spool_path
 from loaders.packs.pack import Pack, Split
 from loaders.packs.quarantine import quarantined
+from loaders.packs.sources.columns import column_options
 from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem
+from loaders.packs.sources.layouts import resolve_layout
 from loaders.packs.sources.spec import SplitSource, open_source
 
 _ROWS_PER_TASK = 256
@@ -81,9 +84,11 @@ def compare_with_source(pack: Pack, split: SplitSource) -> list[str]:
     missing = 0
     with tempfile.TemporaryDirectory() as scratch:
         build = Path(scratch)
-        source = open_source(split.source, spool_path(build))
+        columns = column_options(pack.manifest.options)
+        resolved = replace(split, source=resolve_layout(split.source, columns)[0])
+        source = open_source(resolved.source, spool_path(build), columns)
         try:
-            for item in list_split(build, split, source):
+            for item in list_split(build, resolved, source):
                 key = f"{split.split}/{item.key}"
                 place = _find(hashes, key)
                 if place is None:

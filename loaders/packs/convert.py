@@ -7,6 +7,7 @@ from pathlib import Path
 from loaders.packs.image import ImagePolicy
 from loaders.packs.manifest import Manifest, read_manifest
 from loaders.packs.packer import PackOptions, Progress, pack_dataset
+from loaders.packs.sources.columns import ColumnOptions
 from loaders.packs.sources.pack import PACK_PREFIX
 from loaders.packs.sources.spec import SplitSource
 
@@ -41,6 +42,7 @@ def convert_pack(
             ImagePolicy(encoding="raw" if manifest.options.get("encoding") == "raw" else "jpeg"),
             shard_size_mb,
             workers,
+            columns=ColumnOptions(multi_label=bool(manifest.options.get("multi_label"))),
         ),
         progress,
     )

@@ -20,7 +20,7 @@ from loaders.packs.checksum import sha256_file
 from loaders.packs.columns import COLUMN_DTYPES, write_columns
 from loaders.packs.image import Action
 from loaders.packs.labels import TRUE_LABELS, LabelTableWriter, label_table_path
-from loaders.packs.listing import Plan, ShardPlan
+from loaders.packs.listing import Plan, ShardPlan, listing_path, read_items
 from loaders.packs.manifest import (
     FORMAT_VERSION,
     LABELS_FOLDER,
@@ -31,6 +31,7 @@ from loaders.packs.manifest import (
     SplitInfo,
     SplitRange,
 )
+from loaders.packs.multi_labels import MultiLabels, write_multi_labels
 from loaders.packs.pack import Pack
 from loaders.packs.parts import PartInfo, part_path, read_part_info, read_part_rejected, read_part_rows
 from loaders.packs.sources.spec import SplitSource
@@ -79,9 +80,14 @@ def join_parts(
     files = write_columns(target, num_images, num_key_bytes, blocks)
     old = (lambda name: iter(())) if base is None else partial(_old_lines, base.path)
     files.append(_write_labels(target, build, kept, len(plan.classes), base))
+    if options.get("multi_label"):
+        old_labels = None if base is None else MultiLabels.read(base.path, len(base.classes))
+        given = _labels_given(build, kept, first_row)
+        files.append(write_multi_labels(target, given, plan.classes, old_labels))
     files.append(_write_lines(target, QUARANTINE_NAME, old(QUARANTINE_NAME), _quarantine_lines(build, parts)))
     files.append(_write_lines(target, SHARD_LIST_NAME, old(SHARD_LIST_NAME), _shard_lines(kept)))
     num_quarantined = sum(part.num_quarantined for _, part in parts)
+    notes = dict.fromkeys((*(() if before is None else before.notes), *plan.notes))
     actions = _action_counts(kept)
     if before is not None:
         num_quarantined += before.num_quarantined
@@ -98,6 +104,7 @@ def join_parts(
         splits=infos,
         options=options,
         files=tuple(files),
+        notes=tuple(notes),
     )
 
 
@@ -149,8 +156,8 @@ def _split_infos(
         if not ranges:
             first = read_part_rejected(part_path(build, mine[0][0]))[0]
             raise EmptySplitError(
-                f"split {split.split!r}: none of the {rejected} files in {split.source} can be packed, the "
-                f"first ({first['name']}) because: {first['reason']}; give a folder or .tar of images"
+                f"split {split.split!r}: none of the {rejected} files in {mine[0][0].source} can be packed, "
+                f"the first ({first['name']}) because: {first['reason']}; give a folder or .tar of images"
             )
         num_images = sum(rows.stop_row - rows.first_row for rows in ranges)
         infos.append(SplitInfo(split.split, split.source, tuple(ranges), num_images, labeled, rejected))
@@ -211,6 +218,23 @@ def _write_labels(
         os.fsync(file.fileno())
     publish(unfinished, final)
     return FileInfo(label_table_path(TRUE_LABELS), final.stat().st_size, sha256_file(final))
+
+
+def _labels_given(
+    build: Path, kept: list[tuple[ShardPlan, PartInfo]], first_row: int
+) -> Iterator[tuple[int, str]]:
+    """Yield the row and the label of every packed image, as its source gave it, where it gave one."""
+    row = first_row
+    for plan, part in kept:
+        rejected = {entry["key"] for entry in read_part_rejected(part_path(build, plan))}
+        for item in read_items(listing_path(build, plan.split), plan.first_byte, plan.num_bytes):
+            if f"{plan.split}/{item.key}" in rejected:
+                continue
+            if item.label is not None:
+                yield row, item.label
+            row += 1
+        first_row += part.num_images
+        assert row == first_row, f"{plan.split}: the listing gives {row} rows, its shards {first_row}"
 
 
 def _write_lines(out: Path, name: str, old: Iterator[str], lines: Iterator[dict[str, Any]]) -> FileInfo:

@@ -15,9 +15,10 @@ from loaders.errors import UserError
 from loaders.packs.atomic import write_atomic
 from loaders.packs.labels import LabelTable
 from loaders.packs.pack import Pack
+from loaders.packs.sources.columns import LABEL_COLUMNS
 from loaders.packs.sources.label_file import read_label_array
+from loaders.packs.sources.list_rows import LIST_SUFFIXES, read_rows
 from loaders.packs.sources.numbers import number_text
-from loaders.packs.sources.path_list import LABEL_COLUMNS, LIST_SUFFIXES, read_rows
 
 _ARRAY_SUFFIXES = (".pt", ".pth", ".npy")
 _NAME_COLUMN = "class"
@@ -48,10 +49,7 @@ def read_label_file(path: Path, pack: Pack, row_ranges: RowRanges, source: str) 
         raise UserError(f"{path}: expected labels in {', '.join(_ARRAY_SUFFIXES + LIST_SUFFIXES)}")
     known = labels >= 0
     if known.any() and not pack.classes:
-        raise UserError(
-            f"{path}: the pack was made without labels and has no classes to label with; pack the images "
-            f"with #labels=FILE, or from folders of classes"
-        )
+        raise _no_classes(path)
     if len(labels) and (labels.max() >= len(pack.classes) or labels.min() < -1):
         wrong = labels.max() if labels.max() >= len(pack.classes) else labels.min()
         raise UserError(
@@ -81,7 +79,7 @@ def _list_rows(path: Path, pack: Pack) -> tuple[NDArray[np.int64], NDArray[np.in
         names = (_NAME_COLUMN, *LABEL_COLUMNS)
         column = next((name for name in names if name in cells), "")
         label = cells.get(column)
-        if label is None or not ("row" in cells or "key" in cells):
+        if column not in cells or not ("row" in cells or "key" in cells):
             raise UserError(f"{path} has the columns {', '.join(record)}: expected key or row, and label")
         if "row" in cells:
             row = _row_number(path, cells["row"], len(pack))
@@ -114,14 +112,28 @@ def _label_number(path: Path, cell: Any, number_of: dict[str, int], is_name: boo
     # In a column of names "7" is the class of that name, elsewhere class number 7.
     if is_name and str(cell) in number_of:
         return number_of[str(cell)]
+    # Classes "1" to "3" have the numbers 0 to 2: what a 1 means cannot be told.
+    if number_of.get(text, text) != text and text.isdigit() and number_of[text] != int(text):
+        raise UserError(
+            f"{path}: label {text} may be class number {text} or the class named {text!r}, which is number "
+            f"{number_of[text]}: rename the column to `class` if it holds names"
+        )
     try:
         return int(text)
     except ValueError:
         if text in number_of:
             return number_of[text]
+        if not number_of:
+            raise _no_classes(path) from None
         raise UserError(
             f"{path}: the pack has no class {text!r}; it has {', '.join(list(number_of)[:8])}"
         ) from None
+
+
+def _no_classes(path: Path) -> UserError:
+    return UserError(
+        f"{path}: the pack was made without labels and has no classes to label with; name them by --classes"
+    )
 
 
 def export_labels(path: Path, pack: Pack, row_ranges: RowRanges, labels: NDArray[np.int64]) -> None:

@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,21 @@ from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish, write_atomic
 from loaders.packs.build_files import read_build_file
 from loaders.packs.image import ImagePolicy, prepare_image
+from loaders.packs.label_summary import LabelSummary
 from loaders.packs.listing_lines import from_line, line_size, to_line
 from loaders.packs.manifest import Manifest
 from loaders.packs.repeats import repeated_rows
+from loaders.packs.sources.columns import ColumnOptions
+from loaders.packs.sources.folder_classes import FolderClasses
 from loaders.packs.sources.item import (
     MAX_FILE_BYTES,
     BadImage,
     ImageSource,
     SourceItem,
     UnreadableItem,
-    printable,
 )
-from loaders.packs.sources.naming import is_image_name
+from loaders.packs.sources.layouts import lists_beside, resolve_layout
+from loaders.packs.sources.naming import UNWANTED
 from loaders.packs.sources.spec import SplitSource, open_source
 
 # What a sample costs besides its bytes: a tar has two headers, the label and half a block of padding per
@@ -50,7 +53,7 @@ class ShardPlan:
     Attributes:
         split: name of the split.
         number: number of the shard in its split.
-        source: PATH of the split.
+        source: PATH of the split, as `resolve_layout` gives it.
         first_byte: where the run begins in the split's listing file.
         num_bytes: length of the run.
         num_items: inputs in the run.
@@ -74,6 +77,7 @@ class Plan:
 
     classes: tuple[str, ...]
     shards: tuple[ShardPlan, ...]
+    notes: tuple[str, ...] = ()
 
 
 def listing_path(build: Path, split: str) -> Path:
@@ -93,6 +97,7 @@ def make_plan(
     policy: ImagePolicy,
     shard_bytes: int,
     base: Manifest | None = None,
+    columns: ColumnOptions | None = None,
 ) -> Plan:
     """List all splits and cut them into shards; the plan is written last and read back by a resumed run.
 
@@ -105,12 +110,16 @@ def make_plan(
     path = build / "plan.json"
     if path.exists():
         return read_build_file(path, _parse_plan)
-    classes = _Classes(() if base is None else base.classes)
+    columns = columns or ColumnOptions()
+    summary = LabelSummary(() if base is None else base.classes, columns)
     shards: list[ShardPlan] = []
-    for split in splits:
-        source = open_source(split.source, spool_path(build))
+    for given in splits:
+        resolved, said = resolve_layout(given.source, columns)
+        split = replace(given, source=resolved)
+        source = open_source(split.source, spool_path(build), columns)
         try:
-            num_items = _spool(build, split, source, classes)
+            num_items = _spool(build, split, source, summary)
+            summary.say(split, source, said, lists_beside(given.source))
             overhead = _OVERHEAD_BYTES[shard_format]
             # Images that are encoded as JPEG do not grow by much: what fits into one shard goes there.
             is_known = policy.keeps_sizes or (
@@ -121,51 +130,31 @@ def make_plan(
             source.close()
         first = 0 if base is None else base.next_shard_number(split.split)
         shards += _cut(build, split, ratio, overhead, shard_bytes, first)
-    plan = Plan(classes.names(), tuple(shards))
+    plan = Plan(summary.classes(), tuple(shards), tuple(summary.notes()))
     write_atomic(path, json.dumps(asdict(plan)).encode())
     return plan
 
 
 def _parse_plan(raw: Any) -> Plan:
-    return Plan(tuple(raw["classes"]), tuple(ShardPlan(**shard) for shard in raw["shards"]))
+    shards = tuple(ShardPlan(**shard) for shard in raw["shards"])
+    return Plan(tuple(raw["classes"]), shards, tuple(raw.get("notes", ())))
 
 
-class _Classes:
-    """The classes of all splits: names in the order of the alphabet, or the numbers of the sources."""
-
-    def __init__(self, base: tuple[str, ...]) -> None:
-        self._base = base
-        self.named: set[str] = set()
-        self.numbered: list[tuple[str, ...]] = []
-
-    def names(self) -> tuple[str, ...]:
-        longest = max((self._base, *self.numbered), key=len)
-        if longest[: len(self._base)] != self._base:
-            longest = self._base
-        if self.named <= set(longest) and all(names == longest[: len(names)] for names in self.numbered):
-            return longest
-        return self._base + tuple(sorted(self.named.union(*self.numbered) - set(self._base)))
-
-
-def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Classes) -> int:
+def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelSummary) -> int:
     """Write the listing of one split; collect its classes; return the number of inputs."""
     final = listing_path(build, split.split)
     partial, hashes = partial_path(final), partial_path(build / f"keys-{split.split}")
     num_items = 0
-    found: set[str] = set()
-    printed: dict[str, str] = {}
-    counts_all = not source.labels_are_folders
+    labels = summary.begin(split.split, source)
+    folders = FolderClasses() if source.labels_are_folders else None
     with open(partial, "wb") as file, open(hashes, "wb") as hash_file:
         for block in _blocks(source.items()):
             lines = []
             for item in block:
-                label = item.label
-                if label is not None:
-                    text = printed.get(label) or printed.setdefault(label, printable(label))
-                    if text not in found and (counts_all or is_image_name(item.name)):
-                        found.add(text)
-                    if text != label:
-                        item = item._replace(label=text)
+                if folders is not None and item.problem not in UNWANTED:
+                    folders.see(item.name)
+                if (text := labels.text(item.label)) != item.label:
+                    item = item._replace(label=text)
                 lines.append(to_line(item))
             file.write(b"".join(lines))
             # Python's own hashes differ from run to run, which matters to none of what is done with them.
@@ -175,15 +164,21 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Class
         os.fsync(file.fileno())
     if num_items == 0:
         raise UserError(f"split {split.split!r}: {split.source} holds no file; expected at least one image")
-    numbered = source.class_names()
-    if numbered is None:
-        classes.named |= found
-    else:
-        classes.numbered.append(numbered)
+    if folders is not None:
+        folders.refuse_others(split.source)
+        if corrections := folders.corrections():
+            texts = {folder: labels.text(label) for folder, label in corrections.items()}
+            _rewrite(partial, lambda _, item: _corrected(item, texts))
+    labels.end(source, folders, split.source)
     _make_keys_distinct(partial, hashes, num_items)
     hashes.unlink()
     publish(partial, final)
     return num_items
+
+
+def _corrected(item: SourceItem, labels: dict[str, str | None]) -> SourceItem:
+    folder = item.name.rpartition("/")[0]
+    return item._replace(label=labels[folder]) if folder in labels and not item.problem else item
 
 
 def _blocks(items: Iterator[SourceItem]) -> Iterator[list[SourceItem]]:
@@ -204,12 +199,15 @@ def _make_keys_distinct(listing: Path, hashes: Path, num_items: int) -> None:
         return
     lines = set(later)
     seen: dict[str, str] = {}  # key -> name of the item that has it, of the repeated ones alone
+    _rewrite(listing, lambda number, item: _distinct(item, seen) if number in lines else item)
+
+
+def _rewrite(listing: Path, change: Callable[[int, SourceItem], SourceItem]) -> None:
+    """Replace every item of a listing by what `change` makes of its number and it."""
     rewritten = partial_path(listing)
     with open(listing, "rb") as old, open(rewritten, "wb") as new:
         for number, line in enumerate(old):
-            if number in lines:
-                line = to_line(_distinct(from_line(line), seen))
-            new.write(line)
+            new.write(to_line(change(number, from_line(line))))
         new.flush()
         os.fsync(new.fileno())
     os.replace(rewritten, listing)
@@ -239,7 +237,7 @@ def list_split(build: Path, split: SplitSource, source: ImageSource) -> Iterator
         split: the split.
         source: its opened source.
     """
-    _spool(build, split, source, _Classes(()))
+    _spool(build, split, source, LabelSummary((), ColumnOptions()))
     path = listing_path(build, split.split)
     return read_items(path, 0, path.stat().st_size)
 

@@ -19,11 +19,13 @@ from loaders.packs.atomic import write_atomic
 
 FORMAT_VERSION = 2  # 2: the index has the column crc32
 MANIFEST_NAME = "manifest.json"
+SOURCES_DIGEST = "sources_sha256"  # option that says where the sources were, which changes no image
 _CHECKSUM = "sha256"  # of the manifest's own content
 BUILD_FOLDER = ".build"
 SHARDS_FOLDER = "shards"
 INDEX_FOLDER = "index"
 LABELS_FOLDER = "labels"
+MULTI_LABELS_NAME = f"{LABELS_FOLDER}/multi.parquet"
 SHARD_LIST_NAME = "shards.jsonl"
 QUARANTINE_NAME = "quarantine.jsonl"
 SHARD_SUFFIX = {"webdataset": ".tar", "ffcv": ".beton"}
@@ -81,6 +83,7 @@ class Manifest:
         splits: in the order of their rows.
         options: what decided the bytes of the pack (image policy, shard size).
         files: every file but the shards and this manifest, with its checksum.
+        notes: what the sources left open about labels, in one line each.
     """
 
     format_version: int
@@ -94,6 +97,7 @@ class Manifest:
     splits: tuple[SplitInfo, ...]
     options: dict[str, Any]
     files: tuple[FileInfo, ...]
+    notes: tuple[str, ...] = ()
 
     def next_shard_number(self, split: str) -> int:
         """Return the number that the next shard of a split gets; 0 for a new split."""
@@ -208,7 +212,15 @@ def _parse(raw: dict[str, Any]) -> Manifest:
         for split in raw["splits"]
     )
     files = tuple(FileInfo(**file) for file in raw["files"])
-    return Manifest(**{**raw, "splits": splits, "files": files, "classes": tuple(raw["classes"])})
+    return Manifest(
+        **{
+            **raw,
+            "splits": splits,
+            "files": files,
+            "classes": tuple(raw["classes"]),
+            "notes": tuple(raw.get("notes", ())),
+        }
+    )
 
 
 def _check(manifest: Manifest) -> None:
@@ -228,8 +240,8 @@ def _check(manifest: Manifest) -> None:
         if not isinstance(file.size_bytes, int) or file.size_bytes < 0 or not isinstance(file.sha256, str):
             raise ValueError(f"file {file.path!r} has size {file.size_bytes!r}, checksum {file.sha256!r}")
     _check_tiling(manifest)
-    if not all(isinstance(name, str) for name in manifest.classes):
-        raise ValueError("class names must be text")
+    if not all(isinstance(text, str) for text in (*manifest.classes, *manifest.notes)):
+        raise ValueError("class names and notes must be text")
 
 
 def _check_tiling(manifest: Manifest) -> None:

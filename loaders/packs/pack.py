@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,9 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.errors import UserError
+from loaders.packs.class_names import read_class_names
 from loaders.packs.columns import IndexColumns, open_columns
 from loaders.packs.labels import TRUE_LABELS, LabelTable, label_table_path
-from loaders.packs.manifest import BUILD_FOLDER, MANIFEST_NAME, SHARDS_FOLDER, Manifest, read_manifest
+from loaders.packs.manifest import (
+    BUILD_FOLDER,
+    MANIFEST_NAME,
+    MULTI_LABELS_NAME,
+    SHARDS_FOLDER,
+    Manifest,
+    read_manifest,
+)
+from loaders.packs.mapped import map_file
 from loaders.packs.store import StoreOptions, as_url
 
 
@@ -79,6 +89,15 @@ class Split:
         stops = rows[np.concatenate([breaks - 1, [len(rows) - 1]])] + 1
         return Split(self.pack, self.name, tuple(zip(firsts.tolist(), stops.tolist(), strict=True)))
 
+    def repeat(self, times: int) -> Split:
+        """Return the split with every row so many times, one behind the other.
+
+        Args:
+            times: at least 1.
+        """
+        rows = self.rows(np.arange(len(self))).tolist()
+        return Split(self.pack, self.name, tuple((row, row + 1) for row in rows for _ in range(times)))
+
     def labeled_by(self, table: LabelTable | None = None) -> Split:
         """Return the rows of the split that carry a label.
 
@@ -88,6 +107,8 @@ class Split:
         Raises:
             UserError: no row of the split has a label.
         """
+        if table is None:
+            self.pack.require_one_label()
         positions = np.flatnonzero(self.labels(table) >= 0)
         if len(positions) == 0:
             raise UserError(
@@ -118,7 +139,7 @@ class Pack:
         self.manifest = manifest
         self.columns = columns
         self.splits = tuple(split.name for split in manifest.splits)
-        self.classes = manifest.classes
+        self.classes = manifest.classes or read_class_names(path)
         self.num_shards = manifest.num_shards
 
     def __len__(self) -> int:
@@ -151,7 +172,26 @@ class Pack:
     @cached_property
     def labels(self) -> LabelTable:
         """The true labels."""
-        return LabelTable.read(self.path / label_table_path(TRUE_LABELS), len(self))
+        table = LabelTable.read(self.path / label_table_path(TRUE_LABELS), len(self))
+        # A pack without labels may have been given its classes later.
+        return table if len(table) else replace(table, num_classes=len(self.classes))
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether images have several labels; then they stand in `MultiLabels`, and `labels` is empty."""
+        return bool(self.manifest.options.get("multi_label"))
+
+    def require_one_label(self) -> None:
+        """Refuse a pack whose images have several labels, where a class of each is to be learnt.
+
+        Raises:
+            UserError: it has.
+        """
+        if self.is_multi_label:
+            raise UserError(
+                f"the pack {self.path} has several labels an image ({MULTI_LABELS_NAME}), expected one: "
+                "recipes learn one class an image; pack a column with one label a row (--label-column)"
+            )
 
     def checked_labels(self, table: LabelTable | None) -> LabelTable:
         """Return a label table, or the true one for None, if it is one of this pack's classes.
@@ -188,8 +228,7 @@ class Pack:
         if mapped is None:
             path = self.shard_path(shard)
             try:
-                # As a plain array: slices of the subclass memmap cost microseconds.
-                mapped = self._maps[shard] = np.asarray(np.memmap(path, np.uint8, mode="r"))
+                mapped = self._maps[shard] = map_file(path)
             except (OSError, ValueError) as error:
                 raise UserError(f"shard {path} cannot be read ({error}); restore it or pack again") from None
         return mapped
@@ -281,7 +320,7 @@ def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -
         from loaders.packs.remote import open_remote_pack
 
         return open_remote_pack(url, store or StoreOptions())
-    folder = Path(path)
+    folder = Path(path).expanduser().absolute()  # the same from wherever it is read later
     manifest = read_manifest(folder)
     try:
         return Pack(folder, manifest, open_columns(folder, manifest.num_images))

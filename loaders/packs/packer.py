@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from loaders.packs.manifest import (
     MANIFEST_NAME,
     SHARD_SUFFIX,
     SHARDS_FOLDER,
+    SOURCES_DIGEST,
     Manifest,
     read_manifest,
     write_manifest,
@@ -33,6 +35,7 @@ from loaders.packs.manifest import (
 from loaders.packs.parts import part_path, read_part_info
 from loaders.packs.ray_workers import require_ray, run_jobs_on_ray
 from loaders.packs.shard_job import ShardJob
+from loaders.packs.sources.columns import ColumnOptions
 from loaders.packs.sources.spec import SplitSource, identity
 from loaders.packs.upload import read_remote_manifest, remote_size, upload_pack
 from loaders.packs.workers import run_jobs, run_jobs_in_threads
@@ -57,6 +60,7 @@ class PackOptions:
         workers: processes and threads at work; 0 takes one per available core. Never changes a byte.
         executor: "processes" on this machine, or "ray" for a Ray cluster. Never changes a byte.
         upload: URL that the pack goes to; then `out` is the local folder in which it is prepared.
+        columns: which columns of lists and tables are used, and whether a label is several.
     """
 
     splits: tuple[SplitSource, ...]
@@ -67,6 +71,7 @@ class PackOptions:
     workers: int = 0
     executor: Literal["processes", "ray"] = "processes"
     upload: str | None = None
+    columns: ColumnOptions = field(default_factory=ColumnOptions)
 
     def __post_init__(self) -> None:
         """Check what the image policy and the splits do not check themselves."""
@@ -115,6 +120,7 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
                 options.shard_format,
                 options.policy,
                 options.shard_bytes,
+                columns=options.columns,
             )
         except UserError:
             if not (out / BUILD_FOLDER / "plan.json").exists():
@@ -166,7 +172,13 @@ def command_of(options: PackOptions) -> dict[str, Any]:
 
 def recorded_options(options: PackOptions) -> dict[str, Any]:
     """Return the options that stand in the manifest."""
-    return {**asdict(options.policy), "shard_size_mb": options.shard_size_mb}
+    return {**asdict(options.policy), "shard_size_mb": options.shard_size_mb, **asdict(options.columns)}
+
+
+def sources_digest(options: PackOptions) -> str:
+    """Return the SHA-256 of what the sources' texts resolve to, which tells nobody where that is."""
+    resolved = [[split.split, identity(split.source)] for split in options.splits]
+    return hashlib.sha256(json.dumps(resolved).encode("ascii")).hexdigest()
 
 
 def check_command(options: PackOptions, command: dict[str, Any]) -> None:
@@ -182,7 +194,8 @@ def check_command(options: PackOptions, command: dict[str, Any]) -> None:
 
 def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `UserError` for the first option in which two commands differ."""
-    changed = [name for name in new if old.get(name) != new[name]]
+    # A pack that was made before there was an option has none, which is what leaving it out means.
+    changed = [name for name in new if (old.get(name) or None) != (new[name] or None)]
     if changed:
         name = changed[0]
         raise UserError(
@@ -204,7 +217,14 @@ def _finished_before(options: PackOptions) -> Manifest:
 def _refuse_other_command(options: PackOptions, where: Path | str, manifest: Manifest) -> None:
     old = {"splits": [[s.name, s.source] for s in manifest.splits], "format": manifest.shard_format}
     new = {"splits": [[s.split, s.source] for s in options.splits], "format": options.shard_format}
-    refuse_difference(where, "a pack", {**old, **manifest.options}, {**new, **recorded_options(options)})
+    known = dict(manifest.options)
+    digest = known.pop(SOURCES_DIGEST, None)  # a pack that was made before manifests had it has none
+    refuse_difference(where, "a pack", {**old, **known}, {**new, **recorded_options(options)})
+    if digest not in (None, sources_digest(options)):
+        raise UserError(
+            f"{where} holds a pack of other folders, which the same --splits named from another folder: "
+            "choose another --out, start from that folder, or remove the pack"
+        )
 
 
 def _is_append(out: Path) -> bool:
@@ -245,6 +265,7 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
             num_threads,
             options.upload,
             in_bulk,
+            options.columns,
         )
         for shard in pending
     ]
@@ -281,7 +302,12 @@ def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
     out, build = options.out, options.out / BUILD_FOLDER
     try:
         manifest = join_parts(
-            out, build, plan, options.splits, options.shard_format, recorded_options(options)
+            out,
+            build,
+            plan,
+            options.splits,
+            options.shard_format,
+            {**recorded_options(options), SOURCES_DIGEST: sources_digest(options)},
         )
     except EmptySplitError:
         _remove(out, made)

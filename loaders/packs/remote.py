@@ -25,6 +25,7 @@ from loaders.packs.manifest import (
     parse_manifest,
     read_manifest,
 )
+from loaders.packs.mapped import map_file
 from loaders.packs.pack import Pack
 from loaders.packs.shard_cache import ShardCache
 from loaders.packs.shard_list import read_shard_records
@@ -66,7 +67,7 @@ class RemotePack(Pack):
         while True:
             path = self.cache.fetch(self.shard_files[shard])
             try:
-                return np.asarray(np.memmap(path, np.uint8, mode="r"))
+                return map_file(path)
             except FileNotFoundError:
                 continue  # another process made room in between; its order is ours, so this ends
 
@@ -98,7 +99,8 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
     raw = _fetch_manifest(store)
     # Another pack under the same URL has another manifest, and so another folder.
     digest = hashlib.sha256(url.encode() + b"\0" + raw).hexdigest()[:24]
-    folder = (options.cache_dir or cache_folder()) / f"{url.rsplit('/', 1)[-1] or 'pack'}-{digest}"
+    cache_dir = options.cache_dir.expanduser().absolute() if options.cache_dir else cache_folder()
+    folder = cache_dir / f"{url.rsplit('/', 1)[-1] or 'pack'}-{digest}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / MANIFEST_NAME, raw)

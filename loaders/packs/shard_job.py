@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -23,6 +23,7 @@ from loaders.packs.listing import ShardPlan, listing_path, read_items, spool_pat
 from loaders.packs.manifest import BUILD_FOLDER, SHARDS_FOLDER, FileInfo, shard_file_name
 from loaders.packs.parts import PartInfo, part_path, write_part
 from loaders.packs.rows import Batch, ShardRows
+from loaders.packs.sources.columns import ColumnOptions
 from loaders.packs.sources.item import (
     MAX_FILE_BYTES,
     BadImage,
@@ -53,6 +54,7 @@ class ShardJob:
         policy: what is done to images.
         upload: URL of a remote pack; a finished shard goes there and is dropped here.
         num_threads: threads that read and decode; they change nothing but the time.
+        columns: which columns of lists and tables are used.
         in_bulk: images that are copied go through compiled code by the batch; changes nothing but the time.
     """
 
@@ -64,6 +66,7 @@ class ShardJob:
     num_threads: int = 1
     upload: str | None = None
     in_bulk: bool = False
+    columns: ColumnOptions = field(default_factory=ColumnOptions)
 
 
 class _Outcome(NamedTuple):
@@ -190,7 +193,7 @@ def _fill_in_bulk(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> S
 def _opened(job: ShardJob) -> Iterator[tuple[ImageSource, Iterator[SourceItem]]]:
     """Open the source of a shard; yield it and the shard's items."""
     plan, build = job.plan, job.out / BUILD_FOLDER
-    source = open_source(plan.source, spool_path(build))
+    source = open_source(plan.source, spool_path(build), job.columns)
     try:
         yield source, read_items(listing_path(build, plan.split), plan.first_byte, plan.num_bytes)
     finally:

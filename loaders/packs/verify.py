@@ -86,8 +86,8 @@ def _check_file(folder: Path, name: str, file: FileInfo) -> list[str]:
 def _check_labels(pack: Pack) -> Iterator[str]:
     path = label_table_path(TRUE_LABELS)
     table = LabelTable.read(pack.path / path, len(pack))
-    if table.num_classes != len(pack.classes):
-        yield f"{path}: {table.num_classes} classes, the manifest has {len(pack.classes)}"
+    if table.num_classes != len(pack.manifest.classes):
+        yield f"{path}: {table.num_classes} classes, the manifest has {len(pack.manifest.classes)}"
     for info in pack.manifest.splits:
         labeled = int((pack.split(info.name).labels() >= 0).sum())
         if labeled != info.num_labeled:

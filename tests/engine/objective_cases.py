@@ -17,7 +17,7 @@ from engine.objectives.classification import pretext_loss
 from engine.objectives.deepcluster import cluster_weights, deepcluster_loss
 from engine.objectives.fixmatch import fixmatch_loss
 from engine.objectives.jigsaw import permutation_set, shuffle_tiles
-from engine.objectives.mean_teacher import consistency_loss
+from engine.objectives.mean_teacher import class_loss, consistency_loss
 from engine.objectives.patches import choose_pairs
 from engine.objectives.pseudo_label import pseudo_label_loss
 from engine.objectives.rotnet import rotate_four, rotnet_loss
@@ -70,7 +70,8 @@ def pseudo_label(rows: Rows) -> Tensor:
 
 def mean_teacher(rows: Rows) -> Tensor:
     student, teacher = rows.net(rows.images()), rows.net(rows.images())
-    return consistency_loss(student, teacher, "mse") + consistency_loss(student, teacher, "kl")
+    labelled = class_loss(rows.net(rows.images()), rows.integers(), num_rows=3 * len(student))
+    return labelled + consistency_loss(student, teacher, "mse") + consistency_loss(student, teacher, "kl")
 
 
 def jigsaw(rows: Rows) -> Tensor:

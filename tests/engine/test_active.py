@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.active import margins, random_choice, smallest, smallest_per_cluster
+from engine.active import k_centre, margins, random_choice, smallest, smallest_per_cluster
 from engine.clusters import kmeans, normalise
 from loaders.errors import UserError
 
@@ -60,3 +60,52 @@ def test_kmeans_on_unit_rows_groups_by_angle_as_lloyd_does():
         centres = np.stack([unit[found.assignment == c].mean(0) for c in range(3)])
         nearest = np.square(unit[:, None] - centres[None]).sum(2).argmin(1)
         assert (nearest == found.assignment).all()
+
+
+def farthest_first(features, count, first, known):
+    """The greedy choice by all pairs of distances in float64."""
+    points = np.concatenate([known, features]).astype(np.float64)
+    distance = np.linalg.norm(points[:, None] - points[None], axis=2)
+    centres, chosen = list(range(len(known))), []
+    if not centres:
+        centres, chosen = [first], [first]
+    while len(chosen) < count:
+        nearest = distance[len(known) :, centres].min(1)
+        nearest[chosen] = -1.0
+        chosen.append(int(nearest.argmax()))
+        centres.append(len(known) + chosen[-1])
+    return chosen
+
+
+@pytest.mark.parametrize("num_known", [0, 1, 7])
+def test_k_centre_equals_the_greedy_choice_by_all_distances(num_known):
+    rng = np.random.default_rng(num_known)
+    features = rng.normal(100.0, 1.0, (60, 5)).astype(np.float32)  # far from 0, where squares lose digits
+    known = rng.normal(100.0, 1.0, (num_known, 5)).astype(np.float32)
+    found = k_centre(features, 25, 3, known)
+    first = int(random_choice(60, 1, 3)[0])
+    assert found.tolist() == farthest_first(features, 25, first, known)
+    assert k_centre(features, 25, 3, known if num_known else None).tolist() == found.tolist()
+    assert k_centre(features, 10, 3, known).tolist() == found[:10].tolist()
+    if num_known:
+        assert k_centre(features, 25, 4, known).tolist() == found.tolist()
+
+
+def test_k_centre_reaches_every_clump_first():
+    """Of ten far clumps the first ten images are one each; copies come last, and everything in the end."""
+    clump = np.repeat(np.arange(10), 20)
+    features = np.eye(10, dtype=np.float32)[clump] * 50
+    features += np.random.default_rng(0).normal(0, 0.1, features.shape).astype(np.float32)
+    assert set(clump[k_centre(features, 10, 0)]) == set(range(10))
+    known = features[clump < 4]
+    assert set(clump[k_centre(features, 6, 0, known)]) == set(range(4, 10))
+    copies = np.repeat(features[:3], 2, axis=0)
+    assert sorted(k_centre(copies, 99, 0).tolist()) == list(range(6))
+    assert sorted(k_centre(copies, 3, 0) // 2) == [0, 1, 2]
+
+
+def test_k_centre_refuses_features_without_distances():
+    features = np.zeros((4, 2), np.float32)
+    features[2, 1] = np.inf
+    with pytest.raises(UserError, match="first in image 2"):
+        k_centre(features, 2, 0)

@@ -60,6 +60,19 @@ def test_the_same_run_twice_gives_the_same_bits(tmp_path: Path, whole_run) -> No
     assert_same_bits(weights, whole_run[1])
 
 
+@pytest.mark.parametrize(
+    ("saved", "present"), [({}, {"a": "new"}), ({"a": "old"}, {"a": "new"}), ({"a": "x"}, {})]
+)
+def test_a_resume_under_other_rules_is_refused(tmp_path: Path, saved, present) -> None:
+    def recipe(rules: dict[str, str]) -> SmallRecipe:
+        return type("Ruled", (SmallRecipe,), {"rules": rules})()
+
+    train_small(tmp_path / "run", recipe(saved), max_steps=1)
+    with pytest.raises(UserError, match=r"expected the rule '(new|none)' for a, found '(that|old|x)"):
+        train_small(tmp_path / "run", recipe(present), resume=True)
+    assert train_small(tmp_path / "run", recipe(saved), resume=True)[1].step == 6
+
+
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, whole_run) -> None:
     out = tmp_path / "run"
     loader = SyntheticLoader()
@@ -335,15 +348,15 @@ def test_sigterm_saves_and_exits_with_its_own_code(tmp_path: Path, whole_run, ha
 
 
 class ToldRecipe(SmallRecipe):
-    """Gets SIGTERM in the middle of a step, as often as told."""
+    """Gets a signal in the middle of a step, as often as told."""
 
-    def __init__(self, at: int, times: int) -> None:
+    def __init__(self, at: int, times: int, number: int = signal.SIGTERM) -> None:
         super().__init__()
-        self.at, self.times = at, times
+        self.at, self.times, self.number = at, times, number
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         for _ in range(self.times if step == self.at else 0):
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(self.number)
         return super().training_step(batch, step)
 
 
@@ -359,6 +372,15 @@ def test_sigterm_in_a_step_stops_after_it_also_in_the_last_one(
         train_small(tmp_path / "run", recipe)
     assert ended.value.code == EXIT_STOPPED
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"step-{at + 1:08d}"
+    weights, _ = train_small(tmp_path / "run", resume=True)
+    assert_same_bits(weights, whole_run[1])
+
+
+def test_ctrl_c_in_a_step_stops_after_it_and_resumes_exactly(tmp_path: Path, whole_run) -> None:
+    seed_everything(5)  # what `train_small` does before it builds a recipe
+    with pytest.raises(KeyboardInterrupt, match="saved step 3; run the same command with --resume"):
+        train_small(tmp_path / "run", ToldRecipe(2, 1, signal.SIGINT))
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == "step-00000003"
     weights, _ = train_small(tmp_path / "run", resume=True)
     assert_same_bits(weights, whole_run[1])
 

@@ -16,11 +16,51 @@ from loaders.errors import LoaderError
 from tests.engine.ranks import run_ranks
 
 
-def test_the_handler_of_before_comes_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_handler_of_before_comes_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with StopSignal():
-        assert signal.getsignal(signal.SIGTERM) != before
-    assert signal.getsignal(signal.SIGTERM) == before
+        assert signal.getsignal(number) != before
+    assert signal.getsignal(number) == before
+
+
+def test_ctrl_c_in_the_wait_for_a_batch_ends_it_and_says_so_in_a_line() -> None:
+    def train() -> None:
+        with StopSignal() as stop:
+            assert stop.wait_for(lambda: signal.raise_signal(signal.SIGINT)) is None
+            assert stop.agree()
+            raise stop.end("saved step 3")
+
+    line = "interrupted: saved step 3; run the same command with --resume to go on"
+    with pytest.raises(KeyboardInterrupt, match=line):
+        train()
+
+
+def test_ctrl_c_in_the_last_step_is_not_lost() -> None:
+    with pytest.raises(KeyboardInterrupt, match="this training is finished and saved"), StopSignal():
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    def train() -> None:
+        with StopSignal() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.agree()
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+
+
+def test_a_job_in_the_background_ignores_ctrl_c() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop.agree()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_handler_that_the_interpreter_did_not_set_becomes_the_default(

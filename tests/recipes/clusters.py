@@ -20,7 +20,12 @@ Views = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def accuracy_on_clusters(
-    make_recipe: Callable[[], ClassifierRecipe], labeled: Views, unlabeled: Views, seed: int, steps: int = 200
+    make_recipe: Callable[[], ClassifierRecipe],
+    labeled: Views,
+    unlabeled: Views,
+    seed: int,
+    steps: int = 200,
+    lr: float = 0.05,
 ) -> float:
     """Train a recipe's step with a linear classifier in place of its network; return its test accuracy.
 
@@ -30,6 +35,7 @@ def accuracy_on_clusters(
         unlabeled: likewise, of unlabelled ones.
         seed: of the points, the weights and the views.
         steps: of SGD.
+        lr: of SGD.
     """
     seed_everything(seed)
     labels = torch.arange(2 * NUM_UNLABELED) % 2
@@ -40,7 +46,7 @@ def accuracy_on_clusters(
     if recipe.average is not None:
         recipe.average = make_target(recipe.classifier)
     recipe.make_schedule(steps // 20, steps)
-    optimizer = torch.optim.SGD(recipe.classifier.parameters(), 0.05)
+    optimizer = torch.optim.SGD(recipe.classifier.parameters(), lr)
     rows = torch.arange(NUM_UNLABELED)
     few = rows[:NUM_LABELED]
     for step in range(steps):

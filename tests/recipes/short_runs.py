@@ -15,6 +15,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "flip_p": 0.0,
         "probe_every_epochs": 1,
         "probe_splits": ("train", "unlabeled"),
+        "allow_leak": True,
     },
     "deepcluster": {"hidden": (16,), "num_clusters": 6, "pca_components": 8, "flip_p": 0.0},
     "jigsaw": {

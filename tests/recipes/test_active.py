@@ -22,7 +22,7 @@ from engine.runs import save_backbone
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.subsample import few_labels
-from recipes.active import Config, choose, pool_loader, run
+from recipes.active import Candidates, Config, choose, run
 
 
 @pytest.fixture
@@ -73,14 +73,12 @@ def test_the_smallest_margins_of_each_cluster_by_brute_force(
         return SimpleNamespace(assignment=np.arange(len(points)) % 7)
 
     monkeypatch.setattr(active, "kmeans", seven)
-    asked = replace(config, clusters=7, per_cluster=3, embedding=embedding)
+    asked = replace(config, clusters=7, per_cluster=3, init=embedding)
     request = choose(asked, digits_pack)
-    loader = pool_loader(asked, digits_pack, 16)
-    try:
+    candidates = Candidates(asked, digits_pack)
+    with candidates.loader(candidates.open, 16) as loader:
         features = extract_features(backbone, loader, "cpu", config.out)
         parts = list(predict(load_classifier(trained, "ema"), loader, "cpu", config.out))
-    finally:
-        loader.close()
     (points,) = given
     np.testing.assert_allclose(points, normalise(features.h.numpy()), rtol=1e-4, atol=1e-5)
     rows = torch.cat([part.index for part in parts]).numpy()

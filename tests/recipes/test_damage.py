@@ -44,6 +44,7 @@ def test_damaged_images_of_training_and_test_are_reported(
     trained, tested = int(pack.split("train").row_ranges[0][0]), int(pack.split("unlabeled").row_ranges[0][0])
     damage(pack, (trained, tested))
     few = FEW | {"batch_size": 32, "epochs": 2, "labels_per_class": None, "test_split": "unlabeled"}
+    few |= {"allow_leak": True}  # both splits are the same images
     config = supervised.Config(pack=pack.path, out=tmp_path / "unseen", **few)
     supervised.run(config)
     assert read_bad_rows(config.out) == {}
@@ -90,7 +91,8 @@ def few(damaged: Damaged, out: Path, **more: Any) -> dict[str, Any]:
 
 
 def evaluated(damaged: Damaged, out: Path) -> Path:
-    result, _ = evaluate.evaluate(evaluate.Config(run=damaged.run, split="unlabeled", **common(damaged, out)))
+    options = common(damaged, out, split="unlabeled", allow_leak=True)
+    result, _ = evaluate.evaluate(evaluate.Config(run=damaged.run, **options))
     assert not set(result.index.tolist()) & set(damaged.rows)
     return out
 
@@ -113,7 +115,7 @@ def trained_in_rounds(damaged: Damaged, out: Path) -> Path:
 
 
 def chained(damaged: Damaged, out: Path) -> Path:
-    chain = pipeline.Chain(pipeline.Config(**common(damaged, out, resolution=16)))
+    chain = pipeline.Chain(pipeline.Config(**common(damaged, out, resolution=16, test_split="train")))
     chain.best = damaged.run
     pipeline.pseudo_labels(chain)
     return out
@@ -122,7 +124,7 @@ def chained(damaged: Damaged, out: Path) -> Path:
 def transferred(damaged: Damaged, out: Path, method: transfer.Method) -> Path:
     tuning = replace(transfer.PRETRAINED, steps=1)
     options = {"init": damaged.run, "labels_per_class": (2,), "seeds": (0,), "pretrained": tuning}
-    options |= {"test_split": "unlabeled", "beside_scratch": False, "method": method}
+    options |= {"test_split": "unlabeled", "beside_scratch": False, "method": method, "allow_leak": True}
     transfer.run(transfer.Config(**common(damaged, out, **options)))
     return out
 
@@ -136,6 +138,7 @@ def stopped_early(damaged: Damaged, out: Path) -> Path:
         "test_split": "train",
         "beside_scratch": False,
         "patience": 1,
+        "allow_leak": True,
     }
     transfer.run(transfer.Config(**common(damaged, out, **options)))
     return out / "pretrained-2-labels-seed-0"
@@ -143,7 +146,7 @@ def stopped_early(damaged: Damaged, out: Path) -> Path:
 
 def measured_frozen(damaged: Damaged, out: Path) -> Path:
     shutil.copytree(damaged.run, out)
-    options = {"test_split": "unlabeled", "untrained": False, "neighbours": 3}
+    options = {"test_split": "unlabeled", "untrained": False, "neighbours": 3, "allow_leak": True}
     config = frozen.Config(run=out, pack=damaged.pack, loading=VERIFIED, num_threads=1, **options)
     frozen.evaluate(config)
     assert read_bad_rows(out) == {}, "the run's own names are of its own pack"
@@ -154,6 +157,7 @@ def probed(damaged: Damaged, out: Path) -> Path:
     options = {"backbone": "tiny_resnet", "resolution": 16, "batch_size": 32, "epochs": 1, "trackers": ()}
     options |= {"projector": (8, 8), "warmup_epochs": 0.0, "progress": False}
     options |= {"split": "train", "probe_every_epochs": 1, "probe_splits": ("train", "unlabeled")}
+    options |= {"allow_leak": True}
     summary = barlow.run(barlow.Config(**common(damaged, out, **options)))
     assert summary.backbone.parent == out
     return out

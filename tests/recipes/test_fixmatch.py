@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,12 +50,6 @@ def test_defaults_are_the_papers() -> None:
     decays = {p.ndim > 1: group["weight_decay"] for group in groups for p in group["params"]}
     assert decays == {True: 5e-4, False: 0.0}, "weights decay, biases and BatchNorm do not"
     assert config.labeled_split in config.unlabeled_splits, "labelled images are unlabelled ones too"
-    with torch.no_grad():
-        recipe.classifier.backbone.stem[1].running_mean += 1.0
-    recipe.after_step(0)
-    assert torch.equal(
-        recipe.average.backbone.stem[1].running_mean, recipe.classifier.backbone.stem[1].running_mean
-    ), "statistics are copied, not averaged"
 
 
 def pair(seed: int = 0) -> PairedBatch:
@@ -82,14 +77,32 @@ def test_a_step_joins_the_batch_and_takes_its_guesses_without_gradient(config: C
     assert float(nothing["unsupervised"]) == 0.0
 
 
-def test_the_average_follows_the_weights(config: Config) -> None:
+def test_the_average_follows_the_weights_and_statistics(config: Config) -> None:
     recipe = FixMatch(replace(config, ema_decay=0.75), 3)
-    before = recipe.average.head.weight.clone()
+    norms = [network.backbone.stem[1] for network in (recipe.average, recipe.classifier)]
+    before, statistics = recipe.average.head.weight.clone(), norms[0].running_mean.clone()
     with torch.no_grad():
         recipe.classifier.head.weight += 1.0
-    recipe.after_step(0)
+        norms[1].running_mean += 1.0
+        norms[1].num_batches_tracked += 3
+    recipe.after_step(1000)
     torch.testing.assert_close(recipe.average.head.weight, before + 0.25)
+    torch.testing.assert_close(norms[0].running_mean, statistics + 0.25)
+    assert int(norms[0].num_batches_tracked) == 3
+    recipe.after_step(0)
+    assert torch.equal(recipe.average.head.weight, recipe.classifier.head.weight), "the warm-up's first step"
     assert recipe.best is recipe.average
+
+
+def test_the_published_codes_rule_copies_slow_statistics(config: Config) -> None:
+    recipe = FixMatch(replace(config, ema_statistics="copy"), 3)
+    norms = [network.backbone.stem[1] for network in (recipe.average, recipe.classifier)]
+    assert norms[1].momentum == 0.001
+    assert FixMatch(config, 3).classifier.backbone.stem[1].momentum == 0.1
+    with torch.no_grad():
+        norms[1].running_mean += 1.0
+    recipe.after_step(1000)
+    assert torch.equal(norms[0].running_mean, norms[1].running_mean)
 
 
 def test_learns_the_digits_from_few_labels(config: Config) -> None:
@@ -129,8 +142,10 @@ def test_the_weak_view_guesses_and_the_strong_one_learns(config: Config) -> None
     assert strong.grad.any()
 
 
-def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:
-    check_exact_runs(config, run, tmp_path, steps=6)
+@pytest.mark.parametrize("changes", [{"ema_decay": 0.999}, {"ema_decay": 0.6, "ema_statistics": "copy"}])
+def test_runs_repeat_and_resume_exactly(config: Config, changes: dict[str, Any], tmp_path: Path) -> None:
+    """Broken off inside the average's warm-up, and after it."""
+    check_exact_runs(replace(config, **changes), run, tmp_path, steps=6)
 
 
 def test_goes_on_from_another_run(config: Config, tmp_path: Path) -> None:

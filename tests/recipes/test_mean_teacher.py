@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from engine.distributed import seed_everything
 from engine.metrics import read_metrics
@@ -14,7 +15,7 @@ from loaders.batch import Batch, PairedBatch
 from loaders.errors import UserError
 from loaders.packs import Pack
 from recipes.mean_teacher import Config, MeanTeacher, run
-from tests.recipes.clusters import accuracy_on_clusters
+from tests.recipes.clusters import NUM_LABELED, NUM_UNLABELED, accuracy_on_clusters
 from tests.recipes.labelled import FEW, check_exact_runs
 
 
@@ -84,6 +85,33 @@ def test_the_weight_ramps_up_and_the_gradient_is_the_students(config: Config) ->
     assert all(p.grad is None for p in recipe.average.parameters())
 
 
+def test_the_class_loss_is_a_share_of_all_images_and_all_parameters_decay(config: Config) -> None:
+    """The published codes' balance: 2 of 6 images have labels."""
+    seed_everything(0)
+    recipe = MeanTeacher(config, 3).train()
+    x = torch.randn(6, 3, 16, 16)
+    found = recipe.training_step(pair((x, x.clone())), 0).metrics["supervised"]
+    expected = F.cross_entropy(recipe.classifier(x)[:2], torch.tensor([0, 1])) * 2 / 6
+    assert float(found) == pytest.approx(float(expected.detach()), rel=1e-5)
+    groups = MeanTeacher(replace(config, weight_decay=2e-4), 3).make_optimizer().param_groups
+    assert {group["weight_decay"] for group in groups} == {2e-4}
+    assert sum(len(group["params"]) for group in groups) == len(list(recipe.classifier.parameters()))
+
+
+def test_the_teacher_keeps_statistics_of_its_own_passes(config: Config) -> None:
+    seed_everything(0)
+    recipe = MeanTeacher(config, 3).train()
+    student, teacher = (network.backbone.stem[1] for network in (recipe.classifier, recipe.average))
+    x = torch.randn(6, 3, 16, 16)
+    recipe.training_step(pair((x, 3.0 * x)), 0)
+    own = teacher.running_var.clone()
+    assert int(teacher.num_batches_tracked) == 1
+    torch.testing.assert_close(own - 0.9, 9.0 * (student.running_var - 0.9), rtol=1e-3, atol=1e-4)
+    recipe.after_step(0)
+    assert torch.equal(teacher.running_var, own)
+    assert torch.equal(teacher.weight, student.weight)
+
+
 def test_the_teacher_remembers_longer_after_the_ramp(config: Config) -> None:
     recipe = MeanTeacher(config, 3)
     recipe.make_schedule(steps_per_epoch=10, total_steps=100)
@@ -115,10 +143,16 @@ def test_the_teacher_teaches_what_the_labels_do_not(config: Config, seed: int) -
         view[:, 0] = x[:, 0]
         return view
 
+    rows_per_label = 1 + NUM_UNLABELED / NUM_LABELED  # the class loss is divided by all rows
+
     def accuracy(weight: float) -> float:
-        changed = replace(config, consistency_weight=weight)
+        changed = replace(config, consistency_weight=weight / rows_per_label)
         return accuracy_on_clusters(
-            lambda: MeanTeacher(changed, 2), lambda x: (x, x), lambda x: (redrawn(x), redrawn(x)), seed
+            lambda: MeanTeacher(changed, 2),
+            lambda x: (x, x),
+            lambda x: (redrawn(x), redrawn(x)),
+            seed,
+            lr=0.05 * rows_per_label,
         )
 
     assert accuracy(0.0) < 0.95

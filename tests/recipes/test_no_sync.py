@@ -114,6 +114,7 @@ def test_barlow_and_transfer_do_not_wait(few_digits: Path, tmp_path: Path) -> No
                 seeds=(0,),
                 beside_scratch=False,
                 test_split="train",
+                allow_leak=True,
                 method="two_stage",
                 head_steps=2,
                 pretrained=tuning,

@@ -143,7 +143,7 @@ def test_no_label_table_takes_a_cycle_that_it_cannot_hold() -> None:
 
 
 def test_a_mistake_of_a_late_stage_is_found_before_the_first(few_digits: Path, tmp_path: Path) -> None:
-    config = pipeline.Config(pack=few_digits, out=tmp_path / "out", test_split="train")
+    config = pipeline.Config(pack=few_digits, out=tmp_path / "out", test_split="train", allow_leak=True)
     late: list[tuple[dict[str, Any], str]] = [
         ({"unlabeled_split": "nope"}, "no split 'nope'"),
         ({"test_split": ""}, "no split ''"),

@@ -136,7 +136,7 @@ def test_each_stage_goes_on_from_the_one_before(config: Config, played: dict[str
     assert (played["rounds"].per_class, played["rounds"].unlabeled_splits) == ((15,), ("unlabeled",))
     assert played["fixmatch"].extra_labels == (out / "fixmatch-labels.parquet",)
     asked, last, tested = (played[name] for name in ("active", "active-fixmatch", "tta"))
-    assert (asked.run, asked.embedding, asked.oracle) == (out / "fixmatch", out / "pretrain", True)
+    assert (asked.run, asked.init, asked.oracle) == (out / "fixmatch", out / "pretrain", True)
     assert (last.init, last.extra_labels) == (out / "fixmatch", (out / "active" / "bought.parquet",))
     for given in (played["fixmatch"], last):
         assert given.keep_head

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +16,11 @@ from engine.classifier_recipe import read_accuracy
 from engine.distributed import seed_everything
 from engine.objectives.supervised import draw_share
 from loaders.batch import Batch
+from loaders.classification import build_labeled_loader
+from loaders.epochs import EpochLoader
 from loaders.errors import UserError
 from loaders.packs import Pack
+from recipes import supervised
 from recipes.supervised import Config, Supervised, run
 from tests.recipes.labelled import FEW, check_exact_runs
 
@@ -28,6 +34,22 @@ def test_learns_the_digits_from_ten_labels_each(config: Config) -> None:
     summary = run(replace(config, labels_per_class=10, epochs=25))
     assert summary.accuracy is not None
     assert summary.accuracy.top1 > 0.85
+
+
+def test_a_test_split_that_is_not_there_leaves_no_loader_open(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[EpochLoader] = []
+
+    def build(*args: Any, **options: Any) -> EpochLoader:
+        opened.append(build_labeled_loader(*args, **options))
+        return opened[0]
+
+    monkeypatch.setattr(supervised, "build_labeled_loader", build)
+    with pytest.raises(UserError, match="has no split 'nowhere'"):
+        run(replace(config, test_split="nowhere"))
+    with pytest.raises(RuntimeError, match="this loader is closed"):
+        opened[0].epoch(0)
 
 
 def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:
@@ -54,10 +76,37 @@ def test_a_step_mixes_and_smooths_as_the_papers_do(config: Config) -> None:
     before = recipe.average.head.bias.clone()
     with torch.no_grad():
         recipe.classifier.head.bias.add_(1.0)
-    recipe.after_step(0)
+    recipe.after_step(10)
     torch.testing.assert_close(recipe.average.head.bias, before + 0.25)
     factor = recipe.make_schedule(10, 110)
     assert (factor(5), factor(10), factor(60), factor(110)) == pytest.approx((0.5, 1.0, 0.5, 0.0))
+
+
+def forget_rules(out: Path) -> None:
+    """Turn a run's checkpoint into one from before there were rules."""
+    (meta,) = out.glob("checkpoints/*/meta.json")
+    said = json.loads(meta.read_bytes())
+    said = {key: value for key, value in said.items() if key not in ("rules", "sha256")}
+    meta.write_text(
+        json.dumps({**said, "sha256": sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()})
+    )
+
+
+def test_a_checkpoint_of_another_rule_for_the_average_is_refused(config: Config) -> None:
+    run(replace(config, ema_decay=0.9, max_steps=1))
+    before = {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
+    forget_rules(config.out)
+    with pytest.raises(UserError, match="for average of the weights, found 'that of an earlier") as caught:
+        run(replace(config, ema_decay=0.9, max_steps=2, resume=True))
+    assert "\n" not in str(caught.value)
+    kept = {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
+    assert {path for path in kept if kept[path] != before.get(path)} == set(config.out.rglob("meta.json"))
+
+
+def test_a_checkpoint_from_before_there_were_rules_goes_on_where_none_holds(config: Config) -> None:
+    run(replace(config, max_steps=1))
+    forget_rules(config.out)
+    assert run(replace(config, max_steps=2, resume=True)).train.step == 2
 
 
 def test_few_labels_make_one_whole_batch(config: Config) -> None:

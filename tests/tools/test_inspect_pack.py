@@ -1,5 +1,6 @@
 """Copies, leaks and near copies are counted; the page shows every class and escapes every name."""
 
+import errno
 import io
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from loaders.errors import UserError
 from loaders.packs.findings import difference_hash, find_copies, near_pairs
 from loaders.packs.repeats import repeated_rows
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, pixels, write_tree
+from tools.packing import page
 from tools.packing.inspect import faults_found, inspect_pack, parse_faults, read_quarantine
 
 
@@ -104,6 +106,26 @@ def test_the_page(tmp_path: Path) -> None:
     assert "0 exact copies" in console.export_text()
     inspect_pack(packed, True, 1, console)
     assert (tmp_path / "p" / "report.html").read_text() == page
+
+
+def test_a_pack_that_cannot_be_written_still_tells_its_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, text = pack(tmp_path / "pack", f"train={class_tree(tmp_path / 'in', 2, 2)}"), io.StringIO()
+    write = page.write_atomic
+
+    def write_outside(path: Path, data: bytes) -> None:
+        if path.is_relative_to(packed.path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        write(path, data)
+
+    monkeypatch.setattr(page, "write_atomic", write_outside)
+    console = Console(file=text, width=500)
+    inspect_pack(packed, False, 1, console)
+    assert "0 exact copies within a split" in text.getvalue()
+    assert f"page: not written, {packed.path / 'report.html'}: cannot be read or written" in text.getvalue()
+    inspect_pack(packed, False, 1, console, tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text("utf-8").startswith("<!doctype html>")
 
 
 def test_the_reasons_that_are_not_shown_are_counted(tmp_path: Path) -> None:

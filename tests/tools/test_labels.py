@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from loaders.errors import UserError
-from loaders.packs import LabelTable, Pack
+from loaders.packs import LabelTable, Pack, open_pack
+from loaders.packs.append import append_to_pack
+from loaders.packs.packer import PackOptions
+from loaders.packs.sources.spec import parse_splits
 from loaders.packs.subsample import validation_part
+from loaders.packs.verify import verify_pack
 from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tree
 from tools import labels as tool
 
@@ -96,12 +100,82 @@ def test_bad_imports(packed: Pack, tmp_path: Path, monkeypatch, text: str, match
         run(monkeypatch, "import", packed.path, "--file", tmp_path / "x.npy", "--name", "x")
 
 
-def test_a_pack_without_classes_takes_no_labels(tmp_path: Path, monkeypatch) -> None:
-    write_tree(tmp_path / "in", {"a.jpg": jpeg(0), "b.jpg": jpeg(1)})
-    packed = pack(tmp_path / "p", f"train={tmp_path / 'in'}")
-    np.save(tmp_path / "x.npy", np.array([0, -1]))
-    with pytest.raises(UserError, match=r"x.npy: the pack was made without labels and has no classes"):
-        run(monkeypatch, "import", packed.path, "--file", tmp_path / "x.npy", "--name", "x")
+@pytest.fixture
+def unlabelled(tmp_path: Path) -> Pack:
+    write_tree(tmp_path / "flat", {f"{name}.jpg": jpeg(seed) for seed, name in enumerate("abcd")})
+    return pack(tmp_path / "u", f"train={tmp_path / 'flat'}")
+
+
+def test_a_pack_without_labels_takes_classes_and_labels(
+    unlabelled: Pack, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    manifest = (unlabelled.path / "manifest.json").read_bytes()
+    (tmp_path / "x.csv").write_text("row,label\n0,dog\n2,1\n3,cat\n")
+    given = ("import", unlabelled.path, "--file", tmp_path / "x.csv", "--name", "x")
+    with pytest.raises(UserError, match="made without labels and has no classes to label with; name them by"):
+        run(monkeypatch, *given)
+    run(monkeypatch, *given, "--classes", "cat", "dog", "très petit")
+    again = open_pack(unlabelled.path)
+    assert again.classes == ("cat", "dog", "très petit")
+    assert table(again, "x").dense(4).tolist() == [1, -1, 1, 0]
+    assert again.split("train").labels(table(again, "x")).tolist() == [1, -1, 1, 0]
+    assert (again.labels.num_classes, len(again.labels)) == (3, 0)
+    assert verify_pack(again.path) == []
+    assert (again.path / "manifest.json").read_bytes() == manifest, "runs know the pack by it"
+    (tmp_path / "names.txt").write_text("cat\ndog\n\ntrès petit\n", encoding="utf-8")
+    run(monkeypatch, "import", unlabelled.path, "--classes", tmp_path / "names.txt")
+    assert "3 classes, cat, dog, très petit" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"classes: expected those of the pack, cat, dog, .* found dog, cat;"):
+        run(monkeypatch, "import", unlabelled.path, "--classes", "dog", "cat")
+    write_tree(tmp_path / "more", {"cat/1.jpg": jpeg(90), "emu/1.jpg": jpeg(91)})
+    options = PackOptions(parse_splits((f"more={tmp_path / 'more'}",)), unlabelled.path, workers=1)
+    append_to_pack(options)
+    grown = open_pack(unlabelled.path)
+    assert grown.classes == ("cat", "dog", "très petit", "emu"), "the numbers of the labels stay"
+    assert grown.split("more").labels().tolist() == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("classes", "match"),
+    [
+        (("cat",), "expected two names or more, or a text file with one per line, found 'cat'"),
+        (("cat", "cat"), "expected two or more different class names, found 'cat' twice"),
+        (("cat", " "), "expected two or more different class names, found 2, one empty"),
+        (("cat", "dog"), "the pack has no class 'zebra'; it has cat, dog"),
+    ],
+)
+def test_bad_classes_leave_nothing(
+    unlabelled: Pack, tmp_path: Path, monkeypatch, classes: tuple[str, ...], match: str
+) -> None:
+    before = folder_hashes(unlabelled.path)
+    (tmp_path / "x.csv").write_text("row,label\n0,zebra\n")
+    given = ("--file", tmp_path / "x.csv", "--name", "x")
+    with pytest.raises(UserError, match=match):
+        run(monkeypatch, "import", unlabelled.path, *given, "--classes", *classes)
+    for missing in (given[:2], given[2:], ()):
+        with pytest.raises(UserError, match="import: expected --file and --name, --classes, or all three"):
+            run(monkeypatch, "import", unlabelled.path, *missing)
+    assert folder_hashes(unlabelled.path) == before
+    path = unlabelled.path / "labels" / "classes.json"
+    for content in (b"[1, 2]", b"{", b'["a", "a"]'):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"classes\.json"):
+            open_pack(unlabelled.path)
+
+
+def test_a_pack_with_classes_keeps_them(packed: Pack, monkeypatch) -> None:
+    with pytest.raises(UserError, match="classes: expected those of the pack, c0, c1, c2, found a, b;"):
+        run(monkeypatch, "import", packed.path, "--classes", "a", "b")
+    assert not (packed.path / "labels" / "classes.json").exists()
+
+
+def test_exclude_leaves_out_rows_and_copies(tmp_path: Path, monkeypatch, capsys) -> None:
+    write_tree(tmp_path / "in", class_tree(2, 4))
+    write_tree(tmp_path / "test", class_tree(2, 2, seed=500) | {"c0/copy.jpg": jpeg(102)})
+    packed = pack(tmp_path / "p", f"train={tmp_path / 'in'}", f"test={tmp_path / 'test'}")
+    run(monkeypatch, "exclude", packed.path, "--split", "test", "--name", "known")
+    assert table(packed, "known").row.tolist() == [0, 1, 2, 3, 4, 5, 7]
+    assert "left out: 5 rows and 1 copies of split 'test'" in capsys.readouterr().out
 
 
 def test_every_class_keeps_both_parts() -> None:
@@ -112,7 +186,8 @@ def test_every_class_keeps_both_parts() -> None:
         for label in (0, 1):
             assert 0 < part[labels == label].sum() < (labels == label).sum()
     with pytest.raises(UserError, match="at least 2 labelled images"):
-        validation_part(np.array([0, 1, 1]), 0.5, 0)
+        validation_part(np.array([0, 1]), 0.5, 0)
+    assert validation_part(np.array([0, 1, 1]), 0.5, 0).tolist()[0] is False
 
 
 def test_classes_called_by_numbers_survive_a_list(tmp_path: Path, monkeypatch) -> None:

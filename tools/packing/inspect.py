@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from rich.console import Console
 
+from loaders.command_line import describe_system_error
 from loaders.cores import available_cores
 from loaders.errors import UserError
 from loaders.packs import Pack
 from loaders.packs.findings import Findings, find_copies
 from loaders.packs.quarantine import quarantined
-from loaders.packs.sources.naming import is_image_name
-from tools.packing.page import write_page
+from loaders.packs.sources.naming import UNWANTED, is_image_name
+from tools.packing.page import PAGE_NAME, write_page
 
 Fault = Literal["leak", "duplicates", "corrupt"]
 _SHOWN_REASONS = 5
 _NOT_AN_IMAGE = "not an image"
-_NOT_CORRUPT = ("a later member of the archive has the same name", "the same file was given before")
+_NOT_CORRUPT = (
+    "a later member of the archive has the same name",
+    "the same file was given before",
+    *UNWANTED,
+)
 
 
 @dataclass(frozen=True)
@@ -36,14 +42,17 @@ class Quarantine:
     num_corrupt: int
 
 
-def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> tuple[Findings, Quarantine]:
-    """Find copies and leaks, print what was found, and write the page into the pack.
+def inspect_pack(
+    pack: Pack, near: bool, workers: int, console: Console, page: Path | None = None
+) -> tuple[Findings, Quarantine]:
+    """Find copies and leaks, print what was found, and write the page.
 
     Args:
         pack: the pack.
         near: also look for images that look the same.
         workers: threads that decode, 0 for one per core.
         console: where the figures go.
+        page: file of the page; `report.html` in the pack by default, where that can be written.
     """
     findings = find_copies(pack, near, workers or available_cores())
     quarantine = read_quarantine(pack)
@@ -59,7 +68,18 @@ def inspect_pack(pack: Pack, near: bool, workers: int, console: Console) -> tupl
     if (hidden := len(quarantine.reasons) - _SHOWN_REASONS) > 0:
         rest = quarantine.reasons.total() - sum(n for _, n in quarantine.reasons.most_common(_SHOWN_REASONS))
         console.print(f"  {rest:,} quarantined for {hidden:,} more reasons: see quarantine.jsonl")
-    console.print(f"page: {write_page(pack, findings, quarantine.reasons)}")
+    path = page or pack.path / PAGE_NAME
+    try:
+        write_page(pack, findings, quarantine.reasons, path)
+    except (
+        OSError
+    ) as error:  # a pack may lie where this user can only read; its figures are known all the same
+        line = describe_system_error(error)
+        if line is None:
+            raise
+        console.print(f"page: not written, {line}", markup=False, soft_wrap=True)
+    else:
+        console.print(f"page: {path}")
     return findings, quarantine
 
 

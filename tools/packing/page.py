@@ -27,16 +27,14 @@ _ROWS_AT_ONCE = 1 << 20
 _SIZE_EDGES = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 
 
-def write_page(pack: Pack, findings: Findings, reasons: Counter[str]) -> Path:
-    """Write `report.html` into a pack; the same pack gives the same page.
+def write_page(pack: Pack, findings: Findings, reasons: Counter[str], path: Path) -> None:
+    """Write the page about a pack; the same pack gives the same page.
 
     Args:
         pack: the pack.
         findings: its copies.
         reasons: number of quarantined inputs per reason.
-
-    Returns:
-        The path of the page.
+        path: file of the page.
     """
     labels = pack.labels.dense(len(pack))
     sections = [
@@ -50,8 +48,7 @@ def write_page(pack: Pack, findings: Findings, reasons: Counter[str]) -> Path:
     ]
     lead = f"{len(pack):,} images in {pack.num_shards:,} {pack.manifest.shard_format} shards."
     text = render_page(f"Pack {pack.path.resolve().name}", lead, sections)
-    write_atomic(pack.path / PAGE_NAME, text.encode("utf-8", "replace"))
-    return pack.path / PAGE_NAME
+    write_atomic(path, text.encode("utf-8", "replace"))
 
 
 def _table(columns: tuple[str, str], rows: Iterable[tuple[str, int]]) -> Table:

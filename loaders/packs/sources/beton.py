@@ -30,7 +30,10 @@ class BetonSource:
             prefix = f"{file_keys([path.stem])[0]}/" if len(self._paths) > 1 else ""
             content = read_beton(path)
             for number, (sample, size) in enumerate(zip(content.samples, content.sizes, strict=True)):
-                image, label = sample["image"], self._classes.label(int(sample["label"]))
+                image, label = (
+                    sample["image"],
+                    self._classes.label(int(sample["label"]), f"{file}, sample {number}"),
+                )
                 key, name = f"{prefix}{number:08d}", f"{file}/{number}"
                 if image["mode"] != MODE_JPEG:
                     # Pixels need their size: the name carries it to whoever reads the item.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from loaders.errors import UserError
 from loaders.packs.sources.bytes_at import read_listed_file
 from loaders.packs.sources.item import MAX_FILE_BYTES, SourceItem, printable
-from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_key, name_key
+from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_key, name_key, unwanted
 
 
 class FolderSource:
@@ -66,6 +66,8 @@ class FolderSource:
 
     @staticmethod
     def _file(name: str, key: str, label: str | None, path: str) -> SourceItem:
+        if reason := unwanted(name):
+            return SourceItem(name, key, None, 0, problem=reason)
         try:
             facts = os.stat(path)
         except OSError as error:

@@ -9,18 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from loaders.errors import UserError
-from loaders.json_text import parse_json
+from loaders.packs.sources.columns import (
+    KEY_COLUMNS,
+    SPLIT_COLUMNS,
+    ColumnOptions,
+    asked_column,
+    find_column,
+    find_labels,
+    unused_labels,
+    unused_note,
+)
+from loaders.packs.sources.hugging_face import class_names_of, open_arrow, read_schema
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
 from loaders.packs.sources.naming import file_keys, folder_key
 from loaders.packs.sources.numbers import NumberedClasses
-from loaders.packs.sources.path_list import KEY_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS
 
-_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "bytes", "picture")
+_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "picture")
+_LOOKED_AT = 4096
 
 
-def holds_images(path: Path) -> bool:
-    """Tell whether a .parquet or .arrow file has a column of image bytes."""
-    return path.suffix.lower() == ".arrow" or _image_column(_read_schema(path)) is not None
+def holds_images(path: Path, options: ColumnOptions | None = None) -> bool:
+    """Tell whether a .parquet or .arrow file has a column of image bytes, or the one asked for is one."""
+    if path.suffix.lower() == ".arrow":
+        return True
+    columns, asked = _byte_columns(read_schema(path)), (options or ColumnOptions()).image_column
+    return bool(columns) if asked is None else asked in columns
 
 
 class ImageTableSource:
@@ -28,32 +41,58 @@ class ImageTableSource:
 
     labels_are_folders = False
 
-    def __init__(self, paths: list[Path], split: str | None) -> None:
-        """Use these tables, in this order; `split` takes the rows whose split column says so."""
+    def __init__(self, paths: list[Path], split: str | None, options: ColumnOptions | None = None) -> None:
+        """Use these tables, in this order.
+
+        Args:
+            paths: .parquet or .arrow files of the same columns.
+            split: take the rows whose split column says so; None takes all.
+            options: which columns to use.
+
+        Raises:
+            UserError: no column of images or of splits, or several that may be meant.
+        """
         self._paths = {path.name: path for path in paths}
-        self._split = split
-        self._schema = _read_schema(paths[0])
-        column = _image_column(self._schema)
-        if column is None:
-            raise UserError(
-                f"{paths[0]} has the columns {', '.join(self._schema.names)}: none holds image bytes"
-            )
-        self._image = column
-        self._label, self._key, self._split_column = (
-            next((name for name in self._schema.names if name.lower() in known), None)
-            for known in (LABEL_COLUMNS, KEY_COLUMNS, SPLIT_COLUMNS)
-        )
+        self._split, self._where = split, str(paths[0])
+        self._schema = read_schema(paths[0])
+        options, names = options or ColumnOptions(), self._schema.names
+        self._image = _image_column(self._where, self._schema, options)
+        rest = [
+            name for name in names if name != self._image and not _is_bytes(self._schema.field(name).type)
+        ]
+        self._key, self._split_column = find_column(rest, KEY_COLUMNS), find_column(rest, SPLIT_COLUMNS)
+        class_names = class_names_of(paths[0])
+        declared = [name for name in rest if name in class_names]
+        self._label = find_labels(self._where, rest, options.label_column, declared)
+        self.has_labels = self._label is not None
         if split is not None and self._split_column is None:
             raise UserError(f"{paths[0]} has no column for the split: expected {' or '.join(SPLIT_COLUMNS)}")
-        self._classes = NumberedClasses(_hugging_face_names(self._schema, self._label))
+        self._classes = NumberedClasses(class_names.get(self._label or ""), options.multi_label)
+        self._notes = self._unused(rest)
         self._lock = threading.Lock()
         self._block: tuple[str, int, int, Any] = ("", 0, 0, None)  # file, first row, stop row, images
+
+    def _unused(self, rest: list[str]) -> list[str]:
+        """Return what the summary says of columns that are not used."""
+        notes = []
+        if bytes_too := [name for name in _byte_columns(self._schema) if name != self._image]:
+            notes.append(
+                f"{self._where}: the images are column {self._image!r}; not used: {', '.join(bytes_too)} "
+                f"(choose with --image-column)"
+            )
+        others = [name for name in rest if name not in (self._label, self._key, self._split_column)]
+        with _open_table(self._paths[next(iter(self._paths))]) as table:
+            if others and table.num_blocks:
+                head = table.block(0, others).slice(0, _LOOKED_AT).to_pylist()
+                note = unused_note(self._where, unused_labels(head, ()), self._label)
+                notes += [] if note is None else [note]
+        return notes
 
     def items(self) -> Iterator[SourceItem]:
         """Yield the rows table by table, one block of rows in memory at a time."""
         columns = [c for c in (self._image, self._label, self._key, self._split_column) if c is not None]
         for file, path in self._paths.items():
-            if _read_schema(path).names != self._schema.names:
+            if read_schema(path).names != self._schema.names:
                 raise UserError(f"{path} has other columns than the first file: pack it as another split")
             prefix = f"{file_keys([path.stem])[0]}/" if len(self._paths) > 1 else ""
             with _open_table(path) as table:
@@ -74,7 +113,9 @@ class ImageTableSource:
         for row, (size, label, key, split) in enumerate(values, first):
             if self._split is not None and str(split) != self._split:
                 continue
-            text = self._classes.label(label)
+            text = None
+            if self._label is not None:
+                text = self._classes.label(label, f"{self._paths[file]}, row {row}, column {self._label!r}")
             own = f"{prefix}{row:08d}" if key is None else folder_key(str(key)).replace(".", "%2E")
             problem = "an empty cell" if size is None else None
             yield SourceItem(f"{file}/{row}", own, text, size or 0, row, problem)
@@ -82,6 +123,10 @@ class ImageTableSource:
     def class_names(self) -> tuple[str, ...] | None:
         """Return the metadata's names, or 0, 1, ... where all labels are numbers."""
         return self._classes.names()
+
+    def notes(self) -> list[str]:
+        """Return what the summary says of the columns and the labels."""
+        return self._notes + self._classes.notes()
 
     def read(self, item: SourceItem) -> bytes:
         """Return the bytes of a row; rows near each other cost one read of their block."""
@@ -125,7 +170,7 @@ class _Table:
 
         self._batches: list[Any] | None = None
         if path.suffix.lower() == ".arrow":
-            reader = _open_arrow(path)
+            reader = open_arrow(path)
             if isinstance(reader, pa.ipc.RecordBatchFileReader):
                 self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
             else:
@@ -144,19 +189,6 @@ class _Table:
         return self._file.read_row_group(number, columns, use_threads=False).combine_chunks()
 
 
-def _open_arrow(path: Path) -> Any:
-    """Open a stream or a file of Arrow; as a buffer and in this thread, so that pyarrow starts no others."""
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as source:
-        data = source.read_buffer()
-    options = pa.ipc.IpcReadOptions(use_threads=False)
-    try:
-        return pa.ipc.open_stream(data, options=options)
-    except pa.ArrowInvalid:
-        return pa.ipc.open_file(data, options=options)
-
-
 @contextmanager
 def _open_table(path: Path) -> Iterator[_Table]:
     import pyarrow as pa
@@ -168,31 +200,36 @@ def _open_table(path: Path) -> Iterator[_Table]:
         raise UserError(f"{path} is damaged ({reason}): fetch it again") from None
 
 
-def _read_schema(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        if path.suffix.lower() != ".arrow":
-            return pq.read_schema(path)
-        return _open_arrow(path).schema
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as a table ({reason}): fetch it again") from None
-
-
-def _image_column(schema: Any) -> str | None:
-    """Return the column of image bytes: one of the usual names first, else the only one there is."""
+def _is_bytes(kind: Any) -> bool:
     import pyarrow.types as kinds
 
-    def is_bytes(kind: Any) -> bool:
-        if kinds.is_struct(kind):
-            return any(field.name == "bytes" and is_bytes(field.type) for field in kind)
-        return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind))
+    if kinds.is_struct(kind):
+        return any(field.name == "bytes" and _is_bytes(field.type) for field in kind)
+    return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind))
 
-    names = [field.name for field in schema if is_bytes(field.type)]
-    usual = [name for name in names if name.lower() in _IMAGE_COLUMNS]
-    return usual[0] if usual else names[0] if len(names) == 1 else None
+
+def _byte_columns(schema: Any) -> list[str]:
+    return [field.name for field in schema if _is_bytes(field.type)]
+
+
+def _image_column(where: str, schema: Any, options: ColumnOptions) -> str:
+    """Return the column of image bytes: one of the usual names first, else the only one there is.
+
+    Raises:
+        UserError: no such column, or several.
+    """
+    names = _byte_columns(schema)
+    if options.image_column is not None:
+        return asked_column(f"{where} (columns of bytes)", names, options.image_column, "--image-column")
+    usual = find_column(names, _IMAGE_COLUMNS)
+    if usual is None and len(names) > 1:
+        raise UserError(
+            f"{where} has several columns of bytes, {', '.join(names)}: choose one with --image-column"
+        )
+    found = usual or next(iter(names), None)
+    if found is None:
+        raise UserError(f"{where} has the columns {', '.join(schema.names)}: none holds image bytes")
+    return found
 
 
 def _bytes_of(column: Any) -> Any:
@@ -205,12 +242,3 @@ def _bytes_of(column: Any) -> Any:
         # Through the parent: a missing image is a missing struct.
         return column.flatten()[column.type.get_field_index("bytes")]
     return column
-
-
-def _hugging_face_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
-    try:
-        features = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[label]["names"]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return tuple(names) if isinstance(names, list) and all(isinstance(n, str) for n in names) else None

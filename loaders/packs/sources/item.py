@@ -80,6 +80,25 @@ class BulkSource(Protocol):
         """
 
 
+@runtime_checkable
+class NotingSource(Protocol):
+    """A source that has something to say in the summary, such as a column that it did not use."""
+
+    def notes(self) -> list[str]:
+        """Return one line for each, once the source has been listed."""
+
+
+@runtime_checkable
+class ColumnSource(Protocol):
+    """A source whose labels are in a column, a field or a list.
+
+    Attributes:
+        has_labels: whether it has found them, once it has been listed.
+    """
+
+    has_labels: bool
+
+
 class BadImage(Exception):
     """An input that is not packed; the text is its reason in the quarantine."""
 

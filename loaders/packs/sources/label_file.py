@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,48 +15,71 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.errors import UserError
-from loaders.packs.sources.item import ImageSource, SourceItem, printable
-from loaders.packs.sources.naming import is_image_name
+from loaders.packs.sources.columns import PATH_COLUMNS, ColumnOptions, find_column, find_labels, unused_labels
+from loaders.packs.sources.hugging_face import class_names_of
+from loaders.packs.sources.item import ImageSource, NotingSource, SourceItem, printable
+from loaders.packs.sources.list_rows import LIST_SUFFIXES, column_names, first_rows, read_rows
+from loaders.packs.sources.naming import file_stem, is_image_name, unwanted
 from loaders.packs.sources.numbers import NumberedClasses
-from loaders.packs.sources.path_list import LABEL_COLUMNS, LIST_SUFFIXES, PATH_COLUMNS, read_rows
 
+_LOOKED_AT = 4096
 _NUMBER = re.compile(r"([0-9]+)")
+_IMAGE_COLUMNS = (*PATH_COLUMNS, "id", "key", "name")
 
 
 class LabeledSource:
     """Another source whose labels come from a file.
 
-    A list names files. A tensor has one label per image: image `17.png` has label 17 where all images are
-    called by the numbers 0 to N - 1, and otherwise the i-th image in the order of the names has label i,
-    unless that puts `10.png` before `2.png`, where nobody can tell which order the tensor has.
+    A list names files: by their paths below the root, or without folders or suffixes where no two files
+    are then called alike. A tensor has one label per image: image `17.png` has label 17 where all images
+    are called by the numbers 0 to N - 1, and otherwise the i-th image in the order of the names has label
+    i, unless that puts `10.png` before `2.png`, where nobody can tell which order the tensor has.
     """
 
     labels_are_folders = False
+    has_labels = True
 
-    def __init__(self, images: ImageSource, name: str, labels: Path) -> None:
+    def __init__(
+        self, images: ImageSource, name: str, labels: Path, options: ColumnOptions | None = None
+    ) -> None:
         """Label the items of `images`.
 
         Args:
             images: a folder or an archive.
             name: the source as the user gave it.
             labels: the file of labels.
+            options: which columns of a list to use.
         """
         self._images, self._name, self._labels = images, name, labels
+        self._options = options or ColumnOptions()
         self._classes = NumberedClasses()
+        root = name.partition("#")[0]
+        self._root_name = os.path.basename(root.rstrip("/"))
+        # A list inside the folder is read, and no input.
+        self._own = os.path.relpath(labels, root) if os.path.isdir(root) else None
 
     def items(self) -> Iterator[SourceItem]:
         """Yield the items of the images with the labels of the file."""
         suffix = self._labels.suffix.lower()
         if suffix in (".pt", ".pth", ".npy"):
             yield from self._by_number(read_label_array(self._labels))
+        elif suffix == ".txt" and all(
+            list(row) == ["path"] and row["path"].isdigit() for row in first_rows(self._labels, 100)
+        ):
+            yield from self._by_number(_read_numbers(self._labels))
         elif suffix in LIST_SUFFIXES:
-            yield from self._by_name(_read_names(self._labels))
+            yield from self._by_name(self._read_names())
         else:
             raise UserError(f"{self._labels}: expected labels in .pt, .npy, {', '.join(LIST_SUFFIXES)}")
 
+    def _inputs(self) -> Iterator[SourceItem]:
+        for item in self._images.items():
+            if item.name != self._own:
+                yield item
+
     def _by_number(self, labels: NDArray[np.int64]) -> Iterator[SourceItem]:
         # Two passes over the listing: whether names are numbers is known at the end of the first.
-        names = [item.name for item in self._images.items() if is_image_name(item.name)]
+        names = [item.name for item in self._inputs() if _is_wanted(item)]
         if len(names) != len(labels):
             raise UserError(
                 f"{self._labels} has {len(labels)} labels, the source has {len(names)} images: expected one "
@@ -66,8 +91,11 @@ class LabeledSource:
         if not are_numbers:
             self._refuse_two_orders(names)
         order = iter(numbers if are_numbers else range(len(names)))
-        for item in self._images.items():
-            label = self._classes.label(int(labels[next(order)])) if is_image_name(item.name) else None
+        for item in self._inputs():
+            label = None
+            if _is_wanted(item):
+                place = next(order)
+                label = self._classes.label(int(labels[place]), f"{self._labels}, label {place}")
             yield item._replace(label=label)
 
     def _refuse_two_orders(self, names: list[str]) -> None:
@@ -80,19 +108,89 @@ class LabeledSource:
                 )
 
     def _by_name(self, labels: dict[str, Any]) -> Iterator[SourceItem]:
-        left = dict(labels)
-        for item in self._images.items():
-            yield item._replace(label=self._classes.label(left.pop(item.name, None)))
-        if left:
-            missing = ", ".join(printable(name) for name in list(left)[:3])
+        call = self._calling(labels)
+        named: dict[str, str] = {}
+        rows = {name: number for number, name in enumerate(labels, 1)}
+        for item in self._inputs():
+            name = call(item.name)
+            if name not in labels or unwanted(item.name):
+                yield item._replace(label=None)
+                continue
+            if named.get(name, item.name) != item.name:
+                raise UserError(
+                    f"{self._labels}: {printable(name)} may be {printable(named[name])} or "
+                    f"{printable(item.name)}: give paths below the root"
+                )
+            named[name] = item.name
+            where = f"{self._labels}, row {rows[name]}"
+            yield item._replace(label=self._classes.label(labels[name], where))
+        if len(named) < len(labels):
+            left = [name for name in labels if name not in named]
             raise UserError(
-                f"{self._labels} labels {len(left)} files that are not in the source, e.g. {missing}: "
-                f"expected paths below its root"
+                f"{self._labels} labels {len(left)} files that are not in the source, e.g. "
+                f"{', '.join(map(printable, left[:3]))}: expected paths below its root"
             )
+
+    def _calling(self, labels: dict[str, Any]) -> Callable[[str], str]:
+        """Return how the list calls a file: the first of several ways that finds the most files."""
+        ways: tuple[Callable[[str], str], ...] = (
+            _plain,
+            lambda name: file_stem(_plain(name)),
+            lambda name: f"{self._root_name}/{_plain(name)}",
+            lambda name: _plain(name).rpartition("/")[2],
+            lambda name: file_stem(_plain(name).rpartition("/")[2]),
+        )
+        counts = [0] * len(ways)
+        for item in self._inputs():
+            for place, way in enumerate(ways):
+                counts[place] += way(item.name) in labels
+            if counts[0] == len(labels):
+                break
+        return ways[counts.index(max(counts))]
+
+    def _read_names(self) -> dict[str, Any]:
+        """Return the label of every name in a list."""
+        path, labels, columns = self._labels, dict[str, Any](), None
+        for number, row in enumerate(read_rows(path), 1):
+            if columns is None:
+                columns = self._columns(column_names(first_rows(path, _LOOKED_AT)))
+            cell = row.get(columns[0])
+            name = "" if cell is None else _plain(str(cell))
+            if not name:
+                raise UserError(f"{path}, row {number}: no file in column {columns[0]!r}; fill it")
+            if name in labels:
+                raise UserError(f"{path} labels {printable(name)} twice: expected one row per file")
+            labels[name] = row.get(columns[1])
+        if columns is None:
+            raise UserError(f"{path} labels no file: expected a heading and one row per file")
+        self._classes = NumberedClasses(class_names_of(path).get(columns[1]), self._options.multi_label)
+        return labels
+
+    def _columns(self, names: list[str]) -> tuple[str, str]:
+        """Return the columns of names and labels; of two columns, one beside the files' that holds names."""
+        options, where = self._options, str(self._labels)
+        image = find_column(names, _IMAGE_COLUMNS if options.image_column is None else
+                            (options.image_column.strip().lower(),))  # fmt: skip
+        rest = [name for name in names if name != image]
+        declared = [name for name in class_names_of(self._labels) if name in rest]
+        label = find_labels(where, rest, options.label_column, declared)
+        if label is None and options.label_column is None and len(rest) == 1 and image is not None:
+            label = rest[0] if _holds_names(self._labels, rest[0]) else None
+        if image is None or label is None:
+            raise UserError(
+                f"{where} has the columns {', '.join(names)}: name those of the files and of the labels by "
+                f"--image-column and --label-column"
+            )
+        return image, label
 
     def class_names(self) -> tuple[str, ...] | None:
         """Return 0, 1, ... where all labels are numbers."""
         return self._classes.names()
+
+    def notes(self) -> list[str]:
+        """Return what the summary says of the images and the labels."""
+        inner = self._images.notes() if isinstance(self._images, NotingSource) else []
+        return inner + self._classes.notes()
 
     def read(self, item: SourceItem) -> bytes:
         """Return the bytes of an image."""
@@ -101,6 +199,22 @@ class LabeledSource:
     def close(self) -> None:
         """Close the images."""
         self._images.close()
+
+
+def _is_wanted(item: SourceItem) -> bool:
+    return is_image_name(item.name) and unwanted(item.name) is None
+
+
+def _holds_names(path: Path, column: str) -> bool:
+    """Tell whether a column looks like names of classes; numbers under an unknown name may be anything."""
+    rows = first_rows(path, _LOOKED_AT)
+    texts = [str(row.get(column) or "") for row in rows]
+    return column in unused_labels(rows, ()) and not all(text.replace(".", "").isdigit() for text in texts)
+
+
+def _plain(name: str) -> str:
+    r"""Return a path as it is compared: without blanks and "./" around it, "/" for "\", composed letters."""
+    return unicodedata.normalize("NFC", name.strip().replace("\\", "/").removeprefix("./"))
 
 
 def _falls(first: str, second: str) -> bool:
@@ -164,23 +278,9 @@ def _read_tensor(path: Path) -> Any:
     return tensor.numpy()
 
 
-def _read_names(path: Path) -> dict[str, Any]:
-    labels: dict[str, Any] = {}
-    for row in read_rows(path):
-        lower = {name.strip().lower(): value for name, value in row.items()}
-        name_column, label_column = (
-            next((column for column in known if column in lower), None)
-            for known in (PATH_COLUMNS, LABEL_COLUMNS)
-        )
-        if name_column is None or label_column is None:
-            raise UserError(
-                f"{path} has the columns {', '.join(row)}: expected one of {', '.join(PATH_COLUMNS)} and one "
-                f"of {', '.join(LABEL_COLUMNS)}"
-            )
-        name = str(lower[name_column])
-        if name in labels:
-            raise UserError(f"{path} labels {printable(name)} twice: expected one row per file")
-        labels[name] = lower[label_column]
-    if not labels:
-        raise UserError(f"{path} labels no file: expected a heading and one row per file")
-    return labels
+def _read_numbers(path: Path) -> NDArray[np.int64]:
+    """Read one number per line, as ImageNet's ground truth has it."""
+    try:
+        return np.array([int(row["path"]) for row in read_rows(path)], np.int64)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{path}: expected one whole number per line ({error}); correct it") from None

@@ -14,6 +14,10 @@ from collections.abc import Sequence
 IMAGE_SUFFIXES = frozenset(
     "jpg jpeg jpe jfif png bmp gif webp tif tiff ppm pgm pbm pnm jp2 j2k avif".split()  # noqa: SIM905
 )
+IN_HIDDEN_FOLDER = "in a hidden folder"
+RESOURCE_FORK = "a resource fork of macOS, no image"
+UNWANTED = (IN_HIDDEN_FOLDER, RESOURCE_FORK)
+_HIDDEN_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_\-/]*")
 
 
@@ -21,6 +25,21 @@ def is_image_name(name: str) -> bool:
     """Tell whether a file's suffix is one that images have."""
     _, dot, suffix = name.rpartition(".")
     return bool(dot) and (suffix in IMAGE_SUFFIXES or suffix.lower() in IMAGE_SUFFIXES)
+
+
+def is_hidden_folder(name: str) -> bool:
+    """Tell whether a folder holds what programs keep for themselves: thumbnails, checkpoints, versions."""
+    return (name.startswith(".") and name not in (".", "..")) or name in _HIDDEN_FOLDERS
+
+
+def unwanted(name: str) -> str | None:
+    """Return why a file of a tree is no input that anybody meant, by its path; None for all others."""
+    if "/." not in name and name[:1] != "." and not any(mark in name for mark in _HIDDEN_FOLDERS):
+        return None  # nearly all names
+    *folders, file = name.split("/")
+    if any(map(is_hidden_folder, folders)):
+        return IN_HIDDEN_FOLDER
+    return RESOURCE_FORK if file.startswith("._") else None
 
 
 def folder_key(folder: str) -> str:

@@ -2,51 +2,134 @@
 
 from __future__ import annotations
 
+import json
 import re
+import unicodedata
+from collections import Counter
 from typing import Any
 
 from loaders.errors import UserError
+from loaders.json_text import parse_json
+from loaders.packs.sources.item import printable
 
 MAX_CLASSES = 1 << 20
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _WHOLE_FLOAT = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
+_FRACTION = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?|[-+]?inf(?:inity)?", re.IGNORECASE)
+_MARKS = ("|", ";", ",")
 
 
 def number_text(value: Any) -> str:
     """Return 3 for 3.0 and "3.0", which is what tables with empty cells make of 3; "" for an empty cell."""
     if value is None or value != value:  # NaN, in such tables an empty cell
         return ""
-    text = str(value)
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     whole = _WHOLE_FLOAT.fullmatch(text)
     return whole[1] if whole else text
+
+
+def class_text(name: str) -> str:
+    """Return the name of a class as packs store it: printable, and composed as Unicode's NFC.
+
+    A Mac writes "e" and an accent where others write one letter; both are one class.
+    """
+    return printable(unicodedata.normalize("NFC", name))
+
+
+def list_text(names: list[str]) -> str:
+    """Return several labels as one text, which a listing holds in the place of a label."""
+    return json.dumps(names, ensure_ascii=False)
+
+
+def names_of(text: str) -> list[str]:
+    """Return the names in a label that `list_text` wrote."""
+    return [str(name) for name in json.loads(text)]
+
+
+def label_list(text: str) -> list[Any]:
+    """Return the labels of a cell of several: a JSON list, or parted by |, ;, comma, or blanks if numbers."""
+    text = text.strip()
+    if text.startswith("["):
+        try:
+            found = parse_json(text.replace("'", '"'))
+        except ValueError:
+            found = [part.strip(" '\"") for part in text.strip("[]").split(",")]
+        return list(found) if isinstance(found, list) else [text]
+    mark = next((mark for mark in _MARKS if mark in text), None)
+    if mark is not None:
+        return [part.strip() for part in text.split(mark) if part.strip()]
+    words = text.split()
+    return words if all(map(_WHOLE_NUMBER.fullmatch, words)) else [text]
 
 
 class NumberedClasses:
     """Sees every label of a source while it is listed, and then knows whether all of them are numbers."""
 
-    def __init__(self, names: tuple[str, ...] | None = None) -> None:
-        """Begin; `names` are the names of the numbers where the source has them."""
-        self._names = names
+    def __init__(self, names: tuple[str, ...] | None = None, multi_label: bool = False) -> None:
+        """Begin.
+
+        Args:
+            names: the names of the numbers where the source has them; of two alike, each gets its number.
+            multi_label: a label is a list of labels.
+        """
+        if names is not None:
+            texts = [class_text(name) for name in names]
+            counts = Counter(texts)
+            names = tuple(f"{t} ({n})" if counts[t] > 1 else t for n, t in enumerate(texts))
+        self._names, self._multi_label = names, multi_label
         self._highest = -1
         self._are_numbers = True
+        self._num_empty, self._first_empty = 0, ""
 
-    def label(self, value: Any) -> str | None:
-        """Return the class of a label; None for -1 and an empty cell, which stand for no label.
+    def label(self, value: Any, where: str) -> str | None:
+        """Return the class of a label; None for -1 and a missing value, which stand for no label.
+
+        Args:
+            value: number or text; with `multi_label` a list of them, or a text that is one.
+            where: file and row, for messages.
+
+        Returns:
+            Its name or number; with `multi_label` a JSON list of them.
 
         Raises:
-            UserError: a number out of range.
+            UserError: a number out of range, a fraction, an empty text, several labels for one.
         """
-        text = number_text(value)
-        if not text:
+        if value is None or value != value:
+            self._first_empty = self._first_empty or where
+            self._num_empty += 1
             return None
+        text = "" if isinstance(value, list) else number_text(value).strip()
+        if self._multi_label:
+            values = value if isinstance(value, list) else label_list(text)
+            labels = [self._one(one, number_text(one).strip(), where) for one in values]
+            known = dict.fromkeys(label for label in labels if label is not None)
+            return list_text([*known])
+        return self._one(value, text, where)
+
+    def _one(self, value: Any, text: str, where: str) -> str | None:
+        if isinstance(value, list | dict | tuple) or (text.startswith("[") and text.endswith("]")):
+            raise UserError(
+                f"{where}: the label is {str(value)[:60]!r}, expected one number or name; choose a column "
+                f"with --label-column, or keep several labels an image with --multi-label"
+            )
+        if not text:
+            raise UserError(
+                f"{where}: the label is an empty text; leave the cell out, or give -1 for no label"
+            )
         if not _WHOLE_NUMBER.fullmatch(text):
+            if _FRACTION.fullmatch(text):
+                raise UserError(
+                    f"{where}: the label {text} is a fraction, expected a whole number or a name; choose a "
+                    f"column with --label-column"
+                )
             self._are_numbers = False
-            return text
+            return class_text(text)
         number = int(text)
         limit = MAX_CLASSES if self._names is None else len(self._names)
         if not -1 <= number < limit:
             raise UserError(
-                f"label {number} is out of range: expected 0 to {limit - 1}, or -1 for no label; correct it"
+                f"{where}: label {number} is out of range: expected 0 to {limit - 1}, or -1 for no label; "
+                f"correct it"
             )
         if number == -1:
             return None
@@ -60,3 +143,9 @@ class NumberedClasses:
         if not self._are_numbers or self._highest < 0:
             return None
         return tuple(str(number) for number in range(self._highest + 1))
+
+    def notes(self) -> list[str]:
+        """Return what the summary says of the labels."""
+        if not self._num_empty:
+            return []
+        return [f"{self._num_empty:,} empty labels, the first at {self._first_empty}: packed without a label"]

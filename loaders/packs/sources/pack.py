@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from loaders.errors import UserError
 from loaders.packs.checksum import content_hash
 from loaders.packs.columns import ENCODING_RAW
 from loaders.packs.image import Action, ImagePolicy, PreparedImage
+from loaders.packs.multi_labels import MultiLabels
 from loaders.packs.pack import open_pack
 from loaders.packs.quarantine import quarantined
 from loaders.packs.sources.item import SourceItem, UnreadableItem
@@ -20,12 +21,17 @@ class PackSource:
     """The images of one split of a pack, and the inputs of it that were quarantined, with their reasons."""
 
     labels_are_folders = False
+    has_labels = True
 
-    def __init__(self, text: str) -> None:
-        """Open `FOLDER#split`; the split may be left out where there is only one.
+    def __init__(self, text: str, multi_label: bool = False) -> None:
+        """Open a split of a pack.
+
+        Args:
+            text: `FOLDER#split`; the split may be left out where there is only one.
+            multi_label: the labels are lists, in this pack and in the new one.
 
         Raises:
-            UserError: no finished pack, or no such split.
+            UserError: no finished pack, no such split, or several labels an image where one is expected.
         """
         folder, _, split = text.rpartition("#") if "#" in text else (text, "", "")
         self._pack = open_pack(folder)
@@ -34,20 +40,32 @@ class PackSource:
                 f"{folder} has the splits {', '.join(self._pack.splits)}: name one as {folder}#split"
             )
         self._split = self._pack.split(split or self._pack.splits[0])
+        if self._pack.is_multi_label != multi_label:
+            has, remedy = ("several", "give") if self._pack.is_multi_label else ("one", "leave out")
+            raise UserError(f"{folder} has {has} labels an image: {remedy} --multi-label")
 
     def items(self) -> Iterator[SourceItem]:
         """Yield the rows of the split in their order, then what was quarantined."""
         pack, prefix = self._pack, f"{self._split.name}/"
-        labels = pack.labels.dense(len(pack))
+        labels = self._labels()
         for first, stop in self._split.row_ranges:
             for row in range(first, stop):
-                label = pack.classes[labels[row]] if labels[row] >= 0 else None
+                label = labels(row)
                 key = pack.key(row).removeprefix(prefix)
                 yield SourceItem(key, key, label, int(pack.columns.size[row]), row)
         for entry in quarantined(Path(pack.path)):
             if entry["split"] == self._split.name:
                 key = entry["key"].removeprefix(prefix)
                 yield SourceItem(entry["name"], key, None, 0, problem=entry["reason"])
+
+    def _labels(self) -> Callable[[int], str | None]:
+        """Return what gives the label of a row as a source does."""
+        pack = self._pack
+        if pack.is_multi_label:
+            several = MultiLabels.read(pack.path, len(pack.classes))
+            return lambda row: several.as_text(row, pack.classes)
+        dense = pack.labels.dense(len(pack))
+        return lambda row: pack.classes[dense[row]] if dense[row] >= 0 else None
 
     def class_names(self) -> tuple[str, ...]:
         """Return the classes of the pack."""

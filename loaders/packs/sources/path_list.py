@@ -1,27 +1,34 @@
-"""Lists of paths with optional labels, splits and keys: .csv, .tsv, .jsonl, or .parquet without images."""
+"""Lists of paths with optional labels, splits and keys: .csv, .tsv, .txt, .jsonl, .parquet without images."""
 
 from __future__ import annotations
 
-import csv
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from loaders.errors import UserError
-from loaders.json_text import parse_json
 from loaders.packs.sources.bytes_at import read_listed_file
+from loaders.packs.sources.columns import (
+    KEY_COLUMNS,
+    PATH_COLUMNS,
+    SPLIT_COLUMNS,
+    ColumnOptions,
+    asked_column,
+    find_column,
+    find_labels,
+    unused_labels,
+    unused_note,
+)
+from loaders.packs.sources.hugging_face import class_names_of
 from loaders.packs.sources.item import SourceItem
-from loaders.packs.sources.naming import file_keys, folder_key, is_image_name, join_key
+from loaders.packs.sources.list_rows import column_names, first_rows, read_rows
+from loaders.packs.sources.naming import file_keys, file_stem, folder_key, is_image_name, join_key
 from loaders.packs.sources.numbers import NumberedClasses
 from loaders.packs.sources.remote import fetch, file_system, is_remote
 
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path")
-LABEL_COLUMNS = ("label", "class", "target", "category")
-SPLIT_COLUMNS = ("split", "subset", "partition")
-KEY_COLUMNS = ("key", "id")
-LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-_BATCH_ROWS = 4096
+_LOOKED_AT = 4096
 
 
 class PathListSource:
@@ -29,25 +36,41 @@ class PathListSource:
 
     labels_are_folders = False
 
-    def __init__(self, lists: list[Path], name: str, split: str | None) -> None:
+    def __init__(
+        self, lists: list[Path], name: str, split: str | None, options: ColumnOptions | None = None
+    ) -> None:
         """Use these lists.
 
         Args:
-            lists: the files, .csv, .tsv, .jsonl or .parquet.
+            lists: the files, .csv, .tsv, .txt, .jsonl or .parquet.
             name: what the user calls them.
             split: take the rows whose split column says so; None takes all.
+            options: which columns to use.
         """
         self._lists, self._name, self._split = lists, name, split
+        self._options = options or ColumnOptions()
         self._base = name.rpartition("/")[0] if is_remote(name) else os.fspath(lists[0].parent)
         self._classes = NumberedClasses()
+        self._notes: list[str] = []
+        self._stems: dict[str, dict[str, str | None]] = {}
+        self.has_labels = False
 
     def items(self) -> Iterator[SourceItem]:
         """Read the lists row by row."""
         found = 0
-        for path in self._lists:
+        for place, path in enumerate(self._lists):
+            head = first_rows(path, _LOOKED_AT)
+            if not head:
+                continue
+            columns = ListColumns(path, column_names(head), self._options)
+            unused = unused_labels(head, (columns.path, columns.label, columns.split, columns.key))
+            if place == 0:
+                names = class_names_of(path).get(columns.label or "")
+                self._classes = NumberedClasses(names, self._options.multi_label)
+                note = unused_note(str(path), unused, columns.label)
+                self._notes = [] if note is None else [note]
+            self.has_labels |= columns.label is not None
             for number, row in enumerate(read_rows(path), 1):
-                if number == 1:
-                    columns = _Columns(path, list(row))
                 if self._split is not None and str(columns.value(row, "split", path)) != self._split:
                     continue
                 found += 1
@@ -55,20 +78,51 @@ class PathListSource:
         if self._split is not None and not found:
             raise UserError(f"{self._name}: no row has the split {self._split!r}; check the split column")
 
-    def _item(self, path: Path, number: int, row: dict[str, Any], columns: _Columns) -> SourceItem:
-        name = columns.value(row, "path", path)
-        if not isinstance(name, str) or not name:
+    def _item(self, path: Path, number: int, row: dict[str, Any], columns: ListColumns) -> SourceItem:
+        cell = columns.value(row, "path", path)
+        if not isinstance(cell, str | int) or not str(cell).strip():
             raise UserError(
                 f"{path}, row {number}: no path in column {columns.path!r}; fill it or drop the row"
             )
-        text = self._classes.label(columns.value(row, "label", path)) if columns.label else None
-        key = str(columns.value(row, "key", path)) if columns.key else name
-        problem, size = None, 0
+        where = f"{path}, row {number}"
+        text = self._classes.label(columns.value(row, "label", path), where) if columns.label else None
+        name, problem, size = str(cell), None, 0
         try:
-            size = self._size(name)
+            name, size = self._found(name)
         except OSError as error:
             problem = f"in the list, but cannot be read: {error.strerror or error}"
-        return SourceItem(name, _list_key(key, columns.key is None), text, size, problem=problem)
+        key = columns.value(row, "key", path) if columns.key else None
+        return SourceItem(
+            name, _list_key(name if key is None else str(key), key is None), text, size, -1, problem
+        )
+
+    def _found(self, name: str) -> tuple[str, int]:
+        r"""Return the file that a list means, and its size.
+
+        What is not there as written is looked for without blanks around it, with "/" for the "\" of
+        Windows, and with the suffix of an image, which many lists leave out.
+        """
+        try:
+            return name, self._size(name)
+        except OSError:
+            plain = name.strip().replace("\\", "/")
+            if is_remote(self._path(plain)):
+                raise
+            folder, slash, file = plain.rpartition("/")
+            whole = self._stems_of(folder).get(file)
+            for candidate in (plain, folder + slash + whole if whole else plain):
+                if candidate != name and os.path.isfile(self._path(candidate)):
+                    return candidate, self._size(candidate)
+            raise
+
+    def _stems_of(self, folder: str) -> dict[str, str | None]:
+        """Return the images of a folder by their names without suffix; None where two have one."""
+        if folder not in self._stems:
+            path = self._path(folder) if folder else self._base or "."
+            names = sorted(filter(is_image_name, os.listdir(path))) if os.path.isdir(path) else []
+            counts = Counter(map(file_stem, names))
+            self._stems[folder] = {file_stem(n): n if counts[file_stem(n)] == 1 else None for n in names}
+        return self._stems[folder]
 
     def _size(self, name: str) -> int:
         path = self._path(name)
@@ -86,6 +140,10 @@ class PathListSource:
         """Return 0, 1, ... where all labels are numbers."""
         return self._classes.names()
 
+    def notes(self) -> list[str]:
+        """Return what the summary says of the columns and the labels."""
+        return self._notes + self._classes.notes()
+
     def read(self, item: SourceItem) -> bytes:
         """Return the bytes of a file."""
         path = self._path(item.name)
@@ -98,33 +156,41 @@ class PathListSource:
         """Nothing is held open."""
 
 
-class _Columns:
+class ListColumns:
     """Which column of a list says what."""
 
-    def __init__(self, path: Path, names: list[str]) -> None:
-        found = _first_of(names, PATH_COLUMNS)
+    def __init__(self, path: Path, names: list[str], options: ColumnOptions) -> None:
+        """Find the columns by their names.
+
+        Raises:
+            UserError: none for the paths, or several for the labels.
+        """
+        if options.image_column is not None:
+            found: str | None = asked_column(str(path), names, options.image_column, "--image-column")
+        else:
+            found = find_column(names, (*PATH_COLUMNS, "id"))
         if found is None:
             raise UserError(
                 f"{path} has the columns {', '.join(names)}: expected one of {', '.join(PATH_COLUMNS)}; "
-                f"rename the column of the paths"
+                f"name the column of the paths by --image-column"
             )
         self.path = found
-        self.label = _first_of(names, LABEL_COLUMNS)
-        self.split = _first_of(names, SPLIT_COLUMNS)
-        self.key = _first_of(names, KEY_COLUMNS)
+        rest = [name for name in names if name != found]
+        self.split = find_column(rest, SPLIT_COLUMNS)
+        self.key = find_column(rest, KEY_COLUMNS)
+        declared = [name for name in class_names_of(path) if name in rest]
+        self.label = find_labels(str(path), rest, options.label_column, declared)
 
     def value(self, row: dict[str, Any], kind: str, path: Path) -> Any:
+        """Return the cell of a row in the column of a kind."""
         name = getattr(self, kind)
         if name is None:
             raise UserError(f"{path} has no column for the {kind}: expected {' or '.join(SPLIT_COLUMNS)}")
+        if name not in row and kind == "label":
+            return None  # an object of .jsonl without a label
         if name not in row:
             raise UserError(f"{path}: a row has no {name!r}; every row must have the columns of the first")
         return row[name]
-
-
-def _first_of(names: list[str], known: tuple[str, ...]) -> str | None:
-    by_lower = {name.strip().lower(): name for name in reversed(names)}
-    return next((by_lower[name] for name in known if name in by_lower), None)
 
 
 def _list_key(text: str, is_path: bool) -> str:
@@ -132,54 +198,3 @@ def _list_key(text: str, is_path: bool) -> str:
     name = name.rpartition(".")[0] or name if is_path and is_image_name(name) else name
     parts = [part for part in folder.split("/") if part not in ("", ".")]
     return join_key("/".join(folder_key(part) for part in parts), file_keys([name])[0] if name else "%")
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a .csv, .tsv, .jsonl or .parquet as dictionaries, a block in memory at a time.
-
-    Raises:
-        UserError: a damaged file, or a row that has not the columns of the heading.
-    """
-    readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-    reader = readers.get(path.suffix.lower(), _csv_rows)
-    try:
-        yield from reader(path)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a list ({error}): expected UTF-8 text") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check the path and the disk") from None
-
-
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        for row in csv.DictReader(file, delimiter=delimiter, strict=True):
-            if None in row or None in row.values():
-                raise UserError(
-                    f"{path}, a row near {next(iter(row.values()))!r}: more or fewer cells than columns"
-                )
-            yield row
-
-
-def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = parse_json(line)
-            except ValueError as error:
-                raise UserError(f"{path}, line {number} is no JSON ({error}); correct it") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: expected an object with the columns of the list")
-            yield row
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no parquet or damaged ({str(error).splitlines()[0]})") from None

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from loaders.errors import UserError
 from loaders.packs.sources.beton import BetonSource
+from loaders.packs.sources.columns import ColumnOptions
 from loaders.packs.sources.folder import FolderSource
 from loaders.packs.sources.image_table import ImageTableSource, holds_images
 from loaders.packs.sources.item import ImageSource
 from loaders.packs.sources.label_file import LabeledSource
+from loaders.packs.sources.list_rows import LIST_SUFFIXES
 from loaders.packs.sources.pack import PACK_PREFIX, PackSource
-from loaders.packs.sources.path_list import LIST_SUFFIXES, PathListSource
+from loaders.packs.sources.path_list import PathListSource
 from loaders.packs.sources.remote import is_remote, open_remote_folder
 from loaders.packs.sources.spool import local_copy, local_files, unzipped_copy
 from loaders.packs.sources.tar import TarSource
@@ -26,7 +28,7 @@ _LABELS_MARK = "#labels="
 _WEBDATASET_PREFIX = "wds:"
 _TABLE_SUFFIXES = (".parquet", ".arrow")
 _KINDS = (
-    "a folder, .tar, .tar.gz, .zip, .beton, .csv, .tsv, .jsonl, .parquet, .arrow, or wds: in front of "
+    "a folder, .tar, .tar.gz, .zip, .beton, .csv, .tsv, .txt, .jsonl, .parquet, .arrow, or wds: in front of "
     "WebDataset shards"
 )
 
@@ -66,13 +68,17 @@ def parse_splits(texts: Sequence[str]) -> tuple[SplitSource, ...]:
 
 
 def identity(source: str) -> str:
-    """Return the source with its path made absolute, so that a command means the same from any folder."""
-    prefix = next((p for p in (_WEBDATASET_PREFIX, PACK_PREFIX) if source.startswith(p)), "")
-    text = source.removeprefix(prefix)
-    return source if is_remote(text) else prefix + str(Path(text).resolve())
+    """Return the source with its paths made absolute, so that a command means the same from any folder."""
+    text, mark, labels = source.partition(_LABELS_MARK)
+    prefix = next((p for p in (_WEBDATASET_PREFIX, PACK_PREFIX) if text.startswith(p)), "")
+    return prefix + _absolute(text.removeprefix(prefix)) + mark + (_absolute(labels) if mark else "")
 
 
-def open_source(source: str, spool: Path) -> ImageSource:
+def _absolute(path: str) -> str:
+    return path if is_remote(path) else str(Path(path).resolve())
+
+
+def open_source(source: str, spool: Path, options: ColumnOptions | None = None) -> ImageSource:
     """Open the adapter for a PATH.
 
     Args:
@@ -81,20 +87,23 @@ def open_source(source: str, spool: Path) -> ImageSource:
             `#inside` names a folder inside an archive or a split of a list; `#labels=FILE` gives labels to
             the images of a folder or an archive. Paths may be remote (s3://, gs://, https://, hf://).
         spool: folder for copies of what cannot be read in place (remote files, .tar.gz).
+        options: which columns of lists and tables to use.
 
     Raises:
         UserError: nothing there, or a kind of file that no adapter reads.
     """
     text, mark, labels = source.partition(_LABELS_MARK)
-    opened = _open(text, spool)
-    return LabeledSource(opened, source, local_copy(labels, spool)) if mark else opened
+    options = options or ColumnOptions()
+    opened = _open(text, spool, options)
+    return LabeledSource(opened, text, local_copy(labels, spool), options) if mark else opened
 
 
-def _open(source: str, spool: Path) -> ImageSource:
+def _open(source: str, spool: Path, options: ColumnOptions) -> ImageSource:
     if source.startswith(_WEBDATASET_PREFIX):
-        return WebDatasetSource(local_files(source.removeprefix(_WEBDATASET_PREFIX), spool, (".tar",)))
+        shards = local_files(source.removeprefix(_WEBDATASET_PREFIX), spool, (".tar",))
+        return WebDatasetSource(shards, options)
     if source.startswith(PACK_PREFIX):
-        return PackSource(source.removeprefix(PACK_PREFIX))
+        return PackSource(source.removeprefix(PACK_PREFIX), options.multi_label)
     # A folder may have "#" in its name; then the whole text is the path.
     if not is_remote(source) and Path(source).is_dir():
         return FolderSource(Path(source))
@@ -111,9 +120,9 @@ def _open(source: str, spool: Path) -> ImageSource:
         return BetonSource(local_files(path, spool, (".beton",)))
     if name.endswith((*_TABLE_SUFFIXES, *LIST_SUFFIXES)):
         files = local_files(path, spool, (*_TABLE_SUFFIXES, *LIST_SUFFIXES))
-        if name.endswith(_TABLE_SUFFIXES) and holds_images(files[0]):
-            return ImageTableSource(files, inside)
-        return PathListSource(files, path, inside)
+        if name.endswith(_TABLE_SUFFIXES) and holds_images(files[0], options):
+            return ImageTableSource(files, inside, options)
+        return PathListSource(files, path, inside, options)
     if is_remote(path):
         return open_remote_folder(path)
     return _refuse(source, Path(path), fragment)

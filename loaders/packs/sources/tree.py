@@ -19,7 +19,7 @@ from loaders.errors import UserError
 from loaders.packs.listing_lines import from_line, to_line
 from loaders.packs.repeats import repeated_rows
 from loaders.packs.sources.item import SourceItem
-from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_key
+from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_key, unwanted
 
 _ENTRIES_AT_ONCE = 100_000
 _SHOWN_FOLDERS = 4
@@ -59,8 +59,10 @@ class TreeListing:
         """Add a file; "./" and "/" in front are dropped, ".." is text, since nothing is written to disk."""
         name = "/".join(part for part in entry.name.split("/") if part not in ("", "."))
         entry = entry if name == entry.name else entry._replace(name=name)
-        low, high = self._bounds or (name, name)
-        self._bounds = min(low, name), max(high, name)
+        # What a program put beside the only top folder, as macOS does, leaves it the only one.
+        if self._inside is not None or unwanted(name) is None:
+            low, high = self._bounds or (name, name)
+            self._bounds = min(low, name), max(high, name)
         if len(self._tops) < _SHOWN_FOLDERS and "/" in name:
             self._tops["/".join(name.split("/")[:2])] = None
         # As a walk over the folders would go; of two members of one name the later one comes later.
@@ -112,6 +114,8 @@ class TreeListing:
         number, waiting = -1, None
         for entry in self._in_order():
             if not entry.name.startswith(prefix):
+                if self._inside is None:
+                    yield _refused(entry)
                 continue
             number += 1
             name = entry.name[len(prefix) :]
@@ -131,7 +135,9 @@ class TreeListing:
     @staticmethod
     def _same_name(name: str, key: str, entries: list[FileEntry]) -> Iterator[SourceItem]:
         """Yield the members of one name: the last one counts, as it would after unpacking."""
-        label = name.rpartition("/")[0].rpartition("/")[2] or None
+        if reason := unwanted(name):
+            entries = [entry._replace(problem=reason) for entry in entries]
+        label = None if unwanted(name) else name.rpartition("/")[0].rpartition("/")[2] or None
         problem = "a later member of the archive has the same name"
         for number, entry in enumerate(entries[:-1]):
             own = f"{key}%2Frepeat{number}"
@@ -167,6 +173,12 @@ class TreeListing:
             f"{self._source} holds no file below {root!r}: expected one of its folders, e.g. "
             f"{', '.join(sorted(self._tops))}"
         )
+
+
+def _refused(entry: FileEntry) -> SourceItem:
+    """Return the item of a member beside the root, which is there only because nobody meant it."""
+    key = _key(entry.name, True)
+    return SourceItem(entry.name, key, None, 0, entry.offset, unwanted(entry.name))
 
 
 def _contains(sorted_rows: NDArray[np.int64], row: int) -> bool:

@@ -6,34 +6,52 @@ import os
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from loaders.json_text import parse_json
 from loaders.packs.sources.bytes_at import open_file, read_at
+from loaders.packs.sources.columns import LABEL_COLUMNS, ColumnOptions, find_column, unused_labels
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
-from loaders.packs.sources.naming import IMAGE_SUFFIXES, folder_key
+from loaders.packs.sources.naming import IMAGE_SUFFIXES, folder_key, unwanted
 from loaders.packs.sources.numbers import NumberedClasses
 from loaders.packs.sources.tar_members import list_members
 from loaders.packs.sources.tree import FileEntry
 
 _MAX_LABEL_BYTES = 1 << 16
+_MAYBE_LABELS = ("txt", "label", "label.txt", "class", "cls.txt", "category", "target", "index")
 
 
 class WebDatasetSource:
-    """Samples of one or more shards; the label is in `.cls`, in `.txt`, or in `label` of `.json`."""
+    """Samples of one or more shards; the label is in `.cls`, or in the field `label` of `.json`.
+
+    A `.txt` is a caption, as img2dataset writes it, unless it is asked for.
+    """
 
     labels_are_folders = False
 
-    def __init__(self, paths: list[Path]) -> None:
-        """Use these shards, in this order."""
+    def __init__(self, paths: list[Path], options: ColumnOptions | None = None) -> None:
+        """Use these shards, in this order.
+
+        Args:
+            paths: the shards, uncompressed tars.
+            options: as label column, the suffix of a member such as `txt`, or a field of `.json`.
+        """
         self._paths = {path.name: path for path in paths}
         self._opened: dict[str, int] = {}
-        self._classes = NumberedClasses()
+        options = options or ColumnOptions()
+        self._asked, self._classes = options.label_column, NumberedClasses(None, options.multi_label)
+        self.has_labels = False
+        self._unused: dict[str, None] = {}
 
     def items(self) -> Iterator[SourceItem]:
         """List the samples shard by shard."""
+        self._unused = {}
         for shard, path in self._paths.items():
-            for stem, members in groupby(list_members(path), key=lambda m: _split_name(m.name)[0]):
-                yield from self._sample(shard, stem, list(members))
+            refused: list[SourceItem] = []
+            members = _wanted(shard, list_members(path), refused)
+            for stem, sample in groupby(members, key=lambda m: _split_name(m.name)[0]):
+                yield from self._sample(shard, stem, list(sample))
+            yield from refused
 
     def _sample(self, shard: str, stem: str, members: list[FileEntry]) -> Iterator[SourceItem]:
         images = [m for m in members if _split_name(m.name)[1].rpartition(".")[2].lower() in IMAGE_SUFFIXES]
@@ -49,20 +67,30 @@ class WebDatasetSource:
         for number, m in enumerate(images):
             # A sample with several images becomes several rows: none may vanish without a word.
             own = key if len(images) == 1 else f"{key}%2F{number}"
-            yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.offset, m.problem or no_label)
+            problem = m.problem or no_label
+            yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.offset, problem)
 
     def _label(self, shard: str, members: list[FileEntry]) -> str | None:
         texts = {_split_name(m.name)[1].lower(): m for m in members if m.size_bytes <= _MAX_LABEL_BYTES}
-        for suffix in ("cls", "json", "txt"):
+        asked = self._asked or "cls"
+        for suffix in dict.fromkeys((asked.lower(), "json")):
             if suffix not in texts:
                 continue
             entry = texts[suffix]
             if entry.problem:
                 raise UnreadableItem(f"is {entry.problem}")
-            data = read_at(self._file(shard), entry.offset, entry.size_bytes)
-            text = _json_label(data) if suffix == "json" else data.decode("utf-8", "replace").strip()
-            if text:
-                return self._classes.label(text)
+            data, where = read_at(self._file(shard), entry.offset, entry.size_bytes), f"{shard}/{entry.name}"
+            if suffix != "json":
+                self.has_labels = True
+                text = data.decode("utf-8-sig", "replace").strip()
+                return self._classes.label(text, where)
+            fields = _json_fields(data)
+            found = find_column(fields, (self._asked.lower(),) if self._asked else LABEL_COLUMNS)
+            if found is not None:
+                self.has_labels = True
+                return self._classes.label(fields[found], f"{where}, field {found!r}")
+            self._unused.update(dict.fromkeys(f".json {name}" for name in unused_labels([fields], ())))
+        self._unused.update(dict.fromkeys(f".{s}" for s in texts if s in _MAYBE_LABELS))
         return None
 
     def _file(self, shard: str) -> int:
@@ -73,6 +101,16 @@ class WebDatasetSource:
     def class_names(self) -> tuple[str, ...] | None:
         """Return 0, 1, ... where all labels are numbers."""
         return self._classes.names()
+
+    def notes(self) -> list[str]:
+        """Return what the summary says of members and fields that are not used."""
+        notes = self._classes.notes()
+        if self._unused and not self.has_labels:
+            notes.append(
+                f"no sample has a .cls or a .json with the field label; not used, but maybe labels: "
+                f"{', '.join([*self._unused][:4])} (--label-column takes the suffix of a member or a field)"
+            )
+        return notes
 
     def read(self, item: SourceItem) -> bytes:
         """Return the bytes of an image."""
@@ -87,6 +125,16 @@ class WebDatasetSource:
             os.close(descriptor)
 
 
+def _wanted(shard: str, members: Iterator[FileEntry], refused: list[SourceItem]) -> Iterator[FileEntry]:
+    """Yield the members that belong to samples; macOS puts its own between those of one sample."""
+    for m in members:
+        if reason := unwanted(m.name):
+            key = folder_key(m.name).replace(".", "%2E")
+            refused.append(SourceItem(f"{shard}/{m.name}", key, None, 0, problem=reason))
+        else:
+            yield m
+
+
 def _split_name(name: str) -> tuple[str, str]:
     """Split `folder/a.seg.png` into `folder/a` and `seg.png`."""
     folder, slash, file = name.removeprefix("./").rpartition("/")
@@ -94,10 +142,9 @@ def _split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, suffix
 
 
-def _json_label(data: bytes) -> str:
+def _json_fields(data: bytes) -> dict[str, Any]:
     try:
         raw = parse_json(data)
     except ValueError:
-        return ""
-    label = raw.get("label") if isinstance(raw, dict) else None
-    return str(label) if isinstance(label, str | int) and not isinstance(label, bool) else ""
+        return {}
+    return raw if isinstance(raw, dict) else {}

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from loaders.errors import UserError
 from loaders.packs.sources.bytes_at import open_file, read_at
-from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
+from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size, printable
 from loaders.packs.sources.tree import FileEntry, TreeListing
 
 _LOCAL_HEADER = struct.Struct("<4s5HIIIHH")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED_FLAG = 1
+_UTF8_FLAG = 1 << 11
+_WINDOWS = 0  # what FAT, and so Windows, calls itself
 _BLOCK_BYTES = 1 << 16
 _DAMAGE = (ValueError, IndexError, struct.error)  # what zipfile meets unawares; a name may be empty
 
@@ -39,22 +41,50 @@ class ZipSource:
         """
         self._path, self._inside, self._name = path, inside, name
         self._descriptor = open_file(path)
+        self._num_guessed, self._first_guessed = 0, ""
 
     def items(self) -> Iterator[SourceItem]:
         """List the members and yield those below the root in the order of a folder walk."""
         listing = TreeListing(self._name, self._inside)
+        self._num_guessed = 0
         try:
             with zipfile.ZipFile(self._path) as archive:
                 num_bytes = self._path.stat().st_size
-                for info in archive.infolist():
+                members = archive.infolist()
+                # Some writers on Windows part folders by "\\", which elsewhere may stand in a name.
+                windows = not any("/" in info.filename for info in members)
+                for info in members:
                     if not 0 <= info.header_offset < num_bytes:
                         raise zipfile.BadZipFile(f"a member at byte {info.header_offset}")
-                    if not info.is_dir():
-                        entry = FileEntry(info.filename, info.header_offset, info.file_size, _problem(info))
-                        listing.add(entry)
+                    name = self._decoded(info)
+                    if windows or info.create_system == _WINDOWS:
+                        name = name.replace("\\", "/")
+                    if not name.endswith("/"):
+                        listing.add(FileEntry(name, info.header_offset, info.file_size, _problem(info)))
         except (zipfile.BadZipFile, OSError, NotImplementedError, *_DAMAGE) as error:
             raise UserError(f"{self._name} is no zip, damaged or cut off ({error}): fetch it again") from None
         return listing.items()
+
+    def _decoded(self, info: zipfile.ZipInfo) -> str:
+        """Return the name of a member, which `zipfile` reads as code page 437 where no flag says UTF-8."""
+        if info.flag_bits & _UTF8_FLAG or info.filename.isascii():
+            return info.filename
+        try:
+            # macOS writes UTF-8 and does not set the flag; other code pages are hardly ever valid UTF-8.
+            return info.filename.encode("cp437").decode("utf-8")
+        except UnicodeError:
+            self._num_guessed += 1
+            self._first_guessed = self._first_guessed or info.filename
+            return info.filename
+
+    def notes(self) -> list[str]:
+        """Return what the summary says of the names."""
+        if not self._num_guessed:
+            return []
+        return [
+            f"{self._num_guessed:,} names in {self._name} are in an unknown code page and read as 437, e.g. "
+            f"{printable(self._first_guessed)}: pack the unpacked folder if they are wrong"
+        ]
 
     def class_names(self) -> None:
         """A class is a folder; there is no order of their own."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.objectives.mean_teacher import consistency_loss, ramp_up, teacher_decay
+from engine.objectives.mean_teacher import class_loss, consistency_loss, ramp_up, teacher_decay
 
 
 def logits(seed: int) -> Tensor:
@@ -32,6 +32,19 @@ def test_kl_is_of_the_student_from_the_teacher() -> None:
     p, q = probabilities(teacher), probabilities(student)
     expected = np.mean(np.sum(p * np.log(p / q), axis=1))
     assert float(consistency_loss(student, teacher, "kl")) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_class_loss_is_divided_by_all_rows_of_the_step() -> None:
+    """As if every unlabelled row had a class loss of 0; its share of the loss falls as mu grows."""
+    labelled, labels = logits(0)[:3], torch.tensor([4, 0, 2])
+    per_row = -np.log(probabilities(labelled)[range(3), labels.numpy()])
+    for num_rows in (3, 7, 12):
+        padded = np.concatenate([per_row, np.zeros(num_rows - 3)])
+        assert float(class_loss(labelled, labels, num_rows)) == pytest.approx(padded.mean(), rel=1e-12)
+    assert torch.autograd.gradcheck(lambda x: class_loss(x, labels, 7), labelled.clone().requires_grad_())
+    halves = [class_loss(logits(0)[i : i + 2], labels[:2], 6) for i in (0, 2)]  # two ranks of six rows
+    whole = class_loss(logits(0)[:4], labels[:2].repeat(2), 12)
+    assert float(whole) == pytest.approx(float(sum(halves)) / 2, rel=1e-12)
 
 
 @pytest.mark.parametrize("distance", ["mse", "kl"])

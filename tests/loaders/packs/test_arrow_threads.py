@@ -20,7 +20,7 @@ import numpy, pyarrow.parquet
 
 from loaders.packs.labels import LabelTable
 from loaders.packs.sources.image_table import ImageTableSource
-from loaders.packs.sources.path_list import read_rows
+from loaders.packs.sources.list_rows import read_rows
 
 
 def threads():

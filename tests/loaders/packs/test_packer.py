@@ -9,6 +9,7 @@ import pytest
 import simplejpeg
 
 from loaders.errors import UserError
+from loaders.fingerprint import pack_fingerprint
 from loaders.packs import open_pack, packer
 from loaders.packs.verify import verify_pack
 from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tar, write_tree
@@ -144,6 +145,30 @@ def test_the_same_command_again_changes_nothing(tmp_path: Path) -> None:
     pack(tmp_path / "p", f"train={tmp_path / 'in'}")
     assert folder_hashes(tmp_path / "p") == before
     assert not (tmp_path / "p" / ".build").exists()
+
+
+def test_the_same_text_from_another_folder_is_another_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pack of the first folder's images would pass for one of the second's."""
+    for name in ("one", "two"):
+        write_tree(tmp_path / name, {"images/a.jpg": jpeg(len(name))})
+        (tmp_path / name / "labels.csv").write_text("a.jpg,cat\n")
+    out, absolute = tmp_path / "pack", f"train={tmp_path / 'one' / 'images'}#labels=labels.csv"
+    monkeypatch.chdir(tmp_path / "one")
+    pack(out, "train=images")
+    labelled = pack(tmp_path / "labelled", absolute)
+    pack(out, "train=images")
+    monkeypatch.chdir(tmp_path / "two")
+    with pytest.raises(UserError, match="which the same --splits named from another folder"):
+        pack(out, "train=images")
+    with pytest.raises(UserError, match="which the same --splits named from another folder"):
+        pack(tmp_path / "labelled", absolute)
+    assert str(tmp_path) not in str(labelled.manifest.options)
+    (tmp_path / "two" / "images" / "a.jpg").write_bytes((tmp_path / "one" / "images" / "a.jpg").read_bytes())
+    moved = pack(tmp_path / "moved", "train=images")
+    assert moved.manifest != open_pack(out).manifest
+    assert pack_fingerprint(moved) == pack_fingerprint(open_pack(out))
 
 
 def test_large_images_get_larger_pages(tmp_path: Path) -> None:

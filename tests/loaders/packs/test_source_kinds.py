@@ -100,7 +100,7 @@ def test_webdataset_labels_and_odd_samples(tmp_path: Path) -> None:
         tmp_path / "x.tar",
         {
             "a.jpg": jpeg(1), "a.json": b'{"label": "cat"}',
-            "b.left.jpg": jpeg(2), "b.right.jpg": jpeg(3), "b.txt": b"dog\n",
+            "b.left.jpg": jpeg(2), "b.right.jpg": jpeg(3), "b.cls": b"dog\n",
             "c.cls": b"1",
             "sub/d.jpg": jpeg(4),
             "a.png": encoded_png(5),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from loaders.errors import UserError
-from loaders.packs.subsample import subsample_per_class
+from loaders.notice import tell
+from loaders.packs.subsample import subsample_per_class, tell_scarce
 
 LABELS = np.random.default_rng(0).integers(-1, 5, 400)
 
@@ -37,5 +38,27 @@ def test_mistakes_are_named() -> None:
         subsample_per_class(LABELS, 0, 0)
     with pytest.raises(UserError, match="no labels"):
         subsample_per_class(np.full(9, -1), 1, 0)
-    with pytest.raises(UserError, match=r"found 1 of class 1; ask for at most 1"):
-        subsample_per_class(np.array([0, 0, 0, 1]), 2, 0)
+
+
+def test_a_class_with_fewer_images_gives_what_it_has() -> None:
+    assert subsample_per_class(np.array([0, 1, 0, -1, 0]), 2, 0).tolist().count(1) == 1
+    assert len(subsample_per_class(np.array([0, 1, 0, -1, 0]), 9, 0)) == 4
+
+
+def test_classes_with_fewer_images_are_named_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell.cache_clear()
+    labels, classes = np.array([0] * 5 + [1] * 2 + [2] * 5), ("a", "rare", "b", "none")
+    for _ in range(2):
+        tell_scarce(labels, 3, classes)
+    assert capsys.readouterr().err == (
+        "labels per class: expected 3 labelled images of each class, found 2 of 'rare', 0 of 'none'; going "
+        "on with what there is\n"
+    )
+    tell_scarce(labels, 6, [*classes, *"defg"])
+    assert "0 of 'd' and fewer of 3 classes more; going on" in capsys.readouterr().err
+    tell_scarce(labels, 2, classes[:3])
+    monkeypatch.setenv("RANK", "1")
+    tell_scarce(labels, 4, classes)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,94 @@
+"""Names from outside in drawings: what no font here can draw becomes a number, which the caption explains.
+
+A page is drawn by a browser, which has fonts for every script; a picture by matplotlib, which has one font of
+its own, uses those of the machine, and neither joins letters nor writes from right to left.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from loaders.errors import one_line
+
+_OWN_FAMILY = "DejaVu Sans"  # comes with matplotlib
+_BOXES = "Last Resort"  # a font that has every letter, as the box of its script; matplotlib brings it along
+_LONGEST = 32  # letters of a name in a picture
+_RIGHT_TO_LEFT = ("R", "AL", "AN")
+_JOINING = ("Mn", "Mc", "Me", "Cf")  # marks and joiners, which change how their neighbours look
+
+
+@dataclass(frozen=True)
+class DrawnNames:
+    """Names as a picture shows them.
+
+    Attributes:
+        texts: one per name, with `$` escaped, which would begin a formula.
+        families: font families that have their letters, in the order in which they are tried.
+        note: which numbers stand for which names, for the caption; empty where there are none.
+    """
+
+    texts: tuple[str, ...]
+    families: tuple[str, ...]
+    note: str
+
+
+def drawn_names(names: Sequence[str]) -> DrawnNames:
+    """Return names as matplotlib can draw them, with the fonts that this machine has."""
+    families = [_OWN_FAMILY]
+    texts, numbered = [], []
+    for number, name in enumerate(names):
+        text = one_line(unicodedata.normalize("NFC", name))
+        family = _family_of(frozenset(text)) if _is_simple(text) else None
+        if family is None:
+            texts.append(f"#{number}")
+            numbered.append(f"#{number} {name}")
+            continue
+        if family not in families:
+            families.append(family)
+        short = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+        texts.append(short.replace("$", r"\$"))
+    note = f"No font here draws these names: {', '.join(numbered)}." if numbered else ""
+    return DrawnNames(tuple(texts), tuple(families), note)
+
+
+def _is_simple(text: str) -> bool:
+    """Tell whether a text is its letters, one beside the other, from left to right."""
+    return not any(
+        unicodedata.bidirectional(letter) in _RIGHT_TO_LEFT or unicodedata.category(letter) in _JOINING
+        for letter in text
+    )
+
+
+@cache
+def _family_of(letters: frozenset[str]) -> str | None:
+    """Return a font family that, with matplotlib's own, has all of some letters; None where none has."""
+    from matplotlib import font_manager
+
+    missing = frozenset(map(ord, letters)) - _letters_of(font_manager.findfont(_OWN_FAMILY))
+    if not missing:
+        return _OWN_FAMILY
+    upright = [
+        font
+        for font in font_manager.fontManager.ttflist
+        if font.style == "normal" and not font.name.startswith(_BOXES)
+    ]
+    for font in sorted(upright, key=lambda font: (font.weight != 400, font.name, font.fname)):
+        if missing <= _letters_of(font.fname):
+            return str(font.name)
+    return None
+
+
+@cache
+def _letters_of(path: str) -> frozenset[int]:
+    """Return the code points of a font file; none of one that cannot be drawn in every size."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        font: Any = FT2Font(path)
+    except (RuntimeError, OSError):  # a format that matplotlib does not read, such as coloured emoji
+        return frozenset()
+    return frozenset(font.get_charmap()) if font.scalable else frozenset()

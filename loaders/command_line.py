@@ -1,0 +1,74 @@
+"""What a command line meets before its program does: encodings, `~`, options' help, errors of the system."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+_HOME = re.compile(r"(?:^|(?<=[=:]))~(?:[\w.-]*(?=/)|$)")
+# Errors of the system that are mended outside the program, and how.
+_REMEDIES = {
+    errno.EACCES: "change its permissions, or give another folder",
+    errno.EPERM: "change its permissions, or give another folder",
+    errno.EROFS: "give a folder that can be written",
+    errno.ENOSPC: "make room, or give a folder on another disk",
+    errno.EDQUOT: "make room, or give a folder on another disk",
+    errno.EMFILE: "raise the limit of open files: ulimit -n",
+    errno.ENFILE: "close other programs: the system has too many open files",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ENOTDIR: "give another path: a file stands where a folder is expected",
+    errno.EISDIR: "give another path: a folder stands where a file is expected",
+    errno.EIO: "check the disk or the network that it is on",
+    errno.ESTALE: "check the network that it is on",
+}
+
+
+def use_utf8() -> None:
+    """Start the program anew in Python's UTF-8 mode, where the locale has another encoding.
+
+    In the C locale the names of files, and with them those of classes, would be other names than elsewhere,
+    and what is printed or read as text would fail at its first letter that is no ASCII.
+    """
+    if sys.getfilesystemencoding().lower() == "utf-8" or sys.flags.utf8_mode or not sys.executable:
+        return
+    environment = {**os.environ, "PYTHONUTF8": "1"}  # for the processes that this one will start
+    with suppress(OSError):  # an interpreter that this user cannot start: then as the locale says
+        os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)
+
+
+def expand_home(words: Sequence[str]) -> list[str]:
+    """Return words of a command line with `~` expanded where a shell leaves it, as in `train=~/images`.
+
+    Args:
+        words: as the shell gave them. A `~` counts at the beginning, or behind `=` or `:`, where it is the
+            last letter or, with or without the name of a user, before a `/`.
+
+    Raises:
+        RuntimeError: the user has no home, or there is no such user.
+    """
+    return [_HOME.sub(lambda found: _home(found[0]), word) for word in words]
+
+
+def _home(name: str) -> str:
+    home = os.path.expanduser(name)
+    if home == name:
+        raise RuntimeError(f"{name}: expected a home folder, found none; set HOME, or give the whole path")
+    return home
+
+
+def describe_system_error(error: OSError) -> str | None:
+    """Return what the system refused and what to do, in a line; None where that says a fault of ours.
+
+    Args:
+        error: of a right, a limit or a disk.
+    """
+    remedy = _REMEDIES.get(error.errno or 0)
+    if remedy is None:
+        return None
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    what = " and ".join(names) or "a file"
+    return f"{what}: cannot be read or written ({error.strerror}); {remedy}"

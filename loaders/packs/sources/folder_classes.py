@@ -1,0 +1,146 @@
+"""Which folders of a tree are classes, told from all of them together once the tree has been listed."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from loaders.errors import UserError
+from loaders.packs.sources.naming import is_image_name
+from loaders.packs.sources.numbers import class_text
+
+# Names of folders that hold the images of what is around them: class/images/x.jpg.
+_CONTAINERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "jpeg", "jpg"))
+_SPLITS = frozenset("train training val valid validation test testing dev unlabeled unlabelled".split())  # noqa: SIM905
+_SHARD_NUMBER = re.compile(r"[0-9]{5,}")
+_LIST_NAME = re.compile(
+    r".*\.(csv|tsv|jsonl|parquet|arrow|mat|xlsx)|.*(label|annotation|class|truth|instances).*\.(txt|json)",
+    re.IGNORECASE,
+)
+_OTHER_SOURCES = (".tar", ".tar.gz", ".tgz", ".zip", ".beton", ".parquet", ".arrow")
+_SHOWN = 3
+
+
+class FolderClasses:
+    """Sees every file of a tree, and then knows the class of each folder.
+
+    A folder is a class where files that are called like images lie in it, but for two kinds: `images` in
+    `cat/images`, alone there, is of the class `cat`; a folder with a number of five digits or more and with
+    texts beside its images is a shard of img2dataset, and no class.
+    """
+
+    def __init__(self) -> None:
+        """Begin."""
+        self._with_images: dict[str, None] = {}
+        self._with_texts: set[str] = set()
+        self._lists: list[str] = []
+        self._num_lists = self._num_class_files = 0
+        self._num_below: Counter[str] = Counter()
+        self._without_suffix: dict[str, None] = {}
+        self._others: dict[str, str] = {}
+
+    def see(self, name: str) -> None:
+        """See a file by its path below the root."""
+        folder = name.rpartition("/")[0]
+        if is_image_name(name):
+            self._with_images[folder] = None
+            return
+        if name.endswith((".txt", ".json")) and name[name.rfind(".") - 1].isdigit():
+            self._with_texts.add(folder)
+        elif name.endswith(".cls"):
+            self._num_class_files += 1
+        elif "." not in name[len(folder) :]:
+            self._without_suffix[folder] = None
+        elif suffix := next((suffix for suffix in _OTHER_SOURCES if name.endswith(suffix)), None):
+            self._others.setdefault(suffix, name)
+        if _LIST_NAME.fullmatch(name) and not name.rpartition("/")[2].partition(".")[0].isdigit():
+            self._num_lists += 1
+            if len(self._lists) < _SHOWN:
+                self._lists.append(name)
+
+    def refuse_others(self, source: str) -> None:
+        """Refuse a tree without an image, but with tables or archives, which are sources of other kinds.
+
+        Raises:
+            UserError: it is one.
+        """
+        suffix = next((suffix for suffix in _OTHER_SOURCES if suffix in self._others), None)
+        if self._with_images or suffix is None:
+            return
+        name = self._others[suffix]
+        pattern = f"{source}/{name.rpartition('/')[0]}".rstrip("/") + f"/*{suffix}"
+        prefix = "wds:" if suffix == ".tar" else ""
+        raise UserError(
+            f"{source} holds no image, but files such as {name}: give these, such as '{prefix}{pattern}'"
+        )
+
+    def corrections(self) -> dict[str, str | None]:
+        """Return the class of each folder whose class is not its own name."""
+        for folder in self._with_images:
+            self._num_below.update(_ancestors(folder))
+        found = {folder: self._label(folder) for folder in self._with_images}
+        return {f: label for f, label in found.items() if label != (f.rpartition("/")[2] or None)}
+
+    def _label(self, folder: str) -> str | None:
+        name = folder.rpartition("/")[2]
+        if _SHARD_NUMBER.fullmatch(name) and folder in self._with_texts:
+            return None
+        while folder:
+            parent, _, name = folder.rpartition("/")
+            alone = self._num_below[folder] == self._num_below[parent] and parent not in self._with_images
+            if not (alone and name.lower() in _CONTAINERS):
+                return name
+            folder = parent
+        return None
+
+    def classes(self) -> set[str]:
+        """Return the names of the classes."""
+        labels = {self._label(folder) for folder in self._with_images}
+        return {class_text(label) for label in labels if label is not None}
+
+    def notes(self, source: str) -> list[str]:
+        """Return what the summary says of the tree."""
+        notes = []
+        shards = [f for f in self._with_images if f and self._label(f) is None and f in self._with_texts]
+        if shards:
+            notes.append(
+                f"{len(shards):,} folders with numbers and with texts beside the images, such as "
+                f"{shards[0]}, are taken for shards, not for classes"
+            )
+        by_class: dict[str, str] = {}
+        for folder in self._with_images:
+            label = self._label(folder)
+            first = folder if label is None else by_class.setdefault(class_text(label), folder)
+            if first != folder:
+                notes.append(
+                    f"class {label} is more than one folder, such as {first} and {folder}: if these are "
+                    f"splits, give each as a split of its own"
+                )
+                break
+        if called := sorted(label for label in by_class if label.lower() in _SPLITS):
+            notes.append(
+                f"classes are called like splits ({', '.join(called)}): if they are, give each as a split"
+            )
+        bare = [folder for folder in self._without_suffix if folder and folder not in self._with_images]
+        if bare:
+            notes.append(
+                f"files without a suffix do not make a folder a class ({', '.join(bare[:_SHOWN])}): if they "
+                f"are images, add .jpg to their names"
+            )
+        if self._num_lists:
+            more = f" and {self._num_lists - _SHOWN:,} more" if self._num_lists > _SHOWN else ""
+            notes.append(
+                f"lists that may hold labels are not used: {', '.join(self._lists)}{more} (give labels with "
+                f"{source}#labels=FILE)"
+            )
+        if self._num_class_files:
+            notes.append(
+                f"{self._num_class_files:,} .cls files are not used: for WebDataset shards, put wds: in front"
+            )
+        return notes
+
+
+def _ancestors(folder: str) -> list[str]:
+    """Return a folder and all that it lies in, "" for the root."""
+    parts = folder.split("/") if folder else []
+    return ["/".join(parts[:count]) for count in range(len(parts) + 1)]

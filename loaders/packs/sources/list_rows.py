@@ -1,0 +1,125 @@
+"""The rows of lists of files: .csv, .tsv, .txt, .jsonl, or .parquet, as other programs write them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from loaders.errors import UserError
+from loaders.json_text import parse_json
+from loaders.packs.sources.naming import is_image_name
+
+LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
+_DELIMITERS = (",", ";", "\t", "|")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_BATCH_ROWS = 4096
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a list as dictionaries, a block in memory at a time.
+
+    A .csv may be parted by commas, semicolons, tabs or bars; blanks around its cells are dropped,
+    and an empty cell is None. A .txt
+    has no heading: each line is a path, or a path and a label, called `path` and `label` here.
+
+    Raises:
+        UserError: a damaged file, or a row that has not the columns of the heading.
+    """
+    readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows, ".txt": _text_rows}
+    reader = readers.get(path.suffix.lower(), _csv_rows)
+    try:
+        yield from reader(path)
+    except (UnicodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a list ({error}): expected UTF-8 text") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path and the disk") from None
+
+
+def first_rows(path: Path, count: int) -> list[dict[str, Any]]:
+    """Return the first rows of a list."""
+    return list(islice(read_rows(path), count))
+
+
+def column_names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the columns of rows; objects of .jsonl may leave some out."""
+    return [*dict.fromkeys(name for row in rows for name in row)]
+
+
+def _open_text(path: Path) -> TextIO:
+    with open(path, "rb") as file:
+        mark = file.read(2)
+    return open(path, newline="", encoding="utf-16" if mark in _UTF16_MARKS else "utf-8-sig")
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with _open_text(path) as file:
+        heading = next((line for line in file if line.strip()), "")
+        usual = "\t" if path.suffix.lower() == ".tsv" else ","
+        if heading.lower().startswith("sep=") and len(heading) > 4:  # Excel's own first line
+            usual, heading = heading[4], next(file, "")
+        other = max(_DELIMITERS, key=heading.count)
+        delimiter = usual if usual in heading else other if other in heading else usual
+        reader = csv.reader(chain([heading], file), delimiter=delimiter, strict=True, skipinitialspace=True)
+        names = None
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if not any(cells):
+                continue
+            if names is None:
+                names = _checked_heading(path, cells)
+                continue
+            if len(cells) != len(names):
+                raise UserError(
+                    f"{path}, row near {cells[0]!r}: {len(cells)} cells, more or fewer cells than the "
+                    f"{len(names)} columns; correct it"
+                )
+            yield dict(zip(names, (cell or None for cell in cells), strict=True))
+
+
+def _checked_heading(path: Path, names: list[str]) -> list[str]:
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path} has the column {twice!r} twice: rename one")
+    if any(is_image_name(name) for name in names):
+        raise UserError(f"{path} begins with {', '.join(names)}: expected a heading, such as path,label")
+    return names
+
+
+def _text_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with _open_text(path) as file:
+        for line in file:
+            text = line.strip()
+            cells = text.split("\t") if "\t" in text else text.rsplit(None, 1)
+            if len(cells) > 1 and "\t" not in text and is_image_name(cells[1]):
+                cells = [text]  # a path with a blank in it
+            if text:
+                yield dict(zip(("path", "label"), (cell.strip() for cell in cells), strict=False))
+
+
+def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = parse_json(line)
+            except ValueError as error:
+                raise UserError(f"{path}, line {number} is no JSON ({error}); correct it") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, line {number}: expected an object with the columns of the list")
+            yield row
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is no parquet or damaged ({str(error).splitlines()[0]})") from None

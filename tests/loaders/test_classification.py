@@ -1,0 +1,49 @@
+"""Few labels over many ranks: every rank gets its share, whatever the numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from loaders.classification import build_labeled_loader, fit_to_ranks
+from loaders.packs import LabelTable, Pack
+from loaders.views import presets
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "batch_size", "num_ranks", "pairs", "rows", "fitting"),
+    [
+        (20, 16, 2, True, 20, 16),
+        (10, 16, 2, True, 10, 8),
+        (10, 16, 2, False, 10, 10),
+        (3, 16, 2, True, 3, 2),
+        (3, 16, 1, True, 3, 2),
+        (1, 16, 1, True, 1, 1),
+        (1, 16, 2, True, 2, 2),
+        (3, 16, 4, True, 6, 4),
+        (2, 8, 8, False, 8, 8),
+    ],
+)
+def test_batches_fit_rows_and_ranks(
+    photo_pack: Pack, num_rows: int, batch_size: int, num_ranks: int, pairs: bool, rows: int, fitting: int
+) -> None:
+    few = photo_pack.split("train").take(np.arange(num_rows))
+    fitted, size = fit_to_ranks(few, batch_size, num_ranks, pairs)
+    assert (len(fitted), size) == (rows, fitting)
+    assert size % num_ranks == 0
+    assert np.array_equal(np.unique(fitted.rows(np.arange(len(fitted)))), np.arange(num_rows))
+
+
+def test_more_ranks_than_labels_share_them(photo_pack: Pack) -> None:
+    labels = LabelTable.of(np.array([2, 7, 9]), np.array([0, 1, 2]), len(photo_pack.classes))
+    seen = []
+    for rank in range(4):
+        views = (presets.weak(16),)
+        with build_labeled_loader(
+            photo_pack, labels, views, 16, rank=rank, num_ranks=4, num_threads=1
+        ) as loader:
+            (batch,) = loader.epoch(0)
+            assert batch.labels is not None
+            seen += list(zip(batch.index.tolist(), batch.labels.tolist(), strict=True))
+    assert len(seen) == 4
+    assert set(seen) <= {(2, 0), (7, 1), (9, 2)}

@@ -1,0 +1,150 @@
+"""A frozen backbone is frozen: one with dropout and BatchNorm gives the same before and after training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine.classifier import load_classifier
+from engine.distributed import seed_everything
+from engine.online_probe import OnlineProbe
+from engine.recipe import Recipe
+from engine.transfer import FineTuning, Transfer
+from loaders.batch import Batch, PairedBatch
+from loaders.packs import Pack
+from recipes import fixmatch, mean_teacher, pseudo_label, supervised
+from tests.engine.test_online_probe import LabelledLoader
+from tests.recipes.labelled import FEW
+
+TUNING = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch")
+
+
+class Noisy(nn.Module):
+    """A backbone that shows by its output whether anything in it is in training mode."""
+
+    modes: ClassVar[list[bool]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 8
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.modes.extend(module.training for module in self.layers)
+        return self.layers(x).mean((2, 3))
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, digits_pack: Pack, tmp_path: Path) -> supervised.Config:
+    """The configuration of a run that left such a network."""
+    monkeypatch.setattr("engine.classifier.build_backbone", lambda name, resolution: Noisy())
+    monkeypatch.setattr(Noisy, "modes", [])
+    options = FEW | {"epochs": 1, "min_crop": 0.6}
+    config = supervised.Config(pack=digits_pack.path, out=tmp_path / "start", **options)
+    supervised.run(config)
+    assert any(Noisy.modes)
+    Noisy.modes.clear()
+    return config
+
+
+def labelled(*views: Tensor) -> Batch:
+    rows = torch.arange(len(views[0]))
+    return Batch(views, rows % 3, rows, rows >= 0)
+
+
+def paired(num_views: int) -> PairedBatch:
+    """Six labelled images of so many views beside six unlabelled ones of two."""
+    views = torch.randn(2, 6, 3, 16, 16)
+    many = Batch(tuple(views), None, torch.arange(6), torch.ones(6, dtype=torch.bool))
+    return PairedBatch(labelled(*views[:num_views]), many)
+
+
+def supervised_case(**options: Any) -> tuple[Recipe, Any]:
+    config = supervised.Config(**options, ema_decay=0.9)
+    return supervised.Supervised(config, 3), labelled(torch.randn(6, 3, 16, 16))
+
+
+def mean_teacher_case(**options: Any) -> tuple[Recipe, Any]:
+    return mean_teacher.MeanTeacher(mean_teacher.Config(**options), 3), paired(2)
+
+
+def fixmatch_case(**options: Any) -> tuple[Recipe, Any]:
+    return fixmatch.FixMatch(fixmatch.Config(**options, threshold=0.0), 3), paired(1)
+
+
+def pseudo_label_case(**options: Any) -> tuple[Recipe, Any]:
+    return pseudo_label.Classical(pseudo_label.Config(**options, threshold=0.0), 3), paired(1)
+
+
+def transfer_case(tuning: FineTuning, frozen: bool) -> Callable[..., tuple[Recipe, Any]]:
+    def case(**options: Any) -> tuple[Recipe, Any]:
+        return Transfer(Noisy(), "noisy", 3, tuning, frozen=frozen), labelled(torch.randn(6, 3, 16, 16))
+
+    return case
+
+
+CASES: dict[str, Callable[..., tuple[Recipe, Any]]] = {
+    "supervised": supervised_case,
+    "mean_teacher": mean_teacher_case,
+    "fixmatch": fixmatch_case,
+    "pseudo_label": pseudo_label_case,
+    "transfer": transfer_case(TUNING, frozen=True),
+    "transfer at rate 0": transfer_case(replace(TUNING, lr_backbone=0.0), frozen=False),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_and_buffers_are_the_same_before_and_after_steps(
+    name: str, start: supervised.Config, tmp_path: Path
+) -> None:
+    seed_everything(0)
+    options = FEW | {"pack": start.pack, "out": tmp_path / "run", "init": start.out, "freeze_backbone": True}
+    recipe, batch = CASES[name](**options)
+    recipe.make_schedule(2, 4)
+    optimizer = recipe.make_optimizer()
+    networks = [module for module in recipe.modules() if isinstance(module, Noisy)]
+    assert len(networks) == (2 if name in ("supervised", "mean_teacher", "fixmatch") else 1)
+    x = torch.randn(5, 3, 16, 16)
+    nn.ModuleList([recipe]).train()
+    before = [(network(x), [b.clone() for b in network.buffers()]) for network in networks]
+    trained = [p for p in recipe.parameters() if p.requires_grad]
+    heads = [p.clone() for p in trained]
+    for step in range(3):
+        nn.ModuleList([recipe]).train()  # as the loop does, through the module that wraps the recipe
+        optimizer.zero_grad()
+        recipe.training_step(batch, step).loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            recipe.after_step(step)
+    for network, (h, buffers) in zip(networks, before, strict=True):
+        assert torch.equal(network(x), h)
+        assert all(torch.equal(a, b) for a, b in zip(network.buffers(), buffers, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(trained, heads, strict=True)), "the classifier learns"
+
+
+def test_in_a_run_nothing_is_in_training_mode(start: supervised.Config, tmp_path: Path) -> None:
+    tuned = supervised.run(replace(start, out=tmp_path / "tuned", init=start.out, freeze_backbone=True))
+    assert Noisy.modes
+    assert not any(Noisy.modes)
+    before, after = (load_classifier(out, "raw") for out in (start.out, tuned.out))
+    for key, tensor in before.backbone.state_dict().items():
+        assert torch.equal(tensor, after.backbone.state_dict()[key]), key
+    assert not torch.equal(before.head.weight, after.head.weight)
+
+
+def test_the_online_probe_measures_a_network_at_rest(tmp_path: Path) -> None:
+    network = Noisy().train()
+    buffers = [buffer.clone() for buffer in network.buffers()]
+    probe = OnlineProbe(LabelledLoader(), LabelledLoader(), every_epochs=1)
+    Noisy.modes.clear()
+    first, second = (probe.measure(network, torch.device("cpu"), tmp_path) for _ in range(2))
+    assert not any(Noisy.modes)
+    assert {**first, "seconds": 0} == {**second, "seconds": 0}
+    assert all(torch.equal(a, b) for a, b in zip(network.buffers(), buffers, strict=True))
+    assert all(module.training for module in network.modules())
