@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from engine.active import margins, random_choice, smallest, smallest_per_cluster
 from engine.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.classifier import find_classifier
-from engine.clusters import kmeans, normalise
+from engine.clusters import kmeans
 from engine.distributed import refuse_ranks
 from engine.evaluate import extract_features
 from engine.files import check_folder, write_atomic
@@ -169,7 +169,8 @@ def choose(config: Config, pack: Pack) -> Request:
         if config.strategy == "cluster_margin":
             backbone = network.backbone if config.embedding is None else load_backbone(config.embedding)
             features = extract_features(backbone.to(device), loader, device, config.out)
-            cluster = kmeans(normalise(features.h.numpy()), config.clusters, config.seed).assignment
+            points, count = features.h.numpy(), config.clusters
+            cluster = kmeans(points, count, config.seed, spherical=True).assignment
     finally:
         loader.close()
     budget = config.clusters * config.per_cluster
