@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,19 +75,19 @@ class ClassifierRecipe(Recipe):
     """A classifier, its moving average where asked for, and SGD."""
 
     def __init__(
-        self, config: ClassifierConfig, num_classes: int, ema: bool = False, nesterov: bool = False
+        self, config: ClassifierConfig, classes: Sequence[str], ema: bool = False, nesterov: bool = False
     ) -> None:
         """Build the network; call `seed_everything` first.
 
         Args:
             config: of the run.
-            num_classes: C.
+            classes: names of the C classes, in the order of the labels.
             ema: keep a moving average of the weights, which the subclass updates.
             nesterov: use Nesterov's momentum.
         """
         super().__init__()
         self.classifier = build_classifier(
-            config.backbone, config.resolution, num_classes, config.init, config.keep_head
+            config.backbone, config.evaluation_view, classes, config.init, config.keep_head
         )
         if config.freeze_backbone:
             self.classifier.backbone.requires_grad_(False)

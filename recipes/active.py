@@ -49,7 +49,7 @@ from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import LabelTable, Pack
 from loaders.packs.labels import MAX_CYCLE
 from loaders.packs.subsample import training_labels
-from loaders.views import presets
+from loaders.views.evaluation import EvaluationView
 
 Strategy = Literal["cluster_margin", "margin", "random"]
 COLUMNS = ("row", "key", "cluster", "margin", "guess", "label")
@@ -129,8 +129,8 @@ class Request:
     confidence: NDArray[np.float32]
 
 
-def pool_loader(config: Config, pack: Pack, resolution: int) -> EpochLoader:
-    """Build an evaluation loader of the images that have no label yet."""
+def pool_loader(config: Config, pack: Pack, view: EvaluationView) -> EpochLoader:
+    """Build a loader of the images that have no label yet, as a network is shown them."""
     pool = pack.pool(config.unlabeled_splits)
     known = training_labels(
         pack, config.labeled_split, config.labels_per_class, config.label_seed, config.extra_labels
@@ -142,7 +142,7 @@ def pool_loader(config: Config, pack: Pack, resolution: int) -> EpochLoader:
         ask_oracle(pack, pool.rows(open_positions), config.cycle)  # before every image is predicted
     return build_loader(
         pool.take(open_positions),
-        views=(presets.evaluation(resolution),),
+        views=(view.policy(),),
         batch_size=config.batch_size,
         mode="eval",
         backend=config.backend,
@@ -157,9 +157,10 @@ def choose(config: Config, pack: Pack) -> Request:
     """Embed, cluster, and take the smallest margins of each cluster; or as the baselines do."""
     if config.run is None:
         raise UserError("active learning: expected --run, whose margins to use, or --filled, found neither")
-    network = find_classifier(config.run, len(pack.classes))
+    network = find_classifier(config.run, pack.classes)
+    network = network.at(config.resolution or network.resolution)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loader = pool_loader(config, pack, config.resolution or network.resolution)
+    loader = pool_loader(config, pack, network.view)
     try:
         parts = list(predict(network.to(device), loader, device, config.out))
         probabilities = torch.cat([part.probabilities for part in parts]).numpy()
@@ -167,7 +168,9 @@ def choose(config: Config, pack: Pack) -> Request:
         margin = margins(probabilities)
         cluster = np.full(len(rows), -1, np.int64)
         if config.strategy == "cluster_margin":
-            backbone = network.backbone if config.embedding is None else load_backbone(config.embedding)
+            backbone = network.backbone
+            if config.embedding is not None:
+                backbone = load_backbone(config.embedding, network.resolution)
             features = extract_features(backbone.to(device), loader, device, config.out)
             points, count = features.h.numpy(), config.clusters
             cluster = kmeans(points, count, config.seed, spherical=True).assignment

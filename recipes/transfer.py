@@ -220,7 +220,7 @@ class Session:
 
     def in_order(self, split: Split) -> Loader[Batch]:
         """Build a loader of this rank's part of a split, without augmentation."""
-        views = (presets.evaluation(self.start.resolution),)
+        views = (self.start.view.policy(),)
         return build_loader(split, views, 256 * self.accelerator.num_processes, mode="eval", **self.options)
 
     def augmented(self, job: _Job) -> Loader[Batch]:
@@ -245,7 +245,7 @@ class Session:
             keep_checkpoints=1,
             progress=False,
             config=self.description(job, tuning),
-            backbone_metadata={"resolution": str(self.start.resolution)},
+            backbone_metadata={"view": asdict(self.start.view)},
         )
 
     def description(self, job: _Job, tuning: FineTuning) -> dict[str, Any]:

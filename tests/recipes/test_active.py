@@ -21,6 +21,7 @@ from engine.runs import save_backbone
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.subsample import few_labels
+from loaders.views.evaluation import EvaluationView
 from recipes.active import Config, choose, pool_loader, run
 
 
@@ -75,7 +76,7 @@ def test_the_smallest_margins_of_each_cluster_by_brute_force(
     monkeypatch.setattr(active, "kmeans", seven)
     asked = replace(config, clusters=7, per_cluster=3, embedding=embedding)
     request = choose(asked, digits_pack)
-    loader = pool_loader(asked, digits_pack, 16)
+    loader = pool_loader(asked, digits_pack, EvaluationView.usual(16))
     try:
         features = extract_features(backbone, loader, "cpu", config.out)
         parts = list(predict(load_classifier(trained, "ema"), loader, "cpu", config.out))
