@@ -112,7 +112,7 @@ def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | N
         network = network.to(memory_format=torch.channels_last).eval()
         num_features = _count_features(network, name, resolution)
     if network.num_features != num_features:  # timm's leaves out layers behind the pooling of some networks
-        network.num_features = num_features
+        network.num_features = num_features  # type: ignore[assignment]
     return network.train()
 
 
@@ -183,7 +183,7 @@ def _create(name: str, resolution: int, **options: Any) -> nn.Module:
     return network
 
 
-def _size_options(name: str, resolution: int) -> dict[str, int]:
+def _size_options(name: str, resolution: int) -> dict[str, Any]:
     """Return the options of a network whose parts belong to one resolution, such as position tables."""
     pretrained_cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return {"img_size": resolution} if pretrained_cfg and pretrained_cfg.fixed_input_size else {}
