@@ -120,7 +120,8 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
                 options.shard_format,
                 options.policy,
                 options.shard_bytes,
-                columns=options.columns,
+                None,
+                options.columns,
             )
         except UserError:
             if not (out / BUILD_FOLDER / "plan.json").exists():
