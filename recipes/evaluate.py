@@ -43,6 +43,7 @@ from engine.report.figures import save_picture
 from engine.run_config import Loading, LoadingOptions
 from loaders import BackendName, build_loader, open_pack
 from loaders.errors import UserError, check_numbers, run_command
+from loaders.notice import tell
 from loaders.packs import Pack
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
@@ -222,7 +223,10 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Accou
     for name, counts in zip(pack.classes, report.confusion.tolist(), strict=True):
         writer.writerow((name, *counts))
     write_atomic(config.out / "confusion.csv", text.getvalue().encode())
-    save_picture(config.out / "confusion.png", draw_confusion(report.confusion, pack.classes))
+    confusion = draw_confusion(report.confusion, pack.classes)
+    save_picture(config.out / "confusion.png", confusion)
+    if confusion.caption:  # names that no font here draws
+        tell(f"confusion.png: {confusion.caption}")
     save_picture(config.out / "calibration.png", draw_reliability(report.reliability))
     return report
 
