@@ -7,12 +7,10 @@ batch's memory.
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
@@ -24,14 +22,13 @@ from torch import Tensor
 
 from loaders.batch import Batch
 from loaders.buffers import BufferPool
-from loaders.compile_beside import compiled_beside
 from loaders.decode import MAX_PIXELS_PER_BYTE, Arena, Decoder, EncodedRows, decode_nothing, regions_of
 from loaders.errors import BadImageError, LoaderError, UserError
-from loaders.kernels.jpeg.decode import decode_all
+from loaders.kernels.cache import first_use
 from loaders.kernels.views.render import Scratch, make_scratch, render_chunk
 from loaders.kernels.views.resample import table_taps
 from loaders.packs import Split
-from loaders.packs.stored.crc32 import crc32_all
+from loaders.packs.checksum import crc32_all
 from loaders.views.draw import ViewParameters, draw
 from loaders.views.policy import Standardize, ViewPolicy
 
@@ -167,8 +164,7 @@ class CpuRenderer:
         self._pools: dict[tuple[int, int], BufferPool] = {}
         self._num_batches = num_batches
         self._gains = [_normalization(view, self._dtype) for view in views]
-        with _without_garbage_collection():  # a tenth of the time that it takes to compile
-            self._compile()
+        self._compile()
 
     def submit(
         self, positions: NDArray[np.int64], epochs: NDArray[np.int64], valid: NDArray[np.bool_]
@@ -318,7 +314,7 @@ class CpuRenderer:
         """Mark those of `rows`, which begin at row `first` of a job, whose bytes are not as in the index."""
         if self._crc32 is not None:
             numbers = job.rows[first : first + len(rows.sizes)]
-            rows.whole[:] = crc32_all(rows.addresses, rows.sizes) == self._crc32[numbers]
+            rows.whole[:] = crc32_all(rows.addresses, rows.sizes, rows.keep) == self._crc32[numbers]
 
     def _replace(self, job: _Job, i: int, at: int, worker: _Worker, reason: str) -> NDArray[np.int64]:
         """Put the next readable row of the split in place of row i of the job, which begins at byte `at`.
@@ -366,13 +362,14 @@ class CpuRenderer:
         """Compile the kernels or load them, lest a first batch on a busy machine run into its time limit."""
         nothing = np.empty(0, np.int64)
         planes = np.zeros(1, np.uint8)
-        with compiled_beside(decode_all, decode_nothing):
+        kinds = {type(one).__name__ for view in self.views for one in (view.geometry, *view.operations)}
+        with first_use("decoding", f"views as {self._dtype}", *sorted(kinds)):
+            decode_nothing()
             for number, view in enumerate(self.views):
                 p = draw(view, self._seed, nothing, nothing, self._first_view + number, nothing, nothing)
                 out = np.empty((0, 3 * view.resolution**2), self._dtype)
                 regions = np.empty((0, 4), np.int64)
                 self._render_view(number, p, planes, nothing, regions, make_scratch(1, 1, 1), out)
-        decode_nothing()
 
     def _scratch(self, worker: _Worker, number: int, boxes: NDArray[np.float64], width: int) -> Scratch:
         view = self.views[number]
@@ -382,17 +379,6 @@ class CpuRenderer:
             taps, width = (taps, width) if held is None else (max(held[0], taps), max(held[1], width))
             held = worker.scratch[number] = (taps, width, make_scratch(view.resolution, taps, width))
         return held[2]
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

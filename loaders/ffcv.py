@@ -27,8 +27,8 @@ from loaders.checks import check_whole
 from loaders.cpu import CpuRenderer, DTypeName
 from loaders.epochs import UNLABELED
 from loaders.ffcv_operations import import_ffcv, iterate, operations
+from loaders.kernels.encodings import ENCODING_RAW
 from loaders.packs import Split
-from loaders.packs.columns import ENCODING_RAW
 from loaders.threads import WorkerPool
 from loaders.views.policy import ViewPolicy
 

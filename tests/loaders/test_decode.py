@@ -15,7 +15,7 @@ import torch
 
 from loaders import build_loader
 from loaders.decode import Decoder, regions_of
-from loaders.packs.columns import ENCODING_RAW
+from loaders.kernels.encodings import ENCODING_RAW
 from loaders.views import presets
 from tests.loaders.encoded_rows import encoded_rows, pixels_of
 from tests.loaders.packs.inputs import jpeg, pack, pixels, write_tree

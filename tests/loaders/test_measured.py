@@ -12,9 +12,9 @@ from loaders import build_loader, build_paired_loader, measured
 from loaders.backends import explain_backend
 from loaders.cache_folder import cache_folder
 from loaders.errors import UserError
+from loaders.kernels.encodings import ENCODING_RAW
 from loaders.measured import Machine, Measurement, Rate, describe_views, keep_measurement, this_machine
 from loaders.packs import Pack, StoreOptions, open_pack
-from loaders.packs.columns import ENCODING_RAW
 from loaders.views import presets
 from loaders.views.policy import RandAugment
 from tests.loaders.conftest import write_pack
