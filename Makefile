@@ -13,7 +13,12 @@ $(BIN)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-setup: $(BIN)/.ready ffcv  ## make .venv and install Sluice with what it needs
+# Compiled once for each state of the kernels, so that no demo and no test waits for it.
+$(BIN)/.warm: $(BIN)/.ready $(wildcard loaders/kernels/*.py loaders/kernels/*/*.py)
+	$(BIN)/python tools/warm_kernels.py
+	touch $@
+
+setup: $(BIN)/.ready $(BIN)/.warm ffcv  ## make .venv, install Sluice with what it needs, compile its kernels
 
 ffcv: $(BIN)/.ready  ## install FFCV where its system libraries can be had; optional
 	@tools/install_ffcv.sh $(BIN)/python
@@ -38,4 +43,3 @@ measure-gpu: setup  ## tests and loader measurements on a GPU machine; IMAGES=fo
 
 clean:  ## remove what the demo and the tests left
 	rm -rf runs/demo packs/digits .pytest_cache .mypy_cache .ruff_cache
-	find loaders engine tools \( -name '*.nb[ic]' -o -name '*.o' -o -name '*.o.*' \) -delete  # compiled kernels

@@ -2,21 +2,27 @@
 
 classifier.safetensors       the weights as trained
 classifier-ema.safetensors   their moving average, where the recipe keeps one
+
+Either names its classes and the view that it is measured with, see `engine.description`.
 """
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import safetensors.torch
 from torch import Tensor, nn
 
+from engine.class_names import copy_outputs, match_classes, match_unnamed
+from engine.description import Description, metadata_of_classifier, read_description
 from engine.files import sync_file
-from engine.networks import METADATA_KEY, build_backbone, load_backbone, read_metadata
+from engine.networks import build_backbone, load_backbone, resized
 from engine.weights import write_tensors
 from loaders.errors import UserError
+from loaders.views.evaluation import EvaluationView
 
 Weights = Literal["ema", "raw"]
 FILE_NAMES: dict[Weights, str] = {"ema": "classifier-ema.safetensors", "raw": "classifier.safetensors"}
@@ -25,68 +31,94 @@ FILE_NAMES: dict[Weights, str] = {"ema": "classifier-ema.safetensors", "raw": "c
 class Classifier(nn.Module):
     """Maps views [B, 3, H, W] to logits [B, C]."""
 
-    def __init__(self, backbone: nn.Module, backbone_name: str, resolution: int, num_classes: int) -> None:
+    def __init__(
+        self, backbone: nn.Module, backbone_name: str, view: EvaluationView, classes: Sequence[str]
+    ) -> None:
         """Put a new linear classifier on a backbone.
 
         Args:
             backbone: maps [B, 3, H, W] to h [B, num_features].
             backbone_name: as `build_backbone` takes it.
-            resolution: side of the views that the backbone was built for.
-            num_classes: C.
+            view: what the network is measured with; the backbone was built for its resolution.
+            classes: names of the C classes, in the order of the logits.
         """
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(int(backbone.num_features), num_classes)  # type: ignore[arg-type]
-        self.backbone_name, self.resolution, self.num_classes = backbone_name, resolution, num_classes
+        self.head = nn.Linear(int(backbone.num_features), len(classes))  # type: ignore[arg-type]
+        self.backbone_name, self.view, self.classes = backbone_name, view, tuple(classes)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the views in pixels."""
+        return self.view.resolution
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map views [B, 3, H, W] to logits [B, C]."""
         logits: Tensor = self.head(self.backbone(x))
         return logits
 
+    def at(self, resolution: int) -> Classifier:
+        """Return the classifier for views of a resolution, in evaluation mode: itself, or a copy.
+
+        Raises:
+            UserError: a resolution that its backbone cannot take.
+        """
+        if resolution == self.resolution:
+            return self.eval()
+        backbone = resized(self.backbone, self.backbone_name, resolution)
+        other = Classifier(backbone, self.backbone_name, self.view.at(resolution), self.classes)
+        other.head = self.head
+        return other.eval()
+
 
 def build_classifier(
-    backbone_name: str, resolution: int, num_classes: int, init: Path | None = None, keep_head: bool = False
+    backbone_name: str,
+    view: EvaluationView,
+    classes: Sequence[str],
+    init: Path | None = None,
+    keep_head: bool = False,
 ) -> Classifier:
-    """Build a classifier, from random weights or from what a run left.
+    """Build a classifier, from random weights or from what a run left, maybe at another resolution.
 
     Args:
         backbone_name: `tiny_resnet`, `wrn_28_2` or any timm name; must be that of `init`.
-        resolution: side of the views in pixels.
-        num_classes: C.
+        view: what it will be measured with.
+        classes: names of the C classes.
         init: run folder to start from: its averaged classifier, else its classifier, else its backbone.
-        keep_head: start with the classifier layer of `init` too; else that layer is new.
+        keep_head: start with the classifier layer of `init` too, output by output as their classes are
+            called; else, and for classes that `init` does not know, that layer is new.
 
     Raises:
-        UserError: `init` holds another backbone, other classes, or no classifier to keep.
+        UserError: `init` holds another backbone, other classes, or no classifier to keep; or its backbone
+            does not take the resolution.
     """
     if init is None:
         if keep_head:
             raise UserError("keep_head: expected --init, whose classifier to keep, found none")
-        backbone = build_backbone(backbone_name, resolution)
-        return Classifier(backbone, backbone_name, resolution, num_classes)
+        backbone = build_backbone(backbone_name, view.resolution)
+        return Classifier(backbone, backbone_name, view, classes)
     weights = best_weights(init)
-    if weights is None:
-        backbone, found = load_backbone(init), read_metadata(init / "backbone.safetensors")["backbone"]
-        if keep_head:
-            raise UserError(
-                f"keep_head: expected a classifier in {init}, found a backbone alone; leave it out"
-            )
-        start = None
-    else:
-        start = load_classifier(init, weights)
-        backbone, found = start.backbone, start.backbone_name
-    if found != backbone_name:
+    if weights is None and keep_head:
+        raise UserError(f"keep_head: expected a classifier in {init}, found a backbone alone; leave it out")
+    file = init / ("backbone.safetensors" if weights is None else FILE_NAMES[weights])
+    described = read_description(file)
+    if described.backbone != backbone_name:
         raise UserError(
-            f"backbone: expected {found}, that of --init {init}, found {backbone_name}; change one"
+            f"backbone: expected {described.backbone}, that of --init {init}, found {backbone_name}; change "
+            "one of them"
         )
-    classifier = Classifier(backbone, backbone_name, resolution, num_classes)
-    if keep_head and start is not None:
-        if start.num_classes != num_classes:
-            raise UserError(
-                f"classes: expected {num_classes}, found {start.num_classes} in {init}; leave out --keep-head"
-            )
-        classifier.head.load_state_dict(start.head.state_dict())
+    if weights is None:
+        return Classifier(load_backbone(file, view.resolution), backbone_name, view, classes).train()
+    numbers = _match(described, classes, init, "leave out --keep-head") if keep_head else None
+    start = load_classifier(init, weights, view.resolution)
+    classifier = Classifier(start.backbone, backbone_name, view, classes)
+    if numbers is not None:
+        copy_outputs(start.head, classifier.head, numbers)
     return classifier.train()
 
 
@@ -100,54 +132,84 @@ def save_classifier(run: Path, classifier: Classifier, weights: Weights) -> Path
     """Write a classifier into a run folder, atomically; equal weights make equal files."""
     final = run / FILE_NAMES[weights]
     temporary = run / f".{FILE_NAMES[weights]}.tmp"
-    described = {
-        "backbone": classifier.backbone_name,
-        "resolution": str(classifier.resolution),
-        "num_classes": str(classifier.num_classes),
-    }
-    write_tensors(temporary, classifier.state_dict(), {METADATA_KEY: json.dumps(described, sort_keys=True)})
+    described = metadata_of_classifier(classifier.backbone_name, classifier.view, classifier.classes)
+    write_tensors(temporary, classifier.state_dict(), described)
     temporary.replace(final)
     sync_file(run)
     return final
 
 
-def find_classifier(run: Path, num_classes: int, weights: Weights | None = None) -> Classifier:
-    """Load the classifier of a run, as `load_classifier` does, for a pack of so many classes.
+def find_classifier(
+    run: Path, classes: Sequence[str] | None, weights: Weights | None = None, every_class: bool = False
+) -> Classifier:
+    """Load the classifier of a run, as `load_classifier` does, to predict classes of a pack.
 
     Args:
         run: run folder.
-        num_classes: of the pack that it is to classify.
+        classes: of the pack; output c of what is returned is the class `classes[c]`. A class that the
+            classifier does not know has probability 0; classes that the pack lacks are left out of the
+            softmax. None for the classifier's own.
         weights: which; by default the average where the run has one.
+        every_class: refuse a classifier that does not know every class: pseudo-labels teach what they have.
 
     Raises:
-        UserError: no classifier there, or one of another number of classes.
+        UserError: no classifier there, or one of other classes, see `match_classes`.
     """
     chosen = weights or best_weights(run)
     if chosen is None:
         raise UserError(f"classifier: expected one in {run}, found none; train with labels first")
-    network = load_classifier(run, chosen)
-    if network.num_classes != num_classes:
+    network, described = load_classifier(run, chosen), read_description(run / FILE_NAMES[chosen])
+    if classes is None:
+        if described.classes is None:
+            raise UserError(f"classes: {run} does not name its classes; give a pack that names them")
+        return network
+    numbers = _match(described, classes, run, "give the pack of the training")
+    if every_class and -1 in numbers:
         raise UserError(
-            f"classes: expected {network.num_classes}, those of {run}, found {num_classes} in the pack; give "
-            "the pack of the training"
+            f"classes: expected a classifier of all {len(classes)} in the pack, found one of "
+            f"{described.num_classes} in {run}; train on labels of the others first"
         )
-    return network
+    if numbers == list(range(network.num_classes)):
+        network.classes = tuple(classes)
+        return network
+    arranged = Classifier(network.backbone, network.backbone_name, network.view, classes)
+    nn.init.zeros_(arranged.head.weight)
+    nn.init.constant_(arranged.head.bias, -math.inf)
+    copy_outputs(network.head, arranged.head, numbers)
+    return arranged.eval()
 
 
-def load_classifier(run: Path, weights: Weights) -> Classifier:
+def load_classifier(run: Path, weights: Weights, resolution: int | None = None) -> Classifier:
     """Rebuild a classifier that a run left, on the CPU, in evaluation mode.
 
+    Args:
+        run: run folder.
+        weights: which.
+        resolution: side of the views in pixels; that of its training by default.
+
     Raises:
-        UserError: no such file, or not one of ours.
+        UserError: no such file, or not one of ours, or one that does not take the resolution.
     """
     file = run / FILE_NAMES[weights]
-    if not file.is_file():
-        raise UserError(f"classifier: expected {file}, found none; finish a run with labels first")
-    described = read_metadata(file)
-    if not {"backbone", "resolution", "num_classes"} <= described.keys():
-        raise UserError(f"classifier: {file} does not describe its network; expected a file that a run wrote")
-    resolution = int(described["resolution"])
-    backbone = build_backbone(described["backbone"], resolution)
-    classifier = Classifier(backbone, described["backbone"], resolution, int(described["num_classes"]))
-    classifier.load_state_dict(safetensors.torch.load_file(file))
+    described = read_description(file)
+    if described.num_classes == 0:
+        raise UserError(
+            f"classifier: {file} holds no classifier; expected a file that a run with labels wrote"
+        )
+    tensors, prefix = safetensors.torch.load_file(file), "backbone."
+    view = described.view if resolution is None else described.view.at(resolution)
+    backbone = build_backbone(
+        described.backbone,
+        view.resolution,
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)},
+    )
+    names = described.classes or tuple(f"class {number}" for number in range(described.num_classes))
+    classifier = Classifier(backbone, described.backbone, view, names)
+    classifier.head.load_state_dict({"weight": tensors["head.weight"], "bias": tensors["head.bias"]})
     return classifier.eval()
+
+
+def _match(described: Description, classes: Sequence[str], run: Path, remedy: str) -> list[int]:
+    if described.classes is None:
+        return match_unnamed(described.num_classes, classes, run, remedy)
+    return match_classes(described.classes, classes, run, remedy)

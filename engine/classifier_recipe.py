@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -79,7 +79,7 @@ class ClassifierRecipe(Recipe):
     def __init__(
         self,
         config: ClassifierConfig,
-        num_classes: int,
+        classes: Sequence[str],
         average: Statistics | None = None,
         nesterov: bool = False,
         decay_vectors: bool = False,
@@ -88,7 +88,7 @@ class ClassifierRecipe(Recipe):
 
         Args:
             config: of the run.
-            num_classes: C.
+            classes: names of the C classes, in the order of the labels.
             average: keep a moving average of the weights, which the subclass updates, with this rule for
                 BatchNorm's statistics; "copy" also gives BatchNorm the momentum that it needs.
             nesterov: use Nesterov's momentum.
@@ -96,7 +96,7 @@ class ClassifierRecipe(Recipe):
         """
         super().__init__()
         self.classifier = build_classifier(
-            config.backbone, config.resolution, num_classes, config.init, config.keep_head
+            config.backbone, config.evaluation_view, classes, config.init, config.keep_head
         )
         if config.freeze_backbone:
             self.classifier.backbone.requires_grad_(False)

@@ -33,8 +33,6 @@ class Clusters:
 def normalise(features: Floats) -> Floats:
     """Scale every row to length 1; a row of zeros stays.
 
-    k-means on such rows is k-means by cosine similarity.
-
     Args:
         features: float32 [N, D].
     """
@@ -93,19 +91,23 @@ def kmeans(
     seed: int,
     num_iterations: int = 20,
     max_points_per_cluster: int = 10_000_000,
+    spherical: bool = False,
 ) -> Clusters:
-    """Cluster points by Euclidean distance; the same points and seed give the same clusters.
+    """Cluster points by Euclidean distance or cosine similarity; the same points and seed give the same.
 
     Args:
-        features: float32 [N, D]; give `normalise`d rows for cosine similarity.
+        features: float32 [N, D].
         num_clusters: K, at most N.
         seed: of the first centres.
         num_iterations: of Lloyd's algorithm; 20 in DeepCluster.
         max_points_per_cluster: centres are found on a sample of at most this many points per cluster; the
             default is no sample.
+        spherical: cluster by cosine similarity: rows are `normalise`d, and so is every centre after every
+            step (Dhillon, Modha 2001). DeepCluster has plain k-means on rows of length 1, whose centres
+            are shorter, the more so the wider their cluster.
 
     Returns:
-        The clusters, none empty.
+        The clusters, none empty; no point is nearer, or more similar, to another centre than to its own.
 
     Raises:
         UserError: more clusters than points, or a feature that is NaN or infinite.
@@ -119,7 +121,7 @@ def kmeans(
             "ask for fewer"
         )
     check_finite(features)
-    points = np.ascontiguousarray(features, np.float32)
+    points = np.ascontiguousarray(normalise(features) if spherical else features, np.float32)
     solver: Any = faiss.Kmeans(
         size,
         num_clusters,
@@ -127,40 +129,48 @@ def kmeans(
         seed=seed % 2**31,
         min_points_per_centroid=1,
         max_points_per_centroid=max_points_per_cluster,
+        spherical=spherical,
     )
     solver.train(points)
-    distances, nearest = solver.index.search(points, 1)
-    return repair_empty(points, solver.centroids, nearest[:, 0].astype(np.int64), distances[:, 0])
+    found, nearest = solver.index.search(points, 1)
+    # The index of spherical k-means finds inner products; on the sphere they order as distances do.
+    squares = np.square(points).sum(1) + 1.0 - 2.0 * found[:, 0] if spherical else found[:, 0]
+    distances = np.maximum(squares, 0.0)
+    return repair_empty(points, solver.centroids, nearest[:, 0].astype(np.int64), distances)
 
 
 def repair_empty(
     points: Floats, centres: Floats, assignment: NDArray[np.int64], distances: Floats
 ) -> Clusters:
-    """Give every empty cluster a part of the largest one.
+    """Give every empty cluster a part of the others.
 
     The point of the largest cluster that is farthest from its centre becomes the empty cluster's centre, and
-    the points of the two go to the nearer of both. DeepCluster perturbs a random cluster's centre instead,
-    which may leave either side empty.
+    takes every point that is nearer to it than to its own. DeepCluster perturbs a random cluster's centre
+    instead, which may leave either side empty.
 
     Args:
         points: float32 [N, D], N of at least K.
         centres: float32 [K, D].
-        assignment: int64 [N].
+        assignment: int64 [N], the nearest centre of each point.
         distances: float32 [N], squared, of each point to its centre.
     """
     centres, assignment, distances = centres.copy(), assignment.copy(), distances.copy()
-    sizes = np.bincount(assignment, minlength=len(centres))
-    empty = np.flatnonzero(sizes == 0)
-    for cluster in empty:
-        largest = int(sizes.argmax())
+    num_clusters = len(centres)
+    repaired: set[int] = set()
+    while (sizes := np.bincount(assignment, minlength=num_clusters)).min() == 0:
+        cluster, largest = int(sizes.argmin()), int(sizes.argmax())
         members = np.flatnonzero(assignment == largest)
         farthest = members[distances[members].argmax()]
         centres[cluster] = points[farthest]
-        to_new = np.square(points[members] - centres[cluster]).sum(1)
-        moved = (to_new < distances[members]) | (members == farthest)
-        if moved.all():  # all points coincide
-            moved = members == farthest
-        assignment[members[moved]] = cluster
-        distances[members[moved]] = to_new[moved]
-        sizes[cluster], sizes[largest] = moved.sum(), len(members) - moved.sum()
-    return Clusters(centres, assignment, distances, len(empty))
+        # A point nearer to the new centre than to its own lies in a cluster whose centre is less than twice
+        # as far from the new one as from its farthest point: the triangle's inequality leaves few to look at.
+        radius = np.zeros(num_clusters, np.float32)
+        np.maximum.at(radius, assignment, distances)
+        reached = np.square(centres - centres[cluster]).sum(1) < 4.0 * radius
+        asked = np.flatnonzero(reached[assignment])
+        to_new = np.square(points[asked] - centres[cluster]).sum(1)
+        nearer = to_new < distances[asked]
+        assignment[asked[nearer]], distances[asked[nearer]] = cluster, to_new[nearer]
+        assignment[farthest], distances[farthest] = cluster, 0.0
+        repaired.add(cluster)
+    return Clusters(centres, assignment, distances, len(repaired))

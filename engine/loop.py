@@ -58,7 +58,7 @@ class LoopConfig:
         progress: show progress on rank 0.
         config: the recipe's configuration in JSON types, for config.json.
         runtime_fields: names in `config` that may differ on resuming.
-        backbone_metadata: what `load_backbone` needs, stored beside the weights (strings).
+        backbone_metadata: what `load_backbone` needs, stored beside the weights.
     """
 
     out: Path
@@ -75,7 +75,7 @@ class LoopConfig:
     progress: bool = True
     config: Mapping[str, Any] = field(default_factory=dict)
     runtime_fields: Collection[str] = ("resume", "max_steps")
-    backbone_metadata: Mapping[str, str] = field(default_factory=dict)
+    backbone_metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse counts that make no run."""

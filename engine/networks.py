@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from engine.alexnet import build_alexnet
+from engine.description import read_description
 from engine.gan_networks import Discriminator, discriminator_width
 from engine.wide_resnet import WIDE_RESNET, WideResNet
 from loaders.errors import UserError
-from loaders.json_text import parse_json
 
 TINY_RESNET = "tiny_resnet"
 ALEXNET = "alexnet_bn"
-METADATA_KEY = "sluice"
 
 
 class ResidualBlock(nn.Module):
@@ -84,7 +86,7 @@ class TinyResNet(nn.Module):
         return h
 
 
-def build_backbone(name: str, resolution: int) -> nn.Module:
+def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """Build a backbone that maps [B, 3, H, W] to representations [B, num_features].
 
     timm's ResNets start the last BatchNorm of each block at zero by default, and so does ours.
@@ -92,33 +94,112 @@ def build_backbone(name: str, resolution: int) -> nn.Module:
     Args:
         name: `tiny_resnet`, `wrn_28_2`, `alexnet_bn`, `gan_discriminator_96` (or another width), or
             any name that `timm.list_models()` prints.
-        resolution: side of the square views in pixels; sizes the position table of networks that have one.
+        resolution: side of the square views in pixels; sizes the position tables of networks that have them.
+        weights: of this network, maybe for views of another resolution: position tables of another size are
+            interpolated by timm, where it knows how to for this network; by default random ones.
 
     Returns:
-        The network in channels_last, randomly initialised, with the attribute `num_features`.
+        The network in channels_last, in training mode, with the attribute `num_features`.
 
     Raises:
-        UserError: an unknown name; the message lists the closest known ones.
+        UserError: an unknown name, for which the message lists the closest known ones; a resolution that
+            the network, or its weights, cannot take.
     """
+    with _refusal(name, resolution):
+        network = _create(name, resolution)
+        if weights is not None:
+            network = _with_weights(network, name, resolution, weights)
+        network = network.to(memory_format=torch.channels_last).eval()
+        num_features = _count_features(network, name, resolution)
+    if network.num_features != num_features:  # timm's leaves out layers behind the pooling of some networks
+        network.num_features = num_features  # type: ignore[assignment]
+    return network.train()
+
+
+def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
+    """Return a backbone for views of another resolution, in evaluation mode, on its device.
+
+    Args:
+        network: built by `build_backbone`; returned as it is where nothing in it belongs to a resolution.
+        name: as `build_backbone` takes it.
+        resolution: side of the views in pixels.
+
+    Raises:
+        UserError: a resolution that the network cannot take.
+    """
+    if "img_size" in _size_options(name, resolution):
+        weights = network.state_dict()
+        device = next(iter(weights.values())).device
+        on_cpu = {key: tensor.cpu() for key, tensor in weights.items()}
+        return build_backbone(name, resolution, on_cpu).to(device).eval()
+    with _refusal(name, resolution):
+        _count_features(network.eval(), name, resolution)
+    return network
+
+
+@contextmanager
+def _refusal(name: str, resolution: int) -> Iterator[None]:
+    """Turn what a network raises for views of a size that it was not made for into a line."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"backbone: expected a resolution that {name} and its weights take, found {resolution} "
+            f"({reason or type(error).__name__}); change the resolution"
+        ) from error
+
+
+@torch.no_grad()
+def _count_features(network: nn.Module, name: str, resolution: int) -> int:
+    """Look at one view with a network in evaluation mode; return the size of its representation."""
+    device = next(network.parameters()).device
+    h = network(torch.zeros(1, 3, resolution, resolution, device=device))
+    if h.ndim != 2:
+        raise UserError(
+            f"backbone: expected a network that gives a vector per image, found {name}, which gives "
+            f"{list(h.shape)}; take another"
+        )
+    return int(h.shape[1])
+
+
+def _create(name: str, resolution: int, **options: Any) -> nn.Module:
+    """Build a network with random weights; `options` are those of `timm.create_model`."""
     if name == TINY_RESNET:
-        return TinyResNet().to(memory_format=torch.channels_last)
+        return TinyResNet()
     if name == WIDE_RESNET:
-        return WideResNet().to(memory_format=torch.channels_last)
+        return WideResNet()
     if name == ALEXNET:
         return build_alexnet(resolution)
     width = discriminator_width(name)
     if width is not None:
-        return Discriminator(width).to(memory_format=torch.channels_last)
+        return Discriminator(width)
     if not timm.is_model(name):
         ours = [TINY_RESNET, WIDE_RESNET, ALEXNET]
         close = difflib.get_close_matches(name, [*ours, *timm.list_models()], n=4, cutoff=0.5)
         remedy = f"close matches: {', '.join(close)}" if close else "timm.list_models() prints all names"
         raise UserError(f"backbone: expected {', '.join(ours)} or a timm name, found {name!r}; {remedy}")
-    pretrained_cfg = timm.get_pretrained_cfg(name)
-    fixed_size = bool(pretrained_cfg and pretrained_cfg.fixed_input_size)
-    options: dict[str, Any] = {"img_size": resolution} if fixed_size else {}
-    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **options)
-    return network.to(memory_format=torch.channels_last)
+    network: nn.Module = timm.create_model(name, num_classes=0, **_size_options(name, resolution), **options)
+    return network
+
+
+def _size_options(name: str, resolution: int) -> dict[str, Any]:
+    """Return the options of a network whose parts belong to one resolution, such as position tables."""
+    pretrained_cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return {"img_size": resolution} if pretrained_cfg and pretrained_cfg.fixed_input_size else {}
+
+
+def _with_weights(network: nn.Module, name: str, resolution: int, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return the network with weights, or one like it where they belong to another resolution."""
+    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    if all(shapes.get(key, tensor.shape) == tensor.shape for key, tensor in weights.items()):
+        network.load_state_dict(weights)
+        return network
+    # timm resizes tables as it loads, by the rules of each family; num_classes: there is no head to drop.
+    given = {"state_dict": dict(weights), "num_classes": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of torch, about how timm indexes as it interpolates
+        return _create(name, resolution, pretrained=True, pretrained_cfg_overlay=given)
 
 
 class Projector(nn.Sequential):
@@ -147,58 +228,21 @@ class Projector(nn.Sequential):
         super().__init__(*layers)
 
 
-def load_backbone(path: Path) -> nn.Module:
+def load_backbone(path: Path, resolution: int | None = None) -> nn.Module:
     """Rebuild the backbone that a finished run left in `backbone.safetensors`.
 
     Args:
         path: the file, or the run folder that holds it.
+        resolution: side of the views in pixels; that of its training by default.
 
     Returns:
         The network with its weights, on the CPU, in evaluation mode, in channels_last.
 
     Raises:
-        UserError: no such file, or a file that is not a backbone of this project.
+        UserError: no such file, or a file that is not a backbone of this project, or one that does not take
+            the resolution.
     """
     file = path / "backbone.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(
-            f"backbone weights: expected a file at {file}, found none; finish a pre-training run first"
-        )
-    try:
-        with safe_open(file, framework="pt") as opened:
-            described = (opened.metadata() or {}).get(METADATA_KEY, "{}")
-            weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise UserError(f"backbone weights: {file} is not a readable safetensors file ({error})") from error
-    metadata = _parse_metadata(file, described)
-    if "backbone" not in metadata or "resolution" not in metadata:
-        raise UserError(
-            f"backbone weights: {file} does not name its backbone; expected a file that a run wrote"
-        )
-    network = build_backbone(metadata["backbone"], int(metadata["resolution"]))
-    network.load_state_dict(weights)
-    return network.eval()
-
-
-def read_metadata(file: Path) -> dict[str, str]:
-    """Read what a weights file of this project says about its network; empty for another's file.
-
-    Raises:
-        UserError: no such file, or not a safetensors file.
-    """
-    try:
-        with safe_open(file, framework="pt") as opened:
-            described = (opened.metadata() or {}).get(METADATA_KEY, "{}")
-    except (SafetensorError, FileNotFoundError) as error:
-        raise UserError(f"weights: {file} cannot be read ({error}); finish a run first") from error
-    return _parse_metadata(file, described)
-
-
-def _parse_metadata(file: Path, described: str) -> dict[str, str]:
-    try:
-        return {str(name): str(value) for name, value in parse_json(described).items()}
-    except (ValueError, AttributeError) as error:
-        raise UserError(
-            f"weights: {file} describes its network in no JSON object ({error}); expected a file that a run "
-            "wrote"
-        ) from None
+    described = read_description(file)
+    weights = safetensors.torch.load_file(file)
+    return build_backbone(described.backbone, resolution or described.view.resolution, weights).eval()

@@ -11,7 +11,7 @@ the phase under way resumes exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -51,15 +51,15 @@ class FineTuning(ClassifierRecipe):
 
     name = "fine_tuning"
 
-    def __init__(self, config: ClassifierConfig, num_classes: int, cosine: bool) -> None:
+    def __init__(self, config: ClassifierConfig, classes: Sequence[str], cosine: bool) -> None:
         """Build the network; call `seed_everything` first.
 
         Args:
             config: of the phase.
-            num_classes: C.
+            classes: names of the C classes.
             cosine: let the learning rate fall to 0; else it stays.
         """
-        super().__init__(config, num_classes)
+        super().__init__(config, classes)
         self.cosine = cosine
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
@@ -92,13 +92,13 @@ class PhaseSummary:
 class Phases:
     """One command: its folder, its processes and the phases done so far."""
 
-    def __init__(self, recipe: str, config: ClassifierConfig, num_classes: int, data: str) -> None:
+    def __init__(self, recipe: str, config: ClassifierConfig, classes: Sequence[str], data: str) -> None:
         """Claim the folder and join the processes.
 
         Args:
             recipe: name of the recipe.
             config: of the command.
-            num_classes: C.
+            classes: names of the C classes of the pack.
             data: what tells the pack from others; a command that goes on must find the same, since its
                 finished phases and label tables are of that pack.
 
@@ -111,8 +111,8 @@ class Phases:
         if config.max_steps is not None:
             raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
         if config.init is not None:  # before the first phase, and not after hours of it
-            build_classifier(config.backbone, config.resolution, num_classes, config.init, config.keep_head)
-        self.config, self.num_classes, self.shared = config, num_classes, account(config)
+            build_classifier(config.backbone, config.evaluation_view, classes, config.init, config.keep_head)
+        self.config, self.classes, self.shared = config, classes, account(config)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
         self.shared.say()
         described = self.shared.describe(parse_json(to_json({**asdict(config), "pack identity": data})))
@@ -184,7 +184,7 @@ class Phases:
                 keep_checkpoints=1,
             )
             seed_everything(config.seed)
-            recipe = FineTuning(config, self.num_classes, cosine)
+            recipe = FineTuning(config, self.classes, cosine)
             loader = make_loader()
             try:
                 loop_config = config.loop_config()
@@ -200,8 +200,8 @@ class Phases:
         return summary
 
     def network(self, run: Path) -> Classifier:
-        """Load the classifier of a run onto this process's device."""
-        return find_classifier(run, self.num_classes).to(self.accelerator.device)
+        """Load the classifier of a run, which knows all classes, onto this process's device."""
+        return find_classifier(run, self.classes, every_class=True).to(self.accelerator.device)
 
     def finish(self) -> PhaseSummary:
         """Leave what the last phase trained in the command's own folder."""

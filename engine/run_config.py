@@ -26,6 +26,7 @@ from loaders.errors import UserError, check_numbers
 from loaders.json_text import parse_json
 from loaders.packs import open_pack
 from loaders.packs.leaks import check_leak
+from loaders.views.evaluation import EvaluationView
 
 RUNTIME_FIELDS = (
     "allow_leak",
@@ -135,6 +136,11 @@ class RunConfig:
                 "batch_size: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
             )
 
+    @property
+    def evaluation_view(self) -> EvaluationView:
+        """What the run is measured with, and whatever is predicted with its weights."""
+        return EvaluationView.usual(self.resolution)
+
     def loop_config(self) -> LoopConfig:
         """Return how the loop carries the run out."""
         return LoopConfig(
@@ -151,7 +157,7 @@ class RunConfig:
             progress=self.progress,
             config=parse_json(to_json(asdict(self))),
             runtime_fields=RUNTIME_FIELDS,
-            backbone_metadata={"resolution": str(self.resolution)},
+            backbone_metadata={"view": asdict(self.evaluation_view)},
         )
 
     def loader_options(self, accelerator: Accelerator) -> dict[str, Any]:

@@ -9,7 +9,6 @@ backbone.safetensors   the finished backbone alone, for transfer
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,9 +19,9 @@ import torch
 from torch import nn
 
 from engine.checkpoint import find_damage, list_checkpoints
+from engine.description import metadata_of
 from engine.distributed import on_main, rank
 from engine.files import leftovers, sync_file, to_json, write_atomic
-from engine.networks import METADATA_KEY
 from engine.weights import write_tensors
 from loaders.errors import UserError
 from loaders.json_text import parse_json
@@ -172,19 +171,15 @@ def read_run(out: Path) -> dict[str, Any]:
         raise UserError(_damage(out, error)) from None
 
 
-def save_backbone(out: Path, backbone: nn.Module, metadata: Mapping[str, str]) -> Path:
-    """Write the backbone's weights alone, with the names needed to rebuild it.
-
-    The metadata is one JSON text: safetensors writes several entries in an order that changes from process
-    to process, and equal runs should end with equal files.
+def save_backbone(out: Path, backbone: nn.Module, metadata: Mapping[str, Any]) -> Path:
+    """Write the backbone's weights alone, with what `engine.description` needs to say of it.
 
     Returns:
         `out`/backbone.safetensors, readable by `engine.networks.load_backbone`.
     """
     final = out / "backbone.safetensors"
     temporary = out / ".backbone.safetensors.tmp"
-    described = json.dumps(dict(metadata), sort_keys=True)
-    write_tensors(temporary, backbone.state_dict(), {METADATA_KEY: described})
+    write_tensors(temporary, backbone.state_dict(), metadata_of(metadata))
     temporary.replace(final)
     sync_file(out)
     return final

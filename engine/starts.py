@@ -9,10 +9,12 @@ import safetensors.torch
 from torch import nn
 
 from engine.checkpoint import find_damage, read_meta
-from engine.classifier import best_weights, load_classifier
-from engine.networks import build_backbone, load_backbone, read_metadata
+from engine.classifier import FILE_NAMES, best_weights, load_classifier
+from engine.description import read_description
+from engine.networks import build_backbone, load_backbone
 from loaders.errors import UserError
 from loaders.json_text import parse_json
+from loaders.views.evaluation import EvaluationView
 
 _PREFIXES = ("average.backbone.", "classifier.backbone.", "backbone.")
 
@@ -24,12 +26,17 @@ class Start:
     Attributes:
         path: run folder, checkpoint folder (`step-XXXXXXXX`) or .safetensors file.
         backbone: name, as `build_backbone` takes it.
-        resolution: side of the views that it was trained on.
+        view: what it was measured with.
     """
 
     path: Path
     backbone: str
-    resolution: int
+    view: EvaluationView
+
+    @property
+    def resolution(self) -> int:
+        """Side of the views that it was trained on."""
+        return self.view.resolution
 
     def load(self) -> nn.Module:
         """Build the backbone with its weights, on the CPU, in evaluation mode.
@@ -57,25 +64,20 @@ def find_start(path: Path) -> Start:
         if damage is not None:
             raise UserError(f"checkpoint {path}: {damage}; start from another one")
         config = read_meta(path).config
-        return Start(path, str(config["backbone"]), int(config["resolution"]))
-    if path.is_file():
-        described = read_metadata(path)
-    else:
-        described = _describe_run(path)
-    if not {"backbone", "resolution"} <= described.keys():
-        raise UserError(f"start: {path} does not name its backbone; expected what a run wrote")
-    return Start(path, described["backbone"], int(described["resolution"]))
+        return Start(path, str(config["backbone"]), EvaluationView.usual(int(config["resolution"])))
+    described = read_description(path if path.is_file() else _file_of_run(path))
+    return Start(path, described.backbone, described.view)
 
 
 def _is_checkpoint(path: Path) -> bool:
     return (path / "meta.json").is_file()
 
 
-def _describe_run(run: Path) -> dict[str, str]:
-    names = ("classifier-ema.safetensors", "classifier.safetensors", "backbone.safetensors")
+def _file_of_run(run: Path) -> Path:
+    names = (*FILE_NAMES.values(), "backbone.safetensors")
     found = next((run / name for name in names if (run / name).is_file()), None)
     if found is not None:
-        return read_metadata(found)
+        return found
     if list(run.glob("checkpoints/step-*")):
         raise UserError(
             f"start: the run at {run} is not finished; finish it, or give one of its checkpoints "
@@ -89,8 +91,6 @@ def _from_checkpoint(start: Start) -> nn.Module:
     for prefix in _PREFIXES:
         weights = {name[len(prefix) :]: t for name, t in saved.items() if name.startswith(prefix)}
         if weights:
-            network = start.build()
-            network.load_state_dict(weights)
-            return network.eval()
+            return build_backbone(start.backbone, start.resolution, weights).eval()
     recipe = parse_json((start.path / "meta.json").read_bytes())["recipe"]
     raise UserError(f"checkpoint {start.path}: recipe {recipe!r} keeps no backbone; give a finished run")

@@ -9,17 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-CACHE_LINE_BYTES = 64
+from loaders.kernels.memory import aligned_zeros
+
 # A loop drops a batch as soon as it has the next one; the memory of the one after it can wait for that.
 _PATIENCE_S, _POLL_S = 0.1, 0.0002
-
-
-def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return zeros that begin on a cache line: a 64-byte vector across two lines costs two accesses."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.zeros(size + CACHE_LINE_BYTES, np.uint8)
-    start = -memory.ctypes.data % CACHE_LINE_BYTES
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 class BufferPool:

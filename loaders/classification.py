@@ -12,7 +12,7 @@ from loaders.notice import tell
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.leaks import check_leak
 from loaders.packs.subsample import has_labels, training_labels
-from loaders.views import presets
+from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
 
 
@@ -138,24 +138,23 @@ def build_semi_loader(
 
 
 def build_pool_loader(
-    pack: Pack, splits: tuple[str, ...], resolution: int, backend: BackendName, **options: Any
+    pack: Pack, splits: tuple[str, ...], view: EvaluationView, backend: BackendName, **options: Any
 ) -> EpochLoader:
     """Build an evaluation loader of all images of some splits, such as those to predict labels for.
 
     Args:
         pack: the pack.
         splits: names of the splits.
-        resolution: side of the views.
+        view: of the network that will see them.
         backend: see `build_loader`.
         options: see `build_loader`; `batch_size` is replaced by one for evaluation.
     """
     options["batch_size"] = 256 * int(options.get("num_ranks", 1))
-    views = (presets.evaluation(resolution),)
-    return build_loader(pack.pool(splits), views, mode="eval", backend=backend, **options)
+    return build_loader(pack.pool(splits), (view.policy(),), mode="eval", backend=backend, **options)
 
 
 def build_test_loader(
-    pack: Pack, split: str, resolution: int, backend: BackendName, **options: Any
+    pack: Pack, split: str, view: EvaluationView, backend: BackendName, **options: Any
 ) -> EpochLoader | None:
     """Build an evaluation loader of a labelled split; None where its name is empty; see above."""
-    return build_pool_loader(pack, (split,), resolution, backend, **options) if split else None
+    return build_pool_loader(pack, (split,), view, backend, **options) if split else None

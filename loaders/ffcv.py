@@ -26,9 +26,9 @@ from loaders.backends.ffcv_operations import import_ffcv, iterate, operations
 from loaders.backends.work import UNLABELED, Crew, Request, Work
 from loaders.build import check_views
 from loaders.checks import check_whole
+from loaders.kernels.encodings import ENCODING_RAW
 from loaders.options import MAX_SEED, BadImages, DTypeName, LoaderOptions
 from loaders.packs import Split
-from loaders.packs.columns import ENCODING_RAW
 from loaders.views.policy import ViewPolicy
 
 __all__ = ["EpochOrder", "fused_views", "import_ffcv", "iterate"]

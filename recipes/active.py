@@ -42,10 +42,11 @@ from numpy.typing import NDArray
 from engine.active import k_centre, margins, random_choice, smallest, smallest_per_cluster
 from engine.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.classifier import Classifier, find_classifier
-from engine.clusters import kmeans, normalise
+from engine.clusters import kmeans
 from engine.distributed import refuse_ranks
 from engine.evaluate import extract_features
 from engine.files import check_folder, write_atomic
+from engine.networks import resized
 from engine.predict import predict
 from engine.run_config import Loading, LoadingOptions
 from engine.starts import find_start
@@ -57,7 +58,7 @@ from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels import MAX_CYCLE
 from loaders.packs.leaks import shared_rows
 from loaders.packs.subsample import has_labels, training_labels
-from loaders.views import presets
+from loaders.views.evaluation import EvaluationView
 
 Strategy = Literal["cluster_margin", "margin", "k_centre", "random"]
 COLUMNS = ("row", "key", "cluster", "margin", "guess", "label")
@@ -165,7 +166,8 @@ class Candidates:
         self.config, self.device = config, "cuda" if torch.cuda.is_available() else "cpu"
         self.classifier: Classifier | None = None
         if config.run is not None:
-            self.classifier = find_classifier(config.run, len(pack.classes)).to(self.device)
+            network = find_classifier(config.run, pack.classes)
+            self.classifier = network.at(config.resolution or network.resolution).to(self.device)
         self.start = None if config.init is None else find_start(config.init)
         known = known_labels(config, pack)
         self.open = open_images(config, pack, known)
@@ -185,7 +187,7 @@ class Candidates:
         """
         if self.classifier is None:
             return None
-        with self.loader(self.open, self.classifier.resolution) as loader:
+        with self.loader(self.open, self.classifier.view) as loader:
             parts = list(predict(self.classifier, loader, self.device, self.config.out))
         rows, probabilities = [p.index for p in parts], [p.probabilities for p in parts]
         return torch.cat(rows).numpy(), torch.cat(probabilities).numpy()
@@ -193,21 +195,22 @@ class Candidates:
     def features(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the rows of a split that can be read, int64 [N], and their features, float32 [N, D]."""
         if self.start is not None:
-            backbone, resolution = self.start.load().to(self.device), self.start.resolution
+            view = self.start.view.at(self.config.resolution or self.start.resolution)
+            backbone = resized(self.start.load(), self.start.backbone, view.resolution)
         else:
             assert self.classifier is not None
-            backbone, resolution = self.classifier.backbone, self.classifier.resolution
-        with self.loader(split, resolution) as loader:
-            found = extract_features(backbone, loader, self.device, self.config.out)
+            backbone, view = self.classifier.backbone, self.classifier.view
+        with self.loader(split, view) as loader:
+            found = extract_features(backbone.to(self.device), loader, self.device, self.config.out)
         return found.index.numpy(), found.h.numpy()
 
     @contextmanager
-    def loader(self, split: Split, resolution: int) -> Iterator[EpochLoader]:
-        """Open an evaluation loader of some images, and close it."""
+    def loader(self, split: Split, view: EvaluationView) -> Iterator[EpochLoader]:
+        """Open a loader of some images as a network is shown them, and close it."""
         config = self.config
         loader = build_loader(
             split,
-            views=(presets.evaluation(config.resolution or resolution),),
+            views=(view.policy(),),
             batch_size=config.batch_size,
             mode="eval",
             backend=config.backend,
@@ -261,7 +264,7 @@ def choose(config: Config, pack: Pack) -> Request:
         probabilities = predicted[1]
         margin, guess, confidence = margins(probabilities), probabilities.argmax(1), probabilities.max(1)
     if config.strategy == "cluster_margin":
-        cluster = kmeans(normalise(features), config.clusters, config.seed).assignment
+        cluster = kmeans(features, config.clusters, config.seed, spherical=True).assignment
         chosen = smallest_per_cluster(margin, cluster, config.clusters, config.per_cluster)
     elif config.strategy == "margin":
         chosen = smallest(margin, budget)

@@ -16,7 +16,8 @@ import engine  # noqa: F401 - first of all: it says how OpenMP waits, before tor
 # isort: split
 import csv
 import io
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.classification_report import (
@@ -33,7 +34,7 @@ from engine.classification_report import (
     draw_confusion,
     draw_reliability,
 )
-from engine.classifier import Weights, find_classifier
+from engine.classifier import Classifier, Weights, find_classifier
 from engine.distributed import refuse_ranks
 from engine.files import check_folder, to_json, write_atomic
 from engine.leaks import Account, check_run
@@ -42,8 +43,9 @@ from engine.report.figures import save_picture
 from engine.run_config import Loading, LoadingOptions
 from loaders import BackendName, build_loader, open_pack
 from loaders.errors import UserError, check_numbers, run_command
+from loaders.notice import tell
 from loaders.packs import Pack
-from loaders.views import presets
+from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
 
 RESULT_NAME = "classification.json"
@@ -69,8 +71,9 @@ class Config:
     """Sides of the views in pixels; that of the training by default. Report: 96 144 192."""
     flips: bool = False
     """Also mirror every view left to right."""
-    crop: float = 1.0
-    """Share of the short side that the views show; 0.875 is usual on ImageNet."""
+    crop: float | None = None
+    """Share of the short side that the views show; that of the training's own measurement by default: all
+    below 128 pixels, 0.875 from there on."""
     predictions: bool = True
     """Write predictions.csv and predictions.npz."""
     batch_size: int = 256
@@ -85,7 +88,7 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse views that show nothing."""
         check_numbers(self, ("sizes", "crop", "batch_size", "num_threads", "timeout_s"))
-        if self.crop > 1.0:
+        if self.crop is not None and self.crop > 1.0:
             raise UserError(f"crop: expected a share of the short side up to 1, found {self.crop}; lower it")
 
 
@@ -98,12 +101,14 @@ class Evaluated:
         by_view: float32 [V, N, C], probabilities of each view.
         labels: int64 [N], -1 where there is none.
         index: int64 [N], rows of the pack.
+        classes: names of the C classes: the pack's, or the classifier's where the pack names none.
     """
 
     views: tuple[str, ...]
     by_view: Tensor
     labels: Tensor
     index: Tensor
+    classes: tuple[str, ...]
 
     @property
     def probabilities(self) -> Tensor:
@@ -117,21 +122,41 @@ class Evaluated:
         return classification_report(probabilities[known], self.labels[known])
 
 
-def make_views(config: Config, resolution: int) -> dict[str, ViewPolicy]:
-    """Return the views of the test-time augmentation, by name."""
+class BySide(nn.Module):
+    """One classifier for views of several sides: each takes the network of its own."""
+
+    def __init__(self, network: Classifier, sides: Iterable[int]) -> None:
+        """Fit the network to every side; a copy is made where it has parts of one resolution.
+
+        Raises:
+            UserError: a side that its backbone cannot take.
+        """
+        super().__init__()
+        self.of_side = nn.ModuleDict({str(side): network.at(side) for side in sides})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to logits [B, C]."""
+        logits: Tensor = self.of_side[str(x.shape[-1])](x)
+        return logits
+
+
+def make_views(config: Config, usual: EvaluationView) -> dict[str, ViewPolicy]:
+    """Return the views of the test-time augmentation, by name; `usual` is that of the training."""
     views = {}
-    for size in dict.fromkeys(config.sizes or (resolution,)):
-        views[f"{size}"] = presets.evaluation(size, config.crop)
+    for size in dict.fromkeys(config.sizes or (usual.resolution,)):
+        view = replace(usual, resolution=size, crop=config.crop or usual.crop)
+        views[f"{size}"] = view.policy()
         if config.flips:
-            views[f"{size} flipped"] = presets.mirrored(size, config.crop)
+            views[f"{size} flipped"] = view.policy(mirrored=True)
     return views
 
 
 def predict_split(config: Config, pack: Pack) -> Evaluated:
     """Predict every image of the split in every view; each is decoded once for all views."""
-    network = find_classifier(config.run, len(pack.classes), config.weights)
+    network = find_classifier(config.run, pack.classes or None, config.weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    views = make_views(config, network.resolution)
+    views = make_views(config, network.view)
+    by_side = BySide(network, {view.resolution for view in views.values()})
     loader = build_loader(
         pack.split(config.split),
         views=tuple(views.values()),
@@ -144,7 +169,7 @@ def predict_split(config: Config, pack: Pack) -> Evaluated:
         **asdict(config.loading),
     )
     try:
-        parts = list(predict(network.to(device), loader, device, config.out))
+        parts = list(predict(by_side.to(device), loader, device, config.out))
     finally:
         loader.close()
     return Evaluated(
@@ -152,6 +177,7 @@ def predict_split(config: Config, pack: Pack) -> Evaluated:
         torch.cat([part.by_view for part in parts], 1),
         torch.cat([part.labels for part in parts]),
         torch.cat([part.index for part in parts]),
+        network.classes,
     )
 
 
@@ -163,8 +189,8 @@ def write_predictions(out: Path, pack: Pack, evaluated: Evaluated) -> None:
     writer.writerow(("row", "key", "label", "guess", "confidence"))
     columns = (evaluated.index, evaluated.labels, guess, confidence)
     for row, label, best, sure in zip(*(column.tolist() for column in columns), strict=True):
-        name = pack.classes[label] if label >= 0 else ""
-        writer.writerow((row, pack.key(row), name, pack.classes[best], f"{sure:.6f}"))
+        name = evaluated.classes[label] if label >= 0 else ""
+        writer.writerow((row, pack.key(row), name, evaluated.classes[best], f"{sure:.6f}"))
     write_atomic(out / "predictions.csv", text.getvalue().encode())
     arrays = io.BytesIO()
     np.savez_compressed(
@@ -197,7 +223,10 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Accou
     for name, counts in zip(pack.classes, report.confusion.tolist(), strict=True):
         writer.writerow((name, *counts))
     write_atomic(config.out / "confusion.csv", text.getvalue().encode())
-    save_picture(config.out / "confusion.png", draw_confusion(report.confusion, pack.classes))
+    confusion = draw_confusion(report.confusion, pack.classes)
+    save_picture(config.out / "confusion.png", confusion)
+    if confusion.caption:  # names that no font here draws
+        tell(f"confusion.png: {confusion.caption}")
     save_picture(config.out / "calibration.png", draw_reliability(report.reliability))
     return report
 

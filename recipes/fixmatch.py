@@ -20,6 +20,7 @@ from __future__ import annotations
 import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
 
 # isort: split
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,9 +95,9 @@ class FixMatch(ClassifierRecipe):
 
     name = "fixmatch"
 
-    def __init__(self, config: Config, num_classes: int) -> None:
+    def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the networks; call `seed_everything` first."""
-        super().__init__(config, num_classes, average=config.ema_statistics, nesterov=config.momentum > 0.0)
+        super().__init__(config, classes, average=config.ema_statistics, nesterov=config.momentum > 0.0)
         self.config = config
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
@@ -132,7 +133,7 @@ def run(config: Config) -> ClassifierSummary:
     weak_view = presets.weak(config.resolution, config.flip_p)
     return run_classifier(
         config,
-        lambda: FixMatch(config, len(pack.classes)),
+        lambda: FixMatch(config, pack.classes),
         lambda options: build_semi_loader(
             pack,
             labels,
@@ -145,7 +146,7 @@ def run(config: Config) -> ClassifierSummary:
             **options,
         ),
         lambda options: build_test_loader(
-            pack, config.test_split, config.resolution, config.backend, **options
+            pack, config.test_split, config.evaluation_view, config.backend, **options
         ),
     )
 

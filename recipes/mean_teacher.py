@@ -14,7 +14,7 @@ from __future__ import annotations
 import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
 
 # isort: split
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,10 +89,10 @@ class MeanTeacher(ClassifierRecipe):
 
     name = "mean_teacher"
 
-    def __init__(self, config: Config, num_classes: int) -> None:
+    def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the networks; call `seed_everything` first."""
         nesterov = config.momentum > 0.0
-        super().__init__(config, num_classes, average="own", nesterov=nesterov, decay_vectors=True)
+        super().__init__(config, classes, average="own", nesterov=nesterov, decay_vectors=True)
         self.config = config
         self.ramp_steps = 0
 
@@ -134,7 +134,7 @@ def run(config: Config) -> ClassifierSummary:
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
     return run_classifier(
         config,
-        lambda: MeanTeacher(config, len(pack.classes)),
+        lambda: MeanTeacher(config, pack.classes),
         lambda options: build_semi_loader(
             pack,
             labels,
@@ -146,7 +146,7 @@ def run(config: Config) -> ClassifierSummary:
             **options,
         ),
         lambda options: build_test_loader(
-            pack, config.test_split, config.resolution, config.backend, **options
+            pack, config.test_split, config.evaluation_view, config.backend, **options
         ),
     )
 

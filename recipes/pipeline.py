@@ -346,8 +346,8 @@ def pseudo_labels(chain: Chain) -> Path:
     options = {"device": device, "num_threads": config.num_threads, "channels_last": True}
     options |= asdict(config.loading)
     splits = (config.unlabeled_split,)
-    loader = build_pool_loader(pack, splits, config.resolution, config.backend, **options)
-    network = find_classifier(chain.best, len(pack.classes)).to(device)
+    network = find_classifier(chain.best, pack.classes, every_class=True).to(device)
+    loader = build_pool_loader(pack, splits, network.view, config.backend, **options)
     try:
         per_class = config.fixmatch.pseudo_per_class
         selection = self_training.select_balanced(

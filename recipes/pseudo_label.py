@@ -20,7 +20,7 @@ from __future__ import annotations
 import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
 
 # isort: split
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -110,9 +110,9 @@ class Classical(ClassifierRecipe):
 
     name = "pseudo_label"
 
-    def __init__(self, config: Config, num_classes: int) -> None:
+    def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the network; call `seed_everything` first."""
-        super().__init__(config, num_classes)
+        super().__init__(config, classes)
         self.config = config
         self.steps_per_epoch = 1
 
@@ -146,12 +146,12 @@ def run_classical(config: Config, pack: Pack) -> ClassifierSummary:
     view = (presets.weak(config.resolution, config.flip_p),)
     return run_classifier(
         config,
-        lambda: Classical(config, len(pack.classes)),
+        lambda: Classical(config, pack.classes),
         lambda options: build_semi_loader(
             pack, labels, config.unlabeled_splits, view, view, mu=config.mu, backend=config.backend, **options
         ),
         lambda options: build_test_loader(
-            pack, config.test_split, config.resolution, config.backend, **options
+            pack, config.test_split, config.evaluation_view, config.backend, **options
         ),
     )
 
@@ -162,7 +162,7 @@ class Labeller:
     def __init__(self, config: Config, pack: Pack, phases: Phases) -> None:
         """Open the loaders that all cycles share."""
         self.config, self.pack, self.phases = config, pack, phases
-        common = (config.resolution, config.backend)
+        common = (config.evaluation_view, config.backend)
         test_loader = build_test_loader(pack, config.test_split, *common, **phases.options)
         self.test_loader = phases.keep(test_loader)
         pool_loader = build_pool_loader(pack, config.unlabeled_splits, *common, **phases.options)
@@ -233,7 +233,7 @@ def run_cycles(config: Config, pack: Pack) -> list[PhaseSummary]:
         "permanent": run_permanent,
         "local": run_local,
     }
-    with Phases(Classical.name, config, len(pack.classes), pack_fingerprint(pack)) as phases:
+    with Phases(Classical.name, config, pack.classes, pack_fingerprint(pack)) as phases:
         algorithms[config.mode](config, true_labels, Labeller(config, pack, phases))
         phases.finish()
         return phases.done

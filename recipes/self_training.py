@@ -55,6 +55,7 @@ from loaders.errors import UserError, run_command
 from loaders.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
+from loaders.views.evaluation import EvaluationView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +114,16 @@ class Rounds:
         """Open the loaders."""
         self.config, self.pack, self.phases = config, pack, phases
         self.views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
-        common = (config.resolution, config.backend)
-        test_loader = build_test_loader(pack, config.test_split, *common, **phases.options)
+        view, backend = config.evaluation_view, config.backend
+        test_loader = build_test_loader(pack, config.test_split, view, backend, **phases.options)
         self.test_loader = phases.keep(test_loader)
-        pool_loader = build_pool_loader(pack, config.unlabeled_splits, *common, **phases.options)
-        self.pool_loader = phases.keep(pool_loader)
+        self.pool_loader = self.pool(view)
+
+    def pool(self, view: EvaluationView) -> Loader[Batch]:
+        """Open a loader of the unlabelled images."""
+        splits, backend = self.config.unlabeled_splits, self.config.backend
+        loader = build_pool_loader(self.pack, splits, view, backend, **self.phases.options)
+        return self.phases.keep(loader)
 
     def fine_tune(self, name: str, labels: LabelTable, init: Path | None, epochs: int) -> Path:
         """Train on a label table, the classifier layer from random weights; return the phase's folder."""
@@ -134,8 +140,9 @@ class Rounds:
         """Predict all unlabelled images by a run's classifier; keep the largest P and a quarter more."""
         most, network = max(self.config.per_class), self.phases.network(run)
         device = self.phases.accelerator.device
-        top_k, out = self.config.top_k, self.config.out
-        return select_balanced(network, self.pool_loader, device, top_k, most + most // 4, out)
+        top_k, out, view = self.config.top_k, self.config.out, self.config.evaluation_view
+        loader = self.pool_loader if network.view == view else self.pool(network.view)  # that of --init
+        return select_balanced(network, loader, device, top_k, most + most // 4, out)
 
     def label(self, run: Path, cycle: int) -> LabelTable:
         """Select the round's pseudo-labels; table, counts and plot are kept on disk."""
@@ -228,7 +235,7 @@ def run(config: Config) -> list[PhaseSummary]:
     """Run all rounds and leave the last classifier in the command's folder."""
     pack = open_pack(config.pack)
     true_labels = chosen_labels(pack, config)
-    with Phases("self_training", config, len(pack.classes), pack_fingerprint(pack)) as phases:
+    with Phases("self_training", config, pack.classes, pack_fingerprint(pack)) as phases:
         run_rounds(config, true_labels, Rounds(config, pack, phases))
         phases.finish()
         return phases.done

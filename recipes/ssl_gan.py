@@ -21,6 +21,7 @@ import engine  # noqa: F401 - first of all: it says how OpenMP waits, before tor
 
 # isort: split
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,9 +111,9 @@ class SslGan(ClassifierRecipe):
     std: Tensor
     real_spread: Tensor
 
-    def __init__(self, config: Config, num_classes: int) -> None:
+    def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the networks; call `seed_everything` first."""
-        super().__init__(config, num_classes, average="average")
+        super().__init__(config, classes, average="average")
         self.config = config
         for network in (self.classifier, self.average):
             assert network is not None
@@ -216,12 +217,12 @@ def run(config: Config) -> ClassifierSummary:
     view = (presets.weak(config.resolution, config.flip_p),)
     return run_classifier(
         config,
-        lambda: SslGan(config, len(pack.classes)),
+        lambda: SslGan(config, pack.classes),
         lambda options: build_semi_loader(
             pack, labels, config.unlabeled_splits, view, view, mu=config.mu, backend=config.backend, **options
         ),
         lambda options: build_test_loader(
-            pack, config.test_split, config.resolution, config.backend, **options
+            pack, config.test_split, config.evaluation_view, config.backend, **options
         ),
     )
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
 
 # isort: split
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tyro
@@ -90,9 +91,9 @@ class Supervised(ClassifierRecipe):
 
     name = "supervised"
 
-    def __init__(self, config: Config, num_classes: int) -> None:
+    def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the network; call `seed_everything` first."""
-        super().__init__(config, num_classes, average=None if config.ema_decay is None else "average")
+        super().__init__(config, classes, average=None if config.ema_decay is None else "average")
         self.config = config
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
@@ -122,10 +123,10 @@ def run(config: Config) -> ClassifierSummary:
     views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
     return run_classifier(
         config,
-        lambda: Supervised(config, len(pack.classes)),
+        lambda: Supervised(config, pack.classes),
         lambda options: build_labeled_loader(pack, labels, views, backend=config.backend, **options),
         lambda options: build_test_loader(
-            pack, config.test_split, config.resolution, config.backend, **options
+            pack, config.test_split, config.evaluation_view, config.backend, **options
         ),
     )
 

@@ -260,7 +260,7 @@ class Session:
 
     def in_order(self, split: Split, labels: LabelTable | None = None) -> Loader[Batch]:
         """Build a loader of this rank's part of a split, without augmentation; its true labels by default."""
-        views, size = (presets.evaluation(self.start.resolution),), 256 * self.accelerator.num_processes
+        views, size = (self.start.view.policy(),), 256 * self.accelerator.num_processes
         return build_loader(split, views, size, mode="eval", labels=labels, **self.options)
 
     def augmented(self, job: _Job) -> Loader[Batch]:
@@ -282,7 +282,7 @@ class Session:
             keep_checkpoints=1,
             progress=False,
             config=self.description(job, tuning),
-            backbone_metadata={"resolution": str(self.start.resolution)},
+            backbone_metadata={"view": asdict(self.start.view)},
         )
 
     def description(self, job: _Job, tuning: FineTuning) -> dict[str, Any]:

@@ -10,6 +10,11 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from loaders.cache_folder import cache_folder
+
+# Where `make setup` keeps compiled kernels, whatever cache a test sets up for all else.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder().parent))
+
 import hypothesis
 import pytest
 

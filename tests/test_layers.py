@@ -9,7 +9,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "loaders": {"loaders"},
-    "engine": {"engine", "loaders.batch", "loaders.errors", "loaders.json_text", "loaders.locks"},
+    "engine": {
+        "engine",
+        "loaders.batch",
+        "loaders.errors",
+        "loaders.json_text",
+        "loaders.locks",
+        "loaders.views.evaluation",
+    },
     "recipes": {"loaders", "engine"},
     "tools": {
         "loaders",

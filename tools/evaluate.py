@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import nn
 
 from engine.bad_rows import describe_bad_rows, forget_bad_rows
+from engine.description import read_description
 from engine.distributed import seed_everything
 from engine.evaluate import Features, extract_features, topk_accuracy
 from engine.evaluation import EVALUATION_NAME, Evaluation, FrozenAccuracy, write_evaluation
@@ -35,7 +36,7 @@ from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Pack
 from loaders.packs.leaks import check_leak
 from loaders.packs.subsample import few_labels, has_labels, subsample_per_class, tell_scarce
-from loaders.views import presets
+from loaders.views.evaluation import EvaluationView
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,12 @@ class Config:
 
 
 def features_of(
-    config: Config, pack: Pack, split: str, resolution: int, backbone: nn.Module, per_class: int | None = None
+    config: Config,
+    pack: Pack,
+    split: str,
+    view: EvaluationView,
+    backbone: nn.Module,
+    per_class: int | None = None,
 ) -> Features:
     """Return the representations of the labelled images of a split, or of `per_class` of each class."""
     device = next(backbone.parameters()).device
@@ -99,7 +105,7 @@ def features_of(
         images = images.take(subsample_per_class(known, per_class, seed=0))
     loader = build_loader(
         images,
-        views=(presets.evaluation(resolution),),
+        views=(view.policy(),),
         batch_size=config.batch_size,
         mode="eval",
         backend=config.backend,
@@ -115,10 +121,12 @@ def features_of(
     return features
 
 
-def measure(config: Config, pack: Pack, name: str, resolution: int, backbone: nn.Module) -> FrozenAccuracy:
+def measure(
+    config: Config, pack: Pack, name: str, view: EvaluationView, backbone: nn.Module
+) -> FrozenAccuracy:
     """Measure one backbone."""
-    bank = features_of(config, pack, config.train_split, resolution, backbone, config.labels_per_class)
-    query = features_of(config, pack, config.test_split, resolution, backbone)
+    bank = features_of(config, pack, config.train_split, view, backbone, config.labels_per_class)
+    query = features_of(config, pack, config.test_split, view, backbone)
     num_classes = len(pack.classes)
     if not 1 <= config.neighbours <= len(bank.labels):
         raise UserError(
@@ -156,25 +164,20 @@ def account(config: Config, pack: Pack) -> Account:
 
 def evaluate(config: Config) -> Evaluation:
     """Measure a run's backbone, and an untrained one where asked, and write evaluation.json."""
-    trained = read_run(config.run)
-    backbone_name, resolution = (trained["config"].get(name) for name in ("backbone", "resolution"))
-    if not isinstance(backbone_name, str) or not isinstance(resolution, int):
-        raise UserError(
-            f"run folder: expected backbone and resolution in {config.run / 'config.json'}, found "
-            f"{backbone_name!r} and {resolution!r}; give a run that trained one backbone"
-        )
+    recipe, described = read_run(config.run)["recipe"], read_description(config.run / "backbone.safetensors")
+    view, name = described.view, described.backbone
     pack = open_pack(config.pack)
     shared = account(config, pack)
     shared.say()
     forget_bad_rows(config.out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = [measure(config, pack, trained["recipe"], resolution, load_backbone(config.run).to(device))]
+    rows = [measure(config, pack, recipe, view, load_backbone(config.run).to(device))]
     if config.untrained:
         seed_everything(config.untrained_seed)
-        untrained = build_backbone(backbone_name, resolution).to(device)
-        rows.append(measure(config, pack, "untrained", resolution, untrained))
-    described = {**asdict(config), "backbone": backbone_name, "resolution": resolution}
-    evaluation = Evaluation(tuple(rows), shared.describe(described))
+        untrained = build_backbone(name, view.resolution).to(device)
+        rows.append(measure(config, pack, "untrained", view, untrained))
+    measured_with = {**asdict(config), "backbone": name, "resolution": view.resolution}
+    evaluation = Evaluation(tuple(rows), shared.describe(measured_with))
     write_evaluation(config.run, evaluation)
     return evaluation
 

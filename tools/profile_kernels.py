@@ -24,8 +24,8 @@ from rich.table import Table
 from sklearn.datasets import load_sample_images
 
 from loaders.backends.decode import Decoder, EncodedRows
-from loaders.buffers import aligned_zeros
 from loaders.errors import UserError, run_command
+from loaders.kernels.memory import aligned_zeros
 from loaders.kernels.views.render import make_scratch, render_chunk
 from loaders.kernels.views.resample import table_taps
 from loaders.views import presets

@@ -29,8 +29,9 @@ from engine.files import check_file, write_atomic
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.checks import check_whole
 from loaders.errors import UserError, check_numbers, run_command
+from loaders.kernels.views import codes
 from loaders.packs import Split
-from loaders.views import codes, presets
+from loaders.views import presets
 from loaders.views.draw import ViewParameters, draw
 from loaders.views.policy import ViewPolicy
 from tools.views.oracle import torchvision_view

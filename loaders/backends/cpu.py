@@ -7,12 +7,10 @@ batch's memory.
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -33,13 +31,12 @@ from loaders.backends.decode import (
 from loaders.backends.work import Renderer, Request, Work, refuse_remote
 from loaders.batch import Batch
 from loaders.buffers import BufferPool
-from loaders.compile_beside import compiled_beside
 from loaders.errors import BadImageError, LoaderError, UserError
-from loaders.kernels.jpeg.decode import decode_all
+from loaders.kernels.cache import first_use
 from loaders.kernels.views.render import Scratch, make_scratch, render_chunk
 from loaders.kernels.views.resample import table_taps
 from loaders.options import DTypeName
-from loaders.packs.stored.crc32 import crc32_all
+from loaders.packs.checksum import crc32_all
 from loaders.views.draw import ViewParameters, draw
 from loaders.views.policy import Standardize, ViewPolicy
 
@@ -151,8 +148,7 @@ class CpuRenderer(Renderer):
         self._local = threading.local()
         self._pools: dict[tuple[int, int], BufferPool] = {}
         self._gains = [_normalization(view, self._dtype) for view in work.views]
-        with _without_garbage_collection():  # a tenth of the time that it takes to compile
-            self._compile()
+        self._compile()
 
     def submit(self, request: Request) -> PendingBatch:
         """Begin a batch."""
@@ -296,7 +292,7 @@ class CpuRenderer(Renderer):
         """Mark those of `rows`, which begin at row `first` of a job, whose bytes are not as in the index."""
         if self._crc32 is not None:
             numbers = job.rows[first : first + len(rows.sizes)]
-            rows.whole[:] = crc32_all(rows.addresses, rows.sizes) == self._crc32[numbers]
+            rows.whole[:] = crc32_all(rows.addresses, rows.sizes, rows.keep) == self._crc32[numbers]
 
     def _replace(self, job: _Job, i: int, at: int, worker: _Worker, reason: str) -> NDArray[np.int64]:
         """Put the next readable row of the split in place of row i of the job, which begins at byte `at`.
@@ -344,21 +340,17 @@ class CpuRenderer(Renderer):
         """Compile the kernels or load them, lest a first batch on a busy machine run into its time limit."""
         nothing = np.empty(0, np.int64)
         planes = np.zeros(1, np.uint8)
-        with compiled_beside(decode_all, decode_nothing):
-            for number, view in enumerate(self.work.views):
+        work = self.work
+        kinds = {type(one).__name__ for view in work.views for one in (view.geometry, *view.operations)}
+        with first_use("decoding", f"views as {self._dtype}", *sorted(kinds)):
+            decode_nothing()
+            for number, view in enumerate(work.views):
                 p = draw(
-                    view,
-                    self.work.options.seed,
-                    nothing,
-                    nothing,
-                    self.work.first_view + number,
-                    nothing,
-                    nothing,
+                    view, work.options.seed, nothing, nothing, work.first_view + number, nothing, nothing
                 )
                 out = np.empty((0, 3 * view.resolution**2), self._dtype)
                 regions = np.empty((0, 4), np.int64)
                 self._render_view(number, p, planes, nothing, regions, make_scratch(1, 1, 1), out)
-        decode_nothing()
 
     def _scratch(self, worker: _Worker, number: int, boxes: NDArray[np.float64], width: int) -> Scratch:
         view = self.work.views[number]
@@ -368,17 +360,6 @@ class CpuRenderer(Renderer):
             taps, width = (taps, width) if held is None else (max(held[0], taps), max(held[1], width))
             held = worker.scratch[number] = (taps, width, make_scratch(view.resolution, taps, width))
         return held[2]
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

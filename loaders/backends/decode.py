@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
+from loaders.kernels.jpeg.baseline import make_baseline, sample_bytes, scan_bytes
 from loaders.kernels.jpeg.decode import (
     AHEAD,
     FOUND_ALTERED,
@@ -18,9 +20,7 @@ from loaders.kernels.jpeg.decode import (
     FOUND_SIZE,
     decode_all,
 )
-from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
-from loaders.packs.stored.baseline import make_baseline, sample_bytes, scan_bytes
-from loaders.turbojpeg import Decompressor
+from loaders.kernels.jpeg.turbojpeg import Decompressor
 
 SMALL_BYTES = 64 << 10  # of a JPEG that is copied before it is decoded
 SLACK = 64  # bytes that vector loads may read behind an image

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
@@ -11,9 +9,9 @@ from numpy.typing import NDArray
 from loaders.backends.cpu import MAX_REPLACEMENTS
 from loaders.backends.work import Work
 from loaders.errors import BadImageError, LoaderError, UserError
+from loaders.kernels.encodings import ENCODING_RAW
 from loaders.packs import Split
-from loaders.packs.columns import ENCODING_RAW
-from loaders.packs.stored.crc32 import crc32_all
+from loaders.packs.checksum import crc32, crc32_all
 
 
 def are_pixels(split: Split) -> bool:
@@ -109,10 +107,9 @@ class VerifiedRows:
             doubtful: list[int] = np.flatnonzero(~self._is_good[rows]).tolist()
             return doubtful
         try:
-            addresses, sizes, _maps = self._split.pack.locate(rows)
+            changed = crc32_all(*self._split.pack.locate(rows)) != self._crc32[rows]
         except UserError:  # a shard that is cut or not there: whose rows these are, each says itself
             return list(range(len(rows)))
-        changed = crc32_all(addresses, sizes) != self._crc32[rows]
         known = np.isin(rows, list(self.bad_rows))  # whatever their bytes
         found: list[int] = np.flatnonzero(changed | known).tolist()
         return found
@@ -146,7 +143,7 @@ class VerifiedRows:
         except UserError as error:
             self._note(row, str(error))
             return False
-        if zlib.crc32(data.data) != self._crc32.item(row):
+        if crc32(data.data) != self._crc32.item(row):
             self._note(row, "its bytes differ from the CRC-32 in the index")
             return False
         self._is_good[row] = True

@@ -1,34 +1,63 @@
-"""Loads of several bytes at once, and the few functions of the C library that kernels call."""
+"""Memory for kernels: aligned arrays, words of bytes, memory that has no array, and C functions by name."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
-from numba.np.arrayobj import populate_array
+from numpy.typing import DTypeLike, NDArray
 
-from loaders.compiler import EntryCompiler, KernelCompiler, PartCompiler
+CACHE_LINE_BYTES = 64
+_I64 = ir.IntType(64)
 
-# `_nrt` off: kernels allocate nothing, so that slices need no reference counting.
-_OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False, "no_cfunc_wrapper": True}
-kernel = njit(**_OPTIONS, cache=True, pipeline_class=KernelCompiler)
 
-# For those that Python calls by way of `loaders.packs.stored`, which keeps them on disk. Parts are not kept:
-# numba would not notice that another file, of which they are made, has changed.
-entry = njit(**_OPTIONS, no_cpython_wrapper=True, pipeline_class=EntryCompiler)  # type: ignore[call-overload]
+def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return zeros that begin on a cache line: a 64-byte vector across two lines costs two accesses."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + CACHE_LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE_BYTES
+    return memory[start : start + size].view(dtype).reshape(shape)
 
-# For those that kernels alone call; a call from Python would end the process.
-inner = njit(**_OPTIONS, no_cpython_wrapper=True, pipeline_class=PartCompiler)  # type: ignore[call-overload]
 
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array as one that cannot be written, so that a kernel is compiled for one kind of it."""
+    array = array.view()
+    array.flags.writeable = False
+    return array
 
-# Called by name, so that compiled code can be kept on disk. `open` takes no mode: nothing is created.
-open_file = types.ExternalFunction("open", types.int32(types.uintp, types.int32))
-read_file = types.ExternalFunction("read", types.intp(types.int32, types.uintp, types.uintp))
-copy_bytes = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
-close_file = types.ExternalFunction("close", types.int32(types.int32))
+
+def c_function(name: str, returned: Any, *taken: Any) -> Any:
+    """Return a C function for kernels to call; found by name, so that they can be kept on disk.
+
+    Args:
+        name: of a function of this process, or of a library that llvmlite has loaded for good.
+        returned: its type; numba's.
+        taken: types of its arguments.
+    """
+
+    def declare(typing_context: Any, *arguments: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = [context.get_value_type(kind) for kind in (returned, *taken)]
+            return builder.call(declared(builder.module, name, ir.FunctionType(kinds[0], kinds[1:])), args)
+
+        return returned(*taken), generate
+
+    names = ["typing_context", *(f"argument{i}" for i in range(len(taken)))]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    declare.__signature__ = inspect.Signature([inspect.Parameter(one, kind) for one in names])  # type: ignore[attr-defined]
+    return intrinsic(declare)
+
+
+def declared(module: ir.Module, name: str, kind: ir.FunctionType) -> Any:
+    """Return the declaration of a function in an LLVM module, added where it is missing."""
+    try:
+        return module.get_global(name)
+    except KeyError:
+        return ir.Function(module, kind, name)
 
 
 @intrinsic
@@ -38,29 +67,25 @@ def bytes_at(typing_context: Any, address: Any, size: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array = context.make_array(kind)(context, builder)
-        one, data = context.get_constant(types.intp, 1), builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-        populate_array(array, data, [args[1]], [one], one, None)
+        one = ir.Constant(_I64, 1)
+        array.data = builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+        array.nitems, array.itemsize = args[1], one
+        array.shape, array.strides = (
+            builder.insert_value(ir.Constant(ir.ArrayType(_I64, 1), ir.Undefined), value, 0)
+            for value in (args[1], one)
+        )
+        array.meminfo, array.parent = (
+            ir.Constant(owner.type, None) for owner in (array.meminfo, array.parent)
+        )
         return array._getvalue()
 
     return kind(types.uintp, types.intp), generate
 
 
-def _load(context: Any, builder: Any, array_type: Any, array: Any, at: Any, kind: Any) -> Any:
+def _word(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
+    """Return a pointer to eight bytes of an array of bytes."""
     data = context.make_array(array_type)(context, builder, array).data
-    pointer = builder.gep(data, [at])
-    value = builder.load(builder.bitcast(pointer, kind.as_pointer()))
-    value.align = 1
-    return value
-
-
-@intrinsic
-def load_be64(typing_context: Any, array: Any, at: Any) -> Any:
-    """Return eight bytes of a uint8 array from `at`, the first one highest, as uint64; no bounds check."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bswap(_load(context, builder, signature.args[0], args[0], args[1], _I64))
-
-    return types.uint64(array, types.int64), generate
+    return builder.bitcast(builder.gep(data, [at]), _I64.as_pointer())
 
 
 @intrinsic
@@ -68,7 +93,21 @@ def load_le64(typing_context: Any, array: Any, at: Any) -> Any:
     """Return eight bytes of a uint8 array from `at`, the first one lowest, as uint64; no bounds check."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _load(context, builder, signature.args[0], args[0], args[1], _I64)
+        value = builder.load(_word(context, builder, signature.args[0], args[0], args[1]))
+        value.align = 1
+        return value
+
+    return types.uint64(array, types.int64), generate
+
+
+@intrinsic
+def load_be64(typing_context: Any, array: Any, at: Any) -> Any:
+    """Return eight bytes of a uint8 array from `at`, the first one highest, as uint64; no bounds check."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = builder.load(_word(context, builder, signature.args[0], args[0], args[1]))
+        value.align = 1
+        return builder.bswap(value)
 
     return types.uint64(array, types.int64), generate
 
@@ -78,9 +117,7 @@ def store_le64(typing_context: Any, array: Any, at: Any, value: Any) -> Any:
     """Write a uint64 as eight bytes of a uint8 array from `at`, the lowest first; no bounds check."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        pointer = builder.gep(data, [args[1]])
-        builder.store(args[2], builder.bitcast(pointer, _I64.as_pointer())).align = 1
+        builder.store(args[2], _word(context, builder, signature.args[0], args[0], args[1])).align = 1
         return context.get_dummy_value()
 
     return types.void(array, types.int64, types.uint64), generate

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.kernels.compile import exact_kernel
+from loaders.kernels.cache import exact_kernel
 
 _M0 = np.uint64(0xD2511F53)
 _M1 = np.uint64(0xCD9E8D57)

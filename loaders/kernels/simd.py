@@ -14,48 +14,49 @@ from typing import Any
 
 from llvmlite import binding, ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 LANES = 16
 
-_F32 = ir.FloatType()
-_I32 = ir.IntType(32)
-_F32V = ir.VectorType(_F32, LANES)
-_I32V = ir.VectorType(_I32, LANES)
+F32 = ir.FloatType()
+I32 = ir.IntType(32)
+F32V = ir.VectorType(F32, LANES)
+I32V = ir.VectorType(I32, LANES)
 _HOST = binding.get_host_cpu_features()
 HAS_AVX512 = bool(_HOST.get("avx512f"))
-_HAS_SSSE3 = bool(_HOST.get("ssse3"))
+HAS_SSSE3 = bool(_HOST.get("ssse3"))
 
 
 class _Vector(types.Type):
     """Numba type of a vector value; it lives in registers."""
 
 
-_floats = _Vector("float32x16")
-_ints = _Vector("int32x16")
+FLOATS = _Vector("float32x16")
+INTS = _Vector("int32x16")
 
 
 @register_model(_Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: _Vector) -> None:
-        super().__init__(dmm, fe_type, _F32V if fe_type is _floats or fe_type.name == "float32x16" else _I32V)
+        super().__init__(dmm, fe_type, F32V if fe_type is FLOATS or fe_type.name == "float32x16" else I32V)
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any, element: Any) -> Any:
+def pointer_to(context: Any, builder: Any, array_type: Any, array: Any, at: Any, element: Any) -> Any:
+    """Return a pointer to element `at` of an array, whose elements are taken for what `element` says."""
     data = context.make_array(array_type)(context, builder, array).data
     base = builder.bitcast(data, element.as_pointer())
     return builder.gep(base, [at])
 
 
-def _load_vector(builder: Any, pointer: Any, vector: Any, align: int) -> Any:
+def load_vector(builder: Any, pointer: Any, vector: Any, align: int) -> Any:
+    """Return the vector that stands at a pointer."""
     value = builder.load(builder.bitcast(pointer, vector.as_pointer()))
     value.align = align
     return value
 
 
 def _constant(value: float) -> ir.Constant:
-    return ir.Constant(_F32V, [value] * LANES)
+    return ir.Constant(F32V, [value] * LANES)
 
 
 @intrinsic
@@ -65,7 +66,7 @@ def zeros(typing_context):
     def generate(context, builder, signature, args):
         return _constant(0.0)
 
-    return _floats(), generate
+    return FLOATS(), generate
 
 
 @intrinsic
@@ -74,9 +75,9 @@ def splat(typing_context, value):
 
     def generate(context, builder, signature, args):
         scalar = context.cast(builder, args[0], signature.args[0], types.float32)
-        return _splat(builder, scalar, _F32V)
+        return _splat(builder, scalar, F32V)
 
-    return _floats(value), generate
+    return FLOATS(value), generate
 
 
 @intrinsic
@@ -84,11 +85,11 @@ def splat_pair(typing_context, first, second):
     """Return float32 `first` in the lower half of the lanes and `second` in the upper."""
 
     def generate(context, builder, signature, args):
-        half = ir.VectorType(_F32, LANES // 2)
-        both = ir.Constant(_I32V, list(range(LANES)))
+        half = ir.VectorType(F32, LANES // 2)
+        both = ir.Constant(I32V, list(range(LANES)))
         return builder.shuffle_vector(_splat(builder, args[0], half), _splat(builder, args[1], half), both)
 
-    return _floats(types.float32, types.float32), generate
+    return FLOATS(types.float32, types.float32), generate
 
 
 @intrinsic
@@ -96,10 +97,10 @@ def load(typing_context, array, at):
     """Return array[at : at + LANES] of a contiguous float32 array."""
 
     def generate(context, builder, signature, args):
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], _F32)
-        return _load_vector(builder, pointer, _F32V, 4)
+        pointer = pointer_to(context, builder, signature.args[0], args[0], args[1], F32)
+        return load_vector(builder, pointer, F32V, 4)
 
-    return _floats(array, types.intp), generate
+    return FLOATS(array, types.intp), generate
 
 
 @intrinsic
@@ -107,10 +108,10 @@ def load_ints(typing_context, array, at):
     """Return array[at : at + LANES] of a contiguous int32 array."""
 
     def generate(context, builder, signature, args):
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], _I32)
-        return _load_vector(builder, pointer, _I32V, 4)
+        pointer = pointer_to(context, builder, signature.args[0], args[0], args[1], I32)
+        return load_vector(builder, pointer, I32V, 4)
 
-    return _ints(array, types.intp), generate
+    return INTS(array, types.intp), generate
 
 
 @intrinsic
@@ -119,45 +120,11 @@ def load_bytes(typing_context, array, at):
 
     def generate(context, builder, signature, args):
         byte = ir.IntType(8)
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], byte)
-        raw = _load_vector(builder, pointer, ir.VectorType(byte, LANES), 1)
-        return builder.sitofp(builder.zext(raw, _I32V), _F32V)
+        pointer = pointer_to(context, builder, signature.args[0], args[0], args[1], byte)
+        raw = load_vector(builder, pointer, ir.VectorType(byte, LANES), 1)
+        return builder.sitofp(builder.zext(raw, I32V), F32V)
 
-    return _floats(array, types.intp), generate
-
-
-@intrinsic
-def lookup_bytes(typing_context, array, at, order, place):
-    """Return array[at + order[place + lane]] as float32 per lane; both hold uint8, and orders are below 16.
-
-    A load and a permute with SSSE3; elsewhere sixteen scalar loads.
-    """
-
-    def generate(context, builder, signature, args):
-        byte, bytes16 = ir.IntType(8), ir.VectorType(ir.IntType(8), LANES)
-        table = _pointer(context, builder, signature.args[0], args[0], args[1], byte)
-        index = _pointer(context, builder, signature.args[2], args[2], args[3], byte)
-        index = _load_vector(builder, index, bytes16, 1)
-        if _HAS_SSSE3:
-            kind = ir.FunctionType(bytes16, [bytes16, bytes16])
-            permute = builder.module.declare_intrinsic("llvm.x86.ssse3.pshuf.b.128", fnty=kind)
-            raw = builder.call(permute, [_load_vector(builder, table, bytes16, 1), index])
-        else:
-            raw = _gathered(builder, table, builder.zext(index, _I32V), bytes16)
-        return builder.sitofp(builder.zext(raw, _I32V), _F32V)
-
-    return _floats(array, types.intp, order, types.intp), generate
-
-
-@intrinsic
-def reverse(typing_context, value):
-    """Return the lanes of a vector from last to first."""
-
-    def generate(context, builder, signature, args):
-        order = ir.Constant(_I32V, list(range(LANES - 1, -1, -1)))
-        return builder.shuffle_vector(args[0], args[0], order)
-
-    return _floats(_floats), generate
+    return FLOATS(array, types.intp), generate
 
 
 @intrinsic
@@ -165,25 +132,25 @@ def store(typing_context, array, at, value):
     """Write a vector to array[at : at + LANES] of a contiguous float32 array."""
 
     def generate(context, builder, signature, args):
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], _F32)
-        instruction = builder.store(args[2], builder.bitcast(pointer, _F32V.as_pointer()))
+        pointer = pointer_to(context, builder, signature.args[0], args[0], args[1], F32)
+        instruction = builder.store(args[2], builder.bitcast(pointer, F32V.as_pointer()))
         instruction.align = 4
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, _floats), generate
+    return types.void(array, types.intp, FLOATS), generate
 
 
 def _to_element(builder: Any, value: Any, element: Any) -> Any:
     """Convert float32 lanes to what an array holds; int16 arrays hold float16, uint16 arrays bfloat16."""
     lanes = value.type.count
     if element == types.uint8:  # truncates
-        ints = builder.fptosi(value, ir.VectorType(_I32, lanes))
+        ints = builder.fptosi(value, ir.VectorType(I32, lanes))
         return builder.trunc(ints, ir.VectorType(ir.IntType(8), lanes))
     if element == types.int16:
         half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), lanes))
         return builder.bitcast(half, ir.VectorType(ir.IntType(16), lanes))
     if element == types.uint16:  # round to nearest, ties to even, and keep the upper half
-        kind = ir.VectorType(_I32, lanes)
+        kind = ir.VectorType(I32, lanes)
         bits = builder.bitcast(value, kind)
         upper = builder.lshr(bits, ir.Constant(kind, [16] * lanes))
         odd = builder.and_(upper, ir.Constant(kind, [1] * lanes))
@@ -198,11 +165,11 @@ def _write(
 ) -> None:
     """Store all lanes at an address that is a multiple of LANES elements."""
     vector = _to_element(builder, value, array_type.dtype)
-    pointer = _pointer(context, builder, array_type, array, at, vector.type.element)
+    pointer = pointer_to(context, builder, array_type, array, at, vector.type.element)
     instruction = builder.store(vector, builder.bitcast(pointer, vector.type.as_pointer()))
     instruction.align = min(64, LANES * array_type.dtype.bitwidth // 8)
     if past_caches:
-        one = builder.module.add_metadata([ir.Constant(_I32, 1)])
+        one = builder.module.add_metadata([ir.Constant(I32, 1)])
         instruction.set_metadata("nontemporal", one)
 
 
@@ -211,19 +178,23 @@ def _write_some(
 ) -> None:
     """Store the first `count` lanes anywhere."""
     vector = _to_element(builder, value, array_type.dtype)
-    pointer = _pointer(context, builder, array_type, array, at, vector.type.element)
+    pointer = pointer_to(context, builder, array_type, array, at, vector.type.element)
     pointer = builder.bitcast(pointer, vector.type.as_pointer())
     # By way of the stack: a masked store of so many lanes takes LLVM minutes to compile.
-    held = cgutils.alloca_once(builder, vector.type)
+    with builder.goto_entry_block():
+        held = builder.alloca(vector.type)
     builder.store(vector, held)
     lanes = ir.Constant(count.type, vector.type.count)
     used = builder.select(builder.icmp_signed("<", count, lanes), count, lanes)
-    cgutils.raw_memcpy(builder, pointer, held, used, array_type.dtype.bitwidth // 8)
+    num_bytes = builder.mul(used, ir.Constant(count.type, array_type.dtype.bitwidth // 8))
+    byte = ir.IntType(8).as_pointer()
+    copy = builder.module.declare_intrinsic("llvm.memcpy", [byte, byte, count.type])
+    builder.call(copy, [builder.bitcast(p, byte) for p in (pointer, held)] + [num_bytes, ir.IntType(1)(0)])
 
 
 def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_I32, 0))
-    lanes = ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(I32, 0))
+    lanes = ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count)
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
 
 
@@ -238,7 +209,7 @@ def stream(typing_context, array, at, value):
         _write(context, builder, signature.args[0], *args, past_caches=True)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, _floats), generate
+    return types.void(array, types.intp, FLOATS), generate
 
 
 @intrinsic
@@ -249,7 +220,7 @@ def put(typing_context, array, at, value):
         _write(context, builder, signature.args[0], *args, past_caches=False)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, _floats), generate
+    return types.void(array, types.intp, FLOATS), generate
 
 
 @intrinsic
@@ -260,16 +231,16 @@ def store_some(typing_context, array, at, value, count):
         _write_some(context, builder, signature.args[0], *args)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, _floats, types.intp), generate
+    return types.void(array, types.intp, FLOATS, types.intp), generate
 
 
 def _interleave(builder: Any, r: Any, g: Any, b: Any) -> Any:
     """Return r0 g0 b0 r1 g1 b1 ... of three vectors."""
-    pair = builder.shuffle_vector(r, g, ir.Constant(ir.VectorType(_I32, 2 * LANES), list(range(2 * LANES))))
+    pair = builder.shuffle_vector(r, g, ir.Constant(ir.VectorType(I32, 2 * LANES), list(range(2 * LANES))))
     fill = list(range(LANES)) + [0] * LANES
-    wide = builder.shuffle_vector(b, b, ir.Constant(ir.VectorType(_I32, 2 * LANES), fill))
+    wide = builder.shuffle_vector(b, b, ir.Constant(ir.VectorType(I32, 2 * LANES), fill))
     order = [lane + channel * LANES for lane in range(LANES) for channel in range(3)]
-    return builder.shuffle_vector(pair, wide, ir.Constant(ir.VectorType(_I32, 3 * LANES), order))
+    return builder.shuffle_vector(pair, wide, ir.Constant(ir.VectorType(I32, 3 * LANES), order))
 
 
 @intrinsic
@@ -281,7 +252,7 @@ def stream_pixels(typing_context, array, at, r, g, b):
         _write(context, builder, signature.args[0], args[0], args[1], value, past_caches=True)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, _floats, _floats, _floats), generate
+    return types.void(array, types.intp, FLOATS, FLOATS, FLOATS), generate
 
 
 @intrinsic
@@ -293,7 +264,7 @@ def put_pixels(typing_context, array, at, r, g, b):
         _write(context, builder, signature.args[0], args[0], args[1], value, past_caches=False)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, _floats, _floats, _floats), generate
+    return types.void(array, types.intp, FLOATS, FLOATS, FLOATS), generate
 
 
 @intrinsic
@@ -306,7 +277,7 @@ def store_some_pixels(typing_context, array, at, r, g, b, count):
         _write_some(context, builder, signature.args[0], args[0], args[1], value, elements)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, _floats, _floats, _floats, types.intp), generate
+    return types.void(array, types.intp, FLOATS, FLOATS, FLOATS, types.intp), generate
 
 
 @intrinsic
@@ -316,7 +287,7 @@ def add(typing_context, a, b):
     def generate(context, builder, signature, args):
         return builder.fadd(*args)
 
-    return _floats(_floats, _floats), generate
+    return FLOATS(FLOATS, FLOATS), generate
 
 
 @intrinsic
@@ -327,7 +298,7 @@ def multiply_add(typing_context, a, b, c):
         product = builder.fmul(args[0], args[1], flags=("contract",))
         return builder.fadd(product, args[2], flags=("contract",))
 
-    return _floats(_floats, _floats, _floats), generate
+    return FLOATS(FLOATS, FLOATS, FLOATS), generate
 
 
 @intrinsic
@@ -339,16 +310,17 @@ def clamp_byte(typing_context, value):
         above = builder.select(builder.fcmp_ordered(">", args[0], low), args[0], low)
         return builder.select(builder.fcmp_ordered("<", above, high), above, high)
 
-    return _floats(_floats), generate
+    return FLOATS(FLOATS), generate
 
 
-def _choose(builder: Any, comparison: str, a: Any, b: Any) -> Any:
+def choose(builder: Any, comparison: str, a: Any, b: Any) -> Any:
+    """Return a where it compares with b as said, else b."""
     return builder.select(builder.fcmp_ordered(comparison, a, b), a, b)
 
 
 def _reduce(builder: Any, comparison: str, value: Any) -> Any:
-    lanes = [builder.extract_element(value, ir.Constant(_I32, lane)) for lane in range(LANES)]
-    return reduce(lambda a, b: _choose(builder, comparison, a, b), lanes)
+    lanes = [builder.extract_element(value, ir.Constant(I32, lane)) for lane in range(LANES)]
+    return reduce(lambda a, b: choose(builder, comparison, a, b), lanes)
 
 
 @intrinsic
@@ -356,9 +328,9 @@ def smaller(typing_context, a, b):
     """Return the smaller of a and b per lane."""
 
     def generate(context, builder, signature, args):
-        return _choose(builder, "<", *args)
+        return choose(builder, "<", *args)
 
-    return _floats(_floats, _floats), generate
+    return FLOATS(FLOATS, FLOATS), generate
 
 
 @intrinsic
@@ -366,9 +338,9 @@ def larger(typing_context, a, b):
     """Return the larger of a and b per lane."""
 
     def generate(context, builder, signature, args):
-        return _choose(builder, ">", *args)
+        return choose(builder, ">", *args)
 
-    return _floats(_floats, _floats), generate
+    return FLOATS(FLOATS, FLOATS), generate
 
 
 @intrinsic
@@ -378,7 +350,7 @@ def lowest(typing_context, value):
     def generate(context, builder, signature, args):
         return _reduce(builder, "<", args[0])
 
-    return types.float32(_floats), generate
+    return types.float32(FLOATS), generate
 
 
 @intrinsic
@@ -388,152 +360,4 @@ def highest(typing_context, value):
     def generate(context, builder, signature, args):
         return _reduce(builder, ">", args[0])
 
-    return types.float32(_floats), generate
-
-
-@intrinsic
-def lookup(typing_context, array, at, index):
-    """Return array[at + (index[lane] & 15)] per lane of a contiguous float32 array.
-
-    One load and one permute with AVX-512; elsewhere sixteen scalar loads, which nothing but tests waits for.
-    """
-
-    def generate(context, builder, signature, args):
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], _F32)
-        if HAS_AVX512:
-            return _permute512(builder, _load_vector(builder, pointer, _F32V, 4), args[2])
-        return _permute_scalar(builder, pointer, args[2])
-
-    return _floats(array, types.intp, _ints), generate
-
-
-@intrinsic
-def lookup_wide(typing_context, array, at, index):
-    """Return array[at + (index[lane] & 31)] per lane of a contiguous float32 array.
-
-    Two loads and one permute with AVX-512; twice `lookup` elsewhere.
-    """
-
-    def generate(context, builder, signature, args):
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], _F32)
-        behind = builder.gep(pointer, [ir.Constant(_I32, LANES)])
-        if HAS_AVX512:
-            near, far = (_load_vector(builder, place, _F32V, 4) for place in (pointer, behind))
-            kind = ir.FunctionType(_F32V, [_F32V, _I32V, _F32V])
-            permute = builder.module.declare_intrinsic("llvm.x86.avx512.vpermi2var.ps.512", fnty=kind)
-            return builder.call(permute, [near, args[2], far])
-        bit = builder.and_(args[2], ir.Constant(_I32V, [LANES] * LANES))
-        is_far = builder.icmp_signed("!=", bit, ir.Constant(_I32V, [0] * LANES))
-        return builder.select(
-            is_far, _permute_scalar(builder, behind, args[2]), _permute_scalar(builder, pointer, args[2])
-        )
-
-    return _floats(array, types.intp, _ints), generate
-
-
-@intrinsic
-def pick_from(typing_context, window, index, inside, outside):
-    """Return `inside` in the lanes whose index // 32 equals `window`, `outside` in the others."""
-
-    def generate(context, builder, signature, args):
-        window = builder.trunc(args[0], _I32) if args[0].type.width > 32 else args[0]
-        one = builder.insert_element(ir.Constant(_I32V, ir.Undefined), window, ir.Constant(_I32, 0))
-        wanted = builder.shuffle_vector(
-            one, ir.Constant(_I32V, ir.Undefined), ir.Constant(_I32V, [0] * LANES)
-        )
-        number = builder.lshr(args[1], ir.Constant(_I32V, [5] * LANES))
-        return builder.select(builder.icmp_signed("==", number, wanted), args[2], args[3])
-
-    return _floats(types.intp, _ints, _floats, _floats), generate
-
-
-def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """Return the columns of eight rows of eight floats."""
-
-    def mix(a: Any, b: Any, order: list[int]) -> Any:
-        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, 8), order))
-
-    # Neighbours within each half, then pairs of neighbours, then the halves: one instruction each.
-    singles = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
-    doubles = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
-    halves = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
-    pairs = [mix(rows[i], rows[i + 1], order) for i in (0, 2, 4, 6) for order in singles]
-    fours = [mix(pairs[i], pairs[i + 2], order) for i in (0, 1, 4, 5) for order in doubles]
-    return [mix(fours[i], fours[i + 4], order) for order in halves for i in range(4)]
-
-
-@intrinsic
-def rows_to_columns(typing_context, rows, at, pitch, columns, to):
-    """Copy eight values of eight rows, rows[at + k * pitch :], to columns[to + 8 * x + k], all float32."""
-
-    def generate(context, builder, signature, args):
-        rows, at, pitch, columns, to = args
-        rows_type, columns_type = signature.args[0], signature.args[3]
-        eight = ir.VectorType(_F32, 8)
-        found = []
-        for _ in range(8):
-            pointer = _pointer(context, builder, rows_type, rows, at, _F32)
-            found.append(_load_vector(builder, pointer, eight, 4))
-            at = builder.add(at, pitch)
-        for x, column in enumerate(_transposed(builder, found)):
-            place = builder.add(to, ir.Constant(to.type, 8 * x))
-            pointer = _pointer(context, builder, columns_type, columns, place, _F32)
-            builder.store(column, builder.bitcast(pointer, eight.as_pointer())).align = 4
-        return context.get_dummy_value()
-
-    return types.void(rows, types.intp, types.intp, columns, types.intp), generate
-
-
-@intrinsic
-def columns_to_rows(typing_context, sums, at, rows, to, pitch, count):
-    """Finish eight columns: sums[at + 16 * x :] holds two halves of eight values of column x.
-
-    Their sums, clamped to [0, 255], go to rows[to + k * pitch + x] for k < `count`, eight per row however
-    short it is. `sums` is overwritten.
-    """
-
-    def generate(context, builder, signature, args):
-        sums, at, rows, to, pitch, count = args
-        sums_type, rows_type = signature.args[0], signature.args[2]
-        eight = ir.VectorType(_F32, 8)
-        low, high = ir.Constant(eight, [0.0] * 8), ir.Constant(eight, [255.0] * 8)
-        columns = []
-        for x in range(8):
-            halves = []
-            for half in range(2):
-                place = builder.add(at, ir.Constant(at.type, 16 * x + 8 * half))
-                pointer = _pointer(context, builder, sums_type, sums, place, _F32)
-                halves.append(_load_vector(builder, pointer, eight, 4))
-            total = _choose(builder, ">", builder.fadd(*halves), low)
-            columns.append(_choose(builder, "<", total, high))
-        aside = _pointer(context, builder, sums_type, sums, at, _F32)
-        for k, row in enumerate(_transposed(builder, columns)):
-            # From above, so that what reaches over a short row is overwritten by the next one.
-            number = ir.Constant(count.type, k)
-            pointer = _pointer(context, builder, rows_type, rows, to, _F32)
-            pointer = builder.select(builder.icmp_signed("<", number, count), pointer, aside)
-            builder.store(row, builder.bitcast(pointer, eight.as_pointer())).align = 4
-            to = builder.add(to, pitch)
-        return context.get_dummy_value()
-
-    return types.void(sums, types.intp, rows, types.intp, types.intp, types.intp), generate
-
-
-def _permute512(builder: Any, table: Any, index: Any) -> Any:
-    kind = ir.FunctionType(_F32V, [_F32V, _I32V])
-    function = builder.module.declare_intrinsic("llvm.x86.avx512.permvar.sf.512", fnty=kind)
-    return builder.call(function, [table, index])
-
-
-def _permute_scalar(builder: Any, pointer: Any, index: Any) -> Any:
-    masked = builder.and_(index, ir.Constant(_I32V, [LANES - 1] * LANES))
-    return _gathered(builder, pointer, masked, _F32V)
-
-
-def _gathered(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
-    result = ir.Constant(kind, ir.Undefined)
-    for lane in range(LANES):
-        place = builder.extract_element(index, ir.Constant(_I32, lane))
-        value = builder.load(builder.gep(pointer, [place]))
-        result = builder.insert_element(result, value, ir.Constant(_I32, lane))
-    return result
+    return types.float32(FLOATS), generate

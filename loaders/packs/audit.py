@@ -14,8 +14,8 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from loaders.errors import UserError
+from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.checksum import content_hash
-from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.listing import key_hash, list_split, spool_path
 from loaders.packs.pack import Pack, Split
 from loaders.packs.quarantine import quarantined

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import compress
+from functools import cache
+from itertools import compress, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.packs.columns import ENCODING_JPEG
+from loaders.kernels.cache import first_use
+from loaders.kernels.encodings import ENCODING_JPEG
+from loaders.kernels.jpeg.markers import CLEAN, HAS_EXIF, HEIGHT, WIDTH
+from loaders.kernels.jpeg.scan import ScanTables, scan_jpegs
+from loaders.kernels.packing.read import read_files
+from loaders.kernels.packing.tar import add_members
+from loaders.packs.checksum import content_hash, crc32
 from loaders.packs.image import ImagePolicy, PreparedImage
 from loaders.packs.jpeg_header import parse_jpeg_header
 from loaders.packs.rows import Batch
 from loaders.packs.sources.item import BulkSource, ImageSource, SourceItem
-from loaders.packs.stored.blake2b import hash_all
-from loaders.packs.stored.crc32 import crc32_all
-from loaders.packs.stored.jpeg_scan import ScanTables, scan_jpegs
-from loaders.packs.stored.sizes import CLEAN, HAS_EXIF, HEIGHT, WIDTH
 
 _BATCH_IMAGES = 512
 _BATCH_BYTES = 4 << 20
@@ -83,6 +86,8 @@ def prepare_batch(
         items = list(compress(items, kept.tolist()))
         data, starts = _joined(data, starts, kept, images)
     keys = [f"{split}/{item.key}".encode() for item in items]
+    ends, memory = starts.tolist(), data.data
+    encoded = [memory[first:stop] for first, stop in pairwise(ends)]
     return Batch(
         data=data,
         starts=starts,
@@ -90,8 +95,8 @@ def prepare_batch(
         key_starts=_ends([len(key) for key in keys]),
         labels=np.array([label_of.get(item.label, -1) for item in items], np.int64),
         facts=facts[kept],
-        digests=hash_all(data, starts[:-1], starts[1:]),
-        crc32=crc32_all(np.uint64(data.ctypes.data) + starts[:-1].astype(np.uint64), np.diff(starts)),
+        digests=np.frombuffer(b"".join(map(content_hash, encoded)), "<u8").reshape(-1, 2),
+        crc32=np.array(list(map(crc32, encoded)), np.uint32),
         rejected=rejected,
     )
 
@@ -110,8 +115,19 @@ def _tables() -> ScanTables:
     """Return the Huffman tables that this thread has seen."""
     if not hasattr(_local, "tables"):
         _local.tables = ScanTables()
+        load_kernels()
     tables: ScanTables = _local.tables
     return tables
+
+
+@cache
+def load_kernels() -> None:
+    """Load or compile what copies, once, before threads do so in each other's way."""
+    nothing, ends = np.zeros(0, np.int64), np.zeros(1, np.int64)
+    with first_use("copying JPEGs"):
+        data, starts, _ = read_files(b"\0", nothing, nothing)
+        scan_jpegs(data, starts, ScanTables())
+        add_members(data.copy(), data, ends, data, ends, nothing, np.zeros((2, 512), np.uint8))
 
 
 def _may_be_copied(

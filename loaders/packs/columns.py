@@ -19,7 +19,6 @@ from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish
 from loaders.packs.manifest import INDEX_FOLDER, FileInfo
 
-ENCODING_JPEG, ENCODING_RAW = 0, 1
 _MAX_HEADER_BYTES = 4096
 COLUMN_DTYPES: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
     "shard": (np.dtype("<u4"), ()),

@@ -12,7 +12,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from loaders.packs.columns import ENCODING_RAW
+from loaders.kernels.encodings import ENCODING_RAW
 from loaders.packs.pack import Pack
 from loaders.packs.repeats import repeated_rows
 

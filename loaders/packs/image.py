@@ -168,14 +168,6 @@ def _decoder_reason(error: ValueError) -> str:
     return f"truncated: {text}" if "Premature end of JPEG" in text else f"damaged JPEG: {text}"
 
 
-def load_compiled(policy: ImagePolicy) -> None:
-    """Load the compiled code that most JPEGs need, before threads do."""
-    if not policy.keeps_sizes and policy.encoding == "jpeg":
-        from loaders.packs.planes import load_kernels
-
-        load_kernels()
-
-
 def _shrink_planes(data: bytes, header: JpegHeader, policy: ImagePolicy) -> PreparedImage | None:
     """Shrink a plain JPEG the quick way; None where that does not do, or the decoder finds damage."""
     if policy.encoding != "jpeg" or (policy.quality or DEFAULT_QUALITY) >= _NO_SUBSAMPLING_FROM_QUALITY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loaders.errors import UserError
+from loaders.packs.manifest import MULTI_LABELS_NAME
 from loaders.packs.sources.columns import ColumnOptions
 from loaders.packs.sources.folder_classes import FolderClasses
 from loaders.packs.sources.item import ColumnSource, ImageSource, NotingSource
@@ -122,6 +123,10 @@ class LabelSummary:
         if (options.image_column is not None or options.multi_label) and not self._has_columns:
             option = "--multi-label" if options.multi_label else "--image-column"
             raise UserError(f"{option} is for lists and tables, and no split is one: leave it out")
+        if options.multi_label:
+            notes.append(
+                f"images have several labels, kept in {MULTI_LABELS_NAME}: recipes of classes refuse it"
+            )
         return notes + self._lone_classes() + self._numeric_names() + self._alike_names()
 
     def _lone_classes(self) -> list[str]:

@@ -127,6 +127,8 @@ def shard_file_name(split: str, number: int, shard_format: str) -> str:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest; it comes last, so its presence says that the pack is finished."""
     content = asdict(manifest)
+    if not manifest.notes:  # which readers that know of none then take, too
+        del content["notes"]
     content[_CHECKSUM] = content_checksum(content)
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     # A path whose bytes are no UTF-8 holds lone surrogates, which JSON writes as "\udcff".

@@ -17,7 +17,7 @@ from loaders.locks import locked
 from loaders.packs.atomic import remove_partials, write_atomic
 from loaders.packs.build_files import read_build_file
 from loaders.packs.finish import EmptySplitError, join_parts
-from loaders.packs.image import ImagePolicy, load_compiled
+from loaders.packs.image import ImagePolicy
 from loaders.packs.listing import Plan, ShardPlan, make_plan
 from loaders.packs.manifest import (
     BUILD_FOLDER,
@@ -120,7 +120,8 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
                 options.shard_format,
                 options.policy,
                 options.shard_bytes,
-                columns=options.columns,
+                None,
+                options.columns,
             )
         except UserError:
             if not (out / BUILD_FOLDER / "plan.json").exists():
@@ -244,7 +245,7 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
     done = total - sum(shard.num_items for shard in pending)
     progress(done, total)
     workers = options.workers or available_cores()
-    # Worker processes take a second to start; compiling takes twenty, once on a machine.
+    # Worker processes and compiled code take a second or two to start.
     input_bytes = sum(shard.input_bytes for shard in pending)
     is_small = input_bytes < _SMALL_INPUT_BYTES
     on_ray, in_bulk = options.executor == "ray", options.policy.copies and not is_small
@@ -252,7 +253,6 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
     at_once = 1 if is_small and not on_ray else max(1, min(workers, len(pending)))
     num_threads = 1 if on_ray else max(1, workers // at_once)
     if in_threads:  # two shards in hand, so that no thread waits while one of them is finished
-        load_compiled(options.policy)
         at_once, num_threads = min(2, len(pending)), workers
     folder = options.out.resolve() if on_ray else options.out
     jobs = [

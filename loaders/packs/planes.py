@@ -9,25 +9,25 @@ from __future__ import annotations
 import threading
 from ctypes import POINTER, PyDLL, Structure, byref, c_int, c_size_t, c_void_p
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.packs.stored.baseline import decode_samples, make_baseline, sample_bytes, scan_bytes
-from loaders.packs.stored.kernel import Kept
-from loaders.packs.stored.shrink import MIN_ROW_BYTES, Plane, ShrinkPlan, Side, plan_shrinking
-from loaders.packs.stored.shrink import shrink_planes as resize_planes
-from loaders.turbojpeg import (
+from loaders.kernels.cache import first_use
+from loaders.kernels.jpeg.baseline import decode_samples, make_baseline, sample_bytes, scan_bytes
+from loaders.kernels.jpeg.turbojpeg import (
     HALF_COLOURS,
-    HEIGHT,
+    IMAGE_HEIGHT,
+    IMAGE_WIDTH,
     PATH,
     SUBSAMPLING,
-    WIDTH,
     Compressor,
     Decompressor,
     library,
 )
+from loaders.kernels.packing.shrink import MIN_ROW_BYTES, Plane, ShrinkPlan, Side, plan_shrinking
+from loaders.kernels.packing.shrink import shrink_planes as resize_planes
 
 _QUALITY = 3  # a parameter
 # Pixels per value of colour, down and across, by the library's number of a subsampling.
@@ -67,7 +67,7 @@ class _Planes(NamedTuple):
         places: int64 [3, 2], where each begins, bytes from one of its rows to the next.
     """
 
-    memory: Kept
+    memory: NDArray[np.uint8]
     places: NDArray[np.int64]
 
 
@@ -101,7 +101,7 @@ class _Layout(NamedTuple):
         luma = colour * self.shared[0] * self.shared[1]
         return luma, luma + colour, luma + 2 * colour
 
-    def planes(self, memory: Kept) -> _Planes:
+    def planes(self, memory: NDArray[np.uint8]) -> _Planes:
         """Return planes of this layout."""
         return _Planes(memory, np.array([[0, *self.ends[:2]], self.strides]).T.copy())
 
@@ -112,30 +112,27 @@ class _Worker(threading.local):
     def __init__(self) -> None:
         self.decoder = Decompressor()
         self.encoder = Compressor()
-        self.baseline = Kept(make_baseline())
-        self._memory: dict[str, Kept] = {}
+        self.baseline = make_baseline()
+        with first_use("decoding to planes"):
+            file, region, places = np.zeros(1, np.uint8), np.zeros(4, np.int64), np.zeros((3, 2), np.int64)
+            file.flags.writeable = False  # as all files are
+            decode_samples(file, 1, 1, region, self.baseline, file.copy(), file.copy(), places)
+        self._memory: dict[str, NDArray[Any]] = {}
 
     def renew(self) -> None:
         """Take another decoder: one that has met a damaged header refuses every image after it."""
         self.decoder = Decompressor()
 
-    def memory(self, name: str, size: int, kind: type[np.generic] = np.uint8) -> Kept:
+    def memory(self, name: str, size: int, kind: type[np.generic] = np.uint8) -> NDArray[Any]:
         """Return memory for so many values; for the same name the same, where it is of a usual size."""
         if size > _KEPT_VALUES:
-            return Kept(np.empty(size, kind))
-        if name not in self._memory or len(self._memory[name].array) < size:
-            self._memory[name] = Kept(np.empty(size, kind))
+            return np.empty(size, kind)
+        if name not in self._memory or len(self._memory[name]) < size:
+            self._memory[name] = np.empty(size, kind)
         return self._memory[name]
 
 
 _worker = _Worker()
-
-
-def load_kernels() -> None:
-    """Load the compiled code, which threads would do at once and in each other's way."""
-    _decode_baseline(b"\0", 16, 16)
-    source = _Layout.of(32, 32, (1, 1)).planes(Kept(np.zeros(3 * 32 * 32, np.uint8)))
-    _resize(source, _plan(32, 32, (1, 1), 16, 16))
 
 
 def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quality: int) -> bytes | None:
@@ -159,7 +156,7 @@ def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quali
         _worker.renew()
         return None
     shared = _SHARED.get(_quick.tj3Get(decoder, SUBSAMPLING))
-    height, width = (-(-_quick.tj3Get(decoder, side) // factor) for side in (HEIGHT, WIDTH))
+    height, width = (-(-_quick.tj3Get(decoder, side) // factor) for side in (IMAGE_HEIGHT, IMAGE_WIDTH))
     if shared is None or width // shared[1] < MIN_ROW_BYTES:
         return None
     source = _decode_baseline(data, height, width) if factor == 1 else None
@@ -170,7 +167,7 @@ def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quali
     return _encode(_resize(source, plan), to_height, to_width, quality)
 
 
-def _resize(source: _Planes, plan: ShrinkPlan) -> Kept:
+def _resize(source: _Planes, plan: ShrinkPlan) -> NDArray[np.uint8]:
     """Return the planes of the result, one behind the other."""
     target = _worker.memory("target", plan.ends[-1])
     floats = _worker.memory("floats", plan.num_floats, np.float32)
@@ -227,14 +224,14 @@ def _decode(data: bytes, factor: int, layout: _Layout) -> _Planes | None:
     return planes
 
 
-def _addresses(memory: Kept, layout: _Layout) -> _Addresses:  # type: ignore[valid-type]
-    first = memory.array.ctypes.data
+def _addresses(memory: NDArray[np.uint8], layout: _Layout) -> _Addresses:  # type: ignore[valid-type]
+    first = memory.ctypes.data
     return _Addresses(first, *(first + end for end in layout.ends[:2]))
 
 
-def _encode(planes: Kept, height: int, width: int, quality: int) -> bytes:
+def _encode(planes: NDArray[np.uint8], height: int, width: int, quality: int) -> bytes:
     encoder = _worker.encoder.handle
-    out = _worker.memory("encoded", _quick.tj3JPEGBufSize(width, height, HALF_COLOURS)).array
+    out = _worker.memory("encoded", _quick.tj3JPEGBufSize(width, height, HALF_COLOURS))
     layout = _Layout.of(height, width, _SHARED[HALF_COLOURS])
     _quick.tj3Set(encoder, _QUALITY, quality)
     place, size = c_void_p(out.ctypes.data), c_size_t(len(out))

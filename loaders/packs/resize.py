@@ -52,6 +52,6 @@ def resize_antialiased(pixels: NDArray[np.uint8], height: int, width: int) -> ND
 
         image = Image.fromarray(pixels).resize((width, height), Image.Resampling.HAMMING)
         return np.asarray(image)
-    from loaders.packs.stored.shrink import shrink_hamming  # loads compiled code
+    from loaders.kernels.packing.shrink import shrink_hamming  # loads compiled code
 
     return shrink_hamming(np.ascontiguousarray(pixels), height, width)

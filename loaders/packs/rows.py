@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
+from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.image import PreparedImage
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import numpy as np
 from loaders.errors import UserError
 from loaders.packs.atomic import partial_path, publish
 from loaders.packs.beton_shard import BetonShardWriter, PageTooSmallError, page_bytes_for
-from loaders.packs.checksum import content_hash
+from loaders.packs.checksum import content_hash, crc32
 from loaders.packs.image import ImagePolicy, PreparedImage, prepare_image
 from loaders.packs.listing import ShardPlan, listing_path, read_items, spool_path
 from loaders.packs.manifest import BUILD_FOLDER, SHARDS_FOLDER, FileInfo, shard_file_name
@@ -145,14 +144,14 @@ def _fill(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> ShardRows
     """Write the images of a shard one by one."""
     label_of = _labels(job)
     rows = ShardRows()
-    for item, image, digest, crc32, reason in _outcomes(job):
+    for item, image, digest, checksum, reason in _outcomes(job):
         if image is None:
             rows.rejected.append(_entry(job, item, reason))
             continue
         key = f"{job.plan.split}/{item.key}"
         label = label_of.get(item.label, -1)
         offset = writer.add(key, image, label)
-        rows.add(key.encode("utf-8"), digest, crc32, image, label, offset)
+        rows.add(key.encode("utf-8"), digest, checksum, image, label, offset)
     return rows
 
 
@@ -224,7 +223,7 @@ def _prepare(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> _Out
     image, reason = _prepare_alone(source, item, policy)
     if image is None:
         return _Outcome(item, None, b"", 0, reason)
-    return _Outcome(item, image, content_hash(image.data), zlib.crc32(image.data), "")
+    return _Outcome(item, image, content_hash(image.data), crc32(image.data), "")
 
 
 def _prepare_alone(

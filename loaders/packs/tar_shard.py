@@ -70,7 +70,7 @@ class TarShardWriter:
 
     def add_batch(self, batch: Batch) -> NDArray[np.int64]:
         """Append many JPEG images; return int64 [K], the offset of each in the shard."""
-        from loaders.packs.stored.tar_members import add_members, members_bound
+        from loaders.kernels.packing.tar import add_members, members_bound
 
         bound = members_bound(len(batch.data), len(batch.keys), len(batch.labels))
         if len(self._scratch) < bound:

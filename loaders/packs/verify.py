@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from loaders.errors import UserError
-from loaders.packs.checksum import content_hash, sha256_file
+from loaders.packs.checksum import content_hash, crc32, sha256_file
 from loaders.packs.labels import TRUE_LABELS, LabelTable, label_table_path
 from loaders.packs.manifest import (
     INDEX_FOLDER,
@@ -25,8 +24,6 @@ from loaders.packs.shard_list import ShardRecord, read_shard_records
 
 _SHOWN_ROWS = 3
 _ROWS_AT_ONCE = 1 << 20
-# Loading compiled code takes longer than hashing less than this.
-_COMPILED_FROM_BYTES = 16_000_000
 Progress = Callable[[int, int], None]
 
 
@@ -149,16 +146,8 @@ def _differing_rows(pack: Pack, shard: int, first_row: int, stop_row: int) -> li
     first, size = columns.offset[rows].astype(np.int64), columns.size[rows].astype(np.int64)
     inside = (first >= 0) & (first + size <= len(data))
     first, size = np.where(inside, first, 0), np.where(inside, size, 0)
-    if int(size.sum()) < _COMPILED_FROM_BYTES:
-        images = [data[a : a + n].data for a, n in zip(first.tolist(), size.tolist(), strict=True)]
-        crc32 = np.array([zlib.crc32(image) for image in images], np.uint32)
-        found = [content_hash(image) for image in images]
-        digests = np.frombuffer(b"".join(found), "<u8").reshape(-1, 2)
-    else:
-        from loaders.packs.stored.blake2b import hash_all
-        from loaders.packs.stored.crc32 import crc32_all
-
-        crc32 = crc32_all(np.uint64(data.ctypes.data) + first.astype(np.uint64), size)
-        digests = hash_all(np.asarray(data), first, first + size)
-    same = inside & (crc32 == columns.crc32[rows]) & (digests == columns.content_hash[rows]).all(axis=1)
+    images = [data[a : a + n].data for a, n in zip(first.tolist(), size.tolist(), strict=True)]
+    checksums = np.array([crc32(image) for image in images], np.uint32)
+    digests = np.frombuffer(b"".join(map(content_hash, images)), "<u8").reshape(-1, 2)
+    same = inside & (checksums == columns.crc32[rows]) & (digests == columns.content_hash[rows]).all(axis=1)
     return [first_row + int(place) for place in np.flatnonzero(~same)]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.views import codes
+from loaders.kernels.views import codes
 from loaders.views.draw import AUGMENT_CODES, ViewParameters
 from loaders.views.policy import (
     ColorJitter,

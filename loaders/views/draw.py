@@ -7,23 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.kernels.views.drawing import (
-    ROTATE,
-    SHEAR_X,
-    SHEAR_Y,
-    TRANSLATE_X,
-    TRANSLATE_Y,
-    draw_affine,
-    draw_centered,
-    draw_cutout,
-    draw_flip,
-    draw_jitter,
-    draw_one,
-    draw_randaugment,
-    draw_resized_crop,
-    draw_tile,
-)
-from loaders.views.codes import (
+from loaders.kernels.views.codes import (
     AFFINE,
     ARGUMENTS,
     AUTOCONTRAST,
@@ -41,6 +25,22 @@ from loaders.views.codes import (
     SHARPNESS,
     SOLARIZE,
     STANDARDIZE,
+)
+from loaders.kernels.views.drawing import (
+    ROTATE,
+    SHEAR_X,
+    SHEAR_Y,
+    TRANSLATE_X,
+    TRANSLATE_Y,
+    draw_affine,
+    draw_centered,
+    draw_cutout,
+    draw_flip,
+    draw_jitter,
+    draw_one,
+    draw_randaugment,
+    draw_resized_crop,
+    draw_tile,
 )
 from loaders.views.policy import (
     AugmentName,

@@ -51,7 +51,7 @@ def test_kmeans_on_unit_rows_groups_by_angle_as_lloyd_does():
     directions = normalise(rng.normal(size=(3, 8)).astype(np.float32))
     points = np.repeat(directions, 40, 0) + 0.1 * rng.normal(size=(120, 8)).astype(np.float32)
     lengths = rng.uniform(0.1, 10, (120, 1)).astype(np.float32)
-    found = kmeans(normalise(points * lengths), 3, seed=0)
+    found = kmeans(points * lengths, 3, seed=0, spherical=True)
     groups = found.assignment.reshape(3, 40)
     assert all(len(set(group)) == 1 for group in groups)
     assert len(set(groups[:, 0])) == 3

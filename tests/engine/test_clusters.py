@@ -66,6 +66,33 @@ def test_equals_the_best_of_all_partitions(points: np.ndarray) -> None:
         assert np.bincount(each.assignment, minlength=3).min() >= 1, "none is empty, even if centres coincide"
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("spread", [0.05, 1.0])
+def test_by_cosine_every_point_is_in_its_most_similar_cluster(spread: float, seed: int) -> None:
+    """Means of wide and of narrow clusters differ in length; of equal length they compare by the angle."""
+    rng = np.random.default_rng(seed)
+    wide, narrow = rng.normal(size=(150, 6)), np.eye(6)[0] + spread * rng.normal(size=(150, 6))
+    points = np.concatenate([wide, narrow]) * rng.uniform(0.1, 50.0, (300, 1))
+    found = kmeans(points.astype(np.float32), 7, seed, spherical=True)
+    np.testing.assert_allclose(np.linalg.norm(found.centres, axis=1), 1.0, rtol=1e-5)
+    unit = normalise(points.astype(np.float32))
+    similarity = unit @ found.centres.T
+    own = similarity[np.arange(300), found.assignment]
+    assert (own >= similarity.max(1) - 1e-6).all()
+    np.testing.assert_allclose(found.distances, 2.0 - 2.0 * own, atol=1e-5)
+
+
+def test_a_repaired_cluster_takes_what_is_nearer_to_it_from_all_others() -> None:
+    points = np.array([[0.0], [1.0], [10.0], [5.2], [11.0], [4.6], [12.0]], np.float32)
+    centres = np.array([[0.5], [9.0], [50.0]], np.float32)
+    to_all = np.square(points[:, None] - centres[None]).sum(2)
+    found = repair_empty(points, centres, to_all.argmin(1), to_all.min(1))
+    assert found.num_repaired == 1
+    to_all = np.square(points[:, None] - found.centres[None]).sum(2)
+    np.testing.assert_allclose(found.distances, to_all.min(1))
+    assert found.assignment.tolist() == [0, 0, 1, 2, 1, 2, 1], "4.6 was of the smaller cluster"
+
+
 @pytest.mark.parametrize("function", [lambda x: kmeans(x, 3, 0), lambda x: whiten(x, 2)])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_feature_that_is_no_number_is_one_line(

@@ -11,9 +11,10 @@ import safetensors.torch
 import torch
 
 from engine.classifier_recipe import read_accuracy
+from engine.description import METADATA_KEY, read_metadata
 from engine.evaluation import read_evaluation
 from engine.few_labels import read_results
-from engine.networks import METADATA_KEY, load_backbone, read_metadata
+from engine.networks import load_backbone
 from engine.runs import read_run
 from loaders.errors import UserError
 from tests.engine.synthetic import train_small

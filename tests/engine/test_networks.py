@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import nn
 
-from engine.networks import Projector, build_backbone, load_backbone
+from engine.networks import Projector, build_backbone, load_backbone, resized
 from engine.runs import save_backbone
 from loaders.errors import UserError
 
@@ -43,6 +44,43 @@ def test_tiny_resnet_takes_any_size(resolution: int) -> None:
 def test_a_transformer_takes_the_resolution_of_the_run() -> None:
     network = build_backbone("vit_tiny_patch16_224", 32)
     assert network(torch.randn(1, 3, 32, 32)).shape == (1, 192)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_tiny_r_s16_p8_224", "coatnet_pico_rw_224"])
+def test_tables_of_positions_are_interpolated_for_another_resolution(name: str) -> None:
+    network = build_backbone(name, 64).eval()
+    larger, weights = resized(network, name, 96), network.state_dict()
+    shapes = {key for key, tensor in larger.state_dict().items() if tensor.shape != weights[key].shape}
+    assert shapes
+    assert all("pos_embed" in key or "bias_table" in key for key in shapes)
+    for key, tensor in larger.state_dict().items():
+        assert key in shapes or torch.equal(tensor, weights[key]), key
+    if "pos_embed" in shapes:
+        side = 4 if weights["pos_embed"].shape[1] == 17 else int((weights["pos_embed"].shape[1] - 1) ** 0.5)
+        wanted = resample_abs_pos_embed(weights["pos_embed"], [side * 3 // 2] * 2, [side] * 2)
+        torch.testing.assert_close(larger.pos_embed, wanted)
+    assert not larger.training
+    assert larger(torch.randn(1, 3, 96, 96)).shape == network(torch.randn(1, 3, 64, 64)).shape
+
+
+@pytest.mark.parametrize(
+    ("name", "built", "wanted"),
+    [("convit_tiny", 32, 48), ("vit_tiny_patch16_224", 32, 8), ("gan_discriminator_8", 16, 4)],
+)
+def test_a_resolution_that_a_network_cannot_take_is_one_line(name: str, built: int, wanted: int) -> None:
+    network = build_backbone(name, built)
+    with pytest.raises(UserError, match=rf"a resolution that {name} and its weights take, found {wanted} \("):
+        resized(network, name, wanted)
+
+
+def test_a_table_that_timm_does_not_size_is_found_when_the_network_is_built() -> None:
+    with pytest.raises(UserError, match="a resolution that crossvit_tiny_240 and its weights take, found 64"):
+        build_backbone("crossvit_tiny_240", 64)
+
+
+def test_features_are_counted_where_timm_counts_others() -> None:
+    network = build_backbone("mobilenetv3_small_050", 32)
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, network.num_features)
 
 
 def test_tiny_resnet_has_parameters_worth_training_and_few_enough_for_a_cpu() -> None:

@@ -13,6 +13,7 @@ from engine.networks import TinyResNet
 from engine.runs import save_backbone
 from engine.starts import find_start
 from loaders.errors import UserError
+from loaders.views.evaluation import EvaluationView
 from tests.engine.synthetic import SmallRecipe, train_small
 
 DESCRIBED = {"backbone": "tiny_resnet", "resolution": "16"}
@@ -41,7 +42,7 @@ def test_a_run_with_labels_gives_its_averaged_network(tmp_path: Path) -> None:
     networks = {}
     for seed, weights in enumerate(("raw", "ema")):
         seed_everything(seed)
-        networks[weights] = Classifier(TinyResNet(), "tiny_resnet", 16, 3)
+        networks[weights] = Classifier(TinyResNet(), "tiny_resnet", EvaluationView.usual(16), "abc")
         save_classifier(tmp_path, networks[weights], weights)  # type: ignore[arg-type]
     save_backbone(tmp_path, networks["raw"].backbone, DESCRIBED)
     found = find_start(tmp_path).load()

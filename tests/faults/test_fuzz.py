@@ -20,6 +20,8 @@ from PIL import Image
 from loaders import build_loader
 from loaders.backends.decode import Arena, Decoder
 from loaders.errors import UserError
+from loaders.kernels.jpeg.markers import CLEAN, HEIGHT, WIDTH
+from loaders.kernels.jpeg.scan import ScanTables, scan_jpegs
 from loaders.packs import LabelTable, Pack, beton, open_pack
 from loaders.packs.columns import COLUMN_DTYPES, IndexColumns, open_columns
 from loaders.packs.image import ImagePolicy, prepare_image
@@ -29,8 +31,6 @@ from loaders.packs.manifest import read_manifest
 from loaders.packs.shard_list import read_shard_records
 from loaders.packs.sources.item import MAX_FILE_BYTES, BadImage, UnreadableItem
 from loaders.packs.sources.spec import open_source
-from loaders.packs.stored.jpeg_scan import ScanTables, scan_jpegs
-from loaders.packs.stored.sizes import CLEAN, HEIGHT, WIDTH
 from loaders.views import presets
 from tests.loaders.encoded_rows import encoded_rows
 from tests.loaders.packs.inputs import class_tree, encoded, jpeg, pack, pixels, write_tar, write_tree

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.backends.decode import EncodedRows
-from loaders.packs.columns import ENCODING_JPEG
+from loaders.kernels.encodings import ENCODING_JPEG
 
 
 def encoded_rows(*images: tuple[bytes, int, int], encoding: int = ENCODING_JPEG) -> EncodedRows:

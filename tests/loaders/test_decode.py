@@ -15,7 +15,7 @@ import torch
 
 from loaders import LoaderOptions, build_loader
 from loaders.backends.decode import Decoder, regions_of
-from loaders.packs.columns import ENCODING_RAW
+from loaders.kernels.encodings import ENCODING_RAW
 from loaders.views import presets
 from tests.loaders.encoded_rows import encoded_rows, pixels_of
 from tests.loaders.packs.inputs import jpeg, pack, pixels, write_tree
@@ -185,8 +185,8 @@ def test_a_batch_is_the_same_whatever_else_is_decoded(
     def all_of_it(windows: Any, heights: Any, widths: Any) -> Any:
         return np.stack([0 * heights, 0 * heights, heights, widths], axis=1)
 
-    monkeypatch.setattr("loaders.cpu.regions_of", watched)
+    monkeypatch.setattr("loaders.backends.cpu.regions_of", watched)
     parts = batch()
     assert sum(sizes) < 0.85 * 8 * 260 * 310
-    monkeypatch.setattr("loaders.cpu.regions_of", all_of_it)
+    monkeypatch.setattr("loaders.backends.cpu.regions_of", all_of_it)
     assert all(torch.equal(a, b) for a, b in zip(parts, batch(), strict=True))

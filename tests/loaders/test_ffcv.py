@@ -103,7 +103,7 @@ def test_a_bad_image_is_replaced_or_raises_in_the_consumer(tmp_path, photos):
 def test_a_hung_worker_is_an_error_after_the_time_limit(beton_pack, monkeypatch):
     release = threading.Event()
     with build(beton_pack, timeout_s=0.3) as loader:
-        monkeypatch.setattr("loaders.cpu.render_chunk", lambda *args: release.wait(30))
+        monkeypatch.setattr("loaders.backends.cpu.render_chunk", lambda *args: release.wait(30))
         try:
             with pytest.raises(LoaderError, match=r"longer than 0\.3 s"):
                 list(loader.epoch(0))

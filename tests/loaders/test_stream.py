@@ -345,5 +345,5 @@ def test_shards_of_a_split_and_of_a_part_of_it(local, monkeypatch):
         numbers, counts = np.unique(local.columns.shard[np.array(positions)], return_counts=True)
         assert shards.tolist() == numbers.tolist()
         assert rows.tolist() == counts.tolist()
-    monkeypatch.setattr("loaders.stream._FEW_RANGES", 2)
+    monkeypatch.setattr("loaders.backends.stream._FEW_RANGES", 2)
     assert shards_of(split.take(np.arange(0, 60, 7)))[1].sum() == 9

@@ -13,7 +13,6 @@ import torch
 
 import recipes.active as active
 from engine.classifier import load_classifier
-from engine.clusters import normalise
 from engine.distributed import seed_everything
 from engine.evaluate import extract_features
 from engine.networks import build_backbone
@@ -22,6 +21,7 @@ from engine.runs import save_backbone
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.subsample import few_labels
+from loaders.views.evaluation import EvaluationView
 from recipes.active import Candidates, Config, choose, run
 
 
@@ -68,7 +68,8 @@ def test_the_smallest_margins_of_each_cluster_by_brute_force(
     save_backbone(embedding, backbone, {"backbone": "tiny_resnet", "resolution": "16"})
     given: list[np.ndarray] = []
 
-    def seven(points: np.ndarray, num_clusters: int, seed: int) -> SimpleNamespace:
+    def seven(points: np.ndarray, num_clusters: int, seed: int, spherical: bool) -> SimpleNamespace:
+        assert spherical
         given.append(points)
         return SimpleNamespace(assignment=np.arange(len(points)) % 7)
 
@@ -76,11 +77,11 @@ def test_the_smallest_margins_of_each_cluster_by_brute_force(
     asked = replace(config, clusters=7, per_cluster=3, init=embedding)
     request = choose(asked, digits_pack)
     candidates = Candidates(asked, digits_pack)
-    with candidates.loader(candidates.open, 16) as loader:
+    with candidates.loader(candidates.open, EvaluationView.usual(16)) as loader:
         features = extract_features(backbone, loader, "cpu", config.out)
         parts = list(predict(load_classifier(trained, "ema"), loader, "cpu", config.out))
     (points,) = given
-    np.testing.assert_allclose(points, normalise(features.h.numpy()), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(points, features.h.numpy(), rtol=1e-4, atol=1e-5)
     rows = torch.cat([part.index for part in parts]).numpy()
     best = torch.cat([part.probabilities for part in parts]).topk(2)
     margin = (best.values[:, 0] - best.values[:, 1]).numpy()

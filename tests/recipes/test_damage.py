@@ -206,7 +206,8 @@ def test_results_that_are_replaced_name_their_own_bad_rows(
 ) -> None:
     out = evaluated(damaged, tmp_path / "out")
     mended = replace(damaged, pack=few_digits)
-    config = evaluate.Config(run=damaged.run, split="unlabeled", **common(mended, out))
+    options = common(mended, out, split="unlabeled", allow_leak=True)
+    config = evaluate.Config(run=damaged.run, **options)
     assert len(evaluate.evaluate(config)[0].index) == 64
     assert read_bad_rows(out) == {}
 

@@ -12,13 +12,22 @@ import numpy as np
 import pytest
 import torch
 
-from engine.classifier import load_classifier
+from engine.classifier import Classifier, load_classifier, save_classifier
 from engine.classifier_recipe import read_accuracy
-from loaders import LoaderOptions, build_loader
+from engine.description import read_description
+from engine.distributed import seed_everything
+from engine.networks import build_backbone
+from loaders import LoaderOptions, build_loader, open_pack
 from loaders.errors import UserError
 from loaders.packs import Pack
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.spec import parse_splits
 from loaders.views import presets
-from recipes.evaluate import Config, evaluate, predict_split
+from loaders.views.evaluation import EvaluationView
+from loaders.views.policy import CenterCrop
+from recipes import supervised
+from recipes.evaluate import Config, evaluate, make_views, predict_split
+from tests.recipes.labelled import FEW
 
 
 @pytest.fixture
@@ -34,6 +43,85 @@ def test_one_view_gives_the_accuracy_of_the_training(config: Config, trained: Pa
     _, raw = evaluate(replace(config, weights="raw"))
     assert raw is not None
     assert raw.top1 == pytest.approx(measured["raw"].top1)
+
+
+def test_from_128_pixels_on_too(config: Config, few_digits: Path, tmp_path: Path) -> None:
+    """Where the run measures a crop of 0.875: evaluation and run disagree as soon as one shows all."""
+    few = FEW | {"resolution": 128, "batch_size": 8, "max_steps": 3, "test_split": "train"}
+    pack = open_pack(few_digits)
+    run = supervised.run(supervised.Config(pack=few_digits, out=tmp_path / "run", **few))
+    found = read_description(run.out / "classifier.safetensors")
+    assert found.view == EvaluationView.usual(128)
+    assert found.view.crop == 0.875
+    assert found.classes == pack.classes
+    assert read_description(run.out / "backbone.safetensors").view == found.view
+    views = make_views(replace(config, sizes=(128, 96), flips=True), found.view)
+    assert [view.geometry for view in views.values()] == [CenterCrop(0.875)] * 4
+    asked = replace(config, run=run.out, pack=few_digits, split="train")
+    evaluated, report = evaluate(asked)
+    assert report is not None
+    assert run.accuracy is not None
+    assert report.top1 == pytest.approx(run.accuracy.top1)
+    expected = predict_split(replace(asked, crop=0.875), pack)
+    torch.testing.assert_close(evaluated.by_view, expected.by_view)
+
+
+def turned(trained: Path, out: Path) -> Path:
+    """Leave the same classifier with its classes the other way round."""
+    network = load_classifier(trained, "ema")
+    other = Classifier(network.backbone, network.backbone_name, network.view, network.classes[::-1])
+    with torch.no_grad():
+        other.head.weight.copy_(network.head.weight.flip(0))
+        other.head.bias.copy_(network.head.bias.flip(0))
+    out.mkdir()
+    save_classifier(out, other, "raw")
+    return out
+
+
+def test_classes_in_another_order_are_matched_by_name(config: Config, trained: Path, tmp_path: Path) -> None:
+    _, report = evaluate(config)
+    _, again = evaluate(replace(config, run=turned(trained, tmp_path / "turned")))
+    assert report is not None
+    assert again is not None
+    assert again.top1 == report.top1 > 0.5
+    assert (again.confusion == report.confusion).all()
+
+
+def test_images_of_a_pack_without_classes_are_called_by_the_classifiers(
+    config: Config, digits_folder: Path, tmp_path: Path
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for digit in "13":
+        for number, source in enumerate(sorted((digits_folder / "test" / digit).glob("*.jpg"))[:6]):
+            (flat / f"{digit}-{number}.jpg").write_bytes(source.read_bytes())
+    pack_dataset(PackOptions(parse_splits([f"new={flat}"]), tmp_path / "pack", workers=1))
+    _, report = evaluate(replace(config, pack=tmp_path / "pack", split="new"))
+    assert report is None
+    with (config.out / "predictions.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert np.mean([line["key"].split("/")[-1][0] == line["guess"] for line in lines]) > 0.3
+
+
+def test_a_transformer_is_measured_at_several_sizes(
+    config: Config, digits_pack: Pack, tmp_path: Path
+) -> None:
+    name, run = "vit_tiny_patch16_224", tmp_path / "vit"
+    seed_everything(0)
+    network = Classifier(build_backbone(name, 32), name, EvaluationView.usual(32), digits_pack.classes)
+    run.mkdir()
+    save_classifier(run, network, "raw")
+    asked = replace(config, run=run, sizes=(32, 48), flips=True)
+    found = predict_split(asked, digits_pack)
+    assert found.by_view.shape == (4, 445, 10)
+    with build_loader(digits_pack.split("test"), (presets.evaluation(48),), 64, mode="eval") as loader:
+        batch = next(iter(loader.epoch(0)))
+    with torch.no_grad():
+        expected = network.at(48)(batch.views[0]).softmax(1)
+    torch.testing.assert_close(found.by_view[2, :64], expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(UserError, match=f"a resolution that {name} and its weights take, found 8"):
+        evaluate(replace(asked, sizes=(32, 8)))
+    assert not config.out.exists()
 
 
 def test_views_are_averaged_and_listed(config: Config, digits_pack: Pack) -> None:

@@ -41,10 +41,10 @@ def test_defaults_are_the_papers() -> None:
     assert (config.lr, config.momentum, config.weight_decay) == (0.03, 0.9, 5e-4)
     steps = config.epochs * (50_000 // (config.mu * config.batch_size))
     assert steps == pytest.approx(2**20, rel=0.01)
-    factor = FixMatch(replace(config, backbone="tiny_resnet"), 10).make_schedule(10, 1000)
+    factor = FixMatch(replace(config, backbone="tiny_resnet"), "0123456789").make_schedule(10, 1000)
     assert factor(0) == 1.0
     assert factor(1000) == pytest.approx(0.19509, abs=1e-5)
-    recipe = FixMatch(replace(config, backbone="tiny_resnet"), 10)
+    recipe = FixMatch(replace(config, backbone="tiny_resnet"), "0123456789")
     groups = recipe.make_optimizer().param_groups
     assert all(group["nesterov"] for group in groups)
     decays = {p.ndim > 1: group["weight_decay"] for group in groups for p in group["params"]}
@@ -64,7 +64,7 @@ def pair(seed: int = 0) -> PairedBatch:
 
 def test_a_step_joins_the_batch_and_takes_its_guesses_without_gradient(config: Config) -> None:
     seed_everything(0)
-    recipe = FixMatch(replace(config, threshold=0.0), 3)
+    recipe = FixMatch(replace(config, threshold=0.0), "abc")
     seen: list[int] = []
     recipe.classifier.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
 
@@ -73,12 +73,12 @@ def test_a_step_joins_the_batch_and_takes_its_guesses_without_gradient(config: C
     assert float(output.metrics["mask_rate"]) == 1.0
     total = output.metrics["supervised"] + output.metrics["unsupervised"]
     assert float(output.loss.detach()) == pytest.approx(float(total))
-    nothing = FixMatch(replace(config, threshold=1.0), 3).training_step(pair(), 0).metrics
+    nothing = FixMatch(replace(config, threshold=1.0), "abc").training_step(pair(), 0).metrics
     assert float(nothing["unsupervised"]) == 0.0
 
 
 def test_the_average_follows_the_weights_and_statistics(config: Config) -> None:
-    recipe = FixMatch(replace(config, ema_decay=0.75), 3)
+    recipe = FixMatch(replace(config, ema_decay=0.75), "abc")
     norms = [network.backbone.stem[1] for network in (recipe.average, recipe.classifier)]
     before, statistics = recipe.average.head.weight.clone(), norms[0].running_mean.clone()
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_guesses_on_weak_views_teach_what_the_labels_do_not(config: Config, seed
     def accuracy(weight: float) -> float:
         changed = replace(config, threshold=0.8, unlabeled_weight=weight)
         return accuracy_on_clusters(
-            lambda: FixMatch(changed, 2),
+            lambda: FixMatch(changed, "ab"),
             lambda x: (x,),
             lambda x: (x, x * torch.randint(2, x.shape)),
             seed,
@@ -131,7 +131,7 @@ def test_guesses_on_weak_views_teach_what_the_labels_do_not(config: Config, seed
 
 def test_the_weak_view_guesses_and_the_strong_one_learns(config: Config) -> None:
     seed_everything(0)
-    recipe = FixMatch(replace(config, threshold=0.0), 3).eval()
+    recipe = FixMatch(replace(config, threshold=0.0), "abc").eval()
     batch = pair()
     views = [view.requires_grad_() for view in batch.unlabeled.views]
     weak, strong = views

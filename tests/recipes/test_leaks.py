@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from engine.classifier_recipe import read_accuracy
 from engine.few_labels import FewLabelResult
 from engine.leaks import account
+from engine.report.sections import leaks_section
 from engine.runs import read_run
 from loaders.errors import UserError
 from loaders.packs import Pack, open_pack
@@ -130,6 +132,8 @@ def test_a_leak_that_is_allowed_is_named_in_the_run_and_on_its_page(
     assert "6 rows of split 'test' among 18 images" in leak
     assert read_accuracy(leaky_run)["raw"].num_images == 6
     assert leaks_of(Page(run=leaky_run), None) == [leak]
+    assert escape(leak) in leaks_section([leak]).html()
+    assert not leaks_section([]).blocks
     again = SHORT | {"allow_leak": True, "extra_labels": (everything(noise),), "resume": True}
     supervised.run(supervised.Config(pack=noise.path, out=leaky_run, **again))
     assert f"allowed by --allow-leak: {leak}" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def test_consistency_is_not_zero_when_the_views_differ(config: Config) -> None:
     """Student and teacher hold the same weights at first: only the views can set them apart."""
     seed_everything(0)
     x, y = torch.randn(6, 3, 16, 16), torch.randn(6, 3, 16, 16)
-    recipe = MeanTeacher(config, 3).train()
+    recipe = MeanTeacher(config, "abc").train()
     differ = recipe.training_step(pair((x, y)), 0).metrics["consistency"]
     agree = recipe.training_step(pair((x, x.clone())), 0).metrics["consistency"]
     assert float(differ) > 1e-3
@@ -57,7 +57,7 @@ def test_the_teacher_is_the_average_and_the_distance_the_one_asked_for(config: C
     x, distances = torch.randn(6, 3, 16, 16), {}
     for distance in ("mse", "kl"):
         seed_everything(0)
-        recipe = MeanTeacher(replace(config, consistency=distance), 3).train()
+        recipe = MeanTeacher(replace(config, consistency=distance), "abc").train()
         with torch.no_grad():
             recipe.average.head.weight.neg_()
         metrics = recipe.training_step(pair((x, x.clone())), 0).metrics
@@ -73,7 +73,7 @@ def test_consistency_is_not_zero_in_a_run(config: Config) -> None:
 
 def test_the_weight_ramps_up_and_the_gradient_is_the_students(config: Config) -> None:
     seed_everything(0)
-    recipe = MeanTeacher(config, 3).train()
+    recipe = MeanTeacher(config, "abc").train()
     recipe.make_schedule(steps_per_epoch=10, total_steps=100)
     batch = pair((torch.randn(6, 3, 16, 16), torch.randn(6, 3, 16, 16)))
     for step, weight in ((0, 30 * 0.006737947), (10, 30.0), (50, 30.0)):
@@ -113,7 +113,7 @@ def test_the_teacher_keeps_statistics_of_its_own_passes(config: Config) -> None:
 
 
 def test_the_teacher_remembers_longer_after_the_ramp(config: Config) -> None:
-    recipe = MeanTeacher(config, 3)
+    recipe = MeanTeacher(config, "abc")
     recipe.make_schedule(steps_per_epoch=10, total_steps=100)
     for step, decay in ((9, 0.8), (10, 0.9)):
         before = recipe.average.head.bias.clone()
@@ -148,7 +148,7 @@ def test_the_teacher_teaches_what_the_labels_do_not(config: Config, seed: int) -
     def accuracy(weight: float) -> float:
         changed = replace(config, consistency_weight=weight / rows_per_label)
         return accuracy_on_clusters(
-            lambda: MeanTeacher(changed, 2),
+            lambda: MeanTeacher(changed, "ab"),
             lambda x: (x, x),
             lambda x: (redrawn(x), redrawn(x)),
             seed,

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from engine.classifier import Classifier, save_classifier
 from engine.distributed import make_accelerator
 from engine.files import write_atomic
 from engine.layers import Layer, read_layer
+from engine.networks import build_backbone
 from engine.run_config import Loading
 from loaders.errors import UserError, run_command
 from loaders.packs import LabelTable
+from loaders.views.evaluation import EvaluationView
 from recipes import (
     active,
     barlow,
@@ -130,11 +133,29 @@ def test_a_file_in_place_of_the_folder_is_refused_before_any_work(tmp_path: Path
             command()
 
 
-def test_a_classifier_of_other_classes_is_refused(few_digits: Path, trained: Path, tmp_path: Path) -> None:
+def test_a_classifier_of_other_classes_is_refused(few_digits: Path, tmp_path: Path) -> None:
     """Its guesses would be named after other classes of the pack."""
-    with pytest.raises(UserError, match=r"classes: expected 10, those of .*, found 8 in the pack"):
-        active.run(active.Config(pack=few_digits, out=tmp_path / "out", run=trained))
-    assert not (tmp_path / "out").exists()
+    view, run, out = EvaluationView.usual(16), tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    save_classifier(
+        run, Classifier(build_backbone("tiny_resnet", 16), "tiny_resnet", view, "abcdefgh"), "raw"
+    )
+    refused = (
+        r"classes: expected the 8 of .*, found 8 in the pack: without 'a', 'b', 'c' and 5 more, with '0',"
+    )
+    for command in (
+        lambda: active.run(active.Config(pack=few_digits, out=out, run=run)),
+        lambda: measured.evaluate(measured.Config(pack=few_digits, out=out, run=run, split="train")),
+        lambda: self_training.run(
+            self_training.Config(pack=few_digits, out=out, init=run, **FEW | {"test_split": ""})
+        ),
+        lambda: supervised.run(
+            supervised.Config(pack=few_digits, out=out, init=run, keep_head=True, **FEW | {"test_split": ""})
+        ),
+    ):
+        with pytest.raises(UserError, match=refused):
+            command()
+        assert {path.name for path in out.glob("*")} <= {"lock"}
 
 
 def test_no_label_table_takes_a_cycle_that_it_cannot_hold() -> None:

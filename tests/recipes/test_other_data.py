@@ -6,13 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from loaders.measured import Measurement, Rate, describe_views, keep_measurement, this_machine
 
 from loaders.errors import UserError
 from loaders.packs import open_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
-from loaders.views import presets
 from recipes import pseudo_label, supervised
 from tests.recipes.labelled import FEW
 
@@ -45,24 +43,6 @@ def test_a_run_does_not_go_on_with_another_pack_or_order(
     with pytest.raises(UserError, match="expected order full shuffle, found windows of 16 shards"):
         supervised.run(replace(again, backend="stream"))
     supervised.run(again)
-
-
-def test_a_run_does_not_go_on_with_what_auto_takes_since_a_measurement(
-    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("nvidia.dali")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
-    few = FEW | {"max_steps": 1, "batch_size": 16, "test_split": ""}
-    config = supervised.Config(pack=few_digits, out=tmp_path / "run", **few)
-    supervised.run(config)
-    rates = (Rate("cpu", "cpu", 1000.0, 1.0), Rate("dali", "cpu", 2000.0, 1.0))
-    views = describe_views((presets.crop_flip(16),))
-    keep_measurement(Measurement("2026-11-22", this_machine(), views, 16, "jpeg", 1, rates))
-    again = replace(config, resume=True, max_steps=2)
-    with pytest.raises(UserError, match="expected renderer cpu, found dali on cpu; resume with the same"):
-        supervised.run(again)
-    supervised.run(replace(again, backend="cpu"))
-    supervised.run(replace(config, out=tmp_path / "new"))
 
 
 def test_a_command_of_phases_does_not_go_on_with_another_pack(

@@ -52,7 +52,9 @@ def test_guesses_teach_what_the_labels_do_not(config: Config, seed: int) -> None
     guessing = replace(config, unlabeled_weight=3.0, ramp_end=5.0)
 
     def accuracy(config: Config) -> float:
-        return accuracy_on_clusters(lambda: Classical(config, 2), lambda x: (x,), lambda x: (x,), seed, 200)
+        return accuracy_on_clusters(
+            lambda: Classical(config, "ab"), lambda x: (x,), lambda x: (x,), seed, 200
+        )
 
     assert accuracy(replace(guessing, unlabeled_weight=0.0)) < 0.95
     assert accuracy(guessing) > 0.96

@@ -50,7 +50,7 @@ def test_generator_makes_images_of_the_resolution(resolution: int) -> None:
 def test_each_loss_teaches_its_own_network(config: Config) -> None:
     """The gradient of one step is that of either loss by itself, to the network that it is for."""
     seed_everything(0)
-    recipe = SslGan(replace(config, dropout=0.0), 3)
+    recipe = SslGan(replace(config, dropout=0.0), "abc")
     rows = torch.arange(8)
     few, many, labels = torch.randn(4, 3, 16, 16), torch.randn(8, 3, 16, 16), rows[:4] % 3
     pair = PairedBatch(Batch((few,), labels, rows[:4], rows[:4] >= 0), Batch((many,), None, rows, rows >= 0))
@@ -75,14 +75,14 @@ def test_each_loss_teaches_its_own_network(config: Config) -> None:
 
 
 def test_each_network_has_its_rate_and_the_average_follows(config: Config) -> None:
-    recipe = SslGan(replace(config, ema_decay=0.75), 3)
+    recipe = SslGan(replace(config, ema_decay=0.75), "abc")
     rates = {p: group["lr"] for group in recipe.make_optimizer().param_groups for p in group["params"]}
     assert {rates[p] for p in recipe.classifier.parameters()} == {3e-3}
     assert {rates[p] for p in recipe.generator.parameters()} == {1e-3}
     before = recipe.average.head.bias.clone()
     with torch.no_grad():
         recipe.classifier.head.bias.add_(1.0)
-    recipe.after_step(0)
+    recipe.after_step(10)
     torch.testing.assert_close(recipe.average.head.bias, before + 0.25)
 
 
@@ -118,7 +118,7 @@ def test_a_run_that_ends_early_claims_no_epoch_and_says_its_collapse(
 def test_a_generator_of_one_image_has_collapsed(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     """With the default share: images that are all alike are named, those that vary like real ones are not."""
     seed_everything(0)
-    recipe = SslGan(replace(config, collapse_share=0.1), 3)
+    recipe = SslGan(replace(config, collapse_share=0.1), "abc")
     for _ in range(40):
         images = recipe.generate(torch.rand(32, 16))  # its BatchNorm comes to know what it makes
     recipe.real_spread.copy_(diversity(images))

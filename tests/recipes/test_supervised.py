@@ -62,7 +62,7 @@ def test_a_step_mixes_and_smooths_as_the_papers_do(config: Config) -> None:
     """Labels weighed like their images, each smoothed; the average follows."""
     seed_everything(0)
     changed = replace(config, mixing="mixup", mixing_alpha=0.3, label_smoothing=0.2, ema_decay=0.75)
-    recipe = Supervised(replace(changed, warmup_epochs=1.0), 3).eval()
+    recipe = Supervised(replace(changed, warmup_epochs=1.0), "abc").eval()
     with torch.no_grad():
         recipe.classifier.head.weight.mul_(10.0)
     x, labels, step = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 2]), 4

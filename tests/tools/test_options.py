@@ -73,7 +73,7 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("report", ("--run", "RUN", "--pack", "PACK"), "expected rows 0 to 15, found -1 to 3"),
     ("report", ("--run", "VIEWLESS", "--pack", "PACK"), "expected views and their rows"),
     ("report", ("--run", "UNEVALUATED", "--pack", "PACK"), "is not an evaluation"),
-    ("evaluate", ("--run", "RUN", "--pack", "PACK"), "expected backbone and resolution"),
+    ("evaluate", ("--run", "RUN", "--pack", "PACK"), "expected a file at .*backbone.safetensors"),
     ("evaluate", ("--run", "VIEWLESS", "--pack", "PACK"), "evaluation, found the file"),
     ("evaluate", ("--run", "UNEVALUATED", "--pack", "PACK", "--temperature", "nan"), "temperature: expected"),
     ("bench_objectives", (*OBJECTIVES, "--embedding", "-1"), "embedding: expected a whole number"),

@@ -9,9 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from loaders.kernels.jpeg.turbojpeg import compress_planes, set_parameter
-from loaders.kernels.memory import kernel
-from loaders.turbojpeg import HALF_COLOURS, Compressor, library
+from loaders.kernels.cache import kernel
+from loaders.kernels.jpeg.turbojpeg import (
+    HALF_COLOURS,
+    Compressor,
+    compress_planes,
+    library,
+    set_parameter,
+)
 
 NUM_TEXTURES = 64
 MAX_SIDE = 256

@@ -12,9 +12,9 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from engine.report.page import Block, Paragraph, Section, Table, Tile, Tiles, render_page
+from loaders.kernels.encodings import ENCODING_RAW
 from loaders.packs import Pack
 from loaders.packs.atomic import write_atomic
-from loaders.packs.columns import ENCODING_RAW
 from loaders.packs.findings import Findings
 from loaders.packs.resize import fit_inside, resize_antialiased
 from tools.packing.blocks import Bars, Sheet

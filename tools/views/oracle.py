@@ -12,7 +12,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from loaders.views import codes
+from loaders.kernels.views import codes
 from loaders.views.draw import ViewParameters
 from loaders.views.policy import PaddedCrop, ViewPolicy
 

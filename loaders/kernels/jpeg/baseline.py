@@ -7,8 +7,12 @@ so refusing costs time and never an image.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.kernels.cache import inlined, kernel
 from loaders.kernels.jpeg.colours import convert_row, enlarge_row
 from loaders.kernels.jpeg.entropy import (
     BLOCK_AC,
@@ -19,19 +23,27 @@ from loaders.kernels.jpeg.entropy import (
     BLOCK_FACTORS,
     BLOCK_PLACE,
     BLOCK_STRIDE,
+    COEFFICIENTS,
     PLACES,
+    ROWS,
     begin_scan,
     bits_left,
     build_entropy_table,
     decode_units,
 )
-from loaders.kernels.jpeg.huffman import unstuff
+from loaders.kernels.jpeg.huffman import SLACK, unstuff
 from loaders.kernels.jpeg.markers import (
     AC_SLOT,
     CODES,
     COMPONENT,
     DC_SLOT,
+    HEIGHT,
+    MAX_BLOCKS,
+    NUM_CODES,
+    NUM_TABLES,
     QUANT,
+    RAW_BYTES,
+    WIDTH,
     H,
     V,
     num_units,
@@ -39,17 +51,56 @@ from loaders.kernels.jpeg.markers import (
     same_bytes,
     table_size,
 )
-from loaders.kernels.memory import entry, inner
-from loaders.packs.stored.sizes import DECODE_ROWS as ROWS
-from loaders.packs.stored.sizes import HEIGHT, LANES, WIDTH
+from loaders.kernels.simd import LANES
 
 _NARROWEST = 5  # pixels across; libjpeg-turbo enlarges the colours of narrower images in another way
 # Columns of the planes of samples: where the sample of the image's first row and column would stand, bytes
 # from one row to the next.
 _FIRST, _STRIDE = 0, 1
+_MAX_ROW_PX = 65_536
 
 
-@inner
+# What a thread keeps from one image to the next: tables, which files often share, and scratch. A record is
+# one argument, where numba takes a tuple of arrays apart in every function: half the time to compile.
+BASELINE = np.dtype(
+    [
+        ("tables", np.uint64, (4 * ROWS,)),
+        ("single", np.uint64, (ROWS,)),
+        ("state", np.uint64, (3,)),
+        ("previous", np.int64, (3,)),
+        ("facts", np.int64, (4,)),
+        ("frame", np.int64, (3, 4)),
+        ("units", np.int64, (MAX_BLOCKS, 3)),
+        ("tables_at", np.int64, (NUM_TABLES,)),
+        ("blocks", np.int64, (MAX_BLOCKS, 8)),
+        ("places", np.int64, (3, 2)),  # of the planes of samples
+        ("codes", np.int32, (4, NUM_CODES)),
+        ("factors", np.int16, (4 * 64,)),
+        ("coefficients", np.int16, (COEFFICIENTS,)),
+        ("sums", np.int16, (_MAX_ROW_PX,)),
+        ("raws", np.uint8, (4, RAW_BYTES)),  # the tables of codes that were built last
+        ("colours", np.uint8, (2, _MAX_ROW_PX)),
+        ("narrow", np.uint8, (3 * LANES,)),
+    ]
+)
+
+
+def make_baseline() -> NDArray[np.void]:
+    """Allocate what one thread needs: BASELINE [1]."""
+    return np.zeros(1, BASELINE)
+
+
+def scan_bytes(size: int) -> int:
+    """Return how much scratch the codes of a file of so many bytes need."""
+    return size + SLACK
+
+
+def sample_bytes(height: Any, width: Any) -> Any:
+    """Return how much scratch the samples of an image of so many pixels need at most."""
+    return 3 * (height + 15) * (width + 15) + LANES
+
+
+@inlined
 def decode_baseline(data, height, width, region, base, scan, samples, planes):
     """Decode a region of one image; return whether it could be done.
 
@@ -100,7 +151,7 @@ def decode_baseline(data, height, width, region, base, scan, samples, planes):
     return bottom < down or bits_left(base.state, size) < 8
 
 
-@entry
+@kernel
 def decode_samples(data, height, width, region, base, scan, samples, places):
     """Decode an image as it is stored, luma and two colours; return whether it could be done.
 
@@ -117,7 +168,7 @@ def decode_samples(data, height, width, region, base, scan, samples, places):
     return done
 
 
-@inner
+@inlined
 def _bring_tables(data, base):
     """Build the tables of a file that are not there yet; return whether all are legal."""
     for slot in range(4):
@@ -139,7 +190,7 @@ def _bring_tables(data, base):
     return True
 
 
-@inner
+@inlined
 def _lay_out(base, num_components, num_blocks, top, first, down, across, room):
     """Give each component a plane of samples and each block of a unit its place; tell whether they fit."""
     begin = 0
@@ -164,7 +215,7 @@ def _lay_out(base, num_components, num_blocks, top, first, down, across, room):
     return begin + LANES <= room
 
 
-@inner
+@inlined
 def _write_row(base, num_components, y, left, count, samples, planes, to, plane):
     """Write `count` pixels of row y of the image from column `left` on."""
     at = base.places[0, _FIRST] + y * base.places[0, _STRIDE] + left

@@ -14,8 +14,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from loaders.kernels.memory import inner
-from loaders.packs.stored.sizes import LANES
+from loaders.kernels.cache import inlined
+from loaders.kernels.simd import LANES
 
 # Factors of 65536, as sums of a whole number and of one that needs no more than 16 bits.
 _RED, _RED_WHOLE = 91881 - 65536, 1  # 1.402
@@ -175,7 +175,7 @@ def _convert(
     return types.void(luma, i, blue, i, red, i, planes, i, i), generate
 
 
-@inner
+@inlined
 def enlarge_row(samples, first, stride, height, width, y, left, count, h, v, sums, out):
     """Write what belongs to `count` pixels of row y from column `left` on; return where in `out` it begins.
 
@@ -212,7 +212,7 @@ def enlarge_row(samples, first, stride, height, width, y, left, count, h, v, sum
     return left & 1
 
 
-@inner
+@inlined
 def convert_row(samples, at, blue, cb, red, cr, count, planes, to, plane, narrow):
     """Write `count` pixels of a row to three planes.
 

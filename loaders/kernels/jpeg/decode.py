@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from loaders.kernels.cache import inlined, kernel
+from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
 from loaders.kernels.jpeg.baseline import decode_baseline
-from loaders.kernels.jpeg.turbojpeg import decompress, get_parameter, read_header, set_region
-from loaders.kernels.memory import bytes_at, copy_bytes, inner, kernel
-from loaders.packs.columns import ENCODING_JPEG, ENCODING_RAW
-from loaders.packs.stored.sizes import SLACK
-from loaders.turbojpeg import HEIGHT, RGB, WIDTH
+from loaders.kernels.jpeg.huffman import SLACK
+from loaders.kernels.jpeg.turbojpeg import (
+    IMAGE_HEIGHT,
+    IMAGE_WIDTH,
+    RGB,
+    copy_bytes,
+    decompress,
+    get_parameter,
+    read_header,
+    set_region,
+)
+from loaders.kernels.memory import bytes_at
 
 # libjpeg-turbo decodes the last bytes of its input, 512 for each of up to ten blocks of a unit, by a slower
 # way: most of a small image. With so many bytes more, which are never looked at, none of its own are last.
@@ -21,13 +30,13 @@ AHEAD = 5120
 FOUND_DAMAGE, FOUND_SIZE, FOUND_BYTES, FOUND_ENCODING, FOUND_ALTERED = range(1, 6)
 
 
-@inner
+@inlined
 def _ends(data):
     """Whether the bytes end in the marker that ends a JPEG, and so have not been cut."""
     return len(data) >= 2 and data[-2] == 0xFF and data[-1] == 0xD9
 
 
-@inner
+@inlined
 def split_channels(pixels, count, planes):
     """Turn `count` RGB pixels into three planes, one behind the other."""
     red, green, blue = planes[:count], planes[count : 2 * count], planes[2 * count : 3 * count]
@@ -37,14 +46,17 @@ def split_channels(pixels, count, planes):
         blue[i] = pixels[3 * i + 2]
 
 
-@inner
+@inlined
 def _decode_jpeg(jpeg, data, height, width, region, copy, pixels, found):
     """Decode one image into `pixels` and write into `region` what of it was decoded."""
     address, size = np.uintp(data.ctypes.data), len(data)
     if read_header(jpeg, address, np.uintp(size)) != 0:
         found[0] = FOUND_DAMAGE
         return
-    found[1], found[2] = get_parameter(jpeg, np.int32(HEIGHT)), get_parameter(jpeg, np.int32(WIDTH))
+    found[1], found[2] = (
+        get_parameter(jpeg, np.int32(IMAGE_HEIGHT)),
+        get_parameter(jpeg, np.int32(IMAGE_WIDTH)),
+    )
     if found[1] != height or found[2] != width:
         found[0] = FOUND_SIZE
         return
@@ -85,11 +97,12 @@ def decode_all(
     planes,
     found,
 ):
-    """Decode rows `first` .. K one behind the other; see `loaders.decode.Decoder.decode`.
+    """Decode rows `first` .. K one behind the other; see `loaders.backends.decode.Decoder.decode`.
 
     Args:
         handle: of a decompressor.
-        addresses, sizes, encodings, heights, widths, regions, whole: as in `loaders.decode.EncodedRows`.
+        addresses, sizes, encodings, heights, widths, regions, whole: as in
+            `loaders.backends.decode.EncodedRows`.
         first: row to begin with.
         starts: int64 [K], where each begins in `planes`; those behind `first` are written.
         base: `BASELINE` [1].

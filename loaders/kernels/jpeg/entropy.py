@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from loaders.kernels.cache import inlined
 from loaders.kernels.jpeg.idct import transform_block
-from loaders.kernels.memory import inner, load_be64, store_le64
-from loaders.packs.stored.sizes import DECODE_PEEK_BITS as PEEK_BITS
-from loaders.packs.stored.sizes import DECODE_ROWS as ROWS
+from loaders.kernels.memory import load_be64, store_le64
 
+PEEK_BITS = 10
+ROWS = 1 << PEEK_BITS
+COEFFICIENTS = 72  # int16 of a block, with the place of no meaning
 END = 128  # an end of block is an advance by so many coefficients
 # An entry of a DC table, or of an AC table where a magnitude does not fit into the look-up:
 # 0 (8 bits), bits taken (8), bits of the magnitude (8), advance (8).
@@ -44,7 +46,7 @@ PLACES = np.array(
 ) = range(8)
 
 
-@inner
+@inlined
 def build_entropy_table(raw, is_ac, table, codes, single):
     """Build the look-up table of a DHT segment's table; return whether it is a legal one.
 
@@ -83,7 +85,7 @@ def build_entropy_table(raw, is_ac, table, codes, single):
     return True
 
 
-@inner
+@inlined
 def _entry(symbol, length, is_ac):
     """Return the entry of one symbol; 0 for one that baseline JPEG does not have."""
     run, size = (symbol >> 4, symbol & 15) if is_ac else (0, symbol)
@@ -93,7 +95,7 @@ def _entry(symbol, length, is_ac):
     return np.uint64((length + size) << 8 | size << 16 | advance << 24)
 
 
-@inner
+@inlined
 def _pair(single, peek):
     """Return the entry for two symbols, or for the one that fits."""
     entry = np.int64(single[peek])
@@ -111,14 +113,14 @@ def _pair(single, peek):
     return np.uint64(both | taken << 8 | advance << 16 | reach << 24) | values << np.uint64(32)
 
 
-@inner
+@inlined
 def _magnitude(peek, taken, size):
     """Return the value of the last `size` of the first `taken` bits of a look-up."""
     bits = peek >> (PEEK_BITS - taken) & ((1 << size) - 1)
     return bits if size == 0 or bits >> (size - 1) else bits - (1 << size) + 1
 
 
-@inner
+@inlined
 def _longer(raw, codes, bits, is_ac):
     """Return the entry of a code that is longer than the look-up; 0 for no code."""
     for length in range(PEEK_BITS + 1, 17):
@@ -128,7 +130,7 @@ def _longer(raw, codes, bits, is_ac):
     return np.uint64(0)
 
 
-@inner
+@inlined
 def begin_scan(state, previous, coefficients):
     """Make these arguments of `decode_units` ready for a scan, whatever the one before has left."""
     state[:] = 0
@@ -136,13 +138,13 @@ def begin_scan(state, previous, coefficients):
     coefficients[:] = 0
 
 
-@inner
+@inlined
 def bits_left(state, size):
     """Return how many bits of a scan of `size` bytes have not been taken; negative past its end."""
     return 8 * (size - np.int64(state[2])) + np.int64(state[1])
 
 
-@inner
+@inlined
 def decode_units(
     data,
     size,
@@ -261,7 +263,7 @@ def decode_units(
     return True
 
 
-@inner
+@inlined
 def _value(bits, taken, size):
     """Return the value of the last `size` of the first `taken` bits."""
     rest = bits << (taken - size)
@@ -270,7 +272,7 @@ def _value(bits, taken, size):
     return value + (~(np.int64(rest) >> 63) & (1 - (1 << np.int64(size))))
 
 
-@inner
+@inlined
 def _fill_block(value, samples, to, stride):
     """Write a block that has nothing but its mean."""
     byte = min(max((np.int64(np.int16(4 * value)) + 16) >> 5, -128), 127) + 128

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.kernels.memory import inner, load_be64, load_le64, store_le64
-from loaders.packs.stored.sizes import SCAN_PEEK_BITS as PEEK_BITS
-from loaders.packs.stored.sizes import SCAN_ROWS as ROWS
-from loaders.packs.stored.sizes import SLACK
+from loaders.kernels.cache import inlined
+from loaders.kernels.memory import load_be64, load_le64, store_le64
 
+PEEK_BITS = 13
+ROWS = 1 << PEEK_BITS
+# A block takes at most 64 symbols of 31 bits, so this much is read behind a scan that is cut off.
+SLACK = 288
 # An entry: bits taken (4), coefficients covered (8 from bit 4), end of block (bit 15). 0: look closer.
 END = 1 << 11  # of an entry shifted right by 4
 # Rows of `codes`: per length 1 to 16 the last code (-1: none), then the place of its symbol.
 LAST, PLACE = 0, 17
 
 
-@inner
+@inlined
 def build_table(raw, is_ac, table, codes, scratch):
     """Build the look-up table of a DHT segment's table; return whether it is a legal one.
 
@@ -59,7 +61,7 @@ def build_table(raw, is_ac, table, codes, scratch):
     return True
 
 
-@inner
+@inlined
 def _fill(raw, code, length, place, is_ac, table):
     """Write the entry of one symbol to all places that begin with its code and have room for its bits."""
     symbol = np.int64(raw[16 + place])
@@ -74,7 +76,7 @@ def _fill(raw, code, length, place, is_ac, table):
         table[peek] = entry
 
 
-@inner
+@inlined
 def _joined(single, peek):
     """Return the entry of all whole symbols that some bits begin with."""
     taken, covered = 0, 0
@@ -87,7 +89,7 @@ def _joined(single, peek):
             return taken | covered << 4 | 1 << 15
 
 
-@inner
+@inlined
 def find_symbol(raw, codes, bits):
     """Return the symbol that 16 bits begin with and the length of its code; length 0 for no code."""
     for length in range(1, 17):
@@ -97,7 +99,7 @@ def find_symbol(raw, codes, bits):
     return 0, 0
 
 
-@inner
+@inlined
 def unstuff(data, at, stop, out):
     """Copy a scan without the zeros behind its 0xFF bytes, up to the first marker.
 
@@ -137,7 +139,7 @@ def unstuff(data, at, stop, out):
     return size, at
 
 
-@inner
+@inlined
 def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
     """Walk through a scan; return whether it ends exactly behind its last block.
 
@@ -180,7 +182,7 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
     return 0 <= left < 8
 
 
-@inner
+@inlined
 def _one_symbol(raw, codes, bits, k):
     """Return the bits of one symbol with its magnitude and the next coefficient; 0 bits where it is bad."""
     symbol, length = find_symbol(raw, codes, np.int64(bits >> np.uint64(48)))

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.kernels.memory import inner
-from loaders.packs.stored.sizes import HAS_EXIF, HEIGHT, RAW_BYTES, WIDTH
+from loaders.kernels.cache import inlined
 
+HEIGHT, WIDTH, CLEAN, HAS_EXIF = 0, 1, 2, 3  # of the facts of a file
+RAW_BYTES = 16 + 256  # of a table of codes: how many there are of each length, then their symbols
+NUM_TABLES = 8  # of a file: four of quantisation steps, four of codes
+MAX_BLOCKS = 10  # of a unit, by the standard; of the usual kind 6
+NUM_CODES = 34  # per length 1 to 16 the last code (-1: none), then the place of its symbol
 # Rows of the frame: id, horizontal and vertical sampling, quantisation table of a component.
 _ID, H, V, QUANT = 0, 1, 2, 3
 # Columns of the blocks of a unit: the slots of their tables of codes (DC 0, DC 1, AC 0, AC 1), and the
@@ -22,7 +26,7 @@ CODES = 4  # where the places of tables of codes begin, behind those of four qua
 _MAX_SIDE_PX = 65_500
 
 
-@inner
+@inlined
 def read_header(data, first, stop, facts, frame, blocks, tables_at):
     """Read the markers of one file up to its scan.
 
@@ -74,7 +78,7 @@ def read_header(data, first, stop, facts, frame, blocks, tables_at):
     return end, num_components, num_blocks
 
 
-@inner
+@inlined
 def same_bytes(data, at, other, size):
     """Tell whether data[at : at + size] is other[:size]."""
     for i in range(size):  # noqa: SIM110 - numba knows no generators as arguments
@@ -83,7 +87,7 @@ def same_bytes(data, at, other, size):
     return True
 
 
-@inner
+@inlined
 def table_size(data, at):
     """Return the bytes of a table of codes whose counts stand at a place."""
     size = 16
@@ -92,14 +96,14 @@ def table_size(data, at):
     return size
 
 
-@inner
+@inlined
 def num_units(facts, frame):
     """Return how many units a file has across and down."""
     across, down = 2 + frame[0, H], 2 + frame[0, V]  # of 8 or 16 pixels: a shift by 3 or 4
     return (facts[WIDTH] + (1 << across) - 1) >> across, (facts[HEIGHT] + (1 << down) - 1) >> down
 
 
-@inner
+@inlined
 def _is_harmless(data, marker, body, end, facts):
     """Tell whether a segment says nothing that changes how the file is decoded."""
     size = end - body
@@ -113,7 +117,7 @@ def _is_harmless(data, marker, body, end, facts):
     return 0xE0 <= marker <= 0xEF or marker == 0xFE
 
 
-@inner
+@inlined
 def _word(data, at):
     """Return the number of 32 bits that stands at a place, its highest byte first."""
     word = np.int64(0)
@@ -122,7 +126,7 @@ def _word(data, at):
     return word
 
 
-@inner
+@inlined
 def _find_quants(data, at, end, tables_at):
     """Note where a segment's 8-bit quantisation tables stand; return whether it is a usual one."""
     if at == end:
@@ -135,7 +139,7 @@ def _find_quants(data, at, end, tables_at):
     return True
 
 
-@inner
+@inlined
 def _find_codes(data, at, end, tables_at):
     """Note where a segment's tables of codes stand; return whether it is a usual one."""
     if at == end:
@@ -152,7 +156,7 @@ def _find_codes(data, at, end, tables_at):
     return True
 
 
-@inner
+@inlined
 def _read_frame(data, at, end, facts, frame):
     """Read an 8-bit frame of usual sampling; return its number of components, 0 where it is odd."""
     if end - at < 6 or data[at] != 8:
@@ -183,7 +187,7 @@ def _read_frame(data, at, end, facts, frame):
     return num_components
 
 
-@inner
+@inlined
 def _read_scan(data, at, end, num_components, frame, blocks, tables_at):
     """Read the heading of the one scan; return its blocks per unit, 0 where it is odd."""
     if end - at != 4 + 2 * num_components or data[at] != num_components:

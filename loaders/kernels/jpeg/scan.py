@@ -9,24 +9,67 @@ Source: ITU-T T.81, annexes B and F.
 
 from __future__ import annotations
 
-from loaders.kernels.jpeg.huffman import build_table, unstuff, walk_scan
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.kernels.cache import inlined, kernel
+from loaders.kernels.jpeg.huffman import ROWS, SLACK, build_table, unstuff, walk_scan
 from loaders.kernels.jpeg.markers import (
+    CLEAN,
     CODES,
+    MAX_BLOCKS,
+    NUM_CODES,
+    NUM_TABLES,
+    RAW_BYTES,
     num_units,
     read_header,
     same_bytes,
     table_size,
 )
-from loaders.kernels.memory import entry, inner
-from loaders.packs.stored.sizes import CLEAN, RAW_BYTES
-from loaders.packs.stored.sizes import SCAN_ROWS as ROWS
+from loaders.kernels.memory import read_only
 
 _LARGE_BYTES = 131_072
 
 
-@entry
-def scan_all(data, starts, facts, raws, seen, tables, codes, frame, blocks, tables_at, scratch):
-    """Look at all files; see `loaders.packs.stored.jpeg_scan`."""
+@dataclass
+class ScanTables:
+    """Huffman tables of the files seen last, so that files with the same ones do not pay for them again.
+
+    Each thread needs its own. Four tables: DC 0, DC 1, AC 0, AC 1.
+    """
+
+    raws: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((4, RAW_BYTES), np.uint8))
+    seen: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((4, RAW_BYTES), np.uint8))
+    tables: NDArray[np.uint16] = field(default_factory=lambda: np.zeros(5 * ROWS, np.uint16))
+    codes: NDArray[np.int32] = field(default_factory=lambda: np.zeros((4, NUM_CODES), np.int32))
+    frame: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 4), np.int64))
+    blocks: NDArray[np.int64] = field(default_factory=lambda: np.zeros((MAX_BLOCKS, 3), np.int64))
+    tables_at: NDArray[np.int64] = field(default_factory=lambda: np.zeros(NUM_TABLES, np.int64))
+
+
+def scan_jpegs(data: NDArray[np.uint8], starts: NDArray[np.int64], tables: ScanTables) -> NDArray[np.int64]:
+    """Look at many files.
+
+    Args:
+        data: uint8 [total], the files one after the other.
+        starts: int64 [N + 1], where each file begins, and the end of the last one.
+        tables: what was learned from files before.
+
+    Returns:
+        int64 [N, 4]: height, width, whether the file is clean, whether it has EXIF data; zeros where it is
+        not clean.
+    """
+    facts = np.zeros((len(starts) - 1, 4), np.int64)
+    t, data = tables, read_only(data)
+    scratch = np.empty(int(np.diff(starts).max(initial=0)) + SLACK, np.uint8)
+    _scan_all(data, starts, facts, t.raws, t.seen, t.tables, t.codes, t.frame, t.blocks, t.tables_at, scratch)
+    return facts
+
+
+@kernel
+def _scan_all(data, starts, facts, raws, seen, tables, codes, frame, blocks, tables_at, scratch):
     for i in range(len(facts)):
         first, stop = starts[i], starts[i + 1]
         at, _, num_blocks = read_header(data, first, stop, facts[i], frame, blocks, tables_at)
@@ -45,7 +88,7 @@ def scan_all(data, starts, facts, raws, seen, tables, codes, frame, blocks, tabl
             facts[i, :] = 0
 
 
-@inner
+@inlined
 def _bring_tables(data, is_large, tables_at, raws, seen, tables, codes):
     """Build the tables of a file that are not there yet; return whether all can be used.
 

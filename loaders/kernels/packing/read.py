@@ -1,25 +1,52 @@
-"""Reading many small files: see `loaders.packs.stored.read_files`."""
+"""Reading many small files in one call, without the interpreter between them."""
 
 from __future__ import annotations
 
 import numpy as np
+from numba import types
+from numpy.typing import NDArray
 
-from loaders.kernels.memory import close_file, entry, open_file, read_file
+from loaders.kernels.cache import kernel
+from loaders.kernels.memory import c_function
+
+_open = c_function("open", types.int32, types.uintp, types.int32)  # takes no mode: nothing is created
+_read = c_function("read", types.intp, types.int32, types.uintp, types.uintp)
+_close = c_function("close", types.int32, types.int32)
 
 
-@entry
-def read_all(paths, path_starts, starts, data, good):
-    """Read all files; see `loaders.packs.stored.read_files`."""
+def read_files(
+    paths: bytes, path_starts: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
+    """Read files of known sizes behind each other.
+
+    Args:
+        paths: the paths, each ended by a zero byte.
+        path_starts: int64 [N], where each begins.
+        sizes: int64 [N], the size that each file should have.
+
+    Returns:
+        uint8 [total], the bytes; int64 [N + 1], where each file begins; bool [N], whether it could be read
+        and has its size. Where it is False the bytes mean nothing, and the caller finds out why.
+    """
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    data = np.empty(int(starts[-1]) + 1, np.uint8)  # one more, which shows that a file has grown
+    good = np.zeros(len(sizes), np.bool_)
+    _read_all(np.frombuffer(paths, np.uint8), path_starts, starts, data, good)
+    return data[:-1], starts, good
+
+
+@kernel
+def _read_all(paths, path_starts, starts, data, good):
     for i in range(len(good)):
-        file = open_file(np.uintp(paths.ctypes.data) + np.uintp(path_starts[i]), np.int32(0))
+        file = _open(np.uintp(paths.ctypes.data) + np.uintp(path_starts[i]), np.int32(0))
         if file < 0:
             continue
         at, stop = starts[i], starts[i + 1]
         is_short = True
         while is_short:
             # One byte more is asked for: it stays free where the file has the size that was expected.
-            count = read_file(file, np.uintp(data.ctypes.data) + np.uintp(at), np.uintp(stop + 1 - at))
+            count = _read(file, np.uintp(data.ctypes.data) + np.uintp(at), np.uintp(stop + 1 - at))
             at += count
             is_short = count > 0 and at < stop
         good[i] = count >= 0 and at == stop
-        close_file(file)
+        _close(file)

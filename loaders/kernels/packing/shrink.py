@@ -9,17 +9,19 @@ fused: every machine gives the same bytes.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import cache, lru_cache
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
-from loaders.kernels.memory import entry, inner
-from loaders.kernels.simd import rows_to_columns
-from loaders.packs.stored.sizes import PLANE_CHANNELS, PLANE_COLUMNS, PLANE_OUT, PLANE_ROWS, PLANE_VALUES
+from loaders.kernels.cache import exact_inlined, exact_kernel, first_use
+from loaders.kernels.shuffles import rows_to_columns
 
 _UNIT = 1 << 16
 _LANES = 16
@@ -27,8 +29,157 @@ _ROWS = 8
 _F32 = ir.FloatType()
 
 
-@entry
-def hamming_taps(sides, first, weights, num_taps, sums):
+MIN_ROW_BYTES = 16  # of the source: a whole vector
+# Columns of the facts of a plane that shrinks: values of a source row, values of a pixel, where the result
+# begins; of the rows where their tables of first pixels and of weights begin, taps of a pixel, and how many
+# there are; then the same of the columns.
+PLANE_VALUES, PLANE_CHANNELS, PLANE_OUT, PLANE_ROWS, PLANE_COLUMNS = 0, 1, 2, 3, 7
+
+
+class Side(NamedTuple):
+    """How one axis shrinks.
+
+    Attributes:
+        length: source pixels.
+        size: output pixels.
+        scale: source pixels per output pixel.
+        num_places: output pixels with padding, which repeats the last one.
+    """
+
+    length: int
+    size: int
+    scale: float
+    num_places: int
+
+
+class Plane(NamedTuple):
+    """One plane of an image, or an image whose channels lie side by side, and how it shrinks.
+
+    Attributes:
+        rows: how many rows become how many.
+        columns: the same for columns.
+        num_channels: values of a pixel.
+    """
+
+    rows: Side
+    columns: Side
+    num_channels: int = 1
+
+    @property
+    def num_values(self) -> int:
+        """Values of a row of the source; at least `MIN_ROW_BYTES`."""
+        return self.columns.length * self.num_channels
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the result."""
+        return self.rows.num_places * self.columns.num_places * self.num_channels
+
+
+class ShrinkPlan(NamedTuple):
+    """Tables for shrinking some planes, the results one behind the other.
+
+    Attributes:
+        facts: int64 [P, 11], per plane what the columns of `PLANE_...` say.
+        first: int64, all tables of first source pixels.
+        weights: float32, all tables of weights.
+        num_floats: scratch for eight rows of the widest plane.
+        num_bytes: likewise.
+        ends: where the result of each plane ends.
+    """
+
+    facts: NDArray[np.int64]
+    first: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    num_floats: int
+    num_bytes: int
+    ends: tuple[int, ...]
+
+
+@cache
+def _load_kernels() -> None:
+    """Load or compile them once, before threads do so in each other's way."""
+    with first_use("shrinking"):
+        side = np.array([[16.0, 8.0, 2.0, 8.0]])
+        first, weights = np.empty(8, np.int64), np.empty(48, np.float32)
+        _hamming_taps(side, first, weights, np.empty(1, np.int64), np.empty(6))
+        pixels, places, facts = np.empty(0, np.uint8), np.empty((0, 2), np.int64), np.empty((0, 11), np.int64)
+        _shrink(pixels, places, facts, first, weights, weights, pixels, pixels)
+
+
+@lru_cache(maxsize=512)
+def plan_shrinking(planes: tuple[Plane, ...]) -> ShrinkPlan:
+    """Return the tables for some planes."""
+    _load_kernels()
+    sides = [side for plane in planes for side in (plane.rows, plane.columns)]
+    num_places = sum(side.num_places for side in sides)
+    most_taps = max(int(2 * max(side.scale, 1.0)) + 2 for side in sides)
+    first, weights = np.empty(num_places, np.int64), np.empty(num_places * most_taps, np.float32)
+    taps, sums = np.empty(len(sides), np.int64), np.empty(most_taps)
+    _hamming_taps(np.array(sides, np.float64), first, weights, taps, sums)
+    counts = iter(zip(sides, taps.tolist(), strict=True))
+    facts, ends, at, weight_at = [], [0], 0, 0
+    for plane in planes:
+        tables = []
+        for side, count in islice(counts, 2):
+            tables += [at, weight_at, count, side.num_places]
+            at, weight_at = at + side.num_places, weight_at + side.num_places * count
+        facts.append([plane.num_values, plane.num_channels, ends[-1], *tables])
+        ends.append(ends[-1] + plane.size_bytes)
+    return ShrinkPlan(
+        np.array(facts, np.int64),
+        first,
+        weights,
+        _ROWS * (_LANES + max(plane.num_values for plane in planes)),
+        _ROWS * max(plane.columns.num_places * plane.num_channels for plane in planes),
+        tuple(ends[1:]),
+    )
+
+
+def shrink_planes(
+    out: NDArray[np.uint8],
+    data: NDArray[np.uint8],
+    places: NDArray[np.int64],
+    plan: ShrinkPlan,
+    floats: NDArray[np.float32],
+    sums: NDArray[np.uint8],
+) -> None:
+    """Resize some planes as Pillow does with its Hamming filter, rounding once.
+
+    Args:
+        out: uint8 [>= plan.ends[-1]], results, one behind the other.
+        data: uint8, what holds the sources.
+        places: int64 [P, 2], where each source begins, bytes from one of its rows to the next.
+        plan: of P planes.
+        floats: float32 [>= plan.num_floats], scratch.
+        sums: uint8 [>= plan.num_bytes], scratch.
+    """
+    _shrink(data, places, plan.facts, plan.first, plan.weights, floats, sums, out)
+
+
+def shrink_hamming(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize one image as `shrink_planes` does.
+
+    Args:
+        pixels: uint8 [H, W, 3], contiguous, at least 6 wide.
+        height: rows of the result.
+        width: columns of the result.
+
+    Returns:
+        uint8 [height, width, 3], contiguous.
+    """
+    out = np.empty((height, width, 3), np.uint8)
+    rows = Side(pixels.shape[0], height, pixels.shape[0] / height, height)
+    columns = Side(pixels.shape[1], width, pixels.shape[1] / width, width)
+    plan = plan_shrinking((Plane(rows, columns, 3),))
+    floats, sums = np.empty(plan.num_floats, np.float32), np.empty(plan.num_bytes, np.uint8)
+    places = np.array([[0, 3 * pixels.shape[1]]])
+    shrink_planes(out.reshape(-1), pixels.reshape(-1), places, plan, floats, sums)
+    return out
+
+
+@exact_kernel
+def _hamming_taps(sides, first, weights, num_taps, sums):
     """Fill the tables of Pillow's Hamming filter.
 
     Args:
@@ -67,11 +218,28 @@ def hamming_taps(sides, first, weights, num_taps, sums):
         at, weight_at = at + num_places, weight_at + num_places * count
 
 
-@inner
+@exact_inlined
 def _window(place, length, size, scale, reach):
     """Return the first source pixel that an output pixel is made of, and the one behind the last."""
     center = (min(place, size - 1) + 0.5) * scale
     return max(0, int(center - reach + 0.5)), min(length, int(center + reach + 0.5))
+
+
+def _folded(builder: Any, count: Any, start: Any, step: Callable[[Any, Any], Any]) -> Any:
+    """Return code for `value = step(k, value)` over k in 0 .. count, which is at least 1, from `start` on."""
+    before = builder.block
+    loop, behind = builder.append_basic_block("fold"), builder.append_basic_block("folded")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k, value = builder.phi(count.type), builder.phi(start.type)
+    k.add_incoming(ir.Constant(count.type, 0), before)
+    value.add_incoming(start, before)
+    following, result = builder.add(k, ir.Constant(count.type, 1)), step(k, value)
+    k.add_incoming(following, builder.block)
+    value.add_incoming(result, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, behind)
+    builder.position_at_end(behind)
+    return result
 
 
 def _blend(source: Any, lanes: int, rounds: bool) -> Any:
@@ -86,18 +254,19 @@ def _blend(source: Any, lanes: int, rounds: bool) -> Any:
         to, at, step, first, count = (args[i] for i in (1, 3, 4, 6, 7))
         fused_type = ir.FunctionType(vector, [vector] * 3)
         fused = builder.module.declare_intrinsic(f"llvm.fma.v{lanes}f32", fnty=fused_type)
-        held = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * lanes))
-        with cgutils.for_range(builder, count) as loop:
-            weight = builder.load(builder.gep(pointers[2], [builder.add(first, loop.index)]))
+
+        def tap(k: Any, total: Any) -> Any:
+            weight = builder.load(builder.gep(pointers[2], [builder.add(first, k)]))
             one = builder.insert_element(ir.Constant(vector, ir.Undefined), weight, ir.IntType(32)(0))
             all_lanes = builder.shuffle_vector(one, one, ir.Constant(ints, [0] * lanes))
-            place = builder.gep(pointers[1], [builder.add(at, builder.mul(loop.index, step))])
+            place = builder.gep(pointers[1], [builder.add(at, builder.mul(k, step))])
             value = builder.load(builder.bitcast(place, stored.as_pointer()))
             value.align = 1
             if source != _F32:
                 value = builder.sitofp(builder.zext(value, ints), vector)
-            builder.store(builder.call(fused, [all_lanes, value, builder.load(held)]), held)
-        total = builder.load(held)
+            return builder.call(fused, [all_lanes, value, total])
+
+        total = _folded(builder, count, ir.Constant(vector, [0.0] * lanes), tap)
         if rounds:
             total = builder.fadd(total, ir.Constant(vector, [0.5] * lanes))
             total = builder.trunc(builder.fptosi(total, ints), small)
@@ -165,16 +334,15 @@ def _bytes_to_rows(typing_context: Any, columns: Any, at: Any, out: Any, to: Any
     return types.void(columns, types.intp, out, types.intp, types.intp), generate
 
 
-@entry
-def shrink(data, places, facts, first, weights, floats, sums, out):
-    """Resize some planes; see `loaders.packs.stored.shrink.shrink_planes`."""
+@exact_kernel
+def _shrink(data, places, facts, first, weights, floats, sums, out):
     for plane in range(len(facts)):
         _shrink_plane(
             data, places[plane, 0], places[plane, 1], facts[plane], first, weights, floats, sums, out
         )
 
 
-@inner
+@exact_inlined
 def _shrink_plane(data, begin, stride, facts, first, weights, floats, sums, out):
     tile, turned = floats[: _ROWS * _LANES], floats[_ROWS * _LANES :]
     num_values, channels, start = facts[PLANE_VALUES], facts[PLANE_CHANNELS], facts[PLANE_OUT]
@@ -203,7 +371,7 @@ def _shrink_plane(data, begin, stride, facts, first, weights, floats, sums, out)
         _write_rows(sums, out, start + top * size, size, members)
 
 
-@inner
+@exact_inlined
 def _write_rows(sums, out, to, size, members):
     """Turn finished columns into rows of the result."""
     if members == _ROWS and size >= _ROWS:

@@ -1,10 +1,12 @@
-"""Members of a tar for many images: see `loaders.packs.stored.tar_members`."""
+"""Members of a tar for many images in one call; the bytes are those of `loaders.packs.tar_shard`."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from loaders.kernels.memory import entry, inner
+from loaders.kernels.cache import inlined, kernel
+from loaders.kernels.memory import read_only
 
 _BLOCK = 512
 _NAME_BYTES = 100
@@ -14,9 +16,47 @@ _CLS = np.frombuffer(b".cls", np.uint8)
 _LABEL_BYTES = 20
 
 
-@entry
-def add_members(out, data, starts, keys, key_starts, labels, headers, sums, name, digits, places):
-    """Write all members; see `loaders.packs.stored.tar_members`."""
+def members_bound(num_data_bytes: int, num_name_bytes: int, num_images: int) -> int:
+    """Return how many bytes the members of so many images take at most."""
+    # Two headers, two long names with theirs and their ends, the label, and the filling of each part.
+    return num_data_bytes + 2 * num_name_bytes + num_images * 10 * _BLOCK
+
+
+def add_members(
+    out: NDArray[np.uint8],
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    keys: NDArray[np.uint8],
+    key_starts: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    headers: NDArray[np.uint8],
+) -> tuple[int, NDArray[np.int64]]:
+    """Write `<key>.jpg` and, where there is a label, `<key>.cls` for each image.
+
+    Args:
+        out: uint8 [>= members_bound()], result.
+        data: uint8 [total], the images one after the other.
+        starts: int64 [N + 1], where each begins in `data`.
+        keys: uint8 [total], the keys in UTF-8.
+        key_starts: int64 [N + 1], where each begins in `keys`.
+        labels: int64 [N], -1 for none.
+        headers: uint8 [2, 512], a header without name, size and checksum for a file and for a long name.
+
+    Returns:
+        The bytes written, and int64 [N, 3]: offset of each image in `out`, of its label and the bytes of
+        the label (0 for none).
+    """
+    places = np.zeros((len(labels), 3), np.int64)
+    name = np.empty(int(np.diff(key_starts).max(initial=0)) + 4, np.uint8)
+    sums = headers.astype(np.int64).sum(axis=1) + 8 * ord(" ")
+    digits = np.empty(_LABEL_BYTES, np.uint8)
+    data, keys, headers = read_only(data), read_only(keys), read_only(headers)
+    size = _add_all(out, data, starts, keys, key_starts, labels, headers, sums, name, digits, places)
+    return int(size), places
+
+
+@kernel
+def _add_all(out, data, starts, keys, key_starts, labels, headers, sums, name, digits, places):
     at = 0
     for i in range(len(labels)):
         name_size = key_starts[i + 1] - key_starts[i] + 4
@@ -39,7 +79,7 @@ def add_members(out, data, starts, keys, key_starts, labels, headers, sums, name
     return at
 
 
-@inner
+@inlined
 def _write_digits(digits, value):
     """Write a number at the end of `digits`; return where it begins."""
     first = _LABEL_BYTES
@@ -51,7 +91,7 @@ def _write_digits(digits, value):
             return first
 
 
-@inner
+@inlined
 def _add_header(out, at, name, name_size, size, headers, sums):
     """Write a member's header, after that of a long name where it needs one; return the place behind it."""
     if name_size > _NAME_BYTES:
@@ -65,7 +105,7 @@ def _add_header(out, at, name, name_size, size, headers, sums):
     return _one_header(out, at, headers[0], sums[0], name, min(name_size, _NAME_BYTES), size)
 
 
-@inner
+@inlined
 def _one_header(out, at, header, total, name, name_size, size):
     for j in range(_BLOCK):
         out[at + j] = header[j]
@@ -83,7 +123,7 @@ def _one_header(out, at, header, total, name, name_size, size):
     return at + _BLOCK
 
 
-@inner
+@inlined
 def _add_data(out, at, data, first, size):
     """Copy a member's bytes and fill its last block with zeros; return the place behind it."""
     for j in range(size):

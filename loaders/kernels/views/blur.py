@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.kernels.compile import inlined
+from loaders.kernels.cache import inlined
 from loaders.kernels.simd import LANES, add, load, multiply_add, splat, store, zeros
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.kernels.compile import exact_kernel
+from loaders.kernels.cache import exact_inlined, exact_kernel
 from loaders.kernels.random import uniform4
-from loaders.views.codes import AFFINE, BRIGHTNESS, CUTOUT, MAX_ARGUMENTS, POSTERIZE
+from loaders.kernels.views.codes import AFFINE, BRIGHTNESS, CUTOUT, MAX_ARGUMENTS, POSTERIZE
 
 _GEOMETRY = np.int64(0)  # number of the operation
 _FIRST, _SECOND = np.int64(0), np.int64(1)  # blocks of random numbers
@@ -125,7 +125,7 @@ TRANSLATE_X = 104
 TRANSLATE_Y = 105
 
 
-@exact_kernel
+@exact_inlined
 def _write_matrix(kind, value, resolution, fill, args):
     """Write the inverse map (view to source, from the centre) of one geometric operation."""
     a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0

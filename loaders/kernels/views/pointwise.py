@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.kernels.compile import inlined
-from loaders.views.codes import (
+from loaders.kernels.cache import inlined
+from loaders.kernels.views.codes import (
     AUTOCONTRAST,
     BRIGHTNESS,
     CONTRAST,

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.buffers import CACHE_LINE_BYTES, aligned_zeros
-from loaders.kernels.compile import inlined, kernel
+from loaders.kernels.cache import inlined, kernel
+from loaders.kernels.memory import CACHE_LINE_BYTES, aligned_zeros
 from loaders.kernels.simd import (
     LANES,
     load,
@@ -29,6 +29,7 @@ from loaders.kernels.simd import (
     stream_pixels,
 )
 from loaders.kernels.views.blur import blur_across_rows, blur_along_rows, fill_gaussian
+from loaders.kernels.views.codes import AFFINE, BLUR, CUTOUT, MAX_ARGUMENTS, NONE, SHARPNESS
 from loaders.kernels.views.pointwise import apply_pointwise
 from loaders.kernels.views.resample import LINES, SLOTS, prepare_tables, resample_rows
 from loaders.kernels.views.spatial import cut_out_rows, sharpen_rows, warp_rows
@@ -41,7 +42,6 @@ from loaders.kernels.views.statistics import (
     needs_statistics,
 )
 from loaders.kernels.views.streaming import streaming_pays
-from loaders.views.codes import AFFINE, BLUR, CUTOUT, MAX_ARGUMENTS, NONE, SHARPNESS
 
 TILE_PIXELS = 1536  # three float32 planes of it fill less than half of a 48 KiB first-level cache
 MAX_RADIUS = 64  # blur radius of the largest sigma that a policy allows, rounded up

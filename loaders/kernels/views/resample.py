@@ -29,22 +29,24 @@ import math
 
 import numpy as np
 
-from loaders.kernels.compile import inlined
+from loaders.kernels.cache import inlined
+from loaders.kernels.shuffles import (
+    columns_to_rows,
+    lookup,
+    lookup_bytes,
+    lookup_wide,
+    pick_from,
+    reverse,
+    rows_to_columns,
+)
 from loaders.kernels.simd import (
     HAS_AVX512,
     LANES,
     clamp_byte,
-    columns_to_rows,
     load,
     load_bytes,
     load_ints,
-    lookup,
-    lookup_bytes,
-    lookup_wide,
     multiply_add,
-    pick_from,
-    reverse,
-    rows_to_columns,
     splat,
     splat_pair,
     store,

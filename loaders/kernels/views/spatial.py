@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.kernels.compile import inlined
+from loaders.kernels.cache import inlined
 
 _ZERO = np.float32(0.0)
 _FULL = np.float32(255.0)

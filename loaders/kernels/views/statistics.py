@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.kernels.compile import inlined
+from loaders.kernels.cache import inlined
 from loaders.kernels.simd import LANES, highest, larger, load, lowest, smaller, splat
-from loaders.views.codes import AUTOCONTRAST, CONTRAST, EQUALIZE, STANDARDIZE
+from loaders.kernels.views.codes import AUTOCONTRAST, CONTRAST, EQUALIZE, STANDARDIZE
 
 _MIDDLE = np.float32(128.0)  # taken off before squaring, for precision
 _PARTS = 4  # an increment must wait for the last one of the same value: neighbours count in turns

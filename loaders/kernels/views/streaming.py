@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.buffers import aligned_zeros
-from loaders.kernels.compile import kernel
+from loaders.kernels.cache import kernel
+from loaders.kernels.memory import aligned_zeros
 from loaders.kernels.simd import LANES, put, splat, stream
 
 _PROBE_FLOATS = 2**23  # 32 MiB, a batch that no second-level cache holds

@@ -86,7 +86,7 @@ class FolderSource:
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
         """Read many files in one call; see `BulkSource`."""
         # Loads compiled code, which a small folder does not need.
-        from loaders.packs.stored.read_files import read_files
+        from loaders.kernels.packing.read import read_files
 
         root = f"{self._root}/"
         paths = [os.fsencode(root + item.name) for item in items]

@@ -29,7 +29,9 @@ def is_image_name(name: str) -> bool:
 
 def is_hidden_folder(name: str) -> bool:
     """Tell whether a folder holds what programs keep for themselves: thumbnails, checkpoints, versions."""
-    return (name.startswith(".") and name not in (".", "..")) or name in _HIDDEN_FOLDERS
+    # A folder that is called by a suffix alone, ".jpg", is odd, but no program's.
+    is_named = name not in (".", "..") and name[1:] not in IMAGE_SUFFIXES
+    return (name.startswith(".") and is_named) or name in _HIDDEN_FOLDERS
 
 
 def unwanted(name: str) -> str | None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from loaders.errors import UserError
+from loaders.kernels.encodings import ENCODING_RAW
 from loaders.packs.checksum import content_hash
-from loaders.packs.columns import ENCODING_RAW
 from loaders.packs.image import Action, ImagePolicy, PreparedImage
 from loaders.packs.multi_labels import MultiLabels
 from loaders.packs.pack import open_pack

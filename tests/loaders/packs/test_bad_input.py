@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from loaders.errors import UserError
+from loaders.kernels.packing import read as read_files
 from loaders.packs import open_pack, packer
 from loaders.packs.sources import folder
 from loaders.packs.sources.spec import parse_splits
-from loaders.packs.stored import read_files
 from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tar, write_tree
 
 

@@ -153,7 +153,7 @@ def test_the_same_text_from_another_folder_is_another_command(
     """Its pack of the first folder's images would pass for one of the second's."""
     for name in ("one", "two"):
         write_tree(tmp_path / name, {"images/a.jpg": jpeg(len(name))})
-        (tmp_path / name / "labels.csv").write_text("a.jpg,cat\n")
+        (tmp_path / name / "labels.csv").write_text("file,label\na.jpg,cat\n")
     out, absolute = tmp_path / "pack", f"train={tmp_path / 'one' / 'images'}#labels=labels.csv"
     monkeypatch.chdir(tmp_path / "one")
     pack(out, "train=images")

@@ -4,8 +4,8 @@ import torch
 from scipy import stats
 from torchvision.transforms import v2
 
+from loaders.kernels.views.codes import BRIGHTNESS, CONTRAST, GRAYSCALE, HUE, SATURATION
 from loaders.views import presets
-from loaders.views.codes import BRIGHTNESS, CONTRAST, GRAYSCALE, HUE, SATURATION
 from loaders.views.draw import draw
 from loaders.views.policy import ColorJitter, Grayscale, PaddedCrop, ViewPolicy
 

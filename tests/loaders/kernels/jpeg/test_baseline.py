@@ -14,11 +14,10 @@ from numba import njit
 from numpy.typing import NDArray
 from PIL import Image
 
+from loaders.kernels.cache import kernel
 from loaders.kernels.jpeg import idct
-from loaders.kernels.jpeg.baseline import decode_baseline
+from loaders.kernels.jpeg.baseline import decode_baseline, make_baseline, sample_bytes, scan_bytes
 from loaders.kernels.jpeg.entropy import PLACES
-from loaders.kernels.memory import kernel
-from loaders.packs.stored.baseline import make_baseline, sample_bytes, scan_bytes
 from tests.loaders.kernels.jpeg.harm import harm
 from tests.loaders.packs.inputs import pixels
 

@@ -8,7 +8,8 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from loaders.views import codes, presets
+from loaders.kernels.views import codes
+from loaders.views import presets
 from loaders.views.draw import draw
 from loaders.views.policy import Augment, CenterCrop, Cutout, RandAugment, RandomAffine, ViewPolicy
 from tests.loaders.kernels.views.rendering import render

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from loaders.kernels.compile import kernel
+from loaders.kernels.cache import kernel
 from loaders.kernels.simd import LANES
 from loaders.kernels.views.render import make_scratch
 from loaders.kernels.views.resample import (

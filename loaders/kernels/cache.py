@@ -1,0 +1,129 @@
+"""How kernels are compiled, by numba, and where they are kept for the next process.
+
+Numba compiles a kernel anew when its own file has changed, and does not see a change of a part that it merged
+in from another. So each state of all kernels has a folder of its own, named after their sources, the versions
+of what compiles them, and the processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numba
+from llvmlite import binding
+from numba.extending import register_jitable
+
+from loaders.cache_folder import cache_folder
+from loaders.errors import UserError
+from loaders.locks import locked
+
+_SOURCES = Path(__file__).parent
+_UNUSED_S = 30 * 86_400.0  # after which a folder is removed
+_DAY_S = 86_400.0
+config: Any = numba.config
+# Kernels are called from Python alone: none is handed to another as a value (`no_cfunc_wrapper`).
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+# Kernels allocate nothing, so they count no references (`numba.extending.register_jitable` names the option):
+# where each row is a slice, counting took a tenth of the time. fastmath lets LLVM reorder sums and assume
+# finite values; one machine still gives the same bytes always.
+_FAST: dict[str, Any] = {**_OPTIONS, "_nrt": False, "fastmath": True}
+
+
+def _state() -> str:
+    """Return a name of what decides the machine code of kernels, besides their arguments."""
+    digest = hashlib.blake2b(digest_size=12)
+    for path in sorted(_SOURCES.rglob("*.py")):
+        digest.update(path.read_bytes())
+    versions = sys.version, *(version(name) for name in ("numba", "llvmlite", "numpy"))
+    processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+    digest.update("\n".join([str(_SOURCES), *versions, *processor]).encode())
+    return digest.hexdigest()
+
+
+def _open_folder() -> Path | None:
+    """Return the folder of this state, made where it is missing; None where no folder can be written."""
+    with suppress(UserError, OSError):  # no home; a file system that is full or read-only
+        base = Path(config.CACHE_DIR) if config.CACHE_DIR else cache_folder().parent
+        folder = base / "sluice" / "kernels" / _state()
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        if is_new:
+            _remove_unused(folder.parent)
+        if time.time() - folder.stat().st_mtime > _DAY_S:
+            os.utime(folder)
+        if os.access(folder, os.W_OK):
+            return folder
+    return None
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove what earlier states have left, if no process has begun with it for a month."""
+    for old in folder.iterdir():
+        if time.time() - old.stat().st_mtime > _UNUSED_S:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+FOLDER = _open_folder()
+
+
+def _kept(**options: Any) -> Callable[[Any], Any]:
+    """Return a decorator that compiles a kernel and keeps it in `FOLDER`."""
+
+    def decorate(function: Any) -> Any:
+        others = config.CACHE_DIR  # where other users of numba keep theirs, which stays as it is
+        try:
+            config.CACHE_DIR = str(FOLDER or "")
+            return numba.njit(cache=FOLDER is not None, **options)(function)
+        finally:
+            config.CACHE_DIR = others
+
+    return decorate
+
+
+kernel = _kept(**_FAST)
+
+# For random numbers: strict arithmetic, so that every machine draws the same parameters.
+exact_kernel = _kept(**_OPTIONS)
+
+# For what kernels alone call: it becomes part of them. Python would run it as plain Python, without vectors.
+inlined = register_jitable(**_FAST)
+exact_inlined = register_jitable(**_OPTIONS)
+
+
+@contextmanager
+def first_use(*names: str) -> Iterator[None]:
+    """Call kernels for the first time in this process: in the block they are loaded, or compiled if need be.
+
+    What was never compiled here is told in one line. Of several processes one compiles, and others wait.
+
+    Args:
+        names: what the block makes ready, in words.
+    """
+    if FOLDER is None:
+        _tell(names, "at every start: no cache folder can be written (set XDG_CACHE_HOME or NUMBA_CACHE_DIR)")
+        yield
+        return
+    marks = {name: FOLDER / f"{name.replace(' ', '-')}.done" for name in names}
+    with ExitStack() as stack:
+        if not all(mark.exists() for mark in marks.values()):
+            with suppress(UserError, OSError):  # no locks on this file system: each compiles for itself
+                stack.enter_context(locked(FOLDER / "lock"))
+            if missing := [name for name, mark in marks.items() if not mark.exists()]:
+                _tell(missing, "once for this machine")
+        yield
+        for mark in marks.values():
+            with suppress(OSError):
+                mark.touch()
+
+
+def _tell(names: tuple[str, ...] | list[str], when: str) -> None:
+    print(f"compiling {', '.join(names)}, {when}", file=sys.stderr, flush=True)

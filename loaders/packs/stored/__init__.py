@@ -1,1 +1,0 @@
-"""Compiled loops of packing, called without loading the compiler: see `kernel`."""

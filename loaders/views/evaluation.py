@@ -1,0 +1,68 @@
+"""The view of a network that is measured or predicts, as it is kept with the network's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from loaders.errors import UserError
+from loaders.views import presets
+from loaders.views.policy import CenterCrop, Interpolation, Normalize, ViewPolicy
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """One deterministic centred square of every image.
+
+    Attributes:
+        resolution: side in pixels.
+        crop: share of the short side that is kept, in (0, 1]; timm calls it crop_pct.
+        mean: of each channel, of values in [0, 1]; taken off.
+        std: of each channel; divided by.
+        interpolation: filter of the antialiased resize.
+    """
+
+    resolution: int
+    crop: float
+    mean: Channels = presets.IMAGENET.mean
+    std: Channels = presets.IMAGENET.std
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no view."""
+        self.policy()
+
+    @classmethod
+    def usual(cls, resolution: int) -> EvaluationView:
+        """Return the view of a network that was trained here: that of `presets.evaluation`."""
+        geometry = presets.evaluation(resolution).geometry
+        assert isinstance(geometry, CenterCrop)
+        return cls(resolution, geometry.fraction)
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> EvaluationView:
+        """Rebuild a view from `dataclasses.asdict`, by way of JSON.
+
+        Raises:
+            UserError: fields that make no view.
+        """
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+        }
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise UserError(f"evaluation view: {error}; expected what a run wrote") from None
+
+    def at(self, resolution: int) -> EvaluationView:
+        """Return the same view at another resolution."""
+        return replace(self, resolution=resolution)
+
+    def policy(self, mirrored: bool = False) -> ViewPolicy:
+        """Return it for a loader, mirrored left to right where asked for."""
+        preset = presets.mirrored if mirrored else presets.evaluation
+        policy = preset(self.resolution, self.crop, Normalize(self.mean, self.std))
+        return replace(policy, interpolation=self.interpolation)

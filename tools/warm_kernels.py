@@ -1,0 +1,66 @@
+"""Compile the kernels that demo, tests and recipes call first, so that their first batch does not wait.
+
+Example:
+    python tools/warm_kernels.py
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import tyro
+
+from loaders import open_pack
+from loaders.build import build_loader
+from loaders.errors import run_command
+from loaders.packs.bulk import load_kernels
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.planes import shrink_planes
+from loaders.packs.sources.spec import parse_splits
+from loaders.views import presets
+
+_SIDE = 32
+_VIEWS = (
+    presets.barlow_a(_SIDE),
+    presets.weak(_SIDE),
+    presets.fixmatch_strong(_SIDE),
+    presets.simclr(_SIDE),
+    presets.rotate_translate_jitter(_SIDE),
+    presets.reconstruction(_SIDE),
+    presets.evaluation(_SIDE),
+    presets.mirrored(_SIDE),
+    *presets.rotations(_SIDE),
+    *presets.tiles(_SIDE),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compile what packs, and what makes float32 views; what is compiled already is loaded in a moment."""
+
+
+def warm() -> None:
+    """Call each kernel with the types that it is called with most."""
+    jpeg = simplejpeg.encode_jpeg(np.zeros((_SIDE, _SIDE, 3), np.uint8), colorsubsampling="420")
+    load_kernels()
+    shrink_planes(jpeg, 1, _SIDE // 2, _SIDE // 2, 90)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "images").mkdir()
+        (folder / "images" / "one.jpg").write_bytes(jpeg)
+        pack_dataset(PackOptions(parse_splits([f"all={folder / 'images'}"]), folder / "pack", workers=1))
+        build_loader(open_pack(folder / "pack").split("all"), _VIEWS, 1, backend="cpu", num_threads=1).close()
+
+
+def main() -> None:
+    """Compile."""
+    tyro.cli(Config, description=__doc__)
+    warm()
+
+
+if __name__ == "__main__":
+    run_command(main)
