@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from engine.classifier import Classifier, Weights, build_classifier, save_classifier
-from engine.distributed import make_accelerator, on_main, seed_everything
+from engine.distributed import on_main
 from engine.ema import COPIED_MOMENTUM, Statistics, make_target, set_momentum, update_ema, warmed_up
 from engine.files import to_json, write_atomic
-from engine.leaks import account
-from engine.loop import LoopConfig, TrainSummary, train
+from engine.leaks import Account, account
 from engine.optim import split_by_dimension
 from engine.predict import Accuracy, measure_accuracy
 from engine.recipe import Recipe
-from engine.run_config import RunConfig, describe_training, run_recipe
+from engine.run_config import RunConfig
 from loaders.batch import Batch, Loader
 from loaders.errors import UserError
 from loaders.json_text import parse_json
@@ -71,6 +68,14 @@ class ClassifierConfig(RunConfig):
                 "probe_every_epochs: expected 0, a recipe with labels measures its classifier instead, found "
                 f"{self.probe_every_epochs}"
             )
+
+    def account(self) -> Account:
+        """Hold what the run learns from against its test split.
+
+        Raises:
+            UserError: they share labels, here or in the run that it starts from, and that is not allowed.
+        """
+        return account(self)
 
 
 class ClassifierRecipe(Recipe):
@@ -158,6 +163,21 @@ class ClassifierRecipe(Recipe):
         if self.average is not None and self._statistics is not None:
             update_ema(self.average, self.classifier, warmed_up(step, decay), self._statistics)
 
+    def finish(self, out: Path, test_loader: Loader[Batch] | None, device: torch.device) -> Accuracy | None:
+        """Write the classifier and its average into the run folder, and measure both."""
+        networks: dict[Weights, Classifier] = {"raw": self.classifier}
+        if self.average is not None:
+            networks["ema"] = self.average
+        measured: dict[str, Accuracy] = {}
+        for weights, network in networks.items():
+            on_main(lambda n=network, w=weights: save_classifier(out, n, w))  # type: ignore[misc]
+            if test_loader is not None:
+                measured[weights] = measure_accuracy(network, test_loader, device, out)
+        if measured:
+            content = to_json({weights: asdict(accuracy) for weights, accuracy in measured.items()})
+            on_main(lambda: write_atomic(out / ACCURACY_NAME, content))
+        return measured.get("ema", measured.get("raw"))
+
     def make_optimizer(self) -> torch.optim.SGD:
         """Return SGD, with rates of their own for backbone and classifier layer."""
         groups: list[dict[str, Any]] = []
@@ -169,90 +189,6 @@ class ClassifierRecipe(Recipe):
             ]
         used = [group for group in groups if group["params"]]
         return torch.optim.SGD(used, lr=self._rates[0], momentum=self._momentum, nesterov=self._nesterov)
-
-
-@dataclass(frozen=True)
-class ClassifierSummary:
-    """What a run with labels came to.
-
-    Attributes:
-        train: the loop's summary.
-        accuracy: of the weights to use, on the test split; None where there is none.
-        out: run folder with the classifier.
-    """
-
-    train: TrainSummary
-    accuracy: Accuracy | None
-    out: Path
-
-
-def train_classifier(
-    recipe: ClassifierRecipe,
-    loader: Loader[Any],
-    test_loader: Loader[Batch] | None,
-    accelerator: Accelerator,
-    loop_config: LoopConfig,
-) -> ClassifierSummary:
-    """Train, write the classifier and its average into the run folder, and measure both.
-
-    Args:
-        recipe: freshly built.
-        loader: of the recipe's batches.
-        test_loader: of this rank's part of the test images, in evaluation mode.
-        accelerator: of the process.
-        loop_config: how to carry the run out.
-    """
-    summary = train(recipe, loader, accelerator, loop_config)
-    networks: dict[Weights, Classifier] = {"raw": recipe.classifier}
-    if recipe.average is not None:
-        networks["ema"] = recipe.average
-    measured: dict[str, Accuracy] = {}
-    for weights, network in networks.items():
-        on_main(lambda n=network, w=weights: save_classifier(loop_config.out, n, w))  # type: ignore[misc]
-        if test_loader is not None:
-            measured[weights] = measure_accuracy(network, test_loader, accelerator.device, loop_config.out)
-    if measured:
-        content = to_json({weights: asdict(accuracy) for weights, accuracy in measured.items()})
-        on_main(lambda: write_atomic(loop_config.out / ACCURACY_NAME, content))
-    return ClassifierSummary(summary, measured.get("ema", measured.get("raw")), loop_config.out)
-
-
-def run_classifier(
-    config: ClassifierConfig,
-    make_recipe: Callable[[], ClassifierRecipe],
-    make_loader: Callable[[dict[str, Any]], Loader[Any]],
-    make_test_loader: Callable[[dict[str, Any]], Loader[Batch] | None],
-) -> ClassifierSummary:
-    """Build a recipe and its loaders after seeding, train, measure, and close what was opened.
-
-    Args:
-        config: of the run.
-        make_recipe: builds the recipe with the weights of the seed, which is set just before.
-        make_loader: builds this rank's loader of the training from `config.loader_options`.
-        make_test_loader: likewise, of the test images.
-    """
-    if config.measure != "training":
-        measured = run_recipe(
-            config,
-            lambda accelerator: make_recipe(),
-            lambda **options: make_loader(options),
-        )
-        return ClassifierSummary(measured, None, config.out)
-    shared = account(config)
-    accelerator = make_accelerator(config.precision, config.out, config.trackers)
-    shared.say()
-    seed_everything(config.seed)
-    with ExitStack() as opened:
-        opened.callback(accelerator.end_training)
-        recipe = make_recipe()
-        loader = make_loader(config.loader_options(accelerator))
-        opened.callback(loader.close)
-        test_loader = make_test_loader(config.loader_options(accelerator))
-        if test_loader is not None:
-            opened.callback(test_loader.close)
-        loop_config = config.loop_config()
-        loop_config = replace(loop_config, config=shared.describe(loop_config.config))
-        return train_classifier(recipe, loader, test_loader, accelerator, loop_config)
 
 
 def read_accuracy(run: Path) -> dict[str, Accuracy]:
@@ -268,10 +204,3 @@ def read_accuracy(run: Path) -> dict[str, Accuracy]:
         return {name: Accuracy(**values) for name, values in parse_json(path.read_bytes()).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"accuracy: {path} is not a run's accuracy ({error}); run it again") from error
-
-
-def print_classifier(name: str, summary: ClassifierSummary) -> None:
-    """Print one line on a run that is over."""
-    measured = summary.accuracy
-    shown = "" if measured is None else f"top-1 {measured.top1:.1%} of {measured.num_images:,} test images, "
-    print(f"{name}: {shown}{describe_training(summary.train, summary.out)} -> {summary.out}")

@@ -27,19 +27,19 @@ from engine.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
     read_accuracy,
-    train_classifier,
 )
 from engine.distributed import make_accelerator, on_main, seed_everything
 from engine.files import to_json, write_atomic
 from engine.leaks import account
+from engine.loop import train
 from engine.predict import Accuracy
 from engine.recipe import StepOutput
-from engine.run_config import RUNTIME_FIELDS
+from engine.run_config import RUNTIME_FIELDS, described
 from engine.runs import opened_run
 from engine.schedule import Schedule, constant, warmup_cosine
 from loaders.batch import Batch, Loader
 from loaders.errors import UserError
-from loaders.json_text import parse_json
+from loaders.options import LoaderOptions
 
 LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
 
@@ -115,9 +115,9 @@ class Phases:
         self.config, self.classes, self.shared = config, classes, account(config)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
         self.shared.say()
-        described = self.shared.describe(parse_json(to_json({**asdict(config), "pack identity": data})))
+        content = self.shared.describe({**described(config), "pack identity": data})
         self._opened = ExitStack()
-        self._opened.enter_context(opened_run(config.out, recipe, described, RUNTIME_FIELDS, config.resume))
+        self._opened.enter_context(opened_run(config.out, recipe, content, RUNTIME_FIELDS, config.resume))
         self.done: list[PhaseSummary] = []
 
     def __enter__(self) -> Phases:
@@ -138,10 +138,10 @@ class Phases:
         return loader
 
     @property
-    def options(self) -> dict[str, Any]:
-        """Arguments that all loaders of the next phase share."""
+    def options(self) -> LoaderOptions:
+        """How all loaders of the next phase work."""
         seed = self.config.seed + _SEEDS_PER_PHASE * len(self.done)
-        return {**self.config.loader_options(self.accelerator), "seed": seed}
+        return replace(self.config.loader_options(), seed=seed)
 
     @property
     def say(self) -> Callable[[str], None]:
@@ -178,7 +178,7 @@ class Phases:
                 init=init,
                 keep_head=keep_head,
                 epochs=epochs,
-                seed=self.options["seed"],
+                seed=self.options.seed,
                 freeze_backbone=self.config.freeze_backbone and init is not None,
                 resume=True,
                 keep_checkpoints=1,
@@ -189,7 +189,8 @@ class Phases:
             try:
                 loop_config = config.loop_config()
                 loop_config = replace(loop_config, config=self.shared.describe(loop_config.config))
-                train_classifier(recipe, loader, test_loader, self.accelerator, loop_config)
+                train(recipe, loader, self.accelerator, loop_config)
+                recipe.finish(out, test_loader, self.accelerator.device)
             finally:
                 loader.close()
                 self.accelerator.free_memory()

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from engine.predict import Accuracy
 from engine.schedule import Schedule
+from loaders.batch import Batch, Loader
 
 
 @dataclass(frozen=True)
@@ -93,3 +96,16 @@ class Recipe(nn.Module, ABC):
             out: run folder; it holds the first views of the run, see `engine.samples`.
         """
         return
+
+    def finish(self, out: Path, test_loader: Loader[Batch] | None, device: torch.device) -> Accuracy | None:
+        """Leave, and measure, what a run is for besides its backbone; called on every rank at the end.
+
+        Args:
+            out: run folder.
+            test_loader: of this rank's part of the test images; None where there are none.
+            device: of the run.
+
+        Returns:
+            The accuracy of the weights to use; None where nothing is classified.
+        """
+        return None

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from loaders.build import BackendName, build_loader, build_paired_loader
+from loaders.batch import Loader
+from loaders.build import build_loader, build_paired_loader
 from loaders.epochs import EpochLoader, PairedLoader
 from loaders.errors import UserError
 from loaders.notice import tell
+from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.leaks import check_leak
 from loaders.packs.subsample import has_labels, training_labels
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
+
+_ROWS_IN_ORDER = 256  # of an evaluation batch on one rank; no influence on the result
 
 
 class LabelFields(Protocol):
@@ -42,6 +46,26 @@ class LabelFields(Protocol):
     @property
     def allow_leak(self) -> bool:
         """Train on images of that split all the same."""
+
+    @property
+    def batch_size(self) -> int:
+        """Labelled images per step over all ranks."""
+
+    @property
+    def evaluation_view(self) -> EvaluationView:
+        """What the run is measured with."""
+
+
+class SemiFields(LabelFields, Protocol):
+    """The fields of a recipe that trains on labelled and unlabelled images together."""
+
+    @property
+    def unlabeled_splits(self) -> tuple[str, ...]:
+        """Splits of the unlabelled images; labelled images in them stand in both streams."""
+
+    @property
+    def mu(self) -> int:
+        """Unlabelled images per labelled one."""
 
 
 def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
@@ -94,8 +118,83 @@ def fit_to_ranks(rows: Split, batch_size: int, num_ranks: int, pairs: bool = Fal
     return rows, len(rows) - len(rows) % part
 
 
+class LabeledLoaders:
+    """Builds the loaders of a run that trains on labelled images: these, and the test images in order."""
+
+    def __init__(self, pack: Pack, fields: LabelFields, views: tuple[ViewPolicy, ...]) -> None:
+        """Choose the labels.
+
+        Args:
+            pack: the pack.
+            fields: of the run.
+            views: of the labelled images.
+
+        Raises:
+            UserError: see `chosen_labels`.
+        """
+        self.pack, self.fields, self.views = pack, fields, views
+        self.labels = chosen_labels(pack, fields)
+
+    def training(self, options: LoaderOptions) -> Loader[Any]:
+        """Build the loader of the views."""
+        return build_labeled_loader(self.pack, self.labels, self.views, self.fields.batch_size, options)
+
+    def in_order(self, split: str, options: LoaderOptions) -> EpochLoader:
+        """Build the loader of a split's images in order, as the run is measured."""
+        return build_pool_loader(self.pack, (split,), self.fields.evaluation_view, options)
+
+    def testing(self, options: LoaderOptions) -> EpochLoader | None:
+        """Build the loader of the test images; None where the run has none."""
+        return self.in_order(self.fields.test_split, options) if self.fields.test_split else None
+
+
+class SemiLoaders(LabeledLoaders):
+    """Builds the loaders of a run that trains on labelled and unlabelled images together."""
+
+    def __init__(
+        self,
+        pack: Pack,
+        fields: SemiFields,
+        labeled_views: tuple[ViewPolicy, ...],
+        unlabeled_views: tuple[ViewPolicy, ...],
+        balanced: bool = False,
+    ) -> None:
+        """Choose the labels.
+
+        Args:
+            pack: the pack.
+            fields: of the run.
+            labeled_views: of the labelled images.
+            unlabeled_views: of the unlabelled images.
+            balanced: see `build_paired_loader`.
+
+        Raises:
+            UserError: see `chosen_labels`.
+        """
+        super().__init__(pack, fields, labeled_views)
+        self.semi_fields, self.unlabeled_views, self.balanced = fields, unlabeled_views, balanced
+
+    def training(self, options: LoaderOptions) -> PairedLoader:
+        """Build the paired loader of all rows with a label and of all images of the unlabelled splits."""
+        return build_paired_loader(
+            self.pack.pool(self.pack.splits),
+            self.pack.pool(self.semi_fields.unlabeled_splits),
+            self.views,
+            self.unlabeled_views,
+            self.fields.batch_size,
+            self.semi_fields.mu,
+            options=options,
+            labels=self.labels,
+            balanced=self.balanced,
+        )
+
+
 def build_labeled_loader(
-    pack: Pack, labels: LabelTable, views: tuple[ViewPolicy, ...], batch_size: int, **options: Any
+    pack: Pack,
+    labels: LabelTable,
+    views: tuple[ViewPolicy, ...],
+    batch_size: int,
+    options: LoaderOptions,
 ) -> EpochLoader:
     """Build a training loader of the rows that a table labels, whatever their split.
 
@@ -107,54 +206,20 @@ def build_labeled_loader(
         options: see `build_loader`.
     """
     rows = pack.pool(pack.splits).labeled_by(labels)
-    rows, fitting = fit_to_ranks(rows, batch_size, int(options.get("num_ranks", 1)), pairs=True)
-    return build_loader(rows, views, fitting, labels=labels, **options)
-
-
-def build_semi_loader(
-    pack: Pack,
-    labels: LabelTable,
-    unlabeled_splits: tuple[str, ...],
-    labeled_views: tuple[ViewPolicy, ...],
-    unlabeled_views: tuple[ViewPolicy, ...],
-    **options: Any,
-) -> PairedLoader:
-    """Build a paired loader of all rows that a table labels and of all images of some splits.
-
-    Args:
-        pack: the pack.
-        labels: of the labelled stream.
-        unlabeled_splits: splits of the unlabelled stream; labelled images in them stand in both streams.
-        labeled_views, unlabeled_views, options: see `build_paired_loader`.
-    """
-    return build_paired_loader(
-        pack.pool(pack.splits),
-        pack.pool(unlabeled_splits),
-        labeled_views,
-        unlabeled_views,
-        labels=labels,
-        **options,
-    )
+    rows, fitting = fit_to_ranks(rows, batch_size, options.num_ranks, pairs=True)
+    return build_loader(rows, views, fitting, options=options, labels=labels)
 
 
 def build_pool_loader(
-    pack: Pack, splits: tuple[str, ...], view: EvaluationView, backend: BackendName, **options: Any
+    pack: Pack, splits: tuple[str, ...], view: EvaluationView, options: LoaderOptions
 ) -> EpochLoader:
     """Build an evaluation loader of all images of some splits, such as those to predict labels for.
 
     Args:
         pack: the pack.
         splits: names of the splits.
-        view: of the network that will see them.
-        backend: see `build_loader`.
-        options: see `build_loader`; `batch_size` is replaced by one for evaluation.
+        view: what the network is shown.
+        options: see `build_loader`.
     """
-    options["batch_size"] = 256 * int(options.get("num_ranks", 1))
-    return build_loader(pack.pool(splits), (view.policy(),), mode="eval", backend=backend, **options)
-
-
-def build_test_loader(
-    pack: Pack, split: str, view: EvaluationView, backend: BackendName, **options: Any
-) -> EpochLoader | None:
-    """Build an evaluation loader of a labelled split; None where its name is empty; see above."""
-    return build_pool_loader(pack, (split,), view, backend, **options) if split else None
+    batch_size = _ROWS_IN_ORDER * options.num_ranks
+    return build_loader(pack.pool(splits), (view.policy(),), batch_size, options=options, mode="eval")

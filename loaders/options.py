@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import tyro
 
@@ -49,7 +49,7 @@ class LoaderOptions:
     """Seconds that a batch may take before the loader stops with an error."""
     window: int = 16
     """Backend stream: shards shuffled together; more mix better and need a larger cache."""
-    store: Annotated[StoreOptions, tyro.conf.arg(name="store")] = field(default_factory=StoreOptions)
+    store: StoreOptions = field(default_factory=StoreOptions)
     """How packs in a store are read."""
     seed: _Decided = 0
     """Seed of order and views, in [0, 2^63)."""

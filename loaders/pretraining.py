@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from loaders.build import BackendName, build_loader
+from loaders.batch import Batch, Loader
+from loaders.build import build_loader
 from loaders.epochs import EpochLoader
+from loaders.options import LoaderOptions
 from loaders.packs import open_pack
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
@@ -28,8 +30,12 @@ class PretrainingFields(Protocol):
         """Side of the views."""
 
     @property
-    def backend(self) -> BackendName:
-        """See `build_loader`."""
+    def batch_size(self) -> int:
+        """Images per step over all ranks."""
+
+    @property
+    def loader(self) -> LoaderOptions:
+        """How packs in a store are read."""
 
 
 class PretrainingLoaders:
@@ -43,15 +49,19 @@ class PretrainingLoaders:
             views: of the training.
         """
         self.fields, self.views = fields, views
-        self.pack = open_pack(fields.pack)
+        self.pack = open_pack(fields.pack, fields.loader.store)
 
-    def training(self, **options: Any) -> EpochLoader:
-        """Build the loader of the views; for `options` see `build_loader`."""
+    def training(self, options: LoaderOptions) -> EpochLoader:
+        """Build the loader of the views."""
         split = self.pack.split(self.fields.split)
-        return build_loader(split, self.views, backend=self.fields.backend, **options)
+        return build_loader(split, self.views, self.fields.batch_size, options=options)
 
-    def in_order(self, split: str, **options: Any) -> EpochLoader:
-        """Build the loader of a split's images in order, without augmentation; see `build_loader`."""
+    def in_order(self, split: str, options: LoaderOptions) -> EpochLoader:
+        """Build the loader of a split's images in order, without augmentation."""
         views = (presets.evaluation(self.fields.resolution),)
-        backend = self.fields.backend
-        return build_loader(self.pack.split(split), views, mode="eval", backend=backend, **options)
+        rows = self.pack.split(split)
+        return build_loader(rows, views, self.fields.batch_size, options=options, mode="eval")
+
+    def testing(self, options: LoaderOptions) -> Loader[Batch] | None:
+        """Return None: nothing is classified."""
+        return None

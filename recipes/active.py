@@ -30,7 +30,7 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -48,9 +48,9 @@ from engine.evaluate import extract_features
 from engine.files import check_folder, write_atomic
 from engine.networks import resized
 from engine.predict import predict
-from engine.run_config import Loading, LoadingOptions
+from engine.run_config import LoaderField, default_loader
 from engine.starts import find_start
-from loaders import BackendName, build_loader, open_pack
+from loaders import build_loader, open_pack
 from loaders.checks import check_whole
 from loaders.epochs import EpochLoader
 from loaders.errors import UserError, check_numbers, run_command
@@ -109,18 +109,12 @@ class Config:
     """Side of the views; that of the run's network by default."""
     batch_size: int = 256
     """Images per forward pass; no influence on the result."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
-    num_threads: int = 2
-    """Decoding threads."""
-    loading: LoadingOptions = field(default_factory=Loading)
-    """Damage and delay."""
+    loader: LoaderField = field(default_factory=default_loader)
+    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that choose nothing."""
-        check_numbers(
-            self, ("clusters", "per_cluster", "resolution", "batch_size", "num_threads", "timeout_s")
-        )
+        check_numbers(self, ("clusters", "per_cluster", "resolution", "batch_size"))
         check_whole("cycle", self.cycle, 0, MAX_CYCLE, "number the requests from 1 on")
 
 
@@ -212,12 +206,8 @@ class Candidates:
             split,
             views=(view.policy(),),
             batch_size=config.batch_size,
+            options=replace(config.loader, device=self.device, channels_last=True),
             mode="eval",
-            backend=config.backend,
-            device=self.device,
-            num_threads=config.num_threads,
-            channels_last=True,
-            **asdict(config.loading),
         )
         try:
             yield loader
@@ -354,7 +344,7 @@ def run(config: Config) -> Path:
     """Do what the command says; return the request, or the table of labels where they are known."""
     refuse_ranks("active")
     check_folder(config.out)
-    pack = open_pack(config.pack)
+    pack = open_pack(config.pack, config.loader.store)
     bought = config.out / "bought.parquet"
     if config.filled is not None:
         read_filled(config.filled, pack, config.cycle).write(bought)

@@ -24,14 +24,14 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from engine.loop import TrainSummary
 from engine.networks import Projector, build_backbone
 from engine.objectives.barlow import barlow_twins_loss
 from engine.optim import LARS, split_by_dimension
 from engine.recipe import Recipe, StepOutput
-from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.run import RunSummary, print_summary
+from engine.run import run as run_recipe
+from engine.run_config import RunConfig
 from engine.schedule import Schedule, warmup_cosine
-from loaders import BackendName
 from loaders.batch import Batch
 from loaders.errors import run_command
 from loaders.pretraining import PretrainingLoaders
@@ -88,8 +88,6 @@ class Config(RunConfig):
     """Learning rate at the end over its peak, by a cosine. Paper: 1/1000."""
     batchnorm: Literal["per_view", "joint"] = "per_view"
     """Statistics of each view apart, as in the authors' code, or of both views joined."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
 
 def peak_learning_rates(config: Config) -> tuple[float, float]:
@@ -174,12 +172,12 @@ class BarlowTwins(Recipe):
         return warmup_cosine(total_steps, warmup_steps, self.config.final_lr_factor)
 
 
-def run(config: Config) -> TrainSummary:
+def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
     view_options = (config.resolution, config.min_crop, config.flip_p, config.max_sigma)
     views = (presets.barlow_a(*view_options), presets.barlow_b(*view_options))
     loaders = PretrainingLoaders(config, views)
-    return run_recipe(config, lambda accelerator: BarlowTwins(config), loaders.training, loaders.in_order)
+    return run_recipe(config, lambda: BarlowTwins(config), loaders)
 
 
 def main() -> None:

@@ -22,20 +22,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import tyro
-from accelerate import Accelerator
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
 
 from engine.clusters import kmeans, whiten
 from engine.distributed import gather_on_main, on_main
 from engine.evaluate import Features, extract_features
-from engine.loop import TrainSummary
 from engine.networks import Projector, build_backbone
 from engine.objectives.deepcluster import cluster_weights, deepcluster_loss
 from engine.recipe import Recipe, StepOutput
-from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.run import RunSummary, print_summary
+from engine.run import run as run_recipe
+from engine.run_config import RunConfig
 from engine.schedule import Schedule, constant
-from loaders import BackendName
 from loaders.batch import Batch, Loader
 from loaders.errors import UserError, run_command
 from loaders.pretraining import PretrainingLoaders
@@ -75,8 +74,6 @@ class Config(RunConfig):
     """Momentum of SGD; the classifier of the clusters, new in every epoch, has none. Paper: 0.9."""
     weight_decay: float = 1e-5
     """Weight decay of all parameters. Paper: 1e-5."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
 
 class DeepCluster(Recipe):
@@ -191,7 +188,7 @@ def _seed(seed: int, epoch: int) -> np.uint32:
     return mixed
 
 
-def run(config: Config) -> TrainSummary:
+def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
     loaders = PretrainingLoaders(config, (view,))
@@ -203,12 +200,12 @@ def run(config: Config) -> TrainSummary:
         )
     with ExitStack() as opened:
 
-        def make_recipe(accelerator: Accelerator) -> DeepCluster:
-            in_order = loaders.in_order(config.split, **config.loader_options(accelerator))
+        def make_recipe() -> DeepCluster:
+            in_order = loaders.in_order(config.split, config.loader_options())
             opened.callback(in_order.close)
             return DeepCluster(config, in_order, len(loaders.pack))
 
-        return run_recipe(config, make_recipe, loaders.training, loaders.in_order)
+        return run_recipe(config, make_recipe, loaders)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import engine  # noqa: F401 - first of all: it says how OpenMP waits, before tor
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +40,8 @@ from engine.files import check_folder, to_json, write_atomic
 from engine.leaks import Account, check_run
 from engine.predict import predict
 from engine.report.figures import save_picture
-from engine.run_config import Loading, LoadingOptions
-from loaders import BackendName, build_loader, open_pack
+from engine.run_config import LoaderField, default_loader, described
+from loaders import build_loader, open_pack
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.notice import tell
 from loaders.packs import Pack
@@ -78,16 +78,12 @@ class Config:
     """Write predictions.csv and predictions.npz."""
     batch_size: int = 256
     """Images per forward pass; no influence on the result."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
-    num_threads: int = 2
-    """Decoding threads."""
-    loading: LoadingOptions = field(default_factory=Loading)
-    """Damage and delay."""
+    loader: LoaderField = field(default_factory=default_loader)
+    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse views that show nothing."""
-        check_numbers(self, ("sizes", "crop", "batch_size", "num_threads", "timeout_s"))
+        check_numbers(self, ("sizes", "crop", "batch_size"))
         if self.crop is not None and self.crop > 1.0:
             raise UserError(f"crop: expected a share of the short side up to 1, found {self.crop}; lower it")
 
@@ -161,12 +157,8 @@ def predict_split(config: Config, pack: Pack) -> Evaluated:
         pack.split(config.split),
         views=tuple(views.values()),
         batch_size=config.batch_size,
+        options=replace(config.loader, device=device, channels_last=True),
         mode="eval",
-        backend=config.backend,
-        device=device,
-        num_threads=config.num_threads,
-        channels_last=True,
-        **asdict(config.loading),
     )
     try:
         parts = list(predict(by_side.to(device), loader, device, config.out))
@@ -211,7 +203,7 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Accou
         for name, share in zip(pack.classes, report.per_class, strict=True)
     }
     content = {
-        "config": shared.describe(asdict(config)),
+        "config": shared.describe(described(config)),
         "mean_of_views": report.figures(),
         "views": by_view,
         "per_class_top1": per_class,
@@ -235,7 +227,7 @@ def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     """Predict a split and write everything; the report is None where no image has a label."""
     refuse_ranks("evaluate")
     check_folder(config.out)
-    pack = open_pack(config.pack)
+    pack = open_pack(config.pack, config.loader.store)
     shared = check_run(config.run, pack.split(config.split), config.allow_leak)
     shared.say()
     forget_bad_rows(config.out)

@@ -29,17 +29,16 @@ import tyro
 from engine.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
-    ClassifierSummary,
-    print_classifier,
-    run_classifier,
 )
 from engine.objectives.fixmatch import fixmatch_loss
 from engine.recipe import StepOutput
+from engine.run import RunSummary, print_summary
+from engine.run import run as run_recipe
 from engine.run_config import check_shares
 from engine.schedule import Schedule, partial_cosine
-from loaders import BackendName, open_pack
+from loaders import open_pack
 from loaders.batch import PairedBatch
-from loaders.classification import build_semi_loader, build_test_loader, chosen_labels
+from loaders.classification import SemiLoaders
 from loaders.errors import run_command
 from loaders.views import presets
 
@@ -81,8 +80,6 @@ class Config(ClassifierConfig):
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
     """Strong view: two operations of RandAugment with random magnitude, then Cutout, as in the paper; or
     the same with smaller magnitudes, for images that the paper's would destroy."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse what the paper does not define."""
@@ -125,35 +122,19 @@ class FixMatch(ClassifierRecipe):
         self.update_average(step, self.config.ema_decay)
 
 
-def run(config: Config) -> ClassifierSummary:
+def run(config: Config) -> RunSummary:
     """Train on a pack and leave a run folder."""
-    pack = open_pack(config.pack)
-    labels = chosen_labels(pack, config)
+    pack = open_pack(config.pack, config.loader.store)
     strong = presets.fixmatch_strong if config.strong == "fixmatch" else presets.fixmatch_strong_gentle
     weak_view = presets.weak(config.resolution, config.flip_p)
-    return run_classifier(
-        config,
-        lambda: FixMatch(config, pack.classes),
-        lambda options: build_semi_loader(
-            pack,
-            labels,
-            config.unlabeled_splits,
-            (weak_view,),
-            (weak_view, strong(config.resolution, config.flip_p)),
-            mu=config.mu,
-            balanced=config.balanced,
-            backend=config.backend,
-            **options,
-        ),
-        lambda options: build_test_loader(
-            pack, config.test_split, config.evaluation_view, config.backend, **options
-        ),
-    )
+    strong_view = strong(config.resolution, config.flip_p)
+    loaders = SemiLoaders(pack, config, (weak_view,), (weak_view, strong_view), config.balanced)
+    return run_recipe(config, lambda: FixMatch(config, pack.classes), loaders)
 
 
 def main() -> None:
     """Run the command line."""
-    print_classifier(FixMatch.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(FixMatch.name, run(tyro.cli(Config, description=__doc__)))
 
 
 if __name__ == "__main__":

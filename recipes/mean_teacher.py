@@ -23,17 +23,16 @@ import tyro
 from engine.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
-    ClassifierSummary,
-    print_classifier,
-    run_classifier,
 )
 from engine.objectives.mean_teacher import Distance, class_loss, consistency_loss, ramp_up, teacher_decay
 from engine.recipe import StepOutput
+from engine.run import RunSummary, print_summary
+from engine.run import run as run_recipe
 from engine.run_config import check_shares
 from engine.schedule import Schedule, warmup_cosine
-from loaders import BackendName, open_pack
+from loaders import open_pack
 from loaders.batch import PairedBatch
-from loaders.classification import build_semi_loader, build_test_loader, chosen_labels
+from loaders.classification import SemiLoaders
 from loaders.errors import run_command
 from loaders.views import presets
 
@@ -75,8 +74,6 @@ class Config(ClassifierConfig):
     min_crop: float = 0.08
     """Smallest share of the image that a view shows. Authors' code on ImageNet: 0.08. On images of 32 pixels
     the paper has translations by up to 2 pixels and Gaussian noise instead: there take at least 0.5."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse a teacher that runs away."""
@@ -127,33 +124,17 @@ class MeanTeacher(ClassifierRecipe):
         self.update_average(step, teacher_decay(step, self.ramp_steps, early, late))
 
 
-def run(config: Config) -> ClassifierSummary:
+def run(config: Config) -> RunSummary:
     """Train on a pack and leave a run folder."""
-    pack = open_pack(config.pack)
-    labels = chosen_labels(pack, config)
+    pack = open_pack(config.pack, config.loader.store)
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
-    return run_classifier(
-        config,
-        lambda: MeanTeacher(config, pack.classes),
-        lambda options: build_semi_loader(
-            pack,
-            labels,
-            config.unlabeled_splits,
-            (view, view),
-            (view, view),
-            mu=config.mu,
-            backend=config.backend,
-            **options,
-        ),
-        lambda options: build_test_loader(
-            pack, config.test_split, config.evaluation_view, config.backend, **options
-        ),
-    )
+    loaders = SemiLoaders(pack, config, (view, view), (view, view))
+    return run_recipe(config, lambda: MeanTeacher(config, pack.classes), loaders)
 
 
 def main() -> None:
     """Run the command line."""
-    print_classifier(MeanTeacher.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(MeanTeacher.name, run(tyro.cli(Config, description=__doc__)))
 
 
 if __name__ == "__main__":

@@ -22,14 +22,14 @@ import torch
 import tyro
 
 from engine.draws import StepDraws
-from engine.loop import TrainSummary
 from engine.networks import Projector, build_backbone
 from engine.objectives.classification import pretext_loss
 from engine.objectives.patches import NUM_POSITIONS, choose_pairs
 from engine.recipe import Recipe, StepOutput
-from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.run import RunSummary, print_summary
+from engine.run import run as run_recipe
+from engine.run_config import RunConfig
 from engine.schedule import Schedule, constant
-from loaders import BackendName
 from loaders.batch import Batch
 from loaders.errors import UserError, run_command
 from loaders.pretraining import PretrainingLoaders
@@ -68,8 +68,6 @@ class Config(RunConfig):
     """Momentum of SGD. This project's choice."""
     weight_decay: float = 5e-4
     """Weight decay of all parameters. This project's choice."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse tiles that do not fit."""
@@ -120,12 +118,12 @@ class Patches(Recipe):
         return constant()
 
 
-def run(config: Config) -> TrainSummary:
+def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
     cell = config.resolution // GRID
     tiles = presets.tiles(config.tile_size, cell, config.min_crop, config.gray_p, GRID)
     loaders = PretrainingLoaders(config, tiles)
-    return run_recipe(config, lambda accelerator: Patches(config), loaders.training, loaders.in_order)
+    return run_recipe(config, lambda: Patches(config), loaders)
 
 
 def main() -> None:

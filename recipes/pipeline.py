@@ -43,8 +43,8 @@ from engine.classifier_recipe import read_accuracy
 from engine.distributed import refuse_ranks
 from engine.files import check_folder, to_json, write_atomic
 from engine.report.figures import draw_steps, save_picture
-from engine.run_config import Loading, LoadingOptions
-from loaders import BackendName, open_pack
+from engine.run_config import LoaderField, default_loader, described
+from loaders import open_pack
 from loaders.classification import build_pool_loader, chosen_labels
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Pack
@@ -194,18 +194,14 @@ class Config:
     """FixMatch, before and after the bought labels."""
     ask: Ask = field(default_factory=Ask)
     """Labels to buy."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
-    num_threads: int = 2
-    """Decoding threads."""
     progress: bool = True
     """Show progress."""
-    loading: LoadingOptions = field(default_factory=Loading)
-    """Damage and delay."""
+    loader: LoaderField = field(default_factory=default_loader)
+    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no run."""
-        check_numbers(self, ("resolution", "sizes", "num_threads", "timeout_s"))
+        check_numbers(self, ("resolution", "sizes"))
 
 
 @dataclass(frozen=True)
@@ -234,7 +230,7 @@ class Chain:
 
     def common(self, out: str) -> dict[str, Any]:
         """Return the fields that the configurations of all trainings share."""
-        names = ("pack", "backbone", "resolution", "seed", "flip_p", "backend", "num_threads", "loading")
+        names = ("pack", "backbone", "resolution", "seed", "flip_p", "loader")
         shared = {name: getattr(self.config, name) for name in names}
         shared |= {"out": self.config.out / out, "progress": self.config.progress}
         return shared | {"resume": True, "trackers": ()}
@@ -342,12 +338,11 @@ def pseudo_labels(chain: Chain) -> Path:
     assert chain.best is not None
     if path.is_file():
         return path
-    pack, device = open_pack(config.pack), "cuda" if torch.cuda.is_available() else "cpu"
-    options = {"device": device, "num_threads": config.num_threads, "channels_last": True}
-    options |= asdict(config.loading)
+    pack, device = open_pack(config.pack, config.loader.store), "cuda" if torch.cuda.is_available() else "cpu"
+    options = replace(config.loader, device=device, channels_last=True)
     splits = (config.unlabeled_split,)
     network = find_classifier(chain.best, pack.classes, every_class=True).to(device)
-    loader = build_pool_loader(pack, splits, network.view, config.backend, **options)
+    loader = build_pool_loader(pack, splits, network.view, options)
     try:
         per_class = config.fixmatch.pseudo_per_class
         selection = self_training.select_balanced(
@@ -369,7 +364,7 @@ def active_stage(chain: Chain) -> None:
     if chain.best is None or not chain.has_classifier:
         raise UserError("active: expected a stage with labels before it, found none; skip fewer stages")
     if not bought.is_file():
-        names = ("num_threads", "backend", "loading")
+        names = ("loader",)
         options = chain.labels() | {name: getattr(config, name) for name in names}
         del options["allow_leak"]
         active.run(
@@ -400,7 +395,7 @@ def tta(chain: Chain) -> None:
     config = chain.config
     if chain.best is None or not chain.has_classifier:
         raise UserError("tta: expected a stage with labels before it, found none; skip fewer stages")
-    names = ("pack", "sizes", "flips", "backend", "num_threads", "loading", "allow_leak")
+    names = ("pack", "sizes", "flips", "loader", "allow_leak")
     options = {name: getattr(config, name) for name in names}
     tested = evaluate.Config(run=chain.best, out=config.out / "tta", split=config.test_split, **options)
     _, report = evaluate.evaluate(tested)
@@ -426,7 +421,7 @@ def check(config: Config) -> None:
         UserError: the first.
     """
     check_folder(config.out)
-    pack = open_pack(config.pack)
+    pack = open_pack(config.pack, config.loader.store)
     pack.require_one_label()
     for split in (*both_splits(config), config.test_split):
         pack.split(split)
@@ -487,7 +482,7 @@ def write_ablation(config: Config, measured: list[Measured]) -> None:
     if not measured:
         return
     rows = [asdict(row) for row in measured]
-    write_atomic(config.out / "ablation.json", to_json({"config": asdict(config), "stages": rows}))
+    write_atomic(config.out / "ablation.json", to_json({"config": described(config), "stages": rows}))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("stage", "top1_percent"))

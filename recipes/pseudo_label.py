@@ -30,23 +30,21 @@ import tyro
 from engine.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
-    ClassifierSummary,
-    print_classifier,
-    run_classifier,
 )
 from engine.distributed import on_main
 from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
 from engine.phases import Phases, PhaseSummary, print_phases
 from engine.predict import guess_labels
 from engine.recipe import StepOutput
+from engine.run import RunSummary, print_summary
+from engine.run import run as run_recipe
 from engine.schedule import Schedule, constant
-from loaders import BackendName, open_pack
+from loaders import open_pack
 from loaders.batch import Batch, Loader, PairedBatch
 from loaders.classification import (
+    SemiLoaders,
     build_labeled_loader,
     build_pool_loader,
-    build_semi_loader,
-    build_test_loader,
     chosen_labels,
 )
 from loaders.errors import UserError, run_command
@@ -92,8 +90,6 @@ class Config(ClassifierConfig):
     """Epoch at which it reaches its peak. Lee: 600."""
     lr: float = 0.001
     """Constant learning rate. Report: 0.001."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse what labels nothing."""
@@ -140,20 +136,10 @@ class Classical(ClassifierRecipe):
         return constant()
 
 
-def run_classical(config: Config, pack: Pack) -> ClassifierSummary:
+def run_classical(config: Config, pack: Pack) -> RunSummary:
     """Train with labels made afresh each batch."""
-    labels = chosen_labels(pack, config)
     view = (presets.weak(config.resolution, config.flip_p),)
-    return run_classifier(
-        config,
-        lambda: Classical(config, pack.classes),
-        lambda options: build_semi_loader(
-            pack, labels, config.unlabeled_splits, view, view, mu=config.mu, backend=config.backend, **options
-        ),
-        lambda options: build_test_loader(
-            pack, config.test_split, config.evaluation_view, config.backend, **options
-        ),
-    )
+    return run_recipe(config, lambda: Classical(config, pack.classes), SemiLoaders(pack, config, view, view))
 
 
 class Labeller:
@@ -162,10 +148,11 @@ class Labeller:
     def __init__(self, config: Config, pack: Pack, phases: Phases) -> None:
         """Open the loaders that all cycles share."""
         self.config, self.pack, self.phases = config, pack, phases
-        common = (config.evaluation_view, config.backend)
-        test_loader = build_test_loader(pack, config.test_split, *common, **phases.options)
-        self.test_loader = phases.keep(test_loader)
-        pool_loader = build_pool_loader(pack, config.unlabeled_splits, *common, **phases.options)
+        view, options = config.evaluation_view, phases.options
+        self.test_loader: Loader[Batch] | None = None
+        if config.test_split:
+            self.test_loader = phases.keep(build_pool_loader(pack, (config.test_split,), view, options))
+        pool_loader = build_pool_loader(pack, config.unlabeled_splits, view, options)
         self.pool_loader = phases.keep(pool_loader)
 
     @property
@@ -179,8 +166,7 @@ class Labeller:
         views = (presets.weak(config.resolution, config.flip_p),)
 
         def make_loader() -> Loader[Batch]:
-            options = self.phases.options
-            return build_labeled_loader(self.pack, labels, views, backend=config.backend, **options)
+            return build_labeled_loader(self.pack, labels, views, config.batch_size, self.phases.options)
 
         phase = self.phases.fine_tune(
             name, init, keep_head, epochs, make_loader, self.test_loader, cosine=False
@@ -242,9 +228,9 @@ def run_cycles(config: Config, pack: Pack) -> list[PhaseSummary]:
 def main() -> None:
     """Run the command line."""
     config = tyro.cli(Config, description=__doc__)
-    pack = open_pack(config.pack)
+    pack = open_pack(config.pack, config.loader.store)
     if config.mode == "classical":
-        print_classifier(Classical.name, run_classical(config, pack))
+        print_summary(Classical.name, run_classical(config, pack))
     else:
         print_phases(Classical.name, run_cycles(config, pack))
 

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import torch
 import tyro
 
-from engine.loop import TrainSummary
 from engine.networks import Projector, build_backbone
 from engine.objectives.rotnet import NUM_ROTATIONS, rotate_four, rotnet_loss
 from engine.recipe import Recipe, StepOutput
-from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.run import RunSummary, print_summary
+from engine.run import run as run_recipe
+from engine.run_config import RunConfig
 from engine.schedule import Schedule, step_decay
-from loaders import BackendName
 from loaders.batch import Batch
 from loaders.errors import run_command
 from loaders.pretraining import PretrainingLoaders
@@ -63,8 +63,6 @@ class Config(RunConfig):
     """Momentum of SGD with Nesterov's step. Paper: 0.9."""
     weight_decay: float = 5e-4
     """Weight decay of all parameters. Paper: 5e-4."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
 
 class RotNet(Recipe):
@@ -104,11 +102,11 @@ class RotNet(Recipe):
         return step_decay(milestones, self.config.lr_decay)
 
 
-def run(config: Config) -> TrainSummary:
+def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
     loaders = PretrainingLoaders(config, (view,))
-    return run_recipe(config, lambda accelerator: RotNet(config), loaders.training, loaders.in_order)
+    return run_recipe(config, lambda: RotNet(config), loaders)
 
 
 def main() -> None:

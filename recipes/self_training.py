@@ -43,12 +43,11 @@ from engine.select import (
     count_duplicates,
     suggest_per_class,
 )
-from loaders import BackendName, open_pack
+from loaders import open_pack
 from loaders.batch import Batch, Loader
 from loaders.classification import (
     build_labeled_loader,
     build_pool_loader,
-    build_test_loader,
     chosen_labels,
 )
 from loaders.errors import UserError, run_command
@@ -89,8 +88,6 @@ class Config(ClassifierConfig):
     """Peak learning rate of both parts, down to 0 by a cosine. Report: 0.05."""
     min_crop: float = 0.08
     """Smallest share of the image that a training view shows."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse rounds without images."""
@@ -114,24 +111,25 @@ class Rounds:
         """Open the loaders."""
         self.config, self.pack, self.phases = config, pack, phases
         self.views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
-        view, backend = config.evaluation_view, config.backend
-        test_loader = build_test_loader(pack, config.test_split, view, backend, **phases.options)
-        self.test_loader = phases.keep(test_loader)
+        view = config.evaluation_view
+        self.test_loader: Loader[Batch] | None = None
+        if config.test_split:
+            self.test_loader = phases.keep(
+                build_pool_loader(pack, (config.test_split,), view, phases.options)
+            )
         self.pool_loader = self.pool(view)
 
     def pool(self, view: EvaluationView) -> Loader[Batch]:
         """Open a loader of the unlabelled images."""
-        splits, backend = self.config.unlabeled_splits, self.config.backend
-        loader = build_pool_loader(self.pack, splits, view, backend, **self.phases.options)
-        return self.phases.keep(loader)
+        splits, options = self.config.unlabeled_splits, self.phases.options
+        return self.phases.keep(build_pool_loader(self.pack, splits, view, options))
 
     def fine_tune(self, name: str, labels: LabelTable, init: Path | None, epochs: int) -> Path:
         """Train on a label table, the classifier layer from random weights; return the phase's folder."""
         config, views = self.config, self.views
 
         def make_loader() -> Loader[Batch]:
-            options = self.phases.options
-            return build_labeled_loader(self.pack, labels, views, backend=config.backend, **options)
+            return build_labeled_loader(self.pack, labels, views, config.batch_size, self.phases.options)
 
         phase = self.phases.fine_tune(name, init, False, epochs, make_loader, self.test_loader, cosine=True)
         return phase.out
@@ -233,7 +231,7 @@ def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> None:
 
 def run(config: Config) -> list[PhaseSummary]:
     """Run all rounds and leave the last classifier in the command's folder."""
-    pack = open_pack(config.pack)
+    pack = open_pack(config.pack, config.loader.store)
     true_labels = chosen_labels(pack, config)
     with Phases("self_training", config, pack.classes, pack_fingerprint(pack)) as phases:
         run_rounds(config, true_labels, Rounds(config, pack, phases))

@@ -24,17 +24,17 @@ import torch
 import tyro
 
 from engine.draws import StepDraws
-from engine.loop import TrainSummary
 from engine.networks import build_backbone
 from engine.objectives.triplet import triplet_loss
 from engine.objectives.vae import Reconstruction, reparameterise, vae_loss
 from engine.pictures import save_rows
 from engine.recipe import Recipe, StepOutput
-from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.run import RunSummary, print_summary
+from engine.run import run as run_recipe
+from engine.run_config import RunConfig
 from engine.samples import load_samples
 from engine.schedule import Schedule, constant
 from engine.variational import Intensities, LatentCode, reconstruct_and_sample
-from loaders import BackendName
 from loaders.batch import Batch
 from loaders.errors import run_command
 from loaders.pretraining import PretrainingLoaders
@@ -73,8 +73,6 @@ class Config(RunConfig):
     """bce: cross-entropy of intensities, as in the paper's appendix C.1; mse: squared error."""
     lr: float = 1e-3
     """Learning rate of Adam. This project's choice; the paper used Adagrad."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
 
 class SiameseVae(Recipe):
@@ -139,11 +137,11 @@ class SiameseVae(Recipe):
         save_rows(out / "reconstructions.png", rows)
 
 
-def run(config: Config) -> TrainSummary:
+def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
     loaders = PretrainingLoaders(config, (view, view))
-    return run_recipe(config, lambda accelerator: SiameseVae(config), loaders.training, loaders.in_order)
+    return run_recipe(config, lambda: SiameseVae(config), loaders)
 
 
 def main() -> None:

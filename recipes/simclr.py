@@ -21,14 +21,14 @@ from typing import Any
 import torch
 import tyro
 
-from engine.loop import TrainSummary
 from engine.networks import Projector, build_backbone
 from engine.objectives.simclr import simclr_loss
 from engine.optim import LARS, split_by_dimension
 from engine.recipe import Recipe, StepOutput
-from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.run import RunSummary, print_summary
+from engine.run import run as run_recipe
+from engine.run_config import RunConfig
 from engine.schedule import Schedule, warmup_cosine
-from loaders import BackendName
 from loaders.batch import Batch
 from loaders.errors import run_command
 from loaders.pretraining import PretrainingLoaders
@@ -70,8 +70,6 @@ class Config(RunConfig):
     """LARS's eta. Authors' code: 0.001."""
     warmup_epochs: float = 10.0
     """Epochs over which the learning rate rises linearly. Paper: 10."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
 
 class SimClr(Recipe):
@@ -117,7 +115,7 @@ class SimClr(Recipe):
         return warmup_cosine(total_steps, round(self.config.warmup_epochs * steps_per_epoch))
 
 
-def run(config: Config) -> TrainSummary:
+def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
     paper = presets.simclr(config.resolution, config.color_strength)
     view = replace(
@@ -126,7 +124,7 @@ def run(config: Config) -> TrainSummary:
         operations=(HorizontalFlip(config.flip_p), *paper.operations[1:]),
     )
     loaders = PretrainingLoaders(config, (view, view))
-    return run_recipe(config, lambda accelerator: SimClr(config), loaders.training, loaders.in_order)
+    return run_recipe(config, lambda: SimClr(config), loaders)
 
 
 def main() -> None:

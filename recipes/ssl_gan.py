@@ -33,9 +33,6 @@ from torch.func import functional_call
 from engine.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
-    ClassifierSummary,
-    print_classifier,
-    run_classifier,
 )
 from engine.distributed import rank
 from engine.draws import StepDraws
@@ -43,11 +40,13 @@ from engine.gan_networks import Discriminator, Generator
 from engine.objectives.ssl_gan import discriminator_loss, diversity, feature_matching_loss
 from engine.pictures import save_rows
 from engine.recipe import StepOutput
+from engine.run import RunSummary, print_summary
+from engine.run import run as run_recipe
 from engine.run_config import check_shares
 from engine.schedule import Schedule, flat_then_linear
-from loaders import BackendName, open_pack
+from loaders import open_pack
 from loaders.batch import PairedBatch
-from loaders.classification import build_semi_loader, build_test_loader, chosen_labels
+from loaders.classification import SemiLoaders
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.views import presets
 
@@ -89,8 +88,6 @@ class Config(ClassifierConfig):
     their plain mean. Authors' code: 0.9999, from zero instead of the warm-up."""
     collapse_share: float = 0.1
     """Say that the generator has collapsed when its images vary less than this share of the real ones."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse what has no discriminator."""
@@ -210,26 +207,16 @@ class SslGan(ClassifierRecipe):
             )
 
 
-def run(config: Config) -> ClassifierSummary:
+def run(config: Config) -> RunSummary:
     """Train on a pack and leave a run folder."""
-    pack = open_pack(config.pack)
-    labels = chosen_labels(pack, config)
+    pack = open_pack(config.pack, config.loader.store)
     view = (presets.weak(config.resolution, config.flip_p),)
-    return run_classifier(
-        config,
-        lambda: SslGan(config, pack.classes),
-        lambda options: build_semi_loader(
-            pack, labels, config.unlabeled_splits, view, view, mu=config.mu, backend=config.backend, **options
-        ),
-        lambda options: build_test_loader(
-            pack, config.test_split, config.evaluation_view, config.backend, **options
-        ),
-    )
+    return run_recipe(config, lambda: SslGan(config, pack.classes), SemiLoaders(pack, config, view, view))
 
 
 def main() -> None:
     """Run the command line."""
-    print_classifier(SslGan.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(SslGan.name, run(tyro.cli(Config, description=__doc__)))
 
 
 if __name__ == "__main__":

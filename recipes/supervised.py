@@ -28,17 +28,16 @@ import tyro
 from engine.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
-    ClassifierSummary,
-    print_classifier,
-    run_classifier,
 )
 from engine.objectives.supervised import Mixing, mix, mixed_cross_entropy
 from engine.recipe import StepOutput
+from engine.run import RunSummary, print_summary
+from engine.run import run as run_recipe
 from engine.run_config import check_shares
 from engine.schedule import Schedule, warmup_cosine
-from loaders import BackendName, open_pack
+from loaders import open_pack
 from loaders.batch import Batch
-from loaders.classification import build_labeled_loader, build_test_loader, chosen_labels
+from loaders.classification import LabeledLoaders
 from loaders.errors import UserError, run_command
 from loaders.views import presets
 
@@ -72,8 +71,6 @@ class Config(ClassifierConfig):
     ema_decay: float | None = None
     """Decay of a moving average of the weights and of BatchNorm's statistics, measured and kept beside them,
     after a warm-up in which it is their plain mean; none by default."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
     def __post_init__(self) -> None:
         """Refuse what no paper defines."""
@@ -116,24 +113,16 @@ class Supervised(ClassifierRecipe):
             self.update_average(step, self.config.ema_decay)
 
 
-def run(config: Config) -> ClassifierSummary:
+def run(config: Config) -> RunSummary:
     """Train on a pack and leave a run folder."""
-    pack = open_pack(config.pack)
-    labels = chosen_labels(pack, config)
+    pack = open_pack(config.pack, config.loader.store)
     views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
-    return run_classifier(
-        config,
-        lambda: Supervised(config, pack.classes),
-        lambda options: build_labeled_loader(pack, labels, views, backend=config.backend, **options),
-        lambda options: build_test_loader(
-            pack, config.test_split, config.evaluation_view, config.backend, **options
-        ),
-    )
+    return run_recipe(config, lambda: Supervised(config, pack.classes), LabeledLoaders(pack, config, views))
 
 
 def main() -> None:
     """Run the command line."""
-    print_classifier(Supervised.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(Supervised.name, run(tyro.cli(Config, description=__doc__)))
 
 
 if __name__ == "__main__":

@@ -50,15 +50,15 @@ from engine.layers import Layer, LayerFeatures
 from engine.leaks import Account, check_run
 from engine.loop import LoopConfig
 from engine.predict import measure_accuracy
-from engine.run_config import Loading, LoadingOptions
+from engine.run_config import LoaderField, default_loader, described
 from engine.starts import Start, find_start
 from engine.transfer import FineTuning, Transfer, train_stage, vote
 from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
-from loaders.build import BackendName
 from loaders.classification import check_measured, fit_to_ranks
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.json_text import parse_json
+from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.leaks import check_leak
 from loaders.packs.subsample import subsample_per_class, tell_scarce, training_labels, validation_part
@@ -151,16 +151,12 @@ class Config:
     """Images per step over all ranks; all labels at once where there are fewer."""
     precision: Precision = "auto"
     """Autocast: auto is bf16 on CUDA and none on the CPU."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
-    num_threads: int = 2
-    """Decoding threads of each rank."""
-    loading: LoadingOptions = field(default_factory=Loading)
-    """Damage and delay."""
+    loader: LoaderField = field(default_factory=default_loader)
+    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        check_numbers(self, ("labels_per_class", "batch_size", "num_threads", "timeout_s"))
+        check_numbers(self, ("labels_per_class", "batch_size"))
         for name in ("labels_per_class", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -203,7 +199,7 @@ class Session:
     def __init__(self, config: Config, accelerator: Accelerator) -> None:
         """Open the pack and the loaders of this rank's test and validation images."""
         self.config, self.accelerator = config, accelerator
-        self.pack: Pack = open_pack(config.pack)
+        self.pack: Pack = open_pack(config.pack, config.loader.store)
         self.pack.require_one_label()
         self.start: Start = find_start(config.init)
         check_measured(self.pack, config.test_split)
@@ -242,17 +238,15 @@ class Session:
                 loader.close()
 
     @property
-    def options(self) -> dict[str, Any]:
-        """Arguments that all loaders share."""
-        return {
-            "backend": self.config.backend,
-            "device": str(self.accelerator.device),
-            "num_threads": self.config.num_threads,
-            "rank": self.accelerator.process_index,
-            "num_ranks": self.accelerator.num_processes,
-            "channels_last": True,
-            **asdict(self.config.loading),
-        }
+    def options(self) -> LoaderOptions:
+        """How all loaders work."""
+        return replace(
+            self.config.loader,
+            device=str(self.accelerator.device),
+            rank=self.accelerator.process_index,
+            num_ranks=self.accelerator.num_processes,
+            channels_last=True,
+        )
 
     def labels(self, job: _Job) -> Split:
         """Choose the labels of a job."""
@@ -261,7 +255,7 @@ class Session:
     def in_order(self, split: Split, labels: LabelTable | None = None) -> Loader[Batch]:
         """Build a loader of this rank's part of a split, without augmentation; its true labels by default."""
         views, size = (self.start.view.policy(),), 256 * self.accelerator.num_processes
-        return build_loader(split, views, size, mode="eval", labels=labels, **self.options)
+        return build_loader(split, views, size, options=self.options, mode="eval", labels=labels)
 
     def augmented(self, job: _Job) -> Loader[Batch]:
         """Build the training loader of a job."""
@@ -269,7 +263,9 @@ class Session:
         chosen, batch_size = fit_to_ranks(self.labels(job), self.config.batch_size, num_ranks)
         view = presets.crop_flip(self.start.resolution, job.tuning.min_crop, self.config.flip_p)
         fitting = batch_size - batch_size % num_ranks
-        return build_loader(chosen, (view,), fitting, seed=job.seed, labels=self.table, **self.options)
+        return build_loader(
+            chosen, (view,), fitting, options=replace(self.options, seed=job.seed), labels=self.table
+        )
 
     def loop_config(self, job: _Job, tuning: FineTuning, ending: str, steps_per_epoch: int) -> LoopConfig:
         """Return how the loop carries out one training of a job."""
@@ -383,8 +379,8 @@ def run(config: Config) -> list[FewLabelResult]:
         results = run_jobs(session, list(plan(config)))
     finally:
         session.close()
-    described = session.shared.describe(parse_json(to_json(asdict(config))))
-    on_main(lambda: write_results(config.out, results, described))
+    content = session.shared.describe(described(config))
+    on_main(lambda: write_results(config.out, results, content))
     return results
 
 
@@ -401,8 +397,8 @@ def run_grid(config: Config) -> list[Cell]:
         sum_up(setting, results[place * per_cell : (place + 1) * per_cell])
         for place, setting in enumerate(wanted)
     ]
-    described = session.shared.describe(parse_json(to_json(asdict(config))))
-    on_main(lambda: write_grid(config.out, cells, described))
+    content = session.shared.describe(described(config))
+    on_main(lambda: write_grid(config.out, cells, content))
     return cells
 
 

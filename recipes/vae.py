@@ -23,16 +23,16 @@ import torch
 import tyro
 
 from engine.draws import StepDraws
-from engine.loop import TrainSummary
 from engine.networks import build_backbone
 from engine.objectives.vae import Reconstruction, reparameterise, vae_loss
 from engine.pictures import save_rows
 from engine.recipe import Recipe, StepOutput
-from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.run import RunSummary, print_summary
+from engine.run import run as run_recipe
+from engine.run_config import RunConfig
 from engine.samples import load_samples
 from engine.schedule import Schedule, constant
 from engine.variational import Intensities, LatentCode, reconstruct_and_sample
-from loaders import BackendName
 from loaders.batch import Batch
 from loaders.errors import run_command
 from loaders.pretraining import PretrainingLoaders
@@ -65,8 +65,6 @@ class Config(RunConfig):
     """bce: cross-entropy of intensities, as in the paper's appendix C.1; mse: squared error."""
     lr: float = 1e-3
     """Learning rate of Adam. This project's choice; the paper used Adagrad."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
 
 class Vae(Recipe):
@@ -121,12 +119,12 @@ class Vae(Recipe):
         save_rows(out / "reconstructions.png", rows)
 
 
-def run(config: Config) -> TrainSummary:
+def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
     # The encoder sees normalised views, as every network does that transfers; the target is undone.
     view = replace(presets.reconstruction(config.resolution, config.flip_p), normalize=presets.IMAGENET)
     loaders = PretrainingLoaders(config, (view,))
-    return run_recipe(config, lambda accelerator: Vae(config), loaders.training, loaders.in_order)
+    return run_recipe(config, lambda: Vae(config), loaders)
 
 
 def main() -> None:

@@ -20,14 +20,14 @@ from typing import Any
 
 import tyro
 
-from engine.loop import TrainSummary
 from engine.networks import Projector, build_backbone
 from engine.objectives.vicreg import vicreg_loss
 from engine.optim import LARS, split_by_dimension
 from engine.recipe import Recipe, StepOutput
-from engine.run_config import RunConfig, print_summary, run_recipe
+from engine.run import RunSummary, print_summary
+from engine.run import run as run_recipe
+from engine.run_config import RunConfig
 from engine.schedule import Schedule, warmup_cosine
-from loaders import BackendName
 from loaders.batch import Batch
 from loaders.errors import run_command
 from loaders.pretraining import PretrainingLoaders
@@ -74,8 +74,6 @@ class Config(RunConfig):
     """Epochs over which the learning rate rises linearly. Paper: 10."""
     final_lr_factor: float = 0.001
     """Learning rate at the end over its peak, by a cosine. Authors' code: 0.001."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
 
 
 class VicReg(Recipe):
@@ -129,12 +127,12 @@ class VicReg(Recipe):
         return warmup_cosine(total_steps, warmup_steps, self.config.final_lr_factor)
 
 
-def run(config: Config) -> TrainSummary:
+def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
     view_options = (config.resolution, config.min_crop, config.flip_p, config.max_sigma)
     views = (presets.barlow_a(*view_options), presets.barlow_b(*view_options))
     loaders = PretrainingLoaders(config, views)
-    return run_recipe(config, lambda accelerator: VicReg(config), loaders.training, loaders.in_order)
+    return run_recipe(config, lambda: VicReg(config), loaders)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
 
 # isort: split
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -28,10 +28,9 @@ from engine.knn import knn_scores
 from engine.leaks import Account, check_run
 from engine.networks import build_backbone, load_backbone
 from engine.probe import fit_linear_probe
-from engine.run_config import Loading, LoadingOptions
+from engine.run_config import LoaderField, default_loader, described
 from engine.runs import read_run
 from loaders import build_loader, open_pack
-from loaders.build import BackendName
 from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import Pack
 from loaders.packs.leaks import check_leak
@@ -68,16 +67,12 @@ class Config:
     """Seed of these random weights."""
     batch_size: int = 256
     """Images per forward pass; no influence on the result."""
-    backend: BackendName = "auto"
-    """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
-    num_threads: int = 2
-    """Decoding threads."""
-    loading: LoadingOptions = field(default_factory=Loading)
-    """Damage and delay."""
+    loader: LoaderField = field(default_factory=default_loader)
+    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
-        check_numbers(self, ("temperature", "inverse_penalty", "batch_size", "num_threads", "timeout_s"))
+        check_numbers(self, ("temperature", "inverse_penalty", "batch_size"))
         check_folder(self.out, "run")
         check_file(self.run / EVALUATION_NAME, "run")
 
@@ -107,12 +102,8 @@ def features_of(
         images,
         views=(view.policy(),),
         batch_size=config.batch_size,
+        options=replace(config.loader, device=str(device), channels_last=True),
         mode="eval",
-        backend=config.backend,
-        device=device,
-        num_threads=config.num_threads,
-        channels_last=True,
-        **asdict(config.loading),
     )
     try:
         features = extract_features(backbone, loader, device, config.out).labelled()
@@ -164,9 +155,9 @@ def account(config: Config, pack: Pack) -> Account:
 
 def evaluate(config: Config) -> Evaluation:
     """Measure a run's backbone, and an untrained one where asked, and write evaluation.json."""
-    recipe, described = read_run(config.run)["recipe"], read_description(config.run / "backbone.safetensors")
-    view, name = described.view, described.backbone
-    pack = open_pack(config.pack)
+    recipe, start = read_run(config.run)["recipe"], read_description(config.run / "backbone.safetensors")
+    view, name = start.view, start.backbone
+    pack = open_pack(config.pack, config.loader.store)
     shared = account(config, pack)
     shared.say()
     forget_bad_rows(config.out)
@@ -176,7 +167,7 @@ def evaluate(config: Config) -> Evaluation:
         seed_everything(config.untrained_seed)
         untrained = build_backbone(name, view.resolution).to(device)
         rows.append(measure(config, pack, "untrained", view, untrained))
-    measured_with = {**asdict(config), "backbone": name, "resolution": view.resolution}
+    measured_with = {**described(config), "backbone": name, "resolution": view.resolution}
     evaluation = Evaluation(tuple(rows), shared.describe(measured_with))
     write_evaluation(config.run, evaluation)
     return evaluation

@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 import tyro
 
-from loaders import open_pack
+from loaders import LoaderOptions, open_pack
 from loaders.build import build_loader
 from loaders.errors import run_command
 from loaders.packs.bulk import load_kernels
@@ -53,7 +53,8 @@ def warm() -> None:
         (folder / "images").mkdir()
         (folder / "images" / "one.jpg").write_bytes(jpeg)
         pack_dataset(PackOptions(parse_splits([f"all={folder / 'images'}"]), folder / "pack", workers=1))
-        build_loader(open_pack(folder / "pack").split("all"), _VIEWS, 1, backend="cpu", num_threads=1).close()
+        split, options = open_pack(folder / "pack").split("all"), LoaderOptions(backend="cpu", num_threads=1)
+        build_loader(split, _VIEWS, 1, options=options).close()
 
 
 def main() -> None:

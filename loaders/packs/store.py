@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import tyro
+
 from loaders.checks import check_seconds, check_whole
 from loaders.errors import LoaderError, MissingBackendError, UserError
 from loaders.packs.manifest import FileInfo
@@ -35,25 +37,26 @@ class StoreError(LoaderError):
 class StoreOptions:
     """How a remote pack is read.
 
-    Attributes:
-        cache_dir: folder of the local copies; by default `sluice` in the user's cache folder.
-        cache_bytes: most bytes of shards kept in `cache_dir`, over all packs in it.
-        num_fetchers: shards fetched at the same time.
-        tries: requests for the same block before giving up.
-        backoff_s: pause after the first failure; it doubles with every further one.
-        request_timeout_s: seconds that one block may take; with `block_bytes` the slowest rate allowed.
-        block_bytes: size of a request.
-        filesystem: what fsspec hands to its file system (endpoint, credentials).
+    Raises:
+        UserError: values that fetch nothing.
     """
 
     cache_dir: Path | None = None
+    """Folder of the local copies; by default `sluice` in the user's cache folder."""
     cache_bytes: int = 20_000_000_000
+    """Most bytes of shards kept in the cache folder, over all packs in it."""
     num_fetchers: int = 4
+    """Shards fetched at the same time."""
     tries: int = 5
+    """Requests for the same block before giving up."""
     backoff_s: float = 0.5
+    """Pause in seconds after the first failure; it doubles with every further one."""
     request_timeout_s: float = 8.0
+    """Seconds that one block may take; with the size of a block, the slowest rate allowed."""
     block_bytes: int = 4 << 20
-    filesystem: Mapping[str, Any] = field(default_factory=dict)
+    """Size of a request."""
+    filesystem: tyro.conf.Suppress[tyro.conf.Fixed[Mapping[str, Any]]] = field(default_factory=dict)
+    """What fsspec hands to its file system (endpoint, credentials); kept out of files of runs."""
 
     def __post_init__(self) -> None:
         """Refuse values that fetch nothing."""

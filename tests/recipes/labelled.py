@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.classifier_recipe import ClassifierSummary
+from engine.run import RunSummary
+from loaders import LoaderOptions
 
 FEW: dict[str, Any] = {
     "backbone": "tiny_resnet",
@@ -17,7 +18,7 @@ FEW: dict[str, Any] = {
     "epochs": 3,
     "lr": 0.1,
     "flip_p": 0.0,
-    "num_threads": 1,
+    "loader": LoaderOptions(num_threads=1),
     "log_every": 1,
     "trackers": (),
     "progress": False,
@@ -25,9 +26,7 @@ FEW: dict[str, Any] = {
 """40 labels, digits are not mirrored."""
 
 
-def check_exact_runs(
-    config: Any, run: Callable[[Any], ClassifierSummary], tmp_path: Path, steps: int
-) -> None:
+def check_exact_runs(config: Any, run: Callable[[Any], RunSummary], tmp_path: Path, steps: int) -> None:
     """Two runs end in the same bytes, and so does one that was broken off and resumed."""
     names = ("classifier.safetensors", "classifier-ema.safetensors", "accuracy.json")
 
@@ -35,9 +34,13 @@ def check_exact_runs(
         return {name: (out / name).read_bytes() for name in names if (out / name).exists()}
 
     whole = run(replace(config, max_steps=steps))
-    assert whole.train.step == steps
+    assert whole.step == steps
     run(replace(config, out=tmp_path / "half", max_steps=steps // 2))
-    resumed = run(replace(config, out=tmp_path / "half", max_steps=steps, resume=True, num_threads=2))
+    resumed = run(
+        replace(
+            config, out=tmp_path / "half", max_steps=steps, resume=True, loader=LoaderOptions(num_threads=2)
+        )
+    )
     assert len(left_by(whole.out)) >= 2
     assert left_by(resumed.out) == left_by(whole.out)
     again = run(replace(config, out=tmp_path / "again", max_steps=steps))

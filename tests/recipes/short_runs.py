@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.loop import TrainSummary
+from loaders import LoaderOptions
 
 RESOLUTION = 16
 SMALL: dict[str, dict[str, Any]] = {
@@ -42,7 +43,7 @@ def run_short(name: str, pack: Path, out: Path, **changes: Any) -> TrainSummary:
         "resolution": RESOLUTION,
         "epochs": 2,
         "batch_size": 32,
-        "num_threads": 1,
+        "loader": LoaderOptions(num_threads=1),
         "log_every": 1,
         "trackers": (),
         "progress": False,

@@ -18,6 +18,7 @@ from engine.evaluate import extract_features
 from engine.networks import build_backbone
 from engine.predict import predict
 from engine.runs import save_backbone
+from loaders import LoaderOptions
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.subsample import few_labels
@@ -35,7 +36,7 @@ def config(digits_pack: Pack, trained: Path, tmp_path: Path) -> Config:
         labels_per_class=10,
         clusters=8,
         per_cluster=5,
-        num_threads=1,
+        loader=LoaderOptions(num_threads=1),
     )
 
 

@@ -22,6 +22,7 @@ from engine.distributed import seed_everything
 from engine.metrics import read_metrics
 from engine.networks import load_backbone
 from engine.run_config import RUNTIME_FIELDS
+from loaders import LoaderOptions
 from loaders.batch import Batch
 from loaders.errors import UserError, run_command
 from loaders.packs import Pack
@@ -66,7 +67,7 @@ def config(pack: Path, tmp_path: Path) -> Config:
         batch_size=16,
         projector=(32, 32, 16),
         warmup_epochs=0.5,
-        num_threads=1,
+        loader=LoaderOptions(num_threads=1),
         log_every=1,
         trackers=(),
         progress=False,
@@ -160,7 +161,7 @@ def test_two_runs_are_identical_and_a_resumed_one_too(config: Config, tmp_path: 
     assert (whole.step, whole.total_steps) == (6, 6)
     half = replace(config, out=tmp_path / "half")
     run(replace(half, max_steps=4))
-    resumed = run(replace(half, resume=True, num_threads=2))
+    resumed = run(replace(half, resume=True, loader=LoaderOptions(num_threads=2)))
     assert resumed.backbone.read_bytes() == whole.backbone.read_bytes()
     again = run(replace(config, out=tmp_path / "again"))
     assert again.backbone.read_bytes() == whole.backbone.read_bytes()

@@ -17,6 +17,7 @@ from engine.evaluate import extract_features
 from engine.networks import build_backbone
 from engine.runs import read_run, save_backbone
 from engine.starts import find_start
+from loaders import LoaderOptions
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.class_names import write_class_names
@@ -48,7 +49,7 @@ def start(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(bare: Pack, tmp_path: Path) -> Config:
-    asked = {"clusters": 4, "per_cluster": 2, "labeled_split": "", "num_threads": 1}
+    asked = {"clusters": 4, "per_cluster": 2, "labeled_split": "", "loader": LoaderOptions(num_threads=1)}
     return Config(pack=bare.path, out=tmp_path / "ask", strategy="random", **asked)
 
 
@@ -170,7 +171,7 @@ def test_a_few_of_a_table_and_transfer_from_it(start: Path, tmp_path: Path) -> N
     packed = pack(tmp_path / "p", f"train={tmp_path / 'flat'}", f"test={tmp_path / 'test'}")
     path, rows = packed.path / "labels" / "bought.parquet", np.arange(10)
     Table.of(rows, rows % 2, 2, source="human").write(path)
-    few = {"extra_labels": (path,), "num_threads": 1}
+    few = {"extra_labels": (path,), "loader": LoaderOptions(num_threads=1)}
     config = supervised.Config(
         pack=packed.path, out=tmp_path / "run", **(FEW | few | {"labels_per_class": 2})
     )

@@ -10,9 +10,6 @@ import pytest
 from engine.metrics import read_metrics
 from engine.networks import load_backbone
 from engine.online_probe import read_probe
-from engine.run_config import run_recipe
-from loaders.errors import UserError
-from recipes import rotnet
 from tests.recipes.short_runs import SMALL, run_short
 
 CLOCK = ("img_per_s", "wait_share")
@@ -78,9 +75,3 @@ def test_a_run_without_the_probe_ends_with_the_same_bytes(
     last = Path("checkpoints") / "step-00000004"
     for file in ("backbone.safetensors", last / "model.safetensors", last / "rng.safetensors"):
         assert (tmp_path / "run" / file).read_bytes() == (whole / "rotnet" / file).read_bytes(), file
-
-
-def test_a_recipe_without_a_probe_refuses_one(few_digits: Path, tmp_path: Path) -> None:
-    config = rotnet.Config(pack=few_digits, out=tmp_path / "run", probe_every_epochs=1)
-    with pytest.raises(UserError, match="this recipe has no probe, found 1"):
-        run_recipe(config, lambda accelerator: pytest.fail("built"), lambda **options: pytest.fail("built"))

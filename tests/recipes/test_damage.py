@@ -16,7 +16,7 @@ import tyro
 from engine.bad_rows import describe_bad_rows, read_bad_rows
 from engine.classifier_recipe import print_classifier
 from engine.metrics import read_metrics
-from engine.run_config import Loading
+from loaders import LoaderOptions
 from loaders.errors import LoaderError
 from loaders.packs import Pack, open_pack
 from recipes import active, barlow, evaluate, pipeline, pseudo_label, self_training, supervised, transfer
@@ -24,7 +24,7 @@ from recipes import deepcluster as clustering
 from tests.recipes.labelled import FEW
 from tools import evaluate as frozen
 
-VERIFIED = Loading(verify=True)
+VERIFIED = LoaderOptions(verify=True, num_threads=1)
 
 
 def damage(pack: Pack, rows: Sequence[int]) -> None:
@@ -48,14 +48,16 @@ def test_damaged_images_of_training_and_test_are_reported(
     config = supervised.Config(pack=pack.path, out=tmp_path / "unseen", **few)
     supervised.run(config)
     assert read_bad_rows(config.out) == {}
-    config = replace(config, out=tmp_path / "run", loading=VERIFIED)
+    config = replace(config, out=tmp_path / "run", loader=VERIFIED)
     summary = supervised.run(config)
     assert sorted(read_bad_rows(config.out)) == sorted((trained, tested))
     assert all("CRC-32" in reason for reason in read_bad_rows(config.out).values())
     assert read_metrics(config.out / "metrics.jsonl")[-1]["num_bad_rows"] == 1
     print_classifier("supervised", summary)
     assert f"2 bad rows in {config.out / 'bad_rows.jsonl'} -> " in capsys.readouterr().out
-    strict = replace(config, out=tmp_path / "strict", loading=Loading(verify=True, bad_images="raise"))
+    strict = replace(
+        config, out=tmp_path / "strict", loader=LoaderOptions(verify=True, bad_images="raise", num_threads=1)
+    )
     with pytest.raises(LoaderError, match="CRC-32"):
         supervised.run(strict)
 
@@ -82,7 +84,7 @@ def damaged(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Damag
 
 
 def common(damaged: Damaged, out: Path, **more: Any) -> dict[str, Any]:
-    return {"pack": damaged.pack, "out": out, "loading": VERIFIED, "num_threads": 1, **more}
+    return {"pack": damaged.pack, "out": out, "loader": VERIFIED, **more}
 
 
 def few(damaged: Damaged, out: Path, **more: Any) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def stopped_early(damaged: Damaged, out: Path) -> Path:
 def measured_frozen(damaged: Damaged, out: Path) -> Path:
     shutil.copytree(damaged.run, out)
     options = {"test_split": "unlabeled", "untrained": False, "neighbours": 3, "allow_leak": True}
-    config = frozen.Config(run=out, pack=damaged.pack, loading=VERIFIED, num_threads=1, **options)
+    config = frozen.Config(run=out, pack=damaged.pack, loader=VERIFIED, **options)
     frozen.evaluate(config)
     assert read_bad_rows(out) == {}, "the run's own names are of its own pack"
     return out / "evaluation"
@@ -164,10 +166,9 @@ def probed(damaged: Damaged, out: Path) -> Path:
 
 
 def clustered(damaged: Damaged, out: Path) -> Path:
-    config = clustering.Config(**common(damaged, out, backbone="tiny_resnet", resolution=16))
-    loader = clustering.PretrainingLoaders(config, ()).in_order(
-        "unlabeled", batch_size=64, num_threads=1, verify=True
-    )
+    options = {"backbone": "tiny_resnet", "resolution": 16, "batch_size": 64}
+    config = clustering.Config(**common(damaged, out, **options))
+    loader = clustering.PretrainingLoaders(config, ()).in_order("unlabeled", VERIFIED)
     with loader:
         recipe = clustering.DeepCluster(replace(config, num_clusters=3), loader, len(open_pack(damaged.pack)))
         with torch.no_grad():
@@ -215,5 +216,7 @@ def test_results_that_are_replaced_name_their_own_bad_rows(
 def test_the_options_stand_on_the_command_line() -> None:
     options = ["--pack", "p", "--out", "o", "--verify", "--bad-images", "raise", "--timeout-s", "9"]
     config = tyro.cli(barlow.Config, args=[*options, "--window", "3", "--on-non-finite", "skip"])
-    assert config.loading == Loading(verify=True, bad_images="raise", timeout_s=9.0, window=3)
+    assert config.loader == LoaderOptions(
+        num_threads=2, verify=True, bad_images="raise", timeout_s=9.0, window=3
+    )
     assert config.loop_config().on_non_finite == "skip"

@@ -32,7 +32,9 @@ from tests.recipes.labelled import FEW
 
 @pytest.fixture
 def config(digits_pack: Pack, trained: Path, tmp_path: Path) -> Config:
-    return Config(run=trained, pack=digits_pack.path, out=tmp_path / "out", num_threads=1)
+    return Config(
+        run=trained, pack=digits_pack.path, out=tmp_path / "out", loader=LoaderOptions(num_threads=1)
+    )
 
 
 def test_one_view_gives_the_accuracy_of_the_training(config: Config, trained: Path) -> None:

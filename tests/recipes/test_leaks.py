@@ -17,6 +17,7 @@ from engine.few_labels import FewLabelResult
 from engine.leaks import account
 from engine.report.sections import leaks_section
 from engine.runs import read_run
+from loaders import LoaderOptions
 from loaders.errors import UserError
 from loaders.packs import Pack, open_pack
 from recipes import (
@@ -172,7 +173,9 @@ def test_the_labels_behind_a_start_count_too(
 def test_measuring_a_run_on_its_own_labels_is_refused(
     noise: Pack, clean_run: Path, leaky_run: Path, tmp_path: Path
 ) -> None:
-    config = evaluate.Config(run=clean_run, pack=noise.path, out=tmp_path / "tested", num_threads=1)
+    config = evaluate.Config(
+        run=clean_run, pack=noise.path, out=tmp_path / "tested", loader=LoaderOptions(num_threads=1)
+    )
     with pytest.raises(UserError, match=r"labels of .*: expected .* found 12 rows of split 'train' among 12"):
         evaluate.evaluate(replace(config, split="train"))
     with pytest.raises(UserError, match=ROWS):
@@ -181,7 +184,9 @@ def test_measuring_a_run_on_its_own_labels_is_refused(
     evaluate.evaluate(replace(config, split="train", allow_leak=True, predictions=False))
     written = json.loads((config.out / "classification.json").read_text())
     assert "12 rows of split 'train'" in written["config"]["leaks"][0]
-    probe = frozen.Config(run=clean_run, pack=noise.path, neighbours=2, untrained=False, num_threads=1)
+    probe = frozen.Config(
+        run=clean_run, pack=noise.path, neighbours=2, untrained=False, loader=LoaderOptions(num_threads=1)
+    )
     with pytest.raises(UserError, match=r"train_split: expected no image of split 'test'.*6 rows"):
         frozen.evaluate(replace(probe, train_split="test"))
     with pytest.raises(UserError, match=ROWS):
@@ -198,7 +203,7 @@ def test_transfer_refuses_labels_of_what_it_measures_on(noise: Pack, clean_run: 
         out=tmp_path / "out",
         labels_per_class=(1,),
         seeds=(0,),
-        num_threads=1,
+        loader=LoaderOptions(num_threads=1),
     )
     with pytest.raises(UserError, match=ROWS):
         transfer.run(replace(config, extra_labels=(everything(noise),)))

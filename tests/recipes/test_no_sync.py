@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from engine.loop import _Run
+from loaders import LoaderOptions
 from loaders.packs import Pack
 from recipes import barlow, transfer
 from tests.recipes.no_sync import SynchronisedError, guarded_steps, no_sync
@@ -90,7 +91,7 @@ def test_steps_with_labels_do_not_wait(
 
 
 def test_barlow_and_transfer_do_not_wait(few_digits: Path, tmp_path: Path) -> None:
-    shared: dict[str, Any] = {"num_threads": 1, "pack": few_digits}
+    shared: dict[str, Any] = {"loader": LoaderOptions(num_threads=1), "pack": few_digits}
     config = barlow.Config(
         **shared,
         out=tmp_path / "barlow",

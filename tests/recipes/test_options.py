@@ -15,7 +15,6 @@ from engine.distributed import make_accelerator
 from engine.files import write_atomic
 from engine.layers import Layer, read_layer
 from engine.networks import build_backbone
-from engine.run_config import Loading
 from loaders.errors import UserError, run_command
 from loaders.packs import LabelTable
 from loaders.views.evaluation import EvaluationView
@@ -43,7 +42,6 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (barlow, {"seed": 2**70}, "seed: expected a whole number"),
     (barlow, {"redundancy_weight": float("nan")}, "redundancy_weight: expected a finite number below"),
     (barlow, {"projector": (8, 0)}, "projector: expected more than 0"),
-    (barlow, {"loading": Loading(timeout_s=float("inf"))}, "timeout_s: expected a finite number"),
     (barlow, {"max_steps": 0}, "max_steps: expected more than 0"),
     (supervised, {"lr": float("-inf")}, "lr: expected a finite number below 2\\*\\*127, at least 0"),
     (fixmatch, {"mu": 0}, "mu: expected more than 0"),

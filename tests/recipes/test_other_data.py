@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from loaders import LoaderOptions
 from loaders.errors import UserError
 from loaders.packs import open_pack
 from loaders.packs.packer import PackOptions, pack_dataset
@@ -41,7 +42,7 @@ def test_a_run_does_not_go_on_with_another_pack_or_order(
     with pytest.raises(UserError, match=r"expected pack of 128 images .*, found of 128 images"):
         supervised.run(replace(again, pack=other_digits))
     with pytest.raises(UserError, match="expected order full shuffle, found windows of 16 shards"):
-        supervised.run(replace(again, backend="stream"))
+        supervised.run(replace(again, loader=LoaderOptions(backend="stream")))
     supervised.run(again)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from engine.loop import _Run
+from loaders import LoaderOptions
 from loaders.errors import UserError
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
@@ -50,7 +51,7 @@ def small_chain(pack: Path, out: Path) -> Config:
             epochs=1, lr=0.05, batch_size=25, mu=3, ema_decay=0.9, strong="gentle", pseudo_per_class=5
         ),
         ask=Ask(clusters=10, per_cluster=3),
-        num_threads=1,
+        loader=LoaderOptions(num_threads=1),
         progress=False,
     )
 

@@ -168,7 +168,7 @@ def test_the_threshold_grows_with_the_epochs_and_the_cycles(
     monkeypatch.setattr(recipe, "guess_labels", guess)
     growing = replace(config, threshold_growth=0.02, mu=3, batch_size=100, epochs=3)
     summary = run_classical(growing, digits_pack)
-    steps = summary.train.step // 3
+    steps = summary.step // 3
     assert used == pytest.approx([0.9] * steps + [0.92] * steps + [0.94] * steps)
     used.clear()
     cycles = replace(growing, out=config.out / "cycles", mode="local", cycles=2, first_epochs=1, epochs=1)

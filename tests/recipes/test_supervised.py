@@ -106,12 +106,12 @@ def test_a_checkpoint_of_another_rule_for_the_average_is_refused(config: Config)
 def test_a_checkpoint_from_before_there_were_rules_goes_on_where_none_holds(config: Config) -> None:
     run(replace(config, max_steps=1))
     forget_rules(config.out)
-    assert run(replace(config, max_steps=2, resume=True)).train.step == 2
+    assert run(replace(config, max_steps=2, resume=True)).step == 2
 
 
 def test_few_labels_make_one_whole_batch(config: Config) -> None:
     summary = run(replace(config, batch_size=256, epochs=2))
-    assert (summary.train.step, summary.train.total_steps) == (2, 2)
+    assert (summary.step, summary.total_steps) == (2, 2)
 
 
 def test_a_frozen_backbone_keeps_its_weights_and_statistics(config: Config, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from engine.metrics import read_metrics
 from engine.networks import build_backbone, load_backbone
 from engine.runs import opened_run, save_backbone
 from engine.samples import load_samples
-from loaders import build_loader
+from loaders import LoaderOptions, build_loader
 from loaders.batch import Batch
 from loaders.epochs import EpochLoader
 from loaders.errors import UserError
@@ -55,7 +55,7 @@ def config(digits_pack: Pack, pretrained: Path, tmp_path: Path) -> Config:
         pretrained=QUICK,
         from_scratch=QUICK,
         flip_p=0.0,
-        num_threads=1,
+        loader=LoaderOptions(num_threads=1),
     )
 
 

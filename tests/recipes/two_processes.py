@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from engine.distributed import on_main, seed_everything
 from engine.networks import build_backbone
 from engine.runs import save_backbone
-from loaders import open_pack
+from loaders import LoaderOptions, open_pack
 from recipes import fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised, transfer
 from tests.recipes.labelled import FEW
 from tests.recipes.short_runs import SMALL, run_short
@@ -92,7 +92,12 @@ def transfer_two_ways(pack: Path, out: Path) -> None:
     on_main(start)
     tuning = transfer.FineTuning(0.01, 0.1, "batch", steps=4)
     options: dict[str, Any] = {"pack": pack, "init": init, "labels_per_class": (4,), "seeds": (0,)}
-    options |= {"flip_p": 0.0, "num_threads": 1, "beside_scratch": False, "pretrained": tuning}
+    options |= {
+        "flip_p": 0.0,
+        "loader": LoaderOptions(num_threads=1),
+        "beside_scratch": False,
+        "pretrained": tuning,
+    }
     early: dict[str, Any] = {"validation_share": 0.1, "patience": 2, "check_every_steps": 2, "head_steps": 2}
     stages = transfer.Config(out=out / "transfer", method="two_stage", hidden=(8,), **early, **options)
     transfer.run(stages)

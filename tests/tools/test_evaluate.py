@@ -15,6 +15,7 @@ from engine.distributed import seed_everything
 from engine.evaluation import read_evaluation
 from engine.networks import build_backbone, load_backbone
 from engine.runs import opened_run, save_backbone
+from loaders import LoaderOptions
 from loaders.errors import UserError
 from loaders.packs import Pack, open_pack
 from loaders.packs.packer import PackOptions, pack_dataset
@@ -29,7 +30,7 @@ def config(digits_pack: Pack, tmp_path: Path) -> Config:
         pass
     seed_everything(3)
     save_backbone(folder, build_backbone("tiny_resnet", 32), {"backbone": "tiny_resnet", "resolution": "32"})
-    return Config(run=folder, pack=digits_pack.path, num_threads=1)
+    return Config(run=folder, pack=digits_pack.path, loader=LoaderOptions(num_threads=1))
 
 
 def test_figures_are_kept_and_those_of_scikit_learn(config: Config) -> None:
