@@ -5,9 +5,9 @@ import sys
 OLDEST, NEWEST = (3, 11), (3, 13)  # as `requires-python` in pyproject.toml says
 
 if not OLDEST <= sys.version_info[:2] <= NEWEST:
-    sys.stderr.write(
-        "setup: expected Python 3.11 to 3.13, found {}; name one of these: make setup PYTHON=python3.11\n".format(
-            sys.version.split()[0]
-        )
+    found = sys.version.split()[0]
+    told = (
+        "setup: expected Python 3.11 to 3.13, found " + found + "; name one: make setup PYTHON=python3.11\n"
     )
+    sys.stderr.write(told)
     sys.exit(2)
