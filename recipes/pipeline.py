@@ -40,7 +40,7 @@ from rich.table import Table
 from engine.bad_rows import describe_bad_rows
 from engine.classifier import best_weights, find_classifier
 from engine.classifier_recipe import read_accuracy
-from engine.distributed import refuse_ranks
+from engine.distributed import Precision, refuse_ranks
 from engine.files import check_folder, to_json, write_atomic
 from engine.report.figures import draw_steps, save_picture
 from engine.run_config import Loading, LoadingOptions
@@ -190,6 +190,8 @@ class Config:
     """Labels to buy."""
     backend: BackendName = "auto"
     """Loader backend, see docs/backends.md; auto: stream for a store, else cpu or the fastest measured."""
+    precision: Precision = "auto"
+    """Autocast of every training: auto is bf16 on CUDA and none on the CPU."""
     num_threads: int = 2
     """Decoding threads."""
     progress: bool = True
@@ -228,7 +230,8 @@ class Chain:
 
     def common(self, out: str) -> dict[str, Any]:
         """Return the fields that the configurations of all trainings share."""
-        names = ("pack", "backbone", "resolution", "seed", "flip_p", "backend", "num_threads", "loading")
+        names = ["pack", "backbone", "resolution", "seed", "flip_p", "backend", "precision", "num_threads"]
+        names += ["loading"]
         shared = {name: getattr(self.config, name) for name in names}
         shared |= {"out": self.config.out / out, "progress": self.config.progress}
         return shared | {"resume": True, "trackers": ()}

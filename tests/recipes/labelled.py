@@ -18,6 +18,7 @@ FEW: dict[str, Any] = {
     "lr": 0.1,
     "flip_p": 0.0,
     "num_threads": 1,
+    "precision": "no",
     "log_every": 1,
     "trackers": (),
     "progress": False,
