@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Generic, NoReturn, TypeVar, overload
+from typing import Generic, NoReturn, Self, TypeVar, overload
 
 import numpy as np
 from torch.utils.data import get_worker_info
-from typing_extensions import Self
 
 from loaders import order
 from loaders.backends.work import LABELED, UNLABELED, Pending, Renderer, Request, Work, run_ahead

@@ -40,7 +40,7 @@ from rich.table import Table
 from engine.bad_rows import describe_bad_rows
 from engine.classifier import best_weights, find_classifier
 from engine.classifier_recipe import read_accuracy
-from engine.distributed import refuse_ranks
+from engine.distributed import Precision, refuse_ranks
 from engine.files import check_folder, to_json, write_atomic
 from engine.report.figures import draw_steps, save_picture
 from engine.run_config import LoaderField, default_loader, described
@@ -194,6 +194,8 @@ class Config:
     """FixMatch, before and after the bought labels."""
     ask: Ask = field(default_factory=Ask)
     """Labels to buy."""
+    precision: Precision = "auto"
+    """Autocast of every training: auto is bf16 on CUDA and none on the CPU."""
     progress: bool = True
     """Show progress."""
     loader: LoaderField = field(default_factory=default_loader)
@@ -230,7 +232,7 @@ class Chain:
 
     def common(self, out: str) -> dict[str, Any]:
         """Return the fields that the configurations of all trainings share."""
-        names = ("pack", "backbone", "resolution", "seed", "flip_p", "loader")
+        names = ("pack", "backbone", "resolution", "seed", "flip_p", "precision", "loader")
         shared = {name: getattr(self.config, name) for name in names}
         shared |= {"out": self.config.out / out, "progress": self.config.progress}
         return shared | {"resume": True, "trackers": ()}

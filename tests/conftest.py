@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# Workers side by side fill the cores; more threads in each only take turns. Said before torch is loaded.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# How many threads share a sum decides how it rounds, and floors were measured with one: so one it is on every
+# machine, in the tests' own processes too. Workers side by side fill the cores. Said before torch is loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from loaders.cache_folder import cache_folder
 
@@ -17,11 +17,15 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder().parent))
 
 import hypothesis
 import pytest
+import torch
 
 from loaders.packs import Pack, open_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
+from tests.floors.data import Data
 from tools.write_digits import write_digits
+
+torch.set_num_threads(1)  # a plugin may have loaded torch before
 
 # The same examples every time: a change must not be judged by luck. `make test-slow` draws new ones.
 hypothesis.settings.register_profile("steady", derandomize=True)
@@ -62,3 +66,9 @@ def digits_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 def digits_beton_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
     """The same in beton shards."""
     return _pack_digits(digits_folder, tmp_path_factory.mktemp("packs") / "digits-beton", "ffcv")
+
+
+@pytest.fixture(scope="session")
+def data(digits_pack: Pack, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """What the trainings that are held to floors read."""
+    return Data(digits_pack, digits_folder, tmp_path_factory.mktemp("data"))

@@ -49,7 +49,8 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the choice of labels, of new weights, of order and views."""
     num_threads: int = 2
-    """Threads of each step."""
+    """Threads of each step, torch's and the loaders': fixed, as is float32, so that the machine decides
+    neither what is computed nor how its sums are shared out."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def plan(config: Config) -> list[Step]:
     # A mirrored digit is no digit, and the paper's crops of 8 % of a small image show next to nothing of it.
     views = ("--min-crop", 0.4, "--flip-p", 0)
     threads = ("--num-threads", config.num_threads)
+    exact = ("--precision", "no")
     launch = (
         *("accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"),
         *("--dynamo_backend", "no", "--num_cpu_threads_per_process", str(config.num_threads)),
@@ -98,7 +100,7 @@ def plan(config: Config) -> list[Step]:
                 *("recipes/barlow.py", "--pack", str(config.pack), "--split", "unlabeled"),
                 *("--backbone", "tiny_resnet", "--resolution", "32", *(str(v) for v in views)),
                 *("--epochs", str(config.epochs), "--batch-size", "128", "--warmup-epochs", "5"),
-                *("--projector", "512", "512", "512", *(str(t) for t in threads), "--out", str(run)),
+                *("--projector", "512", "512", "512", *(str(t) for t in threads), *exact, "--out", str(run)),
             ),
         ),
         Step(
@@ -110,7 +112,16 @@ def plan(config: Config) -> list[Step]:
             python(
                 *("recipes/transfer.py", "--pack", config.pack, "--init", run, "--out", transfer),
                 *("--labels-per-class", *config.labels_per_class, "--seeds", *config.seeds),
-                *("--pretrained.min-crop", 0.8, "--from-scratch.min-crop", 0.6, "--flip-p", 0, *threads),
+                *(
+                    "--pretrained.min-crop",
+                    0.8,
+                    "--from-scratch.min-crop",
+                    0.6,
+                    "--flip-p",
+                    0,
+                    *threads,
+                    *exact,
+                ),
             ),
         ),
     ]
@@ -146,7 +157,7 @@ def make_room(folder: Path) -> None:
     marker.touch()
 
 
-def run_step(console: Console, number: int, step: Step) -> float:
+def run_step(console: Console, number: int, step: Step, num_threads: int = 2) -> float:
     """Print a step and run it; returns its seconds.
 
     Raises:
@@ -155,7 +166,7 @@ def run_step(console: Console, number: int, step: Step) -> float:
     console.print(f"\n[bold]{number}. {step.title}[/bold]")
     console.print(f"   $ {step.text}", markup=False, highlight=False, soft_wrap=True, style="dim")
     start = time.perf_counter()
-    code = subprocess.run(step.command, cwd=Path.cwd(), env=_environment(), check=False).returncode
+    code = subprocess.run(step.command, cwd=Path.cwd(), env=_environment(num_threads), check=False).returncode
     seconds = time.perf_counter() - start
     if code != 0:
         console.print(f"[bold red]step {number} failed[/] with exit code {code}: {step.title}")
@@ -164,12 +175,12 @@ def run_step(console: Console, number: int, step: Step) -> float:
     return seconds
 
 
-def _environment() -> dict[str, str]:
-    """Let `python` and `accelerate` be those that run the demo, and the project importable."""
+def _environment(num_threads: int) -> dict[str, str]:
+    """Let `python` and `accelerate` be those that run the demo, the project importable, threads so many."""
     folder = str(Path(sys.executable).parent)
     search = os.pathsep.join([folder, os.environ.get("PATH", "")])
     modules = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
-    return {**os.environ, "PATH": search, "PYTHONPATH": modules}
+    return {**os.environ, "PATH": search, "PYTHONPATH": modules, "OMP_NUM_THREADS": str(num_threads)}
 
 
 def print_outcome(console: Console, config: Config) -> None:
@@ -198,12 +209,13 @@ def main() -> None:
     start = time.perf_counter()
     make_room(config.out)
     make_room(config.pack)
-    steps = plan(config)
+    steps, threads = plan(config), f"export OMP_NUM_THREADS={config.num_threads}"
+    console.print(f"   $ {threads}", markup=False, highlight=False, style="dim")
     for number, step in enumerate(steps, start=1):
-        run_step(console, number, step)
+        run_step(console, number, step, config.num_threads)
     commands = config.out / "commands.txt"
-    commands.write_text("".join(f"{step.text}\n" for step in steps))
-    run_step(console, len(steps) + 1, report_step(config, commands))
+    commands.write_text("".join(f"{line}\n" for line in (threads, *(step.text for step in steps))))
+    run_step(console, len(steps) + 1, report_step(config, commands), config.num_threads)
     console.print()
     print_outcome(console, config)
     console.print(

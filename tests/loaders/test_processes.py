@@ -5,11 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 from collections.abc import Callable, Iterator
-from typing import Any, get_type_hints
+from typing import Any, Self, get_type_hints
 
 import pytest
 from torch.utils.data import DataLoader, IterableDataset
-from typing_extensions import Self
 
 from loaders import LoaderOptions, build_loader, build_paired_loader
 from loaders.batch import Batch

@@ -206,6 +206,7 @@ BREAKS = {
     "mean_teacher": _recipe(
         "mean_teacher", "consistency_loss", "the consistency is 0", _no_consistency, "digits or zero"
     ),
+    "mean_teacher labels": _recipe("mean_teacher", "F", SHUFFLED, _rolled_cross_entropy, "learns_the_digits"),
     "mean_teacher sign": _recipe(
         "mean_teacher", "consistency_loss", "the consistency is maximised", _turned_round, "teaches_what"
     ),
@@ -221,6 +222,9 @@ BREAKS = {
     ),
     "pseudo_label classical": _recipe(
         "pseudo_label", "pseudo_label_loss", NO_UNLABELLED, _never_unlabelled(4), "guesses_teach"
+    ),
+    "pseudo_label labels": _recipe(
+        "pseudo_label", "pseudo_label_loss", SHUFFLED, _shuffled(1), "classical_learns"
     ),
     "pseudo_label local": _recipe(
         "pseudo_label", "guess_labels", "guesses name the next class", _next_class, "local"
@@ -281,12 +285,19 @@ BREAKS = {
 }
 
 
-def pytest_configure() -> None:
-    """Break what the environment names."""
-    chosen = BREAKS[os.environ["SLUICE_BREAK"]]
+def apply(name: str) -> Callable[[], None]:
+    """Break what a name of `BREAKS` says; return what mends it again."""
+    chosen = BREAKS[name]
     module, path = chosen.target.split(":")
-    *owners, name = path.split(".")
+    *owners, attribute = path.split(".")
     owner: Any = import_module(module)
     for part in owners:
         owner = getattr(owner, part)
-    setattr(owner, name, chosen.make(owner.__dict__[name]))
+    sound = owner.__dict__[attribute]
+    setattr(owner, attribute, chosen.make(sound))
+    return lambda: setattr(owner, attribute, sound)
+
+
+def pytest_configure() -> None:
+    """Break what the environment names."""
+    apply(os.environ["SLUICE_BREAK"])

@@ -12,8 +12,7 @@ import pytest
 from loaders.packs import Pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
-from recipes import supervised
-from tests.recipes.labelled import FEW
+from tests.floors.data import Data
 
 
 @pytest.fixture(scope="session")
@@ -32,12 +31,9 @@ def few_digits(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def trained(digits_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(data: Data) -> Path:
     """Run folder of a classifier and its average, trained on ten digits of each class; not to be changed."""
-    out = tmp_path_factory.mktemp("trained") / "run"
-    few = FEW | {"labels_per_class": 10, "epochs": 10}
-    supervised.run(supervised.Config(pack=digits_pack.path, out=out, min_crop=0.6, ema_decay=0.5, **few))
-    return out
+    return data.trained(0)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ FEW: dict[str, Any] = {
     "lr": 0.1,
     "flip_p": 0.0,
     "loader": LoaderOptions(num_threads=1),
+    "precision": "no",
     "log_every": 1,
     "trackers": (),
     "progress": False,

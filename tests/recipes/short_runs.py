@@ -44,6 +44,7 @@ def run_short(name: str, pack: Path, out: Path, **changes: Any) -> TrainSummary:
         "epochs": 2,
         "batch_size": 32,
         "loader": LoaderOptions(num_threads=1),
+        "precision": "no",
         "log_every": 1,
         "trackers": (),
         "progress": False,

@@ -25,11 +25,12 @@ from engine.run_config import RUNTIME_FIELDS
 from loaders import LoaderOptions
 from loaders.batch import Batch
 from loaders.errors import UserError, run_command
-from loaders.packs import Pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from recipes.barlow import BarlowTwins, Config, main, peak_learning_rates, run
-from tests.recipes.frozen import knn_top1_of_run
+from tests.floors import trainings
+from tests.floors.data import Data
+from tests.floors.table import check
 
 ROOT = Path(__file__).parents[2]
 
@@ -171,13 +172,9 @@ def test_two_runs_are_identical_and_a_resumed_one_too(config: Config, tmp_path: 
     assert stored["config"]["projector"] == [32, 32, 16]
 
 
-def test_learns_features_of_digits(digits_pack: Pack, config: Config) -> None:
-    views = {"resolution": 16, "min_crop": 0.5, "flip_p": 0.0, "max_sigma": 0.5}
-    rates = {"lr_weights": 4.0, "lr_vectors": 0.1, "batch_size": 64, "epochs": 2}
-    run(replace(config, pack=digits_pack.path, projector=(64, 64), **views, **rates))
-    last = read_metrics(config.out / "metrics.jsonl")[-8:]
-    assert sum(r["invariance"] for r in last) / len(last) < 0.1 * 64  # views of different images: 64
-    assert knn_top1_of_run(config.out, digits_pack) > 0.89  # untrained: 0.74
+@pytest.mark.floor
+def test_learns_features_of_digits(data: Data, tmp_path: Path) -> None:
+    check("barlow_twins", trainings.barlow_twins(data, tmp_path / "run", 0))
 
 
 def test_another_configuration_does_not_resume(config: Config) -> None:

@@ -17,8 +17,9 @@ from loaders.errors import UserError
 from loaders.packs import Pack
 from loaders.views import presets
 from recipes.deepcluster import Config, DeepCluster, run
-from tests.recipes.frozen import knn_top1_of_run
-from tests.recipes.short_runs import run_short
+from tests.floors import trainings
+from tests.floors.data import Data
+from tests.floors.table import check
 
 SMALL = Config(
     pack=Path("p"),
@@ -104,13 +105,7 @@ def test_a_step_reads_the_clusters_of_its_rows(few_digits: Path) -> None:
     assert float(output.loss.detach()) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_learns_clusters_and_features_of_digits(digits_pack: Pack, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    fields = vars(replace(SMALL, hidden=(), num_clusters=40, pca_components=32))
-    changes = {name: fields[name] for name in ("hidden", "num_clusters", "pca_components")}
-    run_short("deepcluster", digits_pack.path, out, epochs=2, min_crop=0.5, **changes)
-    records = read_metrics(out / "metrics.jsonl")
-    assert records[0]["nmi_last"] == 0.0
-    assert records[-1]["nmi_labels"] > records[0]["nmi_labels"] + 0.01
-    assert records[-1]["cluster_top1"] > 0.1  # chance: 0.025
-    assert knn_top1_of_run(out, digits_pack) > 0.845  # untrained: 0.74
+@pytest.mark.floor
+def test_learns_clusters_and_features_of_digits(data: Data, tmp_path: Path) -> None:
+    check("deepcluster", trainings.deepcluster(data, tmp_path / "run", 0))
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["nmi_last"] == 0.0

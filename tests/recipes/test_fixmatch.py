@@ -12,26 +12,18 @@ import torch
 from engine.classifier import load_classifier
 from engine.classifier_recipe import read_accuracy
 from engine.distributed import seed_everything
-from engine.metrics import read_metrics
 from loaders.batch import Batch, PairedBatch
 from loaders.errors import UserError
-from loaders.packs import Pack
 from recipes.fixmatch import Config, FixMatch, run
-from tests.recipes.clusters import accuracy_on_clusters
-from tests.recipes.labelled import FEW, check_exact_runs
+from tests.floors import trainings
+from tests.floors.data import Data
+from tests.floors.table import check
+from tests.recipes.labelled import check_exact_runs
 
 
 @pytest.fixture
-def config(digits_pack: Pack, tmp_path: Path) -> Config:
-    return Config(
-        pack=digits_pack.path,
-        out=tmp_path / "run",
-        unlabeled_splits=("train",),
-        mu=3,
-        ema_decay=0.9,
-        strong="gentle",
-        **FEW,
-    )
+def config(data: Data, tmp_path: Path) -> Config:
+    return trainings.fixmatch_config(data, tmp_path / "run")
 
 
 def test_defaults_are_the_papers() -> None:
@@ -95,38 +87,25 @@ def test_the_average_follows_the_weights_and_statistics(config: Config) -> None:
 
 
 def test_the_published_codes_rule_copies_slow_statistics(config: Config) -> None:
-    recipe = FixMatch(replace(config, ema_statistics="copy"), 3)
+    recipe = FixMatch(replace(config, ema_statistics="copy"), "abc")
     norms = [network.backbone.stem[1] for network in (recipe.average, recipe.classifier)]
     assert norms[1].momentum == 0.001
-    assert FixMatch(config, 3).classifier.backbone.stem[1].momentum == 0.1
+    assert FixMatch(config, "abc").classifier.backbone.stem[1].momentum == 0.1
     with torch.no_grad():
         norms[1].running_mean += 1.0
     recipe.after_step(1000)
     assert torch.equal(norms[0].running_mean, norms[1].running_mean)
 
 
-def test_learns_the_digits_from_few_labels(config: Config) -> None:
+@pytest.mark.floor
+def test_learns_the_digits_from_few_labels(data: Data, tmp_path: Path) -> None:
     """Whether the unlabelled images help in so few steps is a matter of rounding; for that see the next."""
-    summary = run(replace(config, epochs=2))
-    assert summary.accuracy is not None
-    assert summary.accuracy.top1 > 0.5
-    records = read_metrics(config.out / "metrics.jsonl")
-    assert records[-1]["mask_rate"] > records[0]["mask_rate"]
+    check("fixmatch_digits", trainings.fixmatch_digits(data, tmp_path / "run", 0))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_guesses_on_weak_views_teach_what_the_labels_do_not(config: Config, seed: int) -> None:
-    def accuracy(weight: float) -> float:
-        changed = replace(config, threshold=0.8, unlabeled_weight=weight)
-        return accuracy_on_clusters(
-            lambda: FixMatch(changed, "ab"),
-            lambda x: (x,),
-            lambda x: (x, x * torch.randint(2, x.shape)),
-            seed,
-        )
-
-    assert accuracy(0.0) < 0.95
-    assert accuracy(3.0) > 0.96
+@pytest.mark.floor
+def test_guesses_on_weak_views_teach_what_the_labels_do_not(data: Data, tmp_path: Path) -> None:
+    check("fixmatch_clusters", trainings.fixmatch_clusters(data, tmp_path / "run", 0))
 
 
 def test_the_weak_view_guesses_and_the_strong_one_learns(config: Config) -> None:

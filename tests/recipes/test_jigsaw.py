@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from engine.distributed import seed_everything
-from engine.metrics import read_metrics
 from loaders.batch import Batch
 from loaders.errors import UserError
-from loaders.packs import Pack
 from recipes.jigsaw import Config, Jigsaw
-from tests.recipes.frozen import knn_top1_of_run
-from tests.recipes.short_runs import run_short
+from tests.floors import trainings
+from tests.floors.data import Data
+from tests.floors.table import check
 
 
 def test_defaults_are_the_papers() -> None:
@@ -51,10 +50,6 @@ def test_a_step_sees_nine_tiles_in_the_order_of_its_permutation() -> None:
         assert similarity.argmax(1).tolist() in recipe.permutations.tolist()
 
 
-def test_learns_to_order_the_tiles_of_digits(digits_pack: Pack, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    changes = {"tile_size": 8, "tile_features": 16, "hidden": (64,), "min_crop": 0.8, "lr": 0.02}
-    run_short("jigsaw", digits_pack.path, out, epochs=1, **changes)
-    last = read_metrics(out / "metrics.jsonl")[-8:]
-    assert sum(r["permutation_top1"] for r in last) / len(last) > 0.7  # chance: 0.17
-    assert knn_top1_of_run(out, digits_pack, 24) > 0.76  # untrained: 0.74
+@pytest.mark.floor
+def test_learns_to_order_the_tiles_of_digits(data: Data, tmp_path: Path) -> None:
+    check("jigsaw", trainings.jigsaw(data, tmp_path / "run", 0))

@@ -13,25 +13,16 @@ from engine.distributed import seed_everything
 from engine.metrics import read_metrics
 from loaders.batch import Batch, PairedBatch
 from loaders.errors import UserError
-from loaders.packs import Pack
 from recipes.mean_teacher import Config, MeanTeacher, run
-from tests.recipes.clusters import NUM_LABELED, NUM_UNLABELED, accuracy_on_clusters
-from tests.recipes.labelled import FEW, check_exact_runs
+from tests.floors import trainings
+from tests.floors.data import Data
+from tests.floors.table import check
+from tests.recipes.labelled import check_exact_runs
 
 
 @pytest.fixture
-def config(digits_pack: Pack, tmp_path: Path) -> Config:
-    return Config(
-        pack=digits_pack.path,
-        out=tmp_path / "run",
-        unlabeled_splits=("train",),
-        ramp_epochs=1.0,
-        ema_decay_early=0.8,
-        ema_decay=0.9,
-        consistency_weight=30.0,
-        min_crop=0.6,
-        **FEW,
-    )
+def config(data: Data, tmp_path: Path) -> Config:
+    return trainings.mean_teacher_config(data, tmp_path / "run")
 
 
 def pair(views: tuple[torch.Tensor, torch.Tensor]) -> PairedBatch:
@@ -128,35 +119,14 @@ def test_mistakes(config: Config) -> None:
         replace(config, ema_decay=1.5)
 
 
-def test_learns_the_digits(config: Config) -> None:
-    summary = run(replace(config, epochs=2))
-    assert summary.accuracy is not None
-    assert summary.accuracy.top1 > 0.5
+@pytest.mark.floor
+def test_learns_the_digits(data: Data, tmp_path: Path) -> None:
+    check("mean_teacher_digits", trainings.mean_teacher_digits(data, tmp_path / "run", 0))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_teacher_teaches_what_the_labels_do_not(config: Config, seed: int) -> None:
-    """Views keep the direction between the clusters and draw all else anew: what to agree on is plain."""
-
-    def redrawn(x: torch.Tensor) -> torch.Tensor:
-        view = torch.randn_like(x)
-        view[:, 0] = x[:, 0]
-        return view
-
-    rows_per_label = 1 + NUM_UNLABELED / NUM_LABELED  # the class loss is divided by all rows
-
-    def accuracy(weight: float) -> float:
-        changed = replace(config, consistency_weight=weight / rows_per_label)
-        return accuracy_on_clusters(
-            lambda: MeanTeacher(changed, "ab"),
-            lambda x: (x, x),
-            lambda x: (redrawn(x), redrawn(x)),
-            seed,
-            lr=0.05 * rows_per_label,
-        )
-
-    assert accuracy(0.0) < 0.95
-    assert accuracy(10.0) > 0.96
+@pytest.mark.floor
+def test_the_teacher_teaches_what_the_labels_do_not(data: Data, tmp_path: Path) -> None:
+    check("mean_teacher_clusters", trainings.mean_teacher_clusters(data, tmp_path / "run", 0))
 
 
 def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:

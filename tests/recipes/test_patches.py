@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from engine.distributed import seed_everything
-from engine.metrics import read_metrics
 from loaders.batch import Batch
 from loaders.errors import UserError
-from loaders.packs import Pack
 from recipes.patches import Config, Patches
-from tests.recipes.frozen import knn_top1_of_run
-from tests.recipes.short_runs import run_short
+from tests.floors import trainings
+from tests.floors.data import Data
+from tests.floors.table import check
 
 
 def test_defaults() -> None:
@@ -42,9 +41,6 @@ def test_a_step_sees_the_centres_and_then_a_neighbour_of_each() -> None:
     assert len(set(cells[16:])) > 4
 
 
-def test_learns_positions_and_features_of_digits(digits_pack: Pack, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    run_short("patches", digits_pack.path, out, epochs=2, tile_size=8, hidden=(64,), lr=0.03, min_crop=0.8)
-    last = read_metrics(out / "metrics.jsonl")[-8:]
-    assert sum(r["position_top1"] for r in last) / len(last) > 0.35  # chance: 0.125
-    assert knn_top1_of_run(out, digits_pack, 24) > 0.78  # untrained: 0.74
+@pytest.mark.floor
+def test_learns_positions_and_features_of_digits(data: Data, tmp_path: Path) -> None:
+    check("patches", trainings.patches(data, tmp_path / "run", 0))

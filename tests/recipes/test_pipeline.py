@@ -12,70 +12,34 @@ from typing import Any
 import pytest
 
 from engine.loop import _Run
-from loaders import LoaderOptions
 from loaders.errors import UserError
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from recipes import active, barlow, evaluate, fixmatch, pipeline, self_training, supervised
-from recipes.pipeline import Ask, Config, FineTune, Measured, Pretrain, Rounds, SemiSupervised, run
-
-
-@pytest.fixture(scope="module")
-def small_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 digits as the splits `unlabeled` and `train`, and all of the split `test`."""
-    folder = tmp_path_factory.mktemp("small-digits")
-    for digit in "0123456789":
-        (folder / "images" / digit).mkdir(parents=True)
-        for source in sorted((digits_folder / "train" / digit).glob("*.jpg"))[:30]:
-            (folder / "images" / digit / source.name).write_bytes(source.read_bytes())
-    images = folder / "images"
-    splits = [f"unlabeled={images}", f"train={images}", f"test={digits_folder / 'test'}"]
-    pack_dataset(PackOptions(parse_splits(splits), folder / "pack", workers=1))
-    return folder / "pack"
-
-
-def small_chain(pack: Path, out: Path) -> Config:
-    return Config(
-        pack=pack,
-        out=out,
-        backbone="tiny_resnet",
-        resolution=16,
-        labels_per_class=5,
-        flip_p=0.0,
-        oracle=True,
-        sizes=(16, 24),
-        pretrain=Pretrain(1, batch_size=100, projector=(64, 64), min_crop=0.4, warmup_epochs=0.2),
-        fine_tune=FineTune(epochs=8, batch_size=25, min_crop=0.6),
-        rounds=Rounds(per_class=(15,), top_k=3, epochs=4, true_epochs=5),
-        fixmatch=SemiSupervised(
-            epochs=1, lr=0.05, batch_size=25, mu=3, ema_decay=0.9, strong="gentle", pseudo_per_class=5
-        ),
-        ask=Ask(clusters=10, per_cluster=3),
-        loader=LoaderOptions(num_threads=1),
-        progress=False,
-    )
+from recipes.pipeline import Ask, Config, Measured, Pretrain, SemiSupervised, run
+from tests.floors.data import Data
+from tests.floors.table import check
+from tests.floors.trainings import chain_figures, small_chain
 
 
 @pytest.fixture
-def config(small_pack: Path, tmp_path: Path) -> Config:
-    return small_chain(small_pack, tmp_path / "all")
+def config(data: Data, tmp_path: Path) -> Config:
+    return small_chain(data, tmp_path / "all")
 
 
 @pytest.fixture(scope="module")
-def whole(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Measured]]:
+def whole(data: Data, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Measured]]:
     """A chain that ran from its first stage to its last, and what it measured."""
-    config = small_chain(small_pack, tmp_path_factory.mktemp("whole") / "all")
+    config = small_chain(data, tmp_path_factory.mktemp("whole") / "all")
     return config, run(config)
 
 
+@pytest.mark.floor
 def test_every_stage_runs_and_is_measured_and_the_chain_helps(whole: tuple[Config, list[Measured]]) -> None:
     config, measured = whole
     stages = ["scratch", "fine_tune", "rounds", "fixmatch", "active", "tta"]
     assert [row.stage for row in measured] == stages
-    accuracy = {row.stage: row.top1 for row in measured}
-    assert accuracy["rounds"] > accuracy["fine_tune"] + 0.18
-    assert accuracy["fixmatch"] > accuracy["rounds"]
-    assert accuracy["active"] > max(0.55, accuracy["scratch"] + 0.15)
+    check("chain", chain_figures(config.out, measured))
     with (config.out / "ablation.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [float(line["top1_percent"]) / 100 for line in lines] == pytest.approx(

@@ -10,12 +10,11 @@ from torch import nn
 
 from engine.alexnet import AlexNet
 from engine.distributed import seed_everything
-from engine.metrics import read_metrics
 from loaders.batch import Batch
-from loaders.packs import Pack
 from recipes.rotnet import Config, RotNet
-from tests.recipes.frozen import knn_top1_of_run
-from tests.recipes.short_runs import run_short
+from tests.floors import trainings
+from tests.floors.data import Data
+from tests.floors.table import check
 
 
 def test_defaults_are_the_papers() -> None:
@@ -47,17 +46,6 @@ def test_a_step_shows_every_image_in_four_rotations() -> None:
     assert 0.0 <= float(output.metrics["rotation_top1"]) <= 1.0
 
 
-def test_learns_rotations_and_features_of_digits(digits_pack: Pack, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    run_short(
-        *("rotnet", digits_pack.path, out),
-        hidden=(),
-        epochs=2,
-        probe_every_epochs=0,
-        batch_size=64,
-        min_crop=0.5,
-        lr=0.03,
-    )
-    last = read_metrics(out / "metrics.jsonl")[-8:]
-    assert sum(r["rotation_top1"] for r in last) / len(last) > 0.5  # chance: 0.25
-    assert knn_top1_of_run(out, digits_pack) > 0.87  # untrained: 0.74
+@pytest.mark.floor
+def test_learns_rotations_and_features_of_digits(data: Data, tmp_path: Path) -> None:
+    check("rotnet", trainings.rotnet(data, tmp_path / "run", 0))

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from engine.distributed import seed_everything
-from engine.metrics import read_metrics
 from loaders.batch import Batch
-from loaders.packs import Pack
 from recipes.siamese_vae import Config, SiameseVae
-from tests.recipes.frozen import knn_top1_of_run
-from tests.recipes.short_runs import run_short
+from tests.floors import trainings
+from tests.floors.data import Data
+from tests.floors.table import check
 
 
 def test_defaults_are_the_papers() -> None:
@@ -45,10 +44,6 @@ def test_a_step_weighs_the_triplets_of_the_latent_means() -> None:
     assert losses[1] - losses[0] == pytest.approx(10 * triplet, rel=1e-3)
 
 
-def test_learns_to_order_digits_and_features(digits_pack: Pack, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    run_short("siamese_vae", digits_pack.path, out, epochs=2, num_latent=32, decoder_width=8, min_crop=0.5)
-    last = read_metrics(out / "metrics.jsonl")[-8:]
-    assert sum(r["triplets_ordered"] for r in last) / len(last) > 0.85  # at first 0.75
-    assert sum(r["triplet"] for r in last) / len(last) < 0.17  # at first 0.3; collapsed means would cost 0.5
-    assert knn_top1_of_run(out, digits_pack) > 0.9  # untrained: 0.74
+@pytest.mark.floor
+def test_learns_to_order_digits_and_features(data: Data, tmp_path: Path) -> None:
+    check("siamese_vae", trainings.siamese_vae(data, tmp_path / "run", 0))

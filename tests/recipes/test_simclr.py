@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.metrics import read_metrics
-from loaders.packs import Pack
 from recipes.simclr import Config, SimClr
-from tests.recipes.frozen import knn_top1_of_run
-from tests.recipes.short_runs import run_short
+from tests.floors import trainings
+from tests.floors.data import Data
+from tests.floors.table import check
 
 
 def test_defaults_are_the_papers() -> None:
@@ -23,10 +22,6 @@ def test_defaults_are_the_papers() -> None:
     assert (vectors["lr"], vectors["adapt"], vectors["weight_decay"]) == (pytest.approx(0.6), False, 0.0)
 
 
-def test_learns_to_tell_digits_apart(digits_pack: Pack, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    changes = {"projector": (64, 32), "min_crop": 0.5, "warmup_epochs": 0.3, "lr": 4.0, "color_strength": 0.3}
-    run_short("simclr", digits_pack.path, out, epochs=2, batch_size=64, **changes)
-    last = read_metrics(out / "metrics.jsonl")[-8:]
-    assert sum(r["contrast_top1"] for r in last) / len(last) > 0.15  # chance: 0.008
-    assert knn_top1_of_run(out, digits_pack) > 0.935  # untrained: 0.74
+@pytest.mark.floor
+def test_learns_to_tell_digits_apart(data: Data, tmp_path: Path) -> None:
+    check("simclr", trainings.simclr(data, tmp_path / "run", 0))

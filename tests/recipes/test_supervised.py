@@ -22,6 +22,9 @@ from loaders.errors import UserError
 from loaders.packs import Pack
 from recipes import supervised
 from recipes.supervised import Config, Supervised, run
+from tests.floors import trainings
+from tests.floors.data import Data
+from tests.floors.table import check
 from tests.recipes.labelled import FEW, check_exact_runs
 
 
@@ -30,10 +33,9 @@ def config(digits_pack: Pack, tmp_path: Path) -> Config:
     return Config(pack=digits_pack.path, out=tmp_path / "run", **(FEW | {"min_crop": 0.6}))
 
 
-def test_learns_the_digits_from_ten_labels_each(config: Config) -> None:
-    summary = run(replace(config, labels_per_class=10, epochs=25))
-    assert summary.accuracy is not None
-    assert summary.accuracy.top1 > 0.85
+@pytest.mark.floor
+def test_learns_the_digits_from_ten_labels_each(data: Data, tmp_path: Path) -> None:
+    check("supervised_digits", trainings.supervised_digits(data, tmp_path / "run", 0))
 
 
 def test_a_test_split_that_is_not_there_leaves_no_loader_open(

@@ -28,6 +28,9 @@ from loaders.errors import UserError
 from loaders.packs import Pack
 from recipes import transfer as transfer_recipe
 from recipes.transfer import Config, FineTuning, Session, Transfer, _Job, run, run_grid, stages
+from tests.floors import trainings
+from tests.floors.data import Data
+from tests.floors.table import check
 
 QUICK = FineTuning(lr_backbone=0.01, lr_classifier=0.1, batchnorm="batch", steps=3, min_crop=0.6)
 
@@ -131,10 +134,9 @@ def test_finished_runs_are_not_repeated(config: Config) -> None:
     assert [record["step"] for record in read_metrics(folder / "metrics.jsonl")] == [3]
 
 
-def test_it_learns(config: Config) -> None:
-    tuning = FineTuning(lr_backbone=0.05, lr_classifier=0.05, batchnorm="batch", steps=40, min_crop=0.6)
-    (result,) = run(replace(config, labels_per_class=(10,), pretrained=tuning, beside_scratch=False))
-    assert result.top1 > 0.4
+@pytest.mark.floor
+def test_it_learns(data: Data, tmp_path: Path) -> None:
+    check("fine_tuning", trainings.fine_tuning(data, tmp_path / "run", 0))
 
 
 def weights_of(config: Config, name: str = "pretrained-2-labels-seed-0") -> dict[str, torch.Tensor]:
@@ -249,12 +251,14 @@ def test_validation_images_are_never_trained_on(config: Config) -> None:
     assert len(held) == pytest.approx(1352 / 2, abs=10)
 
 
-def test_neighbours_vote_without_training(config: Config) -> None:
-    results = run(replace(config, method="knn", labels_per_class=(10,), beside_scratch=False))
-    (result,) = results
+@pytest.mark.floor
+def test_neighbours_vote_without_training(data: Data, tmp_path: Path) -> None:
+    figures = trainings.votes(data, tmp_path, 0)
+    check("votes", figures)
+    assert figures["top1"] < figures["top5"] <= 1.0
+    (result,), _ = read_results(tmp_path / "runs")
     assert (result.method, result.steps, result.num_test) == ("knn", 0, 445)
-    assert 0.2 < result.top1 < result.top5 <= 1.0  # chance: 0.1 and 0.5
-    assert not list(config.out.rglob("metrics.jsonl"))
+    assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
 def test_the_grid_chooses_on_validation_images(config: Config) -> None:

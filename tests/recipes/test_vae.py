@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from engine.distributed import seed_everything
-from engine.metrics import read_metrics
 from loaders.batch import Batch
 from loaders.errors import UserError
-from loaders.packs import Pack
 from recipes.vae import Config, Vae
-from tests.recipes.frozen import knn_top1_of_run
-from tests.recipes.short_runs import run_short
+from tests.floors.data import Data
+from tests.floors.table import check
+from tests.floors.trainings import TRAININGS
 
 
 def small(beta: float) -> Vae:
@@ -56,13 +55,8 @@ def test_the_code_is_noisy_and_the_plain_autoencoders_is_not() -> None:
         assert float(outputs[0].loss.detach()) == pytest.approx(losses[0] + float(outputs[0].metrics["kl"]))
 
 
-@pytest.mark.parametrize("beta", [1.0, 0.0])
-def test_learns_to_reconstruct_digits_and_features(beta: float, digits_pack: Pack, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    run_short("vae", digits_pack.path, out, epochs=1, num_latent=32, decoder_width=8, beta=beta, lr=0.003)
-    last = read_metrics(out / "metrics.jsonl")[-8:]
-    assert (
-        sum(r["reconstruction"] for r in last) / len(last) < 352
-    )  # first step: above 500; every image as their mean: 359
-    assert knn_top1_of_run(out, digits_pack) > 0.79  # untrained: 0.74
-    assert (out / "reconstructions.png").stat().st_size > 1000
+@pytest.mark.floor
+@pytest.mark.parametrize("training", ["vae", "autoencoder"])
+def test_learns_to_reconstruct_digits_and_features(training: str, data: Data, tmp_path: Path) -> None:
+    check(training, TRAININGS[training](data, tmp_path / "run", 0))
+    assert (tmp_path / "run" / "reconstructions.png").stat().st_size > 1000

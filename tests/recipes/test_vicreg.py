@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.metrics import read_metrics
-from loaders.packs import Pack
 from recipes.vicreg import Config, VicReg
-from tests.recipes.frozen import knn_top1_of_run
-from tests.recipes.short_runs import run_short
+from tests.floors import trainings
+from tests.floors.data import Data
+from tests.floors.table import check
 
 
 def test_defaults_are_the_papers() -> None:
@@ -24,10 +23,6 @@ def test_defaults_are_the_papers() -> None:
     assert (vectors["adapt"], vectors["weight_decay"]) == (False, 0.0)
 
 
-def test_learns_features_of_digits(digits_pack: Pack, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    changes = {"projector": (64, 64), "min_crop": 0.5, "warmup_epochs": 0.3, "lr": 4.0, "max_sigma": 0.5}
-    run_short("vicreg", digits_pack.path, out, epochs=2, batch_size=64, **changes)
-    records = read_metrics(out / "metrics.jsonl")
-    assert records[-1]["variance"] < 0.6 * records[0]["variance"]
-    assert knn_top1_of_run(out, digits_pack) > 0.93  # untrained: 0.74
+@pytest.mark.floor
+def test_learns_features_of_digits(data: Data, tmp_path: Path) -> None:
+    check("vicreg", trainings.vicreg(data, tmp_path / "run", 0))

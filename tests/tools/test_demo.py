@@ -44,6 +44,19 @@ def test_every_command_is_accepted_by_its_script() -> None:
     assert len(steps) == len(CONFIGS) + 1
 
 
+def test_the_machine_decides_neither_precision_nor_threads() -> None:
+    """A GPU would take bfloat16 by itself, and torch as many threads as there are cores."""
+    steps = demo.plan(demo.Config(num_threads=3))
+    trainings = [step for step in steps if any("recipes/" in word for word in step.command)]
+    assert len(trainings) == 2
+    assert all("--precision no" in step.text and "--num-threads 3" in step.text for step in trainings)
+    console = Console(file=io.StringIO(), width=200)
+    program = "import os; raise SystemExit(int(os.environ['OMP_NUM_THREADS']))"
+    with pytest.raises(SystemExit) as stopped:
+        demo.run_step(console, 1, demo.Step("count", (sys.executable, "-c", program)), num_threads=3)
+    assert stopped.value.code == 3
+
+
 def test_what_one_step_writes_the_next_one_reads() -> None:
     config = demo.Config(out=Path("runs/x"), pack=Path("packs/x"))
     texts = [step.text for step in demo.plan(config)]

@@ -11,28 +11,28 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from engine.distributed import seed_everything
 from engine.evaluation import read_evaluation
-from engine.networks import build_backbone, load_backbone
-from engine.runs import opened_run, save_backbone
+from engine.networks import load_backbone
 from loaders import LoaderOptions
 from loaders.errors import UserError
 from loaders.packs import Pack, open_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
+from tests.floors.table import check
+from tests.floors.trainings import untrained_run
 from tools.evaluate import Config, evaluate, features_of
 
 
 @pytest.fixture
 def config(digits_pack: Pack, tmp_path: Path) -> Config:
-    folder = tmp_path / "run"
-    with opened_run(folder, "barlow", {"backbone": "tiny_resnet", "resolution": 32}, (), resume=False):
-        pass
-    seed_everything(3)
-    save_backbone(folder, build_backbone("tiny_resnet", 32), {"backbone": "tiny_resnet", "resolution": "32"})
-    return Config(run=folder, pack=digits_pack.path, loader=LoaderOptions(num_threads=1))
+    return Config(
+        run=untrained_run(tmp_path / "run", 32, 3),
+        pack=digits_pack.path,
+        loader=LoaderOptions(num_threads=1),
+    )
 
 
+@pytest.mark.floor
 def test_figures_are_kept_and_those_of_scikit_learn(config: Config) -> None:
     evaluation = evaluate(config)
     assert read_evaluation(config.run) is not None
@@ -47,7 +47,7 @@ def test_figures_are_kept_and_those_of_scikit_learn(config: Config) -> None:
     reference.fit(train.h.double().numpy(), train.labels.numpy())
     expected = reference.score(test.h.double().numpy(), test.labels.numpy())
     assert own.linear_top1 == pytest.approx(expected, abs=0.01)
-    assert own.linear_top1 > 0.85
+    check("frozen_probe", {"linear_top1": own.linear_top1})
     assert own.linear_top1 <= own.linear_top5
 
 

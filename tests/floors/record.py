@@ -1,0 +1,197 @@
+"""The kept runs behind the floors, and the page that is written from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.floors.table import FLOORS, Floor
+
+ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "docs" / "records" / "floors.jsonl"
+PAGE = ROOT / "docs" / "floors.md"
+DEVIATIONS = 3.0
+_SMALLEST = 1e-4  # a deviation that five seeds may not show
+SEEDS = (0, 1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        training: a name of `TRAININGS`.
+        seed: of weights, order, views and draws.
+        path: the code path as text, "" for the processor's own.
+        broken: a name of `BREAKS`, "" for none.
+        figures: what came out.
+        cpu_s: seconds of processor time.
+    """
+
+    training: str
+    seed: int
+    path: str
+    broken: str
+    figures: dict[str, float]
+    cpu_s: float
+
+    @property
+    def key(self) -> tuple[str, int, str, str]:
+        """What tells it from the others."""
+        return self.training, self.seed, self.path, self.broken
+
+
+def read_runs(record: Path = RECORD) -> list[Run]:
+    """Return the kept runs, none where there are none."""
+    if not record.is_file():
+        return []
+    return [Run(**json.loads(line)) for line in record.read_text().splitlines()]
+
+
+def append_run(run: Run, record: Path) -> None:
+    """Keep a run."""
+    rounded = {name: round(value, 5) for name, value in run.figures.items()}
+    kept = asdict(run) | {"figures": rounded, "cpu_s": round(run.cpu_s, 1)}
+    with record.open("a") as file:
+        file.write(json.dumps(kept) + "\n")
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation of a figure over seeds."""
+
+    mean: float
+    deviation: float
+    count: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return mean and standard deviation (of a sample) of two numbers or more."""
+    mean = math.fsum(values) / len(values)
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    return Spread(mean, math.sqrt(squares / (len(values) - 1)), len(values))
+
+
+class Held(NamedTuple):
+    """A floor and what was measured.
+
+    Attributes:
+        floor: of the table.
+        sound: by code path.
+        broken: by name of what was broken.
+    """
+
+    floor: Floor
+    sound: dict[str, Spread]
+    broken: dict[str, Spread]
+
+    @property
+    def deviation(self) -> float:
+        """Deviation over seeds, from all code paths, each about its own mean."""
+        squares = math.fsum((s.count - 1) * s.deviation**2 for s in self.sound.values())
+        return math.sqrt(squares / sum(s.count - 1 for s in self.sound.values()))
+
+    def room_on(self, path: str) -> float:
+        """Return the deviations between the floor and the mean on a code path."""
+        return self.floor.sign * (self.sound[path].mean - self.floor.limit) / max(self.deviation, _SMALLEST)
+
+    def distance_of(self, broken: str) -> float:
+        """Return the deviations between the mean with something broken and the floor."""
+        found = self.broken[broken]
+        return self.floor.sign * (self.floor.limit - found.mean) / max(found.deviation, _SMALLEST)
+
+    @property
+    def room(self) -> float:
+        """Deviations on the code path that leaves the fewest."""
+        return min(self.room_on(path) for path in self.sound)
+
+    @property
+    def distance(self) -> float:
+        """Deviations of the break that comes nearest; infinite where nothing is broken."""
+        return min((self.distance_of(broken) for broken in self.broken), default=math.inf)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the floor is far enough from both."""
+        return min(self.room, self.distance) >= DEVIATIONS
+
+    @property
+    def between(self) -> tuple[float, float]:
+        """The least and the largest floor that would hold; in the wrong order where none would."""
+        sign, away = self.floor.sign, DEVIATIONS * self.deviation
+        least = [sign * s.mean + DEVIATIONS * s.deviation for s in self.broken.values()]
+        most = min(sign * s.mean - away for s in self.sound.values())
+        return sign * max(least, default=-math.inf), sign * most
+
+
+def held(runs: list[Run], floors: Sequence[Floor] = FLOORS) -> list[Held]:
+    """Return the figures of every floor of whose training the record has several seeds."""
+    entries = []
+    for floor in floors:
+        groups: dict[tuple[str, str], list[float]] = {}
+        for run in runs:
+            if run.training == floor.training and (not run.broken or run.broken in floor.breaks):
+                groups.setdefault((run.path, run.broken), []).append(run.figures[floor.figure])
+        spreads = {key: spread(values) for key, values in groups.items() if len(values) > 1}
+        sound = {path: s for (path, how), s in spreads.items() if not how}
+        if sound:
+            entries.append(Held(floor, sound, {how: s for (_, how), s in spreads.items() if how}))
+    return entries
+
+
+_HEAD = """# Floors of the trainings in tests
+
+Tests train small networks and hold them to floors. How a processor rounds decides part of such an outcome, so
+each floor is at least three standard deviations below the mean over five seeds, on every code path of the
+processor that it was measured on, and at least three above the mean over five seeds with its objective broken
+(`tests/recipes/broken.py`). Where a figure has to be small, above and below change places.
+
+`python -m tests.floors.measure` measures what `docs/records/floors.jsonl` lacks and writes this page; tests
+hold the floors of `tests/floors/table.py` against that record. `make test-slow` trains all of them anew on
+every narrower code path of its processor (`ATEN_CPU_CAPABILITY`, `ONEDNN_MAX_CPU_ISA`).
+
+The means are of the path that leaves the floor the least room and of the break that comes nearest. The
+deviation of what is sound is that of all paths, each about its own mean. Room and distance are in deviations.
+
+"""
+
+
+def _text(found: Spread) -> str:
+    """Return mean and deviation for a table."""
+    digits = 1 if abs(found.mean) >= 100 else 3
+    return f"{found.mean:.{digits}f} ± {found.deviation:.{digits}f}"
+
+
+def _row(entry: Held) -> str:
+    """Return a floor's line."""
+    floor, sign = entry.floor, entry.floor.sign
+    worst = min(entry.sound, key=lambda path: entry.room_on(path))
+    cells = [floor.training, floor.figure, f"{'>' if sign > 0 else '<'} {floor.limit:g}"]
+    found = Spread(entry.sound[worst].mean, entry.deviation, 0)
+    cells += [_text(found), f"`{worst}`" if worst else "its own", f"{entry.room:.1f}"]
+    if not entry.broken:
+        return "| " + " | ".join([*cells, "", "", ""]) + " |"
+    nearest = min(entry.broken, key=entry.distance_of)
+    broken = [nearest, _text(entry.broken[nearest]), f"{entry.distance:.1f}"]
+    return "| " + " | ".join(cells + broken) + " |"
+
+
+def page(runs: list[Run]) -> str:
+    """Return the page of all floors."""
+    paths = sorted({run.path for run in runs})
+    seconds = sum(run.cpu_s for run in runs)
+    lines = [_HEAD + "| training | figure | floor | mean | path | room | broken | mean | distance |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    lines += [_row(entry) for entry in held(runs)]
+    lines += [
+        "",
+        f"{len(runs)} runs, {seconds / 60:.0f} minutes of one core; paths and their runs, broken apart:",
+        "",
+    ]
+    for path in paths:
+        count = sum(run.path == path and not run.broken for run in runs)
+        lines.append(f"- {f'`{path}`' if path else 'what the processor takes by itself'}: {count}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,92 @@
+"""The floors hold by the kept record: three deviations below what is sound, three above what is broken."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from tests.floors.paths import CodePath, narrower_paths
+from tests.floors.record import DEVIATIONS, PAGE, ROOT, SEEDS, Held, Run, held, page, read_runs, spread
+from tests.floors.table import FLOORS, Floor, check
+from tests.floors.trainings import TRAININGS
+from tests.recipes.broken import BREAKS
+
+RUNS = read_runs()
+HELD = held(RUNS)
+WIDEST = ("ATEN_CPU_CAPABILITY=avx2", "ONEDNN_MAX_CPU_ISA=AVX2")  # of the processor of the record
+
+
+@pytest.mark.parametrize("entry", HELD, ids=lambda entry: f"{entry.floor.training}-{entry.floor.figure}")
+def test_a_floor_leaves_three_deviations_on_both_sides(entry: Held) -> None:
+    assert entry.room >= DEVIATIONS, (entry.between, entry.sound)
+    assert entry.distance >= DEVIATIONS, (entry.between, entry.broken)
+
+
+@pytest.mark.xfail(strict=True, reason="runs are missing; `python -m tests.floors.measure` adds them")
+def test_the_record_is_whole() -> None:
+    """Five seeds of every training: on the own path, on two or more others, and under each of its breaks."""
+    assert [entry.floor for entry in HELD] == list(FLOORS)
+    for entry in HELD:
+        assert all(found.count == len(SEEDS) for found in (*entry.sound.values(), *entry.broken.values()))
+        assert len(entry.sound) >= 3
+        assert set(entry.broken) == set(entry.floor.breaks)
+        assert "" in entry.sound
+
+
+def test_the_table_the_trainings_and_the_record_are_of_the_same() -> None:
+    assert {floor.training for floor in FLOORS} == set(TRAININGS) >= {run.training for run in RUNS}
+    assert {how for floor in FLOORS for how in floor.breaks} <= set(BREAKS)
+    assert len({run.key for run in RUNS}) == len(RUNS)
+    without = {floor.training for floor in FLOORS} - {f.training for f in FLOORS if f.breaks}
+    assert without == {"frozen_probe", "votes"}, "nothing is trained there; what is measured has its oracle"
+
+
+def test_a_path_that_names_what_the_processor_takes_changes_nothing() -> None:
+    """So the others of the record are all that can differ on that processor."""
+    own = {(run.training, run.seed): run.figures for run in RUNS if run.path == "" and not run.broken}
+    alike = [run for run in RUNS if run.path in WIDEST]
+    assert all(run.figures == own[run.training, run.seed] for run in alike)
+
+
+def test_the_page_shows_the_record() -> None:
+    assert PAGE.read_text() == page(RUNS)
+
+
+def test_a_floor_out_of_reach_or_too_low_is_told() -> None:
+    figures = (0.80, 0.82, 0.84, 0.86, 0.88)
+    runs = [Run("t", seed, "", "", {"top1": value}, 1.0) for seed, value in enumerate(figures)]
+    runs += [Run("t", seed, "", "b", {"top1": value - 0.5}, 1.0) for seed, value in enumerate(figures)]
+    assert spread(figures).deviation == pytest.approx(0.0316, abs=1e-4)
+    for least, fits in ((0.76, False), (0.74, True), (0.44, True), (0.42, False)):
+        (entry,) = held(runs, [Floor("t", "top1", ("b",), least=least)])
+        assert entry.holds == fits, least
+    turned = [replace(run, figures={"top1": -run.figures["top1"]}) for run in runs]
+    for most, fits in ((-0.76, False), (-0.74, True), (-0.44, True), (-0.42, False)):
+        (entry,) = held(turned, [Floor("t", "top1", ("b",), most=most)])
+        assert entry.holds == fits, most
+
+
+def test_a_figure_that_misses_its_floor_fails() -> None:
+    for floor in FLOORS:
+        sound = {f.figure: f.limit + f.sign * 1e-3 for f in FLOORS if f.training == floor.training}
+        check(floor.training, sound)
+        with pytest.raises(AssertionError, match=f"{floor.training}: {floor.figure} "):
+            check(floor.training, sound | {floor.figure: floor.limit})
+    with pytest.raises(AssertionError, match="no floor for other"):
+        check("other", {})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("path", narrower_paths(), ids=lambda path: path.text)
+def test_the_floors_hold_on_other_code_paths(path: CodePath) -> None:
+    """As processors that lack the widest instructions of this one would train."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "floor", "tests"]
+    environment = {**os.environ, path.variable: path.value, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1750)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert "passed" in done.stdout
