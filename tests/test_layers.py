@@ -12,9 +12,12 @@ ALLOWED = {
     "engine": {
         "engine",
         "loaders.batch",
+        "loaders.classification",
         "loaders.errors",
         "loaders.json_text",
         "loaders.locks",
+        "loaders.options",
+        "loaders.packs",
         "loaders.views.evaluation",
     },
     "recipes": {"loaders", "engine"},
