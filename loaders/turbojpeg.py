@@ -7,18 +7,35 @@ libjpeg alone, whose errors must not return to their caller, which compiled Pyth
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 import weakref
-from ctypes import CDLL, c_char_p, c_int, c_void_p
+from ctypes import CDLL, Structure, c_char_p, c_int, c_size_t, c_void_p
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 _COMPRESS, _DECOMPRESS = 0, 1
 _NO_REALLOC = 2
+_WARNING = 0
 _STOP_ON_WARNING = 0
 _SCAN_LIMIT = 13
 MAX_SCANS = 500  # a progressive image of a few kilobytes can ask for hours of work
 WIDTH, HEIGHT = 5, 6  # parameters of an image whose header was read
 SUBSAMPLING, HALF_COLOURS = 4, 2  # a parameter, and its value for half the size both ways
-RGB = 0
+RGB, GRAY, CMYK = 0, 6, 11  # forms of pixels
+_CHANNELS = {RGB: 3, GRAY: 1, CMYK: 4}
+# libjpeg-turbo decodes the last bytes of its input, 512 for each of up to ten blocks of a unit, by a slower
+# way: most of a small image. With so many bytes more, which are never looked at, none of its own are last.
+AHEAD = 5120
+SMALL_BYTES = 64 << 10  # of a JPEG that is copied before it is decoded
+_MARK_OF_THE_END = b"\xff\xd9"
+
+
+class ScalingFactor(Structure):
+    """A fraction of the size, as the library takes it."""
+
+    _fields_ = (("numerator", c_int), ("denominator", c_int))
 
 
 def _find() -> Path:
@@ -34,7 +51,12 @@ for _name, _returned, _taken in (
     ("tj3Init", c_void_p, [c_int]),
     ("tj3Set", c_int, [c_void_p, c_int, c_int]),
     ("tj3Destroy", None, [c_void_p]),
+    ("tj3Get", c_int, [c_void_p, c_int]),
     ("tj3GetErrorStr", c_char_p, [c_void_p]),
+    ("tj3GetErrorCode", c_int, [c_void_p]),
+    ("tj3SetScalingFactor", c_int, [c_void_p, ScalingFactor]),
+    ("tj3DecompressHeader", c_int, [c_void_p, c_void_p, c_size_t]),
+    ("tj3Decompress8", c_int, [c_void_p, c_void_p, c_size_t, c_void_p, c_int, c_int]),
 ):
     _function = getattr(library, _name)
     _function.restype, _function.argtypes = _returned, _taken
@@ -65,12 +87,17 @@ class Compressor(_State):
 
 
 class Decompressor(_State):
-    """For decoding: warnings are errors, and so are too many scans."""
+    """For decoding: warnings are errors, unless told otherwise, and so are too many scans."""
 
-    def __init__(self) -> None:
-        """Take memory for it."""
+    def __init__(self, is_strict: bool = True) -> None:
+        """Take memory for it.
+
+        Args:
+            is_strict: warnings are errors.
+        """
         super().__init__(_DECOMPRESS)
-        library.tj3Set(self.handle, _STOP_ON_WARNING, 1)
+        self._is_strict = is_strict
+        library.tj3Set(self.handle, _STOP_ON_WARNING, int(is_strict))
         library.tj3Set(self.handle, _SCAN_LIMIT, MAX_SCANS)
 
     @property
@@ -78,3 +105,67 @@ class Decompressor(_State):
         """What the last call that failed said."""
         text: bytes = library.tj3GetErrorStr(self.handle)
         return text.decode("utf-8", "replace")
+
+    def decode(
+        self, data: bytes | NDArray[np.uint8], factor: int = 1, form: int = RGB, max_pixels: int | None = None
+    ) -> NDArray[np.uint8]:
+        """Decode a JPEG, by the same judgement of what is damaged as the loaders'.
+
+        Args:
+            data: the file.
+            factor: 1, 2, 4 or 8, by which both sides shrink.
+            form: RGB, GRAY or CMYK.
+            max_pixels: of the whole image; more are refused.
+
+        Returns:
+            uint8 [H, W, channels of `form`].
+
+        Raises:
+            ValueError: damage, or too many pixels; the text is the library's. A decompressor that has met
+                a damaged header refuses every image after it: take another.
+        """
+        source = np.frombuffer(data, np.uint8)
+        size = len(source)
+        self._check(library.tj3DecompressHeader(self.handle, source.ctypes.data, size))
+        height, width = (library.tj3Get(self.handle, side) for side in (HEIGHT, WIDTH))
+        if max_pixels is not None and height * width > max_pixels:
+            raise ValueError(f"{width}x{height} pixels, over the limit of {max_pixels} in all")
+        library.tj3SetScalingFactor(self.handle, ScalingFactor(1, factor))
+        if size <= SMALL_BYTES and source[-2:].tobytes() == _MARK_OF_THE_END:
+            copied = np.zeros(size + AHEAD, np.uint8)
+            copied[:size] = source
+            source = copied
+        pixels = np.empty((-(-height // factor), -(-width // factor), _CHANNELS[form]), np.uint8)
+        address, to = source.ctypes.data, pixels.ctypes.data
+        self._check(library.tj3Decompress8(self.handle, address, len(source), to, 0, form))
+        return pixels
+
+    def _check(self, code: int) -> None:
+        if code != 0 and (self._is_strict or library.tj3GetErrorCode(self.handle) != _WARNING):
+            raise ValueError(self.error)
+
+
+_local = threading.local()
+
+
+def decode_jpeg(data: bytes | NDArray[np.uint8], factor: int = 1, form: int = RGB) -> NDArray[np.uint8]:
+    """Decode a JPEG with this thread's decompressor, warnings as errors; see `Decompressor.decode`.
+
+    What is packed, shown and verified is decoded here, so that all agree with the loaders on what is damaged.
+    """
+    if not hasattr(_local, "decompressor"):
+        _local.decompressor = Decompressor()
+    try:
+        pixels: NDArray[np.uint8] = _local.decompressor.decode(data, factor, form)
+    except ValueError:
+        del _local.decompressor
+        raise
+    return pixels
+
+
+def factor_leaving(height: int, width: int, to_height: int, to_width: int) -> int:
+    """Return the largest factor by which decoding can shrink an image and leave both sides long enough."""
+    factor = 8
+    while factor > 1 and (height < factor * to_height or width < factor * to_width):
+        factor //= 2
+    return factor

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from loaders.cpu import MAX_REPLACEMENTS
@@ -13,6 +12,7 @@ from loaders.errors import BadImageError, LoaderError, UserError
 from loaders.packs import Split
 from loaders.packs.columns import ENCODING_RAW
 from loaders.packs.stored.crc32 import crc32_all
+from loaders.turbojpeg import decode_jpeg
 
 
 def are_pixels(split: Split) -> bool:
@@ -125,7 +125,7 @@ class VerifiedRows:
             return found
         for row in np.unique(rows).tolist():
             try:
-                simplejpeg.decode_jpeg(self._split.pack.view(row), "RGB")
+                decode_jpeg(self._split.pack.view(row))
             except ValueError as error:
                 self._note(row, str(error))
                 found = True

@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from loaders.errors import UserError
@@ -20,6 +19,7 @@ from loaders.packs.pack import Pack, Split
 from loaders.packs.quarantine import quarantined
 from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem
 from loaders.packs.sources.spec import SplitSource, open_source
+from loaders.turbojpeg import decode_jpeg
 
 _ROWS_PER_TASK = 256
 _SHOWN = 3
@@ -46,7 +46,7 @@ def _decode_some(pack: Pack, first: int) -> Iterator[str]:
         try:
             data = pack.view(row)
             if encoding == ENCODING_JPEG:
-                found = simplejpeg.decode_jpeg(data, "RGB").shape[:2]
+                found = decode_jpeg(data).shape[:2]
                 problem = "" if found == size else f"decodes to {found}, the index says {size}"
             elif encoding != ENCODING_RAW:
                 problem = f"encoding {encoding} is unknown"

@@ -9,14 +9,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import compress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loaders.packs.columns import ENCODING_JPEG
 from loaders.packs.image import ImagePolicy, PreparedImage
-from loaders.packs.jpeg_header import parse_jpeg_header
-from loaders.packs.rows import Batch
+from loaders.packs.jpeg_header import JpegError, parse_jpeg_header
+from loaders.packs.rows import Batch, Refusal
 from loaders.packs.sources.item import BulkSource, ImageSource, SourceItem
 from loaders.packs.stored.blake2b import hash_all
 from loaders.packs.stored.crc32 import crc32_all
@@ -25,9 +26,9 @@ from loaders.packs.stored.sizes import CLEAN, HAS_EXIF, HEIGHT, WIDTH
 
 _BATCH_IMAGES = 512
 _BATCH_BYTES = 4 << 20
-# Prepares one item alone: the image, or None and the reason.
-PrepareOne = Callable[[SourceItem], tuple[PreparedImage | None, str]]
-Reject = Callable[[SourceItem, str], dict[str, str]]
+PrepareOne = Callable[[SourceItem], PreparedImage | Refusal]
+Reject = Callable[[SourceItem, Refusal], dict[str, Any]]
+Warn = Callable[[SourceItem, tuple[str, ...]], dict[str, Any]]
 _local = threading.local()
 
 
@@ -53,6 +54,7 @@ def prepare_batch(
     policy: ImagePolicy,
     prepare_one: PrepareOne,
     reject: Reject,
+    warn: Warn,
 ) -> Batch:
     """Prepare items for a shard; the images keep their bytes wherever the policy allows it.
 
@@ -63,20 +65,23 @@ def prepare_batch(
         label_of: class numbers by name.
         policy: a policy that copies.
         prepare_one: what to do with an image that cannot be copied unseen.
-        reject: makes the quarantine entry of an item from the reason.
+        reject: makes the quarantine entry of an item.
+        warn: makes the entry of an item that decoders warned of.
     """
     data, starts, good = _read(source, items)
     heads = scan_jpegs(data, starts, _tables())
     copied = good & _may_be_copied(data, starts, heads, policy)
     facts = np.zeros((len(items), 4), np.int64)
     facts[:, 0], facts[:, 1], facts[:, 3] = heads[:, HEIGHT], heads[:, WIDTH], ENCODING_JPEG
-    kept, rejected = copied.copy(), []
+    kept, rejected, warned = copied.copy(), [], []
     images: dict[int, bytes] = {}
     for i in np.flatnonzero(~copied).tolist():
-        image, reason = prepare_one(items[i])
-        if image is None:
-            rejected.append(reject(items[i], reason))
+        image = prepare_one(items[i])
+        if isinstance(image, Refusal):
+            rejected.append(reject(items[i], image))
             continue
+        if image.messages:
+            warned.append(warn(items[i], image.messages))
         kept[i], images[i] = True, image.data
         facts[i, :3] = image.height, image.width, int(image.action)
     if not copied.all():
@@ -93,6 +98,7 @@ def prepare_batch(
         digests=hash_all(data, starts[:-1], starts[1:]),
         crc32=crc32_all(np.uint64(data.ctypes.data) + starts[:-1].astype(np.uint64), np.diff(starts)),
         rejected=rejected,
+        warned=warned,
     )
 
 
@@ -121,12 +127,21 @@ def _may_be_copied(
     height, width = heads[:, HEIGHT], heads[:, WIDTH]
     copied: NDArray[np.bool_] = (heads[:, CLEAN] != 0) & (height * width <= policy.max_pixels)
     for i in np.flatnonzero(copied & (heads[:, HAS_EXIF] != 0)).tolist():
-        copied[i] = parse_jpeg_header(data[starts[i] : starts[i + 1]].tobytes()).orientation == 1
+        copied[i] = _is_upright(data[starts[i] : starts[i + 1]].tobytes())
     if not policy.keeps_sizes:
         for i in np.flatnonzero(copied).tolist():
             size = int(height[i]), int(width[i])
             copied[i] = policy.geometry(*size) == (*size, *size)
     return copied
+
+
+def _is_upright(data: bytes) -> bool:
+    """Tell whether a clean JPEG says that it is upright, in segments that no decoder warns of."""
+    try:
+        header = parse_jpeg_header(data)
+    except JpegError:
+        return False
+    return header.is_plain and header.orientation == 1
 
 
 def _joined(

@@ -11,7 +11,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,17 @@ from loaders.packs.build_files import read_build_file
 from loaders.packs.image import ImagePolicy, prepare_image
 from loaders.packs.listing_lines import from_line, line_size, to_line
 from loaders.packs.manifest import Manifest
+from loaders.packs.reasons import BadImage, Reason
 from loaders.packs.repeats import repeated_rows
 from loaders.packs.sources.item import (
     MAX_FILE_BYTES,
-    BadImage,
     ImageSource,
     SourceItem,
     UnreadableItem,
     printable,
 )
-from loaders.packs.sources.naming import is_image_name
+from loaders.packs.sources.label_file import LabeledSource
+from loaders.packs.sources.naming import is_image_name, is_no_image_name
 from loaders.packs.sources.spec import SplitSource, open_source
 
 # What a sample costs besides its bytes: a tar has two headers, the label and half a block of padding per
@@ -70,10 +71,17 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is decided before the first image is packed."""
+    """Everything that is decided before the first image is packed.
+
+    Attributes:
+        classes: class names of the pack.
+        shards: in their order.
+        skipped: number of files per split that are no images by their names.
+    """
 
     classes: tuple[str, ...]
     shards: tuple[ShardPlan, ...]
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 def listing_path(build: Path, split: str) -> Path:
@@ -107,10 +115,11 @@ def make_plan(
         return read_build_file(path, _parse_plan)
     classes = _Classes(() if base is None else base.classes)
     shards: list[ShardPlan] = []
+    skipped: dict[str, int] = {}
     for split in splits:
         source = open_source(split.source, spool_path(build))
         try:
-            num_items = _spool(build, split, source, classes)
+            num_items, skipped[split.split] = _spool(build, split, source, classes)
             overhead = _OVERHEAD_BYTES[shard_format]
             # Images that are encoded as JPEG do not grow by much: what fits into one shard goes there.
             is_known = policy.keeps_sizes or (
@@ -121,13 +130,15 @@ def make_plan(
             source.close()
         first = 0 if base is None else base.next_shard_number(split.split)
         shards += _cut(build, split, ratio, overhead, shard_bytes, first)
-    plan = Plan(classes.names(), tuple(shards))
+    plan = Plan(classes.names(), tuple(shards), skipped)
     write_atomic(path, json.dumps(asdict(plan)).encode())
     return plan
 
 
 def _parse_plan(raw: Any) -> Plan:
-    return Plan(tuple(raw["classes"]), tuple(ShardPlan(**shard) for shard in raw["shards"]))
+    return Plan(
+        tuple(raw["classes"]), tuple(ShardPlan(**shard) for shard in raw["shards"]), dict(raw["skipped"])
+    )
 
 
 class _Classes:
@@ -147,18 +158,22 @@ class _Classes:
         return self._base + tuple(sorted(self.named.union(*self.numbered) - set(self._base)))
 
 
-def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Classes) -> int:
-    """Write the listing of one split; collect its classes; return the number of inputs."""
+def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Classes) -> tuple[int, int]:
+    """Write the listing of one split; collect its classes; count inputs and files that are skipped."""
     final = listing_path(build, split.split)
     partial, hashes = partial_path(final), partial_path(build / f"keys-{split.split}")
-    num_items = 0
+    num_items = num_skipped = 0
+    finds_files = source.labels_are_folders or isinstance(source, LabeledSource)
     found: set[str] = set()
     printed: dict[str, str] = {}
     counts_all = not source.labels_are_folders
     with open(partial, "wb") as file, open(hashes, "wb") as hash_file:
         for block in _blocks(source.items()):
-            lines = []
+            lines, hashed = [], []
             for item in block:
+                if finds_files and not item.problem and is_no_image_name(item.name):
+                    num_skipped += 1
+                    continue
                 label = item.label
                 if label is not None:
                     text = printed.get(label) or printed.setdefault(label, printable(label))
@@ -167,14 +182,16 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Class
                     if text != label:
                         item = item._replace(label=text)
                 lines.append(to_line(item))
+                hashed.append(hash(item.key))
             file.write(b"".join(lines))
             # Python's own hashes differ from run to run, which matters to none of what is done with them.
-            hash_file.write(array("q", [hash(item.key) for item in block]).tobytes())
-            num_items += len(block)
+            hash_file.write(array("q", hashed).tobytes())
+            num_items += len(lines)
         file.flush()
         os.fsync(file.fileno())
     if num_items == 0:
-        raise UserError(f"split {split.split!r}: {split.source} holds no file; expected at least one image")
+        what = f"no image but {num_skipped} files that are none by their names" if num_skipped else "no file"
+        raise UserError(f"split {split.split!r}: {split.source} holds {what}; expected at least one image")
     numbered = source.class_names()
     if numbered is None:
         classes.named |= found
@@ -183,7 +200,7 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, classes: _Class
     _make_keys_distinct(partial, hashes, num_items)
     hashes.unlink()
     publish(partial, final)
-    return num_items
+    return num_items, num_skipped
 
 
 def _blocks(items: Iterator[SourceItem]) -> Iterator[list[SourceItem]]:
@@ -227,7 +244,7 @@ def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:
     renamed = item._replace(key=f"{key}%2F{number}")
     seen[renamed.key] = item.name
     if first == item.name and not item.problem:
-        return renamed._replace(problem="the same file was given before")
+        return renamed._replace(problem="the same file was given before", reason=Reason.DUPLICATE)
     return renamed
 
 

@@ -13,11 +13,8 @@ from loaders.packs.kernels.baseline import decode_baseline
 from loaders.packs.kernels.memory import bytes_at, copy_bytes, inner, kernel
 from loaders.packs.kernels.turbojpeg import decompress, get_parameter, read_header, set_region
 from loaders.packs.stored.sizes import SLACK
-from loaders.turbojpeg import HEIGHT, RGB, WIDTH
+from loaders.turbojpeg import AHEAD, HEIGHT, RGB, WIDTH
 
-# libjpeg-turbo decodes the last bytes of its input, 512 for each of up to ten blocks of a unit, by a slower
-# way: most of a small image. With so many bytes more, which are never looked at, none of its own are last.
-AHEAD = 5120
 FOUND_DAMAGE, FOUND_SIZE, FOUND_BYTES, FOUND_ENCODING, FOUND_ALTERED = range(1, 6)
 
 

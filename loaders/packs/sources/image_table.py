@@ -10,6 +10,7 @@ from typing import Any
 
 from loaders.errors import UserError
 from loaders.json_text import parse_json
+from loaders.packs.reasons import Reason
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
 from loaders.packs.sources.naming import file_keys, folder_key
 from loaders.packs.sources.numbers import NumberedClasses
@@ -95,7 +96,7 @@ class ImageTableSource:
             raise UserError(f"{self._paths[file]} changed while packing: pack again into a new --out")
         data = images[item.position - first].as_py()
         if data is None:
-            raise UnreadableItem("an empty cell")
+            raise UnreadableItem("an empty cell", Reason.EMPTY)
         check_size(str(self._paths[file]), item, len(data))
         return bytes(data)
 

@@ -12,7 +12,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 IMAGE_SUFFIXES = frozenset(
-    "jpg jpeg jpe jfif png bmp gif webp tif tiff ppm pgm pbm pnm jp2 j2k avif".split()  # noqa: SIM905
+    "jpg jpeg jpe jfif png apng bmp dib gif webp tif tiff ppm pgm pbm pnm pfm jp2 j2k jpx avif heic heif hif "  # noqa: SIM905
+    "jxl ico pcx sgi dds qoi mpo".split()
+)
+# Files that lie beside images and are none by their nature: notes, tables, what systems leave behind.
+_NO_IMAGE_SUFFIXES = frozenset(
+    "txt md rst csv tsv json jsonl ndjson xml yaml yml toml ini cfg conf log html htm css js py pyc ipynb sh "  # noqa: SIM905
+    "bat md5 sha1 sha256 url lnk doc docx xls xlsx tex bib".split()
+)
+_NO_IMAGE_NAMES = frozenset(
+    "thumbs.db ehthumbs.db desktop.ini .ds_store .localized .directory .gitignore .gitkeep .gitattributes "  # noqa: SIM905
+    ".keep .nomedia icon\r readme license licence copying notice changelog authors makefile".split(" ")
 )
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_\-/]*")
 
@@ -21,6 +31,15 @@ def is_image_name(name: str) -> bool:
     """Tell whether a file's suffix is one that images have."""
     _, dot, suffix = name.rpartition(".")
     return bool(dot) and (suffix in IMAGE_SUFFIXES or suffix.lower() in IMAGE_SUFFIXES)
+
+
+def is_no_image_name(name: str) -> bool:
+    """Tell whether a file is no image by its name: notes, tables, what macOS and Windows leave in folders."""
+    file = name.rpartition("/")[2].lower()
+    if file in _NO_IMAGE_NAMES or file.startswith("._"):
+        return True
+    _, dot, suffix = file.rpartition(".")
+    return bool(dot) and suffix in _NO_IMAGE_SUFFIXES
 
 
 def folder_key(folder: str) -> str:

@@ -10,7 +10,8 @@ from loaders.packs.checksum import content_hash
 from loaders.packs.columns import ENCODING_RAW
 from loaders.packs.image import Action, ImagePolicy, PreparedImage
 from loaders.packs.pack import open_pack
-from loaders.packs.quarantine import quarantined
+from loaders.packs.quarantine import quarantined, warned
+from loaders.packs.reasons import Reason
 from loaders.packs.sources.item import SourceItem, UnreadableItem
 
 PACK_PREFIX = "pack:"
@@ -34,6 +35,7 @@ class PackSource:
                 f"{folder} has the splits {', '.join(self._pack.splits)}: name one as {folder}#split"
             )
         self._split = self._pack.split(split or self._pack.splits[0])
+        self._messages = {entry["key"]: tuple(entry["messages"]) for entry in warned(Path(self._pack.path))}
 
     def items(self) -> Iterator[SourceItem]:
         """Yield the rows of the split in their order, then what was quarantined."""
@@ -47,7 +49,8 @@ class PackSource:
         for entry in quarantined(Path(pack.path)):
             if entry["split"] == self._split.name:
                 key = entry["key"].removeprefix(prefix)
-                yield SourceItem(entry["name"], key, None, 0, problem=entry["reason"])
+                name, reason = entry["name"], Reason(entry["code"])
+                yield SourceItem(name, key, None, 0, problem=entry["reason"], reason=reason)
 
     def class_names(self) -> tuple[str, ...]:
         """Return the classes of the pack."""
@@ -69,7 +72,8 @@ class PackSource:
         unchanged = policy.geometry(height, width) == (height, width, height, width)
         if policy.quality is not None or not unchanged or is_raw != (policy.encoding == "raw"):
             return None
-        return PreparedImage(self._checked(row), height, width, Action(int(columns.action[row])), is_raw)
+        action, messages = Action(int(columns.action[row])), self._messages.get(self._pack.key(row), ())
+        return PreparedImage(self._checked(row), height, width, action, is_raw, messages)
 
     def _checked(self, row: int) -> bytes:
         data = self._pack.read(row)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from loaders.errors import UserError
 from loaders.packs.listing_lines import from_line, to_line
+from loaders.packs.reasons import Reason
 from loaders.packs.repeats import repeated_rows
 from loaders.packs.sources.item import SourceItem
 from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_key
@@ -26,12 +27,13 @@ _SHOWN_FOLDERS = 4
 
 
 class FileEntry(NamedTuple):
-    """A file as an archive lists it: its path, where its bytes are, and why it cannot be read, if so."""
+    """A file as an archive lists it: its path, where its bytes are, and why it cannot be packed, if so."""
 
     name: str
     offset: int
     size_bytes: int
     problem: str | None = None
+    reason: Reason = Reason.UNREADABLE
 
 
 class TreeListing:
@@ -75,7 +77,11 @@ class TreeListing:
         for _, number, entry in sorted(self._buffer):
             run.write(
                 b"%d\t" % number
-                + to_line(SourceItem(entry.name, "", None, entry.size_bytes, entry.offset, entry.problem))
+                + to_line(
+                    SourceItem(
+                        entry.name, "", None, entry.size_bytes, entry.offset, entry.problem, entry.reason
+                    )
+                )
             )
         self._runs.append(run)
         self._buffer = []
@@ -88,7 +94,7 @@ class TreeListing:
             for line in run:
                 number, _, rest = line.partition(b"\t")
                 item = from_line(rest)
-                entry = FileEntry(item.name, item.position, item.size_bytes, item.problem)
+                entry = FileEntry(item.name, item.position, item.size_bytes, item.problem, item.reason)
                 yield entry.name.replace("/", "\0"), int(number), entry
 
         self._buffer.sort()
@@ -135,9 +141,9 @@ class TreeListing:
         problem = "a later member of the archive has the same name"
         for number, entry in enumerate(entries[:-1]):
             own = f"{key}%2Frepeat{number}"
-            yield SourceItem(name, own, label, entry.size_bytes, entry.offset, problem)
+            yield SourceItem(name, own, label, entry.size_bytes, entry.offset, problem, Reason.DUPLICATE)
         last = entries[-1]
-        yield SourceItem(name, key, label, last.size_bytes, last.offset, last.problem)
+        yield SourceItem(name, key, label, last.size_bytes, last.offset, last.problem, last.reason)
 
     def _ambiguous_stems(self, prefix: str, file: IO[bytes]) -> NDArray[np.int64] | None:
         """Return which files below the root share their path without suffix with another; None for no file.

@@ -9,8 +9,8 @@ from PIL import Image
 
 from loaders.packs.image import Action, ImagePolicy, dct_factor, prepare_image
 from loaders.packs.planes import shrink_planes
+from loaders.packs.reasons import BadImage
 from loaders.packs.resize import resize_antialiased
-from loaders.packs.sources.item import BadImage
 from tests.loaders.packs.inputs import encoded
 
 
