@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import threading
 import weakref
-from ctypes import CDLL, Structure, c_char_p, c_int, c_size_t, c_void_p
+from ctypes import CDLL, PyDLL, Structure, c_char_p, c_int, c_size_t, c_void_p, memmove, memset
 from pathlib import Path
 
 import numpy as np
@@ -51,15 +51,23 @@ for _name, _returned, _taken in (
     ("tj3Init", c_void_p, [c_int]),
     ("tj3Set", c_int, [c_void_p, c_int, c_int]),
     ("tj3Destroy", None, [c_void_p]),
-    ("tj3Get", c_int, [c_void_p, c_int]),
     ("tj3GetErrorStr", c_char_p, [c_void_p]),
     ("tj3GetErrorCode", c_int, [c_void_p]),
-    ("tj3SetScalingFactor", c_int, [c_void_p, ScalingFactor]),
-    ("tj3DecompressHeader", c_int, [c_void_p, c_void_p, c_size_t]),
     ("tj3Decompress8", c_int, [c_void_p, c_void_p, c_size_t, c_void_p, c_int, c_int]),
 ):
     _function = getattr(library, _name)
     _function.restype, _function.argtypes = _returned, _taken
+
+# Calls of a microsecond keep the interpreter's lock: giving it up costs several, and another thread takes it.
+quick = PyDLL(PATH)
+for _name, _arguments in (
+    ("tj3DecompressHeader", [c_void_p, c_void_p, c_size_t]),
+    ("tj3Get", [c_void_p, c_int]),
+    ("tj3Set", [c_void_p, c_int, c_int]),
+    ("tj3SetScalingFactor", [c_void_p, ScalingFactor]),
+):
+    getattr(quick, _name).argtypes = _arguments
+_MAX_SIDE_EIGHTHS = 8192  # of the 65,535 pixels that a JPEG can have
 
 
 class _State:
@@ -126,11 +134,11 @@ class Decompressor(_State):
         """
         source = np.frombuffer(data, np.uint8)
         size = len(source)
-        self._check(library.tj3DecompressHeader(self.handle, source.ctypes.data, size))
-        height, width = (library.tj3Get(self.handle, side) for side in (HEIGHT, WIDTH))
+        self._check(quick.tj3DecompressHeader(self.handle, source.ctypes.data, size))
+        height, width = (quick.tj3Get(self.handle, side) for side in (HEIGHT, WIDTH))
         if max_pixels is not None and height * width > max_pixels:
             raise ValueError(f"{width}x{height} pixels, over the limit of {max_pixels} in all")
-        library.tj3SetScalingFactor(self.handle, ScalingFactor(1, factor))
+        quick.tj3SetScalingFactor(self.handle, ScalingFactor(1, factor))
         if size <= SMALL_BYTES and source[-2:].tobytes() == _MARK_OF_THE_END:
             copied = np.zeros(size + AHEAD, np.uint8)
             copied[:size] = source
@@ -145,7 +153,46 @@ class Decompressor(_State):
             raise ValueError(self.error)
 
 
-_local = threading.local()
+class Checker(Decompressor):
+    """For the errors of JPEGs only, by the judgement of `Decompressor.decode`.
+
+    The gray component alone is made, at 1/8 size, after all entropy-coded data was read.
+    """
+
+    def __init__(self) -> None:
+        """Take memory for it: address space for the largest image, of which little is ever touched."""
+        super().__init__()
+        quick.tj3SetScalingFactor(self.handle, ScalingFactor(1, 8))
+        self._pixels = np.empty(_MAX_SIDE_EIGHTHS * _MAX_SIDE_EIGHTHS, np.uint8)
+        self._copy = np.empty(SMALL_BYTES + AHEAD, np.uint8)
+        self._to, self._copied = self._pixels.ctypes.data, self._copy.ctypes.data
+
+    def check(self, data: bytes) -> None:
+        """Decode a JPEG.
+
+        Raises:
+            ValueError: damage; the text is the library's. Take another checker then.
+        """
+        size = len(data)
+        source: bytes | int = data
+        if size <= SMALL_BYTES and data.endswith(_MARK_OF_THE_END):
+            source = self._copied
+            memmove(source, data, size)
+            memset(source + size, 0, AHEAD)
+            size += AHEAD
+        if library.tj3Decompress8(self.handle, source, size, self._to, 0, GRAY) != 0:
+            raise ValueError(self.error)
+
+
+class _Local(threading.local):
+    """What a thread decodes with."""
+
+    def __init__(self) -> None:
+        self.decompressor = Decompressor()
+        self.checker = Checker()
+
+
+_local = _Local()
 
 
 def decode_jpeg(data: bytes | NDArray[np.uint8], factor: int = 1, form: int = RGB) -> NDArray[np.uint8]:
@@ -153,14 +200,20 @@ def decode_jpeg(data: bytes | NDArray[np.uint8], factor: int = 1, form: int = RG
 
     What is packed, shown and verified is decoded here, so that all agree with the loaders on what is damaged.
     """
-    if not hasattr(_local, "decompressor"):
-        _local.decompressor = Decompressor()
     try:
-        pixels: NDArray[np.uint8] = _local.decompressor.decode(data, factor, form)
+        return _local.decompressor.decode(data, factor, form)
     except ValueError:
-        del _local.decompressor
+        _local.decompressor = Decompressor()
         raise
-    return pixels
+
+
+def check_jpeg(data: bytes) -> None:
+    """Decode a JPEG for its errors only; see `Checker`."""
+    try:
+        _local.checker.check(data)
+    except ValueError:
+        _local.checker = Checker()
+        raise
 
 
 def factor_leaving(height: int, width: int, to_height: int, to_width: int) -> int:

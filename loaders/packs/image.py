@@ -15,7 +15,7 @@ from loaders.errors import UserError
 from loaders.packs.jpeg_header import JpegError, JpegHeader, is_jpeg, parse_jpeg_header, without_junk
 from loaders.packs.reasons import BadImage, Reason
 from loaders.packs.resize import crop_middle, fit_inside, fit_short_side, resize_antialiased
-from loaders.turbojpeg import CMYK, GRAY, decode_jpeg
+from loaders.turbojpeg import CMYK, Decompressor, check_jpeg, decode_jpeg
 
 if TYPE_CHECKING:
     from loaders.packs.odd_formats import DecodedImage
@@ -155,7 +155,7 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
             return _prepare_odd_jpeg(data, header, policy)
         size = header.height, header.width
         if policy.keeps_sizes or (policy.copies and policy.geometry(*size) == (*size, *size)):
-            check_decodes(data)
+            check_jpeg(data)
             return PreparedImage(data, header.height, header.width, COPIED)
         if (image := _shrink_planes(data, header, policy)) is not None:
             return image
@@ -176,18 +176,6 @@ def _check_form(header: JpegHeader, policy: ImagePolicy) -> None:
         )
 
 
-def check_decodes(data: bytes) -> None:
-    """Decode a JPEG for its errors only.
-
-    All entropy-coded data is read, which is where every error of a JPEG shows; the inverse transforms are
-    made at 1/8 size and for the gray component alone, which saves a quarter of the time and more.
-
-    Raises:
-        ValueError: any warning or error of the decoder.
-    """
-    decode_jpeg(data, factor=8, form=GRAY)
-
-
 def _prepare_damaged(data: bytes, error: ValueError, policy: ImagePolicy) -> PreparedImage:
     """Repair a JPEG that a strict decoder complains about, or refuse it."""
     from loaders.packs.jpeg_repair import find_scans, lost_share, repair_jpeg  # loads Pillow
@@ -195,9 +183,8 @@ def _prepare_damaged(data: bytes, error: ValueError, policy: ImagePolicy) -> Pre
     complaint = str(error)
     if policy.damaged == "repair":
         return _finish_decoded(repair_jpeg(data, complaint, policy.max_pixels), Action.REPAIRED, policy)
-    if isinstance(error, JpegError):
-        raise BadImage(error.reason, complaint)
-    if lost_share(data, find_scans(data), policy.max_pixels) > 0:
+    is_cut = isinstance(error, JpegError) and error.reason == Reason.TRUNCATED
+    if is_cut or lost_share(data, find_scans(data), policy.max_pixels) > 0:
         raise BadImage(Reason.TRUNCATED, f"truncated: {complaint}")
     raise BadImage(Reason.DAMAGED, f"damaged JPEG: {complaint}")
 
@@ -255,12 +242,13 @@ def _prepare_odd_jpeg(data: bytes, header: JpegHeader, policy: ImagePolicy) -> P
     """Prepare a JPEG that is not plain or not upright, with the strictness of the fast path."""
     if header.num_components == 4:
         # Pillow knows Adobe's inverted inks, but not every damage: libjpeg-turbo checks first.
-        decode_jpeg(data, form=CMYK)
+        Decompressor().decode(data, form=CMYK)
         return _prepare_cold(data, policy)
     from loaders.packs.odd_formats import upright
 
     action = COPIED if header.orientation == 1 else Action.ROTATED
-    return _finish(upright(decode_jpeg(data), header.orientation), action, policy)
+    # A new decompressor, since one that is used again keeps the tables of the image before.
+    return _finish(upright(Decompressor().decode(data), header.orientation), action, policy)
 
 
 def _prepare_cold(data: bytes, policy: ImagePolicy) -> PreparedImage:
@@ -272,7 +260,7 @@ def _prepare_cold(data: bytes, policy: ImagePolicy) -> PreparedImage:
     except BadImage as error:
         whole = without_junk(data) if error.reason == Reason.NOT_AN_IMAGE else None
         if whole is not None:
-            text = f"damaged JPEG: {len(data) - len(whole)} bytes of junk before its header"
+            text = f"{len(data) - len(whole)} bytes of junk before its header"
             return _prepare_damaged(whole, JpegError(Reason.DAMAGED, text), policy)
         raise
     return _finish_decoded(decoded, COPIED, policy)

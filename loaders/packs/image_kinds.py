@@ -54,7 +54,6 @@ _KINDS = (
     _Kind(0, b"\x1aE\xdf\xa3", "a Matroska or WebM video", _FRAMES),
     _Kind(8, b"AVI ", "an AVI video", _FRAMES),
     _Kind(0, b"OggS", "an Ogg file", _FRAMES),
-    _Kind(8, b"WEBP", "a WebP image that cannot be read", _CONVERT),
     _Kind(128, b"DICM", "a DICOM file", "save its pictures with the window of grays that you want"),
     _Kind(0, b"SIMPLE  =", "a FITS file", "save its pictures with the range of grays that you want"),
     _Kind(0, b"\x89HDF", "an HDF5 file", "save its arrays as images"),
@@ -66,16 +65,20 @@ _KINDS = (
     _Kind(257, b"ustar", "a tar", _UNPACK),
     _Kind(0, b"II*\0", "a TIFF of unusual samples", "convert it to one of 8 or 16 bits a sample"),
     _Kind(0, b"MM\0*", "a TIFF of unusual samples", "convert it to one of 8 or 16 bits a sample"),
-    _Kind(0, b"\x89PNG", "a PNG that cannot be read", "save it again"),
-    _Kind(0, b"GIF8", "a GIF that cannot be read", "save it again"),
-    _Kind(0, b"\xff\xd8\xff", "a JPEG that cannot be read", "save it again"),
-    _Kind(0, b"\0\0\0\x0cjP  ", "a JPEG 2000 image that cannot be read", _CONVERT),
-    _Kind(0, b"\xff\x4f\xff\x51", "a JPEG 2000 image that cannot be read", _CONVERT),
     _Kind(0, b"v/1\x01", "an OpenEXR file", "convert it with the exposure that you want"),
     _Kind(0, b"#?RADIANCE", "a Radiance file", "convert it with the exposure that you want"),
     _Kind(-18, b"TRUEVISION-XFILE.", "a Targa file", _CONVERT),
     _Kind(0, b"icns", "an icon of macOS", _CONVERT),
 )  # fmt: skip
+# Of formats that are read, but whose decoder does not know this file.
+_DAMAGED = (
+    (0, b"\x89PNG", "PNG"),
+    (0, b"GIF8", "GIF"),
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (8, b"WEBP", "WebP image"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000 image"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000 image"),
+)
 
 
 def unread_kind(data: bytes) -> BadImage:
@@ -84,6 +87,9 @@ def unread_kind(data: bytes) -> BadImage:
         at = kind.at if kind.at >= 0 else len(data) + kind.at
         if at >= 0 and data.startswith(kind.signature, at):
             return BadImage(Reason.UNSUPPORTED, f"{kind.name}, which is not read: {kind.remedy}")
+    for at, signature, name in _DAMAGED:
+        if data.startswith(signature, at):
+            return BadImage(Reason.DAMAGED, f"damaged {name}: its decoder does not know it")
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith(b"<?xml") and b"<svg" in head:
         return BadImage(Reason.UNSUPPORTED, f"an SVG drawing, which is not read: {_CONVERT}")

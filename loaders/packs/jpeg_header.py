@@ -18,6 +18,8 @@ _NUMBER_BYTES = {1: 1, 3: 2, 4: 4}  # of the TIFF types byte, short and long
 _XMP, _ICC = b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 # As Pillow looks for it.
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+_RGB_IDS = b"RGB"
+_DHT, _DQT = 0xC4, 0xDB
 _BEGIN, _MARKER, _MAX_JUNK_BYTES = b"\xff\xd8", re.compile(rb"\xff[\xc0-\xfe]"), 256
 # Pixels per value of colour, across and down, that TurboJPEG's API has a name for.
 _USUAL_SAMPLINGS = frozenset({0x11, 0x12, 0x21, 0x22, 0x14, 0x41})
@@ -44,8 +46,8 @@ class JpegHeader(NamedTuple):
         width: pixels.
         num_components: 1, 3 or 4 in what can be decoded.
         precision: bits of a sample.
-        is_plain: baseline, 8 bit, gray or YCbCr of usual sampling, so that libjpeg-turbo, nvJPEG and FFCV
-            all decode it to the same picture.
+        is_plain: baseline, 8 bit, gray or YCbCr of usual sampling, with tables of its own, so that
+            libjpeg-turbo, nvJPEG and FFCV all decode it to the same picture.
         orientation: of EXIF or XMP, 1 to 8, 1 where there is none.
     """
 
@@ -112,17 +114,19 @@ def parse_jpeg_header(data: bytes) -> JpegHeader:
     Raises:
         JpegError: the header is cut off or damaged; the text says where.
     """
-    position, frame, metadata = 2, None, _Metadata()
+    position, frame, metadata = 2, None, None
+    has_codes = has_steps = False
     end = len(data)
     while position + 4 <= end:
         if data[position] != 0xFF:
-            raise JpegError(Reason.DAMAGED, f"damaged JPEG: no marker at byte {position}")
+            raise JpegError(Reason.DAMAGED, f"no marker at byte {position}")
         marker = data[position + 1]
         if marker in _SKIPPED:
             length = data[position + 2] << 8 | data[position + 3]
             position += 2 + length
             if length < 2 or position > end:
                 raise _cut(end)
+            has_codes, has_steps = has_codes or marker == _DHT, has_steps or marker == _DQT
             continue
         if marker == 0xFF:  # fill byte
             position += 1
@@ -139,43 +143,42 @@ def parse_jpeg_header(data: bytes) -> JpegHeader:
         if marker in _FRAMES:
             frame = _parse_frame(data, marker, body, stop)
         else:
+            metadata = metadata or _Metadata()
             metadata.add(marker, data[body:stop])
         position = stop
     else:
         raise _cut(end)
     if frame is None:
-        raise JpegError(Reason.DAMAGED, "damaged JPEG: no frame header before the first scan")
-    is_ycc = frame.num_components == 1 or metadata.transform != 0
+        raise JpegError(Reason.DAMAGED, "no frame header before the first scan")
+    if not (has_codes and has_steps):  # a decoder may take those of the image before
+        frame = frame._replace(is_plain=False)
+    if metadata is None:
+        return frame
     if not metadata.has_whole_profile:
-        raise JpegError(Reason.DAMAGED, "damaged JPEG: the parts of its ICC profile are not in order")
-    return frame._replace(is_plain=frame.is_plain and is_ycc, orientation=metadata.orientation)
+        raise JpegError(Reason.DAMAGED, "the parts of its ICC profile are not in order")
+    is_plain = frame.is_plain and (frame.num_components == 1 or metadata.transform != 0)
+    return frame._replace(is_plain=is_plain, orientation=metadata.orientation)
 
 
 def _cut(end: int) -> JpegError:
-    return JpegError(Reason.TRUNCATED, f"truncated: the file ends inside its JPEG header ({end} bytes)")
+    return JpegError(Reason.TRUNCATED, f"the file ends inside its JPEG header ({end} bytes)")
 
 
 def _parse_frame(data: bytes, marker: int, body: int, stop: int) -> JpegHeader:
     if stop - body < 6 or stop - body < 6 + 3 * data[body + 5]:
-        raise JpegError(Reason.DAMAGED, "damaged JPEG: frame header too short")
+        raise JpegError(Reason.DAMAGED, "frame header too short")
     height, width = data[body + 1] << 8 | data[body + 2], data[body + 3] << 8 | data[body + 4]
     if height == 0 or width == 0:
-        raise JpegError(Reason.DAMAGED, f"damaged JPEG: {width}x{height} pixels")
+        raise JpegError(Reason.DAMAGED, f"{width}x{height} pixels")
     precision, num_components = data[body], data[body + 5]
-    first = body + 6
-    ids = data[first : first + 3 * num_components : 3]
-    samplings = data[first + 1 : first + 3 * num_components : 3]
     is_plain = marker in _BASELINE_FRAMES and precision == 8
     if num_components == 3:
-        is_plain = is_plain and ids != b"RGB" and _are_usual(samplings)
+        # Colours are not sampled more finely than the whole, and luma in a way that every decoder knows.
+        are_usual = data[body + 10] == data[body + 13] == 0x11 and data[body + 7] in _USUAL_SAMPLINGS
+        is_plain = is_plain and are_usual and data[body + 6 : body + 15 : 3] != _RGB_IDS
     else:
         is_plain = is_plain and num_components == 1
     return JpegHeader(height, width, num_components, precision, is_plain, 1)
-
-
-def _are_usual(samplings: bytes) -> bool:
-    """Tell whether three components are sampled in a way that every decoder knows."""
-    return samplings[1:] == b"\x11\x11" and samplings[0] in _USUAL_SAMPLINGS
 
 
 def _exif_orientation(tiff: bytes) -> int | None:

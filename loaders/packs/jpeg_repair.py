@@ -35,12 +35,12 @@ class _Scans(NamedTuple):
 
     Attributes:
         stop: where the entropy-coded data of the last scan ends.
-        count: number of scans.
+        num_scans: number of scans.
         is_complete: every coefficient has all its bits, for all that the headings say.
     """
 
     stop: int
-    count: int
+    num_scans: int
     is_complete: bool
 
 
@@ -56,8 +56,10 @@ def repair_jpeg(data: bytes, complaint: str, max_pixels: int) -> DecodedImage:
         BadImage: it cannot be decoded, or more than a hundredth of its rows are lost.
     """
     scans = find_scans(data)
-    if scans.count > MAX_SCANS:
-        raise BadImage(Reason.DAMAGED, f"damaged JPEG: {scans.count} scans, at most {MAX_SCANS} are decoded")
+    if scans.num_scans > MAX_SCANS:
+        raise BadImage(
+            Reason.DAMAGED, f"damaged JPEG: {scans.num_scans} scans, at most {MAX_SCANS} are decoded"
+        )
     lost = lost_share(data, scans, max_pixels)
     if lost > MAX_LOST:
         raise BadImage(Reason.TRUNCATED, f"truncated: {complaint}")
@@ -76,7 +78,7 @@ def repair_jpeg(data: bytes, complaint: str, max_pixels: int) -> DecodedImage:
 
 def lost_share(data: bytes, scans: _Scans, max_pixels: int) -> float:
     """Return which share of its rows a JPEG lacks, 1 where nothing can be decoded of it."""
-    if not scans.count or not scans.is_complete:
+    if not scans.num_scans or not scans.is_complete:
         return 1.0
     noise = np.random.Generator(np.random.PCG64(0)).integers(1, 255, (8, 48), np.uint8)
     tail = b"".join(bytes(row) + bytes([0xFF, 0xD0 + i]) for i, row in enumerate(noise.tolist()))
@@ -105,7 +107,8 @@ def _differing_share(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     unit = differ[first : first + _UNIT_PX]
     left = int(np.flatnonzero(unit.any(axis=0))[0])
     below = max(0, height - first - len(unit))
-    return (len(unit) * (width - left) + below * width) / (height * width)
+    lost = len(unit) * (width - left) + below * width
+    return float(lost / (height * width))
 
 
 def find_scans(data: bytes) -> _Scans:

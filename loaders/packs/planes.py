@@ -7,7 +7,7 @@ costs nothing in quality (docs/performance.md).
 from __future__ import annotations
 
 import threading
-from ctypes import POINTER, PyDLL, byref, c_int, c_size_t, c_void_p
+from ctypes import POINTER, byref, c_int, c_size_t, c_void_p
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,7 +21,6 @@ from loaders.packs.stored.shrink import shrink_planes as resize_planes
 from loaders.turbojpeg import (
     HALF_COLOURS,
     HEIGHT,
-    PATH,
     SUBSAMPLING,
     WIDTH,
     Compressor,
@@ -29,6 +28,7 @@ from loaders.turbojpeg import (
     ScalingFactor,
     library,
 )
+from loaders.turbojpeg import quick as _quick
 
 _QUALITY = 3  # a parameter
 # Pixels per value of colour, down and across, by the library's number of a subsampling.
@@ -37,23 +37,15 @@ _KEPT_VALUES = 16 << 20
 _Addresses, _Strides = c_void_p * 3, c_int * 3
 
 
-# Calls of a microsecond keep the interpreter's lock: giving it up costs several, and another thread takes it.
-_quick = PyDLL(PATH)
-for _library, _name, _taken in (
-    (_quick, "tj3DecompressHeader", [c_void_p, c_void_p, c_size_t]),
-    (_quick, "tj3Get", [c_void_p, c_int]),
-    (_quick, "tj3Set", [c_void_p, c_int, c_int]),
-    (_quick, "tj3SetScalingFactor", [c_void_p, ScalingFactor]),
-    (_quick, "tj3JPEGBufSize", [c_int, c_int, c_int]),
-    (library, "tj3DecompressToYUVPlanes8", [c_void_p, c_void_p, c_size_t, _Addresses, _Strides]),
+_quick.tj3JPEGBufSize.argtypes, _quick.tj3JPEGBufSize.restype = [c_int, c_int, c_int], c_size_t
+for _name, _taken in (
+    ("tj3DecompressToYUVPlanes8", [c_void_p, c_void_p, c_size_t, _Addresses, _Strides]),
     (
-        library,
         "tj3CompressFromYUVPlanes8",
         [c_void_p, _Addresses, c_int, _Strides, c_int, POINTER(c_void_p), POINTER(c_size_t)],
     ),
 ):
-    getattr(_library, _name).argtypes = _taken
-_quick.tj3JPEGBufSize.restype = c_size_t
+    getattr(library, _name).argtypes = _taken
 
 
 class _Planes(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.errors import UserError, one_line
+from loaders.packs.reasons import BadImage as BadImage
 from loaders.packs.reasons import Reason
 
 # A larger file is no image for training, and is not read into memory to find out.

@@ -51,8 +51,8 @@ class WebDatasetSource:
         for number, m in enumerate(images):
             # A sample with several images becomes several rows: none may vanish without a word.
             own = key if len(images) == 1 else f"{key}%2F{number}"
-            problem, reason = (m.problem, m.reason) if m.problem else (no_label, Reason.UNREADABLE)
-            yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.offset, problem, reason)
+            why = (m.problem, m.reason) if m.problem else (no_label, Reason.UNREADABLE)
+            yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.offset, *why)
 
     def _label(self, shard: str, members: list[FileEntry]) -> str | None:
         texts = {_split_name(m.name)[1].lower(): m for m in members if m.size_bytes <= _MAX_LABEL_BYTES}

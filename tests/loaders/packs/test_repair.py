@@ -112,6 +112,18 @@ def test_a_profile_in_several_parts_is_copied() -> None:
     assert prepare_image(data, COPY).data == data
 
 
+def test_no_image_takes_the_tables_of_another() -> None:
+    """A JPEG without tables of codes has the standard ones, as in motion JPEG, whatever came before it."""
+    own = encoded(SMOOTH, "JPEG", quality=30, optimize=True)
+    without, at = PLAIN, 0
+    while (at := without.find(b"\xff\xc4")) >= 0:
+        without = without[:at] + without[at + 2 + int.from_bytes(without[at + 2 : at + 4], "big") :]
+    for data in (own, without, own, without[:20] + without[20:]):
+        image = prepare_image(data, COPY)
+        assert np.abs(simplejpeg.decode_jpeg(image.data) - reference(data)).mean() < 2
+        assert (image.data == data) == (data == own)
+
+
 @pytest.mark.parametrize("shard_format", ["webdataset", "ffcv"])
 @pytest.mark.parametrize("in_bulk", [False, True], ids=["alone", "bulk"])
 def test_every_reader_reads_what_is_packed(
