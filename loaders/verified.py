@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from loaders.cpu import MAX_REPLACEMENTS
 from loaders.errors import BadImageError, LoaderError, UserError
 from loaders.kernels.encodings import ENCODING_RAW
+from loaders.kernels.jpeg.turbojpeg import decode_jpeg
 from loaders.packs import Split
 from loaders.packs.checksum import crc32, crc32_all
 
@@ -122,7 +122,7 @@ class VerifiedRows:
             return found
         for row in np.unique(rows).tolist():
             try:
-                simplejpeg.decode_jpeg(self._split.pack.view(row), "RGB")
+                decode_jpeg(self._split.pack.view(row))
             except ValueError as error:
                 self._note(row, str(error))
                 found = True

@@ -111,7 +111,10 @@ def test_the_page(tmp_path: Path) -> None:
 def test_a_pack_that_cannot_be_written_still_tells_its_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packed, text = pack(tmp_path / "pack", f"train={class_tree(tmp_path / 'in', 2, 2)}"), io.StringIO()
+    packed, text = (
+        pack(tmp_path / "pack", f"train={write_tree(tmp_path / 'in', class_tree(2, 2))}"),
+        io.StringIO(),
+    )
     write = page.write_atomic
 
     def write_outside(path: Path, data: bytes) -> None:
