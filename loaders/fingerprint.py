@@ -37,9 +37,9 @@ def fingerprint(
 
 
 def pack_fingerprint(pack: Pack) -> str:
-    """Return what tells a pack from others, wherever it lies."""
+    """Return what tells a pack from others, wherever it lies and whatever its summary said."""
     options = {name: value for name, value in pack.manifest.options.items() if name != SOURCES_DIGEST}
-    return f"of {len(pack)} images {_digest(replace(pack.manifest, options=options))}"
+    return f"of {len(pack)} images {_digest(replace(pack.manifest, options=options, notes=()))}"
 
 
 def _table(table: LabelTable) -> str:

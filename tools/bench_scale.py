@@ -109,7 +109,7 @@ def pack(config: Config) -> dict[str, Any]:
     """Pack them, with all that `pack_dataset.py` does at its end."""
     out = config.work / "pack"
     shutil.rmtree(out, ignore_errors=True)
-    splits = ["--splits", f"train={config.work / 'drawn'}", "--out", out]
+    splits = ["--splits", f"train={config.work / 'drawn'}", "--out", out, "--damaged", "quarantine"]
     found = _run("pack_dataset.py", *splits, "--format", config.format, "--workers", config.workers)
     manifest = read_manifest(out)
     return {

@@ -59,6 +59,9 @@ class Config:
     byte for byte and the rest is encoded with 95."""
     encoding: Literal["jpeg", "raw"] = "jpeg"
     """raw stores decoded pixels: larger, and read without decoding."""
+    damaged: Literal["repair", "quarantine"] = "repair"
+    """repair encodes anew a JPEG that decodes with a warning, as other readers do; quarantine refuses it.
+    What lacks more than a hundredth of its rows is refused by both."""
     max_pixels: int = ImagePolicy.max_pixels
     """Refuse larger images (decompression bombs)."""
     image_column: str | None = None
@@ -133,6 +136,7 @@ def options_of(config: Config) -> PackOptions:
             quality=config.quality,
             encoding=config.encoding,
             max_pixels=config.max_pixels,
+            damaged=config.damaged,
         ),
         shard_size_mb=config.shard_size_mb,
         workers=config.workers,
@@ -157,6 +161,10 @@ def print_summary(console: Console, out: str, manifest: Manifest, seconds: float
     console.print(f"{manifest.num_inputs:,} inputs in {seconds:.1f} s, {rate:,.0f} images/s -> {out}")
     for note in manifest.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
+    if skipped := sum(split.num_skipped for split in manifest.splits):
+        console.print(
+            f"{skipped:,} files skipped that are no images by their names, such as notes and tables"
+        )
     if manifest.num_quarantined:
         console.print(f"{manifest.num_quarantined:,} inputs quarantined, reasons in {out}/{QUARANTINE_NAME}")
 

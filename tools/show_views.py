@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import simplejpeg
 import torch
 import tyro
 from PIL import Image
@@ -29,6 +28,7 @@ from engine.files import check_file, write_atomic
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.checks import check_whole
 from loaders.errors import UserError, check_numbers, run_command
+from loaders.kernels.jpeg.turbojpeg import decode_jpeg
 from loaders.kernels.views import codes
 from loaders.packs import Split
 from loaders.views import presets
@@ -143,7 +143,7 @@ def compare(
     chosen = split.take(np.sort(rng.choice(len(split), num_images, replace=False)))
     rows = chosen.rows(np.arange(num_images))
     columns = split.pack.columns
-    images = [np.asarray(simplejpeg.decode_jpeg(split.pack.view(int(row)), "RGB")) for row in rows]
+    images = [decode_jpeg(split.pack.view(int(row))) for row in rows]
     ours, theirs, notes = [], [], []
     loader = build_loader(
         chosen,

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
 from loaders.kernels.jpeg.baseline import make_baseline, sample_bytes, scan_bytes
 from loaders.kernels.jpeg.decode import (
-    AHEAD,
     FOUND_ALTERED,
     FOUND_BYTES,
     FOUND_DAMAGE,
@@ -20,9 +19,8 @@ from loaders.kernels.jpeg.decode import (
     FOUND_SIZE,
     decode_all,
 )
-from loaders.kernels.jpeg.turbojpeg import Decompressor
+from loaders.kernels.jpeg.turbojpeg import AHEAD, SMALL_BYTES, Decompressor
 
-SMALL_BYTES = 64 << 10  # of a JPEG that is copied before it is decoded
 SLACK = 64  # bytes that vector loads may read behind an image
 MAX_PIXELS_PER_BYTE = 256  # a gray JPEG of one colour: a bit each for DC and AC of a block of 64 pixels
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from loaders.backends.cpu import MAX_REPLACEMENTS
 from loaders.backends.work import Work
 from loaders.errors import BadImageError, LoaderError, UserError
 from loaders.kernels.encodings import ENCODING_RAW
+from loaders.kernels.jpeg.turbojpeg import decode_jpeg
 from loaders.packs import Split
 from loaders.packs.checksum import crc32, crc32_all
 
@@ -121,7 +121,7 @@ class VerifiedRows:
             return found
         for row in np.unique(rows).tolist():
             try:
-                simplejpeg.decode_jpeg(self._split.pack.view(row), "RGB")
+                decode_jpeg(self._split.pack.view(row))
             except ValueError as error:
                 self._note(row, str(error))
                 found = True

@@ -10,11 +10,11 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from loaders.errors import UserError
 from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
+from loaders.kernels.jpeg.turbojpeg import decode_jpeg
 from loaders.packs.checksum import content_hash
 from loaders.packs.listing import key_hash, list_split, spool_path
 from loaders.packs.pack import Pack, Split
@@ -49,7 +49,7 @@ def _decode_some(pack: Pack, first: int) -> Iterator[str]:
         try:
             data = pack.view(row)
             if encoding == ENCODING_JPEG:
-                found = simplejpeg.decode_jpeg(data, "RGB").shape[:2]
+                found = decode_jpeg(data).shape[:2]
                 problem = "" if found == size else f"decodes to {found}, the index says {size}"
             elif encoding != ENCODING_RAW:
                 problem = f"encoding {encoding} is unknown"

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import compress, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +23,15 @@ from loaders.kernels.packing.read import read_files
 from loaders.kernels.packing.tar import add_members
 from loaders.packs.checksum import content_hash, crc32
 from loaders.packs.image import ImagePolicy, PreparedImage
-from loaders.packs.jpeg_header import parse_jpeg_header
-from loaders.packs.rows import Batch
+from loaders.packs.jpeg_header import JpegError, parse_jpeg_header
+from loaders.packs.rows import Batch, Refusal
 from loaders.packs.sources.item import BulkSource, ImageSource, SourceItem
 
 _BATCH_IMAGES = 512
 _BATCH_BYTES = 4 << 20
-# Prepares one item alone: the image, or None and the reason.
-PrepareOne = Callable[[SourceItem], tuple[PreparedImage | None, str]]
-Reject = Callable[[SourceItem, str], dict[str, str]]
+PrepareOne = Callable[[SourceItem], PreparedImage | Refusal]
+Reject = Callable[[SourceItem, Refusal], dict[str, Any]]
+Warn = Callable[[SourceItem, tuple[str, ...]], dict[str, Any]]
 _local = threading.local()
 
 
@@ -56,6 +57,7 @@ def prepare_batch(
     policy: ImagePolicy,
     prepare_one: PrepareOne,
     reject: Reject,
+    warn: Warn,
 ) -> Batch:
     """Prepare items for a shard; the images keep their bytes wherever the policy allows it.
 
@@ -66,20 +68,23 @@ def prepare_batch(
         label_of: class numbers by name.
         policy: a policy that copies.
         prepare_one: what to do with an image that cannot be copied unseen.
-        reject: makes the quarantine entry of an item from the reason.
+        reject: makes the quarantine entry of an item.
+        warn: makes the entry of an item that decoders warned of.
     """
     data, starts, good = _read(source, items)
     heads = scan_jpegs(data, starts, _tables())
     copied = good & _may_be_copied(data, starts, heads, policy)
     facts = np.zeros((len(items), 4), np.int64)
     facts[:, 0], facts[:, 1], facts[:, 3] = heads[:, HEIGHT], heads[:, WIDTH], ENCODING_JPEG
-    kept, rejected = copied.copy(), []
+    kept, rejected, warned = copied.copy(), [], []
     images: dict[int, bytes] = {}
     for i in np.flatnonzero(~copied).tolist():
-        image, reason = prepare_one(items[i])
-        if image is None:
-            rejected.append(reject(items[i], reason))
+        image = prepare_one(items[i])
+        if isinstance(image, Refusal):
+            rejected.append(reject(items[i], image))
             continue
+        if image.messages:
+            warned.append(warn(items[i], image.messages))
         kept[i], images[i] = True, image.data
         facts[i, :3] = image.height, image.width, int(image.action)
     if not copied.all():
@@ -98,6 +103,7 @@ def prepare_batch(
         digests=np.frombuffer(b"".join(map(content_hash, encoded)), "<u8").reshape(-1, 2),
         crc32=np.array(list(map(crc32, encoded)), np.uint32),
         rejected=rejected,
+        warned=warned,
     )
 
 
@@ -137,12 +143,21 @@ def _may_be_copied(
     height, width = heads[:, HEIGHT], heads[:, WIDTH]
     copied: NDArray[np.bool_] = (heads[:, CLEAN] != 0) & (height * width <= policy.max_pixels)
     for i in np.flatnonzero(copied & (heads[:, HAS_EXIF] != 0)).tolist():
-        copied[i] = parse_jpeg_header(data[starts[i] : starts[i + 1]].tobytes()).orientation == 1
+        copied[i] = _is_upright(data[starts[i] : starts[i + 1]].tobytes())
     if not policy.keeps_sizes:
         for i in np.flatnonzero(copied).tolist():
             size = int(height[i]), int(width[i])
             copied[i] = policy.geometry(*size) == (*size, *size)
     return copied
+
+
+def _is_upright(data: bytes) -> bool:
+    """Tell whether a clean JPEG says that it is upright, in segments that no decoder warns of."""
+    try:
+        header = parse_jpeg_header(data)
+    except JpegError:
+        return False
+    return header.is_plain and header.orientation == 1
 
 
 def _joined(

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
 from loaders.kernels.encodings import ENCODING_RAW
+from loaders.kernels.jpeg.turbojpeg import GRAY, decode_jpeg, factor_leaving
 from loaders.packs.pack import Pack
 from loaders.packs.repeats import repeated_rows
 
@@ -97,7 +97,10 @@ def perceptual_hashes(pack: Pack, workers: int) -> NDArray[np.uint64]:
 
     def work(first: int) -> None:
         for row in range(first, min(first + _ROWS_PER_TASK, len(pack))):
-            hashes[row] = difference_hash(_gray(pack, row))
+            try:
+                hashes[row] = difference_hash(_gray(pack, row))
+            except ValueError:  # damaged since it was packed: it looks like none, and verifying names it
+                hashes[row] = pack.columns.content_hash[row, 0]
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         list(pool.map(work, range(0, len(pack), _ROWS_PER_TASK)))
@@ -115,8 +118,8 @@ def _gray(pack: Pack, row: int) -> NDArray[np.uint8]:
     data, columns = pack.view(row), pack.columns
     if columns.encoding[row] == ENCODING_RAW:
         return data.reshape(int(columns.height[row]), int(columns.width[row]), 3)[:, :, 1]
-    gray: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "gray", min_height=32, min_width=32)
-    return gray[:, :, 0]
+    factor = factor_leaving(int(columns.height[row]), int(columns.width[row]), 32, 32)
+    return decode_jpeg(data, factor, GRAY)[:, :, 0]
 
 
 def near_pairs(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:

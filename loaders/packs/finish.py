@@ -26,6 +26,7 @@ from loaders.packs.manifest import (
     LABELS_FOLDER,
     QUARANTINE_NAME,
     SHARD_LIST_NAME,
+    WARNINGS_NAME,
     FileInfo,
     Manifest,
     SplitInfo,
@@ -33,7 +34,7 @@ from loaders.packs.manifest import (
 )
 from loaders.packs.multi_labels import MultiLabels, write_multi_labels
 from loaders.packs.pack import Pack
-from loaders.packs.parts import PartInfo, part_path, read_part_info, read_part_rejected, read_part_rows
+from loaders.packs.parts import PartInfo, part_path, read_part_entries, read_part_info, read_part_rows
 from loaders.packs.sources.spec import SplitSource
 
 _ROWS_AT_ONCE = 1 << 20
@@ -69,7 +70,7 @@ def join_parts(
     parts = [(shard, read_part_info(part_path(build, shard))) for shard in plan.shards]
     before = None if base is None else base.manifest
     first_row, first_shard = (0, 0) if before is None else (before.num_images, before.num_shards)
-    infos = merge_splits(before, _split_infos(build, splits, parts, first_row, first_shard))
+    infos = merge_splits(before, _split_infos(build, plan, splits, parts, (first_row, first_shard)))
     kept = [(shard, part) for shard, part in parts if part.num_images]
     split_index = {info.name: index for index, info in enumerate(infos)}
     num_images = first_row + sum(part.num_images for _, part in kept)
@@ -85,6 +86,7 @@ def join_parts(
         given = _labels_given(build, kept, first_row)
         files.append(write_multi_labels(target, given, plan.classes, old_labels))
     files.append(_write_lines(target, QUARANTINE_NAME, old(QUARANTINE_NAME), _quarantine_lines(build, parts)))
+    files.append(_write_lines(target, WARNINGS_NAME, old(WARNINGS_NAME), _warning_lines(build, parts)))
     files.append(_write_lines(target, SHARD_LIST_NAME, old(SHARD_LIST_NAME), _shard_lines(kept)))
     num_quarantined = sum(part.num_quarantined for _, part in parts)
     notes = dict.fromkeys((*(() if before is None else before.notes), *plan.notes))
@@ -123,6 +125,7 @@ def merge_splits(base: Manifest | None, added: tuple[SplitInfo, ...]) -> tuple[S
                 old.num_images + info.num_images,
                 old.num_labeled + info.num_labeled,
                 old.num_quarantined + info.num_quarantined,
+                old.num_skipped + info.num_skipped,
             )
         )
     return tuple(merged.values())
@@ -130,12 +133,13 @@ def merge_splits(base: Manifest | None, added: tuple[SplitInfo, ...]) -> tuple[S
 
 def _split_infos(
     build: Path,
+    whole: Plan,
     splits: tuple[SplitSource, ...],
     parts: list[tuple[ShardPlan, PartInfo]],
-    row: int,
-    shard: int,
+    first: tuple[int, int],
 ) -> tuple[SplitInfo, ...]:
     infos = []
+    row, shard = first
     for split in splits:
         mine = [(plan, part) for plan, part in parts if plan.split == split.split]
         ranges: list[SplitRange] = []
@@ -154,13 +158,16 @@ def _split_infos(
             row, shard = row + part.num_images, shard + 1
         rejected = sum(part.num_quarantined for _, part in mine)
         if not ranges:
-            first = read_part_rejected(part_path(build, mine[0][0]))[0]
+            refused = read_part_entries(part_path(build, mine[0][0]), "rejected")[0]
             raise EmptySplitError(
                 f"split {split.split!r}: none of the {rejected} files in {mine[0][0].source} can be packed, "
-                f"the first ({first['name']}) because: {first['reason']}; give a folder or .tar of images"
+                f"the first ({refused['name']}) because: {refused['reason']}; give a folder or .tar of images"
             )
         num_images = sum(rows.stop_row - rows.first_row for rows in ranges)
-        infos.append(SplitInfo(split.split, split.source, tuple(ranges), num_images, labeled, rejected))
+        skipped = whole.skipped.get(split.split, 0)
+        infos.append(
+            SplitInfo(split.split, split.source, tuple(ranges), num_images, labeled, rejected, skipped)
+        )
     return tuple(infos)
 
 
@@ -179,6 +186,8 @@ def _old_blocks(base: Pack | None) -> Iterator[dict[str, NDArray[Any]]]:
 
 
 def _old_lines(folder: Path, name: str) -> Iterator[str]:
+    if not (folder / name).exists():  # packs of before have no warnings
+        return
     with open(folder / name, encoding="utf-8") as file:
         yield from file
 
@@ -226,7 +235,7 @@ def _labels_given(
     """Yield the row and the label of every packed image, as its source gave it, where it gave one."""
     row = first_row
     for plan, part in kept:
-        rejected = {entry["key"] for entry in read_part_rejected(part_path(build, plan))}
+        rejected = {entry["key"] for entry in read_part_entries(part_path(build, plan), "rejected")}
         for item in read_items(listing_path(build, plan.split), plan.first_byte, plan.num_bytes):
             if f"{plan.split}/{item.key}" in rejected:
                 continue
@@ -253,7 +262,13 @@ def _write_lines(out: Path, name: str, old: Iterator[str], lines: Iterator[dict[
 def _quarantine_lines(build: Path, parts: list[tuple[ShardPlan, PartInfo]]) -> Iterator[dict[str, Any]]:
     for plan, part in parts:
         if part.num_quarantined:
-            yield from read_part_rejected(part_path(build, plan))
+            yield from read_part_entries(part_path(build, plan), "rejected")
+
+
+def _warning_lines(build: Path, parts: list[tuple[ShardPlan, PartInfo]]) -> Iterator[dict[str, Any]]:
+    for plan, part in parts:
+        if part.num_warned:
+            yield from read_part_entries(part_path(build, plan), "warned")
 
 
 def _shard_lines(kept: list[tuple[ShardPlan, PartInfo]]) -> Iterator[dict[str, Any]]:

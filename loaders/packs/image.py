@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntFlag
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
 from loaders.errors import UserError
-from loaders.packs.jpeg_header import JpegHeader, is_jpeg, parse_jpeg_header
+from loaders.kernels.jpeg.turbojpeg import CMYK, Decompressor, check_jpeg, decode_jpeg
+from loaders.packs.jpeg_header import JpegError, JpegHeader, is_jpeg, parse_jpeg_header, without_junk
+from loaders.packs.reasons import BadImage, Reason
 from loaders.packs.resize import crop_middle, fit_inside, fit_short_side, resize_antialiased
-from loaders.packs.sources.item import BadImage
+
+if TYPE_CHECKING:
+    from loaders.packs.odd_formats import DecodedImage
 
 DEFAULT_QUALITY = 95
 # Sides over this do not fit FFCV's metadata, and no JPEG has them.
@@ -32,6 +36,7 @@ class Action(IntFlag):
     FIRST_FRAME = 16  # of an animation
     CROPPED = 32  # to the square in the middle
     DECODED = 64  # stored as pixels
+    REPAIRED = 128  # a strict decoder complains about the file; others make pixels of it
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class ImagePolicy:
             copied and encodes the rest with 95.
         encoding: "jpeg", or "raw" for decoded pixels, which take more room and no time to decode.
         max_pixels: larger images are refused before they are decoded (decompression bombs).
+        damaged: "repair" encodes anew what decodes with a warning; "quarantine" refuses it.
     """
 
     max_side: int | None = None
@@ -54,6 +60,7 @@ class ImagePolicy:
     short_side: int | None = None
     crop_square: bool = False
     encoding: Literal["jpeg", "raw"] = "jpeg"
+    damaged: Literal["repair", "quarantine"] = "repair"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -66,6 +73,8 @@ class ImagePolicy:
             raise UserError(f"--encoding {self.encoding!r}: expected jpeg or raw")
         if self.encoding == "raw" and self.quality is not None:
             raise UserError("--quality is JPEG's, --encoding raw has none: leave one of them out")
+        if self.damaged not in ("repair", "quarantine"):
+            raise UserError(f"--damaged {self.damaged!r}: expected repair or quarantine")
         if self.max_pixels < 1:
             raise UserError(f"--max-pixels {self.max_pixels}: expected at least 1")
 
@@ -102,13 +111,23 @@ COPIED = Action(0)
 
 
 class PreparedImage(NamedTuple):
-    """An image as it goes into a shard: JPEG bytes or pixels, size in pixels, what was done to it."""
+    """An image as it goes into a shard.
+
+    Attributes:
+        data: JPEG bytes or pixels.
+        height: pixels.
+        width: pixels.
+        action: what was done to it.
+        is_raw: `data` is pixels.
+        messages: what decoders warned of.
+    """
 
     data: bytes
     height: int
     width: int
     action: Action
     is_raw: bool = False
+    messages: tuple[str, ...] = ()
 
 
 def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
@@ -123,49 +142,51 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
         pixels where the policy says so.
 
     Raises:
-        BadImage: no image, or one that cannot be decoded without an error; the text is the reason.
+        BadImage: no image, or one that cannot be decoded, or not without a warning where the policy says so.
     """
     if not is_jpeg(data):
         if not data:
-            raise BadImage("an empty file")
-        return _finish(*_decode_cold(data, policy), policy)
+            raise BadImage(Reason.EMPTY, "an empty file")
+        return _prepare_cold(data, policy)
     try:
         header = parse_jpeg_header(data)
-    except ValueError as error:
-        raise BadImage(str(error)) from None
-    if header.height * header.width > policy.max_pixels:
-        raise BadImage(f"{header.width}x{header.height} pixels, over the limit of {policy.max_pixels} in all")
-    try:
+        _check_form(header, policy)
         if not header.is_plain or header.orientation != 1:
-            return _finish(*_decode_odd_jpeg(data, header, policy), policy)
+            return _prepare_odd_jpeg(data, header, policy)
         size = header.height, header.width
         if policy.keeps_sizes or (policy.copies and policy.geometry(*size) == (*size, *size)):
-            check_decodes(data)
+            check_jpeg(data)
             return PreparedImage(data, header.height, header.width, COPIED)
         if (image := _shrink_planes(data, header, policy)) is not None:
             return image
         return _finish(*_decode_scaled(data, header, policy), policy, size)
     except ValueError as error:
-        if "subsampling" in str(error):  # legal, but unknown to TurboJPEG's API and so to the loaders
-            return _finish(*_decode_cold(data, policy), policy)
-        raise BadImage(_decoder_reason(error)) from None
+        return _prepare_damaged(data, error, policy)
 
 
-def check_decodes(data: bytes) -> None:
-    """Decode a JPEG for its errors only.
+def _check_form(header: JpegHeader, policy: ImagePolicy) -> None:
+    """Refuse what no decoder here takes, before it is decoded."""
+    if header.height * header.width > policy.max_pixels:
+        size = f"{header.width}x{header.height} pixels"
+        raise BadImage(Reason.TOO_LARGE, f"{size}, over the limit of {policy.max_pixels} in all")
+    if header.precision != 8 or header.num_components not in (1, 3, 4):
+        form = f"{header.precision} bits and {header.num_components} components"
+        raise BadImage(
+            Reason.UNSUPPORTED, f"a JPEG of {form}, which is not read: convert it to a PNG of 8 or 16 bits"
+        )
 
-    All entropy-coded data is read, which is where every error of a JPEG shows; the inverse transforms are
-    made at 1/8 size and for the gray component alone, which saves a quarter of the time and more.
 
-    Raises:
-        ValueError: any warning or error of the decoder.
-    """
-    simplejpeg.decode_jpeg(data, colorspace="gray", min_height=1, min_width=1, min_factor=8)
+def _prepare_damaged(data: bytes, error: ValueError, policy: ImagePolicy) -> PreparedImage:
+    """Repair a JPEG that a strict decoder complains about, or refuse it."""
+    from loaders.packs.jpeg_repair import find_scans, lost_share, repair_jpeg  # loads Pillow
 
-
-def _decoder_reason(error: ValueError) -> str:
-    text = str(error)
-    return f"truncated: {text}" if "Premature end of JPEG" in text else f"damaged JPEG: {text}"
+    complaint = str(error)
+    if policy.damaged == "repair":
+        return _finish_decoded(repair_jpeg(data, complaint, policy.max_pixels), Action.REPAIRED, policy)
+    is_cut = isinstance(error, JpegError) and error.reason == Reason.TRUNCATED
+    if is_cut or lost_share(data, find_scans(data), policy.max_pixels) > 0:
+        raise BadImage(Reason.TRUNCATED, f"truncated: {complaint}")
+    raise BadImage(Reason.DAMAGED, f"damaged JPEG: {complaint}")
 
 
 def _shrink_planes(data: bytes, header: JpegHeader, policy: ImagePolicy) -> PreparedImage | None:
@@ -188,14 +209,12 @@ def _decode_scaled(data: bytes, header: JpegHeader, policy: ImagePolicy) -> tupl
     """Decode a plain JPEG, scaled down where it will shrink by much."""
     to = policy.geometry(header.height, header.width)
     if (to.crop_height, to.crop_width) == (to.height, to.width):
-        return simplejpeg.decode_jpeg(data), COPIED
+        return decode_jpeg(data), COPIED
     # The size that the whole image has at the target's scale, rounded up.
     height = -(-header.height * to.height // to.crop_height)
     width = -(-header.width * to.width // to.crop_width)
     factor = dct_factor(header.height, header.width, height, width)
-    return simplejpeg.decode_jpeg(
-        data, min_height=-(-header.height // factor), min_width=-(-header.width // factor)
-    ), COPIED
+    return decode_jpeg(data, factor), COPIED
 
 
 def dct_factor(height: int, width: int, to_height: int, to_width: int) -> int:
@@ -211,33 +230,46 @@ def dct_factor(height: int, width: int, to_height: int, to_width: int) -> int:
     return factor
 
 
-def _decode_odd_jpeg(
-    data: bytes, header: JpegHeader, policy: ImagePolicy
-) -> tuple[NDArray[np.uint8], Action]:
-    """Decode a JPEG that is not plain or not upright, with the strictness of the fast path."""
+def _prepare_odd_jpeg(data: bytes, header: JpegHeader, policy: ImagePolicy) -> PreparedImage:
+    """Prepare a JPEG that is not plain or not upright, with the strictness of the fast path."""
     if header.num_components == 4:
         # Pillow knows Adobe's inverted inks, but not every damage: libjpeg-turbo checks first.
-        simplejpeg.decode_jpeg(data, colorspace="CMYK")
-        return _decode_cold(data, policy)
+        Decompressor().decode(data, form=CMYK)
+        return _prepare_cold(data, policy)
     from loaders.packs.odd_formats import upright
 
     action = COPIED if header.orientation == 1 else Action.ROTATED
-    return upright(simplejpeg.decode_jpeg(data), header.orientation), action
+    # A new decompressor, since one that is used again keeps the tables of the image before.
+    return _finish(upright(Decompressor().decode(data), header.orientation), action, policy)
 
 
-def _decode_cold(data: bytes, policy: ImagePolicy) -> tuple[NDArray[np.uint8], Action]:
-    """Decode what libjpeg-turbo does not: other formats and colour spaces, turned upright."""
-    from loaders.packs.odd_formats import decode_any, upright  # loads Pillow
+def _prepare_cold(data: bytes, policy: ImagePolicy) -> PreparedImage:
+    """Prepare what libjpeg-turbo does not decode: other formats and colour spaces."""
+    from loaders.packs.odd_formats import decode_any  # loads Pillow
 
-    decoded = decode_any(data, policy.max_pixels)
-    action = COPIED
-    if decoded.orientation != 1:
+    try:
+        decoded = decode_any(data, policy.max_pixels)
+    except BadImage as error:
+        whole = without_junk(data) if error.reason == Reason.NOT_AN_IMAGE else None
+        if whole is not None:
+            text = f"{len(data) - len(whole)} bytes of junk before its header"
+            return _prepare_damaged(whole, JpegError(Reason.DAMAGED, text), policy)
+        raise
+    return _finish_decoded(decoded, COPIED, policy)
+
+
+def _finish_decoded(decoded: DecodedImage, action: Action, policy: ImagePolicy) -> PreparedImage:
+    """Turn upright, crop, resize and encode what Pillow has decoded."""
+    from loaders.packs.odd_formats import upright
+
+    if decoded.is_rotated:
         action |= Action.ROTATED
     if decoded.is_converted:
         action |= Action.CONVERTED
     if decoded.num_frames > 1:
         action |= Action.FIRST_FRAME
-    return upright(decoded.pixels, decoded.orientation), action
+    image = _finish(upright(decoded.pixels, decoded.orientation), action, policy)
+    return image._replace(messages=decoded.messages)
 
 
 def _finish(
@@ -254,7 +286,8 @@ def _finish(
     full = pixels.shape[:2] if size is None else size
     to = policy.geometry(*full)
     if max(to.height, to.width) > MAX_SIDE_PX:
-        raise BadImage(f"{to.width}x{to.height} pixels: a side over {MAX_SIDE_PX}; give --max-side")
+        size_text = f"{to.width}x{to.height} pixels"
+        raise BadImage(Reason.TOO_LARGE, f"{size_text}: a side over {MAX_SIDE_PX}; give --max-side")
     if (to.crop_height, to.crop_width) != full:
         action |= Action.CROPPED
         pixels = crop_middle(pixels)

@@ -2,27 +2,59 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
-_SOI, _EOI, _SOS, _APP1, _APP14 = 0xD8, 0xD9, 0xDA, 0xE1, 0xEE
+from loaders.packs.reasons import Reason
+
+_SOI, _EOI, _SOS, _APP1, _APP2, _APP14 = 0xD8, 0xD9, 0xDA, 0xE1, 0xE2, 0xEE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE = frozenset(range(0xD0, 0xD8)) | {0x01}
 # Tables, comments and application data that say nothing about how to decode.
-_SKIPPED = frozenset({0xC4, 0xDB, 0xDD, 0xFE}) | frozenset(range(0xE0, 0xF0)) - {0xE1, 0xEE}
+_SKIPPED = frozenset({0xC4, 0xDB, 0xDD, 0xFE}) | frozenset(range(0xE0, 0xF0)) - {_APP1, _APP2, _APP14}
 _BASELINE_FRAMES = (0xC0, 0xC1)  # baseline and extended sequential, both Huffman-coded
 _ORIENTATION_TAG = 0x0112
+_NUMBER_BYTES = {1: 1, 3: 2, 4: 4}  # of the TIFF types byte, short and long
+_XMP, _ICC = b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+# As Pillow looks for it.
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+_RGB_IDS = b"RGB"
+_DHT, _DQT = 0xC4, 0xDB
+_BEGIN, _MARKER, _MAX_JUNK_BYTES = b"\xff\xd8", re.compile(rb"\xff[\xc0-\xfe]"), 256
+# Pixels per value of colour, across and down, that TurboJPEG's API has a name for.
+_USUAL_SAMPLINGS = frozenset({0x11, 0x12, 0x21, 0x22, 0x14, 0x41})
+
+
+class JpegError(ValueError):
+    """A header that is cut off or damaged.
+
+    Attributes:
+        reason: which of the two.
+    """
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        """Say which, and where."""
+        super().__init__(text)
+        self.reason = reason
 
 
 class JpegHeader(NamedTuple):
-    """Facts of a JPEG: size in pixels, components, and whether any decoder reads it as it stands.
+    """Facts of a JPEG.
 
-    `orientation` is the EXIF value 1 to 8, 1 where there is none. `is_plain` says: baseline, 8 bit, gray or
-    YCbCr, so that libjpeg-turbo, nvJPEG and FFCV all decode it to the same picture.
+    Attributes:
+        height: pixels.
+        width: pixels.
+        num_components: 1, 3 or 4 in what can be decoded.
+        precision: bits of a sample.
+        is_plain: baseline, 8 bit, gray or YCbCr of usual sampling, with tables of its own, so that
+            libjpeg-turbo, nvJPEG and FFCV all decode it to the same picture.
+        orientation: of EXIF or XMP, 1 to 8, 1 where there is none.
     """
 
     height: int
     width: int
     num_components: int
+    precision: int
     is_plain: bool
     orientation: int
 
@@ -32,23 +64,69 @@ def is_jpeg(data: bytes) -> bool:
     return data[:3] == b"\xff\xd8\xff"
 
 
+def without_junk(data: bytes) -> bytes | None:
+    """Return a JPEG without what stands before its first marker, None where there is no JPEG."""
+    if data[:2] == _BEGIN:
+        found = _MARKER.search(data, 2, 2 + _MAX_JUNK_BYTES)
+        return None if found is None else _BEGIN + data[found.start() :]
+    at = data.find(_BEGIN + b"\xff", 0, _MAX_JUNK_BYTES)
+    return data[at:] if at > 0 else None
+
+
+class _Metadata:
+    """What the application segments of a JPEG say."""
+
+    def __init__(self) -> None:
+        self.exif = b""
+        self.xmp = b""
+        self.transform: int | None = None
+        self._profile_parts: list[tuple[int, int]] = []
+
+    def add(self, marker: int, body: bytes) -> None:
+        """Note a segment."""
+        if marker == _APP1 and body.startswith(b"Exif\0\0"):
+            self.exif += body[6:]  # one that is too long for a segment goes on in the next
+        elif marker == _APP1 and body.startswith(_XMP):
+            self.xmp = body[len(_XMP) :]
+        elif marker == _APP2 and body.startswith(_ICC) and len(body) >= len(_ICC) + 2:
+            self._profile_parts.append((body[len(_ICC)], body[len(_ICC) + 1]))
+        elif marker == _APP14 and body.startswith(b"Adobe") and len(body) >= 12:
+            self.transform = body[11]
+
+    @property
+    def orientation(self) -> int:
+        """As EXIF gives it, and XMP where EXIF has none."""
+        found = _exif_orientation(self.exif)
+        if found is None and (match := _XMP_ORIENTATION.search(self.xmp)):
+            found = int(match[1])
+        return found if found is not None and 1 <= found <= 8 else 1
+
+    @property
+    def has_whole_profile(self) -> bool:
+        """Whether the parts of the colour profile are numbered as they should be; decoders warn otherwise."""
+        parts = sorted(self._profile_parts)
+        return parts == [(number, len(parts)) for number in range(1, len(parts) + 1)]
+
+
 def parse_jpeg_header(data: bytes) -> JpegHeader:
     """Read the markers up to the first scan.
 
     Raises:
-        ValueError: the header is cut off or damaged; the text says where.
+        JpegError: the header is cut off or damaged; the text says where.
     """
-    position, orientation, is_ycc, frame = 2, 1, True, None
+    position, frame, metadata = 2, None, None
+    has_codes = has_steps = False
     end = len(data)
     while position + 4 <= end:
         if data[position] != 0xFF:
-            raise ValueError(f"damaged JPEG: no marker at byte {position}")
+            raise JpegError(Reason.DAMAGED, f"no marker at byte {position}")
         marker = data[position + 1]
         if marker in _SKIPPED:
             length = data[position + 2] << 8 | data[position + 3]
             position += 2 + length
             if length < 2 or position > end:
-                raise ValueError(f"truncated: the file ends inside its JPEG header ({end} bytes)")
+                raise _cut(end)
+            has_codes, has_steps = has_codes or marker == _DHT, has_steps or marker == _DQT
             continue
         if marker == 0xFF:  # fill byte
             position += 1
@@ -59,41 +137,55 @@ def parse_jpeg_header(data: bytes) -> JpegHeader:
         length = data[position + 2] << 8 | data[position + 3]
         body, stop = position + 4, position + 2 + length
         if length < 2 or stop > end:
-            raise ValueError(f"truncated: the file ends inside its JPEG header ({end} bytes)")
+            raise _cut(end)
         if marker == _SOS:
             break
         if marker in _FRAMES:
             frame = _parse_frame(data, marker, body, stop)
-        elif marker == _APP1 and data[body : body + 6] == b"Exif\0\0":
-            orientation = _exif_orientation(data[body + 6 : stop])
-        elif marker == _APP14 and data[body : body + 5] == b"Adobe" and stop - body >= 12:
-            is_ycc = data[body + 11] != 0
+        else:
+            metadata = metadata or _Metadata()
+            metadata.add(marker, data[body:stop])
         position = stop
     else:
-        raise ValueError(f"truncated: the file ends inside its JPEG header ({end} bytes)")
+        raise _cut(end)
     if frame is None:
-        raise ValueError("damaged JPEG: no frame header before the first scan")
-    height, width, num_components, is_baseline, has_rgb_ids = frame
-    is_plain = is_baseline and (num_components == 1 or (num_components == 3 and is_ycc and not has_rgb_ids))
-    return JpegHeader(height, width, num_components, is_plain, orientation)
+        raise JpegError(Reason.DAMAGED, "no frame header before the first scan")
+    if not (has_codes and has_steps):  # a decoder may take those of the image before
+        frame = frame._replace(is_plain=False)
+    if metadata is None:
+        return frame
+    if not metadata.has_whole_profile:
+        raise JpegError(Reason.DAMAGED, "the parts of its ICC profile are not in order")
+    is_plain = frame.is_plain and (frame.num_components == 1 or metadata.transform != 0)
+    return frame._replace(is_plain=is_plain, orientation=metadata.orientation)
 
 
-def _parse_frame(data: bytes, marker: int, body: int, stop: int) -> tuple[int, int, int, bool, bool]:
+def _cut(end: int) -> JpegError:
+    return JpegError(Reason.TRUNCATED, f"the file ends inside its JPEG header ({end} bytes)")
+
+
+def _parse_frame(data: bytes, marker: int, body: int, stop: int) -> JpegHeader:
     if stop - body < 6 or stop - body < 6 + 3 * data[body + 5]:
-        raise ValueError("damaged JPEG: frame header too short")
+        raise JpegError(Reason.DAMAGED, "frame header too short")
     height, width = data[body + 1] << 8 | data[body + 2], data[body + 3] << 8 | data[body + 4]
     if height == 0 or width == 0:
-        raise ValueError(f"damaged JPEG: {width}x{height} pixels")
-    num_components = data[body + 5]
-    ids = bytes(data[body + 6 + 3 * i] for i in range(num_components))
-    return height, width, num_components, marker in _BASELINE_FRAMES and data[body] == 8, ids == b"RGB"
+        raise JpegError(Reason.DAMAGED, f"{width}x{height} pixels")
+    precision, num_components = data[body], data[body + 5]
+    is_plain = marker in _BASELINE_FRAMES and precision == 8
+    if num_components == 3:
+        # Colours are not sampled more finely than the whole, and luma in a way that every decoder knows.
+        are_usual = data[body + 10] == data[body + 13] == 0x11 and data[body + 7] in _USUAL_SAMPLINGS
+        is_plain = is_plain and are_usual and data[body + 6 : body + 15 : 3] != _RGB_IDS
+    else:
+        is_plain = is_plain and num_components == 1
+    return JpegHeader(height, width, num_components, precision, is_plain, 1)
 
 
-def _exif_orientation(tiff: bytes) -> int:
-    """Return the orientation of an EXIF block; 1 where it has none or cannot be read, as viewers do."""
+def _exif_orientation(tiff: bytes) -> int | None:
+    """Return the orientation of an EXIF block; None where it has none or cannot be read, as viewers do."""
     order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
-        return 1
+        return None
     little = order == "little"
 
     def number(at: int, size: int) -> int:
@@ -103,8 +195,7 @@ def _exif_orientation(tiff: bytes) -> int:
     for index in range(min(number(directory, 2), 512)):
         entry = directory + 2 + 12 * index
         if entry + 12 > len(tiff):
-            return 1
+            return None
         if number(entry, 2) == _ORIENTATION_TAG:
-            value = number(entry + 8, 2)
-            return value if 1 <= value <= 8 else 1
-    return 1
+            return number(entry + 8, _NUMBER_BYTES.get(number(entry + 2, 2), 2))
+    return None

@@ -11,7 +11,7 @@ import json
 import os
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,20 @@ from loaders.packs.image import ImagePolicy, prepare_image
 from loaders.packs.label_summary import LabelSummary
 from loaders.packs.listing_lines import from_line, line_size, to_line
 from loaders.packs.manifest import Manifest
+from loaders.packs.reasons import BadImage, Reason
 from loaders.packs.repeats import repeated_rows
 from loaders.packs.sources.columns import ColumnOptions
 from loaders.packs.sources.folder_classes import FolderClasses
 from loaders.packs.sources.item import (
     MAX_FILE_BYTES,
-    BadImage,
     ImageSource,
     SourceItem,
     UnreadableItem,
+    is_hidden,
 )
+from loaders.packs.sources.label_file import LabeledSource
 from loaders.packs.sources.layouts import lists_beside, resolve_layout
-from loaders.packs.sources.naming import UNWANTED
+from loaders.packs.sources.naming import is_no_image_name
 from loaders.packs.sources.spec import SplitSource, open_source
 
 # What a sample costs besides its bytes: a tar has two headers, the label and half a block of padding per
@@ -73,11 +75,19 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is decided before the first image is packed."""
+    """Everything that is decided before the first image is packed.
+
+    Attributes:
+        classes: class names of the pack.
+        shards: in their order.
+        notes: what a user should know of the labels, a line each.
+        skipped: number of files per split that are no images by their names.
+    """
 
     classes: tuple[str, ...]
     shards: tuple[ShardPlan, ...]
     notes: tuple[str, ...] = ()
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 def listing_path(build: Path, split: str) -> Path:
@@ -113,12 +123,13 @@ def make_plan(
     columns = columns or ColumnOptions()
     summary = LabelSummary(() if base is None else base.classes, columns)
     shards: list[ShardPlan] = []
+    skipped: dict[str, int] = {}
     for given in splits:
         resolved, said = resolve_layout(given.source, columns)
         split = replace(given, source=resolved)
         source = open_source(split.source, spool_path(build), columns)
         try:
-            num_items = _spool(build, split, source, summary)
+            num_items, skipped[split.split] = _spool(build, split, source, summary)
             summary.say(split, source, said, lists_beside(given.source))
             overhead = _OVERHEAD_BYTES[shard_format]
             # Images that are encoded as JPEG do not grow by much: what fits into one shard goes there.
@@ -130,50 +141,56 @@ def make_plan(
             source.close()
         first = 0 if base is None else base.next_shard_number(split.split)
         shards += _cut(build, split, ratio, overhead, shard_bytes, first)
-    plan = Plan(summary.classes(), tuple(shards), tuple(summary.notes()))
+    plan = Plan(summary.classes(), tuple(shards), tuple(summary.notes()), skipped)
     write_atomic(path, json.dumps(asdict(plan)).encode())
     return plan
 
 
 def _parse_plan(raw: Any) -> Plan:
     shards = tuple(ShardPlan(**shard) for shard in raw["shards"])
-    return Plan(tuple(raw["classes"]), shards, tuple(raw.get("notes", ())))
+    return Plan(tuple(raw["classes"]), shards, tuple(raw.get("notes", ())), dict(raw.get("skipped", {})))
 
 
-def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelSummary) -> int:
-    """Write the listing of one split; collect its classes; return the number of inputs."""
+def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelSummary) -> tuple[int, int]:
+    """Write the listing of one split; collect its classes; count inputs and files that are skipped."""
     final = listing_path(build, split.split)
     partial, hashes = partial_path(final), partial_path(build / f"keys-{split.split}")
-    num_items = 0
+    num_items = num_skipped = 0
     labels = summary.begin(split.split, source)
     folders = FolderClasses() if source.labels_are_folders else None
+    finds_files = source.labels_are_folders or isinstance(source, LabeledSource)
     with open(partial, "wb") as file, open(hashes, "wb") as hash_file:
         for block in _blocks(source.items()):
-            lines = []
+            lines, hashed = [], []
             for item in block:
-                if folders is not None and item.problem not in UNWANTED:
+                if folders is not None and not is_hidden(item):
                     folders.see(item.name)
+                if is_no_image_name(item.name) and (is_hidden(item) or (finds_files and not item.problem)):
+                    num_skipped += 1
+                    continue
                 if (text := labels.text(item.label)) != item.label:
                     item = item._replace(label=text)
                 lines.append(to_line(item))
+                hashed.append(hash(item.key))
             file.write(b"".join(lines))
             # Python's own hashes differ from run to run, which matters to none of what is done with them.
-            hash_file.write(array("q", [hash(item.key) for item in block]).tobytes())
-            num_items += len(block)
+            hash_file.write(array("q", hashed).tobytes())
+            num_items += len(lines)
         file.flush()
         os.fsync(file.fileno())
-    if num_items == 0:
-        raise UserError(f"split {split.split!r}: {split.source} holds no file; expected at least one image")
     if folders is not None:
         folders.refuse_others(split.source)
-        if corrections := folders.corrections():
-            texts = {folder: labels.text(label) for folder, label in corrections.items()}
-            _rewrite(partial, lambda _, item: _corrected(item, texts))
+    if num_items == 0:
+        what = f"no image but {num_skipped} files that are none by their names" if num_skipped else "no file"
+        raise UserError(f"split {split.split!r}: {split.source} holds {what}; expected at least one image")
+    if folders is not None and (corrections := folders.corrections()):
+        texts = {folder: labels.text(label) for folder, label in corrections.items()}
+        _rewrite(partial, lambda _, item: _corrected(item, texts))
     labels.end(source, folders, split.source)
     _make_keys_distinct(partial, hashes, num_items)
     hashes.unlink()
     publish(partial, final)
-    return num_items
+    return num_items, num_skipped
 
 
 def _corrected(item: SourceItem, labels: dict[str, str | None]) -> SourceItem:
@@ -225,7 +242,7 @@ def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:
     renamed = item._replace(key=f"{key}%2F{number}")
     seen[renamed.key] = item.name
     if first == item.name and not item.problem:
-        return renamed._replace(problem="the same file was given before")
+        return renamed._replace(problem="the same file was given before", reason=Reason.DUPLICATE)
     return renamed
 
 

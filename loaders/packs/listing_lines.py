@@ -1,6 +1,7 @@
 """One line of a listing: its form costs a tenth of what JSON would, and there is one for every image.
 
-Fields are parted by tabs: size, position, name, key, label, problem; nothing stands for None. The size comes
+Fields are parted by tabs: size, position, name, key, label, problem; nothing stands for None. The reason of
+a problem stands before it, with a space between. The size comes
 first, where cutting into shards finds it without parsing the rest.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from loaders.packs.reasons import Reason
 from loaders.packs.sources.item import SourceItem
 
 _SPECIAL = re.compile(r"[\\\t\n]")
@@ -18,7 +20,9 @@ _FROM_ESCAPE = {"\\": "\\", "t": "\t", "n": "\n", "e": ""}
 
 def to_line(item: SourceItem) -> bytes:
     """Return the line of an item, with its line feed."""
-    name, key, label, size, position, problem = item
+    name, key, label, size, position, problem, reason = item
+    if problem is not None:
+        problem = f"{reason.value} {problem}"
     text = f"{size}\t{position}\t{name}\t{key}\t{label or ''}\t{problem or ''}\n"
     if label == "" or text.count("\t") != 5 or text.count("\n") != 1 or "\\" in text:
         text = "\t".join((str(size), str(position), *map(_escape, (name, key, label, problem)))) + "\n"
@@ -37,16 +41,14 @@ def from_line(line: bytes) -> SourceItem:
     size, position, *fields = text[:-1].split("\t")
     name, key, label, problem = fields
     if "\\" in text:
-        name, key = _unescape(name), _unescape(key)
-        return SourceItem(
-            name,
-            key,
-            _unescape(label) if label else None,
-            int(size),
-            int(position),
-            _unescape(problem) if problem else None,
-        )
-    return SourceItem(name, key, label or None, int(size), int(position), problem or None)
+        name, key, label, problem = map(_unescape, fields)
+        item = SourceItem(name, key, label if fields[2] else None, int(size), int(position))
+    else:
+        item = SourceItem(name, key, label or None, int(size), int(position))
+    if not problem:
+        return item
+    reason, _, words = problem.partition(" ")
+    return item._replace(problem=words, reason=Reason(reason))
 
 
 def _unescape(text: str) -> str:

@@ -28,6 +28,7 @@ LABELS_FOLDER = "labels"
 MULTI_LABELS_NAME = f"{LABELS_FOLDER}/multi.parquet"
 SHARD_LIST_NAME = "shards.jsonl"
 QUARANTINE_NAME = "quarantine.jsonl"
+WARNINGS_NAME = "warnings.jsonl"
 SHARD_SUFFIX = {"webdataset": ".tar", "ffcv": ".beton"}
 
 
@@ -48,7 +49,10 @@ class SplitRange:
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """One split: its name, its ranges (several after an append) and where its images came from."""
+    """One split: its name, its ranges (several after an append) and where its images came from.
+
+    `num_skipped` counts files that are no images by their names, such as notes; they are no inputs.
+    """
 
     name: str
     source: str
@@ -56,6 +60,7 @@ class SplitInfo:
     num_images: int
     num_labeled: int
     num_quarantined: int
+    num_skipped: int = 0
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ _SMALL_INPUT_BYTES = 16_000_000
 # An image of this size takes about a millisecond to encode anew, a tenth of that with the interpreter's lock.
 _LARGE_IMAGE_BYTES = 32_000
 _MAX_DECODE_THREADS = 8
+# What packs of before do not record, because there was no choice.
+_OPTIONS_OF_BEFORE = {"damaged": "repair"}
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ def check_command(options: PackOptions, command: dict[str, Any]) -> None:
 def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `UserError` for the first option in which two commands differ."""
     # A pack that was made before there was an option has none, which is what leaving it out means.
+    old = {**_OPTIONS_OF_BEFORE, **old}
     changed = [name for name in new if (old.get(name) or None) != (new[name] or None)]
     if changed:
         name = changed[0]

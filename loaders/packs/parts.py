@@ -10,7 +10,7 @@ import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from loaders.json_text import parse_json
 from loaders.packs.atomic import write_atomic
 from loaders.packs.listing import ShardPlan
 from loaders.packs.manifest import FileInfo
+
+_TEXTS = ("info", "rejected", "warned")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class PartInfo:
         num_key_bytes: bytes of their keys.
         num_quarantined: inputs that were refused.
         actions: number of images per `Action` value.
+        num_warned: images that decoders warned of.
     """
 
     files: tuple[FileInfo, ...]
@@ -38,6 +41,7 @@ class PartInfo:
     num_key_bytes: int
     num_quarantined: int
     actions: dict[str, int]
+    num_warned: int = 0
 
 
 def part_path(build: Path, shard: ShardPlan) -> Path:
@@ -46,10 +50,14 @@ def part_path(build: Path, shard: ShardPlan) -> Path:
 
 
 def write_part(
-    path: Path, info: PartInfo, rows: dict[str, NDArray[Any]], rejected: list[dict[str, str]]
+    path: Path,
+    info: PartInfo,
+    rows: dict[str, NDArray[Any]],
+    rejected: list[dict[str, Any]],
+    warned: list[dict[str, Any]],
 ) -> None:
     """Write a part atomically; from then on its shard counts as finished."""
-    texts = {"info": asdict(info), "rejected": rejected}
+    texts = {"info": asdict(info), "rejected": rejected, "warned": warned}
     packed = {name: np.frombuffer(json.dumps(text).encode(), np.uint8) for name, text in texts.items()}
     buffer = io.BytesIO()
     np.savez(buffer, **rows, **packed)  # type: ignore[arg-type]
@@ -66,11 +74,11 @@ def read_part_info(path: Path) -> PartInfo:
 def read_part_rows(path: Path) -> dict[str, NDArray[Any]]:
     """Read the rows of a part: one array per column, and `label`."""
     with np.load(path, allow_pickle=False) as part:
-        return {name: part[name] for name in part.files if name not in ("info", "rejected")}
+        return {name: part[name] for name in part.files if name not in _TEXTS}
 
 
-def read_part_rejected(path: Path) -> list[dict[str, str]]:
-    """Read the quarantine entries of a part."""
+def read_part_entries(path: Path, kind: Literal["rejected", "warned"]) -> list[dict[str, Any]]:
+    """Read what a part says of inputs that were refused, or of images that decoders warned of."""
     with np.load(path, allow_pickle=False) as part:
-        rejected: list[dict[str, str]] = parse_json(part["rejected"].tobytes())
-    return rejected
+        entries: list[dict[str, Any]] = parse_json(part[kind].tobytes())
+    return entries

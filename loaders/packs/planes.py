@@ -7,7 +7,7 @@ costs nothing in quality (docs/performance.md).
 from __future__ import annotations
 
 import threading
-from ctypes import POINTER, PyDLL, Structure, byref, c_int, c_size_t, c_void_p
+from ctypes import POINTER, byref, c_int, c_size_t, c_void_p
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -20,12 +20,13 @@ from loaders.kernels.jpeg.turbojpeg import (
     HALF_COLOURS,
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
-    PATH,
     SUBSAMPLING,
     Compressor,
     Decompressor,
+    ScalingFactor,
     library,
 )
+from loaders.kernels.jpeg.turbojpeg import quick as _quick
 from loaders.kernels.packing.shrink import MIN_ROW_BYTES, Plane, ShrinkPlan, Side, plan_shrinking
 from loaders.kernels.packing.shrink import shrink_planes as resize_planes
 
@@ -36,27 +37,15 @@ _KEPT_VALUES = 16 << 20
 _Addresses, _Strides = c_void_p * 3, c_int * 3
 
 
-class _Fraction(Structure):
-    _fields_ = (("numerator", c_int), ("denominator", c_int))
-
-
-# Calls of a microsecond keep the interpreter's lock: giving it up costs several, and another thread takes it.
-_quick = PyDLL(PATH)
-for _library, _name, _taken in (
-    (_quick, "tj3DecompressHeader", [c_void_p, c_void_p, c_size_t]),
-    (_quick, "tj3Get", [c_void_p, c_int]),
-    (_quick, "tj3Set", [c_void_p, c_int, c_int]),
-    (_quick, "tj3SetScalingFactor", [c_void_p, _Fraction]),
-    (_quick, "tj3JPEGBufSize", [c_int, c_int, c_int]),
-    (library, "tj3DecompressToYUVPlanes8", [c_void_p, c_void_p, c_size_t, _Addresses, _Strides]),
+_quick.tj3JPEGBufSize.argtypes, _quick.tj3JPEGBufSize.restype = [c_int, c_int, c_int], c_size_t
+for _name, _taken in (
+    ("tj3DecompressToYUVPlanes8", [c_void_p, c_void_p, c_size_t, _Addresses, _Strides]),
     (
-        library,
         "tj3CompressFromYUVPlanes8",
         [c_void_p, _Addresses, c_int, _Strides, c_int, POINTER(c_void_p), POINTER(c_size_t)],
     ),
 ):
-    getattr(_library, _name).argtypes = _taken
-_quick.tj3JPEGBufSize.restype = c_size_t
+    getattr(library, _name).argtypes = _taken
 
 
 class _Planes(NamedTuple):
@@ -216,7 +205,7 @@ def _decode(data: bytes, factor: int, layout: _Layout) -> _Planes | None:
     """Decode by libjpeg-turbo, None where it complains."""
     planes = layout.planes(_worker.memory("source", layout.ends[2]))
     decoder = _worker.decoder.handle
-    _quick.tj3SetScalingFactor(decoder, _Fraction(1, factor))
+    _quick.tj3SetScalingFactor(decoder, ScalingFactor(1, factor))
     arguments = _addresses(planes.memory, layout), _Strides(*layout.strides)
     if library.tj3DecompressToYUVPlanes8(decoder, data, len(data), *arguments) != 0:
         _worker.renew()

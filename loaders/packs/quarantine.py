@@ -1,30 +1,68 @@
-"""The quarantine of a pack, `quarantine.jsonl`: every input that was refused, with its reason."""
+"""What a pack says of single inputs: those it refused, and those whose decoders complained.
+
+`quarantine.jsonl` has a line for every input that was refused, `warnings.jsonl` one for every packed image
+that was repaired or that a decoder warned of.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from loaders.errors import UserError
 from loaders.json_text import parse_json
-from loaders.packs.manifest import QUARANTINE_NAME
+from loaders.packs.manifest import QUARANTINE_NAME, WARNINGS_NAME
+from loaders.packs.reasons import Reason
 
 _FIELDS = ("split", "key", "name", "reason")
 
 
 def quarantined(folder: Path) -> Iterator[dict[str, str]]:
-    """Yield the inputs that a pack refused: `split`, `key`, `name` and `reason` of each.
+    """Yield the inputs that a pack refused: `split`, `key`, `name`, `reason` and `code` of each.
+
+    `reason` is a text for people, `code` the value of a `Reason`; packs of before have "unknown".
 
     Raises:
         UserError: the file is missing or damaged.
     """
-    path = folder / QUARANTINE_NAME
+    known = {reason.value for reason in Reason}
+    for entry in _entries(folder / QUARANTINE_NAME):
+        entry.setdefault("code", Reason.UNKNOWN.value)
+        if not all(isinstance(entry.get(f), str) for f in _FIELDS) or entry["code"] not in known:
+            raise _damaged(folder / QUARANTINE_NAME, f"expected an object with {', '.join(_FIELDS)}")
+        yield entry
+
+
+def warned(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the packed images that decoders warned of: `split`, `key`, `name` and `messages` of each.
+
+    Raises:
+        UserError: the file is damaged. Packs of before have none.
+    """
+    path = folder / WARNINGS_NAME
+    if not path.exists():
+        return
+    for entry in _entries(path):
+        messages = entry.get("messages")
+        if not isinstance(messages, list) or not all(isinstance(text, str) for text in messages):
+            raise _damaged(path, "expected an object with messages")
+        if not all(isinstance(entry.get(f), str) for f in ("split", "key", "name")):
+            raise _damaged(path, "expected an object with split, key and name")
+        yield entry
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with open(path, encoding="utf-8") as lines:
             for line in lines:
                 entry = parse_json(line)
-                if not isinstance(entry, dict) or not all(isinstance(entry.get(f), str) for f in _FIELDS):
-                    raise ValueError(f"expected an object with {', '.join(_FIELDS)}")
+                if not isinstance(entry, dict):
+                    raise ValueError("expected an object")
                 yield entry
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); restore it or pack again") from None
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(f"{path} is damaged ({what}); restore it or pack again")

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
 from loaders.packs.image import PreparedImage
+from loaders.packs.reasons import Reason
+
+
+class Refusal(NamedTuple):
+    """Why an input is not packed: which of the enumeration, and a text for people."""
+
+    reason: Reason
+    text: str
 
 
 @dataclass
@@ -26,6 +34,7 @@ class Batch:
         digests: uint64 [K, 2], content hashes.
         crc32: uint32 [K].
         rejected: quarantine entries of the inputs between them.
+        warned: entries of those that decoders warned of.
     """
 
     data: NDArray[np.uint8]
@@ -36,7 +45,8 @@ class Batch:
     facts: NDArray[np.int64]
     digests: NDArray[np.uint64]
     crc32: NDArray[np.uint32]
-    rejected: list[dict[str, str]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    warned: list[dict[str, Any]] = field(default_factory=list)
 
 
 class ShardRows:
@@ -44,7 +54,8 @@ class ShardRows:
 
     def __init__(self) -> None:
         """Begin without a row."""
-        self.rejected: list[dict[str, str]] = []
+        self.rejected: list[dict[str, Any]] = []
+        self.warned: list[dict[str, Any]] = []
         self._keys: list[bytes] = []
         self._digests: list[bytes] = []
         self._numbers: list[tuple[int, ...]] = []
@@ -65,6 +76,7 @@ class ShardRows:
     def add_batch(self, batch: Batch, offsets: NDArray[np.int64]) -> None:
         """Add images that stand at `offsets`, int64 [K], of their shard."""
         self.rejected += batch.rejected
+        self.warned += batch.warned
         self._keys.append(batch.keys.tobytes())
         self._digests.append(batch.digests.astype("<u8").tobytes())
         self._key_sizes.append(np.diff(batch.key_starts))

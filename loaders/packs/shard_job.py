@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,11 +21,11 @@ from loaders.packs.image import ImagePolicy, PreparedImage, prepare_image
 from loaders.packs.listing import ShardPlan, listing_path, read_items, spool_path
 from loaders.packs.manifest import BUILD_FOLDER, SHARDS_FOLDER, FileInfo, shard_file_name
 from loaders.packs.parts import PartInfo, part_path, write_part
-from loaders.packs.rows import Batch, ShardRows
+from loaders.packs.reasons import BadImage, Reason
+from loaders.packs.rows import Batch, Refusal, ShardRows
 from loaders.packs.sources.columns import ColumnOptions
 from loaders.packs.sources.item import (
     MAX_FILE_BYTES,
-    BadImage,
     ImageSource,
     SourceItem,
     UnreadableItem,
@@ -70,10 +70,9 @@ class ShardJob:
 
 class _Outcome(NamedTuple):
     item: SourceItem
-    image: PreparedImage | None
+    image: PreparedImage | Refusal
     digest: bytes
-    crc32: int
-    reason: str
+    checksum: int
 
 
 def write_shard(job: ShardJob) -> PartInfo:
@@ -129,8 +128,10 @@ def _write_shard(job: ShardJob, page_bytes: int) -> PartInfo:
     values, counts = np.unique(columns["action"], return_counts=True)
     actions = {str(value): count for value, count in zip(values.tolist(), counts.tolist(), strict=True)}
     num_rejected = len(rows.rejected)
-    info = PartInfo(tuple(files), num_images, len(columns["key_bytes"]), num_rejected, actions)
-    write_part(part_path(job.out / BUILD_FOLDER, job.plan), info, columns, rows.rejected)
+    info = PartInfo(
+        tuple(files), num_images, len(columns["key_bytes"]), num_rejected, actions, len(rows.warned)
+    )
+    write_part(part_path(job.out / BUILD_FOLDER, job.plan), info, columns, rows.rejected, rows.warned)
     return info
 
 
@@ -144,10 +145,12 @@ def _fill(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> ShardRows
     """Write the images of a shard one by one."""
     label_of = _labels(job)
     rows = ShardRows()
-    for item, image, digest, checksum, reason in _outcomes(job):
-        if image is None:
-            rows.rejected.append(_entry(job, item, reason))
+    for item, image, digest, checksum in _outcomes(job):
+        if isinstance(image, Refusal):
+            rows.rejected.append(_refused(job, item, image))
             continue
+        if image.messages:
+            rows.warned.append(_warned(job, item, image.messages))
         key = f"{job.plan.split}/{item.key}"
         label = label_of.get(item.label, -1)
         offset = writer.add(key, image, label)
@@ -159,10 +162,20 @@ def _labels(job: ShardJob) -> dict[str | None, int]:
     return {name: label for label, name in enumerate(job.classes)}
 
 
-def _entry(job: ShardJob, item: SourceItem, reason: str) -> dict[str, str]:
-    """Return the quarantine entry of an input."""
+def _entry(job: ShardJob, item: SourceItem) -> dict[str, Any]:
+    """Return how an input is named in the lists of a pack."""
     key, name = f"{job.plan.split}/{item.key}", printable(item.name)
-    return {"split": job.plan.split, "key": key, "source": job.plan.source, "name": name, "reason": reason}
+    return {"split": job.plan.split, "key": key, "source": job.plan.source, "name": name}
+
+
+def _refused(job: ShardJob, item: SourceItem, refusal: Refusal) -> dict[str, Any]:
+    """Return the quarantine entry of an input."""
+    return {**_entry(job, item), "reason": refusal.text, "code": refusal.reason.value}
+
+
+def _warned(job: ShardJob, item: SourceItem, messages: tuple[str, ...]) -> dict[str, Any]:
+    """Return the entry of a packed image that decoders warned of."""
+    return {**_entry(job, item), "messages": [printable(text) for text in messages]}
 
 
 def _fill_in_bulk(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> ShardRows:
@@ -180,7 +193,8 @@ def _fill_in_bulk(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> S
                 label_of,
                 job.policy,
                 lambda item: _prepare_alone(source, item, job.policy),
-                lambda item, reason: _entry(job, item, reason),
+                lambda item, refusal: _refused(job, item, refusal),
+                lambda item, messages: _warned(job, item, messages),
             )
 
         for batch in _mapped(prepare, batches_of(items), job.num_threads):
@@ -220,23 +234,21 @@ def _outcomes(job: ShardJob) -> Iterator[_Outcome]:
 
 
 def _prepare(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> _Outcome:
-    image, reason = _prepare_alone(source, item, policy)
-    if image is None:
-        return _Outcome(item, None, b"", 0, reason)
-    return _Outcome(item, image, content_hash(image.data), crc32(image.data), "")
+    image = _prepare_alone(source, item, policy)
+    if isinstance(image, Refusal):
+        return _Outcome(item, image, b"", 0)
+    return _Outcome(item, image, content_hash(image.data), crc32(image.data))
 
 
-def _prepare_alone(
-    source: ImageSource, item: SourceItem, policy: ImagePolicy
-) -> tuple[PreparedImage | None, str]:
-    """Return the image as it is packed, or None and the reason why it is not."""
+def _prepare_alone(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> PreparedImage | Refusal:
+    """Return the image as it is packed, or why it is not."""
     if item.problem:
-        return None, item.problem
+        return Refusal(item.reason, item.problem)
     if item.size_bytes > MAX_FILE_BYTES:
-        return None, f"{item.size_bytes} bytes, over the limit of {MAX_FILE_BYTES}"
+        return Refusal(Reason.TOO_LARGE, f"{item.size_bytes} bytes, over the limit of {MAX_FILE_BYTES}")
     try:
         # Another pack has seen to its images already: they change format without being decoded.
         image = source.prepared(item, policy) if isinstance(source, PackSource) else None
-        return prepare_image(source.read(item), policy) if image is None else image, ""
+        return prepare_image(source.read(item), policy) if image is None else image
     except (BadImage, UnreadableItem) as error:
-        return None, str(error)
+        return Refusal(error.reason, str(error))

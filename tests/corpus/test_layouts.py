@@ -70,20 +70,17 @@ def test_each_image_has_the_class_that_its_layout_means(tmp_path: Path, name: st
     assert compare_with_source(packed, split) == []
 
 
-def test_what_nobody_meant_is_in_the_quarantine(tmp_path: Path) -> None:
+def test_what_nobody_meant_is_in_the_quarantine_or_skipped(tmp_path: Path) -> None:
     LAYOUTS["zip of macos"].write(tmp_path)
     LAYOUTS["hidden folders"].write(tmp_path)
     packed = pack(tmp_path / "p", f"a={tmp_path / 'in'}", f"b={tmp_path / 'in.zip'}")
     lines = map(json.loads, (packed.path / "quarantine.jsonl").read_text().splitlines())
-    found = {entry["name"]: entry["reason"] for entry in lines if not entry["name"].endswith(".DS_Store")}
-    assert found == {
-        ".ipynb_checkpoints/1-checkpoint.jpg": "in a hidden folder",
-        "dog/.ipynb_checkpoints/1.jpg": "in a hidden folder",
-        "@eaDir/1.jpg": "in a hidden folder",
-        "cat/._1.jpg": "a resource fork of macOS, no image",
-        "__MACOSX/pets/cat/._1.jpg": "in a hidden folder",
-        "__MACOSX/._pets": "in a hidden folder",
-    }
+    assert {entry["name"]: (entry["code"], entry["reason"]) for entry in lines} == dict.fromkeys(
+        [".ipynb_checkpoints/1-checkpoint.jpg", "dog/.ipynb_checkpoints/1.jpg", "@eaDir/1.jpg"],
+        ("hidden", "in a hidden folder"),
+    )
+    # No images by their names: ._1.jpg in the folder; .DS_Store, ._1.jpg and ._pets in the archive.
+    assert {split.name: split.num_skipped for split in packed.manifest.splits} == {"a": 1, "b": 3}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -10,13 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loaders.kernels.cache import kernel
-from loaders.kernels.jpeg.turbojpeg import (
-    HALF_COLOURS,
-    Compressor,
-    compress_planes,
-    library,
-    set_parameter,
-)
+from loaders.kernels.jpeg.turbojpeg import HALF_COLOURS, Compressor, library
+from loaders.kernels.jpeg.turbojpeg_calls import compress_planes, set_parameter
 
 NUM_TEXTURES = 64
 MAX_SIDE = 256

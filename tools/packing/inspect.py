@@ -15,18 +15,15 @@ from loaders.cores import available_cores
 from loaders.errors import UserError
 from loaders.packs import Pack
 from loaders.packs.findings import Findings, find_copies
+from loaders.packs.manifest import WARNINGS_NAME
 from loaders.packs.quarantine import quarantined
-from loaders.packs.sources.naming import UNWANTED, is_image_name
+from loaders.packs.reasons import Reason
+from loaders.packs.sources.naming import is_image_name
 from tools.packing.page import PAGE_NAME, write_page
+from tools.packing.warned import read_warnings
 
 Fault = Literal["leak", "duplicates", "corrupt"]
 _SHOWN_REASONS = 5
-_NOT_AN_IMAGE = "not an image"
-_NOT_CORRUPT = (
-    "a later member of the archive has the same name",
-    "the same file was given before",
-    *UNWANTED,
-)
 
 
 @dataclass(frozen=True)
@@ -68,12 +65,17 @@ def inspect_pack(
     if (hidden := len(quarantine.reasons) - _SHOWN_REASONS) > 0:
         rest = quarantine.reasons.total() - sum(n for _, n in quarantine.reasons.most_common(_SHOWN_REASONS))
         console.print(f"  {rest:,} quarantined for {hidden:,} more reasons: see quarantine.jsonl")
+    warnings = read_warnings(pack)
+    if warnings.num_warned:
+        repaired = f"{warnings.num_repaired:,} of them repaired; " if warnings.num_repaired else ""
+        console.print(
+            f"{warnings.num_warned:,} images that decoders warned of, {repaired}listed in {WARNINGS_NAME}"
+        )
     path = page or pack.path / PAGE_NAME
     try:
-        write_page(pack, findings, quarantine.reasons, path)
-    except (
-        OSError
-    ) as error:  # a pack may lie where this user can only read; its figures are known all the same
+        write_page(pack, findings, quarantine.reasons, warnings, path)
+    except OSError as error:
+        # A pack may lie where this user can only read; its figures are known all the same.
         line = describe_system_error(error)
         if line is None:
             raise
@@ -94,10 +96,11 @@ def read_quarantine(pack: Pack) -> Quarantine:
 
 
 def _is_corrupt(entry: dict[str, str]) -> bool:
-    if entry["reason"] != _NOT_AN_IMAGE:
-        return entry["reason"] not in _NOT_CORRUPT
-    # A note beside the images is no damage; what bears an image's name, or is row 17 of a table, is.
-    return is_image_name(entry["name"]) or entry["name"].rpartition("/")[2].isdigit()
+    reason = Reason(entry["code"])
+    if reason == Reason.NOT_AN_IMAGE:
+        # A note beside the images is no damage; what bears an image's name, or is row 17 of a table, is.
+        return is_image_name(entry["name"]) or entry["name"].rpartition("/")[2].isdigit()
+    return reason.is_damage
 
 
 def parse_faults(texts: Sequence[str]) -> tuple[Fault, ...]:

@@ -13,27 +13,32 @@ from numpy.typing import NDArray
 
 from engine.report.page import Block, Paragraph, Section, Table, Tile, Tiles, render_page
 from loaders.kernels.encodings import ENCODING_RAW
+from loaders.kernels.jpeg.turbojpeg import decode_jpeg, factor_leaving
 from loaders.packs import Pack
 from loaders.packs.atomic import write_atomic
 from loaders.packs.findings import Findings
 from loaders.packs.resize import fit_inside, resize_antialiased
 from tools.packing.blocks import Bars, Sheet
+from tools.packing.warned import Warnings
 
 PAGE_NAME = "report.html"
 _THUMBNAIL_PX = 72
 _IMAGES_PER_CLASS = 8
 _MAX_CLASSES = 200
+_MAX_REPAIRED = 48
+_UNREADABLE_GRAY = 128
 _ROWS_AT_ONCE = 1 << 20
 _SIZE_EDGES = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 
 
-def write_page(pack: Pack, findings: Findings, reasons: Counter[str], path: Path) -> None:
+def write_page(pack: Pack, findings: Findings, reasons: Counter[str], warnings: Warnings, path: Path) -> None:
     """Write the page about a pack; the same pack gives the same page.
 
     Args:
         pack: the pack.
         findings: its copies.
         reasons: number of quarantined inputs per reason.
+        warnings: what decoders warned of.
         path: file of the page.
     """
     labels = pack.labels.dense(len(pack))
@@ -44,11 +49,22 @@ def write_page(pack: Pack, findings: Findings, reasons: Counter[str], path: Path
         Section("What was done", [_table(("images", "count"), pack.manifest.actions.items())]),
         Section("Copies", list(_copies(findings))),
         Section("Quarantine", [_table(("reason", "inputs"), reasons.most_common(30))] if reasons else []),
+        Section("Repaired and warned of", list(_warned(pack, warnings))),
         Section("Images", list(_sheets(pack, labels))),
     ]
     lead = f"{len(pack):,} images in {pack.num_shards:,} {pack.manifest.shard_format} shards."
     text = render_page(f"Pack {pack.path.resolve().name}", lead, sections)
     write_atomic(path, text.encode("utf-8", "replace"))
+
+
+def _warned(pack: Pack, warnings: Warnings) -> Iterator[Block]:
+    """List what was repaired, with pictures to judge it by, and how often decoders warned of what."""
+    if warnings.messages:
+        yield _table(("what decoders said", "images"), warnings.messages.most_common(30))
+    if warnings.num_repaired:
+        rows = warnings.repaired[:_MAX_REPAIRED]
+        shown = f", the first {len(rows)}" if len(rows) < warnings.num_repaired else ""
+        yield _sheet(pack, f"repaired: {warnings.num_repaired:,}{shown}", rows)
 
 
 def _table(columns: tuple[str, str], rows: Iterable[tuple[str, int]]) -> Table:
@@ -128,8 +144,12 @@ def _sheets(pack: Pack, labels: NDArray[np.int64]) -> Iterator[Block]:
         rows = order[first:stop]
         chosen = rows[np.linspace(0, len(rows) - 1, min(_IMAGES_PER_CLASS, len(rows))).astype(int)]
         name = pack.classes[label] if label >= 0 else "without a label"
-        keys = [pack.key(int(row)) for row in chosen]
-        yield Sheet(f"{name}: {len(rows):,}", [_thumbnail(pack, int(row)) for row in chosen], keys)
+        yield _sheet(pack, f"{name}: {len(rows):,}", chosen)
+
+
+def _sheet(pack: Pack, title: str, rows: NDArray[np.int64]) -> Sheet:
+    keys = [pack.key(int(row)) for row in rows]
+    return Sheet(title, [_thumbnail(pack, int(row)) for row in rows], keys)
 
 
 def _thumbnail(pack: Pack, row: int) -> bytes:
@@ -139,7 +159,10 @@ def _thumbnail(pack: Pack, row: int) -> bytes:
     if columns.encoding[row] == ENCODING_RAW:
         pixels = data.reshape(*full, 3)
     else:
-        pixels = simplejpeg.decode_jpeg(data, min_height=height, min_width=width)
+        try:
+            pixels = decode_jpeg(data, factor_leaving(*full, height, width))
+        except ValueError:  # damaged since it was packed: an empty square, and verifying names it
+            pixels = np.full((height, width, 3), _UNREADABLE_GRAY, np.uint8)
     small = np.ascontiguousarray(resize_antialiased(pixels, height, width))
     thumbnail: bytes = simplejpeg.encode_jpeg(small, 80, "rgb", "420")
     return thumbnail

@@ -12,10 +12,8 @@ from loaders.kernels.cache import inlined, kernel
 from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
 from loaders.kernels.jpeg.baseline import decode_baseline
 from loaders.kernels.jpeg.huffman import SLACK
-from loaders.kernels.jpeg.turbojpeg import (
-    IMAGE_HEIGHT,
-    IMAGE_WIDTH,
-    RGB,
+from loaders.kernels.jpeg.turbojpeg import AHEAD, IMAGE_HEIGHT, IMAGE_WIDTH, RGB
+from loaders.kernels.jpeg.turbojpeg_calls import (
     copy_bytes,
     decompress,
     get_parameter,
@@ -24,9 +22,6 @@ from loaders.kernels.jpeg.turbojpeg import (
 )
 from loaders.kernels.memory import bytes_at
 
-# libjpeg-turbo decodes the last bytes of its input, 512 for each of up to ten blocks of a unit, by a slower
-# way: most of a small image. With so many bytes more, which are never looked at, none of its own are last.
-AHEAD = 5120
 FOUND_DAMAGE, FOUND_SIZE, FOUND_BYTES, FOUND_ENCODING, FOUND_ALTERED = range(1, 6)
 
 

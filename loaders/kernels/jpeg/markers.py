@@ -109,7 +109,10 @@ def _is_harmless(data, marker, body, end, facts):
     size = end - body
     if marker == 0xE0 and size >= 5 and _word(data, body) == 0x4A464946:  # JFIF
         return size >= 14 and data[body + 5] == 1
-    if marker == 0xE1 and size >= 4 and _word(data, body) == 0x45786966:  # Exif
+    # EXIF and XMP may say that the image is to be turned; decoders warn of a broken ICC profile.
+    if (marker == 0xE1 and size >= 4 and _word(data, body) in (0x45786966, 0x68747470)) or (
+        marker == 0xE2 and size >= 4 and _word(data, body) == 0x4943435F
+    ):
         facts[HAS_EXIF] = 1
         return True
     if marker == 0xEE and size >= 4 and _word(data, body) == 0x41646F62:  # Adobe

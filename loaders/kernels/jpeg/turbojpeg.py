@@ -1,4 +1,4 @@
-"""libjpeg-turbo: the library, its state for one thread, and its functions for compiled loops.
+"""libjpeg-turbo: the library, its state for one thread, and decoding from Python.
 
 The library comes with the wheel `turbojpeg`. Other wheels keep theirs to themselves or offer the interface of
 libjpeg alone, whose errors must not return to their caller, which compiled Python cannot arrange.
@@ -7,23 +7,35 @@ libjpeg alone, whose errors must not return to their caller, which compiled Pyth
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 import weakref
-from ctypes import CDLL, c_char_p, c_int, c_void_p
+from ctypes import CDLL, PyDLL, Structure, c_char_p, c_int, c_size_t, c_void_p, memmove, memset
 from pathlib import Path
 
-from llvmlite import binding
-from numba import types
-
-from loaders.kernels.memory import c_function
+import numpy as np
+from numpy.typing import NDArray
 
 _COMPRESS, _DECOMPRESS = 0, 1
 _NO_REALLOC = 2
+_WARNING = 0
 _STOP_ON_WARNING = 0
 _SCAN_LIMIT = 13
 MAX_SCANS = 500  # a progressive image of a few kilobytes can ask for hours of work
 IMAGE_WIDTH, IMAGE_HEIGHT = 5, 6  # parameters of an image whose header was read
 SUBSAMPLING, HALF_COLOURS = 4, 2  # a parameter, and its value for half the size both ways
-RGB = 0
+RGB, GRAY, CMYK = 0, 6, 11  # forms of pixels
+_CHANNELS = {RGB: 3, GRAY: 1, CMYK: 4}
+# libjpeg-turbo decodes the last bytes of its input, 512 for each of up to ten blocks of a unit, by a slower
+# way: most of a small image. With so many bytes more, which are never looked at, none of its own are last.
+AHEAD = 5120
+SMALL_BYTES = 64 << 10  # of a JPEG that is copied before it is decoded
+_MARK_OF_THE_END = b"\xff\xd9"
+
+
+class ScalingFactor(Structure):
+    """A fraction of the size, as the library takes it."""
+
+    _fields_ = (("numerator", c_int), ("denominator", c_int))
 
 
 def _find() -> Path:
@@ -40,9 +52,22 @@ for _name, _returned, _taken in (
     ("tj3Set", c_int, [c_void_p, c_int, c_int]),
     ("tj3Destroy", None, [c_void_p]),
     ("tj3GetErrorStr", c_char_p, [c_void_p]),
+    ("tj3GetErrorCode", c_int, [c_void_p]),
+    ("tj3Decompress8", c_int, [c_void_p, c_void_p, c_size_t, c_void_p, c_int, c_int]),
 ):
     _function = getattr(library, _name)
     _function.restype, _function.argtypes = _returned, _taken
+
+# Calls of a microsecond keep the interpreter's lock: giving it up costs several, and another thread takes it.
+quick = PyDLL(PATH)
+for _name, _arguments in (
+    ("tj3DecompressHeader", [c_void_p, c_void_p, c_size_t]),
+    ("tj3Get", [c_void_p, c_int]),
+    ("tj3Set", [c_void_p, c_int, c_int]),
+    ("tj3SetScalingFactor", [c_void_p, ScalingFactor]),
+):
+    getattr(quick, _name).argtypes = _arguments
+_MAX_SIDE_EIGHTHS = 8192  # of the 65,535 pixels that a JPEG can have
 
 
 class _State:
@@ -70,12 +95,17 @@ class Compressor(_State):
 
 
 class Decompressor(_State):
-    """For decoding: warnings are errors, and so are too many scans."""
+    """For decoding: warnings are errors, unless told otherwise, and so are too many scans."""
 
-    def __init__(self) -> None:
-        """Take memory for it."""
+    def __init__(self, is_strict: bool = True) -> None:
+        """Take memory for it.
+
+        Args:
+            is_strict: warnings are errors.
+        """
         super().__init__(_DECOMPRESS)
-        library.tj3Set(self.handle, _STOP_ON_WARNING, 1)
+        self._is_strict = is_strict
+        library.tj3Set(self.handle, _STOP_ON_WARNING, int(is_strict))
         library.tj3Set(self.handle, _SCAN_LIMIT, MAX_SCANS)
 
     @property
@@ -84,17 +114,111 @@ class Decompressor(_State):
         text: bytes = library.tj3GetErrorStr(self.handle)
         return text.decode("utf-8", "replace")
 
+    def decode(
+        self, data: bytes | NDArray[np.uint8], factor: int = 1, form: int = RGB, max_pixels: int | None = None
+    ) -> NDArray[np.uint8]:
+        """Decode a JPEG, by the same judgement of what is damaged as the loaders'.
 
-# For kernels, which call them without the interpreter and its lock.
-binding.load_library_permanently(PATH)
-_ADDRESS, _INT = types.uintp, types.int32
-read_header = c_function("tj3DecompressHeader", _INT, _ADDRESS, _ADDRESS, _ADDRESS)
-get_parameter = c_function("tj3Get", _INT, _ADDRESS, _INT)
-# Its second argument is a struct of four int32: x, y, width and height, in the registers of two integers.
-set_region = c_function("tj3SetCroppingRegion", _INT, _ADDRESS, types.uint64, types.uint64)
-decompress = c_function("tj3Decompress8", _INT, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _INT, _INT)
-set_parameter = c_function("tj3Set", _INT, _ADDRESS, _INT, _INT)
-compress_planes = c_function(
-    "tj3CompressFromYUVPlanes8", _INT, _ADDRESS, _ADDRESS, _INT, _ADDRESS, _INT, _ADDRESS, _ADDRESS
-)
-copy_bytes = c_function("memcpy", _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS)
+        Args:
+            data: the file.
+            factor: 1, 2, 4 or 8, by which both sides shrink.
+            form: RGB, GRAY or CMYK.
+            max_pixels: of the whole image; more are refused.
+
+        Returns:
+            uint8 [H, W, channels of `form`].
+
+        Raises:
+            ValueError: damage, or too many pixels; the text is the library's. A decompressor that has met
+                a damaged header refuses every image after it: take another.
+        """
+        source = np.frombuffer(data, np.uint8)
+        size = len(source)
+        self._check(quick.tj3DecompressHeader(self.handle, source.ctypes.data, size))
+        height, width = (quick.tj3Get(self.handle, side) for side in (IMAGE_HEIGHT, IMAGE_WIDTH))
+        if max_pixels is not None and height * width > max_pixels:
+            raise ValueError(f"{width}x{height} pixels, over the limit of {max_pixels} in all")
+        quick.tj3SetScalingFactor(self.handle, ScalingFactor(1, factor))
+        if size <= SMALL_BYTES and source[-2:].tobytes() == _MARK_OF_THE_END:
+            copied = np.zeros(size + AHEAD, np.uint8)
+            copied[:size] = source
+            source = copied
+        pixels = np.empty((-(-height // factor), -(-width // factor), _CHANNELS[form]), np.uint8)
+        address, to = source.ctypes.data, pixels.ctypes.data
+        self._check(library.tj3Decompress8(self.handle, address, len(source), to, 0, form))
+        return pixels
+
+    def _check(self, code: int) -> None:
+        if code != 0 and (self._is_strict or library.tj3GetErrorCode(self.handle) != _WARNING):
+            raise ValueError(self.error)
+
+
+class Checker(Decompressor):
+    """For the errors of JPEGs only, by the judgement of `Decompressor.decode`.
+
+    The gray component alone is made, at 1/8 size, after all entropy-coded data was read.
+    """
+
+    def __init__(self) -> None:
+        """Take memory for it: address space for the largest image, of which little is ever touched."""
+        super().__init__()
+        quick.tj3SetScalingFactor(self.handle, ScalingFactor(1, 8))
+        self._pixels = np.empty(_MAX_SIDE_EIGHTHS * _MAX_SIDE_EIGHTHS, np.uint8)
+        self._copy = np.empty(SMALL_BYTES + AHEAD, np.uint8)
+        self._to, self._copied = self._pixels.ctypes.data, self._copy.ctypes.data
+
+    def check(self, data: bytes) -> None:
+        """Decode a JPEG.
+
+        Raises:
+            ValueError: damage; the text is the library's. Take another checker then.
+        """
+        size = len(data)
+        source: bytes | int = data
+        if size <= SMALL_BYTES and data.endswith(_MARK_OF_THE_END):
+            source = self._copied
+            memmove(source, data, size)
+            memset(source + size, 0, AHEAD)
+            size += AHEAD
+        if library.tj3Decompress8(self.handle, source, size, self._to, 0, GRAY) != 0:
+            raise ValueError(self.error)
+
+
+class _Local(threading.local):
+    """What a thread decodes with."""
+
+    def __init__(self) -> None:
+        self.decompressor = Decompressor()
+        self.checker = Checker()
+
+
+_local = _Local()
+
+
+def decode_jpeg(data: bytes | NDArray[np.uint8], factor: int = 1, form: int = RGB) -> NDArray[np.uint8]:
+    """Decode a JPEG with this thread's decompressor, warnings as errors; see `Decompressor.decode`.
+
+    What is packed, shown and verified is decoded here, so that all agree with the loaders on what is damaged.
+    """
+    try:
+        return _local.decompressor.decode(data, factor, form)
+    except ValueError:
+        _local.decompressor = Decompressor()
+        raise
+
+
+def check_jpeg(data: bytes) -> None:
+    """Decode a JPEG for its errors only; see `Checker`."""
+    try:
+        _local.checker.check(data)
+    except ValueError:
+        _local.checker = Checker()
+        raise
+
+
+def factor_leaving(height: int, width: int, to_height: int, to_width: int) -> int:
+    """Return the largest factor by which decoding can shrink an image and leave both sides long enough."""
+    factor = 8
+    while factor > 1 and (height < factor * to_height or width < factor * to_width):
+        factor //= 2
+    return factor

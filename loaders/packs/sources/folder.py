@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.errors import UserError
+from loaders.packs.reasons import Reason
 from loaders.packs.sources.bytes_at import read_listed_file
 from loaders.packs.sources.item import MAX_FILE_BYTES, SourceItem, printable
 from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_key, name_key, unwanted
@@ -62,19 +63,19 @@ class FolderSource:
             else:
                 key = join_key(key_prefix, file_key(name, False))
                 problem = "a link to a folder that holds it (endless loop)"
-                yield SourceItem(prefix + name, key, None, 0, problem=problem)
+                yield SourceItem(prefix + name, key, None, 0, problem=problem, reason=Reason.NOT_A_FILE)
 
     @staticmethod
     def _file(name: str, key: str, label: str | None, path: str) -> SourceItem:
         if reason := unwanted(name):
-            return SourceItem(name, key, None, 0, problem=reason)
+            return SourceItem(name, key, None, 0, problem=reason, reason=Reason.HIDDEN)
         try:
             facts = os.stat(path)
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
             return SourceItem(name, key, label, 0, problem=problem)
         if not stat.S_ISREG(facts.st_mode):
-            return SourceItem(name, key, label, 0, problem="not a regular file")
+            return SourceItem(name, key, label, 0, problem="not a regular file", reason=Reason.NOT_A_FILE)
         return SourceItem(name, key, label, facts.st_size)
 
     def read(self, item: SourceItem) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.errors import UserError
+from loaders.packs.reasons import Reason
 from loaders.packs.sources.columns import (
     KEY_COLUMNS,
     SPLIT_COLUMNS,
@@ -140,7 +141,7 @@ class ImageTableSource:
             raise UserError(f"{self._paths[file]} changed while packing: pack again into a new --out")
         data = images[item.position - first].as_py()
         if data is None:
-            raise UnreadableItem("an empty cell")
+            raise UnreadableItem("an empty cell", Reason.EMPTY)
         check_size(str(self._paths[file]), item, len(data))
         return bytes(data)
 

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.errors import UserError, one_line
+from loaders.packs.reasons import BadImage as BadImage
+from loaders.packs.reasons import Reason
 
 # A larger file is no image for training, and is not read into memory to find out.
 MAX_FILE_BYTES = 1 << 28
@@ -24,6 +26,7 @@ class SourceItem(NamedTuple):
         size_bytes: size of the file.
         position: where the source finds it (a tar: offset of its bytes); -1 where the name says it.
         problem: why it cannot be packed, known from listing alone; None otherwise.
+        reason: which of the enumeration a problem is.
     """
 
     name: str
@@ -32,6 +35,12 @@ class SourceItem(NamedTuple):
     size_bytes: int
     position: int = -1
     problem: str | None = None
+    reason: Reason = Reason.UNREADABLE
+
+
+def is_hidden(item: SourceItem) -> bool:
+    """Tell whether an item is one that programs keep for themselves, and nobody meant."""
+    return item.problem is not None and item.reason is Reason.HIDDEN
 
 
 class ImageSource(Protocol):
@@ -99,12 +108,22 @@ class ColumnSource(Protocol):
     has_labels: bool
 
 
-class BadImage(Exception):
-    """An input that is not packed; the text is its reason in the quarantine."""
-
-
 class UnreadableItem(Exception):
-    """One item that cannot be read while its source is in order; the text is the reason."""
+    """One item that cannot be read while its source is in order.
+
+    Attributes:
+        reason: which of the enumeration.
+    """
+
+    def __init__(self, text: str, reason: Reason = Reason.UNREADABLE) -> None:
+        """Say why.
+
+        Args:
+            text: for people, as it stands in the quarantine.
+            reason: which of the enumeration.
+        """
+        super().__init__(text)
+        self.reason = reason
 
 
 def check_size(source: str, item: SourceItem, num_bytes: int) -> None:

@@ -12,11 +12,18 @@ from collections import Counter
 from collections.abc import Sequence
 
 IMAGE_SUFFIXES = frozenset(
-    "jpg jpeg jpe jfif png bmp gif webp tif tiff ppm pgm pbm pnm jp2 j2k avif".split()  # noqa: SIM905
+    "jpg jpeg jpe jfif png apng bmp dib gif webp tif tiff ppm pgm pbm pnm pfm jp2 j2k jpx avif heic heif hif "  # noqa: SIM905
+    "jxl ico pcx sgi dds qoi mpo".split()
 )
-IN_HIDDEN_FOLDER = "in a hidden folder"
-RESOURCE_FORK = "a resource fork of macOS, no image"
-UNWANTED = (IN_HIDDEN_FOLDER, RESOURCE_FORK)
+# Files that lie beside images and are none by their nature: notes, tables, what systems leave behind.
+_NO_IMAGE_SUFFIXES = frozenset(
+    "txt md rst csv tsv json jsonl ndjson xml yaml yml toml ini cfg conf log html htm css js py pyc ipynb sh "  # noqa: SIM905
+    "bat md5 sha1 sha256 url lnk doc docx xls xlsx tex bib".split()
+)
+_NO_IMAGE_NAMES = frozenset(
+    "thumbs.db ehthumbs.db desktop.ini .ds_store .localized .directory .gitignore .gitkeep .gitattributes "  # noqa: SIM905
+    ".keep .nomedia icon\r readme license licence copying notice changelog authors makefile".split(" ")
+)
 _HIDDEN_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_\-/]*")
 
@@ -27,6 +34,15 @@ def is_image_name(name: str) -> bool:
     return bool(dot) and (suffix in IMAGE_SUFFIXES or suffix.lower() in IMAGE_SUFFIXES)
 
 
+def is_no_image_name(name: str) -> bool:
+    """Tell whether a file is no image by its name: notes, tables, what macOS and Windows leave in folders."""
+    file = name.rpartition("/")[2].lower()
+    if file in _NO_IMAGE_NAMES or file.startswith("._"):
+        return True
+    _, dot, suffix = file.rpartition(".")
+    return bool(dot) and suffix in _NO_IMAGE_SUFFIXES
+
+
 def is_hidden_folder(name: str) -> bool:
     """Tell whether a folder holds what programs keep for themselves: thumbnails, checkpoints, versions."""
     # A folder that is called by a suffix alone, ".jpg", is odd, but no program's.
@@ -35,13 +51,16 @@ def is_hidden_folder(name: str) -> bool:
 
 
 def unwanted(name: str) -> str | None:
-    """Return why a file of a tree is no input that anybody meant, by its path; None for all others."""
+    """Return why a file of a tree is no input that anybody meant, by its path; None for all others.
+
+    Such files are `Reason.HIDDEN`; those of them that are no images by their names are skipped.
+    """
     if "/." not in name and name[:1] != "." and not any(mark in name for mark in _HIDDEN_FOLDERS):
         return None  # nearly all names
     *folders, file = name.split("/")
     if any(map(is_hidden_folder, folders)):
-        return IN_HIDDEN_FOLDER
-    return RESOURCE_FORK if file.startswith("._") else None
+        return "in a hidden folder"
+    return "a resource fork of macOS, no image" if file.startswith("._") else None
 
 
 def folder_key(folder: str) -> str:

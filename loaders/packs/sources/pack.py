@@ -11,7 +11,8 @@ from loaders.packs.checksum import content_hash
 from loaders.packs.image import Action, ImagePolicy, PreparedImage
 from loaders.packs.multi_labels import MultiLabels
 from loaders.packs.pack import open_pack
-from loaders.packs.quarantine import quarantined
+from loaders.packs.quarantine import quarantined, warned
+from loaders.packs.reasons import Reason
 from loaders.packs.sources.item import SourceItem, UnreadableItem
 
 PACK_PREFIX = "pack:"
@@ -43,6 +44,7 @@ class PackSource:
         if self._pack.is_multi_label != multi_label:
             has, remedy = ("several", "give") if self._pack.is_multi_label else ("one", "leave out")
             raise UserError(f"{folder} has {has} labels an image: {remedy} --multi-label")
+        self._messages = {entry["key"]: tuple(entry["messages"]) for entry in warned(Path(self._pack.path))}
 
     def items(self) -> Iterator[SourceItem]:
         """Yield the rows of the split in their order, then what was quarantined."""
@@ -56,7 +58,8 @@ class PackSource:
         for entry in quarantined(Path(pack.path)):
             if entry["split"] == self._split.name:
                 key = entry["key"].removeprefix(prefix)
-                yield SourceItem(entry["name"], key, None, 0, problem=entry["reason"])
+                name, reason = entry["name"], Reason(entry["code"])
+                yield SourceItem(name, key, None, 0, problem=entry["reason"], reason=reason)
 
     def _labels(self) -> Callable[[int], str | None]:
         """Return what gives the label of a row as a source does."""
@@ -87,7 +90,8 @@ class PackSource:
         unchanged = policy.geometry(height, width) == (height, width, height, width)
         if policy.quality is not None or not unchanged or is_raw != (policy.encoding == "raw"):
             return None
-        return PreparedImage(self._checked(row), height, width, Action(int(columns.action[row])), is_raw)
+        action, messages = Action(int(columns.action[row])), self._messages.get(self._pack.key(row), ())
+        return PreparedImage(self._checked(row), height, width, action, is_raw, messages)
 
     def _checked(self, row: int) -> bytes:
         data = self._pack.read(row)

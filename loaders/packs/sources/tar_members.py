@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loaders.errors import UserError
+from loaders.packs.reasons import Reason
 from loaders.packs.sources.tree import FileEntry
 
 BLOCK_BYTES = 512
@@ -62,7 +63,8 @@ def _walk_headers(path: Path, data: mmap.mmap) -> Iterator[FileEntry]:
                 size = 0
             elif kind in _WITHOUT_BYTES:
                 size, problem = 0, f"a {_WITHOUT_BYTES[kind]} in a tar: unpack it and pack the folder"
-                yield FileEntry(name.decode("utf-8", "surrogateescape"), first, size, problem)
+                text = name.decode("utf-8", "surrogateescape")
+                yield FileEntry(text, first, size, problem, Reason.NOT_A_FILE)
             else:
                 text = name.decode("utf-8", "surrogateescape")
                 yield FileEntry(text, first, size, f"a tar member of type {kind!r}")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from loaders.errors import UserError
 from loaders.packs.listing_lines import from_line, to_line
+from loaders.packs.reasons import Reason
 from loaders.packs.repeats import repeated_rows
 from loaders.packs.sources.item import SourceItem
 from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_key, unwanted
@@ -26,12 +27,13 @@ _SHOWN_FOLDERS = 4
 
 
 class FileEntry(NamedTuple):
-    """A file as an archive lists it: its path, where its bytes are, and why it cannot be read, if so."""
+    """A file as an archive lists it: its path, where its bytes are, and why it cannot be packed, if so."""
 
     name: str
     offset: int
     size_bytes: int
     problem: str | None = None
+    reason: Reason = Reason.UNREADABLE
 
 
 class TreeListing:
@@ -77,7 +79,11 @@ class TreeListing:
         for _, number, entry in sorted(self._buffer):
             run.write(
                 b"%d\t" % number
-                + to_line(SourceItem(entry.name, "", None, entry.size_bytes, entry.offset, entry.problem))
+                + to_line(
+                    SourceItem(
+                        entry.name, "", None, entry.size_bytes, entry.offset, entry.problem, entry.reason
+                    )
+                )
             )
         self._runs.append(run)
         self._buffer = []
@@ -90,7 +96,7 @@ class TreeListing:
             for line in run:
                 number, _, rest = line.partition(b"\t")
                 item = from_line(rest)
-                entry = FileEntry(item.name, item.position, item.size_bytes, item.problem)
+                entry = FileEntry(item.name, item.position, item.size_bytes, item.problem, item.reason)
                 yield entry.name.replace("/", "\0"), int(number), entry
 
         self._buffer.sort()
@@ -136,14 +142,14 @@ class TreeListing:
     def _same_name(name: str, key: str, entries: list[FileEntry]) -> Iterator[SourceItem]:
         """Yield the members of one name: the last one counts, as it would after unpacking."""
         if reason := unwanted(name):
-            entries = [entry._replace(problem=reason) for entry in entries]
+            entries = [entry._replace(problem=reason, reason=Reason.HIDDEN) for entry in entries]
         label = None if unwanted(name) else name.rpartition("/")[0].rpartition("/")[2] or None
         problem = "a later member of the archive has the same name"
         for number, entry in enumerate(entries[:-1]):
             own = f"{key}%2Frepeat{number}"
-            yield SourceItem(name, own, label, entry.size_bytes, entry.offset, problem)
+            yield SourceItem(name, own, label, entry.size_bytes, entry.offset, problem, Reason.DUPLICATE)
         last = entries[-1]
-        yield SourceItem(name, key, label, last.size_bytes, last.offset, last.problem)
+        yield SourceItem(name, key, label, last.size_bytes, last.offset, last.problem, last.reason)
 
     def _ambiguous_stems(self, prefix: str, file: IO[bytes]) -> NDArray[np.int64] | None:
         """Return which files below the root share their path without suffix with another; None for no file.
@@ -178,7 +184,7 @@ class TreeListing:
 def _refused(entry: FileEntry) -> SourceItem:
     """Return the item of a member beside the root, which is there only because nobody meant it."""
     key = _key(entry.name, True)
-    return SourceItem(entry.name, key, None, 0, entry.offset, unwanted(entry.name))
+    return SourceItem(entry.name, key, None, 0, entry.offset, unwanted(entry.name), Reason.HIDDEN)
 
 
 def _contains(sorted_rows: NDArray[np.int64], row: int) -> bool:

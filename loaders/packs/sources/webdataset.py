@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.json_text import parse_json
+from loaders.packs.reasons import Reason
 from loaders.packs.sources.bytes_at import open_file, read_at
 from loaders.packs.sources.columns import LABEL_COLUMNS, ColumnOptions, find_column, unused_labels
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
@@ -63,12 +64,13 @@ class WebDatasetSource:
         key = folder_key(stem).replace(".", "%2E") if "." in stem else folder_key(stem)
         if not images:
             problem = f"a sample without an image: {', '.join(_split_name(m.name)[1] for m in members)}"
-            yield SourceItem(f"{shard}/{members[0].name}", key, None, 0, problem=problem)
+            name = f"{shard}/{members[0].name}"
+            yield SourceItem(name, key, None, 0, problem=problem, reason=Reason.NO_IMAGE)
         for number, m in enumerate(images):
             # A sample with several images becomes several rows: none may vanish without a word.
             own = key if len(images) == 1 else f"{key}%2F{number}"
-            reason = m.problem or no_label
-            yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.offset, reason)
+            why = (m.problem, m.reason) if m.problem else (no_label, Reason.UNREADABLE)
+            yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.offset, *why)
 
     def _label(self, shard: str, members: list[FileEntry]) -> str | None:
         texts = {_split_name(m.name)[1].lower(): m for m in members if m.size_bytes <= _MAX_LABEL_BYTES}
@@ -130,7 +132,8 @@ def _wanted(shard: str, members: Iterator[FileEntry], refused: list[SourceItem])
     for m in members:
         if reason := unwanted(m.name):
             key = folder_key(m.name).replace(".", "%2E")
-            refused.append(SourceItem(f"{shard}/{m.name}", key, None, 0, problem=reason))
+            name = f"{shard}/{m.name}"
+            refused.append(SourceItem(name, key, None, 0, problem=reason, reason=Reason.HIDDEN))
         else:
             yield m
 

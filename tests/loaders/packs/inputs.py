@@ -59,7 +59,7 @@ def class_tree(num_classes: int = 3, per_class: int = 5, seed: int = 0) -> dict[
 
 
 def pack(out: Path, *splits: str, **options) -> Pack:
-    names = ("max_side", "quality", "short_side", "crop_square", "encoding", "max_pixels")
+    names = ("max_side", "quality", "short_side", "crop_square", "encoding", "max_pixels", "damaged")
     policy = ImagePolicy(**{name: options.pop(name) for name in names if name in options})
     options.setdefault("workers", 1)
     pack_dataset(PackOptions(parse_splits(splits), out, policy=policy, **options))

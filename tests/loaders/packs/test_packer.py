@@ -110,16 +110,22 @@ def test_max_side_shrinks_only_what_is_larger(tmp_path: Path) -> None:
 
 def test_every_input_is_in_one_place(tmp_path: Path) -> None:
     files = class_tree()
-    bad = {"c0/cut.jpg": jpeg(1)[:-40], "c0/empty.jpg": b"", "c1/notes.txt": b"hello", "README": b"words"}
-    write_tree(tmp_path / "in", files | bad)
+    bad = {"c0/cut.jpg": jpeg(1)[:-40], "c0/empty.jpg": b"", "c1/notes": b"hello"}
+    beside = {
+        "README": b"words",
+        ".DS_Store": b"\0\0\0\1Bud1",
+        "c1/list.csv": b"a,b\n",
+        "c1/._1.jpg": b"\0\5",
+    }
+    write_tree(tmp_path / "in", files | bad | beside)
     result = pack(tmp_path / "p", f"train={tmp_path / 'in'}", shard_size_mb=0.01)
     entries = [json.loads(line) for line in (tmp_path / "p" / "quarantine.jsonl").read_text().splitlines()]
-    assert {entry["name"]: entry["reason"] for entry in entries} == {
-        "README": "not an image",
-        "c0/cut.jpg": "truncated: Premature end of JPEG file",
-        "c0/empty.jpg": "an empty file",
-        "c1/notes.txt": "not an image",
+    assert {entry["name"]: (entry["code"], entry["reason"]) for entry in entries} == {
+        "c0/cut.jpg": ("truncated", "truncated: Premature end of JPEG file"),
+        "c0/empty.jpg": ("empty", "an empty file"),
+        "c1/notes": ("not_an_image", "not an image"),
     }
+    assert result.manifest.splits[0].num_skipped == len(beside)
     assert result.manifest.num_inputs == len(files) + len(bad)
     assert result.manifest.num_quarantined == len(bad)
     assert len(result) == len(files)
