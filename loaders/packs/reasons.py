@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Reason(str, Enum):
+class Reason(StrEnum):
     """Why an input stands in the quarantine; its value is the field `code` of the entry."""
 
     EMPTY = "empty"  # a file or a cell without a byte
