@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import tyro
 from rich.console import Console
 
@@ -133,7 +134,18 @@ def run(config: Config, console: Console) -> int:
 
 
 def check_labels(config: Config, pack: Pack) -> None:
-    """Say which classes have fewer labels than the comparison uses, before any work; refuse having none."""
+    """Say which classes have fewer labels than the comparison uses, before any work.
+
+    Raises:
+        UserError: more labels than any class has, so that the column would be one of all labels; or none.
+    """
+    known = pack.split("train").labels()
+    largest = int(np.bincount(known[known >= 0], minlength=1).max())
+    if max(config.counts) > largest:
+        raise UserError(
+            f"labels per class: expected at most {largest}, as many as the largest class has, found "
+            f"{max(config.counts)}; lower --labels-per-class"
+        )
     of_calibration = -(-BATCH_SIZE // max(1, len(pack.classes)))
     beside = config.probe_labels_per_class if config.family == "selfsup" else of_calibration
     few_labels(pack.split("train"), max(*config.counts, beside), seed=0)

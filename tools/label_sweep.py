@@ -249,6 +249,8 @@ def leaks_of(config: Config) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for job in plan(config):
         folder = config.out / job.folder
+        if not folder.is_dir():  # not run yet
+            continue
         described = read_results(folder)[1] if job.method.recipe == TRANSFER else read_run(folder)["config"]
         found |= dict.fromkeys(described.get("leaks", ()))
     return tuple(found)

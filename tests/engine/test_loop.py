@@ -21,7 +21,7 @@ from engine.loop import LoopConfig
 from engine.metrics import NonFiniteLossError, read_metrics
 from engine.networks import load_backbone
 from engine.recipe import StepOutput
-from engine.run_config import describe_training
+from engine.run import describe_training
 from engine.stop import EXIT_STOPPED
 from loaders.batch import Batch
 from loaders.errors import UserError

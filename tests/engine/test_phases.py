@@ -26,8 +26,9 @@ def test_shared_loaders_are_closed_however_a_command_ends(tmp_path: Path) -> Non
         epochs=1,
         batch_size=8,
         trackers=(),
+        test_split="",
     )
-    loader, command = Opened(), Phases("rounds", config, 3, "a pack")
+    loader, command = Opened(), Phases("rounds", config, "abc", "a pack")
     assert command.keep(loader) is loader
     assert command.keep(None) is None
     with pytest.raises(KeyError), command:

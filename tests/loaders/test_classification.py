@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from loaders import LoaderOptions
 from loaders.classification import build_labeled_loader, fit_to_ranks
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
@@ -39,9 +40,8 @@ def test_more_ranks_than_labels_share_them(photo_pack: Pack) -> None:
     seen = []
     for rank in range(4):
         views = (presets.weak(16),)
-        with build_labeled_loader(
-            photo_pack, labels, views, 16, rank=rank, num_ranks=4, num_threads=1
-        ) as loader:
+        options = LoaderOptions(rank=rank, num_ranks=4, num_threads=1)
+        with build_labeled_loader(photo_pack, labels, views, 16, options) as loader:
             (batch,) = loader.epoch(0)
             assert batch.labels is not None
             seen += list(zip(batch.index.tolist(), batch.labels.tolist(), strict=True))

@@ -107,7 +107,7 @@ def test_an_oracle_that_does_not_know_is_found_before_the_predictions(
     few = few_labels(digits_pack.split("train"), 50, 0).row
     label = known.dense(len(digits_pack))[few]
     pack.__dict__["labels"] = LabelTable.of(few, label, known.num_classes)  # as if nobody knew the others
-    monkeypatch.setattr("recipes.active.open_pack", lambda path: pack)
+    monkeypatch.setattr("recipes.active.open_pack", lambda path, store: pack)
     monkeypatch.setattr("recipes.active.predict", lambda *args: pytest.fail("predicted"))
     with pytest.raises(UserError, match=r"oracle: row \d+ .* has no label in the pack; leave out --oracle"):
         run(replace(config, oracle=True))

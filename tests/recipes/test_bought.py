@@ -18,10 +18,12 @@ from engine.networks import build_backbone
 from engine.runs import read_run, save_backbone
 from engine.starts import find_start
 from loaders import LoaderOptions
+from loaders.classification import chosen_labels
 from loaders.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.class_names import write_class_names
 from loaders.packs.labels import LabelTable as Table
+from loaders.views.evaluation import EvaluationView
 from recipes import active, fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised, transfer
 from recipes.active import Config
 from tests.engine.test_active import farthest_first
@@ -96,7 +98,7 @@ def test_k_centre_spreads_over_the_features_of_any_start(
     assert len(first.row) == 8
     assert set(first.guess.tolist()) == {-1}
     candidates = active.Candidates(config, bare)
-    with candidates.loader(candidates.open, 16) as loader:
+    with candidates.loader(candidates.open, EvaluationView.usual(16)) as loader:
         found = extract_features(find_start(start).load(), loader, "cpu", tmp_path)
     h = found.h.numpy()[found.index.argsort().numpy()]
     place = int(active.random_choice(24, 1, config.seed)[0])
@@ -175,7 +177,7 @@ def test_a_few_of_a_table_and_transfer_from_it(start: Path, tmp_path: Path) -> N
     config = supervised.Config(
         pack=packed.path, out=tmp_path / "run", **(FEW | few | {"labels_per_class": 2})
     )
-    chosen = supervised.chosen_labels(packed, config)
+    chosen = chosen_labels(packed, config)
     assert np.bincount(chosen.label).tolist() == [2, 2]
     assert set(chosen.source) == {"human"}
     tuned = transfer.Config(

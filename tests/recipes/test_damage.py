@@ -14,8 +14,8 @@ import torch
 import tyro
 
 from engine.bad_rows import describe_bad_rows, read_bad_rows
-from engine.classifier_recipe import print_classifier
 from engine.metrics import read_metrics
+from engine.run import print_summary
 from loaders import LoaderOptions
 from loaders.errors import LoaderError
 from loaders.packs import Pack, open_pack
@@ -53,7 +53,7 @@ def test_damaged_images_of_training_and_test_are_reported(
     assert sorted(read_bad_rows(config.out)) == sorted((trained, tested))
     assert all("CRC-32" in reason for reason in read_bad_rows(config.out).values())
     assert read_metrics(config.out / "metrics.jsonl")[-1]["num_bad_rows"] == 1
-    print_classifier("supervised", summary)
+    print_summary("supervised", summary)
     assert f"2 bad rows in {config.out / 'bad_rows.jsonl'} -> " in capsys.readouterr().out
     strict = replace(
         config, out=tmp_path / "strict", loader=LoaderOptions(verify=True, bad_images="raise", num_threads=1)

@@ -50,6 +50,7 @@ def test_one_view_gives_the_accuracy_of_the_training(config: Config, trained: Pa
 def test_from_128_pixels_on_too(config: Config, few_digits: Path, tmp_path: Path) -> None:
     """Where the run measures a crop of 0.875: evaluation and run disagree as soon as one shows all."""
     few = FEW | {"resolution": 128, "batch_size": 8, "max_steps": 3, "test_split": "train"}
+    few |= {"allow_leak": True}
     pack = open_pack(few_digits)
     run = supervised.run(supervised.Config(pack=few_digits, out=tmp_path / "run", **few))
     found = read_description(run.out / "classifier.safetensors")
@@ -59,7 +60,7 @@ def test_from_128_pixels_on_too(config: Config, few_digits: Path, tmp_path: Path
     assert read_description(run.out / "backbone.safetensors").view == found.view
     views = make_views(replace(config, sizes=(128, 96), flips=True), found.view)
     assert [view.geometry for view in views.values()] == [CenterCrop(0.875)] * 4
-    asked = replace(config, run=run.out, pack=few_digits, split="train")
+    asked = replace(config, run=run.out, pack=few_digits, split="train", allow_leak=True)
     evaluated, report = evaluate(asked)
     assert report is not None
     assert run.accuracy is not None

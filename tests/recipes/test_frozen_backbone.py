@@ -43,7 +43,7 @@ class Noisy(nn.Module):
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, digits_pack: Pack, tmp_path: Path) -> supervised.Config:
     """The configuration of a run that left such a network."""
-    monkeypatch.setattr("engine.classifier.build_backbone", lambda name, resolution: Noisy())
+    monkeypatch.setattr("engine.classifier.build_backbone", lambda *args, **options: Noisy())
     monkeypatch.setattr(Noisy, "modes", [])
     options = FEW | {"epochs": 1, "min_crop": 0.6}
     config = supervised.Config(pack=digits_pack.path, out=tmp_path / "start", **options)
@@ -67,19 +67,19 @@ def paired(num_views: int) -> PairedBatch:
 
 def supervised_case(**options: Any) -> tuple[Recipe, Any]:
     config = supervised.Config(**options, ema_decay=0.9)
-    return supervised.Supervised(config, 3), labelled(torch.randn(6, 3, 16, 16))
+    return supervised.Supervised(config, "abc"), labelled(torch.randn(6, 3, 16, 16))
 
 
 def mean_teacher_case(**options: Any) -> tuple[Recipe, Any]:
-    return mean_teacher.MeanTeacher(mean_teacher.Config(**options), 3), paired(2)
+    return mean_teacher.MeanTeacher(mean_teacher.Config(**options), "abc"), paired(2)
 
 
 def fixmatch_case(**options: Any) -> tuple[Recipe, Any]:
-    return fixmatch.FixMatch(fixmatch.Config(**options, threshold=0.0), 3), paired(1)
+    return fixmatch.FixMatch(fixmatch.Config(**options, threshold=0.0), "abc"), paired(1)
 
 
 def pseudo_label_case(**options: Any) -> tuple[Recipe, Any]:
-    return pseudo_label.Classical(pseudo_label.Config(**options, threshold=0.0), 3), paired(1)
+    return pseudo_label.Classical(pseudo_label.Config(**options, threshold=0.0), "abc"), paired(1)
 
 
 def transfer_case(tuning: FineTuning, frozen: bool) -> Callable[..., tuple[Recipe, Any]]:

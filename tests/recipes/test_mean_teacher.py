@@ -79,19 +79,19 @@ def test_the_weight_ramps_up_and_the_gradient_is_the_students(config: Config) ->
 def test_the_class_loss_is_a_share_of_all_images_and_all_parameters_decay(config: Config) -> None:
     """The published codes' balance: 2 of 6 images have labels."""
     seed_everything(0)
-    recipe = MeanTeacher(config, 3).train()
+    recipe = MeanTeacher(config, "abc").train()
     x = torch.randn(6, 3, 16, 16)
     found = recipe.training_step(pair((x, x.clone())), 0).metrics["supervised"]
     expected = F.cross_entropy(recipe.classifier(x)[:2], torch.tensor([0, 1])) * 2 / 6
     assert float(found) == pytest.approx(float(expected.detach()), rel=1e-5)
-    groups = MeanTeacher(replace(config, weight_decay=2e-4), 3).make_optimizer().param_groups
+    groups = MeanTeacher(replace(config, weight_decay=2e-4), "abc").make_optimizer().param_groups
     assert {group["weight_decay"] for group in groups} == {2e-4}
     assert sum(len(group["params"]) for group in groups) == len(list(recipe.classifier.parameters()))
 
 
 def test_the_teacher_keeps_statistics_of_its_own_passes(config: Config) -> None:
     seed_everything(0)
-    recipe = MeanTeacher(config, 3).train()
+    recipe = MeanTeacher(config, "abc").train()
     student, teacher = (network.backbone.stem[1] for network in (recipe.classifier, recipe.average))
     x = torch.randn(6, 3, 16, 16)
     recipe.training_step(pair((x, 3.0 * x)), 0)

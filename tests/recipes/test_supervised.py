@@ -15,12 +15,11 @@ from engine.classifier import load_classifier
 from engine.classifier_recipe import read_accuracy
 from engine.distributed import seed_everything
 from engine.objectives.supervised import draw_share
+from loaders import build_loader
 from loaders.batch import Batch
-from loaders.classification import build_labeled_loader
 from loaders.epochs import EpochLoader
 from loaders.errors import UserError
 from loaders.packs import Pack
-from recipes import supervised
 from recipes.supervised import Config, Supervised, run
 from tests.floors import trainings
 from tests.floors.data import Data
@@ -38,18 +37,20 @@ def test_learns_the_digits_from_ten_labels_each(data: Data, tmp_path: Path) -> N
     check("supervised_digits", trainings.supervised_digits(data, tmp_path / "run", 0))
 
 
-def test_a_test_split_that_is_not_there_leaves_no_loader_open(
+def test_a_test_loader_that_cannot_be_opened_leaves_no_loader_open(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[EpochLoader] = []
 
     def build(*args: Any, **options: Any) -> EpochLoader:
-        opened.append(build_labeled_loader(*args, **options))
+        if opened:
+            raise UserError("no memory for another")
+        opened.append(build_loader(*args, **options))
         return opened[0]
 
-    monkeypatch.setattr(supervised, "build_labeled_loader", build)
-    with pytest.raises(UserError, match="has no split 'nowhere'"):
-        run(replace(config, test_split="nowhere"))
+    monkeypatch.setattr("loaders.classification.build_loader", build)
+    with pytest.raises(UserError, match="no memory for another"):
+        run(config)
     with pytest.raises(RuntimeError, match="this loader is closed"):
         opened[0].epoch(0)
 
@@ -131,5 +132,3 @@ def test_mistakes(config: Config, tmp_path: Path) -> None:
         replace(config, freeze_backbone=True)
     with pytest.raises(UserError, match="keep_head: expected --init"):
         run(replace(config, keep_head=True))
-    with pytest.raises(UserError, match="at least 999 images of each class"):
-        run(replace(config, labels_per_class=999))

@@ -221,7 +221,7 @@ def test_a_session_that_cannot_be_opened_leaves_no_loader_open(
 
     monkeypatch.setattr(transfer_recipe, "build_loader", build)
     with pytest.raises(UserError, match="no memory for another"):
-        Session(replace(config, validation_split="unlabeled"), make_accelerator("no"))
+        Session(replace(config, validation_split="unlabeled", allow_leak=True), make_accelerator("no"))
     with pytest.raises(RuntimeError, match="this loader is closed"):
         opened[0].epoch(0)
 

@@ -184,7 +184,7 @@ def test_what_is_not_installed_is_missing_and_named_with_its_remedy(images: Path
     [
         ((), "one of --pack and --images"),
         (("--images", "nowhere"), "expected a folder"),
-        (("--pack", "nowhere"), "no pack at nowhere"),
+        (("--pack", "nowhere"), "nowhere: make one with"),
         (("--images", "tests", "--runs", "0"), "runs: expected more than 0, found 0"),
         (("--images", "tests", "--cache", "build/bench"), "expected JPEG files, found none"),
     ],

@@ -43,7 +43,7 @@ def list_text(names: list[str]) -> str:
 
 def names_of(text: str) -> list[str]:
     """Return the names in a label that `list_text` wrote."""
-    return [str(name) for name in json.loads(text)]
+    return [str(name) for name in parse_json(text)]
 
 
 def label_list(text: str) -> list[Any]:

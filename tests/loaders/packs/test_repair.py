@@ -149,7 +149,9 @@ def test_every_reader_reads_what_is_packed(
     assert f"repaired: {len(files) - 3}" in page
     assert "few%20bytes%20before" in page
     square = ViewPolicy("square", 8, CenterCrop(1.0))
-    with build_loader(packed.split("train"), (square,), 4, options=LoaderOptions(seed=0, num_threads=1), mode="eval") as loader:
+    with build_loader(
+        packed.split("train"), (square,), 4, options=LoaderOptions(seed=0, num_threads=1), mode="eval"
+    ) as loader:
         assert sum(int(batch.valid.sum()) for batch in loader.epoch(0)) == len(files)
         assert loader.bad_rows == {}
 
