@@ -157,7 +157,7 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelS
                     item = item._replace(label=text)
                 lines.append(to_line(item))
             file.write(b"".join(lines))
-            # Python's own hashes differ from run to run, which matters to none of what is done with them.
+            # Python's hashes differ from run to run. Here they are only compared within one run.
             hash_file.write(array("q", [hash(item.key) for item in block]).tobytes())
             num_items += len(block)
         file.flush()
