@@ -13,7 +13,10 @@ import pytest
 import tyro
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "recipes/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 SCRIPTS = [
     path
     for folder in ("recipes", "tools")
@@ -83,9 +86,10 @@ def test_what_a_page_points_to_exists(page: Path) -> None:
         assert not target or (page.parent / target).exists(), target
     for name in re.findall(r"`((?:tests|tools|docs|recipes|loaders|engine)/[\w/.-]+\.\w+)`", text):
         assert (ROOT / name).exists() or (ROOT / "tests" / name).exists(), name
-    headings = {
-        re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-")
-        for h in re.findall(r"^#+ (.*)", text, re.M)
-    }
-    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
-        assert anchor in headings, anchor
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", text):
+        linked = (page.parent / target).read_text() if target else text
+        headings = {
+            re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-")
+            for h in re.findall(r"^#+ (.*)", linked, re.M)
+        }
+        assert anchor in headings, f"{target}#{anchor}"

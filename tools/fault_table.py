@@ -1,4 +1,4 @@
-"""Write the table of faults into README.md and docs/guarantees.md from the records of the fault tests.
+"""Write the table of faults into docs/guarantees.md from the records of the fault tests.
 
 Example:
     SLUICE_FAULT_RECORDS=docs/records/faults.jsonl python -m pytest tests/faults -m "not short"
@@ -28,8 +28,8 @@ class Config:
 
     records: Annotated[Path, tyro.conf.Positional]
     """File that SLUICE_FAULT_RECORDS named."""
-    pages: tuple[Path, ...] = (_ROOT / "README.md", _ROOT / "docs" / "guarantees.md")
-    """Pages with the two marks between which the table stands."""
+    page: Path = _ROOT / "docs" / "guarantees.md"
+    """Page with the two marks between which the table stands."""
 
 
 @dataclass
@@ -89,11 +89,10 @@ def put_table(page: Path, table: str) -> None:
 
 
 def main() -> None:
-    """Replace the table in the pages."""
+    """Replace the table in the page."""
     config = tyro.cli(Config, description=__doc__)
     table = as_table(read_rows(config.records))
-    for page in config.pages:
-        put_table(page, table)
+    put_table(config.page, table)
     print(table)
 
 

@@ -173,7 +173,7 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelS
                 lines.append(to_line(item))
                 hashed.append(hash(item.key))
             file.write(b"".join(lines))
-            # Python's own hashes differ from run to run, which matters to none of what is done with them.
+            # Python's hashes differ from run to run. Here they are only compared within one run.
             hash_file.write(array("q", hashed).tobytes())
             num_items += len(lines)
         file.flush()
