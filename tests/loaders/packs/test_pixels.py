@@ -1,6 +1,5 @@
 """Every format keeps its pixels: upright once, on white, by one scale, or refused by name."""
 
-import io
 import json
 import struct
 import zlib
@@ -8,16 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
+from PIL import Image, PngImagePlugin
 
 from loaders.packs import packer
 from loaders.packs.image import Action, ImagePolicy, prepare_image
 from loaders.packs.odd_formats import FORMATS
 from loaders.packs.reasons import BadImage, Reason
+from tests.corpus.build import (
+    NAMED,
+    PICTURE,
+    chunk,
+    exif,
+    ftyp,
+    has,
+    pillow,
+    planar_tiff,
+    png,
+    tiff,
+    transparent,
+    xmp,
+)
 from tests.loaders.packs.inputs import encoded, pack, pixels, write_tree
 
 RAW = ImagePolicy(encoding="raw")
-PICTURE = Image.fromarray(pixels(3, 48, 80))
 ORIENTATIONS = range(1, 9)
 # Files from other projects' reports, where the checkout has such a folder in it or beside it.
 ODD = [file for up in (3, 4) for file in Path(__file__).parents[up].glob("shared/data/odd/*")]
@@ -26,39 +38,6 @@ ODD = [file for up in (3, 4) for file in Path(__file__).parents[up].glob("shared
 def packed(data: bytes) -> np.ndarray:
     image = prepare_image(data, RAW)
     return np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
-
-
-def pillow(data: bytes) -> np.ndarray:
-    """Pillow's upright RGB on white, of an 8-bit mode."""
-    with Image.open(io.BytesIO(data)) as image:
-        image.load()
-        turned = ImageOps.exif_transpose(image)
-    rgba = turned.convert("RGBA")
-    return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
-
-
-def exif(orientation: int) -> bytes:
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    return tags.tobytes()
-
-
-def xmp(orientation: int) -> bytes:
-    return b'<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>' % orientation
-
-
-def has(kind: str) -> bool:
-    try:
-        if kind == "HEIF":
-            import pillow_heif
-
-            pillow_heif.register_heif_opener()
-        elif kind == "JXL":
-            import pillow_jxl  # noqa: F401
-    except ImportError:
-        return False
-    Image.init()
-    return kind in Image.SAVE
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
@@ -113,48 +92,6 @@ def test_an_exif_orientation_of_another_type_counts() -> None:
     assert prepare_image(encoded(PICTURE, "JPEG", exif=b"Exif\0\0" + tiff), RAW).height == 80
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png(values: np.ndarray, depth: int, colour: int, trns: bytes = b"") -> bytes:
-    """A PNG of 8 or 16 bits; gray [H, W] or RGB [H, W, 3]."""
-    rows = values.astype(">u2" if depth == 16 else np.uint8)
-    body = b"".join(b"\0" + row.tobytes() for row in rows)
-    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], depth, colour, 0, 0, 0)
-    between = chunk(b"tRNS", trns) if trns else b""
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + between
-        + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
-    )  # fmt: skip
-
-
-def transparent() -> dict[str, bytes]:
-    """A picture with a transparent half in every way that a format has for it."""
-    rgba = PICTURE.convert("RGBA")
-    rgba.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, 80).astype(np.uint8), (48, 1))))
-    palette = PICTURE.quantize(16)
-    gray = np.asarray(PICTURE.convert("L")).copy()
-    gray[:, :40] = 7
-    rgb = np.asarray(PICTURE).copy()
-    rgb[:, :40] = (1, 2, 3)
-    return {
-        "png rgba": encoded(rgba, "PNG"),
-        "png la": encoded(rgba.convert("LA"), "PNG"),
-        "png palette with one": encoded(palette, "PNG", transparency=3),
-        "png palette with many": encoded(palette, "PNG", transparency=bytes(range(0, 160, 10))),
-        "png gray key": png(gray, 8, 0, struct.pack(">H", 7)),
-        "png rgb key": png(rgb, 8, 2, struct.pack(">HHH", 1, 2, 3)),
-        "webp": encoded(rgba, "WEBP", lossless=True),
-        "gif": encoded(palette, "GIF", transparency=3),
-        "tiff": encoded(rgba, "TIFF"),
-        "tiff lzw": encoded(rgba, "TIFF", compression="tiff_lzw"),
-        "jpeg 2000": encoded(rgba, "JPEG2000"),
-        "ico": encoded(rgba, "ICO", sizes=[(48, 48)]),
-        "qoi": encoded(rgba, "QOI"),
-    }
-
-
 @pytest.mark.parametrize("way", transparent())
 def test_transparent_parts_are_white(way: str) -> None:
     data = transparent()[way]
@@ -187,17 +124,6 @@ def test_16_bit_gray_has_one_scale(top: int) -> None:
     ):
         got = packed(data)
         assert (int(got[1, 1, 0]), int(got[0, 0, 0])) == (1, round(top / 257))
-
-
-def tiff(samples: np.ndarray, tags: dict[int, int], order: str = "<") -> bytes:
-    """An uncompressed TIFF of one strip; samples [H, W] of any dtype."""
-    height, width = samples.shape[:2]
-    body = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
-    known = {256: width, 257: height, 258: samples.itemsize * 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
-    entries = sorted({**known, 279: len(body), **tags}.items())
-    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8 + len(body))
-    fields = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in entries)
-    return head + body + struct.pack(order + "H", len(entries)) + fields + bytes(4)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -247,21 +173,7 @@ def test_the_modes_of_tiff(mode: str) -> None:
 
 
 def test_planes_one_behind_the_other() -> None:
-    tags = TiffImagePlugin.ImageFileDirectory_v2()
-    planes = np.moveaxis(pixels(3, 16, 24), -1, 0)
-    body = planes.tobytes()
-    entries = {256: 24, 257: 16, 259: 1, 262: 2, 277: 3, 278: 16, 284: 2}
-    fields = [(t, 4, 1, struct.pack("<I", v)) for t, v in entries.items()]
-    extra = 8 + len(body)
-    fields.append((258, 3, 3, struct.pack("<I", extra)))
-    fields.append((273, 4, 3, struct.pack("<I", extra + 8)))
-    fields.append((279, 4, 3, struct.pack("<I", extra + 20)))
-    data = struct.pack("<2sHI", b"II", 42, extra + 32) + body + struct.pack("<HHHH", 8, 8, 8, 0)
-    data += struct.pack("<III", 8, 8 + 384, 8 + 768) + struct.pack("<III", 384, 384, 384)
-    data += struct.pack("<H", len(fields))
-    data += b"".join(struct.pack("<HHI", *field[:3]) + field[3] for field in sorted(fields)) + bytes(4)
-    assert len(tags) == 0
-    assert np.array_equal(packed(data), pixels(3, 16, 24))
+    assert np.array_equal(packed(planar_tiff(pixels(3, 16, 24))), pixels(3, 16, 24))
 
 
 def test_metadata_of_any_size_and_broken_metadata() -> None:
@@ -278,31 +190,11 @@ def test_metadata_of_any_size_and_broken_metadata() -> None:
         assert np.array_equal(packed(data), np.asarray(PICTURE))
 
 
-NAMED = {
-    b"8BPS\0\1" + bytes(30): "a Photoshop file, which is not read: convert it",
-    b"%PDF-1.7\n": "a PDF, which is not read: save its pages",
-    b"<svg xmlns='x'></svg>": "an SVG drawing",
-    b"\xef\xbb\xbf<?xml version='1.0'?>\n<svg/>": "an SVG drawing",
-    b"\0\0\0\x18ftypisom" + bytes(20): "a video, which is not read: save its frames",
-    b"\0\0\0\x18ftypcrx " + bytes(20): "a Canon raw photograph",
-    b"PK\x03\x04" + bytes(30): "a zip, which is not read: unpack it",
-    bytes(128) + b"DICM": "a DICOM file",
-    b"II*\0\x08\0\0\0\0\0": "a TIFF of unusual samples",
-    bytes(40) + b"TRUEVISION-XFILE.\0": "a Targa file",
-    b"\x93NUMPY\1\0": "a NumPy array",
-}
-
-
 @pytest.mark.parametrize("data", NAMED, ids=[text.split(",")[0] for text in NAMED.values()])
 def test_what_is_not_read_is_named(data: bytes) -> None:
     with pytest.raises(BadImage, match=NAMED[data]) as caught:
         prepare_image(data, ImagePolicy())
     assert caught.value.reason == Reason.UNSUPPORTED
-
-
-def ftyp(*brands: bytes) -> bytes:
-    box = b"ftyp" + brands[0] + bytes(4) + b"".join(brands)
-    return struct.pack(">I", 4 + len(box)) + box + bytes(400)
 
 
 @pytest.mark.parametrize(
