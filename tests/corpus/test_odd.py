@@ -16,7 +16,7 @@ import pytest
 import simplejpeg
 from rich.console import Console
 
-from loaders import build_loader
+from loaders import LoaderOptions, build_loader
 from loaders.packs import Pack
 from loaders.packs.audit import compare_with_source, decode_all
 from loaders.packs.image import Action
@@ -134,8 +134,8 @@ def test_checks_and_page_read_what_is_packed(packed: Packed) -> None:
 def views_of(packed: Packed, backend: str) -> dict[int, np.ndarray]:
     """Return what a loader makes of every row: uint8 [SIDE, SIDE, 3]."""
     square, found = ViewPolicy("square", SIDE, CenterCrop(1.0)), {}
-    options = {"mode": "eval", "num_threads": 1, "backend": backend}
-    with build_loader(packed.pack.split("train"), (square,), 16, 0, **options) as loader:
+    options = LoaderOptions(num_threads=1, backend=backend)
+    with build_loader(packed.pack.split("train"), (square,), 16, options=options, mode="eval") as loader:
         for batch in loader.epoch(0):
             images = np.rint(255 * batch.views[0].numpy().transpose(0, 2, 3, 1)).astype(np.uint8)
             kept = batch.valid.numpy()
