@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple, Protocol, TypeVar
 from weakref import WeakSet
 
@@ -59,24 +58,23 @@ class Pending(Protocol):
 
 
 class Crew:
-    """Threads that the streams of one loader share, and everything that ends with the loader."""
+    """Threads that the streams of one loader share, and everything that ends with the loader.
+
+    Attributes:
+        num_threads: of `threads`.
+        threads: which decode and render; they start when first needed.
+        fetching: threads that fetch shards, likewise.
+    """
 
     def __init__(self, options: LoaderOptions) -> None:
         """Start nothing yet."""
         self.num_threads = options.num_threads or available_cores()
+        # Made here and not when first needed: a late call from a library's thread must find it closed.
+        self.threads = WorkerPool(self.num_threads, "sluice-loader")
+        self.fetching = Fetching()
         self._timeout_s = options.timeout_s
         # Weakly, so that the renderer of a label table that was swapped goes with its last batch.
         self._renderers: WeakSet[Renderer] = WeakSet()
-
-    @cached_property
-    def threads(self) -> WorkerPool:
-        """Threads that decode and render."""
-        return WorkerPool(self.num_threads, "sluice-loader")
-
-    @cached_property
-    def fetching(self) -> Fetching:
-        """Threads that fetch shards."""
-        return Fetching()
 
     def keep(self, renderer: Renderer) -> None:
         """Close a renderer with the loader."""
@@ -84,15 +82,11 @@ class Crew:
 
     def close(self) -> None:
         """Stop everything; threads that hang are left behind after the time limit."""
-        started = self.__dict__
-        if "fetching" in started:  # first, so that no thread waits for a shard any more
-            self.fetching.stop()
+        self.fetching.stop()  # first, so that no thread waits for a shard any more
         for renderer in list(self._renderers):
             renderer.close(self._timeout_s)
-        if "threads" in started:
-            self.threads.close(self._timeout_s)
-        if "fetching" in started:
-            self.fetching.close(self._timeout_s)
+        self.threads.close(self._timeout_s)
+        self.fetching.close(self._timeout_s)
 
 
 @dataclass(frozen=True)
