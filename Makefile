@@ -37,7 +37,7 @@ test: lint  ## style, types and the tests
 
 test-slow: setup  ## the long forms of the tests
 	$(BIN)/python -m pytest -m slow --hypothesis-profile default
-	$(BIN)/python -m pytest tests/loaders tests/faults/test_fuzz.py --hypothesis-profile default
+	$(BIN)/python -m pytest tests/loaders tests/corpus tests/faults/test_fuzz.py --hypothesis-profile default
 
 measure-gpu: setup  ## tests and loader measurements on a GPU machine; IMAGES=folder of photographs
 	tools/measure_gpu.sh "$(IMAGES)" $(BIN)/python

@@ -29,7 +29,7 @@ from loaders.packs.verify import verify_pack
 from tests.corpus.layouts import LAYOUTS
 from tests.corpus.refused import REFUSED
 from tests.corpus.writers import CAT, DOG, LAST, OTHER, beside, class_label, parquet
-from tests.loaders.packs.inputs import pack, write_tree
+from tests.loaders.packs.inputs import pack, write_tar, write_tree
 from tools.pack_dataset import print_summary
 
 
@@ -81,6 +81,14 @@ def test_what_nobody_meant_is_in_the_quarantine_or_skipped(tmp_path: Path) -> No
     )
     # No images by their names: ._1.jpg in the folder; .DS_Store, ._1.jpg and ._pets in the archive.
     assert {split.name: split.num_skipped for split in packed.manifest.splits} == {"a": 1, "b": 3}
+
+
+def test_resource_forks_between_the_members_of_a_shard_are_skipped(tmp_path: Path) -> None:
+    """Each would be a sample of its own, without an image or with a broken one."""
+    write_tar(tmp_path / "in.tar", {"._1.jpg": b"\0\5", "1.jpg": CAT, "._1.cls": b"\0\5", "1.cls": b"0"})
+    packed = pack(tmp_path / "p", f"train=wds:{tmp_path / 'in.tar'}")
+    (split,) = packed.manifest.splits
+    assert (split.num_images, split.num_quarantined, split.num_skipped) == (1, 0, 2)
 
 
 @pytest.mark.parametrize("name", REFUSED)

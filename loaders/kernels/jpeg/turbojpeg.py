@@ -9,7 +9,21 @@ from __future__ import annotations
 import importlib.metadata
 import threading
 import weakref
-from ctypes import CDLL, PyDLL, Structure, c_char_p, c_int, c_size_t, c_void_p, memmove, memset
+from ctypes import (
+    CDLL,
+    Array,
+    PyDLL,
+    Structure,
+    addressof,
+    c_char,
+    c_char_p,
+    c_int,
+    c_size_t,
+    c_void_p,
+    memmove,
+    memset,
+)
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +81,7 @@ for _name, _arguments in (
     ("tj3SetScalingFactor", [c_void_p, ScalingFactor]),
 ):
     getattr(quick, _name).argtypes = _arguments
-_MAX_SIDE_EIGHTHS = 8192  # of the 65,535 pixels that a JPEG can have
+_ROOM_BYTES = 8192**2  # for gray of 65,535 pixels a side, the most that a JPEG can have, at 1/8 size
 
 
 class _State:
@@ -159,13 +173,16 @@ class Checker(Decompressor):
     The gray component alone is made, at 1/8 size, after all entropy-coded data was read.
     """
 
-    def __init__(self) -> None:
-        """Take memory for it: address space for the largest image, of which little is ever touched."""
+    def __init__(self, room: Array[c_char]) -> None:
+        """Take memory for it.
+
+        Args:
+            room: where the largest image at 1/8 size fits; what is there afterwards means nothing.
+        """
         super().__init__()
         quick.tj3SetScalingFactor(self.handle, ScalingFactor(1, 8))
-        self._pixels = np.empty(_MAX_SIDE_EIGHTHS * _MAX_SIDE_EIGHTHS, np.uint8)
         self._copy = np.empty(SMALL_BYTES + AHEAD, np.uint8)
-        self._to, self._copied = self._pixels.ctypes.data, self._copy.ctypes.data
+        self._room, self._to, self._copied = room, addressof(room), self._copy.ctypes.data
 
     def check(self, data: bytes) -> None:
         """Decode a JPEG.
@@ -189,7 +206,9 @@ class _Local(threading.local):
 
     def __init__(self) -> None:
         self.decompressor = Decompressor()
-        self.checker = Checker()
+        # Addresses alone: memory is taken for the few pages that images of usual sizes touch.
+        self.room = (c_char * _ROOM_BYTES).from_buffer(mmap(-1, _ROOM_BYTES))
+        self.checker = Checker(self.room)
 
 
 _local = _Local()
@@ -212,7 +231,7 @@ def check_jpeg(data: bytes) -> None:
     try:
         _local.checker.check(data)
     except ValueError:
-        _local.checker = Checker()
+        _local.checker = Checker(_local.room)
         raise
 
 
