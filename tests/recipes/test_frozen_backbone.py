@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -40,10 +40,17 @@ class Noisy(nn.Module):
         return self.layers(x).mean((2, 3))
 
 
+def build_noisy(name: str, resolution: int, weights: Mapping[str, Tensor] | None = None) -> Noisy:
+    network = Noisy()
+    if weights is not None:
+        network.load_state_dict(weights)
+    return network
+
+
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, digits_pack: Pack, tmp_path: Path) -> supervised.Config:
     """The configuration of a run that left such a network."""
-    monkeypatch.setattr("engine.classifier.build_backbone", lambda *args, **options: Noisy())
+    monkeypatch.setattr("engine.classifier.build_backbone", build_noisy)
     monkeypatch.setattr(Noisy, "modes", [])
     options = FEW | {"epochs": 1, "min_crop": 0.6}
     config = supervised.Config(pack=digits_pack.path, out=tmp_path / "start", **options)
