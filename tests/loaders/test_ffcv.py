@@ -143,7 +143,7 @@ def test_views_in_ffcvs_own_loader_are_ours(beton_pack, os_cache):
                           os_cache=os_cache)  # fmt: skip
     for epoch in range(2):
         expected = take(beton_pack, epoch, backend="cpu")
-        for (views, labels), batch in zip(iterate(loader, 30.0), expected, strict=True):
+        for (views, labels), batch in zip(iterate(loader), expected, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(views, batch.views, strict=True))
             assert torch.equal(labels[:, 0], batch.labels)
 
@@ -162,7 +162,7 @@ def test_our_order_skips_to_a_step_of_an_epoch(beton_pack):
     loader = stock_loader(beton_pack.shard_path(0), fused_views(VIEWS, seed=3), order=order)
     order.skip, loader.next_epoch = (2, 1), 2
     expected = take(beton_pack, 2, 1, backend="cpu")
-    for (views, _), batch in zip(iterate(loader, 30.0), expected, strict=True):
+    for (views, _), batch in zip(iterate(loader), expected, strict=True):
         assert torch.equal(views[1], batch.views[1])
 
 
@@ -184,7 +184,7 @@ def test_raw_pixels_are_read_too(tmp_path):
     )
     writer.from_indexed_dataset(Squares())
     loader = stock_loader(path, fused_views((presets.reconstruction(8),), dtype="uint8"))
-    for views, labels in iterate(loader, 30.0):
+    for views, labels in iterate(loader):
         assert torch.equal(views[0], (10 * labels).to(torch.uint8)[:, :, None, None].expand(8, 3, 8, 8))
 
 
@@ -215,7 +215,7 @@ def test_a_dead_or_hanging_thread_of_ffcv_is_an_error(beton_pack, monkeypatch):
 
     monkeypatch.setattr(epoch_iterator, "run_pipeline", die)
     with pytest.raises(LoaderError, match="died"):
-        list(iterate(loader, 30.0))
+        list(iterate(loader))
     release = threading.Event()
     monkeypatch.setattr(epoch_iterator, "run_pipeline", lambda *args: release.wait(20))
     try:

@@ -18,6 +18,7 @@ from loaders.errors import UserError
 from loaders.packs import Pack, open_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
+from loaders.views.evaluation import EvaluationView
 from tests.floors.table import check
 from tests.floors.trainings import untrained_run
 from tools.evaluate import Config, evaluate, features_of
@@ -41,7 +42,10 @@ def test_figures_are_kept_and_those_of_scikit_learn(config: Config) -> None:
     assert (own.num_train, own.num_test) == (1352, 445)
     assert own.linear_top1 != untrained.linear_top1
     pack = open_pack(config.pack)
-    train, test = (features_of(config, pack, s, 32, load_backbone(config.run)) for s in ("train", "test"))
+    train, test = (
+        features_of(config, pack, name, EvaluationView.usual(32), load_backbone(config.run))
+        for name in ("train", "test")
+    )
     assert len(torch.unique(test.index)) == 445
     reference = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
     reference.fit(train.h.double().numpy(), train.labels.numpy())
