@@ -17,6 +17,9 @@ PAGE = ROOT / "docs" / "floors.md"
 DEVIATIONS = 3.0
 _SMALLEST = 1e-4  # a deviation that five seeds may not show
 SEEDS = (0, 1, 2, 3, 4)
+# Of the record's processor, which has AVX2: what it takes by itself, and what narrower ones take.
+PATHS = ("", "ATEN_CPU_CAPABILITY=default", "ONEDNN_MAX_CPU_ISA=SSE41")
+Key = tuple[str, int, str, str]
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Run:
     cpu_s: float
 
     @property
-    def key(self) -> tuple[str, int, str, str]:
+    def key(self) -> Key:
         """What tells it from the others."""
         return self.training, self.seed, self.path, self.broken
 
@@ -142,12 +145,47 @@ def held(runs: list[Run], floors: Sequence[Floor] = FLOORS) -> list[Held]:
     return entries
 
 
+def absent(runs: list[Run]) -> list[Key]:
+    """Return the keys of the runs that a whole record has and this one lacks.
+
+    A whole record has every seed of every training on every path of `PATHS`, and broken in every way.
+    """
+    there = {run.key for run in runs}
+    names = dict.fromkeys(floor.training for floor in FLOORS)
+    broken = dict.fromkeys((floor.training, how) for floor in FLOORS for how in floor.breaks)
+    wanted = [(name, seed, path, "") for path in PATHS for name in names for seed in SEEDS]
+    wanted += [(name, seed, "", how) for name, how in broken for seed in SEEDS]
+    return [key for key in wanted if key not in there]
+
+
+def _of_path(path: str) -> str:
+    """Return a code path for a reader."""
+    return f"`{path}`" if path else "what the processor takes by itself"
+
+
+def _absent_lines(keys: list[Key]) -> list[str]:
+    """Return a line for each code path, or for what is broken, and each set of seeds that it lacks."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for training, seed, path, how in keys:
+        where = f"{_of_path(path)}, broken" if how else _of_path(path)
+        what = f"{training} ({how})" if how else training
+        seeds.setdefault((where, what), []).append(seed)
+    groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for (where, what), missing in seeds.items():
+        groups.setdefault((where, tuple(missing)), []).append(what)
+    return [
+        f"- {where}, seeds {', '.join(map(str, missing))}: {', '.join(names)}"
+        for (where, missing), names in groups.items()
+    ]
+
+
 _HEAD = """# Floors of the trainings in tests
 
 Tests train small networks and hold them to floors. How a processor rounds decides part of such an outcome, so
-each floor is at least three standard deviations below the mean over five seeds, on every code path of the
-processor that it was measured on, and at least three above the mean over five seeds with its objective broken
-(`tests/recipes/broken.py`). Where a figure has to be small, above and below change places.
+each floor is at least three standard deviations below the mean over seeds, on every code path of the
+processor that it was measured on, and at least three above the mean over seeds with its objective broken
+(`tests/recipes/broken.py`). Where a figure has to be small, above and below change places. Each mean is over
+five seeds, or over two or more where the end of this page names runs that are missing.
 
 `python -m tests.floors.measure` measures what `docs/records/floors.jsonl` lacks and writes this page; tests
 hold the floors of `tests/floors/table.py` against that record. `make test-slow` trains all of them anew on
@@ -193,5 +231,9 @@ def page(runs: list[Run]) -> str:
     ]
     for path in paths:
         count = sum(run.path == path and not run.broken for run in runs)
-        lines.append(f"- {f'`{path}`' if path else 'what the processor takes by itself'}: {count}")
+        lines.append(f"- {_of_path(path)}: {count}")
+    keys = absent(runs)
+    if keys:
+        lines += ["", f"A whole record would have {len(keys)} runs more, five seeds of each:", ""]
+        lines += _absent_lines(keys)
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
 """The floors that trainings in tests are held to, in one place.
 
-Each floor is at least three standard deviations below the mean of its figure over five seeds, under every
+Each floor is at least three standard deviations below the mean of its figure over seeds, under every
 code path of the processors it was measured on, and at least three above the mean of the same training with
 its objective broken (`tests/recipes/broken.py`). `docs/floors.md` is the table of these figures,
 `tests/floors/test_floors.py` holds the floors against it, `tests/floors/measure.py` measures it.
@@ -50,49 +50,37 @@ def _below(training: str, figure: str, most: float, *breaks: str) -> Floor:
     return Floor(training, figure, breaks, most=most)
 
 
+# What the neighbours of frozen features vote for (knn) is no floor: on digits, features of a network whose
+# objective was broken are nearly as good. So is what true labels put right again after wrong pseudo-labels.
 FLOORS = (
-    _above("barlow_twins", "knn", 0.89, "barlow"),
     _below("barlow_twins", "invariance", 6.4, "barlow"),
     _above("simclr", "contrast_top1", 0.15, "simclr"),
-    _above("simclr", "knn", 0.935, "simclr"),
     _below("vicreg", "variance_left", 0.6, "vicreg"),
-    _above("vicreg", "knn", 0.93, "vicreg"),
     _above("rotnet", "rotation_top1", 0.5, "rotnet"),
-    _above("rotnet", "knn", 0.87, "rotnet"),
     _above("jigsaw", "permutation_top1", 0.7, "jigsaw"),
-    _above("jigsaw", "knn", 0.76, "jigsaw"),
-    _above("patches", "position_top1", 0.35, "patches"),
-    _above("patches", "knn", 0.78, "patches"),
-    _below("vae", "reconstruction", 352.0, "vae"),
-    _above("vae", "knn", 0.79, "vae"),
-    _below("autoencoder", "reconstruction", 352.0, "vae"),
-    _above("autoencoder", "knn", 0.79, "vae"),
+    _above("patches", "position_top1", 0.3, "patches"),
+    _below("vae", "reconstruction", 332.0, "vae"),
+    _below("autoencoder", "reconstruction", 332.0, "vae"),
     _above("siamese_vae", "triplets_ordered", 0.85, "siamese_vae"),
     _below("siamese_vae", "triplet", 0.17, "siamese_vae"),
-    _above("siamese_vae", "knn", 0.9, "siamese_vae"),
-    _above("deepcluster", "nmi_gain", 0.01, "deepcluster"),
     _above("deepcluster", "cluster_top1", 0.1, "deepcluster"),
-    _above("deepcluster", "knn", 0.845, "deepcluster"),
     _above("supervised_digits", "top1", 0.85, "supervised"),
-    _above("fine_tuning", "top1", 0.4, "transfer"),
+    _above("fine_tuning", "top1", 0.35, "transfer"),
     _above("votes", "top1", 0.2),
     _above("frozen_probe", "linear_top1", 0.85),
-    _above("mean_teacher_digits", "top1", 0.5, "mean_teacher labels"),
+    _above("mean_teacher_digits", "top1", 0.4, "mean_teacher labels"),
     _below("mean_teacher_clusters", "labels_alone", 0.95),
     _above("mean_teacher_clusters", "top1", 0.96, "mean_teacher", "mean_teacher sign"),
-    _above("fixmatch_digits", "top1", 0.5, "fixmatch labels"),
-    _above("fixmatch_digits", "mask_rate_gain", 0.0, "fixmatch labels"),
+    _above("fixmatch_digits", "top1", 0.4, "fixmatch labels"),
     _below("fixmatch_clusters", "labels_alone", 0.95),
     _above("fixmatch_clusters", "top1", 0.96, "fixmatch", "fixmatch sign", "fixmatch mask"),
-    _above("pseudo_label_classical", "top1", 0.3, "pseudo_label labels"),
-    _above("pseudo_label_classical", "mask_rate_gain", 0.0, "pseudo_label labels"),
+    _above("pseudo_label_classical", "top1", 0.28, "pseudo_label labels"),
+    _above("pseudo_label_classical", "mask_rate_gain", 0.02, "pseudo_label labels"),
     _below("pseudo_label_clusters", "labels_alone", 0.95),
     _above("pseudo_label_clusters", "top1", 0.96, "pseudo_label classical"),
-    _above("pseudo_label_local", "least_top1", 0.8, "pseudo_label local"),
+    _above("pseudo_label_local", "least_top1", 0.7, "pseudo_label local"),
     _above("pseudo_label_local", "right_guesses", 0.9, "pseudo_label local"),
     _above("self_training_round", "pseudo_top1", 0.5, "self_training"),
-    _above("self_training_round", "gain", 0.05, "self_training"),
-    _above("self_training_round", "top1", 0.55, "self_training"),
     _above("self_training_round", "right_guesses", 0.65, "self_training"),
     _above("gan", "top1", 0.6, "ssl_gan"),
     _above("gan", "told_apart", 0.0, "ssl_gan"),

@@ -117,7 +117,7 @@ def patches(data: Data, out: Path, seed: int) -> Figures:
 
 def _vae(data: Data, out: Path, seed: int, beta: float) -> Figures:
     changes = {"num_latent": 32, "decoder_width": 8, "beta": beta, "lr": 0.003}
-    knn = _short("vae", data, out, seed, epochs=1, **changes)
+    knn = _short("vae", data, out, seed, epochs=2, **changes)
     # First step: above 500; every image as their mean: 359.
     return {"reconstruction": _mean_of_last(out, "reconstruction"), "knn": knn}
 
@@ -141,9 +141,7 @@ def siamese_vae(data: Data, out: Path, seed: int) -> Figures:
 def deepcluster(data: Data, out: Path, seed: int) -> Figures:
     changes = {"hidden": (), "num_clusters": 40, "pca_components": 32, "min_crop": 0.5}
     knn = _short("deepcluster", data, out, seed, epochs=2, **changes)
-    first, *_, last = read_metrics(out / "metrics.jsonl")
-    gain = last["nmi_labels"] - first["nmi_labels"]
-    return {"nmi_gain": gain, "cluster_top1": last["cluster_top1"], "knn": knn}
+    return {"cluster_top1": _mean_of_last(out, "cluster_top1"), "knn": knn}  # by chance: 0.025
 
 
 def supervised_digits(data: Data, out: Path, seed: int) -> Figures:
@@ -390,7 +388,7 @@ def small_chain(data: Data, out: Path, seed: int = 0) -> pipeline.Config:
         fine_tune=pipeline.FineTune(epochs=16, batch_size=25, min_crop=0.6),
         rounds=pipeline.Rounds(per_class=(15,), top_k=3, epochs=4, true_epochs=5),
         fixmatch=pipeline.SemiSupervised(
-            epochs=2, lr=0.05, batch_size=25, mu=3, ema_decay=0.9, strong="gentle", pseudo_per_class=5
+            epochs=3, lr=0.01, batch_size=25, mu=3, ema_decay=0.5, strong="gentle", pseudo_per_class=5
         ),
         ask=pipeline.Ask(clusters=10, per_cluster=3),
         seed=seed,

@@ -206,7 +206,7 @@ BREAKS = {
     "mean_teacher": _recipe(
         "mean_teacher", "consistency_loss", "the consistency is 0", _no_consistency, "digits or zero"
     ),
-    "mean_teacher labels": _recipe("mean_teacher", "F", SHUFFLED, _rolled_cross_entropy, "learns_the_digits"),
+    "mean_teacher labels": _recipe("mean_teacher", "class_loss", SHUFFLED, _shuffled(1), "learns_the_digits"),
     "mean_teacher sign": _recipe(
         "mean_teacher", "consistency_loss", "the consistency is maximised", _turned_round, "teaches_what"
     ),

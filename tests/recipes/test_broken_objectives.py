@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipes.broken import BREAKS
+from tests.recipes.broken import BREAKS, apply
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +27,12 @@ def test_a_broken_objective_fails_its_floor(name: str) -> None:
     failures = [line for line in done.stdout.splitlines() if line.startswith("E   ")]
     print(f"{name}: {failures[0] if failures else done.stdout[-500:]}")
     assert any("assert" in line.lower() for line in failures), done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_what_is_broken_is_there(name: str) -> None:
+    """A function that was renamed would leave nothing to break."""
+    apply(name)()
 
 
 def test_every_recipe_is_broken_and_the_table_says_how() -> None:
