@@ -8,6 +8,6 @@ OMP_WAIT_POLICY set outside is kept.
 
 import os
 
-import loaders.errors  # noqa: F401 - its package says where libraries may keep files
+import loaders.common.errors  # noqa: F401 - its package says where libraries may keep files
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

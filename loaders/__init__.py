@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from loaders.cache_folder import share_cache
+from loaders.common.cache_folder import share_cache
 
 if TYPE_CHECKING:
     from loaders.build import build_loader, build_paired_loader

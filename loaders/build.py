@@ -10,14 +10,14 @@ from torch import Tensor
 
 from loaders.backends import choose_backend
 from loaders.backends.work import LABELED, MAX_VIEWS, Backend, Crew, Renderer, Work
-from loaders.balanced import group_by_class
 from loaders.batch import Batch
-from loaders.checks import check_flag, check_one_of, check_whole
+from loaders.common.checks import check_flag, check_one_of, check_whole
+from loaders.common.errors import UserError
 from loaders.epochs import EpochLoader, LabeledStream, PairedLoader, Place
-from loaders.errors import UserError
-from loaders.fingerprint import fingerprint
 from loaders.options import LoaderOptions, Mode
-from loaders.order import check_batch
+from loaders.order.balanced import group_by_class
+from loaders.order.fingerprint import fingerprint
+from loaders.order.permutation import check_batch
 from loaders.packs import LabelTable, Split
 from loaders.views.policy import ViewPolicy
 

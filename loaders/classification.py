@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 from loaders.batch import Loader
 from loaders.build import build_loader, build_paired_loader
+from loaders.common.errors import UserError
+from loaders.common.notice import tell
 from loaders.epochs import EpochLoader, PairedLoader
-from loaders.errors import UserError
-from loaders.notice import tell
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split
-from loaders.packs.leaks import check_leak
-from loaders.packs.subsample import has_labels, training_labels
+from loaders.packs.labels.leaks import check_leak
+from loaders.packs.labels.subsample import has_labels, training_labels
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
 

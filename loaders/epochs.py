@@ -13,13 +13,13 @@ from typing import Generic, NoReturn, Self, TypeVar, overload
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from loaders import order
 from loaders.backends.work import LABELED, UNLABELED, Pending, Renderer, Request, Work, run_ahead
-from loaders.balanced import ClassGroups, balanced_positions
 from loaders.batch import Batch, PairedBatch
-from loaders.checks import check_whole
-from loaders.errors import LoaderError, UserError
-from loaders.packs.labels import LabelTable
+from loaders.common.checks import check_whole
+from loaders.common.errors import LoaderError, UserError
+from loaders.order import permutation
+from loaders.order.balanced import ClassGroups, balanced_positions
+from loaders.packs.labels.tables import LabelTable
 
 BatchT = TypeVar("BatchT")
 
@@ -179,7 +179,7 @@ class EpochLoader(_EpochSource[Batch]):
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one epoch, the same on every rank."""
-        return order.num_steps(len(self._work.split), self._batch_size, drop_last=self._work.train)
+        return permutation.num_steps(len(self._work.split), self._batch_size, drop_last=self._work.train)
 
     @property
     def batch_size(self) -> int:
@@ -194,7 +194,7 @@ class EpochLoader(_EpochSource[Batch]):
     def request(self, epoch: int, step: int) -> Request:
         """Return which rows this rank renders in a step of an epoch."""
         work, num_rows = self._work, len(self._work.split)
-        positions, valid = order.step_positions(
+        positions, valid = permutation.step_positions(
             step, num_rows, self._batch_size, work.options.rank, work.options.num_ranks, work.train
         )
         epochs = np.full(len(positions), epoch, np.int64)
@@ -268,7 +268,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one epoch of the unlabelled rows, the same on every rank."""
-        return order.num_steps(len(self._work.split), self._mu * self._batch_size)
+        return permutation.num_steps(len(self._work.split), self._mu * self._batch_size)
 
     @property
     def batch_size(self) -> int:
@@ -341,16 +341,18 @@ class PairedLoader(_EpochSource[PairedBatch]):
     def _labeled_request(self, global_step: int, stream: LabeledStream) -> Request:
         ranks, seed = (self._options.rank, self._options.num_ranks), self._options.seed
         if stream.groups is None:
-            epochs, positions = order.stream_positions(global_step, self._batch_size, stream.num_rows, *ranks)
+            epochs, positions = permutation.stream_positions(
+                global_step, self._batch_size, stream.num_rows, *ranks
+            )
             positions = stream.renderer.shuffle(epochs, positions, stream.num_rows, seed, LABELED)
         else:
-            flat = order.rank_slice(global_step, self._batch_size, *ranks)
+            flat = permutation.rank_slice(global_step, self._batch_size, *ranks)
             epochs, positions = balanced_positions(flat, stream.groups, seed)
         return Request(positions, epochs, np.ones(len(positions), np.bool_))
 
     def _unlabeled_request(self, global_step: int) -> Request:
         options, num_rows = self._options, len(self._work.split)
-        epochs, positions = order.stream_positions(
+        epochs, positions = permutation.stream_positions(
             global_step, self._mu * self._batch_size, num_rows, options.rank, options.num_ranks
         )
         positions = self.unlabeled.shuffle(epochs, positions, num_rows, options.seed, UNLABELED)

@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias, get_args
 
 import tyro
 
-from loaders.checks import check_flag, check_one_of, check_seconds, check_whole
-from loaders.packs.store import StoreOptions
+from loaders.common.checks import check_flag, check_one_of, check_seconds, check_whole
+from loaders.packs.stores.store import StoreOptions
 
 BackendName = Literal["auto", "cpu", "stream", "dali", "ffcv"]
 DTypeName = Literal["float32", "float16", "bfloat16", "uint8"]

@@ -17,7 +17,7 @@ Sources: Zhou, Wan, Li 2021, section 3.4: embeddings, k-means with cosine simila
 each cluster the 64 images with the smallest margin of confidence. Sener and Savarese 2018 (arXiv 1708.00489),
 algorithm 1, for k_centre.
 
-The algorithm box is `choose`; its parts are `engine.active` and `engine.clusters`.
+The algorithm box is `choose`; its parts are `engine.labels.acquisition` and `engine.labels.clusters`.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from engine.active import k_centre, margins, random_choice, smallest, smallest_per_cluster
-from engine.bad_rows import describe_bad_rows, forget_bad_rows
-from engine.classifier import Classifier, find_classifier
-from engine.clusters import kmeans
-from engine.distributed import refuse_ranks
-from engine.evaluate import extract_features
-from engine.files import check_folder, write_atomic
-from engine.networks import resized
-from engine.predict import predict
-from engine.run_config import LoaderField, default_loader
-from engine.starts import find_start
+from engine.evaluate.predict import predict
+from engine.evaluate.representations import extract_features
+from engine.labels.acquisition import k_centre, margins, random_choice, smallest, smallest_per_cluster
+from engine.labels.clusters import kmeans
+from engine.nets.backbones import resized
+from engine.nets.classifier import Classifier, find_classifier
+from engine.nets.starts import find_start
+from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
+from engine.train.distributed import refuse_ranks
+from engine.train.run_config import LoaderField, default_loader
 from loaders import build_loader, open_pack
-from loaders.checks import check_whole
+from loaders.common.checks import check_whole
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder, write_atomic
 from loaders.epochs import EpochLoader
-from loaders.errors import UserError, check_numbers, run_command
 from loaders.packs import LabelTable, Pack, Split
-from loaders.packs.labels import MAX_CYCLE
-from loaders.packs.leaks import shared_rows
-from loaders.packs.subsample import has_labels, training_labels
+from loaders.packs.labels.leaks import shared_rows
+from loaders.packs.labels.subsample import has_labels, training_labels
+from loaders.packs.labels.tables import MAX_CYCLE
 from loaders.views.evaluation import EvaluationView
 
 Strategy = Literal["cluster_margin", "margin", "k_centre", "random"]

@@ -24,16 +24,16 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from engine.networks import Projector, build_backbone
+from engine.nets.backbones import Projector, build_backbone
 from engine.objectives.barlow import barlow_twins_loss
-from engine.optim import LARS, split_by_dimension
-from engine.recipe import Recipe, StepOutput
-from engine.run import RunSummary, print_summary
-from engine.run import run as run_recipe
-from engine.run_config import RunConfig
-from engine.schedule import Schedule, warmup_cosine
+from engine.train.optim import LARS, split_by_dimension
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.run_config import RunConfig
+from engine.train.schedule import Schedule, warmup_cosine
 from loaders.batch import Batch
-from loaders.errors import run_command
+from loaders.common.errors import run_command
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 

@@ -7,8 +7,8 @@ Example:
 Source: Caron, Bojanowski, Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual
 Features" (arXiv 1807.05520), and the authors' published code for what the text leaves open.
 
-The algorithm box is `DeepCluster.begin_epoch` and `training_step`; the clusters are `engine.clusters`, the
-loss is `engine.objectives.deepcluster`.
+The algorithm box is `DeepCluster.begin_epoch` and `training_step`; the clusters are `engine.labels.clusters`,
+the loss is `engine.objectives.deepcluster`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import tyro
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
 
-from engine.clusters import kmeans, whiten
-from engine.distributed import gather_on_main, on_main
-from engine.evaluate import Features, extract_features
-from engine.networks import Projector, build_backbone
+from engine.evaluate.representations import Features, extract_features
+from engine.labels.clusters import kmeans, whiten
+from engine.nets.backbones import Projector, build_backbone
 from engine.objectives.deepcluster import cluster_weights, deepcluster_loss
-from engine.recipe import Recipe, StepOutput
-from engine.run import RunSummary, print_summary
-from engine.run import run as run_recipe
-from engine.run_config import RunConfig
-from engine.schedule import Schedule, constant
+from engine.train.distributed import gather_on_main, on_main
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.run_config import RunConfig
+from engine.train.schedule import Schedule, constant
 from loaders.batch import Batch, Loader
-from loaders.errors import UserError, run_command
+from loaders.common.errors import UserError, run_command
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 

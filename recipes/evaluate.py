@@ -4,7 +4,7 @@ Example:
     python recipes/evaluate.py --run runs/fixmatch --pack packs/mine --sizes 96 144 192 --out runs/tested
 
 Test-time augmentation averages the probabilities of all views; every view's own accuracy stands beside it.
-`tools/evaluate.py` measures backbones without a classifier.
+`tools/probe.py` measures backbones without a classifier.
 
 Source: Zhou, Wan, Li 2021, section 3.5: three sizes, 96, 144 and 192; 56.07 % became 57.54 %.
 """
@@ -27,23 +27,23 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from engine.bad_rows import describe_bad_rows, forget_bad_rows
-from engine.classification_report import (
+from engine.evaluate.classification_report import (
     ClassificationReport,
     classification_report,
     draw_confusion,
     draw_reliability,
 )
-from engine.classifier import Classifier, Weights, find_classifier
-from engine.distributed import refuse_ranks
-from engine.files import check_folder, to_json, write_atomic
-from engine.leaks import Account, check_run
-from engine.predict import predict
+from engine.evaluate.predict import predict
+from engine.labels.shared_images import Account, check_run
+from engine.nets.classifier import Classifier, Weights, find_classifier
 from engine.report.figures import save_picture
-from engine.run_config import LoaderField, default_loader, described
+from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
+from engine.train.distributed import refuse_ranks
+from engine.train.run_config import LoaderField, default_loader, described
 from loaders import build_loader, open_pack
-from loaders.errors import UserError, check_numbers, run_command
-from loaders.notice import tell
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder, to_json, write_atomic
+from loaders.common.notice import tell
 from loaders.packs import Pack
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy

@@ -26,20 +26,20 @@ from typing import Literal
 
 import tyro
 
-from engine.classifier_recipe import (
+from engine.objectives.fixmatch import fixmatch_loss
+from engine.train.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
 )
-from engine.objectives.fixmatch import fixmatch_loss
-from engine.recipe import StepOutput
-from engine.run import RunSummary, print_summary
-from engine.run import run as run_recipe
-from engine.run_config import check_shares
-from engine.schedule import Schedule, partial_cosine
+from engine.train.recipe import StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.run_config import check_shares
+from engine.train.schedule import Schedule, partial_cosine
 from loaders import open_pack
 from loaders.batch import PairedBatch
 from loaders.classification import SemiLoaders
-from loaders.errors import run_command
+from loaders.common.errors import run_command
 from loaders.views import presets
 
 

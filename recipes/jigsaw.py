@@ -22,17 +22,17 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from engine.draws import StepDraws
-from engine.networks import Projector, build_backbone
-from engine.objectives.classification import pretext_loss
+from engine.nets.backbones import Projector, build_backbone
+from engine.objectives.cross_entropy import pretext_loss
 from engine.objectives.jigsaw import permutation_set, shuffle_tiles
-from engine.recipe import Recipe, StepOutput
-from engine.run import RunSummary, print_summary
-from engine.run import run as run_recipe
-from engine.run_config import RunConfig
-from engine.schedule import Schedule, constant
+from engine.train.draws import StepDraws
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.run_config import RunConfig
+from engine.train.schedule import Schedule, constant
 from loaders.batch import Batch
-from loaders.errors import UserError, run_command
+from loaders.common.errors import UserError, run_command
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 

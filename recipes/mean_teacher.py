@@ -20,20 +20,20 @@ from dataclasses import dataclass
 import torch
 import tyro
 
-from engine.classifier_recipe import (
+from engine.objectives.mean_teacher import Distance, class_loss, consistency_loss, ramp_up, teacher_decay
+from engine.train.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
 )
-from engine.objectives.mean_teacher import Distance, class_loss, consistency_loss, ramp_up, teacher_decay
-from engine.recipe import StepOutput
-from engine.run import RunSummary, print_summary
-from engine.run import run as run_recipe
-from engine.run_config import check_shares
-from engine.schedule import Schedule, warmup_cosine
+from engine.train.recipe import StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.run_config import check_shares
+from engine.train.schedule import Schedule, warmup_cosine
 from loaders import open_pack
 from loaders.batch import PairedBatch
 from loaders.classification import SemiLoaders
-from loaders.errors import run_command
+from loaders.common.errors import run_command
 from loaders.views import presets
 
 

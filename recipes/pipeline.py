@@ -37,19 +37,19 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from engine.bad_rows import describe_bad_rows
-from engine.classifier import best_weights, find_classifier
-from engine.classifier_recipe import read_accuracy
-from engine.distributed import Precision, refuse_ranks
-from engine.files import check_folder, to_json, write_atomic
+from engine.nets.classifier import best_weights, find_classifier
 from engine.report.figures import draw_steps, save_picture
-from engine.run_config import LoaderField, default_loader, described
+from engine.train.bad_rows import describe_bad_rows
+from engine.train.classifier_recipe import read_accuracy
+from engine.train.distributed import Precision, refuse_ranks
+from engine.train.run_config import LoaderField, default_loader, described
 from loaders import open_pack
 from loaders.classification import build_pool_loader, chosen_labels
-from loaders.errors import UserError, check_numbers, run_command
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder, to_json, write_atomic
 from loaders.packs import Pack
-from loaders.packs.leaks import shared_rows
-from loaders.packs.subsample import training_labels
+from loaders.packs.labels.leaks import shared_rows
+from loaders.packs.labels.subsample import training_labels
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

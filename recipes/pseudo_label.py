@@ -27,18 +27,18 @@ from typing import Literal
 
 import tyro
 
-from engine.classifier_recipe import (
+from engine.evaluate.predict import guess_labels
+from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
+from engine.train.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
 )
-from engine.distributed import on_main
-from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
-from engine.phases import Phases, PhaseSummary, print_phases
-from engine.predict import guess_labels
-from engine.recipe import StepOutput
-from engine.run import RunSummary, print_summary
-from engine.run import run as run_recipe
-from engine.schedule import Schedule, constant
+from engine.train.distributed import on_main
+from engine.train.phases import Phases, PhaseSummary, print_phases
+from engine.train.recipe import StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, constant
 from loaders import open_pack
 from loaders.batch import Batch, Loader, PairedBatch
 from loaders.classification import (
@@ -47,8 +47,8 @@ from loaders.classification import (
     build_pool_loader,
     chosen_labels,
 )
-from loaders.errors import UserError, run_command
-from loaders.fingerprint import pack_fingerprint
+from loaders.common.errors import UserError, run_command
+from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
 

@@ -20,15 +20,15 @@ from dataclasses import dataclass
 import torch
 import tyro
 
-from engine.networks import Projector, build_backbone
+from engine.nets.backbones import Projector, build_backbone
 from engine.objectives.rotnet import NUM_ROTATIONS, rotate_four, rotnet_loss
-from engine.recipe import Recipe, StepOutput
-from engine.run import RunSummary, print_summary
-from engine.run import run as run_recipe
-from engine.run_config import RunConfig
-from engine.schedule import Schedule, step_decay
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.run_config import RunConfig
+from engine.train.schedule import Schedule, step_decay
 from loaders.batch import Batch
-from loaders.errors import run_command
+from loaders.common.errors import run_command
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 

@@ -13,7 +13,7 @@ only, the classifier layer from random weights both times; P grows from round to
 its labels as labels/round-N.parquet and the count of images that stand under several classes. `--init` is a
 run of supervised.py, or of any pre-training, whose network is then trained on the true labels first.
 
-The algorithm box is `run_rounds`; the selection is `engine.select`.
+The algorithm box is `run_rounds`; the selection is `engine.labels.select`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,8 @@ import numpy as np
 import torch
 import tyro
 
-from engine.classifier import Classifier, best_weights
-from engine.classifier_recipe import ClassifierConfig
-from engine.distributed import on_main
-from engine.files import to_json, write_atomic
-from engine.phases import Phases, PhaseSummary, print_phases
-from engine.predict import predict
-from engine.report.figures import Curve, draw_curves, save_picture
-from engine.select import (
+from engine.evaluate.predict import predict
+from engine.labels.select import (
     BalancedSelector,
     DuplicateCount,
     Duplicates,
@@ -43,6 +37,11 @@ from engine.select import (
     count_duplicates,
     suggest_per_class,
 )
+from engine.nets.classifier import Classifier, best_weights
+from engine.report.figures import Curve, draw_curves, save_picture
+from engine.train.classifier_recipe import ClassifierConfig
+from engine.train.distributed import on_main
+from engine.train.phases import Phases, PhaseSummary, print_phases
 from loaders import open_pack
 from loaders.batch import Batch, Loader
 from loaders.classification import (
@@ -50,8 +49,9 @@ from loaders.classification import (
     build_pool_loader,
     chosen_labels,
 )
-from loaders.errors import UserError, run_command
-from loaders.fingerprint import pack_fingerprint
+from loaders.common.errors import UserError, run_command
+from loaders.common.files import to_json, write_atomic
+from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
 from loaders.views.evaluation import EvaluationView

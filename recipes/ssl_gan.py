@@ -30,24 +30,24 @@ import tyro
 from torch import Tensor
 from torch.func import functional_call
 
-from engine.classifier_recipe import (
+from engine.nets.gan_networks import Discriminator, Generator
+from engine.objectives.ssl_gan import discriminator_loss, diversity, feature_matching_loss
+from engine.report.pictures import save_rows
+from engine.train.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
 )
-from engine.distributed import rank
-from engine.draws import StepDraws
-from engine.gan_networks import Discriminator, Generator
-from engine.objectives.ssl_gan import discriminator_loss, diversity, feature_matching_loss
-from engine.pictures import save_rows
-from engine.recipe import StepOutput
-from engine.run import RunSummary, print_summary
-from engine.run import run as run_recipe
-from engine.run_config import check_shares
-from engine.schedule import Schedule, flat_then_linear
+from engine.train.distributed import rank
+from engine.train.draws import StepDraws
+from engine.train.recipe import StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.run_config import check_shares
+from engine.train.schedule import Schedule, flat_then_linear
 from loaders import open_pack
 from loaders.batch import PairedBatch
 from loaders.classification import SemiLoaders
-from loaders.errors import UserError, check_numbers, run_command
+from loaders.common.errors import UserError, check_numbers, run_command
 from loaders.views import presets
 
 SHEET_ROWS, SHEET_COLUMNS = 6, 12

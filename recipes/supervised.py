@@ -25,20 +25,20 @@ from dataclasses import dataclass
 
 import tyro
 
-from engine.classifier_recipe import (
+from engine.objectives.supervised import Mixing, mix, mixed_cross_entropy
+from engine.train.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
 )
-from engine.objectives.supervised import Mixing, mix, mixed_cross_entropy
-from engine.recipe import StepOutput
-from engine.run import RunSummary, print_summary
-from engine.run import run as run_recipe
-from engine.run_config import check_shares
-from engine.schedule import Schedule, warmup_cosine
+from engine.train.recipe import StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.run_config import check_shares
+from engine.train.schedule import Schedule, warmup_cosine
 from loaders import open_pack
 from loaders.batch import Batch
 from loaders.classification import LabeledLoaders
-from loaders.errors import UserError, run_command
+from loaders.common.errors import UserError, run_command
 from loaders.views import presets
 
 

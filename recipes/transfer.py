@@ -40,28 +40,28 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from engine.bad_rows import describe_bad_rows
-from engine.distributed import Precision, make_accelerator, on_main, rank, seed_everything
-from engine.early_stopping import Stopping
-from engine.few_labels import SCRATCH, FewLabelResult, summarise, write_results
-from engine.files import to_json
-from engine.grid import RATES, WEIGHT_DECAYS, Cell, Setting, best_of, settings, sum_up, write_grid
-from engine.layers import Layer, LayerFeatures
-from engine.leaks import Account, check_run
-from engine.loop import LoopConfig
-from engine.predict import measure_accuracy
-from engine.run_config import LoaderField, default_loader, described
-from engine.starts import Start, find_start
-from engine.transfer import FineTuning, Transfer, train_stage, vote
+from engine.evaluate.few_labels import SCRATCH, FewLabelResult, summarise, write_results
+from engine.evaluate.grid import RATES, WEIGHT_DECAYS, Cell, Setting, best_of, settings, sum_up, write_grid
+from engine.evaluate.predict import measure_accuracy
+from engine.labels.shared_images import Account, check_run
+from engine.nets.layers import Layer, LayerFeatures
+from engine.nets.starts import Start, find_start
+from engine.train.bad_rows import describe_bad_rows
+from engine.train.distributed import Precision, make_accelerator, on_main, rank, seed_everything
+from engine.train.early_stopping import Stopping
+from engine.train.fine_tuning import FineTuning, Transfer, train_stage, vote
+from engine.train.loop import LoopConfig
+from engine.train.run_config import LoaderField, default_loader, described
 from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
 from loaders.classification import check_measured, fit_to_ranks
-from loaders.errors import UserError, check_numbers, run_command
-from loaders.json_text import parse_json
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import to_json
+from loaders.common.json_text import parse_json
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split
-from loaders.packs.leaks import check_leak
-from loaders.packs.subsample import subsample_per_class, tell_scarce, training_labels, validation_part
+from loaders.packs.labels.leaks import check_leak
+from loaders.packs.labels.subsample import subsample_per_class, tell_scarce, training_labels, validation_part
 from loaders.views import presets
 
 Method = Literal["fine_tune", "frozen", "two_stage", "knn"]

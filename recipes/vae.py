@@ -22,19 +22,19 @@ from pathlib import Path
 import torch
 import tyro
 
-from engine.draws import StepDraws
-from engine.networks import build_backbone
+from engine.nets.backbones import build_backbone
+from engine.nets.variational import Intensities, LatentCode, reconstruct_and_sample
 from engine.objectives.vae import Reconstruction, reparameterise, vae_loss
-from engine.pictures import save_rows
-from engine.recipe import Recipe, StepOutput
-from engine.run import RunSummary, print_summary
-from engine.run import run as run_recipe
-from engine.run_config import RunConfig
-from engine.samples import load_samples
-from engine.schedule import Schedule, constant
-from engine.variational import Intensities, LatentCode, reconstruct_and_sample
+from engine.report.pictures import save_rows
+from engine.train.draws import StepDraws
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.run_config import RunConfig
+from engine.train.samples import load_samples
+from engine.train.schedule import Schedule, constant
 from loaders.batch import Batch
-from loaders.errors import run_command
+from loaders.common.errors import run_command
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 

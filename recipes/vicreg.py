@@ -20,16 +20,16 @@ from typing import Any
 
 import tyro
 
-from engine.networks import Projector, build_backbone
+from engine.nets.backbones import Projector, build_backbone
 from engine.objectives.vicreg import vicreg_loss
-from engine.optim import LARS, split_by_dimension
-from engine.recipe import Recipe, StepOutput
-from engine.run import RunSummary, print_summary
-from engine.run import run as run_recipe
-from engine.run_config import RunConfig
-from engine.schedule import Schedule, warmup_cosine
+from engine.train.optim import LARS, split_by_dimension
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.run_config import RunConfig
+from engine.train.schedule import Schedule, warmup_cosine
 from loaders.batch import Batch
-from loaders.errors import run_command
+from loaders.common.errors import run_command
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 

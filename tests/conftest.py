@@ -10,7 +10,7 @@ from pathlib import Path
 # machine, in the tests' own processes too. Workers side by side fill the cores. Said before torch is loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from loaders.cache_folder import cache_folder
+from loaders.common.cache_folder import cache_folder
 
 # Where `make setup` keeps compiled kernels, whatever cache a test sets up for all else.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder().parent))

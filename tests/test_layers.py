@@ -13,9 +13,7 @@ ALLOWED = {
         "engine",
         "loaders.batch",
         "loaders.classification",
-        "loaders.errors",
-        "loaders.json_text",
-        "loaders.locks",
+        "loaders.common",
         "loaders.options",
         "loaders.packs",
         "loaders.views.evaluation",
@@ -92,3 +90,41 @@ def test_a_script_runs_from_anywhere(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_common_knows_nothing_above_it() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in (ROOT / "loaders" / "common").glob("*.py")
+        for module in imported_modules(path)
+        if module.split(".")[0] in ALLOWED and not is_under(module, "loaders.common")
+    ]
+    assert not wrong, wrong
+
+
+def module_graph() -> dict[str, set[str]]:
+    """Which modules each one imports when it is imported itself."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for layer in ALLOWED
+        for path in (ROOT / layer).rglob("*.py")
+    }
+    graph: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        found = graph.setdefault(name, set())
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                inside = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= (inside & set(paths)) or {node.module or ""}
+        found &= set(paths)
+        found.discard(name)
+    return graph
+
+
+def test_the_import_graph_has_no_circle() -> None:
+    graph = module_graph()
+    while leaves := {name for name, imported in graph.items() if not imported & set(graph)}:
+        graph = {name: imported for name, imported in graph.items() if name not in leaves}
+    assert not graph, f"in or above a circle: {sorted(graph)}"

@@ -30,17 +30,17 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders import LoaderOptions, build_loader, open_pack
-from loaders.cores import available_cores
-from loaders.errors import UserError, check_numbers, run_command
-from loaders.order import permute
+from loaders.common.cores import available_cores
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.order.permutation import permute
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.columns import COLUMN_DTYPES, write_columns
-from loaders.packs.labels import TRUE_LABELS, label_table_path
+from loaders.packs.labels.tables import TRUE_LABELS, label_table_path
 from loaders.packs.manifest import SHARDS_FOLDER, SplitInfo, SplitRange, shard_file_name, write_manifest
 from loaders.views import presets
-from tools.bench.agreement import agreement_times
 from tools.bench.harness import machine
 from tools.bench.records import append_record, check_records
+from tools.bench.same_work import agreement_times
 
 _ORDER_BLOCK = 1 << 20
 

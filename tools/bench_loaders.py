@@ -22,10 +22,10 @@ from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.files import check_folder
-from loaders.checks import check_whole
-from loaders.cores import available_cores
-from loaders.errors import UserError, check_numbers, run_command
+from loaders.common.checks import check_whole
+from loaders.common.cores import available_cores
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder
 from tools.bench.contender import BackendName, LimitName, PeerName, find_contender
 from tools.bench.corpus import open_corpus, pack_images
 from tools.bench.harness import Benchmark, Record, prepare, rounds

@@ -22,8 +22,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders import LoaderOptions, build_loader, open_pack
-from loaders.checks import check_whole
-from loaders.errors import UserError, run_command
+from loaders.common.checks import check_whole
+from loaders.common.errors import UserError, run_command
 from loaders.options import DTypeName
 from loaders.views import presets
 from tools.bench.harness import machine

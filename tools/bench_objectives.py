@@ -34,7 +34,7 @@ from engine.objectives.rotnet import rotate_four
 from engine.objectives.simclr import simclr_loss
 from engine.objectives.triplet import triplet_loss
 from engine.objectives.vicreg import vicreg_loss
-from loaders.errors import check_numbers, run_command
+from loaders.common.errors import check_numbers, run_command
 from tools.bench.harness import machine
 from tools.bench.records import append_record, check_records
 

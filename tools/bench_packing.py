@@ -26,9 +26,9 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.cores import available_cores
-from loaders.errors import UserError, check_numbers, run_command
-from loaders.json_text import parse_json
+from loaders.common.cores import available_cores
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.json_text import parse_json
 from tools.bench.harness import machine
 from tools.bench.records import append_record, check_records
 from tools.packing.writers import WRITERS, files

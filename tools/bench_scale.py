@@ -27,9 +27,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.files import check_folder
-from loaders.cores import available_cores
-from loaders.errors import UserError, check_numbers, run_command
+from loaders.common.cores import available_cores
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder
 from loaders.packs.columns import COLUMN_DTYPES, column_path
 from loaders.packs.manifest import INDEX_FOLDER, SplitRange, read_manifest, write_manifest
 from tools.bench.harness import machine

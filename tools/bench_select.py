@@ -18,8 +18,8 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.select import BalancedSelector
-from loaders.errors import check_numbers, run_command
+from engine.labels.select import BalancedSelector
+from loaders.common.errors import check_numbers, run_command
 from tools.bench.records import append_record, check_records
 
 

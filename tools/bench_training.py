@@ -34,9 +34,9 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.measured import Measure
-from engine.metrics import read_metrics
-from loaders.errors import UserError, check_numbers, run_command
+from engine.train.measured import Measure
+from engine.train.metrics import read_metrics
+from loaders.common.errors import UserError, check_numbers, run_command
 from tools.bench.harness import machine
 from tools.bench.records import append_record, check_records
 

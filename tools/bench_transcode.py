@@ -27,10 +27,10 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.errors import UserError, check_numbers, run_command
-from loaders.packs.image import dct_factor
-from loaders.packs.planes import shrink_planes
-from loaders.packs.resize import fit_short_side, resize_antialiased
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.packs.images.image import dct_factor
+from loaders.packs.images.planes import shrink_planes
+from loaders.packs.images.resize import fit_short_side, resize_antialiased
 from tools.bench.harness import machine
 from tools.bench.records import append_record, check_records
 

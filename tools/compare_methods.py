@@ -30,11 +30,11 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from engine.files import check_folder
 from loaders import open_pack
-from loaders.errors import UserError, check_numbers, run_command
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder
 from loaders.packs import Pack
-from loaders.packs.subsample import few_labels
+from loaders.packs.labels.subsample import few_labels
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -42,7 +42,7 @@ from tools.comparison import selfsup, semisup
 from tools.comparison.bench import Bench, Failures
 from tools.comparison.cpu_budget import preload
 from tools.comparison.methods import BATCH_SIZE, PRETRAININGS, TRAININGS
-from tools.comparison.records import read_lines, write_lines
+from tools.comparison.results import read_lines, write_lines
 from tools.comparison.tables import selfsup_table, semisup_table, write_page
 
 

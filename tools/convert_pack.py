@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.progress import Progress
 
-from loaders.errors import run_command
+from loaders.common.errors import run_command
 from loaders.packs.convert import convert_pack
 
 

@@ -26,9 +26,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from engine.evaluation import read_evaluation
-from engine.few_labels import SCRATCH, read_results, summarise
-from loaders.errors import UserError, run_command
+from engine.evaluate.few_labels import SCRATCH, read_results, summarise
+from engine.evaluate.results import read_evaluation
+from loaders.common.errors import UserError, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKER = "made-by-demo"
@@ -105,7 +105,7 @@ def plan(config: Config) -> list[Step]:
         ),
         Step(
             "measure the frozen features",
-            python("tools/evaluate.py", "--run", run, "--pack", config.pack, *threads),
+            python("tools/probe.py", "--run", run, "--pack", config.pack, *threads),
         ),
         Step(
             "fine-tune with few labels, beside from scratch",

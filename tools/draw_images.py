@@ -18,11 +18,11 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.files import check_folder
-from loaders.checks import check_whole
-from loaders.cores import available_cores
-from loaders.errors import UserError, check_numbers, run_command
-from tools.packing.drawing import MAX_SIDE, NUM_TEXTURES, Pictures, Textures, draw_jpegs
+from loaders.common.checks import check_whole
+from loaders.common.cores import available_cores
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder
+from tools.packing.synthetic import MAX_SIDE, NUM_TEXTURES, Pictures, Textures, draw_jpegs
 
 _PER_TASK = 2000
 _PER_CALL = 100

@@ -13,9 +13,9 @@ from typing import Annotated
 
 import tyro
 
-from loaders.errors import UserError, run_command
-from loaders.json_text import parse_json
-from loaders.packs.atomic import write_atomic
+from loaders.common.errors import UserError, run_command
+from loaders.common.files import write_atomic
+from loaders.common.json_text import parse_json
 
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 _ROOT = Path(__file__).resolve().parents[1]

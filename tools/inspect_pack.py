@@ -16,11 +16,11 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.files import check_file
-from loaders.errors import check_numbers, run_command
+from loaders.common.errors import check_numbers, run_command
+from loaders.common.files import check_file
 from loaders.packs import open_pack
 from tools.packing.inspect import faults_found, inspect_pack, parse_faults
-from tools.packing.page import PAGE_NAME
+from tools.packing.pack_page import PAGE_NAME
 
 
 @dataclass(frozen=True)

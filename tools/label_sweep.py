@@ -34,15 +34,22 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from engine.classifier_recipe import read_accuracy
-from engine.few_labels import SCRATCH, FewLabelResult, Summary, read_results, summarise, write_results
-from engine.files import check_folder, to_json, write_atomic
-from engine.leaks import Account
+from engine.evaluate.few_labels import (
+    SCRATCH,
+    FewLabelResult,
+    Summary,
+    read_results,
+    summarise,
+    write_results,
+)
+from engine.labels.shared_images import Account
 from engine.report.figures import Series, draw_label_efficiency, save_picture
-from engine.runs import read_run
+from engine.train.classifier_recipe import read_accuracy
+from engine.train.run_folder import read_run
 from loaders import open_pack
-from loaders.errors import UserError, check_numbers, run_command
-from loaders.json_text import parse_json
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder, to_json, write_atomic
+from loaders.common.json_text import parse_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TRANSFER = "transfer"
@@ -245,7 +252,7 @@ def write_sweep(config: Config, results: Sequence[FewLabelResult]) -> None:
 
 
 def leaks_of(config: Config) -> tuple[str, ...]:
-    """Return what the runs were allowed to learn from the test split, see `engine.leaks`; each text once."""
+    """Return what the runs were allowed to learn from the test split; each text once."""
     found: dict[str, None] = {}
     for job in plan(config):
         folder = config.out / job.folder

@@ -25,14 +25,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from engine.files import check_file, check_folder
-from loaders.errors import UserError, check_numbers, run_command
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_file, check_folder
 from loaders.packs import LabelTable, Pack, open_pack
-from loaders.packs.class_names import class_names, write_class_names
-from loaders.packs.label_files import export_labels, read_label_file
-from loaders.packs.labels import TRUE_LABELS, label_table_path
-from loaders.packs.leaks import shared_rows
-from loaders.packs.subsample import subsample_per_class, tell_scarce, validation_part
+from loaders.packs.labels.class_names import class_names, write_class_names
+from loaders.packs.labels.files import export_labels, read_label_file
+from loaders.packs.labels.leaks import shared_rows
+from loaders.packs.labels.subsample import subsample_per_class, tell_scarce, validation_part
+from loaders.packs.labels.tables import TRUE_LABELS, label_table_path
 
 _PackPath = Annotated[Path, tyro.conf.Positional]
 

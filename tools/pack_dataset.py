@@ -19,16 +19,16 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.errors import UserError, run_command
+from loaders.common.errors import UserError, run_command
 from loaders.packs import open_pack
 from loaders.packs.append import append_to_pack
-from loaders.packs.image import ImagePolicy
+from loaders.packs.images.image import ImagePolicy
 from loaders.packs.manifest import QUARANTINE_NAME, Manifest
 from loaders.packs.packer import PackOptions, pack_dataset
-from loaders.packs.sources.columns import ColumnOptions
-from loaders.packs.sources.remote import is_remote
+from loaders.packs.sources.remote_folder import is_remote
 from loaders.packs.sources.spec import parse_splits
-from loaders.packs.upload import default_staging
+from loaders.packs.sources.table_columns import ColumnOptions
+from loaders.packs.stores.upload import default_staging
 from tools.packing.inspect import faults_found, inspect_pack, parse_faults
 
 

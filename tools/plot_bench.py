@@ -21,9 +21,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.files import check_file
-from loaders.errors import UserError, run_command
-from loaders.json_text import parse_json
+from loaders.common.errors import UserError, run_command
+from loaders.common.files import check_file
+from loaders.common.json_text import parse_json
 from tools.bench.table import Record, Row, reference_of, summarise
 
 mpl.use("Agg")

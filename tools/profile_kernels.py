@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_sample_images
 
-from loaders.backends.decode import Decoder, EncodedRows
-from loaders.errors import UserError, run_command
+from loaders.backends.decoding import Decoder, EncodedRows
+from loaders.common.errors import UserError, run_command
 from loaders.kernels.memory import aligned_zeros
 from loaders.kernels.views.render import make_scratch, render_chunk
 from loaders.kernels.views.resample import table_taps

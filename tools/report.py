@@ -13,10 +13,8 @@ import numpy as np
 import tyro
 from torch import Tensor
 
-from engine.evaluation import Evaluation, read_evaluation
-from engine.few_labels import FewLabelResult, read_results
-from engine.files import check_file, write_atomic
-from engine.metrics import read_metrics
+from engine.evaluate.few_labels import FewLabelResult, read_results
+from engine.evaluate.results import Evaluation, read_evaluation
 from engine.report.page import Command, Paragraph, Section, render_page
 from engine.report.sections import (
     configuration_section,
@@ -27,10 +25,12 @@ from engine.report.sections import (
     leaks_section,
 )
 from engine.report.sheets import contact_sheet, to_pixels
-from engine.runs import read_run
-from engine.samples import load_samples
+from engine.train.metrics import read_metrics
+from engine.train.run_folder import read_run
+from engine.train.samples import load_samples
 from loaders import LoaderOptions, build_loader, open_pack
-from loaders.errors import UserError, check_numbers, run_command
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_file, write_atomic
 from loaders.packs import Pack, Split
 from loaders.views import presets
 

@@ -24,10 +24,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.files import check_file, write_atomic
 from loaders import LoaderOptions, build_loader, open_pack
-from loaders.checks import check_whole
-from loaders.errors import UserError, check_numbers, run_command
+from loaders.common.checks import check_whole
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_file, write_atomic
 from loaders.kernels.jpeg.turbojpeg import decode_jpeg
 from loaders.kernels.views import codes
 from loaders.packs import Split

@@ -16,12 +16,12 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from loaders.cores import available_cores
-from loaders.errors import UserError, check_numbers, run_command
+from loaders.common.cores import available_cores
+from loaders.common.errors import UserError, check_numbers, run_command
 from loaders.packs import open_pack
 from loaders.packs.audit import compare_with_source, decode_all
 from loaders.packs.sources.spec import parse_splits
-from loaders.packs.store import as_url
+from loaders.packs.stores.store import as_url
 from loaders.packs.verify import verify_pack
 
 _SHOWN_LINES = 20

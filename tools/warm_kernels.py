@@ -16,10 +16,10 @@ import tyro
 
 from loaders import LoaderOptions, open_pack
 from loaders.build import build_loader
-from loaders.errors import run_command
+from loaders.common.errors import run_command
 from loaders.packs.bulk import load_kernels
+from loaders.packs.images.planes import shrink_planes
 from loaders.packs.packer import PackOptions, pack_dataset
-from loaders.packs.planes import shrink_planes
 from loaders.packs.sources.spec import parse_splits
 from loaders.views import presets
 

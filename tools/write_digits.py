@@ -14,7 +14,7 @@ import simplejpeg
 import tyro
 from PIL import Image
 
-from loaders.errors import UserError, run_command
+from loaders.common.errors import UserError, run_command
 
 RESOLUTION = 32
 QUALITY = 95

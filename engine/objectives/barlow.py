@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.distributed import all_reduce_sum, world_size
+from engine.train.distributed import all_reduce_sum, world_size
 
 
 @dataclass(frozen=True)

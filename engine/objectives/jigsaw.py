@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 
 
 def permutation_set(num_permutations: int, num_tiles: int, seed: int = 0) -> NDArray[np.int64]:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.distributed import all_gather, rank, world_size
-from engine.objectives.classification import PretextTerms, pretext_loss
+from engine.objectives.cross_entropy import PretextTerms, pretext_loss
+from engine.train.distributed import all_gather, rank, world_size
 
 
 def simclr_loss(z_a_BD: Tensor, z_b_BD: Tensor, temperature: float = 0.1) -> PretextTerms:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.distributed import all_reduce_sum, world_size
 from engine.objectives.precision import at_least_float32
+from engine.train.distributed import all_reduce_sum, world_size
 
 
 @dataclass(frozen=True)

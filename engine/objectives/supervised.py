@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.objectives.precision import at_least_float32
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 
 Mixing = Literal["none", "mixup", "cutmix"]
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.distributed import all_gather, rank, world_size
+from engine.train.distributed import all_gather, rank, world_size
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.files import write_atomic
 from engine.report.names import DrawnNames, drawn_names
 from engine.report.page import Picture
 from engine.report.theme import DARK, LIGHT, Palette
+from loaders.common.files import write_atomic
 
 _DPI = 160
 _MARKERS, _DASHES = "os^Dv", ("-", "--", ":", "-.")  # of lines beyond the three colours

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from loaders.errors import one_line
+from loaders.common.errors import one_line
 
 _OWN_FAMILY = "DejaVu Sans"  # comes with matplotlib
 _BOXES = "Last Resort"  # a font that has every letter, as the box of its script; matplotlib brings it along

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
 from typing import Any
 
-from engine.evaluation import Evaluation
-from engine.few_labels import SCRATCH, FewLabelResult, Summary, summarise
+from engine.evaluate.few_labels import SCRATCH, FewLabelResult, Summary, summarise
+from engine.evaluate.results import Evaluation
 from engine.report.figures import Curve, Series, draw_curves, draw_label_efficiency
 from engine.report.page import Block, Facts, Paragraph, Section, Table, Tile, Tiles
 

@@ -13,10 +13,10 @@ from loaders.backends.dali import DaliBackend
 from loaders.backends.ffcv import FfcvBackend
 from loaders.backends.stream import StreamBackend
 from loaders.backends.work import Backend
-from loaders.checks import check_one_of
+from loaders.common.checks import check_one_of
 from loaders.options import BackendName
 from loaders.packs import Split
-from loaders.packs.remote import RemotePack
+from loaders.packs.stores.remote_pack import RemotePack
 
 BACKENDS: tuple[Backend, ...] = (CpuBackend(), StreamBackend(), DaliBackend(), FfcvBackend())
 

@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loaders.backends.decode import (
+from loaders.backends.buffers import BufferPool
+from loaders.backends.decoding import (
     MAX_PIXELS_PER_BYTE,
     Arena,
     Decoder,
@@ -30,13 +31,12 @@ from loaders.backends.decode import (
 )
 from loaders.backends.work import Renderer, Request, Work, refuse_remote
 from loaders.batch import Batch
-from loaders.buffers import BufferPool
-from loaders.errors import BadImageError, LoaderError, UserError
+from loaders.common.errors import BadImageError, LoaderError, UserError
 from loaders.kernels.cache import first_use
 from loaders.kernels.views.render import Scratch, make_scratch, render_chunk
 from loaders.kernels.views.resample import table_taps
 from loaders.options import DTypeName
-from loaders.packs.checksum import crc32_all
+from loaders.packs.shards.checksum import crc32_all
 from loaders.views.draw import ViewParameters, draw
 from loaders.views.policy import Standardize, ViewPolicy
 

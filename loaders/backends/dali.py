@@ -24,7 +24,7 @@ from loaders.backends.threads import WorkerPool
 from loaders.backends.verified import VerifiedRows, are_pixels
 from loaders.backends.work import Renderer, Request, Work, refuse_remote
 from loaders.batch import Batch
-from loaders.errors import LoaderError, UserError
+from loaders.common.errors import LoaderError, UserError
 from loaders.views.dali import IMAGES, DaliDType, build_pipeline, check_views, import_dali
 from loaders.views.draw import draw
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from loaders.backends.threads import WorkerPool
-from loaders.packs.remote import RemotePack
+from loaders.packs.stores.remote_pack import RemotePack
 
 
 class Fetching:

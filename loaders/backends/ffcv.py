@@ -13,7 +13,7 @@ from loaders.backends.cpu import CpuRenderer
 from loaders.backends.ffcv_operations import ffcv_loader, import_ffcv, iterate, operations, stop
 from loaders.backends.work import LABELED, Pending, Renderer, Request, Work
 from loaders.batch import Batch
-from loaders.errors import LoaderError, UserError
+from loaders.common.errors import LoaderError, UserError
 from loaders.packs import Split
 
 _KEPT_EPOCHS = 8  # orders remembered, so that an epoch given up early can still be told from the next one

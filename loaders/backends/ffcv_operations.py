@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders.backends.ffcv_memory import describe_memory_apart
-from loaders.errors import LoaderError, MissingBackendError
+from loaders.common.errors import LoaderError, MissingBackendError
 
 
 def import_ffcv() -> Any:

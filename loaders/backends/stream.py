@@ -2,8 +2,8 @@
 
 Shards are fetched whole, checked, and kept in a bounded cache; the shards of the window in use and of the
 one after it are on their way before a row of them is asked for. Rows come in the block order of
-`loaders.block_order`, which depends on seed, epoch and window alone: neither on the cache nor on the speed of
-the store.
+`loaders.order.blocks`, which depends on seed, epoch and window alone: neither on the cache nor on the speed
+of the store.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from loaders.backends.cpu import CpuRenderer
 from loaders.backends.work import LABELED, Pending, Renderer, Request, Work
 from loaders.batch import Batch
-from loaders.block_order import BlockShuffle
-from loaders.errors import LoaderError, UserError
+from loaders.common.errors import LoaderError, UserError
+from loaders.order.blocks import BlockShuffle
 from loaders.packs import Split
-from loaders.packs.remote import RemotePack
-from loaders.packs.store import StoreError
+from loaders.packs.stores.remote_pack import RemotePack
+from loaders.packs.stores.store import StoreError
 
 _FEW_RANGES = 64  # more are ranges of a few rows each, which are looked up one by one
 _RECENT_BATCHES = 8  # batches whose shards stay while later ones are being begun

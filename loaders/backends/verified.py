@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from loaders.backends.cpu import MAX_REPLACEMENTS
 from loaders.backends.work import Work
-from loaders.errors import BadImageError, LoaderError, UserError
+from loaders.common.errors import BadImageError, LoaderError, UserError
 from loaders.kernels.encodings import ENCODING_RAW
 from loaders.kernels.jpeg.turbojpeg import decode_jpeg
 from loaders.packs import Split
-from loaders.packs.checksum import crc32, crc32_all
+from loaders.packs.shards.checksum import crc32, crc32_all
 
 
 def are_pixels(split: Split) -> bool:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from loaders.backends.fetching import Fetching
 from loaders.backends.threads import WorkerPool
 from loaders.batch import Batch
-from loaders.cores import available_cores
-from loaders.errors import UserError
+from loaders.common.cores import available_cores
+from loaders.common.errors import UserError
 from loaders.options import LoaderOptions, Mode
-from loaders.order import Positions, permute_stream
+from loaders.order.permutation import Positions, permute_stream
 from loaders.packs import Split
-from loaders.packs.remote import RemotePack
+from loaders.packs.stores.remote_pack import RemotePack
 from loaders.views.policy import ViewPolicy
 
 T = TypeVar("T")

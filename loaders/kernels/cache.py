@@ -22,9 +22,9 @@ import numba
 from llvmlite import binding
 from numba.extending import register_jitable
 
-from loaders.cache_folder import cache_folder
-from loaders.errors import UserError
-from loaders.locks import locked
+from loaders.common.cache_folder import cache_folder
+from loaders.common.errors import UserError
+from loaders.common.locks import locked
 
 _SOURCES = Path(__file__).parent
 _UNUSED_S = 30 * 86_400.0  # after which a folder is removed

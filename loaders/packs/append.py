@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from loaders.errors import UserError
-from loaders.packs.atomic import partial_path, sync_folder
+from loaders.common.errors import UserError
+from loaders.common.files import partial_path, sync_folder
 from loaders.packs.finish import EmptySplitError, join_parts
 from loaders.packs.listing import Plan, key_hash, listing_path, make_plan, read_items
 from loaders.packs.manifest import (

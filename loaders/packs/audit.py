@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
 from loaders.kernels.jpeg.turbojpeg import decode_jpeg
-from loaders.packs.checksum import content_hash
 from loaders.packs.listing import key_hash, list_split, spool_path
 from loaders.packs.pack import Pack, Split
 from loaders.packs.quarantine import quarantined
-from loaders.packs.sources.columns import column_options
+from loaders.packs.shards.checksum import content_hash
 from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem
 from loaders.packs.sources.layouts import resolve_layout
 from loaders.packs.sources.spec import SplitSource, open_source
+from loaders.packs.sources.table_columns import column_options
 
 _ROWS_PER_TASK = 256
 _SHOWN = 3

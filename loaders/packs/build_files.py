@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from loaders.errors import UserError
-from loaders.json_text import parse_json
+from loaders.common.errors import UserError
+from loaders.common.json_text import parse_json
 
 T = TypeVar("T")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loaders.packs.image import ImagePolicy
+from loaders.packs.images.image import ImagePolicy
 from loaders.packs.manifest import Manifest, read_manifest
 from loaders.packs.packer import PackOptions, Progress, pack_dataset
-from loaders.packs.sources.columns import ColumnOptions
-from loaders.packs.sources.pack import PACK_PREFIX
+from loaders.packs.sources.other_pack import PACK_PREFIX
 from loaders.packs.sources.spec import SplitSource
+from loaders.packs.sources.table_columns import ColumnOptions
 
 
 def convert_pack(

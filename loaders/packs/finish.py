@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.errors import UserError
-from loaders.packs.atomic import partial_path, publish
-from loaders.packs.checksum import sha256_file
+from loaders.common.errors import UserError
+from loaders.common.files import partial_path, publish
 from loaders.packs.columns import COLUMN_DTYPES, write_columns
-from loaders.packs.image import Action
-from loaders.packs.labels import TRUE_LABELS, LabelTableWriter, label_table_path
+from loaders.packs.images.image import Action
+from loaders.packs.labels.multi_labels import MultiLabels, write_multi_labels
+from loaders.packs.labels.tables import TRUE_LABELS, LabelTableWriter, label_table_path
 from loaders.packs.listing import Plan, ShardPlan, listing_path, read_items
 from loaders.packs.manifest import (
     FORMAT_VERSION,
@@ -32,9 +32,9 @@ from loaders.packs.manifest import (
     SplitInfo,
     SplitRange,
 )
-from loaders.packs.multi_labels import MultiLabels, write_multi_labels
 from loaders.packs.pack import Pack
-from loaders.packs.parts import PartInfo, part_path, read_part_entries, read_part_info, read_part_rows
+from loaders.packs.shards.checksum import sha256_file
+from loaders.packs.shards.parts import PartInfo, part_path, read_part_entries, read_part_info, read_part_rows
 from loaders.packs.sources.spec import SplitSource
 
 _ROWS_AT_ONCE = 1 << 20

@@ -18,16 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from loaders.errors import UserError
-from loaders.packs.atomic import partial_path, publish, write_atomic
+from loaders.common.errors import UserError
+from loaders.common.files import partial_path, publish, write_atomic
 from loaders.packs.build_files import read_build_file
-from loaders.packs.image import ImagePolicy, prepare_image
-from loaders.packs.label_summary import LabelSummary
+from loaders.packs.images.image import ImagePolicy, prepare_image
+from loaders.packs.labels.summary import LabelSummary
 from loaders.packs.listing_lines import from_line, line_size, to_line
 from loaders.packs.manifest import Manifest
 from loaders.packs.reasons import BadImage, Reason
 from loaders.packs.repeats import repeated_rows
-from loaders.packs.sources.columns import ColumnOptions
 from loaders.packs.sources.folder_classes import FolderClasses
 from loaders.packs.sources.item import (
     MAX_FILE_BYTES,
@@ -40,6 +39,7 @@ from loaders.packs.sources.label_file import LabeledSource
 from loaders.packs.sources.layouts import lists_beside, resolve_layout
 from loaders.packs.sources.naming import is_no_image_name
 from loaders.packs.sources.spec import SplitSource, open_source
+from loaders.packs.sources.table_columns import ColumnOptions
 
 # What a sample costs besides its bytes: a tar has two headers, the label and half a block of padding per
 # file, a beton its metadata and allocation records.

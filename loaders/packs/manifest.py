@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loaders.errors import UserError
-from loaders.json_text import parse_json
-from loaders.packs.atomic import write_atomic
+from loaders.common.errors import UserError
+from loaders.common.files import write_atomic
+from loaders.common.json_text import parse_json
 
 FORMAT_VERSION = 2  # 2: the index has the column crc32
 MANIFEST_NAME = "manifest.json"

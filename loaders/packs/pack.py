@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.errors import UserError
-from loaders.packs.class_names import read_class_names
+from loaders.common.errors import UserError
 from loaders.packs.columns import IndexColumns, open_columns
-from loaders.packs.labels import TRUE_LABELS, LabelTable, label_table_path
+from loaders.packs.labels.class_names import read_class_names
+from loaders.packs.labels.tables import TRUE_LABELS, LabelTable, label_table_path
 from loaders.packs.manifest import (
     BUILD_FOLDER,
     MANIFEST_NAME,
@@ -24,7 +24,7 @@ from loaders.packs.manifest import (
     read_manifest,
 )
 from loaders.packs.mapped import map_file
-from loaders.packs.store import StoreOptions, as_url
+from loaders.packs.stores.store import StoreOptions, as_url
 
 
 class Split:
@@ -317,7 +317,7 @@ def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -
     """
     url = as_url(os.fspath(path))
     if url is not None:
-        from loaders.packs.remote import open_remote_pack
+        from loaders.packs.stores.remote_pack import open_remote_pack
 
         return open_remote_pack(url, store or StoreOptions())
     folder = Path(path).expanduser().absolute()  # the same from wherever it is read later

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from loaders.cores import available_cores
-from loaders.errors import UserError
-from loaders.locks import locked
-from loaders.packs.atomic import remove_partials, write_atomic
+from loaders.common.cores import available_cores
+from loaders.common.errors import UserError
+from loaders.common.files import remove_leftovers, write_atomic
+from loaders.common.locks import locked
 from loaders.packs.build_files import read_build_file
 from loaders.packs.finish import EmptySplitError, join_parts
-from loaders.packs.image import ImagePolicy
+from loaders.packs.images.image import ImagePolicy
 from loaders.packs.listing import Plan, ShardPlan, make_plan
 from loaders.packs.manifest import (
     BUILD_FOLDER,
@@ -32,12 +32,12 @@ from loaders.packs.manifest import (
     read_manifest,
     write_manifest,
 )
-from loaders.packs.parts import part_path, read_part_info
 from loaders.packs.ray_workers import require_ray, run_jobs_on_ray
-from loaders.packs.shard_job import ShardJob
-from loaders.packs.sources.columns import ColumnOptions
+from loaders.packs.shards.job import ShardJob
+from loaders.packs.shards.parts import part_path, read_part_info
 from loaders.packs.sources.spec import SplitSource, identity
-from loaders.packs.upload import read_remote_manifest, remote_size, upload_pack
+from loaders.packs.sources.table_columns import ColumnOptions
+from loaders.packs.stores.upload import read_remote_manifest, remote_size, upload_pack
 from loaders.packs.workers import run_jobs, run_jobs_in_threads
 
 Progress = Callable[[int, int], None]
@@ -192,7 +192,7 @@ def check_command(options: PackOptions, command: dict[str, Any]) -> None:
     else:
         write_atomic(path, json.dumps(command).encode())
     for folder in (BUILD_FOLDER, f"{BUILD_FOLDER}/parts", SHARDS_FOLDER, INDEX_FOLDER, LABELS_FOLDER, "."):
-        remove_partials(options.out / folder)
+        remove_leftovers(options.out / folder)
 
 
 def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:

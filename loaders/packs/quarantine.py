@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loaders.errors import UserError
-from loaders.json_text import parse_json
+from loaders.common.errors import UserError
+from loaders.common.json_text import parse_json
 from loaders.packs.manifest import QUARANTINE_NAME, WARNINGS_NAME
 from loaders.packs.reasons import Reason
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from loaders.errors import MissingBackendError, UserError
-from loaders.packs.shard_job import ShardJob, write_shard
+from loaders.common.errors import MissingBackendError, UserError
+from loaders.packs.shards.job import ShardJob, write_shard
 
 _JOBS_IN_FLIGHT = 2  # per worker, so that none waits for the driver
 

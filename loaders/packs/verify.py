@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from loaders.errors import UserError
-from loaders.packs.checksum import content_hash, crc32, sha256_file
-from loaders.packs.labels import TRUE_LABELS, LabelTable, label_table_path
+from loaders.common.errors import UserError
+from loaders.packs.labels.tables import TRUE_LABELS, LabelTable, label_table_path
 from loaders.packs.manifest import (
     INDEX_FOLDER,
     SHARD_LIST_NAME,
@@ -20,7 +19,8 @@ from loaders.packs.manifest import (
     read_manifest,
 )
 from loaders.packs.pack import Pack, open_pack
-from loaders.packs.shard_list import ShardRecord, read_shard_records
+from loaders.packs.shards.checksum import content_hash, crc32, sha256_file
+from loaders.packs.shards.shard_list import ShardRecord, read_shard_records
 
 _SHOWN_ROWS = 3
 _ROWS_AT_ONCE = 1 << 20

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from itertools import islice
 
-from loaders.errors import UserError
-from loaders.packs.parts import PartInfo
-from loaders.packs.shard_job import ShardJob, write_shard
+from loaders.common.errors import UserError
+from loaders.packs.shards.job import ShardJob, write_shard
+from loaders.packs.shards.parts import PartInfo
 
 
 def run_jobs(jobs: Sequence[ShardJob], num_processes: int) -> Iterator[ShardJob]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.kernels.random import uniform4
 
 _MIX = 0xFFFF  # view number of batch operations in the random numbers; no view of a loader has it

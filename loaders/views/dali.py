@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.errors import MissingBackendError, UserError
+from loaders.common.errors import MissingBackendError, UserError
 from loaders.views.dali_operations import Branch, Feed, missing, operate
 from loaders.views.draw import ViewParameters, num_slots
 from loaders.views.policy import (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.views import presets
 from loaders.views.policy import CenterCrop, Interpolation, Normalize, ViewPolicy
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from loaders.checks import check_whole
-from loaders.errors import UserError
+from loaders.common.checks import check_whole
+from loaders.common.errors import UserError
 
 Interpolation = Literal["bilinear", "bicubic"]
 

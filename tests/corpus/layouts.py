@@ -8,7 +8,7 @@ import unicodedata
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from loaders.packs.sources.columns import ColumnOptions
+from loaders.packs.sources.table_columns import ColumnOptions
 from tests.corpus.writers import (
     CAT,
     DOG,

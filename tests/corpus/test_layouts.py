@@ -14,17 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import Pack
 from loaders.packs.append import append_to_pack
 from loaders.packs.audit import compare_with_source
 from loaders.packs.convert import convert_pack
-from loaders.packs.label_files import read_label_file
-from loaders.packs.multi_labels import MultiLabels
+from loaders.packs.labels.files import read_label_file
+from loaders.packs.labels.multi_labels import MultiLabels
+from loaders.packs.labels.subsample import few_labels
 from loaders.packs.packer import PackOptions, pack_dataset
-from loaders.packs.sources.columns import ColumnOptions
 from loaders.packs.sources.spec import parse_splits
-from loaders.packs.subsample import few_labels
+from loaders.packs.sources.table_columns import ColumnOptions
 from loaders.packs.verify import verify_pack
 from tests.corpus.layouts import LAYOUTS
 from tests.corpus.refused import REFUSED

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from loaders.packs.sources.columns import ColumnOptions
+from loaders.packs.sources.table_columns import ColumnOptions
 from tests.loaders.packs.inputs import jpeg, write_tree
 
 CAT, DOG, OTHER, LAST = (jpeg(seed, 8, 8) for seed in range(4))

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from engine.ema import Statistics, make_target, update_ema, warmed_up
-from engine.predict import evaluation_mode
+from engine.evaluate.predict import evaluation_mode
+from engine.train.ema import Statistics, make_target, update_ema, warmed_up
 
 DECAY, ROWS, NUM_TEST = 0.999, 64, 445
 RULES: dict[str, tuple[Statistics, Callable[[int, float], float]]] = {

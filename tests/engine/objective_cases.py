@@ -12,8 +12,7 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from engine.draws import StepDraws
-from engine.objectives.classification import pretext_loss
+from engine.objectives.cross_entropy import pretext_loss
 from engine.objectives.deepcluster import cluster_weights, deepcluster_loss
 from engine.objectives.fixmatch import fixmatch_loss
 from engine.objectives.jigsaw import permutation_set, shuffle_tiles
@@ -24,6 +23,7 @@ from engine.objectives.rotnet import rotate_four, rotnet_loss
 from engine.objectives.ssl_gan import discriminator_loss, feature_matching_loss
 from engine.objectives.supervised import mix, mixed_cross_entropy
 from engine.objectives.vae import reparameterise, vae_loss
+from engine.train.draws import StepDraws
 
 ROWS, SIDE, CLASSES = 16, 4, 5
 

@@ -8,14 +8,14 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from engine.batchnorm import synchronise_batchnorm
-from engine.distributed import all_gather, all_reduce_sum
-from engine.draws import StepDraws
-from engine.networks import Projector
+from engine.nets.backbones import Projector
 from engine.objectives.barlow import barlow_twins_loss
 from engine.objectives.simclr import simclr_loss
 from engine.objectives.triplet import triplet_loss
 from engine.objectives.vicreg import vicreg_loss
+from engine.train.batchnorm import synchronise_batchnorm
+from engine.train.distributed import all_gather, all_reduce_sum
+from engine.train.draws import StepDraws
 from tests.engine.objective_cases import OBJECTIVES, objective_case
 
 ROWS, FEATURES, EMBEDDING = 12, 5, 7

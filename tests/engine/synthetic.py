@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.distributed import make_accelerator, seed_everything
-from engine.loop import LoopConfig, TrainSummary, train
-from engine.networks import Projector, TinyResNet
+from engine.evaluate.online_probe import OnlineProbe
+from engine.nets.backbones import Projector, TinyResNet
 from engine.objectives.barlow import barlow_twins_loss
-from engine.online_probe import OnlineProbe
-from engine.optim import LARS, split_by_dimension
-from engine.recipe import Recipe, StepOutput
-from engine.schedule import Schedule, warmup_cosine
+from engine.train.distributed import make_accelerator, seed_everything
+from engine.train.loop import LoopConfig, TrainSummary, train
+from engine.train.optim import LARS, split_by_dimension
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.schedule import Schedule, warmup_cosine
 from loaders.batch import Batch
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.metrics import read_metrics
+from engine.train.metrics import read_metrics
 from tests.loaders.packs.inputs import class_tree, pack, write_tree
 
 ROOT = Path(__file__).parents[2]

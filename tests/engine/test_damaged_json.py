@@ -10,13 +10,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from engine.classifier_recipe import read_accuracy
-from engine.description import METADATA_KEY, read_metadata
-from engine.evaluation import read_evaluation
-from engine.few_labels import read_results
-from engine.networks import load_backbone
-from engine.runs import read_run
-from loaders.errors import UserError
+from engine.evaluate.few_labels import read_results
+from engine.evaluate.results import read_evaluation
+from engine.nets.backbones import load_backbone
+from engine.nets.description import METADATA_KEY, read_metadata
+from engine.train.classifier_recipe import read_accuracy
+from engine.train.run_folder import read_run
+from loaders.common.errors import UserError
 from tests.engine.synthetic import train_small
 
 DEEP = "[" * 200_000

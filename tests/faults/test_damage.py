@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from loaders import LoaderOptions, build_loader
-from loaders.errors import LoaderError, UserError
+from loaders.common.errors import LoaderError, UserError
 from loaders.packs import StoreOptions, open_pack, packer
 from loaders.packs.manifest import QUARANTINE_NAME
 from loaders.packs.verify import verify_pack

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.checkpoint import list_checkpoints
-from loaders.errors import UserError
+from engine.train.checkpoint import list_checkpoints
+from loaders.common.errors import UserError
 from loaders.packs import StoreOptions, open_pack
 from tests.engine.synthetic import train_small
 from tests.faults.http_store import serve

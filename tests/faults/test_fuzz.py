@@ -18,17 +18,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from loaders import build_loader
-from loaders.backends.decode import Arena, Decoder
-from loaders.errors import UserError
+from loaders.backends.decoding import Arena, Decoder
+from loaders.common.errors import UserError
 from loaders.kernels.jpeg.markers import CLEAN, HEIGHT, WIDTH
 from loaders.kernels.jpeg.scan import ScanTables, scan_jpegs
-from loaders.packs import LabelTable, Pack, beton, open_pack
+from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.columns import COLUMN_DTYPES, IndexColumns, open_columns
-from loaders.packs.image import ImagePolicy, prepare_image
-from loaders.packs.jpeg_header import parse_jpeg_header
-from loaders.packs.labels import LabelTableWriter
+from loaders.packs.images.image import ImagePolicy, prepare_image
+from loaders.packs.images.jpeg_header import parse_jpeg_header
+from loaders.packs.labels.tables import LabelTableWriter
 from loaders.packs.manifest import read_manifest
-from loaders.packs.shard_list import read_shard_records
+from loaders.packs.shards import beton_layout
+from loaders.packs.shards.shard_list import read_shard_records
 from loaders.packs.sources.item import MAX_FILE_BYTES, BadImage, UnreadableItem
 from loaders.packs.sources.spec import open_source
 from loaders.views import presets
@@ -371,9 +372,9 @@ def test_column_headers_that_a_long_search_found(good, tmp_path, changes):
 def test_an_image_of_a_beton_whose_end_wraps_around_is_refused(good, tmp_path):
     """The sum of its place and its size is small again in 64 bits."""
     data = bytearray(good["beton"][0])
-    sample = np.frombuffer(data, beton.SAMPLE, 1, beton.METADATA_START)
-    table = int(np.frombuffer(data, beton.HEADER, 1)["alloc_table_ptr"][0])
-    allocation = np.frombuffer(data, beton.ALLOCATION, 1, table)
+    sample = np.frombuffer(data, beton_layout.SAMPLE, 1, beton_layout.METADATA_START)
+    table = int(np.frombuffer(data, beton_layout.HEADER, 1)["alloc_table_ptr"][0])
+    allocation = np.frombuffer(data, beton_layout.ALLOCATION, 1, table)
     sample["image"]["data_ptr"], allocation["ptr"], allocation["size"] = 2**64 - 8, 2**64 - 8, 64
     (tmp_path / "x.beton").write_bytes(data)
     with pytest.raises(UserError, match="outside the allocated pages"):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from loaders import build_loader
-from loaders.errors import LoaderError, UserError
+from loaders.common.errors import LoaderError, UserError
 from loaders.packs import StoreOptions, open_pack
-from loaders.packs.store import StoreError
+from loaders.packs.stores.store import StoreError
 from loaders.views import presets
 from tests.faults.s3_server import KEYS, s3_server
 from tests.loaders.packs.inputs import class_tree, pack, write_tree

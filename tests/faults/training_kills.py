@@ -26,10 +26,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from engine import checkpoint, files
-from engine.stop import EXIT_STOPPED
+from engine.train import checkpoint
+from engine.train.stop import EXIT_STOPPED
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.batch import Batch
+from loaders.common import files
 from loaders.epochs import EpochLoader
 from loaders.views import presets
 from tests.engine.synthetic import train_small

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.classifier_recipe import read_accuracy
-from engine.distributed import seed_everything
-from engine.metrics import read_metrics
-from engine.networks import build_backbone
-from engine.runs import opened_run, save_backbone
+from engine.nets.backbones import build_backbone
+from engine.train.classifier_recipe import read_accuracy
+from engine.train.distributed import seed_everything
+from engine.train.metrics import read_metrics
+from engine.train.run_folder import opened_run, save_backbone
 from loaders import LoaderOptions
 from loaders.packs import LabelTable, Pack
 from recipes import (

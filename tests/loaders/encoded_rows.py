@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.backends.decode import EncodedRows
+from loaders.backends.decoding import EncodedRows
 from loaders.kernels.encodings import ENCODING_JPEG
 
 

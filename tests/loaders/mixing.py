@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.order import Positions
+from loaders.order.permutation import Positions
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from loaders import BackendName, LoaderOptions, build_loader, build_paired_loader
 from loaders.backends import BACKENDS
 from loaders.build import explain_backend
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.views import presets
 
 

@@ -17,12 +17,12 @@ import torch
 
 from loaders import LoaderOptions, build_loader, build_paired_loader
 from loaders.backends.cpu import CpuRenderer
-from loaders.errors import LoaderError, UserError
+from loaders.common.errors import LoaderError, UserError
 from loaders.packs import LabelTable
 from loaders.views import presets
 from tests.faults.http_store import wait_until
-from tests.loaders.backends import BACKENDS, FUSED, reseal
 from tests.loaders.conftest import write_pack
+from tests.loaders.every_backend import BACKENDS, FUSED, reseal
 from tests.loaders.settings import gathered
 
 

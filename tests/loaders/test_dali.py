@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("nvidia.dali")
 
 from loaders import build_loader, build_paired_loader
-from loaders.errors import LoaderError, MissingBackendError, UserError
+from loaders.common.errors import LoaderError, MissingBackendError, UserError
 from loaders.packs import open_pack
 from loaders.views import presets
 from loaders.views.dali import build_pipeline, refusal
@@ -236,7 +236,9 @@ def test_a_pipeline_that_dies_is_built_again_without_the_image_that_killed_it(
     assert found[1].index[3] == (bad + 1) % 24
 
 
-@pytest.mark.filterwarnings("ignore:.*left behind:RuntimeWarning")  # tests/loaders/test_threads.py holds it
+@pytest.mark.filterwarnings(
+    "ignore:.*left behind:RuntimeWarning"
+)  # tests/loaders/backends/test_threads.py holds it
 def test_a_hung_dali_is_an_error_after_the_time_limit(photo_pack, monkeypatch):
     import time
 

@@ -10,7 +10,7 @@ import torch
 from numba import types
 
 from loaders import LoaderOptions, build_loader, build_paired_loader
-from loaders.errors import LoaderError, MissingBackendError, UserError
+from loaders.common.errors import LoaderError, MissingBackendError, UserError
 from loaders.ffcv import EpochOrder, fused_views, import_ffcv, iterate
 from loaders.packs import open_pack
 from loaders.views import presets

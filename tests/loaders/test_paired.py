@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from loaders import build_paired_loader
-from loaders.balanced import balanced_positions, group_by_class
-from loaders.errors import UserError
-from loaders.packs.labels import LabelTable
-from loaders.packs.subsample import few_labels
+from loaders.common.errors import UserError
+from loaders.order.balanced import balanced_positions, group_by_class
+from loaders.packs.labels.subsample import few_labels
+from loaders.packs.labels.tables import LabelTable
 from loaders.views import presets
 from tests.loaders.settings import gathered
 

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from loaders import LoaderOptions, build_loader, build_paired_loader
 from loaders.batch import Batch
+from loaders.common.errors import UserError
 from loaders.epochs import EpochLoader, PairedLoader
-from loaders.errors import UserError
 from loaders.packs import Pack
 from loaders.views import presets
 

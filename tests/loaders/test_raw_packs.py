@@ -13,7 +13,7 @@ from PIL import Image
 
 from loaders import LoaderOptions, build_loader
 from loaders.kernels.encodings import ENCODING_RAW
-from loaders.packs.beton import read_beton
+from loaders.packs.shards.beton_layout import read_beton
 from loaders.packs.verify import verify_pack
 from loaders.views import presets
 from tests.loaders.packs.inputs import encoded, pack, pixels, write_tree

@@ -200,7 +200,7 @@ BREAKS = {
     "deepcluster": _recipe("deepcluster", "deepcluster_loss", SHUFFLED, _shuffled(1)),
     "supervised": _recipe("supervised", "mixed_cross_entropy", SHUFFLED, _rolled_labels),
     "transfer": Break(
-        *("engine.transfer:F", SHUFFLED, _rolled_cross_entropy),
+        *("engine.train.fine_tuning:F", SHUFFLED, _rolled_cross_entropy),
         ("tests/recipes/test_transfer.py", "it_learns"),
     ),
     "mean_teacher": _recipe(
@@ -217,7 +217,7 @@ BREAKS = {
         "supervised", "mixed_cross_entropy", "labels are not smoothed", _not_smoothed, "smooths"
     ),
     "transfer start": Break(
-        *("engine.starts:Start.load", "the trained weights are not loaded", _new_weights),
+        *("engine.nets.starts:Start.load", "the trained weights are not loaded", _new_weights),
         ("tests/recipes/test_transfer.py", "rate_zero"),
     ),
     "pseudo_label classical": _recipe(
@@ -230,7 +230,7 @@ BREAKS = {
         "pseudo_label", "guess_labels", "guesses name the next class", _next_class, "local"
     ),
     "pseudo_label permanent": Break(
-        *("loaders.packs.labels:LabelTable.join", "a new guess replaces the label", _newest_label),
+        *("loaders.packs.labels.tables:LabelTable.join", "a new guess replaces the label", _newest_label),
         ("tests/recipes/test_pseudo_label.py", "permanent"),
     ),
     "fixmatch": _recipe("fixmatch", "fixmatch_loss", NO_UNLABELLED, _never_unlabelled(5), "teach_what"),
@@ -247,11 +247,11 @@ BREAKS = {
         "self_training", "as_table", "pseudo-labels name the next class", _wrong_table, "help"
     ),
     "self_training selection": Break(
-        *("engine.select:BalancedSelector.update", "scores are those of other images", _other_rows),
+        *("engine.labels.select:BalancedSelector.update", "scores are those of other images", _other_rows),
         ("tests/recipes/test_self_training.py", "surest"),
     ),
     "self_training rounds": Break(
-        *("loaders.packs.labels:LabelTable.join", "pseudo-labels are left out", _first_alone),
+        *("loaders.packs.labels.tables:LabelTable.join", "pseudo-labels are left out", _first_alone),
         ("tests/recipes/test_self_training.py", "goes_on_from"),
     ),
     "active random": _recipe("active", "margins", "margins are drawn at random", _at_random, "brute_force"),
@@ -272,7 +272,11 @@ BREAKS = {
         ("tests/recipes/test_evaluate.py", "averaged"),
     ),
     "pipeline start": Break(
-        *("engine.classifier_recipe:ClassifierConfig.__post_init__", "no stage has a start", _forgets_start),
+        *(
+            "engine.train.classifier_recipe:ClassifierConfig.__post_init__",
+            "no stage has a start",
+            _forgets_start,
+        ),
         ("tests/recipes/test_pipeline.py", "goes_on_from"),
     ),
     "pipeline rounds": _recipe(

@@ -11,9 +11,9 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from engine.classifier_recipe import ClassifierRecipe
-from engine.distributed import seed_everything
-from engine.ema import make_target
+from engine.train.classifier_recipe import ClassifierRecipe
+from engine.train.distributed import seed_everything
+from engine.train.ema import make_target
 from loaders.batch import Batch, PairedBatch
 
 DIMENSIONS, NUM_LABELED, NUM_UNLABELED = 100, 8, 400

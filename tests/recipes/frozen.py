@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
-from engine.evaluate import extract_features, topk_accuracy
-from engine.knn import knn_scores
-from engine.networks import load_backbone
+from engine.evaluate.knn import knn_scores
+from engine.evaluate.representations import extract_features, topk_accuracy
+from engine.nets.backbones import load_backbone
 from loaders import LoaderOptions, build_loader
 from loaders.packs import Pack
 from loaders.views import presets

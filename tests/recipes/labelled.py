@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.run import RunSummary
+from engine.train.run import RunSummary
 from loaders import LoaderOptions
 
 FEW: dict[str, Any] = {

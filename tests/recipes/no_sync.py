@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine.loop import _Run
+from engine.train.loop import _Run
 
 # What brings a value to the host, as Python calls it. `tensor` and its like bring one to the device, from
 # memory that is not pinned, which waits as well.

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from engine.loop import TrainSummary
+from engine.train.loop import TrainSummary
 from loaders import LoaderOptions
 
 RESOLUTION = 16

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import recipes.active as active
-from engine.classifier import load_classifier
-from engine.distributed import seed_everything
-from engine.evaluate import extract_features
-from engine.networks import build_backbone
-from engine.predict import predict
-from engine.runs import save_backbone
-from loaders.errors import UserError
+from engine.evaluate.predict import predict
+from engine.evaluate.representations import extract_features
+from engine.nets.backbones import build_backbone
+from engine.nets.classifier import load_classifier
+from engine.train.distributed import seed_everything
+from engine.train.run_folder import save_backbone
+from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
-from loaders.packs.subsample import few_labels
+from loaders.packs.labels.subsample import few_labels
 from loaders.views.evaluation import EvaluationView
 from recipes.active import Candidates, Config, choose, run
 from tests.floors import trainings

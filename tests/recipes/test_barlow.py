@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from engine.distributed import seed_everything
-from engine.metrics import read_metrics
-from engine.networks import load_backbone
-from engine.run_config import RUNTIME_FIELDS
+from engine.nets.backbones import load_backbone
+from engine.train.distributed import seed_everything
+from engine.train.metrics import read_metrics
+from engine.train.run_config import RUNTIME_FIELDS
 from loaders import LoaderOptions
 from loaders.batch import Batch
-from loaders.errors import UserError, run_command
+from loaders.common.errors import UserError, run_command
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from recipes.barlow import BarlowTwins, Config, main, peak_learning_rates, run

@@ -11,22 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.engine.test_active import farthest_first
 
-from engine.distributed import seed_everything
-from engine.evaluate import extract_features
-from engine.networks import build_backbone
-from engine.runs import read_run, save_backbone
-from engine.starts import find_start
+from engine.evaluate.representations import extract_features
+from engine.nets.backbones import build_backbone
+from engine.nets.starts import find_start
+from engine.train.distributed import seed_everything
+from engine.train.run_folder import read_run, save_backbone
 from loaders import LoaderOptions
 from loaders.classification import chosen_labels
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
-from loaders.packs.class_names import write_class_names
-from loaders.packs.labels import LabelTable as Table
+from loaders.packs.labels.class_names import write_class_names
+from loaders.packs.labels.tables import LabelTable as Table
 from loaders.views.evaluation import EvaluationView
 from recipes import active, fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised, transfer
 from recipes.active import Config
-from tests.engine.test_active import farthest_first
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tree
 from tests.recipes.labelled import FEW
 from tools import labels as tool

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.metrics import read_metrics
-from engine.networks import load_backbone
-from engine.online_probe import read_probe
+from engine.evaluate.online_probe import read_probe
+from engine.nets.backbones import load_backbone
+from engine.train.metrics import read_metrics
 from tests.recipes.short_runs import SMALL, run_short
 
 CLOCK = ("img_per_s", "wait_share")

@@ -13,11 +13,11 @@ import pytest
 import torch
 import tyro
 
-from engine.bad_rows import describe_bad_rows, read_bad_rows
-from engine.metrics import read_metrics
-from engine.run import print_summary
+from engine.train.bad_rows import describe_bad_rows, read_bad_rows
+from engine.train.metrics import read_metrics
+from engine.train.run import print_summary
 from loaders import LoaderOptions
-from loaders.errors import LoaderError
+from loaders.common.errors import LoaderError
 from loaders.packs import Pack, open_pack
 from recipes import active, barlow, evaluate, pipeline, pseudo_label, self_training, supervised, transfer
 from recipes import deepcluster as clustering

@@ -9,11 +9,11 @@ import pytest
 import torch
 from sklearn.metrics import normalized_mutual_info_score
 
-from engine.distributed import seed_everything
-from engine.metrics import read_metrics
+from engine.train.distributed import seed_everything
+from engine.train.metrics import read_metrics
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.batch import Batch
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import Pack
 from loaders.views import presets
 from recipes.deepcluster import Config, DeepCluster, run

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from engine.classifier import Classifier, load_classifier, save_classifier
-from engine.classifier_recipe import read_accuracy
-from engine.description import read_description
-from engine.distributed import seed_everything
-from engine.networks import build_backbone
+from engine.nets.backbones import build_backbone
+from engine.nets.classifier import Classifier, load_classifier, save_classifier
+from engine.nets.description import read_description
+from engine.train.classifier_recipe import read_accuracy
+from engine.train.distributed import seed_everything
 from loaders import LoaderOptions, build_loader, open_pack
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import Pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from engine.classifier import load_classifier
-from engine.classifier_recipe import read_accuracy
-from engine.distributed import seed_everything
+from engine.nets.classifier import load_classifier
+from engine.train.classifier_recipe import read_accuracy
+from engine.train.distributed import seed_everything
 from loaders.batch import Batch, PairedBatch
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from recipes.fixmatch import Config, FixMatch, run
 from tests.floors import trainings
 from tests.floors.data import Data

@@ -9,17 +9,17 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from tests.engine.test_online_probe import LabelledLoader
 from torch import Tensor, nn
 
-from engine.classifier import load_classifier
-from engine.distributed import seed_everything
-from engine.online_probe import OnlineProbe
-from engine.recipe import Recipe
-from engine.transfer import FineTuning, Transfer
+from engine.evaluate.online_probe import OnlineProbe
+from engine.nets.classifier import load_classifier
+from engine.train.distributed import seed_everything
+from engine.train.fine_tuning import FineTuning, Transfer
+from engine.train.recipe import Recipe
 from loaders.batch import Batch, PairedBatch
 from loaders.packs import Pack
 from recipes import fixmatch, mean_teacher, pseudo_label, supervised
-from tests.engine.test_online_probe import LabelledLoader
 from tests.recipes.labelled import FEW
 
 TUNING = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch")
@@ -50,7 +50,7 @@ def build_noisy(name: str, resolution: int, weights: Mapping[str, Tensor] | None
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, digits_pack: Pack, tmp_path: Path) -> supervised.Config:
     """The configuration of a run that left such a network."""
-    monkeypatch.setattr("engine.classifier.build_backbone", build_noisy)
+    monkeypatch.setattr("engine.nets.classifier.build_backbone", build_noisy)
     monkeypatch.setattr(Noisy, "modes", [])
     options = FEW | {"epochs": 1, "min_crop": 0.6}
     config = supervised.Config(pack=digits_pack.path, out=tmp_path / "start", **options)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.distributed import seed_everything
+from engine.train.distributed import seed_everything
 from loaders.batch import Batch
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from recipes.jigsaw import Config, Jigsaw
 from tests.floors import trainings
 from tests.floors.data import Data

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.classifier_recipe import read_accuracy
-from engine.few_labels import FewLabelResult
-from engine.leaks import account
+from engine.evaluate.few_labels import FewLabelResult
+from engine.labels.shared_images import account
 from engine.report.sections import leaks_section
-from engine.runs import read_run
+from engine.train.classifier_recipe import read_accuracy
+from engine.train.run_folder import read_run
 from loaders import LoaderOptions
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import Pack, open_pack
 from recipes import (
     active,

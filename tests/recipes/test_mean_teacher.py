@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.distributed import seed_everything
-from engine.metrics import read_metrics
+from engine.train.distributed import seed_everything
+from engine.train.metrics import read_metrics
 from loaders.batch import Batch, PairedBatch
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from recipes.mean_teacher import Config, MeanTeacher, run
 from tests.floors import trainings
 from tests.floors.data import Data

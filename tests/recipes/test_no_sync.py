@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine.loop import _Run
+from engine.train.loop import _Run
 from loaders import LoaderOptions
 from loaders.packs import Pack
 from recipes import barlow, transfer

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine.classifier import Classifier, save_classifier
-from engine.distributed import make_accelerator
-from engine.files import write_atomic
-from engine.layers import Layer, read_layer
-from engine.networks import build_backbone
-from loaders.errors import UserError, run_command
+from engine.nets.backbones import build_backbone
+from engine.nets.classifier import Classifier, save_classifier
+from engine.nets.layers import Layer, read_layer
+from engine.train.distributed import make_accelerator
+from loaders.common.errors import UserError, run_command
+from loaders.common.files import write_atomic
 from loaders.packs import LabelTable
 from loaders.views.evaluation import EvaluationView
 from recipes import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loaders import LoaderOptions
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import open_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from engine.loop import _Run
-from loaders.errors import UserError
+from engine.train.loop import _Run
+from loaders.common.errors import UserError
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from recipes import active, barlow, evaluate, fixmatch, pipeline, self_training, supervised

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import recipes.pseudo_label as recipe
-from engine.metrics import read_metrics
-from loaders.errors import UserError
+from engine.train.metrics import read_metrics
+from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack
 from recipes.pseudo_label import Config, Labeller, run_classical, run_cycles
 from tests.floors import trainings

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine.alexnet import AlexNet
-from engine.distributed import seed_everything
+from engine.nets.alexnet import AlexNet
+from engine.train.distributed import seed_everything
 from loaders.batch import Batch
 from recipes.rotnet import Config, RotNet
 from tests.floors import trainings

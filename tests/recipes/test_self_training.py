@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import recipes.self_training as recipe
-from engine.classifier_recipe import read_accuracy
+from engine.train.classifier_recipe import read_accuracy
 from loaders.batch import Batch
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import LabelTable
 from recipes.self_training import Config, Rounds, run, run_rounds, select_balanced
 from tests.floors import trainings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.distributed import seed_everything
+from engine.train.distributed import seed_everything
 from loaders.batch import Batch
 from recipes.siamese_vae import Config, SiameseVae
 from tests.floors import trainings

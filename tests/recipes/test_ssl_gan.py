@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.classifier import load_classifier
-from engine.distributed import seed_everything
-from engine.draws import StepDraws
-from engine.gan_networks import Generator
-from engine.networks import load_backbone
+from engine.nets.backbones import load_backbone
+from engine.nets.classifier import load_classifier
+from engine.nets.gan_networks import Generator
 from engine.objectives.ssl_gan import discriminator_loss, diversity, feature_matching_loss
+from engine.train.distributed import seed_everything
+from engine.train.draws import StepDraws
 from loaders.batch import Batch, PairedBatch
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from recipes.ssl_gan import Config, SslGan, run
 from tests.floors import trainings
 from tests.floors.data import Data

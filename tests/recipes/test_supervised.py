@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from engine.classifier import load_classifier
-from engine.classifier_recipe import read_accuracy
-from engine.distributed import seed_everything
+from engine.nets.classifier import load_classifier
 from engine.objectives.supervised import draw_share
+from engine.train.classifier_recipe import read_accuracy
+from engine.train.distributed import seed_everything
 from loaders import build_loader
 from loaders.batch import Batch
+from loaders.common.errors import UserError
 from loaders.epochs import EpochLoader
-from loaders.errors import UserError
 from loaders.packs import Pack
 from recipes.supervised import Config, Supervised, run
 from tests.floors import trainings

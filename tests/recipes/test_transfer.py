@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import nn
 
-import engine.early_stopping as early_stopping
-from engine.checkpoint import newest_valid
-from engine.distributed import make_accelerator, seed_everything
-from engine.few_labels import SCRATCH, read_results
-from engine.layers import Layer
-from engine.metrics import read_metrics
-from engine.networks import build_backbone, load_backbone
-from engine.runs import opened_run, save_backbone
-from engine.samples import load_samples
+import engine.train.early_stopping as early_stopping
+from engine.evaluate.few_labels import SCRATCH, read_results
+from engine.nets.backbones import build_backbone, load_backbone
+from engine.nets.layers import Layer
+from engine.train.checkpoint import newest_valid
+from engine.train.distributed import make_accelerator, seed_everything
+from engine.train.metrics import read_metrics
+from engine.train.run_folder import opened_run, save_backbone
+from engine.train.samples import load_samples
 from loaders import LoaderOptions, build_loader
 from loaders.batch import Batch
+from loaders.common.errors import UserError
 from loaders.epochs import EpochLoader
-from loaders.errors import UserError
 from loaders.packs import Pack
 from recipes import transfer as transfer_recipe
 from recipes.transfer import Config, FineTuning, Session, Transfer, _Job, run, run_grid, stages

@@ -8,10 +8,10 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from engine.classifier_recipe import read_accuracy
-from engine.few_labels import read_results
-from engine.metrics import read_metrics
-from loaders.errors import UserError
+from engine.evaluate.few_labels import read_results
+from engine.train.classifier_recipe import read_accuracy
+from engine.train.metrics import read_metrics
+from loaders.common.errors import UserError
 from loaders.packs import Pack
 from recipes import pseudo_label
 from tests.recipes.short_runs import SMALL

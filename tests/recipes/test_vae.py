@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.distributed import seed_everything
+from engine.train.distributed import seed_everything
 from loaders.batch import Batch
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from recipes.vae import Config, Vae
 from tests.floors.data import Data
 from tests.floors.table import check

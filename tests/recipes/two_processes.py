@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from engine.distributed import on_main, seed_everything
-from engine.networks import build_backbone
-from engine.runs import save_backbone
+from engine.nets.backbones import build_backbone
+from engine.train.distributed import on_main, seed_everything
+from engine.train.run_folder import save_backbone
 from loaders import LoaderOptions, open_pack
 from recipes import fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised, transfer
 from tests.recipes.labelled import FEW

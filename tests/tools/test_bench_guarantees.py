@@ -7,7 +7,7 @@ import pytest
 
 from loaders.packs import open_pack
 from tests.loaders.packs.inputs import class_tree, pack, write_tree
-from tools.bench.agreement import agreement_times
+from tools.bench.same_work import agreement_times
 from tools.bench_guarantees import Config, cost, order_cost, repeat_pack, resume_times
 
 

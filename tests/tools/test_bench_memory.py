@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import Pack
 from tools.bench_memory import Config, measure, peak
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from tools.bench.table import notes, reference_of, render, summarise
 from tools.plot_bench import deal, draw, last_benchmarks, read_records
 

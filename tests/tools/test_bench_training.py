@@ -11,7 +11,7 @@ import pytest
 import tyro
 from rich.console import Console
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import Pack
 from tools.bench_training import PAIRED, Config, RecipeName, command_of, render, run
 

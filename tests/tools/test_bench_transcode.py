@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from tools.bench_transcode import Config, _read
 
 

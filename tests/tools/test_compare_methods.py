@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import Pack
 from tools.compare_methods import Config
-from tools.comparison.records import read_lines
+from tools.comparison.results import read_lines
 
 ROOT = Path(__file__).parents[2]
 

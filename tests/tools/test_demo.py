@@ -13,18 +13,18 @@ from rich.console import Console
 
 import recipes.barlow
 import recipes.transfer
-import tools.evaluate
 import tools.pack_dataset
+import tools.probe
 import tools.report
 import tools.write_digits
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from tools import demo
 
 CONFIGS: dict[str, Any] = {
     "tools/write_digits.py": tools.write_digits.Config,
     "tools/pack_dataset.py": tools.pack_dataset.Config,
     "recipes/barlow.py": recipes.barlow.Config,
-    "tools/evaluate.py": tools.evaluate.Config,
+    "tools/probe.py": tools.probe.Config,
     "recipes/transfer.py": recipes.transfer.Config,
     "tools/report.py": tools.report.Config,
 }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.packing.drawing import MAX_SIDE, NUM_TEXTURES, Pictures, Textures, draw_jpegs
+from tools.packing.synthetic import MAX_SIDE, NUM_TEXTURES, Pictures, Textures, draw_jpegs
 
 TEXTURES = Textures(0)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from tests.faults.records import record
 from tools.fault_table import BEGIN, END, as_table, put_table, read_rows
 

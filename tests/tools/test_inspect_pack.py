@@ -13,7 +13,7 @@ import simplejpeg
 from PIL import Image
 from rich.console import Console
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs.findings import difference_hash, find_copies, near_pairs
 from loaders.packs.repeats import repeated_rows
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, pixels, write_tree

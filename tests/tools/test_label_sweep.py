@@ -15,11 +15,11 @@ from rich.console import Console
 
 import recipes.fixmatch
 import recipes.transfer
-from engine.distributed import seed_everything
-from engine.few_labels import SCRATCH, FewLabelResult, read_results
-from engine.networks import build_backbone
-from engine.runs import save_backbone
-from loaders.errors import UserError
+from engine.evaluate.few_labels import SCRATCH, FewLabelResult, read_results
+from engine.nets.backbones import build_backbone
+from engine.train.distributed import seed_everything
+from engine.train.run_folder import save_backbone
+from loaders.common.errors import UserError
 from loaders.packs import Pack
 from tools import label_sweep
 from tools.label_sweep import Config, command_of, plan, read_methods, run, write_sweep

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.append import append_to_pack
+from loaders.packs.labels.subsample import validation_part
 from loaders.packs.packer import PackOptions
 from loaders.packs.sources.spec import parse_splits
-from loaders.packs.subsample import validation_part
 from loaders.packs.verify import verify_pack
 from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tree
 from tools import labels as tool

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from loaders.errors import run_command
+from loaders.common.errors import run_command
 from tests.loaders.packs.inputs import class_tree, pack, write_tree
 
 VIEWS = ("PACK", "--resolution", "16", "--num-images", "2", "--draws", "1")

@@ -11,12 +11,12 @@ import pytest
 import simplejpeg
 import torch
 
-from engine.evaluation import Evaluation, FrozenAccuracy, write_evaluation
-from engine.few_labels import SCRATCH, FewLabelResult, write_results
-from engine.runs import opened_run
-from engine.samples import save_samples
+from engine.evaluate.few_labels import SCRATCH, FewLabelResult, write_results
+from engine.evaluate.results import Evaluation, FrozenAccuracy, write_evaluation
+from engine.train.run_folder import opened_run
+from engine.train.samples import save_samples
 from loaders.batch import Batch
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import Pack
 from tools.report import Config, build_report, original_pixels
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.views import presets
 from loaders.views.draw import draw
 from loaders.views.policy import Augment, RandAugment

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from loaders.json_text import parse_json
+from loaders.common.json_text import parse_json
 from tools.bench.contender import Contender, prepares_nothing, refusal
 from tools.bench.corpus import Corpus, warm_page_cache
 from tools.bench.measure import FAILED, MISSING

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import tyro
 
-from loaders.errors import MissingBackendError
+from loaders.common.errors import MissingBackendError
 from tools.bench.contender import Contender, Views, find_contender
 from tools.bench.corpus import Corpus, read_corpus
 from tools.bench.workload import Workload

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.files import check_file
-from loaders.errors import UserError
+from loaders.common.errors import UserError
+from loaders.common.files import check_file
 
 
 def check_records(path: Path | None) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 from rich.console import Console
 
-from engine.metrics import read_metrics
-from loaders.errors import UserError
+from engine.train.metrics import read_metrics
+from loaders.common.errors import UserError
 from tools.comparison.cpu_budget import CommandFailed, Cost, calibrate, cpu_seconds
 from tools.comparison.methods import SUPERVISED, Command, command
-from tools.comparison.records import Record, once, read, stage_of
+from tools.comparison.results import Record, once, read, stage_of
 
 _STAGES = "records"
 

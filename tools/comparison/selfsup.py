@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from engine.evaluation import FrozenAccuracy, read_evaluation
-from engine.few_labels import SCRATCH, read_results
+from engine.evaluate.few_labels import SCRATCH, read_results
+from engine.evaluate.results import FrozenAccuracy, read_evaluation
 from tools.comparison.bench import Bench, Failures, last_metric, steps_per_epoch
 from tools.comparison.cpu_budget import Cost
 from tools.comparison.methods import PRETRAININGS, command, pretraining_command
-from tools.comparison.records import Record, stage_of
+from tools.comparison.results import Record, stage_of
 
 UNTRAINED = "untrained"
 
@@ -92,7 +92,7 @@ def frozen(bench: Bench, name: str, seed: int, probe_labels: int, untrained: boo
     run = bench.out / run_name(name, seed)
     arguments = ("--run", run, "--pack", bench.pack, "--labels-per-class", probe_labels)
     flags = ("--untrained" if untrained else "--no-untrained", "--untrained-seed", seed)
-    made = command("tools/evaluate.py", *arguments, *flags, "--num-threads", bench.num_threads)
+    made = command("tools/probe.py", *arguments, *flags, "--num-threads", bench.num_threads)
     rows: list[FrozenAccuracy] = []
 
     def measure(place: int) -> Record:

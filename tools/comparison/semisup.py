@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from loaders.json_text import parse_json
+from loaders.common.json_text import parse_json
 from tools.comparison.bench import Bench, Failures, steps_per_epoch
 from tools.comparison.cpu_budget import Cost
 from tools.comparison.methods import BATCH_SIZE, TRAININGS, Command, Labels, command
-from tools.comparison.records import Record, stage_of
+from tools.comparison.results import Record, stage_of
 
 
 def measure_all(

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.few_labels import mean_and_spread
-from engine.files import write_atomic
+from engine.evaluate.few_labels import mean_and_spread
 from engine.report.figures import draw_picture, dress, save_picture
 from engine.report.page import Picture
 from engine.report.theme import Palette
-from loaders.errors import UserError
+from loaders.common.errors import UserError
+from loaders.common.files import write_atomic
 from tools.comparison.methods import PRETRAININGS, TRAININGS
-from tools.comparison.records import Record
+from tools.comparison.results import Record
 
 _SELFSUP = ("pretraining", "frozen", "fine_tuned")
 

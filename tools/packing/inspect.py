@@ -10,16 +10,16 @@ from typing import Literal, get_args
 
 from rich.console import Console
 
-from loaders.command_line import describe_system_error
-from loaders.cores import available_cores
-from loaders.errors import UserError
+from loaders.common.command_line import describe_system_error
+from loaders.common.cores import available_cores
+from loaders.common.errors import UserError
 from loaders.packs import Pack
 from loaders.packs.findings import Findings, find_copies
 from loaders.packs.manifest import WARNINGS_NAME
 from loaders.packs.quarantine import quarantined
 from loaders.packs.reasons import Reason
 from loaders.packs.sources.naming import is_image_name
-from tools.packing.page import PAGE_NAME, write_page
+from tools.packing.pack_page import PAGE_NAME, write_page
 from tools.packing.warned import read_warnings
 
 Fault = Literal["leak", "duplicates", "corrupt"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from loaders.backends.decode import Decoder, EncodedRows
+from loaders.backends.decoding import Decoder, EncodedRows
 from tools.bench.contender import Contender, Views
 from tools.bench.corpus import Corpus
 from tools.bench.workload import Workload

@@ -92,12 +92,12 @@ def decode_all(
     planes,
     found,
 ):
-    """Decode rows `first` .. K one behind the other; see `loaders.backends.decode.Decoder.decode`.
+    """Decode rows `first` .. K one behind the other; see `loaders.backends.decoding.Decoder.decode`.
 
     Args:
         handle: of a decompressor.
         addresses, sizes, encodings, heights, widths, regions, whole: as in
-            `loaders.backends.decode.EncodedRows`.
+            `loaders.backends.decoding.EncodedRows`.
         first: row to begin with.
         starts: int64 [K], where each begins in `planes`; those behind `first` are written.
         base: `BASELINE` [1].

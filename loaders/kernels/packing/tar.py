@@ -1,4 +1,4 @@
-"""Members of a tar for many images in one call; the bytes are those of `loaders.packs.tar_shard`."""
+"""Members of a tar for many images in one call; the bytes are those of `loaders.packs.shards.tar_shard`."""
 
 from __future__ import annotations
 

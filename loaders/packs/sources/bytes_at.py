@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size, printable
 
 _LARGE_BYTES = 1 << 20  # what is smaller is asked for without a look at the size of the file

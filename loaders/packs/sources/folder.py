@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs.reasons import Reason
 from loaders.packs.sources.bytes_at import read_listed_file
 from loaders.packs.sources.item import MAX_FILE_BYTES, SourceItem, printable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs.sources.naming import is_image_name
 from loaders.packs.sources.numbers import class_text
 

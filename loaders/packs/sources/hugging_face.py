@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from loaders.errors import UserError
-from loaders.json_text import parse_json
+from loaders.common.errors import UserError
+from loaders.common.json_text import parse_json
 
 _INFO_NAME = "dataset_info.json"  # beside the Arrow files of `save_to_disk` and of the cache
 

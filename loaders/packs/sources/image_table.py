@@ -8,9 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs.reasons import Reason
-from loaders.packs.sources.columns import (
+from loaders.packs.sources.hugging_face import class_names_of, open_arrow, read_schema
+from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
+from loaders.packs.sources.naming import file_keys, folder_key
+from loaders.packs.sources.numbers import NumberedClasses
+from loaders.packs.sources.table_columns import (
     KEY_COLUMNS,
     SPLIT_COLUMNS,
     ColumnOptions,
@@ -20,10 +24,6 @@ from loaders.packs.sources.columns import (
     unused_labels,
     unused_note,
 )
-from loaders.packs.sources.hugging_face import class_names_of, open_arrow, read_schema
-from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
-from loaders.packs.sources.naming import file_keys, folder_key
-from loaders.packs.sources.numbers import NumberedClasses
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "picture")
 _LOOKED_AT = 4096

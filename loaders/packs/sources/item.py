@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.errors import UserError, one_line
+from loaders.common.errors import UserError, one_line
 from loaders.packs.reasons import BadImage as BadImage
 from loaders.packs.reasons import Reason
 

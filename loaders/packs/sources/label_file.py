@@ -14,13 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.errors import UserError
-from loaders.packs.sources.columns import PATH_COLUMNS, ColumnOptions, find_column, find_labels, unused_labels
+from loaders.common.errors import UserError
 from loaders.packs.sources.hugging_face import class_names_of
 from loaders.packs.sources.item import ImageSource, NotingSource, SourceItem, printable
 from loaders.packs.sources.list_rows import LIST_SUFFIXES, column_names, first_rows, read_rows
 from loaders.packs.sources.naming import file_stem, is_image_name, unwanted
 from loaders.packs.sources.numbers import NumberedClasses
+from loaders.packs.sources.table_columns import (
+    PATH_COLUMNS,
+    ColumnOptions,
+    find_column,
+    find_labels,
+    unused_labels,
+)
 
 _LOOKED_AT = 4096
 _NUMBER = re.compile(r"([0-9]+)")

@@ -11,13 +11,13 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from loaders.errors import UserError
-from loaders.json_text import parse_json
-from loaders.packs.sources.columns import ColumnOptions, unused_labels, unused_note
+from loaders.common.errors import UserError
+from loaders.common.json_text import parse_json
 from loaders.packs.sources.image_table import holds_images
 from loaders.packs.sources.list_rows import column_names, first_rows
 from loaders.packs.sources.naming import is_hidden_folder, is_image_name
 from loaders.packs.sources.path_list import ListColumns
+from loaders.packs.sources.table_columns import ColumnOptions, unused_labels, unused_note
 
 _TABLE_SUFFIXES = (".parquet", ".arrow")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's imagefolder

@@ -8,8 +8,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from loaders.errors import UserError
-from loaders.json_text import parse_json
+from loaders.common.errors import UserError
+from loaders.common.json_text import parse_json
 from loaders.packs.sources.naming import is_image_name
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")

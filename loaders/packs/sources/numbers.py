@@ -8,8 +8,8 @@ import unicodedata
 from collections import Counter
 from typing import Any
 
-from loaders.errors import UserError
-from loaders.json_text import parse_json
+from loaders.common.errors import UserError
+from loaders.common.json_text import parse_json
 from loaders.packs.sources.item import printable
 
 MAX_CLASSES = 1 << 20

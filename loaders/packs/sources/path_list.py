@@ -8,9 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs.sources.bytes_at import read_listed_file
-from loaders.packs.sources.columns import (
+from loaders.packs.sources.hugging_face import class_names_of
+from loaders.packs.sources.item import SourceItem
+from loaders.packs.sources.list_rows import column_names, first_rows, read_rows
+from loaders.packs.sources.naming import file_keys, file_stem, folder_key, is_image_name, join_key
+from loaders.packs.sources.numbers import NumberedClasses
+from loaders.packs.sources.remote_folder import fetch, file_system, is_remote
+from loaders.packs.sources.table_columns import (
     KEY_COLUMNS,
     PATH_COLUMNS,
     SPLIT_COLUMNS,
@@ -21,12 +27,6 @@ from loaders.packs.sources.columns import (
     unused_labels,
     unused_note,
 )
-from loaders.packs.sources.hugging_face import class_names_of
-from loaders.packs.sources.item import SourceItem
-from loaders.packs.sources.list_rows import column_names, first_rows, read_rows
-from loaders.packs.sources.naming import file_keys, file_stem, folder_key, is_image_name, join_key
-from loaders.packs.sources.numbers import NumberedClasses
-from loaders.packs.sources.remote import fetch, file_system, is_remote
 
 _LOOKED_AT = 4096
 

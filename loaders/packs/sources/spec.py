@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loaders.errors import UserError
-from loaders.packs.sources.beton import BetonSource
-from loaders.packs.sources.columns import ColumnOptions
+from loaders.common.errors import UserError
+from loaders.packs.sources.beton_file import BetonSource
 from loaders.packs.sources.folder import FolderSource
 from loaders.packs.sources.image_table import ImageTableSource, holds_images
 from loaders.packs.sources.item import ImageSource
 from loaders.packs.sources.label_file import LabeledSource
 from loaders.packs.sources.list_rows import LIST_SUFFIXES
-from loaders.packs.sources.pack import PACK_PREFIX, PackSource
+from loaders.packs.sources.other_pack import PACK_PREFIX, PackSource
 from loaders.packs.sources.path_list import PathListSource
-from loaders.packs.sources.remote import is_remote, open_remote_folder
+from loaders.packs.sources.remote_folder import is_remote, open_remote_folder
 from loaders.packs.sources.spool import local_copy, local_files, unzipped_copy
-from loaders.packs.sources.tar import TarSource
+from loaders.packs.sources.table_columns import ColumnOptions
+from loaders.packs.sources.tar_file import TarSource
 from loaders.packs.sources.webdataset import WebDatasetSource
 from loaders.packs.sources.zip import ZipSource
 

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from loaders.errors import UserError
-from loaders.packs.atomic import partial_path, publish
-from loaders.packs.sources.remote import file_system, is_remote, open_remote_file
+from loaders.common.errors import UserError
+from loaders.common.files import partial_path, publish
+from loaders.packs.sources.remote_folder import file_system, is_remote, open_remote_file
 
 _BLOCK_BYTES = 4 << 20
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

@@ -10,7 +10,7 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs.reasons import Reason
 from loaders.packs.sources.tree import FileEntry
 

@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs.listing_lines import from_line, to_line
 from loaders.packs.reasons import Reason
 from loaders.packs.repeats import repeated_rows

@@ -8,13 +8,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from loaders.json_text import parse_json
+from loaders.common.json_text import parse_json
 from loaders.packs.reasons import Reason
 from loaders.packs.sources.bytes_at import open_file, read_at
-from loaders.packs.sources.columns import LABEL_COLUMNS, ColumnOptions, find_column, unused_labels
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
 from loaders.packs.sources.naming import IMAGE_SUFFIXES, folder_key, unwanted
 from loaders.packs.sources.numbers import NumberedClasses
+from loaders.packs.sources.table_columns import LABEL_COLUMNS, ColumnOptions, find_column, unused_labels
 from loaders.packs.sources.tar_members import list_members
 from loaders.packs.sources.tree import FileEntry
 

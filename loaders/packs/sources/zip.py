@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs.sources.bytes_at import open_file, read_at
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size, printable
 from loaders.packs.sources.tree import FileEntry, TreeListing

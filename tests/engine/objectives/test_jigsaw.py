@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.objectives.classification import pretext_loss
+from engine.objectives.cross_entropy import pretext_loss
 from engine.objectives.jigsaw import permutation_set, shuffle_tiles
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 
 
 def hamming(a: tuple[int, ...], b: tuple[int, ...]) -> int:

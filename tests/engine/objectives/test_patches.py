@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.objectives.classification import pretext_loss
+from engine.objectives.cross_entropy import pretext_loss
 from engine.objectives.patches import choose_pairs
 
 

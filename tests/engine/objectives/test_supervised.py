@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.objectives.supervised import Mixed, draw_box, draw_share, mix, mixed_cross_entropy
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 
 X = torch.rand(6, 3, 12, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.classification_report import draw_confusion
+from engine.evaluate.classification_report import draw_confusion
 from engine.report import names as module
 from engine.report.figures import Series, draw_label_efficiency, draw_steps
 from engine.report.names import drawn_names

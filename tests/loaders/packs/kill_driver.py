@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pyarrow.parquet  # noqa: F401 - here, not in every child
 
-from loaders.packs import beton_shard, tar_shard
 from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.shards import beton_shard, tar_shard
 from loaders.packs.sources.spec import parse_splits
 from loaders.packs.verify import verify_pack
 from tests.loaders.packs.inputs import folder_hashes

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import Pack, open_pack
 from loaders.packs.append import append_to_pack
-from loaders.packs.image import ImagePolicy
+from loaders.packs.images.image import ImagePolicy
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.packs.verify import verify_pack

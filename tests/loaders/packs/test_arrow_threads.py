@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from loaders.packs.labels import LabelTable
+from loaders.packs.labels.tables import LabelTable
 from tests.loaders.packs.inputs import jpeg
 
 READ = """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy, pyarrow.parquet
 
-from loaders.packs.labels import LabelTable
+from loaders.packs.labels.tables import LabelTable
 from loaders.packs.sources.image_table import ImageTableSource
 from loaders.packs.sources.list_rows import read_rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.kernels.packing import read as read_files
 from loaders.packs import open_pack, packer
 from loaders.packs.sources import folder
@@ -193,7 +193,7 @@ def test_a_source_that_changes_stops_the_packing(tmp_path: Path, monkeypatch: py
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from loaders.packs import tar_shard
+    from loaders.packs.shards import tar_shard
 
     def full(file, data) -> None:
         file.write(data[:100])

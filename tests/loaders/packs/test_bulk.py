@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from loaders.packs import bulk, packer
-from loaders.packs.image import Action
+from loaders.packs.images.image import Action
 from loaders.packs.verify import verify_pack
 from tests.loaders.packs.inputs import class_tree, encoded, folder_hashes, jpeg, pack, pixels, write_tree
 from tools.draw_images import NUM_DAMAGES, damage
@@ -64,7 +64,7 @@ def test_other_sources_in_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_file_that_changes_is_an_error_in_bulk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from loaders.errors import UserError
+    from loaders.common.errors import UserError
 
     source = write_tree(tmp_path / "in", class_tree(2, 20))
     monkeypatch.setattr(packer, "_SMALL_INPUT_BYTES", 0)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
-from loaders.packs.beton import ALLOCATION, METADATA_START, SAMPLE, read_beton
 from loaders.packs.columns import COLUMN_DTYPES, column_path
-from loaders.packs.image import ImagePolicy
-from loaders.packs.rows import Refusal
-from loaders.packs.shard_job import _prepare
+from loaders.packs.images.image import ImagePolicy
+from loaders.packs.shards.beton_layout import ALLOCATION, METADATA_START, SAMPLE, read_beton
+from loaders.packs.shards.job import _prepare
+from loaders.packs.shards.rows import Refusal
 from loaders.packs.sources.spec import open_source
 from loaders.packs.sources.tree import FileEntry, TreeListing
 from loaders.packs.verify import verify_pack

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack, StoreOptions, open_pack
 from loaders.packs.columns import COLUMN_DTYPES, column_path
 from loaders.packs.manifest import (

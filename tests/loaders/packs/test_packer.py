@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from loaders.errors import UserError
-from loaders.fingerprint import pack_fingerprint
+from loaders.common.errors import UserError
+from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import open_pack, packer
 from loaders.packs.verify import verify_pack
 from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tar, write_tree

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from loaders.errors import UserError
-from loaders.packs import upload
+from loaders.common.errors import UserError
 from loaders.packs.packer import PackOptions, pack_dataset
-from loaders.packs.sources.remote import file_system
+from loaders.packs.sources.remote_folder import file_system
 from loaders.packs.sources.spec import parse_splits
+from loaders.packs.stores import upload
 from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tree
 
 ROOT = Path(__file__).parents[3]
@@ -52,7 +52,7 @@ def check_upload(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> N
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("loaders.packs.shard_job.upload_file", interrupted)
+        patched.setattr("loaders.packs.shards.job.upload_file", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pack_dataset(options(tmp_path, url))
     assert upload.read_remote_manifest(url) is None

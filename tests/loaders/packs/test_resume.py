@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import open_pack
 from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tree
 
@@ -77,7 +77,7 @@ WORKERS_SCRIPT = """
 import sys
 from pathlib import Path
 from loaders.packs import packer
-from loaders.packs.image import ImagePolicy
+from loaders.packs.images.image import ImagePolicy
 from loaders.packs.sources.spec import parse_splits
 if __name__ == "__main__":
     packer._SMALL_INPUT_BYTES = 0

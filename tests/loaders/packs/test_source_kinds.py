@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.packs import Pack
 from loaders.packs.sources.label_file import read_label_array
 from tests.loaders.packs.inputs import class_tree, encoded, folder_hashes, jpeg, pack, write_tar, write_tree

@@ -11,7 +11,7 @@ import pytest
 import simplejpeg
 
 from loaders.packs import Pack
-from loaders.packs.beton import read_beton
+from loaders.packs.shards.beton_layout import read_beton
 
 
 def shard_rows(pack: Pack, shard: int) -> list[int]:

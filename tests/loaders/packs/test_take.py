@@ -5,7 +5,7 @@ import pytest
 
 from loaders import LoaderOptions, build_loader
 from loaders.packs import Pack
-from loaders.packs.subsample import subsample_per_class
+from loaders.packs.labels.subsample import subsample_per_class
 from loaders.views import presets
 
 

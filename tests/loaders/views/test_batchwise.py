@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from torchvision.transforms import v2
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.views.batchwise import draw_cutmix, draw_mixup, mix_labels, mix_views
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import CenterCrop, HorizontalFlip, Normalize

@@ -5,7 +5,7 @@ from math import inf, nan
 import numpy as np
 import pytest
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.views import presets
 from loaders.views.draw import draw
 from loaders.views.policy import (

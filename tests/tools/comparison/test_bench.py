@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from tools.comparison.bench import Bench
 from tools.comparison.cpu_budget import Cost
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from tools.comparison.tables import markdown, selfsup_table, semisup_table, write_page
 
 SEMISUP = [

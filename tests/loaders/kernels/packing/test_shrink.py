@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from loaders.kernels.packing.shrink import shrink_hamming
-from loaders.packs.resize import MIN_WIDTH_PX
+from loaders.packs.images.resize import MIN_WIDTH_PX
 
 
 def hamming_matrix(length: int, size: int) -> np.ndarray:

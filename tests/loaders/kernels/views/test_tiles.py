@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from loaders.errors import UserError
+from loaders.common.errors import UserError
 from loaders.views import presets
 from loaders.views.draw import draw
 from loaders.views.policy import CenterCrop, Standardize, Tile, ViewPolicy

@@ -1,0 +1,1 @@
+"""What features and classifiers are worth."""

@@ -1,0 +1,129 @@
+"""What fine-tuning with few labels came to: one record per run, and its mean and spread over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from loaders.common.errors import UserError
+from loaders.common.files import to_json, write_atomic
+from loaders.common.json_text import parse_json
+
+RESULTS_NAME = "few_labels.json"
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class FewLabelResult:
+    """One fine-tuned network.
+
+    Attributes:
+        init: run folder whose backbone it started from, or "scratch".
+        labels_per_class: labels it saw of each class.
+        seed: of the choice of labels, of new weights, of order and views.
+        top1: share of test images classified correctly.
+        num_test: test images.
+        steps: optimizer steps.
+        top5: label among the five most probable classes; None in files from before it was measured.
+        method: fine_tune, frozen, two_stage, knn, or the recipe that trained it.
+        validation_top1: share of validation images classified correctly; None where there were none.
+    """
+
+    init: str
+    labels_per_class: int
+    seed: int
+    top1: float
+    num_test: int
+    steps: int
+    top5: float | None = None
+    method: str = "fine_tune"
+    validation_top1: float | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The runs of one way to start with one number of labels.
+
+    Attributes:
+        init: see `FewLabelResult`.
+        labels_per_class: see `FewLabelResult`.
+        mean: of top1 over seeds.
+        spread: sample standard deviation over seeds; 0 for one seed.
+        num_seeds: number of runs.
+        mean_top5: of top5 over seeds; None where a run did not measure it.
+        spread_top5: likewise.
+    """
+
+    init: str
+    labels_per_class: int
+    mean: float
+    spread: float
+    num_seeds: int
+    mean_top5: float | None = None
+    spread_top5: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The accuracy in per cent, such as "93.1 ± 0.8"; without a spread where there was one seed."""
+        return _in_percent(self.mean, self.spread, self.num_seeds)
+
+    @property
+    def text_top5(self) -> str:
+        """The same of the five most probable classes; empty where it was not measured."""
+        if self.mean_top5 is None or self.spread_top5 is None:
+            return ""
+        return _in_percent(self.mean_top5, self.spread_top5, self.num_seeds)
+
+
+def _in_percent(mean: float, spread: float, num_seeds: int) -> str:
+    return f"{100 * mean:.1f}" + ("" if num_seeds == 1 else f" ± {100 * spread:.1f}")
+
+
+def summarise(results: Iterable[FewLabelResult]) -> list[Summary]:
+    """Return one summary per (init, labels per class): from scratch last, labels increasing."""
+    groups: dict[tuple[bool, str, int], list[FewLabelResult]] = {}
+    for result in results:
+        key = (result.init == SCRATCH, result.init, result.labels_per_class)
+        groups.setdefault(key, []).append(result)
+    return [_summarise(init, k, runs) for (_, init, k), runs in sorted(groups.items(), key=lambda g: g[0])]
+
+
+def _summarise(init: str, labels_per_class: int, runs: Sequence[FewLabelResult]) -> Summary:
+    mean, spread = mean_and_spread([run.top1 for run in runs])
+    top5 = [run.top5 for run in runs if run.top5 is not None]
+    mean_top5, spread_top5 = mean_and_spread(top5) if len(top5) == len(runs) else (None, None)
+    return Summary(init, labels_per_class, mean, spread, len(runs), mean_top5, spread_top5)
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the sample standard deviation; 0 for one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def write_results(out: Path, results: Sequence[FewLabelResult], config: Mapping[str, Any]) -> Path:
+    """Write all results, with the configuration that gave them, into `out`, atomically."""
+    path = out / RESULTS_NAME
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, to_json({"config": dict(config), "results": [asdict(result) for result in results]}))
+    return path
+
+
+def read_results(out: Path) -> tuple[list[FewLabelResult], dict[str, Any]]:
+    """Read what `write_results` wrote: the results and the configuration.
+
+    Raises:
+        UserError: no such file, or not one of ours.
+    """
+    path = out / RESULTS_NAME
+    try:
+        content = parse_json(path.read_bytes())
+        return [FewLabelResult(**result) for result in content["results"]], dict(content["config"])
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"few-label results: expected {path}, found none; run recipes/transfer.py first"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"few-label results: {path} is not a list of results ({error}); remove it") from error

@@ -1,0 +1,135 @@
+"""What frozen features are worth while pre-training goes on: kNN and a linear probe, every few epochs.
+
+The backbone is read in evaluation mode and without gradients, and nothing is drawn from the generators of
+training: a run with a probe ends with the bytes of a run without. Its cost is one forward pass over both
+splits, shared by the ranks, and the fit of the probe on rank 0; each line states the seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.evaluate.knn import knn_scores
+from engine.evaluate.linear_probe import fit_linear_probe
+from engine.evaluate.representations import extract_features, topk_accuracy
+from engine.train.distributed import gather_on_main, on_main, rank
+from engine.train.metrics import MetricsWriter, read_metrics
+from loaders.batch import Batch, Loader
+from loaders.common.errors import UserError
+
+PROBE_NAME = "probe.jsonl"
+_NEIGHBOURS = 20
+_MAX_ITERATIONS = 100
+
+
+@dataclass(frozen=True)
+class OnlineProbe:
+    """When to measure and on what.
+
+    Attributes:
+        train: labelled images in order, this rank's share: the bank of neighbours.
+        test: labelled images to measure on, likewise.
+        every_epochs: epochs between measurements.
+    """
+
+    train: Loader[Batch]
+    test: Loader[Batch]
+    every_epochs: int
+
+    def close(self) -> None:
+        """Close both loaders."""
+        self.train.close()
+        self.test.close()
+
+    def measure(self, backbone: nn.Module, device: torch.device, out: Path) -> dict[str, float]:
+        """Return `knn_top1`, `linear_top1` and `seconds`; called on every rank, the same on each.
+
+        Args:
+            backbone: maps views to representations; the mode of its modules is restored.
+            device: where the batches lie.
+            out: run folder, whose `bad_rows.jsonl` names the images that could not be read.
+
+        Raises:
+            UserError: a split without labels.
+        """
+        start = time.perf_counter()
+        bank, query = (self._labelled(loader, backbone, device, out) for loader in (self.train, self.test))
+        accuracies = on_main(lambda: _accuracies(bank, query))
+        return {**accuracies, "seconds": time.perf_counter() - start}
+
+    def _labelled(
+        self, loader: Loader[Batch], backbone: nn.Module, device: torch.device, out: Path
+    ) -> tuple[Tensor, Tensor]:
+        features = gather_on_main(extract_features(backbone, loader, device, out))
+        parts = [part.labelled() for part in features]
+        if not parts:  # the other ranks only send
+            return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
+        return torch.cat([p.h for p in parts]), torch.cat([p.labels for p in parts])
+
+
+def _accuracies(bank: tuple[Tensor, Tensor], query: tuple[Tensor, Tensor]) -> dict[str, float]:
+    (bank_h, bank_labels), (query_h, query_labels) = bank, query
+    if not len(bank_labels) or not len(query_labels):
+        raise UserError("online probe: expected two labelled splits, found one without labels")
+    num_classes = int(torch.cat([bank_labels, query_labels]).max()) + 1
+    votes = knn_scores(bank_h, bank_labels, query_h, num_classes, min(_NEIGHBOURS, len(bank_h)))
+    probe = fit_linear_probe(bank_h, bank_labels, num_classes, max_iterations=_MAX_ITERATIONS)
+    return {
+        "knn_top1": topk_accuracy(votes, query_labels),
+        "linear_top1": topk_accuracy(probe.logits(query_h), query_labels),
+    }
+
+
+class ProbeRecorder:
+    """Measures at the ends of epochs and appends to `probe.jsonl`."""
+
+    def __init__(
+        self, probe: OnlineProbe, out: Path, start_step: int, steps_per_epoch: int, total_steps: int
+    ) -> None:
+        """Open the file on rank 0.
+
+        Args:
+            probe: what to measure and how often.
+            out: run folder.
+            start_step: steps done so far; lines of later ones are dropped, they will be measured again.
+            steps_per_epoch: of the run.
+            total_steps: the end of the run is measured too.
+        """
+        self._probe, self._out = probe, out
+        self._every_steps = steps_per_epoch * probe.every_epochs
+        self._total_steps = total_steps
+        self._writer = MetricsWriter(out / PROBE_NAME, start_step) if rank() == 0 else None
+
+    def after_step(self, step: int, backbone: nn.Module, device: torch.device) -> dict[str, float]:
+        """Measure where it is due; called on every rank.
+
+        Args:
+            step: steps done.
+            backbone: not wrapped.
+            device: of the run.
+
+        Returns:
+            The record; empty where nothing is due.
+        """
+        if step % self._every_steps and step != self._total_steps:
+            return {}
+        record = {"step": step, **self._probe.measure(backbone, device, self._out)}
+        if self._writer is not None:
+            self._writer.write(record)
+        return record
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_probe(out: Path) -> list[dict[str, Any]]:
+    """Read the measurements of a run, in order; none where it had no probe."""
+    return read_metrics(out / PROBE_NAME)

@@ -1,0 +1,154 @@
+"""Class probabilities of every image of a loader, batch by batch, and the accuracy they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from engine.train.bad_rows import read_in_order
+from engine.train.distributed import all_reduce_sum
+from loaders.batch import Batch, Loader
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of some images, on the CPU.
+
+    Attributes:
+        by_view: float32 [V, B, C], probabilities of each view; rows sum to 1.
+        labels: int64 [B], -1 where an image has no label.
+        index: int64 [B], rows of the pack.
+    """
+
+    by_view: Tensor
+    labels: Tensor
+    index: Tensor
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Mean over the views, float32 [B, C]."""
+        return self.by_view[0] if len(self.by_view) == 1 else self.by_view.mean(0)
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode and give every module its own mode back."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def predict(
+    network: nn.Module, loader: Loader[Batch], device: torch.device | str, out: Path
+) -> Iterator[Predictions]:
+    """Yield the predictions for every valid image of this rank's part of a loader, once.
+
+    Args:
+        network: maps [B, 3, H, W] to logits [B, C]; on `device`.
+        loader: in evaluation mode, with one view or more.
+        device: where the network is.
+        out: folder whose `bad_rows.jsonl` names the images that could not be read.
+    """
+    with evaluation_mode(network):
+        for batch in read_in_order(loader, out, device):
+            with torch.inference_mode():
+                probabilities = [network(x.to(device)).float().softmax(1) for x in batch.views]
+                valid = batch.valid
+                labels = torch.full_like(batch.index, -1) if batch.labels is None else batch.labels
+                kept = valid.to(probabilities[0].device)
+                yield Predictions(
+                    torch.stack([p[kept] for p in probabilities]).cpu(),
+                    labels[valid].cpu(),
+                    batch.index[valid].cpu(),
+                )
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Share of labelled images classified correctly, over all ranks.
+
+    Attributes:
+        top1: in [0, 1].
+        num_images: labelled images.
+        top5: label among the five most probable classes, or among all where there are fewer; None in files
+            from before it was measured.
+    """
+
+    top1: float
+    num_images: int
+    top5: float | None = None
+
+
+def measure_accuracy(network: nn.Module, loader: Loader[Batch], device: torch.device, out: Path) -> Accuracy:
+    """Classify every labelled image of a loader; every rank takes its part and gets the whole result.
+
+    Args:
+        network, loader, device, out: see `predict`.
+    """
+    counts = torch.zeros(3, dtype=torch.float64, device=device)
+    for part in predict(network, loader, device, out):
+        known = part.labels >= 0
+        ranked = part.probabilities[known].topk(min(5, part.probabilities.shape[1])).indices
+        right = ranked == part.labels[known].unsqueeze(1)
+        found = (float(right[:, 0].sum()), float(right.sum()), float(known.sum()))
+        counts += torch.tensor(found, dtype=torch.float64, device=device)
+    right_images, among_five, num_images = all_reduce_sum(counts).tolist()
+    shown = max(1.0, num_images)
+    return Accuracy(right_images / shown, int(num_images), among_five / shown)
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """The most probable class of some images, those that are sure enough, in the order of their rows.
+
+    Attributes:
+        row: int64 [M], rows of the pack, increasing.
+        label: int64 [M].
+        confidence: float32 [M], probability of the label.
+    """
+
+    row: NDArray[np.int64]
+    label: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+
+
+def guess_labels(
+    network: nn.Module,
+    loader: Loader[Batch],
+    device: torch.device,
+    num_rows: int,
+    threshold: float,
+    out: Path,
+) -> Guesses:
+    """Guess the class of every image of a loader; every rank takes its part and gets the whole result.
+
+    Args:
+        network: maps [B, 3, H, W] to logits [B, C].
+        loader: in evaluation mode.
+        device: where the network is.
+        num_rows: rows of the pack.
+        threshold: least probability of a guess to be returned.
+        out: see `predict`.
+    """
+    confidences = torch.zeros(num_rows, device=device)
+    labels = torch.zeros(num_rows, dtype=torch.int64, device=device)  # one more than the label; 0 for none
+    for part in predict(network, loader, device, out):
+        confidence, label = part.probabilities.max(1)
+        sure = confidence >= threshold
+        index = part.index[sure].to(device)
+        confidences[index] = confidence[sure].to(device)
+        labels[index] = label[sure].to(device) + 1
+    total_labels, total_confidences = (all_reduce_sum(t).cpu().numpy() for t in (labels, confidences))
+    rows = np.flatnonzero(total_labels)
+    return Guesses(rows, total_labels[rows] - 1, np.minimum(total_confidences[rows], np.float32(1.0)))

@@ -1,0 +1,76 @@
+"""Representations of a frozen backbone, and the accuracy of what is predicted from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from engine.evaluate.predict import evaluation_mode
+from engine.train.bad_rows import read_in_order
+from loaders.batch import Batch, Loader
+
+
+@dataclass(frozen=True)
+class Features:
+    """Representations of N images, on the CPU, in the order in which the loader gave them.
+
+    Attributes:
+        h: float32 [N, D], backbone outputs, not normalised.
+        labels: int64 [N], -1 where an image has no label.
+        index: int64 [N], row of each image in the pack.
+    """
+
+    h: Tensor
+    labels: Tensor
+    index: Tensor
+
+    def labelled(self) -> Features:
+        """Keep the images that have a label."""
+        kept = self.labels >= 0
+        return Features(self.h[kept], self.labels[kept], self.index[kept])
+
+
+@torch.inference_mode()
+def extract_features(
+    backbone: nn.Module, loader: Loader[Batch], device: torch.device | str, out: Path
+) -> Features:
+    """Run a backbone in evaluation mode over every valid image of a loader.
+
+    Args:
+        backbone: maps [B, 3, H, W] to h [B, D]; on `device`; the mode of each of its modules is restored.
+        loader: yields every image once per epoch; the first view is used, padding rows are dropped.
+        device: where the batches lie.
+        out: folder whose `bad_rows.jsonl` names the images that could not be read.
+
+    Returns:
+        The representations; labels are -1 throughout where the loader was built without labels.
+    """
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    with evaluation_mode(backbone):
+        for batch in read_in_order(loader, out, device):
+            h = backbone(batch.views[0].to(device))
+            labels = torch.full_like(batch.index, -1) if batch.labels is None else batch.labels
+            valid = batch.valid
+            parts.append((h[valid.to(h.device)].float().cpu(), labels[valid].cpu(), batch.index[valid].cpu()))
+    h, labels, index = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Features(h, labels, index)
+
+
+def topk_accuracy(scores: Tensor, labels: Tensor, top_k: int = 1) -> float:
+    """Share of images whose label is among the `top_k` highest scores.
+
+    Args:
+        scores: float [N, C], higher is more likely; logits, votes or probabilities.
+        labels: int64 [N], in [0, C).
+        top_k: how many guesses an image has.
+
+    Returns:
+        A share in [0, 1].
+    """
+    num_classes = scores.shape[1]
+    share = multiclass_accuracy(scores, labels, num_classes=num_classes, top_k=top_k, average="micro")
+    return float(share)

@@ -1,0 +1,72 @@
+"""What the evaluation of a run came to, as it is kept in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loaders.common.errors import UserError
+from loaders.common.files import to_json, write_atomic
+from loaders.common.json_text import parse_json
+
+EVALUATION_NAME = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class FrozenAccuracy:
+    """One network with its weights frozen; accuracies are shares in [0, 1].
+
+    Attributes:
+        network: the recipe that trained it, or "untrained".
+        knn_top1: weighted nearest neighbours.
+        linear_top1: linear probe.
+        linear_top5: linear probe, five guesses.
+        probe_converged: False where the probe's solver stopped at its limit.
+        num_train: labelled images in the bank.
+        num_test: labelled images measured on.
+    """
+
+    network: str
+    knn_top1: float
+    linear_top1: float
+    linear_top5: float
+    probe_converged: bool
+    num_train: int
+    num_test: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The networks measured, the run's own first, and the configuration of the measurement."""
+
+    rows: tuple[FrozenAccuracy, ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_evaluation(out: Path, evaluation: Evaluation) -> None:
+    """Write evaluation.json into a run folder, atomically."""
+    content = {"config": dict(evaluation.config), "rows": [asdict(row) for row in evaluation.rows]}
+    write_atomic(out / EVALUATION_NAME, to_json(content))
+
+
+def read_evaluation(out: Path) -> Evaluation | None:
+    """Read the evaluation of a run; None where it was never evaluated.
+
+    Raises:
+        UserError: the file is not an evaluation.
+    """
+    path = out / EVALUATION_NAME
+    if not path.exists():
+        return None
+    try:
+        content = parse_json(path.read_bytes())
+        rows = tuple(FrozenAccuracy(**row) for row in content["rows"])
+        if not rows:
+            raise ValueError("no networks")
+        return Evaluation(rows, content["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"evaluation: {path} is not an evaluation ({error}); evaluate the run again"
+        ) from error

@@ -1,0 +1,118 @@
+"""Which images to have labelled: those a network is least sure of, or those that lie apart from the others.
+
+Sources: Zhou, Wan, Li 2021, section 3.4: k-means with cosine similarity on the pre-trained embedding, then
+the smallest margins of confidence in each cluster. Sener and Savarese 2018, "Active Learning for
+Convolutional Neural Networks: A Core-Set Approach" (arXiv 1708.00489), algorithm 1: k-centre, greedy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.labels.clusters import check_finite
+from loaders.common.errors import UserError
+
+Positions = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+def margins(probabilities: Floats) -> Floats:
+    """Return how far the most probable class of each row is ahead of the second, float32 [N].
+
+    Args:
+        probabilities: float32 [N, C], C of at least 2.
+
+    Raises:
+        UserError: a probability that is NaN.
+    """
+    if np.isnan(probabilities).any():
+        row = int(np.flatnonzero(np.isnan(probabilities).any(1))[0])
+        raise UserError(f"margins: image {row} has a NaN probability; take an earlier checkpoint")
+    two = np.partition(probabilities, -2, axis=1)[:, -2:]
+    ahead: Floats = two[:, 1] - two[:, 0]
+    return ahead
+
+
+def smallest(margin: Floats, count: int) -> Positions:
+    """Return the positions of the `count` smallest margins, or of all where there are fewer, increasing.
+
+    Of equal margins the first positions are taken.
+    """
+    if count >= len(margin):
+        return np.arange(len(margin))
+    limit = np.partition(margin, count - 1)[count - 1] if count > 0 else -np.inf
+    below = np.flatnonzero(margin < limit)
+    at = np.flatnonzero(margin == limit)[: count - len(below)]
+    return np.sort(np.concatenate([below, at]))
+
+
+def smallest_per_cluster(margin: Floats, assignment: Positions, num_clusters: int, count: int) -> Positions:
+    """Return the positions of the `count` smallest margins of each cluster, increasing.
+
+    A cluster with fewer images gives all it has; nothing is moved to others.
+
+    Args:
+        margin: float32 [N].
+        assignment: int64 [N], cluster of each image, in [0, num_clusters).
+        num_clusters: number of clusters.
+        count: images per cluster.
+    """
+    chosen = []
+    for cluster in range(num_clusters):
+        members = np.flatnonzero(assignment == cluster)
+        chosen.append(members[smallest(margin[members], count)])
+    return np.sort(np.concatenate(chosen))
+
+
+def random_choice(num_images: int, count: int, seed: int) -> Positions:
+    """Return `count` positions drawn evenly without replacement, increasing; all where there are fewer."""
+    generator = np.random.Generator(np.random.Philox(key=seed % 2**64))
+    return np.sort(generator.permutation(num_images)[:count]).astype(np.int64)
+
+
+def k_centre(features: Floats, count: int, seed: int, known: Floats | None = None) -> Positions:
+    """Return the positions that cover the features best, in the order in which they were chosen.
+
+    Each is the one farthest from all known and chosen ones (farthest first); then the largest distance of any
+    image to its nearest is at most twice the least possible. Distances are Euclidean.
+
+    Args:
+        features: float32 [N, D], of the images to choose from.
+        count: how many; all where there are fewer.
+        seed: where no image is known, chooses the first one.
+        known: float32 [M, D], features of images that have a label already; None or M = 0 for none.
+
+    Returns:
+        int64 [min(count, N)]; of equal distances the first position is taken.
+
+    Raises:
+        UserError: a feature that is NaN or infinite.
+
+    Source: Sener and Savarese 2018, algorithm 1.
+    """
+    check_finite(features)
+    # Around their mean, so that squared lengths lose few digits to each other.
+    mean = features.mean(0)
+    points = features - mean
+    squares = np.einsum("nd,nd->n", points, points)
+    nearest = np.full(len(points), np.inf, np.float32)
+
+    def approach(centre: Floats) -> None:
+        distance = squares - 2 * (points @ centre) + centre @ centre
+        np.minimum(nearest, distance, out=nearest)
+
+    if known is not None and len(known):
+        check_finite(known)
+        for centre in known - mean:
+            approach(centre)
+    else:
+        first = int(random_choice(len(points), 1, seed)[0])
+        nearest[first] = np.finfo(np.float32).max  # the farthest there is
+        nearest[np.arange(len(points)) != first] = np.finfo(np.float32).max / 2
+    chosen = np.empty(min(count, len(points)), np.int64)
+    for place in range(len(chosen)):
+        chosen[place] = nearest.argmax()
+        approach(points[chosen[place]])
+        nearest[chosen[place]] = -np.inf
+    return chosen

@@ -1,0 +1,176 @@
+"""Clusters of features: PCA whitening and k-means by faiss, and the repair of empty clusters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.common.errors import UserError
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """A partition of N points into K clusters, none of them empty.
+
+    Attributes:
+        centres: float32 [K, D].
+        assignment: int64 [N], in [0, K).
+        distances: float32 [N], squared Euclidean distance of each point to its centre.
+        num_repaired: clusters that were empty and got points of a large one.
+    """
+
+    centres: Floats
+    assignment: NDArray[np.int64]
+    distances: Floats
+    num_repaired: int
+
+
+def normalise(features: Floats) -> Floats:
+    """Scale every row to length 1; a row of zeros stays.
+
+    Args:
+        features: float32 [N, D].
+    """
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    scaled: Floats = (features / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return scaled
+
+
+def check_finite(features: Floats) -> None:
+    """Refuse features that no distance is defined for.
+
+    Raises:
+        UserError: naming the first such image by its place.
+    """
+    bad = np.flatnonzero(~np.isfinite(features).all(1))
+    if len(bad):
+        raise UserError(
+            f"clusters: expected finite features, found NaN or infinity in {len(bad):,} of {len(features):,} "
+            f"images, first in image {bad[0]}; the network that made them is broken, take an earlier "
+            "checkpoint"
+        )
+
+
+def whiten(features: Floats, num_components: int) -> Floats:
+    """Project on the first principal components, scale each to variance 1, and every row to length 1.
+
+    Args:
+        features: float32 [N, D].
+        num_components: kept components; at most min(N, D) are there.
+
+    Returns:
+        float32 [N, min(num_components, N, D)].
+
+    Raises:
+        UserError: a feature that is NaN or infinite.
+
+    Source: Caron et al. 2018 (DeepCluster), section 3.3: PCA to 256 dimensions, whitened, l2-normalised.
+    """
+    import faiss
+
+    check_finite(features)
+    num_rows, size = features.shape
+    pca = faiss.PCAMatrix(size, min(num_components, num_rows, size))
+    pca.train(np.ascontiguousarray(features, np.float32))
+    # An untrained network gives features that depend on each other: variances that are zero but for
+    # rounding, on either side of zero. What is added keeps such components at zero instead of at NaN.
+    pca.epsilon = 1e-5 * float(faiss.vector_to_array(pca.eigenvalues).max())
+    pca.eigen_power = -0.5
+    pca.prepare_Ab()
+    return normalise(pca.apply(np.ascontiguousarray(features, np.float32)))
+
+
+def kmeans(
+    features: Floats,
+    num_clusters: int,
+    seed: int,
+    num_iterations: int = 20,
+    max_points_per_cluster: int = 10_000_000,
+    spherical: bool = False,
+) -> Clusters:
+    """Cluster points by Euclidean distance or cosine similarity; the same points and seed give the same.
+
+    Args:
+        features: float32 [N, D].
+        num_clusters: K, at most N.
+        seed: of the first centres.
+        num_iterations: of Lloyd's algorithm; 20 in DeepCluster.
+        max_points_per_cluster: centres are found on a sample of at most this many points per cluster; the
+            default is no sample.
+        spherical: cluster by cosine similarity: rows are `normalise`d, and so is every centre after every
+            step (Dhillon, Modha 2001). DeepCluster has plain k-means on rows of length 1, whose centres
+            are shorter, the more so the wider their cluster.
+
+    Returns:
+        The clusters, none empty; no point is nearer, or more similar, to another centre than to its own.
+
+    Raises:
+        UserError: more clusters than points, or a feature that is NaN or infinite.
+    """
+    import faiss
+
+    num_points, size = features.shape
+    if not 1 <= num_clusters <= num_points:
+        raise UserError(
+            f"k-means: expected 1 to {num_points} clusters for {num_points} images, found {num_clusters}; "
+            "ask for fewer"
+        )
+    check_finite(features)
+    points = np.ascontiguousarray(normalise(features) if spherical else features, np.float32)
+    solver: Any = faiss.Kmeans(
+        size,
+        num_clusters,
+        niter=num_iterations,
+        seed=seed % 2**31,
+        min_points_per_centroid=1,
+        max_points_per_centroid=max_points_per_cluster,
+        spherical=spherical,
+    )
+    solver.train(points)
+    found, nearest = solver.index.search(points, 1)
+    # The index of spherical k-means finds inner products; on the sphere they order as distances do.
+    squares = np.square(points).sum(1) + 1.0 - 2.0 * found[:, 0] if spherical else found[:, 0]
+    distances = np.maximum(squares, 0.0)
+    return repair_empty(points, solver.centroids, nearest[:, 0].astype(np.int64), distances)
+
+
+def repair_empty(
+    points: Floats, centres: Floats, assignment: NDArray[np.int64], distances: Floats
+) -> Clusters:
+    """Give every empty cluster a part of the others.
+
+    The point of the largest cluster that is farthest from its centre becomes the empty cluster's centre, and
+    takes every point that is nearer to it than to its own. DeepCluster perturbs a random cluster's centre
+    instead, which may leave either side empty.
+
+    Args:
+        points: float32 [N, D], N of at least K.
+        centres: float32 [K, D].
+        assignment: int64 [N], the nearest centre of each point.
+        distances: float32 [N], squared, of each point to its centre.
+    """
+    centres, assignment, distances = centres.copy(), assignment.copy(), distances.copy()
+    num_clusters = len(centres)
+    repaired: set[int] = set()
+    while (sizes := np.bincount(assignment, minlength=num_clusters)).min() == 0:
+        cluster, largest = int(sizes.argmin()), int(sizes.argmax())
+        members = np.flatnonzero(assignment == largest)
+        farthest = members[distances[members].argmax()]
+        centres[cluster] = points[farthest]
+        # A point nearer to the new centre than to its own lies in a cluster whose centre is less than twice
+        # as far from the new one as from its farthest point: the triangle's inequality leaves few to look at.
+        radius = np.zeros(num_clusters, np.float32)
+        np.maximum.at(radius, assignment, distances)
+        reached = np.square(centres - centres[cluster]).sum(1) < 4.0 * radius
+        asked = np.flatnonzero(reached[assignment])
+        to_new = np.square(points[asked] - centres[cluster]).sum(1)
+        nearer = to_new < distances[asked]
+        assignment[asked[nearer]], distances[asked[nearer]] = cluster, to_new[nearer]
+        assignment[farthest], distances[farthest] = cluster, 0.0
+        repaired.add(cluster)
+    return Clusters(centres, assignment, distances, len(repaired))

@@ -1,0 +1,84 @@
+"""Which output of a classifier is which class of a pack: they are matched by name, not by number."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from engine.train.distributed import rank
+from loaders.common.errors import UserError
+
+_NUM_SHOWN = 3
+
+
+def match_classes(known: Sequence[str], wanted: Sequence[str], run: Path, remedy: str) -> list[int]:
+    """Return the number that a classifier has for each class of a pack, -1 where it does not know it.
+
+    The pack may have fewer classes than the classifier, or more, and a line says so; but either must have
+    all of the other's. Two sets that merely overlap are two tasks.
+
+    Args:
+        known: classes of the classifier, in the order of its logits.
+        wanted: classes of the pack.
+        run: where the classifier lies, for the messages.
+        remedy: what to do about other classes.
+
+    Raises:
+        UserError: both have classes that the other lacks.
+    """
+    number_of = {name: number for number, name in enumerate(known)}
+    unknown = [name for name in wanted if name not in number_of]
+    left_out = sorted(number_of.keys() - set(wanted), key=number_of.__getitem__)
+    if left_out and (unknown or not wanted):
+        others = f", with {_some(unknown)}" if unknown else ""
+        raise UserError(
+            f"classes: expected the {len(known)} of {run}, found {len(wanted)} in the pack: without "
+            f"{_some(left_out)}{others}; {remedy}"
+        )
+    if unknown:
+        _say(f"classes: the classifier of {run} does not know {_some(unknown)} of the pack")
+    if left_out:
+        _say(f"classes: the pack lacks {_some(left_out)} of {run}; only classes of the pack are answers")
+    return [number_of.get(name, -1) for name in wanted]
+
+
+def match_unnamed(num_classes: int, wanted: Sequence[str], run: Path, remedy: str) -> list[int]:
+    """Take the classes of a file from before names were kept in the order of the pack, and say so.
+
+    Raises:
+        UserError: the pack has another number of classes.
+    """
+    if num_classes != len(wanted):
+        raise UserError(
+            f"classes: expected {num_classes}, those of {run}, found {len(wanted)} in the pack; {remedy}"
+        )
+    _say(f"classes: {run} does not name its {num_classes} classes; they are taken in the order of the pack's")
+    return list(range(num_classes))
+
+
+@torch.no_grad()
+def copy_outputs(source: nn.Linear, target: nn.Linear, numbers: Sequence[int]) -> None:
+    """Copy outputs of one classifier layer into another; those with the number -1 stay as they are.
+
+    Args:
+        source: of the classes known.
+        target: changed in place.
+        numbers: output of the source for each of the target, or -1.
+    """
+    places = [place for place, number in enumerate(numbers) if number >= 0]
+    taken = [numbers[place] for place in places]
+    target.weight[places], target.bias[places] = source.weight[taken], source.bias[taken]
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_NUM_SHOWN])
+    return shown if len(names) <= _NUM_SHOWN else f"{shown} and {len(names) - _NUM_SHOWN} more"
+
+
+def _say(line: str) -> None:
+    if rank() == 0:
+        print(line, file=sys.stderr)

@@ -1,0 +1,157 @@
+"""What a run learns from and is measured on at once: refused, or named where `--allow-leak` allows it.
+
+`loaders.packs.labels.leaks` finds it; here are the labels behind a run that another starts from or that is
+measured, and the words that go into a run's config.json (`leaks`) and onto the screen.
+
+Images without their labels are another matter: methods that read unlabelled images may read those of the
+test split too (transductive learning), and one line says so.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from engine.train.distributed import rank
+from engine.train.run_folder import read_run
+from loaders.classification import LabelFields, chosen_labels
+from loaders.common.errors import UserError
+from loaders.packs import LabelTable, Pack, Split, open_pack
+from loaders.packs.labels.leaks import check_leak, find_leak
+from loaders.packs.labels.subsample import training_labels
+
+
+class StartFields(LabelFields, Protocol):
+    """The fields of a recipe with labels that decide what it learns from and is measured on."""
+
+    @property
+    def pack(self) -> Path:
+        """The pack."""
+
+    @property
+    def init(self) -> Path | None:
+        """Run that it starts from."""
+
+
+@runtime_checkable
+class UnlabeledFields(Protocol):
+    """A configuration of a recipe that reads unlabelled images."""
+
+    @property
+    def unlabeled_splits(self) -> tuple[str, ...]:
+        """Their splits."""
+
+
+@runtime_checkable
+class SplitField(Protocol):
+    """A configuration of a recipe that learns from images without their labels."""
+
+    @property
+    def split(self) -> str:
+        """Their split."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What training and measurement share.
+
+    Attributes:
+        leaks: labels or images that were learned from, allowed by the user; one text each.
+        notes: what is no leak but to be known.
+    """
+
+    leaks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def describe(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a configuration in JSON types with the leaks that were allowed, where there are any."""
+        return {**config, "leaks": list(self.leaks)} if self.leaks else dict(config)
+
+    def say(self) -> None:
+        """Print a line for each on rank 0."""
+        if rank() == 0:
+            for text in (*(f"allowed by --allow-leak: {leak}" for leak in self.leaks), *self.notes):
+                print(text, file=sys.stderr)
+
+
+def account(config: StartFields) -> Account:
+    """Hold what a recipe with labels learns from against its test split.
+
+    Raises:
+        UserError: they share labels, here or in the run that it starts from, and that is not allowed.
+    """
+    if not config.test_split:
+        return Account()
+    pack = open_pack(config.pack)
+    measured = pack.split(config.test_split)
+    leaks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    if config.allow_leak:  # else nothing is shared: `chosen_labels` refused it
+        leaks = check_leak(pack, chosen_labels(pack, config).row, measured, True)
+    behind = check_run(config.init, measured, config.allow_leak)
+    if isinstance(config, UnlabeledFields):
+        notes = describe_shared(pack.pool(config.unlabeled_splits), measured)
+    return Account(leaks + behind.leaks, behind.notes + notes)
+
+
+def describe_shared(unlabeled: Split, measured: Split) -> tuple[str, ...]:
+    """Say what unlabelled images share with a split that is measured on; empty where nothing."""
+    rows = unlabeled.rows(np.arange(len(unlabeled)))
+    leak = find_leak(unlabeled.pack, rows, measured)
+    return () if leak is None else (f"unlabelled images: {leak}; their true labels are not read",)
+
+
+def check_run(path: Path | None, measured: Split, allow: bool) -> Account:
+    """Hold the labels that a run was trained on, and those of the runs it started from, against a split.
+
+    Args:
+        path: run folder, a checkpoint or a file in one; None for no run.
+        measured: the split to measure on.
+        allow: name what they share instead of refusing it.
+
+    Raises:
+        UserError: they share labels, and that is not allowed.
+    """
+    leaks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    for run, config in _runs_behind(path):
+        try:
+            pack, labels = _labels_of(config)
+        except (UserError, TypeError, ValueError) as error:
+            notes += (f"{run}: its labels cannot be held against split {measured.name!r} ({error})",)
+            continue
+        leaks += check_leak(pack, labels.row, measured, allow, f"labels of {run}")
+    return Account(leaks, notes)
+
+
+def _runs_behind(path: Path | None) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Yield the run of a start, and the runs before it, that were trained on labels."""
+    seen: set[Path] = set()
+    while path is not None:
+        run = next((p for p in (path, *path.parents[:2]) if (p / "config.json").is_file()), None)
+        if run is None or run.resolve() in seen:  # weights from elsewhere
+            return
+        seen.add(run.resolve())
+        config = read_run(run)["config"]
+        if isinstance(config.get("labeled_split", config.get("train_split")), str):
+            yield run, config
+        start = config.get("init")
+        path = Path(start) if isinstance(start, str) and start else None
+
+
+def _labels_of(config: Mapping[str, Any]) -> tuple[Pack, LabelTable]:
+    """Return the labels that the configuration of a run names; those of `transfer` have names of its own.
+
+    Raises:
+        UserError: pack or tables are gone.
+    """
+    pack = open_pack(str(config.get("pack")))
+    split, seed = config.get("labeled_split", config.get("train_split")), config.get("label_seed")
+    extra = [Path(path) for path in config.get("extra_labels", ())]
+    chosen = (config.get("labels_per_class"), config.get("seed", 0) if seed is None else seed)
+    return pack, training_labels(pack, split, *chosen, extra)

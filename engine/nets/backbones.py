@@ -1,0 +1,248 @@
+"""Networks: backbones by timm name or our tiny one, projectors, and backbone weights on disk."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from engine.nets.alexnet import build_alexnet
+from engine.nets.description import read_description
+from engine.nets.gan_networks import Discriminator, discriminator_width
+from engine.nets.wide_resnet import WIDE_RESNET, WideResNet
+from loaders.common.errors import UserError
+
+TINY_RESNET = "tiny_resnet"
+ALEXNET = "alexnet_bn"
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut; the last BatchNorm starts at zero, so the block at identity."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        """Build the block.
+
+        Args:
+            in_channels: channels of the input.
+            out_channels: channels of the output.
+            stride: of the first convolution; the shortcut averages before its 1x1 convolution.
+        """
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        nn.init.zeros_(self.norm2.weight)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity(),
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C_in, H, W] to [B, C_out, H / stride, W / stride]."""
+        y = torch.relu_(self.norm1(self.conv1(x)))
+        return torch.relu_(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class TinyResNet(nn.Module):
+    """A ResNet for 32-pixel images on a CPU: 4 blocks, 1.2 million parameters, h of 256.
+
+    The stem halves the resolution at once: on two cores the full-resolution stage would cost as much as
+    all the others together.
+    """
+
+    num_features = 256
+
+    def __init__(self) -> None:
+        """Build the network with He initialisation."""
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)
+        )
+        self.stages = nn.Sequential(
+            ResidualBlock(32, 32, 1),
+            ResidualBlock(32, 64, 2),
+            ResidualBlock(64, 128, 2),
+            ResidualBlock(128, self.num_features, 2),
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to representations [B, 256]; H and W of at least 16 make sense."""
+        h: Tensor = self.stages(self.stem(x)).mean(dim=(2, 3))
+        return h
+
+
+def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Build a backbone that maps [B, 3, H, W] to representations [B, num_features].
+
+    timm's ResNets start the last BatchNorm of each block at zero by default, and so does ours.
+
+    Args:
+        name: `tiny_resnet`, `wrn_28_2`, `alexnet_bn`, `gan_discriminator_96` (or another width), or
+            any name that `timm.list_models()` prints.
+        resolution: side of the square views in pixels; sizes the position tables of networks that have them.
+        weights: of this network, maybe for views of another resolution: position tables of another size are
+            interpolated by timm, where it knows how to for this network; by default random ones.
+
+    Returns:
+        The network in channels_last, in training mode, with the attribute `num_features`.
+
+    Raises:
+        UserError: an unknown name, for which the message lists the closest known ones; a resolution that
+            the network, or its weights, cannot take.
+    """
+    with _refusal(name, resolution):
+        network = _create(name, resolution)
+        if weights is not None:
+            network = _with_weights(network, name, resolution, weights)
+        network = network.to(memory_format=torch.channels_last).eval()
+        num_features = _count_features(network, name, resolution)
+    if network.num_features != num_features:  # timm's leaves out layers behind the pooling of some networks
+        network.num_features = num_features  # type: ignore[assignment]
+    return network.train()
+
+
+def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
+    """Return a backbone for views of another resolution, in evaluation mode, on its device.
+
+    Args:
+        network: built by `build_backbone`; returned as it is where nothing in it belongs to a resolution.
+        name: as `build_backbone` takes it.
+        resolution: side of the views in pixels.
+
+    Raises:
+        UserError: a resolution that the network cannot take.
+    """
+    if "img_size" in _size_options(name, resolution):
+        weights = network.state_dict()
+        device = next(iter(weights.values())).device
+        on_cpu = {key: tensor.cpu() for key, tensor in weights.items()}
+        return build_backbone(name, resolution, on_cpu).to(device).eval()
+    with _refusal(name, resolution):
+        _count_features(network.eval(), name, resolution)
+    return network
+
+
+@contextmanager
+def _refusal(name: str, resolution: int) -> Iterator[None]:
+    """Turn what a network raises for views of a size that it was not made for into a line."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"backbone: expected a resolution that {name} and its weights take, found {resolution} "
+            f"({reason or type(error).__name__}); change the resolution"
+        ) from error
+
+
+@torch.no_grad()
+def _count_features(network: nn.Module, name: str, resolution: int) -> int:
+    """Look at one view with a network in evaluation mode; return the size of its representation."""
+    device = next(network.parameters()).device
+    h = network(torch.zeros(1, 3, resolution, resolution, device=device))
+    if h.ndim != 2:
+        raise UserError(
+            f"backbone: expected a network that gives a vector per image, found {name}, which gives "
+            f"{list(h.shape)}; take another"
+        )
+    return int(h.shape[1])
+
+
+def _create(name: str, resolution: int, **options: Any) -> nn.Module:
+    """Build a network with random weights; `options` are those of `timm.create_model`."""
+    if name == TINY_RESNET:
+        return TinyResNet()
+    if name == WIDE_RESNET:
+        return WideResNet()
+    if name == ALEXNET:
+        return build_alexnet(resolution)
+    width = discriminator_width(name)
+    if width is not None:
+        return Discriminator(width)
+    if not timm.is_model(name):
+        ours = [TINY_RESNET, WIDE_RESNET, ALEXNET]
+        close = difflib.get_close_matches(name, [*ours, *timm.list_models()], n=4, cutoff=0.5)
+        remedy = f"close matches: {', '.join(close)}" if close else "timm.list_models() prints all names"
+        raise UserError(f"backbone: expected {', '.join(ours)} or a timm name, found {name!r}; {remedy}")
+    network: nn.Module = timm.create_model(name, num_classes=0, **_size_options(name, resolution), **options)
+    return network
+
+
+def _size_options(name: str, resolution: int) -> dict[str, Any]:
+    """Return the options of a network whose parts belong to one resolution, such as position tables."""
+    pretrained_cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return {"img_size": resolution} if pretrained_cfg and pretrained_cfg.fixed_input_size else {}
+
+
+def _with_weights(network: nn.Module, name: str, resolution: int, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return the network with weights, or one like it where they belong to another resolution."""
+    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    if all(shapes.get(key, tensor.shape) == tensor.shape for key, tensor in weights.items()):
+        network.load_state_dict(weights)
+        return network
+    # timm resizes tables as it loads, by the rules of each family; num_classes: there is no head to drop.
+    given = {"state_dict": dict(weights), "num_classes": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of torch, about how timm indexes as it interpolates
+        return _create(name, resolution, pretrained=True, pretrained_cfg_overlay=given)
+
+
+class Projector(nn.Sequential):
+    """Linear layers without biases, BatchNorm and ReLU after all but the last.
+
+    Source: Zbontar et al. 2021 (Barlow Twins), section 2.2.
+    """
+
+    def __init__(self, num_features: int, sizes: tuple[int, ...]) -> None:
+        """Build the layers.
+
+        Args:
+            num_features: size of the representation h.
+            sizes: output size of each layer, the last being the embedding's.
+        """
+        if not sizes or min(sizes) < 1:
+            raise UserError(f"projector: expected one or more positive sizes, found {list(sizes)}")
+        layers: list[nn.Module] = []
+        for size_in, size_out in zip((num_features, *sizes), sizes[:-1], strict=False):
+            layers += [
+                nn.Linear(size_in, size_out, bias=False),
+                nn.BatchNorm1d(size_out),
+                nn.ReLU(inplace=True),
+            ]
+        layers.append(nn.Linear((num_features, *sizes)[-2], sizes[-1], bias=False))
+        super().__init__(*layers)
+
+
+def load_backbone(path: Path, resolution: int | None = None) -> nn.Module:
+    """Rebuild the backbone that a finished run left in `backbone.safetensors`.
+
+    Args:
+        path: the file, or the run folder that holds it.
+        resolution: side of the views in pixels; that of its training by default.
+
+    Returns:
+        The network with its weights, on the CPU, in evaluation mode, in channels_last.
+
+    Raises:
+        UserError: no such file, or a file that is not a backbone of this project, or one that does not take
+            the resolution.
+    """
+    file = path / "backbone.safetensors" if path.is_dir() else path
+    described = read_description(file)
+    weights = safetensors.torch.load_file(file)
+    return build_backbone(described.backbone, resolution or described.view.resolution, weights).eval()

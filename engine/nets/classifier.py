@@ -1,0 +1,215 @@
+"""A backbone with a linear classifier: the network that every recipe with labels trains and leaves behind.
+
+classifier.safetensors       the weights as trained
+classifier-ema.safetensors   their moving average, where the recipe keeps one
+
+Either names its classes and the view that it is measured with, see `engine.nets.description`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from engine.labels.matching import copy_outputs, match_classes, match_unnamed
+from engine.nets.backbones import build_backbone, load_backbone, resized
+from engine.nets.description import Description, metadata_of_classifier, read_description
+from engine.nets.weights import write_tensors
+from loaders.common.errors import UserError
+from loaders.common.files import sync_file
+from loaders.views.evaluation import EvaluationView
+
+Weights = Literal["ema", "raw"]
+FILE_NAMES: dict[Weights, str] = {"ema": "classifier-ema.safetensors", "raw": "classifier.safetensors"}
+
+
+class Classifier(nn.Module):
+    """Maps views [B, 3, H, W] to logits [B, C]."""
+
+    def __init__(
+        self, backbone: nn.Module, backbone_name: str, view: EvaluationView, classes: Sequence[str]
+    ) -> None:
+        """Put a new linear classifier on a backbone.
+
+        Args:
+            backbone: maps [B, 3, H, W] to h [B, num_features].
+            backbone_name: as `build_backbone` takes it.
+            view: what the network is measured with; the backbone was built for its resolution.
+            classes: names of the C classes, in the order of the logits.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(int(backbone.num_features), len(classes))  # type: ignore[arg-type]
+        self.backbone_name, self.view, self.classes = backbone_name, view, tuple(classes)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the views in pixels."""
+        return self.view.resolution
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to logits [B, C]."""
+        logits: Tensor = self.head(self.backbone(x))
+        return logits
+
+    def at(self, resolution: int) -> Classifier:
+        """Return the classifier for views of a resolution, in evaluation mode: itself, or a copy.
+
+        Raises:
+            UserError: a resolution that its backbone cannot take.
+        """
+        if resolution == self.resolution:
+            return self.eval()
+        backbone = resized(self.backbone, self.backbone_name, resolution)
+        other = Classifier(backbone, self.backbone_name, self.view.at(resolution), self.classes)
+        other.head = self.head
+        return other.eval()
+
+
+def build_classifier(
+    backbone_name: str,
+    view: EvaluationView,
+    classes: Sequence[str],
+    init: Path | None = None,
+    keep_head: bool = False,
+) -> Classifier:
+    """Build a classifier, from random weights or from what a run left, maybe at another resolution.
+
+    Args:
+        backbone_name: `tiny_resnet`, `wrn_28_2` or any timm name; must be that of `init`.
+        view: what it will be measured with.
+        classes: names of the C classes.
+        init: run folder to start from: its averaged classifier, else its classifier, else its backbone.
+        keep_head: start with the classifier layer of `init` too, output by output as their classes are
+            called; else, and for classes that `init` does not know, that layer is new.
+
+    Raises:
+        UserError: `init` holds another backbone, other classes, or no classifier to keep; or its backbone
+            does not take the resolution.
+    """
+    if init is None:
+        if keep_head:
+            raise UserError("keep_head: expected --init, whose classifier to keep, found none")
+        backbone = build_backbone(backbone_name, view.resolution)
+        return Classifier(backbone, backbone_name, view, classes)
+    weights = best_weights(init)
+    if weights is None and keep_head:
+        raise UserError(f"keep_head: expected a classifier in {init}, found a backbone alone; leave it out")
+    file = init / ("backbone.safetensors" if weights is None else FILE_NAMES[weights])
+    described = read_description(file)
+    if described.backbone != backbone_name:
+        raise UserError(
+            f"backbone: expected {described.backbone}, that of --init {init}, found {backbone_name}; change "
+            "one of them"
+        )
+    if weights is None:
+        return Classifier(load_backbone(file, view.resolution), backbone_name, view, classes).train()
+    numbers = _match(described, classes, init, "leave out --keep-head") if keep_head else None
+    start = load_classifier(init, weights, view.resolution)
+    classifier = Classifier(start.backbone, backbone_name, view, classes)
+    if numbers is not None:
+        copy_outputs(start.head, classifier.head, numbers)
+    return classifier.train()
+
+
+def best_weights(run: Path) -> Weights | None:
+    """Return which weights to go on from: the average, else the trained ones; None where there are none."""
+    kinds: tuple[Weights, ...] = ("ema", "raw")
+    return next((kind for kind in kinds if (run / FILE_NAMES[kind]).is_file()), None)
+
+
+def save_classifier(run: Path, classifier: Classifier, weights: Weights) -> Path:
+    """Write a classifier into a run folder, atomically; equal weights make equal files."""
+    final = run / FILE_NAMES[weights]
+    temporary = run / f".{FILE_NAMES[weights]}.tmp"
+    described = metadata_of_classifier(classifier.backbone_name, classifier.view, classifier.classes)
+    write_tensors(temporary, classifier.state_dict(), described)
+    temporary.replace(final)
+    sync_file(run)
+    return final
+
+
+def find_classifier(
+    run: Path, classes: Sequence[str] | None, weights: Weights | None = None, every_class: bool = False
+) -> Classifier:
+    """Load the classifier of a run, as `load_classifier` does, to predict classes of a pack.
+
+    Args:
+        run: run folder.
+        classes: of the pack; output c of what is returned is the class `classes[c]`. A class that the
+            classifier does not know has probability 0; classes that the pack lacks are left out of the
+            softmax. None for the classifier's own.
+        weights: which; by default the average where the run has one.
+        every_class: refuse a classifier that does not know every class: pseudo-labels teach what they have.
+
+    Raises:
+        UserError: no classifier there, or one of other classes, see `match_classes`.
+    """
+    chosen = weights or best_weights(run)
+    if chosen is None:
+        raise UserError(f"classifier: expected one in {run}, found none; train with labels first")
+    network, described = load_classifier(run, chosen), read_description(run / FILE_NAMES[chosen])
+    if classes is None:
+        if described.classes is None:
+            raise UserError(f"classes: {run} does not name its classes; give a pack that names them")
+        return network
+    numbers = _match(described, classes, run, "give the pack of the training")
+    if every_class and -1 in numbers:
+        raise UserError(
+            f"classes: expected a classifier of all {len(classes)} in the pack, found one of "
+            f"{described.num_classes} in {run}; train on labels of the others first"
+        )
+    if numbers == list(range(network.num_classes)):
+        network.classes = tuple(classes)
+        return network
+    arranged = Classifier(network.backbone, network.backbone_name, network.view, classes)
+    nn.init.zeros_(arranged.head.weight)
+    nn.init.constant_(arranged.head.bias, -math.inf)
+    copy_outputs(network.head, arranged.head, numbers)
+    return arranged.eval()
+
+
+def load_classifier(run: Path, weights: Weights, resolution: int | None = None) -> Classifier:
+    """Rebuild a classifier that a run left, on the CPU, in evaluation mode.
+
+    Args:
+        run: run folder.
+        weights: which.
+        resolution: side of the views in pixels; that of its training by default.
+
+    Raises:
+        UserError: no such file, or not one of ours, or one that does not take the resolution.
+    """
+    file = run / FILE_NAMES[weights]
+    described = read_description(file)
+    if described.num_classes == 0:
+        raise UserError(
+            f"classifier: {file} holds no classifier; expected a file that a run with labels wrote"
+        )
+    tensors, prefix = safetensors.torch.load_file(file), "backbone."
+    view = described.view if resolution is None else described.view.at(resolution)
+    backbone = build_backbone(
+        described.backbone,
+        view.resolution,
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)},
+    )
+    names = described.classes or tuple(f"class {number}" for number in range(described.num_classes))
+    classifier = Classifier(backbone, described.backbone, view, names)
+    classifier.head.load_state_dict({"weight": tensors["head.weight"], "bias": tensors["head.bias"]})
+    return classifier.eval()
+
+
+def _match(described: Description, classes: Sequence[str], run: Path, remedy: str) -> list[int]:
+    if described.classes is None:
+        return match_unnamed(described.num_classes, classes, run, remedy)
+    return match_classes(described.classes, classes, run, remedy)

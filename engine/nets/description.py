@@ -1,0 +1,97 @@
+"""What a weights file says of its network: the backbone, how images are shown to it, and its classes.
+
+One JSON text in the metadata of the safetensors file: several entries are written in an order that changes
+from process to process, and equal runs end with equal files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from loaders.common.errors import UserError
+from loaders.common.json_text import parse_json
+from loaders.views.evaluation import EvaluationView
+
+METADATA_KEY = "sluice"
+
+
+@dataclass(frozen=True)
+class Description:
+    """A network on disk.
+
+    Attributes:
+        backbone: name, as `build_backbone` takes it.
+        view: what it was measured with. Files from before it was kept have the usual view of their
+            resolution, which is what their runs measured with.
+        classes: names of the classes, in the order of the logits; None in the file of a backbone, and in a
+            classifier's from before names were kept.
+        num_classes: C; 0 in the file of a backbone.
+    """
+
+    backbone: str
+    view: EvaluationView
+    classes: tuple[str, ...] | None = None
+    num_classes: int = 0
+
+
+def metadata_of(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the metadata of a weights file that is to say this of its network."""
+    return {METADATA_KEY: json.dumps(dict(content), sort_keys=True)}
+
+
+def metadata_of_classifier(backbone: str, view: EvaluationView, classes: tuple[str, ...]) -> dict[str, str]:
+    """Return the metadata of a classifier's file."""
+    return metadata_of({"backbone": backbone, "view": asdict(view), "classes": classes})
+
+
+def read_metadata(file: Path) -> dict[str, Any]:
+    """Read what a weights file of this project says about its network; empty for another's file.
+
+    Raises:
+        UserError: no such file, or not a safetensors file.
+    """
+    if not file.is_file():
+        raise UserError(f"weights: expected a file at {file}, found none; finish a run first")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(METADATA_KEY, "{}")
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"weights: {file} is not a readable safetensors file ({error}); finish a run first"
+        ) from error
+    try:
+        content = parse_json(text)
+        if not isinstance(content, dict):
+            raise ValueError(f"found {type(content).__name__}")
+    except ValueError as error:
+        raise UserError(
+            f"weights: {file} describes its network in no JSON object ({error}); expected a file that a run "
+            "wrote"
+        ) from None
+    return content
+
+
+def read_description(file: Path) -> Description:
+    """Read which network a weights file holds.
+
+    Raises:
+        UserError: no such file, or one that does not say which network it holds.
+    """
+    content = read_metadata(file)
+    try:
+        stored, classes = content.get("view"), content.get("classes")
+        view = EvaluationView.parse(stored) if stored else EvaluationView.usual(int(content["resolution"]))
+        names = None if classes is None else tuple(str(name) for name in classes)
+        num_classes = int(content.get("num_classes", 0)) if names is None else len(names)
+        return Description(str(content["backbone"]), view, names, num_classes)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"weights: {file} does not name its backbone and its views ({error!r}); expected a file that a "
+            "run wrote"
+        ) from None

@@ -1,0 +1,107 @@
+"""Generator and discriminator of the semi-supervised DCGAN, for square images of 16 to 128 pixels.
+
+Sources: Radford et al. 2015, "Unsupervised Representation Learning with Deep Convolutional Generative
+Adversarial Networks" (arXiv 1511.06434), and Salimans et al. 2016, appendix and published code.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from loaders.common.errors import UserError
+
+DISCRIMINATOR = "gan_discriminator"
+_SLOPE = 0.2  # of the leaky ReLU
+
+
+def discriminator_width(name: str) -> int | None:
+    """Return the width in a name such as "gan_discriminator_96"; None for other names."""
+    found = re.fullmatch(rf"{DISCRIMINATOR}_(\d+)", name)
+    return int(found.group(1)) if found else None
+
+
+def _halvings(resolution: int) -> int:
+    """How often the resolution halves on its way to 4 pixels."""
+    halvings = int(math.log2(max(1, resolution // 4)))
+    if resolution != 4 * 2**halvings or not 2 <= halvings <= 5:
+        raise UserError(f"resolution: expected 16, 32, 64 or 128 for the GAN, found {resolution}")
+    return halvings
+
+
+class Generator(nn.Module):
+    """From noise to images in [-1, 1], doubling the side from 4 pixels with transposed convolutions."""
+
+    def __init__(self, resolution: int, noise_size: int, width: int) -> None:
+        """Build the network.
+
+        Args:
+            resolution: side of the images: 16, 32, 64 or 128.
+            noise_size: of the input.
+            width: channels at half the resolution; each layer before has twice as many, up to 8 * width.
+        """
+        super().__init__()
+        halvings = _halvings(resolution)
+        channels = [width * 2 ** min(3, i) for i in reversed(range(halvings))]
+        self.noise_size = noise_size
+        self.start = nn.Sequential(
+            nn.Linear(noise_size, channels[0] * 16, bias=False), nn.Unflatten(1, (channels[0], 4, 4))
+        )
+        layers: list[nn.Module] = [nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
+        for size_in, size_out in pairwise(channels):
+            layers += [nn.ConvTranspose2d(size_in, size_out, 5, 2, 2, 1, bias=False)]
+            layers += [nn.BatchNorm2d(size_out), nn.ReLU(inplace=True)]
+        layers += [weight_norm(nn.ConvTranspose2d(channels[-1], 3, 5, 2, 2, 1)), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.ConvTranspose2d):
+                nn.init.normal_(module.weight, std=0.05)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Map noise [G, noise_size] to images [G, 3, H, W]."""
+        images: Tensor = self.layers(self.start(noise))
+        return images
+
+
+class Discriminator(nn.Module):
+    """Weight-normalised convolutions and a global average; a linear layer on top gives the K logits."""
+
+    def __init__(self, width: int, dropout: float = 0.5) -> None:
+        """Build the network.
+
+        Args:
+            width: channels of the first three layers; the others have twice as many. 96 in the paper.
+            dropout: before the second and third group of layers; 0.4 of it on the image itself.
+        """
+        super().__init__()
+        wide = 2 * width
+        plan = [(3, width, 3, 1, 1), (width, width, 3, 1, 1), (width, width, 3, 2, 1)]
+        plan += [(width, wide, 3, 1, 1), (wide, wide, 3, 1, 1), (wide, wide, 3, 2, 1)]
+        plan += [(wide, wide, 3, 1, 0), (wide, wide, 1, 1, 0), (wide, wide, 1, 1, 0)]
+        layers: list[nn.Module] = [nn.Dropout(0.4 * dropout)]
+        for number, (size_in, size_out, kernel, stride, padding) in enumerate(plan, start=1):
+            convolution = nn.Conv2d(size_in, size_out, kernel, stride, padding)
+            # Nine layers without BatchNorm: He's initialisation keeps the signal, PyTorch's loses it. The
+            # paper's own, from the first batch, would give every rank other weights.
+            nn.init.kaiming_normal_(convolution.weight, a=_SLOPE, nonlinearity="leaky_relu")
+            layers += [weight_norm(convolution), nn.LeakyReLU(_SLOPE)]
+            if number in (3, 6):
+                layers.append(nn.Dropout(dropout))
+        self.num_features = wide
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to representations [B, num_features]; H and W of at least 16."""
+        h: Tensor = self.layers(x).mean(dim=(2, 3))
+        return h
+
+    def set_dropout(self, dropout: float) -> None:
+        """Change the dropout, the image's in proportion."""
+        first, *others = [module for module in self.layers if isinstance(module, nn.Dropout)]
+        first.p = 0.4 * dropout
+        for module in others:
+            module.p = dropout

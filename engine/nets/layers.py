@@ -1,0 +1,125 @@
+"""The features of any layer of a backbone: where the network is cut, and how a map becomes a vector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loaders.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Where features are read.
+
+    Attributes:
+        name: of a module inside the backbone, such as conv4 of alexnet_bn, stages.2 of tiny_resnet, layer3 of
+            a timm ResNet or blocks.8 of a ViT; "" is the representation that the backbone gives.
+        side: a map is averaged to side x side before it is flattened; tokens are averaged.
+    """
+
+    name: str = ""
+    side: int = 1
+
+
+class _Reached(Exception):
+    """Carries the output of the layer past the rest of the network, which then need not run."""
+
+    def __init__(self, output: Tensor) -> None:
+        self.output = output
+
+
+class LayerFeatures(nn.Module):
+    """A backbone that ends at a layer, for what asks for a module."""
+
+    def __init__(self, backbone: nn.Module, layer: Layer) -> None:
+        """Hold the backbone; its weights are shared, not copied."""
+        super().__init__()
+        self.backbone, self.layer = backbone, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to features [B, F]."""
+        return read_layer(self.backbone, x, self.layer)
+
+
+def read_layer(backbone: nn.Module, x: Tensor, layer: Layer) -> Tensor:
+    """Run a backbone up to a layer; what lies behind it is not computed.
+
+    Args:
+        backbone: maps [B, 3, H, W] to h [B, D].
+        x: views [B, 3, H, W].
+        layer: where to stop.
+
+    Returns:
+        Features [B, F]: a map [B, C, H', W'] averaged to `side` x `side` and flattened, tokens [B, N, C]
+        averaged, anything [B, F] as it is.
+
+    Raises:
+        UserError: no such layer, one that the network does not run, or one whose output is none of these.
+    """
+    if not layer.name:
+        h: Tensor = backbone(x)
+        return h
+    handle = _find(backbone, layer.name).register_forward_hook(_stop)
+    try:
+        backbone(x)
+    except _Reached as reached:
+        return _as_vectors(reached.output, layer)
+    finally:
+        handle.remove()
+    raise UserError(f"layer: expected one that the network runs, found {layer.name!r}; name another")
+
+
+def measure_layer(backbone: nn.Module, resolution: int, layer: Layer) -> tuple[int, list[nn.Parameter]]:
+    """Find how many features a layer has, and the parameters behind it, which it does not depend on.
+
+    Args:
+        backbone: on the CPU; the mode of its modules is restored.
+        resolution: side of the views in pixels.
+        layer: where to stop.
+
+    Returns:
+        F, and the parameters that no gradient of the features reaches.
+    """
+    modes = [(module, module.training) for module in backbone.modules()]
+    parameters = [p for p in backbone.parameters() if p.requires_grad]
+    backbone.eval()
+    try:
+        with torch.enable_grad():
+            features = read_layer(backbone, torch.zeros(2, 3, resolution, resolution), layer)
+            reached = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return features.shape[1], [p for p, g in zip(parameters, reached, strict=True) if g is None]
+
+
+def _stop(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    raise _Reached(output)
+
+
+def _find(backbone: nn.Module, name: str) -> nn.Module:
+    modules = dict(backbone.named_modules())
+    if name not in modules:
+        shown = [known for known in modules if known and known.count(".") < 2]
+        raise UserError(f"layer: expected one of {', '.join(shown)}, or one inside them, found {name!r}")
+    found: nn.Module = modules[name]
+    return found
+
+
+def _as_vectors(output: Tensor, layer: Layer) -> Tensor:
+    if isinstance(output, Tensor) and output.ndim == 4:
+        own = min(output.shape[2:])
+        if layer.side > own:
+            wanted = f"expected a side up to {own}, its map's own, found {layer.side}; lower it"
+            raise UserError(f"layer {layer.name}: {wanted}")
+        return F.adaptive_avg_pool2d(output, layer.side).flatten(1)
+    if isinstance(output, Tensor) and output.ndim == 3:
+        return output.mean(1)
+    if isinstance(output, Tensor) and output.ndim == 2:
+        return output
+    found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise UserError(f"layer {layer.name}: expected a map, tokens or vectors, found {found}; name another")

@@ -1,0 +1,96 @@
+"""What a network can start from: a finished run of any recipe, one of its checkpoints, or a weights file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from torch import nn
+
+from engine.nets.backbones import build_backbone, load_backbone
+from engine.nets.classifier import FILE_NAMES, best_weights, load_classifier
+from engine.nets.description import read_description
+from engine.train.checkpoint import find_damage, read_meta
+from loaders.common.errors import UserError
+from loaders.common.json_text import parse_json
+from loaders.views.evaluation import EvaluationView
+
+_PREFIXES = ("average.backbone.", "classifier.backbone.", "backbone.")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A backbone to start from; `load` builds it anew each time.
+
+    Attributes:
+        path: run folder, checkpoint folder (`step-XXXXXXXX`) or .safetensors file.
+        backbone: name, as `build_backbone` takes it.
+        view: what it was measured with.
+    """
+
+    path: Path
+    backbone: str
+    view: EvaluationView
+
+    @property
+    def resolution(self) -> int:
+        """Side of the views that it was trained on."""
+        return self.view.resolution
+
+    def load(self) -> nn.Module:
+        """Build the backbone with its weights, on the CPU, in evaluation mode.
+
+        A run with labels gives the backbone of its classifier, of the averaged one where there is one.
+        """
+        if _is_checkpoint(self.path):
+            return _from_checkpoint(self)
+        weights = best_weights(self.path) if self.path.is_dir() else None
+        return load_backbone(self.path) if weights is None else load_classifier(self.path, weights).backbone
+
+    def build(self) -> nn.Module:
+        """Build the same network with random weights; call `seed_everything` first."""
+        return build_backbone(self.backbone, self.resolution)
+
+
+def find_start(path: Path) -> Start:
+    """Read which network a run, a checkpoint or a file holds.
+
+    Raises:
+        UserError: there is nothing to start from.
+    """
+    if _is_checkpoint(path):
+        damage = find_damage(path)
+        if damage is not None:
+            raise UserError(f"checkpoint {path}: {damage}; start from another one")
+        config = read_meta(path).config
+        return Start(path, str(config["backbone"]), EvaluationView.usual(int(config["resolution"])))
+    described = read_description(path if path.is_file() else _file_of_run(path))
+    return Start(path, described.backbone, described.view)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / "meta.json").is_file()
+
+
+def _file_of_run(run: Path) -> Path:
+    names = (*FILE_NAMES.values(), "backbone.safetensors")
+    found = next((run / name for name in names if (run / name).is_file()), None)
+    if found is not None:
+        return found
+    if list(run.glob("checkpoints/step-*")):
+        raise UserError(
+            f"start: the run at {run} is not finished; finish it, or give one of its checkpoints "
+            f"({run}/checkpoints/step-XXXXXXXX)"
+        )
+    raise UserError(f"start: expected a run at {run}, found no weights; train one first")
+
+
+def _from_checkpoint(start: Start) -> nn.Module:
+    saved = safetensors.torch.load_file(start.path / "model.safetensors")
+    for prefix in _PREFIXES:
+        weights = {name[len(prefix) :]: t for name, t in saved.items() if name.startswith(prefix)}
+        if weights:
+            return build_backbone(start.backbone, start.resolution, weights).eval()
+    recipe = parse_json((start.path / "meta.json").read_bytes())["recipe"]
+    raise UserError(f"checkpoint {start.path}: recipe {recipe!r} keeps no backbone; give a finished run")

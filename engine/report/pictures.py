@@ -1,0 +1,28 @@
+"""Rows of images in one PNG file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from loaders.common.files import write_atomic
+
+
+def save_rows(path: Path, rows: Sequence[Tensor]) -> None:
+    """Write one line of pictures per entry.
+
+    Args:
+        path: a PNG file, replaced in one move.
+        rows: float [N, 3, H, W] each, in [0, 1], all of one shape.
+    """
+    joined = [image.detach().float().cpu().clamp(0, 1) for row in rows for image in row]
+    grid: Tensor = make_grid(joined, nrow=len(rows[0]), padding=2, pad_value=1.0)
+    pixels = (grid * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    write_atomic(path, content.getvalue())

@@ -1,0 +1,102 @@
+"""Rows of the pack that could not be read: those of all ranks, once each, in `bad_rows.jsonl`.
+
+The loop names what training meets. Whoever reads images in order, to measure or to predict, does so through
+`read_in_order`, so that no image is left out in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from engine.train.distributed import gather_on_main, on_main, world_size
+from engine.train.lines import LineWriter, read_lines
+from loaders.batch import Batch, Loader
+
+BAD_ROWS_NAME = "bad_rows.jsonl"
+
+
+class BadRowRecorder:
+    """Writes down the rows that a loader could not read, of whatever rank, and counts them.
+
+    Args:
+        out: folder, made where there is something to write; rows that its file names already stay and count.
+        loader: of this rank.
+        device: where the ranks compare.
+
+    Attributes:
+        count: rows in the file when this last wrote to it, the same on every rank.
+    """
+
+    def __init__(self, out: Path, loader: Loader[Any], device: torch.device | str) -> None:
+        self._out, self._loader, self._device = out, loader, device
+        self._told: set[int] = set()
+        self.count = on_main(lambda: len(read_bad_rows(out)))
+
+    def update(self) -> int:
+        """Add what the loaders met since the last call; called on every rank. Returns the count."""
+        new = {row: reason for row, reason in dict(self._loader.bad_rows).items() if row not in self._told}
+        self._told |= new.keys()
+        if self._any_rank(bool(new)):
+            parts = gather_on_main(new)
+            self.count = on_main(lambda: self._add(parts))
+        return self.count
+
+    def _add(self, parts: list[dict[int, str]]) -> int:
+        self._out.mkdir(parents=True, exist_ok=True)
+        known = set(read_bad_rows(self._out))  # anew: who measures in between writes here too
+        writer = LineWriter(self._out / BAD_ROWS_NAME)
+        for part in parts:
+            for row, reason in sorted(part.items()):
+                if row not in known:
+                    known.add(row)
+                    writer.write({"row": row, "reason": reason})
+        writer.close()
+        return len(known)
+
+    def _any_rank(self, here: bool) -> bool:
+        if world_size() == 1:
+            return here
+        flag = torch.tensor(int(here), device=self._device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag)
+
+
+def read_in_order(loader: Loader[Batch], out: Path, device: torch.device | str) -> Iterator[Batch]:
+    """Yield the batches of a loader in evaluation mode; after the last, name the rows that could not be read.
+
+    Called on every rank, and to the end, since the ranks then join what they met.
+
+    Args:
+        loader: this rank's.
+        out: folder whose `bad_rows.jsonl` names them.
+        device: where the ranks compare.
+    """
+    yield from loader.epoch(0)
+    BadRowRecorder(out, loader, device).update()
+
+
+def forget_bad_rows(out: Path) -> None:
+    """Drop what an earlier command named in a folder whose results are replaced; a run's own names stay."""
+    if not (out / "config.json").exists():
+        (out / BAD_ROWS_NAME).unlink(missing_ok=True)
+
+
+def read_bad_rows(out: Path) -> dict[int, str]:
+    """Return the rows that a folder's `bad_rows.jsonl` names and why."""
+    records = read_lines(out / BAD_ROWS_NAME)[0]
+    return {r["row"]: str(r.get("reason")) for r in records if isinstance(r.get("row"), int)}
+
+
+def describe_bad_rows(out: Path) -> str:
+    """Return what the last line of a command says of the rows named in or below its folder; often nothing."""
+    files = sorted(out.rglob(BAD_ROWS_NAME))
+    count = len({row for file in files for row in read_bad_rows(file.parent)})
+    if not count:
+        return ""
+    where = f"{files[0]}" if len(files) == 1 else f"the {len(files)} {BAD_ROWS_NAME} below {out}"
+    return f", {count:,} bad rows in {where}"

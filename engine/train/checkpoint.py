@@ -1,0 +1,271 @@
+"""Checkpoints: written in one move, checked before they are trusted, never unpickled.
+
+A checkpoint is a folder `step-XXXXXXXX` of
+
+    model.safetensors       parameters and buffers of the recipe
+    optimizer.safetensors   tensors of the optimizer, "INDEX.NAME"
+    optimizer.json          its parameter groups and scalars
+    rng.safetensors         random generators of every rank
+    meta.json               recipe, configuration, position, the SHA-256 of the other files and of itself
+
+It is written under a temporary name, synced and renamed; so a folder with the final name is complete unless
+the disk damaged it later, which the hashes show.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from engine.nets.weights import write_tensors
+from loaders.common.errors import UserError
+from loaders.common.files import sha256_of, sync_folder, to_json, write_synced
+from loaders.common.json_text import parse_json
+
+FORMAT = 3  # 1 had no hash of meta.json itself, 2 did not say what data it was fed
+
+
+@dataclass(frozen=True)
+class CheckpointMeta:
+    """What a checkpoint says about itself.
+
+    Attributes:
+        recipe: name of the recipe that wrote it.
+        config: the recipe's configuration, as in the run folder.
+        step: optimizer steps done.
+        epoch: epoch of the next step.
+        data: what decided the batches, from `engine.train.agreement.data_facts`.
+        num_ranks: ranks whose generators it holds.
+        scaler: state of the gradient scaler; empty without float16.
+        window: the log window under way, from `MetricWindow.state`; empty in checkpoints that have none.
+        num_skipped: steps left out so far.
+        rules: `Recipe.rules`; empty in checkpoints from before there were any.
+        files: name -> SHA-256.
+        format: of this layout.
+    """
+
+    recipe: str
+    config: Mapping[str, Any]
+    step: int
+    epoch: int
+    data: Mapping[str, str]
+    num_ranks: int
+    scaler: Mapping[str, Any] = field(default_factory=dict)
+    window: Mapping[str, Any] = field(default_factory=dict)
+    num_skipped: int = 0
+    rules: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def save_checkpoint(
+    folder: Path,
+    meta: CheckpointMeta,
+    recipe: nn.Module,
+    optimizer: Optimizer,
+    rng: dict[str, Tensor],
+    keep: int,
+) -> Path:
+    """Write a checkpoint and drop the oldest ones; called on rank 0 alone.
+
+    Args:
+        folder: `checkpoints/` of the run.
+        meta: everything but the hashes.
+        recipe: the module, not wrapped for several ranks.
+        optimizer: the optimizer, not wrapped.
+        rng: from `gather_rng_states`.
+        keep: newest checkpoints to keep, at least 1.
+
+    Returns:
+        The folder of the new checkpoint.
+
+    Raises:
+        UserError: the disk is full or cannot be written; earlier checkpoints stay as they were.
+    """
+    try:
+        return _save(folder, meta, recipe, optimizer, rng, keep)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"cannot write the checkpoint of step {meta.step} into {folder} ({error}); make room, then run "
+            "the same command with --resume"
+        ) from None
+
+
+def _save(
+    folder: Path,
+    meta: CheckpointMeta,
+    recipe: nn.Module,
+    optimizer: Optimizer,
+    rng: dict[str, Tensor],
+    keep: int,
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".step-*"):
+        shutil.rmtree(stale)
+    final = folder / f"step-{meta.step:08d}"
+    temporary = folder / f".{final.name}.tmp"
+    temporary.mkdir()
+    tensors, structure = _split_optimizer_state(optimizer)
+    write_tensors(temporary / "model.safetensors", recipe.state_dict())
+    write_tensors(temporary / "optimizer.safetensors", tensors)
+    write_synced(temporary / "optimizer.json", to_json(structure))
+    write_tensors(temporary / "rng.safetensors", rng)
+    hashes = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
+    said = parse_json(to_json({**asdict(meta), "files": hashes}))  # as it will be read again
+    write_synced(temporary / "meta.json", to_json({**said, "sha256": _digest(said)}))
+    sync_folder(temporary)
+    if final.exists():  # the damaged one that this run stepped behind, written again
+        shutil.rmtree(final)
+    temporary.rename(final)
+    sync_folder(folder)
+    # Newer ones are damaged: the run stepped behind them. Of those to keep they would take the place.
+    sound = [path for path in list_checkpoints(folder) if path.name <= final.name]
+    for old in set(list_checkpoints(folder)) - set(sound[-keep:]):
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, oldest first; their content is not looked at, nor are stray files."""
+    return sorted(path for path in folder.glob("step-????????") if path.is_dir())
+
+
+def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
+    """Find the newest checkpoint whose every file is whole.
+
+    Returns:
+        Its folder, None where there is no checkpoint at all; and one line per newer one that is damaged.
+
+    Raises:
+        UserError: there are checkpoints and all are damaged.
+    """
+    damaged: list[str] = []
+    for candidate in reversed(list_checkpoints(folder)):
+        fault = find_damage(candidate)
+        if fault is None:
+            return candidate, damaged
+        damaged.append(f"checkpoint {candidate.name} is damaged: {fault}")
+    if damaged:
+        raise UserError(
+            f"resume: expected a whole checkpoint in {folder}, found {len(damaged)} damaged ({damaged[0]}); "
+            "delete the run folder to start again"
+        )
+    return None, []
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint's files, None where all are as they were written."""
+    try:
+        meta = read_meta(checkpoint)
+    except (OSError, ValueError, TypeError) as error:
+        return f"meta.json cannot be read ({error})"
+    if not meta.files:
+        return "meta.json lists no files"
+    for name, expected in meta.files.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if sha256_of(file) != expected:
+            return f"{name} differs from its SHA-256"
+    return None
+
+
+def read_meta(checkpoint: Path) -> CheckpointMeta:
+    """Read what a checkpoint says about itself.
+
+    Raises:
+        ValueError: it is damaged or of another format.
+    """
+    content = parse_json((checkpoint / "meta.json").read_bytes())
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise ValueError(f"expected format {FORMAT}, found {found}")
+    if content.pop("sha256", None) != _digest(content):
+        raise ValueError("it differs from its SHA-256")
+    return CheckpointMeta(**content)
+
+
+def _digest(said: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what meta.json says besides it."""
+    return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def load_weights(checkpoint: Path, recipe: nn.Module) -> None:
+    """Copy the saved parameters and buffers into the recipe, on its device, in its memory format.
+
+    Raises:
+        UserError: the checkpoint is of a network with other tensors.
+    """
+    saved = safetensors.torch.load_file(checkpoint / "model.safetensors")
+    present = recipe.state_dict()
+    for name in sorted(saved.keys() | present.keys()):
+        shapes = [list(side[name].shape) if name in side else None for side in (present, saved)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"checkpoint {checkpoint}: expected tensor {name} of shape {shapes[0] or 'absent'}, found "
+                f"{shapes[1] or 'absent'}; it is of another network: give its --backbone or another --out"
+            )
+    recipe.load_state_dict(saved)
+
+
+def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
+    """Restore the optimizer's state bit for bit.
+
+    Raises:
+        UserError: the checkpoint is of an optimizer with other parameter groups.
+    """
+    tensors = safetensors.torch.load_file(checkpoint / "optimizer.safetensors")
+    structure = parse_json((checkpoint / "optimizer.json").read_bytes())
+    fresh = optimizer.state_dict()["param_groups"]
+    sizes = [[len(group["params"]) for group in groups] for groups in (fresh, structure["param_groups"])]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"checkpoint {checkpoint}: expected parameter groups of sizes {sizes[0]}, found {sizes[1]}; "
+            "it is of another recipe or version, give another --out"
+        )
+    state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in structure["scalars"].items()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = _like(parameters[int(index)], tensor)
+    groups = [
+        {key: tuple(value) if isinstance(new[key], tuple) else value for key, value in old.items()}
+        for new, old in zip(fresh, structure["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def load_rng(checkpoint: Path) -> dict[str, Tensor]:
+    """Read the generators of all ranks."""
+    return safetensors.torch.load_file(checkpoint / "rng.safetensors")
+
+
+def _like(parameter: Tensor, saved: Tensor) -> Tensor:
+    """Give a saved tensor the strides of its parameter; mixed layouts would slow every later step."""
+    if saved.shape != parameter.shape:
+        return saved
+    return torch.empty_like(parameter, dtype=saved.dtype, device="cpu").copy_(saved)
+
+
+def _split_optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, dict[str, Any]] = {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value
+            else:
+                scalars.setdefault(str(index), {})[name] = value
+    return tensors, {"param_groups": state["param_groups"], "scalars": scalars}

@@ -1,0 +1,206 @@
+"""What all recipes with labels share: their fields, their network, their optimizer and what a run leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.evaluate.predict import Accuracy, measure_accuracy
+from engine.labels.shared_images import Account, account
+from engine.nets.classifier import Classifier, Weights, build_classifier, save_classifier
+from engine.train.distributed import on_main
+from engine.train.ema import COPIED_MOMENTUM, Statistics, make_target, set_momentum, update_ema, warmed_up
+from engine.train.optim import split_by_dimension
+from engine.train.recipe import Recipe
+from engine.train.run_config import RunConfig
+from loaders.batch import Batch, Loader
+from loaders.common.errors import UserError
+from loaders.common.files import to_json, write_atomic
+from loaders.common.json_text import parse_json
+
+ACCURACY_NAME = "accuracy.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(RunConfig):
+    """Fields of every recipe that trains on labels; a recipe names again those its paper sets."""
+
+    labeled_split: str = "train"
+    """Split of the pack whose true labels are used; where it is "" or has none, --extra-labels are all."""
+    labels_per_class: int | None = None
+    """Use only so many of those labels per class, or of --extra-labels where these are all; else all."""
+    label_seed: int = 0
+    """Seed of that choice; a larger number of labels contains the smaller ones."""
+    extra_labels: tuple[Path, ...] = ()
+    """Label tables to train on besides: pseudo-labels, bought labels. The first label of a row counts."""
+    test_split: str = "test"
+    """Labelled split to measure the end of the run on; "" for none."""
+    init: Path | None = None
+    """Run folder whose weights to start from; random ones by default."""
+    keep_head: bool = False
+    """Start with the classifier layer of --init as well; else it is new."""
+    lr: float = 0.03
+    """Peak learning rate of the backbone."""
+    lr_head: float | None = None
+    """Peak learning rate of the classifier layer; that of the backbone by default."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 0.0
+    """Weight decay; biases and BatchNorm have none."""
+    freeze_backbone: bool = False
+    """Train the classifier layer alone; the backbone stays in evaluation mode: BatchNorm keeps its
+    statistics, and nothing is dropped."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip; 0 where left and right carry meaning."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no training."""
+        super().__post_init__()
+        if self.freeze_backbone and self.init is None:
+            raise UserError("freeze_backbone: expected --init, whose weights to keep, found none")
+        if self.probe_every_epochs:
+            raise UserError(
+                "probe_every_epochs: expected 0, a recipe with labels measures its classifier instead, found "
+                f"{self.probe_every_epochs}"
+            )
+
+    def account(self) -> Account:
+        """Hold what the run learns from against its test split.
+
+        Raises:
+            UserError: they share labels, here or in the run that it starts from, and that is not allowed.
+        """
+        return account(self)
+
+
+class ClassifierRecipe(Recipe):
+    """A classifier, its moving average where asked for, and SGD."""
+
+    def __init__(
+        self,
+        config: ClassifierConfig,
+        classes: Sequence[str],
+        average: Statistics | None = None,
+        nesterov: bool = False,
+        decay_vectors: bool = False,
+    ) -> None:
+        """Build the network; call `seed_everything` first.
+
+        Args:
+            config: of the run.
+            classes: names of the C classes, in the order of the labels.
+            average: keep a moving average of the weights, which the subclass updates, with this rule for
+                BatchNorm's statistics; "copy" also gives BatchNorm the momentum that it needs.
+            nesterov: use Nesterov's momentum.
+            decay_vectors: weight decay for biases and BatchNorm too.
+        """
+        super().__init__()
+        self.classifier = build_classifier(
+            config.backbone, config.evaluation_view, classes, config.init, config.keep_head
+        )
+        if config.freeze_backbone:
+            self.classifier.backbone.requires_grad_(False)
+        self.frozen = config.freeze_backbone
+        self.backbone_name = config.backbone
+        if average == "copy":
+            set_momentum(self.classifier, COPIED_MOMENTUM)
+        self.average = None if average is None else make_target(self.classifier)
+        self._statistics = average
+        self._rates = (config.lr, config.lr if config.lr_head is None else config.lr_head)
+        self._momentum, self._nesterov = config.momentum, nesterov
+        self._weight_decays = (config.weight_decay, config.weight_decay if decay_vectors else 0.0)
+
+    @property
+    def backbone(self) -> nn.Module:  # type: ignore[override]
+        """The trained backbone."""
+        return self.classifier.backbone
+
+    @property
+    def best(self) -> Classifier:
+        """The network to use: the average where there is one."""
+        return self.classifier if self.average is None else self.average
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """What no option names and a checkpoint has to agree in."""
+        rules: dict[str, str] = {}
+        if self._statistics is not None:
+            rules["average of the weights"] = f"warm-up, statistics: {self._statistics}"
+        if self.frozen:
+            rules["frozen backbone"] = "evaluation mode"
+        return rules
+
+    def train(self, mode: bool = True) -> ClassifierRecipe:
+        """Set the mode; a frozen backbone, and its average, stay in evaluation."""
+        super().train(mode)
+        if self.frozen:
+            self.classifier.backbone.eval()
+            if self.average is not None:
+                self.average.backbone.eval()
+        return self
+
+    def classify(self, *views: Tensor) -> list[Tensor]:
+        """Map views [B_i, 3, H, W] to logits, float32 [B_i, C], in one batch that shares its statistics.
+
+        One forward pass over all rows gives BatchNorm the joined batch, which is what interleaving is for
+        in codes that split a batch over devices.
+        """
+        sizes = [len(x) for x in views]
+        return list(self.classifier(torch.cat(views)).float().split(sizes))
+
+    def update_average(self, step: int, decay: float) -> None:
+        """Move the average towards the weights; called in `after_step`.
+
+        Args:
+            step: the index of the step that was just taken, over the whole run.
+            decay: of the average after its warm-up.
+        """
+        if self.average is not None and self._statistics is not None:
+            update_ema(self.average, self.classifier, warmed_up(step, decay), self._statistics)
+
+    def finish(self, out: Path, test_loader: Loader[Batch] | None, device: torch.device) -> Accuracy | None:
+        """Write the classifier and its average into the run folder, and measure both."""
+        networks: dict[Weights, Classifier] = {"raw": self.classifier}
+        if self.average is not None:
+            networks["ema"] = self.average
+        measured: dict[str, Accuracy] = {}
+        for weights, network in networks.items():
+            on_main(lambda n=network, w=weights: save_classifier(out, n, w))  # type: ignore[misc]
+            if test_loader is not None:
+                measured[weights] = measure_accuracy(network, test_loader, device, out)
+        if measured:
+            content = to_json({weights: asdict(accuracy) for weights, accuracy in measured.items()})
+            on_main(lambda: write_atomic(out / ACCURACY_NAME, content))
+        return measured.get("ema", measured.get("raw"))
+
+    def make_optimizer(self) -> torch.optim.SGD:
+        """Return SGD, with rates of their own for backbone and classifier layer."""
+        groups: list[dict[str, Any]] = []
+        for module, lr in zip((self.classifier.backbone, self.classifier.head), self._rates, strict=True):
+            weights, vectors = split_by_dimension(module)
+            groups += [
+                {"params": weights, "lr": lr, "weight_decay": self._weight_decays[0]},
+                {"params": vectors, "lr": lr, "weight_decay": self._weight_decays[1]},
+            ]
+        used = [group for group in groups if group["params"]]
+        return torch.optim.SGD(used, lr=self._rates[0], momentum=self._momentum, nesterov=self._nesterov)
+
+
+def read_accuracy(run: Path) -> dict[str, Accuracy]:
+    """Read the accuracies that a run left, by weights ("raw", "ema"); empty where it measured none.
+
+    Raises:
+        UserError: the file is not one of ours.
+    """
+    path = run / ACCURACY_NAME
+    if not path.is_file():
+        return {}
+    try:
+        return {name: Accuracy(**values) for name, values in parse_json(path.read_bytes()).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"accuracy: {path} is not a run's accuracy ({error}); run it again") from error

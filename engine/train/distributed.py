@@ -1,0 +1,215 @@
+"""Ranks, collectives that autograd understands, and the one way an Accelerator is made.
+
+One rule holds for every collective here: its backward differentiates the SUM of the losses of all ranks.
+DistributedDataParallel then divides the summed gradients by the number of ranks N. So
+
+* a loss that every rank computes in full from gathered or reduced tensors (Barlow Twins) sums to N times
+  itself, and the division gives the gradient of the loss once;
+* a loss that is a mean over the rank's own rows sums to N times the mean over the joined batch, and the
+  division gives the gradient of that mean.
+
+Both equal what one rank computes on the joined batch, with no factor left to correct by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
+from torch import Tensor
+
+from loaders.common.errors import UserError
+
+ResultT = TypeVar("ResultT")
+Precision = Literal["auto", "no", "bf16", "fp16"]
+
+COLLECTIVE_TIMEOUT_S = 600
+
+
+def world_size() -> int:
+    """Return the number of ranks; 1 when no process group was formed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's rank; 0 when no process group was formed."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(world_size())[rank()]
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum a tensor over all ranks, differentiably.
+
+    Args:
+        tensor: any shape, the same on every rank.
+
+    Returns:
+        The sum, a new tensor on every rank; `tensor` itself where there is one rank.
+    """
+    if world_size() == 1:
+        return tensor
+    total: Tensor = _AllReduceSum.apply(tensor)
+    return total
+
+
+def all_gather(tensor: Tensor) -> Tensor:
+    """Join the rows of all ranks in rank order, differentiably.
+
+    Args:
+        tensor: [B, ...], the same shape on every rank.
+
+    Returns:
+        [N * B, ...] on every rank; `tensor` itself where there is one rank.
+    """
+    if world_size() == 1:
+        return tensor
+    joined: Tensor = _AllGather.apply(tensor)
+    return joined
+
+
+def refuse_ranks(command: str) -> None:
+    """Refuse a launcher with several processes; for commands that do not divide their work.
+
+    Raises:
+        UserError: on rank 0; the others leave with the same exit code.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started < 2:
+        return
+    if os.environ.get("RANK", "0") != "0":
+        raise SystemExit(2)
+    raise UserError(f"{command}: expected one process, found {started}; start it with python, not a launcher")
+
+
+def on_main(function: Callable[[], ResultT]) -> ResultT:
+    """Call a function on rank 0 alone and give its result to every rank.
+
+    A `UserError` there is raised on rank 0 only, so that it is printed once; the other ranks leave with the
+    exit code of a user's mistake instead of waiting for a result.
+
+    Args:
+        function: what reads or writes the run folder; its result travels between this run's own processes.
+    """
+    if world_size() == 1:
+        return function()
+    message: list[Any] = [None, False]
+    failure: UserError | None = None
+    if rank() == 0:
+        try:
+            message[0] = function()
+        except UserError as error:
+            message[1], failure = True, error
+    dist.broadcast_object_list(message)
+    if failure is not None:
+        raise failure
+    if message[1]:
+        raise SystemExit(2)
+    result: ResultT = message[0]
+    return result
+
+
+def gather_on_main(value: ResultT) -> list[ResultT]:
+    """Collect a value of every rank on rank 0, in rank order.
+
+    Args:
+        value: travels between this run's own processes.
+
+    Returns:
+        One value per rank on rank 0, nothing on the others.
+    """
+    if world_size() == 1:
+        return [value]
+    parts: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, parts)
+    return parts or []
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of torch, NumPy and Python.
+
+    Every rank takes the same seed, so that all build the same network. The loop gives each rank a stream
+    of its own when training starts; the loaders draw from neither.
+    """
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - timm's layers draw from the global generator
+
+
+def make_accelerator(
+    precision: Precision = "auto", out: Path | None = None, trackers: tuple[str, ...] = ()
+) -> Accelerator:
+    """Make the Accelerator of a run, forming the process group when a launcher started several processes.
+
+    Accelerate joins CPU processes into a group only when told `cpu=True`; so that is what a machine without
+    CUDA asks for, and gloo carries the collectives there.
+
+    Args:
+        precision: "auto" is bfloat16 autocast on a CUDA device that has it and float32 elsewhere.
+        out: run folder; the trackers write into its `trackers/`.
+        trackers: names accelerate knows, such as "tensorboard" or "wandb".
+
+    Returns:
+        The Accelerator; buffers are not broadcast, because global BatchNorm keeps them equal on all ranks.
+
+    Raises:
+        UserError: a tracker that accelerate does not know.
+    """
+    unknown = set(trackers) - {"all", *LOGGER_TYPE_TO_CLASS}
+    if unknown:
+        known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+        raise UserError(f"trackers: expected some of {known}, found {', '.join(sorted(unknown))}")
+    on_cpu = not torch.cuda.is_available()
+    if precision == "auto":
+        precision = "no" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
+    # Left unset under a launcher, accelerate would warn and pick a thread count of its own.
+    if on_cpu and "LOCAL_RANK" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    return Accelerator(
+        cpu=on_cpu,
+        mixed_precision=precision,
+        log_with=list(trackers) or None,
+        project_config=ProjectConfiguration(
+            project_dir=str(out) if out else None, logging_dir=str(out / "trackers") if out else None
+        ),
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S)),
+        ],
+    )

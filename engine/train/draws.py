@@ -1,0 +1,48 @@
+"""Random numbers of a training step that do not depend on the number of ranks or on a resume.
+
+Every rank draws the numbers of the whole batch and keeps those of its own rows: a few numbers per image
+cost less than keeping a generator per row would.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.train.distributed import rank, world_size
+
+
+class StepDraws:
+    """A stream of numbers fixed by the seed and the step; each call draws the next ones."""
+
+    def __init__(self, seed: int, step: int, device: torch.device) -> None:
+        """Start the stream.
+
+        Args:
+            seed: of the run.
+            step: of the training step.
+            device: where the numbers are drawn; another device draws others.
+        """
+        mixed = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+        self._generator = torch.Generator(device).manual_seed(mixed)
+        self._device = device
+
+    def normal(self, num_rows: int, *shape: int) -> Tensor:
+        """Return this rank's rows of standard normal numbers, float32 [num_rows, *shape]."""
+        joined = torch.randn(num_rows * world_size(), *shape, generator=self._generator, device=self._device)
+        return _own_rows(joined)
+
+    def uniform(self, num_rows: int, *shape: int) -> Tensor:
+        """Return this rank's rows of numbers even in [0, 1), float32 [num_rows, *shape]."""
+        joined = torch.rand(num_rows * world_size(), *shape, generator=self._generator, device=self._device)
+        return _own_rows(joined)
+
+    def integers(self, high: int, num_rows: int, *shape: int) -> Tensor:
+        """Return this rank's rows of numbers in [0, high), int64 [num_rows, *shape]."""
+        size = (num_rows * world_size(), *shape)
+        return _own_rows(torch.randint(high, size, generator=self._generator, device=self._device))
+
+
+def _own_rows(joined: Tensor) -> Tensor:
+    return joined.chunk(world_size())[rank()]

@@ -1,0 +1,443 @@
+"""The only training loop.
+
+It owns what no paper is about: devices, autocast, backward, clipping, the learning rate of each step,
+finite checks, logging, checkpoints, exact resume and the clock. A step never waits for the device; the log
+step does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from engine.evaluate.online_probe import OnlineProbe, ProbeRecorder
+from engine.train import checkpoint, rng
+from engine.train.agreement import check_agreement, check_same_data, check_same_rules, data_facts, run_facts
+from engine.train.bad_rows import BadRowRecorder
+from engine.train.batchnorm import synchronise_batchnorm
+from engine.train.clock import TrainingClock
+from engine.train.distributed import on_main, rank, world_size
+from engine.train.finite import OnNonFinite, StepGuard, draw_again, gradient_norm, save_bad_batch
+from engine.train.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
+from engine.train.progress import TrainingProgress
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run_folder import opened_run, save_backbone
+from engine.train.samples import save_samples
+from engine.train.schedule import Schedule
+from engine.train.stop import StopSignal
+from loaders.batch import Batch, Loader, PairedBatch
+from loaders.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How a run is carried out.
+
+    Attributes:
+        out: run folder.
+        epochs: passes over the loader; the schedule spans all of them.
+        seed: of what the network draws while training (dropout); the loader has its own.
+        resume: go on from the newest whole checkpoint of `out`, or start where there is none.
+        log_every: steps between log steps.
+        checkpoint_every_steps: steps between checkpoints; the end of the run always writes one.
+        keep_checkpoints: newest checkpoints to keep.
+        clip_norm: largest norm of all gradients together; None leaves them.
+        on_non_finite: "stop" ends the run at the next log step after a loss or gradient that is not finite;
+            "skip" leaves such a step out, at the price of waiting for the device at every step. Either way
+            the batch is written to `bad_batches/`.
+        steps: length of the run instead of `epochs`, also for the schedule; None counts epochs.
+        max_steps: end the run early after this many steps over all, with the schedule of the full run.
+        progress: show progress on rank 0.
+        config: the recipe's configuration in JSON types, for config.json.
+        runtime_fields: names in `config` that may differ on resuming.
+        backbone_metadata: what `load_backbone` needs, stored beside the weights.
+    """
+
+    out: Path
+    epochs: int
+    seed: int = 0
+    resume: bool = False
+    log_every: int = 10
+    checkpoint_every_steps: int = 500
+    keep_checkpoints: int = 3
+    clip_norm: float | None = None
+    on_non_finite: OnNonFinite = "stop"
+    steps: int | None = None
+    max_steps: int | None = None
+    progress: bool = True
+    config: Mapping[str, Any] = field(default_factory=dict)
+    runtime_fields: Collection[str] = ("resume", "max_steps")
+    backbone_metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse counts that make no run."""
+        for name in ("epochs", "log_every", "checkpoint_every_steps", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        for name, limit in (("steps", self.steps), ("max_steps", self.max_steps)):
+            if limit is not None and limit < 1:
+                raise UserError(f"{name}: expected at least 1, found {limit}")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise UserError(
+                f"clip_norm: expected more than 0, found {self.clip_norm}; leave it out to not clip"
+            )
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a run came to.
+
+    Attributes:
+        step: optimizer steps done, over all processes that worked on the run.
+        total_steps: steps of the full schedule.
+        loss: mean loss of the last log window.
+        metrics: means of the recipe's own metrics in it; none where the run was over before.
+        img_per_s: images per second of this process's steps, all ranks together, the first log window
+            left out where there are others.
+        wait_share: share of that time spent waiting for data.
+        seconds: wall-clock of this process's steps.
+        backbone: the file with the backbone's weights.
+    """
+
+    step: int
+    total_steps: int
+    loss: float
+    metrics: Mapping[str, float]
+    img_per_s: float
+    wait_share: float
+    seconds: float
+    backbone: Path
+
+
+class _Shell(nn.Module):
+    """Gives DistributedDataParallel a `forward` to wrap; batches pass through it untouched."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+
+    def forward(self, batch: Any, step: int) -> StepOutput:
+        return self.recipe.training_step(batch, step)
+
+
+def train(
+    recipe: Recipe,
+    loader: Loader[Any],
+    accelerator: Accelerator,
+    config: LoopConfig,
+    probe: OnlineProbe | None = None,
+) -> TrainSummary:
+    """Train a recipe on a loader's batches; one call per process, the same on every rank.
+
+    Args:
+        recipe: built after `seed_everything`, so that all ranks hold the same weights.
+        loader: shards itself over ranks, delivers on the accelerator's device, and is not prepared.
+        accelerator: from `make_accelerator`.
+        config: how to carry the run out.
+        probe: what to measure on frozen features while training goes on.
+
+    Returns:
+        The summary. The run folder then holds the last checkpoint and the backbone's weights.
+
+    Raises:
+        UserError: a run folder of another run, a checkpoint of another recipe or network, ranks that
+            disagree, a loss or gradient that is not finite (naming the step and the rows of its batch).
+        LoaderError: a batch cannot be had, or another rank is gone.
+        RunStopped: SIGTERM came; a checkpoint was written and the exit code is 75.
+        KeyboardInterrupt: Ctrl-C came; a checkpoint was written, `run_command` exits with code 130.
+    """
+    decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
+    check_agreement(run_facts(recipe.name, decisive, loader))
+    opened = opened_run(config.out, recipe.name, config.config, config.runtime_fields, config.resume)
+    with StopSignal() as stop, opened:
+        run = _Run(recipe, loader, accelerator, config, probe)
+        run.restore()
+        return run.train(stop)
+
+
+class _Run:
+    """One process's part of a run: the wrapped model and the position."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        loader: Loader[Any],
+        accelerator: Accelerator,
+        config: LoopConfig,
+        probe: OnlineProbe | None,
+    ) -> None:
+        self.loader, self.accelerator, self.config, self.probe = loader, accelerator, config, probe
+        self.device: torch.device = accelerator.device
+        synchronise_batchnorm(recipe, self.device)
+        self.recipe = recipe
+        try:
+            self.optimizer: Optimizer = recipe.make_optimizer()
+        except ValueError as error:
+            raise UserError(f"optimizer: {error}; change its options") from None
+        self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.model, self.stepper = accelerator.prepare(_Shell(recipe), self.optimizer)
+        self.steps_per_epoch = loader.steps_per_epoch
+        self.data = data_facts(loader)
+        self.total_steps = config.steps or config.epochs * self.steps_per_epoch
+        self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
+        self.schedule: Schedule = recipe.make_schedule(self.steps_per_epoch, self.total_steps)
+        self.guard = StepGuard(recipe, config.on_non_finite)
+        self.window = MetricWindow(self.device)
+        self.step = 0
+        self.saved_step = -1
+        self.loss = float("nan")
+        self.metrics: dict[str, float] = {}
+        self.lr = 0.0
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.config.out / "checkpoints"
+
+    def restore(self) -> None:
+        """Load the newest whole checkpoint, or start a stream of random numbers per rank."""
+        found, self.notes = on_main(lambda: checkpoint.newest_valid(self.checkpoints))
+        if found is None:
+            rng.seed_rank(self.config.seed, rank(), 0)
+            return
+        meta = checkpoint.read_meta(found)
+        self._check_meta(found, meta)
+        checkpoint.load_weights(found, self.recipe)
+        checkpoint.load_optimizer(found, self.optimizer)
+        if self.accelerator.scaler is not None and meta.scaler:
+            self.accelerator.scaler.load_state_dict(dict(meta.scaler))
+        if meta.num_ranks == world_size():
+            rng.restore_rank(checkpoint.load_rng(found), rank(), self.device)
+        else:
+            rng.seed_rank(self.config.seed, rank(), meta.step)
+            self.notes.append(f"{meta.num_ranks} ranks before, {world_size()} now: dropout draws new numbers")
+        if meta.window:
+            self.window.restore(meta.window)
+        self.guard.num_skipped = meta.num_skipped
+        self.step = self.saved_step = meta.step
+        self.notes.append(f"resumed {found.name} (epoch {meta.epoch})")
+
+    def _check_meta(self, found: Path, meta: checkpoint.CheckpointMeta) -> None:
+        if meta.recipe != self.recipe.name:
+            raise UserError(
+                f"checkpoint {found}: expected one of recipe {self.recipe.name!r}, found {meta.recipe!r}; "
+                "give another --out"
+            )
+        check_same_data(found, meta.data, self.data)
+        check_same_rules(found, meta.rules, self.recipe.rules)
+
+    def train(self, stop: StopSignal) -> TrainSummary:
+        clock = TrainingClock()
+        is_main = self.accelerator.is_main_process
+        if self.accelerator.log_with:
+            self.accelerator.init_trackers(self.recipe.name)
+        self.model.train()
+        self.writer = MetricsWriter(self.config.out / "metrics.jsonl", self.step) if is_main else None
+        if self.writer is not None and self.writer.num_damaged:
+            self.notes.append(f"metrics.jsonl: left out {self.writer.num_damaged} damaged lines")
+        self.bad_rows = BadRowRecorder(self.config.out, self.loader, self.device)
+        probes = self._open_probes()
+        shown = TrainingProgress(
+            self.recipe.name, self.total_steps, self.step, is_main and self.config.progress
+        )
+        try:
+            with shown:
+                for note in self.notes:
+                    shown.say(note)
+                for batch in clock.timed(self._batches(clock, stop)):
+                    if self.step == 0 and is_main:
+                        save_samples(self.config.out, batch)
+                    if not self._train_step(batch):
+                        note = save_bad_batch(self.config.out, self.step, batch)
+                        shown.say(f"step {self.step} skipped, its loss or gradients are not finite: {note}")
+                    clock.images += _num_images(batch) * world_size()
+                    shown.advance(self.step)
+                    if self.step % self.config.log_every == 0 or self.step == self.last_step:
+                        self._log(clock, shown)
+                    if probes is not None:
+                        self._measure(probes, clock, shown)
+                    if self.step % self.config.checkpoint_every_steps == 0 or self.step == self.last_step:
+                        self._checkpoint()
+                if self.step < self.last_step:
+                    self._checkpoint()
+                    raise stop.end(f"saved step {self.step}")
+        except NonFiniteLossError as error:
+            notes = [str(error), self._place_before()]
+            if error.step is not None:
+                bad_batch = draw_again(self.loader, error.step)
+                notes.append(save_bad_batch(self.config.out, error.step, bad_batch))
+            raise NonFiniteLossError("; ".join(notes), error.step) from None
+        finally:
+            if self.writer is not None:
+                self.writer.close()
+            if probes is not None:
+                probes.close()
+        return self._finish(clock)
+
+    def _open_probes(self) -> ProbeRecorder | None:
+        if self.probe is None:
+            return None
+        return ProbeRecorder(self.probe, self.config.out, self.step, self.steps_per_epoch, self.total_steps)
+
+    def _measure(self, probes: ProbeRecorder, clock: TrainingClock, shown: TrainingProgress) -> None:
+        """Measure frozen features where that is due, outside the window whose speed is stated."""
+        with clock.paused():
+            record = probes.after_step(self.step, self.recipe.backbone, self.device)
+        if record:
+            shown.say(", ".join(f"{name} {value:.4g}" for name, value in record.items()))
+            if self.accelerator.trackers:
+                shares = {f"probe_{name}": value for name, value in record.items() if name != "step"}
+                self.accelerator.log(shares, step=self.step)
+
+    def _batches(self, clock: TrainingClock, stop: StopSignal) -> Iterator[Any]:
+        """Yield the batches from the present position to the end of the run, or until it is told to stop."""
+        while self.step < self.last_step:
+            epoch, start = divmod(self.step, self.steps_per_epoch)
+            if start == 0:
+                with clock.working(), torch.no_grad():
+                    self.recipe.begin_epoch(epoch)
+            batches = self.loader.epoch(epoch, start_step=start)
+            batch: Any = True
+            while batch is not None:
+                batch = stop.wait_for(lambda: next(batches, None))  # noqa: B023 - called at once
+                with clock.working():
+                    stopping = stop.agree()
+                if stopping:
+                    return
+                if batch is not None:
+                    yield batch
+                if self.step >= self.last_step:
+                    return
+            got = self.step - epoch * self.steps_per_epoch
+            if got != self.steps_per_epoch:
+                raise RuntimeError(
+                    f"loader: expected {self.steps_per_epoch} steps in epoch {epoch}, got {got}"
+                )
+
+    def _train_step(self, batch: Any) -> bool:
+        """Take one step; return False if it was left out."""
+        factor = self.schedule(self.step)
+        for group, peak_lr in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
+            group["lr"] = peak_lr * factor
+        self.lr = self.peak_lrs[0] * factor
+        self.guard.begin()
+        output: StepOutput = self.model(batch, self.step)
+        self.accelerator.backward(output.loss)
+        metrics = dict(output.metrics)
+        if self.config.clip_norm is not None:
+            metrics["grad_norm"] = self._clip(self.config.clip_norm)
+        norm = self._judged_norm(metrics.get("grad_norm"))
+        taken = self.guard.allows(output.loss, norm)
+        if taken:
+            self.stepper.step()
+        self.stepper.zero_grad(set_to_none=True)
+        if taken:
+            with torch.no_grad():
+                self.recipe.after_step(self.step)
+        self.step += 1
+        if taken:
+            self.window.add(self.step, output.loss, metrics, norm)
+        return taken
+
+    def _judged_norm(self, clipped: Tensor | None) -> Tensor | None:
+        """Return the gradients' norm; None where a scaler finds its factor by trying too large ones."""
+        if self.accelerator.scaler is not None:
+            return None
+        return gradient_norm(self.recipe.parameters()) if clipped is None else clipped
+
+    def _clip(self, clip_norm: float) -> Tensor:
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), clip_norm)
+        assert isinstance(norm, Tensor)
+        return norm
+
+    def _log(self, clock: TrainingClock, shown: TrainingProgress) -> None:
+        means = self.window.read()
+        self.loss, self.metrics = means.pop("loss"), means
+        img_per_s, wait_share = clock.close_window()
+        epoch = (self.step - 1) // self.steps_per_epoch
+        record = {"step": self.step, "epoch": epoch, "loss": self.loss, **means, "lr": self.lr}
+        record |= {"img_per_s": img_per_s, "wait_share": wait_share}
+        if self.guard.num_skipped:
+            record["num_skipped"] = self.guard.num_skipped
+        if self.bad_rows.update():
+            record["num_bad_rows"] = self.bad_rows.count
+        if self.writer is not None:
+            self.writer.write(record)
+        if self.accelerator.trackers:
+            self.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=self.step)
+        shown.report(self.step, epoch, self.loss, img_per_s, wait_share)
+
+    def _place_before(self) -> str:
+        """Return what a run has to go on from that took a step of which nothing is saved."""
+        if self.saved_step < 0:
+            return "no checkpoint is from before it, so give another --out"
+        return f"checkpoint step-{self.saved_step:08d} is from before it"
+
+    def _checkpoint(self) -> None:
+        self.window.check()
+        self.bad_rows.update()
+        if self.writer is not None:
+            self.writer.sync()  # the lines up to a checkpoint are as safe as it is
+        self._save()
+
+    def _save(self) -> None:
+        if self.saved_step == self.step:
+            return
+        finite = torch.stack([torch.isfinite(p).all() for p in self.recipe.parameters()]).all()
+        if not bool(finite):
+            raise NonFiniteLossError(
+                f"training: expected finite weights, found NaN or infinity after step {self.step}; lower the "
+                "learning rate or lengthen the warm-up"
+            )
+        states = rng.gather_rng_states(self.device)
+        meta = checkpoint.CheckpointMeta(
+            recipe=self.recipe.name,
+            config=dict(self.config.config),
+            step=self.step,
+            epoch=self.step // self.steps_per_epoch,
+            data=self.data,
+            num_ranks=world_size(),
+            scaler=self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
+            window=self.window.state(),
+            num_skipped=self.guard.num_skipped,
+            rules=self.recipe.rules,
+        )
+        keep = self.config.keep_checkpoints
+        on_main(
+            lambda: checkpoint.save_checkpoint(
+                self.checkpoints, meta, self.recipe, self.optimizer, states, keep
+            )
+        )
+        self.saved_step = self.step
+
+    def _finish(self, clock: TrainingClock) -> TrainSummary:
+        """Write the backbone alone and sum up."""
+        metadata = {"recipe": self.recipe.name, "backbone": self.recipe.backbone_name}
+        metadata |= dict(self.config.backbone_metadata)
+        backbone = on_main(lambda: save_backbone(self.config.out, self.recipe.backbone, metadata))
+        with torch.no_grad():
+            on_main(lambda: self.recipe.write_results(self.config.out))
+        img_per_s, wait_share = clock.overall()
+        return TrainSummary(
+            step=self.step,
+            total_steps=self.total_steps,
+            loss=self.loss,
+            metrics=self.metrics,
+            img_per_s=img_per_s,
+            wait_share=wait_share,
+            seconds=time.perf_counter() - clock.start,
+            backbone=backbone,
+        )
+
+
+def _num_images(batch: Batch | PairedBatch) -> int:
+    if isinstance(batch, PairedBatch):
+        return _num_images(batch.labeled) + _num_images(batch.unlabeled)
+    return int(batch.index.shape[0])

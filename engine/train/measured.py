@@ -1,0 +1,76 @@
+"""The two halves of a training run: the model with and without its loader, in turns, and the loader alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.schedule import Schedule, constant
+from loaders.batch import Batch, Loader
+
+Measure = Literal["training", "turns", "loader"]
+
+
+class TakingTurns:
+    """A loader that gives fresh batches for a window of steps, then the last of them for a window, and so on.
+
+    What a loader costs a training is then the difference of neighbouring windows, of one process and within
+    seconds, and not that of two runs on a machine whose speed drifts by more.
+    """
+
+    def __init__(self, loader: Loader[Any], window: int) -> None:
+        """Begin with a window of fresh batches.
+
+        Args:
+            loader: closed by the caller.
+            window: steps, at best the log window of the run.
+        """
+        self._loader, self._window = loader, window
+        self._step, self._batch = 0, None
+        self.steps_per_epoch, self.batch_size = loader.steps_per_epoch, loader.batch_size
+        self.fingerprint = loader.fingerprint
+
+    @property
+    def bad_rows(self) -> Mapping[int, str]:
+        """Those of the loader."""
+        return self._loader.bad_rows
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
+        """Yield a batch per step; windows go on from epoch to epoch."""
+        fresh = self._loader.epoch(epoch)
+        for _ in range(start_step, self.steps_per_epoch):
+            if self._step // self._window % 2 == 0:
+                self._batch = next(fresh)
+            self._step += 1
+            yield self._batch
+
+    def close(self) -> None:
+        """Do nothing: the loader belongs to the caller."""
+
+
+class Idle(Recipe):
+    """A recipe that looks at nothing: what remains of a step is the loader and the loop."""
+
+    name = "idle"
+    backbone_name = "idle"
+
+    def __init__(self) -> None:
+        """Hold the one weight that an optimizer needs."""
+        super().__init__()
+        self.backbone = nn.Linear(1, 1)
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Return a loss that does not depend on the batch."""
+        return StepOutput(self.backbone(torch.zeros(1, 1, device=next(self.parameters()).device)).sum())
+
+    def make_optimizer(self) -> torch.optim.SGD:
+        """Return SGD that moves nothing."""
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Keep the learning rate."""
+        return constant()

@@ -1,0 +1,223 @@
+"""Commands of several phases: trainings that start from each other, each in a folder of its own.
+
+out/config.json             the command
+out/<phase>/                one training, a run folder like any other
+out/labels/<name>.parquet   label tables made on the way
+out/classifier.safetensors  what the last phase left
+
+A command that was broken off goes on with --resume: finished phases and label tables are taken from disk,
+the phase under way resumes exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch.nn.functional as F
+
+from engine.evaluate.predict import Accuracy
+from engine.labels.shared_images import account
+from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
+from engine.train.bad_rows import describe_bad_rows
+from engine.train.classifier_recipe import (
+    ACCURACY_NAME,
+    ClassifierConfig,
+    ClassifierRecipe,
+    read_accuracy,
+)
+from engine.train.distributed import make_accelerator, on_main, seed_everything
+from engine.train.loop import train
+from engine.train.recipe import StepOutput
+from engine.train.run_config import RUNTIME_FIELDS, described
+from engine.train.run_folder import opened_run
+from engine.train.schedule import Schedule, constant, warmup_cosine
+from loaders.batch import Batch, Loader
+from loaders.common.errors import UserError
+from loaders.common.files import to_json, write_atomic
+from loaders.options import LoaderOptions
+
+LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
+
+_SEEDS_PER_PHASE = 1000  # so that phases draw other orders, views and weights than each other
+
+
+class SupervisedPhase(ClassifierRecipe):
+    """Cross-entropy on labelled images: what the phases of self-training are made of."""
+
+    name = "fine_tuning"
+
+    def __init__(self, config: ClassifierConfig, classes: Sequence[str], cosine: bool) -> None:
+        """Build the network; call `seed_everything` first.
+
+        Args:
+            config: of the phase.
+            classes: names of the C classes.
+            cosine: let the learning rate fall to 0; else it stays.
+        """
+        super().__init__(config, classes)
+        self.cosine = cosine
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Classify one view of each image."""
+        assert batch.labels is not None
+        (logits,) = self.classify(batch.views[0])
+        loss = F.cross_entropy(logits, batch.labels)
+        return StepOutput(loss, {"top1": (logits.detach().argmax(1) == batch.labels).float().mean()})
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Return the cosine, or the constant."""
+        return warmup_cosine(total_steps, 0) if self.cosine else constant()
+
+
+@dataclass(frozen=True)
+class PhaseSummary:
+    """What a phase left.
+
+    Attributes:
+        name: of the phase.
+        out: its run folder.
+        accuracy: on the test split; None where there is none.
+    """
+
+    name: str
+    out: Path
+    accuracy: Accuracy | None
+
+
+class Phases:
+    """One command: its folder, its processes and the phases done so far."""
+
+    def __init__(self, recipe: str, config: ClassifierConfig, classes: Sequence[str], data: str) -> None:
+        """Claim the folder and join the processes.
+
+        Args:
+            recipe: name of the recipe.
+            config: of the command.
+            classes: names of the C classes of the pack.
+            data: what tells the pack from others; a command that goes on must find the same, since its
+                finished phases and label tables are of that pack.
+
+        Raises:
+            UserError: the folder holds something else, another process works in it, `max_steps` or
+                `measure` is set, or `init` cannot be started from.
+        """
+        if config.measure != "training":
+            raise UserError("measure: a command of several phases has none; measure recipes/supervised.py")
+        if config.max_steps is not None:
+            raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
+        if config.init is not None:  # before the first phase, and not after hours of it
+            build_classifier(config.backbone, config.evaluation_view, classes, config.init, config.keep_head)
+        self.config, self.classes, self.shared = config, classes, account(config)
+        self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
+        self.shared.say()
+        content = self.shared.describe({**described(config), "pack identity": data})
+        self._opened = ExitStack()
+        self._opened.enter_context(opened_run(config.out, recipe, content, RUNTIME_FIELDS, config.resume))
+        self.done: list[PhaseSummary] = []
+
+    def __enter__(self) -> Phases:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the loaders of all phases, leave the folder and part from the other processes."""
+        self._opened.__exit__(kind, error, trace)
+        self.accelerator.end_training()
+
+    def keep(self, loader: LoaderT) -> LoaderT:
+        """Return a loader that several phases share; it is closed with the command. None is no loader."""
+        if loader is not None:
+            self._opened.callback(loader.close)
+        return loader
+
+    @property
+    def options(self) -> LoaderOptions:
+        """How all loaders of the next phase work."""
+        seed = self.config.seed + _SEEDS_PER_PHASE * len(self.done)
+        return replace(self.config.loader_options(), seed=seed)
+
+    @property
+    def say(self) -> Callable[[str], None]:
+        """Print a line on rank 0, unless progress is off."""
+        return self.accelerator.print if self.config.progress else lambda line: None
+
+    def fine_tune(
+        self,
+        name: str,
+        init: Path | None,
+        keep_head: bool,
+        epochs: int,
+        make_loader: Callable[[], Loader[Batch]],
+        test_loader: Loader[Batch] | None,
+        cosine: bool,
+    ) -> PhaseSummary:
+        """Train on labelled images, or take from disk what an earlier start of the command trained.
+
+        Args:
+            name: of the phase and its folder.
+            init: run folder whose weights to start from; None for random ones.
+            keep_head: start with the classifier layer of `init` too.
+            epochs: passes over the labelled images.
+            make_loader: builds their loader from `options`.
+            test_loader: of the test images.
+            cosine: see `SupervisedPhase`.
+        """
+        out = self.config.out / name
+        expected = "classifier.safetensors" if test_loader is None else ACCURACY_NAME
+        if not on_main(lambda: (out / expected).is_file()):
+            config = replace(
+                self.config,
+                out=out,
+                init=init,
+                keep_head=keep_head,
+                epochs=epochs,
+                seed=self.options.seed,
+                freeze_backbone=self.config.freeze_backbone and init is not None,
+                resume=True,
+                keep_checkpoints=1,
+            )
+            seed_everything(config.seed)
+            recipe = SupervisedPhase(config, self.classes, cosine)
+            loader = make_loader()
+            try:
+                loop_config = config.loop_config()
+                loop_config = replace(loop_config, config=self.shared.describe(loop_config.config))
+                train(recipe, loader, self.accelerator, loop_config)
+                recipe.finish(out, test_loader, self.accelerator.device)
+            finally:
+                loader.close()
+                self.accelerator.free_memory()
+        summary = PhaseSummary(name, out, read_accuracy(out).get("raw"))
+        self.done.append(summary)
+        if summary.accuracy is not None:
+            self.say(f"{name}: top-1 {summary.accuracy.top1:.1%}")
+        return summary
+
+    def network(self, run: Path) -> Classifier:
+        """Load the classifier of a run, which knows all classes, onto this process's device."""
+        return find_classifier(run, self.classes, every_class=True).to(self.accelerator.device)
+
+    def finish(self) -> PhaseSummary:
+        """Leave what the last phase trained in the command's own folder."""
+        last = self.done[-1]
+        on_main(lambda: save_classifier(self.config.out, self.network(last.out).cpu(), "raw"))
+        if last.accuracy is not None:
+            content = to_json({"raw": asdict(last.accuracy)})
+            on_main(lambda: write_atomic(self.config.out / ACCURACY_NAME, content))
+        return replace(last, out=self.config.out)
+
+
+def print_phases(name: str, phases: list[PhaseSummary]) -> None:
+    """Print the accuracy of every phase and where the last one's classifier lies."""
+    for phase in phases:
+        if phase.accuracy is not None:
+            print(f"  {phase.name}: top-1 {phase.accuracy.top1:.1%}")
+    out = phases[-1].out.parent
+    print(f"{name}: {len(phases)} phases{describe_bad_rows(out)} -> {out}")

@@ -1,0 +1,78 @@
+"""The state of every random generator of a process, as tensors."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from engine.train.distributed import seed_everything, world_size
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """Read the generators of torch (CPU and, on CUDA, the device), NumPy and Python.
+
+    Returns:
+        Tensors on the CPU, of the same names and sizes on every rank.
+    """
+    numpy_state: dict[str, Any] = dict(np.random.get_state(legacy=False))  # noqa: NPY002 - the global generator
+    words, position = numpy_state["state"]["key"].tolist(), numpy_state["state"]["pos"]
+    version, python_words, next_gauss = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*words, position, numpy_state["has_gauss"]], dtype=torch.int64),
+        "numpy_gauss": torch.tensor(numpy_state["gauss"], dtype=torch.float64),
+        "python": torch.tensor([version, *python_words, next_gauss is not None], dtype=torch.int64),
+        "python_gauss": torch.tensor(next_gauss or 0.0, dtype=torch.float64),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put back what `rng_state` read."""
+    torch.set_rng_state(state["torch"])
+    *keys, position, has_gauss = state["numpy"].tolist()
+    words = np.array(keys, dtype=np.uint32)
+    np.random.set_state(("MT19937", words, position, has_gauss, state["numpy_gauss"].item()))  # noqa: NPY002
+    version, *python_words, has_next = state["python"].tolist()
+    random.setstate((version, tuple(python_words), state["python_gauss"].item() if has_next else None))
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def gather_rng_states(device: torch.device) -> dict[str, Tensor]:
+    """Collect the states of all ranks on every rank.
+
+    Returns:
+        "RANK.NAME" -> tensor on the CPU.
+    """
+    packed = safetensors.torch.save(rng_state(device))
+    own = torch.frombuffer(bytearray(packed), dtype=torch.uint8).to(device)
+    parts = [own]
+    if world_size() > 1:
+        parts = [torch.empty_like(own) for _ in range(world_size())]
+        dist.all_gather(parts, own)
+    return {
+        f"{rank}.{name}": tensor
+        for rank, part in enumerate(parts)
+        for name, tensor in safetensors.torch.load(part.cpu().numpy().tobytes()).items()
+    }
+
+
+def restore_rank(states: dict[str, Tensor], rank: int, device: torch.device) -> None:
+    """Put back one rank's state out of what `gather_rng_states` collected."""
+    prefix = f"{rank}."
+    set_rng_state({k.removeprefix(prefix): v for k, v in states.items() if k.startswith(prefix)}, device)
+
+
+def seed_rank(seed: int, rank: int, step: int) -> None:
+    """Start a stream of random numbers that no other rank has and that a step determines."""
+    mixed = np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0]
+    seed_everything(int(mixed >> 1))

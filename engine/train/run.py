@@ -1,0 +1,111 @@
+"""The one way to run a recipe: seed, build, train, measure, close."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.evaluate.online_probe import OnlineProbe
+from engine.evaluate.predict import Accuracy
+from engine.train.bad_rows import describe_bad_rows
+from engine.train.distributed import make_accelerator, seed_everything
+from engine.train.loop import TrainSummary, train
+from engine.train.measured import Idle, TakingTurns
+from engine.train.recipe import Recipe
+from engine.train.run_config import RunConfig
+from loaders.batch import Batch, Loader
+from loaders.options import LoaderOptions
+
+
+class Loaders(Protocol):
+    """Builds what a run reads, each loader for this rank."""
+
+    def training(self, options: LoaderOptions) -> Loader[Any]:
+        """Build the loader of the recipe's batches."""
+
+    def in_order(self, split: str, options: LoaderOptions) -> Loader[Batch]:
+        """Build the loader of a split's images in order, without augmentation."""
+
+    def testing(self, options: LoaderOptions) -> Loader[Batch] | None:
+        """Build the loader of the images that the end of the run is measured on; None for none."""
+
+
+@dataclass(frozen=True)
+class RunSummary(TrainSummary):
+    """What a run came to.
+
+    Attributes:
+        accuracy: of the weights to use, on the test split; None where nothing was classified.
+    """
+
+    accuracy: Accuracy | None = None
+
+    @property
+    def out(self) -> Path:
+        """Run folder."""
+        return self.backbone.parent
+
+
+def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) -> RunSummary:
+    """Build a recipe and its loaders after seeding, train, measure, and close what was opened.
+
+    Args:
+        config: of the run.
+        make_recipe: builds the recipe with the weights of the seed, which is set just before.
+        loaders: of the run.
+
+    Returns:
+        The summary of the run, whose folder is `config.out`.
+
+    Raises:
+        UserError: a probe asked of a recipe that has none, or a mistake in the configuration.
+    """
+    shared = config.account()
+    accelerator = make_accelerator(config.precision, config.out, config.trackers)
+    shared.say()
+    seed_everything(config.seed)
+    with ExitStack() as opened:
+        opened.callback(accelerator.end_training)
+        options = config.loader_options()
+
+        def keep(loader: Loader[Any]) -> Loader[Any]:
+            opened.callback(loader.close)
+            return loader
+
+        recipe = make_recipe() if config.measure != "loader" else Idle()
+        loader = keep(loaders.training(options))
+        if config.measure == "turns":
+            loader = TakingTurns(loader, config.log_every)
+        test_loader = loaders.testing(options) if config.measure == "training" else None
+        if test_loader is not None:
+            keep(test_loader)
+        probe = None
+        if config.probe_every_epochs:
+            bank, query = (keep(loaders.in_order(split, options)) for split in config.probe_splits)
+            probe = OnlineProbe(bank, query, config.probe_every_epochs)
+        loop_config = config.loop_config()
+        loop_config = replace(loop_config, config=shared.describe(loop_config.config))
+        summary = train(recipe, loader, accelerator, loop_config, probe)
+        accuracy = recipe.finish(config.out, test_loader, accelerator.device)
+    return RunSummary(**vars(summary), accuracy=accuracy)
+
+
+def describe_training(summary: TrainSummary, out: Path) -> str:
+    """Return in words how far a training came, at what figures and how fast, or that it was over before."""
+    done, bad_rows = f"{summary.step} of {summary.total_steps} steps", describe_bad_rows(out)
+    if summary.img_per_s == 0.0:
+        return f"{done}, taken before{bad_rows}"
+    figures = {"loss": summary.loss, **summary.metrics}
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    speed = f"{summary.img_per_s:,.0f} images/s, {summary.wait_share:.0%} waiting for data"
+    return f"{done}, {shown}, {speed}{bad_rows}"
+
+
+def print_summary(name: str, summary: RunSummary) -> None:
+    """Print one line on a run that is over."""
+    found = summary.accuracy
+    shown = "" if found is None else f"top-1 {found.top1:.1%} of {found.num_images:,} test images, "
+    print(f"{name}: {shown}{describe_training(summary, summary.out)} -> {summary.out}")

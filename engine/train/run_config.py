@@ -1,0 +1,193 @@
+"""What every recipe's command line has."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from accelerate import PartialState
+
+from engine.labels.shared_images import Account, SplitField, describe_shared
+from engine.train.distributed import Precision
+from engine.train.finite import OnNonFinite
+from engine.train.loop import LoopConfig
+from engine.train.measured import Measure
+from loaders.common.errors import UserError, check_numbers
+from loaders.common.files import to_json
+from loaders.common.json_text import parse_json
+from loaders.options import LoaderOptions
+from loaders.packs import open_pack
+from loaders.packs.labels.leaks import check_leak
+from loaders.views.evaluation import EvaluationView
+
+RUNTIME_FIELDS = (
+    "allow_leak",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "leaks",
+    "loader",
+    "log_every",
+    "max_steps",
+    "on_non_finite",
+    "out",
+    "pack",
+    "probe_every_epochs",
+    "probe_splits",
+    "progress",
+    "resume",
+    "trackers",
+    "backend",  # the last three were fields before `loader` held them
+    "loading",
+    "num_threads",
+)
+"""Fields of a recipe's Config that change how a run is carried out, not what it computes."""
+
+
+LoaderField = Annotated[LoaderOptions, tyro.conf.arg(name="")]
+"""The field of a Config whose options stand on the command line without a name before them."""
+
+
+def default_loader() -> LoaderOptions:
+    """Return how the loaders of a command work unless it is told otherwise."""
+    return LoaderOptions(num_threads=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Fields of every recipe; a recipe's Config inherits them and adds its paper's.
+
+    A recipe gives `backbone`, `resolution`, `epochs` and `batch_size` the defaults of its paper by naming
+    them again, each with its source.
+    """
+
+    pack: Path
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
+    out: Path
+    """Run folder: configuration, metrics.jsonl, checkpoints, weights. New, or that of --resume."""
+    backbone: str
+    """Any timm name, or one of this project."""
+    resolution: int
+    """Side of the views in pixels."""
+    epochs: int
+    """Passes over the split."""
+    batch_size: int
+    """Images per step over all ranks."""
+    seed: int = 0
+    """Seed of the weights, the order and the views."""
+    resume: bool = False
+    """Go on from the newest whole checkpoint in --out, or start where there is none."""
+    precision: Precision = "auto"
+    """Autocast: auto is bf16 on CUDA and none on the CPU; bf16 may be asked for on the CPU too."""
+    log_every: int = 10
+    """Steps between log lines."""
+    checkpoint_every_steps: int = 500
+    """Steps between checkpoints; the end of the run always writes one."""
+    keep_checkpoints: int = 3
+    """Number of the newest checkpoints that are kept."""
+    on_non_finite: OnNonFinite = "stop"
+    """A loss or gradient that is NaN or infinite: stop; or skip the step and wait for the device in each."""
+    steps: int | None = None
+    """Length of the run in steps instead of --epochs, schedule included; a command of several phases gives
+    each of them so many."""
+    max_steps: int | None = None
+    """End early after this many steps, with the schedule of the whole run."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where accelerate also logs to, such as tensorboard or wandb; may be empty."""
+    progress: bool = True
+    """Show a line of progress."""
+    measure: Measure = "training"
+    """training; or, to measure speed: turns repeats a batch in every second log window, loader leaves out the
+    model."""
+    probe_every_epochs: int = 0
+    """Epochs between measurements of kNN and a linear probe on frozen features; 0: none. The labels reach
+    no gradient; probe.jsonl states the seconds that each took."""
+    probe_splits: tuple[str, str] = ("train", "test")
+    """Labelled splits of the probe: to learn from, and to measure on."""
+    allow_leak: bool = False
+    """Learn from labels of the split that is measured on, or of copies of its images, all the same;
+    config.json then names them under leaks."""
+    loader: LoaderField = field(default_factory=default_loader)
+    """How the loaders work."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no run; a recipe that refuses more calls this too."""
+        check_numbers(self, ("resolution", "batch_size", "steps", "max_steps"))
+        if self.batch_size == 1:
+            raise UserError(
+                "batch_size: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
+            )
+
+    @property
+    def evaluation_view(self) -> EvaluationView:
+        """What the run is measured with, and whatever is predicted with its weights."""
+        return EvaluationView.usual(self.resolution)
+
+    def loop_config(self) -> LoopConfig:
+        """Return how the loop carries the run out."""
+        return LoopConfig(
+            out=self.out,
+            epochs=self.epochs,
+            seed=self.seed,
+            resume=self.resume,
+            log_every=self.log_every,
+            checkpoint_every_steps=self.checkpoint_every_steps,
+            keep_checkpoints=self.keep_checkpoints,
+            on_non_finite=self.on_non_finite,
+            steps=self.steps,
+            max_steps=self.max_steps,
+            progress=self.progress,
+            config=described(self),
+            runtime_fields=RUNTIME_FIELDS,
+            backbone_metadata={"view": asdict(self.evaluation_view)},
+        )
+
+    def loader_options(self) -> LoaderOptions:
+        """Return how every loader of the run works on this rank; the processes are joined already."""
+        state = PartialState()
+        return replace(
+            self.loader,
+            seed=self.seed,
+            device=str(state.device),
+            rank=state.process_index,
+            num_ranks=state.num_processes,
+            channels_last=True,
+        )
+
+    def account(self) -> Account:
+        """Hold the split that the online probe learns from against the one that it measures on.
+
+        Raises:
+            UserError: they share images, and that is not allowed.
+        """
+        if not self.probe_every_epochs:
+            return Account()
+        pack = open_pack(self.pack, self.loader.store)
+        bank, measured = (pack.split(name) for name in self.probe_splits)
+        rows = bank.rows(np.arange(len(bank)))
+        leaks = check_leak(pack, rows, measured, self.allow_leak, "probe_splits")
+        if not isinstance(self, SplitField):
+            return Account(leaks)
+        return Account(leaks, describe_shared(pack.split(self.split), measured))
+
+
+def described(config: Any) -> dict[str, Any]:
+    """Return a configuration in JSON types, for files; what opens a store stays out of them."""
+    content = asdict(config)
+    content["loader"]["store"].pop("filesystem")
+    found: dict[str, Any] = parse_json(to_json(content))
+    return found
+
+
+def check_shares(config: RunConfig, names: tuple[str, ...]) -> None:
+    """Refuse values of options that are shares, or none, and exceed 1.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value > 1.0:
+            raise UserError(f"{name}: expected a share, at most 1, found {value}; lower it")

@@ -1,0 +1,52 @@
+"""The first views a run was trained on, kept in its folder so that a person can look at them later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from loaders.batch import Batch, PairedBatch
+from loaders.common.errors import UserError
+from loaders.common.files import write_atomic
+
+SAMPLES_NAME = "views.safetensors"
+
+
+def save_samples(out: Path, batch: Batch | PairedBatch, num_images: int = 16) -> None:
+    """Write the views of the first images of a batch, as the network sees them; waits for the device once.
+
+    Args:
+        out: run folder.
+        batch: of this rank; of a pair, the unlabelled batch.
+        num_images: images to keep.
+    """
+    shown = batch.unlabeled if isinstance(batch, PairedBatch) else batch
+    tensors = {f"view_{i}": view[:num_images].float() for i, view in enumerate(shown.views)}
+    tensors["index"] = shown.index[:num_images]
+    content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    write_atomic(out / SAMPLES_NAME, content)
+
+
+def load_samples(out: Path) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Read what `save_samples` wrote.
+
+    Returns:
+        Views, float32 [N, 3, H, W] each, normalised, and the rows of the pack they show, int64 [N].
+
+    Raises:
+        UserError: no such file, or a damaged one.
+    """
+    path = out / SAMPLES_NAME
+    if not path.is_file():
+        raise UserError(f"sample views: expected {path}, found none; train a run in {out} first")
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"sample views: {path} cannot be read ({error}); remove it") from error
+    index = tensors.pop("index", None)
+    if index is None or not len(index) or not tensors:
+        raise UserError(f"sample views: expected views and their rows in {path}, found no such; remove it")
+    return tuple(tensors[name] for name in sorted(tensors)), index

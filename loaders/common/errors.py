@@ -1,0 +1,145 @@
+"""Exceptions of the loaders, and how a command line turns a user's mistake into a line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from io import TextIOWrapper
+from typing import Any
+
+from loaders.common.command_line import describe_system_error, expand_home, use_utf8
+from loaders.common.help_lines import join_help_lines
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the number of SIGINT."""
+_BROKEN_PIPE = 141  # 128 and the number of SIGPIPE
+_LARGEST = 2**62  # seeds and counts are int64, and phases add to the seed
+_LARGEST_FLOAT = 2.0**127  # weights and their learning rates are float32
+
+
+def one_line(text: str) -> str:
+    """Escape what would break the line or steer a terminal; messages quote names from outside."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: the message says what, expected, found and remedy in one line.
+
+    No ValueError: a configuration's are printed by the parser of command lines in a frame of its own.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+class MissingBackendError(UserError):
+    """An optional dependency that is not installed; the message gives the command that installs it."""
+
+
+class LoaderError(RuntimeError):
+    """A loader cannot deliver: the message names shard, row and key, or the wait that ran out."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+class BadImageError(LoaderError):
+    """A row that cannot be read, where the loader was told to raise instead of replacing it."""
+
+    def __init__(self, pack: object, what: str) -> None:
+        """Say what there is to do.
+
+        Args:
+            pack: where it lies.
+            what: the row and what is wrong with it.
+        """
+        super().__init__(f"{what}; restore it in {pack}, or let another row stand in: --bad-images replace")
+
+
+def check_numbers(config: Any, positive: Collection[str] = ()) -> None:
+    """Refuse numbers that no option means, in a configuration and in those inside it.
+
+    Args:
+        config: a dataclass.
+        positive: names of those that must not be 0; so must not whole numbers whose default is not 0.
+
+    Raises:
+        UserError: a number below 0, not finite, or too large for an int64 or float32, or a 0 in `positive`.
+    """
+    for name, value, is_count in _numbers(config):
+        if not 0 <= value < (_LARGEST if isinstance(value, int) else _LARGEST_FLOAT):
+            kind = "a whole number below 2**62" if isinstance(value, int) else "a finite number below 2**127"
+            raise UserError(f"{name}: expected {kind}, at least 0, found {value}; change it")
+        if value == 0 and (is_count or name in positive):
+            raise UserError(f"{name}: expected more than 0, found 0; raise it")
+
+
+def _numbers(config: Any) -> Iterator[tuple[str, int | float, bool]]:
+    """Yield names and values of numbers, and whether each counts something of which there must be one."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        defaults = field.default if isinstance(field.default, tuple) else (field.default,)
+        is_count = bool(defaults) and all(isinstance(one, int) and one > 0 for one in defaults)
+        if is_dataclass(value):
+            yield from _numbers(value)
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, int | float) and not isinstance(part, bool):
+                yield field.name, part, is_count
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run a command-line entry point; a `UserError` prints one line to stderr and exits with code 2.
+
+    So does a `LoaderError`: a pack or a store that cannot deliver is mended outside the program too. So do
+    memory that runs out, mostly for a size with too many digits, and what the system refuses. Ctrl-C exits
+    with code 130, and a reader of the output that is gone (`--help | head`) with 141, as shells have it.
+    """
+    use_utf8()
+    join_help_lines()
+    if isinstance(sys.stdout, TextIOWrapper):  # a path may hold bytes that no encoding has, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = _outcome(main)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whatever is still buffered goes nowhere, instead of failing once more while Python ends.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _BROKEN_PIPE
+    sys.exit(code)
+
+
+def _outcome(main: Callable[[], int | None]) -> Any:
+    """Call `main`; return the exit code, after the line that says why, where it is not `main`'s own."""
+    try:
+        sys.argv[1:] = _expanded(sys.argv[1:])
+        return main() or 0
+    except SystemExit as end:
+        return end.code
+    except KeyboardInterrupt as interrupt:
+        said = interrupt.args or ("interrupted: what is finished is kept; start the same command again",)
+        if said[0]:  # ranks but the first have nothing to say
+            print(one_line(str(said[0])), file=sys.stderr)
+        return INTERRUPTED
+    except (UserError, LoaderError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except MemoryError as error:
+        print(
+            f"error: out of memory ({one_line(str(error))}); lower batch size or resolution", file=sys.stderr
+        )
+    except OSError as error:
+        line = describe_system_error(error)
+        if line is None:
+            raise
+        print(f"error: {one_line(line)}", file=sys.stderr)
+    return 2
+
+
+def _expanded(words: list[str]) -> list[str]:
+    try:
+        return expand_home(words)
+    except RuntimeError as error:
+        raise UserError(str(error)) from None

@@ -1,0 +1,155 @@
+"""Files that appear whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from loaders.common.errors import UserError
+
+PARTIAL_SUFFIX = ".partial"
+
+
+def check_folder(out: Path, option: str = "out") -> None:
+    """Refuse a path at which no folder can be, before work is spent on what it is to hold.
+
+    Args:
+        out: the path.
+        option: that gave it.
+
+    Raises:
+        UserError: the path, or one above it, is a file or cannot be looked at.
+    """
+    try:
+        there = next(place for place in (out, *out.parents) if place.exists())
+    except OSError as error:
+        raise UserError(
+            f"{option}: {out} cannot be a folder ({error.strerror}); give another --{option}"
+        ) from None
+    if not there.is_dir():
+        raise UserError(
+            f"{option}: expected a folder at {out}, found the file {there}; give another --{option}"
+        )
+
+
+def check_file(path: Path, option: str = "out") -> None:
+    """Refuse a path at which no file can be written, before work is spent on what it is to hold.
+
+    Args:
+        path: where a file may be already.
+        option: that gave it.
+
+    Raises:
+        UserError: a folder is there, or above it a file, or it cannot be looked at.
+    """
+    check_folder(path.parent, option)
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name of 300 letters
+        raise UserError(
+            f"{option}: {path} cannot be a file ({error.strerror}); give another --{option}"
+        ) from None
+    if is_folder:
+        raise UserError(f"{option}: expected a file at {path}, found a folder; give another --{option}")
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's content, or the names inside a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names inside a folder are on the disk, where the system can say so."""
+    if os.name == "posix":
+        sync_file(folder)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on the disk; for files inside a folder not yet visible."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace a file by `content` in one move: a reader sees the old file or the whole new one."""
+    partial = partial_path(path)
+    try:
+        write_synced(partial, content)
+        publish(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def partial_path(final: Path) -> Path:
+    """Return a fresh temporary name for `final`, so that two writers of one file never share it."""
+    return final.with_name(f"{final.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Give a file that was written and synced under `partial` its `final` name."""
+    partial.replace(final)
+    sync_folder(final.parent)
+
+
+def leftovers(folder: Path) -> set[Path]:
+    """Return the temporary files that killed writers left in a folder; older versions named them .tmp."""
+    return {*folder.glob(f"*{PARTIAL_SUFFIX}"), *folder.glob(".*.tmp")}
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder."""
+    for partial in leftovers(folder):
+        partial.unlink(missing_ok=True)
+
+
+def start_writeback(file: BinaryIO, offset: int, num_bytes: int) -> None:
+    """Ask the kernel to begin writing a range to disk now, so that `fsync` finds little left to wait for.
+
+    Does nothing where the system has no such call; durability is `fsync`'s alone.
+    """
+    if _SYNC_RANGE is not None:
+        _SYNC_RANGE(file.fileno(), offset, num_bytes, _SYNC_RANGE_WRITE)
+
+
+def to_json(value: Any) -> bytes:
+    """Encode as indented JSON, paths as strings; NaN and infinities are refused."""
+    return (json.dumps(value, indent=2, default=_encode, allow_nan=False) + "\n").encode()
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync_range() -> Callable[[int, int, int, int], int] | None:
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return function
+
+
+_SYNC_RANGE_WRITE = 2
+_SYNC_RANGE = _sync_range()

@@ -1,0 +1,20 @@
+"""What is told in passing, where a run goes on; no warning, which a user may have made an error."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+
+from loaders.common.errors import one_line
+
+
+@functools.cache
+def tell(line: str) -> None:
+    """Print a line to stderr, once, in the first of the processes that a launcher started.
+
+    Args:
+        line: what was found, and what becomes of it.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        print(one_line(line), file=sys.stderr)

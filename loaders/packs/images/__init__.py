@@ -1,0 +1,1 @@
+"""What becomes of one image on its way into a pack."""

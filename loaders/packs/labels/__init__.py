@@ -1,0 +1,1 @@
+"""The labels and classes of a pack."""

@@ -1,0 +1,72 @@
+"""The classes of a pack that was made without labels: named later, in a file beside its label tables.
+
+The manifest stays as it is: runs on the pack's images know it by its manifest and go on as before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from loaders.common.errors import UserError
+from loaders.common.files import write_atomic
+from loaders.common.json_text import parse_json
+from loaders.packs.manifest import LABELS_FOLDER
+
+CLASS_NAMES_PATH = f"{LABELS_FOLDER}/classes.json"
+
+
+def read_class_names(folder: Path) -> tuple[str, ...]:
+    """Return the names that the pack in `folder` was given after it was made; none by default.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / CLASS_NAMES_PATH
+    try:
+        names = parse_json(path.read_bytes())
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("no list of names")
+        return _checked(tuple(names), str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore it") from None
+
+
+def write_class_names(folder: Path, names: tuple[str, ...]) -> None:
+    """Name the classes of the pack in `folder`, which has none, for good."""
+    path = folder / CLASS_NAMES_PATH
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, json.dumps(names, ensure_ascii=False, indent=1).encode() + b"\n")
+
+
+def class_names(given: Sequence[str]) -> tuple[str, ...]:
+    """Return class names that were given one by one, or in a text file with one per line.
+
+    Args:
+        given: two names or more, or the path of such a file.
+
+    Raises:
+        UserError: no such file, fewer than two names, an empty one, or one twice.
+    """
+    if len(given) != 1:
+        return _checked(tuple(name.strip() for name in given), "classes")
+    path = Path(given[0])
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"classes: expected two names or more, or a text file with one per line, found {given[0]!r} "
+            f"({error}); give all names"
+        ) from None
+    return _checked(tuple(line.strip() for line in text.splitlines() if line.strip()), str(path))
+
+
+def _checked(names: tuple[str, ...], where: str) -> tuple[str, ...]:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if len(names) < 2 or "" in names or twice is not None:
+        found = f"{twice!r} twice" if twice else f"{len(names)}" + (", one empty" if "" in names else "")
+        raise UserError(f"{where}: expected two or more different class names, found {found}; correct them")
+    return names

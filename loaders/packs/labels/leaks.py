@@ -1,0 +1,127 @@
+"""What is trained on must not be what is measured on: shared rows, and shared images by their content hash.
+
+Both are looked up in the index columns, so that the cost is a few passes over them and no image is read.
+A copy counts where the bytes in the shards are equal; the same picture encoded twice is not found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.common.errors import UserError
+from loaders.packs.pack import Pack, Split
+
+Rows = NDArray[np.int64]
+_BLOCK = 1 << 20  # rows whose hashes are in memory at once: 16 MB
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What some images share with a split.
+
+    Attributes:
+        split: name of the split.
+        num_images: images that were looked up.
+        num_rows: of these, rows of the split.
+        num_copies: other rows with the content of an image of the split.
+        example: key of the first of either kind.
+    """
+
+    split: str
+    num_images: int
+    num_rows: int
+    num_copies: int
+    example: str
+
+    def __str__(self) -> str:
+        """Say how many of which, as in "2 rows and 1 copies of split 'test' among 40 images, ..."."""
+        counts = ((self.num_rows, "rows"), (self.num_copies, "copies"))
+        found = " and ".join(f"{count:,} {what}" for count, what in counts if count)
+        return f"{found} of split {self.split!r} among {self.num_images:,} images, such as {self.example!r}"
+
+
+class _Contents:
+    """The content hashes of a split, to look others up in."""
+
+    def __init__(self, split: Split) -> None:
+        parts = [split.pack.columns.content_hash[first:stop] for first, stop in split.row_ranges]
+        hashes = np.concatenate(parts)
+        # By the first 64 bits; that two images of a split share these and differ in the rest is left out.
+        self._sorted = hashes[np.argsort(hashes[:, 0])]
+        bits = max(16, (16 * len(hashes)).bit_length())
+        self._mask = np.uint64((1 << bits) - 1)
+        # Most rows are told apart by a bit each, without a search among the hashes.
+        self._seen = np.zeros(1 << bits, np.bool_)
+        self._seen[hashes[:, 0] & self._mask] = True
+
+    def hold(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return bool [K] for hashes uint64 [K, 2]."""
+        found: NDArray[np.bool_] = self._seen[hashes[:, 0] & self._mask]
+        maybe = np.flatnonzero(found)
+        place = np.searchsorted(self._sorted[:, 0], hashes[maybe, 0])
+        known = self._sorted[np.minimum(place, len(self._sorted) - 1)]
+        found[maybe] = (known == hashes[maybe]).all(1)
+        return found
+
+
+def shared_rows(pack: Pack, rows: Rows, split: Split) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Find what some rows of a pack share with a split, of this pack or of another.
+
+    Args:
+        pack: the pack of the rows.
+        rows: int64 [K].
+        split: the split to look them up in.
+
+    Returns:
+        bool [K], rows of the split; bool [K], other rows with the content of one of its images.
+    """
+    own = np.zeros(len(rows), np.bool_)
+    if pack.manifest == split.pack.manifest:
+        ranges = np.array(sorted(split.row_ranges), np.int64)
+        place = np.searchsorted(ranges[:, 0], rows, "right") - 1
+        own = (place >= 0) & (rows < ranges[place, 1])
+    contents, copies = _Contents(split), np.zeros(len(rows), np.bool_)
+    for first in range(0, len(rows), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        copies[block] = contents.hold(pack.columns.content_hash[rows[block]])
+    return own, copies & ~own
+
+
+def find_leak(pack: Pack, rows: Rows, split: Split) -> Leak | None:
+    """Return what rows of a pack, int64 [K], share with a split; None where they share nothing."""
+    own, copies = shared_rows(pack, rows, split)
+    either = own | copies
+    if not either.any():
+        return None
+    example = pack.key(int(rows[either.argmax()]))
+    return Leak(split.name, len(rows), int(own.sum()), int(copies.sum()), example)
+
+
+def check_leak(pack: Pack, rows: Rows, measured: Split, allow: bool, what: str = "labels") -> tuple[str, ...]:
+    """Refuse to train on what is measured on, or name it where that is allowed.
+
+    Args:
+        pack: of the images to train on.
+        rows: int64 [K], these images.
+        measured: the split to measure on.
+        allow: return what they share instead of refusing it.
+        what: first word of the message.
+
+    Returns:
+        What was allowed, in words; empty where nothing is shared.
+
+    Raises:
+        UserError: they share rows or content, and that is not allowed.
+    """
+    leak = find_leak(pack, rows, measured)
+    if leak is None:
+        return ()
+    if not allow:
+        raise UserError(
+            f"{what}: expected no image of split {measured.name!r}, which is measured on, found {leak}; "
+            "leave them out (tools/labels.py exclude), measure on another split, or allow it by --allow-leak"
+        )
+    return (f"{what}: {leak}",)

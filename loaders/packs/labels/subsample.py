@@ -1,0 +1,185 @@
+"""Choosing labels class by class: a few for semi-supervised results, a share for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.common.errors import UserError
+from loaders.common.notice import tell
+from loaders.packs.labels.tables import LabelTable
+from loaders.packs.pack import Pack, Split
+
+_SHOWN_CLASSES = 5
+
+
+def subsample_per_class(labels: NDArray[np.int64], k: int, seed: int) -> NDArray[np.int64]:
+    """Choose k positions of every class that occurs, a pure function of the labels, k and the seed.
+
+    The subsets are nested: with one seed, the choice for k labels is part of the choice for k + 1, so that a
+    curve over k differs by the added labels alone.
+
+    Args:
+        labels: int64 [N], -1 where a position has no label.
+        k: labels per class, at least 1; of a class with fewer images all are chosen, see `tell_scarce`.
+        seed: chooses the subset, at least 0.
+
+    Returns:
+        Positions, int64 [at most k * number of classes], increasing.
+
+    Raises:
+        UserError: k below 1, or no labels at all.
+    """
+    if k < 1:
+        raise UserError(f"labels per class: expected at least 1, found {k}")
+    classes = np.unique(labels[labels >= 0])
+    if len(classes) == 0:
+        raise UserError("labels per class: the split has no labels; give a labelled split")
+    chosen = []
+    for label in classes:
+        # One generator per class: a class's choice does not move when another class grows.
+        generator = np.random.Generator(np.random.Philox(key=[seed, int(label)]))
+        chosen.append(generator.permutation(np.flatnonzero(labels == label))[:k])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def tell_scarce(labels: NDArray[np.int64], k: int, classes: Sequence[str]) -> None:
+    """Print a line that names the classes with fewer than k labelled images, where there are any.
+
+    Args:
+        labels: int64 [N], -1 where a position has no label.
+        k: images that were asked for of each class.
+        classes: names; a label is an index into them. A pack may have none.
+    """
+    known = labels[labels >= 0]
+    counts = np.bincount(known, minlength=len(classes))
+    scarce = np.flatnonzero(counts < k)
+    if len(scarce) == 0 or len(known) == 0:
+        return
+    shown = [
+        f"{counts[i]} of {classes[i] if i < len(classes) else i!r}" for i in scarce[:_SHOWN_CLASSES].tolist()
+    ]
+    rest = len(scarce) - len(shown)
+    tell(
+        f"labels per class: expected {k} labelled images of each class, found {', '.join(shown)}"
+        + (f" and fewer of {rest} classes more" if rest else "")
+        + "; going on with what there is"
+    )
+
+
+def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable | None = None) -> LabelTable:
+    """Return a label table of k labels per class of a split.
+
+    Args:
+        split: labelled split.
+        per_class: k, see `subsample_per_class`; None keeps every label of the split.
+        seed: chooses the labels.
+        table: where the labels come from; the true labels by default.
+
+    Raises:
+        UserError: no labels.
+    """
+    if table is None:
+        split.pack.require_one_label()
+    known = split.labels(table)
+    if per_class is None:
+        positions = np.flatnonzero(known >= 0)
+        if len(positions) == 0:
+            raise UserError(f"split {split.name!r}: expected labels, found none; give a labelled split")
+    else:
+        positions = subsample_per_class(known, per_class, seed)
+        tell_scarce(known, per_class, split.pack.classes)
+    return LabelTable.of(split.rows(positions), known[positions], len(split.pack.classes))
+
+
+def has_labels(pack: Pack, split: str) -> bool:
+    """Return whether any image of a split has a true label; "" names no split."""
+    return bool(split) and bool((pack.split(split).labels() >= 0).any())
+
+
+def read_label_table(pack: Pack, path: Path) -> LabelTable:
+    """Read a label table and check that it can be one of this pack.
+
+    Raises:
+        UserError: no table, one of another number of classes, or of rows that the pack does not have.
+    """
+    table = LabelTable.read(path, len(pack))
+    if table.num_classes != len(pack.classes):
+        raise UserError(
+            f"label table {path}: expected one of the {len(pack.classes)} classes of the pack {pack.path}, "
+            f"found one of {table.num_classes}; it belongs to another pack"
+        )
+    if len(table) and table.row[-1] >= len(pack):
+        raise UserError(
+            f"label table {path}: expected rows below {len(pack)} as in the pack {pack.path}, found row "
+            f"{table.row[-1]}; it belongs to another pack"
+        )
+    return table
+
+
+def training_labels(
+    pack: Pack, split: str, per_class: int | None, seed: int, extra: Sequence[Path] = ()
+) -> LabelTable:
+    """Return the labels to train on: some true ones of a split and those of further tables, or these alone.
+
+    Args:
+        pack: the pack.
+        split: labelled split; where it is "" or without any true label, the tables are the only labels.
+        per_class: true labels of each class, or of the tables' where these are alone; None takes all.
+        seed: chooses them.
+        extra: label tables on disk; where several name a row, the first label stays, true ones before all.
+
+    Raises:
+        UserError: a pack without classes, no labels, or a table that cannot be read.
+    """
+    if not pack.classes:
+        raise UserError(
+            f"labels: the pack {pack.path} was made without labels and names no classes; name them with "
+            "tools/labels.py import --classes"
+        )
+    tables = [read_label_table(pack, path) for path in extra]
+    if not split and not tables:
+        raise UserError("labeled_split: expected a split, or label tables in --extra-labels, found neither")
+    if tables and not has_labels(pack, split):
+        bought = reduce(LabelTable.join, tables)
+        if not len(bought):
+            raise UserError("extra_labels: expected labels, found empty tables; give others")
+        if per_class is None:
+            return bought
+        return bought.of_rows(bought.row[subsample_per_class(bought.label, per_class, seed)])
+    return reduce(LabelTable.join, tables, few_labels(pack.split(split), per_class, seed))
+
+
+def validation_part(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+    """Choose a share of every class, a pure function of the labels, the share and the seed.
+
+    Args:
+        labels: int64 [N], -1 where a position has no label.
+        share: between 0 and 1; of each class at least one image is chosen and at least one is left, which
+            leaves all of a class that has a single one.
+        seed: chooses which, at least 0.
+
+    Returns:
+        bool [N], True for validation; unlabelled positions are False.
+
+    Raises:
+        UserError: a share outside (0, 1), or no class with 2 images or more.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"validation share: expected between 0 and 1, found {share}")
+    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+    if counts.max(initial=0) < 2:
+        raise UserError(
+            "validation share: expected at least 2 labelled images of a class, found "
+            f"{counts.max(initial=0)}; give a split with more labels"
+        )
+    part = np.zeros(len(labels), np.bool_)
+    for label, count in zip(classes.tolist(), counts.tolist(), strict=True):
+        generator = np.random.Generator(np.random.Philox(key=[seed, label]))
+        size = min(max(1, int(count * share + 0.5)), count - 1)
+        part[generator.permutation(np.flatnonzero(labels == label))[:size]] = True
+    return part

@@ -1,0 +1,385 @@
+"""Label tables: labels of some rows of a pack, kept beside it as a small parquet file."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.common.checks import check_whole
+from loaders.common.errors import UserError
+from loaders.common.files import write_atomic
+from loaders.packs.manifest import LABELS_FOLDER
+
+TRUE_LABELS = "true"
+TABLE_VERSION = 1
+MAX_CYCLE = 2**31 - 1
+_ROWS_PER_GROUP = 1 << 20
+_ROWS_PER_BYTE = 16  # measured: consecutive rows with one label take 1.3 bytes each
+_PLAIN_BYTES = 28  # of a row
+
+
+def label_table_path(name: str) -> str:
+    """Return the path of the label table `name` relative to its pack."""
+    return f"{LABELS_FOLDER}/{name}.parquet"
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Labels of some rows of a pack, one entry per row, in increasing order of row.
+
+    Attributes:
+        row: int64 [M], rows of the pack, strictly increasing.
+        label: int64 [M], in [0, num_classes).
+        confidence: float32 [M], in [0, 1]; 1 for labels that a human gave.
+        source: object [M] of str, who gave the label, e.g. "true", "pseudo", "oracle".
+        cycle: int32 [M], round of self-training or active learning, 0 for labels given at the start.
+        num_classes: number of classes of the pack.
+        version: version of the table's layout.
+    """
+
+    row: NDArray[np.int64]
+    label: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    source: NDArray[np.object_]
+    cycle: NDArray[np.int32]
+    num_classes: int
+    version: int = field(default=TABLE_VERSION)
+
+    def __post_init__(self) -> None:
+        """Check types, lengths and ranges.
+
+        Raises:
+            UserError: a column of another type or shape, columns of different lengths, an unordered or
+                negative row, a label or a confidence out of range.
+        """
+        check_whole("label table: num_classes", self.num_classes, 0)
+        for name, dtype in _COLUMN_DTYPES.items():
+            column = getattr(self, name)
+            if not isinstance(column, np.ndarray) or column.dtype != dtype or column.ndim != 1:
+                raise UserError(
+                    f"label table: expected column {name} as {dtype} [M], found {_described(column)}; "
+                    "LabelTable.of converts what can be converted"
+                )
+        lengths = {name: len(getattr(self, name)) for name in _COLUMN_DTYPES}
+        if len(set(lengths.values())) != 1:
+            raise UserError(f"label table: columns differ in length, {lengths}; give one entry per row")
+        if len(self.row) == 0:
+            return
+        if self.row[0] < 0 or (np.diff(self.row) <= 0).any():
+            raise UserError("label table: rows must be >= 0 and strictly increasing; sort and deduplicate")
+        if self.label.min() < 0 or self.label.max() >= self.num_classes:
+            raise UserError(
+                f"label table: labels reach from {self.label.min()} to {self.label.max()}, expected 0 to "
+                f"{self.num_classes - 1}; leave unlabelled rows out"
+            )
+        if not ((self.confidence >= 0) & (self.confidence <= 1)).all():
+            raise UserError("label table: confidences must lie in [0, 1]; normalise them")
+
+    def __len__(self) -> int:
+        """Return the number of labelled rows."""
+        return len(self.row)
+
+    @classmethod
+    def of(
+        cls,
+        row: NDArray[np.int64],
+        label: NDArray[np.int64],
+        num_classes: int,
+        confidence: NDArray[np.float32] | float = 1.0,
+        source: str = TRUE_LABELS,
+        cycle: int = 0,
+    ) -> LabelTable:
+        """Make a table whose source and cycle are the same for all rows; sorts by row.
+
+        Args:
+            row: whole numbers [M], in any order, none twice.
+            label: whole numbers [M].
+            num_classes: of the pack.
+            confidence: numbers [M], or one for all; rounded to float32.
+            source: who gave the labels.
+            cycle: round in which they were given, at most `MAX_CYCLE`.
+
+        Raises:
+            UserError: rows or labels that are no whole numbers (nothing is truncated), different lengths, or
+                values that a table refuses.
+        """
+        check_whole("label table cycle", cycle, 0, MAX_CYCLE)
+        rows, labels = _whole_numbers("row", row), _whole_numbers("label", label)
+        if np.shape(confidence) not in ((), rows.shape) or labels.shape != rows.shape:
+            raise UserError(
+                f"label table: expected one label and one confidence for each of {len(rows)} rows, found "
+                f"{labels.shape} and {np.shape(confidence)}; give one entry per row"
+            )
+        order = np.argsort(rows, kind="stable")
+        conf = np.broadcast_to(np.asarray(confidence, np.float32), rows.shape)
+        return cls(
+            row=rows[order],
+            label=labels[order],
+            confidence=conf[order],
+            source=np.full(len(order), source, dtype=object),
+            cycle=np.full(len(order), cycle, np.int32),
+            num_classes=num_classes,
+        )
+
+    def join(self, other: LabelTable) -> LabelTable:
+        """Add the labels of `other`; where both name a row, this table's label stays.
+
+        Raises:
+            UserError: tables of different numbers of classes.
+        """
+        if other.num_classes != self.num_classes:
+            raise UserError(
+                f"label tables: expected {self.num_classes} classes in both, found {other.num_classes}; "
+                "they belong to different packs"
+            )
+        new = ~np.isin(other.row, self.row, assume_unique=True)
+        row = np.concatenate([self.row, other.row[new]])
+        order = np.argsort(row, kind="stable")
+
+        def joined(name: str) -> NDArray[Any]:
+            both: NDArray[Any] = np.concatenate([getattr(self, name), getattr(other, name)[new]])[order]
+            return both
+
+        return LabelTable(
+            row[order],
+            joined("label"),
+            joined("confidence"),
+            joined("source"),
+            joined("cycle"),
+            self.num_classes,
+        )
+
+    def of_rows(self, rows: NDArray[np.int64]) -> LabelTable:
+        """Return the part of the table that labels these rows.
+
+        Args:
+            rows: int64 [K], rows of the pack in any order; those without a label are left out.
+        """
+        kept = np.isin(self.row, rows)
+        columns: dict[str, Any] = {name: getattr(self, name)[kept] for name in _COLUMN_DTYPES}
+        return LabelTable(**columns, num_classes=self.num_classes, version=self.version)
+
+    def dense(self, num_rows: int) -> NDArray[np.int64]:
+        """Return int64 [num_rows], -1 where a row has no label.
+
+        Raises:
+            UserError: the table names a row that the pack does not have.
+        """
+        if len(self.row) and self.row[-1] >= num_rows:
+            raise UserError(
+                f"label table: expected rows below {num_rows} as in the pack, found row {self.row[-1]}; the "
+                "table belongs to another pack"
+            )
+        labels = np.full(num_rows, -1, np.int64)
+        labels[self.row] = self.label
+        return labels
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as parquet, atomically; the folder is made if need be."""
+        path = Path(path)
+        buffer = io.BytesIO()
+        with LabelTableWriter(buffer, self.num_classes) as writer:
+            for first in range(0, len(self), _ROWS_PER_GROUP):
+                part = slice(first, first + _ROWS_PER_GROUP)
+                writer.append(*(getattr(self, name)[part] for name in _COLUMN_DTYPES))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, buffer.getvalue())
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], max_rows: int | None = None) -> LabelTable:
+        """Read and check a table.
+
+        Args:
+            path: of the table.
+            max_rows: rows of the pack, where it is known; a table of more is refused before it is read.
+
+        Raises:
+            UserError: no such file, no label table, a newer version, more rows than the pack or than the
+                file can hold, or values out of range.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = Path(path)
+        try:
+            with path.open("rb") as file:  # pyarrow takes no path whose bytes are no UTF-8
+                _check_size(path, file, max_rows)
+                _check_types(path, file)
+                # In this thread alone: a process that ends while threads of pyarrow let go of what they read
+                # may abort ("terminate called without an active exception", apache/arrow#34314).
+                table = pq.ParquetFile(file, pre_buffer=False).read(_schema().names, use_threads=False)
+                meta = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+            version, num_classes = int(meta["sluice.version"]), int(meta["sluice.num_classes"])
+        except UserError:
+            raise
+        except FileNotFoundError:
+            raise UserError(f"no label table at {path}; check the path") from None
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"{path} is no label table ({reason}); expected parquet written by Sluice"
+            ) from None
+        if version > TABLE_VERSION:
+            raise UserError(
+                f"{path} has table version {version}, this Sluice reads {TABLE_VERSION}: update Sluice"
+            )
+        if any(table.column(name).null_count for name in _COLUMN_DTYPES):
+            raise UserError(f"{path} holds empty cells; leave unlabelled rows out")
+        try:
+            sources = _texts(table.column("source"))
+        except (pa.ArrowException, ValueError, IndexError):
+            raise UserError(f"{path} is damaged: who gave its labels cannot be read; restore it") from None
+        return cls(
+            **{n: table.column(n).to_numpy() for n in ("row", "label", "confidence", "cycle")},
+            source=sources,
+            num_classes=num_classes,
+            version=version,
+        )
+
+
+def _described(column: Any) -> str:
+    if isinstance(column, np.ndarray):
+        return f"{column.dtype} {list(column.shape)}"
+    return type(column).__name__
+
+
+def _whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
+    """Return values as int64 [M].
+
+    Raises:
+        UserError: another shape, or values that are no whole numbers by their type.
+    """
+    array = np.asarray(values)
+    if array.size == 0 and array.ndim == 1:
+        return np.zeros(0, np.int64)  # an empty list has no type of its own
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise UserError(
+            f"label table: expected column {name} as whole numbers [M], found {_described(array)}; round or "
+            "convert it first"
+        )
+    if array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max:
+        raise UserError(f"label table: {name} {array.max()} is out of range; correct it")
+    return array.astype(np.int64)
+
+
+def _check_types(path: Path, file: BinaryIO) -> None:
+    """Refuse columns that reading would have to convert.
+
+    Raises:
+        UserError: a column of another type.
+    """
+    import pyarrow.parquet as pq
+
+    found = pq.read_schema(file)
+    for column in _schema():
+        was = found.field(column.name).type if column.name in found.names else "none"
+        if was != column.type:
+            raise UserError(
+                f"{path} is no label table: expected column {column.name} as {column.type}, found {was}; "
+                "write it with LabelTable.write"
+            )
+
+
+def _check_size(path: Path, file: BinaryIO, max_rows: int | None) -> None:
+    """Refuse a table whose footer claims more than it may hold: runs of equal values need no room in it.
+
+    Raises:
+        UserError: more rows than `max_rows`, or than the rows, which are all different, can be packed into.
+    """
+    import pyarrow.parquet as pq
+
+    meta, size_bytes = pq.read_metadata(file), path.stat().st_size
+    groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
+    num_rows = max(meta.num_rows, sum(group.num_rows for group in groups))
+    plain_bytes = sum(group.total_byte_size for group in groups)
+    if max_rows is not None and num_rows > max_rows:
+        raise UserError(
+            f"label table {path}: expected at most {max_rows} rows as in the pack, found {num_rows}; it "
+            "belongs to another pack"
+        )
+    if max(num_rows, plain_bytes // _PLAIN_BYTES) > _ROWS_PER_BYTE * size_bytes or plain_bytes < 0:
+        raise UserError(
+            f"{path} is damaged: {size_bytes} bytes claim to hold {num_rows} rows in {plain_bytes} bytes; "
+            "restore it"
+        )
+
+
+def _texts(column: Any) -> NDArray[np.object_]:
+    """Return a dictionary-encoded column as object [M] of str, without making a text per row."""
+    whole = column.unify_dictionaries().combine_chunks()
+    texts = np.array([*whole.dictionary.to_pylist(), ""], dtype=object)
+    found: NDArray[np.object_] = texts[whole.indices.to_numpy()]
+    return found
+
+
+_COLUMN_DTYPES: dict[str, np.dtype[Any]] = {
+    "row": np.dtype(np.int64),
+    "label": np.dtype(np.int64),
+    "confidence": np.dtype(np.float32),
+    "source": np.dtype(object),
+    "cycle": np.dtype(np.int32),
+}
+
+
+def _schema(num_classes: int | None = None) -> Any:
+    import pyarrow as pa
+
+    types = (pa.int64(), pa.int64(), pa.float32(), pa.dictionary(pa.int32(), pa.string()), pa.int32())
+    meta = None
+    if num_classes is not None:
+        meta = {"sluice.version": str(TABLE_VERSION), "sluice.num_classes": str(num_classes)}
+    return pa.schema([pa.field(n, t) for n, t in zip(_COLUMN_DTYPES, types, strict=True)], metadata=meta)
+
+
+class LabelTableWriter:
+    """Writes a label table part by part, so that a billion labels need no more memory than a part."""
+
+    def __init__(self, file: Any, num_classes: int) -> None:
+        """Begin a table in `file`, a binary file open for writing."""
+        import pyarrow.parquet as pq
+
+        self._schema = _schema(num_classes)
+        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
+
+    def append(
+        self,
+        row: NDArray[np.int64],
+        label: NDArray[np.int64],
+        confidence: NDArray[np.float32],
+        source: NDArray[np.object_],
+        cycle: NDArray[np.int32],
+    ) -> None:
+        """Append labelled rows; rows must increase over all parts."""
+        import pyarrow as pa
+
+        # Built from buffers: `pa.array` and `dictionary_encode` load modules for a tenth of a second.
+        def column(values: NDArray[Any], name: str, kind: Any) -> Any:
+            exact = np.ascontiguousarray(values.astype(_COLUMN_DTYPES[name], casting="equiv", copy=False))
+            return pa.Array.from_buffers(kind, len(exact), [None, pa.py_buffer(exact)])
+
+        texts = source.tolist()
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        indices = np.fromiter(map(numbers.__getitem__, texts), np.int32, len(texts))
+        names = pa.array([*numbers], pa.string())
+        arrays = [
+            column(row, "row", pa.int64()),
+            column(label, "label", pa.int64()),
+            column(confidence, "confidence", pa.float32()),
+            pa.DictionaryArray.from_arrays(column(indices, "cycle", pa.int32()), names),
+            column(cycle, "cycle", pa.int32()),
+        ]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+
+    def __enter__(self) -> LabelTableWriter:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Write the footer."""
+        self._writer.close()

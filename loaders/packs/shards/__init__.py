@@ -1,0 +1,1 @@
+"""The files that hold a pack's images."""

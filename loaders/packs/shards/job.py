@@ -1,0 +1,254 @@
+"""Writing one shard: a pure function of the plan and the source, which any worker can run."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from loaders.common.errors import UserError
+from loaders.common.files import partial_path, publish
+from loaders.packs.images.image import ImagePolicy, PreparedImage, prepare_image
+from loaders.packs.listing import ShardPlan, listing_path, read_items, spool_path
+from loaders.packs.manifest import BUILD_FOLDER, SHARDS_FOLDER, FileInfo, shard_file_name
+from loaders.packs.reasons import BadImage, Reason
+from loaders.packs.shards.beton_shard import BetonShardWriter, PageTooSmallError, page_bytes_for
+from loaders.packs.shards.checksum import content_hash, crc32
+from loaders.packs.shards.parts import PartInfo, part_path, write_part
+from loaders.packs.shards.rows import Batch, Refusal, ShardRows
+from loaders.packs.shards.tar_shard import TarShardWriter
+from loaders.packs.sources.item import (
+    MAX_FILE_BYTES,
+    ImageSource,
+    SourceItem,
+    UnreadableItem,
+    printable,
+)
+from loaders.packs.sources.other_pack import PackSource
+from loaders.packs.sources.spec import open_source
+from loaders.packs.sources.table_columns import ColumnOptions
+from loaders.packs.stores.upload import upload_file
+
+_ITEMS_PER_TASK = 16
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """All that a worker needs to write a shard.
+
+    Attributes:
+        out: folder of the pack.
+        plan: the shard.
+        classes: class names of the pack.
+        shard_format: "webdataset" or "ffcv".
+        policy: what is done to images.
+        upload: URL of a remote pack; a finished shard goes there and is dropped here.
+        num_threads: threads that read and decode; they change nothing but the time.
+        columns: which columns of lists and tables are used.
+        in_bulk: images that are copied go through compiled code by the batch; changes nothing but the time.
+    """
+
+    out: Path
+    plan: ShardPlan
+    classes: tuple[str, ...]
+    shard_format: str
+    policy: ImagePolicy
+    num_threads: int = 1
+    upload: str | None = None
+    in_bulk: bool = False
+    columns: ColumnOptions = field(default_factory=ColumnOptions)
+
+
+class _Outcome(NamedTuple):
+    item: SourceItem
+    image: PreparedImage | Refusal
+    digest: bytes
+    checksum: int
+
+
+def write_shard(job: ShardJob) -> PartInfo:
+    """Write one shard and its part.
+
+    Raises:
+        UserError: the source vanished or changed, or the disk is full; what is finished stays finished.
+    """
+    try:
+        page_bytes = page_bytes_for(
+            job.plan.max_item_bytes if job.plan.max_item_bytes <= MAX_FILE_BYTES else 1
+        )
+        while True:
+            try:
+                return _write_shard(job, page_bytes)
+            except PageTooSmallError as error:  # an image grew when it was encoded anew
+                page_bytes = error.page_bytes
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        raise UserError(
+            f"cannot write {job.out} ({error.strerror}): make room and start the same command again, "
+            f"it resumes"
+        ) from None
+
+
+def _write_shard(job: ShardJob, page_bytes: int) -> PartInfo:
+    name = shard_file_name(job.plan.split, job.plan.number, job.shard_format)
+    final = job.out / SHARDS_FOLDER / name
+    partial = partial_path(final)
+    writer: TarShardWriter | BetonShardWriter
+    if job.shard_format == "webdataset":
+        writer = TarShardWriter(partial, final.with_suffix(".idx"))
+    else:
+        writer = BetonShardWriter(partial, job.plan.num_items, page_bytes)
+    try:
+        rows = _fill_in_bulk(job, writer) if job.in_bulk else _fill(job, writer)
+        columns = rows.arrays()
+        num_images = len(columns["label"])
+        files = [
+            file if file.path else FileInfo(name, file.size_bytes, file.sha256) for file in writer.finish()
+        ]
+        if num_images:
+            publish(partial, final)
+            if job.upload is not None:
+                _send(final.parent, files, job.upload)
+    finally:
+        writer.abort()
+        partial.unlink(missing_ok=True)
+    if not num_images:
+        final.with_suffix(".idx").unlink(missing_ok=True)
+        files = []
+    values, counts = np.unique(columns["action"], return_counts=True)
+    actions = {str(value): count for value, count in zip(values.tolist(), counts.tolist(), strict=True)}
+    num_rejected = len(rows.rejected)
+    info = PartInfo(
+        tuple(files), num_images, len(columns["key_bytes"]), num_rejected, actions, len(rows.warned)
+    )
+    write_part(part_path(job.out / BUILD_FOLDER, job.plan), info, columns, rows.rejected, rows.warned)
+    return info
+
+
+def _send(folder: Path, files: list[FileInfo], url: str) -> None:
+    for file in files:
+        upload_file(folder / file.path, f"{url}/{SHARDS_FOLDER}/{file.path}")
+        (folder / file.path).unlink()
+
+
+def _fill(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> ShardRows:
+    """Write the images of a shard one by one."""
+    label_of = _labels(job)
+    rows = ShardRows()
+    for item, image, digest, checksum in _outcomes(job):
+        if isinstance(image, Refusal):
+            rows.rejected.append(_refused(job, item, image))
+            continue
+        if image.messages:
+            rows.warned.append(_warned(job, item, image.messages))
+        key = f"{job.plan.split}/{item.key}"
+        label = label_of.get(item.label, -1)
+        offset = writer.add(key, image, label)
+        rows.add(key.encode("utf-8"), digest, checksum, image, label, offset)
+    return rows
+
+
+def _labels(job: ShardJob) -> dict[str | None, int]:
+    return {name: label for label, name in enumerate(job.classes)}
+
+
+def _entry(job: ShardJob, item: SourceItem) -> dict[str, Any]:
+    """Return how an input is named in the lists of a pack."""
+    key, name = f"{job.plan.split}/{item.key}", printable(item.name)
+    return {"split": job.plan.split, "key": key, "source": job.plan.source, "name": name}
+
+
+def _refused(job: ShardJob, item: SourceItem, refusal: Refusal) -> dict[str, Any]:
+    """Return the quarantine entry of an input."""
+    return {**_entry(job, item), "reason": refusal.text, "code": refusal.reason.value}
+
+
+def _warned(job: ShardJob, item: SourceItem, messages: tuple[str, ...]) -> dict[str, Any]:
+    """Return the entry of a packed image that decoders warned of."""
+    return {**_entry(job, item), "messages": [printable(text) for text in messages]}
+
+
+def _fill_in_bulk(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> ShardRows:
+    """Write the images of a shard by the batch; the bytes are those of `_fill`."""
+    from loaders.packs.bulk import batches_of, prepare_batch  # loads compiled code
+
+    label_of, rows = _labels(job), ShardRows()
+    with _opened(job) as (source, items):
+
+        def prepare(batch: list[SourceItem]) -> Batch:
+            return prepare_batch(
+                source,
+                batch,
+                job.plan.split,
+                label_of,
+                job.policy,
+                lambda item: _prepare_alone(source, item, job.policy),
+                lambda item, refusal: _refused(job, item, refusal),
+                lambda item, messages: _warned(job, item, messages),
+            )
+
+        for batch in _mapped(prepare, batches_of(items), job.num_threads):
+            rows.add_batch(batch, writer.add_batch(batch))
+    return rows
+
+
+@contextmanager
+def _opened(job: ShardJob) -> Iterator[tuple[ImageSource, Iterator[SourceItem]]]:
+    """Open the source of a shard; yield it and the shard's items."""
+    plan, build = job.plan, job.out / BUILD_FOLDER
+    source = open_source(plan.source, spool_path(build), job.columns)
+    try:
+        yield source, read_items(listing_path(build, plan.split), plan.first_byte, plan.num_bytes)
+    finally:
+        source.close()
+
+
+def _mapped(work: Callable[[_In], _Out], tasks: Iterable[_In], num_threads: int) -> Iterator[_Out]:
+    """Yield the results of all tasks in their order, made by so many threads."""
+    if num_threads == 1:
+        yield from map(work, tasks)
+        return
+    with ThreadPoolExecutor(num_threads) as pool:
+        # At most one shard's images wait here, so memory is bounded by the shard size.
+        yield from pool.map(work, tasks)
+
+
+def _outcomes(job: ShardJob) -> Iterator[_Outcome]:
+    """Yield what became of every item, in the order of the listing."""
+    with _opened(job) as (source, items):
+        tasks = iter(lambda: list(islice(items, _ITEMS_PER_TASK)), [])
+        for outcomes in _mapped(
+            lambda task: [_prepare(source, item, job.policy) for item in task], tasks, job.num_threads
+        ):
+            yield from outcomes
+
+
+def _prepare(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> _Outcome:
+    image = _prepare_alone(source, item, policy)
+    if isinstance(image, Refusal):
+        return _Outcome(item, image, b"", 0)
+    return _Outcome(item, image, content_hash(image.data), crc32(image.data))
+
+
+def _prepare_alone(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> PreparedImage | Refusal:
+    """Return the image as it is packed, or why it is not."""
+    if item.problem:
+        return Refusal(item.reason, item.problem)
+    if item.size_bytes > MAX_FILE_BYTES:
+        return Refusal(Reason.TOO_LARGE, f"{item.size_bytes} bytes, over the limit of {MAX_FILE_BYTES}")
+    try:
+        # Another pack has seen to its images already: they change format without being decoded.
+        image = source.prepared(item, policy) if isinstance(source, PackSource) else None
+        return prepare_image(source.read(item), policy) if image is None else image
+    except (BadImage, UnreadableItem) as error:
+        return Refusal(error.reason, str(error))

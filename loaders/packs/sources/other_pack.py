@@ -1,0 +1,103 @@
+"""A finished pack as a source: to change its format without touching an image, or to pack it anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from loaders.common.errors import UserError
+from loaders.kernels.encodings import ENCODING_RAW
+from loaders.packs.images.image import Action, ImagePolicy, PreparedImage
+from loaders.packs.labels.multi_labels import MultiLabels
+from loaders.packs.pack import open_pack
+from loaders.packs.quarantine import quarantined, warned
+from loaders.packs.reasons import Reason
+from loaders.packs.shards.checksum import content_hash
+from loaders.packs.sources.item import SourceItem, UnreadableItem
+
+PACK_PREFIX = "pack:"
+
+
+class PackSource:
+    """The images of one split of a pack, and the inputs of it that were quarantined, with their reasons."""
+
+    labels_are_folders = False
+    has_labels = True
+
+    def __init__(self, text: str, multi_label: bool = False) -> None:
+        """Open a split of a pack.
+
+        Args:
+            text: `FOLDER#split`; the split may be left out where there is only one.
+            multi_label: the labels are lists, in this pack and in the new one.
+
+        Raises:
+            UserError: no finished pack, no such split, or several labels an image where one is expected.
+        """
+        folder, _, split = text.rpartition("#") if "#" in text else (text, "", "")
+        self._pack = open_pack(folder)
+        if not split and len(self._pack.splits) > 1:
+            raise UserError(
+                f"{folder} has the splits {', '.join(self._pack.splits)}: name one as {folder}#split"
+            )
+        self._split = self._pack.split(split or self._pack.splits[0])
+        if self._pack.is_multi_label != multi_label:
+            has, remedy = ("several", "give") if self._pack.is_multi_label else ("one", "leave out")
+            raise UserError(f"{folder} has {has} labels an image: {remedy} --multi-label")
+        self._messages = {entry["key"]: tuple(entry["messages"]) for entry in warned(Path(self._pack.path))}
+
+    def items(self) -> Iterator[SourceItem]:
+        """Yield the rows of the split in their order, then what was quarantined."""
+        pack, prefix = self._pack, f"{self._split.name}/"
+        labels = self._labels()
+        for first, stop in self._split.row_ranges:
+            for row in range(first, stop):
+                label = labels(row)
+                key = pack.key(row).removeprefix(prefix)
+                yield SourceItem(key, key, label, int(pack.columns.size[row]), row)
+        for entry in quarantined(Path(pack.path)):
+            if entry["split"] == self._split.name:
+                key = entry["key"].removeprefix(prefix)
+                name, reason = entry["name"], Reason(entry["code"])
+                yield SourceItem(name, key, None, 0, problem=entry["reason"], reason=reason)
+
+    def _labels(self) -> Callable[[int], str | None]:
+        """Return what gives the label of a row as a source does."""
+        pack = self._pack
+        if pack.is_multi_label:
+            several = MultiLabels.read(pack.path, len(pack.classes))
+            return lambda row: several.as_text(row, pack.classes)
+        dense = pack.labels.dense(len(pack))
+        return lambda row: pack.classes[dense[row]] if dense[row] >= 0 else None
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the classes of the pack."""
+        return self._pack.classes
+
+    def read(self, item: SourceItem) -> bytes:
+        """Return an image file: JPEG bytes, or pixels as a portable pixmap."""
+        columns, row = self._pack.columns, item.position
+        data = self._checked(row)
+        if columns.encoding[row] == ENCODING_RAW:
+            return b"P6\n%d %d\n255\n" % (columns.width[row], columns.height[row]) + data
+        return data
+
+    def prepared(self, item: SourceItem, policy: ImagePolicy) -> PreparedImage | None:
+        """Return an image as it stands in the pack, or None where `policy` wants to change it."""
+        columns, row = self._pack.columns, item.position
+        is_raw = bool(columns.encoding[row] == ENCODING_RAW)
+        height, width = int(columns.height[row]), int(columns.width[row])
+        unchanged = policy.geometry(height, width) == (height, width, height, width)
+        if policy.quality is not None or not unchanged or is_raw != (policy.encoding == "raw"):
+            return None
+        action, messages = Action(int(columns.action[row])), self._messages.get(self._pack.key(row), ())
+        return PreparedImage(self._checked(row), height, width, action, is_raw, messages)
+
+    def _checked(self, row: int) -> bytes:
+        data = self._pack.read(row)
+        if content_hash(data) != self._pack.columns.content_hash[row].tobytes():
+            raise UnreadableItem(f"damaged in {self._pack.path}: its content hash differs")
+        return data
+
+    def close(self) -> None:
+        """Nothing is held open but memory maps."""

@@ -1,0 +1,122 @@
+"""Which column of a list or a table says what, and which columns look like labels that nobody asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loaders.common.errors import UserError
+
+PATH_COLUMNS = (
+    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img_path",
+    "image_file", "image_name", "img_name", "img", "fname", "image_id", "imageid",
+)  # fmt: skip
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "target", "category")
+SPLIT_COLUMNS = ("split", "subset", "partition")
+KEY_COLUMNS = ("key", "id")
+# Whoever calls a column so means a class, though not always the one that is wanted: fine_label, coarse_label.
+_LABEL_ENDINGS = ("label", "labels", "class", "category", "target")
+# Columns whose values repeat without being classes.
+_NEVER_LABELS = frozenset(
+    "width height w h x y xmin ymin xmax ymax bbox size bytes url caption text prompt description title "  # noqa: SIM905
+    "md5 sha256 hash license author date time timestamp index idx row status error_message "
+    "original_width original_height exif uid confidence source cycle".split()
+)
+_FEW_ROWS = 20
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """What the user says of the columns of lists and tables.
+
+    Attributes:
+        image_column: column of paths or of image bytes; None finds one by its name.
+        label_column: column of labels, or the member or JSON field of a WebDataset sample; None finds one.
+        multi_label: a label cell holds several labels, which the pack keeps in a table of their own.
+    """
+
+    image_column: str | None = None
+    label_column: str | None = None
+    multi_label: bool = False
+
+
+def column_options(recorded: Mapping[str, Any]) -> ColumnOptions:
+    """Return the options that a manifest records; a pack that was made before there were any has none."""
+    return ColumnOptions(
+        recorded.get("image_column"), recorded.get("label_column"), bool(recorded.get("multi_label"))
+    )
+
+
+def find_column(names: Iterable[str], known: Sequence[str]) -> str | None:
+    """Return the first of the known columns, whatever its case and the blanks around it."""
+    by_lower = {name.strip().lower(): name for name in reversed(list(names))}
+    return next((by_lower[name] for name in known if name in by_lower), None)
+
+
+def asked_column(where: str, names: Sequence[str], wanted: str, option: str) -> str:
+    """Return the column that an option names.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = find_column(names, (wanted.strip().lower(),))
+    if found is None:
+        raise UserError(f"{where} has no column {wanted!r} for {option}: it has {', '.join(names)}")
+    return found
+
+
+def find_labels(where: str, names: Sequence[str], wanted: str | None, declared: Sequence[str]) -> str | None:
+    """Return the column of labels; None where there is none, or not the one that `--label-column` names.
+
+    Args:
+        where: the file, for messages.
+        names: its columns without those of images, keys and splits.
+        wanted: what `--label-column` names.
+        declared: columns that the file itself calls columns of classes.
+
+    Raises:
+        UserError: several columns may be meant.
+    """
+    if wanted is not None:
+        return find_column(names, (wanted.strip().lower(),))
+    known = find_column(names, LABEL_COLUMNS)
+    if known is not None:
+        return known
+    meant = list(declared) or [n for n in names if n.strip().lower().endswith(_LABEL_ENDINGS)]
+    if len(meant) > 1:
+        raise UserError(
+            f"{where} has several columns of labels, {', '.join(meant)}: choose one with --label-column"
+        )
+    return meant[0] if meant else None
+
+
+def unused_labels(rows: Sequence[dict[str, Any]], used: Iterable[str | None]) -> list[str]:
+    """Return the columns that look like labels, by their first rows, and are not used.
+
+    Such a column holds text, whole numbers or lists; in more than a few rows, its values repeat.
+    """
+    taken = set(used)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if name not in taken and _repeats(name, rows)]
+
+
+def _repeats(name: str, rows: Sequence[dict[str, Any]]) -> bool:
+    lower = name.strip().lower()
+    if not lower or lower in _NEVER_LABELS or lower in (*SPLIT_COLUMNS, *KEY_COLUMNS, *PATH_COLUMNS):
+        return False
+    values = [row.get(name) for row in rows]
+    given = [value for value in values if value is not None and value != ""]
+    if not given or not all(isinstance(value, str | int | list) for value in given):
+        return False
+    return len(rows) < _FEW_ROWS or 2 * len({str(value) for value in given}) <= len(given)
+
+
+def unused_note(where: str, columns: Sequence[str], used: str | None) -> str | None:
+    """Return what the summary says of columns that look like labels; None where there are none."""
+    if not columns:
+        return None
+    shown = ", ".join(columns[:_SHOWN]) + (f" and {len(columns) - _SHOWN} more" * (len(columns) > _SHOWN))
+    what = "no column is used as labels" if used is None else f"the labels are column {used!r}"
+    return f"{where}: {what}; not used, but maybe labels: {shown} (choose with --label-column {columns[0]!r})"

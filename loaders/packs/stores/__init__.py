@@ -1,0 +1,1 @@
+"""Packs behind a network."""

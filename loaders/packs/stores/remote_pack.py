@@ -1,0 +1,159 @@
+"""Packs in a remote store: manifest and index are copied once, shards come when they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.common.cache_folder import cache_folder
+from loaders.common.errors import UserError
+from loaders.common.files import partial_path, publish, write_atomic
+from loaders.packs.columns import IndexColumns, open_columns
+from loaders.packs.manifest import (
+    INDEX_FOLDER,
+    LABELS_FOLDER,
+    MANIFEST_NAME,
+    SHARD_LIST_NAME,
+    FileInfo,
+    Manifest,
+    parse_manifest,
+    read_manifest,
+)
+from loaders.packs.mapped import map_file
+from loaders.packs.pack import Pack
+from loaders.packs.shards.checksum import sha256_file
+from loaders.packs.shards.shard_list import read_shard_records
+from loaders.packs.stores.shard_cache import ShardCache
+from loaders.packs.stores.store import Store, StoreError, StoreOptions
+
+MAX_MANIFEST_BYTES = 64 << 20
+
+
+class RemotePack(Pack):
+    """A pack whose shards are fetched into a bounded cache when a row of them is asked for.
+
+    Everything else is as in a local pack: `path` is the folder of the local copies.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, columns: IndexColumns, cache: ShardCache) -> None:
+        """Use `open_pack`."""
+        super().__init__(path, manifest, columns)
+        self.cache = cache
+        self.url = cache.store.url
+        self.shard_files = tuple(record.files[0] for record in read_shard_records(path))
+        self._map_lock = threading.Lock()
+        names = [self.shard_path(shard).name for shard in range(manifest.num_shards)]
+        if [info.path for info in self.shard_files] != names:
+            raise UserError(
+                f"{self.url}/{SHARD_LIST_NAME} lists other shards than the manifest; upload the pack again"
+            )
+
+    def shard_map(self, shard: int) -> NDArray[np.uint8]:
+        """Return shard `shard` as a read-only uint8 memory map, fetched first where it is not here."""
+        mapped = self._maps.get(shard)
+        if mapped is None:
+            mapped = self._fetch(shard)
+            with self._map_lock:
+                self._maps[shard] = mapped
+                self._drop_old_maps()
+        return mapped
+
+    def _fetch(self, shard: int) -> NDArray[np.uint8]:
+        while True:
+            path = self.cache.fetch(self.shard_files[shard])
+            try:
+                return map_file(path)
+            except FileNotFoundError:
+                continue  # another process made room in between; its order is ours, so this ends
+
+    def _drop_old_maps(self) -> None:
+        """Unmap what exceeds the cache: the disk gets a removed file's room back only then."""
+        excess = sum(len(mapped) for mapped in self._maps.values()) - self.cache.cache_bytes
+        for shard in list(self._maps)[:-1]:
+            if excess <= 0:
+                return
+            if not self.cache.is_protected(self.shard_files[shard].path):
+                excess -= len(self._maps.pop(shard))
+
+
+def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
+    """Copy the small files of a remote pack, or find the copies, and open it.
+
+    Args:
+        url: of the folder that `tools/pack_dataset.py` wrote, in any store fsspec knows.
+        options: how to read.
+
+    Returns:
+        The pack; its columns are local and memory-mapped, no shard has been touched.
+
+    Raises:
+        UserError: no pack there, or a damaged one.
+        StoreError: the store did not deliver.
+    """
+    store = Store(url, options)
+    raw = _fetch_manifest(store)
+    # Another pack under the same URL has another manifest, and so another folder.
+    digest = hashlib.sha256(url.encode() + b"\0" + raw).hexdigest()[:24]
+    cache_dir = options.cache_dir.expanduser().absolute() if options.cache_dir else cache_folder()
+    folder = cache_dir / f"{url.rsplit('/', 1)[-1] or 'pack'}-{digest}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / MANIFEST_NAME, raw)
+        manifest = read_manifest(folder)
+        for info in manifest.files:
+            if _is_needed(info):
+                _copy(store, info, folder / info.path)
+    except OSError as error:
+        raise UserError(f"cache {folder}: cannot be written ({error}); give another cache_dir") from None
+    cache = ShardCache(folder, store, options.cache_bytes)
+    return RemotePack(folder, manifest, open_columns(folder, manifest.num_images), cache)
+
+
+def _fetch_manifest(store: Store) -> bytes:
+    """Return the bytes of the manifest; a damaged answer is fetched anew until the same one came twice."""
+    last = None
+    for _ in range(store.options.tries):
+        raw = store.read(MANIFEST_NAME, 0, MAX_MANIFEST_BYTES + 1)
+        if len(raw) > MAX_MANIFEST_BYTES:
+            raise UserError(
+                f"{store.url}/{MANIFEST_NAME} has over {MAX_MANIFEST_BYTES} bytes: this is no manifest"
+            )
+        try:
+            parse_manifest(raw, f"{store.url}/{MANIFEST_NAME}")
+        except UserError:
+            if raw == last:  # so this is what the store holds
+                raise
+            last = raw
+            store.num_retries += 1
+        else:
+            return raw
+    raise StoreError(
+        f"{store.url}/{MANIFEST_NAME}: another damaged answer in each of {store.options.tries} tries; check "
+        "the store"
+    )
+
+
+def _is_needed(info: FileInfo) -> bool:
+    return info.path.split("/")[0] in (INDEX_FOLDER, LABELS_FOLDER, SHARD_LIST_NAME)
+
+
+def _copy(store: Store, info: FileInfo, path: Path) -> None:
+    """Copy one listed file, unless a copy with its SHA-256 is here; nothing later would notice a bad one."""
+    is_here = path.is_file() and path.stat().st_size == info.size_bytes
+    if is_here and sha256_file(path) == info.sha256:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_path(path)
+    try:
+        with open(partial, "wb") as file:
+            store.download(info.path, info, file)
+            file.flush()
+            os.fsync(file.fileno())
+        publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

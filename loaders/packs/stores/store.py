@@ -1,0 +1,230 @@
+"""Objects of a remote store, fetched in blocks with time limits, retries and checksums, through fsspec.
+
+A store may fail, stall, slow to a crawl or cut an answer short. Each of these is met the same way: the block
+is asked for again after a pause, and after the last try the error names the URL. Nothing is ever taken as
+the end of an object but its known size and its checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import tyro
+
+from loaders.common.checks import check_seconds, check_whole
+from loaders.common.errors import LoaderError, MissingBackendError, UserError
+from loaders.packs.manifest import FileInfo
+
+_EXTRAS = {"s3": "sluice[s3]", "s3a": "sluice[s3]", "http": "fsspec[http]", "https": "fsspec[http]"}
+# A command line hands paths over as pathlib.Path, which joins the two slashes of a URL.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+
+
+class StoreError(LoaderError):
+    """A store did not deliver an object within all tries; the message names its URL."""
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """How a remote pack is read.
+
+    Raises:
+        UserError: values that fetch nothing.
+    """
+
+    cache_dir: Path | None = None
+    """Folder of the local copies; by default `sluice` in the user's cache folder."""
+    cache_bytes: int = 20_000_000_000
+    """Most bytes of shards kept in the cache folder, over all packs in it."""
+    num_fetchers: int = 4
+    """Shards fetched at the same time."""
+    tries: int = 5
+    """Requests for the same block before giving up."""
+    backoff_s: float = 0.5
+    """Pause in seconds after the first failure; it doubles with every further one."""
+    request_timeout_s: float = 8.0
+    """Seconds that one block may take; with the size of a block, the slowest rate allowed."""
+    block_bytes: int = 4 << 20
+    """Size of a request."""
+    filesystem: tyro.conf.Suppress[tyro.conf.Fixed[Mapping[str, Any]]] = field(default_factory=dict)
+    """What fsspec hands to its file system (endpoint, credentials); kept out of files of runs."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that fetch nothing."""
+        for name in ("cache_bytes", "num_fetchers", "tries", "block_bytes"):
+            check_whole(f"store {name}", getattr(self, name), 1)
+        check_seconds("store request_timeout_s", self.request_timeout_s)
+        check_seconds("store backoff_s", self.backoff_s, may_be_zero=True)
+
+
+def as_url(path: str) -> str | None:
+    """Return the URL that `path` stands for, None for a path of this machine."""
+    match = _URL.fullmatch(path)
+    if match is None:
+        return None
+    slashes = ":///" if match[1] == "file" else "://"
+    return f"{match[1]}{slashes}{match[2].rstrip('/')}"
+
+
+class Store:
+    """One pack's folder in a remote store."""
+
+    def __init__(self, url: str, options: StoreOptions) -> None:
+        """Connect.
+
+        Args:
+            url: of the folder, such as "s3://bucket/packs/mine".
+            options: how to read.
+
+        Raises:
+            UserError: an unknown scheme, or one whose library is not installed.
+        """
+        import fsspec
+
+        self.url = re.sub(r"//[^/@]*@", "//", url)  # what is shown carries no password
+        self.options = options
+        self.num_retries = 0
+        self._users = 0
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        scheme = url.split(":")[0]
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(url, **options.filesystem)
+        except ImportError as error:
+            package = _EXTRAS.get(scheme, scheme)
+            raise MissingBackendError(
+                f"{self.url}: expected what reads {scheme}://, found none ({error}); pip install '{package}'"
+            ) from None
+        except ValueError as error:
+            raise UserError(
+                f"{self.url}: expected a store that fsspec knows ({error}); check the URL"
+            ) from None
+
+    def read(self, name: str, start: int, stop: int, size_bytes: int | None = None) -> bytes:
+        """Return bytes [start, stop) of an object, asking again where an answer fails or is cut.
+
+        Args:
+            name: path below the pack.
+            start: first byte.
+            stop: one past the last byte.
+            size_bytes: size of the object where it is known; a server that answers with the whole object
+                is then taken at its word. None accepts any shorter answer (the size is not known).
+
+        Returns:
+            The bytes; more than asked for, up to the end of the object, from a server without ranges.
+
+        Raises:
+            UserError: no such object, or no right to read it.
+            StoreError: no whole answer in all tries.
+        """
+        last = ""
+        for attempt in range(self.options.tries):
+            if attempt:
+                self.num_retries += 1
+                pause_s = self.options.backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
+                self._stopped.wait(pause_s)
+            if self._stopped.is_set():
+                raise StoreError(f"{self.url}/{name}: the loader was closed")
+            try:
+                data = self._request(f"{self._root}/{name}", start, stop)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                raise UserError(
+                    f"no object at {self.url}/{name}: check the URL and that it is whole"
+                ) from None
+            except PermissionError as error:
+                raise UserError(
+                    f"{self.url}/{name} may not be read ({error}): check the credentials"
+                ) from None
+            except Exception as error:  # every file system has exceptions of its own
+                last = f"{type(error).__name__}: {error}".rstrip(": ")
+                continue
+            if size_bytes is None or len(data) == stop - start:
+                return data
+            if len(data) == size_bytes:
+                return data[start:]
+            last = f"expected {stop - start} bytes from byte {start} on, got {len(data)}"
+        raise StoreError(
+            f"{self.url}/{name}: no whole answer in {self.options.tries} tries ({last}); check the store, or "
+            "give open_pack StoreOptions of more tries and longer time limits"
+        )
+
+    def download(self, name: str, info: FileInfo, out: BinaryIO) -> None:
+        """Write an object to `out` and check it against its size and SHA-256; a wrong one is fetched anew.
+
+        Raises:
+            UserError: see `read`.
+            StoreError: the object cannot be had whole, or is another one than the pack lists.
+        """
+        for _ in range(self.options.tries):
+            digest, position = hashlib.sha256(), 0
+            out.seek(0)
+            while position < info.size_bytes:
+                stop = min(position + self.options.block_bytes, info.size_bytes)
+                block = self.read(name, position, stop, info.size_bytes)
+                digest.update(block)
+                out.write(block)
+                position += len(block)
+            if digest.hexdigest() == info.sha256:
+                return
+            self.num_retries += 1
+        raise StoreError(
+            f"{self.url}/{name}: content differs from its checksum in {self.options.tries} tries; upload the "
+            "pack again"
+        )
+
+    def enter(self) -> None:
+        """Count one more loader that reads from here."""
+        with self._lock:
+            self._users += 1
+            self._stopped.clear()
+
+    def stop(self) -> None:
+        """Let reads give up after the request they are in, unless another loader reads from here."""
+        with self._lock:
+            if self._users == 1:
+                self._stopped.set()
+
+    def leave(self) -> None:
+        """Count one loader less, whose reads have ended; whoever reads from now on is served."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._stopped.clear()
+
+    def _request(self, path: str, start: int, stop: int) -> bytes:
+        timeout_s = self.options.request_timeout_s
+        if self._fs.async_impl:
+            from fsspec.asyn import sync
+
+            # Through fsspec's own loop, which cancels the request when the time is up.
+            answer = sync(self._fs.loop, self._fs._cat_file, path, start=start, end=stop, timeout=timeout_s)
+        else:
+            answer = _limited(lambda: self._fs.cat_file(path, start=start, end=stop), timeout_s)
+        return bytes(answer)
+
+
+def _limited(call: Callable[[], Any], timeout_s: float) -> Any:
+    """Call in a thread of its own, which is left behind when the time is up."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    start = time.monotonic()
+    threading.Thread(target=run, name="sluice-store", daemon=True).start()
+    try:
+        return future.result(timeout_s)
+    except TimeoutError:
+        raise TimeoutError(f"no answer in {time.monotonic() - start:.1f} s") from None

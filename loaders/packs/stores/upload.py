@@ -1,0 +1,73 @@
+"""Packs that end up behind fsspec, such as s3://: shards go there one by one, the manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from loaders.common.errors import UserError
+from loaders.packs.manifest import (
+    INDEX_FOLDER,
+    LABELS_FOLDER,
+    MANIFEST_NAME,
+    Manifest,
+    read_manifest,
+    write_manifest,
+)
+from loaders.packs.sources.remote_folder import file_system, remote_errors
+
+
+def default_staging(url: str) -> Path:
+    """Return the local folder in which a remote pack is prepared; the same for every run of a command."""
+    return Path(tempfile.gettempdir()) / f"sluice-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+
+
+def upload_file(path: Path, url: str) -> None:
+    """Copy a local file to a remote URL.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    fs, target = file_system(url)
+    try:
+        fs.makedirs(fs._parent(target), exist_ok=True)
+        fs.put_file(str(path), target)
+    except remote_errors() as error:
+        raise UserError(
+            f"cannot write {url} ({error}): check address and rights, and start the same command again, it "
+            f"resumes"
+        ) from None
+
+
+def remote_size(url: str) -> int | None:
+    """Return the size of a remote file in bytes, None where there is none."""
+    fs, path = file_system(url)
+    try:
+        return int(fs.size(path))
+    except FileNotFoundError:
+        return None
+    except remote_errors() as error:
+        raise UserError(f"{url} cannot be reached ({error}): check the address") from None
+
+
+def read_remote_manifest(url: str) -> Manifest | None:
+    """Return the manifest of a remote pack, None where it is not finished."""
+    if remote_size(f"{url}/{MANIFEST_NAME}") is None:
+        return None
+    fs, path = file_system(f"{url}/{MANIFEST_NAME}")
+    with tempfile.TemporaryDirectory() as folder:
+        fs.get_file(path, f"{folder}/{MANIFEST_NAME}")
+        return read_manifest(Path(folder))
+
+
+def upload_pack(staging: Path, url: str, manifest: Manifest) -> None:
+    """Copy everything but the shards, which are there already, and the manifest last; drop the staging."""
+    for folder in (INDEX_FOLDER, LABELS_FOLDER, "."):
+        for path in sorted((staging / folder).glob("*")):
+            if path.is_file() and path.name != MANIFEST_NAME:
+                upload_file(path, f"{url}/{path.relative_to(staging).as_posix()}")
+    write_manifest(staging, manifest)
+    upload_file(staging / MANIFEST_NAME, f"{url}/{MANIFEST_NAME}")
+    shutil.rmtree(staging)

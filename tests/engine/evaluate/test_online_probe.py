@@ -1,0 +1,107 @@
+"""The online probe: it measures, and training does not notice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine.evaluate.knn import knn_scores
+from engine.evaluate.online_probe import OnlineProbe, read_probe
+from engine.evaluate.representations import extract_features, topk_accuracy
+from engine.train.metrics import read_metrics
+from loaders.batch import Batch
+from loaders.common.errors import UserError
+from tests.engine.synthetic import SmallRecipe, SyntheticLoader, train_small
+
+
+class LabelledLoader(SyntheticLoader):
+    """24 images of three brightnesses, which are their labels."""
+
+    def __init__(self, labelled: bool = True) -> None:
+        super().__init__(steps_per_epoch=3)
+        self.labelled = labelled
+        self.closed = False
+
+    def epoch(self, epoch: int, start_step: int = 0):
+        for batch in super().epoch(0, start_step):
+            labels = batch.index % 3
+            x = batch.views[0] + 2.0 * labels.view(-1, 1, 1, 1)
+            yield Batch((x,), labels if self.labelled else None, batch.index, batch.valid)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def train_with(out: Path, probe: OnlineProbe | None, **options: object) -> dict[str, Tensor]:
+    weights, _ = train_small(out, probe=probe, **options)
+    return weights
+
+
+def test_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    probe = OnlineProbe(LabelledLoader(), LabelledLoader(), every_epochs=1)
+    plain, probed = train_with(tmp_path / "plain", None), train_with(tmp_path / "probed", probe)
+    assert all(torch.equal(plain[name], probed[name]) for name in plain)
+    losses = [[r["loss"] for r in read_metrics(tmp_path / n / "metrics.jsonl")] for n in ("plain", "probed")]
+    assert losses[0] == losses[1]
+    files = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "optimizer.json")
+    for file in files:  # statistics of BatchNorm, momenta and the generators as well
+        one, other = (tmp_path / n / "checkpoints" / "step-00000006" / file for n in ("plain", "probed"))
+        assert one.read_bytes() == other.read_bytes(), file
+    assert read_probe(tmp_path / "plain") == []
+
+
+def test_a_probe_that_draws_numbers_or_moves_statistics_would_be_noticed(tmp_path: Path) -> None:
+    """The test above has teeth: each of these mistakes changes what training ends with."""
+
+    class Drawing(OnlineProbe):
+        def measure(self, backbone: nn.Module, device: torch.device, out: Path) -> dict[str, float]:
+            torch.randn(1)
+            return super().measure(backbone, device, out)
+
+    class InTrainingMode(OnlineProbe):
+        def measure(self, backbone: nn.Module, device: torch.device, out: Path) -> dict[str, float]:
+            for batch in self.train.epoch(0):
+                backbone(batch.views[0])
+            return super().measure(backbone, device, out)
+
+    plain = train_with(tmp_path / "plain", None)
+    for number, kind in enumerate((Drawing, InTrainingMode)):
+        probe = kind(LabelledLoader(), LabelledLoader(), every_epochs=1)
+        weights = train_with(tmp_path / str(number), probe)
+        assert not all(torch.equal(plain[name], weights[name]) for name in plain), kind
+
+
+def test_it_measures_at_the_ends_of_epochs_and_states_its_seconds(tmp_path: Path) -> None:
+    probe = OnlineProbe(LabelledLoader(), LabelledLoader(), every_epochs=2)
+    recipe = SmallRecipe()
+    train_small(tmp_path / "run", recipe, probe=probe, epochs=3)
+    records = read_probe(tmp_path / "run")
+    assert [r["step"] for r in records] == [6, 9], "every second epoch, and the end"
+    assert all(r["seconds"] > 0 for r in records)
+    features = extract_features(recipe.backbone, LabelledLoader(), "cpu", tmp_path)
+    votes = knn_scores(features.h, features.labels, features.h, 3)
+    assert records[-1]["knn_top1"] == pytest.approx(topk_accuracy(votes, features.labels))
+    assert records[-1]["linear_top1"] > 0.9
+
+
+def test_a_resumed_run_has_the_lines_of_a_whole_one(tmp_path: Path) -> None:
+    probe = OnlineProbe(LabelledLoader(), LabelledLoader(), every_epochs=1)
+    train_with(tmp_path / "whole", probe)
+    for max_steps in (2, 3, 5, 6):
+        train_with(tmp_path / "parts", probe, max_steps=max_steps, resume=True)
+    whole, parts = read_probe(tmp_path / "whole"), read_probe(tmp_path / "parts")
+    assert [r["step"] for r in whole] == [r["step"] for r in parts] == [3, 6]
+    assert [r["knn_top1"] for r in whole] == [r["knn_top1"] for r in parts]
+
+
+def test_close_reaches_both_loaders_and_labels_are_needed(tmp_path: Path) -> None:
+    train, test = LabelledLoader(), LabelledLoader(labelled=False)
+    probe = OnlineProbe(train, test, every_epochs=1)
+    with pytest.raises(UserError, match="found one without labels"):
+        train_with(tmp_path / "run", probe)
+    probe.close()
+    assert train.closed
+    assert test.closed

@@ -1,0 +1,71 @@
+"""Features of any layer: the right map, nothing behind it computed or trained."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from engine.nets.alexnet import AlexNet
+from engine.nets.backbones import TinyResNet
+from engine.nets.layers import Layer, LayerFeatures, measure_layer, read_layer
+from loaders.common.errors import UserError
+
+
+def test_conv4_of_alexnet_is_its_fourth_map() -> None:
+    torch.manual_seed(0)
+    network, x = AlexNet().eval(), torch.randn(2, 3, 64, 64)
+    found = read_layer(network, x, Layer("conv4", side=3))
+    expected = nn.functional.adaptive_avg_pool2d(network.layer(x, "conv4"), 3).flatten(1)
+    assert found.shape == (2, 256 * 9)
+    assert torch.equal(found, expected)
+    num_features, behind = measure_layer(network, 64, Layer("conv4", side=3))
+    assert num_features == 256 * 9
+    assert [id(p) for p in behind] == [id(p) for p in network.conv5.parameters()]
+
+
+def test_what_lies_behind_the_layer_does_not_run() -> None:
+    network = TinyResNet()
+
+    def fail(module: nn.Module, inputs: object) -> None:
+        raise AssertionError("ran")
+
+    network.stages[2].register_forward_pre_hook(fail)
+    assert read_layer(network, torch.randn(2, 3, 16, 16), Layer("stages.1")).shape == (2, 64)
+    assert not network.stages[1]._forward_hooks, "the hook is taken off again"
+
+
+def test_no_name_is_the_representation() -> None:
+    network, x = TinyResNet().eval(), torch.randn(2, 3, 16, 16)
+    assert torch.equal(read_layer(network, x, Layer()), network(x))
+    assert torch.equal(LayerFeatures(network, Layer())(x), network(x))
+
+
+def test_measuring_leaves_modes_statistics_and_gradients_alone() -> None:
+    network = TinyResNet().train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.stages[0].eval()
+    measure_layer(network, 16, Layer("stages.2"))
+    assert network.training
+    assert not network.stages[0].training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_tokens_of_a_transformer_are_averaged() -> None:
+    network = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0, depth=2).eval()
+    seen: list[torch.Tensor] = []
+    network.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    found = read_layer(network, torch.randn(2, 3, 32, 32), Layer("blocks.0"))
+    torch.testing.assert_close(found, seen[0].mean(1))
+
+
+def test_mistakes_are_named() -> None:
+    x = torch.randn(2, 3, 64, 64)
+    with pytest.raises(UserError, match=r"expected one of conv1.*conv5.*, found 'conv6'"):
+        read_layer(AlexNet(), x, Layer("conv6"))
+    network = AlexNet()
+    network.spare = nn.Linear(1, 1)
+    with pytest.raises(UserError, match="one that the network runs, found 'spare'"):
+        read_layer(network, x, Layer("spare"))

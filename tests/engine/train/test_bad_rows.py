@@ -1,0 +1,63 @@
+"""Rows that could not be read are counted, named once with their reasons, and survive a resume."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.train.bad_rows import BadRowRecorder, read_bad_rows
+from engine.train.metrics import read_metrics
+from tests.engine.ranks import run_ranks
+from tests.engine.synthetic import SyntheticLoader, train_small
+
+
+def test_bad_rows_are_counted_and_named(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    loader = SyntheticLoader()
+    loader.before_step = lambda epoch, step: loader.bad_rows.update({5: "row 5: cut"} if step == 1 else {})
+    train_small(out, loader=loader, max_steps=3)
+    assert read_bad_rows(out) == {5: "row 5: cut"}
+    assert [r.get("num_bad_rows") for r in read_metrics(out / "metrics.jsonl")] == [None, 1, 1]
+    with (out / "bad_rows.jsonl").open("a") as file:
+        file.write('{"row": 9, "rea')  # cut by a kill
+    again = SyntheticLoader()
+    again.bad_rows = {2: "row 2: empty", 5: "row 5: cut"}
+    train_small(out, loader=again, resume=True)
+    lines = [json.loads(line) for line in (out / "bad_rows.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == [5, 2]
+
+
+def recorded(rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Rank 1 alone meets a bad row, then both meet another."""
+    loader = SyntheticLoader(rank=rank, num_ranks=num_ranks)
+    counts = []
+    with tempfile.TemporaryDirectory() as folder:  # rank 0's is the one that counts
+        recorder = BadRowRecorder(Path(folder), loader, "cpu")
+        counts.append(recorder.update())
+        loader.bad_rows = {3: "row 3"} if rank == 1 else {}
+        counts.append(recorder.update())
+        loader.bad_rows = {**loader.bad_rows, 4: "row 4"}
+        counts.append(recorder.update())
+        rows = torch.tensor(sorted(read_bad_rows(Path(folder))), dtype=torch.int64)
+    return {"counts": torch.tensor(counts), "rows": rows}
+
+
+def test_no_other_way_reads_a_whole_loader() -> None:
+    """Whoever measures or predicts through `read_in_order` cannot forget what could not be read."""
+    root = Path(__file__).parents[3]
+    files = [file for folder in ("engine", "recipes", "tools") for file in (root / folder).rglob("*.py")]
+    readers = {file.relative_to(root).as_posix() for file in files if ".epoch(" in file.read_text()}
+    loop = {f"engine/{name}.py" for name in ("bad_rows", "loop", "finite", "measured")}
+    speed = {f"tools/{name}.py" for name in ("bench_memory", "bench_guarantees", "bench/backends")}
+    one_batch_of_pictures = {"tools/report.py", "tools/show_views.py"}
+    assert readers == loop | speed | one_batch_of_pictures
+
+
+def test_the_rows_of_all_ranks_are_named_once() -> None:
+    first, second = run_ranks(recorded, 2)
+    assert first["counts"].tolist() == second["counts"].tolist() == [0, 1, 2]
+    assert first["rows"].tolist() == [3, 4]

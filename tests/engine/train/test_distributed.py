@@ -1,0 +1,113 @@
+"""N ranks equal one rank on the joined batch: collectives, BatchNorm, and Barlow Twins as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine.train.batchnorm import synchronise_batchnorm
+from loaders.common.errors import UserError
+from tests.engine.objective_cases import OBJECTIVES
+from tests.engine.rank_cases import (
+    ROWS,
+    all_cases,
+    barlow_case,
+    batchnorm_case,
+    draws_case,
+    own_rows_case,
+    triplet_case,
+    two_view_case,
+)
+from tests.engine.ranks import run_ranks
+
+LONG = [pytest.mark.slow, pytest.mark.timeout(900)]
+OBJECTIVES_FOLDER = Path(__file__).parents[3] / "engine" / "objectives"
+NOT_OBJECTIVES = {"__init__", "precision", "classification"}  # the last is jigsaw's and patches' loss
+
+
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=LONG)])
+def by_rank(request: pytest.FixtureRequest) -> list[dict[str, Tensor]]:
+    return run_ranks(all_cases, request.param)
+
+
+def test_every_objective_has_a_case() -> None:
+    coupled = {"barlow", "simclr", "vicreg", "triplet"}
+    files = {path.stem for path in OBJECTIVES_FOLDER.glob("*.py")}
+    assert coupled | set(OBJECTIVES) == files - NOT_OBJECTIVES
+
+
+def test_means_over_own_rows_equal_one_process(by_rank) -> None:
+    one = own_rows_case(0, 1)
+    assert len(one) == 5 * len(OBJECTIVES)
+    assert all(value.abs().max() > 1e-6 for value in one.values()), "a case that teaches nothing"
+    for rank in by_rank:
+        for name, expected in one.items():
+            torch.testing.assert_close(rank[name], expected, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_barlow_value_gradients_and_statistics_equal_one_process(by_rank) -> None:
+    one = barlow_case(0, 1)
+    assert sum(".grad." in name for name in one) == 5
+    for rank in by_rank:
+        for name, expected in one.items():
+            torch.testing.assert_close(rank[name], expected.detach(), rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_triplets_take_their_negatives_from_all_ranks(by_rank) -> None:
+    one = triplet_case(0, 1)
+    assert len(one) == 3
+    for rank in by_rank:
+        for name, expected in one.items():
+            torch.testing.assert_close(rank[name], expected, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_contrast_and_covariance_span_all_ranks(by_rank) -> None:
+    one = two_view_case(0, 1)
+    assert len(one) == 6
+    for rank in by_rank:
+        for name, expected in one.items():
+            torch.testing.assert_close(rank[name], expected, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_draws_of_a_step_do_not_depend_on_the_ranks(by_rank) -> None:
+    for name, expected in draws_case(0, 1).items():
+        assert torch.equal(torch.cat([r[name] for r in by_rank]), expected)
+
+
+def test_global_batchnorm_equals_one_process(by_rank) -> None:
+    one = batchnorm_case(0, 1)
+    for name, expected in one.items():
+        found = torch.cat([r[name] for r in by_rank]) if ".rows." in name else by_rank[0][name]
+        # float32 around a mean of 100: either way of computing is off by some 1e-5
+        torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_all_reduce_sum_and_its_gradient(by_rank) -> None:
+    torch.manual_seed(2)
+    joined = torch.randn(ROWS, 2, dtype=torch.float64)
+    num_ranks = len(by_rank)
+    weights = torch.randn(num_ranks, ROWS, 2, dtype=torch.float64)
+    for rank in by_rank:
+        torch.testing.assert_close(rank["sum"], joined.view(num_ranks, -1, 2).sum(0))
+        torch.testing.assert_close(rank["sum.grad"], weights[:, : ROWS // num_ranks].sum(0))
+
+
+def test_all_gather_and_its_gradient(by_rank) -> None:
+    torch.manual_seed(2)
+    joined = torch.randn(ROWS, 2, dtype=torch.float64)
+    weights = torch.randn(len(by_rank), ROWS, 2, dtype=torch.float64)
+    for rank, expected in zip(by_rank, weights.sum(0).chunk(len(by_rank)), strict=True):
+        torch.testing.assert_close(rank["gather"], joined)
+        torch.testing.assert_close(rank["gather.grad"], expected)
+
+
+def test_an_unknown_batchnorm_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OddNorm(nn.BatchNorm2d):
+        pass
+
+    monkeypatch.setattr("engine.train.batchnorm.world_size", lambda: 2)
+    with pytest.raises(UserError, match="found OddNorm"):
+        synchronise_batchnorm(nn.Sequential(OddNorm(3)), torch.device("cpu"))

@@ -1,0 +1,36 @@
+"""Commands of several phases: what they hold open."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.train.classifier_recipe import ClassifierConfig
+from engine.train.phases import Phases
+
+
+class Opened:
+    """Stands for a loader."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_shared_loaders_are_closed_however_a_command_ends(tmp_path: Path) -> None:
+    config = ClassifierConfig(
+        pack=tmp_path,
+        out=tmp_path / "run",
+        backbone="tiny_resnet",
+        resolution=16,
+        epochs=1,
+        batch_size=8,
+        trackers=(),
+        test_split="",
+    )
+    loader, command = Opened(), Phases("rounds", config, "abc", "a pack")
+    assert command.keep(loader) is loader
+    assert command.keep(None) is None
+    with pytest.raises(KeyError), command:
+        raise KeyError
+    assert loader.closed

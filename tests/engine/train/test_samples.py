@@ -1,0 +1,40 @@
+"""The first views of a run are kept as the network saw them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.train.samples import load_samples, save_samples
+from loaders.batch import Batch, PairedBatch
+from loaders.common.errors import UserError
+
+
+def batch(num_views: int, first_row: int = 0) -> Batch:
+    views = tuple(torch.randn(6, 3, 8 + i, 8 + i) for i in range(num_views))
+    index = torch.arange(first_row, first_row + 6)
+    return Batch(views, None, index, torch.ones(6, dtype=torch.bool))
+
+
+def test_views_and_rows_are_read_back(tmp_path: Path) -> None:
+    kept = batch(2, first_row=40)
+    save_samples(tmp_path, kept, num_images=4)
+    views, index = load_samples(tmp_path)
+    assert index.tolist() == [40, 41, 42, 43]
+    assert [v.shape[-1] for v in views] == [8, 9]
+    assert all(torch.equal(view, whole[:4]) for view, whole in zip(views, kept.views, strict=True))
+
+
+def test_of_a_pair_the_unlabelled_images_are_kept(tmp_path: Path) -> None:
+    save_samples(tmp_path, PairedBatch(batch(1), batch(2, first_row=100)))
+    views, index = load_samples(tmp_path)
+    assert len(views) == 2
+    assert index.tolist() == list(range(100, 106))
+
+
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train a run"):
+        load_samples(tmp_path)
+    (tmp_path / "views.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_samples(tmp_path)

@@ -1,0 +1,66 @@
+"""Frozen features of a run: the figures equal scikit-learn's on the same features."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from engine.evaluate.results import read_evaluation
+from engine.nets.backbones import load_backbone
+from loaders import LoaderOptions
+from loaders.common.errors import UserError
+from loaders.packs import Pack, open_pack
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.spec import parse_splits
+from loaders.views.evaluation import EvaluationView
+from tests.floors.table import check
+from tests.floors.trainings import untrained_run
+from tools.probe import Config, evaluate, features_of
+
+
+@pytest.fixture
+def config(digits_pack: Pack, tmp_path: Path) -> Config:
+    return Config(
+        run=untrained_run(tmp_path / "run", 32, 3),
+        pack=digits_pack.path,
+        loader=LoaderOptions(num_threads=1),
+    )
+
+
+@pytest.mark.floor
+def test_figures_are_kept_and_those_of_scikit_learn(config: Config) -> None:
+    evaluation = evaluate(config)
+    assert read_evaluation(config.run) is not None
+    own, untrained = evaluation.rows
+    assert (own.network, untrained.network) == ("barlow", "untrained")
+    assert (own.num_train, own.num_test) == (1352, 445)
+    assert own.linear_top1 != untrained.linear_top1
+    pack = open_pack(config.pack)
+    train, test = (
+        features_of(config, pack, name, EvaluationView.usual(32), load_backbone(config.run))
+        for name in ("train", "test")
+    )
+    assert len(torch.unique(test.index)) == 445
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
+    reference.fit(train.h.double().numpy(), train.labels.numpy())
+    expected = reference.score(test.h.double().numpy(), test.labels.numpy())
+    assert own.linear_top1 == pytest.approx(expected, abs=0.01)
+    check("frozen_probe", {"linear_top1": own.linear_top1})
+    assert own.linear_top1 <= own.linear_top5
+
+
+def test_mistakes_are_named(config: Config, digits_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected 1 to 1352, .* found 5000"):
+        evaluate(replace(config, neighbours=5000))
+    with pytest.raises(UserError, match="no split 'validation'"):
+        evaluate(replace(config, test_split="validation"))
+    flat = digits_folder / "train" / "3"
+    pack_dataset(PackOptions(parse_splits((f"train={flat}",)), tmp_path / "flat", workers=1))
+    with pytest.raises(UserError, match="has no labels"):
+        evaluate(replace(config, pack=tmp_path / "flat"))

@@ -1,0 +1,88 @@
+"""Results of a comparison: one JSON file per finished stage, so that the same command goes on.
+
+A record is what its stage measured (its identity: kind, method, seed, labels) and what came out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from loaders.common.errors import UserError
+from loaders.common.files import to_json, write_atomic
+from loaders.common.json_text import parse_json
+
+Record = dict[str, Any]
+_IDENTITY = {
+    "start_up": (),
+    "cost": ("method",),
+    "pretraining": ("method", "seed"),
+    "frozen": ("method", "seed"),
+    "fine_tuned": ("method", "labels_per_class", "seed"),
+    "trained": ("method", "labels_per_class", "seed"),
+}
+
+
+def stage_of(record: Record) -> str:
+    """Return the name of the stage that a record, or its identity alone, belongs to."""
+    kind = str(record["kind"])
+    words = [kind]
+    for name in _IDENTITY[kind]:
+        value = record[name]
+        text = "-".join(str(v) for v in value) if isinstance(value, (list, tuple)) else str(value)
+        words.append({"method": text, "labels_per_class": f"{text}-labels", "seed": f"seed-{text}"}[name])
+    return "-".join(words)
+
+
+def once(folder: Path, identity: Record, work: Callable[[], Record]) -> Record:
+    """Return the record of a stage: an earlier start's, or what `work` measures now.
+
+    Args:
+        folder: of all records.
+        identity: what is measured.
+        work: returns what came out.
+    """
+    path = folder / f"{stage_of(identity)}.json"
+    if not path.is_file():
+        record = {**identity, **work()}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, to_json(record))
+    return read(path)
+
+
+def read(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        UserError: the file is not one.
+    """
+    try:
+        found = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"record: {path} cannot be read ({error}); remove it to measure again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"record: {path} is no record; remove it to measure again")
+    return found
+
+
+def write_lines(path: Path, records: list[Record]) -> None:
+    """Write all records of a comparison into one file, a JSON object per line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, "".join(json.dumps(r, sort_keys=True) + "\n" for r in records).encode())
+
+
+def read_lines(path: Path) -> Iterator[Record]:
+    """Yield the records of a file that `write_lines` wrote.
+
+    Raises:
+        UserError: no such file, or not one of ours.
+    """
+    try:
+        for line in path.read_text().splitlines():
+            record = dict(parse_json(line))
+            stage_of(record)
+            yield record
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"records: {path} cannot be read ({error!r}); run the comparison first") from error

@@ -1,0 +1,200 @@
+r"""Measure a run's backbone with its weights frozen: nearest neighbours and a linear probe.
+
+Example:
+    python tools/probe.py --run runs/barlow --pack packs/mine --train-split train --test-split test
+"""
+
+from __future__ import annotations
+
+import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
+
+# isort: split
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from engine.evaluate.knn import knn_scores
+from engine.evaluate.linear_probe import fit_linear_probe
+from engine.evaluate.representations import Features, extract_features, topk_accuracy
+from engine.evaluate.results import EVALUATION_NAME, Evaluation, FrozenAccuracy, write_evaluation
+from engine.labels.shared_images import Account, check_run
+from engine.nets.backbones import build_backbone, load_backbone
+from engine.nets.description import read_description
+from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
+from engine.train.distributed import seed_everything
+from engine.train.run_config import LoaderField, default_loader, described
+from engine.train.run_folder import read_run
+from loaders import build_loader, open_pack
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_file, check_folder
+from loaders.packs import Pack
+from loaders.packs.labels.leaks import check_leak
+from loaders.packs.labels.subsample import few_labels, has_labels, subsample_per_class, tell_scarce
+from loaders.views.evaluation import EvaluationView
+
+
+@dataclass(frozen=True)
+class Config:
+    """Print the accuracy of kNN and of a linear probe, and write evaluation.json into the run folder."""
+
+    run: Path
+    """Run folder with a finished backbone."""
+    pack: Path
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
+    train_split: str = "train"
+    """Labelled split: the bank of neighbours, and what the probe is fitted on."""
+    test_split: str = "test"
+    """Labelled split to measure on."""
+    allow_leak: bool = False
+    """Measure on images that the bank, or the run's own labels, hold too; evaluation.json names them under
+    leaks."""
+    labels_per_class: int | None = None
+    """Use only so many labelled images of each class of the training split; all by default."""
+    neighbours: int = 20
+    """k of kNN; 20 is usual for small sets, 200 for ImageNet."""
+    temperature: float = 0.07
+    """Divides the similarities that neighbours vote with; less counts the nearest more."""
+    inverse_penalty: float = 1.0
+    """C of the linear probe, scikit-learn's inverse strength of regularisation."""
+    untrained: bool = True
+    """Also measure the same network with random weights: what the architecture alone gives."""
+    untrained_seed: int = 0
+    """Seed of these random weights."""
+    batch_size: int = 256
+    """Images per forward pass; no influence on the result."""
+    loader: LoaderField = field(default_factory=default_loader)
+    """How the loaders work."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that measure nothing."""
+        check_numbers(self, ("temperature", "inverse_penalty", "batch_size"))
+        check_folder(self.out, "run")
+        check_file(self.run / EVALUATION_NAME, "run")
+
+    @property
+    def out(self) -> Path:
+        """Folder of the images that could not be read: the run's own names may be rows of another pack."""
+        return self.run / "evaluation"
+
+
+def features_of(
+    config: Config,
+    pack: Pack,
+    split: str,
+    view: EvaluationView,
+    backbone: nn.Module,
+    per_class: int | None = None,
+) -> Features:
+    """Return the representations of the labelled images of a split, or of `per_class` of each class."""
+    device = next(backbone.parameters()).device
+    pack.require_one_label()
+    images = pack.split(split)
+    if per_class is not None:
+        known = images.labels()
+        tell_scarce(known, per_class, pack.classes)
+        images = images.take(subsample_per_class(known, per_class, seed=0))
+    loader = build_loader(
+        images,
+        views=(view.policy(),),
+        batch_size=config.batch_size,
+        options=replace(config.loader, device=str(device), channels_last=True),
+        mode="eval",
+    )
+    try:
+        features = extract_features(backbone, loader, device, config.out).labelled()
+    finally:
+        loader.close()
+    return features
+
+
+def measure(
+    config: Config, pack: Pack, name: str, view: EvaluationView, backbone: nn.Module
+) -> FrozenAccuracy:
+    """Measure one backbone."""
+    bank = features_of(config, pack, config.train_split, view, backbone, config.labels_per_class)
+    query = features_of(config, pack, config.test_split, view, backbone)
+    num_classes = len(pack.classes)
+    if not 1 <= config.neighbours <= len(bank.labels):
+        raise UserError(
+            f"neighbours: expected 1 to {len(bank.labels)}, the labelled images of split "
+            f"{config.train_split!r}, found {config.neighbours}; change --neighbours"
+        )
+    votes = knn_scores(bank.h, bank.labels, query.h, num_classes, config.neighbours, config.temperature)
+    probe = fit_linear_probe(bank.h, bank.labels, num_classes, config.inverse_penalty)
+    logits = probe.logits(query.h)
+    top_k = min(5, num_classes)
+    return FrozenAccuracy(
+        network=name,
+        knn_top1=topk_accuracy(votes, query.labels),
+        linear_top1=topk_accuracy(logits, query.labels),
+        linear_top5=topk_accuracy(logits, query.labels, top_k),
+        probe_converged=probe.converged,
+        num_train=len(bank.labels),
+        num_test=len(query.labels),
+    )
+
+
+def account(config: Config, pack: Pack) -> Account:
+    """Hold the bank of neighbours, and the labels behind the run, against the split that is measured on."""
+    for split in (config.train_split, config.test_split):
+        if not has_labels(pack, split):
+            raise UserError(
+                f"evaluation: split {split!r} of {config.pack} has no labels; give a labelled split"
+            )
+    bank, measured = pack.split(config.train_split), pack.split(config.test_split)
+    rows = few_labels(bank, config.labels_per_class, 0).row
+    leaks = check_leak(pack, rows, measured, config.allow_leak, "train_split")
+    behind = check_run(config.run, measured, config.allow_leak)
+    return Account(leaks + behind.leaks, behind.notes)
+
+
+def evaluate(config: Config) -> Evaluation:
+    """Measure a run's backbone, and an untrained one where asked, and write evaluation.json."""
+    recipe, start = read_run(config.run)["recipe"], read_description(config.run / "backbone.safetensors")
+    view, name = start.view, start.backbone
+    pack = open_pack(config.pack, config.loader.store)
+    shared = account(config, pack)
+    shared.say()
+    forget_bad_rows(config.out)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = [measure(config, pack, recipe, view, load_backbone(config.run).to(device))]
+    if config.untrained:
+        seed_everything(config.untrained_seed)
+        untrained = build_backbone(name, view.resolution).to(device)
+        rows.append(measure(config, pack, "untrained", view, untrained))
+    measured_with = {**described(config), "backbone": name, "resolution": view.resolution}
+    evaluation = Evaluation(tuple(rows), shared.describe(measured_with))
+    write_evaluation(config.run, evaluation)
+    return evaluation
+
+
+def print_evaluation(console: Console, evaluation: Evaluation) -> None:
+    """Print one row per network, accuracies in per cent."""
+    first = evaluation.rows[0]
+    title = f"frozen features: {first.num_train:,} training and {first.num_test:,} test images, %"
+    table = Table("network", "kNN", "linear probe", "linear probe, top 5", title=title)
+    for row in evaluation.rows:
+        shares = (row.knn_top1, row.linear_top1, row.linear_top5)
+        table.add_row(row.network, *(f"{100 * share:.1f}" for share in shares))
+    console.print(table)
+    for row in evaluation.rows:
+        if not row.probe_converged:
+            console.print(
+                f"the probe of {row.network} stopped at its iteration limit: read it as a lower bound"
+            )
+
+
+def main() -> None:
+    """Run the command line."""
+    config = tyro.cli(Config, description=__doc__)
+    print_evaluation(Console(), evaluate(config))
+    print(f"evaluate: results{describe_bad_rows(config.out)} -> {config.run}")
+
+
+if __name__ == "__main__":
+    run_command(main)
