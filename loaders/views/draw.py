@@ -158,7 +158,7 @@ def draw(
     _draw_geometry(policy, at, heights, widths, parameters)
     slot = 0
     for number, operation in enumerate(policy.operations, start=_GEOMETRY + 1):
-        _draw_operation(operation, policy.resolution, at, number, slot, parameters)
+        _draw_operation(operation, policy, at, number, slot, parameters)
         slot += num_slots(operation)
     if isinstance(policy.normalize, Standardize):
         parameters.codes[:, slot], parameters.args[:, slot] = STANDARDIZE, 255 * policy.normalize.eps
@@ -197,8 +197,9 @@ def _draw_resized_crop(
 
 
 def _draw_operation(
-    operation: Operation, resolution: int, at: _At, number: int, slot: int, out: ViewParameters
+    operation: Operation, policy: ViewPolicy, at: _At, number: int, slot: int, out: ViewParameters
 ) -> None:
+    resolution = policy.resolution
     match operation:
         case HorizontalFlip(p=p):
             draw_flip(*at, number, float(p), out.flip)

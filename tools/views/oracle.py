@@ -89,10 +89,12 @@ def _apply(code: int, x: Tensor, args: NDArray[np.float32]) -> Tensor:
         case codes.AFFINE:
             return _warp(x, args)
         case _:
-            top, left, bottom, right = (int(edge) for edge in args[:4])
-            x = x.clone()
-            x[:, top:bottom, left:right] = float(args[4]) / 255
-            return x
+            return _erase(x, args, torch.from_numpy(args[4:7].copy()).view(3, 1, 1) / 255)
+
+
+def _erase(x: Tensor, args: NDArray[np.float32], value: Tensor) -> Tensor:
+    top, left, bottom, right = (int(edge) for edge in args[:4])
+    return _tensor(functional.erase(x, top, left, bottom - top, right - left, value))
 
 
 def _tensor(x: Any) -> Tensor:

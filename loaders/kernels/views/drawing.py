@@ -211,4 +211,4 @@ def draw_cutout(seed, epochs, rows, view, operation, p, low, high, resolution, f
         args[i, slot], args[i, slot + 1] = top, left
         args[i, slot + 2] = min(resolution, int(np.floor(u2 * resolution - 0.5 * side)) + side)
         args[i, slot + 3] = min(resolution, int(np.floor(u3 * resolution - 0.5 * side)) + side)
-        args[i, slot + 4] = fill
+        args[i, slot + 4 : slot + 7] = fill

@@ -1,4 +1,4 @@
-"""Operations that move pixels or look at neighbours: affine warp, sharpness, cutout."""
+"""Operations that depend on where a pixel lies: affine warp, sharpness, cutout."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def sharpen_rows(source, plane, resolution, factor, top, rows, out, step, start)
 
 @inlined
 def cut_out_rows(args, top, rows, resolution, into, step, start):
-    """Fill the part of the box (top, left, bottom, right of `CUTOUT`) that lies in the rows of a tile."""
-    left, right, fill = int(args[1]), int(args[3]), args[4]
+    """Fill the part of the box of `CUTOUT` that lies in the rows of a tile with its colour."""
+    left, right = int(args[1]), int(args[3])
     for y in range(max(top, int(args[0])), min(top + rows, int(args[2]))):
         for channel in range(3):
             at = channel * step + start + (y - top) * resolution
             for x in range(left, right):
-                into[at + x] = fill
+                into[at + x] = args[4 + channel]

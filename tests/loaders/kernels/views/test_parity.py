@@ -5,46 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from loaders.kernels.views import codes
 from loaders.views import presets
 from loaders.views.draw import draw
 from loaders.views.policy import CenterCrop, ColorJitter, GaussianBlur, Grayscale, Solarize
 from tests.loaders.kernels.views.rendering import render
-
-ORACLE = {
-    codes.BRIGHTNESS: functional.adjust_brightness,
-    codes.CONTRAST: functional.adjust_contrast,
-    codes.SATURATION: functional.adjust_saturation,
-    codes.HUE: functional.adjust_hue,
-    codes.GRAYSCALE: lambda x, _: functional.rgb_to_grayscale(x, 3),
-    codes.BLUR: lambda x, sigma: functional.gaussian_blur(
-        x, [2 * min(11, x.shape[-1] - 1) + 1] * 2, [sigma] * 2
-    ),
-    codes.SOLARIZE: lambda x, threshold: functional.solarize(x, threshold / 255),
-}
-
-
-def oracle(image, policy, p):
-    x = torch.from_numpy(image).permute(2, 0, 1).float() / 255
-    mode = InterpolationMode.BICUBIC if policy.interpolation == "bicubic" else InterpolationMode.BILINEAR
-    box = [int(value) for value in p.box[0]]
-    size = [policy.resolution] * 2
-    x = functional.resized_crop(x, *box, size, interpolation=mode, antialias=True).clamp(0, 1)
-    if p.flip[0]:
-        x = functional.horizontal_flip(x)
-    for code, argument in zip(p.codes[0], p.args[0], strict=True):
-        if code:
-            x = ORACLE[int(code)](x, float(argument))
-    return (x * 255).numpy()
+from tools.views.oracle import torchvision_view
 
 
 def errors(image, policy, row):
     size = (np.array([image.shape[0]]), np.array([image.shape[1]]))
     parameters = draw(policy, 0, np.zeros(1, np.int64), np.array([row]), 0, *size)
-    return np.abs(render(image, policy, parameters) - oracle(image, policy, parameters))
+    expected = 255 * torchvision_view(image, policy, parameters, 0).numpy()
+    return np.abs(render(image, policy, parameters) - expected)
 
 
 EDGE_CASES = {
