@@ -24,6 +24,7 @@ from loaders.common.checks import check_number, check_pair, check_whole, is_numb
 from loaders.common.errors import UserError
 
 Interpolation = Literal["bilinear", "bicubic"]
+ErasingFill = Literal["noise", "mean"]
 
 MAX_RESOLUTION = 4096
 MAX_FACTOR = 255.0  # of brightness and the like: a value of 1 becomes the largest
@@ -328,6 +329,31 @@ class Cutout:
 
 
 @dataclass(frozen=True)
+class RandomErasing:
+    """Fill a rectangle of random area and aspect ratio (Zhong et al. 2017, algorithm 1).
+
+    Attributes:
+        p: probability; a view in which ten drawn rectangles do not fit stays as it is.
+        scale: range of the rectangle's share of the view's area.
+        ratio: range of height / width, drawn uniformly in its logarithm, as torchvision draws it.
+        fill: "noise" draws every value of every pixel uniformly in [0, 255] (RE-R of the paper); "mean" takes
+            the mean of the view's `Normalize`, so that a normalised view is 0 there, and ImageNet's where the
+            view has none (RE-M).
+    """
+
+    p: float = 0.5
+    scale: tuple[float, float] = (0.02, 0.33)
+    ratio: tuple[float, float] = (0.3, 3.3)
+    fill: ErasingFill = "noise"
+
+    def __post_init__(self) -> None:
+        _require_probability(self.p, "RandomErasing")
+        _require_range("RandomErasing scale", self.scale, 0.0, 1.0)
+        _require_range("RandomErasing ratio", self.ratio, 1e-3, 1e3)
+        _require(self.fill in get_args(ErasingFill), "RandomErasing fill", "'noise' or 'mean'", self.fill)
+
+
+@dataclass(frozen=True)
 class QuarterTurn:
     """Turn the view counter-clockwise by `turns` quarters, as `torch.rot90`; exact."""
 
@@ -346,6 +372,7 @@ Operation = (
     | RandomAffine
     | RandAugment
     | Cutout
+    | RandomErasing
     | QuarterTurn
 )
 
