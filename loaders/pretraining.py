@@ -10,6 +10,7 @@ from loaders.build import build_loader
 from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
 from loaders.packs import open_pack
+from loaders.packs.labels.validation import Division
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
 
@@ -41,6 +42,8 @@ class PretrainingFields(Protocol):
 class PretrainingLoaders:
     """Builds the loaders of one run: its views, and images as they are to measure features on."""
 
+    division: Division | None = None
+
     def __init__(self, fields: PretrainingFields, views: tuple[ViewPolicy, ...]) -> None:
         """Open the pack.
 
@@ -63,5 +66,9 @@ class PretrainingLoaders:
         return build_loader(rows, views, self.fields.batch_size, options=options, mode="eval")
 
     def testing(self, options: LoaderOptions) -> Loader[Batch] | None:
+        """Return None: nothing is classified."""
+        return None
+
+    def validating(self, options: LoaderOptions) -> Loader[Batch] | None:
         """Return None: nothing is classified."""
         return None

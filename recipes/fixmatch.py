@@ -30,6 +30,7 @@ from engine.objectives.fixmatch import fixmatch_loss
 from engine.train.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
+    top1_of,
 )
 from engine.train.recipe import StepOutput
 from engine.train.run import RunSummary, print_summary
@@ -75,8 +76,6 @@ class Config(ClassifierConfig):
     ema_statistics: Literal["average", "copy"] = "average"
     """BatchNorm's statistics in that average: average them like the weights; or copy those of the trained
     network, under a BatchNorm momentum of 0.001, as the published codes do for their million steps."""
-    balanced: bool = False
-    """Draw every class of the labelled images equally often."""
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
     """Strong view: two operations of RandAugment with random magnitude, then Cutout, as in the paper; or
     the same with smaller magnitudes, for images that the paper's would destroy."""
@@ -104,9 +103,11 @@ class FixMatch(ClassifierRecipe):
         assert labels is not None
         logits = self.classify(batch.labeled.views[0], weak, strong)
         terms = fixmatch_loss(
-            logits[0], labels, logits[1], logits[2], self.config.threshold, self.config.unlabeled_weight
+            *(logits[0], labels, logits[1], logits[2], self.config.threshold, self.config.unlabeled_weight),
+            class_weights=self.class_weights,
         )
         metrics = {
+            "top1": top1_of(logits[0], labels),
             "supervised": terms.supervised.detach(),
             "unsupervised": terms.unsupervised.detach(),
             "mask_rate": terms.mask_rate,
@@ -128,7 +129,7 @@ def run(config: Config) -> RunSummary:
     strong = presets.fixmatch_strong if config.strong == "fixmatch" else presets.fixmatch_strong_gentle
     weak_view = presets.weak(config.resolution, config.flip_p)
     strong_view = strong(config.resolution, config.flip_p)
-    loaders = SemiLoaders(pack, config, (weak_view,), (weak_view, strong_view), config.balanced)
+    loaders = SemiLoaders(pack, config, (weak_view,), (weak_view, strong_view))
     return run_recipe(config, lambda: FixMatch(config, pack.classes), loaders)
 
 

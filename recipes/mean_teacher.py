@@ -24,6 +24,7 @@ from engine.objectives.mean_teacher import Distance, class_loss, consistency_los
 from engine.train.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
+    top1_of,
 )
 from engine.train.recipe import StepOutput
 from engine.train.run import RunSummary, print_summary
@@ -107,10 +108,11 @@ class MeanTeacher(ClassifierRecipe):
         logits = self.classify(*(views[0] for views in pairs))
         with torch.no_grad():
             teacher = self.average(torch.cat([views[1] for views in pairs])).float()
-        supervised = class_loss(logits[0], labels, num_rows=len(teacher))
+        supervised = class_loss(logits[0], labels, len(teacher), self.class_weights)
         consistency = consistency_loss(torch.cat(logits), teacher, self.config.consistency)
         weight = self.config.consistency_weight * ramp_up(step, self.ramp_steps)
-        metrics = {"supervised": supervised.detach(), "consistency": consistency.detach()}
+        metrics = {"top1": top1_of(logits[0], labels)}
+        metrics |= {"supervised": supervised.detach(), "consistency": consistency.detach()}
         return StepOutput(supervised + weight * consistency, metrics)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:

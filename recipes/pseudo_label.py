@@ -32,6 +32,7 @@ from engine.objectives.pseudo_label import growing_threshold, label_weight, pseu
 from engine.train.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
+    top1_of,
 )
 from engine.train.distributed import on_main
 from engine.train.phases import Phases, PhaseSummary, print_phases
@@ -45,10 +46,9 @@ from loaders.classification import (
     SemiLoaders,
     build_labeled_loader,
     build_pool_loader,
-    chosen_labels,
+    divided_labels,
 )
 from loaders.common.errors import UserError, run_command
-from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
 
@@ -122,8 +122,9 @@ class Classical(ClassifierRecipe):
             int(epoch), config.threshold, config.threshold_growth, config.threshold_limit
         )
         weight = label_weight(epoch, config.ramp_start, config.ramp_end, config.unlabeled_weight)
-        terms = pseudo_label_loss(logits[0], labels, logits[1], threshold, weight)
+        terms = pseudo_label_loss(logits[0], labels, logits[1], threshold, weight, self.class_weights)
         metrics = {
+            "top1": top1_of(logits[0], labels),
             "supervised": terms.supervised.detach(),
             "unsupervised": terms.unsupervised.detach(),
             "mask_rate": terms.mask_rate,
@@ -152,7 +153,7 @@ class Labeller:
         self.test_loader: Loader[Batch] | None = None
         if config.test_split:
             self.test_loader = phases.keep(build_pool_loader(pack, (config.test_split,), view, options))
-        pool_loader = build_pool_loader(pack, config.unlabeled_splits, view, options)
+        pool_loader = build_pool_loader(pack, config.unlabeled_splits, view, options, phases.division)
         self.pool_loader = phases.keep(pool_loader)
 
     @property
@@ -166,10 +167,11 @@ class Labeller:
         views = (presets.weak(config.resolution, config.flip_p),)
 
         def make_loader() -> Loader[Batch]:
-            return build_labeled_loader(self.pack, labels, views, config.batch_size, self.phases.options)
+            options, size = self.phases.options, config.batch_size
+            return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
 
         phase = self.phases.fine_tune(
-            name, init, keep_head, epochs, make_loader, self.test_loader, cosine=False
+            name, init, keep_head, epochs, labels, make_loader, self.test_loader, cosine=False
         )
         return phase.out
 
@@ -214,13 +216,13 @@ def run_local(config: Config, true_labels: LabelTable, labeller: Labeller) -> No
 
 def run_cycles(config: Config, pack: Pack) -> list[PhaseSummary]:
     """Run the permanent or the local mode and leave the last classifier in the command's folder."""
-    true_labels = chosen_labels(pack, config)
+    division = divided_labels(pack, config)
     algorithms: dict[str, Callable[[Config, LabelTable, Labeller], None]] = {
         "permanent": run_permanent,
         "local": run_local,
     }
-    with Phases(Classical.name, config, pack.classes, pack_fingerprint(pack)) as phases:
-        algorithms[config.mode](config, true_labels, Labeller(config, pack, phases))
+    with Phases(Classical.name, config, pack, division) as phases:
+        algorithms[config.mode](config, division.training, Labeller(config, pack, phases))
         phases.finish()
         return phases.done
 

@@ -47,11 +47,10 @@ from loaders.batch import Batch, Loader
 from loaders.classification import (
     build_labeled_loader,
     build_pool_loader,
-    chosen_labels,
+    divided_labels,
 )
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import to_json, write_atomic
-from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
@@ -121,17 +120,20 @@ class Rounds:
 
     def pool(self, view: EvaluationView) -> Loader[Batch]:
         """Open a loader of the unlabelled images."""
-        splits, options = self.config.unlabeled_splits, self.phases.options
-        return self.phases.keep(build_pool_loader(self.pack, splits, view, options))
+        splits, options, division = self.config.unlabeled_splits, self.phases.options, self.phases.division
+        return self.phases.keep(build_pool_loader(self.pack, splits, view, options, division))
 
     def fine_tune(self, name: str, labels: LabelTable, init: Path | None, epochs: int) -> Path:
         """Train on a label table, the classifier layer from random weights; return the phase's folder."""
         config, views = self.config, self.views
 
         def make_loader() -> Loader[Batch]:
-            return build_labeled_loader(self.pack, labels, views, config.batch_size, self.phases.options)
+            options, size = self.phases.options, config.batch_size
+            return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
 
-        phase = self.phases.fine_tune(name, init, False, epochs, make_loader, self.test_loader, cosine=True)
+        phase = self.phases.fine_tune(
+            name, init, False, epochs, labels, make_loader, self.test_loader, cosine=True
+        )
         return phase.out
 
     def select(self, run: Path) -> Selection:
@@ -232,9 +234,9 @@ def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> None:
 def run(config: Config) -> list[PhaseSummary]:
     """Run all rounds and leave the last classifier in the command's folder."""
     pack = open_pack(config.pack, config.loader.store)
-    true_labels = chosen_labels(pack, config)
-    with Phases("self_training", config, pack.classes, pack_fingerprint(pack)) as phases:
-        run_rounds(config, true_labels, Rounds(config, pack, phases))
+    division = divided_labels(pack, config)
+    with Phases("self_training", config, pack, division) as phases:
+        run_rounds(config, division.training, Rounds(config, pack, phases))
         phases.finish()
         return phases.done
 

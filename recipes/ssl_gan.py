@@ -36,6 +36,7 @@ from engine.report.pictures import save_rows
 from engine.train.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
+    top1_of,
 )
 from engine.train.distributed import rank
 from engine.train.draws import StepDraws
@@ -136,12 +137,13 @@ class SslGan(ClassifierRecipe):
         noise = draws.uniform(len(unlabeled), self.config.noise_size)
         generated = self.generate(noise)
         logits = self.classify(x, unlabeled, generated.detach())
-        terms = discriminator_loss(logits[0], labels, logits[1], logits[2])
+        terms = discriminator_loss(*(logits[0], labels, logits[1], logits[2]), self.class_weights)
         matching = feature_matching_loss(self.fixed_features(unlabeled), self.fixed_features(generated))
         spread = diversity(generated.detach())
         with torch.no_grad():
             self.real_spread.copy_(diversity(unlabeled))
         metrics = {
+            "top1": top1_of(logits[0], labels),
             "supervised": terms.supervised.detach(),
             "unsupervised": terms.unsupervised.detach(),
             "matching": matching.detach(),

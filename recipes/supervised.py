@@ -29,6 +29,7 @@ from engine.objectives.supervised import Mixing, mix, mixed_cross_entropy
 from engine.train.classifier_recipe import (
     ClassifierConfig,
     ClassifierRecipe,
+    top1_of,
 )
 from engine.train.recipe import StepOutput
 from engine.train.run import RunSummary, print_summary
@@ -99,9 +100,8 @@ class Supervised(ClassifierRecipe):
         config = self.config
         mixed = mix(batch.views[0], batch.labels, config.mixing, config.mixing_alpha, config.seed, step)
         (logits,) = self.classify(mixed.x)
-        loss = mixed_cross_entropy(logits, mixed, config.label_smoothing)
-        top1 = (logits.detach().argmax(1) == mixed.labels).float().mean()
-        return StepOutput(loss, {"top1": top1})
+        loss = mixed_cross_entropy(logits, mixed, config.label_smoothing, self.class_weights)
+        return StepOutput(loss, {"top1": top1_of(logits, mixed.labels)})
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return a cosine after the warm-up."""

@@ -48,10 +48,11 @@ from engine.nets.layers import Layer, LayerFeatures
 from engine.nets.starts import Start, find_start
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.distributed import Precision, make_accelerator, on_main, rank, seed_everything
-from engine.train.early_stopping import Stopping
 from engine.train.fine_tuning import FineTuning, Transfer, train_stage, vote
 from engine.train.loop import LoopConfig
+from engine.train.options import Keep
 from engine.train.run_config import LoaderField, default_loader, described
+from engine.train.validation import Validation
 from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
 from loaders.classification import check_measured, fit_to_ranks
@@ -79,7 +80,7 @@ _DECISIVE = (
         "hidden",
         "head_steps",
     ),
-    *("together_factor", "validation_split", "validation_share", "patience", "check_every_steps"),
+    *("together_factor", "validation_split", "validation_share", "validate_every", "keep", "patience"),
 )
 _VALIDATION_SEED = 0  # the same validation images for every seed, so that seeds differ in training alone
 
@@ -133,11 +134,13 @@ class Config:
     validation_share: float = 0.0
     """In its place: share of the labels of --train-split that is set aside, class by class, before any label
     is chosen to train on."""
+    validate_every: int = 20
+    """Steps between measurements of the validation images."""
+    keep: Keep = "last"
+    """Weights to test: the last, or the best by validation accuracy."""
     patience: int = 0
-    """Stop after so many measurements without a rise of the validation accuracy and keep the best weights; 0
+    """Stop after so many measurements without a rise of the validation accuracy and test the best weights; 0
     trains to the end. Muaz and Kumar: early stopping, its patience not stated."""
-    check_every_steps: int = 20
-    """Steps between these measurements."""
     grid: bool = False
     """Search the learning rates of --pretrained as table 5 of the 2021 report does; writes grid.json,
     grid.csv and the heat map grid.png. Chooses on validation images."""
@@ -165,13 +168,15 @@ class Config:
                 )
         if self.validation_split and self.validation_share:
             raise UserError("validation: expected --validation-split or --validation-share, found both")
-        if (self.grid or self.patience) and not (self.validation_split or self.validation_share):
+        if (self.grid or self.patience or self.keep == "best") and not (
+            self.validation_split or self.validation_share
+        ):
             raise UserError(
-                "validation: the grid and early stopping choose by images that are not the test's; expected "
-                "--validation-split or --validation-share, found neither"
+                "validation: --grid, --patience and --keep best choose by images that are not the test's; "
+                "expected --validation-split or --validation-share, found neither"
             )
-        if min(self.head_steps, self.check_every_steps, self.layer_side) < 1 or self.patience < 0:
-            raise UserError("head_steps, check_every_steps and layer_side: expected at least 1; patience: 0")
+        if min(self.head_steps, self.validate_every, self.layer_side) < 1 or self.patience < 0:
+            raise UserError("head_steps, validate_every and layer_side: expected at least 1; patience: 0")
         if self.grid and (self.method == "knn" or len(self.labels_per_class) != 1):
             raise UserError("grid: expected a method with learning rates and one number of labels per class")
 
@@ -248,6 +253,15 @@ class Session:
             channels_last=True,
         )
 
+    @property
+    def watched(self) -> Validation | None:
+        """What to measure while training; a grid only looks at the end, unless it keeps the best."""
+        config = self.config
+        keep: Keep = "best" if config.patience or config.keep == "best" else "last"
+        if self.validation is None or (config.grid and keep == "last"):
+            return None
+        return Validation(self.validation, config.validate_every, keep, config.patience)
+
     def labels(self, job: _Job) -> Split:
         """Choose the labels of a job."""
         return self.split.take(subsample_per_class(self.known, job.labels_per_class, job.seed))
@@ -272,7 +286,7 @@ class Session:
         return LoopConfig(
             out=self.config.out / (job.folder + ending),
             epochs=-(-tuning.steps // steps_per_epoch),
-            max_steps=tuning.steps,
+            steps=tuning.steps,
             seed=job.seed,
             resume=True,
             keep_checkpoints=1,
@@ -303,7 +317,6 @@ def fine_tune(session: Session, job: _Job) -> FewLabelResult:
     """Train one network on a few labels and test it; its run folder is `config.out` / `job.folder`."""
     config, start = session.config, session.start
     layer, plan = Layer(config.layer, config.layer_side), stages(config, job)
-    stopping = Stopping(config.check_every_steps, config.patience) if config.patience else None
     accelerator, loader, steps = session.accelerator, session.augmented(job), 0
     try:
         seed_everything(job.seed)
@@ -315,7 +328,7 @@ def fine_tune(session: Session, job: _Job) -> FewLabelResult:
         for ending, tuning, frozen in plan:
             recipe.begin_stage(tuning, frozen)
             loop_config = session.loop_config(job, tuning, ending, loader.steps_per_epoch)
-            steps += train_stage(recipe, loader, session.validation, accelerator, loop_config, stopping)
+            steps += train_stage(recipe, loader, accelerator, loop_config, session.watched)
     finally:
         loader.close()
         accelerator.free_memory()

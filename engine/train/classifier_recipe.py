@@ -13,21 +13,24 @@ from torch import Tensor, nn
 from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.labels.shared_images import Account, account
 from engine.nets.classifier import Classifier, Weights, build_classifier, save_classifier
+from engine.objectives.cross_entropy import class_weights
 from engine.train.distributed import on_main
 from engine.train.ema import COPIED_MOMENTUM, Statistics, make_target, set_momentum, update_ema, warmed_up
 from engine.train.optim import split_by_dimension
+from engine.train.options import ClassWeights, ValidationOptions
 from engine.train.recipe import Recipe
 from engine.train.run_config import RunConfig
 from loaders.batch import Batch, Loader
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
+from loaders.packs.labels.validation import Division
 
 ACCURACY_NAME = "accuracy.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig(RunConfig):
+class ClassifierConfig(RunConfig, ValidationOptions):
     """Fields of every recipe that trains on labels; a recipe names again those its paper sets."""
 
     labeled_split: str = "train"
@@ -40,6 +43,11 @@ class ClassifierConfig(RunConfig):
     """Label tables to train on besides: pseudo-labels, bought labels. The first label of a row counts."""
     test_split: str = "test"
     """Labelled split to measure the end of the run on; "" for none."""
+    balanced: bool = False
+    """Draw every class of the labelled images equally often."""
+    class_weights: ClassWeights = "none"
+    """Weight of a label in the loss: none; inverse to the labels of its class; or effective, inverse to
+    (1 - b^n) / (1 - b) of its n labels with b = 0.999 (Cui et al. 2019). The mean over all labels is 1."""
     init: Path | None = None
     """Run folder whose weights to start from; random ones by default."""
     keep_head: bool = False
@@ -61,6 +69,12 @@ class ClassifierConfig(RunConfig):
     def __post_init__(self) -> None:
         """Refuse what makes no training."""
         super().__post_init__()
+        self.check_validation()
+        if self.balanced and self.class_weights != "none":
+            raise UserError(
+                "class_weights: expected none beside --balanced, which evens the classes out already, found "
+                f"{self.class_weights}; leave out one"
+            )
         if self.freeze_backbone and self.init is None:
             raise UserError("freeze_backbone: expected --init, whose weights to keep, found none")
         if self.probe_every_epochs:
@@ -69,13 +83,16 @@ class ClassifierConfig(RunConfig):
                 f"{self.probe_every_epochs}"
             )
 
-    def account(self) -> Account:
-        """Hold what the run learns from against its test split.
+    def account(self, division: Division | None = None) -> Account:
+        """Hold what the run learns from against its test split and its validation images.
+
+        Args:
+            division: of the run's labels.
 
         Raises:
             UserError: they share labels, here or in the run that it starts from, and that is not allowed.
         """
-        return account(self)
+        return account(self, division)
 
 
 class ClassifierRecipe(Recipe):
@@ -106,6 +123,9 @@ class ClassifierRecipe(Recipe):
         if config.freeze_backbone:
             self.classifier.backbone.requires_grad_(False)
         self.frozen = config.freeze_backbone
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)  # a function of the labels
+        self._weighing = config.class_weights
         self.backbone_name = config.backbone
         if average == "copy":
             set_momentum(self.classifier, COPIED_MOMENTUM)
@@ -121,7 +141,7 @@ class ClassifierRecipe(Recipe):
         return self.classifier.backbone
 
     @property
-    def best(self) -> Classifier:
+    def network(self) -> Classifier:
         """The network to use: the average where there is one."""
         return self.classifier if self.average is None else self.average
 
@@ -153,6 +173,15 @@ class ClassifierRecipe(Recipe):
         sizes = [len(x) for x in views]
         return list(self.classifier(torch.cat(views)).float().split(sizes))
 
+    def weigh_classes(self, counts: Tensor) -> None:
+        """Set the weights of the classes in the loss, where the run asks for them.
+
+        Args:
+            counts: int64 [C], labels of each class that are trained on.
+        """
+        if self._weighing != "none":
+            self.class_weights = class_weights(counts, effective=self._weighing == "effective")
+
     def update_average(self, step: int, decay: float) -> None:
         """Move the average towards the weights; called in `after_step`.
 
@@ -163,16 +192,24 @@ class ClassifierRecipe(Recipe):
         if self.average is not None and self._statistics is not None:
             update_ema(self.average, self.classifier, warmed_up(step, decay), self._statistics)
 
+    @property
+    def networks(self) -> dict[Weights, Classifier]:
+        """The classifier, and its average where there is one."""
+        return {"raw": self.classifier} | ({} if self.average is None else {"ema": self.average})
+
+    def leave_last(self, out: Path) -> None:
+        """Write classifier and average, as they are after the last step, into a folder of their own."""
+        out.mkdir(exist_ok=True)
+        for weights, network in self.networks.items():
+            save_classifier(out, network, weights)
+
     def finish(self, out: Path, test_loader: Loader[Batch] | None, device: torch.device) -> Accuracy | None:
         """Write the classifier and its average into the run folder, and measure both."""
-        networks: dict[Weights, Classifier] = {"raw": self.classifier}
-        if self.average is not None:
-            networks["ema"] = self.average
         measured: dict[str, Accuracy] = {}
-        for weights, network in networks.items():
+        for weights, network in self.networks.items():
             on_main(lambda n=network, w=weights: save_classifier(out, n, w))  # type: ignore[misc]
             if test_loader is not None:
-                measured[weights] = measure_accuracy(network, test_loader, device, out)
+                measured[weights] = measure_accuracy(network, test_loader, device, out, network.classes)
         if measured:
             content = to_json({weights: asdict(accuracy) for weights, accuracy in measured.items()})
             on_main(lambda: write_atomic(out / ACCURACY_NAME, content))
@@ -189,6 +226,11 @@ class ClassifierRecipe(Recipe):
             ]
         used = [group for group in groups if group["params"]]
         return torch.optim.SGD(used, lr=self._rates[0], momentum=self._momentum, nesterov=self._nesterov)
+
+
+def top1_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of rows [B, C] whose label [B] has the highest logit, a scalar without gradient."""
+    return (logits.detach().argmax(1) == labels).float().mean()
 
 
 def read_accuracy(run: Path) -> dict[str, Accuracy]:

@@ -17,11 +17,10 @@ from engine.evaluate.predict import Accuracy
 from engine.evaluate.representations import Features, extract_features, topk_accuracy
 from engine.nets.layers import Layer, measure_layer, read_layer
 from engine.train.distributed import gather_on_main, on_main
-from engine.train.early_stopping import Stopping, train_until_worse
 from engine.train.loop import LoopConfig, train
 from engine.train.recipe import Recipe, StepOutput
-from engine.train.run_folder import save_backbone
 from engine.train.schedule import Schedule, warmup_cosine
+from engine.train.validation import Validation
 from loaders.batch import Batch, Loader
 from loaders.common.errors import UserError, check_numbers
 
@@ -172,30 +171,23 @@ class Transfer(Recipe):
 def train_stage(
     recipe: Transfer,
     loader: Loader[Batch],
-    validation: Loader[Batch] | None,
     accelerator: Accelerator,
     config: LoopConfig,
-    stopping: Stopping | None,
+    validation: Validation | None,
 ) -> int:
     """Train as the recipe's present stage says; return the steps that its weights have seen.
 
     Args:
-        recipe: ends with the last weights, or with the best where training may stop early.
+        recipe: ends with the last weights, or with the best where these are kept.
         loader: of the training.
-        validation: this rank's part of the validation images; needed for `stopping`.
         accelerator: of the process.
         config: of the loop.
-        stopping: when to stop early; None trains to the end.
+        validation: what to measure while training; None for nothing.
     """
-    if stopping is None:
-        done = train(recipe, loader, accelerator, config).step
-        accelerator.free_memory()
-        return done
-    assert validation is not None
-    best = train_until_worse(recipe, loader, validation, accelerator, config, stopping)
-    described = {"recipe": recipe.name, "backbone": recipe.backbone_name, **config.backbone_metadata}
-    on_main(lambda: save_backbone(config.out, recipe.backbone, described))
-    return best.step
+    done = train(recipe, loader, accelerator, config, validation=validation)
+    accelerator.free_memory()
+    keeps_best = validation is not None and validation.keep == "best" and done.validation is not None
+    return done.validation.best_step if keeps_best and done.validation is not None else done.step
 
 
 def vote(

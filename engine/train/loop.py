@@ -33,8 +33,12 @@ from engine.train.run_folder import opened_run, save_backbone
 from engine.train.samples import save_samples
 from engine.train.schedule import Schedule
 from engine.train.stop import StopSignal
+from engine.train.validation import Validation, ValidationState, Validator
 from loaders.batch import Batch, Loader, PairedBatch
 from loaders.common.errors import UserError
+
+LAST_FOLDER = "last"
+"""Folder of a run that keeps the last weights, where the best are used."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ class TrainSummary:
         wait_share: share of that time spent waiting for data.
         seconds: wall-clock of this process's steps.
         backbone: the file with the backbone's weights.
+        validation: what was found on validation images; None without any.
     """
 
     step: int
@@ -115,6 +120,7 @@ class TrainSummary:
     wait_share: float
     seconds: float
     backbone: Path
+    validation: ValidationState | None = None
 
 
 class _Shell(nn.Module):
@@ -134,6 +140,7 @@ def train(
     accelerator: Accelerator,
     config: LoopConfig,
     probe: OnlineProbe | None = None,
+    validation: Validation | None = None,
 ) -> TrainSummary:
     """Train a recipe on a loader's batches; one call per process, the same on every rank.
 
@@ -143,9 +150,11 @@ def train(
         accelerator: from `make_accelerator`.
         config: how to carry the run out.
         probe: what to measure on frozen features while training goes on.
+        validation: what to measure the recipe's `network` on while training goes on.
 
     Returns:
-        The summary. The run folder then holds the last checkpoint and the backbone's weights.
+        The summary. The run folder then holds the last checkpoint and the backbone's weights; the recipe
+        holds the last weights, or the best by validation where these are kept.
 
     Raises:
         UserError: a run folder of another run, a checkpoint of another recipe or network, ranks that
@@ -158,7 +167,7 @@ def train(
     check_agreement(run_facts(recipe.name, decisive, loader))
     opened = opened_run(config.out, recipe.name, config.config, config.runtime_fields, config.resume)
     with StopSignal() as stop, opened:
-        run = _Run(recipe, loader, accelerator, config, probe)
+        run = _Run(recipe, loader, accelerator, config, probe, validation)
         run.restore()
         return run.train(stop)
 
@@ -173,6 +182,7 @@ class _Run:
         accelerator: Accelerator,
         config: LoopConfig,
         probe: OnlineProbe | None,
+        validation: Validation | None,
     ) -> None:
         self.loader, self.accelerator, self.config, self.probe = loader, accelerator, config, probe
         self.device: torch.device = accelerator.device
@@ -189,6 +199,7 @@ class _Run:
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
         self.schedule: Schedule = recipe.make_schedule(self.steps_per_epoch, self.total_steps)
+        self.validator = None if validation is None else Validator(validation, config.out, self.total_steps)
         self.guard = StepGuard(recipe, config.on_non_finite)
         self.window = MetricWindow(self.device)
         self.step = 0
@@ -200,6 +211,11 @@ class _Run:
     @property
     def checkpoints(self) -> Path:
         return self.config.out / "checkpoints"
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """Those of the recipe and of validation."""
+        return self.recipe.rules | ({} if self.validator is None else self.validator.rules)
 
     def restore(self) -> None:
         """Load the newest whole checkpoint, or start a stream of random numbers per rank."""
@@ -220,6 +236,10 @@ class _Run:
             self.notes.append(f"{meta.num_ranks} ranks before, {world_size()} now: dropout draws new numbers")
         if meta.window:
             self.window.restore(meta.window)
+        if self.validator is not None:
+            self.validator.restore(meta.validation, checkpoint.load_best(found))
+            if self.validator.is_over:
+                self.last_step = min(self.last_step, meta.step)
         self.guard.num_skipped = meta.num_skipped
         self.step = self.saved_step = meta.step
         self.notes.append(f"resumed {found.name} (epoch {meta.epoch})")
@@ -231,7 +251,7 @@ class _Run:
                 "give another --out"
             )
         check_same_data(found, meta.data, self.data)
-        check_same_rules(found, meta.rules, self.recipe.rules)
+        check_same_rules(found, meta.rules, self.rules)
 
     def train(self, stop: StopSignal) -> TrainSummary:
         clock = TrainingClock()
@@ -244,6 +264,8 @@ class _Run:
             self.notes.append(f"metrics.jsonl: left out {self.writer.num_damaged} damaged lines")
         self.bad_rows = BadRowRecorder(self.config.out, self.loader, self.device)
         probes = self._open_probes()
+        if self.validator is not None:
+            self.validator.keep_labels()
         shown = TrainingProgress(
             self.recipe.name, self.total_steps, self.step, is_main and self.config.progress
         )
@@ -259,6 +281,8 @@ class _Run:
                         shown.say(f"step {self.step} skipped, its loss or gradients are not finite: {note}")
                     clock.images += _num_images(batch) * world_size()
                     shown.advance(self.step)
+                    if self.validator is not None:
+                        self._validate(self.validator, clock, shown)
                     if self.step % self.config.log_every == 0 or self.step == self.last_step:
                         self._log(clock, shown)
                     if probes is not None:
@@ -295,6 +319,20 @@ class _Run:
             if self.accelerator.trackers:
                 shares = {f"probe_{name}": value for name, value in record.items() if name != "step"}
                 self.accelerator.log(shares, step=self.step)
+
+    def _validate(self, validator: Validator, clock: TrainingClock, shown: TrainingProgress) -> None:
+        """Measure validation images where that is due; training may end with it."""
+        with clock.paused():
+            measured = validator.after_step(self.step, self.recipe, self.device)
+        if measured.record:
+            epoch = (self.step - 1) // self.steps_per_epoch
+            if self.writer is not None:
+                self.writer.write({"step": self.step, "epoch": epoch, **measured.record})
+            if self.accelerator.trackers:
+                self.accelerator.log(dict(measured.record), step=self.step)
+            shown.say(f"step {self.step}: {measured.said}")
+        if measured.stop:
+            self.last_step = self.step
 
     def _batches(self, clock: TrainingClock, stop: StopSignal) -> Iterator[Any]:
         """Yield the batches from the present position to the end of the run, or until it is told to stop."""
@@ -407,12 +445,13 @@ class _Run:
             scaler=self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
             window=self.window.state(),
             num_skipped=self.guard.num_skipped,
-            rules=self.recipe.rules,
+            rules=self.rules,
+            validation={} if self.validator is None else self.validator.described(),
         )
-        keep = self.config.keep_checkpoints
+        keep, best = self.config.keep_checkpoints, None if self.validator is None else self.validator.best
         on_main(
             lambda: checkpoint.save_checkpoint(
-                self.checkpoints, meta, self.recipe, self.optimizer, states, keep
+                self.checkpoints, meta, self.recipe, self.optimizer, states, keep, best
             )
         )
         self.saved_step = self.step
@@ -421,6 +460,9 @@ class _Run:
         """Write the backbone alone and sum up."""
         metadata = {"recipe": self.recipe.name, "backbone": self.recipe.backbone_name}
         metadata |= dict(self.config.backbone_metadata)
+        if self.validator is not None and self.validator.best:
+            on_main(lambda: self.recipe.leave_last(self.config.out / LAST_FOLDER))
+            self.recipe.load_state_dict(self.validator.best)
         backbone = on_main(lambda: save_backbone(self.config.out, self.recipe.backbone, metadata))
         with torch.no_grad():
             on_main(lambda: self.recipe.write_results(self.config.out))
@@ -434,6 +476,7 @@ class _Run:
             wait_share=wait_share,
             seconds=time.perf_counter() - clock.start,
             backbone=backbone,
+            validation=None if self.validator is None else self.validator.state,
         )
 
 

@@ -18,28 +18,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-import torch.nn.functional as F
-
 from engine.evaluate.predict import Accuracy
 from engine.labels.shared_images import account
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
+from engine.objectives.cross_entropy import label_loss
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.classifier_recipe import (
     ACCURACY_NAME,
     ClassifierConfig,
     ClassifierRecipe,
     read_accuracy,
+    top1_of,
 )
 from engine.train.distributed import make_accelerator, on_main, seed_everything
 from engine.train.loop import train
 from engine.train.recipe import StepOutput
+from engine.train.run import count_labels, plan_validation
 from engine.train.run_config import RUNTIME_FIELDS, described
 from engine.train.run_folder import opened_run
 from engine.train.schedule import Schedule, constant, warmup_cosine
 from loaders.batch import Batch, Loader
+from loaders.classification import validation_loader
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
+from loaders.order.fingerprint import pack_fingerprint
+from loaders.packs import LabelTable, Pack
+from loaders.packs.labels.validation import Division
 
 LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
 
@@ -66,8 +71,8 @@ class SupervisedPhase(ClassifierRecipe):
         """Classify one view of each image."""
         assert batch.labels is not None
         (logits,) = self.classify(batch.views[0])
-        loss = F.cross_entropy(logits, batch.labels)
-        return StepOutput(loss, {"top1": (logits.detach().argmax(1) == batch.labels).float().mean()})
+        loss = label_loss(logits, batch.labels, self.class_weights)
+        return StepOutput(loss, {"top1": top1_of(logits, batch.labels)})
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return the cosine, or the constant."""
@@ -92,15 +97,15 @@ class PhaseSummary:
 class Phases:
     """One command: its folder, its processes and the phases done so far."""
 
-    def __init__(self, recipe: str, config: ClassifierConfig, classes: Sequence[str], data: str) -> None:
+    def __init__(self, recipe: str, config: ClassifierConfig, pack: Pack, division: Division) -> None:
         """Claim the folder and join the processes.
 
         Args:
             recipe: name of the recipe.
             config: of the command.
-            classes: names of the C classes of the pack.
-            data: what tells the pack from others; a command that goes on must find the same, since its
-                finished phases and label tables are of that pack.
+            pack: a command that goes on must find the same, since its finished phases and label tables are
+                of that pack.
+            division: of the labels; all phases are measured on the same validation images.
 
         Raises:
             UserError: the folder holds something else, another process works in it, `max_steps` or
@@ -111,14 +116,18 @@ class Phases:
         if config.max_steps is not None:
             raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
         if config.init is not None:  # before the first phase, and not after hours of it
-            build_classifier(config.backbone, config.evaluation_view, classes, config.init, config.keep_head)
-        self.config, self.classes, self.shared = config, classes, account(config)
+            build_classifier(
+                config.backbone, config.evaluation_view, pack.classes, config.init, config.keep_head
+            )
+        self.config, self.classes, self.shared = config, pack.classes, account(config, division)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
         self.shared.say()
-        content = self.shared.describe({**described(config), "pack identity": data})
+        content = self.shared.describe({**described(config), "pack identity": pack_fingerprint(pack)})
         self._opened = ExitStack()
         self._opened.enter_context(opened_run(config.out, recipe, content, RUNTIME_FIELDS, config.resume))
         self.done: list[PhaseSummary] = []
+        self.division = division
+        self._held = self.keep(validation_loader(pack, config, division, self.options))
 
     def __enter__(self) -> Phases:
         """Return itself."""
@@ -154,6 +163,7 @@ class Phases:
         init: Path | None,
         keep_head: bool,
         epochs: int,
+        labels: LabelTable,
         make_loader: Callable[[], Loader[Batch]],
         test_loader: Loader[Batch] | None,
         cosine: bool,
@@ -165,6 +175,7 @@ class Phases:
             init: run folder whose weights to start from; None for random ones.
             keep_head: start with the classifier layer of `init` too.
             epochs: passes over the labelled images.
+            labels: their labels.
             make_loader: builds their loader from `options`.
             test_loader: of the test images.
             cosine: see `SupervisedPhase`.
@@ -185,11 +196,15 @@ class Phases:
             )
             seed_everything(config.seed)
             recipe = SupervisedPhase(config, self.classes, cosine)
+            recipe.weigh_classes(count_labels(labels))
+            validation = None
+            if self._held is not None:
+                validation = plan_validation(config, self._held, self.division)
             loader = make_loader()
             try:
                 loop_config = config.loop_config()
                 loop_config = replace(loop_config, config=self.shared.describe(loop_config.config))
-                train(recipe, loader, self.accelerator, loop_config)
+                train(recipe, loader, self.accelerator, loop_config, validation=validation)
                 recipe.finish(out, test_loader, self.accelerator.device)
             finally:
                 loader.close()

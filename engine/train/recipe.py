@@ -43,6 +43,11 @@ class Recipe(nn.Module, ABC):
     backbone_name: str
 
     @property
+    def network(self) -> nn.Module:
+        """What maps views to logits and will be used: an average where there is one. It is validated."""
+        return self
+
+    @property
     def rules(self) -> Mapping[str, str]:
         """Rules of learning that no option names, in words; a resume under other rules is refused.
 
@@ -66,6 +71,10 @@ class Recipe(nn.Module, ABC):
     @abstractmethod
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return the learning-rate factor as a pure function of the step."""
+
+    def weigh_classes(self, counts: Tensor) -> None:
+        """Take note, before training, of the labels of each class, int64 [C]; for recipes with labels."""
+        return
 
     def begin_epoch(self, epoch: int) -> None:
         """Prepare an epoch, such as by new targets; called on every rank, without gradients.
@@ -94,6 +103,14 @@ class Recipe(nn.Module, ABC):
 
         Args:
             out: run folder; it holds the first views of the run, see `engine.train.samples`.
+        """
+        return
+
+    def leave_last(self, out: Path) -> None:
+        """Leave the last weights, where the run will use others; called like `write_results`.
+
+        Args:
+            out: folder for them, which does not exist yet or is of an earlier process.
         """
         return
 

@@ -21,6 +21,7 @@ from loaders.common.json_text import parse_json
 from loaders.options import LoaderOptions
 from loaders.packs import open_pack
 from loaders.packs.labels.leaks import check_leak
+from loaders.packs.labels.validation import Division
 from loaders.views.evaluation import EvaluationView
 
 RUNTIME_FIELDS = (
@@ -156,8 +157,11 @@ class RunConfig:
             channels_last=True,
         )
 
-    def account(self) -> Account:
+    def account(self, division: Division | None = None) -> Account:
         """Hold the split that the online probe learns from against the one that it measures on.
+
+        Args:
+            division: of the labels of a recipe that has any.
 
         Raises:
             UserError: they share images, and that is not allowed.

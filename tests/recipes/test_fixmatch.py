@@ -83,7 +83,7 @@ def test_the_average_follows_the_weights_and_statistics(config: Config) -> None:
     assert int(norms[0].num_batches_tracked) == 3
     recipe.after_step(0)
     assert torch.equal(recipe.average.head.weight, recipe.classifier.head.weight), "the warm-up's first step"
-    assert recipe.best is recipe.average
+    assert recipe.network is recipe.average
 
 
 def test_the_published_codes_rule_copies_slow_statistics(config: Config) -> None:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-import engine.train.early_stopping as early_stopping
 from engine.evaluate.few_labels import SCRATCH, read_results
 from engine.nets.backbones import build_backbone, load_backbone
 from engine.nets.layers import Layer
@@ -21,6 +20,7 @@ from engine.train.distributed import make_accelerator, seed_everything
 from engine.train.metrics import read_metrics
 from engine.train.run_folder import opened_run, save_backbone
 from engine.train.samples import load_samples
+from engine.train.validation import Validator
 from loaders import LoaderOptions, build_loader
 from loaders.batch import Batch
 from loaders.common.errors import UserError
@@ -185,22 +185,23 @@ def test_early_stopping_measures_validation_images_and_an_interruption_changes_n
         head_steps=4,
         validation_share=0.2,
         patience=1,
-        check_every_steps=2,
+        validate_every=2,
     )
     (result,) = run(stopping)
-    lines = read_metrics(config.out / "pretrained-2-labels-seed-0" / "validation.jsonl")
-    assert result.validation_top1 == pytest.approx(max(line["top1"] for line in lines))
-    broken, train = replace(stopping, out=config.out.with_name("broken")), early_stopping.train
+    lines = read_metrics(config.out / "pretrained-2-labels-seed-0" / "metrics.jsonl")
+    measured = [line["validation_top1"] for line in lines if "validation_top1" in line]
+    assert result.validation_top1 == pytest.approx(max(measured))
+    broken, after_step = replace(stopping, out=config.out.with_name("broken")), Validator.after_step
     calls: list[int] = []
 
-    def failing(*args, **options):
+    def failing(*args):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 5:  # a measurement at every second step
             raise KeyboardInterrupt
-        return train(*args, **options)
+        return after_step(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(early_stopping, "train", failing)
+        patched.setattr(Validator, "after_step", failing)
         with pytest.raises(KeyboardInterrupt):
             run(broken)
     assert run(broken) == [result]

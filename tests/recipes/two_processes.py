@@ -98,7 +98,7 @@ def transfer_two_ways(pack: Path, out: Path) -> None:
         "beside_scratch": False,
         "pretrained": tuning,
     }
-    early: dict[str, Any] = {"validation_share": 0.1, "patience": 2, "check_every_steps": 2, "head_steps": 2}
+    early: dict[str, Any] = {"validation_share": 0.1, "patience": 2, "validate_every": 2, "head_steps": 2}
     stages = transfer.Config(out=out / "transfer", method="two_stage", hidden=(8,), **early, **options)
     transfer.run(stages)
     transfer.run(transfer.Config(out=out / "transfer" / "neighbours", method="knn", **options))
