@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tests.engine.test_online_probe import LabelledLoader
 from torch import Tensor, nn
 
 from engine.evaluate.online_probe import OnlineProbe
@@ -20,6 +19,7 @@ from engine.train.recipe import Recipe
 from loaders.batch import Batch, PairedBatch
 from loaders.packs import Pack
 from recipes import fixmatch, mean_teacher, pseudo_label, supervised
+from tests.engine.evaluate.test_online_probe import LabelledLoader
 from tests.recipes.labelled import FEW
 
 TUNING = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch")
