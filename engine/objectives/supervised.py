@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine.choices import Mixing
 from engine.objectives.cross_entropy import label_loss
 from loaders.common.errors import UserError
-
-Mixing = Literal["none", "mixup", "cutmix"]
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from engine.choices import Keep
 from loaders.common.errors import UserError
-
-Keep = Literal["last", "best"]
-ClassWeights = Literal["none", "inverse", "effective"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.choices import Keep
 from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.train.distributed import on_main
-from engine.train.options import Keep
 from engine.train.recipe import Recipe
 from loaders.batch import Batch, Loader
 from loaders.packs import LabelTable

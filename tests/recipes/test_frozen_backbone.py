@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from engine.evaluate.online_probe import OnlineProbe
 from engine.nets.classifier import load_classifier
 from engine.train.distributed import seed_everything
-from engine.train.fine_tuning import FineTuning, Transfer
+from engine.train.fine_tuning import Transfer
 from engine.train.recipe import Recipe
+from engine.train.tuning_config import FineTuning
 from loaders.batch import Batch, PairedBatch
 from loaders.packs import Pack
 from recipes import fixmatch, mean_teacher, pseudo_label, supervised
