@@ -12,6 +12,8 @@ Measure = Literal["training", "turns", "loader"]
 """What a run measures, see `engine.train.measured`."""
 Weights = Literal["ema", "raw"]
 """Those of a classifier: their moving average, or as trained."""
+OptimizerName = Literal["paper", "sgd", "lars", "adamw"]
+"""What moves the weights, see `engine.train.optimizers`."""
 Keep = Literal["last", "best"]
 """The weights that a run leaves to be used, see `engine.train.validation`."""
 ClassWeights = Literal["none", "inverse", "effective"]

@@ -165,13 +165,15 @@ class LabeledLoaders:
         """Build the loader of the images to measure on while training; None where there are none."""
         return validation_loader(self.pack, self.fields, self.division, options)
 
-    def in_order(self, split: str, options: LoaderOptions) -> EpochLoader:
-        """Build the loader of a split's images in order, as the run is measured."""
-        return build_pool_loader(self.pack, (split,), self.fields.evaluation_view, options)
+    def in_order(self, images: Split, options: LoaderOptions) -> EpochLoader:
+        """Build the loader of images in order, as the run is measured."""
+        views, batch_size = (self.fields.evaluation_view.policy(),), _ROWS_IN_ORDER * options.num_ranks
+        return build_loader(images, views, batch_size, options=options, mode="eval")
 
     def testing(self, options: LoaderOptions) -> EpochLoader | None:
         """Build the loader of the test images; None where the run has none."""
-        return self.in_order(self.fields.test_split, options) if self.fields.test_split else None
+        name = self.fields.test_split
+        return self.in_order(self.pack.split(name), options) if name else None
 
 
 class SemiLoaders(LabeledLoaders):

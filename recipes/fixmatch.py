@@ -89,6 +89,7 @@ class FixMatch(ClassifierRecipe):
     """A classifier whose confident guesses on weak views label the strong ones."""
 
     name = "fixmatch"
+    parts = "rows"
 
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the networks; call `seed_everything` first."""

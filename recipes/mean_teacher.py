@@ -87,6 +87,7 @@ class MeanTeacher(ClassifierRecipe):
     """A student and the average of its weights."""
 
     name = "mean_teacher"
+    parts = "rows"
 
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the networks; call `seed_everything` first."""

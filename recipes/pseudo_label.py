@@ -99,6 +99,7 @@ class Classical(ClassifierRecipe):
     """A classifier that learns its own confident guesses beside the labels."""
 
     name = "pseudo_label"
+    parts = "rows"
 
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the network; call `seed_everything` first."""

@@ -105,6 +105,7 @@ class SslGan(ClassifierRecipe):
     """A classifier and a generator whose images it must not take for real."""
 
     name = "ssl_gan"
+    own_optimizer = True  # two networks against each other
     mean: Tensor
     std: Tensor
     real_spread: Tensor

@@ -88,6 +88,8 @@ class Supervised(ClassifierRecipe):
     """A classifier under cross-entropy."""
 
     name = "supervised"
+    parts = "rows"
+    warms_up = True
 
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the network; call `seed_everything` first."""

@@ -157,7 +157,7 @@ from engine.nets.starts import Start, find_start
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank, seed_everything
 from engine.train.fine_tuning import Transfer, train_stage, vote
-from engine.train.loop import LoopConfig
+from engine.train.loop_config import LoopConfig
 from engine.train.run_config import described
 from engine.train.validation import Validation
 from loaders import build_loader, open_pack

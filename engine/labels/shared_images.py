@@ -58,8 +58,8 @@ class ProbeFields(Protocol):
         """How the pack is read."""
 
     @property
-    def probe_splits(self) -> tuple[str, str]:
-        """Splits to learn from, and to measure on."""
+    def probe_splits(self) -> tuple[str, ...]:
+        """Splits to learn from, and to measure on; one to do both with parts of it."""
 
     @property
     def allow_leak(self) -> bool:
@@ -173,6 +173,8 @@ def account_of_probe(config: ProbeFields) -> Account:
         UserError: they share images, and that is not allowed.
     """
     pack = open_pack(config.pack, config.loader.store)
+    if len(config.probe_splits) == 1:
+        return Account()  # its parts share nothing, see `probe_images`
     bank, measured = (pack.split(name) for name in config.probe_splits)
     rows = bank.rows(np.arange(len(bank)))
     leaks = check_leak(pack, rows, measured, config.allow_leak, "probe_splits")

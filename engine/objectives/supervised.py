@@ -71,7 +71,8 @@ def mix(x: Tensor, labels: Tensor, mixing: Mixing, alpha: float, seed: int, step
         return Mixed(x, labels, labels, 1.0)
     if len(x) % 2:
         raise UserError(
-            f"mixing: expected an even number of images on every process, found {len(x)}; change --batch-size"
+            f"mixing: expected an even number of images on every process, found {len(x)}; change "
+            "--batch-size or --micro-batch"
         )
     partner = torch.arange(len(x), device=x.device) ^ 1
     share = draw_share(alpha, seed, step)

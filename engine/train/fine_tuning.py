@@ -15,7 +15,8 @@ from engine.evaluate.predict import Accuracy
 from engine.evaluate.representations import Features, extract_features, topk_accuracy
 from engine.nets.layers import Layer, measure_layer, read_layer
 from engine.train.distributed import gather_on_main, on_main
-from engine.train.loop import LoopConfig, train
+from engine.train.loop import train
+from engine.train.loop_config import LoopConfig
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.schedule import Schedule, warmup_cosine
 from engine.train.tuning_config import FineTuning

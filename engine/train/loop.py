@@ -7,32 +7,36 @@ step does.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from engine.choices import OnNonFinite
+from engine.evaluate.collapse import describe_collapse
 from engine.evaluate.online_probe import OnlineProbe, ProbeRecorder
 from engine.train import checkpoint, rng
+from engine.train.accumulation import Accumulator, Shell
 from engine.train.agreement import check_agreement, check_same_data, check_same_rules, data_facts, run_facts
 from engine.train.bad_rows import BadRowRecorder
 from engine.train.batchnorm import synchronise_batchnorm
 from engine.train.clock import TrainingClock
 from engine.train.distributed import on_main, rank, world_size
 from engine.train.finite import StepGuard, draw_again, gradient_norm, save_bad_batch
+from engine.train.loop_config import LoopConfig
 from engine.train.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
+from engine.train.optimizers import choose_optimizer
 from engine.train.progress import TrainingProgress
-from engine.train.recipe import Recipe, StepOutput
+from engine.train.recipe import Recipe
 from engine.train.run_folder import opened_run, save_backbone
 from engine.train.samples import save_samples
-from engine.train.schedule import Schedule
+from engine.train.schedule import Schedule, warmed
 from engine.train.stop import StopSignal
 from engine.train.validation import Validation, ValidationState, Validator
 from loaders.batch import Batch, Loader, PairedBatch
@@ -40,60 +44,6 @@ from loaders.common.errors import UserError
 
 LAST_FOLDER = "last"
 """Folder of a run that keeps the last weights, where the best are used."""
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How a run is carried out.
-
-    Attributes:
-        out: run folder.
-        epochs: passes over the loader; the schedule spans all of them.
-        seed: of what the network draws while training (dropout); the loader has its own.
-        resume: go on from the newest whole checkpoint of `out`, or start where there is none.
-        log_every: steps between log steps.
-        checkpoint_every_steps: steps between checkpoints; the end of the run always writes one.
-        keep_checkpoints: newest checkpoints to keep.
-        clip_norm: largest norm of all gradients together; None leaves them.
-        on_non_finite: "stop" ends the run at the next log step after a loss or gradient that is not finite;
-            "skip" leaves such a step out, at the price of waiting for the device at every step. Either way
-            the batch is written to `bad_batches/`.
-        steps: length of the run instead of `epochs`, also for the schedule; None counts epochs.
-        max_steps: end the run early after this many steps over all, with the schedule of the full run.
-        progress: show progress on rank 0.
-        config: the recipe's configuration in JSON types, for config.json.
-        runtime_fields: names in `config` that may differ on resuming.
-        backbone_metadata: what `load_backbone` needs, stored beside the weights.
-    """
-
-    out: Path
-    epochs: int
-    seed: int = 0
-    resume: bool = False
-    log_every: int = 10
-    checkpoint_every_steps: int = 500
-    keep_checkpoints: int = 3
-    clip_norm: float | None = None
-    on_non_finite: OnNonFinite = "stop"
-    steps: int | None = None
-    max_steps: int | None = None
-    progress: bool = True
-    config: Mapping[str, Any] = field(default_factory=dict)
-    runtime_fields: Collection[str] = ("resume", "max_steps")
-    backbone_metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse counts that make no run."""
-        for name in ("epochs", "log_every", "checkpoint_every_steps", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        for name, limit in (("steps", self.steps), ("max_steps", self.max_steps)):
-            if limit is not None and limit < 1:
-                raise UserError(f"{name}: expected at least 1, found {limit}")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise UserError(
-                f"clip_norm: expected more than 0, found {self.clip_norm}; leave it out to not clip"
-            )
 
 
 @dataclass(frozen=True)
@@ -122,17 +72,6 @@ class TrainSummary:
     seconds: float
     backbone: Path
     validation: ValidationState | None = None
-
-
-class _Shell(nn.Module):
-    """Gives DistributedDataParallel a `forward` to wrap; batches pass through it untouched."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        self.recipe = recipe
-
-    def forward(self, batch: Any, step: int) -> StepOutput:
-        return self.recipe.training_step(batch, step)
 
 
 def train(
@@ -190,16 +129,21 @@ class _Run:
         synchronise_batchnorm(recipe, self.device)
         self.recipe = recipe
         try:
-            self.optimizer: Optimizer = recipe.make_optimizer()
+            self.optimizer: Optimizer = choose_optimizer(recipe, config.optimizing)
         except ValueError as error:
             raise UserError(f"optimizer: {error}; change its options") from None
         self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self.model, self.stepper = accelerator.prepare(_Shell(recipe), self.optimizer)
+        self.model, self.stepper = accelerator.prepare(Shell(recipe), self.optimizer)
+        micro_batch = config.optimizing.micro_batch
+        self.accumulate = Accumulator(recipe, self.model, accelerator, loader, micro_batch)
         self.steps_per_epoch = loader.steps_per_epoch
         self.data = data_facts(loader)
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
         self.schedule: Schedule = recipe.make_schedule(self.steps_per_epoch, self.total_steps)
+        if not recipe.warms_up:
+            warmup_steps = round(config.optimizing.warmup_epochs * self.steps_per_epoch)
+            self.schedule = warmed(self.schedule, warmup_steps)
         self.validator = None if validation is None else Validator(validation, config.out, self.total_steps)
         self.guard = StepGuard(recipe, config.on_non_finite)
         self.window = MetricWindow(self.device)
@@ -317,6 +261,10 @@ class _Run:
             record = probes.after_step(self.step, self.recipe.backbone, self.device)
         if record:
             shown.say(", ".join(f"{name} {value:.4g}" for name, value in record.items()))
+            shares = (record["feature_std"], record["effective_rank"])
+            warning = describe_collapse(*shares, int(record["num_features"]))
+            if warning and rank() == 0:
+                print(warning, file=sys.stderr)
             if self.accelerator.trackers:
                 shares = {f"probe_{name}": value for name, value in record.items() if name != "step"}
                 self.accelerator.log(shares, step=self.step)
@@ -367,11 +315,10 @@ class _Run:
             group["lr"] = peak_lr * factor
         self.lr = self.peak_lrs[0] * factor
         self.guard.begin()
-        output: StepOutput = self.model(batch, self.step)
-        self.accelerator.backward(output.loss)
-        metrics = dict(output.metrics)
-        if self.config.clip_norm is not None:
-            metrics["grad_norm"] = self._clip(self.config.clip_norm)
+        output = self.accumulate(batch, self.step)
+        metrics, clip_norm = dict(output.metrics), self.config.optimizing.clip_norm
+        if clip_norm is not None:
+            metrics["grad_norm"] = self._clip(clip_norm)
         norm = self._judged_norm(metrics.get("grad_norm"))
         taken = self.guard.allows(output.loss, norm)
         if taken:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.choices import Keep
+from engine.choices import Keep, OptimizerName
 from loaders.common.errors import UserError
 
 
@@ -57,3 +57,50 @@ def validation_missing() -> UserError:
         "validation: --patience and --keep best choose by images that are not the test's; expected "
         "--validation-split or --validation-share, found neither"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """How the weights of any recipe are moved, where that is not left to its paper."""
+
+    optimizer: OptimizerName = "paper"
+    """What moves the weights: the paper's choice; or sgd, lars or adamw in its place, with --optimizer-lr.
+    What the paper's choice does not decay is not decayed here either."""
+    optimizer_lr: float | None = None
+    """Peak learning rate in place of the recipe's own, for any batch size; --lr-head keeps its ratio to
+    --lr. BEiT fine-tunes with adamw at 0.0005."""
+    layer_decay: float | None = None
+    """With adamw: rate of a layer of the backbone as a share of that of the layer behind it, so that the
+    first layers move least. BEiT (Bao et al. 2022): 0.65 to 0.75."""
+    clip_norm: float | None = None
+    """Largest norm of all gradients together; beyond it they are scaled down. No paper here has one."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate rises linearly from 0 to what its schedule says. Paper: none."""
+    micro_batch: int | None = None
+    """Images of --batch-size that go through the network at once on each process, with their unlabelled
+    ones; the gradient is that of the whole batch. By default all; must divide a process's share."""
+
+    def check_optimizer(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            UserError: the first.
+        """
+        if self.clip_norm is not None and self.clip_norm <= 0.0:
+            raise UserError(
+                f"clip_norm: expected more than 0, found {self.clip_norm}; leave it out to not clip"
+            )
+        if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
+            raise UserError(
+                f"layer_decay: expected a share, above 0 and at most 1, found {self.layer_decay}; change it"
+            )
+        if self.layer_decay is not None and self.optimizer != "adamw":
+            raise UserError(
+                f"layer_decay: expected --optimizer adamw, found {self.optimizer}; change one of them"
+            )
+        if self.optimizer_lr is not None and self.optimizer_lr <= 0.0:
+            raise UserError(
+                f"optimizer_lr: expected more than 0, found {self.optimizer_lr}; leave it out for the paper's"
+            )
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise UserError(f"micro_batch: expected at least 1, found {self.micro_batch}; raise it")

@@ -55,6 +55,7 @@ class SupervisedPhase(ClassifierRecipe):
     """Cross-entropy on labelled images: what the phases of self-training are made of."""
 
     name = "fine_tuning"
+    parts = "rows"
 
     def __init__(self, config: ClassifierConfig, classes: Sequence[str], cosine: bool) -> None:
         """Build the network; call `seed_everything` first.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,13 @@ class Recipe(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    parts: ClassVar[Literal["none", "rows", "embeddings"]] = "none"
+    """How a batch can be cut, see `engine.train.accumulation`: not at all; the loss is a mean over rows; or
+    it is one of embeddings, and `embed` and `embedding_loss` make up the training step."""
+    own_optimizer: ClassVar[bool] = False
+    """Whether the recipe learns with its paper's optimizer alone."""
+    warms_up: ClassVar[bool] = False
+    """Whether `make_schedule` has the warm-up of the configuration in it; else the loop adds it."""
     backbone: nn.Module
     backbone_name: str
 
@@ -63,6 +70,14 @@ class Recipe(nn.Module, ABC):
             batch: what the run's loader yields, `Batch` or `PairedBatch`, on the device.
             step: optimizer steps done before this one, over all epochs.
         """
+
+    def embed(self, batch: Any) -> Sequence[Tensor]:
+        """Map a batch, or a part of one, to embeddings, float32 [B, D] each; for `parts` "embeddings"."""
+        raise NotImplementedError
+
+    def embedding_loss(self, embeddings: Sequence[Tensor], step: int) -> StepOutput:
+        """Compute the loss of what `embed` gave for all rows of this rank."""
+        raise NotImplementedError
 
     @abstractmethod
     def make_optimizer(self) -> Optimizer:

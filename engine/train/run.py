@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.evaluate.online_probe import OnlineProbe
+from engine.evaluate.online_probe import OnlineProbe, probe_images
 from engine.evaluate.predict import Accuracy
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.distributed import make_accelerator, seed_everything
@@ -24,7 +24,7 @@ from engine.train.run_config import RunConfig
 from engine.train.validation import Validation
 from loaders.batch import Batch, Loader
 from loaders.options import LoaderOptions
-from loaders.packs import LabelTable
+from loaders.packs import LabelTable, Split, open_pack
 from loaders.packs.labels.validation import Division
 
 
@@ -38,8 +38,8 @@ class Loaders(Protocol):
     def training(self, options: LoaderOptions) -> Loader[Any]:
         """Build the loader of the recipe's batches."""
 
-    def in_order(self, split: str, options: LoaderOptions) -> Loader[Batch]:
-        """Build the loader of a split's images in order, without augmentation."""
+    def in_order(self, images: Split, options: LoaderOptions) -> Loader[Batch]:
+        """Build the loader of images in order, without augmentation."""
 
     def testing(self, options: LoaderOptions) -> Loader[Batch] | None:
         """Build the loader of the images that the end of the run is measured on; None for none."""
@@ -101,7 +101,8 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
             keep(test_loader)
         probe = None
         if config.probe_every_epochs:
-            bank, query = (keep(loaders.in_order(split, options)) for split in config.probe_splits)
+            images = probe_images(open_pack(config.pack, config.loader.store), config.probe_splits)
+            bank, query = (keep(loaders.in_order(part, options)) for part in images)
             probe = OnlineProbe(bank, query, config.probe_every_epochs)
         held = loaders.validating(options) if config.measure == "training" else None
         validation = None if held is None else plan_validation(config, keep(held), loaders.division)

@@ -17,7 +17,8 @@ import engine.train.validation as validation_module
 from engine.evaluate.predict import Accuracy
 from engine.train.checkpoint import list_checkpoints
 from engine.train.distributed import make_accelerator, seed_everything
-from engine.train.loop import LoopConfig, TrainSummary, train
+from engine.train.loop import TrainSummary, train
+from engine.train.loop_config import LoopConfig
 from engine.train.metrics import read_metrics
 from engine.train.validation import Validation, ValidationState
 from loaders.common.errors import UserError
