@@ -91,6 +91,7 @@ from engine.train.schedule import Schedule, constant
 from loaders import open_pack
 from loaders.batch import Batch, Loader, PairedBatch
 from loaders.classification import SemiLoaders, build_labeled_loader, build_pool_loader, divided_labels
+from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
 
@@ -216,7 +217,7 @@ def run_cycles(config: Config, pack: Pack) -> list[PhaseSummary]:
         "permanent": run_permanent,
         "local": run_local,
     }
-    with Phases(Classical.name, config, pack, division) as phases:
+    with Phases(Classical.name, config, pack, division, pack_fingerprint(pack)) as phases:
         algorithms[config.mode](config, division.training, Labeller(config, pack, phases))
         phases.finish()
         return phases.done

@@ -97,6 +97,7 @@ from loaders import open_pack
 from loaders.batch import Batch, Loader
 from loaders.classification import build_labeled_loader, build_pool_loader, divided_labels
 from loaders.common.files import to_json, write_atomic
+from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
@@ -234,7 +235,7 @@ def run(config: Config) -> list[PhaseSummary]:
     """Run all rounds and leave the last classifier in the command's folder."""
     pack = open_pack(config.pack, config.loader.store)
     division = divided_labels(pack, config)
-    with Phases("self_training", config, pack, division) as phases:
+    with Phases("self_training", config, pack, division, pack_fingerprint(pack)) as phases:
         run_rounds(config, division.training, Rounds(config, pack, phases))
         phases.finish()
         return phases.done

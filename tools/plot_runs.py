@@ -78,9 +78,8 @@ def points_of(run: Path, metric: str) -> dict[int, float]:
         UserError: the run has none.
     """
     records = [*read_metrics(run / "metrics.jsonl"), *read_probe(run)]
-    found = {
-        int(record["step"]): float(record[metric]) for record in records if record.get(metric) is not None
-    }
+    measured = (record for record in records if record.get(metric) is not None)
+    found = {int(record["step"]): float(record[metric]) for record in measured}
     if not found:
         known = sorted({name for record in records for name in record} - {"step", "epoch"})
         raise UserError(f"metric: expected {metric!r} in {run}, found {', '.join(known) or 'no measurement'}")

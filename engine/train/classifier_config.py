@@ -81,4 +81,6 @@ class ClassifierConfig(RunConfig, ValidationOptions):
         """
         from engine.labels.shared_images import account
 
+        if division is not None and division.validation is None:
+            self.require_validation(division.said)
         return account(self, division)

@@ -47,16 +47,23 @@ class ValidationOptions:
         off = (self.validation_split == "" and not self.validation_share) or (
             self.validation_share == 0.0 and not self.validation_split
         )
-        if off and (self.patience or self.keep == "best"):
-            raise validation_missing()
+        if off:
+            self.require_validation("neither")
 
+    def require_validation(self, found: str) -> None:
+        """Refuse to stop or to choose by what is not measured.
 
-def validation_missing() -> UserError:
-    """Return the refusal to stop or to choose by what is not measured."""
-    return UserError(
-        "validation: --patience and --keep best choose by images that are not the test's; expected "
-        "--validation-split or --validation-share, found neither"
-    )
+        Args:
+            found: in place of images to measure on.
+
+        Raises:
+            UserError: the run stops or chooses by validation.
+        """
+        if self.patience or self.keep == "best":
+            raise UserError(
+                "validation: --patience and --keep best choose by images that are not the test's; expected "
+                f"--validation-split or --validation-share, found {found}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

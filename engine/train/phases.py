@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from engine.evaluate.predict import Accuracy
-from engine.labels.shared_images import account
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
 from engine.objectives.cross_entropy import label_loss
 from engine.train.bad_rows import describe_bad_rows
@@ -42,9 +41,8 @@ from loaders.classification import validation_loader
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
-from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
-from loaders.packs.labels.validation import Division
+from loaders.packs.labels.validation import SET_ASIDE_PATH, Division
 
 LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
 
@@ -98,15 +96,18 @@ class PhaseSummary:
 class Phases:
     """One command: its folder, its processes and the phases done so far."""
 
-    def __init__(self, recipe: str, config: ClassifierConfig, pack: Pack, division: Division) -> None:
+    def __init__(
+        self, recipe: str, config: ClassifierConfig, pack: Pack, division: Division, data: str
+    ) -> None:
         """Claim the folder and join the processes.
 
         Args:
             recipe: name of the recipe.
             config: of the command.
-            pack: a command that goes on must find the same, since its finished phases and label tables are
-                of that pack.
+            pack: of the images.
             division: of the labels; all phases are measured on the same validation images.
+            data: what tells the pack from others; a command that goes on must find the same, since its
+                finished phases and label tables are of that pack.
 
         Raises:
             UserError: the folder holds something else, another process works in it, `max_steps` or
@@ -120,14 +121,17 @@ class Phases:
             build_classifier(
                 config.backbone, config.evaluation_view, pack.classes, config.init, config.keep_head
             )
-        self.config, self.classes, self.shared = config, pack.classes, account(config, division)
+        self.config, self.classes, self.shared = config, pack.classes, config.account(division)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
         self.shared.say()
-        content = self.shared.describe({**described(config), "pack identity": pack_fingerprint(pack)})
+        content = self.shared.describe({**described(config), "pack identity": data})
         self._opened = ExitStack()
         self._opened.enter_context(opened_run(config.out, recipe, content, RUNTIME_FIELDS, config.resume))
         self.done: list[PhaseSummary] = []
         self.division = division
+        held = division.validation
+        if held is not None and division.set_aside:
+            on_main(lambda: held.write(config.out / SET_ASIDE_PATH))
         self._held = self.keep(validation_loader(pack, config, division, self.options))
 
     def __enter__(self) -> Phases:

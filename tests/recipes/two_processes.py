@@ -72,6 +72,14 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
         "supervised_mixup": lambda: supervised.run(
             supervised.Config(**options("supervised_mixup", mixing="mixup"))
         ),
+        "supervised_validated": lambda: supervised.run(
+            supervised.Config(
+                **options("supervised_validated", balanced=True, validate_every=3),
+                validation_share=0.5,
+                keep="best",
+                ema_decay=0.9,
+            )
+        ),
         "supervised_cutmix": lambda: supervised.run(
             supervised.Config(**options("supervised_cutmix", mixing="cutmix"))
         ),
