@@ -185,6 +185,8 @@ class SemiLoaders(LabeledLoaders):
         fields: SemiFields,
         labeled_views: tuple[ViewPolicy, ...],
         unlabeled_views: tuple[ViewPolicy, ...],
+        with_labeled: bool = True,
+        share: float = 1.0,
     ) -> None:
         """Choose the labels.
 
@@ -193,12 +195,16 @@ class SemiLoaders(LabeledLoaders):
             fields: of the run.
             labeled_views: of the labelled images.
             unlabeled_views: of the unlabelled images.
+            with_labeled: let images with a label stand among the unlabelled ones.
+            share: of the unlabelled images, see `unlabeled_images`; chosen by the seed of the labels.
 
         Raises:
-            UserError: see `divided_labels`.
+            UserError: see `divided_labels` and `unlabeled_images`.
         """
         super().__init__(pack, fields, labeled_views)
         self.semi_fields, self.unlabeled_views = fields, unlabeled_views
+        which = (fields.unlabeled_splits, self.division, with_labeled, share, fields.label_seed)
+        self.unlabeled = unlabeled_images(pack, *which)
 
     def training(self, options: LoaderOptions) -> PairedLoader:
         """Build the paired loader of all rows with a label and of the images of the unlabelled splits.
@@ -207,7 +213,7 @@ class SemiLoaders(LabeledLoaders):
         """
         return build_paired_loader(
             self.pack.pool(self.pack.splits),
-            unlabeled_images(self.pack, self.semi_fields.unlabeled_splits, self.division),
+            self.unlabeled,
             self.views,
             self.unlabeled_views,
             self.fields.batch_size,
@@ -253,23 +259,44 @@ def validation_loader(
     return build_loader(rows, views, batch_size, options=options, mode="eval", labels=labels)
 
 
-def unlabeled_images(pack: Pack, splits: tuple[str, ...], division: Division | None = None) -> Split:
+def unlabeled_images(
+    pack: Pack,
+    splits: tuple[str, ...],
+    division: Division | None = None,
+    with_labeled: bool = True,
+    share: float = 1.0,
+    seed: int = 0,
+) -> Split:
     """Return the images of some splits without those that were set aside to measure on.
+
+    Args:
+        pack: the pack.
+        splits: names of the splits.
+        division: of the labels of the run; None where nothing is set aside.
+        with_labeled: also return images that are trained on with a label.
+        share: of the images that remain, chosen by `seed`; a larger share contains the smaller.
+        seed: see `share`.
 
     Raises:
         UserError: none is left.
     """
     pool = pack.pool(splits)
-    if division is None or division.validation is None or not division.set_aside:
-        return pool
     rows = pool.rows(np.arange(len(pool)))
-    kept = np.flatnonzero(np.isin(rows, apart(pack, rows, division.validation)))
-    if not len(kept):
+    kept = np.ones(len(pool), np.bool_)
+    if division is not None and division.validation is not None and division.set_aside:
+        kept &= np.isin(rows, apart(pack, rows, division.validation))
+    if division is not None and not with_labeled:
+        kept &= ~np.isin(rows, division.training.row)
+    if share < 1.0:
+        places = np.random.Generator(np.random.Philox(key=[seed, len(pool)])).permutation(len(pool))
+        ranked = places[kept[places]]
+        kept[ranked[max(1, round(share * len(ranked))) :]] = False
+    if not kept.any():
         raise UserError(
-            f"unlabelled images: expected some in {', '.join(splits)}, found all set aside to validate on; "
-            "name other splits"
+            f"unlabelled images: expected some in {', '.join(splits)}, found all labelled or set aside to "
+            "validate on; name other splits"
         )
-    return pool if len(kept) == len(pool) else pool.take(kept)
+    return pool if kept.all() else pool.take(np.flatnonzero(kept))
 
 
 def build_pool_loader(
@@ -278,8 +305,10 @@ def build_pool_loader(
     view: EvaluationView,
     options: LoaderOptions,
     division: Division | None = None,
+    share: float = 1.0,
+    seed: int = 0,
 ) -> EpochLoader:
-    """Build an evaluation loader of all images of some splits, such as those to predict labels for.
+    """Build an evaluation loader of the images of some splits, such as those to predict labels for.
 
     Args:
         pack: the pack.
@@ -287,6 +316,9 @@ def build_pool_loader(
         view: what the network is shown.
         options: see `build_loader`.
         division: of a run whose images set aside are left out; see `unlabeled_images`.
+        share: of the images, see there.
+        seed: chooses them.
     """
-    batch_size, images = _ROWS_IN_ORDER * options.num_ranks, unlabeled_images(pack, splits, division)
+    batch_size = _ROWS_IN_ORDER * options.num_ranks
+    images = unlabeled_images(pack, splits, division, share=share, seed=seed)
     return build_loader(images, (view.policy(),), batch_size, options=options, mode="eval")

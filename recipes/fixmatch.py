@@ -62,6 +62,15 @@ class Config(ClassifierConfig):
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
     """Strong view: two operations of RandAugment with random magnitude, then Cutout, as in the paper; or
     the same with smaller magnitudes, for images that the paper's would destroy."""
+    cutout: bool = True
+    """Cut a square out of the strong view, as in the paper."""
+    weak: Literal["flip_and_shift", "flip"] = "flip_and_shift"
+    """Weak view: a flip and a shift of up to an eighth of the side, as in the paper; or a flip alone."""
+    cosine: Literal["partial", "full"] = "partial"
+    """Fall of the learning rate: 7/16 of a half-period, as in the paper; or all of it, down to 0."""
+    labeled_among_unlabeled: bool = True
+    """Let images with a label, true or of --extra-labels, stand among the unlabelled ones, as in the paper.
+    Report: the pseudo-labelled are taken out."""
 
     def __post_init__(self) -> None:
         """Refuse what the paper does not define."""
@@ -78,7 +87,7 @@ from engine.train.classifier_recipe import ClassifierRecipe, top1_of
 from engine.train.recipe import StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
-from engine.train.schedule import Schedule, partial_cosine
+from engine.train.schedule import Schedule, partial_cosine, warmup_cosine
 from loaders import open_pack
 from loaders.batch import PairedBatch
 from loaders.classification import SemiLoaders
@@ -115,7 +124,9 @@ class FixMatch(ClassifierRecipe):
         return StepOutput(terms.loss, metrics)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return the paper's cosine, which stops at 7/16 of its half-period."""
+        """Return the paper's cosine, which stops at 7/16 of its half-period, or all of it."""
+        if self.config.cosine == "full":
+            return warmup_cosine(total_steps, 0)
         return partial_cosine(total_steps, 7 / 16)
 
     def after_step(self, step: int) -> None:
@@ -127,9 +138,11 @@ def run(config: Config) -> RunSummary:
     """Train on a pack and leave a run folder."""
     pack = open_pack(config.pack, config.loader.store)
     strong = presets.fixmatch_strong if config.strong == "fixmatch" else presets.fixmatch_strong_gentle
-    weak_view = presets.weak(config.resolution, config.flip_p)
-    strong_view = strong(config.resolution, config.flip_p)
-    loaders = SemiLoaders(pack, config, (weak_view,), (weak_view, strong_view))
+    shift = 0.125 if config.weak == "flip_and_shift" else 0.0
+    weak_view = presets.weak(config.resolution, config.flip_p, padding=shift)
+    strong_view = strong(config.resolution, config.flip_p, cutout=config.cutout)
+    views = ((weak_view,), (weak_view, strong_view))
+    loaders = SemiLoaders(pack, config, *views, with_labeled=config.labeled_among_unlabeled)
     return run_recipe(config, lambda: FixMatch(config, pack.classes), loaders)
 
 

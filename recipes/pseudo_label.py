@@ -35,6 +35,8 @@ class Config(ClassifierConfig):
     """How pseudo-labels live, see above."""
     unlabeled_splits: tuple[str, ...] = ("unlabeled",)
     """Splits whose images get pseudo-labels."""
+    unlabeled_share: float = 1.0
+    """Share of these images that is used, chosen by --label-seed. INF473V report: a part, to save time."""
     backbone: str = "resnet50"
     """Any timm name (resnet50 or a ViT in the report), wrn_28_2, or tiny_resnet for a CPU."""
     resolution: int = 64
@@ -68,6 +70,11 @@ class Config(ClassifierConfig):
     def __post_init__(self) -> None:
         """Refuse what labels nothing."""
         super().__post_init__()
+        if not 0.0 < self.unlabeled_share <= 1.0:
+            raise UserError(
+                f"unlabeled_share: expected a share, above 0 and at most 1, found {self.unlabeled_share}; "
+                "change it"
+            )
         if not 0.0 <= self.threshold <= 1.0 or self.cycles < 1 or self.ramp_end < self.ramp_start:
             raise UserError(
                 "expected threshold in [0, 1], cycles >= 1 and ramp_end >= ramp_start, found "
@@ -136,7 +143,8 @@ class Classical(ClassifierRecipe):
 def run_classical(config: Config, pack: Pack) -> RunSummary:
     """Train with labels made afresh each batch."""
     view = (presets.weak(config.resolution, config.flip_p),)
-    return run_recipe(config, lambda: Classical(config, pack.classes), SemiLoaders(pack, config, view, view))
+    loaders = SemiLoaders(pack, config, view, view, share=config.unlabeled_share)
+    return run_recipe(config, lambda: Classical(config, pack.classes), loaders)
 
 
 class Labeller:
@@ -149,7 +157,8 @@ class Labeller:
         self.test_loader: Loader[Batch] | None = None
         if config.test_split:
             self.test_loader = phases.keep(build_pool_loader(pack, (config.test_split,), view, options))
-        pool_loader = build_pool_loader(pack, config.unlabeled_splits, view, options, phases.division)
+        part = (phases.division, config.unlabeled_share, config.label_seed)
+        pool_loader = build_pool_loader(pack, config.unlabeled_splits, view, options, *part)
         self.pool_loader = phases.keep(pool_loader)
 
     @property

@@ -165,3 +165,22 @@ def test_images_set_aside_and_copies_of_them_are_not_unlabelled_images_either(pa
     held = pack.pool(pack.splits).labeled_by(twice.validation)
     assert find_leak(pack, twice.training.row, held) is None
     assert "copies of them are not trained on" in twice.said
+
+
+def test_labelled_images_and_a_part_of_the_others_can_be_left_out(pack: Pack) -> None:
+    def rows_of(*splits: str, **options: Any) -> set[int]:
+        images = unlabeled_images(pack, splits, found, **options)
+        return set(images.rows(np.arange(len(images))).tolist())
+
+    found = divide(pack, training_labels(pack, "train", 5, 0), validation_share=0.2)
+    everything, known = rows_of("train"), set(found.training.row.tolist())
+    assert len(everything) == 2 * NUM_TRAIN - 2
+    assert rows_of("train", with_labeled=False) == everything - known
+    half, quarter = (rows_of("train", "held", share=share, seed=1) for share in (0.5, 0.25))
+    assert quarter < half < rows_of("train", "held")
+    assert len(half) == round((len(everything) + 2 * NUM_HELD) / 2)
+    assert half != rows_of("train", "held", share=0.5, seed=2)
+    assert len(rows_of("train", share=1e-9)) == 1
+    found = divide(pack, validation_split="held")
+    with pytest.raises(UserError, match="expected some in train, found all labelled or set aside"):
+        rows_of("train", with_labeled=False)
