@@ -14,6 +14,7 @@ from engine.choices import Weights
 from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.nets.classifier import Classifier, build_classifier, save_classifier
 from engine.objectives.cross_entropy import class_weights
+from engine.objectives.precision import at_least_float32
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.distributed import on_main
 from engine.train.ema import COPIED_MOMENTUM, Statistics, make_target, set_momentum, update_ema, warmed_up
@@ -97,13 +98,13 @@ class ClassifierRecipe(Recipe):
         return self
 
     def classify(self, *views: Tensor) -> list[Tensor]:
-        """Map views [B_i, 3, H, W] to logits, float32 [B_i, C], in one batch that shares its statistics.
+        """Map views [B_i, 3, H, W] to logits, at least float32 [B_i, C], in one batch that shares statistics.
 
         One forward pass over all rows gives BatchNorm the joined batch, which is what interleaving is for
         in codes that split a batch over devices.
         """
         sizes = [len(x) for x in views]
-        return list(self.classifier(torch.cat(views)).float().split(sizes))
+        return list(at_least_float32(self.classifier(torch.cat(views))).split(sizes))
 
     def weigh_classes(self, counts: Tensor) -> None:
         """Set the weights of the classes in the loss, where the run asks for them.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -14,6 +13,7 @@ from engine.evaluate.knn import knn_scores
 from engine.evaluate.predict import Accuracy
 from engine.evaluate.representations import Features, extract_features, topk_accuracy
 from engine.nets.layers import Layer, measure_layer, read_layer
+from engine.objectives.cross_entropy import label_loss
 from engine.train.distributed import gather_on_main, on_main
 from engine.train.loop import train
 from engine.train.loop_config import LoopConfig
@@ -83,6 +83,8 @@ class Transfer(Recipe):
         if layer.name:
             num_features, self._behind = measure_layer(backbone, resolution, layer)
         self.classifier = build_head(num_features, hidden, num_classes)
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)  # a function of the labels
         self.begin_stage(tuning, frozen)
 
     def begin_stage(self, tuning: FineTuning, frozen: bool) -> None:
@@ -117,7 +119,7 @@ class Transfer(Recipe):
         """Classify one view of each image."""
         assert batch.labels is not None
         logits = self(batch.views[0])
-        loss = F.cross_entropy(logits.float(), batch.labels)
+        loss = label_loss(logits.float(), batch.labels, self.class_weights)
         top1 = (logits.detach().argmax(1) == batch.labels).float().mean()
         return StepOutput(loss, {"top1": top1})
 

@@ -18,6 +18,7 @@ from engine.nets.layers import Layer
 from engine.train.checkpoint import newest_valid
 from engine.train.distributed import make_accelerator, seed_everything
 from engine.train.metrics import read_metrics
+from engine.train.recipe import StepOutput
 from engine.train.run_folder import opened_run, save_backbone
 from engine.train.samples import load_samples
 from engine.train.validation import Validator
@@ -25,7 +26,7 @@ from loaders import LoaderOptions, build_loader
 from loaders.batch import Batch
 from loaders.common.errors import UserError
 from loaders.epochs import EpochLoader
-from loaders.packs import Pack
+from loaders.packs import Pack, Split
 from recipes import transfer as transfer_recipe
 from recipes.transfer import Config, FineTuning, Session, Transfer, _Job, run, run_grid, stages
 from tests.floors import trainings
@@ -291,3 +292,35 @@ def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:
         run(replace(config, seeds=()))
     with pytest.raises(UserError, match="steps: expected more than 0"):
         replace(QUICK, steps=0)
+
+
+def test_classes_of_different_sizes_can_be_evened_out(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pack's classes have 2 labels each but one, which has a single one."""
+    seen: list[torch.Tensor | None] = []
+    whole = Session.labels
+
+    def fewer(session: Session, job: _Job) -> Split:
+        chosen = whole(session, job)
+        return chosen.take(np.arange(1, len(chosen)))
+
+    def step(recipe: Transfer, batch: Batch, number: int) -> StepOutput:
+        seen.append(recipe.class_weights)
+        counted.append(np.bincount(batch.labels, minlength=10))
+        return taken(recipe, batch, number)
+
+    counted: list[Any] = []
+    taken = Transfer.training_step
+    monkeypatch.setattr(Session, "labels", fewer)
+    monkeypatch.setattr(Transfer, "training_step", step)
+    plain = replace(config, labels_per_class=(2,), beside_scratch=False)
+    run(replace(plain, class_weights="inverse", out=config.out / "weighted"))
+    weights = seen[-1]
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([1.9] + [0.95] * 9)
+    run(replace(plain, balanced=True, batch_size=10, out=config.out / "balanced"))
+    assert seen[-1] is None
+    assert sum(counted[-2:]).tolist() == [2] * 10
+    with pytest.raises(UserError, match="class_weights: expected none beside --balanced"):
+        replace(plain, balanced=True, class_weights="inverse")

@@ -126,7 +126,7 @@ def assert_parts_make_the_whole(recipe: Recipe, batch: Any, micro: int, rtol: fl
     for name, expected in whole.items():
         torch.testing.assert_close(parts[name], expected, rtol=rtol, atol=0.01 * rtol * largest, msg=name)
     assert loss_of_parts == pytest.approx(loss, rel=rtol)
-    assert metrics_of_parts == pytest.approx(metrics, rel=1e-6)
+    assert metrics_of_parts == pytest.approx(metrics, rel=max(rtol, 1e-6))
 
 
 @pytest.mark.parametrize("name", BY_ROWS)
