@@ -22,6 +22,8 @@ Distance = Literal["mse", "kl"]
 """Of class probabilities, see `engine.objectives.mean_teacher`."""
 Mixing = Literal["none", "mixup", "cutmix"]
 """Of images, see `engine.objectives.supervised`."""
+TripletDistance = Literal["cosine", "euclidean"]
+"""Of codes, see `engine.objectives.triplet`."""
 Reconstruction = Literal["bce", "mse"]
 """Loss of an image that a decoder made, see `engine.objectives.vae`."""
 Duplicates = Literal["best", "drop"]

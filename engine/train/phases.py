@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from engine.evaluate.predict import Accuracy
+from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
 from engine.objectives.cross_entropy import label_loss
 from engine.train.bad_rows import describe_bad_rows
@@ -224,9 +224,27 @@ class Phases:
         """Load the classifier of a run, which knows all classes, onto this process's device."""
         return find_classifier(run, self.classes, every_class=True).to(self.accelerator.device)
 
-    def finish(self) -> PhaseSummary:
-        """Leave what the last phase trained in the command's own folder."""
-        last = self.done[-1]
+    def validate(self, run: Path) -> float:
+        """Return the accuracy of a run's classifier on the validation images, which there must be."""
+        assert self._held is not None
+        device = self.accelerator.device
+        network = self.network(run).at(self.config.resolution).to(device)
+        return measure_accuracy(network, self._held, device, self.config.out).top1
+
+    def finish(self, run: Path | None = None, test_loader: Loader[Batch] | None = None) -> PhaseSummary:
+        """Leave the classifier to use in the command's own folder.
+
+        Args:
+            run: whose it is, a phase's or that of the start; the last phase's by default.
+            test_loader: of the test images, where a start is to be measured.
+        """
+        last = next((phase for phase in self.done if phase.out == run), self.done[-1])
+        if run is not None and last.out != run:
+            last, device = PhaseSummary("start", run, None), self.accelerator.device
+            if test_loader is not None:
+                network = self.network(run).at(self.config.resolution).to(device)
+                found = measure_accuracy(network, test_loader, device, self.config.out, self.classes)
+                last = replace(last, accuracy=found)
         on_main(lambda: save_classifier(self.config.out, self.network(last.out).cpu(), "raw"))
         if last.accuracy is not None:
             content = to_json({"raw": asdict(last.accuracy)})
