@@ -32,6 +32,7 @@ def build_loader(
     options: LoaderOptions = _DEFAULT,
     mode: Mode = "train",
     labels: LabelTable | None = None,
+    balanced: bool = False,
 ) -> EpochLoader:
     """Build the loader of one split.
 
@@ -44,6 +45,8 @@ def build_loader(
             and marks the padding in `Batch.valid`.
         labels: label table to take the labels from, `LabelTable.read(path)` or `LabelTable.of(rows, labels,
             num_classes)` of loaders.packs; the true labels by default.
+        balanced: draw every class equally often instead of every row; in training, of rows that all have a
+            label. An epoch has as many steps as without.
 
     Returns:
         A loader: `epoch(epoch, start_step)` yields `Batch`es, `steps_per_epoch` counts them, `backend` says
@@ -56,18 +59,25 @@ def build_loader(
     _check_split("split", split)
     check_views("views", views)
     check_one_of("mode", mode, get_args(Mode))
+    check_flag("balanced", balanced)
     _check_options(options)
     check_batch(len(split), batch_size, options.num_ranks, drop_last=mode == "train")
     backend, choice = choose_backend(options.backend, split)
-    work = Work(
-        split, views, options, batch_size // options.num_ranks, Crew(options), split.labels(labels), mode
-    )
+    known = split.labels(labels)
+    if balanced and (mode != "train" or (known < 0).any()):
+        raise UserError(
+            f"balanced: expected training on rows that all have a label, found mode {mode!r} and "
+            f"{(known < 0).sum()} rows without one; give split.labeled_by(labels)"
+        )
+    work = Work(split, views, options, batch_size // options.num_ranks, Crew(options), known, mode)
     renderer = _renderer(backend, work)
+    more = {"balanced": True} if balanced else {}  # said where it holds: earlier runs know of no such thing
     mark = fingerprint(
         (split,), (labels,), views, batch_size=batch_size, seed=options.seed, mode=mode,
-        **backend.identity(work), dtype=options.dtype,
+        **backend.identity(work), dtype=options.dtype, **more,
     )  # fmt: skip
-    return EpochLoader(renderer, work, batch_size, _placer(options), choice, mark)
+    groups = group_by_class(known) if balanced else None
+    return EpochLoader(renderer, work, batch_size, _placer(options), choice, mark, groups)
 
 
 def build_paired_loader(

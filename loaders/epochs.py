@@ -158,6 +158,7 @@ class EpochLoader(_EpochSource[Batch]):
         place: Place,
         backend: str,
         fingerprint: dict[str, str],
+        groups: ClassGroups | None = None,
     ) -> None:
         """Use `build_loader`.
 
@@ -168,9 +169,11 @@ class EpochLoader(_EpochSource[Batch]):
             place: moves a finished batch to the device.
             backend: which backend it is and why, in one line, for the attribute of that name.
             fingerprint: see `Loader`.
+            groups: classes of the rows, to draw every class equally often in training; None draws every row.
         """
         super().__init__(work.crew.close, backend)
         self.fingerprint = fingerprint
+        self._groups = groups
         self.renderer = renderer
         self._work = work
         self._batch_size = batch_size
@@ -198,7 +201,12 @@ class EpochLoader(_EpochSource[Batch]):
             step, num_rows, self._batch_size, work.options.rank, work.options.num_ranks, work.train
         )
         epochs = np.full(len(positions), epoch, np.int64)
-        if work.train:
+        if work.train and self._groups is not None:
+            ranks = (work.options.rank, work.options.num_ranks)
+            global_step = epoch * self.steps_per_epoch + step
+            flat = permutation.rank_slice(global_step, self._batch_size, *ranks)
+            epochs, positions = balanced_positions(flat, self._groups, work.options.seed)
+        elif work.train:
             positions = self.renderer.shuffle(epochs, positions, num_rows, work.options.seed, work.stream)
         return Request(positions, epochs, valid)
 

@@ -9,7 +9,8 @@ from loaders.batch import Batch, Loader
 from loaders.build import build_loader
 from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
-from loaders.packs import open_pack
+from loaders.packs import Split, open_pack
+from loaders.packs.labels.validation import Division
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
 
@@ -41,6 +42,8 @@ class PretrainingFields(Protocol):
 class PretrainingLoaders:
     """Builds the loaders of one run: its views, and images as they are to measure features on."""
 
+    division: Division | None = None
+
     def __init__(self, fields: PretrainingFields, views: tuple[ViewPolicy, ...]) -> None:
         """Open the pack.
 
@@ -56,12 +59,15 @@ class PretrainingLoaders:
         split = self.pack.split(self.fields.split)
         return build_loader(split, self.views, self.fields.batch_size, options=options)
 
-    def in_order(self, split: str, options: LoaderOptions) -> EpochLoader:
-        """Build the loader of a split's images in order, without augmentation."""
+    def in_order(self, images: Split, options: LoaderOptions) -> EpochLoader:
+        """Build the loader of images in order, without augmentation."""
         views = (presets.evaluation(self.fields.resolution),)
-        rows = self.pack.split(split)
-        return build_loader(rows, views, self.fields.batch_size, options=options, mode="eval")
+        return build_loader(images, views, self.fields.batch_size, options=options, mode="eval")
 
     def testing(self, options: LoaderOptions) -> Loader[Batch] | None:
+        """Return None: nothing is classified."""
+        return None
+
+    def validating(self, options: LoaderOptions) -> Loader[Batch] | None:
         """Return None: nothing is classified."""
         return None

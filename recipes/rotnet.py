@@ -72,6 +72,7 @@ class RotNet(Recipe):
     """Backbone and a classifier of the four rotations."""
 
     name = "rotnet"
+    parts = "rows"
 
     def __init__(self, config: Config) -> None:
         """Build the networks; call `seed_everything` first.

@@ -18,6 +18,7 @@ PACKAGES = ("sluice", "torch", "torchvision", "timm", "accelerate", "numba", "nu
 # Key of a log record -> name of its panel, and whether its axis starts at zero.
 _PANELS = {
     "loss": ("loss", False),
+    "top1": ("accuracy", False),
     "lr": ("learning rate", True),
     "img_per_s": ("images per second", True),
     "wait_share": ("share of time waiting for data", True),
@@ -120,9 +121,13 @@ def curves_section(records: Sequence[Mapping[str, Any]]) -> Section:
     curves = []
     for key, (name, from_zero) in _PANELS.items():
         points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+        held = [
+            (r["step"], r[f"validation_{key}"]) for r in records if r.get(f"validation_{key}") is not None
+        ]
         if points:
             steps, values = zip(*points, strict=True)
-            curves.append(Curve(name, steps, values, from_zero))
+            beside = ("validation", *zip(*held, strict=True)) if held else None
+            curves.append(Curve(name, steps, values, from_zero, beside))
     caption = "Each point is the mean since the one before; the first one includes compiling and warming up."
     return Section("Training", [draw_curves(curves, caption)] if curves else [])
 
