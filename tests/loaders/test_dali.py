@@ -251,7 +251,7 @@ def test_a_hung_dali_is_an_error_after_the_time_limit(photo_pack, monkeypatch):
 
 def test_paired_streams_and_new_labels(photo_pack):
     split = photo_pack.split("train")
-    options = {"views": ((presets.weak(16),), (presets.weak(16),)), "num_threads": 1}
+    options = {"labeled_views": (presets.weak(16),), "unlabeled_views": (presets.weak(16),), "num_threads": 1}
 
     def steps(backend):
         with build_paired_loader(
