@@ -132,7 +132,8 @@ class LabeledLoaders:
         Raises:
             UserError: see `chosen_labels`.
         """
-        self.pack, self.fields, self.views = pack, fields, views
+        self.pack, self.fields = pack, fields
+        self.views = fields.evaluation_view.fit(views)
         self.labels = chosen_labels(pack, fields)
 
     def training(self, options: LoaderOptions) -> Loader[Any]:
@@ -172,7 +173,8 @@ class SemiLoaders(LabeledLoaders):
             UserError: see `chosen_labels`.
         """
         super().__init__(pack, fields, labeled_views)
-        self.semi_fields, self.unlabeled_views, self.balanced = fields, unlabeled_views, balanced
+        self.semi_fields, self.balanced = fields, balanced
+        self.unlabeled_views = fields.evaluation_view.fit(unlabeled_views)
 
     def training(self, options: LoaderOptions) -> PairedLoader:
         """Build the paired loader of all rows with a label and of all images of the unlabelled splits."""

@@ -43,7 +43,6 @@ from engine.evaluate.predict import predict
 from engine.evaluate.representations import extract_features
 from engine.labels.acquisition import k_centre, margins, random_choice, smallest, smallest_per_cluster
 from engine.labels.clusters import kmeans
-from engine.nets.backbones import resized
 from engine.nets.classifier import Classifier, find_classifier
 from engine.nets.starts import find_start
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
@@ -75,8 +74,10 @@ class Config:
     run: Path | None = None
     """Run with the classifier whose margins count; k_centre and random need none."""
     init: Path | None = None
-    """Run, checkpoint or weights file whose backbone gives the features of cluster_margin and k_centre; --run
-    by default. Report: the unsupervised one."""
+    """Run, checkpoint, timm:NAME, hf:REPO or weights file whose backbone gives the features of cluster_margin
+    and k_centre, see docs/pretrained.md; --run by default. Report: the unsupervised one."""
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
     filled: Path | None = None
     """A request.csv with its labels filled in: write bought.parquet and do nothing else."""
     oracle: bool = False
@@ -162,7 +163,7 @@ class Candidates:
         if config.run is not None:
             network = find_classifier(config.run, pack.classes)
             self.classifier = network.at(config.resolution or network.resolution).to(self.device)
-        self.start = None if config.init is None else find_start(config.init)
+        self.start = None if config.init is None else find_start(config.init, config.backbone)
         known = known_labels(config, pack)
         self.open = open_images(config, pack, known)
         self.labelled = pack.pool(pack.splits).labeled_by(known) if len(known) else None
@@ -189,8 +190,8 @@ class Candidates:
     def features(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the rows of a split that can be read, int64 [N], and their features, float32 [N, D]."""
         if self.start is not None:
-            view = self.start.view.at(self.config.resolution or self.start.resolution)
-            backbone = resized(self.start.load(), self.start.backbone, view.resolution)
+            start = self.start.at(self.config.resolution)
+            backbone, view = start.load(), start.view
         else:
             assert self.classifier is not None
             backbone, view = self.classifier.backbone, self.classifier.view

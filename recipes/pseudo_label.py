@@ -163,7 +163,7 @@ class Labeller:
     def train(self, name: str, labels: LabelTable, init: Path | None, keep_head: bool, epochs: int) -> Path:
         """Train on a label table for some epochs, from `init`; return the phase's folder."""
         config = self.config
-        views = (presets.weak(config.resolution, config.flip_p),)
+        views = config.evaluation_view.fit((presets.weak(config.resolution, config.flip_p),))
 
         def make_loader() -> Loader[Batch]:
             return build_labeled_loader(self.pack, labels, views, config.batch_size, self.phases.options)

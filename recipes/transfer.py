@@ -44,6 +44,7 @@ from engine.evaluate.few_labels import SCRATCH, FewLabelResult, summarise, write
 from engine.evaluate.grid import RATES, WEIGHT_DECAYS, Cell, Setting, best_of, settings, sum_up, write_grid
 from engine.evaluate.predict import measure_accuracy
 from engine.labels.shared_images import Account, check_run
+from engine.nets.description import describe_origin
 from engine.nets.layers import Layer, LayerFeatures
 from engine.nets.starts import Start, find_start
 from engine.train.bad_rows import describe_bad_rows
@@ -91,9 +92,13 @@ class Config:
     pack: Path
     """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     init: Path
-    """Run folder, or a checkpoint in one, whose backbone to start from."""
+    """Start: run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""
     out: Path
     """Folder of the results; runs in it that are already complete are not repeated."""
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
+    resolution: int | None = None
+    """Side of the views in pixels; that of the start by default."""
     train_split: str = "train"
     """Labelled split to choose the labels from; where it is "" or has none, from --extra-labels alone."""
     extra_labels: tuple[Path, ...] = ()
@@ -156,7 +161,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        check_numbers(self, ("labels_per_class", "batch_size"))
+        check_numbers(self, ("labels_per_class", "batch_size", "resolution"))
         for name in ("labels_per_class", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -201,7 +206,7 @@ class Session:
         self.config, self.accelerator = config, accelerator
         self.pack: Pack = open_pack(config.pack, config.loader.store)
         self.pack.require_one_label()
-        self.start: Start = find_start(config.init)
+        self.start: Start = find_start(config.init, config.backbone).at(config.resolution)
         check_measured(self.pack, config.test_split)
         table = training_labels(self.pack, config.train_split, None, 0, config.extra_labels)
         split = self.pack.pool(self.pack.splits).labeled_by(table)
@@ -262,9 +267,10 @@ class Session:
         num_ranks = self.accelerator.num_processes
         chosen, batch_size = fit_to_ranks(self.labels(job), self.config.batch_size, num_ranks)
         view = presets.crop_flip(self.start.resolution, job.tuning.min_crop, self.config.flip_p)
+        views = self.start.view.fit((view,))
         fitting = batch_size - batch_size % num_ranks
         return build_loader(
-            chosen, (view,), fitting, options=replace(self.options, seed=job.seed), labels=self.table
+            chosen, views, fitting, options=replace(self.options, seed=job.seed), labels=self.table
         )
 
     def loop_config(self, job: _Job, tuning: FineTuning, ending: str, steps_per_epoch: int) -> LoopConfig:
@@ -278,7 +284,7 @@ class Session:
             keep_checkpoints=1,
             progress=False,
             config=self.description(job, tuning),
-            backbone_metadata={"view": asdict(self.start.view)},
+            backbone_metadata={"view": asdict(self.start.view), **describe_origin(self.start.origin)},
         )
 
     def description(self, job: _Job, tuning: FineTuning) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.labels.shared_images import Account, account
 from engine.nets.classifier import Classifier, Weights, build_classifier, save_classifier
+from engine.nets.description import Origin
+from engine.nets.starts import find_start
 from engine.train.distributed import on_main
 from engine.train.ema import COPIED_MOMENTUM, Statistics, make_target, set_momentum, update_ema, warmed_up
 from engine.train.optim import split_by_dimension
@@ -22,6 +24,7 @@ from loaders.batch import Batch, Loader
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
+from loaders.views.evaluation import EvaluationView
 
 ACCURACY_NAME = "accuracy.json"
 
@@ -41,7 +44,8 @@ class ClassifierConfig(RunConfig):
     test_split: str = "test"
     """Labelled split to measure the end of the run on; "" for none."""
     init: Path | None = None
-    """Run folder whose weights to start from; random ones by default."""
+    """Weights to start from: a run folder, timm:NAME, hf:REPO, or a weights file of others (.safetensors,
+    .pth, .pt, .bin), see docs/pretrained.md; random ones by default."""
     keep_head: bool = False
     """Start with the classifier layer of --init as well; else it is new."""
     lr: float = 0.03
@@ -68,6 +72,18 @@ class ClassifierConfig(RunConfig):
                 "probe_every_epochs: expected 0, a recipe with labels measures its classifier instead, found "
                 f"{self.probe_every_epochs}"
             )
+
+    @property
+    def evaluation_view(self) -> EvaluationView:
+        """What the run is measured with: what the weights that it begins with were trained with."""
+        if self.init is None:
+            return super().evaluation_view
+        return find_start(self.init, self.backbone).view_at(self.resolution)
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where weights of others come from that the run, or one before it, began with."""
+        return None if self.init is None else find_start(self.init, self.backbone).origin
 
     def account(self) -> Account:
         """Hold what the run learns from against its test split.

@@ -11,6 +11,7 @@ import tyro
 from accelerate import PartialState
 
 from engine.labels.shared_images import Account, SplitField, describe_shared
+from engine.nets.description import Origin, describe_origin
 from engine.train.distributed import Precision
 from engine.train.finite import OnNonFinite
 from engine.train.loop import LoopConfig
@@ -125,6 +126,11 @@ class RunConfig:
         """What the run is measured with, and whatever is predicted with its weights."""
         return EvaluationView.usual(self.resolution)
 
+    @property
+    def origin(self) -> Origin | None:
+        """Where weights of others come from that the run begins with; None where it begins with none."""
+        return None
+
     def loop_config(self) -> LoopConfig:
         """Return how the loop carries the run out."""
         return LoopConfig(
@@ -141,7 +147,7 @@ class RunConfig:
             progress=self.progress,
             config=described(self),
             runtime_fields=RUNTIME_FIELDS,
-            backbone_metadata={"view": asdict(self.evaluation_view)},
+            backbone_metadata={"view": asdict(self.evaluation_view), **describe_origin(self.origin)},
         )
 
     def loader_options(self) -> LoaderOptions:
@@ -174,8 +180,13 @@ class RunConfig:
 
 
 def described(config: Any) -> dict[str, Any]:
-    """Return a configuration in JSON types, for files; what opens a store stays out of them."""
+    """Return a configuration in JSON types, for files; what opens a store stays out of them.
+
+    A run that begins with weights of others keeps under `origin` which, and their licence.
+    """
     content = asdict(config)
+    if isinstance(config, RunConfig):
+        content |= describe_origin(config.origin)
     content["loader"]["store"].pop("filesystem")
     found: dict[str, Any] = parse_json(to_json(content))
     return found
