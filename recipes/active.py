@@ -104,8 +104,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.evaluate.feature_store import FOLDER, store_features
 from engine.evaluate.predict import predict
-from engine.evaluate.representations import extract_features
 from engine.labels.acquisition import k_centre, margins, random_choice, smallest, smallest_per_cluster
 from engine.labels.clusters import kmeans
 from engine.nets.classifier import Classifier, find_classifier
@@ -192,17 +192,31 @@ class Candidates:
         rows, probabilities = [p.index for p in parts], [p.probabilities for p in parts]
         return torch.cat(rows).numpy(), torch.cat(probabilities).numpy()
 
-    def features(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the rows of a split that can be read, int64 [N], and their features, float32 [N, D]."""
+    def features(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        """Return the rows of a split that can be read, int64 [N], and their features, float16 [N, D]."""
         if self.start is not None:
             start = self.start.at(self.config.resolution)
             backbone, view = start.load(), start.view
         else:
             assert self.classifier is not None
             backbone, view = self.classifier.backbone, self.classifier.view
-        with self.loader(split, view) as loader:
-            found = extract_features(backbone.to(self.device), loader, self.device, self.config.out)
-        return found.index.numpy(), found.h.numpy()
+        pool, out = self.pool(split), self.config.out
+        with self.loader(pool, view) as loader:
+            network, folder = backbone.to(self.device), out / FOLDER
+            store = store_features(network, loader, pool, self.device, folder, out)
+        found = store.features(np.full(len(pool), -1, np.int64))
+        wanted = np.isin(found.index.numpy(), split.rows(np.arange(len(split))))
+        if wanted.all():
+            return found.index.numpy(), found.h.numpy()
+        return found.index.numpy()[wanted], found.h.numpy()[wanted]
+
+    def pool(self, split: Split) -> Split:
+        """Return the images whose features are kept: the same in every round of labels."""
+        names = [*self.config.unlabeled_splits, *filter(None, [self.config.labeled_split])]
+        pack = split.pack
+        pool = pack.pool([name for name in names if name in pack.splits])
+        wanted, there = split.rows(np.arange(len(split))), pool.rows(np.arange(len(pool)))
+        return pool if np.isin(wanted, there).all() else pack.pool(pack.splits)
 
     @contextmanager
     def loader(self, split: Split, view: EvaluationView) -> Iterator[EpochLoader]:

@@ -148,9 +148,11 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
+from engine.evaluate.feature_store import FOLDER, features_of
 from engine.evaluate.few_labels import SCRATCH, FewLabelResult, summarise, write_results
 from engine.evaluate.grid import Cell, Setting, best_of, settings, sum_up, write_grid
 from engine.evaluate.predict import measure_accuracy
+from engine.evaluate.representations import Features
 from engine.labels.shared_images import Account, check_run
 from engine.nets.description import describe_origin
 from engine.nets.layers import Layer, LayerFeatures
@@ -173,18 +175,9 @@ from loaders.packs.labels.subsample import subsample_per_class, tell_scarce, tra
 from loaders.views import presets
 
 _DECISIVE = (
-    *(
-        "pack",
-        "train_split",
-        "extra_labels",
-        "batch_size",
-        "flip_p",
-        "layer",
-        "layer_side",
-        "hidden",
-        "head_steps",
-    ),
-    *("together_factor", "validation_split", "validation_share", "patience", "check_every_steps"),
+    *("pack", "train_split", "extra_labels", "batch_size", "flip_p", "layer", "layer_side", "hidden"),
+    *("head_steps", "together_factor", "validation_split", "validation_share", "patience"),
+    "check_every_steps",
 )
 _VALIDATION_SEED = 0  # the same validation images for every seed, so that seeds differ in training alone
 
@@ -270,6 +263,11 @@ class Session:
         views, size = (self.start.view.policy(),), 256 * self.accelerator.num_processes
         return build_loader(split, views, size, options=self.options, mode="eval", labels=labels)
 
+    def features(self, network: LayerFeatures, split: Split, labels: LabelTable | None = None) -> Features:
+        """Return the features of a split, computed once for all jobs and later commands."""
+        out, device = self.config.out, self.accelerator.device
+        return features_of(network, split, self.in_order, device, out / FOLDER, out, split.labels(labels))
+
     def augmented(self, job: _Job) -> Loader[Batch]:
         """Build the training loader of a job."""
         num_ranks = self.accelerator.num_processes
@@ -347,13 +345,13 @@ def fine_tune(session: Session, job: _Job) -> FewLabelResult:
 def classify_by_neighbours(session: Session, job: _Job) -> FewLabelResult:
     """Let the labelled images vote, without any training."""
     device, num_classes = session.accelerator.device, len(session.pack.classes)
-    layer = Layer(session.config.layer, session.config.layer_side)
-    network = LayerFeatures(session.start.load(), layer).to(device)
-    labelled = session.in_order(session.labels(job), session.table)
-    try:
-        found = vote(network, labelled, session.test, num_classes, device, session.config.out)
-    finally:
-        labelled.close()
+    network = LayerFeatures(session.start.load(), Layer(session.config.layer, session.config.layer_side))
+    network.to(device)
+    test = session.pack.split(session.config.test_split)
+    bank, query = session.features(network, session.split, session.table), session.features(network, test)
+    chosen = session.labels(job)
+    bank = bank.taken(chosen.rows(np.arange(len(chosen))))
+    found = vote(bank, query.labelled(), num_classes)
     measured = (found.top1, found.num_images, 0, found.top5, job.method)
     return FewLabelResult(job.init, job.labels_per_class, job.seed, *measured)
 

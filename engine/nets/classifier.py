@@ -196,29 +196,35 @@ def save_classifier(run: Path, classifier: Classifier, weights: Weights) -> Path
 
 
 def find_classifier(
-    run: Path, classes: Sequence[str] | None, weights: Weights | None = None, every_class: bool = False
+    run: Path,
+    classes: Sequence[str] | None,
+    weights: Weights | None = None,
+    every_class: bool = False,
+    backbone: str | None = None,
 ) -> Classifier:
     """Load the classifier of a run, as `load_classifier` does, to predict classes of a pack.
 
     Args:
-        run: run folder.
+        run: run folder, or weights of others that come with a classifier.
         classes: of the pack; output c of what is returned is the class `classes[c]`. A class that the
             classifier does not know has probability 0; classes that the pack lacks are left out of the
             softmax. None for the classifier's own.
         weights: which; by default the average where the run has one.
+        backbone: network of a weights file that does not say it.
         every_class: refuse a classifier that does not know every class: pseudo-labels teach what they have.
 
     Raises:
         UserError: no classifier there, or one of other classes, see `match_classes`.
     """
     if is_foreign(run):
-        network = foreign_classifier(read_foreign(run))
+        network = foreign_classifier(read_foreign(run, backbone))
         described = Description(network.backbone_name, network.view, network.classes, network.num_classes)
     else:
         chosen = weights or best_weights(run)
-        if chosen is None:
+        file = run if run.is_file() else run / FILE_NAMES[chosen or "raw"]
+        if chosen is None and not run.is_file():
             raise UserError(f"classifier: expected one in {run}, found none; train with labels first")
-        network, described = load_classifier(run, chosen), read_description(run / FILE_NAMES[chosen])
+        network, described = load_classifier(run, chosen or "raw"), read_description(file)
     if classes is None:
         if described.classes is None:
             raise UserError(f"classes: {run} does not name its classes; give a pack that names them")
@@ -243,14 +249,14 @@ def load_classifier(run: Path, weights: Weights, resolution: int | None = None) 
     """Rebuild a classifier that a run left, on the CPU, in evaluation mode.
 
     Args:
-        run: run folder.
-        weights: which.
+        run: run folder, or a classifier's file.
+        weights: which of the folder.
         resolution: side of the views in pixels; that of its training by default.
 
     Raises:
         UserError: no such file, or not one of ours, or one that does not take the resolution.
     """
-    file = run / FILE_NAMES[weights]
+    file = run if run.is_file() else run / FILE_NAMES[weights]
     described = read_description(file)
     if described.num_classes == 0:
         raise UserError(

@@ -82,6 +82,16 @@ def is_described(file: Path) -> bool:
         return False
 
 
+def timm_metadata(file: Path) -> str | None:
+    """Return the configuration that `engine.nets.exported` puts into a file for timm; None in any other."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            text: str | None = (opened.metadata() or {}).get("timm")
+    except (SafetensorError, OSError):
+        return None
+    return text
+
+
 def read_metadata(file: Path) -> dict[str, Any]:
     """Read what a weights file of this project says about its network; empty for another's file.
 
@@ -115,7 +125,23 @@ def read_description(file: Path) -> Description:
     Raises:
         UserError: no such file, or one that does not say which network it holds.
     """
-    content = read_metadata(file)
+    return _parsed(read_metadata(file), file)
+
+
+def parse_description(text: str, file: Path) -> Description:
+    """Return what a text in or beside a weights file says of its network.
+
+    Raises:
+        UserError: it does not say which network it is.
+    """
+    try:
+        content = parse_json(text)
+    except ValueError:
+        content = {}
+    return _parsed(content if isinstance(content, dict) else {}, file)
+
+
+def _parsed(content: Mapping[str, Any], file: Path) -> Description:
     try:
         stored, classes = content.get("view"), content.get("classes")
         view = EvaluationView.parse(stored) if stored else EvaluationView.usual(int(content["resolution"]))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from engine.nets.adapt import Fit, fit_tensors
 from engine.nets.backbones import OURS, architecture, build_backbone, check_name
-from engine.nets.description import Origin, is_described
+from engine.nets.description import Origin, is_described, timm_metadata
 from engine.nets.weight_files import SUFFIXES, read_weights
 from loaders.common.errors import UserError, one_line
 from loaders.common.json_text import parse_json
@@ -115,7 +115,7 @@ def _read(source: str, stamp: int, backbone: str | None) -> Foreign:
     if path.is_dir():
         return _fetched(source, f"local-dir:{path}")
     tensors = read_weights(path)
-    config = timm_config(path.parent)
+    config = timm_config(path)
     if config is not None and (backbone is None or config["architecture"] == architecture(backbone)):
         name, given = str(config["architecture"]), {**config, **config.get("pretrained_cfg", {})}
     elif backbone is not None:
@@ -194,10 +194,15 @@ def _scheme(source: str) -> str | None:
     return next((scheme for scheme in _SCHEMES if source.startswith(f"{scheme}:")), None)
 
 
-def timm_config(folder: Path) -> Mapping[str, Any] | None:
-    """Return what config.json says in a folder that timm can load; None in any other."""
+def timm_config(place: Path) -> Mapping[str, Any] | None:
+    """Return timm's configuration of a folder that it can load, or of a file: inside it, or beside it.
+
+    None where there is none.
+    """
     try:
-        content = parse_json((folder / "config.json").read_bytes())
+        text = None if place.is_dir() else timm_metadata(place)
+        folder = place if place.is_dir() else place.parent
+        content = parse_json((folder / "config.json").read_bytes() if text is None else text)
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and "architecture" in content else None

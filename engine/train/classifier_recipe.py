@@ -22,7 +22,6 @@ from loaders.batch import Batch, Loader
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
-from loaders.views.evaluation import EvaluationView
 
 ACCURACY_NAME = "accuracy.json"
 

@@ -22,8 +22,8 @@ from loaders.packs.stores.store import as_url
 from loaders.views.evaluation import EvaluationView
 
 if TYPE_CHECKING:
-    from engine.nets.description import Origin
     from engine.labels.shared_images import Account
+    from engine.nets.description import Origin
     from engine.train.loop import LoopConfig
 
 RUNTIME_FIELDS = (
