@@ -70,8 +70,8 @@ class Headless(Classifier):
 
     def __init__(self, start_network: nn.Module, name: str, view: EvaluationView, **origin: object) -> None:
         """Leave out the classifier layer."""
-        super().__init__(start_network, name, view, (), **origin)  # type: ignore[arg-type]
-        self.head = nn.Identity()  # type: ignore[assignment]
+        super().__init__(start_network, name, view, ("features",), **origin)  # type: ignore[arg-type]
+        self.head, self.classes = nn.Identity(), ()  # type: ignore[assignment]
 
 
 def load(config: Config) -> Classifier:

@@ -44,8 +44,8 @@ class Config:
     """Least confidence of a label in labels.parquet; the table of guesses has all images."""
     form: Literal["csv", "parquet"] = "csv"
     """Of the table of guesses."""
-    sheet: int = 64
-    """Images on the contact sheet; 0 for none."""
+    sheet: int | None = 64
+    """Images on the contact sheet; None for no sheet."""
     cycle: int = 1
     """Number of this round, kept in labels.parquet."""
     batch_size: int = 256
@@ -181,14 +181,14 @@ def label_table(config: Config, pack: Pack, classes: Sequence[str], guessed: Gue
     return LabelTable.of(*rows, "pseudo", config.cycle)
 
 
-def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed) -> None:
+def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed, count: int) -> None:
     """Draw the surest images of each class in turn, with their guesses, into sheet.png."""
     by_class: dict[int, list[int]] = {}
     for place in np.argsort(-guessed.confidence[:, 0]).tolist():
         by_class.setdefault(int(guessed.label[place, 0]), []).append(place)
     depth = max(map(len, by_class.values()))
     in_turn = (found[turn] for turn in range(depth) for found in by_class.values() if turn < len(found))
-    shown = sorted([place for place, _ in zip(in_turn, range(config.sheet), strict=False)])
+    shown = sorted([place for place, _ in zip(in_turn, range(count), strict=False)])
     everything = split.pack.pool(split.pack.splits)
     view, options = network.view, replace(config.loader, device="cpu")
     with build_loader(
@@ -229,8 +229,8 @@ def run(config: Config) -> Path:
         labels = label_table(config, pack, network.classes, guessed)
         if labels is not None:
             labels.write(config.out / "labels.parquet")
-        if config.sheet:
-            draw_sheet(config, network, split, guessed)
+        if config.sheet is not None:
+            draw_sheet(config, network, split, guessed, config.sheet)
         return path
 
     return on_main(write)

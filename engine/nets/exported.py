@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import timm
 import torch
@@ -115,6 +116,9 @@ def write_hf(network: Classifier, x: Tensor, out: Path) -> None:
     kept: dict[str, Any] = {"pretrained_cfg": {"license": config["pretrained_cfg"].get("license")}}
     kept["label_names"] = list(network.classes)
     save_for_hf(as_timm(network, x), out, kept, data_config=config["pretrained_cfg"], safe_serialization=True)
+    written = json.loads((out / "config.json").read_text())
+    written["model_args"].pop("num_classes", None)  # it stands beside them, and transformers pass both on
+    write_atomic(out / "config.json", to_json(written))
 
 
 def _timm_config(network: Classifier) -> dict[str, Any]:
@@ -185,8 +189,13 @@ def write_safetensors(network: Classifier, x: Tensor, out: Path) -> None:
 
 def write_torch_export(network: Classifier, x: Tensor, out: Path) -> None:
     """Write a program of torch.export whose batch may have any size."""
-    program = _program(network, x)
-    torch.export.save(program, out, extra_files={METADATA_KEY: description_text(network)})
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(network, (x,), dynamic_shapes=({0: batch},))
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # about weights in channels_last, which are whole all the same
+        torch.export.save(program, out, extra_files={METADATA_KEY: description_text(network)})
     check_equal(network, torch.export.load(out).module(), x, "the program")
 
 
@@ -223,11 +232,6 @@ def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
         partial.unlink()
         raise
     partial.replace(out)
-
-
-def _program(network: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim("batch", min=1)
-    return torch.export.export(network, (x,), dynamic_shapes=({0: batch},))
 
 
 WRITERS: Mapping[str, Callable[[Classifier, Tensor, Path], None]] = {
@@ -318,7 +322,7 @@ def load_exported(path: Path, backbone: str | None = None) -> Exported:
         extra = {METADATA_KEY: ""}
         try:
             program = torch.export.load(_checked(path), extra_files=extra).module()
-        except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
+        except (BadZipFile, RuntimeError, ValueError, KeyError, OSError) as error:
             raise UserError(
                 f"network: {path} is no exported program ({str(error)[:100]}); export again"
             ) from None

@@ -75,7 +75,7 @@ def test_timm_loads_the_file_and_the_folder(resnet: Path, tmp_path: Path) -> Non
     assert_same(network, x, expected)
     shown = timm.data.resolve_model_data_config(network)
     assert shown["input_size"] == (3, 32, 32)
-    assert (shown["mean"], shown["crop_pct"], shown["interpolation"]) == ((0.4, 0.5, 0.6), 0.9, "bicubic")
+    assert (*shown["mean"], shown["crop_pct"], shown["interpolation"]) == (0.4, 0.5, 0.6, 0.9, "bicubic")
     assert tuple(network.pretrained_cfg["label_names"]) == CLASSES
     assert network.pretrained_cfg["license"] == "apache-2.0"
 

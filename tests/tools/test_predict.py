@@ -75,7 +75,7 @@ def test_an_export_predicts_a_folder_that_the_next_round_trains_on(
     images = digits_folder / "test" / "3"  # one folder of images: no classes of its own
     out = tmp_path / "out"
     config = Config(
-        network=network, images=str(images), out=out, form="parquet", threshold=0.15, sheet=0, loader=ONE
+        network=network, images=str(images), out=out, form="parquet", threshold=0.15, sheet=None, loader=ONE
     )
     found = pyarrow.parquet.read_table(run(config)).to_pydict()
     assert len(found["file"]) == len(list(images.iterdir()))
