@@ -152,7 +152,8 @@ class LabeledLoaders:
         Raises:
             UserError: see `divided_labels`.
         """
-        self.pack, self.fields, self.views = pack, fields, views
+        self.pack, self.fields = pack, fields
+        self.views = fields.evaluation_view.fit(views)
         self.division = divided_labels(pack, fields)
         self.labels = self.division.training
 
@@ -202,7 +203,8 @@ class SemiLoaders(LabeledLoaders):
             UserError: see `divided_labels` and `unlabeled_images`.
         """
         super().__init__(pack, fields, labeled_views)
-        self.semi_fields, self.unlabeled_views = fields, unlabeled_views
+        self.semi_fields = fields
+        self.unlabeled_views = fields.evaluation_view.fit(unlabeled_views)
         which = (fields.unlabeled_splits, self.division, with_labeled, share, fields.label_seed)
         self.unlabeled = unlabeled_images(pack, *which)
 

@@ -112,8 +112,8 @@ class Rounds:
     def __init__(self, config: Config, pack: Pack, phases: Phases) -> None:
         """Open the loaders."""
         self.config, self.pack, self.phases = config, pack, phases
-        self.views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
         view = config.evaluation_view
+        self.views = view.fit((presets.crop_flip(config.resolution, config.min_crop, config.flip_p),))
         self.test_loader: Loader[Batch] | None = None
         if config.test_split:
             self.test_loader = phases.keep(

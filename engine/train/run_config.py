@@ -24,6 +24,7 @@ from loaders.views.evaluation import EvaluationView
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
+    from engine.nets.description import Origin
     from engine.train.loop_config import LoopConfig
     from loaders.packs.labels.validation import Division
 
@@ -149,8 +150,14 @@ class RunConfig(OptimizerOptions):
         """What the run is measured with, and whatever is predicted with its weights."""
         return EvaluationView.usual(self.resolution)
 
+    @property
+    def origin(self) -> Origin | None:
+        """Where weights of others come from that the run begins with; None where it begins with none."""
+        return None
+
     def loop_config(self) -> LoopConfig:
         """Return how the loop carries the run out."""
+        from engine.nets.description import describe_origin
         from engine.train.loop_config import LoopConfig
 
         return LoopConfig(
@@ -168,7 +175,7 @@ class RunConfig(OptimizerOptions):
             optimizing=OptimizerOptions(**{f.name: getattr(self, f.name) for f in fields(OptimizerOptions)}),
             config=described(self),
             runtime_fields=RUNTIME_FIELDS,
-            backbone_metadata={"view": asdict(self.evaluation_view)},
+            backbone_metadata={"view": asdict(self.evaluation_view), **describe_origin(self.origin)},
         )
 
     def loader_options(self) -> LoaderOptions:
@@ -200,8 +207,13 @@ class RunConfig(OptimizerOptions):
 
 
 def described(config: Any) -> dict[str, Any]:
-    """Return a configuration in JSON types, for files; what opens a store stays out of them."""
+    """Return a configuration in JSON types, for files; what opens a store stays out of them.
+
+    A run that begins with weights of others keeps under `origin` which, and their licence.
+    """
     content = asdict(config)
+    if isinstance(config, RunConfig) and config.origin is not None:
+        content["origin"] = asdict(config.origin)
     content["loader"]["store"].pop("filesystem")
     found: dict[str, Any] = parse_json(to_json(content))
     return found
