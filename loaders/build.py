@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import get_args
 
 import torch
-from torch import Tensor
 
 from loaders.backends import choose_backend
 from loaders.backends.work import LABELED, MAX_VIEWS, Backend, Crew, Renderer, Work
-from loaders.batch import Batch
 from loaders.common.checks import check_flag, check_one_of, check_whole
 from loaders.common.errors import UserError
-from loaders.epochs import EpochLoader, LabeledStream, PairedLoader, Place
+from loaders.epochs import EpochLoader, LabeledStream, PairedLoader
 from loaders.options import LoaderOptions, Mode
 from loaders.order.balanced import group_by_class
 from loaders.order.fingerprint import fingerprint
 from loaders.order.permutation import check_batch
 from loaders.packs import LabelTable, Split
+from loaders.placing import place_on
 from loaders.views.policy import ViewPolicy
 
 _DEFAULT = LoaderOptions()
@@ -67,7 +65,7 @@ def build_loader(
         (split,), (labels,), views, batch_size=batch_size, seed=options.seed, mode=mode,
         **backend.identity(work), dtype=options.dtype,
     )  # fmt: skip
-    return EpochLoader(renderer, work, batch_size, _placer(options), choice, mark)
+    return EpochLoader(renderer, work, batch_size, place_on(torch.device(options.device)), choice, mark)
 
 
 def build_paired_loader(
@@ -131,7 +129,9 @@ def build_paired_loader(
 
     first = labeled_stream(labels)
     renderer = _renderer(backend, other)
-    return PairedLoader(labeled_stream, first, renderer, other, batch_size, mu, _placer(options), choice)
+    return PairedLoader(
+        labeled_stream, first, renderer, other, batch_size, mu, place_on(torch.device(options.device)), choice
+    )
 
 
 def explain_backend(options: LoaderOptions = _DEFAULT, *splits: Split) -> str:
@@ -206,24 +206,3 @@ def _renderer(backend: Backend, work: Work) -> Renderer:
     if refusal is not None:
         raise refusal
     return backend.renderer(work)
-
-
-def _placer(options: LoaderOptions) -> Place:
-    """Return what moves a batch to the device."""
-    target = torch.device(options.device)
-    if target.type == "cpu":
-        return lambda batch: batch
-
-    def move(tensor: Tensor) -> Tensor:
-        return tensor.to(target)
-
-    def place(batch: Batch) -> Batch:
-        return replace(
-            batch,
-            views=tuple(move(view) for view in batch.views),
-            labels=None if batch.labels is None else move(batch.labels),
-            index=move(batch.index),
-            valid=move(batch.valid),
-        )
-
-    return place
