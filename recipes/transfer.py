@@ -150,7 +150,7 @@ class Config:
     batch_size: int = 64
     """Images per step over all ranks; all labels at once where there are fewer."""
     precision: Precision = "auto"
-    """Autocast: auto is bf16 on CUDA and none on the CPU."""
+    """Autocast: auto is bf16 where the GPU or the processor has it in hardware."""
     loader: LoaderField = field(default_factory=default_loader)
     """How the loaders work."""
 
