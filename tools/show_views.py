@@ -37,7 +37,7 @@ from loaders.views.policy import ViewPolicy
 from tools.views.oracle import torchvision_view
 from tools.views.sheet import draw_sheet
 
-Backend = Literal["cpu", "dali", "ffcv"]
+Backend = Literal["cpu", "dali", "ffcv", "resident"]
 
 
 def _rotation(turns: int, resolution: int) -> ViewPolicy:

@@ -24,7 +24,16 @@ PeerName = Literal[
     "kornia",
 ]
 LimitName = Literal["decode_only", "copy_only"]
-BackendName = Literal["cpu", "dali_backend", "dali_gpu_backend", "ffcv_backend", "stream_backend"]
+BackendName = Literal[
+    "cpu",
+    "cpu_gpu_backend",
+    "dali_backend",
+    "dali_gpu_backend",
+    "ffcv_backend",
+    "resident_backend",
+    "resident_gpu_backend",
+    "stream_backend",
+]
 
 
 def refuses_nothing(workload: Workload) -> str | None:
@@ -87,6 +96,12 @@ def find_contender(name: str) -> Contender:
             from tools.bench.backends import DALI as found
         case "dali_gpu_backend":
             from tools.bench.backends import DALI_GPU as found
+        case "cpu_gpu_backend":
+            from tools.bench.backends import CPU_GPU as found
+        case "resident_backend":
+            from tools.bench.backends import RESIDENT as found
+        case "resident_gpu_backend":
+            from tools.bench.backends import RESIDENT_GPU as found
         case "ffcv_backend":
             from tools.bench.backends import FFCV as found
         case "stream_backend":
