@@ -140,10 +140,11 @@ class DeviceRenderer(Renderer):
         self._lent = Lent()
         self._kernels = import_kernels()
         kind = np.dtype("uint8" if self.options.dtype == "uint8" else "float32")
-        self._gains = [
-            [torch.from_numpy(part).to(self._device) for part in normalization(view, kind)]
-            for view in self._work.views
-        ]
+        with self._streams.use(self._stream):
+            self._gains = [
+                [torch.from_numpy(part).to(self._device) for part in normalization(view, kind)]
+                for view in self._work.views
+            ]
         self._thread = WorkerPool(1, "sluice-device")
         self.num_launches = 0
 

@@ -98,6 +98,8 @@ class ResidentPixels:
         edges = [0, *(np.flatnonzero(np.diff(begins // CHUNK_BYTES)) + 1).tolist(), len(sizes)]
         for loaded in [work.crew.threads.submit(self._load, rows, job, *chunk) for chunk in pairwise(edges)]:
             loaded.result(work.options.timeout_s)
+        if self.memory.is_cuda:  # other streams will read it
+            torch.cuda.synchronize(self.memory.device)
 
     def holds(self, rows: NDArray[np.int64]) -> bool:
         """Tell whether all these rows were decoded, or found damaged."""

@@ -9,9 +9,11 @@ import torch
 
 pytest.importorskip("nvidia.dali")
 
-from loaders import build_loader, build_paired_loader
+from loaders import LoaderOptions, build_loader, build_paired_loader
+from loaders.backends.cpu import CpuRenderer
 from loaders.backends.dali import DaliDecoder, DaliRenderer
-from loaders.backends.work import MAX_VIEWS
+from loaders.backends.device import DeviceRenderer
+from loaders.backends.work import MAX_VIEWS, Crew, Request, Work
 from loaders.common.errors import LoaderError, MissingBackendError, UserError
 from loaders.packs import open_pack
 from loaders.views import presets
@@ -28,6 +30,7 @@ from loaders.views.policy import (
     Solarize,
 )
 from tests.loaders.conftest import write_pack
+from tests.loaders.fake_streams import FakeStreams
 from tests.loaders.settings import gathered
 
 VIEWS = (presets.barlow_a(24), presets.barlow_b(32))
@@ -248,6 +251,31 @@ def test_an_image_that_nobody_can_decode_is_replaced(photo_pack, monkeypatch):
     assert same(found[0], expected[0])
     assert same(found[2], expected[2])
     assert found[1].index[3] == (bad + 1) % 24
+
+
+def test_a_device_reads_dalis_memory_where_it_lies(photo_pack, monkeypatch):
+    """The way of a GPU in the interpreter: interleaved pixels of DALI's, and a row that we decode."""
+    pytest.importorskip("triton")
+    view = presets.weak(16, normalize=None)
+    options = LoaderOptions(seed=1, num_threads=1)
+    split = photo_pack.split("train")
+    work = Work(split, (view,), options, 4, Crew(options), split.labels())
+    rows = DaliRenderer(work)
+    rows._dali._refused.add(7)
+    device = DeviceRenderer(rows, FakeStreams(eager=True))
+    request = Request(np.array([3, 7, 0]), np.zeros(3, np.int64), np.ones(3, np.bool_))
+    found = device.submit(request).result(60.0)
+    expected = CpuRenderer(work).submit(request).result(60.0)
+    assert torch.equal(found.index, expected.index)
+    assert (found.views[0] - expected.views[0]).abs().max() < 0.01 / 255
+    ((_, (place,)),) = device._lent._kept
+    decoded, copies = place.keep
+    assert place.interleaved
+    assert decoded.places.tolist() == [0, 2]
+    assert len(copies) == 1
+    device.close(1.0)
+    rows.close(1.0)
+    work.crew.close()
 
 
 def test_an_error_between_feeding_and_running_drops_the_pipeline(photo_pack, monkeypatch):
