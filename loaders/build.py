@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import get_args
 
 import torch
-from torch import Tensor
 
 from loaders.backends import choose_backend
 from loaders.backends.work import LABELED, MAX_VIEWS, Backend, Crew, Renderer, Work
-from loaders.batch import Batch
 from loaders.common.checks import check_flag, check_one_of, check_whole
 from loaders.common.errors import UserError
-from loaders.epochs import EpochLoader, LabeledStream, PairedLoader, Place
+from loaders.epochs import EpochLoader, LabeledStream, PairedLoader
 from loaders.options import LoaderOptions, Mode
 from loaders.order.balanced import group_by_class
 from loaders.order.fingerprint import fingerprint
 from loaders.order.permutation import check_batch
 from loaders.packs import LabelTable, Split
+from loaders.placing import place_on
 from loaders.views.policy import ViewPolicy
 
 _DEFAULT = LoaderOptions()
@@ -77,7 +75,8 @@ def build_loader(
         **backend.identity(work), dtype=options.dtype, **more,
     )  # fmt: skip
     groups = group_by_class(known) if balanced else None
-    return EpochLoader(renderer, work, batch_size, _placer(options), choice, mark, groups)
+    place = place_on(torch.device(options.device))
+    return EpochLoader(renderer, work, batch_size, place, choice, mark, groups)
 
 
 def build_paired_loader(
@@ -141,7 +140,9 @@ def build_paired_loader(
 
     first = labeled_stream(labels)
     renderer = _renderer(backend, other)
-    return PairedLoader(labeled_stream, first, renderer, other, batch_size, mu, _placer(options), choice)
+    return PairedLoader(
+        labeled_stream, first, renderer, other, batch_size, mu, place_on(torch.device(options.device)), choice
+    )
 
 
 def explain_backend(options: LoaderOptions = _DEFAULT, *splits: Split) -> str:
@@ -216,24 +217,3 @@ def _renderer(backend: Backend, work: Work) -> Renderer:
     if refusal is not None:
         raise refusal
     return backend.renderer(work)
-
-
-def _placer(options: LoaderOptions) -> Place:
-    """Return what moves a batch to the device."""
-    target = torch.device(options.device)
-    if target.type == "cpu":
-        return lambda batch: batch
-
-    def move(tensor: Tensor) -> Tensor:
-        return tensor.to(target)
-
-    def place(batch: Batch) -> Batch:
-        return replace(
-            batch,
-            views=tuple(move(view) for view in batch.views),
-            labels=None if batch.labels is None else move(batch.labels),
-            index=move(batch.index),
-            valid=move(batch.valid),
-        )
-
-    return place

@@ -165,7 +165,7 @@ class Config:
     ask: Ask = field(default_factory=Ask)
     """Labels to buy."""
     precision: Precision = "auto"
-    """Autocast of every training: auto is bf16 on CUDA and none on the CPU."""
+    """Autocast of every training: auto is bf16 where the GPU or the processor has it in hardware."""
     progress: bool = True
     """Show progress."""
     loader: LoaderField = field(default_factory=default_loader)

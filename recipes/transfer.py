@@ -119,7 +119,7 @@ class Config:
     class_weights: ClassWeights = "none"
     """Weight of a label in the loss instead, see recipes/supervised.py."""
     precision: Precision = "auto"
-    """Autocast: auto is bf16 on CUDA and none on the CPU."""
+    """Autocast: auto is bf16 where the GPU or the processor has it in hardware."""
     loader: LoaderField = field(default_factory=default_loader)
     """How the loaders work."""
 

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from engine.evaluate.collapse import describe_collapse
 from engine.evaluate.online_probe import OnlineProbe, ProbeRecorder
-from engine.train import checkpoint, rng
+from engine.train import autocast, checkpoint, rng
 from engine.train.accumulation import Accumulator, Shell
 from engine.train.agreement import check_agreement, check_same_data, check_same_rules, data_facts, run_facts
 from engine.train.bad_rows import BadRowRecorder
@@ -104,8 +104,12 @@ def train(
         KeyboardInterrupt: Ctrl-C came; a checkpoint was written, `run_command` exits with code 130.
     """
     decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
-    check_agreement(run_facts(recipe.name, decisive, loader))
-    opened = opened_run(config.out, recipe.name, config.config, config.runtime_fields, config.resume)
+    taken = {autocast.KEY: accelerator.mixed_precision}
+    check_agreement(run_facts(recipe.name, decisive | taken, loader))
+    described = dict(config.config) | taken
+    opened = opened_run(
+        config.out, recipe.name, described, {*config.runtime_fields, autocast.KEY}, config.resume
+    )
     with StopSignal() as stop, opened:
         run = _Run(recipe, loader, accelerator, config, probe, validation)
         run.restore()
@@ -216,7 +220,7 @@ class _Run:
         )
         try:
             with shown:
-                for note in self.notes:
+                for note in [f"precision: {autocast.SAID[self.accelerator.mixed_precision]}", *self.notes]:
                     shown.say(note)
                 for batch in clock.timed(self._batches(clock, stop)):
                     if self.step == 0 and is_main:

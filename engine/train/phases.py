@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
 from engine.objectives.cross_entropy import label_loss
+from engine.train import autocast
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.classifier_recipe import (
@@ -125,8 +126,10 @@ class Phases:
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
         self.shared.say()
         content = self.shared.describe({**described(config), "pack identity": data})
+        content[autocast.KEY] = self.accelerator.mixed_precision
+        runtime = (*RUNTIME_FIELDS, autocast.KEY)
         self._opened = ExitStack()
-        self._opened.enter_context(opened_run(config.out, recipe, content, RUNTIME_FIELDS, config.resume))
+        self._opened.enter_context(opened_run(config.out, recipe, content, runtime, config.resume))
         self.done: list[PhaseSummary] = []
         self.division = division
         held = division.validation

@@ -85,7 +85,8 @@ class RunConfig(OptimizerOptions):
     resume: bool = False
     """Go on from the newest whole checkpoint in --out, or start where there is none."""
     precision: Precision = "auto"
-    """Autocast: auto is bf16 on CUDA and none on the CPU; bf16 may be asked for on the CPU too."""
+    """Autocast: auto is bf16 where the GPU or the processor (AVX-512 BF16, AMX) has it in hardware, fp16 on
+    older GPUs, none on other processors; config.json keeps what was taken, and a resume goes on with it."""
     log_every: int = 10
     """Steps between log lines."""
     checkpoint_every_steps: int = 500
