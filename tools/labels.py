@@ -21,17 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from loaders.common.cores import available_cores
 from loaders.common.errors import UserError, check_numbers, run_command
 from loaders.common.files import check_file, check_folder
+from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.labels.class_names import class_names, write_class_names
+from loaders.packs.labels.division import divide, joined_groups, scarce_note
 from loaders.packs.labels.files import export_labels, read_label_file
 from loaders.packs.labels.leaks import shared_rows
-from loaders.packs.labels.subsample import subsample_per_class, tell_scarce, validation_part
+from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
 from loaders.packs.labels.tables import TRUE_LABELS, label_table_path
 
 _PackPath = Annotated[Path, tyro.conf.Positional]
@@ -106,7 +110,10 @@ class Subsample:
 
 @dataclass(frozen=True)
 class Divide:
-    """Divide the labels of a split in two tables, training and validation, class by class."""
+    """Divide the labels of a split, class by class, in tables for training, validation and test.
+
+    Copies of one image fall on one side.
+    """
 
     pack: _PackPath
     """Folder of the pack."""
@@ -115,7 +122,11 @@ class Divide:
     validation: float
     """Share of each class that becomes validation, between 0 and 1."""
     name: str
-    """The new tables are called NAME-train and NAME-val."""
+    """The new tables are called NAME-train and NAME-val, and NAME-test with --test."""
+    test: float = 0.0
+    """Share of each class that becomes a test set, which is measured once; 0 for none."""
+    near: bool = False
+    """Keep images together that look the same with different bytes; decodes every image of the split."""
     seed: int = 0
     """Seed of the choice."""
     table: str = TRUE_LABELS
@@ -124,6 +135,13 @@ class Divide:
     def __post_init__(self) -> None:
         """Refuse numbers that divide nothing."""
         check_numbers(self)
+        if not 0 < self.validation < 1:
+            raise UserError(f"validation: expected a share between 0 and 1, found {self.validation}")
+        if self.validation + self.test >= 1:
+            raise UserError(
+                f"test: expected less than {1 - self.validation:g}, so that some labels are left to train "
+                f"on, found {self.test}; lower a share"
+            )
 
 
 @dataclass(frozen=True)
@@ -243,13 +261,31 @@ def _shown(names: tuple[str, ...]) -> str:
 def _divide(pack: Pack, command: Divide) -> None:
     split, table = pack.split(command.split), _read(pack, command.table)
     labels = split.labels(table)
-    part = validation_part(labels, command.validation, command.seed)
-    tell_scarce(labels, 2, pack.classes)
-    halves = {f"{command.name}-train": ~part & (labels >= 0), f"{command.name}-val": part}
-    for name in halves:
-        _free_path(pack, name)  # both, before either is written
-    for name, chosen in halves.items():
-        _write(pack, name, table.of_rows(split.rows(chosen.nonzero()[0])))
+    known = np.flatnonzero(labels >= 0)
+    names, shares = ["train", "val"], [1 - command.validation - command.test, command.validation]
+    if command.test:
+        names, shares = [*names, "test"], [*shares, command.test]
+    if len(known) < len(names):
+        raise UserError(
+            f"{command.split}: expected at least {len(names)} labelled images, found {len(known)}; give a "
+            "split or a table with more labels"
+        )
+    rows = split.rows(known)
+    hashes = pack.columns.content_hash[rows]
+    pairs = np.zeros((0, 2), np.int64)
+    if command.near:
+        from loaders.packs.findings import near_pairs, perceptual_hashes  # loads what decodes
+
+        looks = perceptual_hashes(pack, available_cores(), rows)
+        pairs = np.array(list(near_pairs(looks)), np.int64).reshape(-1, 2)
+    groups = joined_groups(len(rows), hashes, pairs)
+    parts = divide(labels[known], groups, hashes[:, 0], shares, command.seed)
+    if (scarce := scarce_note(labels[known], parts, names, pack.classes)) is not None:
+        tell(f"note: {scarce}")
+    for name in names:
+        _free_path(pack, f"{command.name}-{name}")  # all, before one is written
+    for number, name in enumerate(names):
+        _write(pack, f"{command.name}-{name}", table.of_rows(rows[parts == number]))
 
 
 def _compare(pack: Pack, command: Compare) -> None:

@@ -20,7 +20,8 @@ from loaders.common.cores import available_cores
 from loaders.common.errors import UserError, check_numbers, run_command
 from loaders.packs import open_pack
 from loaders.packs.audit import compare_with_source, decode_all
-from loaders.packs.sources.spec import parse_splits
+from loaders.packs.manifest import DIVISION, read_manifest
+from loaders.packs.sources.spec import SplitSource, parse_splits
 from loaders.packs.stores.store import as_url
 from loaders.packs.verify import verify_pack
 
@@ -51,12 +52,20 @@ class Config:
             )
 
 
+def _splits(folder: Path, texts: tuple[str, ...]) -> tuple[SplitSource, ...]:
+    """Return the sources as they were given, divided in the way that the manifest records."""
+    if not texts:
+        return ()
+    division = read_manifest(folder).options.get(DIVISION, {})
+    return parse_splits(texts, int(division.get("seed", 0)), bool(division.get("near", False)))
+
+
 def main() -> int:
     """Parse the command line, verify, and print what differs."""
     config = tyro.cli(Config, description=__doc__)
     folder, start = Path(config.pack), time.perf_counter()
     workers = config.workers or available_cores()
-    splits = parse_splits(config.against) if config.against else ()
+    splits = _splits(folder, config.against)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("verifying shards", total=None)
         damage = verify_pack(

@@ -88,22 +88,28 @@ def _num_different(pack: Pack, pairs: list[tuple[int, int]]) -> int:
     return sum(bool((hashes[a] != hashes[b]).any()) for a, b in pairs)
 
 
-def perceptual_hashes(pack: Pack, workers: int) -> NDArray[np.uint64]:
-    """Return uint64 [len(pack)]: for 8 x 8 places of the gray image, whether it darkens to the right.
+def perceptual_hashes(pack: Pack, workers: int, rows: NDArray[np.int64] | None = None) -> NDArray[np.uint64]:
+    """Return uint64 [K]: for 8 x 8 places of the gray image, whether it darkens to the right.
+
+    Args:
+        pack: the pack.
+        workers: threads that decode.
+        rows: int64 [K]; all rows by default.
 
     Source: Krawetz, "Kind of like that" (2013), difference hash.
     """
-    hashes = np.zeros(len(pack), np.uint64)
+    chosen = np.arange(len(pack)) if rows is None else rows
+    hashes = np.zeros(len(chosen), np.uint64)
 
     def work(first: int) -> None:
-        for row in range(first, min(first + _ROWS_PER_TASK, len(pack))):
+        for place, row in enumerate(chosen[first : first + _ROWS_PER_TASK].tolist(), first):
             try:
-                hashes[row] = difference_hash(_gray(pack, row))
+                hashes[place] = difference_hash(_gray(pack, row))
             except ValueError:  # damaged since it was packed: it looks like none, and verifying names it
-                hashes[row] = pack.columns.content_hash[row, 0]
+                hashes[place] = pack.columns.content_hash[row, 0]
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        list(pool.map(work, range(0, len(pack), _ROWS_PER_TASK)))
+        list(pool.map(work, range(0, len(chosen), _ROWS_PER_TASK)))
     return hashes
 
 

@@ -77,6 +77,21 @@ def test_divide_and_compare(packed: Pack, monkeypatch, capsys) -> None:
     assert f"differs: {packed.key(int(val.row[0]))}: c0 / c1" in out
 
 
+def test_divide_in_three_with_copies_on_one_side(tmp_path: Path, monkeypatch, capsys) -> None:
+    files = class_tree(2, 10) | {f"c0/copy{i}.jpg": jpeg(i) for i in range(5)} | {"c2/lone.jpg": jpeg(999)}
+    packed = pack(tmp_path / "p", f"train={write_tree(tmp_path / 'in', files)}")
+    options = ("--split", "train", "--validation", 0.2, "--test", 0.2, "--name", "d")
+    run(monkeypatch, "divide", packed.path, *options)
+    assert "c2 (1, none in val and test)" in capsys.readouterr().err
+    parts = [table(packed, f"d-{name}") for name in ("train", "val", "test")]
+    assert np.bincount(parts[1].label).tolist() == [3, 2]
+    assert sorted(np.concatenate([part.row for part in parts])) == list(range(26))
+    contents = [{packed.read(row) for row in part.row} for part in parts]
+    assert len(set.union(*contents)) == sum(map(len, contents)) == 21
+    with pytest.raises(UserError, match=r"test: expected less than 0\.5"):
+        run(monkeypatch, "divide", packed.path, *options[:3], 0.5, "--test", 0.5, "--name", "e")
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
