@@ -5,7 +5,7 @@ A label table is a small parquet file under `labels/` of a pack; no command touc
 Examples:
     python tools/labels.py subsample packs/mine --split train --per-class 4 --seed 0 --name few4
     python tools/labels.py divide packs/mine --split train --validation 0.1 --name tenth
-    python tools/labels.py import packs/mine --file labels.csv --name mine
+    python tools/labels.py import packs/mine --file labels.csv --name mine --new-classes
     python tools/labels.py import packs/unlabelled --classes cat dog --file bought.csv --name bought
     python tools/labels.py exclude packs/mine --split test --name known
     python tools/labels.py export packs/mine --file labels.csv --name few4
@@ -33,7 +33,7 @@ from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.labels.class_names import class_names, write_class_names
 from loaders.packs.labels.division import divide, joined_groups, scarce_note
-from loaders.packs.labels.files import export_labels, read_label_file
+from loaders.packs.labels.files import export_labels, new_class_names, read_label_file
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
 from loaders.packs.labels.tables import TRUE_LABELS, label_table_path
@@ -43,7 +43,10 @@ _PackPath = Annotated[Path, tyro.conf.Positional]
 
 @dataclass(frozen=True)
 class Import:
-    """Make a label table from a .csv, .tsv, .jsonl (columns key or row, label), .npy or .pt (one per row)."""
+    """Make a label table from a .csv, .tsv, .jsonl (a name, key or row, and its label), .npy or .pt.
+
+    A name is that of the file, such as IMG_1.jpg, with as much of its path as tells it from others.
+    """
 
     pack: _PackPath
     """Folder of the pack."""
@@ -53,18 +56,25 @@ class Import:
     name: str | None = None
     """Name of the new table."""
     split: str | None = None
-    """Split that an array has one label per image of; the whole pack by default."""
+    """Split that an array has one label per image of, or that the names of a list are looked up in; the
+    whole pack by default."""
     source: str = "import"
     """Who gave the labels, kept in the table."""
     classes: tuple[str, ...] = ()
     """Names of the classes of a pack that was made without labels, for good: label 0 is the first. All of
     them, or a text file with one per line."""
+    new_classes: bool = False
+    """Add the classes that the file names and the pack does not have, for good, behind those that it has."""
 
     def __post_init__(self) -> None:
         """Refuse a command that imports nothing, or half of what it needs."""
         if (self.file is None) != (self.name is None) or (self.file is None and not self.classes):
             raise UserError(
                 "import: expected --file and --name, --classes, or all three; give what is missing"
+            )
+        if self.new_classes and (self.classes or self.file is None):
+            raise UserError(
+                "new_classes: expected --file without --classes, whose names it takes; change one"
             )
 
 
@@ -212,7 +222,7 @@ def _rows_of(pack: Pack, split: str | None) -> list[tuple[int, int]]:
 
 
 def _read(pack: Pack, name: str) -> LabelTable:
-    return LabelTable.read(pack.path / label_table_path(name), len(pack))
+    return pack.widened(LabelTable.read(pack.path / label_table_path(name), len(pack)))
 
 
 def _free_path(pack: Pack, name: str) -> Path:
@@ -240,14 +250,20 @@ def _import(pack: Pack, command: Import) -> None:
             f"classes: expected those of the pack, {_shown(pack.classes)}, found {_shown(names)}; leave out "
             "--classes"
         )
-    is_new, pack.classes = bool(names) and not pack.classes, pack.classes or names
+    added = new_class_names(command.file, pack.classes) if command.new_classes and command.file else ()
+    if added and pack.is_multi_label:
+        raise UserError("new_classes: expected a pack with one label an image, found several; leave it out")
+    all_names = (pack.classes or names) + added
+    is_new, pack.classes = all_names != pack.classes, all_names
     if command.file is not None and command.name is not None:
         table = read_label_file(command.file, pack, _rows_of(pack, command.split), command.source)
         if not len(table):
             raise UserError(f"{command.file}: expected at least one label, found none; check its columns")
         _free_path(pack, command.name)
     if is_new:
-        write_class_names(pack.path, names)
+        write_class_names(pack.path, all_names)
+    if added:
+        print(f"{pack.path}: new classes {_shown(added)}; {len(all_names)} in all")
     if command.classes:
         print(f"{pack.path}: {len(pack.classes)} classes, {_shown(pack.classes)}")
     if command.name is not None:

@@ -17,7 +17,7 @@ from loaders.common.errors import UserError
 from loaders.packs.findings import difference_hash, find_copies, near_pairs
 from loaders.packs.repeats import repeated_rows
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, pixels, write_tree
-from tools.packing import page
+from tools.packing import pack_page as page
 from tools.packing.inspect import faults_found, inspect_pack, parse_faults, read_quarantine
 
 

@@ -95,14 +95,14 @@ def test_divide_in_three_with_copies_on_one_side(tmp_path: Path, monkeypatch, ca
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("key,label\ntrain/c0/999,1\n", "no image with the key 'train/c0/999'"),
+        ("key,label\ntrain/c0/999,1\n", "no image called 'train/c0/999'"),
         ("row,label\n36,1\n", r"row '36', expected 0 to 35"),
         ("row,label\n1.5,1\n", r"row '1.5', expected 0 to 35"),
         ("row,label\n0,1.5\n", r"no class '1.5'"),
         ("row,label\n0,3\n", "label 3 is out of range, expected 0 to 2"),
         ("row,label\n0,zebra\n", r"no class 'zebra'; it has c0, c1, c2"),
         ("row,label\n0,1\n0,2\n", r"row 0 \(train/c0/000\) is labelled twice"),
-        ("row,points\n0,1\n", "has the columns row, points: expected key or row, and label"),
+        ("row,points\n0,1\n", "has the columns row, points: expected a name, key or row of each image"),
     ],
 )
 def test_bad_imports(packed: Pack, tmp_path: Path, monkeypatch, text: str, match: str) -> None:

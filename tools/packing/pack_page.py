@@ -8,25 +8,21 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
+from engine.report.blocks import Bars, Sheet
 from engine.report.page import Block, Paragraph, Section, Table, Tile, Tiles, render_page
+from engine.report.thumbnails import thumbnail
 from loaders.common.files import write_atomic
-from loaders.kernels.encodings import ENCODING_RAW
-from loaders.kernels.jpeg.turbojpeg import decode_jpeg, factor_leaving
 from loaders.packs import Pack
 from loaders.packs.findings import Findings
-from loaders.packs.images.resize import fit_inside, resize_antialiased
-from tools.packing.blocks import Bars, Sheet
+
 from tools.packing.warned import Warnings
 
 PAGE_NAME = "report.html"
-_THUMBNAIL_PX = 72
 _IMAGES_PER_CLASS = 8
 _MAX_CLASSES = 200
 _MAX_REPAIRED = 48
-_UNREADABLE_GRAY = 128
 _ROWS_AT_ONCE = 1 << 20
 _SIZE_EDGES = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 
@@ -149,20 +145,4 @@ def _sheets(pack: Pack, labels: NDArray[np.int64]) -> Iterator[Block]:
 
 def _sheet(pack: Pack, title: str, rows: NDArray[np.int64]) -> Sheet:
     keys = [pack.key(int(row)) for row in rows]
-    return Sheet(title, [_thumbnail(pack, int(row)) for row in rows], keys)
-
-
-def _thumbnail(pack: Pack, row: int) -> bytes:
-    data, columns = pack.view(row), pack.columns
-    full = int(columns.height[row]), int(columns.width[row])
-    height, width = fit_inside(*full, _THUMBNAIL_PX)
-    if columns.encoding[row] == ENCODING_RAW:
-        pixels = data.reshape(*full, 3)
-    else:
-        try:
-            pixels = decode_jpeg(data, factor_leaving(*full, height, width))
-        except ValueError:  # damaged since it was packed: an empty square, and verifying names it
-            pixels = np.full((height, width, 3), _UNREADABLE_GRAY, np.uint8)
-    small = np.ascontiguousarray(resize_antialiased(pixels, height, width))
-    thumbnail: bytes = simplejpeg.encode_jpeg(small, 80, "rgb", "420")
-    return thumbnail
+    return Sheet(title, [thumbnail(pack, int(row)) for row in rows], keys)
