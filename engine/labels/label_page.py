@@ -31,8 +31,8 @@ button kbd{color:var(--muted);font-size:.8rem;margin-right:.35rem}
 #images b,#images small{display:block;overflow-wrap:anywhere;font-size:.82rem;min-height:1.2em}
 #images small{color:var(--muted)}
 """
-# Labels live in the page and, where the browser allows it for a file, in its storage: closing a tab by mistake
-# loses nothing. The table is what `filled` of the recipe reads.
+# Labels live in the page and, where the browser allows it for a file, in its storage: closing a tab by
+# mistake loses nothing. The table is what `filled` of the recipe reads.
 _SCRIPT = """
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -157,8 +157,8 @@ def label_page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{title}</title>\n<style>{CSS}{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{title}</h1><p>Choose the class of the framed image by its button or key; arrows move, x takes a "
-        "label away. Save the table and give it to --filled.</p>\n"
+        f"<h1>{title}</h1><p>Choose the class of the framed image by its button or key; arrows move, x "
+        "takes a label away. Save the table and give it to --filled.</p>\n"
         '<div id="bar"><span id="classes"></span><form id="add"><input id="new" size="12" '
         'placeholder="new class" aria-label="new class"></form>'
         '<span id="count"></span><button id="save">Save table</button></div>\n'

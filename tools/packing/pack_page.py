@@ -16,10 +16,8 @@ from engine.report.thumbnails import thumbnail
 from loaders.common.files import write_atomic
 from loaders.packs import Pack
 from loaders.packs.findings import Findings
-
 from tools.packing.warned import Warnings
 
-PAGE_NAME = "report.html"
 _IMAGES_PER_CLASS = 8
 _MAX_CLASSES = 200
 _MAX_REPAIRED = 48
