@@ -114,13 +114,13 @@ from engine.labels.label_page import SHOWN_PX, label_page, table_text
 from engine.nets.backbones import resized
 from engine.nets.classifier import Classifier, find_classifier
 from engine.nets.starts import find_start
-from engine.report.thumbnails import thumbnail
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import refuse_ranks
 from loaders import build_loader, open_pack
 from loaders.common.files import check_folder, write_atomic
 from loaders.epochs import EpochLoader
 from loaders.packs import LabelTable, Pack, Split
+from loaders.packs.images.thumbnail import thumbnail
 from loaders.packs.labels.class_names import write_class_names
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import has_labels, training_labels

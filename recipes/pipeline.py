@@ -188,6 +188,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.nets.classifier import best_weights, find_classifier
 from engine.report.figures import draw_steps, save_picture
+from engine.report.other_pages import build_page
+from engine.report.run_page import PageOptions, leave_page
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.distributed import refuse_ranks
@@ -523,6 +525,7 @@ def main() -> None:
     config = command_line(Config, __doc__)
     print_ablation(Console(), run(config))
     print(f"pipeline: results{describe_bad_rows(config.out)} -> {config.out}")
+    leave_page(config.out, lambda: build_page(PageOptions(config.out)))
 
 
 if __name__ == "__main__":

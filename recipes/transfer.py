@@ -150,6 +150,8 @@ from engine.evaluate.predict import measure_accuracy
 from engine.labels.shared_images import Account, check_run
 from engine.nets.layers import Layer, LayerFeatures
 from engine.nets.starts import Start, find_start
+from engine.report.other_pages import build_page
+from engine.report.run_page import PageOptions, leave_page
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank, seed_everything
 from engine.train.early_stopping import Stopping
@@ -442,6 +444,8 @@ def main() -> None:
             print_results(Console(), results)
     if rank() == 0:
         print(f"transfer: results{describe_bad_rows(config.out)} -> {config.out}")
+        if not config.grid:
+            leave_page(config.out, lambda: build_page(PageOptions(config.out)))
 
 
 if __name__ == "__main__":

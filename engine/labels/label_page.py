@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Sequence
 from html import escape
 
+from engine.report.page import jpeg_uri
 from engine.report.theme import CSS
-from engine.report.thumbnails import jpeg_uri
 
 SHOWN_PX = 160
 _KEYS = "123456789abcdefghijklmnopqrstuvwyz"  # of the first classes; x takes a label away, 0 goes back

@@ -35,6 +35,7 @@ class Findings:
         leaked: some groups of keys with one content in several splits.
         num_near: pairs of images that look the same with different bytes; None where nobody looked.
         near: some of these pairs.
+        near_rows: the same pairs by their rows.
     """
 
     num_copies: int
@@ -44,6 +45,7 @@ class Findings:
     leaked: tuple[tuple[str, ...], ...]
     num_near: int | None = None
     near: tuple[tuple[str, ...], ...] = ()
+    near_rows: tuple[tuple[int, int], ...] = ()
 
 
 def find_copies(pack: Pack, near: bool = False, workers: int = 1) -> Findings:
@@ -79,7 +81,8 @@ def find_copies(pack: Pack, near: bool = False, workers: int = 1) -> Findings:
         dict(leaks),
         tuple(leaked),
         None if pairs is None else _num_different(pack, pairs),
-        () if pairs is None else tuple((pack.key(a), pack.key(b)) for a, b in pairs[:_SHOWN]),
+        tuple((pack.key(a), pack.key(b)) for a, b in (pairs or [])[:_SHOWN]),
+        tuple((a, b) for a, b in (pairs or [])[:_SHOWN]),
     )
 
 

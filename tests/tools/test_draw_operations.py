@@ -30,5 +30,6 @@ def test_the_tool_draws_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     arguments = ["--out", str(tmp_path / "out"), "--tile", "16", "--draws", "3"]
     monkeypatch.setattr(sys, "argv", ["draw_operations.py", *arguments])
     draw_operations.main()
-    assert Image.open(tmp_path / "out" / "Cutout.png").size == (56, 16)
+    with Image.open(tmp_path / "out" / "Cutout.png") as picture:
+        assert picture.size == (56, 16)
     assert "views: 2 pictures" in capsys.readouterr().out

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-
 import numpy as np
 import simplejpeg
 
 from loaders.kernels.encodings import ENCODING_RAW
 from loaders.kernels.jpeg.turbojpeg import decode_jpeg, factor_leaving
-from loaders.packs import Pack
 from loaders.packs.images.resize import fit_inside, resize_antialiased
+from loaders.packs.pack import Pack
 
-THUMBNAIL_PX = 72
+THUMBNAIL_PX = 144  # twice the height that sheets show, for zooming
 _UNREADABLE_GRAY = 128
 _QUALITY = 80
 
@@ -35,8 +33,3 @@ def thumbnail(pack: Pack, row: int, side: int = THUMBNAIL_PX) -> bytes:
     small = np.ascontiguousarray(resize_antialiased(pixels, height, width))
     encoded: bytes = simplejpeg.encode_jpeg(small, _QUALITY, "rgb", "420")
     return encoded
-
-
-def jpeg_uri(jpeg: bytes) -> str:
-    """Return a JPEG file as a data URI, so that a page needs no second file."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
