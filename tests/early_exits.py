@@ -61,6 +61,7 @@ def outcome(script: str, words: Sequence[str]) -> tuple[object, str, str]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--interrupt":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
         sys.meta_path.insert(0, Refusal(True))
         print(outcome(sys.argv[2], sys.argv[3:]))
     else:

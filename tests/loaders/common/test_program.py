@@ -29,9 +29,11 @@ class Config:
 
 @pytest.fixture(autouse=True)
 def usual_ctrl_c() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     yield
     heed_ctrl_c()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, before)
 
 
 def test_the_words_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,9 +82,6 @@ def test_ctrl_c_is_an_exception_again_once_the_command_runs(monkeypatch: pytest.
 
 def test_a_background_job_goes_on_ignoring_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["program"])
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        check_command_line(Config, None)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    check_command_line(Config, None)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
