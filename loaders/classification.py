@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loaders.batch import Loader
-from loaders.build import build_loader, build_paired_loader
+from loaders.build import Sampler, build_loader, build_paired_loader
 from loaders.common.errors import UserError
 from loaders.common.notice import tell
 from loaders.epochs import EpochLoader, PairedLoader
@@ -242,11 +243,12 @@ def build_labeled_loader(
         views: see `build_loader`.
         batch_size: global; see `fit_to_ranks` for fewer rows.
         options: see `build_loader`.
-        balanced: see `build_loader`.
+        balanced: draw every class equally often, see `sampler` of `build_loader`.
     """
     rows = pack.pool(pack.splits).labeled_by(labels)
     rows, fitting = fit_to_ranks(rows, batch_size, options.num_ranks, pairs=True)
-    return build_loader(rows, views, fitting, options=options, labels=labels, balanced=balanced)
+    sampler: Sampler | None = "balanced" if balanced else None
+    return build_loader(rows, views, fitting, options=options, labels=labels, sampler=sampler)
 
 
 def validation_loader(
@@ -299,6 +301,22 @@ def unlabeled_images(
             "validate on; name other splits"
         )
     return pool if kept.all() else pool.take(np.flatnonzero(kept))
+
+
+def build_rows_loader(
+    pack: Pack, rows: NDArray[np.int64], view: EvaluationView, options: LoaderOptions, batch_size: int = 128
+) -> EpochLoader:
+    """Build an evaluation loader of some rows, in increasing order.
+
+    Args:
+        pack: the pack.
+        rows: int64 [K], increasing, none twice.
+        view: what the network is shown.
+        options: see `build_loader`.
+        batch_size: global.
+    """
+    everything = pack.pool(pack.splits)  # all rows, so that a row is its position
+    return build_loader(everything.take(rows), (view.policy(),), batch_size, options=options, mode="eval")
 
 
 def build_pool_loader(

@@ -7,8 +7,8 @@ pretrain (Barlow Twins) -> fine_tune -> rounds (balanced pseudo-labels) -> fixma
 -> tta, ending in ablation.csv and ablation.png: what each stage brought on this pack, for better or worse.
 
 The same command again goes on where it stopped, also inside a stage. `--skip` leaves stages out. Without
-`--oracle` the active stage writes OUT/active/request.csv and stops; fill in its labels, turn it into a table
-by `recipes/active.py --pack PACK --filled OUT/active/request.csv --out OUT/active`, and give the command
+`--oracle` the active stage writes OUT/active/request.html and stops; label on that page, turn what it saves
+into a table by `recipes/active.py --pack PACK --filled request.csv --out OUT/active`, and give the command
 again. All in one process: with several GPUs launch the stages by themselves, with the folders that the
 pipeline would give them.
 
@@ -188,6 +188,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.nets.classifier import best_weights, find_classifier
 from engine.report.figures import draw_steps, save_picture
+from engine.report.other_pages import build_page
+from engine.report.run_page import PageOptions, leave_page
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.distributed import refuse_ranks
@@ -392,8 +394,8 @@ def active_stage(chain: Chain) -> None:
         )
     if not bought.is_file():
         raise UserError(
-            f"active: fill in the labels of {bought.parent / 'request.csv'}, run recipes/active.py --filled "
-            f"on it with --out {bought.parent}, then this command again"
+            f"active: label on {bought.parent / 'request.html'}, run recipes/active.py --filled on what it "
+            f"saves with --out {bought.parent}, then this command again"
         )
     semi_supervised(chain, "active-fixmatch", (bought,))
     chain.measure("active", chain.best)
@@ -523,6 +525,7 @@ def main() -> None:
     config = command_line(Config, __doc__)
     print_ablation(Console(), run(config))
     print(f"pipeline: results{describe_bad_rows(config.out)} -> {config.out}")
+    leave_page(config.out, lambda: build_page(PageOptions(config.out)))
 
 
 if __name__ == "__main__":

@@ -167,6 +167,8 @@ from engine.nets.description import describe_origin
 from engine.nets.layers import Layer, LayerFeatures
 from engine.nets.starts import Start, find_start
 from engine.objectives.cross_entropy import class_weights
+from engine.report.other_pages import build_page
+from engine.report.run_page import PageOptions, leave_page
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank, seed_everything
 from engine.train.fine_tuning import Transfer, train_stage, vote
@@ -176,6 +178,7 @@ from engine.train.run_config import described
 from engine.train.validation import Validation
 from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
+from loaders.build import Sampler
 from loaders.classification import check_measured, fit_to_ranks
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
@@ -295,8 +298,9 @@ class Session:
         view = presets.crop_flip(self.start.resolution, job.tuning.min_crop, self.config.flip_p)
         views = self.start.view.fit((view,))
         fitting = batch_size - batch_size % num_ranks
-        options, balanced = replace(self.options, seed=job.seed), self.config.balanced
-        return build_loader(chosen, views, fitting, options=options, labels=self.table, balanced=balanced)
+        options = replace(self.options, seed=job.seed)
+        sampler: Sampler | None = "balanced" if self.config.balanced else None
+        return build_loader(chosen, views, fitting, options=options, labels=self.table, sampler=sampler)
 
     def loop_config(self, job: _Job, tuning: FineTuning, ending: str, steps_per_epoch: int) -> LoopConfig:
         """Return how the loop carries out one training of a job."""
@@ -457,6 +461,8 @@ def main() -> None:
             Console().print(results_table(results))
     if rank() == 0:
         print(f"transfer: results{describe_bad_rows(config.out)} -> {config.out}")
+        if not config.grid:
+            leave_page(config.out, lambda: build_page(PageOptions(config.out)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ the phase under way resumes exactly.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -256,9 +257,14 @@ class Phases:
 
 
 def print_phases(name: str, phases: list[PhaseSummary]) -> None:
-    """Print the accuracy of every phase and where the last one's classifier lies."""
+    """Print the accuracy of every phase and where the last one's classifier lies, and leave their page."""
+    from engine.report.run_page import leave_page  # loads what draws
+
+    if os.environ.get("RANK", "0") != "0":
+        return
     for phase in phases:
         if phase.accuracy is not None:
             print(f"  {phase.name}: top-1 {phase.accuracy.top1:.1%}")
     out = phases[-1].out.parent
     print(f"{name}: {len(phases)} phases{describe_bad_rows(out)} -> {out}")
+    leave_page(out)

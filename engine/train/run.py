@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -149,7 +150,11 @@ def describe_training(summary: TrainSummary, out: Path) -> str:
 
 
 def print_summary(name: str, summary: RunSummary) -> None:
-    """Print one line on a run that is over."""
+    """Print one line on a run that is over, and leave its page; in the first process alone."""
+    from engine.report.run_page import leave_page  # loads what draws
+
+    if os.environ.get("RANK", "0") != "0":
+        return
     found, held = summary.accuracy, summary.validation
     best = (
         ""
@@ -158,3 +163,4 @@ def print_summary(name: str, summary: RunSummary) -> None:
     )
     shown = "" if found is None else f"top-1 {found.top1:.1%} of {found.num_images:,} test images, "
     print(f"{name}: {shown}{best}{describe_training(summary, summary.out)} -> {summary.out}")
+    leave_page(summary.out)
