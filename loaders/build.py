@@ -73,8 +73,7 @@ def build_loader(
 def build_paired_loader(
     labeled: Split,
     unlabeled: Split,
-    labeled_views: tuple[ViewPolicy, ...],
-    unlabeled_views: tuple[ViewPolicy, ...],
+    views: tuple[tuple[ViewPolicy, ...], tuple[ViewPolicy, ...]],
     batch_size: int,
     mu: int,
     *,
@@ -87,8 +86,7 @@ def build_paired_loader(
     Args:
         labeled: split, or `Pack.pool` of splits, whose rows with a label are the labelled ones.
         unlabeled: split of the unlabelled rows.
-        labeled_views: policies of the labelled images.
-        unlabeled_views: policies of the unlabelled images, such as (weak, strong).
+        views: policies of the labelled images and of the unlabelled ones, such as ((weak,), (weak, strong)).
         batch_size: global number of labelled rows per step.
         mu: unlabelled rows per labelled row.
         options: see `build_loader`.
@@ -105,8 +103,7 @@ def build_paired_loader(
     """
     _check_split("labeled", labeled)
     _check_split("unlabeled", unlabeled)
-    check_views("labeled_views", labeled_views)
-    check_views("unlabeled_views", unlabeled_views)
+    labeled_views, unlabeled_views = _checked_pair(views)
     check_whole("mu", mu, 1, remedy="give the unlabelled rows per labelled row")
     check_flag("balanced", balanced)
     _check_options(options)
@@ -123,7 +120,7 @@ def build_paired_loader(
         known = rows.labels(table)
         work = Work(rows, labeled_views, options, batch_size // ranks, other.crew, known, stream=LABELED)
         mark = fingerprint(
-            (labeled, unlabeled), (table,), (labeled_views, unlabeled_views), batch_size=batch_size, mu=mu,
+            (labeled, unlabeled), (table,), views, batch_size=batch_size, mu=mu,
             seed=options.seed, balanced=balanced, **backend.identity(other), dtype=options.dtype,
         )  # fmt: skip
         groups = group_by_class(known) if balanced else None
@@ -166,6 +163,18 @@ def check_views(what: str, views: object) -> None:
                 f"{what}: expected {view.name!r} to share the draws of a view at most {number} places before "
                 f"it, found {view.shares_draws_of}; put it behind that view"
             )
+
+
+def _checked_pair(views: object) -> tuple[tuple[ViewPolicy, ...], tuple[ViewPolicy, ...]]:
+    """Return the views of both streams; refuse what is no pair of tuples of policies."""
+    if not isinstance(views, tuple) or len(views) != 2:
+        raise UserError(
+            f"views: expected a pair for labelled and unlabelled images, found {type(views).__name__}"
+            "; give ((weak,), (weak, strong)), with presets of loaders.views"
+        )
+    check_views("views of the labelled images", views[0])
+    check_views("views of the unlabelled images", views[1])
+    return views
 
 
 def _check_split(what: str, split: object) -> None:

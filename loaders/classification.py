@@ -179,8 +179,7 @@ class SemiLoaders(LabeledLoaders):
         return build_paired_loader(
             self.pack.pool(self.pack.splits),
             self.pack.pool(self.semi_fields.unlabeled_splits),
-            self.views,
-            self.unlabeled_views,
+            (self.views, self.unlabeled_views),
             self.fields.batch_size,
             self.semi_fields.mu,
             options=options,

@@ -27,7 +27,7 @@ def test_a_loader_says_what_was_chosen_and_why(backend, photo_pack):
     split, views, options = photo_pack.split("train"), (presets.weak(16),), LoaderOptions(backend=backend)
     with build_loader(split, views, 8, options=options) as loader:
         assert loader.backend == explain_backend(options)
-    with build_paired_loader(split, split, views, views, 4, 1, options=options) as pairs:
+    with build_paired_loader(split, split, (views, views), 4, 1, options=options) as pairs:
         assert pairs.backend == explain_backend(options)
 
 

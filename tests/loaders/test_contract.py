@@ -409,8 +409,8 @@ IMPOSSIBLE_PAIR = [
     *IMPOSSIBLE,
     ("mu", (0, -1, 1.5, 13)),
     ("balanced", ("yes", 1)),
-    ("labeled_views", ((), FUSED[0], BORROWED)),
-    ("unlabeled_views", ((), NO_POLICY, FUSED * 129)),
+    ("views", (FUSED, (FUSED, FUSED, FUSED), *((views, FUSED) for views in ((), FUSED[0], BORROWED)))),
+    ("views", tuple((FUSED, views) for views in ((), NO_POLICY, FUSED * 129))),
 ]
 
 SAID = {  # where the line begins with more than the name of the argument
@@ -418,6 +418,7 @@ SAID = {  # where the line begins with more than the name of the argument
     "num_ranks": r"num_ranks|batch size \(global\)",
     "mu": r"mu|unlabelled batch size \(mu = .*\)",
     "labels": "labels|label table",
+    "views": "views( of the (un)?labelled images)?",
 }
 
 
@@ -477,8 +478,7 @@ def paired(case, tmp_path):
 def build_pair(pack, options):
     split = pack.split("train")
     settings = {
-        "labeled_views": (presets.weak(16),),
-        "unlabeled_views": (presets.weak(16), presets.barlow_a(16)),
+        "views": ((presets.weak(16),), (presets.weak(16), presets.barlow_a(16))),
         "batch_size": 2,
         "mu": 3,
         "seed": 1,
@@ -538,8 +538,7 @@ def test_the_streams_draw_apart(paired, photo_pack):
         photo_pack,
         batch_size=8,
         mu=3,
-        labeled_views=(presets.barlow_a(16),),
-        unlabeled_views=(presets.barlow_a(16),),
+        views=((presets.barlow_a(16),), (presets.barlow_a(16),)),
     ) as loader:
         step = take(loader)[0]
     for i, row in enumerate(step.labeled.index):

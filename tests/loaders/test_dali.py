@@ -22,6 +22,7 @@ from loaders.views.policy import (
     Grayscale,
     RandAugment,
     RandomAffine,
+    RandomErasing,
     Solarize,
 )
 from tests.loaders.conftest import write_pack
@@ -250,7 +251,7 @@ def test_a_hung_dali_is_an_error_after_the_time_limit(photo_pack, monkeypatch):
 
 def test_paired_streams_and_new_labels(photo_pack):
     split = photo_pack.split("train")
-    options = {"labeled_views": (presets.weak(16),), "unlabeled_views": (presets.weak(16),), "num_threads": 1}
+    options = {"views": ((presets.weak(16),), (presets.weak(16),)), "num_threads": 1}
 
     def steps(backend):
         with build_paired_loader(
@@ -268,6 +269,7 @@ def test_what_dali_cannot_express_is_refused_by_name(photo_pack):
     with pytest.raises(UserError, match="equalize"):
         build(photo_pack, views=(presets.fixmatch_strong(16),))
     assert refusal(without_equalize(presets.fixmatch_strong(16))) is None
+    assert refusal(only(RandomErasing())) == "RandomErasing"
 
 
 def test_a_missing_dali_names_the_command_that_installs_it(photo_pack, monkeypatch):
