@@ -40,7 +40,7 @@ HELD = {
     "loaders/packs/test_append.py": "loaders/packs/ verify",
     "loaders/packs/test_repair.py": "loaders/packs/ images/jpeg_repair quarantine reasons",
     "loaders/packs/test_pixels.py": "loaders/packs/images/ odd_formats png_chunks to_rgb",
-    "loaders/packs/images/test_image.py": """loaders/packs/images/ jpeg_header resize image_kinds
+    "loaders/packs/images/test_image.py": """loaders/packs/images/ jpeg_header limits resize image_kinds
         decoder_messages""",
     "loaders/packs/test_ray_and_remote.py": """loaders/packs/ ray_workers stores/upload sources/remote_folder
         stores/remote_pack""",
@@ -52,7 +52,7 @@ HELD = {
         labels/multi_labels labels/summary""",
     "recipes/test_bought.py": "loaders/packs/labels/ class_names",
     "tools/test_inspect_pack.py": "loaders/packs/ findings repeats",
-    "loaders/common/test_json_text.py": "tools/packing/ blocks inspect pack_page",
+    "loaders/common/test_json_text.py": "tools/packing/ blocks inspect names pack_page",
     "recipes/test_options.py": "loaders/ common/files pretraining",
     "engine/nets/test_classifier.py": "engine/nets/ description",
     "recipes/test_ssl_gan.py": "engine/ nets/gan_networks labels/matching train/draws",
@@ -62,12 +62,11 @@ HELD = {
     "engine/nets/test_variational.py": "engine/report/ pictures",
     "engine/train/test_distributed.py": "engine/train/ batchnorm",
     "engine/train/test_loop.py": "engine/train/ clock lines progress recipe rng run run_folder",
-    "recipes/test_barlow.py": "engine/train/ run_config",
-    "recipes/test_supervised.py": "engine/train/ classifier_recipe",
-    "recipes/test_transfer.py": "engine/ train/fine_tuning report/heatmap",
+    "recipes/test_supervised.py": "engine/ choices train/classifier_config train/classifier_recipe",
+    "recipes/test_transfer.py": "engine/ train/fine_tuning train/tuning_config report/heatmap",
     "tools/test_bench_harness.py": """tools/ bench_loaders bench/backends bench/contender bench/corpus
-        bench/harness bench/measure bench/records bench/table bench/workload peers/torchvision_v2 peers/limits
-        peers/turboloader_native""",
+        bench/harness bench/measure bench/names bench/records bench/table bench/workload
+        peers/torchvision_v2 peers/limits peers/turboloader_native""",
     "tools/test_bench_guarantees.py": "tools/bench/ same_work",
     "tools/test_options.py": "tools/ bench_scale bench_select convert_pack",
     "tools/test_compare_methods.py": "tools/comparison/ selfsup semisup",

@@ -6,6 +6,7 @@ since the start of two processes costs more than what they do.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,7 @@ def barlow_command(config: barlow.Config, *more: str) -> list[str]:
 
 def main() -> None:
     """Run everything in one process group, which the first run forms."""
+    gc.freeze()  # see tests/conftest.py
     Accelerator.end_training = lambda self: None  # type: ignore[method-assign]
     torch.set_num_threads(1)
     digits, few_digits, out = map(Path, sys.argv[1:])
