@@ -121,12 +121,11 @@ def curves_section(records: Sequence[Mapping[str, Any]]) -> Section:
     curves = []
     for key, (name, from_zero) in _PANELS.items():
         points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
-        held = [
-            (r["step"], r[f"validation_{key}"]) for r in records if r.get(f"validation_{key}") is not None
-        ]
+        other = f"validation_{key}"
+        held = [(r["step"], r[other]) for r in records if r.get(other) is not None]
         if points:
             steps, values = zip(*points, strict=True)
-            beside = ("validation", *zip(*held, strict=True)) if held else None
+            beside = ("validation", [s for s, _ in held], [v for _, v in held]) if held else None
             curves.append(Curve(name, steps, values, from_zero, beside))
     caption = "Each point is the mean since the one before; the first one includes compiling and warming up."
     return Section("Training", [draw_curves(curves, caption)] if curves else [])
