@@ -44,13 +44,17 @@ class PretrainingLoaders:
 
     division: Division | None = None
 
-    def __init__(self, fields: PretrainingFields, views: tuple[ViewPolicy, ...]) -> None:
+    def __init__(
+        self, fields: PretrainingFields, views: tuple[ViewPolicy, ...], test_split: str = ""
+    ) -> None:
         """Open the pack.
 
         Args:
             fields: of the run.
             views: of the training.
+            test_split: images that the end of the run measures its own task on; "" for none.
         """
+        self.test_split = test_split
         self.fields, self.views = fields, views
         self.pack = open_pack(fields.pack, fields.loader.store)
 
@@ -65,8 +69,8 @@ class PretrainingLoaders:
         return build_loader(images, views, self.fields.batch_size, options=options, mode="eval")
 
     def testing(self, options: LoaderOptions) -> Loader[Batch] | None:
-        """Return None: nothing is classified."""
-        return None
+        """Build the loader of the images that the run's own task is measured on; None for none."""
+        return self.in_order(self.pack.split(self.test_split), options) if self.test_split else None
 
     def validating(self, options: LoaderOptions) -> Loader[Batch] | None:
         """Return None: nothing is classified."""
