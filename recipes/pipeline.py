@@ -49,6 +49,9 @@ class Config:
     """Any timm name, or tiny_resnet for a CPU. Report: resnet50."""
     resolution: int = 96
     """Side of the views in pixels. Report: 96."""
+    init: Path | None = None
+    """Pre-trained network in place of the first stage: a run, timm:NAME, hf:REPO or a file of weights, see
+    docs/pretrained.md."""
     labeled_split: str = "train"
     """Split whose true labels are used; where it is "" or has none, --extra-labels are all."""
     labels_per_class: int | None = None
@@ -139,10 +142,10 @@ class Chain:
     """What the stages hand on: the best run so far, and what was measured."""
 
     def __init__(self, config: Config) -> None:
-        """Begin without a run."""
+        """Begin with the start, if there is one."""
         self.config = config
-        self.best: Path | None = None
-        self.pretrained: Path | None = None
+        self.best: Path | None = config.init
+        self.pretrained: Path | None = config.init
         self.measured: list[Measured] = []
 
     @property
@@ -321,6 +324,7 @@ def active_stage(chain: Chain) -> None:
                 out=bought.parent,
                 run=chain.best,
                 init=chain.pretrained,
+                backbone=config.backbone,
                 oracle=config.oracle,
                 clusters=config.ask.clusters,
                 per_cluster=config.ask.per_cluster,
@@ -430,7 +434,7 @@ def run(config: Config) -> list[Measured]:
     chain = Chain(config)
     try:
         for stage, function in STAGES.items():
-            if stage not in config.skip:
+            if stage not in config.skip and not (stage == "pretrain" and config.init is not None):
                 function(chain)
                 write_ablation(config.out, chain.measured, TITLES, described(config))
     finally:  # also where the active stage waits for labels; once, since a picture takes half a second

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from engine.evaluate.predict import evaluation_mode
 from engine.evaluate.representations import Features
-from engine.train.bad_rows import BadRowRecorder
+from engine.train.bad_rows import read_in_order
 from engine.train.distributed import all_reduce_sum, on_main
 from loaders.batch import Batch
 from loaders.common.errors import UserError
@@ -176,7 +176,7 @@ def _compute(
     position[split.rows(np.arange(len(split)))] = np.arange(len(split))
     store: FeatureStore | None = None
     with evaluation_mode(network):
-        for step, batch in enumerate(loader.epoch(0, start_step=first), start=first):
+        for step, batch in enumerate(read_in_order(loader, out, device, first), start=first):
             h = [network(view.to(device)) for view in batch.views]
             if store is None:
                 shape = (len(h), len(split), h[0].shape[1])
@@ -187,7 +187,6 @@ def _compute(
             if (step + 1) % per_mark == 0 or step + 1 == loader.steps_per_epoch:
                 rows = min(len(split), (step + 1) * size)
                 _mark(store, rows, facts, device)
-    BadRowRecorder(out, loader, device).update()
 
 
 def _write(store: FeatureStore, h: list[Tensor], batch: Batch, position: NDArray[np.int64]) -> None:
