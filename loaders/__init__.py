@@ -1,10 +1,16 @@
 """What turns packed bytes into batches of views.
 
 The names are looked up on first use: packing must not import torch in every worker process.
+
+Importing this package before torch makes OpenMP's threads sleep instead of spin while they wait for each
+other. Loader threads share the cores with torch's; a spinning thread then holds the core that the one it
+waits for needs, and a training step on a busy 2-core machine took several times as long. A value of
+OMP_WAIT_POLICY set outside is kept.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +32,7 @@ _HOMES = {
 }
 
 share_cache()  # before any library looks for a place
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def __getattr__(name: str) -> Any:

@@ -22,9 +22,6 @@ The algorithm box is `choose`; its parts are `engine.labels.acquisition` and `en
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 import csv
 import io
 import sys
@@ -34,34 +31,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-import tyro
-from numpy.typing import NDArray
-
-from engine.evaluate.predict import predict
-from engine.evaluate.representations import extract_features
-from engine.labels.acquisition import k_centre, margins, random_choice, smallest, smallest_per_cluster
-from engine.labels.clusters import kmeans
-from engine.nets.backbones import resized
-from engine.nets.classifier import Classifier, find_classifier
-from engine.nets.starts import find_start
-from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
-from engine.train.distributed import refuse_ranks
 from engine.train.run_config import LoaderField, default_loader
-from loaders import build_loader, open_pack
 from loaders.common.checks import check_whole
-from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.common.files import check_folder, write_atomic
-from loaders.epochs import EpochLoader
-from loaders.packs import LabelTable, Pack, Split
-from loaders.packs.labels.leaks import shared_rows
-from loaders.packs.labels.subsample import has_labels, training_labels
-from loaders.packs.labels.tables import MAX_CYCLE
-from loaders.views.evaluation import EvaluationView
+from loaders.common.errors import check_numbers, run_command
+from loaders.common.program import check_command_line, command_line
+from loaders.packs.manifest import MAX_CYCLE
 
 Strategy = Literal["cluster_margin", "margin", "k_centre", "random"]
-COLUMNS = ("row", "key", "cluster", "margin", "guess", "label")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +92,35 @@ class Config:
         """Refuse numbers that choose nothing."""
         check_numbers(self, ("clusters", "per_cluster", "resolution", "batch_size"))
         check_whole("cycle", self.cycle, 0, MAX_CYCLE, "number the requests from 1 on")
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.evaluate.predict import predict
+from engine.evaluate.representations import extract_features
+from engine.labels.acquisition import k_centre, margins, random_choice, smallest, smallest_per_cluster
+from engine.labels.clusters import kmeans
+from engine.nets.backbones import resized
+from engine.nets.classifier import Classifier, find_classifier
+from engine.nets.starts import find_start
+from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
+from engine.train.distributed import refuse_ranks
+from loaders import build_loader, open_pack
+from loaders.common.errors import UserError
+from loaders.common.files import check_folder, write_atomic
+from loaders.epochs import EpochLoader
+from loaders.packs import LabelTable, Pack, Split
+from loaders.packs.labels.leaks import shared_rows
+from loaders.packs.labels.subsample import has_labels, training_labels
+from loaders.views.evaluation import EvaluationView
+
+COLUMNS = ("row", "key", "cluster", "margin", "guess", "label")
 
 
 @dataclass(frozen=True)
@@ -360,7 +365,7 @@ def run(config: Config) -> Path:
 
 def main() -> None:
     """Run the command line."""
-    path = run(tyro.cli(Config, description=__doc__))
+    path = run(command_line(Config, __doc__))
     print(f"active: {path}{describe_bad_rows(path.parent)}")
 
 

@@ -12,39 +12,14 @@ The algorithm box is `BarlowTwins.training_step`; its loss is `engine.objectives
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-import torch
-import tyro
-from torch import Tensor, nn
-
-from engine.nets.backbones import Projector, build_backbone
-from engine.objectives.barlow import barlow_twins_loss
-from engine.train.optim import LARS, split_by_dimension
-from engine.train.recipe import Recipe, StepOutput
-from engine.train.run import RunSummary, print_summary
-from engine.train.run import run as run_recipe
 from engine.train.run_config import RunConfig
-from engine.train.schedule import Schedule, warmup_cosine
-from loaders.batch import Batch
 from loaders.common.errors import run_command
-from loaders.pretraining import PretrainingLoaders
-from loaders.views import presets
-
-LR_BY_BATCH_SIZE = {128: 0.7, 256: 0.4, 512: 0.3, 1024: 0.25, 2048: 0.2, 4096: 0.2}
-"""Best weight learning rate found for each batch size, before the factor batch / 256 (ResNet-50, 300 epochs).
-
-Source: the authors, in the discussion of learning rates for small batches in their code's repository.
-"""
-
-VECTOR_LR_SHARE = 0.024
-"""Learning rate of biases and BatchNorm as a share of the weights': 0.0048 / 0.2 in the authors' code."""
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
@@ -88,6 +63,33 @@ class Config(RunConfig):
     """Learning rate at the end over its peak, by a cosine. Paper: 1/1000."""
     batchnorm: Literal["per_view", "joint"] = "per_view"
     """Statistics of each view apart, as in the authors' code, or of both views joined."""
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import torch
+from torch import Tensor, nn
+
+from engine.nets.backbones import Projector, build_backbone
+from engine.objectives.barlow import barlow_twins_loss
+from engine.train.optim import LARS, split_by_dimension
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, warmup_cosine
+from loaders.batch import Batch
+from loaders.pretraining import PretrainingLoaders
+from loaders.views import presets
+
+LR_BY_BATCH_SIZE = {128: 0.7, 256: 0.4, 512: 0.3, 1024: 0.25, 2048: 0.2, 4096: 0.2}
+"""Best weight learning rate found for each batch size, before the factor batch / 256 (ResNet-50, 300 epochs).
+
+Source: the authors, in the discussion of learning rates for small batches in their code's repository.
+"""
+VECTOR_LR_SHARE = 0.024
+"""Learning rate of biases and BatchNorm as a share of the weights': 0.0048 / 0.2 in the authors' code."""
 
 
 def peak_learning_rates(config: Config) -> tuple[float, float]:
@@ -182,7 +184,7 @@ def run(config: Config) -> RunSummary:
 
 def main() -> None:
     """Run the command line."""
-    print_summary(BarlowTwins.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(BarlowTwins.name, run(command_line(Config, __doc__)))
 
 
 if __name__ == "__main__":

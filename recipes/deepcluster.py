@@ -13,32 +13,12 @@ the loss is `engine.objectives.deepcluster`.
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-import tyro
-from sklearn.metrics import normalized_mutual_info_score
-from torch import Tensor, nn
-
-from engine.evaluate.representations import Features, extract_features
-from engine.labels.clusters import kmeans, whiten
-from engine.nets.backbones import Projector, build_backbone
-from engine.objectives.deepcluster import cluster_weights, deepcluster_loss
-from engine.train.distributed import gather_on_main, on_main
-from engine.train.recipe import Recipe, StepOutput
-from engine.train.run import RunSummary, print_summary
-from engine.train.run import run as run_recipe
 from engine.train.run_config import RunConfig
-from engine.train.schedule import Schedule, constant
-from loaders.batch import Batch, Loader
-from loaders.common.errors import UserError, run_command
-from loaders.pretraining import PretrainingLoaders
-from loaders.views import presets
+from loaders.common.errors import run_command
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
@@ -74,6 +54,30 @@ class Config(RunConfig):
     """Momentum of SGD; the classifier of the clusters, new in every epoch, has none. Paper: 0.9."""
     weight_decay: float = 1e-5
     """Weight decay of all parameters. Paper: 1e-5."""
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+import torch
+from sklearn.metrics import normalized_mutual_info_score
+from torch import Tensor, nn
+
+from engine.evaluate.representations import Features, extract_features
+from engine.labels.clusters import kmeans, whiten
+from engine.nets.backbones import Projector, build_backbone
+from engine.objectives.deepcluster import cluster_weights, deepcluster_loss
+from engine.train.distributed import gather_on_main, on_main
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, constant
+from loaders.batch import Batch, Loader
+from loaders.common.errors import UserError
+from loaders.pretraining import PretrainingLoaders
+from loaders.views import presets
 
 
 class DeepCluster(Recipe):
@@ -210,7 +214,7 @@ def run(config: Config) -> RunSummary:
 
 def main() -> None:
     """Run the command line."""
-    print_summary(DeepCluster.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(DeepCluster.name, run(command_line(Config, __doc__)))
 
 
 if __name__ == "__main__":

@@ -11,44 +11,16 @@ Source: Zhou, Wan, Li 2021, section 3.5: three sizes, 96, 144 and 192; 56.07 % b
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-import tyro
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor, nn
-
-from engine.evaluate.classification_report import (
-    ClassificationReport,
-    classification_report,
-    draw_confusion,
-    draw_reliability,
-)
-from engine.evaluate.predict import predict
-from engine.labels.shared_images import Account, check_run
-from engine.nets.classifier import Classifier, Weights, find_classifier
-from engine.report.figures import save_picture
-from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
-from engine.train.distributed import refuse_ranks
-from engine.train.run_config import LoaderField, default_loader, described
-from loaders import build_loader, open_pack
+from engine.choices import Weights
+from engine.train.run_config import LoaderField, default_loader
 from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.common.files import check_folder, to_json, write_atomic
-from loaders.common.notice import tell
-from loaders.packs import Pack
-from loaders.views.evaluation import EvaluationView
-from loaders.views.policy import ViewPolicy
-
-RESULT_NAME = "classification.json"
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +58,39 @@ class Config:
         check_numbers(self, ("sizes", "crop", "batch_size"))
         if self.crop is not None and self.crop > 1.0:
             raise UserError(f"crop: expected a share of the short side up to 1, found {self.crop}; lower it")
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from engine.evaluate.classification_report import (
+    ClassificationReport,
+    classification_report,
+    draw_confusion,
+    draw_reliability,
+)
+from engine.evaluate.predict import predict
+from engine.labels.shared_images import Account, check_run
+from engine.nets.classifier import Classifier, find_classifier
+from engine.report.figures import save_picture
+from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
+from engine.train.distributed import refuse_ranks
+from engine.train.run_config import described
+from loaders import build_loader, open_pack
+from loaders.common.files import check_folder, to_json, write_atomic
+from loaders.common.notice import tell
+from loaders.packs import Pack
+from loaders.views.evaluation import EvaluationView
+from loaders.views.policy import ViewPolicy
+
+RESULT_NAME = "classification.json"
 
 
 @dataclass(frozen=True)
@@ -257,7 +262,7 @@ def print_report(console: Console, split: str, evaluated: Evaluated, report: Cla
 
 def main() -> None:
     """Run the command line."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     evaluated, report = evaluate(config)
     if report is not None:
         print_report(Console(), config.split, evaluated, report)

@@ -17,30 +17,14 @@ The algorithm box is `FixMatch.training_step`; its loss is `engine.objectives.fi
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import tyro
-
-from engine.objectives.fixmatch import fixmatch_loss
-from engine.train.classifier_recipe import (
-    ClassifierConfig,
-    ClassifierRecipe,
-)
-from engine.train.recipe import StepOutput
-from engine.train.run import RunSummary, print_summary
-from engine.train.run import run as run_recipe
+from engine.train.classifier_config import ClassifierConfig
 from engine.train.run_config import check_shares
-from engine.train.schedule import Schedule, partial_cosine
-from loaders import open_pack
-from loaders.batch import PairedBatch
-from loaders.classification import SemiLoaders
 from loaders.common.errors import run_command
-from loaders.views import presets
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +69,22 @@ class Config(ClassifierConfig):
         """Refuse what the paper does not define."""
         super().__post_init__()
         check_shares(self, ("threshold", "ema_decay"))
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from engine.objectives.fixmatch import fixmatch_loss
+from engine.train.classifier_recipe import ClassifierRecipe
+from engine.train.recipe import StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, partial_cosine
+from loaders import open_pack
+from loaders.batch import PairedBatch
+from loaders.classification import SemiLoaders
+from loaders.views import presets
 
 
 class FixMatch(ClassifierRecipe):
@@ -134,7 +134,7 @@ def run(config: Config) -> RunSummary:
 
 def main() -> None:
     """Run the command line."""
-    print_summary(FixMatch.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(FixMatch.name, run(command_line(Config, __doc__)))
 
 
 if __name__ == "__main__":

@@ -13,28 +13,11 @@ The algorithm box is `Jigsaw.training_step`; the permutations are `engine.object
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 from dataclasses import dataclass
 
-import torch
-import tyro
-from torch import Tensor, nn
-
-from engine.nets.backbones import Projector, build_backbone
-from engine.objectives.cross_entropy import pretext_loss
-from engine.objectives.jigsaw import permutation_set, shuffle_tiles
-from engine.train.draws import StepDraws
-from engine.train.recipe import Recipe, StepOutput
-from engine.train.run import RunSummary, print_summary
-from engine.train.run import run as run_recipe
 from engine.train.run_config import RunConfig
-from engine.train.schedule import Schedule, constant
-from loaders.batch import Batch
 from loaders.common.errors import UserError, run_command
-from loaders.pretraining import PretrainingLoaders
-from loaders.views import presets
+from loaders.common.program import check_command_line, command_line
 
 GRID = 3
 
@@ -80,6 +63,26 @@ class Config(RunConfig):
                 f"tile_size: expected 1 to {self.resolution // GRID}, a third of the resolution, found "
                 f"{self.tile_size}"
             )
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import torch
+from torch import Tensor, nn
+
+from engine.nets.backbones import Projector, build_backbone
+from engine.objectives.cross_entropy import pretext_loss
+from engine.objectives.jigsaw import permutation_set, shuffle_tiles
+from engine.train.draws import StepDraws
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, constant
+from loaders.batch import Batch
+from loaders.pretraining import PretrainingLoaders
+from loaders.views import presets
 
 
 class Jigsaw(Recipe):
@@ -142,7 +145,7 @@ def run(config: Config) -> RunSummary:
 
 def main() -> None:
     """Run the command line."""
-    print_summary(Jigsaw.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(Jigsaw.name, run(command_line(Config, __doc__)))
 
 
 if __name__ == "__main__":

@@ -11,30 +11,14 @@ The algorithm box is `MeanTeacher.training_step`; its loss is `engine.objectives
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-import tyro
-
-from engine.objectives.mean_teacher import Distance, class_loss, consistency_loss, ramp_up, teacher_decay
-from engine.train.classifier_recipe import (
-    ClassifierConfig,
-    ClassifierRecipe,
-)
-from engine.train.recipe import StepOutput
-from engine.train.run import RunSummary, print_summary
-from engine.train.run import run as run_recipe
+from engine.choices import Distance
+from engine.train.classifier_config import ClassifierConfig
 from engine.train.run_config import check_shares
-from engine.train.schedule import Schedule, warmup_cosine
-from loaders import open_pack
-from loaders.batch import PairedBatch
-from loaders.classification import SemiLoaders
 from loaders.common.errors import run_command
-from loaders.views import presets
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +63,24 @@ class Config(ClassifierConfig):
         """Refuse a teacher that runs away."""
         super().__post_init__()
         check_shares(self, ("ema_decay_early", "ema_decay", "min_crop"))
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import torch
+
+from engine.objectives.mean_teacher import class_loss, consistency_loss, ramp_up, teacher_decay
+from engine.train.classifier_recipe import ClassifierRecipe
+from engine.train.recipe import StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, warmup_cosine
+from loaders import open_pack
+from loaders.batch import PairedBatch
+from loaders.classification import SemiLoaders
+from loaders.views import presets
 
 
 class MeanTeacher(ClassifierRecipe):
@@ -134,7 +136,7 @@ def run(config: Config) -> RunSummary:
 
 def main() -> None:
     """Run the command line."""
-    print_summary(MeanTeacher.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(MeanTeacher.name, run(command_line(Config, __doc__)))
 
 
 if __name__ == "__main__":

@@ -21,9 +21,6 @@ The chain is `run`; every stage is the function of its own recipe.
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 import csv
 import io
 import sys
@@ -32,39 +29,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-import tyro
-from rich.console import Console
-from rich.table import Table
-
-from engine.nets.classifier import best_weights, find_classifier
-from engine.report.figures import draw_steps, save_picture
-from engine.train.bad_rows import describe_bad_rows
-from engine.train.classifier_recipe import read_accuracy
-from engine.train.distributed import Precision, refuse_ranks
-from engine.train.run_config import LoaderField, default_loader, described
-from loaders import open_pack
-from loaders.classification import build_pool_loader, chosen_labels
-from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.common.files import check_folder, to_json, write_atomic
-from loaders.packs import Pack
-from loaders.packs.labels.leaks import shared_rows
-from loaders.packs.labels.subsample import training_labels
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-# The one recipe that is made of others.
-from recipes import active, barlow, evaluate, fixmatch, self_training, supervised
+from engine.choices import Precision
+from engine.train.run_config import LoaderField, default_loader
+from loaders.common.errors import check_numbers, run_command
+from loaders.common.program import check_command_line, command_line
 
 Stage = Literal["scratch", "pretrain", "fine_tune", "rounds", "fixmatch", "active", "tta"]
-TITLES: dict[str, str] = {
-    "scratch": "labels alone, from scratch",
-    "fine_tune": "pre-training and fine-tuning",
-    "rounds": "pseudo-label rounds",
-    "fixmatch": "FixMatch",
-    "active": "active labels",
-    "tta": "test-time augmentation",
-}
 
 
 @dataclass(frozen=True)
@@ -204,6 +174,43 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse numbers that make no run."""
         check_numbers(self, ("resolution", "sizes"))
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.nets.classifier import best_weights, find_classifier
+from engine.report.figures import draw_steps, save_picture
+from engine.train.bad_rows import describe_bad_rows
+from engine.train.classifier_recipe import read_accuracy
+from engine.train.distributed import refuse_ranks
+from engine.train.run_config import described
+from loaders import open_pack
+from loaders.classification import build_pool_loader, chosen_labels
+from loaders.common.errors import UserError
+from loaders.common.files import check_folder, to_json, write_atomic
+from loaders.packs import Pack
+from loaders.packs.labels.leaks import shared_rows
+from loaders.packs.labels.subsample import training_labels
+
+# The one recipe that is made of others.
+from recipes import active, barlow, evaluate, fixmatch, self_training, supervised
+
+TITLES: dict[str, str] = {
+    "scratch": "labels alone, from scratch",
+    "fine_tune": "pre-training and fine-tuning",
+    "rounds": "pseudo-label rounds",
+    "fixmatch": "FixMatch",
+    "active": "active labels",
+    "tta": "test-time augmentation",
+}
 
 
 @dataclass(frozen=True)
@@ -513,7 +520,7 @@ def print_ablation(console: Console, measured: list[Measured]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     print_ablation(Console(), run(config))
     print(f"pipeline: results{describe_bad_rows(config.out)} -> {config.out}")
 

@@ -17,40 +17,14 @@ The algorithm boxes are `Classical.training_step`, `run_permanent` and `run_loca
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
-from engine.evaluate.predict import guess_labels
-from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
-from engine.train.classifier_recipe import (
-    ClassifierConfig,
-    ClassifierRecipe,
-)
-from engine.train.distributed import on_main
-from engine.train.phases import Phases, PhaseSummary, print_phases
-from engine.train.recipe import StepOutput
-from engine.train.run import RunSummary, print_summary
-from engine.train.run import run as run_recipe
-from engine.train.schedule import Schedule, constant
-from loaders import open_pack
-from loaders.batch import Batch, Loader, PairedBatch
-from loaders.classification import (
-    SemiLoaders,
-    build_labeled_loader,
-    build_pool_loader,
-    chosen_labels,
-)
+from engine.train.classifier_config import ClassifierConfig
 from loaders.common.errors import UserError, run_command
-from loaders.order.fingerprint import pack_fingerprint
-from loaders.packs import LabelTable, Pack
-from loaders.views import presets
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +73,27 @@ class Config(ClassifierConfig):
                 "expected threshold in [0, 1], cycles >= 1 and ramp_end >= ramp_start, found "
                 f"{self.threshold}, {self.cycles} and {self.ramp_start} to {self.ramp_end}"
             )
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from engine.evaluate.predict import guess_labels
+from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
+from engine.train.classifier_recipe import ClassifierRecipe
+from engine.train.distributed import on_main
+from engine.train.phases import Phases, PhaseSummary, print_phases
+from engine.train.recipe import StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, constant
+from loaders import open_pack
+from loaders.batch import Batch, Loader, PairedBatch
+from loaders.classification import SemiLoaders, build_labeled_loader, build_pool_loader, chosen_labels
+from loaders.order.fingerprint import pack_fingerprint
+from loaders.packs import LabelTable, Pack
+from loaders.views import presets
 
 
 class Classical(ClassifierRecipe):
@@ -227,7 +222,7 @@ def run_cycles(config: Config, pack: Pack) -> list[PhaseSummary]:
 
 def main() -> None:
     """Run the command line."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     pack = open_pack(config.pack, config.loader.store)
     if config.mode == "classical":
         print_summary(Classical.name, run_classical(config, pack))

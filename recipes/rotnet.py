@@ -12,25 +12,11 @@ The algorithm box is `RotNet.training_step`; its loss is `engine.objectives.rotn
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 from dataclasses import dataclass
 
-import torch
-import tyro
-
-from engine.nets.backbones import Projector, build_backbone
-from engine.objectives.rotnet import NUM_ROTATIONS, rotate_four, rotnet_loss
-from engine.train.recipe import Recipe, StepOutput
-from engine.train.run import RunSummary, print_summary
-from engine.train.run import run as run_recipe
 from engine.train.run_config import RunConfig
-from engine.train.schedule import Schedule, step_decay
-from loaders.batch import Batch
 from loaders.common.errors import run_command
-from loaders.pretraining import PretrainingLoaders
-from loaders.views import presets
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
@@ -63,6 +49,23 @@ class Config(RunConfig):
     """Momentum of SGD with Nesterov's step. Paper: 0.9."""
     weight_decay: float = 5e-4
     """Weight decay of all parameters. Paper: 5e-4."""
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import torch
+
+from engine.nets.backbones import Projector, build_backbone
+from engine.objectives.rotnet import NUM_ROTATIONS, rotate_four, rotnet_loss
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, step_decay
+from loaders.batch import Batch
+from loaders.pretraining import PretrainingLoaders
+from loaders.views import presets
 
 
 class RotNet(Recipe):
@@ -111,7 +114,7 @@ def run(config: Config) -> RunSummary:
 
 def main() -> None:
     """Run the command line."""
-    print_summary(RotNet.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(RotNet.name, run(command_line(Config, __doc__)))
 
 
 if __name__ == "__main__":

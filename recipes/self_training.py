@@ -18,43 +18,13 @@ The algorithm box is `run_rounds`; the selection is `engine.labels.select`.
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-import tyro
-
-from engine.evaluate.predict import predict
-from engine.labels.select import (
-    BalancedSelector,
-    DuplicateCount,
-    Duplicates,
-    Selection,
-    count_duplicates,
-    suggest_per_class,
-)
-from engine.nets.classifier import Classifier, best_weights
-from engine.report.figures import Curve, draw_curves, save_picture
-from engine.train.classifier_recipe import ClassifierConfig
-from engine.train.distributed import on_main
-from engine.train.phases import Phases, PhaseSummary, print_phases
-from loaders import open_pack
-from loaders.batch import Batch, Loader
-from loaders.classification import (
-    build_labeled_loader,
-    build_pool_loader,
-    chosen_labels,
-)
+from engine.choices import Duplicates
+from engine.train.classifier_config import ClassifierConfig
 from loaders.common.errors import UserError, run_command
-from loaders.common.files import to_json, write_atomic
-from loaders.order.fingerprint import pack_fingerprint
-from loaders.packs import LabelTable, Pack
-from loaders.views import presets
-from loaders.views.evaluation import EvaluationView
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +72,35 @@ class Config(ClassifierConfig):
                 "keep_head: expected False, every training starts with a new classifier layer, found True; "
                 "leave it out"
             )
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+import torch
+
+from engine.evaluate.predict import predict
+from engine.labels.select import (
+    BalancedSelector,
+    DuplicateCount,
+    Selection,
+    count_duplicates,
+    suggest_per_class,
+)
+from engine.nets.classifier import Classifier, best_weights
+from engine.report.figures import Curve, draw_curves, save_picture
+from engine.train.distributed import on_main
+from engine.train.phases import Phases, PhaseSummary, print_phases
+from loaders import open_pack
+from loaders.batch import Batch, Loader
+from loaders.classification import build_labeled_loader, build_pool_loader, chosen_labels
+from loaders.common.files import to_json, write_atomic
+from loaders.order.fingerprint import pack_fingerprint
+from loaders.packs import LabelTable, Pack
+from loaders.views import presets
+from loaders.views.evaluation import EvaluationView
 
 
 class Rounds:
@@ -241,7 +240,7 @@ def run(config: Config) -> list[PhaseSummary]:
 
 def main() -> None:
     """Run the command line."""
-    print_phases("self_training", run(tyro.cli(Config, description=__doc__)))
+    print_phases("self_training", run(command_line(Config, __doc__)))
 
 
 if __name__ == "__main__":

@@ -14,31 +14,13 @@ The algorithm box is `SiameseVae.training_step`; its losses are `engine.objectiv
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import tyro
-
-from engine.nets.backbones import build_backbone
-from engine.nets.variational import Intensities, LatentCode, reconstruct_and_sample
-from engine.objectives.triplet import triplet_loss
-from engine.objectives.vae import Reconstruction, reparameterise, vae_loss
-from engine.report.pictures import save_rows
-from engine.train.draws import StepDraws
-from engine.train.recipe import Recipe, StepOutput
-from engine.train.run import RunSummary, print_summary
-from engine.train.run import run as run_recipe
+from engine.choices import Reconstruction
 from engine.train.run_config import RunConfig
-from engine.train.samples import load_samples
-from engine.train.schedule import Schedule, constant
-from loaders.batch import Batch
 from loaders.common.errors import run_command
-from loaders.pretraining import PretrainingLoaders
-from loaders.views import presets
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
@@ -73,6 +55,28 @@ class Config(RunConfig):
     """bce: cross-entropy of intensities, as in the paper's appendix C.1; mse: squared error."""
     lr: float = 1e-3
     """Learning rate of Adam. This project's choice; the paper used Adagrad."""
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import torch
+
+from engine.nets.backbones import build_backbone
+from engine.nets.variational import Intensities, LatentCode, reconstruct_and_sample
+from engine.objectives.triplet import triplet_loss
+from engine.objectives.vae import reparameterise, vae_loss
+from engine.report.pictures import save_rows
+from engine.train.draws import StepDraws
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.samples import load_samples
+from engine.train.schedule import Schedule, constant
+from loaders.batch import Batch
+from loaders.pretraining import PretrainingLoaders
+from loaders.views import presets
 
 
 class SiameseVae(Recipe):
@@ -146,7 +150,7 @@ def run(config: Config) -> RunSummary:
 
 def main() -> None:
     """Run the command line."""
-    print_summary(SiameseVae.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(SiameseVae.name, run(command_line(Config, __doc__)))
 
 
 if __name__ == "__main__":

@@ -12,28 +12,12 @@ The algorithm box is `SimClr.training_step`; its loss is `engine.objectives.simc
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-import tyro
-
-from engine.nets.backbones import Projector, build_backbone
-from engine.objectives.simclr import simclr_loss
-from engine.train.optim import LARS, split_by_dimension
-from engine.train.recipe import Recipe, StepOutput
-from engine.train.run import RunSummary, print_summary
-from engine.train.run import run as run_recipe
 from engine.train.run_config import RunConfig
-from engine.train.schedule import Schedule, warmup_cosine
-from loaders.batch import Batch
 from loaders.common.errors import run_command
-from loaders.pretraining import PretrainingLoaders
-from loaders.views import presets
-from loaders.views.policy import HorizontalFlip, RandomResizedCrop
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
@@ -70,6 +54,25 @@ class Config(RunConfig):
     """LARS's eta. Authors' code: 0.001."""
     warmup_epochs: float = 10.0
     """Epochs over which the learning rate rises linearly. Paper: 10."""
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import torch
+
+from engine.nets.backbones import Projector, build_backbone
+from engine.objectives.simclr import simclr_loss
+from engine.train.optim import LARS, split_by_dimension
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, warmup_cosine
+from loaders.batch import Batch
+from loaders.pretraining import PretrainingLoaders
+from loaders.views import presets
+from loaders.views.policy import HorizontalFlip, RandomResizedCrop
 
 
 class SimClr(Recipe):
@@ -129,7 +132,7 @@ def run(config: Config) -> RunSummary:
 
 def main() -> None:
     """Run the command line."""
-    print_summary(SimClr.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(SimClr.name, run(command_line(Config, __doc__)))
 
 
 if __name__ == "__main__":

@@ -17,40 +17,15 @@ The algorithm box is `SslGan.training_step`; its losses are `engine.objectives.s
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import tyro
-from torch import Tensor
-from torch.func import functional_call
-
-from engine.nets.gan_networks import Discriminator, Generator
-from engine.objectives.ssl_gan import discriminator_loss, diversity, feature_matching_loss
-from engine.report.pictures import save_rows
-from engine.train.classifier_recipe import (
-    ClassifierConfig,
-    ClassifierRecipe,
-)
-from engine.train.distributed import rank
-from engine.train.draws import StepDraws
-from engine.train.recipe import StepOutput
-from engine.train.run import RunSummary, print_summary
-from engine.train.run import run as run_recipe
+from engine.train.classifier_config import ClassifierConfig
 from engine.train.run_config import check_shares
-from engine.train.schedule import Schedule, flat_then_linear
-from loaders import open_pack
-from loaders.batch import PairedBatch
-from loaders.classification import SemiLoaders
 from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.views import presets
-
-SHEET_ROWS, SHEET_COLUMNS = 6, 12
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +73,32 @@ class Config(ClassifierConfig):
         check_numbers(self, ("noise_size", "generator_width"))
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"dropout: expected a value in [0, 1), found {self.dropout}")
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from engine.nets.gan_networks import Discriminator, Generator
+from engine.objectives.ssl_gan import discriminator_loss, diversity, feature_matching_loss
+from engine.report.pictures import save_rows
+from engine.train.classifier_recipe import ClassifierRecipe
+from engine.train.distributed import rank
+from engine.train.draws import StepDraws
+from engine.train.recipe import StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, flat_then_linear
+from loaders import open_pack
+from loaders.batch import PairedBatch
+from loaders.classification import SemiLoaders
+from loaders.views import presets
+
+SHEET_ROWS, SHEET_COLUMNS = 6, 12
 
 
 class SslGan(ClassifierRecipe):
@@ -216,7 +217,7 @@ def run(config: Config) -> RunSummary:
 
 def main() -> None:
     """Run the command line."""
-    print_summary(SslGan.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(SslGan.name, run(command_line(Config, __doc__)))
 
 
 if __name__ == "__main__":

@@ -17,29 +17,14 @@ The algorithm box is `Supervised.training_step`; its loss is `engine.objectives.
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tyro
-
-from engine.objectives.supervised import Mixing, mix, mixed_cross_entropy
-from engine.train.classifier_recipe import (
-    ClassifierConfig,
-    ClassifierRecipe,
-)
-from engine.train.recipe import StepOutput
-from engine.train.run import RunSummary, print_summary
-from engine.train.run import run as run_recipe
+from engine.choices import Mixing
+from engine.train.classifier_config import ClassifierConfig
 from engine.train.run_config import check_shares
-from engine.train.schedule import Schedule, warmup_cosine
-from loaders import open_pack
-from loaders.batch import Batch
-from loaders.classification import LabeledLoaders
 from loaders.common.errors import UserError, run_command
-from loaders.views import presets
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +68,22 @@ class Config(ClassifierConfig):
             )
 
 
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from engine.objectives.supervised import mix, mixed_cross_entropy
+from engine.train.classifier_recipe import ClassifierRecipe
+from engine.train.recipe import StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, warmup_cosine
+from loaders import open_pack
+from loaders.batch import Batch
+from loaders.classification import LabeledLoaders
+from loaders.views import presets
+
+
 class Supervised(ClassifierRecipe):
     """A classifier under cross-entropy."""
 
@@ -122,7 +123,7 @@ def run(config: Config) -> RunSummary:
 
 def main() -> None:
     """Run the command line."""
-    print_summary(Supervised.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(Supervised.name, run(command_line(Config, __doc__)))
 
 
 if __name__ == "__main__":

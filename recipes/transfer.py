@@ -25,63 +25,22 @@ since what suits trained weights does not suit random ones. From scratch is alwa
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import tyro
-from accelerate import Accelerator
-from rich.console import Console
-from rich.table import Table
-
-from engine.evaluate.few_labels import SCRATCH, FewLabelResult, summarise, write_results
-from engine.evaluate.grid import RATES, WEIGHT_DECAYS, Cell, Setting, best_of, settings, sum_up, write_grid
-from engine.evaluate.predict import measure_accuracy
-from engine.labels.shared_images import Account, check_run
-from engine.nets.layers import Layer, LayerFeatures
-from engine.nets.starts import Start, find_start
-from engine.train.bad_rows import describe_bad_rows
-from engine.train.distributed import Precision, make_accelerator, on_main, rank, seed_everything
-from engine.train.early_stopping import Stopping
-from engine.train.fine_tuning import FineTuning, Transfer, train_stage, vote
-from engine.train.loop import LoopConfig
-from engine.train.run_config import LoaderField, default_loader, described
-from loaders import build_loader, open_pack
-from loaders.batch import Batch, Loader
-from loaders.classification import check_measured, fit_to_ranks
+from engine.choices import Precision
+from engine.evaluate.grid import RATES, WEIGHT_DECAYS
+from engine.train.run_config import LoaderField, default_loader
+from engine.train.tuning_config import FineTuning
 from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.common.files import to_json
-from loaders.common.json_text import parse_json
-from loaders.options import LoaderOptions
-from loaders.packs import LabelTable, Pack, Split
-from loaders.packs.labels.leaks import check_leak
-from loaders.packs.labels.subsample import subsample_per_class, tell_scarce, training_labels, validation_part
-from loaders.views import presets
+from loaders.common.program import check_command_line, command_line
 
 Method = Literal["fine_tune", "frozen", "two_stage", "knn"]
 PRETRAINED = FineTuning(lr_backbone=0.005, lr_classifier=0.02, batchnorm="batch", steps=100)
 FROM_SCRATCH = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch", warmup_steps=10)
-_DECISIVE = (
-    *(
-        "pack",
-        "train_split",
-        "extra_labels",
-        "batch_size",
-        "flip_p",
-        "layer",
-        "layer_side",
-        "hidden",
-        "head_steps",
-    ),
-    *("together_factor", "validation_split", "validation_share", "patience", "check_every_steps"),
-)
-_VALIDATION_SEED = 0  # the same validation images for every seed, so that seeds differ in training alone
 
 
 @dataclass(frozen=True)
@@ -174,6 +133,55 @@ class Config:
             raise UserError("head_steps, check_every_steps and layer_side: expected at least 1; patience: 0")
         if self.grid and (self.method == "knn" or len(self.labels_per_class) != 1):
             raise UserError("grid: expected a method with learning rates and one number of labels per class")
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+
+from engine.evaluate.few_labels import SCRATCH, FewLabelResult, summarise, write_results
+from engine.evaluate.grid import Cell, Setting, best_of, settings, sum_up, write_grid
+from engine.evaluate.predict import measure_accuracy
+from engine.labels.shared_images import Account, check_run
+from engine.nets.layers import Layer, LayerFeatures
+from engine.nets.starts import Start, find_start
+from engine.train.bad_rows import describe_bad_rows
+from engine.train.distributed import make_accelerator, on_main, rank, seed_everything
+from engine.train.early_stopping import Stopping
+from engine.train.fine_tuning import Transfer, train_stage, vote
+from engine.train.loop import LoopConfig
+from engine.train.run_config import described
+from loaders import build_loader, open_pack
+from loaders.batch import Batch, Loader
+from loaders.classification import check_measured, fit_to_ranks
+from loaders.common.files import to_json
+from loaders.common.json_text import parse_json
+from loaders.options import LoaderOptions
+from loaders.packs import LabelTable, Pack, Split
+from loaders.packs.labels.leaks import check_leak
+from loaders.packs.labels.subsample import subsample_per_class, tell_scarce, training_labels, validation_part
+from loaders.views import presets
+
+_DECISIVE = (
+    *(
+        "pack",
+        "train_split",
+        "extra_labels",
+        "batch_size",
+        "flip_p",
+        "layer",
+        "layer_side",
+        "hidden",
+        "head_steps",
+    ),
+    *("together_factor", "validation_split", "validation_share", "patience", "check_every_steps"),
+)
+_VALIDATION_SEED = 0  # the same validation images for every seed, so that seeds differ in training alone
 
 
 @dataclass(frozen=True)
@@ -423,7 +431,7 @@ def print_grid(config: Config, cells: list[Cell]) -> None:
 
 def main() -> None:
     """Run the command line; rank 0 prints."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     if config.grid:
         cells = run_grid(config)
         if rank() == 0:

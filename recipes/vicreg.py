@@ -12,26 +12,12 @@ The algorithm box is `VicReg.training_step`; its loss is `engine.objectives.vicr
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
-
-from engine.nets.backbones import Projector, build_backbone
-from engine.objectives.vicreg import vicreg_loss
-from engine.train.optim import LARS, split_by_dimension
-from engine.train.recipe import Recipe, StepOutput
-from engine.train.run import RunSummary, print_summary
-from engine.train.run import run as run_recipe
 from engine.train.run_config import RunConfig
-from engine.train.schedule import Schedule, warmup_cosine
-from loaders.batch import Batch
 from loaders.common.errors import run_command
-from loaders.pretraining import PretrainingLoaders
-from loaders.views import presets
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
@@ -74,6 +60,22 @@ class Config(RunConfig):
     """Epochs over which the learning rate rises linearly. Paper: 10."""
     final_lr_factor: float = 0.001
     """Learning rate at the end over its peak, by a cosine. Authors' code: 0.001."""
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from engine.nets.backbones import Projector, build_backbone
+from engine.objectives.vicreg import vicreg_loss
+from engine.train.optim import LARS, split_by_dimension
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, warmup_cosine
+from loaders.batch import Batch
+from loaders.pretraining import PretrainingLoaders
+from loaders.views import presets
 
 
 class VicReg(Recipe):
@@ -137,7 +139,7 @@ def run(config: Config) -> RunSummary:
 
 def main() -> None:
     """Run the command line."""
-    print_summary(VicReg.name, run(tyro.cli(Config, description=__doc__)))
+    print_summary(VicReg.name, run(command_line(Config, __doc__)))
 
 
 if __name__ == "__main__":

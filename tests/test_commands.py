@@ -21,7 +21,7 @@ SCRIPTS = [
     path
     for folder in ("recipes", "tools")
     for path in sorted((ROOT / folder).glob("*.py"))
-    if "tyro.cli" in path.read_text()
+    if "check_command_line(" in path.read_text()
 ]
 COMMAND = re.compile(r"(?:python|accelerate launch) ((?:recipes|tools)/\w+\.py)(.*)")
 

@@ -20,29 +20,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
-import tyro
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders import LoaderOptions, build_loader, open_pack
-from loaders.common.cores import available_cores
-from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.order.permutation import permute
-from loaders.packs import LabelTable, Pack, Split
-from loaders.packs.columns import COLUMN_DTYPES, write_columns
-from loaders.packs.labels.tables import TRUE_LABELS, label_table_path
-from loaders.packs.manifest import SHARDS_FOLDER, SplitInfo, SplitRange, shard_file_name, write_manifest
-from loaders.views import presets
-from tools.bench.harness import machine
-from tools.bench.records import append_record, check_records
-from tools.bench.same_work import agreement_times
-
-_ORDER_BLOCK = 1 << 20
+from loaders.common.errors import check_numbers, run_command
+from loaders.common.program import check_command_line, command_line
+from tools.bench.records import check_records
 
 
 @dataclass(frozen=True)
@@ -78,6 +60,39 @@ class Config:
         """Refuse numbers that measure nothing."""
         check_numbers(self, ("seconds",))
         check_records(self.json)
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from loaders import LoaderOptions, build_loader, open_pack
+from loaders.common.cores import available_cores
+from loaders.common.errors import UserError
+from loaders.order.permutation import permute
+from loaders.packs import LabelTable, Pack, Split
+from loaders.packs.columns import COLUMN_DTYPES, write_columns
+from loaders.packs.labels.tables import label_table_path
+from loaders.packs.manifest import (
+    SHARDS_FOLDER,
+    TRUE_LABELS,
+    SplitInfo,
+    SplitRange,
+    shard_file_name,
+    write_manifest,
+)
+from loaders.views import presets
+from tools.bench.harness import machine
+from tools.bench.records import append_record
+from tools.bench.same_work import agreement_times
+
+_ORDER_BLOCK = 1 << 20
 
 
 def repeat_pack(pack: Pack, split: Split, num_rows: int, out: Path) -> Pack:
@@ -199,7 +214,7 @@ def cost(times: NDArray[np.float64], plain: NDArray[np.float64]) -> tuple[float,
 
 def main() -> None:
     """Measure, print a table and append the records."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     pack = open_pack(config.pack)
     split = pack.split(config.split)
     if len(split) < config.batch_size:

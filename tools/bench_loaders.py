@@ -16,22 +16,12 @@ from itertools import chain
 from pathlib import Path
 from typing import get_args
 
-import tyro
-from rich.console import Console
-from rich.progress import track
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import check_whole
-from loaders.common.cores import available_cores
-from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.common.files import check_folder
-from tools.bench.contender import BackendName, LimitName, PeerName, find_contender
-from tools.bench.corpus import open_corpus, pack_images
-from tools.bench.harness import Benchmark, Record, prepare, rounds
-from tools.bench.records import append_record, check_records
-from tools.bench.table import notes, render
-from tools.bench.workload import ImageEncoding, Interpolation, ViewSet, Workload
+from loaders.common.errors import run_command
+from loaders.common.program import check_command_line, command_line
+from tools.bench.names import BackendName, LimitName, PeerName
+from tools.bench.workload import ImageEncoding, Interpolation, ViewSet
 
 
 @dataclass(frozen=True)
@@ -76,6 +66,25 @@ class Config:
     """File to which one JSON line per run is appended."""
 
 
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from rich.console import Console
+from rich.progress import track
+
+from loaders.common.checks import check_whole
+from loaders.common.cores import available_cores
+from loaders.common.errors import UserError, check_numbers
+from loaders.common.files import check_folder
+from tools.bench.contender import find_contender
+from tools.bench.corpus import open_corpus, pack_images
+from tools.bench.harness import Benchmark, Record, prepare, rounds
+from tools.bench.records import append_record, check_records
+from tools.bench.table import notes, render
+from tools.bench.workload import Workload
+
+
 def check(config: Config) -> None:
     """Refuse settings that cannot be measured."""
     if (config.pack is None) == (config.images is None):
@@ -106,7 +115,7 @@ def workload_of(config: Config) -> Workload:
 
 def main() -> int:
     """Run the benchmark of the command line."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     check(config)
     console = Console(width=None if sys.stdout.isatty() else 130)
     contenders = [find_contender(name) for name in (*config.limits, *config.backends, *config.peers)]

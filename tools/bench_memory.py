@@ -21,16 +21,11 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders import LoaderOptions, build_loader, open_pack
 from loaders.common.checks import check_whole
-from loaders.common.errors import UserError, run_command
+from loaders.common.errors import run_command
+from loaders.common.program import check_command_line, command_line
 from loaders.options import DTypeName
-from loaders.views import presets
-from tools.bench.harness import machine
-from tools.bench.records import append_record, check_records
-
-MEGABYTE = 2**20
-SAMPLE_S = 0.005
+from tools.bench.records import check_records
 
 
 @dataclass(frozen=True)
@@ -59,6 +54,20 @@ class Config:
         for name in ("epochs", "batch_size", "resolution", "num_threads"):
             check_whole(name, getattr(self, name), 1)
         check_records(self.json)
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from loaders import LoaderOptions, build_loader, open_pack
+from loaders.common.errors import UserError
+from loaders.views import presets
+from tools.bench.harness import machine
+from tools.bench.records import append_record
+
+MEGABYTE = 2**20
+SAMPLE_S = 0.005
 
 
 @dataclass
@@ -128,7 +137,7 @@ def measure(config: Config, dtype: DTypeName) -> Memory:
 
 def main() -> None:
     """Measure the types of the command line."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     for dtype in config.dtypes:
         memory = measure(config, dtype)
         print(

@@ -17,28 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import tyro
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch.nn.functional as F
-
-from engine.objectives.barlow import barlow_twins_loss
-from engine.objectives.fixmatch import fixmatch_loss
-from engine.objectives.jigsaw import shuffle_tiles
-from engine.objectives.rotnet import rotate_four
-from engine.objectives.simclr import simclr_loss
-from engine.objectives.triplet import triplet_loss
-from engine.objectives.vicreg import vicreg_loss
 from loaders.common.errors import check_numbers, run_command
-from tools.bench.harness import machine
-from tools.bench.records import append_record, check_records
-
-Kernel = Callable[..., Tensor]
+from loaders.common.program import check_command_line, command_line
+from tools.bench.records import check_records
 
 
 @dataclass(frozen=True)
@@ -62,6 +45,29 @@ class Config:
         """Refuse what measures nothing, and a file that takes no records."""
         check_numbers(self)
         check_records(self.json)
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from engine.objectives.barlow import barlow_twins_loss
+from engine.objectives.fixmatch import fixmatch_loss
+from engine.objectives.jigsaw import shuffle_tiles
+from engine.objectives.rotnet import rotate_four
+from engine.objectives.simclr import simclr_loss
+from engine.objectives.triplet import triplet_loss
+from engine.objectives.vicreg import vicreg_loss
+from tools.bench.harness import machine
+from tools.bench.records import append_record
+
+Kernel = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -228,7 +234,7 @@ def render(records: list[dict[str, Any]]) -> Table:
 
 def main() -> None:
     """Run the command line."""
-    Console().print(render(run(tyro.cli(Config, description=__doc__))))
+    Console().print(render(run(command_line(Config, __doc__))))
 
 
 if __name__ == "__main__":

@@ -19,33 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-import tyro
-from rich.console import Console
-from rich.table import Table
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.cores import available_cores
 from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.common.json_text import parse_json
-from tools.bench.harness import machine
-from tools.bench.records import append_record, check_records
-from tools.packing.writers import WRITERS, files
-
-_LIMIT_S = 900.0
-_PACKAGES = ("numpy", "simplejpeg", "pillow", "webdataset", "ffcv", "litdata", "mosaicml-streaming")
-_CHILD = (
-    "import json, sys, time, warnings\n"
-    "from pathlib import Path\n"
-    "warnings.simplefilter('ignore')\n"
-    "from tools.packing.writers import WRITERS, Job\n"
-    "if __name__ == '__main__':\n"
-    "    name, source, out, max_side, short_side, workers = json.loads(sys.argv[1])\n"
-    "    start = time.perf_counter()\n"
-    "    WRITERS[name](Job(Path(source), Path(out), max_side, short_side, workers))\n"
-    "    print(json.dumps({'seconds': time.perf_counter() - start}))\n"
-)
+from loaders.common.program import check_command_line, command_line
+from tools.bench.records import check_records
+from tools.packing.writers import WRITERS
 
 
 @dataclass(frozen=True)
@@ -79,9 +58,38 @@ class Config:
         check_records(self.json)
 
 
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from loaders.common.cores import available_cores
+from loaders.common.json_text import parse_json
+from tools.bench.harness import machine
+from tools.bench.records import append_record
+from tools.packing.writers import files
+
+_LIMIT_S = 900.0
+_PACKAGES = ("numpy", "simplejpeg", "pillow", "webdataset", "ffcv", "litdata", "mosaicml-streaming")
+_CHILD = (
+    "import json, sys, time, warnings\n"
+    "from pathlib import Path\n"
+    "warnings.simplefilter('ignore')\n"
+    "from tools.packing.writers import WRITERS, Job\n"
+    "if __name__ == '__main__':\n"
+    "    name, source, out, max_side, short_side, workers = json.loads(sys.argv[1])\n"
+    "    start = time.perf_counter()\n"
+    "    WRITERS[name](Job(Path(source), Path(out), max_side, short_side, workers))\n"
+    "    print(json.dumps({'seconds': time.perf_counter() - start}))\n"
+)
+
+
 def main() -> None:
     """Parse the command line, run the rounds, print the table."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     unknown = [name for name in config.writers if name not in WRITERS]
     if unknown:
         raise UserError(f"--writers {unknown[0]!r}: expected some of {', '.join(WRITERS)}")

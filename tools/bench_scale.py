@@ -21,30 +21,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import psutil
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.cores import available_cores
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.errors import check_numbers, run_command
 from loaders.common.files import check_folder
-from loaders.packs.columns import COLUMN_DTYPES, column_path
-from loaders.packs.manifest import INDEX_FOLDER, SplitRange, read_manifest, write_manifest
-from tools.bench.harness import machine
-from tools.bench.records import append_record, check_records
+from loaders.common.program import check_command_line, command_line
+from tools.bench.records import check_records
 
-_TOOLS = Path(__file__).resolve().parent
-_SAMPLE_S = 0.05
-_OPENINGS = 9
-_OPEN = (
-    "import sys, time\n"
-    "from loaders import open_pack\n"
-    "start = time.perf_counter()\n"
-    "pack = open_pack(sys.argv[1])\n"
-    "print((time.perf_counter() - start) * 1e3, len(pack))\n"
-)
 Stage = Literal["draw", "pack", "verify", "decode", "open", "synthetic"]
 
 
@@ -74,9 +57,35 @@ class Config:
         check_records(self.json)
 
 
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+import psutil
+
+from loaders.common.cores import available_cores
+from loaders.common.errors import UserError
+from loaders.packs.columns import COLUMN_DTYPES, column_path
+from loaders.packs.manifest import INDEX_FOLDER, SplitRange, read_manifest, write_manifest
+from tools.bench.harness import machine
+from tools.bench.records import append_record
+
+_TOOLS = Path(__file__).resolve().parent
+_SAMPLE_S = 0.05
+_OPENINGS = 9
+_OPEN = (
+    "import sys, time\n"
+    "from loaders import open_pack\n"
+    "start = time.perf_counter()\n"
+    "pack = open_pack(sys.argv[1])\n"
+    "print((time.perf_counter() - start) * 1e3, len(pack))\n"
+)
+
+
 def main() -> None:
     """Parse the command line and run the stages."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     stages: dict[Stage, Callable[[Config], dict[str, Any]]] = {
         "draw": draw,
         "pack": pack,

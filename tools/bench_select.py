@@ -13,14 +13,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.labels.select import BalancedSelector
 from loaders.common.errors import check_numbers, run_command
-from tools.bench.records import append_record, check_records
+from loaders.common.program import check_command_line, command_line
+from tools.bench.records import check_records
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,16 @@ class Config:
         check_records(self.json)
 
 
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+
+from engine.labels.select import BalancedSelector
+from tools.bench.records import append_record
+
+
 def time_once(config: Config, seed: int) -> float:
     """Return the seconds of one selection, without the making of its scores."""
     rng = np.random.default_rng(seed)
@@ -66,7 +73,7 @@ def time_once(config: Config, seed: int) -> float:
 
 def main() -> None:
     """Run the command line."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     time_once(Config(rows=100, classes=config.classes, top_k=config.top_k), 0)  # compiles
     seconds = [time_once(config, seed) for seed in range(config.runs)]
     unit = 1024 if sys.platform == "darwin" else 1

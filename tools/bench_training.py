@@ -27,42 +27,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-import tyro
-from rich.console import Console
-from rich.table import Table
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.train.measured import Measure
-from engine.train.metrics import read_metrics
-from loaders.common.errors import UserError, check_numbers, run_command
-from tools.bench.harness import machine
-from tools.bench.records import append_record, check_records
+from loaders.common.errors import check_numbers, run_command
+from loaders.common.program import check_command_line, command_line
+from tools.bench.records import check_records
 
-ROOT = Path(__file__).resolve().parents[1]
 # fmt: off
 RecipeName = Literal[
     "barlow", "rotnet", "jigsaw", "patches", "vae", "siamese_vae", "deepcluster", "simclr", "vicreg",
     "supervised", "mean_teacher", "pseudo_label", "fixmatch", "ssl_gan",
 ]
-# fmt: on
-KINDS: tuple[Measure, ...] = ("turns", "loader")
-PAIRED = ("mean_teacher", "pseudo_label", "fixmatch", "ssl_gan")
-_MU = 3  # unlabelled images per labelled one, so that a batch is the same number of images for all recipes
-_HEADS: dict[str, tuple[str, ...]] = {
-    "barlow": ("--projector", "512", "512", "512"),
-    "rotnet": ("--hidden",),
-    "jigsaw": ("--tile-features", "128", "--hidden", "512", "--num-permutations", "64"),
-    "patches": ("--hidden", "512"),
-    "vae": (),
-    "siamese_vae": (),
-    "deepcluster": ("--hidden", "--num-clusters", "100"),
-    "simclr": ("--projector", "512", "128"),
-    "vicreg": ("--projector", "512", "512", "512"),
-    "ssl_gan": ("--generator-width", "32"),
-}
-"""Heads that suit a small backbone; those of the papers would be most of the work."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +79,42 @@ class Config:
     def steps(self) -> int:
         """Steps of a run: a window that starts everything, and the pairs."""
         return self.window * (1 + 2 * self.pairs)
+
+
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from engine.choices import Measure
+from engine.train.metrics import read_metrics
+from loaders.common.errors import UserError
+from tools.bench.harness import machine
+from tools.bench.records import append_record
+
+ROOT = Path(__file__).resolve().parents[1]
+# fmt: on
+KINDS: tuple[Measure, ...] = ("turns", "loader")
+PAIRED = ("mean_teacher", "pseudo_label", "fixmatch", "ssl_gan")
+_MU = 3  # unlabelled images per labelled one, so that a batch is the same number of images for all recipes
+_HEADS: dict[str, tuple[str, ...]] = {
+    "barlow": ("--projector", "512", "512", "512"),
+    "rotnet": ("--hidden",),
+    "jigsaw": ("--tile-features", "128", "--hidden", "512", "--num-permutations", "64"),
+    "patches": ("--hidden", "512"),
+    "vae": (),
+    "siamese_vae": (),
+    "deepcluster": ("--hidden", "--num-clusters", "100"),
+    "simclr": ("--projector", "512", "128"),
+    "vicreg": ("--projector", "512", "512", "512"),
+    "ssl_gan": ("--generator-width", "32"),
+}
+"""Heads that suit a small backbone; those of the papers would be most of the work."""
 
 
 def command_of(config: Config, recipe: str, kind: Measure, out: Path) -> list[str]:
@@ -217,7 +228,7 @@ def render(records: list[dict[str, Any]]) -> Table:
 def main() -> None:
     """Run the command line."""
     console = Console(stderr=True)
-    Console().print(render(run(tyro.cli(Config, description=__doc__), console)))
+    Console().print(render(run(command_line(Config, __doc__), console)))
 
 
 if __name__ == "__main__":

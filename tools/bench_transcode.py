@@ -17,25 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import simplejpeg
-import tyro
-from numpy.typing import NDArray
-from PIL import Image
-from rich.console import Console
-from rich.table import Table
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.packs.images.image import dct_factor
-from loaders.packs.images.planes import shrink_planes
-from loaders.packs.images.resize import fit_short_side, resize_antialiased
-from tools.bench.harness import machine
-from tools.bench.records import append_record, check_records
-
-_QUALITY = 90
-Pixels = NDArray[np.uint8]
+from loaders.common.errors import check_numbers, run_command
+from loaders.common.program import check_command_line, command_line
+from tools.bench.records import check_records
 
 
 @dataclass(frozen=True)
@@ -59,6 +45,28 @@ class Config:
         check_records(self.json)
 
 
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from loaders.common.errors import UserError
+from loaders.packs.images.image import dct_factor
+from loaders.packs.images.planes import shrink_planes
+from loaders.packs.images.resize import fit_short_side, resize_antialiased
+from tools.bench.harness import machine
+from tools.bench.records import append_record
+
+_QUALITY = 90
+Pixels = NDArray[np.uint8]
+
+
 class _Photograph(NamedTuple):
     data: bytes
     height: int
@@ -69,7 +77,7 @@ class _Photograph(NamedTuple):
 
 def main() -> None:
     """Parse the command line, measure, print."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     photographs = _read(config)
     if not photographs:
         raise UserError(f"--images {config.images} holds no JPEG larger than {config.short_side} pixels")

@@ -18,32 +18,16 @@ in --out: the same command again goes on from there. The table and the plot are 
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import tyro
-from rich.console import Console
-
-from loaders import open_pack
-from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.common.files import check_folder
-from loaders.packs import Pack
-from loaders.packs.labels.subsample import few_labels
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.comparison import selfsup, semisup
-from tools.comparison.bench import Bench, Failures
-from tools.comparison.cpu_budget import preload
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.program import check_command_line, command_line
 from tools.comparison.methods import BATCH_SIZE, PRETRAININGS, TRAININGS
-from tools.comparison.results import read_lines, write_lines
-from tools.comparison.tables import selfsup_table, semisup_table, write_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +92,24 @@ class Config:
     def counts(self) -> tuple[int, ...]:
         """The numbers of labels per class."""
         return self.labels_per_class or ((1, 4, 16, 64) if self.family == "selfsup" else (4, 25, 400))
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+from rich.console import Console
+
+from loaders import open_pack
+from loaders.common.files import check_folder
+from loaders.packs import Pack
+from loaders.packs.labels.subsample import few_labels
+from tools.comparison import selfsup, semisup
+from tools.comparison.bench import Bench, Failures
+from tools.comparison.cpu_budget import preload
+from tools.comparison.results import read_lines, write_lines
+from tools.comparison.tables import selfsup_table, semisup_table, write_page
 
 
 def run(config: Config, console: Console) -> int:
@@ -185,7 +187,7 @@ def measure(config: Config, bench: Bench, failures: Failures) -> None:
 
 def main() -> int:
     """Run the command line."""
-    return 1 if run(tyro.cli(Config, description=__doc__), Console()) else 0
+    return 1 if run(command_line(Config, __doc__), Console()) else 0
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.progress import Progress
 
 from loaders.common.errors import run_command
-from loaders.packs.convert import convert_pack
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,18 @@ class Config:
     """Processes and threads at work, 0 for one per core; never changes the pack."""
 
 
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from rich.progress import Progress
+
+from loaders.packs.convert import convert_pack
+
+
 def main() -> None:
     """Parse the command line and convert."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     start = time.perf_counter()
     with Progress(transient=True) as bar:
         task = bar.add_task("converting", total=None)

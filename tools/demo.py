@@ -22,16 +22,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-from rich.console import Console
-from rich.table import Table
-
-from engine.evaluate.few_labels import SCRATCH, read_results, summarise
-from engine.evaluate.results import read_evaluation
-from loaders.common.errors import UserError, run_command
-
-ROOT = Path(__file__).resolve().parent.parent
-MARKER = "made-by-demo"
+from loaders.common.errors import run_command
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
@@ -51,6 +43,21 @@ class Config:
     num_threads: int = 2
     """Threads of each step, torch's and the loaders': fixed, as is float32, so that the machine decides
     neither what is computed nor how its sums are shared out."""
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from rich.console import Console
+from rich.table import Table
+
+from engine.evaluate.few_labels import SCRATCH, read_results, summarise
+from engine.evaluate.results import read_evaluation
+from loaders.common.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKER = "made-by-demo"
 
 
 @dataclass(frozen=True)
@@ -204,7 +211,7 @@ def print_outcome(console: Console, config: Config) -> None:
 
 def main() -> None:
     """Run all steps."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     console = Console()
     start = time.perf_counter()
     make_room(config.out)

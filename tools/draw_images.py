@@ -13,21 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.common.checks import check_whole
-from loaders.common.cores import available_cores
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.errors import check_numbers, run_command
 from loaders.common.files import check_folder
-from tools.packing.synthetic import MAX_SIDE, NUM_TEXTURES, Pictures, Textures, draw_jpegs
-
-_PER_TASK = 2000
-_PER_CALL = 100
-_DAMAGED_EVERY = 100
-NUM_DAMAGES = 10
+from loaders.common.program import check_command_line, command_line
+from tools.packing.names import MAX_SIDE
 
 
 @dataclass(frozen=True)
@@ -56,9 +48,25 @@ class Config:
         check_folder(self.out)
 
 
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+
+from loaders.common.cores import available_cores
+from loaders.common.errors import UserError
+from tools.packing.synthetic import NUM_TEXTURES, Pictures, Textures, draw_jpegs
+
+_PER_TASK = 2000
+_PER_CALL = 100
+_DAMAGED_EVERY = 100
+NUM_DAMAGES = 10
+
+
 def main() -> None:
     """Parse the command line and draw."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     start = time.perf_counter()
     draw(config)
     seconds = time.perf_counter() - start

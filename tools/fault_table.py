@@ -13,13 +13,10 @@ from typing import Annotated
 
 import tyro
 
-from loaders.common.errors import UserError, run_command
-from loaders.common.files import write_atomic
-from loaders.common.json_text import parse_json
+from loaders.common.errors import run_command
+from loaders.common.program import check_command_line, command_line
 
-BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 _ROOT = Path(__file__).resolve().parents[1]
-_FIELDS = {"fault": str, "tries": int, "survived": int, "note": str}
 
 
 @dataclass(frozen=True)
@@ -30,6 +27,18 @@ class Config:
     """File that SLUICE_FAULT_RECORDS named."""
     page: Path = _ROOT / "docs" / "guarantees.md"
     """Page with the two marks between which the table stands."""
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from loaders.common.errors import UserError
+from loaders.common.files import write_atomic
+from loaders.common.json_text import parse_json
+
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+_FIELDS = {"fault": str, "tries": int, "survived": int, "note": str}
 
 
 @dataclass
@@ -90,7 +99,7 @@ def put_table(page: Path, table: str) -> None:
 
 def main() -> None:
     """Replace the table in the page."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     table = as_table(read_rows(config.records))
     put_table(config.page, table)
     print(table)

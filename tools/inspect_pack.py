@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.common.errors import check_numbers, run_command
 from loaders.common.files import check_file
-from loaders.packs import open_pack
-from tools.packing.inspect import faults_found, inspect_pack, parse_faults
-from tools.packing.pack_page import PAGE_NAME
+from loaders.common.program import check_command_line, command_line
+from tools.packing.names import PAGE_NAME
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,19 @@ class Config:
             check_file(self.page, "page")
 
 
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from rich.console import Console
+
+from loaders.packs import open_pack
+from tools.packing.inspect import faults_found, inspect_pack, parse_faults
+
+
 def main() -> int:
     """Parse the command line, look, and print what was found."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     pack, fail_on = open_pack(config.pack), parse_faults(config.fail_on)
     findings, quarantine = inspect_pack(pack, config.near, config.workers, Console(), config.page)
     faults = faults_found(findings, quarantine, fail_on)

@@ -30,29 +30,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import tyro
-from rich.console import Console
-from rich.table import Table
-
-from engine.evaluate.few_labels import (
-    SCRATCH,
-    FewLabelResult,
-    Summary,
-    read_results,
-    summarise,
-    write_results,
-)
-from engine.labels.shared_images import Account
-from engine.report.figures import Series, draw_label_efficiency, save_picture
-from engine.train.classifier_recipe import read_accuracy
-from engine.train.run_folder import read_run
-from loaders import open_pack
 from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.common.files import check_folder, to_json, write_atomic
-from loaders.common.json_text import parse_json
-
-ROOT = Path(__file__).resolve().parents[1]
-TRANSFER = "transfer"
+from loaders.common.files import check_folder
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
@@ -84,6 +64,33 @@ class Config:
                 raise UserError(f"{name}: expected different numbers, found {values}; leave out the copies")
         check_numbers(self)
         check_folder(self.out)
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from rich.console import Console
+from rich.table import Table
+
+from engine.evaluate.few_labels import (
+    SCRATCH,
+    FewLabelResult,
+    Summary,
+    read_results,
+    summarise,
+    write_results,
+)
+from engine.labels.shared_images import Account
+from engine.report.figures import Series, draw_label_efficiency, save_picture
+from engine.train.classifier_recipe import read_accuracy
+from engine.train.run_folder import read_run
+from loaders import open_pack
+from loaders.common.files import to_json, write_atomic
+from loaders.common.json_text import parse_json
+
+ROOT = Path(__file__).resolve().parents[1]
+TRANSFER = "transfer"
 
 
 @dataclass(frozen=True)
@@ -301,7 +308,7 @@ def _environment(config: Config) -> dict[str, str]:
 
 def main() -> None:
     """Run the command line."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     open_pack(config.pack)  # what is no pack is said once, and not by every run
     results = run(config, Console(stderr=True))
     write_sweep(config, results)

@@ -22,17 +22,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.common.files import check_file, check_folder
-from loaders.packs import LabelTable, Pack, open_pack
-from loaders.packs.labels.class_names import class_names, write_class_names
-from loaders.packs.labels.files import export_labels, read_label_file
-from loaders.packs.labels.leaks import shared_rows
-from loaders.packs.labels.subsample import subsample_per_class, tell_scarce, validation_part
-from loaders.packs.labels.tables import TRUE_LABELS, label_table_path
+from loaders.common.files import check_folder
+from loaders.common.program import check_command_line, command_line
+from loaders.packs.manifest import TRUE_LABELS
 
 _PackPath = Annotated[Path, tyro.conf.Positional]
 
@@ -162,9 +156,25 @@ Command = (
 )
 
 
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Command, __doc__)
+
+
+from rich.console import Console
+from rich.table import Table
+
+from loaders.common.files import check_file
+from loaders.packs import LabelTable, Pack, open_pack
+from loaders.packs.labels.class_names import class_names, write_class_names
+from loaders.packs.labels.files import export_labels, read_label_file
+from loaders.packs.labels.leaks import shared_rows
+from loaders.packs.labels.subsample import subsample_per_class, tell_scarce, validation_part
+from loaders.packs.labels.tables import label_table_path
+
+
 def main() -> None:
     """Parse the command line and run the command."""
-    command = tyro.cli(Command, description=__doc__)
+    command = command_line(Command, __doc__)
     pack = open_pack(command.pack)
     if isinstance(command, Import):
         _import(pack, command)

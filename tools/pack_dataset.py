@@ -12,24 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from loaders.common.errors import UserError, run_command
-from loaders.packs import open_pack
-from loaders.packs.append import append_to_pack
-from loaders.packs.images.image import ImagePolicy
-from loaders.packs.manifest import QUARANTINE_NAME, Manifest
-from loaders.packs.packer import PackOptions, pack_dataset
-from loaders.packs.sources.remote_folder import is_remote
-from loaders.packs.sources.spec import parse_splits
-from loaders.packs.sources.table_columns import ColumnOptions
-from loaders.packs.stores.upload import default_staging
-from tools.packing.inspect import faults_found, inspect_pack, parse_faults
+from loaders.common.errors import run_command
+from loaders.common.program import check_command_line, command_line
+from loaders.packs.images.limits import MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -62,7 +47,7 @@ class Config:
     damaged: Literal["repair", "quarantine"] = "repair"
     """repair encodes anew a JPEG that decodes with a warning, as other readers do; quarantine refuses it.
     What lacks more than a hundredth of its rows is refused by both."""
-    max_pixels: int = ImagePolicy.max_pixels
+    max_pixels: int = MAX_PIXELS
     """Refuse larger images (decompression bombs)."""
     image_column: str | None = None
     """Column of lists and tables with the paths or the bytes of the images; by default found by its name."""
@@ -87,9 +72,32 @@ class Config:
     """Processes and threads at work, 0 for one per core; never changes the pack."""
 
 
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from loaders.common.errors import UserError
+from loaders.packs import open_pack
+from loaders.packs.append import append_to_pack
+from loaders.packs.images.image import ImagePolicy
+from loaders.packs.manifest import QUARANTINE_NAME, Manifest
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.remote_folder import is_remote
+from loaders.packs.sources.spec import parse_splits
+from loaders.packs.sources.table_columns import ColumnOptions
+from loaders.packs.stores.upload import default_staging
+from tools.packing.inspect import faults_found, inspect_pack, parse_faults
+
+
 def main() -> int:
     """Parse the command line, pack, and print what was packed."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     options, fail_on = options_of(config), parse_faults(config.fail_on)
     console = Console()
     columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

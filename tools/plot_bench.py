@@ -16,12 +16,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib as mpl
 import tyro
+
+from loaders.common.errors import run_command
+from loaders.common.program import check_command_line, command_line
+
+
+@dataclass(frozen=True)
+class Config:
+    """Chart of loader benchmarks."""
+
+    records: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Files of JSON lines that tools/bench_loaders.py wrote."""
+    out: Path
+    """Chart to write; the suffix (.svg or .png) chooses its kind."""
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import matplotlib as mpl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import UserError, run_command
+from loaders.common.errors import UserError
 from loaders.common.files import check_file
 from loaders.common.json_text import parse_json
 from tools.bench.table import Record, Row, reference_of, summarise
@@ -40,16 +59,6 @@ WORDS = {
 WIDTH, MARGIN = 6.4, 1.35  # inches of a column, and of the names left of its bars
 BAR, HEAD, FOOT = 0.24, 0.65, 0.5  # inches of a bar, of a panel's title, and of the line below all
 MOST_IN_A_COLUMN = 4  # panels
-
-
-@dataclass(frozen=True)
-class Config:
-    """Chart of loader benchmarks."""
-
-    records: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Files of JSON lines that tools/bench_loaders.py wrote."""
-    out: Path
-    """Chart to write; the suffix (.svg or .png) chooses its kind."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +220,7 @@ def _name(contender: str, kind: str) -> str:
 
 def main() -> None:
     """Draw the chart of the command line."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     if config.out.suffix not in (".svg", ".png"):
         raise UserError(f"--out {config.out}: expected a name ending in .svg or .png; change the suffix")
     panels = [panel for path in config.records for panel in last_benchmarks(path.stem, read_records(path))]

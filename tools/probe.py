@@ -6,36 +6,14 @@ Example:
 
 from __future__ import annotations
 
-import engine  # noqa: F401 - first of all: it says how OpenMP waits, before torch reads that
-
-# isort: split
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-import tyro
-from rich.console import Console
-from rich.table import Table
-from torch import nn
-
-from engine.evaluate.knn import knn_scores
-from engine.evaluate.linear_probe import fit_linear_probe
-from engine.evaluate.representations import Features, extract_features, topk_accuracy
-from engine.evaluate.results import EVALUATION_NAME, Evaluation, FrozenAccuracy, write_evaluation
-from engine.labels.shared_images import Account, check_run
-from engine.nets.backbones import build_backbone, load_backbone
-from engine.nets.description import read_description
-from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
-from engine.train.distributed import seed_everything
-from engine.train.run_config import LoaderField, default_loader, described
-from engine.train.run_folder import read_run
-from loaders import build_loader, open_pack
-from loaders.common.errors import UserError, check_numbers, run_command
+from engine.evaluate.results import EVALUATION_NAME
+from engine.train.run_config import LoaderField, default_loader
+from loaders.common.errors import check_numbers, run_command
 from loaders.common.files import check_file, check_folder
-from loaders.packs import Pack
-from loaders.packs.labels.leaks import check_leak
-from loaders.packs.labels.subsample import few_labels, has_labels, subsample_per_class, tell_scarce
-from loaders.views.evaluation import EvaluationView
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
@@ -80,6 +58,34 @@ class Config:
     def out(self) -> Path:
         """Folder of the images that could not be read: the run's own names may be rows of another pack."""
         return self.run / "evaluation"
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from engine.evaluate.knn import knn_scores
+from engine.evaluate.linear_probe import fit_linear_probe
+from engine.evaluate.representations import Features, extract_features, topk_accuracy
+from engine.evaluate.results import Evaluation, FrozenAccuracy, write_evaluation
+from engine.labels.shared_images import Account, check_run
+from engine.nets.backbones import build_backbone, load_backbone
+from engine.nets.description import read_description
+from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
+from engine.train.distributed import seed_everything
+from engine.train.run_config import described
+from engine.train.run_folder import read_run
+from loaders import build_loader, open_pack
+from loaders.common.errors import UserError
+from loaders.packs import Pack
+from loaders.packs.labels.leaks import check_leak
+from loaders.packs.labels.subsample import few_labels, has_labels, subsample_per_class, tell_scarce
+from loaders.views.evaluation import EvaluationView
 
 
 def features_of(
@@ -191,7 +197,7 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
 
 def main() -> None:
     """Run the command line."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     print_evaluation(Console(), evaluate(config))
     print(f"evaluate: results{describe_bad_rows(config.out)} -> {config.run}")
 

@@ -14,9 +14,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from loaders.common.errors import run_command
+from loaders.common.program import check_command_line, command_line
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to profile."""
+
+    resolution: int = 96
+    """Side of the views in pixels."""
+    source: int = 96
+    """Side of the source images in pixels."""
+    num_images: int = 32
+    """Images per pass."""
+    passes: int = 20
+    """Passes; the fastest counts."""
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
 import numpy as np
 import simplejpeg
-import tyro
 from numba import njit
 from numpy.typing import NDArray
 from rich.console import Console
@@ -24,7 +45,7 @@ from rich.table import Table
 from sklearn.datasets import load_sample_images
 
 from loaders.backends.decoding import Decoder, EncodedRows
-from loaders.common.errors import UserError, run_command
+from loaders.common.errors import UserError
 from loaders.kernels.memory import aligned_zeros
 from loaders.kernels.views.render import make_scratch, render_chunk
 from loaders.kernels.views.resample import table_taps
@@ -43,20 +64,6 @@ from loaders.views.policy import (
     Solarize,
     ViewPolicy,
 )
-
-
-@dataclass(frozen=True)
-class Config:
-    """What to profile."""
-
-    resolution: int = 96
-    """Side of the views in pixels."""
-    source: int = 96
-    """Side of the source images in pixels."""
-    num_images: int = 32
-    """Images per pass."""
-    passes: int = 20
-    """Passes; the fastest counts."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,7 @@ def policies(resolution: int) -> dict[str, tuple[ViewPolicy, str | None]]:
 
 def main() -> None:
     """Print the table."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     images = photographs(config)
     frequency = cycles_per_second()
     pixels = config.num_images * config.resolution**2

@@ -9,30 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import tyro
-from torch import Tensor
-
-from engine.evaluate.few_labels import FewLabelResult, read_results
-from engine.evaluate.results import Evaluation, read_evaluation
-from engine.report.page import Command, Paragraph, Section, render_page
-from engine.report.sections import (
-    configuration_section,
-    curves_section,
-    few_labels_section,
-    frozen_section,
-    key_figures,
-    leaks_section,
-)
-from engine.report.sheets import contact_sheet, to_pixels
-from engine.train.metrics import read_metrics
-from engine.train.run_folder import read_run
-from engine.train.samples import load_samples
-from loaders import LoaderOptions, build_loader, open_pack
-from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.common.files import check_file, write_atomic
-from loaders.packs import Pack, Split
-from loaders.views import presets
+from loaders.common.errors import check_numbers, run_command
+from loaders.common.files import check_file
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
@@ -65,6 +44,35 @@ class Config:
     def page(self) -> Path:
         """File to write."""
         return self.out or self.run / "report.html"
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+from torch import Tensor
+
+from engine.evaluate.few_labels import FewLabelResult, read_results
+from engine.evaluate.results import Evaluation, read_evaluation
+from engine.report.page import Command, Paragraph, Section, render_page
+from engine.report.sections import (
+    configuration_section,
+    curves_section,
+    few_labels_section,
+    frozen_section,
+    key_figures,
+    leaks_section,
+)
+from engine.report.sheets import contact_sheet, to_pixels
+from engine.train.metrics import read_metrics
+from engine.train.run_folder import read_run
+from engine.train.samples import load_samples
+from loaders import LoaderOptions, build_loader, open_pack
+from loaders.common.errors import UserError
+from loaders.common.files import write_atomic
+from loaders.packs import Pack, Split
+from loaders.views import presets
 
 
 def original_pixels(pack: Pack, rows: Tensor, resolution: int) -> Tensor:
@@ -155,7 +163,7 @@ def _commands(path: Path | None) -> list[Paragraph | Command]:
 
 def main() -> None:
     """Run the command line."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     page = build_report(config)
     config.page.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(config.page, page.encode())

@@ -16,60 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
 import tyro
-from PIL import Image
-from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from loaders import LoaderOptions, build_loader, open_pack
 from loaders.common.checks import check_whole
-from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.common.files import check_file, write_atomic
-from loaders.kernels.jpeg.turbojpeg import decode_jpeg
-from loaders.kernels.views import codes
-from loaders.packs import Split
-from loaders.views import presets
-from loaders.views.draw import ViewParameters, draw
-from loaders.views.policy import ViewPolicy
-from tools.views.oracle import torchvision_view
-from tools.views.sheet import draw_sheet
+from loaders.common.errors import check_numbers, run_command
+from loaders.common.files import check_file
+from loaders.common.program import check_command_line, command_line
 
 Backend = Literal["cpu", "dali", "ffcv", "resident"]
-
-
-def _rotation(turns: int, resolution: int) -> ViewPolicy:
-    return presets.rotations(resolution)[turns]
-
-
-def _tile(number: int, resolution: int) -> ViewPolicy:
-    return presets.tiles(resolution, cell=round(resolution * 75 / 64))[number]
-
-
-_PRESETS: dict[str, Callable[[int], ViewPolicy]] = {
-    "barlow_a": presets.barlow_a,
-    "barlow_b": presets.barlow_b,
-    "crop_flip": presets.crop_flip,
-    "weak": presets.weak,
-    "fixmatch_strong": presets.fixmatch_strong,
-    "fixmatch_strong_gentle": presets.fixmatch_strong_gentle,
-    "simclr": presets.simclr,
-    "rotate_translate_jitter": presets.rotate_translate_jitter,
-    "reconstruction": presets.reconstruction,
-    "evaluation": presets.evaluation,
-    "mirrored": presets.mirrored,
-    **{f"rotation_{90 * turns}": partial(_rotation, turns) for turns in range(4)},
-    **{f"tile_{number}": partial(_tile, number) for number in range(9)},
-}
-_NAMES = {
-    getattr(codes, name): name.lower() for name in dir(codes) if name.isupper() and "ARGUMENTS" not in name
-}
 _TILE, _LARGEST_TILE, _MOST_TILE = 192, 256, 1024
-_PLAIN_LOADER_VIEW = 256  # number of the first view of a loader of one stream
-_TEXT = {codes.BLUR: "blur sigma {:.2f}", codes.SOLARIZE: "solarize at {:.0f}", codes.HUE: "hue {:+.2f}",
-         codes.POSTERIZE: "posterize to {:.0f} bits"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,6 +61,61 @@ class Config:
         if self.tile:
             check_whole("tile", self.tile, 16, _MOST_TILE)
         check_file(self.out)
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from loaders import LoaderOptions, build_loader, open_pack
+from loaders.common.errors import UserError
+from loaders.common.files import write_atomic
+from loaders.kernels.jpeg.turbojpeg import decode_jpeg
+from loaders.kernels.views import codes
+from loaders.packs import Split
+from loaders.views import presets
+from loaders.views.draw import ViewParameters, draw
+from loaders.views.policy import ViewPolicy
+from tools.views.oracle import torchvision_view
+from tools.views.sheet import draw_sheet
+
+
+def _rotation(turns: int, resolution: int) -> ViewPolicy:
+    return presets.rotations(resolution)[turns]
+
+
+def _tile(number: int, resolution: int) -> ViewPolicy:
+    return presets.tiles(resolution, cell=round(resolution * 75 / 64))[number]
+
+
+_PRESETS: dict[str, Callable[[int], ViewPolicy]] = {
+    "barlow_a": presets.barlow_a,
+    "barlow_b": presets.barlow_b,
+    "crop_flip": presets.crop_flip,
+    "weak": presets.weak,
+    "fixmatch_strong": presets.fixmatch_strong,
+    "fixmatch_strong_gentle": presets.fixmatch_strong_gentle,
+    "simclr": presets.simclr,
+    "rotate_translate_jitter": presets.rotate_translate_jitter,
+    "reconstruction": presets.reconstruction,
+    "evaluation": presets.evaluation,
+    "mirrored": presets.mirrored,
+    **{f"rotation_{90 * turns}": partial(_rotation, turns) for turns in range(4)},
+    **{f"tile_{number}": partial(_tile, number) for number in range(9)},
+}
+_NAMES = {
+    getattr(codes, name): name.lower() for name in dir(codes) if name.isupper() and "ARGUMENTS" not in name
+}
+_PLAIN_LOADER_VIEW = 256  # number of the first view of a loader of one stream
+_TEXT = {codes.BLUR: "blur sigma {:.2f}", codes.SOLARIZE: "solarize at {:.0f}", codes.HUE: "hue {:+.2f}",
+         codes.POSTERIZE: "posterize to {:.0f} bits"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -229,7 +239,7 @@ def make_sheet(comparison: Comparison, config: Config) -> Image.Image:
 
 def main() -> int:
     """Parse the command line, render, draw and write the sheet."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     if not config.out.parent.is_dir():
         raise UserError(f"--out: expected a folder {config.out.parent} to write to, found none; make it")
     pack = open_pack(config.pack)

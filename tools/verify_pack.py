@@ -13,18 +13,10 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
-from rich.progress import Progress
 
-from loaders.common.cores import available_cores
 from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.packs import open_pack
-from loaders.packs.audit import compare_with_source, decode_all
-from loaders.packs.sources.spec import parse_splits
+from loaders.common.program import check_command_line, command_line
 from loaders.packs.stores.store import as_url
-from loaders.packs.verify import verify_pack
-
-_SHOWN_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -51,9 +43,25 @@ class Config:
             )
 
 
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from rich.console import Console
+from rich.progress import Progress
+
+from loaders.common.cores import available_cores
+from loaders.packs import open_pack
+from loaders.packs.audit import compare_with_source, decode_all
+from loaders.packs.sources.spec import parse_splits
+from loaders.packs.verify import verify_pack
+
+_SHOWN_LINES = 20
+
+
 def main() -> int:
     """Parse the command line, verify, and print what differs."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     folder, start = Path(config.pack), time.perf_counter()
     workers = config.workers or available_cores()
     splits = parse_splits(config.against) if config.against else ()

@@ -10,13 +10,24 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from loaders.common.errors import run_command
+from loaders.common.program import check_command_line, command_line
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compile what packs, and what makes float32 views; what is compiled already is loaded in a moment."""
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
 import numpy as np
 import simplejpeg
-import tyro
 
 from loaders import LoaderOptions, open_pack
 from loaders.build import build_loader
-from loaders.common.errors import run_command
 from loaders.packs.bulk import load_kernels
 from loaders.packs.images.planes import shrink_planes
 from loaders.packs.packer import PackOptions, pack_dataset
@@ -38,11 +49,6 @@ _VIEWS = (
 )
 
 
-@dataclass(frozen=True)
-class Config:
-    """Compile what packs, and what makes float32 views; what is compiled already is loaded in a moment."""
-
-
 def warm() -> None:
     """Call each kernel with the types that it is called with most."""
     jpeg = simplejpeg.encode_jpeg(np.zeros((_SIDE, _SIDE, 3), np.uint8), colorsubsampling="420")
@@ -59,7 +65,7 @@ def warm() -> None:
 
 def main() -> None:
     """Compile."""
-    tyro.cli(Config, description=__doc__)
+    command_line(Config, __doc__)
     warm()
 
 

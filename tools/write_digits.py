@@ -9,17 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import simplejpeg
-import tyro
-from PIL import Image
-
-from loaders.common.errors import UserError, run_command
-
-RESOLUTION = 32
-QUALITY = 95
-_TOP_VALUE = 16  # the data set's pixels count black dots in 4x4 blocks
-_TEST_EVERY = 4
+from loaders.common.errors import run_command
+from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
@@ -28,6 +19,22 @@ class Config:
 
     out: Path
     """Folder to write to; must not exist yet."""
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from loaders.common.errors import UserError
+
+RESOLUTION = 32
+QUALITY = 95
+_TOP_VALUE = 16  # the data set's pixels count black dots in 4x4 blocks
+_TEST_EVERY = 4
 
 
 def write_digits(out: Path) -> dict[str, int]:
@@ -69,7 +76,7 @@ def _encode(pixels: np.ndarray) -> bytes:
 
 def main() -> None:
     """Parse the command line and write the digits."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     counts = write_digits(config.out)
     print(f"{counts['train']:,} training and {counts['test']:,} test images -> {config.out}")
 

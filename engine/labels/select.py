@@ -14,19 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numba import njit
 from numpy.typing import NDArray
 
+from engine.choices import Duplicates
 from engine.train.distributed import all_gather, world_size
 from loaders.common.errors import UserError
 
 Scores = NDArray[np.float32]
 Rows = NDArray[np.int64]
-Duplicates = Literal["best", "drop"]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from engine.train.distributed import rank
 from engine.train.run_folder import read_run
 from loaders.classification import LabelFields, chosen_labels
 from loaders.common.errors import UserError
+from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split, open_pack
 from loaders.packs.labels.leaks import check_leak, find_leak
 from loaders.packs.labels.subsample import training_labels
@@ -45,6 +46,26 @@ class UnlabeledFields(Protocol):
     @property
     def unlabeled_splits(self) -> tuple[str, ...]:
         """Their splits."""
+
+
+class ProbeFields(Protocol):
+    """The fields of a recipe without labels that decide what its online probe learns from and measures on."""
+
+    @property
+    def pack(self) -> Path:
+        """The pack."""
+
+    @property
+    def loader(self) -> LoaderOptions:
+        """How the pack is read."""
+
+    @property
+    def probe_splits(self) -> tuple[str, str]:
+        """Splits to learn from, and to measure on."""
+
+    @property
+    def allow_leak(self) -> bool:
+        """Whether they may share images."""
 
 
 @runtime_checkable
@@ -97,6 +118,21 @@ def account(config: StartFields) -> Account:
     if isinstance(config, UnlabeledFields):
         notes = describe_shared(pack.pool(config.unlabeled_splits), measured)
     return Account(leaks + behind.leaks, behind.notes + notes)
+
+
+def account_of_probe(config: ProbeFields) -> Account:
+    """Hold the split that the online probe learns from against the one that it measures on.
+
+    Raises:
+        UserError: they share images, and that is not allowed.
+    """
+    pack = open_pack(config.pack, config.loader.store)
+    bank, measured = (pack.split(name) for name in config.probe_splits)
+    rows = bank.rows(np.arange(len(bank)))
+    leaks = check_leak(pack, rows, measured, config.allow_leak, "probe_splits")
+    if not isinstance(config, SplitField):
+        return Account(leaks)
+    return Account(leaks, describe_shared(pack.split(config.split), measured))
 
 
 def describe_shared(unlabeled: Split, measured: Split) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import safetensors.torch
 from torch import Tensor, nn
 
+from engine.choices import Weights
 from engine.labels.matching import copy_outputs, match_classes, match_unnamed
 from engine.nets.backbones import build_backbone, load_backbone, resized
 from engine.nets.description import Description, metadata_of_classifier, read_description
@@ -24,7 +24,6 @@ from loaders.common.errors import UserError
 from loaders.common.files import sync_file
 from loaders.views.evaluation import EvaluationView
 
-Weights = Literal["ema", "raw"]
 FILE_NAMES: dict[Weights, str] = {"ema": "classifier-ema.safetensors", "raw": "classifier.safetensors"}
 
 

@@ -12,14 +12,12 @@ mean over all ranks.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.choices import Distance
 from engine.objectives.precision import at_least_float32
-
-Distance = Literal["mse", "kl"]
 
 
 def consistency_loss(student_logits: Tensor, teacher_logits: Tensor, distance: Distance = "mse") -> Tensor:

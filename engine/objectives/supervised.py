@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.choices import Mixing
 from engine.objectives.precision import at_least_float32
 from loaders.common.errors import UserError
-
-Mixing = Literal["none", "mixup", "cutmix"]
 
 
 @dataclass(frozen=True)

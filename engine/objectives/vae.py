@@ -9,13 +9,12 @@ Shapes: B rows of this rank, D latent, H W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Reconstruction = Literal["bce", "mse"]
+from engine.choices import Reconstruction
 
 
 @dataclass(frozen=True)

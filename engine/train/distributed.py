@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,11 +28,11 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor
 
+from engine.choices import Precision
 from engine.train.autocast import taken
 from loaders.common.errors import UserError
 
 ResultT = TypeVar("ResultT")
-Precision = Literal["auto", "no", "bf16", "fp16"]
 
 COLLECTIVE_TIMEOUT_S = 600
 

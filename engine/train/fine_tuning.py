@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,37 +20,11 @@ from engine.train.loop import LoopConfig, train
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.run_folder import save_backbone
 from engine.train.schedule import Schedule, warmup_cosine
+from engine.train.tuning_config import FineTuning
 from loaders.batch import Batch, Loader
-from loaders.common.errors import UserError, check_numbers
+from loaders.common.errors import UserError
 
 WHOLE = Layer()
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """How one way to start is trained."""
-
-    lr_backbone: float
-    """Peak learning rate of the backbone; 0 freezes it. Paper: 0.005 (1 % of ImageNet)."""
-    lr_classifier: float
-    """Peak learning rate of the classifier. Paper: 0.5, which overshoots on a handful of labels."""
-    batchnorm: Literal["running", "batch"]
-    """"running": normalise by the statistics that pre-training left, and keep them; "batch": by those of
-    each batch, which the running ones follow. A frozen backbone always normalises by the running ones,
-    and nothing is dropped in it."""
-    steps: int = 200
-    """Optimizer steps."""
-    min_crop: float = 0.08
-    """Smallest share of the image that a training view shows. Paper: 0.08; much more where there are only
-    tens of labels, since a view that misses the object teaches a wrong label."""
-    warmup_steps: int = 0
-    """Steps over which the learning rates rise linearly."""
-    weight_decay: float = 0.0
-    """Weight decay of all weights. Paper: 0."""
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no training."""
-        check_numbers(self)
 
 
 def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> nn.Module:

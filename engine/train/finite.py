@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from engine.choices import OnNonFinite
 from engine.train.distributed import rank, world_size
 from loaders.batch import Batch, Loader, PairedBatch
 from loaders.common.files import write_atomic
 
-OnNonFinite = Literal["stop", "skip"]
 BAD_BATCHES = "bad_batches"
 _SHOWN_ROWS = 8
 

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from engine.choices import OnNonFinite
 from engine.evaluate.online_probe import OnlineProbe, ProbeRecorder
 from engine.train import autocast, checkpoint, rng
 from engine.train.agreement import check_agreement, check_same_data, check_same_rules, data_facts, run_facts
@@ -25,7 +26,7 @@ from engine.train.bad_rows import BadRowRecorder
 from engine.train.batchnorm import synchronise_batchnorm
 from engine.train.clock import TrainingClock
 from engine.train.distributed import on_main, rank, world_size
-from engine.train.finite import OnNonFinite, StepGuard, draw_again, gradient_norm, save_bad_batch
+from engine.train.finite import StepGuard, draw_again, gradient_norm, save_bad_batch
 from engine.train.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
 from engine.train.progress import TrainingProgress
 from engine.train.recipe import Recipe, StepOutput

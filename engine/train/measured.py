@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,8 +11,6 @@ from torch import nn
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.schedule import Schedule, constant
 from loaders.batch import Batch, Loader
-
-Measure = Literal["training", "turns", "loader"]
 
 
 class TakingTurns:

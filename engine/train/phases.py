@@ -25,9 +25,9 @@ from engine.labels.shared_images import account
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
 from engine.train import autocast
 from engine.train.bad_rows import describe_bad_rows
+from engine.train.classifier_config import ClassifierConfig
 from engine.train.classifier_recipe import (
     ACCURACY_NAME,
-    ClassifierConfig,
     ClassifierRecipe,
     read_accuracy,
 )

@@ -1,27 +1,29 @@
-"""What every recipe's command line has."""
+"""What every recipe's command line has.
+
+The modules of configurations import nothing that takes time: a mistake on a command line is told before
+torch is loaded. Methods that need it import it when they are called.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import tyro
-from accelerate import PartialState
 
-from engine.labels.shared_images import Account, SplitField, describe_shared
-from engine.train.distributed import Precision
-from engine.train.finite import OnNonFinite
-from engine.train.loop import LoopConfig
-from engine.train.measured import Measure
+from engine.choices import Measure, OnNonFinite, Precision
 from loaders.common.errors import UserError, check_numbers
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
 from loaders.options import LoaderOptions
-from loaders.packs import open_pack
-from loaders.packs.labels.leaks import check_leak
+from loaders.packs.manifest import read_manifest
+from loaders.packs.stores.store import as_url
 from loaders.views.evaluation import EvaluationView
+
+if TYPE_CHECKING:
+    from engine.labels.shared_images import Account
+    from engine.train.loop import LoopConfig
 
 RUNTIME_FIELDS = (
     "allow_leak",
@@ -121,6 +123,20 @@ class RunConfig:
                 "batch_size: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
             )
 
+    def check_places(self) -> None:
+        """Refuse what can be seen before anything is loaded: no pack, or a folder that is in use.
+
+        Raises:
+            UserError: see `read_manifest`; or --out holds a run, without --resume.
+        """
+        if as_url(str(self.pack)) is None:
+            read_manifest(self.pack.expanduser().absolute())
+        if not self.resume and (self.out / "config.json").is_file():
+            raise UserError(
+                f"run folder: {self.out} already holds a run; add --resume to go on with it, or give another "
+                "--out"
+            )
+
     @property
     def evaluation_view(self) -> EvaluationView:
         """What the run is measured with, and whatever is predicted with its weights."""
@@ -128,6 +144,8 @@ class RunConfig:
 
     def loop_config(self) -> LoopConfig:
         """Return how the loop carries the run out."""
+        from engine.train.loop import LoopConfig
+
         return LoopConfig(
             out=self.out,
             epochs=self.epochs,
@@ -147,6 +165,8 @@ class RunConfig:
 
     def loader_options(self) -> LoaderOptions:
         """Return how every loader of the run works on this rank; the processes are joined already."""
+        from accelerate import PartialState
+
         state = PartialState()
         return replace(
             self.loader,
@@ -163,15 +183,9 @@ class RunConfig:
         Raises:
             UserError: they share images, and that is not allowed.
         """
-        if not self.probe_every_epochs:
-            return Account()
-        pack = open_pack(self.pack, self.loader.store)
-        bank, measured = (pack.split(name) for name in self.probe_splits)
-        rows = bank.rows(np.arange(len(bank)))
-        leaks = check_leak(pack, rows, measured, self.allow_leak, "probe_splits")
-        if not isinstance(self, SplitField):
-            return Account(leaks)
-        return Account(leaks, describe_shared(pack.split(self.split), measured))
+        from engine.labels.shared_images import Account, account_of_probe
+
+        return account_of_probe(self) if self.probe_every_epochs else Account()
 
 
 def described(config: Any) -> dict[str, Any]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from types import FrameType
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the number of SIGINT."""
 _HOME = re.compile(r"(?:^|(?<=[=:]))~(?:[\w.-]*(?=/)|$)")
 # Errors of the system that are mended outside the program, and how.
 _REMEDIES = {
@@ -38,6 +42,26 @@ def use_utf8() -> None:
     environment = {**os.environ, "PYTHONUTF8": "1"}  # for the processes that this one will start
     with suppress(OSError):  # an interpreter that this user cannot start: then as the locale says
         os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)
+
+
+def end_at_ctrl_c() -> None:
+    """Let Ctrl-C end the process with a line, until `heed_ctrl_c`: for the time in which libraries load.
+
+    Nothing is unwound: C code that is loading turns the exception into errors of its own.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
+        signal.signal(signal.SIGINT, _end)
+
+
+def heed_ctrl_c() -> None:
+    """Let Ctrl-C be an exception again."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"interrupted: no work was begun; start the same command again\n")
+    os._exit(INTERRUPTED)
 
 
 def expand_home(words: Sequence[str]) -> list[str]:

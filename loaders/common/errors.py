@@ -10,11 +10,15 @@ from dataclasses import fields, is_dataclass
 from io import TextIOWrapper
 from typing import Any
 
-from loaders.common.command_line import describe_system_error, expand_home, use_utf8
+from loaders.common.command_line import (
+    INTERRUPTED,
+    describe_system_error,
+    expand_home,
+    heed_ctrl_c,
+    use_utf8,
+)
 from loaders.common.help_lines import join_help_lines
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the number of SIGINT."""
 _BROKEN_PIPE = 141  # 128 and the number of SIGPIPE
 _LARGEST = 2**62  # seeds and counts are int64, and phases add to the seed
 _LARGEST_FLOAT = 2.0**127  # weights and their learning rates are float32
@@ -97,10 +101,21 @@ def run_command(main: Callable[[], int | None]) -> None:
     memory that runs out, mostly for a size with too many digits, and what the system refuses. Ctrl-C exits
     with code 130, and a reader of the output that is gone (`--help | head`) with 141, as shells have it.
     """
+    prepare_process()
+    sys.exit(run_guarded(main))
+
+
+def prepare_process() -> None:
+    """Set what every command needs: UTF-8, its help in paragraphs, and the usual Ctrl-C."""
     use_utf8()
+    heed_ctrl_c()
     join_help_lines()
     if isinstance(sys.stdout, TextIOWrapper):  # a path may hold bytes that no encoding has, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def run_guarded(main: Callable[[], int | None]) -> Any:
+    """Call `main` by the rules of `run_command`; return the exit code."""
     try:
         code = _outcome(main)
         sys.stdout.flush()
@@ -109,7 +124,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = _BROKEN_PIPE
-    sys.exit(code)
+    return code
 
 
 def _outcome(main: Callable[[], int | None]) -> Any:

@@ -19,13 +19,14 @@ from loaders.common.files import partial_path, publish
 from loaders.packs.columns import COLUMN_DTYPES, write_columns
 from loaders.packs.images.image import Action
 from loaders.packs.labels.multi_labels import MultiLabels, write_multi_labels
-from loaders.packs.labels.tables import TRUE_LABELS, LabelTableWriter, label_table_path
+from loaders.packs.labels.tables import LabelTableWriter, label_table_path
 from loaders.packs.listing import Plan, ShardPlan, listing_path, read_items
 from loaders.packs.manifest import (
     FORMAT_VERSION,
     LABELS_FOLDER,
     QUARANTINE_NAME,
     SHARD_LIST_NAME,
+    TRUE_LABELS,
     WARNINGS_NAME,
     FileInfo,
     Manifest,

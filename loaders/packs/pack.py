@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from loaders.common.errors import UserError
 from loaders.packs.columns import IndexColumns, open_columns
 from loaders.packs.labels.class_names import read_class_names
-from loaders.packs.labels.tables import TRUE_LABELS, LabelTable, label_table_path
+from loaders.packs.labels.tables import LabelTable, label_table_path
 from loaders.packs.manifest import (
     BUILD_FOLDER,
     MANIFEST_NAME,
     MULTI_LABELS_NAME,
     SHARDS_FOLDER,
+    TRUE_LABELS,
     Manifest,
     read_manifest,
 )

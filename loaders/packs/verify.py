@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from loaders.common.errors import UserError
-from loaders.packs.labels.tables import TRUE_LABELS, LabelTable, label_table_path
+from loaders.packs.labels.tables import LabelTable, label_table_path
 from loaders.packs.manifest import (
     INDEX_FOLDER,
     SHARD_LIST_NAME,
     SHARDS_FOLDER,
+    TRUE_LABELS,
     FileInfo,
     read_manifest,
 )

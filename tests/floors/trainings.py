@@ -38,7 +38,7 @@ from tests.recipes.clusters import NUM_LABELED, NUM_UNLABELED, accuracy_on_clust
 from tests.recipes.frozen import knn_top1_of_run
 from tests.recipes.labelled import FEW
 from tests.recipes.short_runs import run_short
-from tools import evaluate
+from tools import probe
 
 Figures = dict[str, float]
 
@@ -187,8 +187,8 @@ def votes(data: Data, out: Path, seed: int) -> Figures:
 
 def frozen_probe(data: Data, out: Path, seed: int) -> Figures:
     run = untrained_run(out, 32, 3 + seed)
-    rows = evaluate.evaluate(
-        evaluate.Config(run=run, pack=data.digits.path, loader=LoaderOptions(num_threads=1))
+    rows = probe.evaluate(
+        probe.Config(run=run, pack=data.digits.path, loader=LoaderOptions(num_threads=1))
     ).rows
     return {"linear_top1": rows[0].linear_top1}
 

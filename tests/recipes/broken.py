@@ -273,7 +273,7 @@ BREAKS = {
     ),
     "pipeline start": Break(
         *(
-            "engine.train.classifier_recipe:ClassifierConfig.__post_init__",
+            "engine.train.classifier_config:ClassifierConfig.__post_init__",
             "no stage has a start",
             _forgets_start,
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import os
@@ -73,16 +72,6 @@ def config(pack: Path, tmp_path: Path) -> Config:
         trackers=(),
         progress=False,
     )
-
-
-def test_openmp_is_told_how_to_wait_before_torch_starts() -> None:
-    imports = [
-        node
-        for node in ast.parse((ROOT / "recipes/barlow.py").read_text()).body
-        if isinstance(node, ast.Import)
-    ]
-    assert imports[0].names[0].name == "engine"
-    assert os.environ["OMP_WAIT_POLICY"]
 
 
 def test_defaults_are_the_papers() -> None:

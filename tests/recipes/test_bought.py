@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.engine.test_active import farthest_first
 
 from engine.evaluate.representations import extract_features
 from engine.nets.backbones import build_backbone
@@ -27,6 +26,7 @@ from loaders.packs.labels.tables import LabelTable as Table
 from loaders.views.evaluation import EvaluationView
 from recipes import active, fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised, transfer
 from recipes.active import Config
+from tests.engine.labels.test_acquisition import farthest_first
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tree
 from tests.recipes.labelled import FEW
 from tools import labels as tool

@@ -22,7 +22,7 @@ from loaders.packs import Pack, open_pack
 from recipes import active, barlow, evaluate, pipeline, pseudo_label, self_training, supervised, transfer
 from recipes import deepcluster as clustering
 from tests.recipes.labelled import FEW
-from tools import evaluate as frozen
+from tools import probe as frozen
 
 VERIFIED = LoaderOptions(verify=True, num_threads=1)
 

@@ -9,17 +9,18 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tests.engine.test_online_probe import LabelledLoader
 from torch import Tensor, nn
 
 from engine.evaluate.online_probe import OnlineProbe
 from engine.nets.classifier import load_classifier
 from engine.train.distributed import seed_everything
-from engine.train.fine_tuning import FineTuning, Transfer
+from engine.train.fine_tuning import Transfer
 from engine.train.recipe import Recipe
+from engine.train.tuning_config import FineTuning
 from loaders.batch import Batch, PairedBatch
 from loaders.packs import Pack
 from recipes import fixmatch, mean_teacher, pseudo_label, supervised
+from tests.engine.evaluate.test_online_probe import LabelledLoader
 from tests.recipes.labelled import FEW
 
 TUNING = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch")

@@ -35,8 +35,8 @@ from recipes import (
 )
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tree
 from tests.recipes.labelled import FEW
-from tools import evaluate as frozen
 from tools import label_sweep
+from tools import probe as frozen
 from tools.report import Config as Page
 from tools.report import leaks_of
 

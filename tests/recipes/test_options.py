@@ -33,7 +33,7 @@ from recipes import (
 from recipes import evaluate as measured
 from tests.recipes.labelled import FEW
 from tools import bench_guarantees, compare_methods
-from tools import evaluate as frozen
+from tools import probe as frozen
 
 PATHS = {"pack": Path("pack"), "out": Path("out")}
 METHODS = {"family": "selfsup", "budget_s": 1.0}

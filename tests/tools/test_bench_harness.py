@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 from tools.bench import harness
-from tools.bench.contender import BackendName, Contender, LimitName, PeerName, Views, find_contender
+from tools.bench.contender import Contender, Views, find_contender
 from tools.bench.corpus import Corpus, open_corpus, pack_images, read_corpus, write_beton, write_tar
 from tools.bench.measure import check_views, measure
+from tools.bench.names import BackendName, LimitName, PeerName
 from tools.bench.table import notes
 from tools.bench.workload import Workload
 

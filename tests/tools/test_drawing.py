@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.packing.synthetic import MAX_SIDE, NUM_TEXTURES, Pictures, Textures, draw_jpegs
+from tools.packing.names import MAX_SIDE
+from tools.packing.synthetic import NUM_TEXTURES, Pictures, Textures, draw_jpegs
 
 TEXTURES = Textures(0)
 

@@ -17,7 +17,7 @@ from loaders.common.errors import UserError
 from loaders.packs.findings import difference_hash, find_copies, near_pairs
 from loaders.packs.repeats import repeated_rows
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, pixels, write_tree
-from tools.packing import page
+from tools.packing import pack_page
 from tools.packing.inspect import faults_found, inspect_pack, parse_faults, read_quarantine
 
 
@@ -113,14 +113,14 @@ def test_a_pack_that_cannot_be_written_still_tells_its_figures(
 ) -> None:
     write_tree(tmp_path / "in", class_tree(2, 2))
     packed, text = pack(tmp_path / "pack", f"train={tmp_path / 'in'}"), io.StringIO()
-    write = page.write_atomic
+    write = pack_page.write_atomic
 
     def write_outside(path: Path, data: bytes) -> None:
         if path.is_relative_to(packed.path):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         write(path, data)
 
-    monkeypatch.setattr(page, "write_atomic", write_outside)
+    monkeypatch.setattr(pack_page, "write_atomic", write_outside)
     console = Console(file=text, width=500)
     inspect_pack(packed, False, 1, console)
     assert "0 exact copies within a split" in text.getvalue()

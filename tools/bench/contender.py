@@ -12,29 +12,6 @@ from tools.bench.workload import Workload
 Views = tuple[Any, ...]
 """One array or tensor per view, [B, 3, R, R] or [B, R, R, 3]."""
 
-PeerName = Literal[
-    "torchvision_pil",
-    "torchvision_v2",
-    "webdataset",
-    "dali",
-    "ffcv",
-    "spdl",
-    "litdata",
-    "turboloader",
-    "kornia",
-]
-LimitName = Literal["decode_only", "copy_only"]
-BackendName = Literal[
-    "cpu",
-    "cpu_gpu_backend",
-    "dali_backend",
-    "dali_gpu_backend",
-    "ffcv_backend",
-    "resident_backend",
-    "resident_gpu_backend",
-    "stream_backend",
-]
-
 
 def refuses_nothing(workload: Workload) -> str | None:
     """Return None: the contender has every operation of every workload."""

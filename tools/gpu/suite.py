@@ -32,7 +32,7 @@ if importlib.util.find_spec("torch") is None:
     sys.exit(3)
 _bare("loaders")
 
-# ruff: noqa: E402 - what may be missing comes after it was looked for
+
 import numpy as np
 import torch
 

@@ -19,7 +19,8 @@ from loaders.packs.manifest import WARNINGS_NAME
 from loaders.packs.quarantine import quarantined
 from loaders.packs.reasons import Reason
 from loaders.packs.sources.naming import is_image_name
-from tools.packing.pack_page import PAGE_NAME, write_page
+from tools.packing.names import PAGE_NAME
+from tools.packing.pack_page import write_page
 from tools.packing.warned import read_warnings
 
 Fault = Literal["leak", "duplicates", "corrupt"]

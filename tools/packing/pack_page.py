@@ -21,7 +21,6 @@ from loaders.packs.images.resize import fit_inside, resize_antialiased
 from tools.packing.blocks import Bars, Sheet
 from tools.packing.warned import Warnings
 
-PAGE_NAME = "report.html"
 _THUMBNAIL_PX = 72
 _IMAGES_PER_CLASS = 8
 _MAX_CLASSES = 200

@@ -12,9 +12,9 @@ from PIL import Image
 from loaders.kernels.cache import kernel
 from loaders.kernels.jpeg.turbojpeg import HALF_COLOURS, Compressor, library
 from loaders.kernels.jpeg.turbojpeg_calls import compress_planes, set_parameter
+from tools.packing.names import MAX_SIDE
 
 NUM_TEXTURES = 64
-MAX_SIDE = 256
 _HALF = MAX_SIDE // 2
 _QUALITY = 3  # a parameter of the library
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from loaders.common.errors import UserError
 from loaders.kernels.jpeg.turbojpeg import CMYK, Decompressor, check_jpeg, decode_jpeg
 from loaders.packs.images.jpeg_header import JpegError, JpegHeader, is_jpeg, parse_jpeg_header, without_junk
+from loaders.packs.images.limits import MAX_PIXELS
 from loaders.packs.images.resize import crop_middle, fit_inside, fit_short_side, resize_antialiased
 from loaders.packs.reasons import BadImage, Reason
 
@@ -56,7 +57,7 @@ class ImagePolicy:
 
     max_side: int | None = None
     quality: int | None = None
-    max_pixels: int = 89_478_485
+    max_pixels: int = MAX_PIXELS
     short_side: int | None = None
     crop_square: bool = False
     encoding: Literal["jpeg", "raw"] = "jpeg"

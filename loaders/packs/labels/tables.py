@@ -14,11 +14,9 @@ from numpy.typing import NDArray
 from loaders.common.checks import check_whole
 from loaders.common.errors import UserError
 from loaders.common.files import write_atomic
-from loaders.packs.manifest import LABELS_FOLDER
+from loaders.packs.manifest import LABELS_FOLDER, MAX_CYCLE, TRUE_LABELS
 
-TRUE_LABELS = "true"
 TABLE_VERSION = 1
-MAX_CYCLE = 2**31 - 1
 _ROWS_PER_GROUP = 1 << 20
 _ROWS_PER_BYTE = 16  # measured: consecutive rows with one label take 1.3 bytes each
 _PLAIN_BYTES = 28  # of a row

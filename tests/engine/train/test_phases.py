@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.train.classifier_recipe import ClassifierConfig
+from engine.train.classifier_config import ClassifierConfig
 from engine.train.phases import Phases
 
 

@@ -1,0 +1,22 @@
+"""The choices that command lines offer by name; here, since what makes them imports torch or numba."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Precision = Literal["auto", "no", "bf16", "fp16"]
+"""Of autocast, see `engine.train.distributed.make_accelerator`."""
+OnNonFinite = Literal["stop", "skip"]
+"""What becomes of a loss or gradient that is NaN or infinite, see `engine.train.finite`."""
+Measure = Literal["training", "turns", "loader"]
+"""What a run measures, see `engine.train.measured`."""
+Weights = Literal["ema", "raw"]
+"""Those of a classifier: their moving average, or as trained."""
+Distance = Literal["mse", "kl"]
+"""Of class probabilities, see `engine.objectives.mean_teacher`."""
+Mixing = Literal["none", "mixup", "cutmix"]
+"""Of images, see `engine.objectives.supervised`."""
+Reconstruction = Literal["bce", "mse"]
+"""Loss of an image that a decoder made, see `engine.objectives.vae`."""
+Duplicates = Literal["best", "drop"]
+"""What becomes of an image that several classes selected, see `engine.labels.select`."""

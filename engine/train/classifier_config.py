@@ -1,0 +1,67 @@
+"""The fields of every recipe that trains on labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.train.run_config import RunConfig
+from loaders.common.errors import UserError
+
+if TYPE_CHECKING:
+    from engine.labels.shared_images import Account
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(RunConfig):
+    """Fields of every recipe that trains on labels; a recipe names again those its paper sets."""
+
+    labeled_split: str = "train"
+    """Split of the pack whose true labels are used; where it is "" or has none, --extra-labels are all."""
+    labels_per_class: int | None = None
+    """Use only so many of those labels per class, or of --extra-labels where these are all; else all."""
+    label_seed: int = 0
+    """Seed of that choice; a larger number of labels contains the smaller ones."""
+    extra_labels: tuple[Path, ...] = ()
+    """Label tables to train on besides: pseudo-labels, bought labels. The first label of a row counts."""
+    test_split: str = "test"
+    """Labelled split to measure the end of the run on; "" for none."""
+    init: Path | None = None
+    """Run folder whose weights to start from; random ones by default."""
+    keep_head: bool = False
+    """Start with the classifier layer of --init as well; else it is new."""
+    lr: float = 0.03
+    """Peak learning rate of the backbone."""
+    lr_head: float | None = None
+    """Peak learning rate of the classifier layer; that of the backbone by default."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 0.0
+    """Weight decay; biases and BatchNorm have none."""
+    freeze_backbone: bool = False
+    """Train the classifier layer alone; the backbone stays in evaluation mode: BatchNorm keeps its
+    statistics, and nothing is dropped."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip; 0 where left and right carry meaning."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no training."""
+        super().__post_init__()
+        if self.freeze_backbone and self.init is None:
+            raise UserError("freeze_backbone: expected --init, whose weights to keep, found none")
+        if self.probe_every_epochs:
+            raise UserError(
+                "probe_every_epochs: expected 0, a recipe with labels measures its classifier instead, found "
+                f"{self.probe_every_epochs}"
+            )
+
+    def account(self) -> Account:
+        """Hold what the run learns from against its test split.
+
+        Raises:
+            UserError: they share labels, here or in the run that it starts from, and that is not allowed.
+        """
+        from engine.labels.shared_images import account
+
+        return account(self)

@@ -1,0 +1,75 @@
+"""The command line of a program: read once, and before what takes seconds to import.
+
+A program defines its configuration first, of modules that import nothing heavy, calls `check_command_line`,
+and only then imports torch and the like. So a mistake, and `--help`, are answered at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol, TypeVar, overload, runtime_checkable
+
+from loaders.common.command_line import end_at_ctrl_c
+from loaders.common.errors import prepare_process, run_guarded
+
+ConfigT = TypeVar("ConfigT")
+
+
+@runtime_checkable
+class WithPlaces(Protocol):
+    """A configuration that can tell at once whether what it names is there."""
+
+    def check_places(self) -> None:
+        """Refuse files and folders that no run can begin with."""
+
+
+_checked: tuple[Any, list[str], Any] | None = None  # configuration, words and what they say
+
+
+def check_command_line(config: Any, description: str | None) -> None:
+    """Read the command line of this process; `--help` and a mistake end it, with exit codes 0 and 2.
+
+    Ctrl-C ends it from here on until `run_command`: in one line, and not in whatever an import that was
+    broken off makes of it.
+
+    Args:
+        config: dataclass, or union of subcommands, that tyro reads the words into.
+        description: of the program, for `--help`.
+    """
+    global _checked
+    _checked = None
+    prepare_process()
+    code = run_guarded(lambda: _keep(config, description))
+    if _checked is None or code:
+        sys.exit(code)
+    end_at_ctrl_c()
+
+
+@overload
+def command_line(config: type[ConfigT], description: str | None) -> ConfigT: ...
+
+
+@overload
+def command_line(config: Any, description: str | None) -> Any: ...
+
+
+def command_line(config: Any, description: str | None) -> Any:
+    """Return what the command line says: what `check_command_line` read, where it read these words.
+
+    Args:
+        config: see `check_command_line`.
+        description: of the program, for `--help`.
+    """
+    if _checked is not None and _checked[:2] == (config, sys.argv[1:]):
+        return _checked[2]
+    import tyro
+
+    return tyro.cli(config, description=description)
+
+
+def _keep(config: Any, description: str | None) -> None:
+    global _checked
+    value = command_line(config, description)
+    if isinstance(value, WithPlaces):
+        value.check_places()
+    _checked = (config, sys.argv[1:], value)

@@ -1,0 +1,71 @@
+"""Runs scripts with a command line each in one process that refuses to import what takes seconds."""
+
+from __future__ import annotations
+
+import importlib.abc
+import io
+import json
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+
+HEAVY = {
+    "PIL",
+    "accelerate",
+    "faiss",
+    "fsspec",
+    "matplotlib",
+    "numba",
+    "numpy",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "timm",
+    "torch",
+    "torchmetrics",
+    "torchvision",
+}
+
+
+class Refusal(importlib.abc.MetaPathFinder):
+    """Ends the import of a heavy library by an error, or by Ctrl-C and an error that hides it."""
+
+    def __init__(self, interrupts: bool) -> None:
+        self.interrupts = interrupts
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name.partition(".")[0] in HEAVY:
+            try:
+                if self.interrupts:
+                    signal.raise_signal(signal.SIGINT)
+            finally:  # as numpy's core does
+                raise ImportError(f"{name} was imported")
+
+
+def outcome(script: str, words: Sequence[str]) -> tuple[object, str, str]:
+    """The exit code of a script, or what else ended it, and what it printed."""
+    sys.argv = [script, *words]
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as ended:
+        return ended.code, out.getvalue(), err.getvalue()
+    except BaseException as error:
+        return repr(error), out.getvalue(), err.getvalue()
+    return "no end", out.getvalue(), err.getvalue()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--interrupt":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+        sys.meta_path.insert(0, Refusal(True))
+        print(outcome(sys.argv[2], sys.argv[3:]))
+    else:
+        sys.meta_path.insert(0, Refusal(False))
+        commands = json.loads(sys.argv[1])
+        found = [[*outcome(script, words), os.environ.get("OMP_WAIT_POLICY")] for script, words in commands]
+        print(json.dumps(found))

@@ -1,0 +1,95 @@
+"""A mistake on a command line, `--help` and Ctrl-C are answered before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = [
+    path.relative_to(ROOT).as_posix()
+    for folder in ("recipes", "tools")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if "run_command(main)" in path.read_text()
+]
+COMMANDS = [(script, [word]) for script in SCRIPTS for word in ("--nonsense", "--help")] + [
+    ("recipes/barlow.py", ["--pack", "nowhere", "--out", "run"]),
+    ("recipes/barlow.py", ["--pack", "nowhere", "--out", "run", "--seed", "-1"]),
+    ("tools/labels.py", ["divide", "--nonsense"]),
+    ("tools/labels.py", ["divide", "--help"]),
+]
+
+
+class Outcome(NamedTuple):
+    code: object
+    out: str
+    err: str
+    omp: str | None
+
+
+def python(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tests/early_exits.py"), *words],
+        cwd=ROOT,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[tuple[str, ...], Outcome]:
+    done = python(json.dumps(COMMANDS))
+    assert done.returncode == 0, done.stderr
+    found = (Outcome(*row) for row in json.loads(done.stdout))
+    return {(script, *words): outcome for (script, words), outcome in zip(COMMANDS, found, strict=True)}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_wrong_option_and_help_need_nothing_heavy(
+    script: str, outcomes: dict[tuple[str, ...], Outcome]
+) -> None:
+    wrong, helped = outcomes[script, "--nonsense"], outcomes[script, "--help"]
+    assert (wrong.code, wrong.out) == (2, ""), wrong
+    assert "nonsense" in wrong.err or "Missing" in wrong.err
+    assert (helped.code, helped.err) == (0, ""), helped
+    assert helped.out.startswith("usage:")
+    assert wrong.omp == helped.omp == "passive", "torch would read how OpenMP waits before it is told"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_command_line_is_read_in_one_place(script: str) -> None:
+    text = (ROOT / script).read_text()
+    assert "tyro.cli" not in text, "write command_line(Config, __doc__), which knows what was checked"
+    assert text.count("    check_command_line(") == 1
+
+
+def test_what_a_configuration_refuses_is_one_line(outcomes: dict[tuple[str, ...], Outcome]) -> None:
+    refused = outcomes["recipes/barlow.py", "--pack", "nowhere", "--out", "run", "--seed", "-1"]
+    assert refused.code == 2
+    assert refused.err.startswith("error: seed: expected a whole number below 2**62, at least 0, found -1")
+    absent = outcomes["recipes/barlow.py", "--pack", "nowhere", "--out", "run"]
+    assert absent.code == 2
+    assert absent.err.startswith("error: no pack at ")
+    assert absent.err.count("\n") == 1
+
+
+def test_a_subcommand_is_checked_too(outcomes: dict[tuple[str, ...], Outcome]) -> None:
+    assert outcomes["tools/labels.py", "divide", "--nonsense"].code == 2
+    helped = outcomes["tools/labels.py", "divide", "--help"]
+    assert (helped.code, helped.err) == (0, "")
+    assert "--validation" in helped.out
+
+
+def test_ctrl_c_while_libraries_load_is_one_line() -> None:
+    done = python("--interrupt", "tools/profile_kernels.py")
+    line = "interrupted: no work was begun; start the same command again\n"
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", line)
