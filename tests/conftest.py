@@ -53,6 +53,14 @@ def no_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_bfloat16() -> Iterator[None]:
+    """Take float32 on every processor unless a test says otherwise: a process has one precision for good."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", dict)
+        yield
+
+
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with `train/<digit>/*.jpg` and `test/<digit>/*.jpg`, 32x32."""

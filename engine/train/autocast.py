@@ -46,3 +46,10 @@ def of_run(out: Path) -> str | None:
     if taken in SAID:
         return str(taken)
     return None if torch.cuda.is_available() else "no"
+
+
+def taken(precision: str, out: Path | None) -> str:
+    """Return what was asked for; for "auto" the precision of the run in `out`, or of the hardware."""
+    if precision != "auto":
+        return precision
+    return (of_run(out) if out else None) or of_hardware()

@@ -29,7 +29,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor
 
 from engine.choices import Precision
-from engine.train.autocast import of_hardware, of_run
+from engine.train.autocast import taken
 from loaders.common.errors import UserError
 
 ResultT = TypeVar("ResultT")
@@ -198,9 +198,6 @@ def make_accelerator(
         known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
         raise UserError(f"trackers: expected some of {known}, found {', '.join(sorted(unknown))}")
     on_cpu = not torch.cuda.is_available()
-    taken: str = precision
-    if precision == "auto":
-        taken = (of_run(out) if out else None) or of_hardware()
     if not on_cpu:
         torch.set_float32_matmul_precision("high")  # TF32, for the losses that leave autocast
         torch.backends.cudnn.benchmark = True  # shapes do not change
@@ -209,7 +206,7 @@ def make_accelerator(
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     return Accelerator(
         cpu=on_cpu,
-        mixed_precision=taken,
+        mixed_precision=taken(precision, out),
         log_with=list(trackers) or None,
         project_config=ProjectConfiguration(
             project_dir=str(out) if out else None, logging_dir=str(out / "trackers") if out else None

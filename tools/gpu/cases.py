@@ -39,7 +39,7 @@ def images_of(count: int) -> list[NDArray[np.uint8]]:
     found = []
     for _ in range(count):
         height, width = rng.integers(24, 120, 2)
-        y, x = np.mgrid[:height, :width, None][:2]
+        y, x = np.mgrid[:height, :width, :1][:2]
         waves = np.sin(y / rng.uniform(3, 20, 3) + x / rng.uniform(3, 20, 3) + rng.uniform(0, 6, 3))
         noise = rng.normal(0, 8, (height, width, 3))
         found.append(np.clip(128 + 100 * waves + noise, 0, 255).astype(np.uint8))

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from engine.train import autocast
-from engine.train.distributed import make_accelerator
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="of processors")
 
@@ -29,8 +28,8 @@ def processor(monkeypatch):
 def test_auto_takes_bfloat16_where_the_processor_has_it(processor, names, expected):
     processor(*names)
     assert autocast.of_hardware() == expected
-    assert make_accelerator("auto").mixed_precision == expected
-    assert make_accelerator("no").mixed_precision == "no"
+    assert autocast.taken("auto", None) == expected
+    assert autocast.taken("no", None) == "no"
 
 
 def test_no_gpu_emulates_bfloat16(monkeypatch):
@@ -55,11 +54,11 @@ def test_a_run_goes_on_as_it_began(processor, tmp_path, config, expected):
     (tmp_path / "config.json").write_text(json.dumps({"recipe": "barlow", "config": config}))
     for names in ((), ("avx512_bf16",)):
         processor(*names)
-        assert make_accelerator("auto", tmp_path).mixed_precision == expected
+        assert autocast.taken("auto", tmp_path) == expected
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"config": 3}', "{}"])
 def test_what_is_no_run_decides_nothing(processor, tmp_path, text):
     processor("amx_bf16")
     (tmp_path / "config.json").write_text(text)
-    assert make_accelerator("auto", tmp_path).mixed_precision == "bf16"
+    assert autocast.taken("auto", tmp_path) == "bf16"
