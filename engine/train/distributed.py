@@ -29,6 +29,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor
 
 from engine.choices import Precision
+from engine.train.trackers import check_trackers, prepare_trackers
 from loaders.common.errors import UserError
 
 ResultT = TypeVar("ResultT")
@@ -195,6 +196,8 @@ def make_accelerator(
     if unknown:
         known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
         raise UserError(f"trackers: expected some of {known}, found {', '.join(sorted(unknown))}")
+    check_trackers(trackers)
+    prepare_trackers(trackers, out)
     on_cpu = not torch.cuda.is_available()
     if precision == "auto":
         precision = "no" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
