@@ -38,6 +38,7 @@ from engine.train.run_folder import opened_run, save_backbone
 from engine.train.samples import save_samples
 from engine.train.schedule import Schedule, warmed
 from engine.train.stop import StopSignal
+from engine.train.trackers import log_views
 from engine.train.validation import Validation, ValidationState, Validator
 from loaders.batch import Batch, Loader, PairedBatch
 from loaders.common.errors import UserError
@@ -225,6 +226,8 @@ class _Run:
                 for batch in clock.timed(self._batches(clock, stop)):
                     if self.step == 0 and is_main:
                         save_samples(self.config.out, batch)
+                        if self.accelerator.trackers:
+                            log_views(self.accelerator, batch, 0)
                     if not self._train_step(batch):
                         note = save_bad_batch(self.config.out, self.step, batch)
                         shown.say(f"step {self.step} skipped, its loss or gradients are not finite: {note}")

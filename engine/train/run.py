@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.evaluate.online_probe import OnlineProbe, probe_images
 from engine.evaluate.predict import Accuracy
+from engine.train.advice import advise_after, advise_before
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.distributed import make_accelerator, seed_everything
 from engine.train.loop import TrainSummary, train
@@ -93,6 +94,8 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
 
         recipe = make_recipe() if config.measure != "loader" else Idle()
         loader = keep(loaders.training(options))
+        if config.measure == "training":
+            advise_before(config, recipe)
         if config.measure == "turns":
             loader = TakingTurns(loader, config.log_every)
         if loaders.division is not None:
@@ -111,6 +114,8 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
         loop_config = replace(loop_config, config=shared.describe(loop_config.config))
         summary = train(recipe, loader, accelerator, loop_config, probe, validation)
         accuracy = recipe.finish(config.out, test_loader, accelerator.device)
+        if config.measure == "training":
+            advise_after(config.out, recipe, accuracy)
     return RunSummary(**vars(summary), accuracy=accuracy)
 
 

@@ -14,6 +14,7 @@ import tyro
 
 from engine.choices import Measure, OnNonFinite, Precision
 from engine.train.options import OptimizerOptions
+from engine.train.trackers import check_trackers
 from loaders.common.errors import UserError, check_numbers
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
@@ -131,6 +132,7 @@ class RunConfig(OptimizerOptions):
             raise UserError(
                 "batch_size: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
             )
+        check_trackers(self.trackers)
 
     def check_places(self) -> None:
         """Refuse what can be seen before anything is loaded: no pack, or a folder that is in use.

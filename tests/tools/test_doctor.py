@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import tools.doctor as doctor
 from loaders import LoaderOptions
@@ -46,6 +48,17 @@ def slowed(function, seconds: float):
     return slow
 
 
+class Mean(nn.Module):
+    num_features = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)) * self.gain
+
+
 # Where each stage spends its time, an image or a batch at a time.
 PLACES = {
     "storage": (stages, "read_row", SLOW_S),
@@ -58,6 +71,7 @@ PLACES = {
 @pytest.mark.parametrize("stage", list(PLACES))
 def test_a_slow_stage_is_named(stage: str, packed: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     work = work_on(packed)
+    monkeypatch.setattr(stages, "build_backbone", lambda name, side: Mean())  # a network that costs nothing
     owner, name, seconds = PLACES[stage]
     monkeypatch.setattr(owner, name, slowed(getattr(owner, name), seconds))
     found = doctor.diagnose(work)
