@@ -9,8 +9,7 @@ pretrain (Barlow Twins) -> fine_tune -> rounds (balanced pseudo-labels) -> fixma
 The same command again goes on where it stopped, also inside a stage. `--skip` leaves stages out. Without
 `--oracle` the active stage writes OUT/active/request.html and stops; label on that page, turn what it saves
 into a table by `recipes/active.py --pack PACK --filled request.csv --out OUT/active`, and give the command
-again. All in one process: with several GPUs launch the stages by themselves, with the folders that the
-pipeline would give them.
+again. All in one process: with several GPUs launch the stages by themselves.
 
 Source: Zhou, Wan, Li 2021, "Semi-supervised Learning Competition Report", table 2: 46.6 % after pre-training
 and fine-tuning, 52.4 % after the rounds, 54.5 % with FixMatch, 56.1 % with more labels, 57.5 % with
@@ -50,8 +49,7 @@ class Config:
     resolution: int = 96
     """Side of the views in pixels. Report: 96."""
     init: Path | None = None
-    """Pre-trained network in place of the first stage: a run, timm:NAME, hf:REPO or a file of weights, see
-    docs/pretrained.md."""
+    """Pre-trained network in place of the first stage: a run, timm:NAME, hf:REPO or a file of weights."""
     labeled_split: str = "train"
     """Split whose true labels are used; where it is "" or has none, --extra-labels are all."""
     labels_per_class: int | None = None
@@ -63,8 +61,7 @@ class Config:
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Train on labels of that split, or of copies of its images, all the same; each stage's config.json then
-    names them under leaks."""
+    """Train on labels of that split, or of copies of its images, all the same; they are named under leaks."""
     seed: int = 0
     """Seed of the weights, the order, the views and the choice of labels."""
     flip_p: float = 0.5
@@ -88,7 +85,7 @@ class Config:
     ask: Ask = field(default_factory=Ask)
     """Labels to buy."""
     precision: Precision = "auto"
-    """Autocast of every training: auto is bf16 where the GPU or the processor has it in hardware."""
+    """Autocast of every training, see recipes/supervised.py."""
     progress: bool = True
     """Show progress."""
     loader: LoaderField = field(default_factory=default_loader)
