@@ -33,9 +33,10 @@ from typing import Any, Literal
 
 from engine.choices import Precision
 from engine.evaluate.grid import RATES, WEIGHT_DECAYS
-from engine.train.run_config import LoaderField, default_loader
+from engine.train.run_config import LoaderField, PackConfig, default_loader
 from engine.train.tuning_config import FineTuning
 from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
 Method = Literal["fine_tune", "frozen", "two_stage", "knn"]
@@ -44,11 +45,9 @@ FROM_SCRATCH = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch",
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PackConfig):
     """Train on k labels per class, for several k and seeds, beside training from scratch."""
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     init: Path
     """Run folder, or a checkpoint in one, whose backbone to start from."""
     out: Path
@@ -116,6 +115,7 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
         check_numbers(self, ("labels_per_class", "batch_size"))
+        check_folder(self.out)
         for name in ("labels_per_class", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

@@ -10,20 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.evaluate.results import EVALUATION_NAME
-from engine.train.run_config import LoaderField, default_loader
+from engine.train.run_config import LoaderField, PackConfig, default_loader
 from loaders.common.errors import check_numbers, run_command
 from loaders.common.files import check_file, check_folder
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PackConfig):
     """Print the accuracy of kNN and of a linear probe, and write evaluation.json into the run folder."""
 
     run: Path
     """Run folder with a finished backbone."""
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     train_split: str = "train"
     """Labelled split: the bank of neighbours, and what the probe is fitted on."""
     test_split: str = "test"

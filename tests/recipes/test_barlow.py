@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import sys
 from dataclasses import replace
@@ -30,7 +29,7 @@ from recipes.barlow import BarlowTwins, Config, main, peak_learning_rates, run
 from tests.floors import trainings
 from tests.floors.data import Data
 from tests.floors.table import check
-from tests.recipes.two_processes import ROOT, barlow_command, barlow_config
+from tests.recipes.two_processes import barlow_command, barlow_config
 
 
 def blob(rng: np.random.Generator) -> bytes:
