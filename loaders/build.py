@@ -50,7 +50,7 @@ def build_loader(
         options: how the loader works: seed, backend, device, ranks, threads and so on.
         mode: "train" shuffles and drops the last partial batch; "eval" keeps the order, pads the last batch
             and marks the padding in `Batch.valid`.
-        labels: label table to take the labels from, such as `LabelTable.read(path)`; the true ones by default.
+        labels: label table to take the labels from, as `LabelTable.read(path)` is; the true ones by default.
         sampler: which rows an epoch of training takes, instead of each once: "balanced" takes every class
             equally often, of the rows with a label; weights [len(split)] take each row as often as its share
             of their sum says. An epoch stays as long as the split.
@@ -155,8 +155,7 @@ def build_paired_loader(
         unlabeled: split of the unlabelled rows.
         labeled_views: policies of the labelled images.
         unlabeled_views: policies of the unlabelled images, such as (weak, strong).
-        batch_size: global number of labelled rows per step.
-        mu: unlabelled rows per labelled row.
+        batch_size: global number of labelled rows per step; mu: unlabelled rows for each of them.
         options: see `build_loader`.
         labels: label table of the labelled rows, the true labels by default; rows without a label in it are
             left out. `loader.set_labels` gives another for the epochs to come.
@@ -168,20 +167,18 @@ def build_paired_loader(
     Raises:
         UserError: what cannot be built, and the remedy.
     """
-    for name, split, views in (
-        ("labeled", labeled, labeled_views),
-        ("unlabeled", unlabeled, unlabeled_views),
-    ):
+    views = (labeled_views, unlabeled_views)
+    for name, split, own in zip(("labeled", "unlabeled"), (labeled, unlabeled), views, strict=True):
         _check_split(name, split)
-        check_views(f"{name}_views", views)
+        check_views(f"{name}_views", own)
     check_whole("mu", mu, 1, remedy="give the unlabelled rows per labelled row")
     check_flag("balanced", balanced)
     _check_options(options)
     labeled.pack.checked_labels(labels)
     ranks = options.num_ranks
     check_batch(len(labeled), batch_size, ranks, drop_last=False)
-    unlabeled_batch = f"unlabelled batch size (mu = {mu} times batch_size = {batch_size})"
-    check_batch(len(unlabeled), mu * batch_size, ranks, what=unlabeled_batch)
+    what = f"unlabelled batch size (mu = {mu} times batch_size = {batch_size})"
+    check_batch(len(unlabeled), mu * batch_size, ranks, what=what)
     backend, choice = choose_backend(options.backend, labeled, unlabeled)
     other = Work(unlabeled, unlabeled_views, options, mu * batch_size // ranks, Crew(options))
 
@@ -189,7 +186,7 @@ def build_paired_loader(
         known = (rows := labeled.labeled_by(table)).labels(table)
         work = Work(rows, labeled_views, options, batch_size // ranks, other.crew, known, stream=LABELED)
         mark = fingerprint(
-            (labeled, unlabeled), (table,), (labeled_views, unlabeled_views), batch_size=batch_size, mu=mu,
+            (labeled, unlabeled), (table,), views, batch_size=batch_size, mu=mu,
             seed=options.seed, balanced=balanced, **backend.identity(other), dtype=options.dtype,
         )  # fmt: skip
         groups = group_by_class(known) if balanced else None

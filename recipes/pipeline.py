@@ -28,20 +28,19 @@ from typing import Literal, TypeVar
 
 from engine.choices import Precision
 from engine.train.classifier_config import ClassifierConfig
-from engine.train.run_config import LoaderField, RunConfig, default_loader
+from engine.train.run_config import LoaderField, PackConfig, RunConfig, default_loader
 from engine.train.stage_config import Ask, FineTune, Pretrain, Rounds, SemiSupervised
 from loaders.common.errors import check_numbers, run_command
+from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
 Stage = Literal["scratch", "pretrain", "fine_tune", "rounds", "fixmatch", "active", "tta"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(PackConfig):
     """Run all stages on one pack and measure each."""
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote."""
     out: Path
     """Folder of all stages; what it holds already is gone on with."""
     backbone: str = "resnet50"
@@ -94,6 +93,7 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse numbers that make no run."""
         check_numbers(self, ("resolution", "sizes"))
+        check_folder(self.out)
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -115,7 +115,6 @@ from engine.train.run_config import described
 from loaders import open_pack
 from loaders.classification import chosen_labels
 from loaders.common.errors import UserError
-from loaders.common.files import check_folder
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import training_labels
@@ -382,7 +381,6 @@ def check(config: Config) -> None:
     Raises:
         UserError: the first.
     """
-    check_folder(config.out)
     pack = open_pack(config.pack, config.loader.store)
     pack.require_one_label()
     for split in (*both_splits(config), config.test_split):
