@@ -77,8 +77,7 @@ class Config(PackConfig):
     layer_side: int = 1
     """A map of --layer is averaged to this side before it is flattened; 6 keeps AlexNet's 6 x 6 places."""
     hidden: tuple[int, ...] = ()
-    """Fully connected layers with BatchNorm before the last one; none: a linear classifier. Muaz and Kumar:
-    three layers in all, sizes not stated; RotNet's are 4096 4096."""
+    """Fully connected layers with BatchNorm before the last one; RotNet: 4096 4096; none: a linear one."""
     pretrained: FineTuning = PRETRAINED
     """Training of the pre-trained network."""
     from_scratch: FineTuning = FROM_SCRATCH
