@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: help setup ffcv demo test test-views test-packs test-train test-slow lint measure-gpu clean
+.PHONY: help setup ffcv demo test test-views test-packs test-train test-slow lint gpu-suite clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -52,8 +52,8 @@ test-slow: setup  ## the long forms of the tests
 	$(BIN)/python -m pytest -m slow --hypothesis-profile default
 	$(BIN)/python -m pytest tests/loaders tests/corpus tests/faults/test_fuzz.py --hypothesis-profile default
 
-measure-gpu: setup  ## tests and loader measurements on a GPU machine; IMAGES=folder of photographs
-	tools/measure_gpu.sh "$(IMAGES)" $(BIN)/python
+gpu-suite: setup  ## what a GPU has to prove, in eight minutes; OUT=file.jsonl, SUITE_IMAGES=folder of photographs
+	tools/gpu_suite.sh "$(OUT)" "$(OUT).cases.npz" $(BIN)/python
 
 clean:  ## remove what the demo and the tests left
 	rm -rf runs/demo packs/digits .pytest_cache .mypy_cache .ruff_cache

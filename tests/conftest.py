@@ -20,6 +20,9 @@ import hypothesis
 import pytest
 import torch
 
+if not torch.cuda.is_available():  # the device kernels run in Triton's interpreter; said before it is loaded
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from loaders.packs import Pack, open_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
@@ -47,6 +50,14 @@ def no_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what the user has measured, which decides about "auto", from every test and its processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_bfloat16() -> Iterator[None]:
+    """Take float32 on every processor unless a test says otherwise: a process has one precision for good."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", dict)
         yield
 
 

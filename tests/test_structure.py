@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("loaders",)
 MOST_LINES, MOST_LINES_OF_FUNCTION, MOST_PARAMETERS = 450, 60, 8
+PUBLIC = {"build_paired_loader": 9}  # people call it by the names of its parameters, which stay
 COMPILED = "loaders/kernels"  # a kernel takes its arrays one by one, and calls cost time there
 
 
@@ -33,7 +34,7 @@ def too_long(path: Path, text: str) -> Iterator[str]:
             - (names[:1] in (["self"], ["cls"]))
             + len([*filter(None, (listed.vararg, listed.kwarg))])
         )
-        if number > MOST_PARAMETERS:
+        if number > PUBLIC.get(node.name, MOST_PARAMETERS):
             yield f"{path}:{node.lineno} {node.name} has {number} parameters"
 
 

@@ -163,7 +163,7 @@ def _split_infos(
         num_images = sum(rows.stop_row - rows.first_row for rows in ranges)
         skipped = whole.skipped.get(split.split, 0)
         infos.append(
-            SplitInfo(split.split, split.source, tuple(ranges), num_images, labeled, rejected, skipped)
+            SplitInfo(split.split, split.text, tuple(ranges), num_images, labeled, rejected, skipped)
         )
     return tuple(infos)
 

@@ -27,7 +27,7 @@ def test_a_loader_says_what_was_chosen_and_why(backend, photo_pack):
     split, views, options = photo_pack.split("train"), (presets.weak(16),), LoaderOptions(backend=backend)
     with build_loader(split, views, 8, options=options) as loader:
         assert loader.backend == explain_backend(options)
-    with build_paired_loader(split, split, (views, views), 4, 1, options=options) as pairs:
+    with build_paired_loader(split, split, views, views, 4, 1, options=options) as pairs:
         assert pairs.backend == explain_backend(options)
 
 
@@ -36,5 +36,5 @@ def test_every_name_of_a_backend_is_one_in_the_tuple():
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(photo_pack):
-    with pytest.raises(UserError, match=r"one of auto, cpu, stream, dali, ffcv, found 'gpu'"):
+    with pytest.raises(UserError, match=r"one of auto, cpu, stream, dali, ffcv, resident, found 'gpu'"):
         build_loader(photo_pack.split("train"), (presets.weak(16),), 8, options=LoaderOptions(backend="gpu"))

@@ -117,7 +117,7 @@ def test_what_the_backend_cannot_read_is_refused(photo_pack, beton_pack):
         build(photo_pack)
     split = beton_pack.split("train")
     with pytest.raises(UserError, match="one stream"):
-        build_paired_loader(split, split, (VIEWS, VIEWS), 2, 3, options=LoaderOptions(backend="ffcv"))
+        build_paired_loader(split, split, VIEWS, VIEWS, 2, 3, options=LoaderOptions(backend="ffcv"))
 
 
 def test_a_missing_ffcv_names_the_command_that_installs_it(beton_pack, monkeypatch):

@@ -25,7 +25,7 @@ def paired(pack, table=None, **options):
     split = pack.split("train")
     settings = {"batch_size": 2, "mu": 3, "seed": 1, "num_threads": 2, "labels": table} | options
     views = ((presets.weak(16),), (presets.weak(16), presets.barlow_a(16)))
-    return build_paired_loader(split, split, views, **gathered(**settings))
+    return build_paired_loader(split, split, *views, **gathered(**settings))
 
 
 def labeled(steps):

@@ -28,7 +28,7 @@ def single(pack: Pack) -> EpochLoader:
 
 def paired(pack: Pack) -> PairedLoader:
     split = pack.split("train")
-    return build_paired_loader(split, split, (VIEWS, VIEWS), 2, 2, options=LoaderOptions(num_threads=2))
+    return build_paired_loader(split, split, VIEWS, VIEWS, 2, 2, options=LoaderOptions(num_threads=2))
 
 
 def found_in_a_fork(work: Callable[[], object]) -> str:

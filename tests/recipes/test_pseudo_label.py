@@ -133,7 +133,7 @@ def test_the_threshold_grows_with_the_epochs_and_the_cycles(
     """As in the report: 0.9, and 0.02 more each time."""
     used: list[float] = []
 
-    def loss(labeled, labels, unlabeled, threshold, weight):
+    def loss(labeled, labels, unlabeled, threshold, weight, *weights):
         used.append(threshold)
         return pseudo_label_loss(labeled, labels, unlabeled, threshold, weight)
 

@@ -12,20 +12,21 @@ import pytest
 import torch
 from torch import nn
 
-import engine.train.early_stopping as early_stopping
 from engine.evaluate.few_labels import SCRATCH, read_results
 from engine.nets.backbones import build_backbone, load_backbone
 from engine.nets.layers import Layer
 from engine.train.checkpoint import newest_valid
 from engine.train.distributed import make_accelerator, seed_everything
 from engine.train.metrics import read_metrics
+from engine.train.recipe import StepOutput
 from engine.train.run_folder import opened_run, save_backbone
 from engine.train.samples import load_samples
+from engine.train.validation import Validator
 from loaders import LoaderOptions, build_loader
 from loaders.batch import Batch
 from loaders.common.errors import UserError
 from loaders.epochs import EpochLoader
-from loaders.packs import Pack
+from loaders.packs import Pack, Split
 from recipes import transfer as transfer_recipe
 from recipes.transfer import Config, FineTuning, Session, Transfer, _Job, run, run_grid, stages
 from tests.floors import trainings
@@ -185,22 +186,23 @@ def test_early_stopping_measures_validation_images_and_an_interruption_changes_n
         head_steps=4,
         validation_share=0.2,
         patience=1,
-        check_every_steps=2,
+        validate_every=2,
     )
     (result,) = run(stopping)
-    lines = read_metrics(config.out / "pretrained-2-labels-seed-0" / "validation.jsonl")
-    assert result.validation_top1 == pytest.approx(max(line["top1"] for line in lines))
-    broken, train = replace(stopping, out=config.out.with_name("broken")), early_stopping.train
+    lines = read_metrics(config.out / "pretrained-2-labels-seed-0" / "metrics.jsonl")
+    measured = [line["validation_top1"] for line in lines if "validation_top1" in line]
+    assert result.validation_top1 == pytest.approx(max(measured))
+    broken, after_step = replace(stopping, out=config.out.with_name("broken")), Validator.after_step
     calls: list[int] = []
 
-    def failing(*args, **options):
+    def failing(*args):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 5:  # a measurement at every second step
             raise KeyboardInterrupt
-        return train(*args, **options)
+        return after_step(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(early_stopping, "train", failing)
+        patched.setattr(Validator, "after_step", failing)
         with pytest.raises(KeyboardInterrupt):
             run(broken)
     assert run(broken) == [result]
@@ -290,3 +292,35 @@ def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:
         run(replace(config, seeds=()))
     with pytest.raises(UserError, match="steps: expected more than 0"):
         replace(QUICK, steps=0)
+
+
+def test_classes_of_different_sizes_can_be_evened_out(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pack's classes have 2 labels each but one, which has a single one."""
+    seen: list[torch.Tensor | None] = []
+    whole = Session.labels
+
+    def fewer(session: Session, job: _Job) -> Split:
+        chosen = whole(session, job)
+        return chosen.take(np.arange(1, len(chosen)))
+
+    def step(recipe: Transfer, batch: Batch, number: int) -> StepOutput:
+        seen.append(recipe.class_weights)
+        counted.append(np.bincount(batch.labels, minlength=10))
+        return taken(recipe, batch, number)
+
+    counted: list[Any] = []
+    taken = Transfer.training_step
+    monkeypatch.setattr(Session, "labels", fewer)
+    monkeypatch.setattr(Transfer, "training_step", step)
+    plain = replace(config, labels_per_class=(2,), beside_scratch=False)
+    run(replace(plain, class_weights="inverse", out=config.out / "weighted"))
+    weights = seen[-1]
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([1.9] + [0.95] * 9)
+    run(replace(plain, balanced=True, batch_size=10, out=config.out / "balanced"))
+    assert seen[-1] is None
+    assert sum(counted[-2:]).tolist() == [2] * 10
+    with pytest.raises(UserError, match="class_weights: expected none beside --balanced"):
+        replace(plain, balanced=True, class_weights="inverse")

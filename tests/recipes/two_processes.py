@@ -75,6 +75,14 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
         "supervised_mixup": lambda: supervised.run(
             supervised.Config(**options("supervised_mixup", mixing="mixup"))
         ),
+        "supervised_validated": lambda: supervised.run(
+            supervised.Config(
+                **options("supervised_validated", balanced=True, validate_every=3),
+                validation_share=0.5,
+                keep="best",
+                ema_decay=0.9,
+            )
+        ),
         "supervised_cutmix": lambda: supervised.run(
             supervised.Config(**options("supervised_cutmix", mixing="cutmix"))
         ),
@@ -101,7 +109,7 @@ def transfer_two_ways(pack: Path, out: Path) -> None:
         "beside_scratch": False,
         "pretrained": tuning,
     }
-    early: dict[str, Any] = {"validation_share": 0.1, "patience": 2, "check_every_steps": 2, "head_steps": 2}
+    early: dict[str, Any] = {"validation_share": 0.1, "patience": 2, "validate_every": 2, "head_steps": 2}
     stages = transfer.Config(out=out / "transfer", method="two_stage", hidden=(8,), **early, **options)
     transfer.run(stages)
     transfer.run(transfer.Config(out=out / "transfer" / "neighbours", method="knn", **options))

@@ -171,7 +171,8 @@ def test_a_pair_of_streams(tmp_path, local, store):
         loader = build_paired_loader(
             split,
             split,
-            (VIEWS, VIEWS),
+            VIEWS,
+            VIEWS,
             2,
             3,
             options=LoaderOptions(backend="stream", num_threads=2, window=2, timeout_s=20),

@@ -21,7 +21,7 @@ def plain(pack, **changes):
 def pair(pack, **changes):
     split = pack.split("train")
     with build_paired_loader(
-        split, split, (VIEWS, VIEWS), 2, 3, **gathered(num_threads=1, **changes)
+        split, split, VIEWS, VIEWS, 2, 3, **gathered(num_threads=1, **changes)
     ) as loader:
         return tuple(loader.fingerprint.items())
 
