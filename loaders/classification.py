@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loaders.batch import Loader
-from loaders.build import build_loader, build_paired_loader
+from loaders.build import Sampler, build_loader, build_paired_loader
 from loaders.common.errors import UserError
 from loaders.common.notice import tell
 from loaders.epochs import EpochLoader, PairedLoader
@@ -152,7 +153,8 @@ class LabeledLoaders:
         Raises:
             UserError: see `divided_labels`.
         """
-        self.pack, self.fields, self.views = pack, fields, views
+        self.pack, self.fields = pack, fields
+        self.views = fields.evaluation_view.fit(views)
         self.division = divided_labels(pack, fields)
         self.labels = self.division.training
 
@@ -202,7 +204,8 @@ class SemiLoaders(LabeledLoaders):
             UserError: see `divided_labels` and `unlabeled_images`.
         """
         super().__init__(pack, fields, labeled_views)
-        self.semi_fields, self.unlabeled_views = fields, unlabeled_views
+        self.semi_fields = fields
+        self.unlabeled_views = fields.evaluation_view.fit(unlabeled_views)
         which = (fields.unlabeled_splits, self.division, with_labeled, share, fields.label_seed)
         self.unlabeled = unlabeled_images(pack, *which)
 
@@ -240,11 +243,12 @@ def build_labeled_loader(
         views: see `build_loader`.
         batch_size: global; see `fit_to_ranks` for fewer rows.
         options: see `build_loader`.
-        balanced: see `build_loader`.
+        balanced: draw every class equally often, see `sampler` of `build_loader`.
     """
     rows = pack.pool(pack.splits).labeled_by(labels)
     rows, fitting = fit_to_ranks(rows, batch_size, options.num_ranks, pairs=True)
-    return build_loader(rows, views, fitting, options=options, labels=labels, balanced=balanced)
+    sampler: Sampler | None = "balanced" if balanced else None
+    return build_loader(rows, views, fitting, options=options, labels=labels, sampler=sampler)
 
 
 def validation_loader(
@@ -297,6 +301,22 @@ def unlabeled_images(
             "validate on; name other splits"
         )
     return pool if kept.all() else pool.take(np.flatnonzero(kept))
+
+
+def build_rows_loader(
+    pack: Pack, rows: NDArray[np.int64], view: EvaluationView, options: LoaderOptions, batch_size: int = 128
+) -> EpochLoader:
+    """Build an evaluation loader of some rows, in increasing order.
+
+    Args:
+        pack: the pack.
+        rows: int64 [K], increasing, none twice.
+        view: what the network is shown.
+        options: see `build_loader`.
+        batch_size: global.
+    """
+    everything = pack.pool(pack.splits)  # all rows, so that a row is its position
+    return build_loader(everything.take(rows), (view.policy(),), batch_size, options=options, mode="eval")
 
 
 def build_pool_loader(

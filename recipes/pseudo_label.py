@@ -169,7 +169,7 @@ class Labeller:
     def train(self, name: str, labels: LabelTable, init: Path | None, keep_head: bool, epochs: int) -> Path:
         """Train on a label table for some epochs, from `init`; return the phase's folder."""
         config = self.config
-        views = (presets.weak(config.resolution, config.flip_p),)
+        views = config.evaluation_view.fit((presets.weak(config.resolution, config.flip_p),))
 
         def make_loader() -> Loader[Batch]:
             options, size = self.phases.options, config.batch_size

@@ -18,7 +18,7 @@ The algorithm box is `run_rounds`; the selection is `engine.labels.select`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from engine.choices import Duplicates, Keep
@@ -92,7 +92,7 @@ from engine.labels.select import (
     count_duplicates,
     suggest_per_class,
 )
-from engine.nets.classifier import Classifier, best_weights
+from engine.nets.classifier import Classifier, best_weights, find_classifier
 from engine.report.figures import Curve, draw_curves, save_picture
 from engine.train.distributed import on_main
 from engine.train.phases import Phases, PhaseSummary, print_phases
@@ -100,6 +100,7 @@ from loaders import open_pack
 from loaders.batch import Batch, Loader
 from loaders.classification import build_labeled_loader, build_pool_loader, divided_labels
 from loaders.common.files import to_json, write_atomic
+from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
@@ -112,8 +113,8 @@ class Rounds:
     def __init__(self, config: Config, pack: Pack, phases: Phases) -> None:
         """Open the loaders."""
         self.config, self.pack, self.phases = config, pack, phases
-        self.views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
         view = config.evaluation_view
+        self.views = view.fit((presets.crop_flip(config.resolution, config.min_crop, config.flip_p),))
         self.test_loader: Loader[Batch] | None = None
         if config.test_split:
             self.test_loader = phases.keep(
@@ -189,6 +190,37 @@ def select_balanced(
         selector.update(part.probabilities.numpy(), part.index.numpy())
     selector.join_ranks()
     return selector.finish()
+
+
+def surest_labels(
+    run: Path,
+    pack: Pack,
+    splits: tuple[str, ...],
+    loader: LoaderOptions,
+    top_k: int,
+    per_class: int,
+    out: Path,
+) -> LabelTable:
+    """Label the surest images of each class by the classifier of a run, each image once.
+
+    Args:
+        run: its run folder.
+        pack: the images.
+        splits: those to choose from.
+        loader: how they are read.
+        top_k: classes that an image may stand under.
+        per_class: images per class.
+        out: see `select_balanced`.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = find_classifier(run, pack.classes, every_class=True).to(device)
+    options = replace(loader, device=device, channels_last=True)
+    images = build_pool_loader(pack, splits, network.view, options)
+    try:
+        selection = select_balanced(network, images, device, top_k, per_class, out)
+    finally:
+        images.close()
+    return as_table(selection.one_class_each("best"), 0)
 
 
 def as_table(kept: Selection, cycle: int) -> LabelTable:

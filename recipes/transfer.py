@@ -50,9 +50,13 @@ class Config:
     pack: Path
     """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     init: Path
-    """Run folder, or a checkpoint in one, whose backbone to start from."""
+    """Start: run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""
     out: Path
     """Folder of the results; runs in it that are already complete are not repeated."""
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
+    resolution: int | None = None
+    """Side of the views in pixels; that of the start by default."""
     train_split: str = "train"
     """Labelled split to choose the labels from; where it is "" or has none, from --extra-labels alone."""
     extra_labels: tuple[Path, ...] = ()
@@ -115,13 +119,13 @@ class Config:
     class_weights: ClassWeights = "none"
     """Weight of a label in the loss instead, see recipes/supervised.py."""
     precision: Precision = "auto"
-    """Autocast: auto is bf16 on CUDA and none on the CPU."""
+    """Autocast: auto is bf16 where the GPU or the processor has it in hardware."""
     loader: LoaderField = field(default_factory=default_loader)
     """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        check_numbers(self, ("labels_per_class", "batch_size"))
+        check_numbers(self, ("labels_per_class", "batch_size", "resolution"))
         for name in ("labels_per_class", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -153,13 +157,18 @@ import numpy as np
 from accelerate import Accelerator
 from rich.console import Console
 
+from engine.evaluate.feature_store import FOLDER, features_of
 from engine.evaluate.few_labels import SCRATCH, FewLabelResult, results_table, write_results
 from engine.evaluate.grid import Cell, Setting, best_of, settings, sum_up, write_grid
 from engine.evaluate.predict import measure_accuracy
+from engine.evaluate.representations import Features
 from engine.labels.shared_images import Account, check_run
+from engine.nets.description import describe_origin
 from engine.nets.layers import Layer, LayerFeatures
 from engine.nets.starts import Start, find_start
 from engine.objectives.cross_entropy import class_weights
+from engine.report.other_pages import build_page
+from engine.report.run_page import PageOptions, leave_page
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank, seed_everything
 from engine.train.fine_tuning import Transfer, train_stage, vote
@@ -169,6 +178,7 @@ from engine.train.run_config import described
 from engine.train.validation import Validation
 from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
+from loaders.build import Sampler
 from loaders.classification import check_measured, fit_to_ranks
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
@@ -211,7 +221,7 @@ class Session:
         self.config, self.accelerator = config, accelerator
         self.pack: Pack = open_pack(config.pack, config.loader.store)
         self.pack.require_one_label()
-        self.start: Start = find_start(config.init)
+        self.start: Start = find_start(config.init, config.backbone).at(config.resolution)
         check_measured(self.pack, config.test_split)
         table = training_labels(self.pack, config.train_split, None, 0, config.extra_labels)
         split = self.pack.pool(self.pack.splits).labeled_by(table)
@@ -276,14 +286,21 @@ class Session:
         views, size = (self.start.view.policy(),), 256 * self.accelerator.num_processes
         return build_loader(split, views, size, options=self.options, mode="eval", labels=labels)
 
+    def features(self, network: LayerFeatures, split: Split, labels: LabelTable | None = None) -> Features:
+        """Return the features of a split, computed once for all jobs and later commands."""
+        out, device = self.config.out, self.accelerator.device
+        return features_of(network, split, self.in_order, device, out / FOLDER, out, split.labels(labels))
+
     def augmented(self, job: _Job) -> Loader[Batch]:
         """Build the training loader of a job."""
         num_ranks = self.accelerator.num_processes
         chosen, batch_size = fit_to_ranks(self.labels(job), self.config.batch_size, num_ranks)
         view = presets.crop_flip(self.start.resolution, job.tuning.min_crop, self.config.flip_p)
+        views = self.start.view.fit((view,))
         fitting = batch_size - batch_size % num_ranks
-        options, balanced = replace(self.options, seed=job.seed), self.config.balanced
-        return build_loader(chosen, (view,), fitting, options=options, labels=self.table, balanced=balanced)
+        options = replace(self.options, seed=job.seed)
+        sampler: Sampler | None = "balanced" if self.config.balanced else None
+        return build_loader(chosen, views, fitting, options=options, labels=self.table, sampler=sampler)
 
     def loop_config(self, job: _Job, tuning: FineTuning, ending: str, steps_per_epoch: int) -> LoopConfig:
         """Return how the loop carries out one training of a job."""
@@ -296,7 +313,7 @@ class Session:
             keep_checkpoints=1,
             progress=False,
             config=self.description(job, tuning),
-            backbone_metadata={"view": asdict(self.start.view)},
+            backbone_metadata={"view": asdict(self.start.view), **describe_origin(self.start.origin)},
         )
 
     def description(self, job: _Job, tuning: FineTuning) -> dict[str, Any]:
@@ -354,13 +371,13 @@ def fine_tune(session: Session, job: _Job) -> FewLabelResult:
 def classify_by_neighbours(session: Session, job: _Job) -> FewLabelResult:
     """Let the labelled images vote, without any training."""
     device, num_classes = session.accelerator.device, len(session.pack.classes)
-    layer = Layer(session.config.layer, session.config.layer_side)
-    network = LayerFeatures(session.start.load(), layer).to(device)
-    labelled = session.in_order(session.labels(job), session.table)
-    try:
-        found = vote(network, labelled, session.test, num_classes, device, session.config.out)
-    finally:
-        labelled.close()
+    network = LayerFeatures(session.start.load(), Layer(session.config.layer, session.config.layer_side))
+    network.to(device)
+    test = session.pack.split(session.config.test_split)
+    bank, query = session.features(network, session.split, session.table), session.features(network, test)
+    chosen = session.labels(job)
+    bank = bank.taken(chosen.rows(np.arange(len(chosen))))
+    found = vote(bank, query.labelled(), num_classes)
     measured = (found.top1, found.num_images, 0, found.top5, job.method)
     return FewLabelResult(job.init, job.labels_per_class, job.seed, *measured)
 
@@ -444,6 +461,8 @@ def main() -> None:
             Console().print(results_table(results))
     if rank() == 0:
         print(f"transfer: results{describe_bad_rows(config.out)} -> {config.out}")
+        if not config.grid:
+            leave_page(config.out, lambda: build_page(PageOptions(config.out)))
 
 
 if __name__ == "__main__":

@@ -22,18 +22,18 @@ class Curve:
     """One quantity over the steps of a run.
 
     Attributes:
-        name: title of its panel, with the unit.
+        name: title of its panel, with the unit; curves of one name share a panel.
         steps: increasing.
         values: one per step.
         from_zero: whether the axis starts at zero, as a share or a rate should.
-        beside: the same on other images: its name, steps and values; none by default.
+        label: what the curve is among those of its panel; empty where it is alone.
     """
 
     name: str
     steps: Sequence[float]
     values: Sequence[float]
     from_zero: bool = False
-    beside: tuple[str, Sequence[float], Sequence[float]] | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,31 +55,41 @@ class Series:
 
 def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step") -> Picture:
     """Draw one panel per quantity over `x_name`, two panels to a row."""
+    panels: dict[str, list[Curve]] = {}
+    for curve in curves:
+        panels.setdefault(curve.name, []).append(curve)
+    labels = drawn_names(list(dict.fromkeys(curve.label for curve in curves if curve.label)))
+    texts = dict(zip(dict.fromkeys(c.label for c in curves if c.label), labels.texts, strict=True))
 
     def draw(figure: Any, palette: Palette) -> None:
-        num_rows = (len(curves) + 1) // 2
-        for place, curve in enumerate(curves):
+        num_rows = (len(panels) + 1) // 2
+        for place, (name, drawn) in enumerate(panels.items()):
             axes = figure.add_subplot(num_rows, 2, place + 1)
-            axes.plot(curve.steps, curve.values, color=palette.accent, linewidth=1.4)
-            others: Sequence[float] = ()
-            if curve.beside is not None:
-                name, steps, others = curve.beside
-                axes.plot(
-                    steps, others, color=palette.second, linewidth=1.4, marker="o", markersize=3, label=name
-                )
-                axes.legend(frameon=False, fontsize=8, labelcolor=palette.ink, loc="best")
-            axes.set_title(curve.name, loc="left", fontsize=9, color=palette.ink)
+            for number, curve in enumerate(drawn):
+                text = texts.get(curve.label)
+                text = f" {text}" if text and text[0] == "_" else text  # else the legend leaves it out
+                look = line_look(number, palette)
+                marker = "o" if len(curve.steps) == 1 else None  # a line of one point is not seen
+                axes.plot(curve.steps, curve.values, linewidth=1.4, label=text, marker=marker, **look)
+            axes.set_title(name, loc="left", fontsize=9, color=palette.ink)
             axes.margins(x=0)
-            if curve.from_zero:
-                axes.set_ylim(0.0, max([1e-9, *curve.values, *others]) * 1.15)
-            if place >= len(curves) - 2:
+            if any(curve.from_zero for curve in drawn):
+                axes.set_ylim(0.0, max([1e-9, *(v for curve in drawn for v in curve.values)]) * 1.15)
+            if place >= len(panels) - 2:
                 axes.set_xlabel(x_name, fontsize=8, color=palette.muted)
             dress(axes, palette)
+            if len(drawn) > 1:
+                axes.legend(frameon=False, fontsize=7, labelcolor=palette.ink, loc="best")
 
-    names = ", ".join(curve.name for curve in curves)
-    return draw_picture(
-        draw, (8.6, 2.1 * ((len(curves) + 1) // 2)), f"Curves over {x_name}: {names}", caption
-    )
+    size = (8.6, 2.1 * ((len(panels) + 1) // 2))
+    return draw_picture(draw, size, f"Curves over {x_name}: {', '.join(panels)}", caption, labels)
+
+
+def line_look(number: int, palette: Palette) -> dict[str, Any]:
+    """Return the colour and the dashes of one of several lines."""
+    colors = (palette.accent, palette.second, palette.muted)
+    dashes = _DASHES[number // len(colors) % len(_DASHES)]
+    return {"color": colors[number % len(colors)], "linestyle": dashes}
 
 
 def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Picture:

@@ -10,9 +10,11 @@ from engine.choices import ClassWeights
 from engine.train.options import ValidationOptions
 from engine.train.run_config import RunConfig
 from loaders.common.errors import UserError
+from loaders.views.evaluation import EvaluationView
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
+    from engine.nets.description import Origin
     from loaders.packs.labels.validation import Division
 
 
@@ -36,7 +38,8 @@ class ClassifierConfig(RunConfig, ValidationOptions):
     """Weight of a label in the loss: none; inverse to the labels of its class; or effective, inverse to
     (1 - b^n) / (1 - b) of its n labels with b = 0.999 (Cui et al. 2019). The mean over all labels is 1."""
     init: Path | None = None
-    """Run folder whose weights to start from; random ones by default."""
+    """Weights to start from: a run folder, timm:NAME, hf:REPO, or a weights file of others (.safetensors,
+    .pth, .pt, .bin), see docs/pretrained.md; random ones by default."""
     keep_head: bool = False
     """Start with the classifier layer of --init as well; else it is new."""
     lr: float = 0.03
@@ -69,6 +72,22 @@ class ClassifierConfig(RunConfig, ValidationOptions):
                 "probe_every_epochs: expected 0, a recipe with labels measures its classifier instead, found "
                 f"{self.probe_every_epochs}"
             )
+
+    @property
+    def evaluation_view(self) -> EvaluationView:
+        """What the run is measured with: what the weights that it begins with were trained with."""
+        from engine.nets.starts import find_start
+
+        if self.init is None:
+            return super().evaluation_view
+        return find_start(self.init, self.backbone).view_at(self.resolution)
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where weights of others come from that the run, or one before it, began with."""
+        from engine.nets.starts import find_start
+
+        return None if self.init is None else find_start(self.init, self.backbone).origin
 
     def account(self, division: Division | None = None) -> Account:
         """Hold what the run learns from against its test split and its validation images.

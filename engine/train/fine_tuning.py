@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -11,10 +9,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.predict import Accuracy
-from engine.evaluate.representations import Features, extract_features, topk_accuracy
+from engine.evaluate.representations import Features, topk_accuracy
 from engine.nets.layers import Layer, measure_layer, read_layer
 from engine.objectives.cross_entropy import label_loss
-from engine.train.distributed import gather_on_main, on_main
+from engine.train.distributed import on_main
 from engine.train.loop import train
 from engine.train.loop_config import LoopConfig
 from engine.train.recipe import Recipe, StepOutput
@@ -165,36 +163,19 @@ def train_stage(
     return done.validation.best_step if keeps_best and done.validation is not None else done.step
 
 
-def vote(
-    network: nn.Module,
-    labelled: Loader[Batch],
-    asked: Loader[Batch],
-    num_classes: int,
-    device: torch.device,
-    out: Path,
-    k: int = 20,
-) -> Accuracy:
-    """Classify images by their nearest labelled neighbours; every rank gets the whole result.
+def vote(bank: Features, query: Features, num_classes: int, k: int = 20) -> Accuracy:
+    """Classify images by their nearest labelled neighbours; rank 0 does so, every rank gets the result.
 
     Args:
-        network: maps views to features, on `device`.
-        labelled: this rank's part of the images that vote.
-        asked: this rank's part of the images to classify.
+        bank: of the images that vote; all have a label.
+        query: of the images to classify; likewise.
         num_classes: C.
-        device: where the network is.
-        out: folder whose `bad_rows.jsonl` names the images that could not be read.
         k: neighbours; all where there are fewer.
     """
 
-    def gather(loader: Loader[Batch]) -> list[Features]:
-        return gather_on_main(extract_features(network, loader, device, out).labelled())
+    def measure() -> Accuracy:
+        votes = knn_scores(bank.h, bank.labels, query.h, num_classes, min(k, len(bank.h)))
+        top5 = topk_accuracy(votes, query.labels, min(5, num_classes))
+        return Accuracy(topk_accuracy(votes, query.labels), len(query.labels), top5)
 
-    def measure(bank: list[Features], query: list[Features]) -> Accuracy:
-        h, labels = torch.cat([f.h for f in bank]), torch.cat([f.labels for f in bank])
-        truth = torch.cat([f.labels for f in query])
-        votes = knn_scores(h, labels, torch.cat([f.h for f in query]), num_classes, min(k, len(h)))
-        top5 = topk_accuracy(votes, truth, min(5, num_classes))
-        return Accuracy(topk_accuracy(votes, truth), len(truth), top5)
-
-    bank, query = gather(labelled), gather(asked)
-    return on_main(lambda: measure(bank, query))
+    return on_main(measure)

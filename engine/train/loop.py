@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from engine.evaluate.collapse import describe_collapse
 from engine.evaluate.online_probe import OnlineProbe, ProbeRecorder
-from engine.train import checkpoint, rng
+from engine.train import autocast, checkpoint, rng
 from engine.train.accumulation import Accumulator, Shell
 from engine.train.agreement import check_agreement, check_same_data, check_same_rules, data_facts, run_facts
 from engine.train.bad_rows import BadRowRecorder
@@ -38,6 +38,7 @@ from engine.train.run_folder import opened_run, save_backbone
 from engine.train.samples import save_samples
 from engine.train.schedule import Schedule, warmed
 from engine.train.stop import StopSignal
+from engine.train.trackers import log_views
 from engine.train.validation import Validation, ValidationState, Validator
 from loaders.batch import Batch, Loader, PairedBatch
 from loaders.common.errors import UserError
@@ -104,8 +105,12 @@ def train(
         KeyboardInterrupt: Ctrl-C came; a checkpoint was written, `run_command` exits with code 130.
     """
     decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
-    check_agreement(run_facts(recipe.name, decisive, loader))
-    opened = opened_run(config.out, recipe.name, config.config, config.runtime_fields, config.resume)
+    taken = {autocast.KEY: accelerator.mixed_precision}
+    check_agreement(run_facts(recipe.name, decisive | taken, loader))
+    described = dict(config.config) | taken
+    opened = opened_run(
+        config.out, recipe.name, described, {*config.runtime_fields, autocast.KEY}, config.resume
+    )
     with StopSignal() as stop, opened:
         run = _Run(recipe, loader, accelerator, config, probe, validation)
         run.restore()
@@ -216,11 +221,13 @@ class _Run:
         )
         try:
             with shown:
-                for note in self.notes:
+                for note in [f"precision: {autocast.SAID[self.accelerator.mixed_precision]}", *self.notes]:
                     shown.say(note)
                 for batch in clock.timed(self._batches(clock, stop)):
                     if self.step == 0 and is_main:
                         save_samples(self.config.out, batch)
+                        if self.accelerator.trackers:
+                            log_views(self.accelerator, batch, 0)
                     if not self._train_step(batch):
                         note = save_bad_batch(self.config.out, self.step, batch)
                         shown.say(f"step {self.step} skipped, its loss or gradients are not finite: {note}")

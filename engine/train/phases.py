@@ -11,6 +11,7 @@ the phase under way resumes exactly.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
 from engine.objectives.cross_entropy import label_loss
+from engine.train import autocast
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.classifier_recipe import (
@@ -125,8 +127,10 @@ class Phases:
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
         self.shared.say()
         content = self.shared.describe({**described(config), "pack identity": data})
+        content[autocast.KEY] = self.accelerator.mixed_precision
+        runtime = (*RUNTIME_FIELDS, autocast.KEY)
         self._opened = ExitStack()
-        self._opened.enter_context(opened_run(config.out, recipe, content, RUNTIME_FIELDS, config.resume))
+        self._opened.enter_context(opened_run(config.out, recipe, content, runtime, config.resume))
         self.done: list[PhaseSummary] = []
         self.division = division
         held = division.validation
@@ -253,9 +257,14 @@ class Phases:
 
 
 def print_phases(name: str, phases: list[PhaseSummary]) -> None:
-    """Print the accuracy of every phase and where the last one's classifier lies."""
+    """Print the accuracy of every phase and where the last one's classifier lies, and leave their page."""
+    from engine.report.run_page import leave_page  # loads what draws
+
+    if os.environ.get("RANK", "0") != "0":
+        return
     for phase in phases:
         if phase.accuracy is not None:
             print(f"  {phase.name}: top-1 {phase.accuracy.top1:.1%}")
     out = phases[-1].out.parent
     print(f"{name}: {len(phases)} phases{describe_bad_rows(out)} -> {out}")
+    leave_page(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from engine.evaluate.online_probe import OnlineProbe, probe_images
 from engine.evaluate.predict import Accuracy
+from engine.train.advice import advise_after, advise_before
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.distributed import make_accelerator, seed_everything
 from engine.train.loop import TrainSummary, train
@@ -92,6 +94,8 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
 
         recipe = make_recipe() if config.measure != "loader" else Idle()
         loader = keep(loaders.training(options))
+        if config.measure == "training":
+            advise_before(config, recipe)
         if config.measure == "turns":
             loader = TakingTurns(loader, config.log_every)
         if loaders.division is not None:
@@ -112,6 +116,8 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
         loop_config = replace(loop_config, config=shared.describe(loop_config.config))
         summary = train(recipe, loader, accelerator, loop_config, probe, validation)
         accuracy = recipe.finish(config.out, test_loader, accelerator.device)
+        if config.measure == "training":
+            advise_after(config.out, recipe, accuracy)
     return RunSummary(**vars(summary), accuracy=accuracy)
 
 
@@ -151,7 +157,11 @@ def describe_training(summary: TrainSummary, out: Path) -> str:
 
 
 def print_summary(name: str, summary: RunSummary) -> None:
-    """Print one line on a run that is over."""
+    """Print one line on a run that is over, and leave its page; in the first process alone."""
+    from engine.report.run_page import leave_page  # loads what draws
+
+    if os.environ.get("RANK", "0") != "0":
+        return
     found, held = summary.accuracy, summary.validation
     best = (
         ""
@@ -160,3 +170,4 @@ def print_summary(name: str, summary: RunSummary) -> None:
     )
     shown = "" if found is None else f"top-1 {found.top1:.1%} of {found.num_images:,} test images, "
     print(f"{name}: {shown}{best}{describe_training(summary, summary.out)} -> {summary.out}")
+    leave_page(summary.out)

@@ -14,6 +14,7 @@ import tyro
 
 from engine.choices import Measure, OnNonFinite, Precision
 from engine.train.options import OptimizerOptions
+from engine.train.trackers import check_trackers
 from loaders.common.errors import UserError, check_numbers
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
@@ -24,6 +25,7 @@ from loaders.views.evaluation import EvaluationView
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
+    from engine.nets.description import Origin
     from engine.train.loop_config import LoopConfig
     from loaders.packs.labels.validation import Division
 
@@ -84,7 +86,8 @@ class RunConfig(OptimizerOptions):
     resume: bool = False
     """Go on from the newest whole checkpoint in --out, or start where there is none."""
     precision: Precision = "auto"
-    """Autocast: auto is bf16 on CUDA and none on the CPU; bf16 may be asked for on the CPU too."""
+    """Autocast: auto is bf16 where the GPU or the processor (AVX-512 BF16, AMX) has it in hardware, fp16 on
+    older GPUs, none on other processors; config.json keeps what was taken, and a resume goes on with it."""
     log_every: int = 10
     """Steps between log lines."""
     checkpoint_every_steps: int = 500
@@ -129,6 +132,7 @@ class RunConfig(OptimizerOptions):
             raise UserError(
                 "batch_size: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
             )
+        check_trackers(self.trackers)
 
     def check_places(self) -> None:
         """Refuse what can be seen before anything is loaded: no pack, or a folder that is in use.
@@ -149,8 +153,14 @@ class RunConfig(OptimizerOptions):
         """What the run is measured with, and whatever is predicted with its weights."""
         return EvaluationView.usual(self.resolution)
 
+    @property
+    def origin(self) -> Origin | None:
+        """Where weights of others come from that the run begins with; None where it begins with none."""
+        return None
+
     def loop_config(self) -> LoopConfig:
         """Return how the loop carries the run out."""
+        from engine.nets.description import describe_origin
         from engine.train.loop_config import LoopConfig
 
         return LoopConfig(
@@ -168,7 +178,7 @@ class RunConfig(OptimizerOptions):
             optimizing=OptimizerOptions(**{f.name: getattr(self, f.name) for f in fields(OptimizerOptions)}),
             config=described(self),
             runtime_fields=RUNTIME_FIELDS,
-            backbone_metadata={"view": asdict(self.evaluation_view)},
+            backbone_metadata={"view": asdict(self.evaluation_view), **describe_origin(self.origin)},
         )
 
     def loader_options(self) -> LoaderOptions:
@@ -200,8 +210,13 @@ class RunConfig(OptimizerOptions):
 
 
 def described(config: Any) -> dict[str, Any]:
-    """Return a configuration in JSON types, for files; what opens a store stays out of them."""
+    """Return a configuration in JSON types, for files; what opens a store stays out of them.
+
+    A run that begins with weights of others keeps under `origin` which, and their licence.
+    """
     content = asdict(config)
+    if isinstance(config, RunConfig) and config.origin is not None:
+        content["origin"] = asdict(config.origin)
     content["loader"]["store"].pop("filesystem")
     found: dict[str, Any] = parse_json(to_json(content))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from loaders.views.policy import (
+    IMAGENET,
     Augment,
     CenterCrop,
     ColorJitter,
@@ -23,8 +24,6 @@ from loaders.views.policy import (
     Tile,
     ViewPolicy,
 )
-
-IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def _barlow(

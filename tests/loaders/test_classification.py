@@ -7,9 +7,8 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from loaders import LoaderOptions, build_loader
+from loaders import LoaderOptions
 from loaders.classification import build_labeled_loader, fit_to_ranks
-from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
 
@@ -60,7 +59,7 @@ def test_balanced_training_draws_every_class_equally_often(photo_pack: Pack) -> 
         assert loader.steps_per_epoch == 2
         epochs = [list(loader.epoch(epoch)) for epoch in range(2)]
         (resumed,) = loader.epoch(1, start_step=1)
-        assert "True" in loader.fingerprint["balanced"]
+        assert "balanced" in loader.fingerprint["sampler"]
     batches = [batch for epoch in epochs for batch in epoch]
     assert all(sorted(batch.labels.tolist()) == [0, 1, 2] for batch in batches)
     drawn = [row for batch in batches for row in batch.index.tolist()]
@@ -75,7 +74,4 @@ def test_balanced_training_draws_every_class_equally_often(photo_pack: Pack) -> 
         sorted(batch.index.tolist()) for batch in epochs[0]
     ]
     with build_labeled_loader(photo_pack, labels, views, 3, options) as loader:
-        assert "balanced" not in loader.fingerprint
-    split = photo_pack.pool(photo_pack.splits)
-    with pytest.raises(UserError, match="balanced: expected training on rows that all have a label"):
-        build_loader(split, views, 3, options=options, labels=labels, balanced=True)
+        assert "sampler" not in loader.fingerprint

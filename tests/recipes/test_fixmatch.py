@@ -17,6 +17,7 @@ from engine.train.distributed import seed_everything
 from loaders.batch import Batch, PairedBatch
 from loaders.classification import SemiLoaders
 from loaders.common.errors import UserError
+from loaders.packs import Pack
 from loaders.views import presets
 from recipes import fixmatch
 from recipes.fixmatch import Config, FixMatch, run
@@ -27,8 +28,8 @@ from tests.recipes.labelled import check_exact_runs
 
 
 @pytest.fixture
-def config(data: Data, tmp_path: Path) -> Config:
-    return trainings.fixmatch_config(data, tmp_path / "run")
+def config(data: Data, little_pack: Pack, tmp_path: Path) -> Config:
+    return replace(trainings.fixmatch_config(data, tmp_path / "run"), pack=little_pack.path)
 
 
 def test_defaults_are_the_papers() -> None:

@@ -16,7 +16,7 @@ import recipes.self_training as recipe
 from engine.train.classifier_recipe import read_accuracy
 from loaders.batch import Batch
 from loaders.common.errors import UserError
-from loaders.packs import LabelTable
+from loaders.packs import LabelTable, Pack
 from recipes.self_training import Config, Rounds, run, run_rounds, select_balanced
 from tests.floors import trainings
 from tests.floors.data import Data
@@ -24,8 +24,8 @@ from tests.floors.table import check
 
 
 @pytest.fixture
-def config(data: Data, tmp_path: Path) -> Config:
-    return trainings.self_training_config(data, tmp_path / "run")
+def config(data: Data, little_pack: Pack, tmp_path: Path) -> Config:
+    return replace(trainings.self_training_config(data, tmp_path / "run"), pack=little_pack.path)
 
 
 class Played:

@@ -49,9 +49,9 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(digits_pack: Pack, pretrained: Path, tmp_path: Path) -> Config:
+def config(little_pack: Pack, pretrained: Path, tmp_path: Path) -> Config:
     return Config(
-        pack=digits_pack.path,
+        pack=little_pack.path,
         init=pretrained,
         out=tmp_path / "transfer",
         labels_per_class=(2,),
@@ -112,7 +112,7 @@ def test_both_ways_to_start_see_the_same_labels_and_runs_repeat(config: Config) 
         (False, 2, 3),
         (True, 2, 3),
     ]
-    assert {r.num_test for r in results} == {445}
+    assert {r.num_test for r in results} == {200}
     assert read_results(config.out)[0] == results
     folders = [config.out / f"{arm}-2-labels-seed-0" for arm in ("pretrained", "scratch")]
     shown = [sorted(load_samples(folder)[1].tolist()) for folder in folders]
@@ -233,7 +233,7 @@ def test_scarce_classes_are_named_before_any_training(
 ) -> None:
     session = Session(replace(config, labels_per_class=(2, 10_000)), make_accelerator("no"))
     try:
-        assert "expected 10000 labelled images of each class, found 1" in capsys.readouterr().err
+        assert "expected 10000 labelled images of each class, found 24" in capsys.readouterr().err
         job = _Job("x", "fine_tune", QUICK, 10_000, 0)
         assert len(session.labels(job)) == len(session.split)
     finally:
@@ -241,16 +241,16 @@ def test_scarce_classes_are_named_before_any_training(
 
 
 def test_validation_images_are_never_trained_on(config: Config) -> None:
-    session = Session(replace(config, validation_share=0.5, labels_per_class=(20,)), make_accelerator("no"))
+    session = Session(replace(config, validation_share=0.5, labels_per_class=(8,)), make_accelerator("no"))
     try:
         held = {row for batch in session.validation.epoch(0) for row in batch.index[batch.valid].tolist()}
         for seed in range(3):
-            job = _Job("x", "fine_tune", QUICK, 20, seed)
+            job = _Job("x", "fine_tune", QUICK, 8, seed)
             chosen = session.labels(job)
             assert held.isdisjoint(chosen.rows(np.arange(len(chosen))).tolist())
     finally:
         session.close()
-    assert len(held) == pytest.approx(1352 / 2, abs=10)
+    assert len(held) == pytest.approx(240 / 2, abs=10)
 
 
 @pytest.mark.floor
