@@ -4,8 +4,8 @@ Example:
     python tools/near_copies.py --pack packs/mine --init weights/lite0 --out runs/copies
 
 OUT/near_copies.csv names each pair, the most similar first, with the splits of both: a pair across splits
-that are trained and measured on is a leak. The features are kept in OUT/features. `tools/inspect_pack.py --near`
-compares small grey pictures instead and needs no network.
+that are trained and measured on is a leak. The features are kept in OUT/features. `tools/inspect_pack.py
+--near` compares small grey pictures instead and needs no network.
 """
 
 from __future__ import annotations
