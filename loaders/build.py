@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import get_args
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders.backends import choose_backend
 from loaders.backends.work import LABELED, MAX_VIEWS, Backend, Crew, Renderer, Work
-from loaders.batch import Batch
 from loaders.common.checks import check_flag, check_one_of, check_whole
 from loaders.common.errors import UserError
-from loaders.epochs import EpochLoader, LabeledStream, PairedLoader, Place
+from loaders.epochs import Draws, EpochLoader, LabeledStream, PairedLoader
 from loaders.options import LoaderOptions, Mode
-from loaders.order.balanced import group_by_class
+from loaders.order.balanced import balanced_positions, group_by_class
 from loaders.order.fingerprint import fingerprint
-from loaders.order.permutation import check_batch
+from loaders.order.permutation import check_batch, num_steps, permute_stream
+from loaders.order.weighted import cumulative_shares, weighted_positions
 from loaders.packs import LabelTable, Split
+from loaders.placing import place_on
+from loaders.transform import BatchTransform, Transforming, transform_facts, unnormalized
 from loaders.views.policy import ViewPolicy
 
 _DEFAULT = LoaderOptions()
+Sampler = Literal["balanced"] | Sequence[float] | NDArray[np.floating[Any]] | Tensor
 
 
 def build_loader(
@@ -32,6 +38,8 @@ def build_loader(
     options: LoaderOptions = _DEFAULT,
     mode: Mode = "train",
     labels: LabelTable | None = None,
+    sampler: Sampler | None = None,
+    batch_transform: BatchTransform | None = None,
 ) -> EpochLoader:
     """Build the loader of one split.
 
@@ -44,11 +52,18 @@ def build_loader(
             and marks the padding in `Batch.valid`.
         labels: label table to take the labels from, `LabelTable.read(path)` or `LabelTable.of(rows, labels,
             num_classes)` of loaders.packs; the true labels by default.
+        sampler: which rows an epoch of training takes, instead of each once: "balanced" takes every class
+            equally often, of the rows with a label; weights [len(split)] take each row as often as its share
+            of their sum says. An epoch stays as long as the split.
+        batch_transform: `transform(views, generator)`, a function with a name. It gets the views [B, 3, H, W]
+            on the device, in [0, 1] before normalisation, and a generator seeded by (seed, epoch, step) and
+            the rank, and returns the views. A callable of the views alone draws from torch's global
+            generators, which are seeded likewise meanwhile; so do torchvision's v2 transforms.
 
     Returns:
-        A loader: `epoch(epoch, start_step)` yields `Batch`es, `steps_per_epoch` counts them, `backend` says
-        which backend was taken and why, `close()` or a `with` block ends its threads; see
-        `loaders.batch.Loader`.
+        A loader: `for batch in loader` runs epochs 0, 1, ...; `epoch(epoch, start_step)` yields the
+        `Batch`es of one, `steps_per_epoch` counts them, `as_pairs()` gives (x, y), `backend` says which
+        backend was taken and why, `close()` or a `with` block ends its threads; see `loaders.batch.Loader`.
 
     Raises:
         UserError: what cannot be built, and the remedy.
@@ -57,17 +72,62 @@ def build_loader(
     check_views("views", views)
     check_one_of("mode", mode, get_args(Mode))
     _check_options(options)
-    check_batch(len(split), batch_size, options.num_ranks, drop_last=mode == "train")
+    _check_sampler(sampler, mode)
     backend, choice = choose_backend(options.backend, split)
-    work = Work(
-        split, views, options, batch_size // options.num_ranks, Crew(options), split.labels(labels), mode
-    )
-    renderer = _renderer(backend, work)
+    kept = split.labeled_by(labels) if isinstance(sampler, str) else split
+    check_batch(len(kept), batch_size, options.num_ranks, drop_last=mode == "train")
+    rendered = views if batch_transform is None else unnormalized(views)
+    per_rank, known = batch_size // options.num_ranks, kept.labels(labels)
+    work = Work(kept, rendered, options, per_rank, Crew(options), known, mode)
+    transforming = None if batch_transform is None else Transforming(batch_transform, views, options)
+    draws, drawn = _draws(sampler, work)
     mark = fingerprint(
         (split,), (labels,), views, batch_size=batch_size, seed=options.seed, mode=mode,
-        **backend.identity(work), dtype=options.dtype,
+        **backend.identity(work), dtype=options.dtype, **drawn, **transform_facts(batch_transform, options),
     )  # fmt: skip
-    return EpochLoader(renderer, work, batch_size, _placer(options), choice, mark)
+    renderer = _renderer(backend, work)
+    if draws is not None and renderer.shuffle is not permute_stream:
+        work.crew.close()
+        raise UserError(
+            f"sampler: expected a backend that reads rows in any order, found {backend.name}, which goes "
+            "through blocks of shards; use backend='cpu', or the class weights of a loss"
+        )
+    place = place_on(torch.device(options.device))
+    loader = EpochLoader(renderer, work, batch_size, place, choice, mark, draws)
+    return loader if transforming is None else loader.transform(transforming)
+
+
+def _check_sampler(sampler: object, mode: Mode) -> None:
+    """Refuse a sampler of another name, and one in evaluation, where every row comes once."""
+    if sampler is None:
+        return
+    if isinstance(sampler, str) and sampler != "balanced":
+        raise UserError(f"sampler: expected 'balanced' or a weight per row, found {sampler!r}; give one")
+    if mode != "train":
+        raise UserError(
+            "sampler: expected mode='train', found 'eval', which takes every row once; leave it out"
+        )
+
+
+def _draws(sampler: Sampler | None, work: Work) -> tuple[Draws | None, dict[str, str]]:
+    """Return how a sampler draws rows, and what of it decides the batches."""
+    if sampler is None:
+        return None, {}
+    seed, num_rows = work.options.seed, len(work.split)
+    if isinstance(sampler, str):
+        assert work.labels is not None
+        groups = group_by_class(work.labels)
+        # Classes come in rounds of one draw each, which go on over the epochs.
+        per_epoch = num_steps(num_rows, work.batch_size * work.options.num_ranks)
+        length = per_epoch * work.batch_size * work.options.num_ranks
+        return lambda epoch, places: balanced_positions(epoch * length + places, groups, seed), {
+            "sampler": "balanced"
+        }
+    ends = cumulative_shares(sampler, num_rows)
+    digest = hashlib.sha256(ends.tobytes()).hexdigest()[:16]
+    return lambda epoch, places: weighted_positions(epoch, places, ends, seed), {
+        "sampler": f"weights {digest}"
+    }
 
 
 def build_paired_loader(
@@ -131,7 +191,9 @@ def build_paired_loader(
 
     first = labeled_stream(labels)
     renderer = _renderer(backend, other)
-    return PairedLoader(labeled_stream, first, renderer, other, batch_size, mu, _placer(options), choice)
+    return PairedLoader(
+        labeled_stream, first, renderer, other, batch_size, mu, place_on(torch.device(options.device)), choice
+    )
 
 
 def explain_backend(options: LoaderOptions = _DEFAULT, *splits: Split) -> str:
@@ -206,24 +268,3 @@ def _renderer(backend: Backend, work: Work) -> Renderer:
     if refusal is not None:
         raise refusal
     return backend.renderer(work)
-
-
-def _placer(options: LoaderOptions) -> Place:
-    """Return what moves a batch to the device."""
-    target = torch.device(options.device)
-    if target.type == "cpu":
-        return lambda batch: batch
-
-    def move(tensor: Tensor) -> Tensor:
-        return tensor.to(target)
-
-    def place(batch: Batch) -> Batch:
-        return replace(
-            batch,
-            views=tuple(move(view) for view in batch.views),
-            labels=None if batch.labels is None else move(batch.labels),
-            index=move(batch.index),
-            valid=move(batch.valid),
-        )
-
-    return place

@@ -3,7 +3,8 @@ r"""Active learning: ask for the labels that would tell most.
 Example:
     python recipes/active.py --pack packs/mine --run runs/fixmatch --init runs/barlow --out runs/ask
 
-Whoever labels fills in the column `label` of request.csv with class names; then
+Whoever labels opens request.html, which needs no network, gives each image a class by a click or a key and
+saves the table; or fills in the column `label` of request.csv with class names; then
 
     python recipes/active.py --pack packs/mine --filled runs/ask/request.csv --out runs/bought
 
@@ -23,7 +24,6 @@ The algorithm box is `choose`; its parts are `engine.labels.acquisition` and `en
 from __future__ import annotations
 
 import csv
-import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ from typing import Literal
 
 from engine.train.run_config import LoaderField, default_loader
 from loaders.common.checks import check_whole
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.errors import UserError, check_numbers, run_command
 from loaders.common.program import check_command_line, command_line
 from loaders.packs.manifest import MAX_CYCLE
 
@@ -57,6 +57,8 @@ class Config:
     """Network of a weights file that does not say it."""
     filled: Path | None = None
     """A request.csv with its labels filled in: write bought.parquet and do nothing else."""
+    new_classes: bool = False
+    """Add the classes that --filled names and the pack does not have, for good, behind those that it has."""
     oracle: bool = False
     """Take the labels from the pack's own table, for experiments."""
     strategy: Strategy = "cluster_margin"
@@ -93,6 +95,8 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse numbers that choose nothing."""
         check_numbers(self, ("clusters", "per_cluster", "resolution", "batch_size"))
+        if self.new_classes and self.filled is None:
+            raise UserError("new_classes: expected --filled, whose classes it adds, found none; leave it out")
         check_whole("cycle", self.cycle, 0, MAX_CYCLE, "number the requests from 1 on")
 
 
@@ -108,15 +112,17 @@ from engine.evaluate.feature_store import FOLDER, store_features
 from engine.evaluate.predict import predict
 from engine.labels.acquisition import k_centre, margins, random_choice, smallest, smallest_per_cluster
 from engine.labels.clusters import kmeans
+from engine.labels.label_page import SHOWN_PX, label_page, table_text
 from engine.nets.classifier import Classifier, find_classifier
 from engine.nets.starts import find_start
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import refuse_ranks
 from loaders import build_loader, open_pack
-from loaders.common.errors import UserError
 from loaders.common.files import check_folder, write_atomic
 from loaders.epochs import EpochLoader
 from loaders.packs import LabelTable, Pack, Split
+from loaders.packs.images.thumbnail import thumbnail
+from loaders.packs.labels.class_names import write_class_names
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import has_labels, training_labels
 from loaders.views.evaluation import EvaluationView
@@ -288,16 +294,18 @@ def choose(config: Config, pack: Pack) -> Request:
 
 
 def write_request(config: Config, pack: Pack, request: Request) -> None:
-    """Write request.csv, to fill in, and request.parquet with the classifier's guesses, if there is one."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    """Write request.html to label on, request.csv to fill in, and request.parquet with the guesses."""
+    cells: list[tuple[str, ...]] = []
     columns = (request.row, request.cluster, request.margin, request.guess)
     for row, cluster, margin, guess in zip(*(column.tolist() for column in columns), strict=True):
         shown = ("", "") if guess < 0 else (f"{margin:.6f}", pack.classes[guess])
-        writer.writerow((row, pack.key(row), cluster, *shown, ""))
+        cells.append((str(row), pack.key(row), str(cluster), *shown))
     config.out.mkdir(parents=True, exist_ok=True)
-    write_atomic(config.out / "request.csv", text.getvalue().encode())
+    rows = request.row.tolist()
+    name = f"{pack.path.resolve()} {config.cycle} {rows[0]} {len(rows)}"
+    page = label_page(name, COLUMNS, cells, pack.classes, lambda i: thumbnail(pack, rows[i], SHOWN_PX))
+    write_atomic(config.out / "request.html", page.encode())
+    write_atomic(config.out / "request.csv", table_text(COLUMNS, cells).encode())
     if (request.guess < 0).any():
         return
     confidence = np.minimum(request.confidence, np.float32(1.0))
@@ -306,35 +314,48 @@ def write_request(config: Config, pack: Pack, request: Request) -> None:
     table.write(config.out / "request.parquet")
 
 
-def read_filled(path: Path, pack: Pack, cycle: int) -> LabelTable:
+def read_filled(path: Path, pack: Pack, cycle: int, new_classes: bool = False) -> LabelTable:
     """Read a request whose labels a human filled in; rows left empty are left out.
+
+    Args:
+        path: the request, as request.html saves it.
+        pack: that it asks for; gets the new classes, in memory and on disk.
+        cycle: kept in the table.
+        new_classes: take classes that the pack does not have.
 
     Raises:
         UserError: no such file, other columns, an unknown class, a wrong row, or no label at all.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             lines, found = list(reader), reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"filled request: {path} cannot be read ({error}); check the path") from error
     if not {"row", "key", "label"} <= set(found):
         raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}, found {', '.join(found)}")
-    if not pack.classes:
+    names = [(line["label"] or "").strip() for line in lines]
+    added = sorted({name for name in names if name} - set(pack.classes)) if new_classes else []
+    classes = {name: number for number, name in enumerate((*pack.classes, *added))}
+    if not classes:
         raise UserError(
             f"filled request: the pack {pack.path} names no classes; name them with tools/labels.py import "
-            "--classes"
+            "--classes, or take those of the request by --new-classes"
         )
-    classes = {name: number for number, name in enumerate(pack.classes)}
     labels: dict[int, int] = {}
-    for number, line in enumerate(lines, start=2):
-        name = (line["label"] or "").strip()
+    for number, (line, name) in enumerate(zip(lines, names, strict=True), start=2):
         if name and name not in classes:
-            raise UserError(f"{path}, line {number}: expected a class of the pack, found {name!r}")
+            raise UserError(
+                f"{path}, line {number}: expected a class of the pack, found {name!r}; --new-classes adds it"
+            )
         if name:
             labels[_checked_row(line["row"], line["key"], pack, f"{path}, line {number}")] = classes[name]
     if not labels:
         raise UserError(f"{path}: expected labels in the column `label`, found none; fill some in")
+    if added:
+        write_class_names(pack.path, tuple(classes))
+        pack.classes = tuple(classes)
+        print(f"active: new classes {', '.join(added)}; {len(classes)} in all")
     rows = np.array(sorted(labels), np.int64)
     values = np.array([labels[row] for row in rows.tolist()], np.int64)
     return LabelTable.of(rows, values, len(pack.classes), 1.0, "human", cycle)
@@ -367,13 +388,13 @@ def run(config: Config) -> Path:
     pack = open_pack(config.pack, config.loader.store)
     bought = config.out / "bought.parquet"
     if config.filled is not None:
-        read_filled(config.filled, pack, config.cycle).write(bought)
+        read_filled(config.filled, pack, config.cycle, config.new_classes).write(bought)
         return bought
     forget_bad_rows(config.out)
     request = choose(config, pack)
     write_request(config, pack, request)
     if not config.oracle:
-        return config.out / "request.csv"
+        return config.out / "request.html"
     ask_oracle(pack, request.row, config.cycle).write(bought)
     return bought
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from engine.evaluate.predict import evaluation_mode
 from engine.train.bad_rows import read_in_order
@@ -80,6 +79,9 @@ def topk_accuracy(scores: Tensor, labels: Tensor, top_k: int = 1) -> float:
     Returns:
         A share in [0, 1].
     """
+    # Imported here, since every training would wait a second or more for it.
+    from torchmetrics.functional.classification import multiclass_accuracy
+
     num_classes = scores.shape[1]
     share = multiclass_accuracy(scores, labels, num_classes=num_classes, top_k=top_k, average="micro")
     return float(share)
