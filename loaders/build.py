@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,16 +13,16 @@ from torch import Tensor
 
 from loaders.backends import choose_backend
 from loaders.backends.work import LABELED, MAX_VIEWS, Backend, Crew, Renderer, Work
-from loaders.batch import Batch
 from loaders.common.checks import check_flag, check_one_of, check_whole
 from loaders.common.errors import UserError
-from loaders.epochs import Draws, EpochLoader, LabeledStream, PairedLoader, Place
+from loaders.epochs import Draws, EpochLoader, LabeledStream, PairedLoader
 from loaders.options import LoaderOptions, Mode
 from loaders.order.balanced import balanced_positions, group_by_class
 from loaders.order.fingerprint import fingerprint
 from loaders.order.permutation import check_batch, num_steps, permute_stream
 from loaders.order.weighted import cumulative_shares, weighted_positions
 from loaders.packs import LabelTable, Split
+from loaders.placing import place_on
 from loaders.transform import BatchTransform, Transforming, transform_facts, unnormalized
 from loaders.views.policy import ViewPolicy
 
@@ -93,7 +92,8 @@ def build_loader(
             f"sampler: expected a backend that reads rows in any order, found {backend.name}, which goes "
             "through blocks of shards; use backend='cpu', or the class weights of a loss"
         )
-    loader = EpochLoader(renderer, work, batch_size, _placer(options), choice, mark, draws)
+    place = place_on(torch.device(options.device))
+    loader = EpochLoader(renderer, work, batch_size, place, choice, mark, draws)
     return loader if transforming is None else loader.transform(transforming)
 
 
@@ -191,7 +191,9 @@ def build_paired_loader(
 
     first = labeled_stream(labels)
     renderer = _renderer(backend, other)
-    return PairedLoader(labeled_stream, first, renderer, other, batch_size, mu, _placer(options), choice)
+    return PairedLoader(
+        labeled_stream, first, renderer, other, batch_size, mu, place_on(torch.device(options.device)), choice
+    )
 
 
 def explain_backend(options: LoaderOptions = _DEFAULT, *splits: Split) -> str:
@@ -266,24 +268,3 @@ def _renderer(backend: Backend, work: Work) -> Renderer:
     if refusal is not None:
         raise refusal
     return backend.renderer(work)
-
-
-def _placer(options: LoaderOptions) -> Place:
-    """Return what moves a batch to the device."""
-    target = torch.device(options.device)
-    if target.type == "cpu":
-        return lambda batch: batch
-
-    def move(tensor: Tensor) -> Tensor:
-        return tensor.to(target)
-
-    def place(batch: Batch) -> Batch:
-        return replace(
-            batch,
-            views=tuple(move(view) for view in batch.views),
-            labels=None if batch.labels is None else move(batch.labels),
-            index=move(batch.index),
-            valid=move(batch.valid),
-        )
-
-    return place

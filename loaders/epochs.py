@@ -21,6 +21,7 @@ from loaders.common.errors import LoaderError, UserError
 from loaders.order import permutation
 from loaders.order.balanced import ClassGroups, balanced_positions
 from loaders.packs.labels.tables import LabelTable
+from loaders.placing import Place
 from loaders.transform import Transforming
 
 BatchT = TypeVar("BatchT")
@@ -30,9 +31,6 @@ _OTHER_PROCESS = (
     "loader: expected the process that built it, found another, to which its threads do not come along; "
     "build it in the process that iterates it, and give it to no DataLoader: it has threads of its own"
 )
-
-Place = Callable[[Batch], Batch]
-"""Moves a finished batch to the device."""
 
 Draws = Callable[[int, permutation.Positions], tuple[permutation.Positions, permutation.Positions]]
 """Maps an epoch and places in it, int64 [B], to epochs and positions of the split, int64 [B] each."""
@@ -185,7 +183,7 @@ class EpochLoader(_EpochSource[Batch]):
             renderer: of the work.
             work: what is rendered; its crew ends with the loader.
             batch_size: global batch size.
-            place: moves a finished batch to the device.
+            place: moves an epoch's finished batches to the device.
             backend: which backend it is and why, in one line, for the attribute of that name.
             fingerprint: see `Loader`.
             draws: which rows come at the places of an epoch, instead of each row once.
@@ -243,9 +241,8 @@ class EpochLoader(_EpochSource[Batch]):
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         with closing(self.renderer.walk(_Requests(self, epoch, start_step))) as batches:
-            for step, batch in enumerate(self._open_only(batches), start_step):
-                placed = self._place(batch)
-                yield placed if self._transforming is None else self._transforming(placed, epoch, step)
+            for step, batch in enumerate(self._open_only(self._place(batches)), start_step):
+                yield batch if self._transforming is None else self._transforming(batch, epoch, step)
 
 
 class Pairs:
@@ -326,7 +323,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
             work: of the unlabelled stream; its crew ends with the loader.
             batch_size: global number B of labelled rows per step.
             mu: unlabelled rows per labelled row.
-            place: moves a finished batch to the device.
+            place: moves an epoch's finished batches to the device.
             backend: see `EpochLoader`.
         """
         super().__init__(work.crew.close, backend)
@@ -400,10 +397,10 @@ class PairedLoader(_EpochSource[PairedBatch]):
             self._options.prefetch,
         )
         with closing(ahead):
-            yield from self._open_only(ahead)
+            yield from self._open_only(self._place(ahead))
 
     def _finish(self, pair: tuple[Pending, Pending]) -> PairedBatch:
-        labeled, unlabeled = (self._place(pending.result(self._options.timeout_s)) for pending in pair)
+        labeled, unlabeled = (pending.result(self._options.timeout_s) for pending in pair)
         return PairedBatch(labeled, unlabeled)
 
     def _submit(self, global_step: int, labeled: LabeledStream) -> tuple[Pending, Pending]:

@@ -10,7 +10,7 @@ import tyro
 from loaders.common.checks import check_flag, check_one_of, check_seconds, check_whole
 from loaders.packs.stores.store import StoreOptions
 
-BackendName = Literal["auto", "cpu", "stream", "dali", "ffcv"]
+BackendName = Literal["auto", "cpu", "stream", "dali", "ffcv", "resident"]
 DTypeName = Literal["float32", "float16", "bfloat16", "uint8"]
 BadImages = Literal["replace", "raise"]
 Mode = Literal["train", "eval"]
@@ -42,7 +42,7 @@ class LoaderOptions:
     verify: bool = False
     """Compare every image with its CRC-32 in the index whenever it is read; one that differs is a damaged
     image. Without it a flipped bit that still decodes goes unnoticed (backend dali: after the first reading
-    of its row)."""
+    of its row). Backend resident reads once, and so compares once."""
     prefetch: int = 2
     """Batches under way besides the one being used."""
     timeout_s: float = 120.0

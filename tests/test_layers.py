@@ -23,6 +23,7 @@ ALLOWED = {
         "loaders",
         "engine",
         "tools.bench",
+        "tools.command",
         "tools.comparison",
         "tools.packing",
         "tools.peers",

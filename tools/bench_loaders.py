@@ -47,7 +47,7 @@ class Config:
     encoding: ImageEncoding = "jpeg"
     """What contenders read: JPEG, or images stored as pixels."""
     backends: tuple[BackendName, ...] = ("cpu",)
-    """Our own backends, named apart from peers of the same library; dali_gpu_backend needs a CUDA device."""
+    """Our own backends, named apart from peers of the same library; those named gpu need a CUDA device."""
     peers: tuple[PeerName, ...] = get_args(PeerName)
     """Other projects' loaders."""
     limits: tuple[LimitName, ...] = get_args(LimitName)

@@ -23,7 +23,7 @@ from loaders.common.errors import check_numbers, run_command
 from loaders.common.files import check_file
 from loaders.common.program import check_command_line, command_line
 
-Backend = Literal["cpu", "dali", "ffcv"]
+Backend = Literal["cpu", "dali", "ffcv", "resident"]
 _TILE, _LARGEST_TILE, _MOST_TILE = 192, 256, 1024
 
 

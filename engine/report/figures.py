@@ -38,17 +38,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class Series:
-    """Accuracies over the number of labels per class.
+    """A quantity over another, such as accuracies over the number of labels per class.
 
     Attributes:
         name: shown in the legend.
-        labels_per_class: increasing.
-        mean: in [0, 1], one per entry of `labels_per_class`.
+        places: increasing, such as labels per class or steps.
+        mean: one per place; accuracies in [0, 1].
         spread: standard deviation over seeds, same length.
     """
 
     name: str
-    labels_per_class: Sequence[int]
+    places: Sequence[float]
     mean: Sequence[float]
     spread: Sequence[float]
 
@@ -98,6 +98,33 @@ def line_look(number: int, palette: Palette) -> dict[str, Any]:
 
 def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Picture:
     """Draw accuracy over labels per class, a line with its spread per way of starting."""
+    ticks = sorted({k for line in series for k in line.places})
+
+    def scale(axes: Any) -> None:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.set_xticks(ticks, [f"{k:g}" for k in ticks])
+
+    title = "Accuracy over the number of labels per class"
+    return draw_lines(series, ("labels per class", "test accuracy, %", title), 100.0, caption, scale)
+
+
+def draw_lines(
+    series: Sequence[Series],
+    titles: tuple[str, str, str],
+    factor: float = 1.0,
+    caption: str = "",
+    scale: Callable[[Any], None] = lambda axes: None,
+) -> Picture:
+    """Draw several lines with their spreads into one panel.
+
+    Args:
+        series: a line each.
+        titles: of the axis to the right, of the values, and of the picture for those who cannot see it.
+        factor: what values are multiplied by, 100 for shares in per cent.
+        caption: below the picture.
+        scale: prepares the axis to the right.
+    """
     names = drawn_names([line.name for line in series])
 
     def draw(figure: Any, palette: Palette) -> None:
@@ -106,23 +133,20 @@ def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Pictur
         for place, (line, name) in enumerate(zip(series, names.texts, strict=True)):
             color, marker = colors[place % len(colors)], _MARKERS[place % len(_MARKERS)]
             dashes = _DASHES[place // len(colors) % len(_DASHES)]
-            mean = [100.0 * m for m in line.mean]
-            low = [m - 100.0 * s for m, s in zip(mean, line.spread, strict=True)]
-            high = [m + 100.0 * s for m, s in zip(mean, line.spread, strict=True)]
-            axes.fill_between(line.labels_per_class, low, high, color=color, alpha=0.16, linewidth=0)
+            mean = [factor * m for m in line.mean]
+            low = [m - factor * s for m, s in zip(mean, line.spread, strict=True)]
+            high = [m + factor * s for m, s in zip(mean, line.spread, strict=True)]
+            axes.fill_between(line.places, low, high, color=color, alpha=0.16, linewidth=0)
             look = {"color": color, "marker": marker, "linestyle": dashes, "markersize": 4.5}
             # Matplotlib leaves a name out of the legend that begins with "_".
-            axes.plot(line.labels_per_class, mean, label=f" {name}" if name[:1] == "_" else name, **look)
-        ticks = sorted({k for line in series for k in line.labels_per_class})
-        axes.set_xscale("log")
-        axes.minorticks_off()
-        axes.set_xticks(ticks, [str(k) for k in ticks])
-        axes.set_xlabel("labels per class", fontsize=8, color=palette.muted)
-        axes.set_title("test accuracy, %", loc="left", fontsize=9, color=palette.ink)
+            axes.plot(line.places, mean, label=f" {name}" if name[:1] == "_" else name, **look)
+        scale(axes)
+        axes.set_xlabel(titles[0], fontsize=8, color=palette.muted)
+        axes.set_title(titles[1], loc="left", fontsize=9, color=palette.ink)
         dress(axes, palette)
         axes.legend(frameon=False, fontsize=8, labelcolor=palette.ink, loc="best")
 
-    return draw_picture(draw, (8.6, 3.2), "Accuracy over the number of labels per class", caption, names)
+    return draw_picture(draw, (8.6, 3.2), titles[2], caption, names)
 
 
 def draw_steps(names: Sequence[str], values: Sequence[float], title: str, caption: str = "") -> Picture:

@@ -29,6 +29,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor
 
 from engine.choices import Precision
+from engine.train.autocast import taken
 from engine.train.trackers import check_trackers, prepare_trackers
 from loaders.common.errors import UserError
 
@@ -182,7 +183,8 @@ def make_accelerator(
     CUDA asks for, and gloo carries the collectives there.
 
     Args:
-        precision: "auto" is bfloat16 autocast on a CUDA device that has it and float32 elsewhere.
+        precision: "auto" is that of the run in `out`, else bfloat16 autocast where the device or processor
+            has it in hardware, float16 on other CUDA devices, float32 on other processors.
         out: run folder; the trackers write into its `trackers/`.
         trackers: names accelerate knows, such as "tensorboard" or "wandb".
 
@@ -199,14 +201,15 @@ def make_accelerator(
     check_trackers(trackers)
     prepare_trackers(trackers, out)
     on_cpu = not torch.cuda.is_available()
-    if precision == "auto":
-        precision = "no" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
+    if not on_cpu:
+        torch.set_float32_matmul_precision("high")  # TF32, for the losses that leave autocast
+        torch.backends.cudnn.benchmark = True  # shapes do not change
     # Left unset under a launcher, accelerate would warn and pick a thread count of its own.
     if on_cpu and "LOCAL_RANK" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     return Accelerator(
         cpu=on_cpu,
-        mixed_precision=precision,
+        mixed_precision=taken(precision, out),
         log_with=list(trackers) or None,
         project_config=ProjectConfiguration(
             project_dir=str(out) if out else None, logging_dir=str(out / "trackers") if out else None

@@ -67,14 +67,18 @@ def update_ema(
         raise ValueError(f"decay of a moving average: expected a value in [0, 1], got {decay}")
     targets: list[Tensor] = list(target.parameters())
     sources: list[Tensor] = list(source.parameters())
+    copied: tuple[list[Tensor], list[Tensor]] = ([], [])
     if statistics != "own":
         for target_buffer, source_buffer in zip(target.buffers(), source.buffers(), strict=True):
             if statistics == "average" and target_buffer.is_floating_point():
                 targets.append(target_buffer)
                 sources.append(source_buffer)
             else:
-                target_buffer.copy_(source_buffer)
+                copied[0].append(target_buffer)
+                copied[1].append(source_buffer)
     if len(targets) != len(sources):
         raise ValueError(f"moving average: expected {len(targets)} parameters, got {len(sources)}")
+    if copied[0]:
+        torch._foreach_copy_(*copied)  # one launch, where a copy each is one for every buffer
     if targets:
         torch._foreach_lerp_(targets, sources, 1.0 - decay)

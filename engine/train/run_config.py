@@ -6,13 +6,14 @@ torch is loaded. Methods that need it import it when they are called.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from engine.choices import Measure, OnNonFinite, Precision
+from engine.train.options import OptimizerOptions
 from engine.train.trackers import check_trackers
 from loaders.common.errors import UserError, check_numbers
 from loaders.common.files import to_json
@@ -24,7 +25,9 @@ from loaders.views.evaluation import EvaluationView
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
-    from engine.train.loop import LoopConfig
+    from engine.nets.description import Origin
+    from engine.train.loop_config import LoopConfig
+    from loaders.packs.labels.validation import Division
 
 RUNTIME_FIELDS = (
     "allow_leak",
@@ -59,7 +62,7 @@ def default_loader() -> LoaderOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(OptimizerOptions):
     """Fields of every recipe; a recipe's Config inherits them and adds its paper's.
 
     A recipe gives `backbone`, `resolution`, `epochs` and `batch_size` the defaults of its paper by naming
@@ -83,7 +86,8 @@ class RunConfig:
     resume: bool = False
     """Go on from the newest whole checkpoint in --out, or start where there is none."""
     precision: Precision = "auto"
-    """Autocast: auto is bf16 on CUDA and none on the CPU; bf16 may be asked for on the CPU too."""
+    """Autocast: auto is bf16 where the GPU or the processor (AVX-512 BF16, AMX) has it in hardware, fp16 on
+    older GPUs, none on other processors; config.json keeps what was taken, and a resume goes on with it."""
     log_every: int = 10
     """Steps between log lines."""
     checkpoint_every_steps: int = 500
@@ -107,8 +111,9 @@ class RunConfig:
     probe_every_epochs: int = 0
     """Epochs between measurements of kNN and a linear probe on frozen features; 0: none. The labels reach
     no gradient; probe.jsonl states the seconds that each took."""
-    probe_splits: tuple[str, str] = ("train", "test")
-    """Labelled splits of the probe: to learn from, and to measure on."""
+    probe_splits: tuple[str, ...] = ("train",)
+    """Labelled split of the probe, of which a fifth is held out to measure on; or two splits, to learn from
+    and to measure on. Choose by no test split."""
     allow_leak: bool = False
     """Learn from labels of the split that is measured on, or of copies of its images, all the same;
     config.json then names them under leaks."""
@@ -118,6 +123,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse numbers that make no run; a recipe that refuses more calls this too."""
         check_numbers(self, ("resolution", "batch_size", "steps", "max_steps"))
+        self.check_optimizer()
+        if len(self.probe_splits) not in (1, 2):
+            raise UserError(
+                f"probe_splits: expected one split, or two, found {len(self.probe_splits)}; change them"
+            )
         if self.batch_size == 1:
             raise UserError(
                 "batch_size: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
@@ -143,9 +153,15 @@ class RunConfig:
         """What the run is measured with, and whatever is predicted with its weights."""
         return EvaluationView.usual(self.resolution)
 
+    @property
+    def origin(self) -> Origin | None:
+        """Where weights of others come from that the run begins with; None where it begins with none."""
+        return None
+
     def loop_config(self) -> LoopConfig:
         """Return how the loop carries the run out."""
-        from engine.train.loop import LoopConfig
+        from engine.nets.description import describe_origin
+        from engine.train.loop_config import LoopConfig
 
         return LoopConfig(
             out=self.out,
@@ -159,9 +175,10 @@ class RunConfig:
             steps=self.steps,
             max_steps=self.max_steps,
             progress=self.progress,
+            optimizing=OptimizerOptions(**{f.name: getattr(self, f.name) for f in fields(OptimizerOptions)}),
             config=described(self),
             runtime_fields=RUNTIME_FIELDS,
-            backbone_metadata={"view": asdict(self.evaluation_view)},
+            backbone_metadata={"view": asdict(self.evaluation_view), **describe_origin(self.origin)},
         )
 
     def loader_options(self) -> LoaderOptions:
@@ -178,8 +195,11 @@ class RunConfig:
             channels_last=True,
         )
 
-    def account(self) -> Account:
+    def account(self, division: Division | None = None) -> Account:
         """Hold the split that the online probe learns from against the one that it measures on.
+
+        Args:
+            division: of the labels of a recipe that has any.
 
         Raises:
             UserError: they share images, and that is not allowed.
@@ -190,8 +210,13 @@ class RunConfig:
 
 
 def described(config: Any) -> dict[str, Any]:
-    """Return a configuration in JSON types, for files; what opens a store stays out of them."""
+    """Return a configuration in JSON types, for files; what opens a store stays out of them.
+
+    A run that begins with weights of others keeps under `origin` which, and their licence.
+    """
     content = asdict(config)
+    if isinstance(config, RunConfig) and config.origin is not None:
+        content["origin"] = asdict(config.origin)
     content["loader"]["store"].pop("filesystem")
     found: dict[str, Any] = parse_json(to_json(content))
     return found

@@ -11,6 +11,7 @@ from typing import get_args
 from loaders.backends.cpu import CpuBackend
 from loaders.backends.dali import DaliBackend
 from loaders.backends.ffcv import FfcvBackend
+from loaders.backends.resident import ResidentBackend
 from loaders.backends.stream import StreamBackend
 from loaders.backends.work import Backend
 from loaders.common.checks import check_one_of
@@ -18,7 +19,13 @@ from loaders.options import BackendName
 from loaders.packs import Split
 from loaders.packs.stores.remote_pack import RemotePack
 
-BACKENDS: tuple[Backend, ...] = (CpuBackend(), StreamBackend(), DaliBackend(), FfcvBackend())
+BACKENDS: tuple[Backend, ...] = (
+    CpuBackend(),
+    StreamBackend(),
+    DaliBackend(),
+    FfcvBackend(),
+    ResidentBackend(),
+)
 
 
 def choose_backend(name: BackendName, *splits: Split) -> tuple[Backend, str]:

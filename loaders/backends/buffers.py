@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import DTypeLike, NDArray
 
 from loaders.kernels.memory import aligned_zeros
@@ -23,7 +25,13 @@ class BufferPool:
     long as any tensor that shares its memory lives.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, usual: int | None = None) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+        usual: int | None = None,
+        allocate: Callable[[tuple[int, ...], DTypeLike], NDArray[Any]] = aligned_zeros,
+    ) -> None:
         """Begin without memory.
 
         Args:
@@ -31,12 +39,14 @@ class BufferPool:
             dtype: of the arrays.
             usual: how many there need to be if each is dropped in time; before there are more, `take` waits a
                 moment. None: it never waits.
+            allocate: makes an array.
         """
         self._shape = shape
         self._dtype = np.dtype(dtype)
         self._free: list[NDArray[Any]] = []
         self._num_made = 0
         self._usual = usual
+        self._allocate = allocate
 
     def take(self) -> NDArray[Any]:
         """Return an array whose memory comes back to the pool when the array and its views are gone."""
@@ -45,7 +55,7 @@ class BufferPool:
         try:
             memory = self._free.pop()
         except IndexError:
-            memory = aligned_zeros(self._shape, self._dtype)
+            memory = self._allocate(self._shape, self._dtype)
             self._num_made += 1
         lent = memory.view()
         reference = weakref.ref(lent, _give_back)
@@ -60,6 +70,13 @@ class BufferPool:
                 self._usual = None
                 return
             time.sleep(_POLL_S)
+
+
+def pinned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return zeros that a device copies from by itself; they begin on a page."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory: NDArray[Any] = torch.zeros(size, dtype=torch.uint8, pin_memory=True).numpy()
+    return memory.view(dtype).reshape(shape)
 
 
 # By the identity of a weak reference: it, what was lent and where that goes. No `weakref.finalize`, whose

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loaders.backends.buffers import BufferPool
+from loaders.backends.buffers import BufferPool, pinned_zeros
 from loaders.backends.decoding import (
     MAX_PIXELS_PER_BYTE,
     Arena,
@@ -33,6 +33,7 @@ from loaders.backends.work import Renderer, Request, Work, refuse_remote
 from loaders.batch import Batch
 from loaders.common.errors import BadImageError, LoaderError, UserError
 from loaders.kernels.cache import first_use
+from loaders.kernels.memory import aligned_zeros
 from loaders.kernels.views.render import Scratch, make_scratch, render_chunk
 from loaders.kernels.views.resample import table_taps
 from loaders.options import DTypeName
@@ -56,7 +57,7 @@ _CARRIERS: dict[DTypeName, str] = {
 
 
 @dataclass
-class _Job:
+class Job:
     """One batch on its way: what to render and where to."""
 
     positions: NDArray[np.int64]  # [B] in the split
@@ -69,13 +70,14 @@ class _Job:
     edges: list[int]  # chunk k is rows edges[k] .. edges[k + 1]
     turns: Iterator[int]  # the next chunk to do; asking it is atomic
     locating: threading.Lock = field(default_factory=threading.Lock)
+    reading: Future[EncodedRows] | None = None  # where another library reads them
     located: EncodedRows | None = None  # all rows, since looking up few takes as long as many
     out: tuple[NDArray[Any], ...] = ()  # per view, [B, 3 * R * R]
     cancelled: bool = False
 
 
 @dataclass
-class _Worker:
+class Worker:
     """Memory of one thread."""
 
     decoder: Decoder
@@ -86,7 +88,7 @@ class _Worker:
 class PendingBatch:
     """A batch that threads are working on."""
 
-    def __init__(self, renderer: CpuRenderer, job: _Job, futures: list[Future[None]]) -> None:
+    def __init__(self, renderer: CpuRenderer, job: Job, futures: list[Future[None]]) -> None:
         self._renderer = renderer
         self._job = job
         self._futures = futures
@@ -142,44 +144,51 @@ class CpuRenderer(Renderer):
         super().__init__(work.options)
         self.work = work
         self.bad_rows: dict[int, str] = {}
-        self._torch_dtype: torch.dtype = getattr(torch, work.options.dtype)
+        self.torch_dtype: torch.dtype = getattr(torch, work.options.dtype)
         self._dtype = np.dtype(_CARRIERS[work.options.dtype])
         self._crc32 = work.split.pack.columns.crc32 if work.options.verify else None
+        self._pinned = torch.device(work.options.device).type == "cuda"
         self._local = threading.local()
         self._pools: dict[tuple[int, int], BufferPool] = {}
-        self._gains = [_normalization(view, self._dtype) for view in work.views]
+        self._gains = [normalization(view, self._dtype) for view in work.views]
         self._compile()
 
     def submit(self, request: Request) -> PendingBatch:
         """Begin a batch."""
-        work, num_threads = self.work, self.work.crew.num_threads
+        job = self.job(request)
+        helpers = min(self.work.crew.num_threads, len(job.edges) - 1)
+        return PendingBatch(
+            self, job, [self.work.crew.threads.submit(self._work, job) for _ in range(helpers)]
+        )
+
+    def job(self, request: Request) -> Job:
+        """Draw the numbers of a batch's views and cut it into chunks."""
+        work = self.work
         positions, epochs, valid = request
         rows = work.split.rows(positions)
-        heights, widths = self._sizes(rows)
+        heights, widths = self.sizes(rows)
         parameters = tuple(
             draw(view, work.options.seed, epochs, rows, work.first_view + number, heights, widths)
             for number, view in enumerate(work.views)
         )
-        edges = _chunk_edges(heights * widths * 3, num_threads)
-        job = _Job(positions, epochs, rows, valid.copy(), heights, widths, parameters, edges, count())
-        helpers = min(num_threads, len(edges) - 1)
-        return PendingBatch(self, job, [work.crew.threads.submit(self._work, job) for _ in range(helpers)])
+        edges = _chunk_edges(heights * widths * 3, work.crew.num_threads)
+        return Job(positions, epochs, rows, valid.copy(), heights, widths, parameters, edges, count())
 
-    def collect(self, job: _Job) -> Batch:
+    def collect(self, job: Job) -> Batch:
         """Wrap a finished job's memory in tensors."""
+        return self.batch(
+            job,
+            (self._tensor(out, view.resolution) for out, view in zip(job.out, self.work.views, strict=True)),
+        )
+
+    def batch(self, job: Job, views: Iterable[Tensor]) -> Batch:
+        """Return a batch of these views and what belongs to them, which lies on the host."""
         labels = None
         if self.work.labels is not None:
             labels = torch.from_numpy(self.work.labels[job.positions])
-        return Batch(
-            views=tuple(
-                self._tensor(out, view.resolution) for out, view in zip(job.out, self.work.views, strict=True)
-            ),
-            labels=labels,
-            index=torch.from_numpy(job.rows),
-            valid=torch.from_numpy(job.valid),
-        )
+        return Batch(tuple(views), labels, torch.from_numpy(job.rows), torch.from_numpy(job.valid))
 
-    def _sizes(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def sizes(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return int64 [B] heights and widths; 1 x 1 where no image of so few bytes has what the index says.
 
         Memory is taken by these sizes before a byte of the image is looked at.
@@ -198,22 +207,25 @@ class CpuRenderer(Renderer):
             size = 3 * self.work.views[number].resolution ** 2
             # Small ones may be one more, so that no thread waits for the end of a batch.
             usual = self.options.prefetch + 1 if batch * size * self._dtype.itemsize >= _LARGE_BYTES else None
-            pool = self._pools.setdefault((batch, number), BufferPool((batch, size), self._dtype, usual))
+            allocate = aligned_zeros
+            if self._pinned:  # more, since those that are copied from wait for their events
+                usual, allocate = (usual + 2 if usual else None), pinned_zeros
+            fresh = BufferPool((batch, size), self._dtype, usual, allocate)
+            pool = self._pools.setdefault((batch, number), fresh)
         return pool.take()
 
     def _tensor(self, out: NDArray[Any], resolution: int) -> Tensor:
-        tensor = torch.from_numpy(out).view(self._torch_dtype)
-        if self.work.options.channels_last:
-            return tensor.view(-1, resolution, resolution, 3).permute(0, 3, 1, 2)
-        return tensor.view(-1, 3, resolution, resolution)
+        tensor = torch.from_numpy(out).view(self.torch_dtype)
+        return shaped(tensor, resolution, self.work.options.channels_last)
 
-    def _worker(self) -> _Worker:
-        worker: _Worker | None = getattr(self._local, "worker", None)
+    def worker(self) -> Worker:
+        """Return the memory of the calling thread."""
+        worker: Worker | None = getattr(self._local, "worker", None)
         if worker is None:
-            worker = self._local.worker = _Worker(Decoder(), Arena(), [None] * len(self.work.views))
+            worker = self._local.worker = Worker(Decoder(), Arena(), [None] * len(self.work.views))
         return worker
 
-    def _work(self, job: _Job) -> None:
+    def _work(self, job: Job) -> None:
         """Do chunks of a job until none is left; one task per thread, since waking one costs 40 us."""
         try:
             while not job.cancelled and (chunk := next(job.turns)) < len(job.edges) - 1:
@@ -222,19 +234,18 @@ class CpuRenderer(Renderer):
             job.cancelled = True
             raise
 
-    def _located(self, job: _Job) -> EncodedRows:
+    def _located(self, job: Job) -> EncodedRows:
         """Return where the bytes of a job lie; the thread that asks first looks them up, and takes memory."""
         with job.locating:
             if job.located is None:
                 job.out = tuple(self._buffer(len(job.rows), number) for number in range(len(self.work.views)))
-                job.located = self._locate(job, 0, len(job.rows))
+                job.located = self.locate_all(job)
         return job.located
 
-    def _render(self, job: _Job, located: EncodedRows, first: int, last: int) -> None:
-        worker = self._worker()
-        starts, regions = self._decode(job, located.part(first, last), first, worker)
+    def _render(self, job: Job, located: EncodedRows, first: int, last: int) -> None:
+        worker = self.worker()
+        planes, starts, regions = self.decode(job, located.part(first, last), first, worker)
         chunk = slice(first, last)
-        planes = worker.arena.planes
         for number in range(len(self.work.views)):
             p = ViewParameters(*(getattr(job.parameters[number], name)[chunk] for name in FIELDS))
             scratch = self._scratch(worker, number, p.box, int(regions[:, 3].max()))
@@ -256,29 +267,34 @@ class CpuRenderer(Renderer):
             p.codes, p.args, gain, bias, scratch, view.resolution, self.work.options.channels_last, out,
         )  # fmt: skip
 
-    def _decode(
-        self, job: _Job, rows: EncodedRows, first: int, worker: _Worker
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def decode(
+        self, job: Job, rows: EncodedRows, first: int, worker: Worker
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
         """Decode `rows`, K of a job from number `first` on, one behind the other.
 
         Returns:
-            int64 [K], where each begins, and int64 [K, 4], the region decoded of each.
+            uint8, the memory of their channel planes, int64 [K], where each begins in it, and int64 [K, 4],
+            the region decoded of each.
         """
-        self._verify(job, rows, first)
+        self.verify(job, rows, first)
         starts = np.zeros(len(rows.sizes), np.int64)
         worker.arena.reserve(int(rows.pixel_bytes.sum()))
         at = 0
         while (bad := worker.decoder.decode(rows, at, starts, worker.arena.planes)) < len(starts):
             why = worker.decoder.reason(rows, bad)
-            rows.regions[bad] = self._replace(job, first + bad, int(starts[bad]), worker, why)
+            rows.regions[bad] = self._replace(job, first + bad, starts[bad : bad + 1], worker, why)
             at = bad + 1
             if at == len(starts):
                 break
             starts[at] = starts[bad] + 3 * rows.regions[bad, 2] * rows.regions[bad, 3]
             worker.arena.extend(int(starts[at]), int(rows.pixel_bytes[at:].sum()))
-        return starts, rows.regions
+        return worker.arena.planes, starts, rows.regions
 
-    def _locate(self, job: _Job, first: int, last: int) -> EncodedRows:
+    def locate_all(self, job: Job) -> EncodedRows:
+        """Locate the bytes of all rows of a job."""
+        return self.locate(job, 0, len(job.rows))
+
+    def locate(self, job: Job, first: int, last: int) -> EncodedRows:
         """Locate the bytes of rows first .. last of a job."""
         chunk = slice(first, last)
         rows, heights, widths = job.rows[chunk], job.heights[chunk], job.widths[chunk]
@@ -288,17 +304,26 @@ class CpuRenderer(Renderer):
         whole = np.ones(len(rows), np.bool_)
         return EncodedRows(addresses, sizes, encodings, heights, widths, regions, whole, keep)
 
-    def _verify(self, job: _Job, rows: EncodedRows, first: int) -> None:
+    def verify(self, job: Job, rows: EncodedRows, first: int) -> None:
         """Mark those of `rows`, which begin at row `first` of a job, whose bytes are not as in the index."""
         if self._crc32 is not None:
             numbers = job.rows[first : first + len(rows.sizes)]
             rows.whole[:] = crc32_all(rows.addresses, rows.sizes, rows.keep) == self._crc32[numbers]
 
-    def _replace(self, job: _Job, i: int, at: int, worker: _Worker, reason: str) -> NDArray[np.int64]:
-        """Put the next readable row of the split in place of row i of the job, which begins at byte `at`.
+    def _replace(
+        self, job: Job, i: int, start: NDArray[np.int64], worker: Worker, reason: str
+    ) -> NDArray[np.int64]:
+        """Put the next readable row of the split in place of row i of the job.
+
+        Args:
+            job: whose row it is.
+            i: its number.
+            start: int64 [1], where it begins in memory; changed where the other row lies elsewhere.
+            worker: of this thread.
+            reason: what is wrong with it.
 
         Returns:
-            int64 [4], the region decoded of it.
+            int64 [4], the region decoded of the other row.
         """
         pack, row = self.work.split.pack, int(job.rows[i])
         what = (
@@ -311,22 +336,31 @@ class CpuRenderer(Renderer):
             position = (int(job.positions[i]) + step) % len(self.work.split)
             other = int(self.work.split.rows(np.array([position]))[0])
             job.rows[i] = other
-            job.heights[i : i + 1], job.widths[i : i + 1] = self._sizes(job.rows[i : i + 1])
+            job.heights[i : i + 1], job.widths[i : i + 1] = self.sizes(job.rows[i : i + 1])
             self._redraw(job, i)
-            one = self._locate(job, i, i + 1)
-            self._verify(job, one, i)
-            worker.arena.extend(at, int(one.pixel_bytes[0]))
-            if worker.decoder.decode(one, 0, np.array([at]), worker.arena.planes) == 0:
+            region = self._read_one(job, i, start, worker)
+            if region is None:
                 continue
             if self.work.train:
                 job.positions[i] = position
             else:  # every row stands in its place exactly once; this one is not to be counted
                 job.rows[i], job.valid[i] = row, False
-            region: NDArray[np.int64] = one.regions[0]
             return region
         raise LoaderError(f"{what}; nor could any of the {MAX_REPLACEMENTS} rows after it be read")
 
-    def _redraw(self, job: _Job, i: int) -> None:
+    def _read_one(
+        self, job: Job, i: int, start: NDArray[np.int64], worker: Worker
+    ) -> NDArray[np.int64] | None:
+        """Decode row i of a job and return its region, None if it cannot be read; see `_replace`."""
+        one = self.locate(job, i, i + 1)
+        self.verify(job, one, i)
+        worker.arena.extend(int(start[0]), int(one.pixel_bytes[0]))
+        if worker.decoder.decode(one, 0, start, worker.arena.planes) == 0:
+            return None
+        region: NDArray[np.int64] = one.regions[0]
+        return region
+
+    def _redraw(self, job: Job, i: int) -> None:
         one = slice(i, i + 1)
         for number, view in enumerate(self.work.views):
             fresh = draw(
@@ -352,7 +386,7 @@ class CpuRenderer(Renderer):
                 regions = np.empty((0, 4), np.int64)
                 self._render_view(number, p, planes, nothing, regions, make_scratch(1, 1, 1), out)
 
-    def _scratch(self, worker: _Worker, number: int, boxes: NDArray[np.float64], width: int) -> Scratch:
+    def _scratch(self, worker: Worker, number: int, boxes: NDArray[np.float64], width: int) -> Scratch:
         view = self.work.views[number]
         taps = table_taps(float(boxes[:, 2:].max()) / view.resolution, view.interpolation == "bicubic")
         held = worker.scratch[number]
@@ -362,7 +396,14 @@ class CpuRenderer(Renderer):
         return held[2]
 
 
-def _normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def shaped(pixels: Tensor, resolution: int, channels_last: bool) -> Tensor:
+    """Return finished pixels as views [B, 3, R, R], in the memory that they have."""
+    if channels_last:
+        return pixels.view(-1, resolution, resolution, 3).permute(0, 3, 1, 2)
+    return pixels.view(-1, 3, resolution, resolution)
+
+
+def normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return gain and bias float32 [3] that take values of [0, 255] to what is delivered."""
     if isinstance(view.normalize, Standardize):
         if dtype == np.uint8:

@@ -1,61 +1,49 @@
-"""The DALI backend: pipelines on the GPU (decoding included) or the CPU behind the same contract as ours.
+"""The DALI backend: DALI reads and decodes, our kernels draw the views; behind the same contract as ours.
 
-A thread of its own speaks with DALI: it hands over the encoded bytes as slices of the memory-mapped shards
-and the drawn parameters as arrays, and takes the views as tensors without a copy. An image that DALI cannot
-decode invalidates its pipeline, so damaged rows are found and replaced before DALI sees them, and a pipeline
-that dies of something else is built again for the batches under way.
+A thread of its own speaks with DALI. It hands over the encoded bytes as slices of the memory-mapped shards,
+and takes the pixels where DALI has put them. From there on a batch goes the way of the cpu backend, or on a
+GPU that of `loaders.backends.device`: so every policy is drawn, with the numbers of every other backend.
 """
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from loaders.backends.cpu import CpuRenderer, Job
+from loaders.backends.decoding import EncodedRows
+from loaders.backends.device import DeviceRenderer, Place, refuse_device
 from loaders.backends.threads import WorkerPool
-from loaders.backends.verified import VerifiedRows, are_pixels
 from loaders.backends.work import Renderer, Request, Work, refuse_remote
-from loaders.batch import Batch
-from loaders.common.errors import LoaderError, UserError
-from loaders.views.dali import IMAGES, DaliDType, build_pipeline, check_views, import_dali
-from loaders.views.draw import draw
+from loaders.common.errors import LoaderError, MissingBackendError, UserError
+from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
+from loaders.packs.shards.checksum import crc32_all
+from loaders.views.dali import IMAGES, build_decoder, import_dali
 
 
 class DaliBackend:
-    """Decodes and renders in DALI, on the GPU where batches are delivered there."""
+    """DALI decodes, on the GPU where batches are delivered there; our kernels draw the views."""
 
     name = "dali"
 
     def refusal(self, work: Work) -> UserError | None:
-        """Return why a work cannot be done: DALI is missing, or lacks an operation; see `Backend`."""
-        remote = refuse_remote(self.name, work)
-        if remote is not None:
-            return remote
+        """Return why a work cannot be done: DALI is missing; see `Backend`."""
         try:
             import_dali()
-            check_views(work.views)
-            if work.options.dtype not in get_args(DaliDType):
-                known = ", ".join(get_args(DaliDType))
-                raise UserError(
-                    f"backend dali: dtype: expected one of {known}, found {work.options.dtype}; use "
-                    "backend='cpu'"
-                )
-            are_pixels(work.split)
-        except UserError as error:
+        except MissingBackendError as error:
             return error
-        return None
+        return refuse_remote(self.name, work) or refuse_device(self.name, work)
 
-    def renderer(self, work: Work) -> DaliRenderer:
+    def renderer(self, work: Work) -> Renderer:
         """Return a renderer; see `Backend`."""
-        renderer = DaliRenderer(work)
+        rows = DaliRenderer(work)
+        work.crew.keep(rows)
+        if rows.device_id is None:
+            return rows
+        renderer = DeviceRenderer(rows)
         work.crew.keep(renderer)
         return renderer
 
@@ -64,158 +52,158 @@ class DaliBackend:
         return {"order": "full shuffle", "renderer": f"dali on {torch.device(work.options.device).type}"}
 
 
-@dataclass(eq=False)
-class _Job:
-    """One batch on its way."""
+class Decoded(NamedTuple):
+    """What DALI has decoded: its memory lives as long as this.
 
-    positions: NDArray[np.int64]  # [B] in the split
-    epochs: NDArray[np.int64]  # [B]
-    valid: NDArray[np.bool_]  # [B]
-    dropped: bool = False  # nobody waits for it any more
-    batch: Batch | None = None
-    parts: dict[str, NDArray[Any]] = field(default_factory=dict)  # positions, rows and valid as delivered
-    held: list[NDArray[np.uint8]] = field(default_factory=list)  # bytes that DALI reads
+    Attributes:
+        outputs: DALI's list of pixels.
+        places: int64 [J], the rows of the batch that these are.
+        keep: what the bytes of the other rows need.
+    """
+
+    outputs: Any
+    places: NDArray[np.int64]
+    keep: Any
 
 
-class PendingDaliBatch:
-    """A batch that DALI is working on."""
+class DaliDecoder:
+    """A pipeline that decodes, and the images that DALI cannot decode; for one thread."""
 
-    def __init__(self, renderer: DaliRenderer, job: _Job, begun: Future[None]) -> None:
-        self._renderer = renderer
-        self._job = job
-        self._begun = begun
+    def __init__(self, batch_size: int, num_threads: int, device_id: int | None) -> None:
+        """Build nothing yet."""
+        self._settings = batch_size, num_threads, device_id
+        self._pipeline: Any = None
+        self._refused: set[int] = set()
 
-    def result(self, timeout_s: float) -> Batch:
-        """Wait for the batch.
+    def decode(self, rows: NDArray[np.int64], data: list[NDArray[np.uint8]]) -> tuple[NDArray[np.int64], Any]:
+        """Decode JPEGs.
+
+        Args:
+            rows: int64 [K], rows of the pack, by which an image that DALI refused is known again.
+            data: K arrays of uint8 [size in bytes].
+
+        Returns:
+            int64 [J], places in `rows` of those decoded, and DALI's list of their J images uint8 [H, W, 3].
 
         Raises:
-            LoaderError: DALI failed, or took longer than `timeout_s`.
+            LoaderError: DALI stops, and not at an image.
         """
-        deadline = time.monotonic() + timeout_s
-        finished = self._renderer.finish(self._job)
+        wanted = [i for i, row in enumerate(rows.tolist()) if row not in self._refused]
+        if not wanted:
+            return np.empty(0, np.int64), []
         try:
-            self._begun.result(timeout_s)
-            return finished.result(max(0.0, deadline - time.monotonic()))
-        except TimeoutError:
-            raise LoaderError(
-                f"a batch took longer than {timeout_s:g} s in DALI: the storage or a worker hangs; raise "
-                "timeout_s if it is only slow"
-            ) from None
+            return np.array(wanted), self._run([data[i] for i in wanted])
+        except RuntimeError as error:
+            known = len(self._refused)
+            for i in wanted:
+                try:
+                    self._run([data[i]])
+                except RuntimeError:
+                    self._refused.add(int(rows[i]))
+            if len(self._refused) == known:
+                raise LoaderError(f"DALI stopped: {error}") from error
+        return self.decode(rows, data)
 
-    def cancel(self) -> None:
-        """Give the batch up; what DALI has begun it finishes."""
-        self._job.dropped = True
-        self._begun.cancel()
+    def close(self) -> None:
+        """Free the pipeline."""
+        self._pipeline = None
+
+    def _run(self, data: list[NDArray[np.uint8]]) -> Any:
+        try:
+            if self._pipeline is None:
+                self._pipeline = build_decoder(*self._settings)
+                self._pipeline.build()
+            self._pipeline.feed_input(IMAGES, data)
+            return self._pipeline.run()[0]
+        except BaseException:
+            # An image that cannot be decoded makes a pipeline invalid; after another error its input may
+            # be one batch ahead.
+            self._pipeline = None
+            raise
 
 
-class DaliRenderer(Renderer):
-    """Renders batches of one stream in a DALI pipeline."""
+def _device_id(name: str) -> int | None:
+    """Return the number of a GPU, None for the CPU; `cuda` is the current one."""
+    device = torch.device(name)
+    if device.type != "cuda":
+        return None
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+class DaliRenderer(CpuRenderer):
+    """The cpu backend's renderer over pixels that DALI has decoded.
+
+    A row that DALI cannot decode is decoded by us, and a row that nobody can is replaced by the cpu
+    backend's rule. DALI decodes damaged images without a word, so bytes are compared with their CRC-32 the
+    first time that a row is wanted; with `verify` every time.
+    """
 
     def __init__(self, work: Work) -> None:
         """Describe the pipeline; it is built with the first batch."""
-        super().__init__(work.options)
-        self.work = work
-        self._rows = VerifiedRows(work)
-        self.bad_rows = self._rows.bad_rows
-        self._depth = work.options.prefetch + 1
-        self._in_flight: deque[_Job] = deque()
-        self._pipeline: Any = None
-        device = torch.device(work.options.device)
-        self._build = partial(
-            build_pipeline,
-            work.views,
-            work.batch_size,
-            work.crew.num_threads,
-            device_id=(device.index or 0) if device.type == "cuda" else None,
-            dtype=cast(DaliDType, work.options.dtype),
-            channels_last=work.options.channels_last,
-            decoded=self._rows.are_pixels,
-        )
+        super().__init__(work)
+        self._is_good = np.zeros(len(work.split.pack), np.bool_)
+        self.device_id = _device_id(work.options.device)
+        self._dali = DaliDecoder(work.batch_size, work.crew.num_threads, self.device_id)
         self._thread = WorkerPool(1, "sluice-dali")
-
-    def submit(self, request: Request) -> PendingDaliBatch:
-        """Begin a batch."""
-        job = _Job(*request)
-        return PendingDaliBatch(self, job, self._thread.submit(self._begin, job))
-
-    def finish(self, job: _Job) -> Future[Batch]:
-        """Have the thread wait until DALI has finished a job that was submitted."""
-        return self._thread.submit(self._collect, job)
 
     def close(self, timeout_s: float) -> None:
         """Stop the thread and free the pipeline; a thread that hangs is left behind after `timeout_s`."""
         self._thread.close(timeout_s)
-        self._in_flight.clear()
-        self._pipeline = None
+        self._dali.close()
 
-    def _begin(self, job: _Job) -> None:
-        """Start a job; the oldest one is waited for where too many are under way."""
-        if job.dropped:
+    def job(self, request: Request) -> Job:
+        """Draw the numbers of a batch's views, and have DALI begin with its rows."""
+        job = super().job(request)
+        job.reading = self._thread.submit(self._read_all, job)
+        return job
+
+    def locate_all(self, job: Job) -> EncodedRows:
+        """Wait until DALI has decoded the rows of a job."""
+        assert job.reading is not None
+        located: EncodedRows = job.reading.result(self.options.timeout_s)
+        return located
+
+    def place(self, job: Job) -> Place:
+        """Return where a job's pixels lie on the device; those that we decode are copied there."""
+        rows, worker = self.locate_all(job), self.worker()
+        address, copies = rows.addresses.astype(np.int64), []
+        for i in np.setdiff1d(np.arange(len(address)), rows.keep.places).tolist():
+            planes, starts, regions = self.decode(job, rows.part(i, i + 1), i, worker)
+            top, left, height, width = regions[0].tolist()
+            part = planes[starts[0] :][: 3 * height * width].reshape(3, height, width)
+            pixels = np.zeros((job.heights[i], job.widths[i], 3), np.uint8)
+            pixels[top : top + height, left : left + width] = part.transpose(1, 2, 0)
+            copies.append(torch.from_numpy(pixels).to(self.options.device))
+            address[i] = copies[-1].data_ptr()
+        return Place(address, True, (rows.keep, copies))
+
+    def _read_all(self, job: Job) -> EncodedRows:
+        """Locate the rows of a job; those that DALI decodes lie in its memory, as pixels."""
+        rows = self.locate(job, 0, len(job.rows))
+        if job.cancelled:
+            return rows
+        self.verify(job, rows, 0)
+        encoded = np.flatnonzero(rows.whole & (rows.encodings == ENCODING_JPEG))
+        data = [self.work.split.pack.view(row) for row in job.rows[encoded].tolist()]
+        decoded, outputs = self._dali.decode(job.rows[encoded], data)
+        places = []
+        for place, pixels in zip(encoded[decoded].tolist(), outputs, strict=True):
+            if tuple(pixels.shape()) == (
+                rows.heights[place],
+                rows.widths[place],
+                3,
+            ):  # else we say what it is
+                rows.addresses[place], rows.encodings[place] = pixels.data_ptr(), ENCODING_RAW
+                rows.sizes[place] = rows.pixel_bytes[place]
+                places.append(place)
+        return rows._replace(keep=Decoded(outputs, np.array(places, np.int64), rows.keep))
+
+    def verify(self, job: Job, rows: EncodedRows, first: int) -> None:
+        """Compare bytes with their CRC-32, of rows that are new or, if so asked, of all."""
+        if isinstance(rows.keep, Decoded):  # it was done before
             return
-        while len(self._in_flight) >= self._depth:
-            self._collect_oldest()
-        self._in_flight.append(job)
-        try:
-            self._feed(job)
-        except BaseException:
-            self._in_flight.remove(job)
-            raise
-
-    def _feed(self, job: _Job) -> None:
-        if self._pipeline is None:
-            self._pipeline, self._feeds = self._build()
-            self._pipeline.build()
-        positions, shown, rows, valid = self._rows.resolve(job.positions, job.valid)
-        job.parts = {"positions": positions, "rows": shown, "valid": valid}
-        columns = self.work.split.pack.columns
-        heights, widths = columns.height[rows].astype(np.int64), columns.width[rows].astype(np.int64)
-        parameters = [
-            draw(
-                view, self.work.options.seed, job.epochs, rows, self.work.first_view + number, heights, widths
-            )
-            for number, view in enumerate(self.work.views)
-        ]
-        job.held = self._rows.images(rows)
-        self._pipeline.feed_input(IMAGES, job.held)
-        for feed in self._feeds:
-            self._pipeline.feed_input(feed.name, feed.read(parameters[feed.view]))
-        self._pipeline.schedule_run()
-
-    def _collect(self, job: _Job) -> Batch:
-        while job.batch is None:
-            if job not in self._in_flight:
-                raise LoaderError("the batch was given up with one before it that failed")
-            self._collect_oldest()
-        return job.batch
-
-    def _collect_oldest(self) -> None:
-        job = self._in_flight[0]
-        try:
-            outputs = self._pipeline.share_outputs()
-        except RuntimeError as error:
-            self._recover(error)
-            return
-        views = tuple(self._tensor(output) for output in outputs)
-        self._pipeline.release_outputs()
-        self._in_flight.popleft()
-        job.held = []
-        labels = (
-            None if self.work.labels is None else torch.from_numpy(self.work.labels[job.parts["positions"]])
-        )
-        index, valid = torch.from_numpy(job.parts["rows"]), torch.from_numpy(job.parts["valid"])
-        job.batch = Batch(views, labels, index, valid)
-
-    def _recover(self, error: RuntimeError) -> None:
-        """Find what killed the pipeline and run the batches under way again in a new one."""
-        jobs = list(self._in_flight)
-        self._in_flight.clear()
-        self._pipeline = None
-        rows = np.concatenate([self.work.split.rows(job.positions) for job in jobs])
-        if not self._rows.find_undecodable(rows):
-            raise LoaderError(f"DALI stopped: {error}") from error
-        for job in jobs:
-            self._begin(job)
-
-    def _tensor(self, output: Any) -> Tensor:
-        view: Tensor = torch.utils.dlpack.from_dlpack(output.as_tensor())
-        return view.permute(0, 3, 1, 2) if self.options.channels_last else view
+        numbers = job.rows[first : first + len(rows.sizes)]
+        new = np.flatnonzero(~self._is_good[numbers] | self.options.verify)
+        some = rows.addresses[new], rows.sizes[new], rows.keep
+        rows.whole[new] = crc32_all(*some) == self.work.split.pack.columns.crc32[numbers[new]]
+        self._is_good[numbers] = rows.whole

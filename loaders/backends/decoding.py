@@ -176,7 +176,7 @@ def regions_of(
     """Return what of each image must be decoded so that the pixels inside all its windows are right.
 
     Args:
-        windows: per view int32 [K, 4], top, left, bottom and right.
+        windows: per view int32 [K, 4], top, left, bottom and right; none where all of an image is wanted.
         heights: int64 [K], pixels of the images.
         widths: int64 [K].
 
@@ -186,7 +186,7 @@ def regions_of(
     pixels = heights * widths
     regions = np.zeros((len(pixels), 4), np.int64)
     regions[:, 2], regions[:, 3] = heights, widths
-    if pixels.max(initial=0) < _SMALL:
+    if not windows or pixels.max(initial=0) < _SMALL:
         return regions
     low = np.minimum.reduce([window[:, :2] for window in windows]).astype(np.int64) - _MARGIN
     high = np.maximum.reduce([window[:, 2:] for window in windows]).astype(np.int64) + _MARGIN

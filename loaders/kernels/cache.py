@@ -41,7 +41,9 @@ _FAST: dict[str, Any] = {**_OPTIONS, "_nrt": False, "fastmath": True}
 def _state() -> str:
     """Return a name of what decides the machine code of kernels, besides their arguments."""
     digest = hashlib.blake2b(digest_size=12)
-    for path in sorted(_SOURCES.rglob("*.py")):
+    for path in sorted(
+        set(_SOURCES.rglob("*.py")) - set(_SOURCES.glob("device/*.py"))
+    ):  # Triton's keep theirs
         digest.update(path.read_bytes())
     versions = sys.version, *(version(name) for name in ("numba", "llvmlite", "numpy"))
     processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()

@@ -1,12 +1,15 @@
-"""From policies to a DALI graph: decode once, one branch per view, fed with our drawn parameters.
+"""DALI pipelines: one that decodes for the dali backend, and views as DALI's own operators to take elsewhere.
 
-Nothing in the graph is random. Every number comes from `draw()` through an input, so the crops, flips and
-factors are those of the cpu backend; what differs is rounding: DALI keeps uint8 between operations, and it
-repeats the last pixel where a resize filter reaches over the border of the crop.
+`build_pipeline` makes a graph of policies: decode once, one branch per view, fed with our drawn parameters.
+The dali backend does not use it: its views are drawn by our kernels, whatever the policy. Nothing in the
+graph is random. Every number comes from `draw()` through an input, so the crops, flips and factors are those
+of the cpu backend; what differs is rounding: DALI keeps uint8 between operations, and it repeats the last
+pixel where a resize filter reaches over the border of the crop.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -27,6 +30,12 @@ from loaders.views.policy import (
 )
 
 IMAGES = "images"  # name of the input of encoded images, or of their pixels
+
+_ON_GPU: dict[str, Any] = {
+    "hw_decoder_load": 0.9,  # share of a batch for the decoder in hardware, where there is one
+    "preallocate_width_hint": 2048,  # of it and of the host's buffers, so that none grows in the first epoch
+    "preallocate_height_hint": 2048,
+}
 
 DaliDType = Literal["float32", "float16", "uint8"]
 
@@ -70,7 +79,33 @@ def check_views(views: tuple[ViewPolicy, ...]) -> None:
     for view in views:
         what = refusal(view)
         if what is not None:
-            raise UserError(f"backend dali cannot do {what} of view {view.name!r}; use backend='cpu'")
+            raise UserError(
+                f"view {view.name!r}: expected operations that DALI has, found {what}; use backend='dali', "
+                "whose views are drawn by our kernels"
+            )
+
+
+def build_decoder(batch_size: int, num_threads: int, device_id: int | None) -> Any:
+    """Describe a pipeline that decodes JPEGs and does nothing else.
+
+    Args:
+        batch_size: images of the largest batch.
+        num_threads: CPU threads of DALI; they bound the decoding on a GPU too, since the Huffman codes of
+            images under a megapixel are read on the host.
+        device_id: GPU that decodes; None for the CPU.
+
+    Returns:
+        The pipeline, whose input `IMAGES` takes JPEG bytes and whose output are uint8 [H, W, 3].
+    """
+    dali = import_dali()
+    from nvidia.dali import fn, types
+
+    def graph() -> Any:
+        return _images(fn, types, False, device_id is not None)
+
+    return dali.pipeline_def(graph)(
+        batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=1
+    )
 
 
 def build_pipeline(
@@ -83,10 +118,12 @@ def build_pipeline(
     channels_last: bool,
     decoded: bool = False,
 ) -> tuple[Any, list[Feed]]:
-    """Describe the pipeline of these views; nothing runs yet.
+    """Describe the views as a pipeline of DALI's operators, for programs that run on DALI; nothing runs yet.
+
+    A batch runs by `feed_batch`, then `pipeline.run()`.
 
     Args:
-        views: policies, all of which must pass `check_views`.
+        views: policies.
         batch_size: images of the largest batch.
         num_threads: CPU threads of DALI.
         device_id: GPU that decodes and augments; None for the CPU alone.
@@ -97,7 +134,11 @@ def build_pipeline(
     Returns:
         The pipeline, whose input `IMAGES` takes the images and whose output v is view v; and its
         other inputs.
+
+    Raises:
+        UserError: names the view and the operation that DALI lacks.
     """
+    check_views(views)
     dali = import_dali()
     from nvidia.dali import fn, math, types
 
@@ -121,6 +162,25 @@ def build_pipeline(
     return pipeline, feeds
 
 
+def feed_batch(
+    pipeline: Any,
+    feeds: Sequence[Feed],
+    images: Sequence[NDArray[np.uint8]],
+    parameters: Sequence[ViewParameters],
+) -> None:
+    """Give a pipeline of `build_pipeline` its next batch.
+
+    Args:
+        pipeline: built.
+        feeds: its inputs.
+        images: B arrays of uint8, JPEG bytes or pixels [H, W, 3]; they must live until the batch is finished.
+        parameters: of `loaders.views.draw.draw`, one per view, of the same B images.
+    """
+    pipeline.feed_input(IMAGES, list(images))
+    for feed in feeds:
+        pipeline.feed_input(feed.name, feed.read(parameters[feed.view]))
+
+
 def _images(fn: Any, types: Any, decoded: bool, on_gpu: bool) -> Any:
     """Return the decoded images."""
     # The memory behind the input is the renderer's, which keeps it until the batch is finished.
@@ -128,9 +188,12 @@ def _images(fn: Any, types: Any, decoded: bool, on_gpu: bool) -> Any:
         pixels = fn.external_source(name=IMAGES, dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
         return pixels.gpu() if on_gpu else pixels
     encoded = fn.external_source(name=IMAGES, dtype=types.UINT8, ndim=1, no_copy=True)
-    device = "mixed" if on_gpu else "cpu"
-    # The index holds the sizes of the stored pixels: never turn them by their EXIF note.
-    return fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
+    # The index holds the sizes of the stored pixels: never turn them by their EXIF note. Without fancy
+    # upsampling the colours of a GPU are not those of libjpeg-turbo.
+    on_device = {"device": "mixed", **_ON_GPU} if on_gpu else {"device": "cpu"}
+    return fn.decoders.image(
+        encoded, output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True, **on_device
+    )
 
 
 # ---------------------------------------------------------------- geometry

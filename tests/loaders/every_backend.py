@@ -16,7 +16,6 @@ from loaders.views import presets
 from loaders.views.policy import ViewPolicy
 
 FUSED = (presets.barlow_a(24), presets.barlow_b(32))
-PLAIN = (presets.crop_flip(24), presets.weak(32))
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,10 @@ class BackendCase:
         options: further options of `build_loader`.
         shard_format: of the packs it reads.
         views: of sides 24 and 32, for tests that do not ask for others.
-        refused_dtype: what it refuses by name.
         always_verifies: it compares a row's checksum at its first reading without being asked to.
-        in_store: it reads a copy of the shards in a cache.
+        in_store: it reads a copy, of the shards in a cache or of their pixels.
         pairs: it can render a paired loader; else it refuses by name.
-        places: how many places in memory may take turns when no batch is kept and none is made ahead; 0
-            where the library has a memory pool of its own, which only the test of many epochs bounds.
+        places: how many places in memory may take turns when no batch is kept and none is made ahead.
         module: must be there, or its tests are skipped.
     """
 
@@ -45,7 +42,6 @@ class BackendCase:
     options: dict[str, Any] = field(default_factory=dict)
     shard_format: str = "webdataset"
     views: tuple[ViewPolicy, ...] = FUSED
-    refused_dtype: str = ""
     always_verifies: bool = False
     in_store: bool = False
     pairs: bool = True
@@ -69,13 +65,11 @@ BACKENDS = {
     "dali": BackendCase(
         "dali",
         _as_it_is,
-        "loaders.backends.verified.VerifiedRows._readable",
-        views=PLAIN,  # tests/loaders/test_dali.py has the others, whose pipelines take seconds to build
-        refused_dtype="bfloat16",
+        CPU_WORK,
         always_verifies=True,
-        places=0,
         module="nvidia.dali",
     ),
+    "resident": BackendCase("resident", _as_it_is, CPU_WORK, in_store=True),
     "ffcv": BackendCase(
         "ffcv", _as_it_is, CPU_WORK, shard_format="ffcv", pairs=False, places=5, module="ffcv"
     ),

@@ -75,7 +75,7 @@ def test_the_smallest_margins_of_each_cluster_by_brute_force(
         features = extract_features(backbone, loader, "cpu", config.out)
         parts = list(predict(load_classifier(trained, "ema"), loader, "cpu", config.out))
     (points,) = given
-    np.testing.assert_allclose(points, features.h.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(points, features.h.numpy(), rtol=1e-3, atol=1e-4)  # of float16
     rows = torch.cat([part.index for part in parts]).numpy()
     best = torch.cat([part.probabilities for part in parts]).topk(2)
     margin = (best.values[:, 0] - best.values[:, 1]).numpy()

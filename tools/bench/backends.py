@@ -10,7 +10,7 @@ from itertools import count
 from loaders import BackendName, LoaderOptions, build_loader, open_pack
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
-from tools.bench.contender import Contender, Views
+from tools.bench.contender import Contender, Views, refuses_nothing
 from tools.bench.corpus import Corpus, write_beton, write_pixels
 from tools.bench.workload import Workload
 
@@ -38,6 +38,9 @@ BUILT_AS: dict[str, tuple[BackendName, str]] = {
     "cpu": ("cpu", "cpu"),
     "dali_backend": ("dali", "cpu"),
     "dali_gpu_backend": ("dali", "cuda"),
+    "resident_backend": ("resident", "cpu"),
+    "resident_gpu_backend": ("resident", "cuda"),
+    "cpu_gpu_backend": ("cpu", "cuda"),
     "ffcv_backend": ("ffcv", "cpu"),
     "stream_backend": ("stream", "cpu"),
 }
@@ -49,6 +52,8 @@ def _batches(name: str, workload: Workload, corpus: Corpus) -> Iterator[Views]:
 
     The ffcv backend reads the .beton of its peer; stream reads the pack as a folder, without a network.
     """
+    import torch
+
     backend, device = BUILT_AS[name]
     encoding = workload.encoding
     path = corpus.beton_pack(encoding) if backend == "ffcv" else corpus.tar_pack(encoding)
@@ -67,21 +72,16 @@ def _batches(name: str, workload: Workload, corpus: Corpus) -> Iterator[Views]:
     )
     for epoch in count():
         for batch in loader.epoch(epoch):
+            if device == "cuda":  # what is timed are batches that are there; the loader works ahead meanwhile
+                torch.cuda.current_stream().synchronize()
             yield batch.views
 
 
-def refuses_dali(workload: Workload) -> str | None:
-    """Return what of the views DALI cannot express."""
-    from loaders.views.dali import refusal
-
-    return next((what for what in map(refusal, policies(workload)) if what), None)
-
-
-def refuses_dali_gpu(workload: Workload) -> str | None:
+def refuses_gpu(workload: Workload) -> str | None:
     """Return why the GPU cannot do the work."""
     import torch
 
-    return refuses_dali(workload) if torch.cuda.is_available() else "no CUDA device"
+    return None if torch.cuda.is_available() else "no CUDA device"
 
 
 CPU = Contender(
@@ -96,27 +96,36 @@ CPU = Contender(
     shares_crops=True,
 )
 
-_ROUNDING = "uint8 between operations; resize filters repeat the image's border"
 
-DALI = Contender(
-    name="dali_backend",
-    libraries=("sluice", "nvidia-dali-cuda130"),
-    setup="build_loader(backend='dali'), on the CPU",
-    differences=_ROUNDING,
-    batches=partial(_batches, "dali_backend"),
-    refuses=refuses_dali,
-    kind="backend",
-)
+def _decoded_elsewhere(name: str, library: str, setup: str, differences: str, on_gpu: bool) -> Contender:
+    """Return a contender whose pixels come from DALI, or from memory; our kernels draw the views."""
+    return Contender(
+        name=name,
+        libraries=("sluice", library),
+        setup=f"build_loader({setup})",
+        differences=differences,
+        batches=partial(_batches, name),
+        refuses=refuses_gpu if on_gpu else refuses_nothing,
+        prepare=write_pixels,
+        kind="backend",
+        reads_pixels=True,
+        shares_crops=True,
+    )
 
-DALI_GPU = Contender(
-    name="dali_gpu_backend",
-    libraries=("sluice", "nvidia-dali-cuda130"),
-    setup="build_loader(backend='dali', device='cuda')",
-    differences=_ROUNDING,
-    batches=partial(_batches, "dali_gpu_backend"),
-    refuses=refuses_dali_gpu,
-    kind="backend",
+
+DALI = _decoded_elsewhere("dali_backend", "nvidia-dali-cuda130", "backend='dali'", "", False)
+DALI_GPU = _decoded_elsewhere(
+    "dali_gpu_backend",
+    "nvidia-dali-cuda130",
+    "backend='dali', device='cuda'",
+    "nvJPEG's rounding",
+    True,
 )
+RESIDENT = _decoded_elsewhere("resident_backend", "numba", "backend='resident'", "", False)
+RESIDENT_GPU = _decoded_elsewhere(
+    "resident_gpu_backend", "triton", "backend='resident', device='cuda'", "", True
+)
+CPU_GPU = _decoded_elsewhere("cpu_gpu_backend", "numba", "backend='cpu', device='cuda'", "", True)
 
 STREAM = Contender(
     name="stream_backend",

@@ -73,6 +73,12 @@ def find_contender(name: str) -> Contender:
             from tools.bench.backends import DALI as found
         case "dali_gpu_backend":
             from tools.bench.backends import DALI_GPU as found
+        case "cpu_gpu_backend":
+            from tools.bench.backends import CPU_GPU as found
+        case "resident_backend":
+            from tools.bench.backends import RESIDENT as found
+        case "resident_gpu_backend":
+            from tools.bench.backends import RESIDENT_GPU as found
         case "ffcv_backend":
             from tools.bench.backends import FFCV as found
         case "stream_backend":

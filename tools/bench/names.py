@@ -16,4 +16,13 @@ PeerName = Literal[
     "kornia",
 ]
 LimitName = Literal["decode_only", "copy_only"]
-BackendName = Literal["cpu", "dali_backend", "dali_gpu_backend", "ffcv_backend", "stream_backend"]
+BackendName = Literal[
+    "cpu",
+    "cpu_gpu_backend",
+    "dali_backend",
+    "dali_gpu_backend",
+    "ffcv_backend",
+    "resident_backend",
+    "resident_gpu_backend",
+    "stream_backend",
+]

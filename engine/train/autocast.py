@@ -1,0 +1,55 @@
+"""Which precision a run's products are computed in: from what the hardware has, never from a clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loaders.common.json_text import parse_json
+
+IN_HARDWARE = ("avx512_bf16", "amx_bf16")
+"""What a processor must have one of, by the names of `torch.cpu.get_capabilities`: others convert each value,
+which takes longer than float32."""
+
+SAID = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
+KEY = "autocast"
+"""Name in a run's config.json of the precision that was taken."""
+
+
+def of_hardware() -> str:
+    """Return the precision of this machine: bf16 where it is in hardware, else fp16 on a GPU, else no."""
+    if torch.cuda.is_available():
+        # Emulated bfloat16, before Ampere, is slower than float32; float16 is fast from Volta on.
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    found = torch.cpu.get_capabilities()
+    return "bf16" if any(found.get(name) for name in IN_HARDWARE) else "no"
+
+
+def of_run(out: Path) -> str | None:
+    """Return the precision that the run in a folder began with; None where there is no run.
+
+    A run from before this was written took float32 on a processor.
+    """
+    try:
+        config: dict[str, Any] = parse_json((out / "config.json").read_bytes())["config"]
+        taken = config.get(KEY)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # who claims the folder says what it is
+        return None
+    if taken in SAID:
+        return str(taken)
+    return None if torch.cuda.is_available() else "no"
+
+
+def taken(precision: str, out: Path | None) -> str:
+    """Return what was asked for; for "auto" the precision of the run in `out`, or of the hardware."""
+    if precision != "auto":
+        return precision
+    return (of_run(out) if out else None) or of_hardware()

@@ -1,0 +1,207 @@
+"""Views drawn on a device by Triton kernels, for backends whose pixels lie there.
+
+The host draws the numbers of a batch and plans the launches. They go to the device as one block, and the
+kernels run on a stream of their own, ahead of the consumer's. No thread waits for the device: what the
+kernels read is kept until the event behind them has passed.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loaders.backends.cpu import Job, normalization, shaped
+from loaders.backends.threads import WorkerPool
+from loaders.backends.work import Renderer, Request, Work
+from loaders.batch import Batch
+from loaders.common.errors import LoaderError, MissingBackendError, UserError
+from loaders.kernels.device.launch import (
+    Layout,
+    Parameters,
+    draw_views,
+    extent_of,
+    import_kernels,
+    parameters_of,
+)
+from loaders.placing import Block, CudaStreams, Event, Lent, PinnedPool, Streams
+
+
+def refuse_device(name: str, work: Work) -> UserError | None:
+    """Return the refusal of a device on which no kernel of ours runs."""
+    kind = torch.device(work.options.device).type
+    if kind == "cpu":
+        return None
+    if kind != "cuda":
+        return UserError(
+            f"backend {name}: expected device 'cpu' or 'cuda', found {work.options.device!r}; use "
+            "backend='cpu'"
+        )
+    try:
+        import_kernels()
+        for view in work.views:
+            normalization(view, np.dtype("uint8" if work.options.dtype == "uint8" else "float32"))
+    except (MissingBackendError, UserError) as error:
+        return error
+    return None
+
+
+class Place(NamedTuple):
+    """Where the pixels of a batch lie on the device.
+
+    Attributes:
+        address: int64 [B].
+        interleaved: they are [H, W, 3] instead of [3, H, W].
+        keep: what must live until the kernels are done.
+    """
+
+    address: NDArray[np.int64]
+    interleaved: bool
+    keep: Any
+
+
+class Rows(Protocol):
+    """Whose rows are drawn: a renderer of the host whose pixels lie on the device."""
+
+    work: Work
+    bad_rows: dict[int, str]
+    torch_dtype: torch.dtype
+
+    def job(self, request: Request) -> Job:
+        """Draw the numbers of a batch's views."""
+
+    def place(self, job: Job) -> Place:
+        """Return where the pixels lie; damaged rows are replaced, and drawn anew."""
+
+    def batch(self, job: Job, views: Any) -> Batch:
+        """Return a batch of these views and what belongs to them, which lies on the host."""
+
+
+class _Drawn(NamedTuple):
+    """A batch whose launches are queued."""
+
+    job: Job
+    views: list[Tensor]
+    event: Event
+
+
+class PendingOnDevice:
+    """A batch on its way to the device's queue."""
+
+    def __init__(self, renderer: DeviceRenderer, drawing: Future[_Drawn]) -> None:
+        self._renderer = renderer
+        self._drawing = drawing
+
+    def result(self, timeout_s: float) -> Batch:
+        """Wait until the launches are queued; the current stream waits for what they draw.
+
+        Raises:
+            LoaderError: reading failed, or took longer than `timeout_s`.
+        """
+        begin = time.monotonic()
+        try:
+            drawn = self._drawing.result(timeout_s)
+        except TimeoutError:
+            if time.monotonic() - begin < timeout_s:
+                raise
+            raise LoaderError(
+                f"a batch took longer than {timeout_s:g} s on its way to the device: the storage or a worker "
+                "hangs; raise timeout_s if it is only slow"
+            ) from None
+        return self._renderer.collect(drawn)
+
+    def cancel(self) -> None:
+        """Give the batch up, unless it has begun."""
+        self._drawing.cancel()
+
+
+class DeviceRenderer(Renderer):
+    """Draws batches of one stream on a device."""
+
+    def __init__(self, rows: Rows, streams: Streams | None = None) -> None:
+        """Open a stream; the kernels are compiled with the first batch.
+
+        Args:
+            rows: whose pixels are drawn.
+            streams: of the device; by default those of CUDA.
+        """
+        super().__init__(rows.work.options)
+        self._rows, self._work = rows, rows.work
+        self.bad_rows = rows.bad_rows
+        self._device = torch.device(rows.work.options.device)
+        self._streams = streams or CudaStreams(self._device)
+        self._stream = self._streams.stream()
+        self._pool = PinnedPool(self._streams)
+        self._lent = Lent()
+        self._kernels = import_kernels()
+        kind = np.dtype("uint8" if self.options.dtype == "uint8" else "float32")
+        with self._streams.use(self._stream):
+            self._gains = [
+                [torch.from_numpy(part).to(self._device) for part in normalization(view, kind)]
+                for view in self._work.views
+            ]
+        self._thread = WorkerPool(1, "sluice-device")
+        self.num_launches = 0
+
+    def submit(self, request: Request) -> PendingOnDevice:
+        """Begin a batch."""
+        return PendingOnDevice(self, self._thread.submit(self._draw, self._rows.job(request)))
+
+    def collect(self, drawn: _Drawn) -> Batch:
+        """Have the current stream wait for a batch, and hand it out."""
+        stream = self._streams.current()
+        stream.wait_event(drawn.event)
+        for view in drawn.views:
+            self._streams.record(view, stream)
+        return self._rows.batch(drawn.job, drawn.views)
+
+    def close(self, timeout_s: float) -> None:
+        """Stop the thread; one that hangs is left behind after `timeout_s`."""
+        self._thread.close(timeout_s)
+
+    def _draw(self, job: Job) -> _Drawn:
+        with self._streams.use(self._stream):
+            place = self._rows.place(job)
+            views = self._queue(job, place)
+            event = self._stream.record_event()
+        self._lent.keep(event, place)
+        return _Drawn(job, views, event)
+
+    def _queue(self, job: Job, place: Place) -> list[Tensor]:
+        """Copy the numbers of all views in one block and queue the launches of each."""
+        policies = self._work.views
+        numbers = [
+            parameters_of(
+                place.address,
+                job.heights,
+                job.widths,
+                drawn,
+                view.resolution,
+                view.interpolation == "bicubic",
+            )
+            for view, drawn in zip(policies, job.parameters, strict=True)
+        ]
+        block = Block([tensor for one in numbers for tensor in one])
+        memory = self._pool.take(block.size_bytes)
+        block.write(memory)
+        parts = block.parts(self._streams.copy(memory[: block.size_bytes]))
+        self._pool.give_back(self._stream.record_event(), memory)
+        views = []
+        width = len(Parameters._fields)
+        for number, view in enumerate(policies):
+            side = view.resolution
+            out = torch.empty(
+                len(job.rows) * 3 * side * side, dtype=self._rows.torch_dtype, device=self._device
+            )
+            last = self.options.channels_last
+            layout = Layout(side, last, view.interpolation == "bicubic", place.interleaved)
+            p = Parameters(*parts[number * width : (number + 1) * width])
+            extent = extent_of(numbers[number], side)
+            self.num_launches += draw_views(p, extent, layout, *self._gains[number], out, self._kernels)
+            views.append(shaped(out, side, last))
+        return views

@@ -1,0 +1,189 @@
+"""The resident backend: a split decoded once into memory, from which every batch is drawn.
+
+The pixels lie as uint8 planes [3, H, W] of each row, one row behind the other: in the memory of a CUDA
+device, where `loaders.backends.device` draws the views, or of this machine, where the cpu backend's kernels
+do. Order, numbers, labels and the rule for damaged rows are the cpu backend's.
+"""
+
+from __future__ import annotations
+
+import threading
+from itertools import pairwise
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loaders.backends.cpu import CHUNK_BYTES, CpuRenderer, Job, Worker
+from loaders.backends.decoding import SLACK, EncodedRows
+from loaders.backends.device import DeviceRenderer, Place, refuse_device
+from loaders.backends.work import Renderer, Work, refuse_remote
+from loaders.common.errors import UserError
+from loaders.order.fingerprint import pack_fingerprint
+
+_SHARE = 0.8  # of all memory that may be taken; training needs some too
+_ABSENT, _DAMAGED = -2, -1  # instead of where a row begins
+
+
+class ResidentBackend:
+    """Draws from pixels that were decoded once."""
+
+    name = "resident"
+
+    def refusal(self, work: Work) -> UserError | None:
+        """Return why a work cannot be done: a pack in a store, or too many pixels; see `Backend`."""
+        refused = refuse_remote(self.name, work) or refuse_device(self.name, work)
+        if refused is not None:
+            return refused
+        device = torch.device(work.options.device)
+        if device.type == "cuda":
+            total = torch.cuda.get_device_properties(device).total_memory
+        else:
+            total = psutil.virtual_memory().total
+        needed, room = pixel_bytes(work), int(_SHARE * total)
+        if needed <= room:
+            return None
+        return UserError(
+            f"backend resident: expected pixels of at most {room / 1e9:.3f} GB, {_SHARE:.0%} of the memory "
+            f"of {device}, found {needed / 1e9:.3f} GB in the {len(work.split)} images of split "
+            f"{work.split.name!r}; pack them smaller, or use backend='cpu'"
+        )
+
+    def renderer(self, work: Work) -> Renderer:
+        """Return a renderer; the first one of a split decodes it; see `Backend`."""
+        rows = ResidentRenderer(work)
+        if torch.device(work.options.device).type == "cpu":
+            return rows
+        renderer = DeviceRenderer(rows)
+        work.crew.keep(renderer)
+        return renderer
+
+    def identity(self, work: Work) -> dict[str, str]:
+        """Return what the batches depend on; see `Backend`."""
+        kind = torch.device(work.options.device).type
+        return {"order": "full shuffle", "renderer": "cpu" if kind == "cpu" else f"device kernels on {kind}"}
+
+
+def pixel_bytes(work: Work) -> int:
+    """Return the bytes that the pixels of a work's split take."""
+    columns, rows = work.split.pack.columns, work.split.rows(np.arange(len(work.split)))
+    return int((3 * columns.height[rows].astype(np.int64) * columns.width[rows]).sum())
+
+
+class ResidentPixels:
+    """The decoded rows of a split.
+
+    Attributes:
+        memory: uint8, planes of every row, on their device.
+        starts: int64 [rows of the pack], where each begins in `memory`; negative where it is not there.
+        reasons: what is wrong with rows that cannot be read.
+    """
+
+    def __init__(self, rows: ResidentRenderer) -> None:
+        """Decode every row of the renderer's split in the threads of its crew."""
+        work = rows.work
+        positions = np.arange(len(work.split))
+        job = rows.job_of(positions)
+        sizes = 3 * job.heights * job.widths
+        begins = np.cumsum(sizes) - sizes
+        self.reasons: dict[int, str] = {}
+        self.starts = np.full(len(work.split.pack), _ABSENT, np.int64)
+        self.starts[job.rows] = begins
+        total = int(sizes.sum()) + SLACK
+        self.memory: Tensor = torch.empty(total, dtype=torch.uint8, device=work.options.device)
+        edges = [0, *(np.flatnonzero(np.diff(begins // CHUNK_BYTES)) + 1).tolist(), len(sizes)]
+        for loaded in [work.crew.threads.submit(self._load, rows, job, *chunk) for chunk in pairwise(edges)]:
+            loaded.result(work.options.timeout_s)
+        if self.memory.is_cuda:  # other streams will read it
+            torch.cuda.synchronize(self.memory.device)
+
+    def holds(self, rows: NDArray[np.int64]) -> bool:
+        """Tell whether all these rows were decoded, or found damaged."""
+        return bool((self.starts[rows] != _ABSENT).all())
+
+    def _load(self, renderer: ResidentRenderer, job: Job, first: int, last: int) -> None:
+        """Decode rows first .. last of the split one behind the other, and copy them to their place."""
+        worker, rows = renderer.worker(), renderer.locate_encoded(job, first, last)
+        worker.arena.reserve(int(rows.pixel_bytes.sum()))
+        places = np.cumsum(rows.pixel_bytes) - rows.pixel_bytes
+        begin, at = int(self.starts[job.rows[first]]), 0
+        while (bad := worker.decoder.decode(rows, at, places.copy(), worker.arena.planes)) < last - first:
+            row = int(job.rows[first + bad])
+            self.reasons[row], self.starts[row] = worker.decoder.reason(rows, bad), _DAMAGED
+            at = bad + 1
+            if at == last - first:
+                break
+        size = int(rows.pixel_bytes.sum())
+        self.memory[begin : begin + size].copy_(torch.from_numpy(worker.arena.planes[:size]))
+
+
+_held: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
+_loading = threading.Lock()
+
+
+class ResidentRenderer(CpuRenderer):
+    """The cpu backend's renderer over pixels that lie in memory."""
+
+    def __init__(self, work: Work) -> None:
+        """Decode the split, unless another loader holds its rows on the device already."""
+        super().__init__(work)
+        rows = work.split.rows(np.arange(len(work.split)))
+        key = (str(work.split.pack.path), pack_fingerprint(work.split.pack), work.options.device)
+        key += (str(work.options.verify),)
+        with _loading:
+            same = [held for name, held in list(_held.items()) if name[: len(key)] == key]
+            found = next((held for held in same if held.holds(rows)), None)
+            if found is None:
+                found = _held[(*key, str(work.split.row_ranges))] = ResidentPixels(self)
+        self.pixels: ResidentPixels = found
+        on_host = found.memory.device.type == "cpu"
+        self._planes = found.memory.numpy() if on_host else np.empty(0, np.uint8)
+
+    def job_of(self, positions: NDArray[np.int64]) -> Job:
+        """Return a job that draws nothing, of rows of the split."""
+        rows = self.work.split.rows(positions)
+        heights, widths = self.sizes(rows)
+        return Job(
+            positions, positions, rows, np.ones(len(rows), np.bool_), heights, widths, (), [], iter(())
+        )
+
+    def locate_encoded(self, job: Job, first: int, last: int) -> EncodedRows:
+        """Return where rows of the pack lie encoded; where checksums are to be compared, they were."""
+        rows = self.locate(job, first, last)
+        self.verify(job, rows, first)
+        return rows
+
+    def place(self, job: Job) -> Place:
+        """Return where the pixels of a job's rows lie on the device."""
+        _, starts, _ = self.decode(job, self.locate_all(job), 0, self.worker())
+        return Place(self.pixels.memory.data_ptr() + starts, False, self.pixels)
+
+    def locate_all(self, job: Job) -> EncodedRows:
+        """Return rows that need no bytes; see `CpuRenderer`."""
+        nothing = np.zeros(len(job.rows), np.int64)
+        regions = np.stack([nothing, nothing, job.heights, job.widths], axis=1)
+        whole = np.ones(len(nothing), np.bool_)
+        return EncodedRows(
+            nothing.astype(np.uint64), nothing, nothing.astype(np.uint8), job.heights, job.widths, regions,
+            whole, None,
+        )  # fmt: skip
+
+    def decode(
+        self, job: Job, rows: EncodedRows, first: int, worker: Worker
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+        """Find rows in memory; those that are damaged are replaced; see `CpuRenderer`."""
+        starts = self.pixels.starts[job.rows[first : first + len(rows.sizes)]]
+        for bad in np.flatnonzero(starts < 0).tolist():
+            why = self.pixels.reasons[int(job.rows[first + bad])]
+            rows.regions[bad] = self._replace(job, first + bad, starts[bad : bad + 1], worker, why)
+        return self._planes, starts, rows.regions
+
+    def _read_one(
+        self, job: Job, i: int, start: NDArray[np.int64], worker: Worker
+    ) -> NDArray[np.int64] | None:
+        start[0] = self.pixels.starts[job.rows[i]]
+        return None if start[0] < 0 else np.array([0, 0, job.heights[i], job.widths[i]])

@@ -1,0 +1,448 @@
+"""Views drawn on a device: two launches that resample, and one for each operation that needs the whole view.
+
+The counterpart of `loaders.kernels.views`, with its arithmetic. `across` resamples rows of the image, `down`
+resamples columns of that and applies the pointwise operations that follow. Each `advance` begins with an
+operation that needs the whole view (statistics, neighbours, other places; a blur takes two) and goes on to
+the next one. Which operations a launch begins and ends with, the host has planned: `launch.plan`.
+
+A program works on a block of one view's pixels. Statistics are added up within each block, and the blocks'
+sums in their order: a view does not depend on which program is done first.
+
+Arguments of several kernels, B views of R x R pixels with P slots of operations:
+    codes int32 [B, P], args float32 [B, P]: see `loaders.kernels.views.codes`.
+    stage int32 [B, 2]: slot of the operation to begin with, and slot to stop at, P at the end; an operation
+        that is its own stop is the first half of a blur; -1 where the view is finished.
+    partial float32 [B, blocks, 6], counts int32 [B, blocks, 3, 256]: statistics of each block.
+    view float32 [B, 3, R, R]: values in [0, 255] between launches.
+    out: the finished views, with `pixel_step` and `channel_step` elements from one to the next.
+    gain, bias float32 [3]: out = value * gain + bias.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from loaders.kernels.views import codes as numbers
+
+BRIGHTNESS: tl.constexpr = tl.constexpr(numbers.BRIGHTNESS)
+CONTRAST: tl.constexpr = tl.constexpr(numbers.CONTRAST)
+SATURATION: tl.constexpr = tl.constexpr(numbers.SATURATION)
+HUE: tl.constexpr = tl.constexpr(numbers.HUE)
+GRAYSCALE: tl.constexpr = tl.constexpr(numbers.GRAYSCALE)
+BLUR: tl.constexpr = tl.constexpr(numbers.BLUR)
+SOLARIZE: tl.constexpr = tl.constexpr(numbers.SOLARIZE)
+POSTERIZE: tl.constexpr = tl.constexpr(numbers.POSTERIZE)
+INVERT: tl.constexpr = tl.constexpr(numbers.INVERT)
+AUTOCONTRAST: tl.constexpr = tl.constexpr(numbers.AUTOCONTRAST)
+EQUALIZE: tl.constexpr = tl.constexpr(numbers.EQUALIZE)
+SHARPNESS: tl.constexpr = tl.constexpr(numbers.SHARPNESS)
+AFFINE: tl.constexpr = tl.constexpr(numbers.AFFINE)
+CUTOUT: tl.constexpr = tl.constexpr(numbers.CUTOUT)
+STANDARDIZE: tl.constexpr = tl.constexpr(numbers.STANDARDIZE)
+
+PARTS: tl.constexpr = tl.constexpr(6)  # of the statistics of a block
+MIDDLE: tl.constexpr = tl.constexpr(128.0)  # taken off before squaring, for precision
+
+_jit: Any = triton.jit  # without types, as numba's
+_kernel: Any = triton.jit(do_not_specialize=("P", "R", "pixel_step", "channel_step"))
+
+
+@_jit
+def _taps(place, start, length, low, high, shift, flip, R, CUBIC: tl.constexpr):
+    """Return pixels' first taps, how many, their centres' distance from them, and the filter's scale."""
+    scale = length / R
+    wide = tl.maximum(scale, 1.0)
+    support = (2.0 if CUBIC else 1.0) * wide
+    moved = tl.abs(tl.where(flip != 0, R - 1 - place - shift, place + shift))
+    moved = tl.where(moved >= R, 2 * (R - 1) - moved, moved)
+    center = start + (moved.to(tl.float64) + 0.5) * scale
+    begin = tl.minimum(tl.maximum((center - support + 0.5).to(tl.int32), low), high - 1)
+    end = tl.maximum(tl.minimum((center + support + 0.5).to(tl.int32), high), begin + 1)
+    near = (center - (begin.to(tl.float64) + 0.5)).to(tl.float32)
+    return begin, end - begin, near, (1.0 / wide).to(tl.float32)
+
+
+@_jit
+def _weight(distance, CUBIC: tl.constexpr):
+    d = tl.abs(distance)
+    if CUBIC:
+        near = (1.5 * d - 2.5) * d * d + 1.0
+        far = ((-0.5 * d + 2.5) * d - 4.0) * d + 2.0
+        return tl.where(d < 1.0, near, tl.where(d < 2.0, far, 0.0))
+    else:
+        return tl.maximum(1.0 - d, 0.0)
+
+
+@_kernel
+def across(
+    address, sizes, box, window, shift, flip, rows, place, half, R,
+    INTERLEAVED: tl.constexpr, CUBIC: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Resample the rows of the images that a view needs.
+
+    Args:
+        address: int64 [B], of each image's uint8 pixels: planes [3, H, W], or [H, W, 3] if INTERLEAVED.
+        sizes: int32 [B, 2], H and W.
+        box, window, shift, flip: see `loaders.views.draw.ViewParameters`; flip is int32.
+        rows: int32 [B, 2], first row of the image that is needed, and how many.
+        place: int64 [B], where a view begins in `half`.
+        half: float32, out: [3, rows, R] of each view.
+        R: side of the view.
+    """
+    v = tl.program_id(0)
+    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    count = tl.load(rows + 2 * v + 1) * R
+    if tl.program_id(1) * BLOCK < count:
+        m = i < count
+        height, width = tl.load(sizes + 2 * v), tl.load(sizes + 2 * v + 1)
+        pixels = tl.load(address + v).to(tl.pointer_type(tl.uint8))
+        begin, taps, near, inverse = _taps(
+            i % R, tl.load(box + 4 * v + 1), tl.load(box + 4 * v + 3), tl.load(window + 4 * v + 1),
+            tl.load(window + 4 * v + 3), tl.load(shift + 2 * v + 1), tl.load(flip + v), R, CUBIC,
+        )  # fmt: skip
+        step, plane = (3, 1) if INTERLEAVED else (1, height * width)
+        at = pixels + ((tl.load(rows + 2 * v) + i // R) * width + begin).to(tl.int64) * step
+        r = tl.load(at, mask=m, other=0).to(tl.float32)  # of a tap that the filter does not reach
+        g = tl.load(at + plane, mask=m, other=0).to(tl.float32)
+        b = tl.load(at + 2 * plane, mask=m, other=0).to(tl.float32)
+        total = _weight(near * inverse, CUBIC)
+        r_sum, g_sum, b_sum = r * total, g * total, b * total
+        for t in range(1, tl.max(tl.where(m, taps, 0))):
+            weight = tl.where(t < taps, _weight((t - near) * inverse, CUBIC), 0.0)
+            tap = at + tl.minimum(t, taps - 1) * step
+            total += weight
+            r_sum += weight * tl.load(tap, mask=m, other=0).to(tl.float32)
+            g_sum += weight * tl.load(tap + plane, mask=m, other=0).to(tl.float32)
+            b_sum += weight * tl.load(tap + 2 * plane, mask=m, other=0).to(tl.float32)
+        reached = total != 0.0
+        scale = 1.0 / tl.where(reached, total, 1.0)
+        to = half + tl.load(place + v) + i
+        tl.store(to, tl.where(reached, r_sum * scale, r), mask=m)
+        tl.store(to + count, tl.where(reached, g_sum * scale, g), mask=m)
+        tl.store(to + 2 * count, tl.where(reached, b_sum * scale, b), mask=m)
+
+
+@_kernel
+def down(
+    half, place, rows, box, window, shift, codes, args, P, stage, view, partial, counts, out, gain, bias,
+    R, pixel_step, channel_step, CUBIC: tl.constexpr, EQUALIZES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Resample the columns of `half` and begin the operations; arguments as of `across` and in the module."""
+    v = tl.program_id(0)
+    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    m = i < R * R
+    y, x = i // R, i % R
+    begin, taps, near, inverse = _taps(
+        y, tl.load(box + 4 * v), tl.load(box + 4 * v + 2), tl.load(window + 4 * v),
+        tl.load(window + 4 * v + 2), tl.load(shift + 2 * v), 0, R, CUBIC,
+    )  # fmt: skip
+    plane = tl.load(rows + 2 * v + 1) * R
+    at = half + tl.load(place + v) + (begin - tl.load(rows + 2 * v)) * R + x
+    r, g, b = _three(at, plane, m)
+    total = _weight(near * inverse, CUBIC)
+    r_sum, g_sum, b_sum = r * total, g * total, b * total
+    for t in range(1, tl.max(tl.where(m, taps, 0))):
+        weight = tl.where(t < taps, _weight((t - near) * inverse, CUBIC), 0.0)
+        total += weight
+        tap = at + tl.minimum(t, taps - 1) * R
+        r_sum += weight * tl.load(tap, mask=m, other=0.0)
+        g_sum += weight * tl.load(tap + plane, mask=m, other=0.0)
+        b_sum += weight * tl.load(tap + 2 * plane, mask=m, other=0.0)
+    reached = total != 0.0
+    scale = 1.0 / tl.where(reached, total, 1.0)
+    r = _clamp(tl.where(reached, r_sum * scale, r))
+    g = _clamp(tl.where(reached, g_sum * scale, g))
+    b = _clamp(tl.where(reached, b_sum * scale, b))
+    _go_on(
+        v, i, m, y, x, r, g, b, codes, args, P, 0, tl.load(stage + 2 * v + 1), view, partial, counts, out,
+        gain, bias, R, pixel_step, channel_step, EQUALIZES, BLOCK,
+    )  # fmt: skip
+
+
+@_jit
+def _clamp(value):
+    return tl.maximum(0.0, tl.minimum(value, 255.0))
+
+
+@_jit
+def _luma(r, g, b):
+    return 0.2989 * r + 0.587 * g + 0.114 * b
+
+
+@_jit
+def _hue_channel(position, value, chroma):
+    k = position - 6.0 * tl.floor(position * (1.0 / 6.0))
+    return value - chroma * tl.maximum(0.0, tl.minimum(tl.minimum(k, 4.0 - k), 1.0))
+
+
+@_jit
+def _posterize(value, bits):
+    step = (1 << (8 - bits.to(tl.int32))).to(tl.float32)
+    return tl.floor(tl.floor(value + 0.5) * (1.0 / step)) * step
+
+
+@_jit
+def _pointwise(code, args, y, x, r, g, b):
+    """Apply one operation; `args` points to its arguments."""
+    a = tl.load(args)
+    if code == BRIGHTNESS:
+        r, g, b = tl.minimum(r * a, 255.0), tl.minimum(g * a, 255.0), tl.minimum(b * a, 255.0)
+    elif code == SATURATION:
+        gray = _luma(r, g, b) * (1.0 - a)
+        r, g, b = _clamp(r * a + gray), _clamp(g * a + gray), _clamp(b * a + gray)
+    elif code == HUE:
+        value = tl.maximum(r, tl.maximum(g, b))
+        chroma = value - tl.minimum(r, tl.minimum(g, b))
+        inverse = 1.0 / tl.maximum(chroma, 1e-6)
+        from_green, from_blue = (b - r) * inverse + 2.0, (r - g) * inverse + 4.0
+        hue = tl.where(value == r, (g - b) * inverse, tl.where(value == g, from_green, from_blue)) + 6.0 * a
+        r, g, b = (
+            _hue_channel(hue + 5.0, value, chroma),
+            _hue_channel(hue + 3.0, value, chroma),
+            _hue_channel(hue + 1.0, value, chroma),
+        )
+    elif code == GRAYSCALE:
+        gray = _luma(r, g, b)
+        r, g, b = gray, gray, gray
+    elif code == SOLARIZE:
+        r = tl.where(r >= a, 255.0 - r, r)
+        g = tl.where(g >= a, 255.0 - g, g)
+        b = tl.where(b >= a, 255.0 - b, b)
+    elif code == POSTERIZE:
+        r, g, b = _posterize(r, a), _posterize(g, a), _posterize(b, a)
+    elif code == INVERT:
+        r, g, b = 255.0 - r, 255.0 - g, 255.0 - b
+    elif code == CUTOUT:
+        inside = (y >= a) & (x >= tl.load(args + 1)) & (y < tl.load(args + 2)) & (x < tl.load(args + 3))
+        fill = tl.load(args + 4)
+        r, g, b = tl.where(inside, fill, r), tl.where(inside, fill, g), tl.where(inside, fill, b)
+    return r, g, b
+
+
+@_jit
+def _go_on(
+    v, i, m, y, x, r, g, b, codes, args, P, begin, end, view, partial, counts, out, gain, bias,
+    R, pixel_step, channel_step, EQUALIZES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Apply slots begin .. end; write the finished pixels, or these and what slot `end` must know of them."""
+    for k in range(begin, end):
+        r, g, b = _pointwise(tl.load(codes + v * P + k), args + v * P + k, y, x, r, g, b)
+    first = v.to(tl.int64) * 3 * R * R
+    if end == P:
+        final = out + first + i * pixel_step
+        kind = out.dtype.element_ty
+        tl.store(final, (r * tl.load(gain) + tl.load(bias)).to(kind), mask=m)
+        tl.store(final + channel_step, (g * tl.load(gain + 1) + tl.load(bias + 1)).to(kind), mask=m)
+        tl.store(final + 2 * channel_step, (b * tl.load(gain + 2) + tl.load(bias + 2)).to(kind), mask=m)
+    else:
+        kept = view + first + i
+        tl.store(kept, r, mask=m)
+        tl.store(kept + R * R, g, mask=m)
+        tl.store(kept + 2 * R * R, b, mask=m)
+        number = v * tl.num_programs(1) + tl.program_id(1)
+        code = tl.load(codes + v * P + end)
+        part = partial + number * PARTS
+        if code == CONTRAST:
+            tl.store(part, tl.sum(tl.where(m, _luma(r, g, b), 0.0)))
+        elif code == AUTOCONTRAST:
+            _store_extremes(part, r, m)
+            _store_extremes(part + 2, g, m)
+            _store_extremes(part + 4, b, m)
+        elif code == STANDARDIZE:
+            _store_moments(part, r, m)
+            _store_moments(part + 2, g, m)
+            _store_moments(part + 4, b, m)
+        if EQUALIZES:  # noqa: SIM102 - known while compiling, unlike the code
+            if code == EQUALIZE:
+                count = counts + number * 768 + tl.arange(0, 256)
+                tl.store(count, tl.histogram((r + 0.5).to(tl.int32), 256, mask=m))
+                tl.store(count + 256, tl.histogram((g + 0.5).to(tl.int32), 256, mask=m))
+                tl.store(count + 512, tl.histogram((b + 0.5).to(tl.int32), 256, mask=m))
+
+
+@_jit
+def _store_extremes(part, channel, m):
+    tl.store(part, tl.min(tl.where(m, channel, 255.0)))
+    tl.store(part + 1, tl.max(tl.where(m, channel, 0.0)))
+
+
+@_jit
+def _store_moments(part, channel, m):
+    value = tl.where(m, channel - MIDDLE, 0.0)
+    tl.store(part, tl.sum(value))
+    tl.store(part + 1, tl.sum(value * value))
+
+
+@_jit
+def _three(at, plane, m):
+    """Return the three channels at pointers to the first."""
+    return (
+        tl.load(at, mask=m, other=0.0),
+        tl.load(at + plane, mask=m, other=0.0),
+        tl.load(at + 2 * plane, mask=m, other=0.0),
+    )
+
+
+@_jit
+def _mirror(j, R):
+    j = tl.abs(j)
+    return tl.where(j >= R, 2 * (R - 1) - j, j)
+
+
+@_jit
+def _blur(source, place, step, i, m, sigma, R):
+    """Blur along one axis: `place` is the pixel's place on it, `step` the elements from one to the next."""
+    radius = tl.minimum(tl.ceil(3.0 * sigma.to(tl.float64)).to(tl.int32), R - 1)
+    plane = R * R
+    r, g, b = _three(source + i, plane, m)
+    total = 1.0
+    for t in range(1, radius + 1):
+        weight = tl.exp(-0.5 * (t / sigma) * (t / sigma))
+        total += 2.0 * weight
+        r0, g0, b0 = _three(source + i + (_mirror(place - t, R) - place) * step, plane, m)
+        r1, g1, b1 = _three(source + i + (_mirror(place + t, R) - place) * step, plane, m)
+        r += weight * (r0 + r1)
+        g += weight * (g0 + g1)
+        b += weight * (b0 + b1)
+    return r / total, g / total, b / total
+
+
+@_jit
+def _nearest(value):
+    """Round, ties to even."""
+    up = tl.floor(value + 0.5)
+    odd = up - 2.0 * tl.floor(up * 0.5)
+    return tl.where((up - value == 0.5) & (odd == 1.0), up - 1.0, up)
+
+
+@_jit
+def _warp(source, args, y, x, m, R):
+    half = 0.5 * (R - 1)
+    v, u = y - half, x - half
+    row = _nearest(tl.load(args + 3) * u + tl.load(args + 4) * v + tl.load(args + 5) + half)
+    column = _nearest(tl.load(args) * u + tl.load(args + 1) * v + tl.load(args + 2) + half)
+    inside = (row >= 0) & (row < R) & (column >= 0) & (column < R)
+    place = tl.where(inside, row.to(tl.int32) * R + column.to(tl.int32), 0)
+    r, g, b = _three(source + place, R * R, m & inside)
+    fill = tl.load(args + 6)
+    return tl.where(inside, r, fill), tl.where(inside, g, fill), tl.where(inside, b, fill)
+
+
+@_jit
+def _sharpen(source, i, y, x, m, factor, R):
+    inner = m & (y > 0) & (y < R - 1) & (x > 0) & (x < R - 1)
+    r, g, b = _three(source + i, R * R, m)
+    r_sum, g_sum, b_sum = 4.0 * r, 4.0 * g, 4.0 * b  # with itself below: five of thirteen
+    for k in range(9):
+        r0, g0, b0 = _three(source + i + (k // 3 - 1) * R + k % 3 - 1, R * R, inner)
+        r_sum += r0
+        g_sum += g0
+        b_sum += b0
+    rest = (1.0 - factor) / 13.0
+    return (
+        tl.where(inner, _clamp(r * factor + r_sum * rest), r),
+        tl.where(inner, _clamp(g * factor + g_sum * rest), g),
+        tl.where(inner, _clamp(b * factor + b_sum * rest), b),
+    )
+
+
+@_jit
+def _stretch(part, blocks, channel):
+    """Map the extremes of a channel to [0, 255]; a constant channel stays."""
+    low, high = 255.0, 0.0
+    for k in range(blocks):
+        low = tl.minimum(low, tl.load(part + k * PARTS))
+        high = tl.maximum(high, tl.load(part + k * PARTS + 1))
+    varies = high > low
+    scale = tl.where(varies, 255.0 / tl.where(varies, high - low, 1.0), 1.0)
+    return _clamp((channel - tl.where(varies, low, 0.0)) * scale)
+
+
+@_jit
+def _standardize(part, blocks, channel, size, eps):
+    total, squares = _nothing(), _nothing()
+    for k in range(blocks):
+        total += tl.load(part + k * PARTS).to(tl.float64)
+        squares += tl.load(part + k * PARTS + 1).to(tl.float64)
+    mean = total / size
+    deviation = tl.sqrt(tl.maximum(squares / size - mean * mean, 0.0)).to(tl.float32) + eps
+    return (channel - (mean + MIDDLE).to(tl.float32)) / deviation
+
+
+@_jit
+def _nothing():
+    return tl.zeros([], tl.float64)
+
+
+@_jit
+def _equalize(count, blocks, channel):
+    """Equalise as PIL does: the step leaves out the last occupied value; a single value stays."""
+    value = tl.arange(0, 256)
+    found = tl.zeros([256], tl.int32)
+    for k in range(blocks):
+        found += tl.load(count + k * 768 + value)
+    last = tl.max(tl.where(found > 0, value, 0))
+    step = (tl.sum(found) - tl.sum(tl.where(value == last, found, 0))) // 255
+    below = step // 2 + tl.cumsum(found) - found
+    table = tl.where(step == 0, value, tl.minimum(255, below // tl.maximum(step, 1)))
+    return tl.gather(table, (channel + 0.5).to(tl.int32), 0).to(tl.float32)
+
+
+@_kernel
+def advance(
+    source, known, found, codes, args, P, stage, view, partial, counts, out, gain, bias,
+    R, pixel_step, channel_step, EQUALIZES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Apply the operation that a view has stopped at, and go on to the next such one.
+
+    Args:
+        source: float32 [B, 3, R, R], the views as the last launch left them.
+        known: float32 [B, blocks, 6], `partial` of the last launch.
+        found: int32 [B, blocks, 3, 256], `counts` of the last launch.
+        The others: see the module.
+    """
+    v = tl.program_id(0)
+    at, end = tl.load(stage + 2 * v), tl.load(stage + 2 * v + 1)
+    if at >= 0:
+        blocks, size = tl.num_programs(1), R * R
+        i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        m = i < size
+        y, x = i // R, i % R
+        here = source + v.to(tl.int64) * 3 * size
+        part = known + v * blocks * PARTS
+        mine = args + v * P + at
+        argument = tl.load(mine)
+        code = tl.load(codes + v * P + at)
+        r, g, b = _three(here + i, size, m)
+        if code == BLUR:
+            r, g, b = _blur(here, tl.where(at == end, x, y), tl.where(at == end, 1, R), i, m, argument, R)
+        elif code == AFFINE:
+            r, g, b = _warp(here, mine, y, x, m, R)
+        elif code == SHARPNESS:
+            r, g, b = _sharpen(here, i, y, x, m, argument, R)
+        elif code == CONTRAST:
+            mean = 0.0
+            for k in range(blocks):
+                mean += tl.load(part + k * PARTS)
+            offset = (1.0 - argument) * (mean / size)
+            r, g = _clamp(r * argument + offset), _clamp(g * argument + offset)
+            b = _clamp(b * argument + offset)
+        elif code == AUTOCONTRAST:
+            r, g, b = _stretch(part, blocks, r), _stretch(part + 2, blocks, g), _stretch(part + 4, blocks, b)
+        elif code == STANDARDIZE:
+            r = _standardize(part, blocks, r, size, argument)
+            g = _standardize(part + 2, blocks, g, size, argument)
+            b = _standardize(part + 4, blocks, b, size, argument)
+        if EQUALIZES:  # noqa: SIM102 - known while compiling, unlike the code
+            if code == EQUALIZE:
+                count = found + v * blocks * 768
+                r = _equalize(count, blocks, r)
+                g = _equalize(count + 256, blocks, g)
+                b = _equalize(count + 512, blocks, b)
+        _go_on(
+            v, i, m, y, x, r, g, b, codes, args, P, at + 1, end, view, partial, counts, out, gain, bias,
+            R, pixel_step, channel_step, EQUALIZES, BLOCK,
+        )  # fmt: skip

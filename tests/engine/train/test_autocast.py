@@ -1,0 +1,64 @@
+"""Precision from what the hardware has; a stand-in for the processor, which may lack bfloat16 here."""
+
+import json
+
+import pytest
+import torch
+
+from engine.train import autocast
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="of processors")
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Give the processor capabilities by name."""
+
+    def has(*names):
+        found = dict.fromkeys(autocast.IN_HARDWARE, False) | dict.fromkeys(names, True)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+
+    return has
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [((), "no"), (("avx512_f", "avx2"), "no"), (("avx512_bf16",), "bf16"), (("amx_bf16",), "bf16")],
+)
+def test_auto_takes_bfloat16_where_the_processor_has_it(processor, names, expected):
+    processor(*names)
+    assert autocast.of_hardware() == expected
+    assert autocast.taken("auto", None) == expected
+    assert autocast.taken("no", None) == "no"
+
+
+def test_no_gpu_emulates_bfloat16(monkeypatch):
+    """Before Ampere float16 is taken; unless it is asked, torch calls an emulated bfloat16 supported."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **kind: asked.append(kind) or False)
+    assert autocast.of_hardware() == "fp16"
+    assert asked == [{"including_emulation": False}]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"autocast": "bf16"}, "bf16"),
+        ({"autocast": "no"}, "no"),
+        ({"precision": "auto"}, "no"),  # from before it was written
+        ({"autocast": "fp8"}, "no"),
+    ],
+)
+def test_a_run_goes_on_as_it_began(processor, tmp_path, config, expected):
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "barlow", "config": config}))
+    for names in ((), ("avx512_bf16",)):
+        processor(*names)
+        assert autocast.taken("auto", tmp_path) == expected
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"config": 3}', "{}"])
+def test_what_is_no_run_decides_nothing(processor, tmp_path, text):
+    processor("amx_bf16")
+    (tmp_path / "config.json").write_text(text)
+    assert autocast.taken("auto", tmp_path) == "bf16"

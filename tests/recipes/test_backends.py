@@ -1,0 +1,77 @@
+"""Recipes over every backend that draws the cpu backend's views: the losses are the same numbers."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from loaders import LoaderOptions
+from loaders.packs import Pack
+from recipes import barlow, fixmatch
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "backbone": "tiny_resnet",
+    "resolution": 16,
+    "flip_p": 0.0,
+    "loader": LoaderOptions(num_threads=1),
+    "log_every": 1,
+    "trackers": (),
+    "progress": False,
+    "max_steps": 3,
+}
+RUNS = {
+    "barlow": (barlow, {"split": "train", "batch_size": 16, "projector": (32, 32), "precision": "no"}),
+    "fixmatch": (fixmatch, {"batch_size": 4, "mu": 2, "labels_per_class": 4, "precision": "no"}),
+}
+
+
+def losses(name: str, pack: Pack, out: Path, backend: str = "cpu", **changes: object) -> list[float]:
+    """Run a recipe for three steps and return its losses."""
+    recipe, settings = RUNS[name]
+    config = recipe.Config(pack=pack.path, out=out, **(SMALL | settings | changes))
+    recipe.run(replace(config, loader=replace(config.loader, backend=backend)))
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_losses_are_the_cpu_backends(name: str, digits_pack: Pack, tmp_path: Path) -> None:
+    expected = losses(name, digits_pack, tmp_path / "cpu")
+    assert len(expected) == 3
+    assert losses(name, digits_pack, tmp_path / "resident", "resident") == expected
+    if importlib.util.find_spec("nvidia.dali"):
+        assert losses(name, digits_pack, tmp_path / "dali", "dali") == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of processors")
+@pytest.mark.parametrize("name", ["fixmatch", pytest.param("barlow", marks=pytest.mark.slow)])
+def test_bfloat16_is_taken_said_kept_and_resumed(name: str, digits_pack: Pack, tmp_path: Path) -> None:
+    """A stand-in for the processor, in a process of its own: accelerate has one precision for good.
+
+    The losses, whose sums are float32, stay near those of float32.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "tests.recipes.bfloat16_runs",
+        name,
+        str(digits_pack.path),
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("precision: bfloat16 autocast") == 2  # a run and its resume on another processor
+    config = json.loads((tmp_path / name / "config.json").read_text())["config"]
+    assert (config["autocast"], config["precision"]) == ("bf16", "auto")
+    lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line)["loss"] for line in lines]
+    assert len(found) == 2
+    expected = losses(name, digits_pack, tmp_path / "float32", max_steps=1)
+    assert found[:1] != expected
+    assert found[:1] == pytest.approx(expected, rel=0.05)

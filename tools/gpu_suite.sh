@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# What a GPU has to prove, in eight minutes on one bare machine with torch and Triton. Each line is a finding in
+# JSON, written at once; a group that fails is noted and the next one begins. Without a GPU it ends, with exit
+# code 0, at the first line that needs one.
+# usage: tools/gpu_suite.sh OUT.jsonl [CASES.npz] [PYTHON]
+#   CASES.npz  from 'python tools/gpu/cases.py CASES.npz' where Sluice is installed; written here if missing
+#   Other rows run where their libraries are: DALI, the loaders (numba, tyro, ...), pytest.
+set -uo pipefail
+out=${1:?usage: tools/gpu_suite.sh OUT.jsonl [CASES.npz] [PYTHON]}
+cases=${2:-$out.cases.npz}
+python=${3:-python3}
+seconds=${SUITE_SECONDS:-480}
+out=$(realpath "$out") cases=$(realpath -m "$cases")
+cd "$(dirname "$0")/.." || exit 2
+export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
+: >"$out" || exit 2
+
+say() { printf '%s\n' "$1" | tee -a "$out"; }
+left() { echo $((seconds - SECONDS)); }
+group() {  # name, command...: what it prints goes to the file line by line
+  local name=$1; shift
+  if [ "$(left)" -lt 5 ]; then say "{\"group\": \"$name\", \"skipped\": \"no time left\"}"; return 1; fi
+  timeout "$(left)" "$@" 2>>"$out.log" | tee -a "$out"
+  local code=${PIPESTATUS[0]}
+  [ "$code" -eq 0 ] || [ "$code" -eq 3 ] || say "{\"group\": \"$name\", \"exit_code\": $code}"
+  return "$code"
+}
+
+if [ ! -f "$cases" ]; then
+  group cases "$python" tools/gpu/cases.py "$cases"
+  [ -f "$cases" ] || { say '{"group": "cases", "needs": "a file of tools/gpu/cases.py"}'; exit 1; }
+fi
+TRITON_INTERPRET=1 group interpreter "$python" tools/gpu/suite.py interpreter "$cases"
+
+group machine "$python" tools/gpu/suite.py machine "$cases"
+[ $? -eq 3 ] && exit 0
+for name in parity no_sync lifetime engine stall nccl sanitizer compiled; do
+  group "$name" "$python" tools/gpu/suite.py "$name" "$cases"
+done
+if "$python" -c 'import numba, tyro, pytest' 2>/dev/null; then
+  group tests "$python" -m pytest -q -m gpu tests/loaders >>"$out.log"  # exit code 5: none was collected
+  for resolution in 96 224; do
+    group loaders "$python" tools/bench_loaders.py --images "${SUITE_IMAGES:-/nonexistent}" --views barlow \
+      --resolution "$resolution" --batch-size 256 --num-threads "$(nproc)" --runs 2 --seconds 4 \
+      --backends cpu_gpu_backend resident_gpu_backend dali_gpu_backend --peers kornia dali \
+      --limits decode_only --json "$out" >>"$out.log"
+  done
+else
+  say '{"group": "loaders", "skipped": "numba, tyro or pytest is missing"}'
+fi
