@@ -127,6 +127,7 @@ from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import has_labels, training_labels
 from loaders.views.evaluation import EvaluationView
 
+_MANY_IMAGES = 2000
 COLUMNS = ("row", "key", "cluster", "margin", "guess", "label")
 
 
@@ -303,7 +304,8 @@ def write_request(config: Config, pack: Pack, request: Request) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     rows = request.row.tolist()
     name = f"{pack.path.resolve()} {config.cycle} {rows[0]} {len(rows)}"
-    page = label_page(name, COLUMNS, cells, pack.classes, lambda i: thumbnail(pack, rows[i], SHOWN_PX))
+    side = SHOWN_PX if len(rows) <= _MANY_IMAGES else SHOWN_PX // 2  # 12,800 images would make 100 MB
+    page = label_page(name, COLUMNS, cells, pack.classes, lambda i: thumbnail(pack, rows[i], side))
     write_atomic(config.out / "request.html", page.encode())
     write_atomic(config.out / "request.csv", table_text(COLUMNS, cells).encode())
     if (request.guess < 0).any():
