@@ -80,6 +80,7 @@ from engine.train.schedule import Schedule, constant
 from loaders.batch import Batch
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
+from loaders.views.policy import IMAGENET
 
 
 class SiameseVae(Recipe):
@@ -101,7 +102,7 @@ class SiameseVae(Recipe):
         self.code = LatentCode(
             num_features, config.num_latent, config.resolution, config.decoder_width, config.beta > 0
         )
-        self.to_intensities = Intensities(presets.IMAGENET.mean, presets.IMAGENET.std)
+        self.to_intensities = Intensities(IMAGENET.mean, IMAGENET.std)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Reconstruct both views; keep their latent means nearer to each other than to the next image's."""

@@ -97,6 +97,7 @@ from loaders import open_pack
 from loaders.batch import PairedBatch
 from loaders.classification import SemiLoaders
 from loaders.views import presets
+from loaders.views.policy import IMAGENET
 
 SHEET_ROWS, SHEET_COLUMNS = 6, 12
 
@@ -119,8 +120,8 @@ class SslGan(ClassifierRecipe):
             assert isinstance(network.backbone, Discriminator)
             network.backbone.set_dropout(config.dropout)
         self.generator = Generator(config.resolution, config.noise_size, config.generator_width)
-        self.register_buffer("mean", torch.tensor(presets.IMAGENET.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(presets.IMAGENET.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET.std).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("real_spread", torch.zeros(()))
 
     def generate(self, noise: Tensor) -> Tensor:

@@ -175,6 +175,7 @@ from loaders.build import Sampler
 from loaders.classification import check_measured, fit_to_ranks
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
+from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.leaks import check_leak
@@ -274,7 +275,7 @@ class Session:
         """Choose the labels of a job."""
         return self.split.take(subsample_per_class(self.known, job.labels_per_class, job.seed))
 
-    def in_order(self, split: Split, labels: LabelTable | None = None) -> Loader[Batch]:
+    def in_order(self, split: Split, labels: LabelTable | None = None) -> EpochLoader:
         """Build a loader of this rank's part of a split, without augmentation; its true labels by default."""
         views, size = (self.start.view.policy(),), 256 * self.accelerator.num_processes
         return build_loader(split, views, size, options=self.options, mode="eval", labels=labels)

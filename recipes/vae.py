@@ -69,6 +69,7 @@ from engine.train.schedule import Schedule, constant
 from loaders.batch import Batch
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
+from loaders.views.policy import IMAGENET
 
 
 class Vae(Recipe):
@@ -91,7 +92,7 @@ class Vae(Recipe):
         self.code = LatentCode(
             num_features, config.num_latent, config.resolution, config.decoder_width, config.beta > 0
         )
-        self.to_intensities = Intensities(presets.IMAGENET.mean, presets.IMAGENET.std)
+        self.to_intensities = Intensities(IMAGENET.mean, IMAGENET.std)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Encode, draw a code, decode, and compare with the image (algorithm 1)."""
@@ -127,7 +128,7 @@ class Vae(Recipe):
 def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
     # The encoder sees normalised views, as every network does that transfers; the target is undone.
-    view = replace(presets.reconstruction(config.resolution, config.flip_p), normalize=presets.IMAGENET)
+    view = replace(presets.reconstruction(config.resolution, config.flip_p), normalize=IMAGENET)
     loaders = PretrainingLoaders(config, (view,))
     return run_recipe(config, lambda: Vae(config), loaders)
 

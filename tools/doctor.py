@@ -123,7 +123,7 @@ class Diagnosis:
 
         What shares the processor adds up; all else overlaps, and the slowest counts.
         """
-        found = {**self.stages, **changed}
+        found: dict[str, float] = {**self.stages, **changed}
         loading = found["decoding"] + found["views"]
         if self.shares_cores:
             return max(found["storage"], loading + found["network"])
@@ -204,7 +204,7 @@ def remedies(found: Diagnosis, work: stages.Work) -> list[tuple[str, float]]:
         choices.append((pixels, found.gain(decoding=0.0)))
     cores, threads = available_cores(), work.num_threads
     if cores > threads:
-        more = {name: found.stages[name] * threads / cores for name in ("decoding", "views")}  # type: ignore[index]
+        more = {name: found.stages[name] * threads / cores for name in ("decoding", "views")}
         choices.append((f"--num-threads {cores} instead of {threads}", found.gain(**more)))
     if not found.is_cached:
         choices.append(("faster storage, or memory that holds the pack", found.gain(storage=found.warm)))

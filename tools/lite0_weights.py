@@ -86,7 +86,7 @@ def main() -> None:
     config = command_line(Config, __doc__)
     network = convert(read_lite0())
     known = {"pretrained_cfg": {"license": "apache-2.0"}, "label_names": ImageNetInfo().label_names()}
-    save_for_hf(network, config.out, known, safe_serialization=True)
+    save_for_hf(network, str(config.out), known, safe_serialization=True)
     print(f"lite0_weights: {len(network.state_dict())} tensors of {NAME} -> {config.out}")
 
 

@@ -138,9 +138,9 @@ def guess(config: Config, network: Exported, split: Split) -> Guessed:
             parts.append((part.index, label, confidence))
     found = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
     whole = gather_on_main(found)
-    row, label, confidence = (np.concatenate(column) for column in zip(*(whole or [found]), strict=True))
+    row, labels, shares = (np.concatenate(column) for column in zip(*(whole or [found]), strict=True))
     order = np.argsort(row)
-    return Guessed(row[order], label[order], confidence[order])
+    return Guessed(row[order], labels[order], shares[order])
 
 
 def write_table(config: Config, pack: Pack, classes: Sequence[str], guessed: Guessed) -> Path:

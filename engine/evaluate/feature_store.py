@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -139,8 +139,8 @@ def _rows_done(place: Path, facts: Mapping[str, Any]) -> int:
         return 0
 
 
-def _open(place: Path, split: Split, mode: str) -> FeatureStore:
-    h, present = (np.load(place / name, mmap_mode=mode) for name in ("features.npy", "present.npy"))  # type: ignore[call-overload]
+def _open(place: Path, split: Split, mode: Literal["r", "r+"]) -> FeatureStore:
+    h, present = (np.load(place / name, mmap_mode=mode) for name in ("features.npy", "present.npy"))
     return FeatureStore(place, h, present, split.rows(np.arange(len(split))))
 
 
@@ -206,7 +206,8 @@ def _write(store: FeatureStore, h: list[Tensor], batch: Batch, position: NDArray
 def _mark(store: FeatureStore, rows: int, facts: Mapping[str, Any], device: torch.device | str) -> None:
     """Note how far it is, once every rank has written so far."""
     for array in (store.h, store.present):
-        array.flush()  # type: ignore[attr-defined]
+        assert isinstance(array, np.memmap)
+        array.flush()
     all_reduce_sum(torch.zeros(1, device=device))
     content = to_json({"facts": dict(facts), "rows_done": rows})
     on_main(lambda: write_atomic(store.folder / "store.json", content))

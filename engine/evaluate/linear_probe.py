@@ -27,7 +27,7 @@ class LinearProbe:
 
     def logits(self, h: Tensor) -> Tensor:
         """Return float32 [M, C] for representations [M, D], of float16 part by part."""
-        parts = [h] if h.dtype == torch.float32 else h.split(_ROWS_PER_PART)
+        parts = [h] if h.dtype == torch.float32 else list(torch.split(h, _ROWS_PER_PART))
         return torch.cat([part.float() @ self.weight.T + self.bias for part in parts])
 
 

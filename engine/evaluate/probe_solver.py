@@ -112,7 +112,7 @@ def fit_probe(
     if h.numel() * num_classes <= MOST_NUMBERS:
         return fit_linear_probe(h, labels, num_classes, inverse_penalty)
     order = torch.randperm(len(h), generator=torch.Generator().manual_seed(seed))
-    held, used = (part.sort().values for part in order.split([len(h) // 10, len(h) - len(h) // 10]))
+    held, used = (part.sort().values for part in torch.split(order, [len(h) // 10, len(h) - len(h) // 10]))
     found = fit_probes(_Rows(h, used), labels[used], num_classes, h[held], labels[held], seed=seed)
     shown = ", ".join(f"{c:g}: {a:.1%}" for c, a in zip(PENALTIES, found.accuracies, strict=True))
     tell(f"linear probe: {found.passes} passes, C chosen by {len(held):,} of the images ({shown})")
@@ -173,7 +173,8 @@ def _batches(num_rows: int, batch: int, passes: int, seed: int) -> Iterator[Tens
     generator = torch.Generator().manual_seed(seed)
     for _ in range(passes):
         # Rows of a batch in increasing order: a disk reads them in one direction.
-        yield from (part.sort().values for part in torch.randperm(num_rows, generator=generator).split(batch))
+        order = torch.randperm(num_rows, generator=generator)
+        yield from (part.sort().values for part in torch.split(order, batch))
 
 
 def _cosine(share: float) -> float:

@@ -44,7 +44,7 @@ def normalise(features: Floats) -> Floats:
     return scaled
 
 
-def check_finite(features: Floats) -> None:
+def check_finite(features: Floats | Halves) -> None:
     """Refuse features that no distance is defined for.
 
     Raises:
@@ -123,9 +123,11 @@ def kmeans(
             "ask for fewer"
         )
     if features.dtype != np.float32:
-        return _kmeans_of_parts(features, num_clusters, seed, num_iterations, spherical)
+        halves: Halves = features.astype(np.float16, copy=False)
+        return _kmeans_of_parts(halves, num_clusters, seed, num_iterations, spherical)
     check_finite(features)
-    points = np.ascontiguousarray(normalise(features) if spherical else features, np.float32)
+    whole: Floats = features.astype(np.float32, copy=False)
+    points = np.ascontiguousarray(normalise(whole) if spherical else whole, np.float32)
     solver = _solver(size, num_clusters, seed, num_iterations, max_points_per_cluster, spherical)
     solver.train(points)
     found, nearest = solver.index.search(points, 1)

@@ -88,8 +88,9 @@ def as_timm(network: Classifier, x: Tensor) -> nn.Module:
             f"export: expected a network of timm, found {name}, which is this project's own; export it as "
             "onnx, torch_export or safetensors"
         )
-    size = {"img_size": network.resolution} if timm.get_pretrained_cfg(name).fixed_input_size else {}
-    model = timm.create_model(name, num_classes=network.num_classes, **size).eval()
+    known = timm.get_pretrained_cfg(name)
+    size: dict[str, Any] = {"img_size": network.resolution} if known and known.fixed_input_size else {}
+    model: Any = timm.create_model(name, num_classes=network.num_classes, **size).eval()
     head = model.pretrained_cfg.get("classifier")
     weights = dict(network.backbone.state_dict())
     if network.num_classes:  # else a backbone alone
@@ -115,7 +116,9 @@ def write_hf(network: Classifier, x: Tensor, out: Path) -> None:
     config = _timm_config(network)
     kept: dict[str, Any] = {"pretrained_cfg": {"license": config["pretrained_cfg"].get("license")}}
     kept["label_names"] = list(network.classes)
-    save_for_hf(as_timm(network, x), out, kept, data_config=config["pretrained_cfg"], safe_serialization=True)
+    save_for_hf(
+        as_timm(network, x), str(out), kept, data_config=config["pretrained_cfg"], safe_serialization=True
+    )
     written = json.loads((out / "config.json").read_text())
     written["model_args"].pop("num_classes", None)  # it stands beside them, and transformers pass both on
     write_atomic(out / "config.json", to_json(written))

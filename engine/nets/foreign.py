@@ -135,8 +135,8 @@ def _read(source: str, stamp: int, backbone: str | None) -> Foreign:
 def _fetched(source: str, name: str) -> Foreign:
     """Let timm fetch and build a network, and take it apart."""
     with _one_line(source):
-        model = timm.create_model(name, pretrained=True)
-    config = dict(model.pretrained_cfg)
+        model: Any = timm.create_model(name, pretrained=True)
+    config: dict[str, Any] = dict(model.pretrained_cfg)
     backbone = str(config["architecture"])
     tag = config.get("tag")
     known = f"{backbone}.{tag}" if tag and timm.is_model(f"{backbone}.{tag}") else backbone

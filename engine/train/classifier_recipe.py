@@ -104,7 +104,7 @@ class ClassifierRecipe(Recipe):
         in codes that split a batch over devices.
         """
         sizes = [len(x) for x in views]
-        return list(at_least_float32(self.classifier(torch.cat(views))).split(sizes))
+        return list(torch.split(at_least_float32(self.classifier(torch.cat(views))), sizes))
 
     def weigh_classes(self, counts: Tensor) -> None:
         """Set the weights of the classes in the loss, where the run asks for them.

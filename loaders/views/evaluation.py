@@ -8,7 +8,7 @@ from typing import Any
 
 from loaders.common.errors import UserError
 from loaders.views import presets
-from loaders.views.policy import CenterCrop, Interpolation, Normalize, ViewPolicy
+from loaders.views.policy import IMAGENET, CenterCrop, Interpolation, Normalize, ViewPolicy
 
 Channels = tuple[float, float, float]
 
@@ -27,8 +27,8 @@ class EvaluationView:
 
     resolution: int
     crop: float
-    mean: Channels = presets.IMAGENET.mean
-    std: Channels = presets.IMAGENET.std
+    mean: Channels = IMAGENET.mean
+    std: Channels = IMAGENET.std
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
@@ -73,11 +73,11 @@ class EvaluationView:
         Views that are not normalised by those of ImageNet keep what they have: their recipe means it.
         """
         own = Normalize(self.mean, self.std)
-        if (own, self.interpolation) == (presets.IMAGENET, "bilinear"):
+        if (own, self.interpolation) == (IMAGENET, "bilinear"):
             return views
         return tuple(
             replace(view, normalize=own, interpolation=self.interpolation)
-            if view.normalize == presets.IMAGENET
+            if view.normalize == IMAGENET
             else view
             for view in views
         )
