@@ -86,15 +86,19 @@ def build_loader(
         **backend.identity(work), dtype=options.dtype, **drawn, **transform_facts(batch_transform, options),
     )  # fmt: skip
     renderer = _renderer(backend, work)
-    if draws is not None and renderer.shuffle is not permute_stream:
+    _check_any_order(draws is not None, renderer, work, backend)
+    place = place_on(torch.device(options.device))
+    loader = EpochLoader(renderer, work, batch_size, place, choice, mark, draws)
+    return loader if transforming is None else loader.transform(transforming)
+
+
+def _check_any_order(sampled: bool, renderer: Renderer, work: Work, backend: Backend) -> None:
+    if sampled and renderer.shuffle is not permute_stream:
         work.crew.close()
         raise UserError(
             f"sampler: expected a backend that reads rows in any order, found {backend.name}, which goes "
             "through blocks of shards; use backend='cpu', or the class weights of a loss"
         )
-    place = place_on(torch.device(options.device))
-    loader = EpochLoader(renderer, work, batch_size, place, choice, mark, draws)
-    return loader if transforming is None else loader.transform(transforming)
 
 
 def _check_sampler(sampler: object, mode: Mode) -> None:
@@ -172,9 +176,7 @@ def build_paired_loader(
     _check_options(options)
     labeled.pack.checked_labels(labels)
     ranks = options.num_ranks
-    check_batch(len(labeled), batch_size, ranks, drop_last=False)
-    unlabeled_batch = f"unlabelled batch size (mu = {mu} times batch_size = {batch_size})"
-    check_batch(len(unlabeled), mu * batch_size, ranks, what=unlabeled_batch)
+    _check_pair_of_batches(labeled, unlabeled, batch_size, mu, ranks)
     backend, choice = choose_backend(options.backend, labeled, unlabeled)
     other = Work(unlabeled, unlabeled_views, options, mu * batch_size // ranks, Crew(options))
 
@@ -189,11 +191,15 @@ def build_paired_loader(
         groups = group_by_class(known) if balanced else None
         return LabeledStream(_renderer(backend, work), len(rows), mark, groups)
 
-    first = labeled_stream(labels)
-    renderer = _renderer(backend, other)
-    return PairedLoader(
-        labeled_stream, first, renderer, other, batch_size, mu, place_on(torch.device(options.device)), choice
-    )
+    place = place_on(torch.device(options.device))
+    first, renderer = labeled_stream(labels), _renderer(backend, other)
+    return PairedLoader(labeled_stream, first, renderer, other, batch_size, mu, place, choice)
+
+
+def _check_pair_of_batches(labeled: Split, unlabeled: Split, batch_size: int, mu: int, ranks: int) -> None:
+    check_batch(len(labeled), batch_size, ranks, drop_last=False)
+    product = f"unlabelled batch size (mu = {mu} times batch_size = {batch_size})"
+    check_batch(len(unlabeled), mu * batch_size, ranks, what=product)
 
 
 def explain_backend(options: LoaderOptions = _DEFAULT, *splits: Split) -> str:
