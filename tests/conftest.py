@@ -45,6 +45,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let extensions find all objects gone at the end, as without tests."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what the user has measured, which decides about "auto", from every test and its processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -14,12 +15,12 @@ LAYERS = ("loaders", "engine", "recipes", "tools")
 # A line for each test: the modules that it holds, below the folder that begins the line.
 HELD = {
     "loaders/test_contract.py": """loaders/ batch build epochs options backends/cpu backends/work
-        backends/verified kernels/memory views/presets common/checks""",
+        transform kernels/memory views/presets common/checks""",
     "loaders/test_dali.py": "loaders/ backends/dali views/dali views/dali_operations",
     "loaders/test_ffcv.py": "loaders/ backends/ffcv backends/ffcv_memory backends/ffcv_operations",
     "loaders/backends/test_stream.py": """loaders/ backends/fetching packs/stores/store
         packs/stores/shard_cache""",
-    "loaders/test_paired.py": "loaders/order/ balanced",
+    "loaders/test_paired.py": "loaders/order/ balanced weighted",
     "loaders/order/test_permutation.py": "loaders/kernels/ shuffles",
     "loaders/test_raw_packs.py": "loaders/kernels/ encodings",
     "loaders/kernels/jpeg/test_baseline.py": """loaders/kernels/jpeg/ colours decode entropy huffman idct
@@ -51,9 +52,20 @@ HELD = {
     "corpus/test_layouts.py": """loaders/packs/ sources/layouts sources/folder_classes labels/files
         labels/multi_labels labels/summary""",
     "recipes/test_bought.py": "loaders/packs/labels/ class_names",
-    "tools/test_inspect_pack.py": "loaders/packs/ findings repeats",
-    "loaders/common/test_json_text.py": "tools/packing/ blocks inspect names pack_page",
+    "tools/test_inspect_pack.py": "loaders/packs/ findings images/thumbnail repeats",
+    "loaders/common/test_json_text.py": "tools/packing/ inspect names pack_page",
     "recipes/test_options.py": "loaders/ common/files pretraining",
+    "engine/nets/test_foreign.py": "engine/nets/ adapt weight_files",
+    "tools/test_export.py": "engine/nets/ exported",
+    "engine/report/test_run_page.py": "engine/report/ blocks classifier_sections embedding tested",
+    "tools/test_report.py": "engine/report/ other_pages",
+    "recipes/test_pipeline.py": "engine/ report/ablation train/stage_config",
+    "loaders/backends/test_resident.py": "loaders/backends/ device",
+    "loaders/kernels/device/test_views.py": "loaders/kernels/device/ launch",
+    "tools/test_doctor.py": "tools/bench/ stages",
+    "tools/test_sluice.py": "tools/command/ advice",
+    "tools/test_gpu_suite.py": "tools/gpu/ cases suite",
+    "corpus/test_odd.py": "tools/packing/ outliers",
     "engine/nets/test_classifier.py": "engine/nets/ description",
     "recipes/test_ssl_gan.py": "engine/ nets/gan_networks labels/matching train/draws",
     "recipes/test_leaks.py": "engine/ labels/shared_images report/sections",
@@ -61,7 +73,8 @@ HELD = {
     "engine/report/test_page.py": "engine/report/ figures theme",
     "engine/nets/test_variational.py": "engine/report/ pictures",
     "engine/train/test_distributed.py": "engine/train/ batchnorm",
-    "engine/train/test_loop.py": "engine/train/ clock lines progress recipe rng run run_folder",
+    "engine/train/test_loop.py": """engine/train/ clock lines loop_config options progress recipe rng run
+        run_folder""",
     "recipes/test_pipeline.py": "engine/ report/ablation train/stage_config",
     "recipes/test_supervised.py": "engine/ choices train/classifier_config train/classifier_recipe",
     "recipes/test_transfer.py": "engine/ train/fine_tuning train/tuning_config report/heatmap",
@@ -128,6 +141,8 @@ def reached(module: str) -> frozenset[str]:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 80:
             found |= {node.value.removesuffix(".py"), f"tools.{node.value}"}
+            if node.value.startswith("tools/") and node.value.endswith(".sh"):
+                found |= set(re.findall(r"tools/[\w/]+(?=\.py)", (ROOT / node.value).read_text("utf-8")))
     return frozenset(name.replace(".", "/") for name in found)
 
 
