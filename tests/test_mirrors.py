@@ -61,6 +61,8 @@ HELD = {
     "engine/report/test_page.py": "engine/report/ figures theme",
     "engine/nets/test_variational.py": "engine/report/ pictures",
     "engine/train/test_distributed.py": "engine/train/ batchnorm",
+    "engine/nets/test_foreign.py": "engine/nets/ adapt weight_files",
+    "tools/test_export.py": "engine/nets/ exported",
     "engine/train/test_loop.py": "engine/train/ clock lines progress recipe rng run run_folder",
     "recipes/test_supervised.py": "engine/ choices train/classifier_config train/classifier_recipe",
     "recipes/test_transfer.py": "engine/ train/fine_tuning train/tuning_config report/heatmap",
