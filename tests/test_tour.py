@@ -2,14 +2,20 @@
 
 import csv
 import importlib
+import io
 import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from engine.evaluate import classification_report
+from engine.report import classifier_sections, embedding, figures
+from engine.report.page import Picture
 from tests.loaders.packs.inputs import jpeg, write_tree
 
 PAGE = Path(__file__).parents[1] / "docs" / "tour.md"
@@ -39,7 +45,21 @@ def label(path: Path) -> None:
         writer.writerows(rows)
 
 
-@pytest.mark.timeout(240)
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without drawings, which take half of the time and have tests of their own."""
+    blank = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(blank, "PNG")
+
+    def draw(*args: Any, **kwargs: Any) -> Picture:
+        return Picture(blank.getvalue(), blank.getvalue(), "")
+
+    for module in (figures, classification_report, classifier_sections, embedding):
+        monkeypatch.setattr(module, "draw_picture", draw)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("undrawn")
 def test_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     seeds = np.arange(46).tolist()

@@ -35,7 +35,7 @@ class Config:
     recipe: ViewsOf = "supervised"
     """Whose views to draw: one crop, the two of Barlow Twins or SimCLR, or FixMatch's weak and strong."""
     backbone: str = "resnet18"
-    """Network."""
+    """Network to train: a name that recipes take."""
     resolution: int = 96
     """Side of the views in pixels."""
     batch_size: int = 64

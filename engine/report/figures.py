@@ -82,7 +82,11 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
                 axes.legend(frameon=False, fontsize=7, labelcolor=palette.ink, loc="best")
 
     size = (8.6, 2.1 * ((len(panels) + 1) // 2))
-    return draw_picture(draw, size, f"Curves over {x_name}: {', '.join(panels)}", caption, labels)
+    shown = []
+    for name, drawn in panels.items():
+        own = [curve.label for curve in drawn if curve.label]
+        shown.append(f"{name} ({', '.join(own)})" if len(own) > 1 else name)
+    return draw_picture(draw, size, f"Curves over {x_name}: {', '.join(shown)}", caption, labels)
 
 
 def line_look(number: int, palette: Palette) -> dict[str, Any]:

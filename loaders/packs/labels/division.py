@@ -85,8 +85,8 @@ def joined_groups(num_images: int, hashes: NDArray[np.uint64], pairs: NDArray[np
 
     size = int(groups.max()) + 1
     edges = coo_array((np.ones(len(pairs)), (groups[pairs[:, 0]], groups[pairs[:, 1]])), shape=(size, size))
-    _, joined = connected_components(edges, directed=False)
-    return joined.astype(np.int64)[groups]
+    joined: NDArray[np.int64] = connected_components(edges, directed=False)[1].astype(np.int64)
+    return joined[groups]
 
 
 def divide(

@@ -69,7 +69,7 @@ def test_what_is_known_of_a_classifier_is_shown(page: Path, digits_pack: Pack) -
     assert classes.count("<tr>") == 1 + len(digits_pack.classes)
     assert classes.count("<td>4</td>") >= 10  # labels trained on
     assert "Imbalance" not in text  # all classes have as many
-    assert "validation" in text
+    assert "loss (training, validation), accuracy (training, validation)" in text
     assert "120" in text.split("<h2>Speed</h2>")[1]  # the harmonic mean of 100 and 150
     assert "The run waited for data: tools/doctor.py" in text
     assert "views: sample views: expected" in text.split("What is missing")[1]
