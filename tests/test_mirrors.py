@@ -73,6 +73,8 @@ HELD = {
     "engine/report/test_page.py": "engine/report/ figures theme",
     "engine/nets/test_variational.py": "engine/report/ pictures",
     "engine/train/test_distributed.py": "engine/train/ batchnorm",
+    "engine/nets/test_foreign.py": "engine/nets/ adapt weight_files",
+    "tools/test_export.py": "engine/nets/ exported",
     "engine/train/test_loop.py": """engine/train/ clock lines loop_config options progress recipe rng run
         run_folder""",
     "recipes/test_pipeline.py": "engine/ report/ablation train/stage_config",

@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.nets.foreign import is_foreign
+from engine.nets.foreign import timm_config
 from engine.train.distributed import rank
 from engine.train.run_folder import read_run
 from loaders.classification import LabelFields, chosen_labels
@@ -219,7 +219,7 @@ def _runs_behind(path: Path | None) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     seen: set[Path] = set()
     while path is not None:
         run = next((p for p in (path, *path.parents[:2]) if (p / "config.json").is_file()), None)
-        if run is None or run.resolve() in seen or is_foreign(path):  # weights of others
+        if run is None or run.resolve() in seen or timm_config(run) is not None:  # weights of others
             return
         seen.add(run.resolve())
         config = read_run(run)["config"]

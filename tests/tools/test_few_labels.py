@@ -53,13 +53,12 @@ def test_pseudo_labels_use_the_images_without_a_label(config: Config) -> None:
     labels = torch.arange(2).repeat(200)
     points = torch.randn(400, 3, generator=generator)
     points[:, 2] += 6.0 * labels - 3.0  # one direction tells the classes
-    h, query = points[:4], points[200:]
+    h, query = points[:8], points[200:]
     shares = {}
     for method in ("probe", "pseudo"):
-        scores = classify(config, method, h, labels[:4], points[4:200], query, 2)  # type: ignore[arg-type]
+        scores = classify(config, method, h, labels[:8], points[8:200], query, 2)  # type: ignore[arg-type]
         shares[method] = float((scores.argmax(1) == labels[200:]).float().mean())
-    assert shares["pseudo"] >= shares["probe"] - 0.01
-    assert shares["pseudo"] > 0.95
+    assert shares["pseudo"] > shares["probe"] + 0.05
 
 
 def test_mistakes_are_named(config: Config) -> None:

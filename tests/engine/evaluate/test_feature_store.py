@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from loaders import LoaderOptions, build_loader
 from loaders.batch import Batch
 from loaders.common.errors import UserError
 from loaders.epochs import EpochLoader
-from loaders.packs import Pack
+from loaders.packs import Pack, open_pack
 from loaders.views import presets
+from tests.engine.ranks import run_ranks
 
 
 class Counting(nn.Module):
@@ -124,3 +126,20 @@ def test_rows_that_cannot_be_read_are_left_out(digits_pack: Pack, tmp_path: Path
     assert len(features.h) == len(found.rows) - 1
     assert int(found.rows[3]) not in features.index.tolist()
     assert len(replace(features, labels=features.labels * 0 - 1).labelled().h) == 0
+
+
+def part_of_two(path: str, out: str, rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Compute the features of a pack on this rank's images."""
+    pack, network = open_pack(path), Counting()
+    split, options = pack.split("test"), LoaderOptions(num_threads=1, rank=rank, num_ranks=num_ranks)
+    with build_loader(split, (presets.evaluation(16),), 64, options=options, mode="eval") as loader:
+        found = store_features(network, loader, split, "cpu", Path(out) / "features", Path(out))
+    return {"h": torch.from_numpy(np.array(found.h)), "seen": torch.tensor(network.count)}
+
+
+def test_two_processes_divide_the_images(digits_pack: Pack, tmp_path: Path) -> None:
+    parts = run_ranks(partial(part_of_two, str(digits_pack.path), str(tmp_path)), 2)
+    alone = stored(Counting(), loader_of(digits_pack), digits_pack, tmp_path / "alone")
+    for part in parts:
+        assert np.array_equal(part["h"].numpy(), alone.h)
+        assert int(part["seen"]) == 7 * 32  # of 445 images, padded

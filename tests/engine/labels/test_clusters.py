@@ -170,12 +170,13 @@ def test_features_of_float16_are_clustered_part_by_part(
 ) -> None:
     points, _ = blobs()
     half = points.astype(np.float16)
-    whole = kmeans(half.astype(np.float32), 5, seed=0, spherical=spherical)
+    points = half.astype(np.float32)
+    whole = kmeans(points, 5, seed=0, spherical=spherical)
     monkeypatch.setattr("engine.labels.clusters._ROWS_PER_PART", 40)
     parts = kmeans(half, 5, seed=0, spherical=spherical)
     assert len({*zip(parts.assignment.tolist(), whole.assignment.tolist(), strict=True)}) == 5
     nearest = np.square(parts.centres[parts.assignment] - (normalise(points) if spherical else points)).sum(1)
-    np.testing.assert_allclose(parts.distances, nearest, atol=0.05)
+    np.testing.assert_allclose(parts.distances, nearest, atol=1e-2)
     monkeypatch.setattr("engine.labels.clusters._SAMPLE_NUMBERS", 50 * points.shape[1])
     sampled = kmeans(half, 5, seed=0, spherical=spherical)
     assert len(sampled.assignment) == len(points)
