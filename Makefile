@@ -2,7 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup ffcv demo test test-slow lint gpu-suite clean
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+.PHONY: help setup ffcv demo test test-views test-packs test-train test-slow lint gpu-suite clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -33,7 +35,18 @@ lint: setup  ## style and types
 	$(BIN)/mypy
 
 test: lint  ## style, types and the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(PYTEST)
+
+test-views: setup  ## what a change of views or kernels needs
+	$(PYTEST) tests/loaders/views tests/loaders/kernels/views tests/loaders/backends/test_decoding.py \
+		tests/loaders/test_contract.py tests/tools/test_show_views.py
+
+test-packs: setup  ## what a change of packing needs
+	$(PYTEST) tests/loaders/packs tests/loaders/common tests/loaders/kernels/packing tests/loaders/kernels/jpeg \
+		tests/corpus/test_layouts.py tests/tools/test_pack_tools.py tests/tools/test_inspect_pack.py
+
+test-train: setup  ## what a change of the loop, an objective or a recipe needs; `make test` has the floors
+	$(PYTEST) tests/engine tests/recipes -m 'not slow and not gpu and not peer and not floor'
 
 test-slow: setup  ## the long forms of the tests
 	$(BIN)/python -m pytest -m slow --hypothesis-profile default

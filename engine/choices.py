@@ -12,10 +12,18 @@ Measure = Literal["training", "turns", "loader"]
 """What a run measures, see `engine.train.measured`."""
 Weights = Literal["ema", "raw"]
 """Those of a classifier: their moving average, or as trained."""
+OptimizerName = Literal["paper", "sgd", "lars", "adamw"]
+"""What moves the weights, see `engine.train.optimizers`."""
+Keep = Literal["last", "best"]
+"""The weights that a run leaves to be used, see `engine.train.validation`."""
+ClassWeights = Literal["none", "inverse", "effective"]
+"""Of labels in a loss, see `engine.objectives.cross_entropy`."""
 Distance = Literal["mse", "kl"]
 """Of class probabilities, see `engine.objectives.mean_teacher`."""
 Mixing = Literal["none", "mixup", "cutmix"]
 """Of images, see `engine.objectives.supervised`."""
+TripletDistance = Literal["cosine", "euclidean"]
+"""Of codes, see `engine.objectives.triplet`."""
 Reconstruction = Literal["bce", "mse"]
 """Loss of an image that a decoder made, see `engine.objectives.vae`."""
 Duplicates = Literal["best", "drop"]

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import get_args
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from loaders.backends import choose_backend
 from loaders.backends.work import LABELED, MAX_VIEWS, Backend, Crew, Renderer, Work
 from loaders.common.checks import check_flag, check_one_of, check_whole
 from loaders.common.errors import UserError
-from loaders.epochs import EpochLoader, LabeledStream, PairedLoader
+from loaders.epochs import Draws, EpochLoader, LabeledStream, PairedLoader
 from loaders.options import LoaderOptions, Mode
-from loaders.order.balanced import group_by_class
+from loaders.order.balanced import balanced_positions, group_by_class
 from loaders.order.fingerprint import fingerprint
-from loaders.order.permutation import check_batch
+from loaders.order.permutation import check_batch, num_steps, permute_stream
+from loaders.order.weighted import cumulative_shares, weighted_positions
 from loaders.packs import LabelTable, Split
 from loaders.placing import place_on
+from loaders.transform import BatchTransform, Transforming, transform_facts, unnormalized
 from loaders.views.policy import ViewPolicy
 
 _DEFAULT = LoaderOptions()
+Sampler = Literal["balanced"] | Sequence[float] | NDArray[np.floating[Any]] | Tensor
 
 
 def build_loader(
@@ -30,6 +38,8 @@ def build_loader(
     options: LoaderOptions = _DEFAULT,
     mode: Mode = "train",
     labels: LabelTable | None = None,
+    sampler: Sampler | None = None,
+    batch_transform: BatchTransform | None = None,
 ) -> EpochLoader:
     """Build the loader of one split.
 
@@ -40,13 +50,19 @@ def build_loader(
         options: how the loader works: seed, backend, device, ranks, threads and so on.
         mode: "train" shuffles and drops the last partial batch; "eval" keeps the order, pads the last batch
             and marks the padding in `Batch.valid`.
-        labels: label table to take the labels from, `LabelTable.read(path)` or `LabelTable.of(rows, labels,
-            num_classes)` of loaders.packs; the true labels by default.
+        labels: label table to take the labels from, as `LabelTable.read(path)` is; the true ones by default.
+        sampler: which rows an epoch of training takes, instead of each once: "balanced" takes every class
+            equally often, of the rows with a label; weights [len(split)] take each row as often as its share
+            of their sum says. An epoch stays as long as the split.
+        batch_transform: `transform(views, generator)`, a function with a name. It gets the views [B, 3, H, W]
+            on the device, in [0, 1] before normalisation, and a generator seeded by (seed, epoch, step,
+            rank), and returns the views. A callable of the views alone, as torchvision's v2 transforms are,
+            draws from torch's global generators, which are seeded likewise meanwhile.
 
     Returns:
-        A loader: `epoch(epoch, start_step)` yields `Batch`es, `steps_per_epoch` counts them, `backend` says
-        which backend was taken and why, `close()` or a `with` block ends its threads; see
-        `loaders.batch.Loader`.
+        A loader: `for batch in loader` runs epochs 0, 1, ...; `epoch(epoch, start_step)` yields the
+        `Batch`es of one, `steps_per_epoch` counts them, `as_pairs()` gives (x, y), `backend` says which
+        backend was taken and why, `close()` or a `with` block ends its threads; see `loaders.batch.Loader`.
 
     Raises:
         UserError: what cannot be built, and the remedy.
@@ -55,17 +71,69 @@ def build_loader(
     check_views("views", views)
     check_one_of("mode", mode, get_args(Mode))
     _check_options(options)
-    check_batch(len(split), batch_size, options.num_ranks, drop_last=mode == "train")
+    _check_sampler(sampler, mode)
     backend, choice = choose_backend(options.backend, split)
-    work = Work(
-        split, views, options, batch_size // options.num_ranks, Crew(options), split.labels(labels), mode
-    )
-    renderer = _renderer(backend, work)
+    kept = split.labeled_by(labels) if isinstance(sampler, str) else split
+    check_batch(len(kept), batch_size, options.num_ranks, drop_last=mode == "train")
+    rendered = views if batch_transform is None else unnormalized(views)
+    per_rank, known = batch_size // options.num_ranks, kept.labels(labels)
+    work = Work(kept, rendered, options, per_rank, Crew(options), known, mode)
+    transforming = None if batch_transform is None else Transforming(batch_transform, views, options)
+    draws, drawn = _draws(sampler, work)
     mark = fingerprint(
         (split,), (labels,), views, batch_size=batch_size, seed=options.seed, mode=mode,
-        **backend.identity(work), dtype=options.dtype,
+        **backend.identity(work), dtype=options.dtype, **drawn, **transform_facts(batch_transform, options),
     )  # fmt: skip
-    return EpochLoader(renderer, work, batch_size, place_on(torch.device(options.device)), choice, mark)
+    renderer = _renderer(backend, work)
+    if draws is not None:
+        _check_any_order(backend, renderer, work)
+    place = place_on(torch.device(options.device))
+    loader = EpochLoader(renderer, work, batch_size, place, choice, mark, draws)
+    return loader if transforming is None else loader.transform(transforming)
+
+
+def _check_sampler(sampler: object, mode: Mode) -> None:
+    """Refuse a sampler of another name, and one in evaluation, where every row comes once."""
+    if sampler is None:
+        return
+    if isinstance(sampler, str) and sampler != "balanced":
+        raise UserError(f"sampler: expected 'balanced' or a weight per row, found {sampler!r}; give one")
+    if mode != "train":
+        raise UserError(
+            "sampler: expected mode='train', found 'eval', which takes every row once; leave it out"
+        )
+
+
+def _check_any_order(backend: Backend, renderer: Renderer, work: Work) -> None:
+    """Refuse to draw rows where a backend goes through blocks of shards."""
+    if renderer.shuffle is permute_stream:
+        return
+    work.crew.close()
+    raise UserError(
+        f"sampler: expected a backend that reads rows in any order, found {backend.name}, which goes "
+        "through blocks of shards; use backend='cpu', or the class weights of a loss"
+    )
+
+
+def _draws(sampler: Sampler | None, work: Work) -> tuple[Draws | None, dict[str, str]]:
+    """Return how a sampler draws rows, and what of it decides the batches."""
+    if sampler is None:
+        return None, {}
+    seed, num_rows = work.options.seed, len(work.split)
+    if isinstance(sampler, str):
+        assert work.labels is not None
+        groups = group_by_class(work.labels)
+        # Classes come in rounds of one draw each, which go on over the epochs.
+        per_epoch = num_steps(num_rows, work.batch_size * work.options.num_ranks)
+        length = per_epoch * work.batch_size * work.options.num_ranks
+        return lambda epoch, places: balanced_positions(epoch * length + places, groups, seed), {
+            "sampler": "balanced"
+        }
+    ends = cumulative_shares(sampler, num_rows)
+    digest = hashlib.sha256(ends.tobytes()).hexdigest()[:16]
+    return lambda epoch, places: weighted_positions(epoch, places, ends, seed), {
+        "sampler": f"weights {digest}"
+    }
 
 
 def build_paired_loader(
@@ -87,51 +155,46 @@ def build_paired_loader(
         unlabeled: split of the unlabelled rows.
         labeled_views: policies of the labelled images.
         unlabeled_views: policies of the unlabelled images, such as (weak, strong).
-        batch_size: global number of labelled rows per step.
-        mu: unlabelled rows per labelled row.
+        batch_size: global number of labelled rows per step; mu: unlabelled rows for each of them.
         options: see `build_loader`.
-        labels: label table of the labelled rows; rows of `labeled` without a label in it are left out.
-            The true labels by default; `loader.set_labels` gives another for the epochs to come.
+        labels: label table of the labelled rows, the true labels by default; rows without a label in it are
+            left out. `loader.set_labels` gives another for the epochs to come.
         balanced: draw every class of the labelled rows equally often instead of every row.
 
     Returns:
-        A loader as that of `build_loader`, whose `epoch` yields `PairedBatch`es; an epoch is a pass over the
-        unlabelled rows.
+        A loader as that of `build_loader` of `PairedBatch`es; an epoch passes once over the unlabelled rows.
 
     Raises:
         UserError: what cannot be built, and the remedy.
     """
-    _check_split("labeled", labeled)
-    _check_split("unlabeled", unlabeled)
-    check_views("labeled_views", labeled_views)
-    check_views("unlabeled_views", unlabeled_views)
+    views = (labeled_views, unlabeled_views)
+    for name, split, own in zip(("labeled", "unlabeled"), (labeled, unlabeled), views, strict=True):
+        _check_split(name, split)
+        check_views(f"{name}_views", own)
     check_whole("mu", mu, 1, remedy="give the unlabelled rows per labelled row")
     check_flag("balanced", balanced)
     _check_options(options)
     labeled.pack.checked_labels(labels)
     ranks = options.num_ranks
     check_batch(len(labeled), batch_size, ranks, drop_last=False)
-    unlabeled_batch = f"unlabelled batch size (mu = {mu} times batch_size = {batch_size})"
-    check_batch(len(unlabeled), mu * batch_size, ranks, what=unlabeled_batch)
+    what = f"unlabelled batch size (mu = {mu} times batch_size = {batch_size})"
+    check_batch(len(unlabeled), mu * batch_size, ranks, what=what)
     backend, choice = choose_backend(options.backend, labeled, unlabeled)
     other = Work(unlabeled, unlabeled_views, options, mu * batch_size // ranks, Crew(options))
 
     def labeled_stream(table: LabelTable | None) -> LabeledStream:
-        rows = labeled.labeled_by(table)
-        known = rows.labels(table)
+        known = (rows := labeled.labeled_by(table)).labels(table)
         work = Work(rows, labeled_views, options, batch_size // ranks, other.crew, known, stream=LABELED)
         mark = fingerprint(
-            (labeled, unlabeled), (table,), (labeled_views, unlabeled_views), batch_size=batch_size, mu=mu,
+            (labeled, unlabeled), (table,), views, batch_size=batch_size, mu=mu,
             seed=options.seed, balanced=balanced, **backend.identity(other), dtype=options.dtype,
         )  # fmt: skip
         groups = group_by_class(known) if balanced else None
         return LabeledStream(_renderer(backend, work), len(rows), mark, groups)
 
-    first = labeled_stream(labels)
+    first, place = labeled_stream(labels), place_on(torch.device(options.device))
     renderer = _renderer(backend, other)
-    return PairedLoader(
-        labeled_stream, first, renderer, other, batch_size, mu, place_on(torch.device(options.device)), choice
-    )
+    return PairedLoader(labeled_stream, first, renderer, other, batch_size, mu, place, choice)
 
 
 def explain_backend(options: LoaderOptions = _DEFAULT, *splits: Split) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from loaders.batch import Loader
-from loaders.build import build_loader, build_paired_loader
+from loaders.build import Sampler, build_loader, build_paired_loader
 from loaders.common.errors import UserError
 from loaders.common.notice import tell
 from loaders.epochs import EpochLoader, PairedLoader
@@ -14,6 +17,7 @@ from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import has_labels, training_labels
+from loaders.packs.labels.validation import Division, ValidationFields, apart, divide_labels
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
 
@@ -56,7 +60,15 @@ class LabelFields(Protocol):
         """What the run is measured with."""
 
 
-class SemiFields(LabelFields, Protocol):
+class TrainingFields(LabelFields, ValidationFields, Protocol):
+    """The fields of a recipe that trains on labels."""
+
+    @property
+    def balanced(self) -> bool:
+        """Draw every class equally often."""
+
+
+class SemiFields(TrainingFields, Protocol):
     """The fields of a recipe that trains on labelled and unlabelled images together."""
 
     @property
@@ -82,6 +94,15 @@ def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
         check_measured(pack, fields.test_split)
         check_leak(pack, labels.row, pack.split(fields.test_split), fields.allow_leak)
     return labels
+
+
+def divided_labels(pack: Pack, fields: TrainingFields) -> Division:
+    """Return the labels that a recipe trains on, and those that it is measured on while it does.
+
+    Raises:
+        UserError: see `chosen_labels` and `divide_labels`.
+    """
+    return divide_labels(pack, chosen_labels(pack, fields), fields)
 
 
 def check_measured(pack: Pack, split: str) -> None:
@@ -121,7 +142,7 @@ def fit_to_ranks(rows: Split, batch_size: int, num_ranks: int, pairs: bool = Fal
 class LabeledLoaders:
     """Builds the loaders of a run that trains on labelled images: these, and the test images in order."""
 
-    def __init__(self, pack: Pack, fields: LabelFields, views: tuple[ViewPolicy, ...]) -> None:
+    def __init__(self, pack: Pack, fields: TrainingFields, views: tuple[ViewPolicy, ...]) -> None:
         """Choose the labels.
 
         Args:
@@ -130,22 +151,31 @@ class LabeledLoaders:
             views: of the labelled images.
 
         Raises:
-            UserError: see `chosen_labels`.
+            UserError: see `divided_labels`.
         """
-        self.pack, self.fields, self.views = pack, fields, views
-        self.labels = chosen_labels(pack, fields)
+        self.pack, self.fields = pack, fields
+        self.views = fields.evaluation_view.fit(views)
+        self.division = divided_labels(pack, fields)
+        self.labels = self.division.training
 
     def training(self, options: LoaderOptions) -> Loader[Any]:
         """Build the loader of the views."""
-        return build_labeled_loader(self.pack, self.labels, self.views, self.fields.batch_size, options)
+        size, balanced = self.fields.batch_size, self.fields.balanced
+        return build_labeled_loader(self.pack, self.labels, self.views, size, options, balanced)
 
-    def in_order(self, split: str, options: LoaderOptions) -> EpochLoader:
-        """Build the loader of a split's images in order, as the run is measured."""
-        return build_pool_loader(self.pack, (split,), self.fields.evaluation_view, options)
+    def validating(self, options: LoaderOptions) -> EpochLoader | None:
+        """Build the loader of the images to measure on while training; None where there are none."""
+        return validation_loader(self.pack, self.fields, self.division, options)
+
+    def in_order(self, images: Split, options: LoaderOptions) -> EpochLoader:
+        """Build the loader of images in order, as the run is measured."""
+        views, batch_size = (self.fields.evaluation_view.policy(),), _ROWS_IN_ORDER * options.num_ranks
+        return build_loader(images, views, batch_size, options=options, mode="eval")
 
     def testing(self, options: LoaderOptions) -> EpochLoader | None:
         """Build the loader of the test images; None where the run has none."""
-        return self.in_order(self.fields.test_split, options) if self.fields.test_split else None
+        name = self.fields.test_split
+        return self.in_order(self.pack.split(name), options) if name else None
 
 
 class SemiLoaders(LabeledLoaders):
@@ -157,7 +187,8 @@ class SemiLoaders(LabeledLoaders):
         fields: SemiFields,
         labeled_views: tuple[ViewPolicy, ...],
         unlabeled_views: tuple[ViewPolicy, ...],
-        balanced: bool = False,
+        with_labeled: bool = True,
+        share: float = 1.0,
     ) -> None:
         """Choose the labels.
 
@@ -166,26 +197,33 @@ class SemiLoaders(LabeledLoaders):
             fields: of the run.
             labeled_views: of the labelled images.
             unlabeled_views: of the unlabelled images.
-            balanced: see `build_paired_loader`.
+            with_labeled: let images with a label stand among the unlabelled ones.
+            share: of the unlabelled images, see `unlabeled_images`; chosen by the seed of the labels.
 
         Raises:
-            UserError: see `chosen_labels`.
+            UserError: see `divided_labels` and `unlabeled_images`.
         """
         super().__init__(pack, fields, labeled_views)
-        self.semi_fields, self.unlabeled_views, self.balanced = fields, unlabeled_views, balanced
+        self.semi_fields = fields
+        self.unlabeled_views = fields.evaluation_view.fit(unlabeled_views)
+        which = (fields.unlabeled_splits, self.division, with_labeled, share, fields.label_seed)
+        self.unlabeled = unlabeled_images(pack, *which)
 
     def training(self, options: LoaderOptions) -> PairedLoader:
-        """Build the paired loader of all rows with a label and of all images of the unlabelled splits."""
+        """Build the paired loader of all rows with a label and of the images of the unlabelled splits.
+
+        Images set aside to measure on, and copies of them, are left out of the unlabelled ones.
+        """
         return build_paired_loader(
             self.pack.pool(self.pack.splits),
-            self.pack.pool(self.semi_fields.unlabeled_splits),
+            self.unlabeled,
             self.views,
             self.unlabeled_views,
             self.fields.batch_size,
             self.semi_fields.mu,
             options=options,
             labels=self.labels,
-            balanced=self.balanced,
+            balanced=self.fields.balanced,
         )
 
 
@@ -195,6 +233,7 @@ def build_labeled_loader(
     views: tuple[ViewPolicy, ...],
     batch_size: int,
     options: LoaderOptions,
+    balanced: bool = False,
 ) -> EpochLoader:
     """Build a training loader of the rows that a table labels, whatever their split.
 
@@ -204,22 +243,102 @@ def build_labeled_loader(
         views: see `build_loader`.
         batch_size: global; see `fit_to_ranks` for fewer rows.
         options: see `build_loader`.
+        balanced: draw every class equally often, see `sampler` of `build_loader`.
     """
     rows = pack.pool(pack.splits).labeled_by(labels)
     rows, fitting = fit_to_ranks(rows, batch_size, options.num_ranks, pairs=True)
-    return build_loader(rows, views, fitting, options=options, labels=labels)
+    sampler: Sampler | None = "balanced" if balanced else None
+    return build_loader(rows, views, fitting, options=options, labels=labels, sampler=sampler)
+
+
+def validation_loader(
+    pack: Pack, fields: LabelFields, division: Division, options: LoaderOptions
+) -> EpochLoader | None:
+    """Build the loader of the images to measure on while training; None where there are none."""
+    labels = division.validation
+    if labels is None:
+        return None
+    rows, batch_size = pack.pool(pack.splits).labeled_by(labels), _ROWS_IN_ORDER * options.num_ranks
+    views = (fields.evaluation_view.policy(),)
+    return build_loader(rows, views, batch_size, options=options, mode="eval", labels=labels)
+
+
+def unlabeled_images(
+    pack: Pack,
+    splits: tuple[str, ...],
+    division: Division | None = None,
+    with_labeled: bool = True,
+    share: float = 1.0,
+    seed: int = 0,
+) -> Split:
+    """Return the images of some splits without those that were set aside to measure on.
+
+    Args:
+        pack: the pack.
+        splits: names of the splits.
+        division: of the labels of the run; None where nothing is set aside.
+        with_labeled: also return images that are trained on with a label.
+        share: of the images that remain, chosen by `seed`; a larger share contains the smaller.
+        seed: see `share`.
+
+    Raises:
+        UserError: none is left.
+    """
+    pool = pack.pool(splits)
+    rows = pool.rows(np.arange(len(pool)))
+    kept = np.ones(len(pool), np.bool_)
+    if division is not None and division.validation is not None and division.set_aside:
+        kept &= np.isin(rows, apart(pack, rows, division.validation))
+    if division is not None and not with_labeled:
+        kept &= ~np.isin(rows, division.training.row)
+    if share < 1.0:
+        places = np.random.Generator(np.random.Philox(key=[seed, len(pool)])).permutation(len(pool))
+        ranked = places[kept[places]]
+        kept[ranked[max(1, round(share * len(ranked))) :]] = False
+    if not kept.any():
+        raise UserError(
+            f"unlabelled images: expected some in {', '.join(splits)}, found all labelled or set aside to "
+            "validate on; name other splits"
+        )
+    return pool if kept.all() else pool.take(np.flatnonzero(kept))
+
+
+def build_rows_loader(
+    pack: Pack, rows: NDArray[np.int64], view: EvaluationView, options: LoaderOptions, batch_size: int = 128
+) -> EpochLoader:
+    """Build an evaluation loader of some rows, in increasing order.
+
+    Args:
+        pack: the pack.
+        rows: int64 [K], increasing, none twice.
+        view: what the network is shown.
+        options: see `build_loader`.
+        batch_size: global.
+    """
+    everything = pack.pool(pack.splits)  # all rows, so that a row is its position
+    return build_loader(everything.take(rows), (view.policy(),), batch_size, options=options, mode="eval")
 
 
 def build_pool_loader(
-    pack: Pack, splits: tuple[str, ...], view: EvaluationView, options: LoaderOptions
+    pack: Pack,
+    splits: tuple[str, ...],
+    view: EvaluationView,
+    options: LoaderOptions,
+    division: Division | None = None,
+    share: float = 1.0,
+    seed: int = 0,
 ) -> EpochLoader:
-    """Build an evaluation loader of all images of some splits, such as those to predict labels for.
+    """Build an evaluation loader of the images of some splits, such as those to predict labels for.
 
     Args:
         pack: the pack.
         splits: names of the splits.
         view: what the network is shown.
         options: see `build_loader`.
+        division: of a run whose images set aside are left out; see `unlabeled_images`.
+        share: of the images, see there.
+        seed: chooses them.
     """
     batch_size = _ROWS_IN_ORDER * options.num_ranks
-    return build_loader(pack.pool(splits), (view.policy(),), batch_size, options=options, mode="eval")
+    images = unlabeled_images(pack, splits, division, share=share, seed=seed)
+    return build_loader(images, (view.policy(),), batch_size, options=options, mode="eval")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, NoReturn, Self, TypeVar, overload
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from loaders.backends.work import LABELED, UNLABELED, Pending, Renderer, Request, Work, run_ahead
@@ -21,6 +22,7 @@ from loaders.order import permutation
 from loaders.order.balanced import ClassGroups, balanced_positions
 from loaders.packs.labels.tables import LabelTable
 from loaders.placing import Place
+from loaders.transform import Transforming
 
 BatchT = TypeVar("BatchT")
 
@@ -29,6 +31,11 @@ _OTHER_PROCESS = (
     "loader: expected the process that built it, found another, to which its threads do not come along; "
     "build it in the process that iterates it, and give it to no DataLoader: it has threads of its own"
 )
+
+Draws = Callable[[int, permutation.Positions], tuple[permutation.Positions, permutation.Positions]]
+"""Maps an epoch and places in it, int64 [B], to epochs and positions of the split, int64 [B] each."""
+
+Pair = tuple[Tensor | tuple[Tensor, ...], Tensor]
 
 
 def _cancel_both(pair: tuple[Pending, Pending]) -> None:
@@ -41,10 +48,12 @@ class _EpochSource(ABC, Generic[BatchT]):
 
     Attributes:
         backend: which backend renders the batches and why it was taken, in one line.
+        next_epoch: the epoch that `for batch in loader` takes next; set it to resume.
     """
 
     def __init__(self, close: Callable[[], None], backend: str) -> None:
         self.backend = backend
+        self.next_epoch = 0
         self._close = close
         self._closed = False
         self._process = os.getpid()
@@ -53,6 +62,16 @@ class _EpochSource(ABC, Generic[BatchT]):
     @abstractmethod
     def steps_per_epoch(self) -> int:
         """Steps of one epoch, the same on every rank."""
+
+    def __len__(self) -> int:
+        """Return the steps of one epoch, as a DataLoader does."""
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[BatchT]:
+        """Yield the batches of epoch `next_epoch`, which counts up: each pass is the next epoch."""
+        batches = self.epoch(self.next_epoch)
+        self.next_epoch += 1
+        return batches
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[BatchT]:
         """Yield this rank's batches of `epoch` from `start_step` on; no skipped batch is computed.
@@ -156,6 +175,7 @@ class EpochLoader(_EpochSource[Batch]):
         place: Place,
         backend: str,
         fingerprint: dict[str, str],
+        draws: Draws | None = None,
     ) -> None:
         """Use `build_loader`.
 
@@ -166,9 +186,12 @@ class EpochLoader(_EpochSource[Batch]):
             place: moves an epoch's finished batches to the device.
             backend: which backend it is and why, in one line, for the attribute of that name.
             fingerprint: see `Loader`.
+            draws: which rows come at the places of an epoch, instead of each row once.
         """
         super().__init__(work.crew.close, backend)
         self.fingerprint = fingerprint
+        self._draws = draws
+        self._transforming: Transforming | None = None
         self.renderer = renderer
         self._work = work
         self._batch_size = batch_size
@@ -185,6 +208,11 @@ class EpochLoader(_EpochSource[Batch]):
         return self._batch_size
 
     @property
+    def pads(self) -> bool:
+        """Whether batches may hold rows that are not valid: in evaluation."""
+        return not self._work.train
+
+    @property
     def bad_rows(self) -> dict[int, str]:
         """Damaged rows met so far and what was wrong; each was replaced by the next readable row."""
         return self.renderer.bad_rows
@@ -196,13 +224,59 @@ class EpochLoader(_EpochSource[Batch]):
             step, num_rows, self._batch_size, work.options.rank, work.options.num_ranks, work.train
         )
         epochs = np.full(len(positions), epoch, np.int64)
-        if work.train:
+        if self._draws is not None:
+            epochs, positions = self._draws(epoch, positions)
+        elif work.train:
             positions = self.renderer.shuffle(epochs, positions, num_rows, work.options.seed, work.stream)
         return Request(positions, epochs, valid)
 
+    def transform(self, transforming: Transforming) -> EpochLoader:
+        """Apply a transform to every batch, on the device; used by `build_loader`."""
+        self._transforming = transforming
+        return self
+
+    def as_pairs(self) -> Pairs:
+        """Return the same loader as one of pairs (x, y), which training loops of other libraries expect."""
+        return Pairs(self)
+
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         with closing(self.renderer.walk(_Requests(self, epoch, start_step))) as batches:
-            yield from self._open_only(self._place(batches))
+            for step, batch in enumerate(self._open_only(self._place(batches)), start_step):
+                yield batch if self._transforming is None else self._transforming(batch, epoch, step)
+
+
+class Pairs:
+    """A loader whose batches are (x, y): the views and the labels; padding is left out.
+
+    `x` is the view, or the tuple of views where there are several; `y` is int64 [B].
+    """
+
+    def __init__(self, loader: EpochLoader) -> None:
+        """Use `EpochLoader.as_pairs`."""
+        self.loader = loader
+
+    def __len__(self) -> int:
+        """Return the steps of one epoch."""
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Pair]:
+        """Yield the pairs of the loader's next epoch."""
+        return self._pairs(iter(self.loader))
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
+        """Yield the pairs of an epoch; see `EpochLoader.epoch`."""
+        return self._pairs(self.loader.epoch(epoch, start_step))
+
+    def _pairs(self, batches: Iterator[Batch]) -> Iterator[Pair]:
+        for batch in batches:
+            assert batch.labels is not None, "a plain loader has labels, -1 where there is none"
+            # In training all rows are valid, and asking a device would make it wait.
+            if self.loader.pads:
+                kept = batch.valid
+                views, y = tuple(view[kept] for view in batch.views), batch.labels[kept]
+            else:
+                views, y = batch.views, batch.labels
+            yield views[0] if len(views) == 1 else views, y
 
 
 @dataclass(frozen=True)

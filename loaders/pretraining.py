@@ -9,7 +9,8 @@ from loaders.batch import Batch, Loader
 from loaders.build import build_loader
 from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
-from loaders.packs import open_pack
+from loaders.packs import Split, open_pack
+from loaders.packs.labels.validation import Division
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
 
@@ -41,13 +42,19 @@ class PretrainingFields(Protocol):
 class PretrainingLoaders:
     """Builds the loaders of one run: its views, and images as they are to measure features on."""
 
-    def __init__(self, fields: PretrainingFields, views: tuple[ViewPolicy, ...]) -> None:
+    division: Division | None = None
+
+    def __init__(
+        self, fields: PretrainingFields, views: tuple[ViewPolicy, ...], test_split: str = ""
+    ) -> None:
         """Open the pack.
 
         Args:
             fields: of the run.
             views: of the training.
+            test_split: images that the end of the run measures its own task on; "" for none.
         """
+        self.test_split = test_split
         self.fields, self.views = fields, views
         self.pack = open_pack(fields.pack, fields.loader.store)
 
@@ -56,12 +63,15 @@ class PretrainingLoaders:
         split = self.pack.split(self.fields.split)
         return build_loader(split, self.views, self.fields.batch_size, options=options)
 
-    def in_order(self, split: str, options: LoaderOptions) -> EpochLoader:
-        """Build the loader of a split's images in order, without augmentation."""
+    def in_order(self, images: Split, options: LoaderOptions) -> EpochLoader:
+        """Build the loader of images in order, without augmentation."""
         views = (presets.evaluation(self.fields.resolution),)
-        rows = self.pack.split(split)
-        return build_loader(rows, views, self.fields.batch_size, options=options, mode="eval")
+        return build_loader(images, views, self.fields.batch_size, options=options, mode="eval")
 
     def testing(self, options: LoaderOptions) -> Loader[Batch] | None:
+        """Build the loader of the images that the run's own task is measured on; None for none."""
+        return self.in_order(self.pack.split(self.test_split), options) if self.test_split else None
+
+    def validating(self, options: LoaderOptions) -> Loader[Batch] | None:
         """Return None: nothing is classified."""
         return None

@@ -3,7 +3,8 @@ r"""Active learning: ask for the labels that would tell most.
 Example:
     python recipes/active.py --pack packs/mine --run runs/fixmatch --init runs/barlow --out runs/ask
 
-Whoever labels fills in the column `label` of request.csv with class names; then
+Whoever labels opens request.html, which needs no network, gives each image a class by a click or a key and
+saves the table; or fills in the column `label` of request.csv with class names; then
 
     python recipes/active.py --pack packs/mine --filled runs/ask/request.csv --out runs/bought
 
@@ -23,7 +24,6 @@ The algorithm box is `choose`; its parts are `engine.labels.acquisition` and `en
 from __future__ import annotations
 
 import csv
-import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,9 +31,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from engine.train.run_config import LoaderField, default_loader
+from engine.train.run_config import LoaderField, PackConfig, default_loader
 from loaders.common.checks import check_whole
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 from loaders.packs.manifest import MAX_CYCLE
 
@@ -41,20 +42,22 @@ Strategy = Literal["cluster_margin", "margin", "k_centre", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(PackConfig):
     """Choose images to have labelled, or turn the labels given into a table."""
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     out: Path
     """Folder for the request and the labels."""
     run: Path | None = None
     """Run with the classifier whose margins count; k_centre and random need none."""
     init: Path | None = None
-    """Run, checkpoint or weights file whose backbone gives the features of cluster_margin and k_centre; --run
-    by default. Report: the unsupervised one."""
+    """Run, checkpoint, timm:NAME, hf:REPO or weights file whose backbone gives the features of cluster_margin
+    and k_centre, see docs/pretrained.md; --run by default. Report: the unsupervised one."""
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
     filled: Path | None = None
     """A request.csv with its labels filled in: write bought.parquet and do nothing else."""
+    new_classes: bool = False
+    """Add the classes that --filled names and the pack does not have, for good, behind those that it has."""
     oracle: bool = False
     """Take the labels from the pack's own table, for experiments."""
     strategy: Strategy = "cluster_margin"
@@ -91,6 +94,9 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse numbers that choose nothing."""
         check_numbers(self, ("clusters", "per_cluster", "resolution", "batch_size"))
+        check_folder(self.out)
+        if self.new_classes and self.filled is None:
+            raise UserError("new_classes: expected --filled, whose classes it adds, found none; leave it out")
         check_whole("cycle", self.cycle, 0, MAX_CYCLE, "number the requests from 1 on")
 
 
@@ -102,24 +108,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.evaluate.feature_store import FOLDER, store_features
 from engine.evaluate.predict import predict
-from engine.evaluate.representations import extract_features
 from engine.labels.acquisition import k_centre, margins, random_choice, smallest, smallest_per_cluster
 from engine.labels.clusters import kmeans
-from engine.nets.backbones import resized
+from engine.labels.label_page import SHOWN_PX, label_page, table_text
 from engine.nets.classifier import Classifier, find_classifier
 from engine.nets.starts import find_start
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import refuse_ranks
 from loaders import build_loader, open_pack
-from loaders.common.errors import UserError
-from loaders.common.files import check_folder, write_atomic
+from loaders.common.files import write_atomic
 from loaders.epochs import EpochLoader
 from loaders.packs import LabelTable, Pack, Split
+from loaders.packs.images.thumbnail import thumbnail
+from loaders.packs.labels.class_names import write_class_names
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import has_labels, training_labels
 from loaders.views.evaluation import EvaluationView
 
+_MANY_IMAGES = 2000
 COLUMNS = ("row", "key", "cluster", "margin", "guess", "label")
 
 
@@ -167,7 +175,7 @@ class Candidates:
         if config.run is not None:
             network = find_classifier(config.run, pack.classes)
             self.classifier = network.at(config.resolution or network.resolution).to(self.device)
-        self.start = None if config.init is None else find_start(config.init)
+        self.start = None if config.init is None else find_start(config.init, config.backbone)
         known = known_labels(config, pack)
         self.open = open_images(config, pack, known)
         self.labelled = pack.pool(pack.splits).labeled_by(known) if len(known) else None
@@ -191,17 +199,31 @@ class Candidates:
         rows, probabilities = [p.index for p in parts], [p.probabilities for p in parts]
         return torch.cat(rows).numpy(), torch.cat(probabilities).numpy()
 
-    def features(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the rows of a split that can be read, int64 [N], and their features, float32 [N, D]."""
+    def features(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        """Return the rows of a split that can be read, int64 [N], and their features, float16 [N, D]."""
         if self.start is not None:
-            view = self.start.view.at(self.config.resolution or self.start.resolution)
-            backbone = resized(self.start.load(), self.start.backbone, view.resolution)
+            start = self.start.at(self.config.resolution)
+            backbone, view = start.load(), start.view
         else:
             assert self.classifier is not None
             backbone, view = self.classifier.backbone, self.classifier.view
-        with self.loader(split, view) as loader:
-            found = extract_features(backbone.to(self.device), loader, self.device, self.config.out)
-        return found.index.numpy(), found.h.numpy()
+        pool, out = self.pool(split), self.config.out
+        with self.loader(pool, view) as loader:
+            network, folder = backbone.to(self.device), out / FOLDER
+            store = store_features(network, loader, pool, self.device, folder, out)
+        found = store.features(np.full(len(pool), -1, np.int64))
+        wanted = np.isin(found.index.numpy(), split.rows(np.arange(len(split))))
+        if wanted.all():
+            return found.index.numpy(), found.h.numpy()
+        return found.index.numpy()[wanted], found.h.numpy()[wanted]
+
+    def pool(self, split: Split) -> Split:
+        """Return the images whose features are kept: the same in every round of labels."""
+        names = [*self.config.unlabeled_splits, *filter(None, [self.config.labeled_split])]
+        pack = split.pack
+        pool = pack.pool([name for name in names if name in pack.splits])
+        wanted, there = split.rows(np.arange(len(split))), pool.rows(np.arange(len(pool)))
+        return pool if np.isin(wanted, there).all() else pack.pool(pack.splits)
 
     @contextmanager
     def loader(self, split: Split, view: EvaluationView) -> Iterator[EpochLoader]:
@@ -273,16 +295,19 @@ def choose(config: Config, pack: Pack) -> Request:
 
 
 def write_request(config: Config, pack: Pack, request: Request) -> None:
-    """Write request.csv, to fill in, and request.parquet with the classifier's guesses, if there is one."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    """Write request.html to label on, request.csv to fill in, and request.parquet with the guesses."""
+    cells: list[tuple[str, ...]] = []
     columns = (request.row, request.cluster, request.margin, request.guess)
     for row, cluster, margin, guess in zip(*(column.tolist() for column in columns), strict=True):
         shown = ("", "") if guess < 0 else (f"{margin:.6f}", pack.classes[guess])
-        writer.writerow((row, pack.key(row), cluster, *shown, ""))
+        cells.append((str(row), pack.key(row), str(cluster), *shown))
     config.out.mkdir(parents=True, exist_ok=True)
-    write_atomic(config.out / "request.csv", text.getvalue().encode())
+    rows = request.row.tolist()
+    name = f"{pack.path.resolve()} {config.cycle} {rows[0]} {len(rows)}"
+    side = SHOWN_PX if len(rows) <= _MANY_IMAGES else SHOWN_PX // 2  # 12,800 images would make 100 MB
+    page = label_page(name, COLUMNS, cells, pack.classes, lambda i: thumbnail(pack, rows[i], side))
+    write_atomic(config.out / "request.html", page.encode())
+    write_atomic(config.out / "request.csv", table_text(COLUMNS, cells).encode())
     if (request.guess < 0).any():
         return
     confidence = np.minimum(request.confidence, np.float32(1.0))
@@ -291,35 +316,48 @@ def write_request(config: Config, pack: Pack, request: Request) -> None:
     table.write(config.out / "request.parquet")
 
 
-def read_filled(path: Path, pack: Pack, cycle: int) -> LabelTable:
+def read_filled(path: Path, pack: Pack, cycle: int, new_classes: bool = False) -> LabelTable:
     """Read a request whose labels a human filled in; rows left empty are left out.
+
+    Args:
+        path: the request, as request.html saves it.
+        pack: that it asks for; gets the new classes, in memory and on disk.
+        cycle: kept in the table.
+        new_classes: take classes that the pack does not have.
 
     Raises:
         UserError: no such file, other columns, an unknown class, a wrong row, or no label at all.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             lines, found = list(reader), reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"filled request: {path} cannot be read ({error}); check the path") from error
     if not {"row", "key", "label"} <= set(found):
         raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}, found {', '.join(found)}")
-    if not pack.classes:
+    names = [(line["label"] or "").strip() for line in lines]
+    added = sorted({name for name in names if name} - set(pack.classes)) if new_classes else []
+    classes = {name: number for number, name in enumerate((*pack.classes, *added))}
+    if not classes:
         raise UserError(
             f"filled request: the pack {pack.path} names no classes; name them with tools/labels.py import "
-            "--classes"
+            "--classes, or take those of the request by --new-classes"
         )
-    classes = {name: number for number, name in enumerate(pack.classes)}
     labels: dict[int, int] = {}
-    for number, line in enumerate(lines, start=2):
-        name = (line["label"] or "").strip()
+    for number, (line, name) in enumerate(zip(lines, names, strict=True), start=2):
         if name and name not in classes:
-            raise UserError(f"{path}, line {number}: expected a class of the pack, found {name!r}")
+            raise UserError(
+                f"{path}, line {number}: expected a class of the pack, found {name!r}; --new-classes adds it"
+            )
         if name:
             labels[_checked_row(line["row"], line["key"], pack, f"{path}, line {number}")] = classes[name]
     if not labels:
         raise UserError(f"{path}: expected labels in the column `label`, found none; fill some in")
+    if added:
+        write_class_names(pack.path, tuple(classes))
+        pack.classes = tuple(classes)
+        print(f"active: new classes {', '.join(added)}; {len(classes)} in all")
     rows = np.array(sorted(labels), np.int64)
     values = np.array([labels[row] for row in rows.tolist()], np.int64)
     return LabelTable.of(rows, values, len(pack.classes), 1.0, "human", cycle)
@@ -348,17 +386,16 @@ def ask_oracle(pack: Pack, rows: NDArray[np.int64], cycle: int) -> LabelTable:
 def run(config: Config) -> Path:
     """Do what the command says; return the request, or the table of labels where they are known."""
     refuse_ranks("active")
-    check_folder(config.out)
     pack = open_pack(config.pack, config.loader.store)
     bought = config.out / "bought.parquet"
     if config.filled is not None:
-        read_filled(config.filled, pack, config.cycle).write(bought)
+        read_filled(config.filled, pack, config.cycle, config.new_classes).write(bought)
         return bought
     forget_bad_rows(config.out)
     request = choose(config, pack)
     write_request(config, pack, request)
     if not config.oracle:
-        return config.out / "request.csv"
+        return config.out / "request.html"
     ask_oracle(pack, request.row, config.cycle).write(bought)
     return bought
 

@@ -69,11 +69,14 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from engine.nets.backbones import Projector, build_backbone
 from engine.objectives.barlow import barlow_twins_loss
+from engine.objectives.precision import at_least_float32
 from engine.train.optim import LARS, split_by_dimension
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.run import RunSummary, print_summary
@@ -120,6 +123,8 @@ class BarlowTwins(Recipe):
     """Backbone, projector and the standardisation of the embedding."""
 
     name = "barlow"
+    parts = "embeddings"
+    warms_up = True
 
     def __init__(self, config: Config) -> None:
         """Build the networks; call `seed_everything` first.
@@ -135,19 +140,22 @@ class BarlowTwins(Recipe):
         self.projector = Projector(num_features, config.projector)
         self.standardise = nn.BatchNorm1d(config.projector[-1], affine=False)
 
-    def embed(self, views: tuple[Tensor, ...]) -> list[Tensor]:
-        """Map views [B, 3, H, W] to standardised embeddings, float32 [B, D] each."""
+    def embed(self, batch: Batch) -> list[Tensor]:
+        """Map the views [B, 3, H, W] of a batch to embeddings, at least float32 [B, D] each."""
+        views = batch.views
         if self.config.batchnorm == "joint":
             z_joint = self.projector(self.backbone(torch.cat(views)))
-            embeddings = list(z_joint.chunk(len(views)))
-        else:
-            embeddings = [self.projector(self.backbone(x)) for x in views]
-        with torch.autocast(views[0].device.type, enabled=False):
-            return [self.standardise(z.float()) for z in embeddings]
+            return [at_least_float32(z) for z in z_joint.chunk(len(views))]
+        return [at_least_float32(self.projector(self.backbone(x))) for x in views]
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Pull the cross-correlation of the two views' embeddings towards the identity (algorithm 1)."""
-        z_a, z_b = self.embed(batch.views)
+        return self.embedding_loss(self.embed(batch), step)
+
+    def embedding_loss(self, embeddings: Sequence[Tensor], step: int) -> StepOutput:
+        """Standardise the embeddings over the batch and correlate them (equations 1 and 2)."""
+        with torch.autocast(embeddings[0].device.type, enabled=False):
+            z_a, z_b = (self.standardise(z) for z in embeddings)
         terms = barlow_twins_loss(z_a, z_b, self.config.redundancy_weight)
         return StepOutput(
             terms.loss,

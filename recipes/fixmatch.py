@@ -59,11 +59,18 @@ class Config(ClassifierConfig):
     ema_statistics: Literal["average", "copy"] = "average"
     """BatchNorm's statistics in that average: average them like the weights; or copy those of the trained
     network, under a BatchNorm momentum of 0.001, as the published codes do for their million steps."""
-    balanced: bool = False
-    """Draw every class of the labelled images equally often."""
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
     """Strong view: two operations of RandAugment with random magnitude, then Cutout, as in the paper; or
     the same with smaller magnitudes, for images that the paper's would destroy."""
+    cutout: bool = True
+    """Cut a square out of the strong view, as in the paper."""
+    weak: Literal["flip_and_shift", "flip"] = "flip_and_shift"
+    """Weak view: a flip and a shift of up to an eighth of the side, as in the paper; or a flip alone."""
+    cosine: Literal["partial", "full"] = "partial"
+    """Fall of the learning rate: 7/16 of a half-period, as in the paper; or all of it, down to 0."""
+    labeled_among_unlabeled: bool = True
+    """Let images with a label, true or of --extra-labels, stand among the unlabelled ones, as in the paper.
+    Report: the pseudo-labelled are taken out."""
 
     def __post_init__(self) -> None:
         """Refuse what the paper does not define."""
@@ -76,11 +83,11 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 
 from engine.objectives.fixmatch import fixmatch_loss
-from engine.train.classifier_recipe import ClassifierRecipe
+from engine.train.classifier_recipe import ClassifierRecipe, top1_of
 from engine.train.recipe import StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
-from engine.train.schedule import Schedule, partial_cosine
+from engine.train.schedule import Schedule, partial_cosine, warmup_cosine
 from loaders import open_pack
 from loaders.batch import PairedBatch
 from loaders.classification import SemiLoaders
@@ -91,6 +98,7 @@ class FixMatch(ClassifierRecipe):
     """A classifier whose confident guesses on weak views label the strong ones."""
 
     name = "fixmatch"
+    parts = "rows"
 
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the networks; call `seed_everything` first."""
@@ -104,9 +112,11 @@ class FixMatch(ClassifierRecipe):
         assert labels is not None
         logits = self.classify(batch.labeled.views[0], weak, strong)
         terms = fixmatch_loss(
-            logits[0], labels, logits[1], logits[2], self.config.threshold, self.config.unlabeled_weight
+            *(logits[0], labels, logits[1], logits[2], self.config.threshold, self.config.unlabeled_weight),
+            class_weights=self.class_weights,
         )
         metrics = {
+            "top1": top1_of(logits[0], labels),
             "supervised": terms.supervised.detach(),
             "unsupervised": terms.unsupervised.detach(),
             "mask_rate": terms.mask_rate,
@@ -114,7 +124,9 @@ class FixMatch(ClassifierRecipe):
         return StepOutput(terms.loss, metrics)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return the paper's cosine, which stops at 7/16 of its half-period."""
+        """Return the paper's cosine, which stops at 7/16 of its half-period, or all of it."""
+        if self.config.cosine == "full":
+            return warmup_cosine(total_steps, 0)
         return partial_cosine(total_steps, 7 / 16)
 
     def after_step(self, step: int) -> None:
@@ -126,9 +138,11 @@ def run(config: Config) -> RunSummary:
     """Train on a pack and leave a run folder."""
     pack = open_pack(config.pack, config.loader.store)
     strong = presets.fixmatch_strong if config.strong == "fixmatch" else presets.fixmatch_strong_gentle
-    weak_view = presets.weak(config.resolution, config.flip_p)
-    strong_view = strong(config.resolution, config.flip_p)
-    loaders = SemiLoaders(pack, config, (weak_view,), (weak_view, strong_view), config.balanced)
+    shift = 0.125 if config.weak == "flip_and_shift" else 0.0
+    weak_view = presets.weak(config.resolution, config.flip_p, padding=shift)
+    strong_view = strong(config.resolution, config.flip_p, cutout=config.cutout)
+    views = ((weak_view,), (weak_view, strong_view))
+    loaders = SemiLoaders(pack, config, *views, with_labeled=config.labeled_among_unlabeled)
     return run_recipe(config, lambda: FixMatch(config, pack.classes), loaders)
 
 

@@ -89,6 +89,7 @@ class Jigsaw(Recipe):
     """Backbone on every tile, and a classifier of the order on all tiles of an image."""
 
     name = "jigsaw"
+    parts = "rows"
     permutations: Tensor
 
     def __init__(self, config: Config) -> None:

@@ -72,7 +72,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import torch
 
 from engine.objectives.mean_teacher import class_loss, consistency_loss, ramp_up, teacher_decay
-from engine.train.classifier_recipe import ClassifierRecipe
+from engine.train.classifier_recipe import ClassifierRecipe, top1_of
 from engine.train.recipe import StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
@@ -87,6 +87,7 @@ class MeanTeacher(ClassifierRecipe):
     """A student and the average of its weights."""
 
     name = "mean_teacher"
+    parts = "rows"
 
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the networks; call `seed_everything` first."""
@@ -109,10 +110,11 @@ class MeanTeacher(ClassifierRecipe):
         logits = self.classify(*(views[0] for views in pairs))
         with torch.no_grad():
             teacher = self.average(torch.cat([views[1] for views in pairs])).float()
-        supervised = class_loss(logits[0], labels, num_rows=len(teacher))
+        supervised = class_loss(logits[0], labels, len(teacher), self.class_weights)
         consistency = consistency_loss(torch.cat(logits), teacher, self.config.consistency)
         weight = self.config.consistency_weight * ramp_up(step, self.ramp_steps)
-        metrics = {"supervised": supervised.detach(), "consistency": consistency.detach()}
+        metrics = {"top1": top1_of(logits[0], labels)}
+        metrics |= {"supervised": supervised.detach(), "consistency": consistency.detach()}
         return StepOutput(supervised + weight * consistency, metrics)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:

@@ -86,6 +86,7 @@ class Patches(Recipe):
     """Backbone on both patches, and a classifier of their relative position."""
 
     name = "patches"
+    parts = "rows"
 
     def __init__(self, config: Config) -> None:
         """Build the networks; call `seed_everything` first.

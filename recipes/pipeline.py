@@ -7,10 +7,9 @@ pretrain (Barlow Twins) -> fine_tune -> rounds (balanced pseudo-labels) -> fixma
 -> tta, ending in ablation.csv and ablation.png: what each stage brought on this pack, for better or worse.
 
 The same command again goes on where it stopped, also inside a stage. `--skip` leaves stages out. Without
-`--oracle` the active stage writes OUT/active/request.csv and stops; fill in its labels, turn it into a table
-by `recipes/active.py --pack PACK --filled OUT/active/request.csv --out OUT/active`, and give the command
-again. All in one process: with several GPUs launch the stages by themselves, with the folders that the
-pipeline would give them.
+`--oracle` the active stage writes OUT/active/request.html and stops; label on that page, turn what it saves
+into a table by `recipes/active.py --pack PACK --filled request.csv --out OUT/active`, and give the command
+again. All in one process: with several GPUs launch the stages by themselves.
 
 Source: Zhou, Wan, Li 2021, "Semi-supervised Learning Competition Report", table 2: 46.6 % after pre-training
 and fine-tuning, 52.4 % after the rounds, 54.5 % with FixMatch, 56.1 % with more labels, 57.5 % with
@@ -21,114 +20,35 @@ The chain is `run`; every stage is the function of its own recipe.
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 from engine.choices import Precision
-from engine.train.run_config import LoaderField, default_loader
+from engine.train.classifier_config import ClassifierConfig
+from engine.train.run_config import LoaderField, PackConfig, RunConfig, default_loader
+from engine.train.stage_config import Ask, FineTune, Pretrain, Rounds, SemiSupervised
 from loaders.common.errors import check_numbers, run_command
+from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
 Stage = Literal["scratch", "pretrain", "fine_tune", "rounds", "fixmatch", "active", "tta"]
 
 
-@dataclass(frozen=True)
-class Pretrain:
-    """Stage 1: Barlow Twins on the unlabelled images."""
-
-    epochs: int = 1000
-    """Passes over the unlabelled images. Report: 1000."""
-    batch_size: int = 512
-    """Images per step over all ranks. Report: not stated."""
-    projector: tuple[int, ...] = (8192, 8192, 8192)
-    """Output sizes of the projector's layers. Report: 8192 8192 8192."""
-    min_crop: float = 0.08
-    """Smallest share of the image that a view shows. Paper: 0.08."""
-    warmup_epochs: float = 10.0
-    """Epochs over which the learning rate rises linearly; fewer than --pretrain.epochs. Paper: 10."""
-    lr_weights: float | Literal["auto"] = "auto"
-    """Peak learning rate of weights for 256 images, see recipes/barlow.py. Report: 0.5, without saying for
-    how many images; auto: by the authors' table of batch sizes, which has 0.3 at 512."""
-
-
-@dataclass(frozen=True)
-class FineTune:
-    """Stage 2: training on the true labels alone, also from scratch for comparison."""
-
-    epochs: int = 40
-    """Passes over the labelled images. Report: 40."""
-    batch_size: int = 256
-    """Images per step over all ranks, in stages 2 and 3. Report: not stated."""
-    lr: float = 0.05
-    """Peak learning rate, in stages 2 and 3. Report: 0.05."""
-    min_crop: float = 0.08
-    """Smallest share of the image that a view shows."""
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """Stage 3: rounds of balanced pseudo-labels, see recipes/self_training.py."""
-
-    per_class: tuple[int, ...] = (200, 300, 400, 500)
-    """Images per class that each round labels. Report: 200 300 400 500."""
-    top_k: int = 10
-    """Classes that an image may stand under. Report: 10."""
-    epochs: int = 40
-    """Passes over pseudo and true labels, per round. Report: not stated."""
-    true_epochs: int = 40
-    """Passes over the true labels afterwards, per round. Report: not stated."""
-
-
-@dataclass(frozen=True)
-class SemiSupervised:
-    """Stage 4, and again after the labels of stage 5: FixMatch, see recipes/fixmatch.py."""
-
-    epochs: int = 40
-    """Passes over the unlabelled images. Report: 40."""
-    lr: float = 0.01
-    """Peak learning rate. Report: 0.01."""
-    batch_size: int = 64
-    """Labelled images per step over all ranks. Paper: 64."""
-    mu: int = 7
-    """Unlabelled images per labelled one. Paper: 7."""
-    threshold: float = 0.95
-    """Least probability of a guess to count. Paper: 0.95."""
-    ema_decay: float = 0.999
-    """Decay of the average of the weights, which is measured and kept, after its warm-up. Report: 0.999."""
-    strong: Literal["fixmatch", "gentle"] = "fixmatch"
-    """Strong view: the paper's, or one with smaller magnitudes."""
-    pseudo_per_class: int = 16
-    """Pseudo-labels of each class that count as true ones. Report: 16. Their images stay among the unlabelled
-    ones, as labelled images do in FixMatch's paper; the report takes them out."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """Stage 5: labels bought for the images that would tell most, see recipes/active.py."""
-
-    clusters: int = 200
-    """Clusters of k-means. Report: 200."""
-    per_cluster: int = 64
-    """Images of each cluster. Report: 64."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(PackConfig):
     """Run all stages on one pack and measure each."""
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote."""
     out: Path
     """Folder of all stages; what it holds already is gone on with."""
     backbone: str = "resnet50"
     """Any timm name, or tiny_resnet for a CPU. Report: resnet50."""
     resolution: int = 96
     """Side of the views in pixels. Report: 96."""
+    init: Path | None = None
+    """Pre-trained network in place of the first stage: a run, timm:NAME, hf:REPO or a file of weights."""
     labeled_split: str = "train"
     """Split whose true labels are used; where it is "" or has none, --extra-labels are all."""
     labels_per_class: int | None = None
@@ -140,8 +60,7 @@ class Config:
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Train on labels of that split, or of copies of its images, all the same; each stage's config.json then
-    names them under leaks."""
+    """Train on labels of that split, or of copies of its images, all the same; they are named under leaks."""
     seed: int = 0
     """Seed of the weights, the order, the views and the choice of labels."""
     flip_p: float = 0.5
@@ -165,7 +84,7 @@ class Config:
     ask: Ask = field(default_factory=Ask)
     """Labels to buy."""
     precision: Precision = "auto"
-    """Autocast of every training: auto is bf16 where the GPU or the processor has it in hardware."""
+    """Autocast of every training, see recipes/supervised.py."""
     progress: bool = True
     """Show progress."""
     loader: LoaderField = field(default_factory=default_loader)
@@ -174,28 +93,28 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse numbers that make no run."""
         check_numbers(self, ("resolution", "sizes"))
+        check_folder(self.out)
 
 
 if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
-import torch
 from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.nets.classifier import best_weights, find_classifier
-from engine.report.figures import draw_steps, save_picture
+from engine.nets.classifier import best_weights
+from engine.report.ablation import Measured, draw_ablation, print_ablation, write_ablation
+from engine.report.other_pages import build_page
+from engine.report.run_page import PageOptions, leave_page
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.distributed import refuse_ranks
 from engine.train.run_config import described
 from loaders import open_pack
-from loaders.classification import build_pool_loader, chosen_labels
+from loaders.classification import chosen_labels
 from loaders.common.errors import UserError
-from loaders.common.files import check_folder, to_json, write_atomic
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import training_labels
@@ -203,6 +122,8 @@ from loaders.packs.labels.subsample import training_labels
 # The one recipe that is made of others.
 from recipes import active, barlow, evaluate, fixmatch, self_training, supervised
 
+RunT = TypeVar("RunT", bound=RunConfig)
+ClassifierT = TypeVar("ClassifierT", bound=ClassifierConfig)
 TITLES: dict[str, str] = {
     "scratch": "labels alone, from scratch",
     "fine_tune": "pre-training and fine-tuning",
@@ -213,23 +134,14 @@ TITLES: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Test accuracy after a stage, in [0, 1]."""
-
-    stage: Stage
-    top1: float
-
-
 class Chain:
     """What the stages hand on: the best run so far, and what was measured."""
 
     def __init__(self, config: Config) -> None:
-        """Begin without a run."""
+        """Begin with the start, if there is one."""
         self.config = config
-        self.best: Path | None = None
-        self.pretrained: Path | None = None
-        self.bought: tuple[Path, ...] = ()
+        self.best: Path | None = config.init
+        self.pretrained: Path | None = config.init
         self.measured: list[Measured] = []
 
     @property
@@ -237,18 +149,39 @@ class Chain:
         """Whether the best run so far was trained on labels."""
         return self.best is not None and best_weights(self.best) is not None
 
-    def common(self, out: str) -> dict[str, Any]:
-        """Return the fields that the configurations of all trainings share."""
-        names = ("pack", "backbone", "resolution", "seed", "flip_p", "precision", "loader")
-        shared = {name: getattr(self.config, name) for name in names}
-        shared |= {"out": self.config.out / out, "progress": self.config.progress}
-        return shared | {"resume": True, "trackers": ()}
+    def begin(self, kind: type[RunT], out: str, epochs: int, batch_size: int) -> RunT:
+        """Return a recipe's defaults with what all trainings of the chain share."""
+        config = self.config
+        return kind(
+            pack=config.pack,
+            out=config.out / out,
+            backbone=config.backbone,
+            resolution=config.resolution,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=config.seed,
+            precision=config.precision,
+            loader=config.loader,
+            progress=config.progress,
+            resume=True,
+            trackers=(),
+        )
 
-    def labels(self) -> dict[str, Any]:
-        """Return the fields that say which true labels are known and where to measure."""
-        names = ("labeled_split", "labels_per_class", "extra_labels", "test_split", "allow_leak")
-        chosen = {name: getattr(self.config, name) for name in names}
-        return chosen | {"label_seed": self.config.seed}
+    def begin_with_labels(
+        self, kind: type[ClassifierT], out: str, epochs: int, batch_size: int
+    ) -> ClassifierT:
+        """Return the same for a recipe with labels: which are known, and where to measure."""
+        config = self.config
+        return replace(
+            self.begin(kind, out, epochs, batch_size),
+            labeled_split=config.labeled_split,
+            labels_per_class=config.labels_per_class,
+            label_seed=config.seed,
+            extra_labels=config.extra_labels,
+            test_split=config.test_split,
+            allow_leak=config.allow_leak,
+            flip_p=config.flip_p,
+        )
 
     def measure(self, stage: Stage, run: Path) -> None:
         """Note the accuracy of a training."""
@@ -256,10 +189,11 @@ class Chain:
         self.measured.append(Measured(stage, found.get("ema", found["raw"]).top1))
 
 
-def scratch_config(chain: Chain) -> supervised.Config:
+def scratch_config(chain: Chain, out: str = "scratch") -> supervised.Config:
     """Return how to train on the labels alone."""
-    options = chain.common("scratch") | chain.labels() | asdict(chain.config.fine_tune)
-    return supervised.Config(**options)
+    stage = chain.config.fine_tune
+    shared = chain.begin_with_labels(supervised.Config, out, stage.epochs, stage.batch_size)
+    return replace(shared, lr=stage.lr, min_crop=stage.min_crop)
 
 
 def scratch(chain: Chain) -> None:
@@ -269,10 +203,16 @@ def scratch(chain: Chain) -> None:
 
 def pretrain_config(chain: Chain) -> barlow.Config:
     """Return how to pre-train."""
-    config = chain.config
-    options = chain.common("pretrain") | asdict(config.pretrain)
-    options["projector"] = config.pretrain.projector
-    return barlow.Config(split=config.unlabeled_split, **options)
+    stage = chain.config.pretrain
+    return replace(
+        chain.begin(barlow.Config, "pretrain", stage.epochs, stage.batch_size),
+        split=chain.config.unlabeled_split,
+        flip_p=chain.config.flip_p,
+        projector=stage.projector,
+        min_crop=stage.min_crop,
+        warmup_epochs=stage.warmup_epochs,
+        lr_weights=stage.lr_weights,
+    )
 
 
 def pretrain(chain: Chain) -> None:
@@ -283,9 +223,7 @@ def pretrain(chain: Chain) -> None:
 
 def fine_tune_config(chain: Chain) -> supervised.Config:
     """Return how to fine-tune the best run so far."""
-    options = chain.common("fine-tune") | chain.labels() | asdict(chain.config.fine_tune)
-    options |= {"init": chain.best, "weight_decay": 0.0}
-    return supervised.Config(**options)
+    return replace(scratch_config(chain, "fine-tune"), init=chain.best, weight_decay=0.0)
 
 
 def fine_tune(chain: Chain) -> None:
@@ -296,12 +234,18 @@ def fine_tune(chain: Chain) -> None:
 
 def rounds_config(chain: Chain) -> self_training.Config:
     """Return how the rounds go."""
-    config = chain.config
-    options = chain.common("rounds") | chain.labels() | asdict(config.rounds)
-    options |= {"per_class": config.rounds.per_class, "init": chain.best, "lr": config.fine_tune.lr}
-    options |= {"batch_size": config.fine_tune.batch_size, "min_crop": config.fine_tune.min_crop}
-    options |= {"first_epochs": config.fine_tune.epochs, "unlabeled_splits": (config.unlabeled_split,)}
-    return self_training.Config(**options)
+    stage, first = chain.config.rounds, chain.config.fine_tune
+    return replace(
+        chain.begin_with_labels(self_training.Config, "rounds", stage.epochs, first.batch_size),
+        unlabeled_splits=(chain.config.unlabeled_split,),
+        init=chain.best,
+        per_class=stage.per_class,
+        top_k=stage.top_k,
+        true_epochs=stage.true_epochs,
+        first_epochs=first.epochs,
+        lr=first.lr,
+        min_crop=first.min_crop,
+    )
 
 
 def rounds(chain: Chain) -> None:
@@ -318,13 +262,19 @@ def both_splits(config: Config) -> tuple[str, ...]:
 
 def fixmatch_config(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> fixmatch.Config:
     """Return how FixMatch goes on from the best run so far."""
-    config = chain.config
-    options = chain.common(out) | chain.labels() | asdict(config.fixmatch)
-    del options["pseudo_per_class"]
-    options |= {"init": chain.best, "keep_head": chain.has_classifier}
-    options |= {"extra_labels": (*config.extra_labels, *extra_labels)}
-    options |= {"unlabeled_splits": both_splits(config)}
-    return fixmatch.Config(**options)
+    stage = chain.config.fixmatch
+    return replace(
+        chain.begin_with_labels(fixmatch.Config, out, stage.epochs, stage.batch_size),
+        unlabeled_splits=both_splits(chain.config),
+        extra_labels=(*chain.config.extra_labels, *extra_labels),
+        init=chain.best,
+        keep_head=chain.has_classifier,
+        lr=stage.lr,
+        mu=stage.mu,
+        threshold=stage.threshold,
+        ema_decay=stage.ema_decay,
+        strong=stage.strong,
+    )
 
 
 def semi_supervised(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> None:
@@ -347,19 +297,10 @@ def pseudo_labels(chain: Chain) -> Path:
     assert chain.best is not None
     if path.is_file():
         return path
-    pack, device = open_pack(config.pack, config.loader.store), "cuda" if torch.cuda.is_available() else "cpu"
-    options = replace(config.loader, device=device, channels_last=True)
-    splits = (config.unlabeled_split,)
-    network = find_classifier(chain.best, pack.classes, every_class=True).to(device)
-    loader = build_pool_loader(pack, splits, network.view, options)
-    try:
-        per_class = config.fixmatch.pseudo_per_class
-        selection = self_training.select_balanced(
-            network, loader, device, config.rounds.top_k, per_class, config.out
-        )
-    finally:
-        loader.close()
-    table = self_training.as_table(selection.one_class_each("best"), 0)
+    pack = open_pack(config.pack, config.loader.store)
+    pool, per_class = (config.unlabeled_split,), config.fixmatch.pseudo_per_class
+    options, top_k = config.loader, config.rounds.top_k
+    table = self_training.surest_labels(chain.best, pack, pool, options, top_k, per_class, config.out)
     # What is measured on is no label to train on in a table, even where it was guessed.
     own, copies = shared_rows(pack, table.row, pack.split(config.test_split))
     table.of_rows(table.row[~(own | copies)]).write(path)
@@ -373,27 +314,30 @@ def active_stage(chain: Chain) -> None:
     if chain.best is None or not chain.has_classifier:
         raise UserError("active: expected a stage with labels before it, found none; skip fewer stages")
     if not bought.is_file():
-        names = ("loader",)
-        options = chain.labels() | {name: getattr(config, name) for name in names}
-        del options["allow_leak"]
         active.run(
             active.Config(
                 pack=config.pack,
                 out=bought.parent,
                 run=chain.best,
                 init=chain.pretrained,
+                backbone=config.backbone,
                 oracle=config.oracle,
                 clusters=config.ask.clusters,
                 per_cluster=config.ask.per_cluster,
+                labeled_split=config.labeled_split,
+                labels_per_class=config.labels_per_class,
+                label_seed=config.seed,
+                extra_labels=config.extra_labels,
                 unlabeled_splits=(config.unlabeled_split,),
+                test_split=config.test_split,
                 seed=config.seed,
-                **options,
+                loader=config.loader,
             )
         )
     if not bought.is_file():
         raise UserError(
-            f"active: fill in the labels of {bought.parent / 'request.csv'}, run recipes/active.py --filled "
-            f"on it with --out {bought.parent}, then this command again"
+            f"active: label on {bought.parent / 'request.html'}, run recipes/active.py --filled on what it "
+            f"saves with --out {bought.parent}, then this command again"
         )
     semi_supervised(chain, "active-fixmatch", (bought,))
     chain.measure("active", chain.best)
@@ -404,10 +348,18 @@ def tta(chain: Chain) -> None:
     config = chain.config
     if chain.best is None or not chain.has_classifier:
         raise UserError("tta: expected a stage with labels before it, found none; skip fewer stages")
-    names = ("pack", "sizes", "flips", "loader", "allow_leak")
-    options = {name: getattr(config, name) for name in names}
-    tested = evaluate.Config(run=chain.best, out=config.out / "tta", split=config.test_split, **options)
-    _, report = evaluate.evaluate(tested)
+    _, report = evaluate.evaluate(
+        evaluate.Config(
+            run=chain.best,
+            pack=config.pack,
+            out=config.out / "tta",
+            split=config.test_split,
+            sizes=config.sizes,
+            flips=config.flips,
+            loader=config.loader,
+            allow_leak=config.allow_leak,
+        )
+    )
     assert report is not None
     chain.measured.append(Measured("tta", report.top1))
 
@@ -429,7 +381,6 @@ def check(config: Config) -> None:
     Raises:
         UserError: the first.
     """
-    check_folder(config.out)
     pack = open_pack(config.pack, config.loader.store)
     pack.require_one_label()
     for split in (*both_splits(config), config.test_split):
@@ -478,51 +429,20 @@ def run(config: Config) -> list[Measured]:
     chain = Chain(config)
     try:
         for stage, function in STAGES.items():
-            if stage not in config.skip:
+            if stage not in config.skip and not (stage == "pretrain" and config.init is not None):
                 function(chain)
-                write_ablation(config, chain.measured)
+                write_ablation(config.out, chain.measured, TITLES, described(config))
     finally:  # also where the active stage waits for labels; once, since a picture takes half a second
-        draw_ablation(config, chain.measured)
+        draw_ablation(config.out, chain.measured, TITLES)
     return chain.measured
-
-
-def write_ablation(config: Config, measured: list[Measured]) -> None:
-    """Write ablation.json and ablation.csv of the stages so far."""
-    if not measured:
-        return
-    rows = [asdict(row) for row in measured]
-    write_atomic(config.out / "ablation.json", to_json({"config": described(config), "stages": rows}))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("stage", "top1_percent"))
-    writer.writerows((TITLES[row.stage], f"{100 * row.top1:.2f}") for row in measured)
-    write_atomic(config.out / "ablation.csv", text.getvalue().encode())
-
-
-def draw_ablation(config: Config, measured: list[Measured]) -> None:
-    """Draw ablation.png of the stages so far."""
-    if not measured:
-        return
-    names, values = [TITLES[row.stage] for row in measured], [100 * row.top1 for row in measured]
-    save_picture(config.out / "ablation.png", draw_steps(names, values, "test accuracy, %"))
-
-
-def print_ablation(console: Console, measured: list[Measured]) -> None:
-    """Print what every stage came to and what it changed."""
-    table = Table("stage", "top-1, %", "change")
-    chained = [row for row in measured if row.stage != "scratch"]
-    for row in measured:
-        place = chained.index(row) if row in chained else 0
-        change = f"{100 * (row.top1 - chained[place - 1].top1):+.2f}" if place > 0 else ""
-        table.add_row(TITLES[row.stage], f"{100 * row.top1:.2f}", change)
-    console.print(table)
 
 
 def main() -> None:
     """Run the command line."""
     config = command_line(Config, __doc__)
-    print_ablation(Console(), run(config))
+    print_ablation(Console(), run(config), TITLES, apart="scratch")
     print(f"pipeline: results{describe_bad_rows(config.out)} -> {config.out}")
+    leave_page(config.out, lambda: build_page(PageOptions(config.out)))
 
 
 if __name__ == "__main__":

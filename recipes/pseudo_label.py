@@ -35,6 +35,8 @@ class Config(ClassifierConfig):
     """How pseudo-labels live, see above."""
     unlabeled_splits: tuple[str, ...] = ("unlabeled",)
     """Splits whose images get pseudo-labels."""
+    unlabeled_share: float = 1.0
+    """Share of these images that is used, chosen by --label-seed. INF473V report: a part, to save time."""
     backbone: str = "resnet50"
     """Any timm name (resnet50 or a ViT in the report), wrn_28_2, or tiny_resnet for a CPU."""
     resolution: int = 64
@@ -68,6 +70,11 @@ class Config(ClassifierConfig):
     def __post_init__(self) -> None:
         """Refuse what labels nothing."""
         super().__post_init__()
+        if not 0.0 < self.unlabeled_share <= 1.0:
+            raise UserError(
+                f"unlabeled_share: expected a share, above 0 and at most 1, found {self.unlabeled_share}; "
+                "change it"
+            )
         if not 0.0 <= self.threshold <= 1.0 or self.cycles < 1 or self.ramp_end < self.ramp_start:
             raise UserError(
                 "expected threshold in [0, 1], cycles >= 1 and ramp_end >= ramp_start, found "
@@ -81,7 +88,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 from engine.evaluate.predict import guess_labels
 from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
-from engine.train.classifier_recipe import ClassifierRecipe
+from engine.train.classifier_recipe import ClassifierRecipe, top1_of
 from engine.train.distributed import on_main
 from engine.train.phases import Phases, PhaseSummary, print_phases
 from engine.train.recipe import StepOutput
@@ -90,7 +97,7 @@ from engine.train.run import run as run_recipe
 from engine.train.schedule import Schedule, constant
 from loaders import open_pack
 from loaders.batch import Batch, Loader, PairedBatch
-from loaders.classification import SemiLoaders, build_labeled_loader, build_pool_loader, chosen_labels
+from loaders.classification import SemiLoaders, build_labeled_loader, build_pool_loader, divided_labels
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
@@ -100,6 +107,7 @@ class Classical(ClassifierRecipe):
     """A classifier that learns its own confident guesses beside the labels."""
 
     name = "pseudo_label"
+    parts = "rows"
 
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the network; call `seed_everything` first."""
@@ -117,8 +125,9 @@ class Classical(ClassifierRecipe):
             int(epoch), config.threshold, config.threshold_growth, config.threshold_limit
         )
         weight = label_weight(epoch, config.ramp_start, config.ramp_end, config.unlabeled_weight)
-        terms = pseudo_label_loss(logits[0], labels, logits[1], threshold, weight)
+        terms = pseudo_label_loss(logits[0], labels, logits[1], threshold, weight, self.class_weights)
         metrics = {
+            "top1": top1_of(logits[0], labels),
             "supervised": terms.supervised.detach(),
             "unsupervised": terms.unsupervised.detach(),
             "mask_rate": terms.mask_rate,
@@ -134,7 +143,8 @@ class Classical(ClassifierRecipe):
 def run_classical(config: Config, pack: Pack) -> RunSummary:
     """Train with labels made afresh each batch."""
     view = (presets.weak(config.resolution, config.flip_p),)
-    return run_recipe(config, lambda: Classical(config, pack.classes), SemiLoaders(pack, config, view, view))
+    loaders = SemiLoaders(pack, config, view, view, share=config.unlabeled_share)
+    return run_recipe(config, lambda: Classical(config, pack.classes), loaders)
 
 
 class Labeller:
@@ -147,7 +157,8 @@ class Labeller:
         self.test_loader: Loader[Batch] | None = None
         if config.test_split:
             self.test_loader = phases.keep(build_pool_loader(pack, (config.test_split,), view, options))
-        pool_loader = build_pool_loader(pack, config.unlabeled_splits, view, options)
+        part = (phases.division, config.unlabeled_share, config.label_seed)
+        pool_loader = build_pool_loader(pack, config.unlabeled_splits, view, options, *part)
         self.pool_loader = phases.keep(pool_loader)
 
     @property
@@ -158,13 +169,14 @@ class Labeller:
     def train(self, name: str, labels: LabelTable, init: Path | None, keep_head: bool, epochs: int) -> Path:
         """Train on a label table for some epochs, from `init`; return the phase's folder."""
         config = self.config
-        views = (presets.weak(config.resolution, config.flip_p),)
+        views = config.evaluation_view.fit((presets.weak(config.resolution, config.flip_p),))
 
         def make_loader() -> Loader[Batch]:
-            return build_labeled_loader(self.pack, labels, views, config.batch_size, self.phases.options)
+            options, size = self.phases.options, config.batch_size
+            return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
 
         phase = self.phases.fine_tune(
-            name, init, keep_head, epochs, make_loader, self.test_loader, cosine=False
+            name, init, keep_head, epochs, labels, make_loader, self.test_loader, cosine=False
         )
         return phase.out
 
@@ -209,13 +221,13 @@ def run_local(config: Config, true_labels: LabelTable, labeller: Labeller) -> No
 
 def run_cycles(config: Config, pack: Pack) -> list[PhaseSummary]:
     """Run the permanent or the local mode and leave the last classifier in the command's folder."""
-    true_labels = chosen_labels(pack, config)
+    division = divided_labels(pack, config)
     algorithms: dict[str, Callable[[Config, LabelTable, Labeller], None]] = {
         "permanent": run_permanent,
         "local": run_local,
     }
-    with Phases(Classical.name, config, pack.classes, pack_fingerprint(pack)) as phases:
-        algorithms[config.mode](config, true_labels, Labeller(config, pack, phases))
+    with Phases(Classical.name, config, pack, division, pack_fingerprint(pack)) as phases:
+        algorithms[config.mode](config, division.training, Labeller(config, pack, phases))
         phases.finish()
         return phases.done
 

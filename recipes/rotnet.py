@@ -25,6 +25,8 @@ class Config(RunConfig):
 
     split: str = "unlabeled"
     """Split of the pack to train on; its labels are not read."""
+    test_split: str = ""
+    """Split on whose images, without labels, the end of the run recognises rotations; "" for none."""
     backbone: str = "alexnet_bn"
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Paper: AlexNet with BatchNorm."""
     hidden: tuple[int, ...] = (4096, 4096)
@@ -55,15 +57,23 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+from pathlib import Path
+
+import numpy as np
 import torch
 
+from engine.evaluate.predict import Accuracy, evaluation_mode
 from engine.nets.backbones import Projector, build_backbone
 from engine.objectives.rotnet import NUM_ROTATIONS, rotate_four, rotnet_loss
+from engine.train.bad_rows import read_in_order
+from engine.train.distributed import all_reduce_sum, on_main
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
 from engine.train.schedule import Schedule, step_decay
-from loaders.batch import Batch
+from loaders.batch import Batch, Loader
+from loaders.common.files import to_json, write_atomic
+from loaders.packs.labels.leaks import check_leak
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
 
@@ -72,6 +82,7 @@ class RotNet(Recipe):
     """Backbone and a classifier of the four rotations."""
 
     name = "rotnet"
+    parts = "rows"
 
     def __init__(self, config: Config) -> None:
         """Build the networks; call `seed_everything` first.
@@ -99,6 +110,25 @@ class RotNet(Recipe):
             self.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=True
         )
 
+    def finish(self, out: Path, test_loader: Loader[Batch] | None, device: torch.device) -> Accuracy | None:
+        """Measure how many rotations of images held out are recognised; rotations.json keeps it."""
+        if test_loader is None:
+            return None
+        counts = torch.zeros(2, dtype=torch.float64, device=device)
+        with evaluation_mode(self), torch.inference_mode():
+            for batch in read_in_order(test_loader, out, device):
+                turned = rotate_four(batch.views[0][batch.valid])
+                if len(turned):
+                    share = rotnet_loss(self.classifier(self.backbone(turned))).top1
+                    counts += torch.stack(
+                        [share.double() * len(turned), torch.full_like(counts[0], len(turned))]
+                    )
+        right, num_turned = all_reduce_sum(counts).tolist()
+        found = Accuracy(right / max(1.0, num_turned), int(num_turned))
+        content = to_json({"top1": found.top1, "num_turned": found.num_images})
+        on_main(lambda: write_atomic(out / "rotations.json", content))
+        return found
+
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return the steps of the learning rate."""
         milestones = [round(epoch * steps_per_epoch) for epoch in self.config.lr_milestones]
@@ -108,7 +138,11 @@ class RotNet(Recipe):
 def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
-    loaders = PretrainingLoaders(config, (view,))
+    loaders = PretrainingLoaders(config, (view,), config.test_split)
+    if config.test_split:
+        images, measured = (loaders.pack.split(name) for name in (config.split, config.test_split))
+        rows = images.rows(np.arange(len(images)))
+        check_leak(loaders.pack, rows, measured, config.allow_leak, "images of --split")
     return run_recipe(config, lambda: RotNet(config), loaders)
 
 

@@ -18,10 +18,10 @@ The algorithm box is `run_rounds`; the selection is `engine.labels.select`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from engine.choices import Duplicates
+from engine.choices import Duplicates, Keep
 from engine.train.classifier_config import ClassifierConfig
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
@@ -58,6 +58,9 @@ class Config(ClassifierConfig):
     """Peak learning rate of both parts, down to 0 by a cosine. Report: 0.05."""
     min_crop: float = 0.08
     """Smallest share of the image that a training view shows."""
+    go_on_from: Keep = "last"
+    """Network that labels the next round and is left at the end: that of the last round, or the best round's
+    by validation accuracy."""
 
     def __post_init__(self) -> None:
         """Refuse rounds without images."""
@@ -89,14 +92,15 @@ from engine.labels.select import (
     count_duplicates,
     suggest_per_class,
 )
-from engine.nets.classifier import Classifier, best_weights
+from engine.nets.classifier import Classifier, best_weights, find_classifier
 from engine.report.figures import Curve, draw_curves, save_picture
 from engine.train.distributed import on_main
 from engine.train.phases import Phases, PhaseSummary, print_phases
 from loaders import open_pack
 from loaders.batch import Batch, Loader
-from loaders.classification import build_labeled_loader, build_pool_loader, chosen_labels
+from loaders.classification import build_labeled_loader, build_pool_loader, divided_labels
 from loaders.common.files import to_json, write_atomic
+from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
@@ -109,8 +113,8 @@ class Rounds:
     def __init__(self, config: Config, pack: Pack, phases: Phases) -> None:
         """Open the loaders."""
         self.config, self.pack, self.phases = config, pack, phases
-        self.views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
         view = config.evaluation_view
+        self.views = view.fit((presets.crop_flip(config.resolution, config.min_crop, config.flip_p),))
         self.test_loader: Loader[Batch] | None = None
         if config.test_split:
             self.test_loader = phases.keep(
@@ -120,17 +124,20 @@ class Rounds:
 
     def pool(self, view: EvaluationView) -> Loader[Batch]:
         """Open a loader of the unlabelled images."""
-        splits, options = self.config.unlabeled_splits, self.phases.options
-        return self.phases.keep(build_pool_loader(self.pack, splits, view, options))
+        splits, options, division = self.config.unlabeled_splits, self.phases.options, self.phases.division
+        return self.phases.keep(build_pool_loader(self.pack, splits, view, options, division))
 
     def fine_tune(self, name: str, labels: LabelTable, init: Path | None, epochs: int) -> Path:
         """Train on a label table, the classifier layer from random weights; return the phase's folder."""
         config, views = self.config, self.views
 
         def make_loader() -> Loader[Batch]:
-            return build_labeled_loader(self.pack, labels, views, config.batch_size, self.phases.options)
+            options, size = self.phases.options, config.batch_size
+            return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
 
-        phase = self.phases.fine_tune(name, init, False, epochs, make_loader, self.test_loader, cosine=True)
+        phase = self.phases.fine_tune(
+            name, init, False, epochs, labels, make_loader, self.test_loader, cosine=True
+        )
         return phase.out
 
     def select(self, run: Path) -> Selection:
@@ -185,6 +192,37 @@ def select_balanced(
     return selector.finish()
 
 
+def surest_labels(
+    run: Path,
+    pack: Pack,
+    splits: tuple[str, ...],
+    loader: LoaderOptions,
+    top_k: int,
+    per_class: int,
+    out: Path,
+) -> LabelTable:
+    """Label the surest images of each class by the classifier of a run, each image once.
+
+    Args:
+        run: its run folder.
+        pack: the images.
+        splits: those to choose from.
+        loader: how they are read.
+        top_k: classes that an image may stand under.
+        per_class: images per class.
+        out: see `select_balanced`.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = find_classifier(run, pack.classes, every_class=True).to(device)
+    options = replace(loader, device=device, channels_last=True)
+    images = build_pool_loader(pack, splits, network.view, options)
+    try:
+        selection = select_balanced(network, images, device, top_k, per_class, out)
+    finally:
+        images.close()
+    return as_table(selection.one_class_each("best"), 0)
+
+
 def as_table(kept: Selection, cycle: int) -> LabelTable:
     """Turn a selection with one class per row into a label table."""
     confidence = np.minimum(kept.score, np.float32(1.0))
@@ -217,24 +255,43 @@ def write_counts(folder: Path, cycle: int, counted: list[DuplicateCount], sugges
     save_picture(folder / f"round-{cycle}-duplicates.png", picture)
 
 
-def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> None:
-    """Predict, select, fine-tune on pseudo and true labels, fine-tune on true labels, with growing P."""
+def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> Path:
+    """Predict, select, fine-tune on pseudo and true labels, fine-tune on true labels, with growing P.
+
+    Returns:
+        The run whose network to use.
+    """
     best = config.init
     if best is None or not best_weights(best):
         best = rounds.fine_tune("start", true_labels, config.init, config.first_epochs)
+    top1 = rounds.phases.validate(best) if config.go_on_from == "best" else 0.0
     for cycle in range(1, len(config.per_class) + 1):
         labels = true_labels.join(rounds.label(best, cycle))
         tuned = rounds.fine_tune(f"round-{cycle}-pseudo", labels, best, config.epochs)
-        best = rounds.fine_tune(f"round-{cycle}-true", true_labels, tuned, config.true_epochs)
+        newest = rounds.fine_tune(f"round-{cycle}-true", true_labels, tuned, config.true_epochs)
+        if config.go_on_from == "best":
+            found = rounds.phases.validate(newest)
+            if found < top1:  # of equals the later, which has seen more images
+                said = f"validation {found:.1%}, below {top1:.1%}; going on from {best}"
+                rounds.phases.say(f"round {cycle}: {said}")
+                continue
+            top1 = found
+        best = newest
+    return best
 
 
 def run(config: Config) -> list[PhaseSummary]:
-    """Run all rounds and leave the last classifier in the command's folder."""
+    """Run all rounds and leave the classifier to use in the command's folder."""
     pack = open_pack(config.pack, config.loader.store)
-    true_labels = chosen_labels(pack, config)
-    with Phases("self_training", config, pack.classes, pack_fingerprint(pack)) as phases:
-        run_rounds(config, true_labels, Rounds(config, pack, phases))
-        phases.finish()
+    division = divided_labels(pack, config)
+    if division.validation is None and config.go_on_from == "best":
+        raise UserError(
+            f"go_on_from: expected validation images to tell the best by, found {division.said}; give "
+            "--validation-split or --validation-share"
+        )
+    with Phases("self_training", config, pack, division, pack_fingerprint(pack)) as phases:
+        rounds = Rounds(config, pack, phases)
+        phases.finish(run_rounds(config, division.training, rounds), rounds.test_loader)
         return phases.done
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.choices import Reconstruction
+from engine.choices import Reconstruction, TripletDistance
 from engine.train.run_config import RunConfig
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
@@ -47,6 +47,9 @@ class Config(RunConfig):
     """Channels of the decoder's last hidden map; this project's choice."""
     beta: float = 1.0
     """Weight of the divergence from a standard normal. VAE: 1; 0: a plain autoencoder with triplets."""
+    distance: TripletDistance = "cosine"
+    """Distance of two codes: 1 - cosine, as of Wang and Gupta; or Euclidean, whose margin is of the scale
+    that the codes have."""
     triplet_weight: float = 100.0
     """Weight of the triplets, beside a reconstruction that is a sum over pixels. This project's choice."""
     margin: float = 0.5
@@ -114,7 +117,7 @@ class SiameseVae(Recipe):
         logits = self.code.decode(z)
         terms = vae_loss(logits, target, mean, log_variance, self.config.beta, self.config.reconstruction)
         mean_a, mean_b = mean.chunk(2)
-        triplets = triplet_loss(mean_a, mean_b, self.config.margin)
+        triplets = triplet_loss(mean_a, mean_b, self.config.margin, self.config.distance)
         return StepOutput(
             terms.loss + self.config.triplet_weight * triplets.loss,
             {

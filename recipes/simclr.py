@@ -60,9 +60,13 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from engine.nets.backbones import Projector, build_backbone
+from engine.objectives.precision import at_least_float32
 from engine.objectives.simclr import simclr_loss
 from engine.train.optim import LARS, split_by_dimension
 from engine.train.recipe import Recipe, StepOutput
@@ -79,6 +83,8 @@ class SimClr(Recipe):
     """Backbone and projector."""
 
     name = "simclr"
+    parts = "embeddings"
+    warms_up = True
 
     def __init__(self, config: Config) -> None:
         """Build the networks; call `seed_everything` first.
@@ -98,7 +104,15 @@ class SimClr(Recipe):
 
         BatchNorm sees both views joined, as in the paper's code.
         """
-        z_a, z_b = self.projector(self.backbone(torch.cat(batch.views))).float().chunk(2)
+        return self.embedding_loss(self.embed(batch), step)
+
+    def embed(self, batch: Batch) -> list[Tensor]:
+        """Map the views [B, 3, H, W] of a batch to embeddings, at least float32 [B, D] each."""
+        return list(at_least_float32(self.projector(self.backbone(torch.cat(batch.views)))).chunk(2))
+
+    def embedding_loss(self, embeddings: Sequence[Tensor], step: int) -> StepOutput:
+        """Contrast the embeddings of two views (equation 1)."""
+        z_a, z_b = embeddings
         terms = simclr_loss(z_a, z_b, self.config.temperature)
         return StepOutput(terms.loss, {"contrast_top1": terms.top1})
 

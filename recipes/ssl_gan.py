@@ -86,7 +86,7 @@ from torch.func import functional_call
 from engine.nets.gan_networks import Discriminator, Generator
 from engine.objectives.ssl_gan import discriminator_loss, diversity, feature_matching_loss
 from engine.report.pictures import save_rows
-from engine.train.classifier_recipe import ClassifierRecipe
+from engine.train.classifier_recipe import ClassifierRecipe, top1_of
 from engine.train.distributed import rank
 from engine.train.draws import StepDraws
 from engine.train.recipe import StepOutput
@@ -105,6 +105,7 @@ class SslGan(ClassifierRecipe):
     """A classifier and a generator whose images it must not take for real."""
 
     name = "ssl_gan"
+    own_optimizer = True  # two networks against each other
     mean: Tensor
     std: Tensor
     real_spread: Tensor
@@ -137,12 +138,13 @@ class SslGan(ClassifierRecipe):
         noise = draws.uniform(len(unlabeled), self.config.noise_size)
         generated = self.generate(noise)
         logits = self.classify(x, unlabeled, generated.detach())
-        terms = discriminator_loss(logits[0], labels, logits[1], logits[2])
+        terms = discriminator_loss(*(logits[0], labels, logits[1], logits[2]), self.class_weights)
         matching = feature_matching_loss(self.fixed_features(unlabeled), self.fixed_features(generated))
         spread = diversity(generated.detach())
         with torch.no_grad():
             self.real_spread.copy_(diversity(unlabeled))
         metrics = {
+            "top1": top1_of(logits[0], labels),
             "supervised": terms.supervised.detach(),
             "unsupervised": terms.unsupervised.detach(),
             "matching": matching.detach(),

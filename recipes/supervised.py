@@ -73,7 +73,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 
 from engine.objectives.supervised import mix, mixed_cross_entropy
-from engine.train.classifier_recipe import ClassifierRecipe
+from engine.train.classifier_recipe import ClassifierRecipe, top1_of
 from engine.train.recipe import StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
@@ -88,6 +88,8 @@ class Supervised(ClassifierRecipe):
     """A classifier under cross-entropy."""
 
     name = "supervised"
+    parts = "rows"
+    warms_up = True
 
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the network; call `seed_everything` first."""
@@ -100,9 +102,8 @@ class Supervised(ClassifierRecipe):
         config = self.config
         mixed = mix(batch.views[0], batch.labels, config.mixing, config.mixing_alpha, config.seed, step)
         (logits,) = self.classify(mixed.x)
-        loss = mixed_cross_entropy(logits, mixed, config.label_smoothing)
-        top1 = (logits.detach().argmax(1) == mixed.labels).float().mean()
-        return StepOutput(loss, {"top1": top1})
+        loss = mixed_cross_entropy(logits, mixed, config.label_smoothing, self.class_weights)
+        return StepOutput(loss, {"top1": top1_of(logits, mixed.labels)})
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return a cosine after the warm-up."""

@@ -31,11 +31,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.choices import Precision
+from engine.choices import ClassWeights, Keep, Precision
 from engine.evaluate.grid import RATES, WEIGHT_DECAYS
-from engine.train.run_config import LoaderField, default_loader
+from engine.train.run_config import LoaderField, PackConfig, default_loader
 from engine.train.tuning_config import FineTuning
 from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
 Method = Literal["fine_tune", "frozen", "two_stage", "knn"]
@@ -44,15 +45,17 @@ FROM_SCRATCH = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch",
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PackConfig):
     """Train on k labels per class, for several k and seeds, beside training from scratch."""
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     init: Path
-    """Run folder, or a checkpoint in one, whose backbone to start from."""
+    """Start: run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""
     out: Path
     """Folder of the results; runs in it that are already complete are not repeated."""
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
+    resolution: int | None = None
+    """Side of the views in pixels; that of the start by default."""
     train_split: str = "train"
     """Labelled split to choose the labels from; where it is "" or has none, from --extra-labels alone."""
     extra_labels: tuple[Path, ...] = ()
@@ -60,8 +63,7 @@ class Config:
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Choose from labels of the splits that are measured on, or of copies of their images, all the same;
-    few_labels.json then names them under leaks."""
+    """Choose from labels of splits that are measured on, or of copies of their images; named under leaks."""
     labels_per_class: tuple[int, ...] = (1, 2, 5, 10)
     """Numbers of labels per class; the smaller choices are part of the larger."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -71,13 +73,11 @@ class Config:
     method: Method = "fine_tune"
     """What becomes of the pre-trained backbone, see above."""
     layer: str = ""
-    """Module of the backbone whose features are used, such as conv4 of alexnet_bn, stages.2 of tiny_resnet or
-    layer3 of a timm ResNet; "" is the backbone's representation. Muaz and Kumar: conv4."""
+    """Module whose features are used, as stages.2 of tiny_resnet; "": the last. Muaz and Kumar: conv4."""
     layer_side: int = 1
     """A map of --layer is averaged to this side before it is flattened; 6 keeps AlexNet's 6 x 6 places."""
     hidden: tuple[int, ...] = ()
-    """Fully connected layers with BatchNorm before the last one; none: a linear classifier. Muaz and Kumar:
-    three layers in all, sizes not stated; RotNet's are 4096 4096."""
+    """Fully connected layers with BatchNorm before the last one; RotNet: 4096 4096; none: a linear one."""
     pretrained: FineTuning = PRETRAINED
     """Training of the pre-trained network."""
     from_scratch: FineTuning = FROM_SCRATCH
@@ -85,21 +85,19 @@ class Config:
     head_steps: int = 100
     """two_stage: steps of the classifier alone, before the steps of --pretrained."""
     together_factor: float = 0.1
-    """two_stage: rate of the classifier in the second stage, as a share of that in the first. Muaz and Kumar:
-    "a small learning rate"."""
+    """two_stage: the classifier's rate in the second stage by that in the first. Muaz and Kumar: "small"."""
     validation_split: str = ""
     """Labelled split for early stopping and the grid; "" for none."""
     validation_share: float = 0.0
-    """In its place: share of the labels of --train-split that is set aside, class by class, before any label
-    is chosen to train on."""
+    """In its place: share of each class's labels in --train-split that is set aside before any is chosen."""
+    validate_every: int = 20
+    """Steps between measurements of the validation images."""
+    keep: Keep = "last"
+    """Weights to test: the last, or the best by validation accuracy."""
     patience: int = 0
-    """Stop after so many measurements without a rise of the validation accuracy and keep the best weights; 0
-    trains to the end. Muaz and Kumar: early stopping, its patience not stated."""
-    check_every_steps: int = 20
-    """Steps between these measurements."""
+    """Stop after so many measurements without a rise, and test the best weights; 0: never."""
     grid: bool = False
-    """Search the learning rates of --pretrained as table 5 of the 2021 report does; writes grid.json,
-    grid.csv and the heat map grid.png. Chooses on validation images."""
+    """Search the rates of --pretrained on validation images, as table 5 of the 2021 report does: grid.png."""
     grid_rates: tuple[float, ...] = RATES
     """Rates of the grid: all pairs with the backbone's below the classifier's, and the largest for both."""
     grid_weight_decays: tuple[float, ...] = WEIGHT_DECAYS
@@ -108,6 +106,10 @@ class Config:
     """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
     batch_size: int = 64
     """Images per step over all ranks; all labels at once where there are fewer."""
+    balanced: bool = False
+    """Draw every class equally often, where some have fewer labels than others."""
+    class_weights: ClassWeights = "none"
+    """Weight of a label in the loss instead, see recipes/supervised.py."""
     precision: Precision = "auto"
     """Autocast: auto is bf16 where the GPU or the processor has it in hardware."""
     loader: LoaderField = field(default_factory=default_loader)
@@ -115,22 +117,27 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        check_numbers(self, ("labels_per_class", "batch_size"))
+        check_numbers(self, ("labels_per_class", "batch_size", "resolution"))
+        check_folder(self.out)
         for name in ("labels_per_class", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise UserError(
                     f"{name}: expected one or more different numbers, found {values}; change them"
                 )
+        if self.balanced and self.class_weights != "none":
+            raise UserError("class_weights: expected none beside --balanced; leave out one of them")
         if self.validation_split and self.validation_share:
             raise UserError("validation: expected --validation-split or --validation-share, found both")
-        if (self.grid or self.patience) and not (self.validation_split or self.validation_share):
+        if (self.grid or self.patience or self.keep == "best") and not (
+            self.validation_split or self.validation_share
+        ):
             raise UserError(
-                "validation: the grid and early stopping choose by images that are not the test's; expected "
-                "--validation-split or --validation-share, found neither"
+                "validation: --grid, --patience and --keep best choose by images that are not the test's; "
+                "expected --validation-split or --validation-share, found neither"
             )
-        if min(self.head_steps, self.check_every_steps, self.layer_side) < 1 or self.patience < 0:
-            raise UserError("head_steps, check_every_steps and layer_side: expected at least 1; patience: 0")
+        if min(self.head_steps, self.validate_every, self.layer_side) < 1 or self.patience < 0:
+            raise UserError("head_steps, validate_every and layer_side: expected at least 1; patience: 0")
         if self.grid and (self.method == "knn" or len(self.labels_per_class) != 1):
             raise UserError("grid: expected a method with learning rates and one number of labels per class")
 
@@ -142,22 +149,29 @@ if __name__ == "__main__":  # before the imports that take seconds
 import numpy as np
 from accelerate import Accelerator
 from rich.console import Console
-from rich.table import Table
 
-from engine.evaluate.few_labels import SCRATCH, FewLabelResult, summarise, write_results
-from engine.evaluate.grid import Cell, Setting, best_of, settings, sum_up, write_grid
+from engine.evaluate.feature_store import FOLDER, features_of
+from engine.evaluate.few_labels import SCRATCH, FewLabelResult, results_table, write_results
+from engine.evaluate.grid import Cell, Setting, print_grid, settings, sum_up_all, write_grid
 from engine.evaluate.predict import measure_accuracy
+from engine.evaluate.representations import Features
 from engine.labels.shared_images import Account, check_run
+from engine.nets.description import describe_origin
 from engine.nets.layers import Layer, LayerFeatures
 from engine.nets.starts import Start, find_start
+from engine.objectives.cross_entropy import class_weights
+from engine.report.other_pages import build_page
+from engine.report.run_page import PageOptions, leave_page
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank, seed_everything
-from engine.train.early_stopping import Stopping
 from engine.train.fine_tuning import Transfer, train_stage, vote
-from engine.train.loop import LoopConfig
+from engine.train.loop_config import LoopConfig
+from engine.train.run import count_labels
 from engine.train.run_config import described
+from engine.train.validation import Validation
 from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
+from loaders.build import Sampler
 from loaders.classification import check_measured, fit_to_ranks
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
@@ -168,18 +182,9 @@ from loaders.packs.labels.subsample import subsample_per_class, tell_scarce, tra
 from loaders.views import presets
 
 _DECISIVE = (
-    *(
-        "pack",
-        "train_split",
-        "extra_labels",
-        "batch_size",
-        "flip_p",
-        "layer",
-        "layer_side",
-        "hidden",
-        "head_steps",
-    ),
-    *("together_factor", "validation_split", "validation_share", "patience", "check_every_steps"),
+    *("pack", "train_split", "extra_labels", "batch_size", "flip_p", "balanced", "class_weights"),
+    *("layer", "layer_side", "hidden", "head_steps", "together_factor"),
+    *("validation_split", "validation_share", "validate_every", "keep", "patience"),
 )
 _VALIDATION_SEED = 0  # the same validation images for every seed, so that seeds differ in training alone
 
@@ -209,7 +214,7 @@ class Session:
         self.config, self.accelerator = config, accelerator
         self.pack: Pack = open_pack(config.pack, config.loader.store)
         self.pack.require_one_label()
-        self.start: Start = find_start(config.init)
+        self.start: Start = find_start(config.init, config.backbone).at(config.resolution)
         check_measured(self.pack, config.test_split)
         table = training_labels(self.pack, config.train_split, None, 0, config.extra_labels)
         split = self.pack.pool(self.pack.splits).labeled_by(table)
@@ -256,6 +261,15 @@ class Session:
             channels_last=True,
         )
 
+    @property
+    def watched(self) -> Validation | None:
+        """What to measure while training; a grid only looks at the end, unless it keeps the best."""
+        config = self.config
+        keep: Keep = "best" if config.patience or config.keep == "best" else "last"
+        if self.validation is None or (config.grid and keep == "last"):
+            return None
+        return Validation(self.validation, config.validate_every, keep, config.patience)
+
     def labels(self, job: _Job) -> Split:
         """Choose the labels of a job."""
         return self.split.take(subsample_per_class(self.known, job.labels_per_class, job.seed))
@@ -265,28 +279,34 @@ class Session:
         views, size = (self.start.view.policy(),), 256 * self.accelerator.num_processes
         return build_loader(split, views, size, options=self.options, mode="eval", labels=labels)
 
+    def features(self, network: LayerFeatures, split: Split, labels: LabelTable | None = None) -> Features:
+        """Return the features of a split, computed once for all jobs and later commands."""
+        out, device = self.config.out, self.accelerator.device
+        return features_of(network, split, self.in_order, device, out / FOLDER, out, split.labels(labels))
+
     def augmented(self, job: _Job) -> Loader[Batch]:
         """Build the training loader of a job."""
         num_ranks = self.accelerator.num_processes
         chosen, batch_size = fit_to_ranks(self.labels(job), self.config.batch_size, num_ranks)
         view = presets.crop_flip(self.start.resolution, job.tuning.min_crop, self.config.flip_p)
+        views = self.start.view.fit((view,))
         fitting = batch_size - batch_size % num_ranks
-        return build_loader(
-            chosen, (view,), fitting, options=replace(self.options, seed=job.seed), labels=self.table
-        )
+        options = replace(self.options, seed=job.seed)
+        sampler: Sampler | None = "balanced" if self.config.balanced else None
+        return build_loader(chosen, views, fitting, options=options, labels=self.table, sampler=sampler)
 
     def loop_config(self, job: _Job, tuning: FineTuning, ending: str, steps_per_epoch: int) -> LoopConfig:
         """Return how the loop carries out one training of a job."""
         return LoopConfig(
             out=self.config.out / (job.folder + ending),
             epochs=-(-tuning.steps // steps_per_epoch),
-            max_steps=tuning.steps,
+            steps=tuning.steps,
             seed=job.seed,
             resume=True,
             keep_checkpoints=1,
             progress=False,
             config=self.description(job, tuning),
-            backbone_metadata={"view": asdict(self.start.view)},
+            backbone_metadata={"view": asdict(self.start.view), **describe_origin(self.start.origin)},
         )
 
     def description(self, job: _Job, tuning: FineTuning) -> dict[str, Any]:
@@ -311,7 +331,6 @@ def fine_tune(session: Session, job: _Job) -> FewLabelResult:
     """Train one network on a few labels and test it; its run folder is `config.out` / `job.folder`."""
     config, start = session.config, session.start
     layer, plan = Layer(config.layer, config.layer_side), stages(config, job)
-    stopping = Stopping(config.check_every_steps, config.patience) if config.patience else None
     accelerator, loader, steps = session.accelerator, session.augmented(job), 0
     try:
         seed_everything(job.seed)
@@ -320,10 +339,14 @@ def fine_tune(session: Session, job: _Job) -> FewLabelResult:
             *(backbone, start.backbone, len(session.pack.classes), plan[0][1], layer),
             *(config.hidden, plan[0][2], start.resolution),
         )
+        if config.class_weights != "none":
+            chosen = session.labels(job)
+            counts = count_labels(session.table.of_rows(chosen.rows(np.arange(len(chosen)))))
+            recipe.class_weights = class_weights(counts, config.class_weights == "effective")
         for ending, tuning, frozen in plan:
             recipe.begin_stage(tuning, frozen)
             loop_config = session.loop_config(job, tuning, ending, loader.steps_per_epoch)
-            steps += train_stage(recipe, loader, session.validation, accelerator, loop_config, stopping)
+            steps += train_stage(recipe, loader, accelerator, loop_config, session.watched)
     finally:
         loader.close()
         accelerator.free_memory()
@@ -341,13 +364,13 @@ def fine_tune(session: Session, job: _Job) -> FewLabelResult:
 def classify_by_neighbours(session: Session, job: _Job) -> FewLabelResult:
     """Let the labelled images vote, without any training."""
     device, num_classes = session.accelerator.device, len(session.pack.classes)
-    layer = Layer(session.config.layer, session.config.layer_side)
-    network = LayerFeatures(session.start.load(), layer).to(device)
-    labelled = session.in_order(session.labels(job), session.table)
-    try:
-        found = vote(network, labelled, session.test, num_classes, device, session.config.out)
-    finally:
-        labelled.close()
+    network = LayerFeatures(session.start.load(), Layer(session.config.layer, session.config.layer_side))
+    network.to(device)
+    test = session.pack.split(session.config.test_split)
+    bank, query = session.features(network, session.split, session.table), session.features(network, test)
+    chosen = session.labels(job)
+    bank = bank.taken(chosen.rows(np.arange(len(chosen))))
+    found = vote(bank, query.labelled(), num_classes)
     measured = (found.top1, found.num_images, 0, found.top5, job.method)
     return FewLabelResult(job.init, job.labels_per_class, job.seed, *measured)
 
@@ -400,33 +423,10 @@ def run_grid(config: Config) -> list[Cell]:
         results = run_jobs(session, [job for setting in wanted for job in plan_setting(config, setting)])
     finally:
         session.close()
-    per_cell = len(config.seeds)
-    cells = [
-        sum_up(setting, results[place * per_cell : (place + 1) * per_cell])
-        for place, setting in enumerate(wanted)
-    ]
+    cells = sum_up_all(wanted, results)
     content = session.shared.describe(described(config))
     on_main(lambda: write_grid(config.out, cells, content))
     return cells
-
-
-def print_results(console: Console, results: list[FewLabelResult]) -> None:
-    """Print accuracies in per cent: a row per way to start, a column per number of labels."""
-    summaries = summarise(results)
-    counts = sorted({s.labels_per_class for s in summaries})
-    table = Table("start", *(f"{k} per class" for k in counts), title="test accuracy, %")
-    for init in dict.fromkeys(s.init for s in summaries):
-        cells = {s.labels_per_class: s.text for s in summaries if s.init == init}
-        table.add_row(init, *(cells.get(k, "") for k in counts))
-    console.print(table)
-
-
-def print_grid(config: Config, cells: list[Cell]) -> None:
-    """Print the table of the grid and what it chose."""
-    best = best_of(cells)
-    print((config.out / "grid.csv").read_text(), end="")
-    print(f"best on validation: {best.setting.folder}, {best.mean:.1%} (test: {best.test_mean:.1%})")
-    print(f"heat map: {config.out / 'grid.png'}")
 
 
 def main() -> None:
@@ -435,13 +435,15 @@ def main() -> None:
     if config.grid:
         cells = run_grid(config)
         if rank() == 0:
-            print_grid(config, cells)
+            print_grid(config.out, cells)
     else:
         results = run(config)
         if rank() == 0:
-            print_results(Console(), results)
+            Console().print(results_table(results))
     if rank() == 0:
         print(f"transfer: results{describe_bad_rows(config.out)} -> {config.out}")
+        if not config.grid:
+            leave_page(config.out, lambda: build_page(PageOptions(config.out)))
 
 
 if __name__ == "__main__":

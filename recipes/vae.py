@@ -75,6 +75,7 @@ class Vae(Recipe):
     """Encoder and decoder; the encoder's backbone transfers."""
 
     name = "vae"
+    parts = "rows"
 
     def __init__(self, config: Config) -> None:
         """Build the networks; call `seed_everything` first.

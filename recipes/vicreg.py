@@ -66,7 +66,12 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from engine.nets.backbones import Projector, build_backbone
+from engine.objectives.precision import at_least_float32
 from engine.objectives.vicreg import vicreg_loss
 from engine.train.optim import LARS, split_by_dimension
 from engine.train.recipe import Recipe, StepOutput
@@ -82,6 +87,8 @@ class VicReg(Recipe):
     """Backbone and projector."""
 
     name = "vicreg"
+    parts = "embeddings"
+    warms_up = True
 
     def __init__(self, config: Config) -> None:
         """Build the networks; call `seed_everything` first.
@@ -98,8 +105,16 @@ class VicReg(Recipe):
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Bring the views' embeddings together while their features vary by themselves (algorithm 1)."""
+        return self.embedding_loss(self.embed(batch), step)
+
+    def embed(self, batch: Batch) -> list[Tensor]:
+        """Map the views [B, 3, H, W] of a batch to embeddings, at least float32 [B, D] each."""
+        return [at_least_float32(self.projector(self.backbone(x))) for x in batch.views]
+
+    def embedding_loss(self, embeddings: Sequence[Tensor], step: int) -> StepOutput:
+        """Weigh invariance, variance and covariance of the embeddings of two views (equation 6)."""
         config = self.config
-        z_a, z_b = (self.projector(self.backbone(x)).float() for x in batch.views)
+        z_a, z_b = embeddings
         terms = vicreg_loss(
             z_a, z_b, config.invariance_weight, config.variance_weight, config.covariance_weight
         )

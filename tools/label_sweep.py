@@ -163,6 +163,8 @@ def command_of(config: Config, job: Job) -> list[str]:
     if method.recipe == TRANSFER:
         beside = "--beside-scratch" if method.beside_scratch else "--no-beside-scratch"
         return [*command, "--seeds", str(job.seed), beside]
+    if not any(option.startswith("--validation") for option in method.options):
+        command += ["--validation-share", "0"]  # every label that is counted is trained on
     seed = str(job.seed)
     return [*command, "--seed", seed, "--label-seed", seed, "--resume", "--no-progress", "--trackers"]
 

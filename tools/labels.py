@@ -5,7 +5,7 @@ A label table is a small parquet file under `labels/` of a pack; no command touc
 Examples:
     python tools/labels.py subsample packs/mine --split train --per-class 4 --seed 0 --name few4
     python tools/labels.py divide packs/mine --split train --validation 0.1 --name tenth
-    python tools/labels.py import packs/mine --file labels.csv --name mine
+    python tools/labels.py import packs/mine --file labels.csv --name mine --new-classes
     python tools/labels.py import packs/unlabelled --classes cat dog --file bought.csv --name bought
     python tools/labels.py exclude packs/mine --split test --name known
     python tools/labels.py export packs/mine --file labels.csv --name few4
@@ -33,7 +33,10 @@ _PackPath = Annotated[Path, tyro.conf.Positional]
 
 @dataclass(frozen=True)
 class Import:
-    """Make a label table from a .csv, .tsv, .jsonl (columns key or row, label), .npy or .pt (one per row)."""
+    """Make a label table from a .csv, .tsv, .jsonl (a name, key or row, and its label), .npy or .pt.
+
+    A name is that of the file, such as IMG_1.jpg, with as much of its path as tells it from others.
+    """
 
     pack: _PackPath
     """Folder of the pack."""
@@ -43,18 +46,25 @@ class Import:
     name: str | None = None
     """Name of the new table."""
     split: str | None = None
-    """Split that an array has one label per image of; the whole pack by default."""
+    """Split that an array has one label per image of, or that the names of a list are looked up in; the
+    whole pack by default."""
     source: str = "import"
     """Who gave the labels, kept in the table."""
     classes: tuple[str, ...] = ()
     """Names of the classes of a pack that was made without labels, for good: label 0 is the first. All of
     them, or a text file with one per line."""
+    new_classes: bool = False
+    """Add the classes that the file names and the pack does not have, for good, behind those that it has."""
 
     def __post_init__(self) -> None:
         """Refuse a command that imports nothing, or half of what it needs."""
         if (self.file is None) != (self.name is None) or (self.file is None and not self.classes):
             raise UserError(
                 "import: expected --file and --name, --classes, or all three; give what is missing"
+            )
+        if self.new_classes and (self.classes or self.file is None):
+            raise UserError(
+                "new_classes: expected --file without --classes, whose names it takes; change one"
             )
 
 
@@ -100,7 +110,10 @@ class Subsample:
 
 @dataclass(frozen=True)
 class Divide:
-    """Divide the labels of a split in two tables, training and validation, class by class."""
+    """Divide the labels of a split, class by class, in tables for training, validation and test.
+
+    Copies of one image fall on one side.
+    """
 
     pack: _PackPath
     """Folder of the pack."""
@@ -109,7 +122,11 @@ class Divide:
     validation: float
     """Share of each class that becomes validation, between 0 and 1."""
     name: str
-    """The new tables are called NAME-train and NAME-val."""
+    """The new tables are called NAME-train and NAME-val, and NAME-test with --test."""
+    test: float = 0.0
+    """Share of each class that becomes a test set, which is measured once; 0 for none."""
+    near: bool = False
+    """Keep images together that look the same with different bytes; decodes every image of the split."""
     seed: int = 0
     """Seed of the choice."""
     table: str = TRUE_LABELS
@@ -118,6 +135,13 @@ class Divide:
     def __post_init__(self) -> None:
         """Refuse numbers that divide nothing."""
         check_numbers(self)
+        if not 0 < self.validation < 1:
+            raise UserError(f"validation: expected a share between 0 and 1, found {self.validation}")
+        if self.validation + self.test >= 1:
+            raise UserError(
+                f"test: expected less than {1 - self.validation:g}, so that some labels are left to train "
+                f"on, found {self.test}; lower a share"
+            )
 
 
 @dataclass(frozen=True)
@@ -160,15 +184,19 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Command, __doc__)
 
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from loaders.common.cores import available_cores
 from loaders.common.files import check_file
+from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.labels.class_names import class_names, write_class_names
-from loaders.packs.labels.files import export_labels, read_label_file
+from loaders.packs.labels.division import divide, joined_groups, scarce_note
+from loaders.packs.labels.files import export_labels, new_class_names, read_label_file
 from loaders.packs.labels.leaks import shared_rows
-from loaders.packs.labels.subsample import subsample_per_class, tell_scarce, validation_part
+from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
 from loaders.packs.labels.tables import label_table_path
 
 
@@ -204,7 +232,7 @@ def _rows_of(pack: Pack, split: str | None) -> list[tuple[int, int]]:
 
 
 def _read(pack: Pack, name: str) -> LabelTable:
-    return LabelTable.read(pack.path / label_table_path(name), len(pack))
+    return pack.widened(LabelTable.read(pack.path / label_table_path(name), len(pack)))
 
 
 def _free_path(pack: Pack, name: str) -> Path:
@@ -232,14 +260,20 @@ def _import(pack: Pack, command: Import) -> None:
             f"classes: expected those of the pack, {_shown(pack.classes)}, found {_shown(names)}; leave out "
             "--classes"
         )
-    is_new, pack.classes = bool(names) and not pack.classes, pack.classes or names
+    added = new_class_names(command.file, pack.classes) if command.new_classes and command.file else ()
+    if added and pack.is_multi_label:
+        raise UserError("new_classes: expected a pack with one label an image, found several; leave it out")
+    all_names = (pack.classes or names) + added
+    is_new, pack.classes = all_names != pack.classes, all_names
     if command.file is not None and command.name is not None:
         table = read_label_file(command.file, pack, _rows_of(pack, command.split), command.source)
         if not len(table):
             raise UserError(f"{command.file}: expected at least one label, found none; check its columns")
         _free_path(pack, command.name)
     if is_new:
-        write_class_names(pack.path, names)
+        write_class_names(pack.path, all_names)
+    if added:
+        print(f"{pack.path}: new classes {_shown(added)}; {len(all_names)} in all")
     if command.classes:
         print(f"{pack.path}: {len(pack.classes)} classes, {_shown(pack.classes)}")
     if command.name is not None:
@@ -253,13 +287,31 @@ def _shown(names: tuple[str, ...]) -> str:
 def _divide(pack: Pack, command: Divide) -> None:
     split, table = pack.split(command.split), _read(pack, command.table)
     labels = split.labels(table)
-    part = validation_part(labels, command.validation, command.seed)
-    tell_scarce(labels, 2, pack.classes)
-    halves = {f"{command.name}-train": ~part & (labels >= 0), f"{command.name}-val": part}
-    for name in halves:
-        _free_path(pack, name)  # both, before either is written
-    for name, chosen in halves.items():
-        _write(pack, name, table.of_rows(split.rows(chosen.nonzero()[0])))
+    known = np.flatnonzero(labels >= 0)
+    names, shares = ["train", "val"], [1 - command.validation - command.test, command.validation]
+    if command.test:
+        names, shares = [*names, "test"], [*shares, command.test]
+    if len(known) < len(names):
+        raise UserError(
+            f"{command.split}: expected at least {len(names)} labelled images, found {len(known)}; give a "
+            "split or a table with more labels"
+        )
+    rows = split.rows(known)
+    hashes = pack.columns.content_hash[rows]
+    pairs = np.zeros((0, 2), np.int64)
+    if command.near:
+        from loaders.packs.findings import near_pairs, perceptual_hashes  # loads what decodes
+
+        looks = perceptual_hashes(pack, available_cores(), rows)
+        pairs = np.array(list(near_pairs(looks)), np.int64).reshape(-1, 2)
+    groups = joined_groups(len(rows), hashes, pairs)
+    parts = divide(labels[known], groups, hashes[:, 0], shares, command.seed)
+    if (scarce := scarce_note(labels[known], parts, names, pack.classes)) is not None:
+        tell(f"note: {scarce}")
+    for name in names:
+        _free_path(pack, f"{command.name}-{name}")  # all, before one is written
+    for number, name in enumerate(names):
+        _write(pack, f"{command.name}-{name}", table.of_rows(rows[parts == number]))
 
 
 def _compare(pack: Pack, command: Compare) -> None:

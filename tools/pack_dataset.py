@@ -2,6 +2,7 @@
 
 Example:
     python tools/pack_dataset.py --splits train=images/train test=images/test --out packs/mine
+    python tools/pack_dataset.py --splits train,val,test=photos:0.8,0.1,0.1 --out packs/mine
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Config:
     list of paths (.csv, .tsv, .txt, .jsonl, .parquet); tables of images (.parquet, .arrow), or a folder of
     them; or any of these on s3://, gs://, https:// or hf://. #folder chooses a folder inside an archive,
     #name a split of a list or of a folder of tables, #labels=FILE gives labels (.pt, .npy, .csv, .txt) to the
-    images of a folder or an archive."""
+    images of a folder or an archive. train,test=PATH:0.8 divides the images of a PATH, class by class, and
+    copies fall on one side; train,val,test=PATH:0.8,0.1,0.1 as well."""
     out: str
     """Folder of the pack; must not exist yet, or hold what this same command began. Or a remote place such as
     s3://bucket/pack."""
@@ -35,13 +37,13 @@ class Config:
     """Shards: .tar for webdataset and DALI, or .beton for FFCV."""
     max_side: int | None = None
     """Shrink images whose longest side is over this many pixels."""
-    short_side: int | None = None
-    """Shrink images whose shorter side is over this many pixels."""
+    short_side: tuple[str, ...] = ()
+    """Shrink images whose shorter side is over this many pixels; train=256 for one split alone."""
     crop_square: bool = False
     """Keep the largest square in the middle of each image."""
-    quality: int | None = None
-    """Encode every image anew with this JPEG quality. Left out, baseline JPEG within --max-side is copied
-    byte for byte and the rest is encoded with 95."""
+    quality: tuple[str, ...] = ()
+    """JPEG quality of what is encoded anew, 95 by default; train=90 for one split alone. Baseline JPEG
+    within a limit of the size is copied byte for byte; without a limit, --quality encodes every image."""
     encoding: Literal["jpeg", "raw"] = "jpeg"
     """raw stores decoded pixels: larger, and read without decoding."""
     damaged: Literal["repair", "quarantine"] = "repair"
@@ -56,10 +58,13 @@ class Config:
     multi_label: bool = False
     """Labels are several an image: lists, or texts parted by |, ; or commas. They are kept in a table of
     their own; recipes learn one class an image and refuse such a pack."""
+    seed: int = 0
+    """Chooses which images of a divided PATH go to which split."""
     append: bool = False
     """Add the splits, or more images of its splits, to the finished pack at --out; no shard is rewritten."""
     near: bool = False
-    """Also find images that look the same with different bytes; decodes every image once more."""
+    """Also find images that look the same with different bytes, and keep them in one split of a divided
+    PATH; decodes every image once more."""
     fail_on: tuple[str, ...] = ()
     """Faults of the finished pack that end with exit code 1: leak, duplicates, corrupt."""
     shard_size_mb: float = 64.0
@@ -89,7 +94,7 @@ from loaders.packs.images.image import ImagePolicy
 from loaders.packs.manifest import QUARANTINE_NAME, Manifest
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.remote_folder import is_remote
-from loaders.packs.sources.spec import parse_splits
+from loaders.packs.sources.spec import parse_splits, with_own_options
 from loaders.packs.sources.table_columns import ColumnOptions
 from loaders.packs.stores.upload import default_staging
 from tools.packing.inspect import faults_found, inspect_pack, parse_faults
@@ -128,20 +133,25 @@ def options_of(config: Config) -> PackOptions:
         UserError: options that do not go together.
     """
     remote = is_remote(config.out)
+    splits = parse_splits(config.splits, config.seed, config.near)
+    divided = any(split.division for split in splits)
+    if config.seed and not divided:
+        raise UserError("--seed is for a PATH that is divided, as in train,test=photos:0.8: leave it out")
+    splits, quality, short_side = with_own_options(splits, config.quality, config.short_side)
     if remote and (config.append or config.near or config.fail_on):
         raise UserError("--append, --near and --fail-on read the pack: pack into a folder, then copy it")
     if config.staging is not None and not remote:
         raise UserError(f"--staging is for remote packs, --out {config.out} is a folder: leave it out")
     staging = config.staging or (default_staging(config.out) if remote else Path(config.out))
     return PackOptions(
-        splits=parse_splits(config.splits),
+        splits=splits,
         out=staging,
         shard_format=config.format,
         policy=ImagePolicy(
             max_side=config.max_side,
-            short_side=config.short_side,
+            short_side=short_side,
             crop_square=config.crop_square,
-            quality=config.quality,
+            quality=quality,
             encoding=config.encoding,
             max_pixels=config.max_pixels,
             damaged=config.damaged,

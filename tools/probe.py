@@ -10,20 +10,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.evaluate.results import EVALUATION_NAME
-from engine.train.run_config import LoaderField, default_loader
-from loaders.common.errors import check_numbers, run_command
+from engine.train.run_config import LoaderField, PackConfig, default_loader
+from loaders.common.errors import UserError, check_numbers, run_command
 from loaders.common.files import check_file, check_folder
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PackConfig):
     """Print the accuracy of kNN and of a linear probe, and write evaluation.json into the run folder."""
 
     run: Path
-    """Run folder with a finished backbone."""
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
+    """Start to measure: a run folder, timm:NAME, hf:REPO, or a folder or file of weights of others."""
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
+    resolution: int | None = None
+    """Side of the views in pixels; that of the start by default."""
+    results: Path | None = None
+    """Folder of evaluation.json and of the features; --run by default, needed where that is no folder."""
     train_split: str = "train"
     """Labelled split: the bank of neighbours, and what the probe is fitted on."""
     test_split: str = "test"
@@ -50,39 +54,51 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
-        check_numbers(self, ("temperature", "inverse_penalty", "batch_size"))
+        check_numbers(self, ("temperature", "inverse_penalty", "batch_size", "resolution"))
+        if self.results is None and not self.run.is_dir():
+            raise UserError(
+                f"results: expected a folder for the results, since --run {self.run} is none; give --results"
+            )
         check_folder(self.out, "run")
-        check_file(self.run / EVALUATION_NAME, "run")
+        check_file(self.folder / EVALUATION_NAME, "run")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the results and of the features."""
+        return self.results or self.run
 
     @property
     def out(self) -> Path:
         """Folder of the images that could not be read: the run's own names may be rows of another pack."""
-        return self.run / "evaluation"
+        return self.folder / "evaluation"
 
 
 if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
-import torch
+from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from engine.evaluate.feature_store import FOLDER
+from engine.evaluate.feature_store import features_of as stored
 from engine.evaluate.knn import knn_scores
-from engine.evaluate.linear_probe import fit_linear_probe
-from engine.evaluate.representations import Features, extract_features, topk_accuracy
+from engine.evaluate.probe_solver import fit_probe
+from engine.evaluate.representations import Features, topk_accuracy
 from engine.evaluate.results import Evaluation, FrozenAccuracy, write_evaluation
 from engine.labels.shared_images import Account, check_run
-from engine.nets.backbones import build_backbone, load_backbone
-from engine.nets.description import read_description
+from engine.nets.backbones import architecture, build_backbone
+from engine.nets.foreign import is_foreign
+from engine.nets.starts import find_start
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
-from engine.train.distributed import seed_everything
+from engine.train.distributed import make_accelerator, on_main, rank, seed_everything
 from engine.train.run_config import described
 from engine.train.run_folder import read_run
 from loaders import build_loader, open_pack
-from loaders.common.errors import UserError
-from loaders.packs import Pack
+from loaders.epochs import EpochLoader
+from loaders.packs import Pack, Split
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import few_labels, has_labels, subsample_per_class, tell_scarce
 from loaders.views.evaluation import EvaluationView
@@ -97,25 +113,21 @@ def features_of(
     per_class: int | None = None,
 ) -> Features:
     """Return the representations of the labelled images of a split, or of `per_class` of each class."""
-    device = next(backbone.parameters()).device
+    device, state = next(backbone.parameters()).device, PartialState()
+    ranks = {"rank": state.process_index, "num_ranks": state.num_processes}
     pack.require_one_label()
     images = pack.split(split)
     if per_class is not None:
         known = images.labels()
         tell_scarce(known, per_class, pack.classes)
         images = images.take(subsample_per_class(known, per_class, seed=0))
-    loader = build_loader(
-        images,
-        views=(view.policy(),),
-        batch_size=config.batch_size,
-        options=replace(config.loader, device=str(device), channels_last=True),
-        mode="eval",
-    )
-    try:
-        features = extract_features(backbone, loader, device, config.out).labelled()
-    finally:
-        loader.close()
-    return features
+    options = replace(config.loader, device=str(device), channels_last=True, **ranks)
+
+    def make(part: Split) -> EpochLoader:
+        size = config.batch_size * state.num_processes
+        return build_loader(part, (view.policy(),), size, options=options, mode="eval")
+
+    return stored(backbone, images, make, device, config.folder / FOLDER, config.out).labelled()
 
 
 def measure(
@@ -130,8 +142,14 @@ def measure(
             f"neighbours: expected 1 to {len(bank.labels)}, the labelled images of split "
             f"{config.train_split!r}, found {config.neighbours}; change --neighbours"
         )
+    return on_main(lambda: _accuracies(config, name, num_classes, bank, query))
+
+
+def _accuracies(
+    config: Config, name: str, num_classes: int, bank: Features, query: Features
+) -> FrozenAccuracy:
     votes = knn_scores(bank.h, bank.labels, query.h, num_classes, config.neighbours, config.temperature)
-    probe = fit_linear_probe(bank.h, bank.labels, num_classes, config.inverse_penalty)
+    probe = fit_probe(bank.h, bank.labels, num_classes, config.inverse_penalty)
     logits = probe.logits(query.h)
     top_k = min(5, num_classes)
     return FrozenAccuracy(
@@ -161,21 +179,24 @@ def account(config: Config, pack: Pack) -> Account:
 
 def evaluate(config: Config) -> Evaluation:
     """Measure a run's backbone, and an untrained one where asked, and write evaluation.json."""
-    recipe, start = read_run(config.run)["recipe"], read_description(config.run / "backbone.safetensors")
-    view, name = start.view, start.backbone
+    foreign = is_foreign(config.run)
+    recipe = str(config.run) if foreign else read_run(config.run)["recipe"]
+    file = config.run if foreign else config.run / "backbone.safetensors"
+    start = find_start(file, config.backbone).at(config.resolution)
+    view, name = start.view, architecture(start.backbone)
     pack = open_pack(config.pack, config.loader.store)
     shared = account(config, pack)
     shared.say()
     forget_bad_rows(config.out)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = [measure(config, pack, recipe, view, load_backbone(config.run).to(device))]
+    device = make_accelerator("no").device
+    rows = [measure(config, pack, recipe, view, start.load().to(device))]
     if config.untrained:
         seed_everything(config.untrained_seed)
         untrained = build_backbone(name, view.resolution).to(device)
         rows.append(measure(config, pack, "untrained", view, untrained))
     measured_with = {**described(config), "backbone": name, "resolution": view.resolution}
     evaluation = Evaluation(tuple(rows), shared.describe(measured_with))
-    write_evaluation(config.run, evaluation)
+    on_main(lambda: write_evaluation(config.folder, evaluation))
     return evaluation
 
 
@@ -198,8 +219,10 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
 def main() -> None:
     """Run the command line."""
     config = command_line(Config, __doc__)
-    print_evaluation(Console(), evaluate(config))
-    print(f"evaluate: results{describe_bad_rows(config.out)} -> {config.run}")
+    evaluation = evaluate(config)
+    if rank() == 0:
+        print_evaluation(Console(), evaluation)
+        print(f"evaluate: results{describe_bad_rows(config.out)} -> {config.folder}")
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ from loaders.views.policy import (
     Operation,
     RandAugment,
     RandomAffine,
+    RandomErasing,
     Solarize,
     ViewPolicy,
 )
@@ -175,6 +176,7 @@ def policies(resolution: int) -> dict[str, tuple[ViewPolicy, str | None]]:
         "blur, sigma 2": GaussianBlur(1.0, (2.0, 2.0)),
         "affine": RandomAffine(degrees=20.0),
         "cutout": Cutout(),
+        "erasing by noise, a fifth of the view": RandomErasing(1.0, (0.2, 0.2)),
     }
     for augment in (Augment("autocontrast"), Augment("equalize"), Augment("posterize", 5.0, 5.0)):
         operations[augment.name] = RandAugment((augment,), 1, 1.0)

@@ -53,10 +53,19 @@ from rich.progress import Progress
 from loaders.common.cores import available_cores
 from loaders.packs import open_pack
 from loaders.packs.audit import compare_with_source, decode_all
-from loaders.packs.sources.spec import parse_splits
+from loaders.packs.manifest import DIVISION, read_manifest
+from loaders.packs.sources.spec import SplitSource, parse_splits
 from loaders.packs.verify import verify_pack
 
 _SHOWN_LINES = 20
+
+
+def _splits(folder: Path, texts: tuple[str, ...]) -> tuple[SplitSource, ...]:
+    """Return the sources as they were given, divided in the way that the manifest records."""
+    if not texts:
+        return ()
+    division = read_manifest(folder).options.get(DIVISION, {})
+    return parse_splits(texts, int(division.get("seed", 0)), bool(division.get("near", False)))
 
 
 def main() -> int:
@@ -64,7 +73,7 @@ def main() -> int:
     config = command_line(Config, __doc__)
     folder, start = Path(config.pack), time.perf_counter()
     workers = config.workers or available_cores()
-    splits = parse_splits(config.against) if config.against else ()
+    splits = _splits(folder, config.against)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("verifying shards", total=None)
         damage = verify_pack(

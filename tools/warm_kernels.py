@@ -7,7 +7,7 @@ Example:
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loaders.common.errors import run_command
@@ -33,6 +33,7 @@ from loaders.packs.images.planes import shrink_planes
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.views import presets
+from loaders.views.policy import RandomErasing
 
 _SIDE = 32
 _VIEWS = (
@@ -46,6 +47,7 @@ _VIEWS = (
     presets.mirrored(_SIDE),
     *presets.rotations(_SIDE),
     *presets.tiles(_SIDE),
+    replace(presets.weak(_SIDE), operations=(RandomErasing(),)),
 )
 
 

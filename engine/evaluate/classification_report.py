@@ -22,6 +22,8 @@ from engine.report.page import Picture
 from engine.report.theme import Palette
 
 _MOST_NAMED = 40  # classes; the names of more would cover each other
+_MOST_CELLS = 500  # rows of a picture; more classes share a cell
+_MOST_ORDERED = 300
 NUM_BINS = 15  # of the calibration, as in Guo et al. 2017
 
 
@@ -133,14 +135,48 @@ def draw_reliability(found: Reliability, caption: str = "") -> Picture:
     return draw_picture(draw, (4.2, 3.6), "Accuracy over confidence", caption)
 
 
+def cluster_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return an order of the classes, int64 [C], in which those that are taken for each other are neighbours.
+
+    The leaves of average linkage over how often two classes are confused.
+    """
+    if len(confusion) < 3:
+        return np.arange(len(confusion))
+    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
+
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    distance = 1.0 - (shares + shares.T) / 2
+    np.fill_diagonal(distance, 0.0)
+    condensed = squareform(distance, checks=False)
+    tree = linkage(condensed, "average")
+    if len(confusion) <= _MOST_ORDERED:  # cubic in the number of classes
+        tree = optimal_leaf_ordering(tree, condensed)
+    return leaves_list(tree).astype(np.int64)
+
+
 def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption: str = "") -> Picture:
-    """Draw the share of each class's images (rows) by the class they were given (columns)."""
+    """Draw the share of each class's images (rows) by the class they were given (columns).
+
+    Of more classes than a picture has room for, each cell shows the largest share of a few neighbours.
+    """
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     names = drawn_names(classes if len(classes) <= _MOST_NAMED else ())
+    pool = -(-len(classes) // _MOST_CELLS)
+    if pool > 1:
+        side = -(-len(classes) // pool) * pool
+        padded = np.zeros((side, side))
+        padded[: len(classes), : len(classes)] = shares
+        shares = padded.reshape(side // pool, pool, side // pool, pool).max((1, 3))
+        caption = f"{caption} A cell is the largest share of {pool} x {pool} classes."
 
     def draw(figure: Any, palette: Palette) -> None:
+        from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+
+        colors = LinearSegmentedColormap.from_list("accent", [palette.card, palette.accent])
         axes = figure.add_subplot(1, 1, 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        # The square root of a share, so that a few images of many are seen.
+        axes.imshow(shares, cmap=colors, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
         if names.texts:
             axes.set_xticks(range(len(classes)), names.texts, rotation=90, fontsize=7)
             axes.set_yticks(range(len(classes)), names.texts, fontsize=7)
@@ -149,4 +185,5 @@ def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption
         dress(axes, palette)
         axes.grid(False)
 
-    return draw_picture(draw, (5.2, 5.0), "Confusion matrix", caption, names)
+    side_inches = 5.2 if len(classes) <= _MOST_NAMED else 8.0
+    return draw_picture(draw, (side_inches, side_inches - 0.2), "Confusion matrix", caption, names)

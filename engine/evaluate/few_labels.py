@@ -6,11 +6,14 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 RESULTS_NAME = "few_labels.json"
 SCRATCH = "scratch"
@@ -127,3 +130,16 @@ def read_results(out: Path) -> tuple[list[FewLabelResult], dict[str, Any]]:
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"few-label results: {path} is not a list of results ({error}); remove it") from error
+
+
+def results_table(results: Sequence[FewLabelResult]) -> Table:
+    """Return accuracies in per cent for a screen: a row per way to start, a column per number of labels."""
+    from rich.table import Table
+
+    summaries = summarise(results)
+    counts = sorted({s.labels_per_class for s in summaries})
+    table = Table("start", *(f"{k} per class" for k in counts), title="test accuracy, %")
+    for init in dict.fromkeys(s.init for s in summaries):
+        cells = {s.labels_per_class: s.text for s in summaries if s.init == init}
+        table.add_row(init, *(cells.get(k, "") for k in counts))
+    return table

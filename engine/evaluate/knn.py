@@ -6,8 +6,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Queries per matrix product: 1024 x one million bank rows of float32 stay near 4 GiB.
+# Of a product of queries and bank: 1024 x 65,536 of float32 are 256 MiB, whatever the bank's size.
 _CHUNK_SIZE = 1024
+_BANK_CHUNK = 65_536
+
+
+@torch.inference_mode()
+def nearest(bank_h: Tensor, query_h: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the k most similar rows of a bank for each query, exactly; the bank is read in parts.
+
+    Args:
+        bank_h: float [N, D], any scale, such as a memory-mapped float16.
+        query_h: float [M, D], on its device.
+        k: at most N.
+
+    Returns:
+        Cosine similarities float32 [M, k], decreasing, and rows int64 [M, k].
+    """
+    query = F.normalize(query_h.float(), dim=1)
+    best: tuple[Tensor, Tensor] | None = None
+    for first in range(0, len(bank_h), _BANK_CHUNK):
+        bank = F.normalize(bank_h[first : first + _BANK_CHUNK].float(), dim=1)
+        similarity, row = (query @ bank.T).topk(min(k, len(bank)), dim=1)
+        row += first
+        if best is not None:
+            similarity, row = torch.cat([best[0], similarity], 1), torch.cat([best[1], row], 1)
+            similarity, place = similarity.topk(min(k, similarity.shape[1]), dim=1)
+            row = row.gather(1, place)
+        best = (similarity, row)
+    assert best is not None
+    return best
 
 
 @torch.inference_mode()
@@ -24,9 +52,9 @@ def knn_scores(
     A neighbour with cosine similarity s votes for its class with weight exp(s / temperature).
 
     Args:
-        bank_h: float32 [N, D], representations of the labelled images; any scale.
+        bank_h: float [N, D], representations of the labelled images; any scale, maybe memory-mapped.
         bank_labels: int64 [N], in [0, num_classes).
-        query_h: float32 [M, D], on the device of `bank_h`.
+        query_h: float [M, D], on the device of `bank_h`.
         num_classes: C.
         k: number of neighbours, at most N; 200 is usual for ImageNet, 20 for small sets.
         temperature: width of the vote.
@@ -46,11 +74,9 @@ def knn_scores(
         )
     if int(bank_labels.min()) < 0 or int(bank_labels.max()) >= num_classes:
         raise ValueError(f"kNN: expected bank labels in [0, {num_classes}); leave unlabelled images out")
-    bank = F.normalize(bank_h, dim=1)
     votes = torch.zeros(len(query_h), num_classes, device=query_h.device)
     for first in range(0, len(query_h), _CHUNK_SIZE):
-        query = F.normalize(query_h[first : first + _CHUNK_SIZE], dim=1)
-        similarity, neighbour = (query @ bank.T).topk(k, dim=1)
+        similarity, neighbour = nearest(bank_h, query_h[first : first + _CHUNK_SIZE], k)
         weights = torch.softmax(similarity / temperature, dim=1)
         votes[first : first + _CHUNK_SIZE].scatter_add_(1, bank_labels[neighbour], weights)
     return votes

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_ROWS_PER_PART = 16_384
+
 
 @dataclass(frozen=True)
 class LinearProbe:
@@ -24,8 +26,9 @@ class LinearProbe:
     converged: bool
 
     def logits(self, h: Tensor) -> Tensor:
-        """Return float32 [M, C] for representations [M, D]."""
-        return h @ self.weight.T + self.bias
+        """Return float32 [M, C] for representations [M, D], of float16 part by part."""
+        parts = [h] if h.dtype == torch.float32 else h.split(_ROWS_PER_PART)
+        return torch.cat([part.float() @ self.weight.T + self.bias for part in parts])
 
 
 def fit_linear_probe(
@@ -34,7 +37,7 @@ def fit_linear_probe(
     """Fit logistic regression with L-BFGS on standardised representations; deterministic.
 
     Args:
-        h: float32 [N, D], on the CPU.
+        h: float32 or float16 [N, D], on the CPU.
         labels: int64 [N], in [0, num_classes); classes without an image are never predicted.
         num_classes: C.
         inverse_penalty: scikit-learn's C, the weight of the summed cross-entropy against half the squared
@@ -50,6 +53,7 @@ def fit_linear_probe(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    h = h.float()
     present = torch.unique(labels)
     if len(present) < 2:
         raise ValueError(f"linear probe: expected images of at least 2 classes, got {len(present)}")

@@ -8,13 +8,16 @@ splits, shared by the ranks, and the fit of the probe on rank 0; each line state
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.evaluate.collapse import effective_rank, feature_std
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.linear_probe import fit_linear_probe
 from engine.evaluate.representations import extract_features, topk_accuracy
@@ -22,10 +25,14 @@ from engine.train.distributed import gather_on_main, on_main, rank
 from engine.train.metrics import MetricsWriter, read_metrics
 from loaders.batch import Batch, Loader
 from loaders.common.errors import UserError
+from loaders.packs import Pack, Split
+from loaders.packs.labels.leaks import shared_rows
+from loaders.packs.labels.subsample import validation_part
 
 PROBE_NAME = "probe.jsonl"
 _NEIGHBOURS = 20
 _MAX_ITERATIONS = 100
+_HELD_OUT = 0.2
 
 
 @dataclass(frozen=True)
@@ -48,12 +55,16 @@ class OnlineProbe:
         self.test.close()
 
     def measure(self, backbone: nn.Module, device: torch.device, out: Path) -> dict[str, float]:
-        """Return `knn_top1`, `linear_top1` and `seconds`; called on every rank, the same on each.
+        """Return what frozen features are worth; called on every rank, the same on each.
 
         Args:
             backbone: maps views to representations; the mode of its modules is restored.
             device: where the batches lie.
             out: run folder, whose `bad_rows.jsonl` names the images that could not be read.
+
+        Returns:
+            `knn_top1`, `linear_top1`, `feature_std` and `effective_rank` (see `engine.evaluate.collapse`) of
+            the images measured on, `num_features` and `seconds`.
 
         Raises:
             UserError: a split without labels.
@@ -83,7 +94,38 @@ def _accuracies(bank: tuple[Tensor, Tensor], query: tuple[Tensor, Tensor]) -> di
     return {
         "knn_top1": topk_accuracy(votes, query_labels),
         "linear_top1": topk_accuracy(probe.logits(query_h), query_labels),
+        "feature_std": feature_std(query_h),
+        "effective_rank": effective_rank(query_h),
+        "num_features": query_h.shape[1],
     }
+
+
+def probe_images(pack: Pack, splits: Sequence[str]) -> tuple[Split, Split]:
+    """Return the images to learn from and those to measure on.
+
+    Args:
+        pack: the pack.
+        splits: both; or one, of which a fifth of each class is held out to measure on, the same for every
+            run, and copies of it are left out of the rest.
+
+    Raises:
+        UserError: one split without labels.
+    """
+    if len(splits) == 2:
+        return pack.split(splits[0]), pack.split(splits[1])
+    split = pack.split(splits[0])
+    known = split.labels()
+    if not (known >= 0).any():
+        raise UserError(f"probe_splits: expected labels in {split.name!r}, found none; name a labelled split")
+    part = validation_part(known, _HELD_OUT, seed=0)
+    measured, rest = split.take(np.flatnonzero(part)), np.flatnonzero((known >= 0) & ~part)
+    own, copies = shared_rows(pack, split.rows(rest), measured)
+    if (own | copies).all():
+        raise UserError(
+            f"probe_splits: expected images in {split.name!r} that differ from the fifth held out, found "
+            "copies alone; name two splits"
+        )
+    return split.take(rest[~(own | copies)]), measured
 
 
 class ProbeRecorder:

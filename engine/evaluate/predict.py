@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,31 +81,77 @@ class Accuracy:
     Attributes:
         top1: in [0, 1].
         num_images: labelled images.
-        top5: label among the five most probable classes, or among all where there are fewer; None in files
-            from before it was measured.
+        top5: label among the five most probable classes, or among all where there are fewer. This and what
+            follows is None in files from before it was measured.
+        loss: mean of -log of the right class's probability.
+        mean_class_top1: mean of the classes' shares, of those that occur.
+        worst_class: the class with the smallest share, the first of equals; its name, where the classes have
+            names, else its number.
+        worst_class_top1: its share.
+        per_class: share of each class that occurs, by name or number.
     """
 
     top1: float
     num_images: int
     top5: float | None = None
+    loss: float | None = None
+    mean_class_top1: float | None = None
+    worst_class: str | None = None
+    worst_class_top1: float | None = None
+    per_class: Mapping[str, float] | None = None
 
 
-def measure_accuracy(network: nn.Module, loader: Loader[Batch], device: torch.device, out: Path) -> Accuracy:
+_LEAST_PROBABILITY = 1e-12  # of the right class in the loss, which else is infinite
+
+
+def measure_accuracy(
+    network: nn.Module,
+    loader: Loader[Batch],
+    device: torch.device,
+    out: Path,
+    classes: Sequence[str] = (),
+) -> Accuracy:
     """Classify every labelled image of a loader; every rank takes its part and gets the whole result.
 
     Args:
         network, loader, device, out: see `predict`.
+        classes: names of the C classes, in the order of the logits.
     """
-    counts = torch.zeros(3, dtype=torch.float64, device=device)
+    # Rows: images of each class, those that are right, those that are right among five, their loss.
+    counts = torch.zeros(4, 0, dtype=torch.float64)
     for part in predict(network, loader, device, out):
+        num_classes = part.probabilities.shape[1]
+        if not counts.shape[1]:
+            counts = torch.zeros(4, num_classes, dtype=torch.float64)
         known = part.labels >= 0
-        ranked = part.probabilities[known].topk(min(5, part.probabilities.shape[1])).indices
-        right = ranked == part.labels[known].unsqueeze(1)
-        found = (float(right[:, 0].sum()), float(right.sum()), float(known.sum()))
-        counts += torch.tensor(found, dtype=torch.float64, device=device)
-    right_images, among_five, num_images = all_reduce_sum(counts).tolist()
+        labels, probabilities = part.labels[known], part.probabilities[known]
+        right = probabilities.topk(min(5, num_classes)).indices == labels.unsqueeze(1)
+        own = probabilities.gather(1, labels.unsqueeze(1))[:, 0].double().clamp_min(_LEAST_PROBABILITY)
+        found = torch.stack([torch.ones_like(own), right[:, 0].double(), right.sum(1).double(), -own.log()])
+        counts.index_add_(1, labels, found)
+    return _accuracy(all_reduce_sum(counts.to(device)).cpu(), classes)
+
+
+def _accuracy(counts: Tensor, classes: Sequence[str]) -> Accuracy:
+    """Sum up counts by class, float64 [4, C]."""
+    num_images, right, among_five, loss = counts.sum(1).tolist()
     shown = max(1.0, num_images)
-    return Accuracy(right_images / shown, int(num_images), among_five / shown)
+    occurring = counts[0].nonzero()[:, 0].tolist()
+    names = {number: classes[number] if number < len(classes) else str(number) for number in occurring}
+    shares = {names[number]: float(counts[1, number] / counts[0, number]) for number in occurring}
+    if not shares:
+        return Accuracy(0.0, 0, 0.0)
+    worst = min(shares, key=shares.__getitem__)
+    return Accuracy(
+        top1=right / shown,
+        num_images=int(num_images),
+        top5=among_five / shown,
+        loss=loss / shown,
+        mean_class_top1=sum(shares.values()) / len(shares),
+        worst_class=worst,
+        worst_class_top1=shares[worst],
+        per_class=shares,
+    )
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from engine.evaluate.predict import evaluation_mode
 from engine.train.bad_rows import read_in_order
@@ -19,7 +20,7 @@ class Features:
     """Representations of N images, on the CPU, in the order in which the loader gave them.
 
     Attributes:
-        h: float32 [N, D], backbone outputs, not normalised.
+        h: float32 [N, D], or float16 on disk, backbone outputs, not normalised.
         labels: int64 [N], -1 where an image has no label.
         index: int64 [N], row of each image in the pack.
     """
@@ -31,6 +32,13 @@ class Features:
     def labelled(self) -> Features:
         """Keep the images that have a label."""
         kept = self.labels >= 0
+        if bool(kept.all()):  # without a copy of what may be on disk
+            return self
+        return Features(self.h[kept], self.labels[kept], self.index[kept])
+
+    def taken(self, rows: NDArray[np.int64]) -> Features:
+        """Keep the images of these rows of the pack, int64 [K]; what could not be read is not there."""
+        kept = torch.isin(self.index, torch.from_numpy(rows))
         return Features(self.h[kept], self.labels[kept], self.index[kept])
 
 
@@ -71,6 +79,9 @@ def topk_accuracy(scores: Tensor, labels: Tensor, top_k: int = 1) -> float:
     Returns:
         A share in [0, 1].
     """
+    # Imported here, since every training would wait a second or more for it.
+    from torchmetrics.functional.classification import multiclass_accuracy
+
     num_classes = scores.shape[1]
     share = multiclass_accuracy(scores, labels, num_classes=num_classes, top_k=top_k, average="micro")
     return float(share)

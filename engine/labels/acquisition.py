@@ -15,6 +15,8 @@ from loaders.common.errors import UserError
 
 Positions = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Halves = NDArray[np.float16]
+_ROWS_PER_PART = 16_384
 
 
 def margins(probabilities: Floats) -> Floats:
@@ -71,17 +73,21 @@ def random_choice(num_images: int, count: int, seed: int) -> Positions:
     return np.sort(generator.permutation(num_images)[:count]).astype(np.int64)
 
 
-def k_centre(features: Floats, count: int, seed: int, known: Floats | None = None) -> Positions:
+def k_centre(
+    features: Floats | Halves, count: int, seed: int, known: Floats | Halves | None = None
+) -> Positions:
     """Return the positions that cover the features best, in the order in which they were chosen.
 
     Each is the one farthest from all known and chosen ones (farthest first); then the largest distance of any
     image to its nearest is at most twice the least possible. Distances are Euclidean.
 
     Args:
-        features: float32 [N, D], of the images to choose from.
+        features: float32 [N, D], of the images to choose from; or float16, maybe memory-mapped, which is read
+            once for every image chosen or known.
         count: how many; all where there are fewer.
         seed: where no image is known, chooses the first one.
-        known: float32 [M, D], features of images that have a label already; None or M = 0 for none.
+        known: float32 or float16 [M, D], features of images that have a label already; None or M = 0 for
+            none.
 
     Returns:
         int64 [min(count, N)]; of equal distances the first position is taken.
@@ -91,28 +97,37 @@ def k_centre(features: Floats, count: int, seed: int, known: Floats | None = Non
 
     Source: Sener and Savarese 2018, algorithm 1.
     """
-    check_finite(features)
+    size = len(features) if features.dtype == np.float32 else _ROWS_PER_PART
+    parts = [slice(first, first + size) for first in range(0, len(features), size)]
+    for part in parts:
+        check_finite(features[part])
     # Around their mean, so that squared lengths lose few digits to each other.
-    mean = features.mean(0)
-    points = features - mean
-    squares = np.einsum("nd,nd->n", points, points)
-    nearest = np.full(len(points), np.inf, np.float32)
+    mean = (sum(features[part].sum(0, dtype=np.float64) for part in parts) / len(features)).astype(np.float32)
+    whole = features - mean if len(parts) == 1 else None  # features on the disk are read anew for each centre
+
+    def points(part: slice) -> Floats:
+        found: Floats = features[part] - mean if whole is None else whole
+        return found
+
+    squares = np.concatenate([np.einsum("nd,nd->n", p, p) for p in map(points, parts)])
+    nearest = np.full(len(features), np.inf, np.float32)
 
     def approach(centre: Floats) -> None:
-        distance = squares - 2 * (points @ centre) + centre @ centre
-        np.minimum(nearest, distance, out=nearest)
+        for part in parts:
+            distance = squares[part] - 2 * (points(part) @ centre) + centre @ centre
+            np.minimum(nearest[part], distance, out=nearest[part])
 
     if known is not None and len(known):
         check_finite(known)
-        for centre in known - mean:
-            approach(centre)
+        for centre in known:
+            approach(centre - mean)
     else:
-        first = int(random_choice(len(points), 1, seed)[0])
+        first = int(random_choice(len(features), 1, seed)[0])
         nearest[first] = np.finfo(np.float32).max  # the farthest there is
-        nearest[np.arange(len(points)) != first] = np.finfo(np.float32).max / 2
-    chosen = np.empty(min(count, len(points)), np.int64)
+        nearest[np.arange(len(features)) != first] = np.finfo(np.float32).max / 2
+    chosen = np.empty(min(count, len(features)), np.int64)
     for place in range(len(chosen)):
         chosen[place] = nearest.argmax()
-        approach(points[chosen[place]])
+        approach(features[chosen[place]] - mean)
         nearest[chosen[place]] = -np.inf
     return chosen

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from loaders.common.errors import UserError
 
 Floats = NDArray[np.float32]
+Halves = NDArray[np.float16]
+_SAMPLE_NUMBERS = 2**27  # of features that centres are found on: 512 MiB of float32
+_ROWS_PER_PART = 16_384
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def whiten(features: Floats, num_components: int) -> Floats:
 
 
 def kmeans(
-    features: Floats,
+    features: Floats | Halves,
     num_clusters: int,
     seed: int,
     num_iterations: int = 20,
@@ -96,7 +99,8 @@ def kmeans(
     """Cluster points by Euclidean distance or cosine similarity; the same points and seed give the same.
 
     Args:
-        features: float32 [N, D].
+        features: float32 [N, D]; or float16, maybe memory-mapped, of which 2**27 numbers are in memory at
+            once: centres are then found on a sample.
         num_clusters: K, at most N.
         seed: of the first centres.
         num_iterations: of Lloyd's algorithm; 20 in DeepCluster.
@@ -112,31 +116,68 @@ def kmeans(
     Raises:
         UserError: more clusters than points, or a feature that is NaN or infinite.
     """
-    import faiss
-
     num_points, size = features.shape
     if not 1 <= num_clusters <= num_points:
         raise UserError(
             f"k-means: expected 1 to {num_points} clusters for {num_points} images, found {num_clusters}; "
             "ask for fewer"
         )
+    if features.dtype != np.float32:
+        return _kmeans_of_parts(features, num_clusters, seed, num_iterations, spherical)
     check_finite(features)
     points = np.ascontiguousarray(normalise(features) if spherical else features, np.float32)
-    solver: Any = faiss.Kmeans(
-        size,
-        num_clusters,
-        niter=num_iterations,
-        seed=seed % 2**31,
-        min_points_per_centroid=1,
-        max_points_per_centroid=max_points_per_cluster,
-        spherical=spherical,
-    )
+    solver = _solver(size, num_clusters, seed, num_iterations, max_points_per_cluster, spherical)
     solver.train(points)
     found, nearest = solver.index.search(points, 1)
     # The index of spherical k-means finds inner products; on the sphere they order as distances do.
     squares = np.square(points).sum(1) + 1.0 - 2.0 * found[:, 0] if spherical else found[:, 0]
     distances = np.maximum(squares, 0.0)
     return repair_empty(points, solver.centroids, nearest[:, 0].astype(np.int64), distances)
+
+
+def _solver(
+    size: int, num_clusters: int, seed: int, num_iterations: int, max_points: int, spherical: bool
+) -> Any:
+    import faiss
+
+    return faiss.Kmeans(
+        size,
+        num_clusters,
+        niter=num_iterations,
+        seed=seed % 2**31,
+        min_points_per_centroid=1,
+        max_points_per_centroid=max_points,
+        spherical=spherical,
+    )
+
+
+def _kmeans_of_parts(
+    features: Halves, num_clusters: int, seed: int, num_iterations: int, spherical: bool
+) -> Clusters:
+    """Find centres on a sample that fits into memory, and assign all points part by part."""
+    num_points, size = features.shape
+    most = max(num_clusters, _SAMPLE_NUMBERS // size)
+    generator = np.random.Generator(np.random.Philox(key=seed % 2**64))
+    chosen = np.sort(generator.permutation(num_points)[:most])
+    sample = features[chosen].astype(np.float32)
+    check_finite(sample)
+    solver = _solver(size, num_clusters, seed, num_iterations, num_points, spherical)
+    solver.train(normalise(sample) if spherical else sample)
+    del sample
+    assignment, distances = np.empty(num_points, np.int64), np.empty(num_points, np.float32)
+    for first in range(0, num_points, _ROWS_PER_PART):
+        part = features[first : first + _ROWS_PER_PART].astype(np.float32)
+        check_finite(part)
+        part = normalise(part) if spherical else part
+        found, nearest = solver.index.search(part, 1)
+        squares = np.square(part).sum(1) + 1.0 - 2.0 * found[:, 0] if spherical else found[:, 0]
+        assignment[first : first + len(part)] = nearest[:, 0]
+        distances[first : first + len(part)] = np.maximum(squares, 0.0)
+    if np.bincount(assignment, minlength=num_clusters).min() > 0:
+        return Clusters(solver.centroids, assignment, distances, 0)
+    whole = features.astype(np.float32)
+    points = normalise(whole) if spherical else whole
+    return repair_empty(points, solver.centroids, assignment, distances)
 
 
 def repair_empty(

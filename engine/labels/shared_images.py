@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
+from engine.nets.foreign import is_foreign
 from engine.train.distributed import rank
 from engine.train.run_folder import read_run
 from loaders.classification import LabelFields, chosen_labels
@@ -25,18 +27,15 @@ from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split, open_pack
 from loaders.packs.labels.leaks import check_leak, find_leak
 from loaders.packs.labels.subsample import training_labels
+from loaders.packs.labels.validation import SET_ASIDE_PATH, Division, ValidationFields
 
 
-class StartFields(LabelFields, Protocol):
+class StartFields(LabelFields, ValidationFields, Protocol):
     """The fields of a recipe with labels that decide what it learns from and is measured on."""
 
     @property
     def pack(self) -> Path:
         """The pack."""
-
-    @property
-    def init(self) -> Path | None:
-        """Run that it starts from."""
 
 
 @runtime_checkable
@@ -60,8 +59,8 @@ class ProbeFields(Protocol):
         """How the pack is read."""
 
     @property
-    def probe_splits(self) -> tuple[str, str]:
-        """Splits to learn from, and to measure on."""
+    def probe_splits(self) -> tuple[str, ...]:
+        """Splits to learn from, and to measure on; one to do both with parts of it."""
 
     @property
     def allow_leak(self) -> bool:
@@ -84,28 +83,76 @@ class Account:
     Attributes:
         leaks: labels or images that were learned from, allowed by the user; one text each.
         notes: what is no leak but to be known.
+        validation: on what the run is measured while it trains, in words; "" for a run without labels.
     """
 
     leaks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    validation: str = ""
 
     def describe(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return a configuration in JSON types with the leaks that were allowed, where there are any."""
         return {**config, "leaks": list(self.leaks)} if self.leaks else dict(config)
 
     def say(self) -> None:
-        """Print a line for each on rank 0."""
+        """Print a line for each on rank 0, that on validation first."""
         if rank() == 0:
-            for text in (*(f"allowed by --allow-leak: {leak}" for leak in self.leaks), *self.notes):
+            said = (f"validation: {self.validation}",) if self.validation else ()
+            for text in (*said, *(f"allowed by --allow-leak: {leak}" for leak in self.leaks), *self.notes):
                 print(text, file=sys.stderr)
 
 
-def account(config: StartFields) -> Account:
-    """Hold what a recipe with labels learns from against its test split.
+def account(config: StartFields, division: Division | None = None) -> Account:
+    """Hold what a recipe with labels learns from against its test split and its validation images.
+
+    Args:
+        config: of the run.
+        division: of its labels.
 
     Raises:
         UserError: they share labels, here or in the run that it starts from, and that is not allowed.
     """
+    held = Account() if division is None else _validation_account(config, division)
+    tested = _test_account(config)
+    return Account(held.leaks + tested.leaks, held.notes + tested.notes, held.validation)
+
+
+def _validation_account(config: StartFields, division: Division) -> Account:
+    """Hold validation images against the labels that the runs behind the start were trained on."""
+    if division.validation is None:
+        return Account(validation=division.said)
+    pack = open_pack(config.pack)
+    held = pack.pool(pack.splits).labeled_by(division.validation)
+    leaks, notes = division.leaks, tuple[str, ...]()
+    for run, behind in _runs_behind(config.init):
+        try:
+            other, labels = _labels_of(behind)
+            rows = _not_set_aside(run, labels)
+        except (UserError, TypeError, ValueError):
+            continue  # said where the test split is held against it
+        leak = find_leak(other, rows, held)
+        if leak is None:
+            continue
+        text = f"labels of {run}: {leak.num_rows + leak.num_copies:,} of the {len(held):,} validation images"
+        if config.allow_leak:
+            leaks += (text,)
+        elif config.validation_split is None and config.validation_share is None:
+            notes += (f"{text}; their accuracy will be too high, choose others by --validation-split",)
+        else:
+            raise UserError(
+                f"validation: expected images that no run behind --init was trained on, found {text}; take "
+                "the same for all runs (--validation-split TABLE.parquet), or allow it by --allow-leak"
+            )
+    return Account(leaks, notes, division.said)
+
+
+def _not_set_aside(run: Path, labels: LabelTable) -> NDArray[np.int64]:
+    """Return the rows of labels that a run was trained on."""
+    path = run / SET_ASIDE_PATH
+    return np.setdiff1d(labels.row, LabelTable.read(path).row) if path.is_file() else labels.row
+
+
+def _test_account(config: StartFields) -> Account:
     if not config.test_split:
         return Account()
     pack = open_pack(config.pack)
@@ -127,6 +174,8 @@ def account_of_probe(config: ProbeFields) -> Account:
         UserError: they share images, and that is not allowed.
     """
     pack = open_pack(config.pack, config.loader.store)
+    if len(config.probe_splits) == 1:
+        return Account()  # its parts share nothing, see `probe_images`
     bank, measured = (pack.split(name) for name in config.probe_splits)
     rows = bank.rows(np.arange(len(bank)))
     leaks = check_leak(pack, rows, measured, config.allow_leak, "probe_splits")
@@ -170,7 +219,7 @@ def _runs_behind(path: Path | None) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     seen: set[Path] = set()
     while path is not None:
         run = next((p for p in (path, *path.parents[:2]) if (p / "config.json").is_file()), None)
-        if run is None or run.resolve() in seen:  # weights from elsewhere
+        if run is None or run.resolve() in seen or is_foreign(path):  # weights of others
             return
         seen.add(run.resolve())
         config = read_run(run)["config"]

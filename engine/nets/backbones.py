@@ -12,6 +12,7 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
+from timm.models import split_model_name_tag
 from torch import Tensor, nn
 
 from engine.nets.alexnet import build_alexnet
@@ -19,9 +20,11 @@ from engine.nets.description import read_description
 from engine.nets.gan_networks import Discriminator, discriminator_width
 from engine.nets.wide_resnet import WIDE_RESNET, WideResNet
 from loaders.common.errors import UserError
+from loaders.common.notice import tell
 
 TINY_RESNET = "tiny_resnet"
 ALEXNET = "alexnet_bn"
+OURS = (TINY_RESNET, WIDE_RESNET, ALEXNET)
 
 
 class ResidualBlock(nn.Module):
@@ -105,6 +108,8 @@ def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | N
         UserError: an unknown name, for which the message lists the closest known ones; a resolution that
             the network, or its weights, cannot take.
     """
+    if weights is None and architecture(name) != name:
+        tell(f"backbone {name}: random weights; its pre-trained ones are --init timm:{name}")
     with _refusal(name, resolution):
         network = _create(name, resolution)
         if weights is not None:
@@ -174,13 +179,27 @@ def _create(name: str, resolution: int, **options: Any) -> nn.Module:
     width = discriminator_width(name)
     if width is not None:
         return Discriminator(width)
-    if not timm.is_model(name):
-        ours = [TINY_RESNET, WIDE_RESNET, ALEXNET]
-        close = difflib.get_close_matches(name, [*ours, *timm.list_models()], n=4, cutoff=0.5)
-        remedy = f"close matches: {', '.join(close)}" if close else "timm.list_models() prints all names"
-        raise UserError(f"backbone: expected {', '.join(ours)} or a timm name, found {name!r}; {remedy}")
+    check_name(name)
     network: nn.Module = timm.create_model(name, num_classes=0, **_size_options(name, resolution), **options)
     return network
+
+
+def architecture(name: str) -> str:
+    """Return the name of a network without timm's tag, which names weights of it."""
+    return str(split_model_name_tag(name)[0])
+
+
+def check_name(name: str) -> None:
+    """Refuse the name of no network.
+
+    Raises:
+        UserError: names the closest known ones.
+    """
+    if name in OURS or discriminator_width(name) is not None or timm.is_model(name):
+        return
+    close = difflib.get_close_matches(name, [*OURS, *timm.list_models()], n=4, cutoff=0.5)
+    remedy = f"close matches: {', '.join(close)}" if close else "timm.list_models() prints all names"
+    raise UserError(f"backbone: expected {', '.join(OURS)} or a timm name, found {name!r}; {remedy}")
 
 
 def _size_options(name: str, resolution: int) -> dict[str, Any]:
@@ -229,10 +248,10 @@ class Projector(nn.Sequential):
 
 
 def load_backbone(path: Path, resolution: int | None = None) -> nn.Module:
-    """Rebuild the backbone that a finished run left in `backbone.safetensors`.
+    """Rebuild the backbone that a finished run left in `backbone.safetensors`, or in a classifier's file.
 
     Args:
-        path: the file, or the run folder that holds it.
+        path: the file, or the run folder that holds `backbone.safetensors`.
         resolution: side of the views in pixels; that of its training by default.
 
     Returns:
@@ -245,4 +264,7 @@ def load_backbone(path: Path, resolution: int | None = None) -> nn.Module:
     file = path / "backbone.safetensors" if path.is_dir() else path
     described = read_description(file)
     weights = safetensors.torch.load_file(file)
+    if described.num_classes:
+        prefix = "backbone."
+        weights = {key.removeprefix(prefix): t for key, t in weights.items() if key.startswith(prefix)}
     return build_backbone(described.backbone, resolution or described.view.resolution, weights).eval()

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from engine.choices import Weights
 from engine.labels.matching import copy_outputs, match_classes, match_unnamed
-from engine.nets.backbones import build_backbone, load_backbone, resized
-from engine.nets.description import Description, metadata_of_classifier, read_description
+from engine.nets.backbones import architecture, build_backbone, load_backbone, resized
+from engine.nets.description import Description, Origin, metadata_of_classifier, read_description
+from engine.nets.foreign import Foreign, is_foreign, read_foreign
 from engine.nets.weights import write_tensors
 from loaders.common.errors import UserError
 from loaders.common.files import sync_file
@@ -31,7 +32,12 @@ class Classifier(nn.Module):
     """Maps views [B, 3, H, W] to logits [B, C]."""
 
     def __init__(
-        self, backbone: nn.Module, backbone_name: str, view: EvaluationView, classes: Sequence[str]
+        self,
+        backbone: nn.Module,
+        backbone_name: str,
+        view: EvaluationView,
+        classes: Sequence[str],
+        origin: Origin | None = None,
     ) -> None:
         """Put a new linear classifier on a backbone.
 
@@ -40,11 +46,13 @@ class Classifier(nn.Module):
             backbone_name: as `build_backbone` takes it.
             view: what the network is measured with; the backbone was built for its resolution.
             classes: names of the C classes, in the order of the logits.
+            origin: of the weights that the backbone's training began with; None for random ones.
         """
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(int(backbone.num_features), len(classes))  # type: ignore[arg-type]
         self.backbone_name, self.view, self.classes = backbone_name, view, tuple(classes)
+        self.origin = origin
 
     @property
     def resolution(self) -> int:
@@ -70,7 +78,8 @@ class Classifier(nn.Module):
         if resolution == self.resolution:
             return self.eval()
         backbone = resized(self.backbone, self.backbone_name, resolution)
-        other = Classifier(backbone, self.backbone_name, self.view.at(resolution), self.classes)
+        view = self.view.at(resolution)
+        other = Classifier(backbone, self.backbone_name, view, self.classes, self.origin)
         other.head = self.head
         return other.eval()
 
@@ -88,7 +97,8 @@ def build_classifier(
         backbone_name: `tiny_resnet`, `wrn_28_2` or any timm name; must be that of `init`.
         view: what it will be measured with.
         classes: names of the C classes.
-        init: run folder to start from: its averaged classifier, else its classifier, else its backbone.
+        init: run folder to start from: its averaged classifier, else its classifier, else its backbone; or
+            weights that others trained, see `engine.nets.foreign`.
         keep_head: start with the classifier layer of `init` too, output by output as their classes are
             called; else, and for classes that `init` does not know, that layer is new.
 
@@ -101,24 +111,71 @@ def build_classifier(
             raise UserError("keep_head: expected --init, whose classifier to keep, found none")
         backbone = build_backbone(backbone_name, view.resolution)
         return Classifier(backbone, backbone_name, view, classes)
+    if is_foreign(init):
+        return _from_foreign(read_foreign(init, backbone_name), backbone_name, view, classes, keep_head)
     weights = best_weights(init)
     if weights is None and keep_head:
         raise UserError(f"keep_head: expected a classifier in {init}, found a backbone alone; leave it out")
-    file = init / ("backbone.safetensors" if weights is None else FILE_NAMES[weights])
+    inside = init / ("backbone.safetensors" if weights is None else FILE_NAMES[weights])
+    file = init if init.is_file() else inside
     described = read_description(file)
-    if described.backbone != backbone_name:
+    if architecture(described.backbone) != architecture(backbone_name):
         raise UserError(
             f"backbone: expected {described.backbone}, that of --init {init}, found {backbone_name}; change "
             "one of them"
         )
     if weights is None:
-        return Classifier(load_backbone(file, view.resolution), backbone_name, view, classes).train()
+        backbone = load_backbone(file, view.resolution)
+        return Classifier(backbone, backbone_name, view, classes, described.origin).train()
     numbers = _match(described, classes, init, "leave out --keep-head") if keep_head else None
     start = load_classifier(init, weights, view.resolution)
-    classifier = Classifier(start.backbone, backbone_name, view, classes)
+    classifier = Classifier(start.backbone, backbone_name, view, classes, described.origin)
     if numbers is not None:
         copy_outputs(start.head, classifier.head, numbers)
     return classifier.train()
+
+
+def _from_foreign(
+    foreign: Foreign, backbone_name: str, view: EvaluationView, classes: Sequence[str], keep_head: bool
+) -> Classifier:
+    source = Path(foreign.source)
+    classifier = Classifier(foreign.build(view.resolution), backbone_name, view, classes, foreign.origin)
+    if keep_head:
+        start = foreign_classifier(foreign)
+        numbers = match_classes(start.classes, classes, source, "leave out --keep-head")
+        copy_outputs(start.head, classifier.head, numbers)
+    return classifier.train()
+
+
+def foreign_classifier(foreign: Foreign, resolution: int | None = None) -> Classifier:
+    """Build the classifier that came with weights of others, in evaluation mode, on the CPU.
+
+    Args:
+        foreign: the weights.
+        resolution: side of the views in pixels; what the weights ask for by default.
+
+    Raises:
+        UserError: they have none, or it is no linear layer.
+    """
+    head = foreign.head()
+    if head is None:
+        raise UserError(
+            f"classifier: expected one in {foreign.source}, found a backbone alone; train one on labels"
+        )
+    weight, bias = head
+    view = foreign.view if resolution is None else foreign.view.at(resolution)
+    names = foreign.classes or ()
+    if len(names) != len(weight):
+        names = tuple(f"class {number}" for number in range(len(weight)))
+    backbone = foreign.build(view.resolution)
+    classifier = Classifier(backbone, foreign.backbone, view, names, foreign.origin)
+    if classifier.head.weight.shape != weight.shape:
+        raise UserError(
+            f"classifier: expected weights {list(classifier.head.weight.shape)} in {foreign.source}, found "
+            f"{list(weight.shape)}; use its backbone"
+        )
+    classifier.head.load_state_dict({"weight": weight.float(), "bias": bias.float()})
+    return classifier.eval()
 
 
 def best_weights(run: Path) -> Weights | None:
@@ -131,33 +188,43 @@ def save_classifier(run: Path, classifier: Classifier, weights: Weights) -> Path
     """Write a classifier into a run folder, atomically; equal weights make equal files."""
     final = run / FILE_NAMES[weights]
     temporary = run / f".{FILE_NAMES[weights]}.tmp"
-    described = metadata_of_classifier(classifier.backbone_name, classifier.view, classifier.classes)
-    write_tensors(temporary, classifier.state_dict(), described)
+    described = (classifier.backbone_name, classifier.view, classifier.classes, classifier.origin)
+    write_tensors(temporary, classifier.state_dict(), metadata_of_classifier(*described))
     temporary.replace(final)
     sync_file(run)
     return final
 
 
 def find_classifier(
-    run: Path, classes: Sequence[str] | None, weights: Weights | None = None, every_class: bool = False
+    run: Path,
+    classes: Sequence[str] | None,
+    weights: Weights | None = None,
+    every_class: bool = False,
+    backbone: str | None = None,
 ) -> Classifier:
     """Load the classifier of a run, as `load_classifier` does, to predict classes of a pack.
 
     Args:
-        run: run folder.
+        run: run folder, or weights of others that come with a classifier.
         classes: of the pack; output c of what is returned is the class `classes[c]`. A class that the
             classifier does not know has probability 0; classes that the pack lacks are left out of the
             softmax. None for the classifier's own.
         weights: which; by default the average where the run has one.
+        backbone: network of a weights file that does not say it.
         every_class: refuse a classifier that does not know every class: pseudo-labels teach what they have.
 
     Raises:
         UserError: no classifier there, or one of other classes, see `match_classes`.
     """
-    chosen = weights or best_weights(run)
-    if chosen is None:
-        raise UserError(f"classifier: expected one in {run}, found none; train with labels first")
-    network, described = load_classifier(run, chosen), read_description(run / FILE_NAMES[chosen])
+    if is_foreign(run):
+        network = foreign_classifier(read_foreign(run, backbone))
+        described = Description(network.backbone_name, network.view, network.classes, network.num_classes)
+    else:
+        chosen = weights or best_weights(run)
+        file = run if run.is_file() else run / FILE_NAMES[chosen or "raw"]
+        if chosen is None and not run.is_file():
+            raise UserError(f"classifier: expected one in {run}, found none; train with labels first")
+        network, described = load_classifier(run, chosen or "raw"), read_description(file)
     if classes is None:
         if described.classes is None:
             raise UserError(f"classes: {run} does not name its classes; give a pack that names them")
@@ -171,7 +238,7 @@ def find_classifier(
     if numbers == list(range(network.num_classes)):
         network.classes = tuple(classes)
         return network
-    arranged = Classifier(network.backbone, network.backbone_name, network.view, classes)
+    arranged = Classifier(network.backbone, network.backbone_name, network.view, classes, network.origin)
     nn.init.zeros_(arranged.head.weight)
     nn.init.constant_(arranged.head.bias, -math.inf)
     copy_outputs(network.head, arranged.head, numbers)
@@ -182,14 +249,14 @@ def load_classifier(run: Path, weights: Weights, resolution: int | None = None) 
     """Rebuild a classifier that a run left, on the CPU, in evaluation mode.
 
     Args:
-        run: run folder.
-        weights: which.
+        run: run folder, or a classifier's file.
+        weights: which of the folder.
         resolution: side of the views in pixels; that of its training by default.
 
     Raises:
         UserError: no such file, or not one of ours, or one that does not take the resolution.
     """
-    file = run / FILE_NAMES[weights]
+    file = run if run.is_file() else run / FILE_NAMES[weights]
     described = read_description(file)
     if described.num_classes == 0:
         raise UserError(
@@ -203,7 +270,7 @@ def load_classifier(run: Path, weights: Weights, resolution: int | None = None) 
         {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)},
     )
     names = described.classes or tuple(f"class {number}" for number in range(described.num_classes))
-    classifier = Classifier(backbone, described.backbone, view, names)
+    classifier = Classifier(backbone, described.backbone, view, names, described.origin)
     classifier.head.load_state_dict({"weight": tensors["head.weight"], "bias": tensors["head.bias"]})
     return classifier.eval()
 

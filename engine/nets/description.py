@@ -22,6 +22,19 @@ METADATA_KEY = "sluice"
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Weights of others that training began with, kept with all that comes of them.
+
+    Attributes:
+        source: as the user gave it: timm:NAME, hf:REPO, a folder or a file.
+        licence: as their publisher states it; "" where none is stated.
+    """
+
+    source: str
+    licence: str = ""
+
+
+@dataclass(frozen=True)
 class Description:
     """A network on disk.
 
@@ -32,12 +45,14 @@ class Description:
         classes: names of the classes, in the order of the logits; None in the file of a backbone, and in a
             classifier's from before names were kept.
         num_classes: C; 0 in the file of a backbone.
+        origin: of the weights that training began with; None where they were random.
     """
 
     backbone: str
     view: EvaluationView
     classes: tuple[str, ...] | None = None
     num_classes: int = 0
+    origin: Origin | None = None
 
 
 def metadata_of(content: Mapping[str, Any]) -> dict[str, str]:
@@ -45,9 +60,36 @@ def metadata_of(content: Mapping[str, Any]) -> dict[str, str]:
     return {METADATA_KEY: json.dumps(dict(content), sort_keys=True)}
 
 
-def metadata_of_classifier(backbone: str, view: EvaluationView, classes: tuple[str, ...]) -> dict[str, str]:
+def metadata_of_classifier(
+    backbone: str, view: EvaluationView, classes: tuple[str, ...], origin: Origin | None = None
+) -> dict[str, str]:
     """Return the metadata of a classifier's file."""
-    return metadata_of({"backbone": backbone, "view": asdict(view), "classes": classes})
+    content = {"backbone": backbone, "view": asdict(view), "classes": classes}
+    return metadata_of(content | describe_origin(origin))
+
+
+def describe_origin(origin: Origin | None) -> dict[str, Any]:
+    """Return the entry of the metadata that says where weights come from; none for random ones."""
+    return {} if origin is None else {"origin": asdict(origin)}
+
+
+def is_described(file: Path) -> bool:
+    """Return whether a file is a readable weights file of this project."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return METADATA_KEY in (opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def timm_metadata(file: Path) -> str | None:
+    """Return the configuration that `engine.nets.exported` puts into a file for timm; None in any other."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            text: str | None = (opened.metadata() or {}).get("timm")
+    except (SafetensorError, OSError):
+        return None
+    return text
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
@@ -83,13 +125,31 @@ def read_description(file: Path) -> Description:
     Raises:
         UserError: no such file, or one that does not say which network it holds.
     """
-    content = read_metadata(file)
+    return _parsed(read_metadata(file), file)
+
+
+def parse_description(text: str, file: Path) -> Description:
+    """Return what a text in or beside a weights file says of its network.
+
+    Raises:
+        UserError: it does not say which network it is.
+    """
+    try:
+        content = parse_json(text)
+    except ValueError:
+        content = {}
+    return _parsed(content if isinstance(content, dict) else {}, file)
+
+
+def _parsed(content: Mapping[str, Any], file: Path) -> Description:
     try:
         stored, classes = content.get("view"), content.get("classes")
         view = EvaluationView.parse(stored) if stored else EvaluationView.usual(int(content["resolution"]))
         names = None if classes is None else tuple(str(name) for name in classes)
         num_classes = int(content.get("num_classes", 0)) if names is None else len(names)
-        return Description(str(content["backbone"]), view, names, num_classes)
+        stated = content.get("origin")
+        origin = None if stated is None else Origin(**stated)
+        return Description(str(content["backbone"]), view, names, num_classes, origin)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"weights: {file} does not name its backbone and its views ({error!r}); expected a file that a "

@@ -1,16 +1,17 @@
-"""What a network can start from: a finished run of any recipe, one of its checkpoints, or a weights file."""
+"""What a network can start from: a run of any recipe, a checkpoint or file of it, or weights of others."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
 from torch import nn
 
-from engine.nets.backbones import build_backbone, load_backbone
+from engine.nets.backbones import architecture, build_backbone, load_backbone
 from engine.nets.classifier import FILE_NAMES, best_weights, load_classifier
-from engine.nets.description import read_description
+from engine.nets.description import Origin, read_description
+from engine.nets.foreign import is_foreign, read_foreign
 from engine.train.checkpoint import find_damage, read_meta
 from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
@@ -24,41 +25,68 @@ class Start:
     """A backbone to start from; `load` builds it anew each time.
 
     Attributes:
-        path: run folder, checkpoint folder (`step-XXXXXXXX`) or .safetensors file.
+        path: run folder, checkpoint folder (`step-XXXXXXXX`), .safetensors file, or what
+            `engine.nets.foreign` reads.
         backbone: name, as `build_backbone` takes it.
         view: what it was measured with.
+        origin: of the weights that its training began with; None where they were random.
     """
 
     path: Path
     backbone: str
     view: EvaluationView
+    origin: Origin | None = None
 
     @property
     def resolution(self) -> int:
-        """Side of the views that it was trained on."""
+        """Side of the views, in pixels; by default that of its training."""
         return self.view.resolution
+
+    def view_at(self, resolution: int) -> EvaluationView:
+        """Return what a run that starts here is measured with, at its own resolution.
+
+        Weights of others keep the mean, deviation, crop and filter that they were trained with. A network
+        that was trained here with the usual view of one resolution takes the usual view of the other.
+        """
+        usual = self.view == EvaluationView.usual(self.view.resolution)
+        return EvaluationView.usual(resolution) if usual else self.view.at(resolution)
+
+    def at(self, resolution: int | None) -> Start:
+        """Return the same start for views of a resolution; itself for None."""
+        return self if resolution is None else replace(self, view=self.view_at(resolution))
 
     def load(self) -> nn.Module:
         """Build the backbone with its weights, on the CPU, in evaluation mode.
 
         A run with labels gives the backbone of its classifier, of the averaged one where there is one.
         """
+        if is_foreign(self.path):
+            return read_foreign(self.path, self.backbone).build(self.resolution).eval()
         if _is_checkpoint(self.path):
             return _from_checkpoint(self)
         weights = best_weights(self.path) if self.path.is_dir() else None
-        return load_backbone(self.path) if weights is None else load_classifier(self.path, weights).backbone
+        if weights is None:
+            return load_backbone(self.path, self.resolution)
+        return load_classifier(self.path, weights, self.resolution).backbone
 
     def build(self) -> nn.Module:
         """Build the same network with random weights; call `seed_everything` first."""
-        return build_backbone(self.backbone, self.resolution)
+        return build_backbone(architecture(self.backbone), self.resolution)
 
 
-def find_start(path: Path) -> Start:
-    """Read which network a run, a checkpoint or a file holds.
+def find_start(path: Path, backbone: str | None = None) -> Start:
+    """Read which network a run, a checkpoint, a file or a name stands for.
+
+    Args:
+        path: of it, or the name.
+        backbone: name of the network, where the user gives one; needed for a file that does not say it.
 
     Raises:
-        UserError: there is nothing to start from.
+        UserError: there is nothing to start from, or no network in the way to fetch it.
     """
+    if is_foreign(path):
+        foreign = read_foreign(path, backbone)
+        return Start(path, foreign.backbone, foreign.view, foreign.origin)
     if _is_checkpoint(path):
         damage = find_damage(path)
         if damage is not None:
@@ -66,7 +94,7 @@ def find_start(path: Path) -> Start:
         config = read_meta(path).config
         return Start(path, str(config["backbone"]), EvaluationView.usual(int(config["resolution"])))
     described = read_description(path if path.is_file() else _file_of_run(path))
-    return Start(path, described.backbone, described.view)
+    return Start(path, described.backbone, described.view, described.origin)
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -1,11 +1,16 @@
-"""Cross-entropy on targets that the images themselves provide."""
+"""Cross-entropy on targets that images themselves provide, and on labels whose classes may be weighted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from engine.objectives.precision import at_least_float32
+
+EFFECTIVE_BETA = 0.999
 
 
 @dataclass(frozen=True)
@@ -39,3 +44,44 @@ def pretext_loss(logits_BC: Tensor, target: Tensor) -> PretextTerms:
     wide = logits_BC if logits_BC.element_size() >= 4 else logits_BC.float()
     top1 = (wide.detach().argmax(1) == target).float().mean()
     return PretextTerms(F.cross_entropy(wide, target), top1)
+
+
+def class_weights(counts: Tensor, effective: bool = False) -> Tensor:
+    """Return the weight of each class, such that rare classes count as much as frequent ones.
+
+    Args:
+        counts: int64 [C], labels of each class, of which one is not 0.
+        effective: inverse to (1 - b^n) / (1 - b), the effective number of n images, with b = 0.999; else
+            inverse to n.
+
+    Returns:
+        float32 [C], 0 for a class without labels; the mean over all labels is 1.
+
+    Source: Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples" (arXiv 1901.05555),
+        equation 6, for the effective number; its authors try b = 0.9, 0.99, 0.999 and 0.9999.
+    """
+    n = counts.double()
+    number = (1.0 - EFFECTIVE_BETA**n) / (1.0 - EFFECTIVE_BETA) if effective else n
+    weights = torch.where(n > 0, 1.0 / number.clamp_min(1e-9), 0.0)
+    return (weights * n.sum() / (weights * n).sum()).float()
+
+
+def label_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Return the cross-entropy, weighted by class, a mean over the rank's rows.
+
+    The weights are not normalised within a batch: the mean over ranks or parts of a batch is then the mean
+    over the whole.
+
+    Args:
+        logits: [B, C], any float dtype; computed in float32 or wider.
+        labels: int64 [B].
+        weights: [C], from `class_weights`; None weighs all rows the same.
+        label_smoothing: share of a label that is spread evenly over all classes.
+    """
+    wide = at_least_float32(logits)
+    if weights is None:
+        return F.cross_entropy(wide, labels, label_smoothing=label_smoothing)
+    per_row = F.cross_entropy(wide, labels, reduction="none", label_smoothing=label_smoothing)
+    return (per_row * weights[labels]).mean()

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.objectives.cross_entropy import label_loss
 from engine.objectives.precision import at_least_float32
 
 
@@ -66,6 +67,7 @@ def fixmatch_loss(
     logits_strong: Tensor,
     threshold: float = 0.95,
     unlabeled_weight: float = 1.0,
+    class_weights: Tensor | None = None,
 ) -> FixMatchTerms:
     """Compute FixMatch's loss.
 
@@ -76,6 +78,7 @@ def fixmatch_loss(
         logits_strong: [M, C], of the same rows' strong views.
         threshold: tau; 0.95 in the paper (0.7 on ImageNet).
         unlabeled_weight: lambda_u; 1 in the paper (10 on ImageNet).
+        class_weights: of the supervised loss, see `label_loss`; the paper has none.
 
     Raises:
         ValueError: weak and strong logits of different shapes.
@@ -85,7 +88,7 @@ def fixmatch_loss(
             f"FixMatch: expected weak and strong logits of one shape, got {list(logits_weak.shape)} and "
             f"{list(logits_strong.shape)}"
         )
-    supervised = F.cross_entropy(at_least_float32(logits_labeled), labels)
+    supervised = label_loss(logits_labeled, labels, class_weights)
     guess, mask = confident_guesses(logits_weak, threshold)
     unsupervised = masked_cross_entropy(logits_strong, guess, mask)
     mask_rate = mask.to(torch.float32).mean()

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.choices import Distance
+from engine.objectives.cross_entropy import label_loss
 from engine.objectives.precision import at_least_float32
 
 
@@ -47,7 +48,9 @@ def consistency_loss(student_logits: Tensor, teacher_logits: Tensor, distance: D
     return F.kl_div(student, teacher.log_softmax(1), reduction="batchmean", log_target=True)
 
 
-def class_loss(logits_labeled: Tensor, labels: Tensor, num_rows: int) -> Tensor:
+def class_loss(
+    logits_labeled: Tensor, labels: Tensor, num_rows: int, class_weights: Tensor | None = None
+) -> Tensor:
     """Return the cross-entropy of the labelled rows, summed and divided by the number of all rows.
 
     The weight of the consistency, 100 in the authors' code, is meant beside this sum: a mean over the
@@ -57,10 +60,13 @@ def class_loss(logits_labeled: Tensor, labels: Tensor, num_rows: int) -> Tensor:
         logits_labeled: [B, C].
         labels: int64 [B].
         num_rows: N.
+        class_weights: see `label_loss`.
 
     Source: the authors' code in PyTorch (`main.py`, `train`), which divides by the size of the minibatch, and
         in TensorFlow (`model.py`, `classification_costs`), which does the same.
     """
+    if class_weights is not None:
+        return label_loss(logits_labeled, labels, class_weights) * len(labels) / num_rows
     return F.cross_entropy(at_least_float32(logits_labeled), labels, reduction="sum") / num_rows
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from engine.objectives.cross_entropy import label_loss
 from engine.objectives.fixmatch import confident_guesses, masked_cross_entropy
-from engine.objectives.precision import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,12 @@ class PseudoLabelTerms:
 
 
 def pseudo_label_loss(
-    logits_labeled: Tensor, labels: Tensor, logits_unlabeled: Tensor, threshold: float, weight: float
+    logits_labeled: Tensor,
+    labels: Tensor,
+    logits_unlabeled: Tensor,
+    threshold: float,
+    weight: float,
+    class_weights: Tensor | None = None,
 ) -> PseudoLabelTerms:
     """Compute the loss of pseudo-labels made afresh from the very logits they are put to.
 
@@ -45,8 +49,9 @@ def pseudo_label_loss(
         logits_unlabeled: [M, C]; the guess is their argmax, through which no gradient flows.
         threshold: least probability of a guess; 0 takes every guess, as Lee did.
         weight: alpha(t), see `label_weight`.
+        class_weights: of the supervised loss, see `label_loss`.
     """
-    supervised = F.cross_entropy(at_least_float32(logits_labeled), labels)
+    supervised = label_loss(logits_labeled, labels, class_weights)
     guess, mask = confident_guesses(logits_unlabeled, threshold)
     unsupervised = masked_cross_entropy(logits_unlabeled, guess, mask)
     mask_rate = mask.to(torch.float32).mean()

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.objectives.cross_entropy import label_loss
 from engine.objectives.precision import at_least_float32
 from engine.train.distributed import all_reduce_sum, world_size
 
@@ -40,7 +41,11 @@ class DiscriminatorTerms:
 
 
 def discriminator_loss(
-    logits_labeled: Tensor, labels: Tensor, logits_unlabeled: Tensor, logits_generated: Tensor
+    logits_labeled: Tensor,
+    labels: Tensor,
+    logits_unlabeled: Tensor,
+    logits_generated: Tensor,
+    class_weights: Tensor | None = None,
 ) -> DiscriminatorTerms:
     """Compute the loss of the K + 1 classes.
 
@@ -49,8 +54,9 @@ def discriminator_loss(
         labels: int64 [B].
         logits_unlabeled: [M, K].
         logits_generated: [G, K], of images whose generator gets no gradient from here.
+        class_weights: of the K classes, see `label_loss`.
     """
-    supervised = F.cross_entropy(at_least_float32(logits_labeled), labels)
+    supervised = label_loss(logits_labeled, labels, class_weights)
     z_real = at_least_float32(logits_unlabeled).logsumexp(1)
     z_generated = at_least_float32(logits_generated).logsumexp(1)
     # -log(Z / (Z + 1)) = softplus(z) - z and -log(1 / (Z + 1)) = softplus(z), with z = log Z

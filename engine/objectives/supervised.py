@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engine.choices import Mixing
-from engine.objectives.precision import at_least_float32
+from engine.objectives.cross_entropy import label_loss
 from loaders.common.errors import UserError
 
 
@@ -72,7 +71,8 @@ def mix(x: Tensor, labels: Tensor, mixing: Mixing, alpha: float, seed: int, step
         return Mixed(x, labels, labels, 1.0)
     if len(x) % 2:
         raise UserError(
-            f"mixing: expected an even number of images on every process, found {len(x)}; change --batch-size"
+            f"mixing: expected an even number of images on every process, found {len(x)}; change "
+            "--batch-size or --micro-batch"
         )
     partner = torch.arange(len(x), device=x.device) ^ 1
     share = draw_share(alpha, seed, step)
@@ -86,16 +86,19 @@ def mix(x: Tensor, labels: Tensor, mixing: Mixing, alpha: float, seed: int, step
     return Mixed(mixed, labels, labels[partner], share)
 
 
-def mixed_cross_entropy(logits: Tensor, mixed: Mixed, label_smoothing: float = 0.0) -> Tensor:
+def mixed_cross_entropy(
+    logits: Tensor, mixed: Mixed, label_smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
     """Return the mean cross-entropy with both labels of each mixture, by their shares.
 
     Args:
         logits: [B, C], of `mixed.x`.
         mixed: from `mix`.
         label_smoothing: share of the label that is spread evenly over all classes; 0.1 in the paper.
+        weights: of the classes, see `label_loss`.
     """
-    own = F.cross_entropy(at_least_float32(logits), mixed.labels, label_smoothing=label_smoothing)
+    own = label_loss(logits, mixed.labels, weights, label_smoothing)
     if mixed.share == 1.0:
         return own
-    partner = F.cross_entropy(at_least_float32(logits), mixed.partner_labels, label_smoothing=label_smoothing)
+    partner = label_loss(logits, mixed.partner_labels, weights, label_smoothing)
     return mixed.share * own + (1.0 - mixed.share) * partner

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.choices import TripletDistance
 from engine.train.distributed import all_gather, rank, world_size
 
 
@@ -30,7 +31,9 @@ class TripletTerms:
     ordered: Tensor
 
 
-def triplet_loss(anchor_BD: Tensor, positive_BD: Tensor, margin: float = 0.5) -> TripletTerms:
+def triplet_loss(
+    anchor_BD: Tensor, positive_BD: Tensor, margin: float = 0.5, distance: TripletDistance = "cosine"
+) -> TripletTerms:
     """Compute the hinge of each anchor, its positive and the positive of the next image.
 
     The next image is that of the joined batch of all ranks, the first one for the last.
@@ -39,6 +42,7 @@ def triplet_loss(anchor_BD: Tensor, positive_BD: Tensor, margin: float = 0.5) ->
         anchor_BD: [B, D], any scale, float32 or wider; not all zero.
         positive_BD: [B, D], other views of the same images.
         margin: 0.5 in the paper.
+        distance: 1 - cosine, as in the paper, or Euclidean, which is of the codes' own scale.
 
     Returns:
         The loss and the share of triplets in order.
@@ -55,7 +59,11 @@ def triplet_loss(anchor_BD: Tensor, positive_BD: Tensor, margin: float = 0.5) ->
         raise ValueError("triplets: expected at least 2 images, got 1; raise the batch size")
     joined = all_gather(positive_BD)
     negative_BD = joined.roll(-1, 0).chunk(world_size())[rank()]
-    to_positive = 1.0 - F.cosine_similarity(anchor_BD, positive_BD, dim=1)
-    to_negative = 1.0 - F.cosine_similarity(anchor_BD, negative_BD, dim=1)
+    to_positive, to_negative = (
+        1.0 - F.cosine_similarity(anchor_BD, other, dim=1)
+        if distance == "cosine"
+        else F.pairwise_distance(anchor_BD, other)
+        for other in (positive_BD, negative_BD)
+    )
     ordered = (to_positive < to_negative).float().mean().detach()
     return TripletTerms(torch.relu(to_positive - to_negative + margin).mean(), ordered)

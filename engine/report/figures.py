@@ -22,59 +22,109 @@ class Curve:
     """One quantity over the steps of a run.
 
     Attributes:
-        name: title of its panel, with the unit.
+        name: title of its panel, with the unit; curves of one name share a panel.
         steps: increasing.
         values: one per step.
         from_zero: whether the axis starts at zero, as a share or a rate should.
+        label: what the curve is among those of its panel; empty where it is alone.
     """
 
     name: str
     steps: Sequence[float]
     values: Sequence[float]
     from_zero: bool = False
+    label: str = ""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Accuracies over the number of labels per class.
+    """A quantity over another, such as accuracies over the number of labels per class.
 
     Attributes:
         name: shown in the legend.
-        labels_per_class: increasing.
-        mean: in [0, 1], one per entry of `labels_per_class`.
+        places: increasing, such as labels per class or steps.
+        mean: one per place; accuracies in [0, 1].
         spread: standard deviation over seeds, same length.
     """
 
     name: str
-    labels_per_class: Sequence[int]
+    places: Sequence[float]
     mean: Sequence[float]
     spread: Sequence[float]
 
 
 def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step") -> Picture:
     """Draw one panel per quantity over `x_name`, two panels to a row."""
+    panels: dict[str, list[Curve]] = {}
+    for curve in curves:
+        panels.setdefault(curve.name, []).append(curve)
+    labels = drawn_names(list(dict.fromkeys(curve.label for curve in curves if curve.label)))
+    texts = dict(zip(dict.fromkeys(c.label for c in curves if c.label), labels.texts, strict=True))
 
     def draw(figure: Any, palette: Palette) -> None:
-        num_rows = (len(curves) + 1) // 2
-        for place, curve in enumerate(curves):
+        num_rows = (len(panels) + 1) // 2
+        for place, (name, drawn) in enumerate(panels.items()):
             axes = figure.add_subplot(num_rows, 2, place + 1)
-            axes.plot(curve.steps, curve.values, color=palette.accent, linewidth=1.4)
-            axes.set_title(curve.name, loc="left", fontsize=9, color=palette.ink)
+            for number, curve in enumerate(drawn):
+                text = texts.get(curve.label)
+                text = f" {text}" if text and text[0] == "_" else text  # else the legend leaves it out
+                look = line_look(number, palette)
+                marker = "o" if len(curve.steps) == 1 else None  # a line of one point is not seen
+                axes.plot(curve.steps, curve.values, linewidth=1.4, label=text, marker=marker, **look)
+            axes.set_title(name, loc="left", fontsize=9, color=palette.ink)
             axes.margins(x=0)
-            if curve.from_zero:
-                axes.set_ylim(0.0, max([1e-9, *curve.values]) * 1.15)
-            if place >= len(curves) - 2:
+            if any(curve.from_zero for curve in drawn):
+                axes.set_ylim(0.0, max([1e-9, *(v for curve in drawn for v in curve.values)]) * 1.15)
+            if place >= len(panels) - 2:
                 axes.set_xlabel(x_name, fontsize=8, color=palette.muted)
             dress(axes, palette)
+            if len(drawn) > 1:
+                axes.legend(frameon=False, fontsize=7, labelcolor=palette.ink, loc="best")
 
-    names = ", ".join(curve.name for curve in curves)
-    return draw_picture(
-        draw, (8.6, 2.1 * ((len(curves) + 1) // 2)), f"Curves over {x_name}: {names}", caption
-    )
+    size = (8.6, 2.1 * ((len(panels) + 1) // 2))
+    shown = []
+    for name, drawn in panels.items():
+        own = [curve.label for curve in drawn if curve.label]
+        shown.append(f"{name} ({', '.join(own)})" if len(own) > 1 else name)
+    return draw_picture(draw, size, f"Curves over {x_name}: {', '.join(shown)}", caption, labels)
+
+
+def line_look(number: int, palette: Palette) -> dict[str, Any]:
+    """Return the colour and the dashes of one of several lines."""
+    colors = (palette.accent, palette.second, palette.muted)
+    dashes = _DASHES[number // len(colors) % len(_DASHES)]
+    return {"color": colors[number % len(colors)], "linestyle": dashes}
 
 
 def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Picture:
     """Draw accuracy over labels per class, a line with its spread per way of starting."""
+    ticks = sorted({k for line in series for k in line.places})
+
+    def scale(axes: Any) -> None:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.set_xticks(ticks, [f"{k:g}" for k in ticks])
+
+    title = "Accuracy over the number of labels per class"
+    return draw_lines(series, ("labels per class", "test accuracy, %", title), 100.0, caption, scale)
+
+
+def draw_lines(
+    series: Sequence[Series],
+    titles: tuple[str, str, str],
+    factor: float = 1.0,
+    caption: str = "",
+    scale: Callable[[Any], None] = lambda axes: None,
+) -> Picture:
+    """Draw several lines with their spreads into one panel.
+
+    Args:
+        series: a line each.
+        titles: of the axis to the right, of the values, and of the picture for those who cannot see it.
+        factor: what values are multiplied by, 100 for shares in per cent.
+        caption: below the picture.
+        scale: prepares the axis to the right.
+    """
     names = drawn_names([line.name for line in series])
 
     def draw(figure: Any, palette: Palette) -> None:
@@ -83,23 +133,20 @@ def draw_label_efficiency(series: Sequence[Series], caption: str = "") -> Pictur
         for place, (line, name) in enumerate(zip(series, names.texts, strict=True)):
             color, marker = colors[place % len(colors)], _MARKERS[place % len(_MARKERS)]
             dashes = _DASHES[place // len(colors) % len(_DASHES)]
-            mean = [100.0 * m for m in line.mean]
-            low = [m - 100.0 * s for m, s in zip(mean, line.spread, strict=True)]
-            high = [m + 100.0 * s for m, s in zip(mean, line.spread, strict=True)]
-            axes.fill_between(line.labels_per_class, low, high, color=color, alpha=0.16, linewidth=0)
+            mean = [factor * m for m in line.mean]
+            low = [m - factor * s for m, s in zip(mean, line.spread, strict=True)]
+            high = [m + factor * s for m, s in zip(mean, line.spread, strict=True)]
+            axes.fill_between(line.places, low, high, color=color, alpha=0.16, linewidth=0)
             look = {"color": color, "marker": marker, "linestyle": dashes, "markersize": 4.5}
             # Matplotlib leaves a name out of the legend that begins with "_".
-            axes.plot(line.labels_per_class, mean, label=f" {name}" if name[:1] == "_" else name, **look)
-        ticks = sorted({k for line in series for k in line.labels_per_class})
-        axes.set_xscale("log")
-        axes.minorticks_off()
-        axes.set_xticks(ticks, [str(k) for k in ticks])
-        axes.set_xlabel("labels per class", fontsize=8, color=palette.muted)
-        axes.set_title("test accuracy, %", loc="left", fontsize=9, color=palette.ink)
+            axes.plot(line.places, mean, label=f" {name}" if name[:1] == "_" else name, **look)
+        scale(axes)
+        axes.set_xlabel(titles[0], fontsize=8, color=palette.muted)
+        axes.set_title(titles[1], loc="left", fontsize=9, color=palette.ink)
         dress(axes, palette)
         axes.legend(frameon=False, fontsize=8, labelcolor=palette.ink, loc="best")
 
-    return draw_picture(draw, (8.6, 3.2), "Accuracy over the number of labels per class", caption, names)
+    return draw_picture(draw, (8.6, 3.2), titles[2], caption, names)
 
 
 def draw_steps(names: Sequence[str], values: Sequence[float], title: str, caption: str = "") -> Picture:

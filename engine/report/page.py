@@ -10,6 +10,49 @@ from typing import Protocol
 
 from engine.report.theme import CSS
 
+_CSS_PX_PER_PX = 0.69  # so that drawings of 8.6 inches at 160 dots fill the page
+_WIDE_PX = 700  # from here on a phone shows a part, to be moved
+
+# A click on a heading sorts its table by that column, numbers by their size; one on a picture shows it large.
+SCRIPT = """
+"use strict";
+document.querySelectorAll("table[data-sort] thead th").forEach(head => {
+  head.tabIndex = 0;
+  const sort = () => {
+    const place = head.cellIndex, body = head.closest("table").tBodies[0];
+    const down = head.getAttribute("aria-sort") !== "descending";
+    head.parentNode.querySelectorAll("th").forEach(th => th.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const text = row => row.cells[place].textContent.trim();
+    const number = row => parseFloat(text(row).replaceAll(",", ""));
+    const rows = [...body.rows].map((row, i) => ({row, i}));
+    rows.sort((a, b) => {
+      const x = number(a.row), y = number(b.row);
+      const order = isNaN(x) || isNaN(y)
+        ? (isNaN(x) - isNaN(y)) * (down ? 1 : -1) || text(b.row).localeCompare(text(a.row))
+        : y - x;
+      return (down ? order : -order) || a.i - b.i;
+    });
+    body.append(...rows.map(({row}) => row));
+  };
+  head.onclick = sort;
+  head.onkeydown = event => { if (event.key === "Enter") sort(); };
+});
+const zoom = document.createElement("dialog");
+zoom.id = "zoom";
+zoom.append(document.createElement("img"), document.createElement("p"));
+document.body.append(zoom);
+zoom.onclick = () => zoom.close();
+document.querySelectorAll("main img").forEach(img => {
+  img.onclick = () => {
+    zoom.firstChild.src = img.currentSrc || img.src;
+    zoom.lastChild.textContent = img.title || img.alt;
+    zoom.classList.toggle("small", img.naturalWidth < 400);
+    zoom.showModal();
+  };
+});
+"""
+
 
 class Block(Protocol):
     """A part of a section that knows its HTML."""
@@ -86,7 +129,7 @@ class Table:
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
         text = ' class="text"'
         return (
-            f'<div class="scroll"><table{"" if self.numeric else text}>{caption}'
+            f'<div class="scroll"><table{"" if self.numeric else text} data-sort>{caption}'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
@@ -115,9 +158,14 @@ class Picture:
     def html(self) -> str:
         """Return the block's markup."""
         caption = f"<figcaption>{escape(self.caption)}</figcaption>" if self.caption else ""
+        # Small drawings are not blown up to the width of the page.
+        width = int.from_bytes(self.light[16:20], "big") * _CSS_PX_PER_PX
+        wide = ' class="wide"' if width > _WIDE_PX else ""
         return (
             f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{png_uri(self.dark)}">'
-            f'<img src="{png_uri(self.light)}" alt="{escape(self.alt)}"></picture>{caption}</figure>'
+            f'<img src="{png_uri(self.light)}" alt="{escape(self.alt)}"{wide} '
+            f'style="max-width:{width:.0f}px">'
+            f"</picture>{caption}</figure>"
         )
 
 
@@ -170,6 +218,11 @@ def png_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
+def jpeg_uri(jpeg: bytes) -> str:
+    """Return a JPEG file as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+
+
 def render_page(title: str, lead: str, sections: Sequence[Section], footer: str = "") -> str:
     """Return the whole page as HTML text.
 
@@ -186,5 +239,5 @@ def render_page(title: str, lead: str, sections: Sequence[Section], footer: str 
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
         f'<header><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p></header>\n'
-        f"{body}\n<footer>{escape(footer)}</footer>\n</main>\n</body>\n</html>\n"
+        f"{body}\n<footer>{escape(footer)}</footer>\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -15,12 +16,18 @@ from engine.report.page import Block, Facts, Paragraph, Section, Table, Tile, Ti
 
 PACKAGES = ("sluice", "torch", "torchvision", "timm", "accelerate", "numba", "numpy", "scikit-learn")
 
-# Key of a log record -> name of its panel, and whether its axis starts at zero.
+# Key of a log record -> name of its panel, whether its axis starts at zero, and its name in the panel.
 _PANELS = {
-    "loss": ("loss", False),
-    "lr": ("learning rate", True),
-    "img_per_s": ("images per second", True),
-    "wait_share": ("share of time waiting for data", True),
+    "loss": ("loss", False, "training"),
+    "validation_loss": ("loss", False, "validation"),
+    "top1": ("accuracy", False, "training"),
+    "validation_top1": ("accuracy", False, "validation"),
+    "validation_mean_class_top1": ("accuracy", False, "validation, mean of classes"),
+    "knn_top1": ("accuracy of frozen features", False, "nearest neighbours"),
+    "linear_top1": ("accuracy of frozen features", False, "linear probe"),
+    "lr": ("learning rate", True, ""),
+    "img_per_s": ("images per second", True, ""),
+    "wait_share": ("share of time waiting for data", True, ""),
 }
 
 
@@ -115,14 +122,32 @@ def _cells(arm: Sequence[Summary], counts: Sequence[int]) -> list[str]:
     return [texts.get(k, "") for k in counts]
 
 
-def curves_section(records: Sequence[Mapping[str, Any]]) -> Section:
-    """Return the curves of a run's log; what a record lacks or could not hold is left out of its curve."""
+def curves_of(records: Sequence[Mapping[str, Any]], label: str | None = None) -> list[Curve]:
+    """Return the curves of a run's log; what a record lacks or could not hold is left out of its curve.
+
+    Args:
+        records: of metrics.jsonl, and of probe.jsonl where there is one.
+        label: name of the run where several share a panel; None names training and validation.
+    """
     curves = []
-    for key, (name, from_zero) in _PANELS.items():
-        points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+    for key, (name, from_zero, own) in _PANELS.items():
+        points = [
+            (r["step"], r[key]) for r in records if _is_number(r.get(key)) and _is_number(r.get("step"))
+        ]
         if points:
             steps, values = zip(*points, strict=True)
-            curves.append(Curve(name, steps, values, from_zero))
+            text = own if label is None else ", ".join(part for part in (label, own) if part)
+            curves.append(Curve(name, steps, values, from_zero, text))
+    return curves
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def curves_section(records: Sequence[Mapping[str, Any]]) -> Section:
+    """Return the curves of a run's log."""
+    curves = curves_of(records)
     caption = "Each point is the mean since the one before; the first one includes compiling and warming up."
     return Section("Training", [draw_curves(curves, caption)] if curves else [])
 

@@ -78,6 +78,23 @@ pre{overflow-x:auto;background:var(--card);border:1px solid var(--rule);border-r
 .legend span{height:4rem;display:flex;align-items:center;color:var(--muted);font-size:.85rem;
   min-width:4.6rem}
 .legend span:first-child{margin-bottom:.3rem}
+table[data-sort] thead th{cursor:pointer}
+th[aria-sort=descending]::after{content:" \\2193"}
+th[aria-sort=ascending]::after{content:" \\2191"}
+main img{cursor:zoom-in}
+.sheet{display:flex;flex-wrap:wrap;gap:.3rem}
+.sheet img{height:4.5rem;border-radius:.2rem}
+#zoom{border:1px solid var(--rule);border-radius:.5rem;background:var(--paper);color:var(--muted);
+  padding:.6rem;max-width:96vw;max-height:96vh;cursor:zoom-out}
+#zoom img{display:block;max-width:90vw;max-height:84vh;object-fit:contain}
+#zoom.small img{width:min(70vw,30rem);image-rendering:pixelated}
+#zoom p{margin:.5rem 0 0;font-size:.85rem;overflow-wrap:anywhere}
+#zoom::backdrop{background:rgba(0,0,0,.6)}
+@media (max-width:40rem){figure picture{display:block;overflow-x:auto}figure picture img.wide{width:34rem}
+  main{padding:1.2rem .8rem 2rem}h1{font-size:1.55rem;overflow-wrap:anywhere}
+  .gallery{flex-wrap:nowrap;overflow-x:auto}.tiles{grid-template-columns:repeat(2,1fr)}
+  .tile b{font-size:1.35rem}dl{columns:auto}.scroll{padding:.2rem .6rem .4rem}
+  tbody th{white-space:normal;overflow-wrap:anywhere}}
 footer{border-top:1px solid var(--rule);margin-top:3rem;padding-top:.8rem}
 """
 )

@@ -66,7 +66,9 @@ class BadRowRecorder:
         return bool(flag)
 
 
-def read_in_order(loader: Loader[Batch], out: Path, device: torch.device | str) -> Iterator[Batch]:
+def read_in_order(
+    loader: Loader[Batch], out: Path, device: torch.device | str, start_step: int = 0
+) -> Iterator[Batch]:
     """Yield the batches of a loader in evaluation mode; after the last, name the rows that could not be read.
 
     Called on every rank, and to the end, since the ranks then join what they met.
@@ -75,8 +77,9 @@ def read_in_order(loader: Loader[Batch], out: Path, device: torch.device | str) 
         loader: this rank's.
         out: folder whose `bad_rows.jsonl` names them.
         device: where the ranks compare.
+        start_step: first step, where the ones before it were read earlier.
     """
-    yield from loader.epoch(0)
+    yield from loader.epoch(0, start_step)
     BadRowRecorder(out, loader, device).update()
 
 

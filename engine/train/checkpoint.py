@@ -6,6 +6,7 @@ A checkpoint is a folder `step-XXXXXXXX` of
     optimizer.safetensors   tensors of the optimizer, "INDEX.NAME"
     optimizer.json          its parameter groups and scalars
     rng.safetensors         random generators of every rank
+    best.safetensors        the recipe at its best validation, where a run keeps that
     meta.json               recipe, configuration, position, the SHA-256 of the other files and of itself
 
 It is written under a temporary name, synced and renamed; so a folder with the final name is complete unless
@@ -33,6 +34,7 @@ from loaders.common.errors import UserError
 from loaders.common.files import sha256_of, sync_folder, to_json, write_synced
 from loaders.common.json_text import parse_json
 
+_BEST = "best.safetensors"
 FORMAT = 3  # 1 had no hash of meta.json itself, 2 did not say what data it was fed
 
 
@@ -51,6 +53,7 @@ class CheckpointMeta:
         window: the log window under way, from `MetricWindow.state`; empty in checkpoints that have none.
         num_skipped: steps left out so far.
         rules: `Recipe.rules`; empty in checkpoints from before there were any.
+        validation: what validation found so far, from `Validator.described`; empty without it.
         files: name -> SHA-256.
         format: of this layout.
     """
@@ -65,6 +68,7 @@ class CheckpointMeta:
     window: Mapping[str, Any] = field(default_factory=dict)
     num_skipped: int = 0
     rules: Mapping[str, str] = field(default_factory=dict)
+    validation: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -76,6 +80,7 @@ def save_checkpoint(
     optimizer: Optimizer,
     rng: dict[str, Tensor],
     keep: int,
+    best: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint and drop the oldest ones; called on rank 0 alone.
 
@@ -86,6 +91,7 @@ def save_checkpoint(
         optimizer: the optimizer, not wrapped.
         rng: from `gather_rng_states`.
         keep: newest checkpoints to keep, at least 1.
+        best: state of the recipe at its best validation; none by default.
 
     Returns:
         The folder of the new checkpoint.
@@ -94,7 +100,7 @@ def save_checkpoint(
         UserError: the disk is full or cannot be written; earlier checkpoints stay as they were.
     """
     try:
-        return _save(folder, meta, recipe, optimizer, rng, keep)
+        return _save(folder, meta, recipe, optimizer, rng, keep, best or {})
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"cannot write the checkpoint of step {meta.step} into {folder} ({error}); make room, then run "
@@ -109,6 +115,7 @@ def _save(
     optimizer: Optimizer,
     rng: dict[str, Tensor],
     keep: int,
+    best: Mapping[str, Tensor],
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".step-*"):
@@ -121,6 +128,8 @@ def _save(
     write_tensors(temporary / "optimizer.safetensors", tensors)
     write_synced(temporary / "optimizer.json", to_json(structure))
     write_tensors(temporary / "rng.safetensors", rng)
+    if best:
+        write_tensors(temporary / _BEST, best)
     hashes = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
     said = parse_json(to_json({**asdict(meta), "files": hashes}))  # as it will be read again
     write_synced(temporary / "meta.json", to_json({**said, "sha256": _digest(said)}))
@@ -249,6 +258,12 @@ def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
 def load_rng(checkpoint: Path) -> dict[str, Tensor]:
     """Read the generators of all ranks."""
     return safetensors.torch.load_file(checkpoint / "rng.safetensors")
+
+
+def load_best(checkpoint: Path) -> dict[str, Tensor]:
+    """Read the state at the best validation, on the CPU; empty where the run kept none."""
+    file = checkpoint / _BEST
+    return safetensors.torch.load_file(file) if file.is_file() else {}
 
 
 def _like(parameter: Tensor, saved: Tensor) -> Tensor:

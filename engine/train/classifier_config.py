@@ -6,15 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.choices import ClassWeights
+from engine.train.options import ValidationOptions
 from engine.train.run_config import RunConfig
 from loaders.common.errors import UserError
+from loaders.views.evaluation import EvaluationView
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
+    from engine.nets.description import Origin
+    from loaders.packs.labels.validation import Division
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig(RunConfig):
+class ClassifierConfig(RunConfig, ValidationOptions):
     """Fields of every recipe that trains on labels; a recipe names again those its paper sets."""
 
     labeled_split: str = "train"
@@ -27,8 +32,14 @@ class ClassifierConfig(RunConfig):
     """Label tables to train on besides: pseudo-labels, bought labels. The first label of a row counts."""
     test_split: str = "test"
     """Labelled split to measure the end of the run on; "" for none."""
+    balanced: bool = False
+    """Draw every class of the labelled images equally often."""
+    class_weights: ClassWeights = "none"
+    """Weight of a label in the loss: none; inverse to the labels of its class; or effective, inverse to
+    (1 - b^n) / (1 - b) of its n labels with b = 0.999 (Cui et al. 2019). The mean over all labels is 1."""
     init: Path | None = None
-    """Run folder whose weights to start from; random ones by default."""
+    """Weights to start from: a run folder, timm:NAME, hf:REPO, or a weights file of others (.safetensors,
+    .pth, .pt, .bin), see docs/pretrained.md; random ones by default."""
     keep_head: bool = False
     """Start with the classifier layer of --init as well; else it is new."""
     lr: float = 0.03
@@ -48,6 +59,12 @@ class ClassifierConfig(RunConfig):
     def __post_init__(self) -> None:
         """Refuse what makes no training."""
         super().__post_init__()
+        self.check_validation()
+        if self.balanced and self.class_weights != "none":
+            raise UserError(
+                "class_weights: expected none beside --balanced, which evens the classes out already, found "
+                f"{self.class_weights}; leave out one"
+            )
         if self.freeze_backbone and self.init is None:
             raise UserError("freeze_backbone: expected --init, whose weights to keep, found none")
         if self.probe_every_epochs:
@@ -56,12 +73,33 @@ class ClassifierConfig(RunConfig):
                 f"{self.probe_every_epochs}"
             )
 
-    def account(self) -> Account:
-        """Hold what the run learns from against its test split.
+    @property
+    def evaluation_view(self) -> EvaluationView:
+        """What the run is measured with: what the weights that it begins with were trained with."""
+        from engine.nets.starts import find_start
+
+        if self.init is None:
+            return super().evaluation_view
+        return find_start(self.init, self.backbone).view_at(self.resolution)
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where weights of others come from that the run, or one before it, began with."""
+        from engine.nets.starts import find_start
+
+        return None if self.init is None else find_start(self.init, self.backbone).origin
+
+    def account(self, division: Division | None = None) -> Account:
+        """Hold what the run learns from against its test split and its validation images.
+
+        Args:
+            division: of the run's labels.
 
         Raises:
             UserError: they share labels, here or in the run that it starts from, and that is not allowed.
         """
         from engine.labels.shared_images import account
 
-        return account(self)
+        if division is not None and division.validation is None:
+            self.require_validation(division.said)
+        return account(self, division)

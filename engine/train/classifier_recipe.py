@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from engine.choices import Weights
 from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.nets.classifier import Classifier, build_classifier, save_classifier
+from engine.objectives.cross_entropy import class_weights
+from engine.objectives.precision import at_least_float32
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.distributed import on_main
 from engine.train.ema import COPIED_MOMENTUM, Statistics, make_target, set_momentum, update_ema, warmed_up
@@ -54,6 +56,9 @@ class ClassifierRecipe(Recipe):
         if config.freeze_backbone:
             self.classifier.backbone.requires_grad_(False)
         self.frozen = config.freeze_backbone
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)  # a function of the labels
+        self._weighing = config.class_weights
         self.backbone_name = config.backbone
         if average == "copy":
             set_momentum(self.classifier, COPIED_MOMENTUM)
@@ -69,7 +74,7 @@ class ClassifierRecipe(Recipe):
         return self.classifier.backbone
 
     @property
-    def best(self) -> Classifier:
+    def network(self) -> Classifier:
         """The network to use: the average where there is one."""
         return self.classifier if self.average is None else self.average
 
@@ -93,13 +98,22 @@ class ClassifierRecipe(Recipe):
         return self
 
     def classify(self, *views: Tensor) -> list[Tensor]:
-        """Map views [B_i, 3, H, W] to logits, float32 [B_i, C], in one batch that shares its statistics.
+        """Map views [B_i, 3, H, W] to logits, at least float32 [B_i, C], in one batch that shares statistics.
 
         One forward pass over all rows gives BatchNorm the joined batch, which is what interleaving is for
         in codes that split a batch over devices.
         """
         sizes = [len(x) for x in views]
-        return list(self.classifier(torch.cat(views)).float().split(sizes))
+        return list(at_least_float32(self.classifier(torch.cat(views))).split(sizes))
+
+    def weigh_classes(self, counts: Tensor) -> None:
+        """Set the weights of the classes in the loss, where the run asks for them.
+
+        Args:
+            counts: int64 [C], labels of each class that are trained on.
+        """
+        if self._weighing != "none":
+            self.class_weights = class_weights(counts, effective=self._weighing == "effective")
 
     def update_average(self, step: int, decay: float) -> None:
         """Move the average towards the weights; called in `after_step`.
@@ -111,16 +125,27 @@ class ClassifierRecipe(Recipe):
         if self.average is not None and self._statistics is not None:
             update_ema(self.average, self.classifier, warmed_up(step, decay), self._statistics)
 
-    def finish(self, out: Path, test_loader: Loader[Batch] | None, device: torch.device) -> Accuracy | None:
-        """Write the classifier and its average into the run folder, and measure both."""
+    @property
+    def networks(self) -> dict[Weights, Classifier]:
+        """The classifier, and its average where there is one."""
         networks: dict[Weights, Classifier] = {"raw": self.classifier}
         if self.average is not None:
             networks["ema"] = self.average
+        return networks
+
+    def leave_last(self, out: Path) -> None:
+        """Write classifier and average, as they are after the last step, into a folder of their own."""
+        out.mkdir(exist_ok=True)
+        for weights, network in self.networks.items():
+            save_classifier(out, network, weights)
+
+    def finish(self, out: Path, test_loader: Loader[Batch] | None, device: torch.device) -> Accuracy | None:
+        """Write the classifier and its average into the run folder, and measure both."""
         measured: dict[str, Accuracy] = {}
-        for weights, network in networks.items():
+        for weights, network in self.networks.items():
             on_main(lambda n=network, w=weights: save_classifier(out, n, w))  # type: ignore[misc]
             if test_loader is not None:
-                measured[weights] = measure_accuracy(network, test_loader, device, out)
+                measured[weights] = measure_accuracy(network, test_loader, device, out, network.classes)
         if measured:
             content = to_json({weights: asdict(accuracy) for weights, accuracy in measured.items()})
             on_main(lambda: write_atomic(out / ACCURACY_NAME, content))
@@ -137,6 +162,11 @@ class ClassifierRecipe(Recipe):
             ]
         used = [group for group in groups if group["params"]]
         return torch.optim.SGD(used, lr=self._rates[0], momentum=self._momentum, nesterov=self._nesterov)
+
+
+def top1_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of rows [B, C] whose label [B] has the highest logit, a scalar without gradient."""
+    return (logits.detach().argmax(1) == labels).float().mean()
 
 
 def read_accuracy(run: Path) -> dict[str, Accuracy]:

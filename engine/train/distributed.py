@@ -30,6 +30,7 @@ from torch import Tensor
 
 from engine.choices import Precision
 from engine.train.autocast import taken
+from engine.train.trackers import check_trackers, prepare_trackers
 from loaders.common.errors import UserError
 
 ResultT = TypeVar("ResultT")
@@ -197,6 +198,8 @@ def make_accelerator(
     if unknown:
         known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
         raise UserError(f"trackers: expected some of {known}, found {', '.join(sorted(unknown))}")
+    check_trackers(trackers)
+    prepare_trackers(trackers, out)
     on_cpu = not torch.cuda.is_available()
     if not on_cpu:
         torch.set_float32_matmul_precision("high")  # TF32, for the losses that leave autocast

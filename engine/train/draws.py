@@ -6,11 +6,27 @@ cost less than keeping a generator per row would.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from engine.train.distributed import rank, world_size
+
+_PART: ContextVar[tuple[int, int]] = ContextVar("part", default=(0, 1))
+
+
+@contextmanager
+def drawing_part(number: int, num_parts: int) -> Iterator[None]:
+    """Let each draw give the rows of one of the equal parts that a process's rows are cut into."""
+    token = _PART.set((number, num_parts))
+    try:
+        yield
+    finally:
+        _PART.reset(token)
 
 
 class StepDraws:
@@ -30,19 +46,26 @@ class StepDraws:
 
     def normal(self, num_rows: int, *shape: int) -> Tensor:
         """Return this rank's rows of standard normal numbers, float32 [num_rows, *shape]."""
-        joined = torch.randn(num_rows * world_size(), *shape, generator=self._generator, device=self._device)
+        size = (_num_joined(num_rows), *shape)
+        joined = torch.randn(size, generator=self._generator, device=self._device)
         return _own_rows(joined)
 
     def uniform(self, num_rows: int, *shape: int) -> Tensor:
         """Return this rank's rows of numbers even in [0, 1), float32 [num_rows, *shape]."""
-        joined = torch.rand(num_rows * world_size(), *shape, generator=self._generator, device=self._device)
+        size = (_num_joined(num_rows), *shape)
+        joined = torch.rand(size, generator=self._generator, device=self._device)
         return _own_rows(joined)
 
     def integers(self, high: int, num_rows: int, *shape: int) -> Tensor:
         """Return this rank's rows of numbers in [0, high), int64 [num_rows, *shape]."""
-        size = (num_rows * world_size(), *shape)
+        size = (_num_joined(num_rows), *shape)
         return _own_rows(torch.randint(high, size, generator=self._generator, device=self._device))
 
 
+def _num_joined(num_rows: int) -> int:
+    return num_rows * _PART.get()[1] * world_size()
+
+
 def _own_rows(joined: Tensor) -> Tensor:
-    return joined.chunk(world_size())[rank()]
+    number, num_parts = _PART.get()
+    return joined.chunk(world_size())[rank()].chunk(num_parts)[number]

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.predict import Accuracy
-from engine.evaluate.representations import Features, extract_features, topk_accuracy
+from engine.evaluate.representations import Features, topk_accuracy
 from engine.nets.layers import Layer, measure_layer, read_layer
-from engine.train.distributed import gather_on_main, on_main
-from engine.train.early_stopping import Stopping, train_until_worse
-from engine.train.loop import LoopConfig, train
+from engine.objectives.cross_entropy import label_loss
+from engine.train.distributed import on_main
+from engine.train.loop import train
+from engine.train.loop_config import LoopConfig
 from engine.train.recipe import Recipe, StepOutput
-from engine.train.run_folder import save_backbone
 from engine.train.schedule import Schedule, warmup_cosine
 from engine.train.tuning_config import FineTuning
+from engine.train.validation import Validation
 from loaders.batch import Batch, Loader
 from loaders.common.errors import UserError
 
@@ -83,6 +81,8 @@ class Transfer(Recipe):
         if layer.name:
             num_features, self._behind = measure_layer(backbone, resolution, layer)
         self.classifier = build_head(num_features, hidden, num_classes)
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)  # a function of the labels
         self.begin_stage(tuning, frozen)
 
     def begin_stage(self, tuning: FineTuning, frozen: bool) -> None:
@@ -117,7 +117,7 @@ class Transfer(Recipe):
         """Classify one view of each image."""
         assert batch.labels is not None
         logits = self(batch.views[0])
-        loss = F.cross_entropy(logits.float(), batch.labels)
+        loss = label_loss(logits.float(), batch.labels, self.class_weights)
         top1 = (logits.detach().argmax(1) == batch.labels).float().mean()
         return StepOutput(loss, {"top1": top1})
 
@@ -144,62 +144,38 @@ class Transfer(Recipe):
 def train_stage(
     recipe: Transfer,
     loader: Loader[Batch],
-    validation: Loader[Batch] | None,
     accelerator: Accelerator,
     config: LoopConfig,
-    stopping: Stopping | None,
+    validation: Validation | None,
 ) -> int:
     """Train as the recipe's present stage says; return the steps that its weights have seen.
 
     Args:
-        recipe: ends with the last weights, or with the best where training may stop early.
+        recipe: ends with the last weights, or with the best where these are kept.
         loader: of the training.
-        validation: this rank's part of the validation images; needed for `stopping`.
         accelerator: of the process.
         config: of the loop.
-        stopping: when to stop early; None trains to the end.
+        validation: what to measure while training; None for nothing.
     """
-    if stopping is None:
-        done = train(recipe, loader, accelerator, config).step
-        accelerator.free_memory()
-        return done
-    assert validation is not None
-    best = train_until_worse(recipe, loader, validation, accelerator, config, stopping)
-    described = {"recipe": recipe.name, "backbone": recipe.backbone_name, **config.backbone_metadata}
-    on_main(lambda: save_backbone(config.out, recipe.backbone, described))
-    return best.step
+    done = train(recipe, loader, accelerator, config, validation=validation)
+    accelerator.free_memory()
+    keeps_best = validation is not None and validation.keep == "best" and done.validation is not None
+    return done.validation.best_step if keeps_best and done.validation is not None else done.step
 
 
-def vote(
-    network: nn.Module,
-    labelled: Loader[Batch],
-    asked: Loader[Batch],
-    num_classes: int,
-    device: torch.device,
-    out: Path,
-    k: int = 20,
-) -> Accuracy:
-    """Classify images by their nearest labelled neighbours; every rank gets the whole result.
+def vote(bank: Features, query: Features, num_classes: int, k: int = 20) -> Accuracy:
+    """Classify images by their nearest labelled neighbours; rank 0 does so, every rank gets the result.
 
     Args:
-        network: maps views to features, on `device`.
-        labelled: this rank's part of the images that vote.
-        asked: this rank's part of the images to classify.
+        bank: of the images that vote; all have a label.
+        query: of the images to classify; likewise.
         num_classes: C.
-        device: where the network is.
-        out: folder whose `bad_rows.jsonl` names the images that could not be read.
         k: neighbours; all where there are fewer.
     """
 
-    def gather(loader: Loader[Batch]) -> list[Features]:
-        return gather_on_main(extract_features(network, loader, device, out).labelled())
+    def measure() -> Accuracy:
+        votes = knn_scores(bank.h, bank.labels, query.h, num_classes, min(k, len(bank.h)))
+        top5 = topk_accuracy(votes, query.labels, min(5, num_classes))
+        return Accuracy(topk_accuracy(votes, query.labels), len(query.labels), top5)
 
-    def measure(bank: list[Features], query: list[Features]) -> Accuracy:
-        h, labels = torch.cat([f.h for f in bank]), torch.cat([f.labels for f in bank])
-        truth = torch.cat([f.labels for f in query])
-        votes = knn_scores(h, labels, torch.cat([f.h for f in query]), num_classes, min(k, len(h)))
-        top5 = topk_accuracy(votes, truth, min(5, num_classes))
-        return Accuracy(topk_accuracy(votes, truth), len(truth), top5)
-
-    bank, query = gather(labelled), gather(asked)
-    return on_main(lambda: measure(bank, query))
+    return on_main(measure)

@@ -7,89 +7,44 @@ step does.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from engine.choices import OnNonFinite
+from engine.evaluate.collapse import describe_collapse
 from engine.evaluate.online_probe import OnlineProbe, ProbeRecorder
 from engine.train import autocast, checkpoint, rng
+from engine.train.accumulation import Accumulator, Shell
 from engine.train.agreement import check_agreement, check_same_data, check_same_rules, data_facts, run_facts
 from engine.train.bad_rows import BadRowRecorder
 from engine.train.batchnorm import synchronise_batchnorm
 from engine.train.clock import TrainingClock
 from engine.train.distributed import on_main, rank, world_size
 from engine.train.finite import StepGuard, draw_again, gradient_norm, save_bad_batch
+from engine.train.loop_config import LoopConfig
 from engine.train.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
+from engine.train.optimizers import choose_optimizer
 from engine.train.progress import TrainingProgress
-from engine.train.recipe import Recipe, StepOutput
+from engine.train.recipe import Recipe
 from engine.train.run_folder import opened_run, save_backbone
 from engine.train.samples import save_samples
-from engine.train.schedule import Schedule
+from engine.train.schedule import Schedule, warmed
 from engine.train.stop import StopSignal
+from engine.train.trackers import log_views
+from engine.train.validation import Validation, ValidationState, Validator
 from loaders.batch import Batch, Loader, PairedBatch
 from loaders.common.errors import UserError
 
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How a run is carried out.
-
-    Attributes:
-        out: run folder.
-        epochs: passes over the loader; the schedule spans all of them.
-        seed: of what the network draws while training (dropout); the loader has its own.
-        resume: go on from the newest whole checkpoint of `out`, or start where there is none.
-        log_every: steps between log steps.
-        checkpoint_every_steps: steps between checkpoints; the end of the run always writes one.
-        keep_checkpoints: newest checkpoints to keep.
-        clip_norm: largest norm of all gradients together; None leaves them.
-        on_non_finite: "stop" ends the run at the next log step after a loss or gradient that is not finite;
-            "skip" leaves such a step out, at the price of waiting for the device at every step. Either way
-            the batch is written to `bad_batches/`.
-        steps: length of the run instead of `epochs`, also for the schedule; None counts epochs.
-        max_steps: end the run early after this many steps over all, with the schedule of the full run.
-        progress: show progress on rank 0.
-        config: the recipe's configuration in JSON types, for config.json.
-        runtime_fields: names in `config` that may differ on resuming.
-        backbone_metadata: what `load_backbone` needs, stored beside the weights.
-    """
-
-    out: Path
-    epochs: int
-    seed: int = 0
-    resume: bool = False
-    log_every: int = 10
-    checkpoint_every_steps: int = 500
-    keep_checkpoints: int = 3
-    clip_norm: float | None = None
-    on_non_finite: OnNonFinite = "stop"
-    steps: int | None = None
-    max_steps: int | None = None
-    progress: bool = True
-    config: Mapping[str, Any] = field(default_factory=dict)
-    runtime_fields: Collection[str] = ("resume", "max_steps")
-    backbone_metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse counts that make no run."""
-        for name in ("epochs", "log_every", "checkpoint_every_steps", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        for name, limit in (("steps", self.steps), ("max_steps", self.max_steps)):
-            if limit is not None and limit < 1:
-                raise UserError(f"{name}: expected at least 1, found {limit}")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise UserError(
-                f"clip_norm: expected more than 0, found {self.clip_norm}; leave it out to not clip"
-            )
+LAST_FOLDER = "last"
+"""Folder of a run that keeps the last weights, where the best are used."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +61,7 @@ class TrainSummary:
         wait_share: share of that time spent waiting for data.
         seconds: wall-clock of this process's steps.
         backbone: the file with the backbone's weights.
+        validation: what was found on validation images; None without any.
     """
 
     step: int
@@ -116,17 +72,7 @@ class TrainSummary:
     wait_share: float
     seconds: float
     backbone: Path
-
-
-class _Shell(nn.Module):
-    """Gives DistributedDataParallel a `forward` to wrap; batches pass through it untouched."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        self.recipe = recipe
-
-    def forward(self, batch: Any, step: int) -> StepOutput:
-        return self.recipe.training_step(batch, step)
+    validation: ValidationState | None = None
 
 
 def train(
@@ -135,6 +81,7 @@ def train(
     accelerator: Accelerator,
     config: LoopConfig,
     probe: OnlineProbe | None = None,
+    validation: Validation | None = None,
 ) -> TrainSummary:
     """Train a recipe on a loader's batches; one call per process, the same on every rank.
 
@@ -144,9 +91,11 @@ def train(
         accelerator: from `make_accelerator`.
         config: how to carry the run out.
         probe: what to measure on frozen features while training goes on.
+        validation: what to measure the recipe's `network` on while training goes on.
 
     Returns:
-        The summary. The run folder then holds the last checkpoint and the backbone's weights.
+        The summary. The run folder then holds the last checkpoint and the backbone's weights; the recipe
+        holds the last weights, or the best by validation where these are kept.
 
     Raises:
         UserError: a run folder of another run, a checkpoint of another recipe or network, ranks that
@@ -163,7 +112,7 @@ def train(
         config.out, recipe.name, described, {*config.runtime_fields, autocast.KEY}, config.resume
     )
     with StopSignal() as stop, opened:
-        run = _Run(recipe, loader, accelerator, config, probe)
+        run = _Run(recipe, loader, accelerator, config, probe, validation)
         run.restore()
         return run.train(stop)
 
@@ -178,22 +127,29 @@ class _Run:
         accelerator: Accelerator,
         config: LoopConfig,
         probe: OnlineProbe | None,
+        validation: Validation | None,
     ) -> None:
         self.loader, self.accelerator, self.config, self.probe = loader, accelerator, config, probe
         self.device: torch.device = accelerator.device
         synchronise_batchnorm(recipe, self.device)
         self.recipe = recipe
         try:
-            self.optimizer: Optimizer = recipe.make_optimizer()
+            self.optimizer: Optimizer = choose_optimizer(recipe, config.optimizing)
         except ValueError as error:
             raise UserError(f"optimizer: {error}; change its options") from None
         self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self.model, self.stepper = accelerator.prepare(_Shell(recipe), self.optimizer)
+        self.model, self.stepper = accelerator.prepare(Shell(recipe), self.optimizer)
+        micro_batch = config.optimizing.micro_batch
+        self.accumulate = Accumulator(recipe, self.model, accelerator, loader, micro_batch)
         self.steps_per_epoch = loader.steps_per_epoch
         self.data = data_facts(loader)
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
         self.schedule: Schedule = recipe.make_schedule(self.steps_per_epoch, self.total_steps)
+        if not recipe.warms_up:
+            warmup_steps = round(config.optimizing.warmup_epochs * self.steps_per_epoch)
+            self.schedule = warmed(self.schedule, warmup_steps)
+        self.validator = None if validation is None else Validator(validation, config.out, self.total_steps)
         self.guard = StepGuard(recipe, config.on_non_finite)
         self.window = MetricWindow(self.device)
         self.step = 0
@@ -205,6 +161,11 @@ class _Run:
     @property
     def checkpoints(self) -> Path:
         return self.config.out / "checkpoints"
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """Those of the recipe and of validation."""
+        return {**self.recipe.rules, **({} if self.validator is None else self.validator.rules)}
 
     def restore(self) -> None:
         """Load the newest whole checkpoint, or start a stream of random numbers per rank."""
@@ -225,6 +186,10 @@ class _Run:
             self.notes.append(f"{meta.num_ranks} ranks before, {world_size()} now: dropout draws new numbers")
         if meta.window:
             self.window.restore(meta.window)
+        if self.validator is not None:
+            self.validator.restore(meta.validation, checkpoint.load_best(found))
+            if self.validator.is_over:
+                self.last_step = min(self.last_step, meta.step)
         self.guard.num_skipped = meta.num_skipped
         self.step = self.saved_step = meta.step
         self.notes.append(f"resumed {found.name} (epoch {meta.epoch})")
@@ -236,7 +201,7 @@ class _Run:
                 "give another --out"
             )
         check_same_data(found, meta.data, self.data)
-        check_same_rules(found, meta.rules, self.recipe.rules)
+        check_same_rules(found, meta.rules, self.rules)
 
     def train(self, stop: StopSignal) -> TrainSummary:
         clock = TrainingClock()
@@ -249,6 +214,8 @@ class _Run:
             self.notes.append(f"metrics.jsonl: left out {self.writer.num_damaged} damaged lines")
         self.bad_rows = BadRowRecorder(self.config.out, self.loader, self.device)
         probes = self._open_probes()
+        if self.validator is not None:
+            self.validator.keep_labels()
         shown = TrainingProgress(
             self.recipe.name, self.total_steps, self.step, is_main and self.config.progress
         )
@@ -259,11 +226,15 @@ class _Run:
                 for batch in clock.timed(self._batches(clock, stop)):
                     if self.step == 0 and is_main:
                         save_samples(self.config.out, batch)
+                        if self.accelerator.trackers:
+                            log_views(self.accelerator, batch, 0)
                     if not self._train_step(batch):
                         note = save_bad_batch(self.config.out, self.step, batch)
                         shown.say(f"step {self.step} skipped, its loss or gradients are not finite: {note}")
                     clock.images += _num_images(batch) * world_size()
                     shown.advance(self.step)
+                    if self.validator is not None:
+                        self._validate(self.validator, clock, shown)
                     if self.step % self.config.log_every == 0 or self.step == self.last_step:
                         self._log(clock, shown)
                     if probes is not None:
@@ -297,9 +268,27 @@ class _Run:
             record = probes.after_step(self.step, self.recipe.backbone, self.device)
         if record:
             shown.say(", ".join(f"{name} {value:.4g}" for name, value in record.items()))
+            std, effective = record["feature_std"], record["effective_rank"]
+            warning = describe_collapse(std, effective, int(record["num_features"]))
+            if warning and rank() == 0:
+                print(warning, file=sys.stderr)
             if self.accelerator.trackers:
                 shares = {f"probe_{name}": value for name, value in record.items() if name != "step"}
                 self.accelerator.log(shares, step=self.step)
+
+    def _validate(self, validator: Validator, clock: TrainingClock, shown: TrainingProgress) -> None:
+        """Measure validation images where that is due; training may end with it."""
+        with clock.paused():
+            measured = validator.after_step(self.step, self.recipe, self.device)
+        if measured.record:
+            epoch = (self.step - 1) // self.steps_per_epoch
+            if self.writer is not None:
+                self.writer.write({"step": self.step, "epoch": epoch, **measured.record})
+            if self.accelerator.trackers:
+                self.accelerator.log(dict(measured.record), step=self.step)
+            shown.say(f"step {self.step}: {measured.said}")
+        if measured.stop:
+            self.last_step = self.step
 
     def _batches(self, clock: TrainingClock, stop: StopSignal) -> Iterator[Any]:
         """Yield the batches from the present position to the end of the run, or until it is told to stop."""
@@ -333,11 +322,10 @@ class _Run:
             group["lr"] = peak_lr * factor
         self.lr = self.peak_lrs[0] * factor
         self.guard.begin()
-        output: StepOutput = self.model(batch, self.step)
-        self.accelerator.backward(output.loss)
-        metrics = dict(output.metrics)
-        if self.config.clip_norm is not None:
-            metrics["grad_norm"] = self._clip(self.config.clip_norm)
+        output = self.accumulate(batch, self.step)
+        metrics, clip_norm = dict(output.metrics), self.config.optimizing.clip_norm
+        if clip_norm is not None:
+            metrics["grad_norm"] = self._clip(clip_norm)
         norm = self._judged_norm(metrics.get("grad_norm"))
         taken = self.guard.allows(output.loss, norm)
         if taken:
@@ -412,12 +400,13 @@ class _Run:
             scaler=self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
             window=self.window.state(),
             num_skipped=self.guard.num_skipped,
-            rules=self.recipe.rules,
+            rules=self.rules,
+            validation={} if self.validator is None else self.validator.described(),
         )
-        keep = self.config.keep_checkpoints
+        keep, best = self.config.keep_checkpoints, None if self.validator is None else self.validator.best
         on_main(
             lambda: checkpoint.save_checkpoint(
-                self.checkpoints, meta, self.recipe, self.optimizer, states, keep
+                self.checkpoints, meta, self.recipe, self.optimizer, states, keep, best
             )
         )
         self.saved_step = self.step
@@ -426,6 +415,9 @@ class _Run:
         """Write the backbone alone and sum up."""
         metadata = {"recipe": self.recipe.name, "backbone": self.recipe.backbone_name}
         metadata |= dict(self.config.backbone_metadata)
+        if self.validator is not None and self.validator.best:
+            on_main(lambda: self.recipe.leave_last(self.config.out / LAST_FOLDER))
+            self.recipe.load_state_dict(self.validator.best)
         backbone = on_main(lambda: save_backbone(self.config.out, self.recipe.backbone, metadata))
         with torch.no_grad():
             on_main(lambda: self.recipe.write_results(self.config.out))
@@ -439,6 +431,7 @@ class _Run:
             wait_share=wait_share,
             seconds=time.perf_counter() - clock.start,
             backbone=backbone,
+            validation=None if self.validator is None else self.validator.state,
         )
 
 

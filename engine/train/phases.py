@@ -11,6 +11,7 @@ the phase under way resumes exactly.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -18,11 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-import torch.nn.functional as F
-
-from engine.evaluate.predict import Accuracy
-from engine.labels.shared_images import account
+from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
+from engine.objectives.cross_entropy import label_loss
 from engine.train import autocast
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.classifier_config import ClassifierConfig
@@ -30,17 +29,22 @@ from engine.train.classifier_recipe import (
     ACCURACY_NAME,
     ClassifierRecipe,
     read_accuracy,
+    top1_of,
 )
 from engine.train.distributed import make_accelerator, on_main, seed_everything
 from engine.train.loop import train
 from engine.train.recipe import StepOutput
+from engine.train.run import count_labels, plan_validation
 from engine.train.run_config import RUNTIME_FIELDS, described
 from engine.train.run_folder import opened_run
 from engine.train.schedule import Schedule, constant, warmup_cosine
 from loaders.batch import Batch, Loader
+from loaders.classification import validation_loader
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
+from loaders.packs import LabelTable, Pack
+from loaders.packs.labels.validation import SET_ASIDE_PATH, Division
 
 LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
 
@@ -51,6 +55,7 @@ class SupervisedPhase(ClassifierRecipe):
     """Cross-entropy on labelled images: what the phases of self-training are made of."""
 
     name = "fine_tuning"
+    parts = "rows"
 
     def __init__(self, config: ClassifierConfig, classes: Sequence[str], cosine: bool) -> None:
         """Build the network; call `seed_everything` first.
@@ -67,8 +72,8 @@ class SupervisedPhase(ClassifierRecipe):
         """Classify one view of each image."""
         assert batch.labels is not None
         (logits,) = self.classify(batch.views[0])
-        loss = F.cross_entropy(logits, batch.labels)
-        return StepOutput(loss, {"top1": (logits.detach().argmax(1) == batch.labels).float().mean()})
+        loss = label_loss(logits, batch.labels, self.class_weights)
+        return StepOutput(loss, {"top1": top1_of(logits, batch.labels)})
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return the cosine, or the constant."""
@@ -93,13 +98,16 @@ class PhaseSummary:
 class Phases:
     """One command: its folder, its processes and the phases done so far."""
 
-    def __init__(self, recipe: str, config: ClassifierConfig, classes: Sequence[str], data: str) -> None:
+    def __init__(
+        self, recipe: str, config: ClassifierConfig, pack: Pack, division: Division, data: str
+    ) -> None:
         """Claim the folder and join the processes.
 
         Args:
             recipe: name of the recipe.
             config: of the command.
-            classes: names of the C classes of the pack.
+            pack: of the images.
+            division: of the labels; all phases are measured on the same validation images.
             data: what tells the pack from others; a command that goes on must find the same, since its
                 finished phases and label tables are of that pack.
 
@@ -112,8 +120,10 @@ class Phases:
         if config.max_steps is not None:
             raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
         if config.init is not None:  # before the first phase, and not after hours of it
-            build_classifier(config.backbone, config.evaluation_view, classes, config.init, config.keep_head)
-        self.config, self.classes, self.shared = config, classes, account(config)
+            build_classifier(
+                config.backbone, config.evaluation_view, pack.classes, config.init, config.keep_head
+            )
+        self.config, self.classes, self.shared = config, pack.classes, config.account(division)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
         self.shared.say()
         content = self.shared.describe({**described(config), "pack identity": data})
@@ -122,6 +132,11 @@ class Phases:
         self._opened = ExitStack()
         self._opened.enter_context(opened_run(config.out, recipe, content, runtime, config.resume))
         self.done: list[PhaseSummary] = []
+        self.division = division
+        held = division.validation
+        if held is not None and division.set_aside:
+            on_main(lambda: held.write(config.out / SET_ASIDE_PATH))
+        self._held = self.keep(validation_loader(pack, config, division, self.options))
 
     def __enter__(self) -> Phases:
         """Return itself."""
@@ -157,6 +172,7 @@ class Phases:
         init: Path | None,
         keep_head: bool,
         epochs: int,
+        labels: LabelTable,
         make_loader: Callable[[], Loader[Batch]],
         test_loader: Loader[Batch] | None,
         cosine: bool,
@@ -168,6 +184,7 @@ class Phases:
             init: run folder whose weights to start from; None for random ones.
             keep_head: start with the classifier layer of `init` too.
             epochs: passes over the labelled images.
+            labels: their labels.
             make_loader: builds their loader from `options`.
             test_loader: of the test images.
             cosine: see `SupervisedPhase`.
@@ -188,11 +205,15 @@ class Phases:
             )
             seed_everything(config.seed)
             recipe = SupervisedPhase(config, self.classes, cosine)
+            recipe.weigh_classes(count_labels(labels))
+            validation = None
+            if self._held is not None:
+                validation = plan_validation(config, self._held, self.division)
             loader = make_loader()
             try:
                 loop_config = config.loop_config()
                 loop_config = replace(loop_config, config=self.shared.describe(loop_config.config))
-                train(recipe, loader, self.accelerator, loop_config)
+                train(recipe, loader, self.accelerator, loop_config, validation=validation)
                 recipe.finish(out, test_loader, self.accelerator.device)
             finally:
                 loader.close()
@@ -207,9 +228,27 @@ class Phases:
         """Load the classifier of a run, which knows all classes, onto this process's device."""
         return find_classifier(run, self.classes, every_class=True).to(self.accelerator.device)
 
-    def finish(self) -> PhaseSummary:
-        """Leave what the last phase trained in the command's own folder."""
-        last = self.done[-1]
+    def validate(self, run: Path) -> float:
+        """Return the accuracy of a run's classifier on the validation images, which there must be."""
+        assert self._held is not None
+        device = self.accelerator.device
+        network = self.network(run).at(self.config.resolution).to(device)
+        return measure_accuracy(network, self._held, device, self.config.out).top1
+
+    def finish(self, run: Path | None = None, test_loader: Loader[Batch] | None = None) -> PhaseSummary:
+        """Leave the classifier to use in the command's own folder.
+
+        Args:
+            run: whose it is, a phase's or that of the start; the last phase's by default.
+            test_loader: of the test images, where a start is to be measured.
+        """
+        last = next((phase for phase in self.done if phase.out == run), self.done[-1])
+        if run is not None and last.out != run:
+            last, device = PhaseSummary("start", run, None), self.accelerator.device
+            if test_loader is not None:
+                network = self.network(run).at(self.config.resolution).to(device)
+                found = measure_accuracy(network, test_loader, device, self.config.out, self.classes)
+                last = replace(last, accuracy=found)
         on_main(lambda: save_classifier(self.config.out, self.network(last.out).cpu(), "raw"))
         if last.accuracy is not None:
             content = to_json({"raw": asdict(last.accuracy)})
@@ -218,9 +257,14 @@ class Phases:
 
 
 def print_phases(name: str, phases: list[PhaseSummary]) -> None:
-    """Print the accuracy of every phase and where the last one's classifier lies."""
+    """Print the accuracy of every phase and where the last one's classifier lies, and leave their page."""
+    from engine.report.run_page import leave_page  # loads what draws
+
+    if os.environ.get("RANK", "0") != "0":
+        return
     for phase in phases:
         if phase.accuracy is not None:
             print(f"  {phase.name}: top-1 {phase.accuracy.top1:.1%}")
     out = phases[-1].out.parent
     print(f"{name}: {len(phases)} phases{describe_bad_rows(out)} -> {out}")
+    leave_page(out)

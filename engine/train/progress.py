@@ -9,6 +9,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 10.0
+_ESTIMATE_AFTER_S = 5.0  # of steps after the first, which compiles and warms up
+_LONG_STEP_S = 5.0  # a first step of so long is told at once: the next may come late
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as fine as an estimate is: "40 s", "12 min", "3 h 20 min", "2.5 days"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{seconds / 86400:.1f} days"
 
 
 class TrainingProgress:
@@ -36,6 +50,8 @@ class TrainingProgress:
         )
         self._task = self._bar.add_task(name, total=total_steps, completed=done_steps, status="")
         self._start = self._last_line = time.monotonic()
+        self._first_step: float | None = None
+        self._estimated = False
 
     def __enter__(self) -> TrainingProgress:
         self._bar.start()
@@ -49,6 +65,29 @@ class TrainingProgress:
     def advance(self, step: int) -> None:
         """Show that `step` steps are done."""
         self._bar.update(self._task, completed=step)
+        if not self._estimated:
+            self._estimate(step, time.monotonic())
+
+    def _estimate(self, step: int, now: float) -> None:
+        """Say once, soon after the first batch, how long the whole run will take."""
+        left = self._total - step
+        if self._first_step is None:
+            self._first_step = now
+            if now - self._start > _LONG_STEP_S and left:
+                took = now - self._start
+                self.say(
+                    f"{self._name}: the first step took {duration(took)} with all that it loads and "
+                    f"compiles; at most {duration(took * left)} for the {left:,} to come"
+                )
+            return
+        steps = step - self._done - 1
+        if now - self._first_step < _ESTIMATE_AFTER_S or steps < 1:
+            return
+        self._estimated = True
+        if left:
+            each = (now - self._first_step) / steps
+            about = f"about {duration(each * left)} for the {left:,} steps to come"
+            self.say(f"{self._name}: {about}, {each:.2g} s a step")
 
     def report(self, step: int, epoch: int, loss: float, img_per_s: float, wait_share: float) -> None:
         """Show the figures of a log step."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,20 @@ class Recipe(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    parts: ClassVar[Literal["none", "rows", "embeddings"]] = "none"
+    """How a batch can be cut, see `engine.train.accumulation`: not at all; the loss is a mean over rows; or
+    it is one of embeddings, and `embed` and `embedding_loss` make up the training step."""
+    own_optimizer: ClassVar[bool] = False
+    """Whether the recipe learns with its paper's optimizer alone."""
+    warms_up: ClassVar[bool] = False
+    """Whether `make_schedule` has the warm-up of the configuration in it; else the loop adds it."""
     backbone: nn.Module
     backbone_name: str
+
+    @property
+    def network(self) -> nn.Module:
+        """What maps views to logits and will be used: an average where there is one. It is validated."""
+        return self
 
     @property
     def rules(self) -> Mapping[str, str]:
@@ -59,6 +71,14 @@ class Recipe(nn.Module, ABC):
             step: optimizer steps done before this one, over all epochs.
         """
 
+    def embed(self, batch: Any) -> Sequence[Tensor]:
+        """Map a batch, or a part of one, to embeddings, float32 [B, D] each; for `parts` "embeddings"."""
+        raise NotImplementedError
+
+    def embedding_loss(self, embeddings: Sequence[Tensor], step: int) -> StepOutput:
+        """Compute the loss of what `embed` gave for all rows of this rank."""
+        raise NotImplementedError
+
     @abstractmethod
     def make_optimizer(self) -> Optimizer:
         """Make the optimizer; each group's `lr` is its peak, which the loop scales by the schedule."""
@@ -66,6 +86,10 @@ class Recipe(nn.Module, ABC):
     @abstractmethod
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return the learning-rate factor as a pure function of the step."""
+
+    def weigh_classes(self, counts: Tensor) -> None:
+        """Take note, before training, of the labels of each class, int64 [C]; for recipes with labels."""
+        return
 
     def begin_epoch(self, epoch: int) -> None:
         """Prepare an epoch, such as by new targets; called on every rank, without gradients.
@@ -94,6 +118,14 @@ class Recipe(nn.Module, ABC):
 
         Args:
             out: run folder; it holds the first views of the run, see `engine.train.samples`.
+        """
+        return
+
+    def leave_last(self, out: Path) -> None:
+        """Leave the last weights, where the run will use others; called like `write_results`.
+
+        Args:
+            out: folder for them, which does not exist yet or is of an earlier process.
         """
         return
 

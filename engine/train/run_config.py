@@ -6,13 +6,15 @@ torch is loaded. Methods that need it import it when they are called.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from engine.choices import Measure, OnNonFinite, Precision
+from engine.train.options import OptimizerOptions
+from engine.train.trackers import check_trackers
 from loaders.common.errors import UserError, check_numbers
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
@@ -23,7 +25,9 @@ from loaders.views.evaluation import EvaluationView
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
-    from engine.train.loop import LoopConfig
+    from engine.nets.description import Origin
+    from engine.train.loop_config import LoopConfig
+    from loaders.packs.labels.validation import Division
 
 RUNTIME_FIELDS = (
     "allow_leak",
@@ -58,15 +62,30 @@ def default_loader() -> LoaderOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class PackConfig:
+    """What every command that reads a pack has."""
+
+    pack: Path
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
+
+    def check_places(self) -> None:
+        """Refuse a pack that is not there, before anything is loaded; one in a store is left for later.
+
+        Raises:
+            UserError: see `read_manifest`.
+        """
+        if as_url(str(self.pack)) is None:
+            read_manifest(self.pack.expanduser().absolute())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(PackConfig, OptimizerOptions):
     """Fields of every recipe; a recipe's Config inherits them and adds its paper's.
 
     A recipe gives `backbone`, `resolution`, `epochs` and `batch_size` the defaults of its paper by naming
     them again, each with its source.
     """
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     out: Path
     """Run folder: configuration, metrics.jsonl, checkpoints, weights. New, or that of --resume."""
     backbone: str
@@ -107,8 +126,9 @@ class RunConfig:
     probe_every_epochs: int = 0
     """Epochs between measurements of kNN and a linear probe on frozen features; 0: none. The labels reach
     no gradient; probe.jsonl states the seconds that each took."""
-    probe_splits: tuple[str, str] = ("train", "test")
-    """Labelled splits of the probe: to learn from, and to measure on."""
+    probe_splits: tuple[str, ...] = ("train",)
+    """Labelled split of the probe, of which a fifth is held out to measure on; or two splits, to learn from
+    and to measure on. Choose by no test split."""
     allow_leak: bool = False
     """Learn from labels of the split that is measured on, or of copies of its images, all the same;
     config.json then names them under leaks."""
@@ -118,19 +138,24 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse numbers that make no run; a recipe that refuses more calls this too."""
         check_numbers(self, ("resolution", "batch_size", "steps", "max_steps"))
+        self.check_optimizer()
+        if len(self.probe_splits) not in (1, 2):
+            raise UserError(
+                f"probe_splits: expected one split, or two, found {len(self.probe_splits)}; change them"
+            )
         if self.batch_size == 1:
             raise UserError(
                 "batch_size: expected 2 or more, of which BatchNorm takes means, found 1; raise it"
             )
+        check_trackers(self.trackers)
 
     def check_places(self) -> None:
-        """Refuse what can be seen before anything is loaded: no pack, or a folder that is in use.
+        """Refuse, besides, a run folder that is in use.
 
         Raises:
-            UserError: see `read_manifest`; or --out holds a run, without --resume.
+            UserError: --out holds a run, without --resume.
         """
-        if as_url(str(self.pack)) is None:
-            read_manifest(self.pack.expanduser().absolute())
+        super().check_places()
         if not self.resume and (self.out / "config.json").is_file():
             raise UserError(
                 f"run folder: {self.out} already holds a run; add --resume to go on with it, or give another "
@@ -142,9 +167,15 @@ class RunConfig:
         """What the run is measured with, and whatever is predicted with its weights."""
         return EvaluationView.usual(self.resolution)
 
+    @property
+    def origin(self) -> Origin | None:
+        """Where weights of others come from that the run begins with; None where it begins with none."""
+        return None
+
     def loop_config(self) -> LoopConfig:
         """Return how the loop carries the run out."""
-        from engine.train.loop import LoopConfig
+        from engine.nets.description import describe_origin
+        from engine.train.loop_config import LoopConfig
 
         return LoopConfig(
             out=self.out,
@@ -158,9 +189,10 @@ class RunConfig:
             steps=self.steps,
             max_steps=self.max_steps,
             progress=self.progress,
+            optimizing=OptimizerOptions(**{f.name: getattr(self, f.name) for f in fields(OptimizerOptions)}),
             config=described(self),
             runtime_fields=RUNTIME_FIELDS,
-            backbone_metadata={"view": asdict(self.evaluation_view)},
+            backbone_metadata={"view": asdict(self.evaluation_view), **describe_origin(self.origin)},
         )
 
     def loader_options(self) -> LoaderOptions:
@@ -177,8 +209,11 @@ class RunConfig:
             channels_last=True,
         )
 
-    def account(self) -> Account:
+    def account(self, division: Division | None = None) -> Account:
         """Hold the split that the online probe learns from against the one that it measures on.
+
+        Args:
+            division: of the labels of a recipe that has any.
 
         Raises:
             UserError: they share images, and that is not allowed.
@@ -189,8 +224,13 @@ class RunConfig:
 
 
 def described(config: Any) -> dict[str, Any]:
-    """Return a configuration in JSON types, for files; what opens a store stays out of them."""
+    """Return a configuration in JSON types, for files; what opens a store stays out of them.
+
+    A run that begins with weights of others keeps under `origin` which, and their licence.
+    """
     content = asdict(config)
+    if isinstance(config, RunConfig) and config.origin is not None:
+        content["origin"] = asdict(config.origin)
     content["loader"]["store"].pop("filesystem")
     found: dict[str, Any] = parse_json(to_json(content))
     return found

@@ -127,6 +127,11 @@ def _check_same_run(
         )
     config = described["config"]
     for name in sorted(config.keys() | found_config.keys()):
+        if name in config.keys() - found_config.keys() - set(runtime_fields) and config[name] is not None:
+            raise UserError(
+                f"run folder: {out} holds a run from before there was {name}; end it with the version that "
+                "began it, or give another --out"
+            )
         if name not in runtime_fields and config.get(name) != found_config.get(name):
             raise UserError(
                 f"run folder: {out} holds a run with {name} = {found_config.get(name)!r}, found {name} = "

@@ -34,6 +34,11 @@ def warmup_cosine(total_steps: int, warmup_steps: int, final_factor: float = 0.0
     return factor
 
 
+def warmed(schedule: Schedule, warmup_steps: int) -> Schedule:
+    """Return a schedule times a linear rise from 0 to 1 over its first steps."""
+    return lambda step: schedule(step) * min(1.0, step / warmup_steps) if warmup_steps else schedule(step)
+
+
 def partial_cosine(total_steps: int, cycles: float = 7 / 16) -> Schedule:
     """Follow the first part of a cosine: factor = cos(pi * cycles * step / total_steps).
 

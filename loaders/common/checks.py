@@ -31,6 +31,45 @@ def check_whole(what: str, found: Any, least: int, most: int | None = None, reme
     )
 
 
+def is_number(value: object, least: float, most: float) -> bool:
+    """Tell whether a value is a number in [least, most]; True and NaN are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def check_number(
+    what: str, found: object, least: float, most: float, remedy: str = "give one in that range"
+) -> None:
+    """Refuse anything but a number in [least, most].
+
+    Args:
+        what: name of the argument.
+        found: its value; True, False and NaN are no numbers.
+        least: smallest value allowed.
+        most: largest value allowed.
+        remedy: what to do instead.
+
+    Raises:
+        UserError: another type, or out of range.
+    """
+    if not is_number(found, least, most):
+        raise UserError(f"{what}: expected a number in [{least:g}, {most:g}], found {found!r}; {remedy}")
+
+
+def check_pair(
+    what: str, found: object, least: float, most: float, remedy: str = "give two in that range"
+) -> None:
+    """Refuse anything but a range: two numbers in [least, most], the smaller one first.
+
+    Raises:
+        UserError: another type, out of range, or the wrong way round.
+    """
+    two = isinstance(found, tuple) and len(found) == 2 and all(is_number(end, least, most) for end in found)
+    if not (two and found[0] <= found[1]):  # type: ignore[index]
+        raise UserError(
+            f"{what}: expected two numbers (least, most) in [{least:g}, {most:g}], found {found!r}; {remedy}"
+        )
+
+
 def check_seconds(what: str, found: Any, may_be_zero: bool = False) -> None:
     """Refuse anything but a finite number of seconds that a thread can wait.
 

@@ -24,6 +24,13 @@ class WithPlaces(Protocol):
 
 
 _checked: tuple[Any, list[str], Any] | None = None  # configuration, words and what they say
+_called: str | None = None
+
+
+def call_program(name: str | None) -> None:
+    """Say how the program is called in its `--help` and its refusals; None: by its file."""
+    global _called
+    _called = name
 
 
 def check_command_line(config: Any, description: str | None) -> None:
@@ -64,7 +71,7 @@ def command_line(config: Any, description: str | None) -> Any:
         return _checked[2]
     import tyro
 
-    return tyro.cli(config, description=description)
+    return tyro.cli(config, description=description, prog=_called)
 
 
 def _keep(config: Any, description: str | None) -> None:

@@ -11,18 +11,22 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from loaders.common.cores import available_cores
 from loaders.common.errors import UserError
 from loaders.common.files import partial_path, sync_folder
 from loaders.packs.finish import EmptySplitError, join_parts
 from loaders.packs.listing import Plan, key_hash, listing_path, make_plan, read_items
 from loaders.packs.manifest import (
     BUILD_FOLDER,
+    DIVISION,
     INDEX_FOLDER,
     LABELS_FOLDER,
     MANIFEST_NAME,
+    OWN_OPTIONS,
     SHARDS_FOLDER,
     Manifest,
     read_manifest,
@@ -63,7 +67,10 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
     out, build = options.out, options.out / BUILD_FOLDER
     before = read_manifest(out)
     new = {"format": options.shard_format, **recorded_options(options)}
-    refuse_difference(out, "a pack", {"format": before.shard_format, **before.options}, new)
+    old = {"format": before.shard_format, **before.options}
+    # What single splits have of their own, and how a source is divided, may differ from what was packed.
+    of_splits = (OWN_OPTIONS, DIVISION)
+    refuse_difference(out, "a pack", *({n: o[n] for n in o if n not in of_splits} for o in (old, new)))
     (build / "parts").mkdir(parents=True, exist_ok=True)
     with lock_pack(out):
         if (build / NEXT_FOLDER / MANIFEST_NAME).exists():
@@ -81,6 +88,7 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
                 options.shard_bytes,
                 named,
                 options.columns,
+                options.workers or available_cores(),
             )
             _refuse_known_keys(base, build, plan, options.splits)
         except UserError:
@@ -143,7 +151,7 @@ def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
             plan,
             options.splits,
             options.shard_format,
-            base.manifest.options,
+            _joined_options(base.manifest.options, recorded_options(options)),
             base,
         )
     except EmptySplitError:
@@ -158,6 +166,11 @@ def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
     known = {file.path for file in manifest.files}
     kept = tuple(file for file in base.manifest.files if file.path not in known)
     write_manifest(target, replace(manifest, files=manifest.files + kept))
+
+
+def _joined_options(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    own = {**old.get(OWN_OPTIONS, {}), **new.get(OWN_OPTIONS, {})}
+    return {**old, **({OWN_OPTIONS: own} if own else {})}
 
 
 def _move_into_place(out: Path, build: Path) -> Manifest:

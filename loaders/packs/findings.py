@@ -35,6 +35,7 @@ class Findings:
         leaked: some groups of keys with one content in several splits.
         num_near: pairs of images that look the same with different bytes; None where nobody looked.
         near: some of these pairs.
+        near_rows: the same pairs by their rows.
     """
 
     num_copies: int
@@ -44,6 +45,7 @@ class Findings:
     leaked: tuple[tuple[str, ...], ...]
     num_near: int | None = None
     near: tuple[tuple[str, ...], ...] = ()
+    near_rows: tuple[tuple[int, int], ...] = ()
 
 
 def find_copies(pack: Pack, near: bool = False, workers: int = 1) -> Findings:
@@ -79,7 +81,8 @@ def find_copies(pack: Pack, near: bool = False, workers: int = 1) -> Findings:
         dict(leaks),
         tuple(leaked),
         None if pairs is None else _num_different(pack, pairs),
-        () if pairs is None else tuple((pack.key(a), pack.key(b)) for a, b in pairs[:_SHOWN]),
+        tuple((pack.key(a), pack.key(b)) for a, b in (pairs or [])[:_SHOWN]),
+        tuple((a, b) for a, b in (pairs or [])[:_SHOWN]),
     )
 
 
@@ -88,22 +91,28 @@ def _num_different(pack: Pack, pairs: list[tuple[int, int]]) -> int:
     return sum(bool((hashes[a] != hashes[b]).any()) for a, b in pairs)
 
 
-def perceptual_hashes(pack: Pack, workers: int) -> NDArray[np.uint64]:
-    """Return uint64 [len(pack)]: for 8 x 8 places of the gray image, whether it darkens to the right.
+def perceptual_hashes(pack: Pack, workers: int, rows: NDArray[np.int64] | None = None) -> NDArray[np.uint64]:
+    """Return uint64 [K]: for 8 x 8 places of the gray image, whether it darkens to the right.
+
+    Args:
+        pack: the pack.
+        workers: threads that decode.
+        rows: int64 [K]; all rows by default.
 
     Source: Krawetz, "Kind of like that" (2013), difference hash.
     """
-    hashes = np.zeros(len(pack), np.uint64)
+    chosen = np.arange(len(pack)) if rows is None else rows
+    hashes = np.zeros(len(chosen), np.uint64)
 
     def work(first: int) -> None:
-        for row in range(first, min(first + _ROWS_PER_TASK, len(pack))):
+        for place, row in enumerate(chosen[first : first + _ROWS_PER_TASK].tolist(), first):
             try:
-                hashes[row] = difference_hash(_gray(pack, row))
+                hashes[place] = difference_hash(_gray(pack, row))
             except ValueError:  # damaged since it was packed: it looks like none, and verifying names it
-                hashes[row] = pack.columns.content_hash[row, 0]
+                hashes[place] = pack.columns.content_hash[row, 0]
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        list(pool.map(work, range(0, len(pack), _ROWS_PER_TASK)))
+        list(pool.map(work, range(0, len(chosen), _ROWS_PER_TASK)))
     return hashes
 
 

@@ -75,9 +75,8 @@ def join_parts(
     kept = [(shard, part) for shard, part in parts if part.num_images]
     split_index = {info.name: index for index, info in enumerate(infos)}
     num_images = first_row + sum(part.num_images for _, part in kept)
-    num_key_bytes = sum(part.num_key_bytes for _, part in kept)
-    if base is not None:
-        num_key_bytes += len(base.columns.key_bytes)
+    num_key_bytes = 0 if base is None else len(base.columns.key_bytes)
+    num_key_bytes += sum(part.num_key_bytes for _, part in kept)
     blocks = chain(_old_blocks(base), _blocks(build, kept, split_index, first_shard))
     files = write_columns(target, num_images, num_key_bytes, blocks)
     old = (lambda name: iter(())) if base is None else partial(_old_lines, base.path)
@@ -89,12 +88,9 @@ def join_parts(
     files.append(_write_lines(target, QUARANTINE_NAME, old(QUARANTINE_NAME), _quarantine_lines(build, parts)))
     files.append(_write_lines(target, WARNINGS_NAME, old(WARNINGS_NAME), _warning_lines(build, parts)))
     files.append(_write_lines(target, SHARD_LIST_NAME, old(SHARD_LIST_NAME), _shard_lines(kept)))
-    num_quarantined = sum(part.num_quarantined for _, part in parts)
+    num_quarantined = 0 if before is None else before.num_quarantined
+    num_quarantined += sum(part.num_quarantined for _, part in parts)
     notes = dict.fromkeys((*(() if before is None else before.notes), *plan.notes))
-    actions = _action_counts(kept)
-    if before is not None:
-        num_quarantined += before.num_quarantined
-        actions = dict(sorted((Counter(actions) + Counter(before.actions)).items()))
     return Manifest(
         format_version=FORMAT_VERSION,
         shard_format=shard_format,
@@ -102,7 +98,7 @@ def join_parts(
         num_shards=first_shard + len(kept),
         num_inputs=num_images + num_quarantined,
         num_quarantined=num_quarantined,
-        actions=actions,
+        actions=_action_counts(before, kept),
         classes=plan.classes,
         splits=infos,
         options=options,
@@ -167,7 +163,7 @@ def _split_infos(
         num_images = sum(rows.stop_row - rows.first_row for rows in ranges)
         skipped = whole.skipped.get(split.split, 0)
         infos.append(
-            SplitInfo(split.split, split.source, tuple(ranges), num_images, labeled, rejected, skipped)
+            SplitInfo(split.split, split.text, tuple(ranges), num_images, labeled, rejected, skipped)
         )
     return tuple(infos)
 
@@ -278,11 +274,12 @@ def _shard_lines(kept: list[tuple[ShardPlan, PartInfo]]) -> Iterator[dict[str, A
         yield {"num_images": part.num_images, "files": files}
 
 
-def _action_counts(kept: list[tuple[ShardPlan, PartInfo]]) -> dict[str, int]:
-    counts: Counter[int] = Counter()
+def _action_counts(before: Manifest | None, kept: list[tuple[ShardPlan, PartInfo]]) -> dict[str, int]:
+    counts = Counter({} if before is None else before.actions)
     for _, part in kept:
-        counts.update({int(value): count for value, count in part.actions.items()})
-    return {action_name(value): count for value, count in sorted(counts.items())}
+        for value, count in part.actions.items():
+            counts[action_name(int(value))] += count
+    return dict(sorted(counts.items()))
 
 
 def action_name(value: int) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from loaders.common.errors import UserError
 from loaders.common.files import partial_path, publish, write_atomic
 from loaders.packs.build_files import read_build_file
+from loaders.packs.divided import divide_listing
 from loaders.packs.images.image import ImagePolicy, prepare_image
 from loaders.packs.labels.summary import LabelSummary
 from loaders.packs.listing_lines import from_line, line_size, to_line
@@ -108,6 +109,7 @@ def make_plan(
     shard_bytes: int,
     base: Manifest | None = None,
     columns: ColumnOptions | None = None,
+    workers: int = 1,
 ) -> Plan:
     """List all splits and cut them into shards; the plan is written last and read back by a resumed run.
 
@@ -124,24 +126,31 @@ def make_plan(
     summary = LabelSummary(() if base is None else base.classes, columns)
     shards: list[ShardPlan] = []
     skipped: dict[str, int] = {}
-    for given in splits:
-        resolved, said = resolve_layout(given.source, columns)
-        split = replace(given, source=resolved)
-        source = open_source(split.source, spool_path(build), columns)
+    notes: list[str] = []
+    overhead = _OVERHEAD_BYTES[shard_format]
+    for group in _groups(splits):
+        resolved, said = resolve_layout(group[0].source, columns)
+        source = open_source(resolved, spool_path(build), columns)
+        parts = tuple(replace(split, source=resolved) for split in group)
         try:
-            num_items, skipped[split.split] = _spool(build, split, source, summary)
-            summary.say(split, source, said, lists_beside(given.source))
-            overhead = _OVERHEAD_BYTES[shard_format]
-            # Images that are encoded as JPEG do not grow by much: what fits into one shard goes there.
-            is_known = policy.keeps_sizes or (
-                policy.encoding == "jpeg" and _fits(build, split, overhead, shard_bytes)
+            counts, num_skipped, more = _spool_group(build, parts, source, summary, workers)
+            notes += more
+            skipped |= dict(
+                zip((split.split for split in parts), (num_skipped, *[0] * len(parts)), strict=False)
             )
-            ratio = 1.0 if is_known else _output_ratio(build, split, source, policy, num_items)
+            summary.say(_whole(parts), source, said, lists_beside(group[0].source))
+            for split, num_items in zip(parts, counts, strict=True):
+                own = split.policy(policy)
+                # Images that are encoded as JPEG do not grow by much: what fits into one shard goes there.
+                is_known = own.keeps_sizes or (
+                    own.encoding == "jpeg" and _fits(build, split, overhead, shard_bytes)
+                )
+                ratio = 1.0 if is_known else _output_ratio(build, split, source, own, num_items)
+                first = 0 if base is None else base.next_shard_number(split.split)
+                shards += _cut(build, split, ratio, overhead, shard_bytes, first)
         finally:
             source.close()
-        first = 0 if base is None else base.next_shard_number(split.split)
-        shards += _cut(build, split, ratio, overhead, shard_bytes, first)
-    plan = Plan(summary.classes(), tuple(shards), tuple(summary.notes()), skipped)
+    plan = Plan(summary.classes(), tuple(shards), (*summary.notes(), *notes), skipped)
     write_atomic(path, json.dumps(asdict(plan)).encode())
     return plan
 
@@ -149,6 +158,36 @@ def make_plan(
 def _parse_plan(raw: Any) -> Plan:
     shards = tuple(ShardPlan(**shard) for shard in raw["shards"])
     return Plan(tuple(raw["classes"]), shards, tuple(raw.get("notes", ())), dict(raw.get("skipped", {})))
+
+
+def _groups(splits: tuple[SplitSource, ...]) -> Iterator[tuple[SplitSource, ...]]:
+    """Yield the splits that share one source, together."""
+    for split in splits:
+        group = split.group()
+        if split.split == group[0].split:
+            names = [own.split for own in group]
+            yield tuple(own for own in splits if own.split in names)
+
+
+def _whole(group: tuple[SplitSource, ...]) -> SplitSource:
+    """Return what all splits of a group are together; no split has a comma in its name."""
+    return replace(group[0], split=",".join(split.split for split in group))
+
+
+def _spool_group(
+    build: Path, group: tuple[SplitSource, ...], source: ImageSource, summary: LabelSummary, workers: int
+) -> tuple[list[int], int, list[str]]:
+    """Write the listings of the splits of one source; return their inputs, files skipped, and notes."""
+    whole = _whole(group)
+    num_items, num_skipped = _spool(build, whole, source, summary)
+    division = whole.division
+    if division is None:
+        return [num_items], num_skipped, []
+    listing = listing_path(build, whole.split)
+    parts = [listing_path(build, split.split) for split in group]
+    counts, notes = divide_listing(listing, parts, source, division, workers)
+    listing.unlink()
+    return counts, num_skipped, [f"{whole.source}: {note}" for note in notes]
 
 
 def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelSummary) -> tuple[int, int]:
@@ -254,7 +293,7 @@ def list_split(build: Path, split: SplitSource, source: ImageSource) -> Iterator
         split: the split.
         source: its opened source.
     """
-    _spool(build, split, source, LabelSummary((), ColumnOptions()))
+    _spool_group(build, split.group(), source, LabelSummary((), ColumnOptions()), 1)
     path = listing_path(build, split.split)
     return read_items(path, 0, path.stat().st_size)
 

@@ -19,6 +19,8 @@ from loaders.common.json_text import parse_json
 
 FORMAT_VERSION = 2  # 2: the index has the column crc32
 MANIFEST_NAME = "manifest.json"
+OWN_OPTIONS = "split_options"  # of single splits, by their names, instead of the pack's
+DIVISION = "division"  # seed and near copies, where a source was divided among several splits
 SOURCES_DIGEST = "sources_sha256"  # option that says where the sources were, which changes no image
 _CHECKSUM = "sha256"  # of the manifest's own content
 BUILD_FOLDER = ".build"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
 from loaders.packs.columns import IndexColumns, open_columns
-from loaders.packs.labels.class_names import read_class_names
+from loaders.packs.labels.class_names import joined_class_names
 from loaders.packs.labels.tables import LabelTable, label_table_path
 from loaders.packs.manifest import (
     BUILD_FOLDER,
@@ -140,7 +140,7 @@ class Pack:
         self.manifest = manifest
         self.columns = columns
         self.splits = tuple(split.name for split in manifest.splits)
-        self.classes = manifest.classes or read_class_names(path)
+        self.classes = joined_class_names(path, manifest.classes)
         self.num_shards = manifest.num_shards
 
     def __len__(self) -> int:
@@ -174,8 +174,12 @@ class Pack:
     def labels(self) -> LabelTable:
         """The true labels."""
         table = LabelTable.read(self.path / label_table_path(TRUE_LABELS), len(self))
-        # A pack without labels may have been given its classes later.
-        return table if len(table) else replace(table, num_classes=len(self.classes))
+        return self.widened(table)
+
+    def widened(self, table: LabelTable) -> LabelTable:
+        """Return a table from before classes were added as one of all classes; any other stays as it is."""
+        is_older = len(self.manifest.classes) <= table.num_classes < len(self.classes)
+        return replace(table, num_classes=len(self.classes)) if is_older else table
 
     @property
     def is_multi_label(self) -> bool:
@@ -208,6 +212,7 @@ class Pack:
                 f"labels: expected a LabelTable, found {type(table).__name__}; make one with LabelTable.of "
                 "or LabelTable.read"
             )
+        table = self.widened(table)
         if self.classes and table.num_classes != len(self.classes):
             raise UserError(
                 f"labels: expected a table of the {len(self.classes)} classes of the pack {self.path}, found "

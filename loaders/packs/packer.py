@@ -21,10 +21,12 @@ from loaders.packs.images.image import ImagePolicy
 from loaders.packs.listing import Plan, ShardPlan, make_plan
 from loaders.packs.manifest import (
     BUILD_FOLDER,
+    DIVISION,
     FORMAT_VERSION,
     INDEX_FOLDER,
     LABELS_FOLDER,
     MANIFEST_NAME,
+    OWN_OPTIONS,
     SHARD_SUFFIX,
     SHARDS_FOLDER,
     SOURCES_DIGEST,
@@ -81,6 +83,8 @@ class PackOptions:
             raise UserError(f"--format {self.shard_format!r}: expected one of {', '.join(SHARD_SUFFIX)}")
         if not 0 < self.shard_size_mb <= 1e6:
             raise UserError(f"--shard-size-mb {self.shard_size_mb}: expected more than 0 and at most 1000000")
+        for split in self.splits:
+            split.policy(self.policy)  # refuses what a split has of its own
         if self.workers < 0:
             raise UserError(f"--workers {self.workers}: expected 0 (one per core) or more")
         if self.executor == "ray":
@@ -124,6 +128,7 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
                 options.shard_bytes,
                 None,
                 options.columns,
+                options.workers or available_cores(),
             )
         except UserError:
             if not (out / BUILD_FOLDER / "plan.json").exists():
@@ -166,7 +171,7 @@ def lock_pack(out: Path) -> AbstractContextManager[None]:
 def command_of(options: PackOptions) -> dict[str, Any]:
     """Return what decides the bytes of the pack."""
     return {
-        "splits": [[s.split, s.source, identity(s.source)] for s in options.splits],
+        "splits": [[s.split, s.text, identity(s.source)] for s in options.splits],
         "format": options.shard_format,
         "format version": FORMAT_VERSION,
         **recorded_options(options),
@@ -175,7 +180,15 @@ def command_of(options: PackOptions) -> dict[str, Any]:
 
 def recorded_options(options: PackOptions) -> dict[str, Any]:
     """Return the options that stand in the manifest."""
-    return {**asdict(options.policy), "shard_size_mb": options.shard_size_mb, **asdict(options.columns)}
+    own = {split.split: split.own_options for split in options.splits if split.own_options}
+    divisions = [split.division for split in options.splits if split.division is not None]
+    return {
+        **asdict(options.policy),
+        "shard_size_mb": options.shard_size_mb,
+        **asdict(options.columns),
+        **({OWN_OPTIONS: own} if own else {}),
+        **({DIVISION: {"seed": divisions[0].seed, "near": divisions[0].near}} if divisions else {}),
+    }
 
 
 def sources_digest(options: PackOptions) -> str:
@@ -199,12 +212,12 @@ def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict
     """Raise `UserError` for the first option in which two commands differ."""
     # A pack that was made before there was an option has none, which is what leaving it out means.
     old = {**_OPTIONS_OF_BEFORE, **old}
-    changed = [name for name in new if (old.get(name) or None) != (new[name] or None)]
+    changed = [name for name in (*new, OWN_OPTIONS) if (old.get(name) or None) != (new.get(name) or None)]
     if changed:
         name = changed[0]
         raise UserError(
-            f"{out} holds {what} made with {name} {old.get(name)}, now {new[name]}: choose another --out, "
-            f"give the same options, or remove the folder"
+            f"{out} holds {what} made with {name} {old.get(name)}, now {new.get(name)}: choose another "
+            f"--out, give the same options, or remove the folder"
         )
 
 
@@ -220,7 +233,7 @@ def _finished_before(options: PackOptions) -> Manifest:
 
 def _refuse_other_command(options: PackOptions, where: Path | str, manifest: Manifest) -> None:
     old = {"splits": [[s.name, s.source] for s in manifest.splits], "format": manifest.shard_format}
-    new = {"splits": [[s.split, s.source] for s in options.splits], "format": options.shard_format}
+    new = {"splits": [[s.split, s.text] for s in options.splits], "format": options.shard_format}
     known = dict(manifest.options)
     digest = known.pop(SOURCES_DIGEST, None)  # a pack that was made before manifests had it has none
     refuse_difference(where, "a pack", {**old, **known}, {**new, **recorded_options(options)})
@@ -251,7 +264,9 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
     # Worker processes and compiled code take a second or two to start.
     input_bytes = sum(shard.input_bytes for shard in pending)
     is_small = input_bytes < _SMALL_INPUT_BYTES
-    on_ray, in_bulk = options.executor == "ray", options.policy.copies and not is_small
+    policies = {split.split: split.policy(options.policy) for split in options.splits}
+    on_ray = options.executor == "ray"
+    in_bulk = not is_small and all(policy.copies for policy in policies.values())
     in_threads = not on_ray and not in_bulk and not is_small and _suits_threads(pending, input_bytes, workers)
     at_once = 1 if is_small and not on_ray else max(1, min(workers, len(pending)))
     num_threads = 1 if on_ray else max(1, workers // at_once)
@@ -264,7 +279,7 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
             shard,
             plan.classes,
             options.shard_format,
-            options.policy,
+            policies[shard.split],
             num_threads,
             options.upload,
             in_bulk,

@@ -19,6 +19,7 @@ from loaders.kernels.views.codes import (
     GRAYSCALE,
     INVERT,
     MAX_ARGUMENTS,
+    NOISE,
     NONE,
     POSTERIZE,
     SATURATION,
@@ -35,6 +36,7 @@ from loaders.kernels.views.drawing import (
     draw_affine,
     draw_centered,
     draw_cutout,
+    draw_erasing,
     draw_flip,
     draw_jitter,
     draw_one,
@@ -43,6 +45,7 @@ from loaders.kernels.views.drawing import (
     draw_tile,
 )
 from loaders.views.policy import (
+    IMAGENET,
     AugmentName,
     CenterCrop,
     ColorJitter,
@@ -50,11 +53,13 @@ from loaders.views.policy import (
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
+    Normalize,
     Operation,
     PaddedCrop,
     QuarterTurn,
     RandAugment,
     RandomAffine,
+    RandomErasing,
     RandomResizedCrop,
     Solarize,
     Standardize,
@@ -114,6 +119,8 @@ def num_slots(operation: Operation) -> int:
             return ARGUMENTS[AFFINE]
         case Cutout():
             return ARGUMENTS[CUTOUT]
+        case RandomErasing(fill=fill):
+            return ARGUMENTS[NOISE if fill == "noise" else CUTOUT]
         case RandAugment():
             return operation.num_ops * MAX_ARGUMENTS
         case _:
@@ -158,7 +165,7 @@ def draw(
     _draw_geometry(policy, at, heights, widths, parameters)
     slot = 0
     for number, operation in enumerate(policy.operations, start=_GEOMETRY + 1):
-        _draw_operation(operation, policy.resolution, at, number, slot, parameters)
+        _draw_operation(operation, policy, at, number, slot, parameters)
         slot += num_slots(operation)
     if isinstance(policy.normalize, Standardize):
         parameters.codes[:, slot], parameters.args[:, slot] = STANDARDIZE, 255 * policy.normalize.eps
@@ -197,8 +204,9 @@ def _draw_resized_crop(
 
 
 def _draw_operation(
-    operation: Operation, resolution: int, at: _At, number: int, slot: int, out: ViewParameters
+    operation: Operation, policy: ViewPolicy, at: _At, number: int, slot: int, out: ViewParameters
 ) -> None:
+    resolution = policy.resolution
     match operation:
         case HorizontalFlip(p=p):
             draw_flip(*at, number, float(p), out.flip)
@@ -233,3 +241,8 @@ def _draw_operation(
         case Cutout(p=p, size=size, fill=fill):
             square = (float(size[0]), float(size[1]), resolution, float(fill))
             draw_cutout(*at, number, float(p), *square, slot, out.codes, out.args)
+        case RandomErasing(p=p, scale=scale, ratio=ratio, fill=mode):
+            shape = (float(scale[0]), float(scale[1])), (float(np.log(ratio[0])), float(np.log(ratio[1])))
+            known = policy.normalize if isinstance(policy.normalize, Normalize) else IMAGENET
+            colour = (mode == "noise", 255 * np.clip(known.mean, 0.0, 1.0))
+            draw_erasing(*at, number, float(p), *shape, resolution, *colour, slot, out.codes, out.args)

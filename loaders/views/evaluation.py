@@ -66,3 +66,18 @@ class EvaluationView:
         preset = presets.mirrored if mirrored else presets.evaluation
         policy = preset(self.resolution, self.crop, Normalize(self.mean, self.std))
         return replace(policy, interpolation=self.interpolation)
+
+    def fit(self, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
+        """Return training views with the mean, deviation and filter of this one.
+
+        Views that are not normalised by those of ImageNet keep what they have: their recipe means it.
+        """
+        own = Normalize(self.mean, self.std)
+        if (own, self.interpolation) == (presets.IMAGENET, "bilinear"):
+            return views
+        return tuple(
+            replace(view, normalize=own, interpolation=self.interpolation)
+            if view.normalize == presets.IMAGENET
+            else view
+            for view in views
+        )

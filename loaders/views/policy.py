@@ -17,53 +17,36 @@ Example:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
-from loaders.common.checks import check_whole
+from loaders.common.checks import check_number, check_pair, check_whole, is_number
 from loaders.common.errors import UserError
 
 Interpolation = Literal["bilinear", "bicubic"]
+ErasingFill = Literal["noise", "mean"]
 
 MAX_RESOLUTION = 4096
 MAX_FACTOR = 255.0  # of brightness and the like: a value of 1 becomes the largest
+_REMEDY = "change the policy"
 
 
 def _require(condition: bool, what: str, expected: str, found: object) -> None:
     if not condition:
-        raise UserError(f"{what}: expected {expected}, found {found!r}; change the policy")
-
-
-def _is_number(value: object, low: float, high: float) -> bool:
-    """Tell whether a value is a number in [low, high]; True and NaN are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and _is_number(value, low, high)
+        raise UserError(f"{what}: expected {expected}, found {found!r}; {_REMEDY}")
 
 
 def _is_tuple_of(values: object, kinds: Any) -> bool:
     return isinstance(values, tuple) and all(isinstance(value, kinds) for value in values)
 
 
-def _require_number(value: object, what: str, low: float, high: float) -> None:
-    _require(_is_number(value, low, high), what, f"a number in [{low:g}, {high:g}]", value)
-
-
-def _require_whole(value: object, what: str, low: int, high: int) -> None:
-    check_whole(what, value, low, high, "change the policy")
+_require_number = partial(check_number, remedy=_REMEDY)
+_require_whole = partial(check_whole, remedy=_REMEDY)
+_require_range = partial(check_pair, remedy=_REMEDY)
 
 
 def _require_probability(p: object, what: str) -> None:
-    _require_number(p, f"{what} probability", 0.0, 1.0)
-
-
-def _require_range(pair: object, what: str, low: float, high: float) -> None:
-    two = isinstance(pair, tuple) and len(pair) == 2 and all(_is_number(end, low, high) for end in pair)
-    _require(
-        two and pair[0] <= pair[1],  # type: ignore[index]
-        what, f"two numbers (least, most) in [{low:g}, {high:g}]", pair,
-    )  # fmt: skip
+    _require_number(f"{what} probability", p, 0.0, 1.0)
 
 
 # ---------------------------------------------------------------- geometry: image -> [3, H, W]
@@ -82,8 +65,8 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __post_init__(self) -> None:
-        _require_range(self.scale, "RandomResizedCrop scale", 1e-6, 1.0)
-        _require_range(self.ratio, "RandomResizedCrop ratio", 1e-3, 1e3)
+        _require_range("RandomResizedCrop scale", self.scale, 1e-6, 1.0)
+        _require_range("RandomResizedCrop ratio", self.ratio, 1e-3, 1e3)
 
 
 @dataclass(frozen=True)
@@ -96,7 +79,7 @@ class CenterCrop:
     fraction: float = 224 / 256
 
     def __post_init__(self) -> None:
-        _require_number(self.fraction, "CenterCrop fraction", 1e-6, 1.0)
+        _require_number("CenterCrop fraction", self.fraction, 1e-6, 1.0)
 
 
 @dataclass(frozen=True)
@@ -110,7 +93,7 @@ class PaddedCrop:
     padding: float = 0.125
 
     def __post_init__(self) -> None:
-        _require_number(self.padding, "PaddedCrop padding", 0.0, 0.5)
+        _require_number("PaddedCrop padding", self.padding, 0.0, 0.5)
 
 
 @dataclass(frozen=True)
@@ -136,10 +119,10 @@ class Tile:
     crop: RandomResizedCrop = RandomResizedCrop()
 
     def __post_init__(self) -> None:
-        _require_whole(self.grid, "Tile grid", 1, MAX_RESOLUTION)
+        _require_whole("Tile grid", self.grid, 1, MAX_RESOLUTION)
         for name in ("row", "column"):
-            _require_whole(getattr(self, name), f"Tile {name}", 0, self.grid - 1)
-        _require_whole(self.cell, "Tile cell", 1, MAX_RESOLUTION)
+            _require_whole(f"Tile {name}", getattr(self, name), 0, self.grid - 1)
+        _require_whole("Tile cell", self.cell, 1, MAX_RESOLUTION)
         _require(isinstance(self.crop, RandomResizedCrop), "Tile crop", "a RandomResizedCrop", self.crop)
 
 
@@ -179,8 +162,8 @@ class ColorJitter:
 
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "saturation"):
-            _require_number(getattr(self, name), f"ColorJitter {name}", 0.0, MAX_FACTOR - 1)
-        _require_number(self.hue, "ColorJitter hue", 0.0, 0.5)
+            _require_number(f"ColorJitter {name}", getattr(self, name), 0.0, MAX_FACTOR - 1)
+        _require_number("ColorJitter hue", self.hue, 0.0, 0.5)
         _require_probability(self.p, "ColorJitter")
 
 
@@ -203,7 +186,7 @@ class GaussianBlur:
 
     def __post_init__(self) -> None:
         _require_probability(self.p, "GaussianBlur")
-        _require_range(self.sigma, "GaussianBlur sigma", 1e-3, 20.0)
+        _require_range("GaussianBlur sigma", self.sigma, 1e-3, 20.0)
 
 
 @dataclass(frozen=True)
@@ -215,7 +198,7 @@ class Solarize:
 
     def __post_init__(self) -> None:
         _require_probability(self.p, "Solarize")
-        _require_number(self.threshold, "Solarize threshold", 0.0, 256.0)
+        _require_number("Solarize threshold", self.threshold, 0.0, 256.0)
 
 
 @dataclass(frozen=True)
@@ -235,30 +218,16 @@ class RandomAffine:
     p: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_number(self.degrees, "RandomAffine degrees", 0.0, 180.0)
-        _require_number(self.translate, "RandomAffine translate", 0.0, 1.0)
-        _require_number(self.fill, "RandomAffine fill", 0.0, 255.0)
+        _require_number("RandomAffine degrees", self.degrees, 0.0, 180.0)
+        _require_number("RandomAffine translate", self.translate, 0.0, 1.0)
+        _require_number("RandomAffine fill", self.fill, 0.0, 255.0)
         _require_probability(self.p, "RandomAffine")
 
 
 AugmentName = Literal[
-    "autocontrast",
-    "brightness",
-    "color",
-    "contrast",
-    "equalize",
-    "identity",
-    "invert",
-    "posterize",
-    "rotate",
-    "sharpness",
-    "shear_x",
-    "shear_y",
-    "solarize",
-    "translate_x",
-    "translate_y",
-]
-
+    "autocontrast", "brightness", "color", "contrast", "equalize", "identity", "invert", "posterize",
+    "rotate", "sharpness", "shear_x", "shear_y", "solarize", "translate_x", "translate_y",
+]  # fmt: skip
 
 _MAGNITUDES: dict[str, tuple[float, float]] = {
     "brightness": (0.0, MAX_FACTOR),
@@ -299,7 +268,7 @@ class Augment:
         _require(known, "RandAugment operation", f"one of {', '.join(get_args(AugmentName))}", self.name)
         least, most = _MAGNITUDES.get(self.name, (0.0, 0.0))
         for end in ("low", "high"):
-            _require_number(getattr(self, end), f"RandAugment {self.name} {end}", least, most)
+            _require_number(f"RandAugment {self.name} {end}", getattr(self, end), least, most)
         fits = self.signed is False or (self.signed is True and least < 0)
         _require(fits, f"RandAugment {self.name} signed", "False, or True for a warp", self.signed)
 
@@ -326,16 +295,17 @@ class RandAugment:
     def __post_init__(self) -> None:
         some = _is_tuple_of(self.augments, Augment) and len(self.augments) > 0
         _require(some, "RandAugment augments", "a tuple of at least one Augment", self.augments)
-        _require_whole(self.num_ops, "RandAugment num_ops", 1, 100)
+        _require_whole("RandAugment num_ops", self.num_ops, 1, 100)
         _require_probability(self.p, "RandAugment")
         ok = self.levels is None or (
             isinstance(self.levels, tuple)
             and len(self.levels) == 2
-            and _is_whole(self.levels[1], 1, 10**6)
-            and _is_whole(self.levels[0], 0, self.levels[1] - 1)
+            and all(isinstance(level, int) for level in self.levels)
+            and is_number(self.levels[1], 1, 10**6)
+            and is_number(self.levels[0], 0, self.levels[1] - 1)
         )
         _require(ok, "RandAugment levels", "None or (first, number) with 0 <= first < number", self.levels)
-        _require_number(self.fill, "RandAugment fill", 0.0, 255.0)
+        _require_number("RandAugment fill", self.fill, 0.0, 255.0)
 
 
 @dataclass(frozen=True)
@@ -353,9 +323,34 @@ class Cutout:
     p: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_range(self.size, "Cutout size", 0.0, 1.0)
-        _require_number(self.fill, "Cutout fill", 0.0, 255.0)
+        _require_range("Cutout size", self.size, 0.0, 1.0)
+        _require_number("Cutout fill", self.fill, 0.0, 255.0)
         _require_probability(self.p, "Cutout")
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """Fill a rectangle of random area and aspect ratio (Zhong et al. 2017, algorithm 1).
+
+    Attributes:
+        p: probability; a view in which ten drawn rectangles do not fit stays as it is.
+        scale: range of the rectangle's share of the view's area.
+        ratio: range of height / width, drawn uniformly in its logarithm, as torchvision draws it.
+        fill: "noise" draws every value of every pixel uniformly in [0, 255] (RE-R of the paper); "mean" takes
+            the mean of the view's `Normalize`, so that a normalised view is 0 there, and ImageNet's where the
+            view has none (RE-M).
+    """
+
+    p: float = 0.5
+    scale: tuple[float, float] = (0.02, 0.33)
+    ratio: tuple[float, float] = (0.3, 3.3)
+    fill: ErasingFill = "noise"
+
+    def __post_init__(self) -> None:
+        _require_probability(self.p, "RandomErasing")
+        _require_range("RandomErasing scale", self.scale, 0.0, 1.0)
+        _require_range("RandomErasing ratio", self.ratio, 1e-3, 1e3)
+        _require(self.fill in get_args(ErasingFill), "RandomErasing fill", "'noise' or 'mean'", self.fill)
 
 
 @dataclass(frozen=True)
@@ -365,7 +360,7 @@ class QuarterTurn:
     turns: int
 
     def __post_init__(self) -> None:
-        _require_whole(self.turns, "QuarterTurn turns", 0, 3)
+        _require_whole("QuarterTurn turns", self.turns, 0, 3)
 
 
 Operation = (
@@ -377,6 +372,7 @@ Operation = (
     | RandomAffine
     | RandAugment
     | Cutout
+    | RandomErasing
     | QuarterTurn
 )
 
@@ -392,8 +388,11 @@ class Normalize:
         for name, least in (("mean", -1e3), ("std", 1e-6)):
             found = getattr(self, name)
             three = isinstance(found, tuple) and len(found) == 3
-            fits = three and all(_is_number(value, least, 1e3) for value in found)
+            fits = three and all(is_number(value, least, 1e3) for value in found)
             _require(fits, f"Normalize {name}", f"three numbers in [{least:g}, 1000]", found)
+
+
+IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
@@ -407,7 +406,7 @@ class Standardize:
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        _require_number(self.eps, "Standardize eps", 1e-9, 1.0)
+        _require_number("Standardize eps", self.eps, 1e-9, 1.0)
 
 
 @dataclass(frozen=True)
@@ -435,13 +434,13 @@ class ViewPolicy:
 
     def __post_init__(self) -> None:
         where = f"of view {self.name}"
-        _require_whole(self.resolution, f"resolution {where}", 1, MAX_RESOLUTION)
+        _require_whole(f"resolution {where}", self.resolution, 1, MAX_RESOLUTION)
         _require(isinstance(self.geometry, Geometry), f"geometry {where}", "one of policy.py", self.geometry)
         known = self.interpolation in ("bilinear", "bicubic")
         _require(known, f"interpolation {where}", "'bilinear' or 'bicubic'", self.interpolation)
-        _require_whole(self.shares_draws_of, f"shares_draws_of {where}", 0, MAX_RESOLUTION)
+        _require_whole(f"shares_draws_of {where}", self.shares_draws_of, 0, MAX_RESOLUTION)
         if isinstance(self.geometry, Tile):
-            _require_whole(self.resolution, f"tile {where}", 1, self.geometry.cell)
+            _require_whole(f"tile {where}", self.resolution, 1, self.geometry.cell)
         fits = _is_tuple_of(self.operations, Operation)
         _require(fits, f"operations {where}", "a tuple of operations of policy.py", self.operations)
         normalizes = isinstance(self.normalize, Normalize | Standardize | None)

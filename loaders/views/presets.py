@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from loaders.views.policy import (
+    IMAGENET,
     Augment,
     CenterCrop,
     ColorJitter,
@@ -23,8 +24,6 @@ from loaders.views.policy import (
     Tile,
     ViewPolicy,
 )
-
-IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def _barlow(
@@ -131,9 +130,11 @@ def _fixmatch_augments(strength: float) -> tuple[Augment, ...]:
 
 
 def fixmatch_strong(
-    resolution: int = 32, flip_p: float = 0.5, normalize: Normalize | None = IMAGENET
+    resolution: int = 32, flip_p: float = 0.5, normalize: Normalize | None = IMAGENET, cutout: bool = True
 ) -> ViewPolicy:
     """Strong view of FixMatch: the weak view, RandAugment (n = 2, random magnitude), Cutout of half the side.
+
+    Without `cutout` the last is left out.
 
     Source: Sohn et al. 2020, appendix D; ranges, ten levels and the probability 0.5 per operation as in the
     PyTorch code that reproduces its CIFAR figures.
@@ -141,19 +142,19 @@ def fixmatch_strong(
     operations = (
         HorizontalFlip(flip_p),
         RandAugment(_fixmatch_augments(1.0), num_ops=2, p=0.5, levels=(1, 10)),
-        Cutout(size=(0.5, 0.5), fill=127.0),
+        *((Cutout(size=(0.5, 0.5), fill=127.0),) if cutout else ()),
     )
     return ViewPolicy("fixmatch_strong", resolution, PaddedCrop(0.125), operations, normalize)
 
 
 def fixmatch_strong_gentle(
-    resolution: int = 32, flip_p: float = 0.5, normalize: Normalize | None = IMAGENET
+    resolution: int = 32, flip_p: float = 0.5, normalize: Normalize | None = IMAGENET, cutout: bool = True
 ) -> ViewPolicy:
-    """A gentler strong view for small or fine-grained images: half the ranges, a smaller Cutout."""
+    """A gentler strong view for small or fine-grained images: half the ranges, a smaller Cutout or none."""
     operations = (
         HorizontalFlip(flip_p),
         RandAugment(_fixmatch_augments(0.5), num_ops=2, p=0.5, levels=(1, 10)),
-        Cutout(size=(0.0, 0.25), fill=127.0),
+        *((Cutout(size=(0.0, 0.25), fill=127.0),) if cutout else ()),
     )
     return ViewPolicy("fixmatch_strong_gentle", resolution, PaddedCrop(0.125), operations, normalize)
 

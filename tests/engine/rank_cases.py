@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from timm.layers.norm_act import BatchNormAct2d
@@ -13,9 +18,13 @@ from engine.objectives.barlow import barlow_twins_loss
 from engine.objectives.simclr import simclr_loss
 from engine.objectives.triplet import triplet_loss
 from engine.objectives.vicreg import vicreg_loss
+from engine.train.accumulation import Accumulator, Shell
 from engine.train.batchnorm import synchronise_batchnorm
 from engine.train.distributed import all_gather, all_reduce_sum
 from engine.train.draws import StepDraws
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.schedule import Schedule, constant
+from loaders.batch import Batch
 from tests.engine.objective_cases import OBJECTIVES, objective_case
 
 ROWS, FEATURES, EMBEDDING = 12, 5, 7
@@ -136,8 +145,57 @@ def _averaged(loss: Tensor, module: nn.Module, num_ranks: int) -> dict[str, Tens
     return values
 
 
+class Embeds(Recipe):
+    """A loss of all rows on a network in which rows do not meet."""
+
+    name, backbone_name, parts = "embeds", "embeds", "embeddings"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(FEATURES, 6), nn.Tanh(), nn.Linear(6, EMBEDDING)).double()
+
+    def embed(self, batch: Batch) -> list[Tensor]:
+        return [self.backbone(view) for view in batch.views]
+
+    def embedding_loss(self, embeddings: Sequence[Tensor], step: int) -> StepOutput:
+        return StepOutput(vicreg_loss(*embeddings).loss)
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        return self.embedding_loss(self.embed(batch), step)
+
+    def make_optimizer(self) -> torch.optim.SGD:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        return constant()
+
+
+def parts_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Loss and gradients of a batch: in parts on several ranks, in one go on one."""
+    torch.manual_seed(2)
+    recipe = Embeds()
+    views = torch.randn(2, ROWS, FEATURES, dtype=torch.float64)
+    index = torch.arange(ROWS // num_ranks)
+    own = tuple(own_rows(view, rank, num_ranks) for view in views)
+    batch = Batch(own, None, index, torch.ones_like(index, dtype=torch.bool))
+    model: nn.Module = Shell(recipe)
+    if num_ranks > 1:
+        model = DistributedDataParallel(model, broadcast_buffers=False)
+    accelerator: Any = SimpleNamespace(
+        backward=lambda loss: loss.backward(),
+        autocast=nullcontext,
+        no_sync=lambda model: model.no_sync(),
+        device=torch.device("cpu"),
+    )
+    loader: Any = SimpleNamespace(batch_size=ROWS)
+    micro = None if num_ranks == 1 else 1
+    output = Accumulator(recipe, model, accelerator, loader, micro)(batch, 0)
+    gradients = {f"parts.grad.{n}": p.grad for n, p in recipe.named_parameters() if p.grad is not None}
+    return {"parts.loss": output.loss.detach(), **gradients}
+
+
 def all_cases(rank: int, num_ranks: int) -> dict[str, Tensor]:
     """Every case in one group of processes; starting one costs seconds."""
     cases = (barlow_case, batchnorm_case, collective_case, triplet_case, two_view_case, draws_case)
-    cases += (own_rows_case,)
+    cases += (own_rows_case, parts_case)
     return {name: value for case in cases for name, value in case(rank, num_ranks).items()}

@@ -13,7 +13,8 @@ from engine.evaluate.online_probe import OnlineProbe
 from engine.nets.backbones import Projector, TinyResNet
 from engine.objectives.barlow import barlow_twins_loss
 from engine.train.distributed import make_accelerator, seed_everything
-from engine.train.loop import LoopConfig, TrainSummary, train
+from engine.train.loop import TrainSummary, train
+from engine.train.loop_config import LoopConfig
 from engine.train.optim import LARS, split_by_dimension
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.schedule import Schedule, warmup_cosine

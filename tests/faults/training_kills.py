@@ -11,6 +11,7 @@ SIGTERM to the end.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -202,6 +203,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rng = random.Random(SEED)
     make_loader(0).close()  # compiles before the fork
+    gc.freeze()  # see tests/conftest.py
     start = time.monotonic()
     Run("whole").finish()
     length_s = time.monotonic() - start

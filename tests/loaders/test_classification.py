@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 
@@ -47,3 +49,29 @@ def test_more_ranks_than_labels_share_them(photo_pack: Pack) -> None:
             seen += list(zip(batch.index.tolist(), batch.labels.tolist(), strict=True))
     assert len(seen) == 4
     assert set(seen) <= {(2, 0), (7, 1), (9, 2)}
+
+
+def test_balanced_training_draws_every_class_equally_often(photo_pack: Pack) -> None:
+    rows, classes = np.array([0, 1, 2, 3, 4, 8]), np.array([0, 0, 0, 0, 1, 2])
+    labels, views = LabelTable.of(rows, classes, len(photo_pack.classes)), (presets.weak(16),)
+    options = LoaderOptions(num_threads=1)
+    with build_labeled_loader(photo_pack, labels, views, 3, options, balanced=True) as loader:
+        assert loader.steps_per_epoch == 2
+        epochs = [list(loader.epoch(epoch)) for epoch in range(2)]
+        (resumed,) = loader.epoch(1, start_step=1)
+        assert "balanced" in loader.fingerprint["sampler"]
+    batches = [batch for epoch in epochs for batch in epoch]
+    assert all(sorted(batch.labels.tolist()) == [0, 1, 2] for batch in batches)
+    drawn = [row for batch in batches for row in batch.index.tolist()]
+    assert sorted(row for row in drawn if row < 4) == [0, 1, 2, 3], "each of a class before any comes twice"
+    assert resumed.index.tolist() == epochs[1][1].index.tolist()
+    ranks = []
+    for rank in range(3):
+        own = LoaderOptions(num_threads=1, rank=rank, num_ranks=3)
+        with build_labeled_loader(photo_pack, labels, views, 3, own, balanced=True) as loader:
+            ranks.append([batch.index.tolist() for batch in loader.epoch(0)])
+    assert [sorted(chain(*step)) for step in zip(*ranks, strict=True)] == [
+        sorted(batch.index.tolist()) for batch in epochs[0]
+    ]
+    with build_labeled_loader(photo_pack, labels, views, 3, options) as loader:
+        assert "sampler" not in loader.fingerprint

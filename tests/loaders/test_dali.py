@@ -27,6 +27,7 @@ from loaders.views.policy import (
     Grayscale,
     RandAugment,
     RandomAffine,
+    RandomErasing,
     Solarize,
 )
 from tests.loaders.conftest import write_pack
@@ -345,6 +346,7 @@ def test_what_dalis_operators_cannot_express_is_refused_by_name():
             (presets.fixmatch_strong(16),), 1, 1, device_id=None, dtype="float32", channels_last=False
         )
     assert refusal(without_equalize(presets.fixmatch_strong(16))) is None
+    assert refusal(only(RandomErasing())) == "RandomErasing"
 
 
 def test_the_decoder_of_a_gpu_is_described_without_one():

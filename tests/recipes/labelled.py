@@ -30,6 +30,7 @@ FEW: dict[str, Any] = {
 def check_exact_runs(config: Any, run: Callable[[Any], RunSummary], tmp_path: Path, steps: int) -> None:
     """Two runs end in the same bytes, and so does one that was broken off and resumed."""
     names = ("classifier.safetensors", "classifier-ema.safetensors", "accuracy.json")
+    names += ("last/classifier.safetensors", "labels/validation.parquet")
 
     def left_by(out: Path) -> dict[str, bytes]:
         return {name: (out / name).read_bytes() for name in names if (out / name).exists()}

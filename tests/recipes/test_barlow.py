@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +29,7 @@ from recipes.barlow import BarlowTwins, Config, main, peak_learning_rates, run
 from tests.floors import trainings
 from tests.floors.data import Data
 from tests.floors.table import check
-
-ROOT = Path(__file__).parents[2]
+from tests.recipes.two_processes import barlow_command, barlow_config
 
 
 def blob(rng: np.random.Generator) -> bytes:
@@ -58,20 +56,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(pack: Path, tmp_path: Path) -> Config:
-    return Config(
-        pack=pack,
-        out=tmp_path / "run",
-        backbone="tiny_resnet",
-        resolution=32,
-        epochs=2,
-        batch_size=16,
-        projector=(32, 32, 16),
-        warmup_epochs=0.5,
-        loader=LoaderOptions(num_threads=1),
-        log_every=1,
-        trackers=(),
-        progress=False,
-    )
+    return barlow_config(pack, tmp_path / "run")
 
 
 def test_defaults_are_the_papers() -> None:
@@ -173,37 +158,12 @@ def test_another_configuration_does_not_resume(config: Config) -> None:
         run(replace(config, backbone="resnet18", resume=True))
 
 
-def command(config: Config, *more: str) -> list[str]:
-    defaults = vars(Config(pack=Path(), out=Path()))
-    fields = {name: value for name, value in vars(config).items() if value != defaults.get(name)}
-    fields.pop("progress"), fields.pop("trackers"), fields.pop("loader")
-    arguments = [str(ROOT / "recipes/barlow.py"), "--trackers", "--no-progress", "--num-threads", "1"]
-    for name, value in fields.items():
-        values = value if isinstance(value, tuple) else (value,)
-        arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return [*arguments, *more]
-
-
-def launch(prefix: list[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *prefix, *arguments], env=environment, capture_output=True, text=True, timeout=110
-    )
-
-
-def test_accelerate_launch_on_two_cpu_processes_equals_one(config: Config, tmp_path: Path) -> None:
-    prefix = [
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--main_process_port",
-        "0",
-    ]
-    done = launch(prefix, command(config, "--max-steps", "4"))
-    assert done.returncode == 0, done.stderr
-    two = read_metrics(config.out / "metrics.jsonl")
+def test_two_launched_processes_equal_one_which_goes_on(
+    by_two: Path, few_digits: Path, tmp_path: Path
+) -> None:
+    config = barlow_config(few_digits, tmp_path / "mixed")
+    two = read_metrics(shutil.copytree(by_two / "barlow", config.out) / "metrics.jsonl")
+    assert len(two) == 4
     run(replace(config, out=tmp_path / "one"))
     one = read_metrics(tmp_path / "one" / "metrics.jsonl")
     run(replace(config, resume=True))  # what two processes began, one goes on with
@@ -217,7 +177,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(sys, "argv", command(config, "--backbone", "resnet17"))
+        patched.setattr(sys, "argv", barlow_command(config, "--backbone", "resnet17"))
         with pytest.raises(SystemExit) as ended:
             run_command(main)
     assert ended.value.code == 2

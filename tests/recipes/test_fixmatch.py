@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +15,11 @@ from engine.nets.classifier import load_classifier
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.distributed import seed_everything
 from loaders.batch import Batch, PairedBatch
+from loaders.classification import SemiLoaders
 from loaders.common.errors import UserError
+from loaders.packs import Pack
+from loaders.views import presets
+from recipes import fixmatch
 from recipes.fixmatch import Config, FixMatch, run
 from tests.floors import trainings
 from tests.floors.data import Data
@@ -22,8 +28,8 @@ from tests.recipes.labelled import check_exact_runs
 
 
 @pytest.fixture
-def config(data: Data, tmp_path: Path) -> Config:
-    return trainings.fixmatch_config(data, tmp_path / "run")
+def config(data: Data, little_pack: Pack, tmp_path: Path) -> Config:
+    return replace(trainings.fixmatch_config(data, tmp_path / "run"), pack=little_pack.path)
 
 
 def test_defaults_are_the_papers() -> None:
@@ -83,7 +89,7 @@ def test_the_average_follows_the_weights_and_statistics(config: Config) -> None:
     assert int(norms[0].num_batches_tracked) == 3
     recipe.after_step(0)
     assert torch.equal(recipe.average.head.weight, recipe.classifier.head.weight), "the warm-up's first step"
-    assert recipe.best is recipe.average
+    assert recipe.network is recipe.average
 
 
 def test_the_published_codes_rule_copies_slow_statistics(config: Config) -> None:
@@ -139,3 +145,25 @@ def test_goes_on_from_another_run(config: Config, tmp_path: Path) -> None:
     assert not torch.equal(load_classifier(new.out, "raw").head.weight, head)
     with pytest.raises(UserError, match="expected tiny_resnet, that of --init"):
         run(replace(second, out=tmp_path / "other", backbone="wrn_28_2"))
+
+
+def test_what_the_report_did_otherwise_is_an_option(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepared(**changes: Any) -> tuple[SemiLoaders, FixMatch]:
+        seen: list[Any] = []
+        monkeypatch.setattr(
+            fixmatch, "run_recipe", lambda config, make, loaders: seen.extend((loaders, make()))
+        )
+        run(replace(config, **changes))
+        return seen[0], seen[1]
+
+    paper, usual = prepared()
+    loaders, recipe = prepared(weak="flip", cutout=False, cosine="full", labeled_among_unlabeled=False)
+    assert paper.unlabeled_views == (presets.weak(16, 0.0), presets.fixmatch_strong(16, 0.0))
+    weak, strong = loaders.unlabeled_views
+    assert loaders.views == (weak,) == (presets.weak(16, 0.0, padding=0.0),)
+    assert [type(operation).__name__ for operation in strong.operations] == ["HorizontalFlip", "RandAugment"]
+    assert usual.make_schedule(1, 10)(10) == pytest.approx(math.cos(7 / 16 * math.pi))
+    assert recipe.make_schedule(1, 10)(10) == pytest.approx(0.0)
+    assert len(paper.unlabeled) - len(loaders.unlabeled) == len(loaders.labels)
+    rows = loaders.unlabeled.rows(np.arange(len(loaders.unlabeled)))
+    assert not np.isin(loaders.labels.row, rows).any()

@@ -14,6 +14,7 @@ import pytest
 
 from engine.evaluate.few_labels import FewLabelResult
 from engine.labels.shared_images import account
+from engine.report.run_page import leaks_of
 from engine.report.sections import leaks_section
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.run_folder import read_run
@@ -37,8 +38,6 @@ from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tree
 from tests.recipes.labelled import FEW
 from tools import label_sweep
 from tools import probe as frozen
-from tools.report import Config as Page
-from tools.report import leaks_of
 
 SHORT: dict[str, Any] = FEW | {"labels_per_class": None, "batch_size": 8, "max_steps": 1}
 ROWS = r"found 6 rows of split 'test' among 18 images, such as 'test/c0/000'; .*--allow-leak"
@@ -132,7 +131,7 @@ def test_a_leak_that_is_allowed_is_named_in_the_run_and_on_its_page(
     (leak,) = read_run(leaky_run)["config"]["leaks"]
     assert "6 rows of split 'test' among 18 images" in leak
     assert read_accuracy(leaky_run)["raw"].num_images == 6
-    assert leaks_of(Page(run=leaky_run), None) == [leak]
+    assert leaks_of(read_run(leaky_run), None, None) == [leak]
     assert escape(leak) in leaks_section([leak]).html()
     assert not leaks_section([]).blocks
     again = SHORT | {"allow_leak": True, "extra_labels": (everything(noise),), "resume": True}

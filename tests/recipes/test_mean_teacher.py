@@ -13,6 +13,7 @@ from engine.train.distributed import seed_everything
 from engine.train.metrics import read_metrics
 from loaders.batch import Batch, PairedBatch
 from loaders.common.errors import UserError
+from loaders.packs import Pack
 from recipes.mean_teacher import Config, MeanTeacher, run
 from tests.floors import trainings
 from tests.floors.data import Data
@@ -21,8 +22,8 @@ from tests.recipes.labelled import check_exact_runs
 
 
 @pytest.fixture
-def config(data: Data, tmp_path: Path) -> Config:
-    return trainings.mean_teacher_config(data, tmp_path / "run")
+def config(data: Data, little_pack: Pack, tmp_path: Path) -> Config:
+    return replace(trainings.mean_teacher_config(data, tmp_path / "run"), pack=little_pack.path)
 
 
 def pair(views: tuple[torch.Tensor, torch.Tensor]) -> PairedBatch:

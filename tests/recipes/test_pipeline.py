@@ -59,6 +59,33 @@ def test_a_chain_that_is_over_is_taken_from_disk(whole: tuple[Config, list[Measu
     assert last.read_bytes() == before
 
 
+def as_older_versions_wrote(run_folder: Path, **changes: Any) -> bytes:
+    """Describe a run as versions before `LoaderOptions` did; return the description that was there."""
+    file = run_folder / "config.json"
+    before = file.read_bytes()
+    described = json.loads(before)
+    loader = described["config"].pop("loader")
+    loading = {name: loader[name] for name in ("verify", "bad_images", "timeout_s", "window")}
+    flat = {"backend": loader["backend"], "num_threads": loader["num_threads"], "loading": loading}
+    described["config"] |= flat | changes
+    file.write_text(json.dumps(described))
+    return before
+
+
+def test_a_folder_of_an_older_version_is_gone_on_with_or_refused(config: Config) -> None:
+    short, others = replace(config.fine_tune, epochs=1), ("fine_tune", "rounds", "fixmatch", "active", "tta")
+    small = replace(config, skip=("pretrain", *others), fine_tune=short)
+    measured, scratch = run(small), config.out / "scratch"
+    before = as_older_versions_wrote(scratch)
+    assert run(small) == measured
+    (scratch / "config.json").write_bytes(before)
+    as_older_versions_wrote(scratch, smoothing=0.1)
+    with pytest.raises(UserError) as refused:
+        run(small)
+    assert str(refused.value).startswith(f"run folder: {scratch} holds a run with smoothing = 0.1, found")
+    assert "\n" not in str(refused.value)
+
+
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The configurations that the stages hand to their recipes, by folder; nothing is trained."""
@@ -114,7 +141,7 @@ def test_the_table_grows_with_the_chain_and_is_drawn_once(
     config: Config, played: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[int] = []
-    monkeypatch.setattr(pipeline, "draw_ablation", lambda config, measured: drawn.append(len(measured)))
+    monkeypatch.setattr(pipeline, "draw_ablation", lambda out, measured, titles: drawn.append(len(measured)))
     tested, lines = evaluate.evaluate, []
 
     def look(given: Any) -> Any:

@@ -22,8 +22,8 @@ from tests.recipes.labelled import check_exact_runs
 
 
 @pytest.fixture
-def config(data: Data, tmp_path: Path) -> Config:
-    return trainings.pseudo_label_config(data, tmp_path / "run")
+def config(data: Data, little_pack: Pack, tmp_path: Path) -> Config:
+    return replace(trainings.pseudo_label_config(data, tmp_path / "run"), pack=little_pack.path)
 
 
 @pytest.mark.floor
@@ -42,9 +42,9 @@ def test_guesses_teach_what_the_labels_do_not(data: Data, tmp_path: Path) -> Non
     check("pseudo_label_clusters", trainings.pseudo_label_clusters(data, tmp_path / "run", 0))
 
 
-def test_classical_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path, digits_pack: Pack) -> None:
+def test_classical_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path, little_pack: Pack) -> None:
     small = replace(config, mu=2, batch_size=20)
-    check_exact_runs(small, lambda c: run_classical(c, digits_pack), tmp_path, steps=6)
+    check_exact_runs(small, lambda c: run_classical(c, little_pack), tmp_path, steps=6)
 
 
 def tables(out: Path) -> list[LabelTable]:
@@ -65,7 +65,7 @@ def test_local_mode_learns_in_turns_and_keeps_its_labels(
 
 
 def test_local_mode_leaves_out_a_cycle_that_labels_too_few_for_a_batch(
-    config: Config, digits_pack: Pack, monkeypatch: pytest.MonkeyPatch
+    config: Config, little_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """BatchNorm cannot train on one image."""
     guess = recipe.guess_labels
@@ -76,12 +76,12 @@ def test_local_mode_leaves_out_a_cycle_that_labels_too_few_for_a_batch(
 
     monkeypatch.setattr(recipe, "guess_labels", surest)
     small = replace(config, mode="local", cycles=1, first_epochs=1, epochs=1, threshold=0.0)
-    assert [phase.name for phase in run_cycles(small, digits_pack)] == ["start", "cycle-1-true"]
+    assert [phase.name for phase in run_cycles(small, little_pack)] == ["start", "cycle-1-true"]
     (table,) = tables(config.out)
     assert len(table) == 1
 
 
-def test_permanent_mode_never_changes_a_label(config: Config, digits_pack: Pack, monkeypatch) -> None:
+def test_permanent_mode_never_changes_a_label(config: Config, little_pack: Pack, monkeypatch) -> None:
     seen: list[LabelTable] = []
     train = Labeller.train
 
@@ -90,22 +90,22 @@ def test_permanent_mode_never_changes_a_label(config: Config, digits_pack: Pack,
         return train(self, name, labels, *rest)
 
     monkeypatch.setattr(Labeller, "train", watched)
-    run_cycles(replace(config, mode="permanent", first_epochs=12, threshold=0.2, epochs=1), digits_pack)
+    run_cycles(replace(config, mode="permanent", first_epochs=12, threshold=0.2, epochs=1), little_pack)
     assert len(seen) == 3
     for before, after in pairwise(seen):
-        labels = after.dense(len(digits_pack))
+        labels = after.dense(len(little_pack))
         assert len(after) > len(before)
         assert np.array_equal(labels[before.row], before.label)
     first, second = tables(config.out)
     again = np.intersect1d(first.row, second.row)
-    assert (first.dense(len(digits_pack))[again] != second.dense(len(digits_pack))[again]).any()
+    assert (first.dense(len(little_pack))[again] != second.dense(len(little_pack))[again]).any()
 
 
 def test_an_interrupted_command_goes_on_to_the_same_end(
-    config: Config, digits_pack: Pack, tmp_path: Path, monkeypatch
+    config: Config, little_pack: Pack, tmp_path: Path, monkeypatch
 ) -> None:
     config = replace(config, mode="local", first_epochs=3, epochs=1, threshold=0.2)
-    run_cycles(config, digits_pack)
+    run_cycles(config, little_pack)
     broken = replace(config, out=tmp_path / "broken")
     with monkeypatch.context() as patched:
         train = recipe.build_labeled_loader
@@ -119,21 +119,21 @@ def test_an_interrupted_command_goes_on_to_the_same_end(
 
         patched.setattr(recipe, "build_labeled_loader", failing)
         with pytest.raises(KeyboardInterrupt):
-            run_cycles(broken, digits_pack)
+            run_cycles(broken, little_pack)
     with pytest.raises(UserError, match="add --resume to go on"):
-        run_cycles(broken, digits_pack)
-    run_cycles(replace(broken, resume=True), digits_pack)
+        run_cycles(broken, little_pack)
+    run_cycles(replace(broken, resume=True), little_pack)
     for name in ("classifier.safetensors", "accuracy.json", "labels/cycle-2.parquet"):
         assert (broken.out / name).read_bytes() == (config.out / name).read_bytes(), name
 
 
 def test_the_threshold_grows_with_the_epochs_and_the_cycles(
-    config: Config, digits_pack: Pack, monkeypatch: pytest.MonkeyPatch
+    config: Config, little_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in the report: 0.9, and 0.02 more each time."""
     used: list[float] = []
 
-    def loss(labeled, labels, unlabeled, threshold, weight):
+    def loss(labeled, labels, unlabeled, threshold, weight, *weights):
         used.append(threshold)
         return pseudo_label_loss(labeled, labels, unlabeled, threshold, weight)
 
@@ -144,18 +144,18 @@ def test_the_threshold_grows_with_the_epochs_and_the_cycles(
     pseudo_label_loss, guess_labels = recipe.pseudo_label_loss, recipe.guess_labels
     monkeypatch.setattr(recipe, "pseudo_label_loss", loss)
     monkeypatch.setattr(recipe, "guess_labels", guess)
-    growing = replace(config, threshold_growth=0.02, mu=3, batch_size=100, epochs=3)
-    summary = run_classical(growing, digits_pack)
+    growing = replace(config, threshold_growth=0.02, mu=3, batch_size=40, epochs=3)
+    summary = run_classical(growing, little_pack)
     steps = summary.step // 3
     assert used == pytest.approx([0.9] * steps + [0.92] * steps + [0.94] * steps)
     used.clear()
     cycles = replace(growing, out=config.out / "cycles", mode="local", cycles=2, first_epochs=1, epochs=1)
-    run_cycles(cycles, digits_pack)
+    run_cycles(cycles, little_pack)
     assert used == pytest.approx([0.9, 0.92])
 
 
-def test_mistakes(config: Config, digits_pack: Pack) -> None:
+def test_mistakes(config: Config, little_pack: Pack) -> None:
     with pytest.raises(UserError, match="threshold in"):
         replace(config, threshold=1.5)
     with pytest.raises(UserError, match="max_steps: a command of several phases has none"):
-        run_cycles(replace(config, mode="local", max_steps=3), digits_pack)
+        run_cycles(replace(config, mode="local", max_steps=3), little_pack)

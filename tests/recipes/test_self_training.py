@@ -16,7 +16,7 @@ import recipes.self_training as recipe
 from engine.train.classifier_recipe import read_accuracy
 from loaders.batch import Batch
 from loaders.common.errors import UserError
-from loaders.packs import LabelTable
+from loaders.packs import LabelTable, Pack
 from recipes.self_training import Config, Rounds, run, run_rounds, select_balanced
 from tests.floors import trainings
 from tests.floors.data import Data
@@ -24,8 +24,8 @@ from tests.floors.table import check
 
 
 @pytest.fixture
-def config(data: Data, tmp_path: Path) -> Config:
-    return trainings.self_training_config(data, tmp_path / "run")
+def config(data: Data, little_pack: Pack, tmp_path: Path) -> Config:
+    return replace(trainings.self_training_config(data, tmp_path / "run"), pack=little_pack.path)
 
 
 class Played:
@@ -62,6 +62,35 @@ def test_each_round_goes_on_from_the_one_before(config: Config) -> None:
         ("round-2-pseudo", joined, first, 2),
         (second.name, alone, Path("round-2-pseudo"), 15),
     ]
+
+
+@pytest.mark.parametrize(
+    ("top1s", "labelled_by", "left"),
+    [
+        ([0.2, 0.3, 0.4], ["start", "round-1-true"], "round-2-true"),
+        ([0.2, 0.3, 0.25], ["start", "round-1-true"], "round-1-true"),
+        ([0.5, 0.4, 0.45], ["start", "start"], "start"),
+        ([0.5, 0.5, 0.5], ["start", "round-1-true"], "round-2-true"),
+    ],
+)
+def test_rounds_can_go_on_from_the_best_by_validation(
+    config: Config, top1s: list[float], labelled_by: list[str], left: str
+) -> None:
+    true = LabelTable.of(np.arange(2), np.array([0, 1]), 3)
+    played, measured = Played(true), iter(top1s)
+    phases = SimpleNamespace(validate=lambda run: next(measured), say=lambda line: None)
+    played.phases = phases  # type: ignore[attr-defined]
+    found = run_rounds(replace(config, go_on_from="best"), true, cast(Rounds, played))
+    assert str(found) == left
+    assert [str(run) for run, *rest in played.calls if isinstance(run, Path)] == labelled_by
+
+
+def test_the_best_cannot_be_told_without_validation_images(config: Config) -> None:
+    with pytest.raises(
+        UserError, match="go_on_from: expected validation images to tell the best by, found none"
+    ):
+        run(replace(config, go_on_from="best"))
+    assert not config.out.exists()
 
 
 def test_the_surest_rows_of_each_class_are_selected(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from engine.train.distributed import seed_everything
 from engine.train.draws import StepDraws
 from loaders.batch import Batch, PairedBatch
 from loaders.common.errors import UserError
+from loaders.packs import Pack
 from recipes.ssl_gan import Config, SslGan, run
 from tests.floors import trainings
 from tests.floors.data import Data
@@ -25,8 +26,8 @@ from tests.recipes.labelled import check_exact_runs
 
 
 @pytest.fixture
-def config(data: Data, tmp_path: Path) -> Config:
-    return trainings.ssl_gan_config(data, tmp_path / "run")
+def config(data: Data, little_pack: Pack, tmp_path: Path) -> Config:
+    return replace(trainings.ssl_gan_config(data, tmp_path / "run"), pack=little_pack.path)
 
 
 @pytest.mark.parametrize("resolution", [16, 32, 64])

@@ -28,8 +28,8 @@ from tests.recipes.labelled import FEW, check_exact_runs
 
 
 @pytest.fixture
-def config(digits_pack: Pack, tmp_path: Path) -> Config:
-    return Config(pack=digits_pack.path, out=tmp_path / "run", **(FEW | {"min_crop": 0.6}))
+def config(little_pack: Pack, tmp_path: Path) -> Config:
+    return Config(pack=little_pack.path, out=tmp_path / "run", **(FEW | {"min_crop": 0.6}))
 
 
 @pytest.mark.floor

@@ -12,20 +12,21 @@ import pytest
 import torch
 from torch import nn
 
-import engine.train.early_stopping as early_stopping
 from engine.evaluate.few_labels import SCRATCH, read_results
 from engine.nets.backbones import build_backbone, load_backbone
 from engine.nets.layers import Layer
 from engine.train.checkpoint import newest_valid
 from engine.train.distributed import make_accelerator, seed_everything
 from engine.train.metrics import read_metrics
+from engine.train.recipe import StepOutput
 from engine.train.run_folder import opened_run, save_backbone
 from engine.train.samples import load_samples
+from engine.train.validation import Validator
 from loaders import LoaderOptions, build_loader
 from loaders.batch import Batch
 from loaders.common.errors import UserError
 from loaders.epochs import EpochLoader
-from loaders.packs import Pack
+from loaders.packs import Pack, Split
 from recipes import transfer as transfer_recipe
 from recipes.transfer import Config, FineTuning, Session, Transfer, _Job, run, run_grid, stages
 from tests.floors import trainings
@@ -48,9 +49,9 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(digits_pack: Pack, pretrained: Path, tmp_path: Path) -> Config:
+def config(little_pack: Pack, pretrained: Path, tmp_path: Path) -> Config:
     return Config(
-        pack=digits_pack.path,
+        pack=little_pack.path,
         init=pretrained,
         out=tmp_path / "transfer",
         labels_per_class=(2,),
@@ -111,7 +112,7 @@ def test_both_ways_to_start_see_the_same_labels_and_runs_repeat(config: Config) 
         (False, 2, 3),
         (True, 2, 3),
     ]
-    assert {r.num_test for r in results} == {445}
+    assert {r.num_test for r in results} == {200}
     assert read_results(config.out)[0] == results
     folders = [config.out / f"{arm}-2-labels-seed-0" for arm in ("pretrained", "scratch")]
     shown = [sorted(load_samples(folder)[1].tolist()) for folder in folders]
@@ -185,22 +186,23 @@ def test_early_stopping_measures_validation_images_and_an_interruption_changes_n
         head_steps=4,
         validation_share=0.2,
         patience=1,
-        check_every_steps=2,
+        validate_every=2,
     )
     (result,) = run(stopping)
-    lines = read_metrics(config.out / "pretrained-2-labels-seed-0" / "validation.jsonl")
-    assert result.validation_top1 == pytest.approx(max(line["top1"] for line in lines))
-    broken, train = replace(stopping, out=config.out.with_name("broken")), early_stopping.train
+    lines = read_metrics(config.out / "pretrained-2-labels-seed-0" / "metrics.jsonl")
+    measured = [line["validation_top1"] for line in lines if "validation_top1" in line]
+    assert result.validation_top1 == pytest.approx(max(measured))
+    broken, after_step = replace(stopping, out=config.out.with_name("broken")), Validator.after_step
     calls: list[int] = []
 
-    def failing(*args, **options):
+    def failing(*args):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 5:  # a measurement at every second step
             raise KeyboardInterrupt
-        return train(*args, **options)
+        return after_step(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(early_stopping, "train", failing)
+        patched.setattr(Validator, "after_step", failing)
         with pytest.raises(KeyboardInterrupt):
             run(broken)
     assert run(broken) == [result]
@@ -231,7 +233,7 @@ def test_scarce_classes_are_named_before_any_training(
 ) -> None:
     session = Session(replace(config, labels_per_class=(2, 10_000)), make_accelerator("no"))
     try:
-        assert "expected 10000 labelled images of each class, found 1" in capsys.readouterr().err
+        assert "expected 10000 labelled images of each class, found 24" in capsys.readouterr().err
         job = _Job("x", "fine_tune", QUICK, 10_000, 0)
         assert len(session.labels(job)) == len(session.split)
     finally:
@@ -239,16 +241,16 @@ def test_scarce_classes_are_named_before_any_training(
 
 
 def test_validation_images_are_never_trained_on(config: Config) -> None:
-    session = Session(replace(config, validation_share=0.5, labels_per_class=(20,)), make_accelerator("no"))
+    session = Session(replace(config, validation_share=0.5, labels_per_class=(8,)), make_accelerator("no"))
     try:
         held = {row for batch in session.validation.epoch(0) for row in batch.index[batch.valid].tolist()}
         for seed in range(3):
-            job = _Job("x", "fine_tune", QUICK, 20, seed)
+            job = _Job("x", "fine_tune", QUICK, 8, seed)
             chosen = session.labels(job)
             assert held.isdisjoint(chosen.rows(np.arange(len(chosen))).tolist())
     finally:
         session.close()
-    assert len(held) == pytest.approx(1352 / 2, abs=10)
+    assert len(held) == pytest.approx(240 / 2, abs=10)
 
 
 @pytest.mark.floor
@@ -290,3 +292,35 @@ def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:
         run(replace(config, seeds=()))
     with pytest.raises(UserError, match="steps: expected more than 0"):
         replace(QUICK, steps=0)
+
+
+def test_classes_of_different_sizes_can_be_evened_out(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pack's classes have 2 labels each but one, which has a single one."""
+    seen: list[torch.Tensor | None] = []
+    whole = Session.labels
+
+    def fewer(session: Session, job: _Job) -> Split:
+        chosen = whole(session, job)
+        return chosen.take(np.arange(1, len(chosen)))
+
+    def step(recipe: Transfer, batch: Batch, number: int) -> StepOutput:
+        seen.append(recipe.class_weights)
+        counted.append(np.bincount(batch.labels, minlength=10))
+        return taken(recipe, batch, number)
+
+    counted: list[Any] = []
+    taken = Transfer.training_step
+    monkeypatch.setattr(Session, "labels", fewer)
+    monkeypatch.setattr(Transfer, "training_step", step)
+    plain = replace(config, labels_per_class=(2,), beside_scratch=False)
+    run(replace(plain, class_weights="inverse", out=config.out / "weighted"))
+    weights = seen[-1]
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([1.9] + [0.95] * 9)
+    run(replace(plain, balanced=True, batch_size=10, out=config.out / "balanced"))
+    assert seen[-1] is None
+    assert sum(counted[-2:]).tolist() == [2] * 10
+    with pytest.raises(UserError, match="class_weights: expected none beside --balanced"):
+        replace(plain, balanced=True, class_weights="inverse")

@@ -6,6 +6,7 @@ since the start of two processes costs more than what they do.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,11 @@ from engine.nets.backbones import build_backbone
 from engine.train.distributed import on_main, seed_everything
 from engine.train.run_folder import save_backbone
 from loaders import LoaderOptions, open_pack
-from recipes import fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised, transfer
+from recipes import barlow, fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised, transfer
 from tests.recipes.labelled import FEW
 from tests.recipes.short_runs import SMALL, run_short
+
+ROOT = Path(__file__).parents[2]
 
 
 def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
@@ -72,6 +75,14 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
         "supervised_mixup": lambda: supervised.run(
             supervised.Config(**options("supervised_mixup", mixing="mixup"))
         ),
+        "supervised_validated": lambda: supervised.run(
+            supervised.Config(
+                **options("supervised_validated", balanced=True, validate_every=3),
+                validation_share=0.5,
+                keep="best",
+                ema_decay=0.9,
+            )
+        ),
         "supervised_cutmix": lambda: supervised.run(
             supervised.Config(**options("supervised_cutmix", mixing="cutmix"))
         ),
@@ -98,14 +109,37 @@ def transfer_two_ways(pack: Path, out: Path) -> None:
         "beside_scratch": False,
         "pretrained": tuning,
     }
-    early: dict[str, Any] = {"validation_share": 0.1, "patience": 2, "check_every_steps": 2, "head_steps": 2}
+    early: dict[str, Any] = {"validation_share": 0.1, "patience": 2, "validate_every": 2, "head_steps": 2}
     stages = transfer.Config(out=out / "transfer", method="two_stage", hidden=(8,), **early, **options)
     transfer.run(stages)
     transfer.run(transfer.Config(out=out / "transfer" / "neighbours", method="knn", **options))
 
 
+def barlow_config(pack: Path, out: Path) -> barlow.Config:
+    """Two epochs of a few steps."""
+    return barlow.Config(
+        pack=pack, out=out, backbone="tiny_resnet", resolution=32, epochs=2, batch_size=16,
+        projector=(32, 32, 16), warmup_epochs=0.5, loader=LoaderOptions(num_threads=1), log_every=1,
+        trackers=(), progress=False,
+    )  # fmt: skip
+
+
+def barlow_command(config: barlow.Config, *more: str) -> list[str]:
+    """Return the command line of a configuration, which begins with the script."""
+    defaults = vars(barlow.Config(pack=Path(), out=Path()))
+    fields = {name: value for name, value in vars(config).items() if value != defaults.get(name)}
+    for name in ("progress", "trackers", "loader"):
+        fields.pop(name)
+    arguments = [str(ROOT / "recipes/barlow.py"), "--trackers", "--no-progress", "--num-threads", "1"]
+    for name, value in fields.items():
+        values = value if isinstance(value, tuple) else (value,)
+        arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return [*arguments, *more]
+
+
 def main() -> None:
     """Run everything in one process group, which the first run forms."""
+    gc.freeze()  # see tests/conftest.py
     Accelerator.end_training = lambda self: None  # type: ignore[method-assign]
     torch.set_num_threads(1)
     digits, few_digits, out = map(Path, sys.argv[1:])
@@ -113,6 +147,8 @@ def main() -> None:
         run()
     for name in SMALL:
         run_short(name, few_digits, out / name)
+    sys.argv = barlow_command(barlow_config(few_digits, out / "barlow"), "--max-steps", "4")
+    barlow.main()
     dist.destroy_process_group()
 
 

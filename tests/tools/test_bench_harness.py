@@ -1,8 +1,5 @@
 import itertools
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -11,6 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.in_process import run_script
 from tools.bench import harness
 from tools.bench.contender import Contender, Views, find_contender
 from tools.bench.corpus import Corpus, open_corpus, pack_images, read_corpus, write_beton, write_tar
@@ -119,33 +117,37 @@ def test_there_is_no_other_contender() -> None:
         find_contender("nobody")
 
 
-def run_tool(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "tools/bench_loaders.py", *arguments]
-    env = {**os.environ, **environment}
-    return subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=100
-    )
-
-
-def test_the_tool_writes_a_record_per_run_and_a_table(images: Path, tmp_path: Path) -> None:
+def test_the_tool_writes_a_record_per_run_and_a_table(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can run is measured; what cannot is refused, or missing and named with its remedy."""
+    for module in ("spdl/__init__.py", "nvidia/__init__.py"):
+        blocked = tmp_path / "blocked" / module
+        blocked.parent.mkdir(parents=True, exist_ok=True)
+        blocked.write_text("raise ImportError('not here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "blocked"))  # of the processes that measure
     out = tmp_path / "records.jsonl"
-    done = run_tool(
-        "--images", str(images), "--num-images", "32", "--cache", str(tmp_path), "--json", str(out),
+    done = run_script(
+        "tools/bench_loaders.py",
+        "--images", images, "--num-images", "32", "--cache", tmp_path, "--json", out,
         "--batch-size", "8", "--resolution", "32", "--runs", "1", "--seconds", "0.2", "--warmup-s", "0",
-        "--limits", "decode_only", "--backends", "cpu", "--peers", "torchvision_v2", "ffcv",
+        "--limits", "--backends", "cpu", "dali_backend", "--peers", "torchvision_v2", "ffcv", "spdl",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     records = {record["contender"]: record for record in map(json.loads, out.read_text().splitlines())}
     assert {name: record["status"] for name, record in records.items()} == {
-        "ffcv": "refused", "decode_only": "ok", "cpu": "ok", "torchvision_v2": "ok",
+        "ffcv": "refused", "cpu": "ok", "torchvision_v2": "ok", "dali_backend": "missing",
+        "spdl": "missing",
     }  # fmt: skip
     assert records["torchvision_v2"]["num_processes"] == 1 + 2
-    for name in ("decode_only", "cpu", "torchvision_v2"):
+    for name in ("cpu", "torchvision_v2"):
         assert records[name]["images_per_s"] > 0
         assert records[name]["cpu_s_per_1000"] > 0
         assert 2**26 < records[name]["peak_anonymous_bytes"] <= records[name]["peak_rss_bytes"]
     assert "cpu faster by" in done.stdout.replace("\n", " ") or "torchvision_v2" in done.stdout
     assert "ffcv refused: no hue" in done.stdout
+    assert "dali_backend missing: backend dali: nvidia.dali cannot be imported" in done.stdout
+    assert "spdl missing: not here; install it: pip install '.[peers]'" in done.stdout
 
 
 def _ran(contender: str, images_per_s: float) -> dict:
@@ -164,22 +166,6 @@ def test_the_option_of_the_fastest_backend_is_named_unless_noise_hides_it() -> N
     assert "equally fast" in notes(close)[0]
 
 
-def test_what_is_not_installed_is_missing_and_named_with_its_remedy(images: Path, tmp_path: Path) -> None:
-    for module in ("turboloader.py", "nvidia/__init__.py"):
-        blocked = tmp_path / "blocked" / module
-        blocked.parent.mkdir(parents=True, exist_ok=True)
-        blocked.write_text("raise ImportError('not here')")
-    done = run_tool(
-        "--images", str(images), "--num-images", "32", "--cache", str(tmp_path), "--batch-size", "8",
-        "--resolution", "32", "--runs", "1", "--seconds", "0.1", "--warmup-s", "0", "--views", "crop_flip",
-        "--limits", "--backends", "dali_backend", "--peers", "turboloader",
-        PYTHONPATH=str(tmp_path / "blocked"),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "dali_backend missing: backend dali: nvidia.dali cannot be imported" in done.stdout
-    assert "turboloader missing: not here; install it: pip install '.[peers]'" in done.stdout
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -191,7 +177,7 @@ def test_what_is_not_installed_is_missing_and_named_with_its_remedy(images: Path
     ],
 )
 def test_mistakes_cost_one_line(arguments: tuple[str, ...], message: str) -> None:
-    done = run_tool(*arguments)
+    done = run_script("tools/bench_loaders.py", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

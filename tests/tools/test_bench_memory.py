@@ -22,8 +22,10 @@ def test_memory_that_comes_and_goes_is_seen() -> None:
 
 
 def test_a_loader_is_measured(digits_pack: Pack) -> None:
-    memory = measure(Config(digits_pack.path, resolution=16, batch_size=32, epochs=3, num_threads=1), "uint8")
+    memory = measure(
+        Config(digits_pack.path, resolution=16, batch_size=32, epochs=3, num_threads=1), "float32"
+    )
     assert 0 < memory.before <= memory.early
     assert memory.late > 0
     with pytest.raises(UserError, match="expected at most"):
-        measure(Config(Path(digits_pack.path), batch_size=10**6), "uint8")
+        measure(Config(Path(digits_pack.path), batch_size=10**6), "float32")

@@ -2,41 +2,78 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import tyro
+from rich.console import Console
 
 from loaders.common.errors import UserError
 from loaders.packs import Pack
-from tools.compare_methods import Config
+from tests.in_process import ROOT, run_script
+from tools import compare_methods
+from tools.compare_methods import Config, run
+from tools.comparison import bench
+from tools.comparison.cpu_budget import CommandFailed
 from tools.comparison.results import read_lines
 
-ROOT = Path(__file__).parents[2]
+FEW = ("--budget-s", "2", "--calibration-steps", "2", "20")
+Compare = Callable[..., str]
 
 
-def start(out: Path, pack: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = [sys.executable, str(ROOT / "tools/compare_methods.py"), "--pack", str(pack), "--out", str(out)]
-    few = ["--budget-s", "2", "--calibration-steps", "2", "20"]
-    return subprocess.run(
-        [*script, *few, *arguments],
+def start(out: Path, pack: Path, *arguments: str) -> str:
+    """Compare as a user does: scripts run in forks, and the processor's time is what counts."""
+    command = [sys.executable, str(ROOT / "tools/compare_methods.py"), "--pack", str(pack), "--out", str(out)]
+    ran = subprocess.run(
+        [*command, *FEW, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=600,  # the limit of a test is nearer
         check=False,
     )
-
-
-def compare(out: Path, pack: Path, *arguments: str) -> str:
-    ran = start(out, pack, *arguments)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 
 
-def test_self_supervised_methods(digits_pack: Pack, tmp_path: Path) -> None:
+def run_here(out: Path, pack: Path, *arguments: str) -> str:
+    """Compare in this process."""
+    shown = io.StringIO()
+    config = tyro.cli(Config, args=["--pack", str(pack), "--out", str(out), *FEW, *arguments])
+    assert run(config, Console(file=shown, width=200)) == 0, shown.getvalue()
+    return shown.getvalue()
+
+
+def seconds_by_steps(script: str, arguments: Sequence[str], log: Path) -> float:
+    """Run a script in this process, shortly; return seconds that its steps alone decide.
+
+    `tests/tools/comparison/test_cpu_budget.py` holds what it stands for.
+    """
+    if script == "recipes/transfer.py":
+        arguments = (*arguments, "--pretrained.steps", "2", "--from-scratch.steps", "2")
+    ended = run_script(script, *arguments)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(ended.stdout + ended.stderr)
+    if ended.returncode:
+        raise CommandFailed(ended.stderr)
+    return 1.0 + 0.1 * int(arguments[arguments.index("--steps") + 1]) if "--steps" in arguments else 0.5
+
+
+@pytest.fixture(params=["here", pytest.param("as a command", marks=pytest.mark.slow)])
+def compare(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Compare:
+    if request.param == "as a command":
+        return start
+    monkeypatch.setattr(bench, "cpu_seconds", seconds_by_steps)
+    monkeypatch.setattr(compare_methods, "preload", lambda num_threads: None)
+    return run_here
+
+
+def test_self_supervised_methods(compare: Compare, digits_pack: Pack, tmp_path: Path) -> None:
     options = ("--family", "selfsup", "--labels-per-class", "2", "--probe-labels-per-class", "20")
     compare(tmp_path, digits_pack.path, *options, "--methods", "rotnet")
     stages = sorted((tmp_path / "records").glob("*.json"))
@@ -53,7 +90,7 @@ def test_self_supervised_methods(digits_pack: Pack, tmp_path: Path) -> None:
     assert "| untrained / from scratch |" in shown
 
 
-def test_methods_with_labels_seed_after_seed(digits_pack: Pack, tmp_path: Path) -> None:
+def test_methods_with_labels_seed_after_seed(compare: Compare, digits_pack: Pack, tmp_path: Path) -> None:
     options = ("--family", "semisup", "--labels-per-class", "4")
     records = tmp_path / "kept" / "all.jsonl"
     kept = ("--records", str(records), "--methods")
@@ -75,12 +112,8 @@ def test_methods_with_labels_seed_after_seed(digits_pack: Pack, tmp_path: Path) 
 
 
 def test_a_pack_with_too_few_labels_is_refused_before_any_work(digits_pack: Pack, tmp_path: Path) -> None:
-    options = ("--family", "semisup", "--labels-per-class", "4", "100000")
-    ended = start(tmp_path, digits_pack.path, *options)
-    assert ended.returncode == 2
-    message = "error: labels per class: expected at most "
-    assert ended.stderr.startswith(message)
-    assert ended.stderr.count("\n") == 1
+    with pytest.raises(UserError, match=r"^labels per class: expected at most "):
+        run_here(tmp_path, digits_pack.path, "--family", "semisup", "--labels-per-class", "4", "100000")
     assert not (tmp_path / "logs").exists()
 
 

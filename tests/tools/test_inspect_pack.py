@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from rich.console import Console
 from loaders.common.errors import UserError
 from loaders.packs.findings import difference_hash, find_copies, near_pairs
 from loaders.packs.repeats import repeated_rows
-from tests.loaders.packs.inputs import class_tree, jpeg, pack, pixels, write_tree
+from tests.browser import needs_browser, open_page
+from tests.loaders.packs.inputs import class_tree, encoded, jpeg, pack, pixels, write_tree
 from tools.packing import pack_page
 from tools.packing.inspect import faults_found, inspect_pack, parse_faults, read_quarantine
+from tools.packing.outliers import fences
 
 
 def test_copies_and_leaks(tmp_path: Path) -> None:
@@ -154,3 +157,40 @@ def test_the_page_of_a_source_whose_path_is_no_utf8(tmp_path: Path) -> None:
     packed = pack(tmp_path / "p", f"train={folder}")
     inspect_pack(packed, False, 1, Console(file=io.StringIO()))
     assert "/??" in (tmp_path / "p" / "report.html").read_text()
+
+
+def test_the_page_shows_what_stands_out(tmp_path: Path) -> None:
+    files = {f"c{i % 2}/{i:02d}.jpg": jpeg(i) for i in range(24)}
+    black, white = (encoded(Image.new("RGB", (40, 40), (v, v, v)), "JPEG") for v in (2, 253))
+    files |= {"c0/black.jpg": black, "c1/white.jpg": white, "c1/long.jpg": jpeg(7, 20, 90)}
+    picture = Image.fromarray(pixels(99, 48, 64))
+    files |= {f"c0/same{q}.jpg": encoded(picture, "JPEG", quality=q) for q in (70, 95)}
+    write_tree(tmp_path / "in", files)
+    packed = pack(
+        tmp_path / "p", f"train={tmp_path / 'in'}", f"test={write_tree(tmp_path / 'b', class_tree(2, 3))}"
+    )
+    inspect_pack(packed, True, 1, Console(file=io.StringIO()), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    out = page.split("<h2>What stands out</h2>")[1].split("<h2>")[0]
+    shown = re.findall(r'<figure>.*?alt="(.*?)".*?<figcaption>(.*?)</figcaption>', out, re.S)
+    assert [key for key, _ in shown][:2] == ["train/c0/black", "train/c1/white"]
+    assert shown[-1] == ("train/c1/long", "the longest: sides of 1 to 4.5 and less")
+    assert "2 of 35 images lie outside" in out
+    copies = page.split("<h2>Copies</h2>")[1].split("<h2>")[0]
+    assert "look the same: train/c0/same70 and train/c0/same95" in copies
+    classes = page.split("<h2>Classes</h2>")[1].split("<h2>")[0]
+    assert re.search(r'<th scope="row">c0</th><td>15</td><td>3</td>', classes)
+    sizes = page.split("<h2>Sizes</h2>")[1].split("<h2>")[0]
+    assert "over 4096 px" not in sizes  # no empty bins
+    assert sizes.count("<rect") == 3
+    assert fences(np.array([10.0, 11, 12, 13, 200])) == (8.0, 16.0)
+
+
+@needs_browser
+def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
+    packed = pack(tmp_path / "p", f"train={write_tree(tmp_path / 'in', class_tree(2, 12))}")
+    inspect_pack(packed, False, 1, Console(file=io.StringIO()), tmp_path / "page.html")
+    script = "document.querySelector('.sheet img').click(); document.body.dataset.zoomed = zoom.open;"
+    opened = open_page(tmp_path / "page.html", script, 500)
+    assert opened.console == []
+    assert 'data-zoomed="true"' in opened.dom

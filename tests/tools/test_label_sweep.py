@@ -21,6 +21,7 @@ from engine.train.distributed import seed_everything
 from engine.train.run_folder import save_backbone
 from loaders.common.errors import UserError
 from loaders.packs import Pack
+from tests.in_process import ROOT, run_script
 from tools import label_sweep
 from tools.label_sweep import Config, command_of, plan, read_methods, run, write_sweep
 
@@ -93,6 +94,12 @@ def pretrained(tmp_path: Path) -> Path:
     return folder
 
 
+def run_here(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+    python, script, *arguments = command
+    assert python == sys.executable
+    return run_script(str(Path(script).relative_to(ROOT)), *arguments)
+
+
 def test_a_sweep_on_the_digits_and_its_resume(
     config: Config, pretrained: Path, digits_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +109,7 @@ def test_a_sweep_on_the_digits_and_its_resume(
         "alone=supervised --backbone tiny_resnet --resolution 16 --epochs 2 --flip-p 0",
     )
     config = replace(config, pack=digits_pack.path, methods=methods, labels_per_class=(2,), seeds=(0,))
+    monkeypatch.setattr(subprocess, "run", run_here)
     quiet = Console(file=io.StringIO())
     results = run(config, quiet)
     assert [(r.init, r.labels_per_class, r.num_test) for r in results] == [

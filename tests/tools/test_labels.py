@@ -77,17 +77,32 @@ def test_divide_and_compare(packed: Pack, monkeypatch, capsys) -> None:
     assert f"differs: {packed.key(int(val.row[0]))}: c0 / c1" in out
 
 
+def test_divide_in_three_with_copies_on_one_side(tmp_path: Path, monkeypatch, capsys) -> None:
+    files = class_tree(2, 10) | {f"c0/copy{i}.jpg": jpeg(i) for i in range(5)} | {"c2/lone.jpg": jpeg(999)}
+    packed = pack(tmp_path / "p", f"train={write_tree(tmp_path / 'in', files)}")
+    options = ("--split", "train", "--validation", 0.2, "--test", 0.2, "--name", "d")
+    run(monkeypatch, "divide", packed.path, *options)
+    assert "c2 (1, none in val and test)" in capsys.readouterr().err
+    parts = [table(packed, f"d-{name}") for name in ("train", "val", "test")]
+    assert np.bincount(parts[1].label).tolist() == [3, 2]
+    assert sorted(np.concatenate([part.row for part in parts])) == list(range(26))
+    contents = [{packed.read(row) for row in part.row} for part in parts]
+    assert len(set.union(*contents)) == sum(map(len, contents)) == 21
+    with pytest.raises(UserError, match=r"test: expected less than 0\.5"):
+        run(monkeypatch, "divide", packed.path, *options[:3], 0.5, "--test", 0.5, "--name", "e")
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("key,label\ntrain/c0/999,1\n", "no image with the key 'train/c0/999'"),
+        ("key,label\ntrain/c0/999,1\n", "no image called 'train/c0/999'"),
         ("row,label\n36,1\n", r"row '36', expected 0 to 35"),
         ("row,label\n1.5,1\n", r"row '1.5', expected 0 to 35"),
         ("row,label\n0,1.5\n", r"no class '1.5'"),
         ("row,label\n0,3\n", "label 3 is out of range, expected 0 to 2"),
         ("row,label\n0,zebra\n", r"no class 'zebra'; it has c0, c1, c2"),
         ("row,label\n0,1\n0,2\n", r"row 0 \(train/c0/000\) is labelled twice"),
-        ("row,points\n0,1\n", "has the columns row, points: expected key or row, and label"),
+        ("row,points\n0,1\n", "has the columns row, points: expected a name, key or row of each image"),
     ],
 )
 def test_bad_imports(packed: Pack, tmp_path: Path, monkeypatch, text: str, match: str) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,13 @@ import simplejpeg
 from loaders.packs import Pack, open_pack
 from loaders.packs.manifest import content_checksum
 from loaders.packs.verify import verify_pack
+from tests.in_process import ROOT, run_script
 from tests.loaders.packs.inputs import jpeg, write_tree
 from tools.write_digits import write_digits
 
-ROOT = Path(__file__).parents[2]
-
 
 def run(tool: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, f"tools/{tool}.py", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-    )
+    return run_script(f"tools/{tool}.py", *arguments)
 
 
 def test_pack_and_verify(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import torch
 
 from engine.evaluate.few_labels import SCRATCH, FewLabelResult, write_results
 from engine.evaluate.results import Evaluation, FrozenAccuracy, write_evaluation
+from engine.report.run_page import original_pixels
 from engine.train.run_folder import opened_run
 from engine.train.samples import save_samples
 from loaders.batch import Batch
 from loaders.common.errors import UserError
 from loaders.packs import Pack
-from tools.report import Config, build_report, original_pixels
+from tools.report import Config, build_report
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_everything_is_on_the_page(config: Config) -> None:
     ):
         assert text in page
     assert "http" not in page
-    assert "{" not in page.split("with these options")[1]
+    assert "{" not in page.split("with these options")[1].split("<script>")[0]
 
 
 def test_one_seed_has_no_spread(config: Config) -> None:
@@ -120,6 +122,59 @@ def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:
         build_report(replace(config, few_labels=tmp_path))
     with pytest.raises(UserError, match="leave out --commands"):
         build_report(replace(config, commands=tmp_path / "none.txt"))
-    (config.run / "views.safetensors").unlink()
-    with pytest.raises(UserError, match="train a run"):
-        build_report(config)
+
+
+def test_what_is_missing_is_said_and_left_out(config: Config) -> None:
+    """A run that was killed: no views, no log, a cut file, no pack; the page comes all the same."""
+    assert "test images: " in build_report(config)  # there is no network yet
+    for name in ("views.safetensors", "metrics.jsonl"):
+        (config.run / name).unlink()
+    (config.run / "evaluation.json").write_text('{"rows": [')
+    page = build_report(config)
+    missing = page.split("<h2>What is missing</h2>")[1]
+    for text in (
+        "views: sample views: expected",
+        "curves: metrics.jsonl has no line",
+        "is not an evaluation",
+    ):
+        assert text in missing
+    assert "<h2>Few labels</h2>" in page
+    described = json.loads((config.run / "config.json").read_text())
+    described["config"]["pack"] = "/nowhere"
+    (config.run / "config.json").write_text(json.dumps(described))
+    missing = build_report(config).split("<h2>What is missing</h2>")[1]
+    assert "pack: no pack at /nowhere" in missing or "pack: " in missing
+    assert "How to repeat it" in missing or "with these options" in build_report(config)
+
+
+def test_the_folder_of_few_labels_and_runs_side_by_side(config: Config, tmp_path: Path) -> None:
+    assert config.few_labels is not None
+    page = build_report(Config(run=config.few_labels))
+    assert "<h1>Few labels: transfer</h1>" in page
+    assert "72.0 % (67.6 to 75.9)" in page
+    other = tmp_path / "other"
+    shutil.copytree(config.run, other)
+    described = json.loads((other / "config.json").read_text())
+    described["config"]["note"] = "another"
+    (other / "config.json").write_text(json.dumps(described))
+    page = build_report(Config(run=config.run, beside=(other,)))
+    assert Config(run=config.run, beside=(other,)).page.name == "compared.html"
+    differing = page.split("Where their options differ")[1]
+    assert "<td>another</td>" in differing
+    assert "timeout_s" not in differing
+    assert page.count("<picture>") == 1
+    with pytest.raises(UserError, match="expected a run at"):
+        build_report(Config(run=config.run, beside=(tmp_path / "none",)))
+
+
+def test_a_pipeline(tmp_path: Path, config: Config) -> None:
+    out = tmp_path / "pipeline"
+    shutil.copytree(config.run, out / "pretrain")
+    stages = [{"stage": "scratch", "top1": 0.4}, {"stage": "tta", "top1": 0.55}]
+    (out / "ablation.json").write_text(json.dumps({"config": {"seed": 3}, "stages": stages}))
+    page = build_report(Config(run=out))
+    assert "+15.0" in page
+    assert ">pretrain</th>" in page
+    (out / "ablation.json").write_text("{")
+    with pytest.raises(UserError, match="is not a pipeline's result"):
+        build_report(Config(run=out))

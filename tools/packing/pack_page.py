@@ -8,24 +8,23 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
+from engine.report.blocks import Bars, Sheet
 from engine.report.page import Block, Paragraph, Section, Table, Tile, Tiles, render_page
+from loaders.common.cores import available_cores
 from loaders.common.files import write_atomic
-from loaders.kernels.encodings import ENCODING_RAW
-from loaders.kernels.jpeg.turbojpeg import decode_jpeg, factor_leaving
 from loaders.packs import Pack
 from loaders.packs.findings import Findings
-from loaders.packs.images.resize import fit_inside, resize_antialiased
-from tools.packing.blocks import Bars, Sheet
+from loaders.packs.images.thumbnail import thumbnail
+from tools.packing.outliers import brightness, fences
 from tools.packing.warned import Warnings
 
-_THUMBNAIL_PX = 72
 _IMAGES_PER_CLASS = 8
 _MAX_CLASSES = 200
+_FEWEST_FOR_FENCES, _SHOWN_OUTLIERS = 20, 8
+_LONG = 2.0  # longer over shorter side, from which on a centred square leaves half of an image out
 _MAX_REPAIRED = 48
-_UNREADABLE_GRAY = 128
 _ROWS_AT_ONCE = 1 << 20
 _SIZE_EDGES = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 
@@ -45,8 +44,9 @@ def write_page(pack: Pack, findings: Findings, reasons: Counter[str], warnings: 
         Section("Splits", [_tiles(pack, findings), _splits(pack)]),
         Section("Classes", _classes(pack, labels)),
         Section("Sizes", _sizes(pack)),
+        Section("What stands out", list(_outliers(pack))),
         Section("What was done", [_table(("images", "count"), pack.manifest.actions.items())]),
-        Section("Copies", list(_copies(findings))),
+        Section("Copies", list(_copies(pack, findings))),
         Section("Quarantine", [_table(("reason", "inputs"), reasons.most_common(30))] if reasons else []),
         Section("Repaired and warned of", list(_warned(pack, warnings))),
         Section("Images", list(_sheets(pack, labels))),
@@ -101,7 +101,53 @@ def _classes(pack: Pack, labels: NDArray[np.int64]) -> list[Block]:
     )
     spread = f"Images per class: {counts.min():,} to {counts.max():,}, median {int(np.median(counts)):,}."
     names, values = [pack.classes[i] for i in order], [int(counts[i]) for i in order]
-    return [Paragraph(spread), Bars(names, values, f"Images per class, {shown}.")]
+    bars = Bars(names, values, f"Images per class, {shown}.")
+    return [Paragraph(spread), bars, *_classes_by_split(pack, order)]
+
+
+def _classes_by_split(pack: Pack, order: NDArray[np.int64]) -> list[Block]:
+    """Count each class in each split that has labels, where there are several."""
+    labels = {name: pack.split(name).labels() for name in pack.splits}
+    counts = {
+        name: np.bincount(found[found >= 0], minlength=len(pack.classes))
+        for name, found in labels.items()
+        if (found >= 0).any()
+    }
+    if len(counts) < 2:
+        return []
+    rows = [(pack.classes[i], *(f"{own[i]:,}" for own in counts.values())) for i in order.tolist()]
+    return [Table(("class", *counts), rows, "Images of each class in each split; a heading sorts.")]
+
+
+def _outliers(pack: Pack) -> Iterator[Block]:
+    """Show the darkest and the brightest images, the smallest, and the longest."""
+    rows, gray = brightness(pack, available_cores())
+    rows, gray = rows[~np.isnan(gray)], gray[~np.isnan(gray)]
+    if len(rows) >= _FEWEST_FOR_FENCES:
+        low, high = fences(gray)
+        outside = int(((gray < low) | (gray > high)).sum())
+        of = f"of {len(rows):,} images" + (", evenly spaced" if len(rows) < len(pack) else "")
+        yield Paragraph(
+            f"Mean gray value: median {np.median(gray):.0f} of 255; {outside:,} {of} lie outside {low:.0f} "
+            f"to {high:.0f}, 1.5 distances of the quartiles beyond these."
+        )
+        order = np.argsort(gray, kind="stable")
+        for name, places in (
+            ("the darkest", order[:_SHOWN_OUTLIERS]),
+            ("the brightest", order[::-1][:_SHOWN_OUTLIERS]),
+        ):
+            values = gray[places]
+            yield _sheet(pack, f"{name}: gray value {values.min():.0f} to {values.max():.0f}", rows[places])
+    height, width = (np.asarray(side).astype(np.int64) for side in (pack.columns.height, pack.columns.width))
+    short, long = np.minimum(height, width), np.maximum(height, width)
+    if short.min() < short.max():
+        smallest = np.argsort(short, kind="stable")[:_SHOWN_OUTLIERS]
+        yield _sheet(pack, f"the smallest: shorter side from {short[smallest[0]]} px", smallest)
+    ratio = long / np.maximum(short, 1)
+    longest = np.argsort(-ratio, kind="stable")[:_SHOWN_OUTLIERS]
+    longest = longest[ratio[longest] > _LONG]
+    if len(longest):
+        yield _sheet(pack, f"the longest: sides of 1 to {ratio[longest[0]]:.1f} and less", longest)
 
 
 def _sizes(pack: Pack) -> list[Block]:
@@ -115,21 +161,24 @@ def _sizes(pack: Pack) -> list[Block]:
         total += int(columns.size[rows].sum(dtype=np.uint64))
     names = [f"{a + 1} to {b} px" for a, b in pairwise(edges[:-1])]
     names.append(f"over {edges[-2]} px")
+    held = counts > 0
+    names, counts = [name for name, some in zip(names, held, strict=True) if some], counts[held]
     mean = f"{total / 1e6:,.1f} MB of images, {total / len(pack):,.0f} bytes each on average."
     return [Paragraph(mean), Bars(names, counts.tolist(), "Images by their longer side.")]
 
 
-def _copies(findings: Findings) -> Iterator[Block]:
+def _copies(pack: Pack, findings: Findings) -> Iterator[Block]:
     if findings.leaks:
         rows = [(f"{a} and {b}", f"{count:,}") for (a, b), count in findings.leaks.items()]
         yield Table(("splits", "images in both"), rows)
     groups = [("same bytes", group) for group in findings.copies]
     groups += [("in two splits", group) for group in findings.leaked]
-    groups += [("look the same", group) for group in findings.near]
     if groups:
         yield Table(("kind", "keys"), [(kind, ", ".join(keys)) for kind, keys in groups], numeric=False)
     if findings.num_near is not None:
         yield Paragraph(f"{findings.num_near:,} pairs look the same and have different bytes.")
+    for pair in findings.near_rows:
+        yield _sheet(pack, "look the same: " + " and ".join(pack.key(row) for row in pair), np.array(pair))
     if not groups:
         yield Paragraph("No image has the bytes of another.")
 
@@ -148,20 +197,4 @@ def _sheets(pack: Pack, labels: NDArray[np.int64]) -> Iterator[Block]:
 
 def _sheet(pack: Pack, title: str, rows: NDArray[np.int64]) -> Sheet:
     keys = [pack.key(int(row)) for row in rows]
-    return Sheet(title, [_thumbnail(pack, int(row)) for row in rows], keys)
-
-
-def _thumbnail(pack: Pack, row: int) -> bytes:
-    data, columns = pack.view(row), pack.columns
-    full = int(columns.height[row]), int(columns.width[row])
-    height, width = fit_inside(*full, _THUMBNAIL_PX)
-    if columns.encoding[row] == ENCODING_RAW:
-        pixels = data.reshape(*full, 3)
-    else:
-        try:
-            pixels = decode_jpeg(data, factor_leaving(*full, height, width))
-        except ValueError:  # damaged since it was packed: an empty square, and verifying names it
-            pixels = np.full((height, width, 3), _UNREADABLE_GRAY, np.uint8)
-    small = np.ascontiguousarray(resize_antialiased(pixels, height, width))
-    thumbnail: bytes = simplejpeg.encode_jpeg(small, 80, "rgb", "420")
-    return thumbnail
+    return Sheet(title, [thumbnail(pack, int(row)) for row in rows], keys)

@@ -12,6 +12,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from loaders.kernels.random import philox
 from loaders.kernels.views import codes
 from loaders.views.draw import ViewParameters
 from loaders.views.policy import PaddedCrop, ViewPolicy
@@ -88,11 +89,24 @@ def _apply(code: int, x: Tensor, args: NDArray[np.float32]) -> Tensor:
             return _tensor(functional.equalize(_bytes(x))).float() / 255
         case codes.AFFINE:
             return _warp(x, args)
+        case codes.NOISE:
+            return _erase(x, args, _noise(args, x.shape[-1]))
         case _:
-            top, left, bottom, right = (int(edge) for edge in args[:4])
-            x = x.clone()
-            x[:, top:bottom, left:right] = float(args[4]) / 255
-            return x
+            return _erase(x, args, torch.from_numpy(args[4:7].copy()).view(3, 1, 1) / 255)
+
+
+def _erase(x: Tensor, args: NDArray[np.float32], value: Tensor) -> Tensor:
+    top, left, bottom, right = (int(edge) for edge in args[:4])
+    return _tensor(functional.erase(x, top, left, bottom - top, right - left, value))
+
+
+def _noise(args: NDArray[np.float32], side: int) -> Tensor:
+    """Return float32 [3, h, w] in [0, 1], what `NOISE` means for its box: a draw for each pixel's place."""
+    top, left, bottom, right, *keys = (int(value) for value in args[:6])
+    places = (np.arange(top, bottom)[:, None] * side + np.arange(left, right)).ravel()
+    words = [philox(*(np.uint64(word) for word in (place, 0, 0, 0, *keys)))[:3] for place in places]
+    values = np.array(words, np.float64).reshape(bottom - top, right - left, 3) / 2**32
+    return torch.from_numpy(values).permute(2, 0, 1).float()
 
 
 def _tensor(x: Any) -> Tensor:

@@ -17,10 +17,11 @@ AUTOCONTRAST = 10
 EQUALIZE = 11
 SHARPNESS = 12  # factor
 AFFINE = 13  # a, b, c, d, e, f, fill: source (x, y) = (a x + b y + c, d x + e y + f), from the view's centre
-CUTOUT = 14  # top, left, bottom, right, fill: pixels of the view
+CUTOUT = 14  # top, left, bottom, right in pixels of the view; red, green, blue
 STANDARDIZE = 15  # eps of 255, added to the deviation
+NOISE = 16  # top, left, bottom, right in pixels of the view; the key, two whole numbers below 2^24
 
-ARGUMENTS = {AFFINE: 7, CUTOUT: 5}
+ARGUMENTS = {AFFINE: 7, CUTOUT: 7, NOISE: 6}
 """Slots of the operations that take more than one."""
 
 MAX_ARGUMENTS = 7

@@ -10,7 +10,7 @@ import numpy as np
 
 from loaders.kernels.cache import exact_inlined, exact_kernel
 from loaders.kernels.random import uniform4
-from loaders.kernels.views.codes import AFFINE, BRIGHTNESS, CUTOUT, MAX_ARGUMENTS, POSTERIZE
+from loaders.kernels.views.codes import AFFINE, BRIGHTNESS, CUTOUT, MAX_ARGUMENTS, NOISE, POSTERIZE
 
 _GEOMETRY = np.int64(0)  # number of the operation
 _FIRST, _SECOND = np.int64(0), np.int64(1)  # blocks of random numbers
@@ -211,4 +211,36 @@ def draw_cutout(seed, epochs, rows, view, operation, p, low, high, resolution, f
         args[i, slot], args[i, slot + 1] = top, left
         args[i, slot + 2] = min(resolution, int(np.floor(u2 * resolution - 0.5 * side)) + side)
         args[i, slot + 3] = min(resolution, int(np.floor(u3 * resolution - 0.5 * side)) + side)
-        args[i, slot + 4] = fill
+        args[i, slot + 4 : slot + 7] = fill
+
+
+@exact_kernel
+def draw_erasing(
+    seed, epochs, rows, view, operation, p, scale, log_ratio, resolution, noise, fill, slot, codes, args
+):
+    """Draw rectangles as torchvision's RandomErasing: the first of ten tries that leaves some of each side.
+
+    Args:
+        noise: bool, draw the key of a noise instead of writing `fill`.
+        fill: float64 [3], of 255.
+    """
+    for i in range(len(rows)):
+        u0, u1, u2, _ = uniform4(seed, epochs[i], rows[i], view, operation, _FIRST)
+        if u0 >= p:
+            continue
+        for attempt in range(10):
+            v0, v1, v2, v3 = uniform4(seed, epochs[i], rows[i], view, operation, _SECOND + attempt)
+            area = resolution * resolution * (scale[0] + v0 * (scale[1] - scale[0]))
+            ratio = np.exp(log_ratio[0] + v1 * (log_ratio[1] - log_ratio[0]))
+            height, width = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+            if height >= resolution or width >= resolution:
+                continue
+            top, left = np.floor(v2 * (resolution - height + 1)), np.floor(v3 * (resolution - width + 1))
+            codes[i, slot] = NOISE if noise else CUTOUT
+            args[i, slot], args[i, slot + 1] = top, left
+            args[i, slot + 2], args[i, slot + 3] = top + height, left + width
+            if noise:
+                args[i, slot + 4], args[i, slot + 5] = np.floor(u1 * 2.0**24), np.floor(u2 * 2.0**24)
+            else:
+                args[i, slot + 4 : slot + 7] = fill
+            break

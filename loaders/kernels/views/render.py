@@ -29,10 +29,10 @@ from loaders.kernels.simd import (
     stream_pixels,
 )
 from loaders.kernels.views.blur import blur_across_rows, blur_along_rows, fill_gaussian
-from loaders.kernels.views.codes import AFFINE, BLUR, CUTOUT, MAX_ARGUMENTS, NONE, SHARPNESS
+from loaders.kernels.views.codes import AFFINE, BLUR, CUTOUT, MAX_ARGUMENTS, NOISE, NONE, SHARPNESS
 from loaders.kernels.views.pointwise import apply_pointwise
 from loaders.kernels.views.resample import LINES, SLOTS, prepare_tables, resample_rows
-from loaders.kernels.views.spatial import cut_out_rows, sharpen_rows, warp_rows
+from loaders.kernels.views.spatial import cut_out_rows, fill_noise_rows, sharpen_rows, warp_rows
 from loaders.kernels.views.statistics import (
     Stats,
     add_statistics,
@@ -222,6 +222,8 @@ def render_view(
             for k in range(begin, end):
                 if codes[k] == CUTOUT:
                     cut_out_rows(args[k:], top, rows, resolution, into, step, start)
+                elif codes[k] == NOISE:
+                    fill_noise_rows(args[k:], top, rows, resolution, into, step, start)
                 elif codes[k] != NONE:
                     apply_pointwise(codes[k], args[k], known, r, g, b)
             if stop == _FINISH:

@@ -1,13 +1,15 @@
-"""Operations that move pixels or look at neighbours: affine warp, sharpness, cutout."""
+"""Operations that depend on where a pixel lies: affine warp, sharpness, cutout, noise in a box."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from loaders.kernels.cache import inlined
+from loaders.kernels.random import philox
 
 _ZERO = np.float32(0.0)
 _FULL = np.float32(255.0)
+_FULL_OF_WORD = np.float32(255.0 / 2.0**32)  # from a random word of 32 bits
 
 
 @inlined
@@ -61,10 +63,28 @@ def sharpen_rows(source, plane, resolution, factor, top, rows, out, step, start)
 
 @inlined
 def cut_out_rows(args, top, rows, resolution, into, step, start):
-    """Fill the part of the box (top, left, bottom, right of `CUTOUT`) that lies in the rows of a tile."""
-    left, right, fill = int(args[1]), int(args[3]), args[4]
+    """Fill the part of the box of `CUTOUT` that lies in the rows of a tile with its colour."""
+    left, right = int(args[1]), int(args[3])
     for y in range(max(top, int(args[0])), min(top + rows, int(args[2]))):
         for channel in range(3):
             at = channel * step + start + (y - top) * resolution
             for x in range(left, right):
-                into[at + x] = fill
+                into[at + x] = args[4 + channel]
+
+
+@inlined
+def fill_noise_rows(args, top, rows, resolution, into, step, start):
+    """Fill the part of the box of `NOISE` that lies in the rows of a tile, every value uniform in [0, 255].
+
+    A pixel's values depend on the key and its place in the view alone, so the tiles do not matter.
+    """
+    left, right = int(args[1]), int(args[3])
+    nothing, key, other_key = np.uint64(0), np.uint64(args[4]), np.uint64(args[5])
+    for y in range(max(top, int(args[0])), min(top + rows, int(args[2]))):
+        at = start + (y - top) * resolution
+        for x in range(left, right):
+            place = np.uint64(y * resolution + x)
+            red, green, blue, _ = philox(place, nothing, nothing, nothing, key, other_key)
+            into[at + x] = np.float32(red) * _FULL_OF_WORD
+            into[step + at + x] = np.float32(green) * _FULL_OF_WORD
+            into[2 * step + at + x] = np.float32(blue) * _FULL_OF_WORD

@@ -48,8 +48,9 @@ class ImagePolicy:
         max_side: longest side in pixels; larger images are shrunk. None leaves every size.
         short_side: shorter side in pixels; images whose shorter side is longer are shrunk.
         crop_square: keep the largest square in the middle of each image.
-        quality: JPEG quality 1 to 100; given, every image is encoded anew. None copies whatever can be
-            copied and encodes the rest with 95.
+        quality: JPEG quality 1 to 100. Given without a limit of the size, every image is encoded anew;
+            with one, what is within it is copied. None copies whatever can be copied and encodes the rest
+            with 95.
         encoding: "jpeg", or "raw" for decoded pixels, which take more room and no time to decode.
         max_pixels: larger images are refused before they are decoded (decompression bombs).
         damaged: "repair" encodes anew what decodes with a warning; "quarantine" refuses it.
@@ -82,12 +83,22 @@ class ImagePolicy:
     @cached_property
     def keeps_sizes(self) -> bool:
         """Tell whether the size of the input is about the size of what is packed."""
-        return self.copies and self.max_side is None and self.short_side is None and not self.crop_square
+        return self.copies and not self.limits_sizes
+
+    @cached_property
+    def limits_sizes(self) -> bool:
+        """Tell whether some images get another size."""
+        return self.max_side is not None or self.short_side is not None or self.crop_square
+
+    @cached_property
+    def encodes_all(self) -> bool:
+        """Tell whether every image gets the quality, whatever its size."""
+        return self.quality is not None and not self.limits_sizes
 
     @cached_property
     def copies(self) -> bool:
         """Tell whether images within the limits keep their bytes."""
-        return self.quality is None and self.encoding == "jpeg"
+        return not self.encodes_all and self.encoding == "jpeg"
 
     def geometry(self, height: int, width: int) -> Geometry:
         """Return what becomes of an upright image of this size."""

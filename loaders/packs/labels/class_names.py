@@ -1,4 +1,4 @@
-"""The classes of a pack that was made without labels: named later, in a file beside its label tables.
+"""Classes that a pack was not made with: named later, in a file beside its label tables.
 
 The manifest stays as it is: runs on the pack's images know it by its manifest and go on as before.
 """
@@ -35,8 +35,25 @@ def read_class_names(folder: Path) -> tuple[str, ...]:
         raise UserError(f"{path} is damaged ({error}); restore it") from None
 
 
+def joined_class_names(folder: Path, packed: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the classes of the pack in `folder`: those that it was made with, then those named later.
+
+    Raises:
+        UserError: the file is damaged, or of another pack.
+    """
+    named = read_class_names(folder)
+    longer, shorter = (packed, named) if len(packed) >= len(named) else (named, packed)
+    if longer[: len(shorter)] != shorter:
+        raise UserError(
+            f"{folder / CLASS_NAMES_PATH}: expected the classes of the pack first ({', '.join(packed[:8])}), "
+            f"found {', '.join(named[:8])}; restore it"
+        )
+    return longer
+
+
 def write_class_names(folder: Path, names: tuple[str, ...]) -> None:
-    """Name the classes of the pack in `folder`, which has none, for good."""
+    """Name the classes of the pack in `folder` for good; those that it has already come first."""
+    _checked(names, "classes")
     path = folder / CLASS_NAMES_PATH
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, json.dumps(names, ensure_ascii=False, indent=1).encode() + b"\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
 from loaders.common.files import write_atomic
+from loaders.packs.labels.file_names import RowNames
 from loaders.packs.labels.tables import LabelTable
 from loaders.packs.pack import Pack
 from loaders.packs.sources.label_file import read_label_array
 from loaders.packs.sources.list_rows import LIST_SUFFIXES, read_rows
 from loaders.packs.sources.numbers import number_text
-from loaders.packs.sources.table_columns import LABEL_COLUMNS
+from loaders.packs.sources.table_columns import LABEL_COLUMNS, PATH_COLUMNS
 
 _ARRAY_SUFFIXES = (".pt", ".pth", ".npy")
 _NAME_COLUMN = "class"
+_IMAGE_COLUMNS = ("row", "key", *PATH_COLUMNS, "name", "id")
 RowRanges = Sequence[tuple[int, int]]
 
 
@@ -29,7 +31,8 @@ def read_label_file(path: Path, pack: Pack, row_ranges: RowRanges, source: str) 
     """Make a label table of a file.
 
     Args:
-        path: an array with one label per row, or a list with the columns `key` or `row`, and `label`.
+        path: an array with one label per row, or a list of `row`, `key` or the name of the file (see
+            `RowNames`), and `label`, a number or a name, or `class`, a name.
         pack: the pack that the labels belong to.
         row_ranges: the rows that an array labels, in order.
         source: who gave the labels.
@@ -44,7 +47,7 @@ def read_label_file(path: Path, pack: Pack, row_ranges: RowRanges, source: str) 
     if suffix in _ARRAY_SUFFIXES:
         rows, labels = _array_rows(path, row_ranges)
     elif suffix in LIST_SUFFIXES:
-        rows, labels = _list_rows(path, pack)
+        rows, labels = _list_rows(path, pack, row_ranges)
     else:
         raise UserError(f"{path}: expected labels in {', '.join(_ARRAY_SUFFIXES + LIST_SUFFIXES)}")
     known = labels >= 0
@@ -70,29 +73,58 @@ def _array_rows(path: Path, row_ranges: RowRanges) -> tuple[NDArray[np.int64], N
     return rows, labels
 
 
-def _list_rows(path: Path, pack: Pack) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _list_rows(path: Path, pack: Pack, row_ranges: RowRanges) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     number_of = {name: number for number, name in enumerate(pack.classes)}
-    row_of: dict[str, int] | None = None
+    names: RowNames | None = None
     found: dict[int, int] = {}
-    for record in read_rows(path):
+    for number, record in enumerate(read_rows(path), 1):
         cells = {str(name).strip().lower(): value for name, value in record.items()}
-        names = (_NAME_COLUMN, *LABEL_COLUMNS)
-        column = next((name for name in names if name in cells), "")
-        label = cells.get(column)
-        if column not in cells or not ("row" in cells or "key" in cells):
-            raise UserError(f"{path} has the columns {', '.join(record)}: expected key or row, and label")
-        if "row" in cells:
+        label, image = _columns_of(path, cells, pack, row_ranges)
+        if image == "row":
             row = _row_number(path, cells["row"], len(pack))
         else:
-            row_of = row_of or {pack.key(row): row for row in range(len(pack))}
-            if str(cells["key"]) not in row_of:
-                raise UserError(f"{path}: the pack has no image with the key {cells['key']!r}")
-            row = row_of[str(cells["key"])]
+            names = names or RowNames(pack, row_ranges)
+            row = names.find(str(cells[image]), f"{path}, row {number}")
         if row in found:
             raise UserError(f"{path}: row {row} ({pack.key(row)}) is labelled twice; keep one line for it")
-        found[row] = _label_number(path, label, number_of, column == _NAME_COLUMN)
+        found[row] = _label_number(path, cells[label], number_of, label == _NAME_COLUMN)
     rows = np.fromiter(found.keys(), np.int64, len(found))
     return rows, np.fromiter(found.values(), np.int64, len(found))
+
+
+def _columns_of(path: Path, cells: Mapping[str, Any], pack: Pack, row_ranges: RowRanges) -> tuple[str, str]:
+    """Return the columns of the labels and of the images."""
+    label = next((name for name in (_NAME_COLUMN, *LABEL_COLUMNS) if name in cells), None)
+    image = next((name for name in _IMAGE_COLUMNS if name in cells), None)
+    if label is None or image is None:
+        raise UserError(
+            f"{path} has the columns {', '.join(cells)}: expected a name, key or row of each image and its "
+            f"class or label; {RowNames(pack, row_ranges).example()}"
+        )
+    return label, image
+
+
+def new_class_names(path: Path, known: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a list of labels that are no class yet, in the order of the alphabet.
+
+    Args:
+        path: a list, see `read_label_file`; arrays hold numbers and name nothing.
+        known: the classes that there are.
+    """
+    if path.suffix.lower() not in LIST_SUFFIXES or not path.is_file():
+        return ()
+    names: set[str] = set()
+    for record in read_rows(path):
+        cells = {str(name).strip().lower(): value for name, value in record.items()}
+        column = next((name for name in (_NAME_COLUMN, *LABEL_COLUMNS) if name in cells), "")
+        text = number_text(cells.get(column)).strip()
+        if text and text not in known and (column == _NAME_COLUMN or not _is_number(text)):
+            names.add(text)
+    return tuple(sorted(names))
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").isdigit()
 
 
 def _row_number(path: Path, cell: Any, num_rows: int) -> int:
@@ -126,13 +158,15 @@ def _label_number(path: Path, cell: Any, number_of: dict[str, int], is_name: boo
         if not number_of:
             raise _no_classes(path) from None
         raise UserError(
-            f"{path}: the pack has no class {text!r}; it has {', '.join(list(number_of)[:8])}"
+            f"{path}: the pack has no class {text!r}; it has {', '.join(list(number_of)[:8])}; --new-classes "
+            "adds it"
         ) from None
 
 
 def _no_classes(path: Path) -> UserError:
     return UserError(
-        f"{path}: the pack was made without labels and has no classes to label with; name them by --classes"
+        f"{path}: the pack was made without labels and has no classes to label with; name them by --classes, "
+        "or take them from the labels by --new-classes"
     )
 
 

@@ -107,7 +107,7 @@ def read_label_table(pack: Pack, path: Path) -> LabelTable:
     Raises:
         UserError: no table, one of another number of classes, or of rows that the pack does not have.
     """
-    table = LabelTable.read(path, len(pack))
+    table = pack.widened(LabelTable.read(path, len(pack)))
     if table.num_classes != len(pack.classes):
         raise UserError(
             f"label table {path}: expected one of the {len(pack.classes)} classes of the pack {pack.path}, "

@@ -88,7 +88,7 @@ class PackSource:
         is_raw = bool(columns.encoding[row] == ENCODING_RAW)
         height, width = int(columns.height[row]), int(columns.width[row])
         unchanged = policy.geometry(height, width) == (height, width, height, width)
-        if policy.quality is not None or not unchanged or is_raw != (policy.encoding == "raw"):
+        if policy.encodes_all or not unchanged or is_raw != (policy.encoding == "raw"):
             return None
         action, messages = Action(int(columns.action[row])), self._messages.get(self._pack.key(row), ())
         return PreparedImage(self._checked(row), height, width, action, is_raw, messages)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loaders.common.errors import UserError
+from loaders.packs.images.image import ImagePolicy
+from loaders.packs.labels.division import Division, parse_shares
 from loaders.packs.sources.beton_file import BetonSource
 from loaders.packs.sources.folder import FolderSource
 from loaders.packs.sources.image_table import ImageTableSource, holds_images
@@ -40,31 +42,112 @@ class SplitSource:
     Attributes:
         split: name of the split.
         source: PATH as it was given, see `open_source`.
+        division: how the images of the source are divided among several splits; None where this split has
+            them all.
+        quality: JPEG quality of this split; None leaves it to the pack's policy.
+        short_side: limit of the shorter side in pixels; None leaves it to the pack's policy.
     """
 
     split: str
     source: str
+    division: Division | None = None
+    quality: int | None = None
+    short_side: int | None = None
+
+    @property
+    def text(self) -> str:
+        """What the manifest says of where the images come from."""
+        return self.source if self.division is None else f"{self.source}:{self.division}"
+
+    @property
+    def own_options(self) -> dict[str, int]:
+        """What this split has of its own instead of the pack's policy."""
+        own = {"quality": self.quality, "short_side": self.short_side}
+        return {name: value for name, value in own.items() if value is not None}
+
+    def policy(self, policy: ImagePolicy) -> ImagePolicy:
+        """Return what is done to the images of this split."""
+        return replace(policy, **self.own_options) if self.own_options else policy  # type: ignore[arg-type]
+
+    def group(self) -> tuple[SplitSource, ...]:
+        """Return all splits that share the source by this one's division, itself among them."""
+        names = (self.split,) if self.division is None else self.division.names
+        return tuple(replace(self, split=name) for name in names)
 
 
-def parse_splits(texts: Sequence[str]) -> tuple[SplitSource, ...]:
-    """Parse `name=PATH` texts.
+def parse_splits(texts: Sequence[str], seed: int = 0, near: bool = False) -> tuple[SplitSource, ...]:
+    """Parse `name=PATH` texts, and `name,name=PATH:0.8,0.2`, which divides the images of a PATH.
+
+    Args:
+        texts: one for each source.
+        seed: chooses which images go to which split.
+        near: images that look the same go to one split.
 
     Raises:
-        UserError: no split, a text without "=", a name that cannot be part of a file name, a name twice.
+        UserError: no split, a text without "=", a name that cannot be part of a file name, a name twice, or
+            shares that do not sum to 1.
     """
     if not texts:
         raise UserError("no split given: expected --splits NAME=PATH ..., e.g. train=images/train")
     splits: list[SplitSource] = []
     for text in texts:
-        name, equals, source = text.partition("=")
+        given, equals, source = text.partition("=")
         if not equals or not source:
             raise UserError(f"split {text!r}: expected NAME=PATH, e.g. train=images/train")
-        if not _SPLIT_NAME.fullmatch(name):
-            raise UserError(f"split name {name!r}: expected letters, digits, '-' and '_', e.g. train")
-        if any(name == split.split for split in splits):
-            raise UserError(f"split {name!r} is given twice: give every split once, under a name of its own")
-        splits.append(SplitSource(name, source))
+        names, division = tuple(given.split(",")), None
+        for name in names:
+            if not _SPLIT_NAME.fullmatch(name):
+                raise UserError(f"split name {name!r}: expected letters, digits, '-' and '_', e.g. train")
+            if name in [split.split for split in splits] or names.count(name) > 1:
+                raise UserError(
+                    f"split {name!r} is given twice: give every split once, under a name of its own"
+                )
+        if len(names) > 1:
+            source, colon, shares = source.rpartition(":")
+            if not colon or "/" in shares:
+                raise UserError(
+                    f"split {text!r}: expected shares behind the path of several splits, found none; write "
+                    f"{given}=PATH:{','.join(['0.8', *['0.1'] * (len(names) - 1)][: max(1, len(names) - 1)])}"
+                )
+            division = Division(names, parse_shares(shares, len(names), f"split {text!r}"), seed, near)
+        splits += [SplitSource(name, source, division) for name in names]
     return tuple(splits)
+
+
+def with_own_options(
+    splits: Sequence[SplitSource], quality: Sequence[str], short_side: Sequence[str]
+) -> tuple[tuple[SplitSource, ...], int | None, int | None]:
+    """Read `--quality` and `--short-side`: a number for all splits, or NAME=NUMBER for one.
+
+    Returns:
+        The splits with what they have of their own; the quality and the short side of the others.
+
+    Raises:
+        UserError: no number, a split that is not packed, or two values for one.
+    """
+    own = {split.split: split for split in splits}
+    common: list[int | None] = []
+    for option, field, texts in (
+        ("--quality", "quality", quality),
+        ("--short-side", "short_side", short_side),
+    ):
+        values: dict[str, int] = {}
+        for text in texts:
+            name, _, number = text.rpartition("=")
+            if not number.strip().lstrip("-").isdigit():
+                raise UserError(
+                    f"{option} {text!r}: expected a number, or NAME=NUMBER for one split, e.g. train=90"
+                )
+            if name and name not in own:
+                raise UserError(f"{option} {text!r}: expected one of the splits {', '.join(own)}")
+            if name in values:
+                raise UserError(
+                    f"{option}: expected one value for {name or 'all splits'}, found two; leave one out"
+                )
+            values[name] = int(number)
+        common.append(values.pop("", None))
+        own |= {name: replace(own[name], **{field: value}) for name, value in values.items()}  # type: ignore[arg-type]
+    return tuple(own.values()), common[0], common[1]
 
 
 def identity(source: str) -> str:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from engine.evaluate.knn import knn_scores
-from engine.evaluate.online_probe import OnlineProbe, read_probe
+from engine.evaluate.online_probe import OnlineProbe, probe_images, read_probe
 from engine.evaluate.representations import extract_features, topk_accuracy
+from engine.nets.backbones import Projector
 from engine.train.metrics import read_metrics
 from loaders.batch import Batch
 from loaders.common.errors import UserError
+from loaders.packs import Pack, open_pack
+from loaders.packs.labels.leaks import find_leak
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.spec import parse_splits
 from tests.engine.synthetic import SmallRecipe, SyntheticLoader, train_small
 
 
@@ -105,3 +111,60 @@ def test_close_reaches_both_loaders_and_labels_are_needed(tmp_path: Path) -> Non
     probe.close()
     assert train.closed
     assert test.closed
+
+
+def test_a_fifth_of_one_split_is_held_out(digits_pack: Pack) -> None:
+    bank, measured = probe_images(digits_pack, ("train",))
+    learned, asked = (part.rows(np.arange(len(part))) for part in (bank, measured))
+    assert not set(learned.tolist()) & set(asked.tolist())
+    assert len(learned) + len(asked) == len(digits_pack.split("train"))
+    classes = np.bincount(measured.labels()) / np.bincount(digits_pack.split("train").labels())
+    assert classes == pytest.approx(np.full(10, 0.2), abs=0.01)
+    assert find_leak(digits_pack, learned, measured) is None
+    one, two = probe_images(digits_pack, ("train", "test"))
+    assert (one.name, two.name) == ("train", "test")
+
+
+def test_a_split_without_labels_or_of_copies_is_refused(digits_folder: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for source in sorted((digits_folder / "train" / "0").glob("*.jpg"))[:3]:
+        (flat / source.name).write_bytes(source.read_bytes())
+    pack_dataset(PackOptions(parse_splits([f"train={flat}"]), tmp_path / "none", workers=1))
+    with pytest.raises(UserError, match="expected labels in 'train', found none"):
+        probe_images(open_pack(tmp_path / "none"), ("train",))
+    folder = tmp_path / "images" / "0"
+    folder.mkdir(parents=True)
+    content = next((digits_folder / "train" / "0").glob("*.jpg")).read_bytes()
+    for number in range(5):
+        (folder / f"{number}.jpg").write_bytes(content)
+    pack_dataset(PackOptions(parse_splits([f"train={tmp_path / 'images'}"]), tmp_path / "pack", workers=1))
+    with pytest.raises(UserError, match="found copies alone; name two splits"):
+        probe_images(open_pack(tmp_path / "pack"), ("train",))
+
+
+def test_a_collapsed_network_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    probe = OnlineProbe(LabelledLoader(), LabelledLoader(), every_epochs=1)
+    train_small(tmp_path / "sound", probe=probe)
+    (first, *_) = read_probe(tmp_path / "sound")
+    assert first["feature_std"] > 0.1
+    assert first["effective_rank"] > 2.0
+    assert "collapsed" not in capsys.readouterr().err
+
+    class Constant(nn.Module):
+        num_features = 4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.ones(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.bias + 1e-6 * x.mean((1, 2, 3)).unsqueeze(1)
+
+    recipe = SmallRecipe()
+    recipe.backbone, recipe.projector = Constant(), Projector(4, (32, 16))  # type: ignore[assignment]
+    train_small(tmp_path / "collapsed", recipe, probe=probe)
+    said = [line for line in capsys.readouterr().err.splitlines() if "collapsed" in line]
+    assert len(said) == 2, "at each measurement"
+    assert said[0].startswith("warning: the features have collapsed, standard deviation ")
+    assert "of 4; lower the learning rate" in said[0]

@@ -67,3 +67,23 @@ def test_top_five_counts_labels_among_the_five_most_probable_classes(tmp_path: P
     assert measure_accuracy(make_network(), FixedLoader(), torch.device("cpu"), tmp_path).top5 == 1.0, (
         "of two classes"
     )
+
+
+def test_classes_are_measured_one_by_one(tmp_path: Path) -> None:
+    network = make_network()
+    parts = list(predict(network, FixedLoader(), "cpu", tmp_path))
+    p = torch.cat([part.probabilities for part in parts])
+    known = {0: 0, 1: 1, 3: 1, 4: 0}
+    found = measure_accuracy(network, FixedLoader(), torch.device("cpu"), tmp_path, ("zero", "one", "none"))
+    shares = {
+        name: sum(float(p[i].argmax() == c) for i, label in known.items() if label == c) / 2
+        for c, name in enumerate(("zero", "one"))
+    }
+    assert found.per_class == shares
+    assert found.mean_class_top1 == pytest.approx(sum(shares.values()) / 2)
+    assert found.worst_class == min(shares, key=shares.__getitem__)
+    assert found.worst_class_top1 == min(shares.values())
+    assert found.loss == pytest.approx(-sum(float(p[i, c].log()) for i, c in known.items()) / 4, rel=1e-5)
+    unnamed = measure_accuracy(network, FixedLoader(), torch.device("cpu"), tmp_path)
+    assert unnamed.per_class is not None
+    assert list(unnamed.per_class) == ["0", "1"]

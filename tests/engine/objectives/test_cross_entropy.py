@@ -1,12 +1,13 @@
-"""The cross-entropy of pretext tasks against plain NumPy."""
+"""The cross-entropy of pretext tasks and of labels against plain NumPy."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from engine.objectives.cross_entropy import pretext_loss
+from engine.objectives.cross_entropy import class_weights, label_loss, pretext_loss
 
 TARGET = torch.tensor([2, 0, 1, 1])
 
@@ -41,3 +42,28 @@ def test_half_precision_is_widened_and_shapes_are_checked() -> None:
     assert pretext_loss(logits().bfloat16(), TARGET).loss.dtype == torch.float32
     with pytest.raises(ValueError, match=r"got \[4, 3\] and \[3\]"):
         pretext_loss(logits(), TARGET[:3])
+
+
+def test_rare_classes_weigh_as_much_as_frequent_ones() -> None:
+    counts = torch.tensor([8, 2, 0])
+    inverse, effective = class_weights(counts), class_weights(counts, effective=True)
+    assert inverse.tolist() == pytest.approx([10 / 16, 10 / 4, 0.0])
+    numbers = [(1 - 0.999**n) / (1 - 0.999) for n in (8, 2)]
+    assert float(effective[1] / effective[0]) == pytest.approx(numbers[0] / numbers[1], rel=1e-5)
+    for weights in (inverse, effective):
+        assert float((weights * counts).sum() / counts.sum()) == pytest.approx(1.0)
+    many = class_weights(torch.tensor([10**6, 10**5]), effective=True)
+    assert many.tolist() == pytest.approx([1.0, 1.0]), "both are as many as can be told apart"
+
+
+def test_weighted_rows_are_a_mean_over_rows_whatever_is_in_the_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    labels, weights = torch.tensor([0, 1, 2, 2, 0, 0]), torch.tensor([0.5, 1.0, 3.0]).double()
+    rows = F.cross_entropy(logits, labels, reduction="none") * weights[labels]
+    torch.testing.assert_close(label_loss(logits, labels, weights), rows.mean())
+    halves = [label_loss(logits[part], labels[part], weights) for part in (slice(3), slice(3, 6))]
+    torch.testing.assert_close(torch.stack(halves).mean(), rows.mean())
+    assert torch.equal(label_loss(logits, labels), F.cross_entropy(logits, labels))
+    smoothed = F.cross_entropy(logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(label_loss(logits, labels, torch.ones(3).double(), 0.1), smoothed)

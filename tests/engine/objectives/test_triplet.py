@@ -64,3 +64,16 @@ def test_refuses_other_shapes() -> None:
         triplet_loss(torch.ones(2, 3), torch.ones(2, 4))
     with pytest.raises(ValueError, match="at least 2 images"):
         triplet_loss(torch.ones(1, 3), torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+def test_euclidean_distance_is_that_of_the_codes_as_they_are(margin: float) -> None:
+    a, p = normal(7, 4), normal(7, 4, seed=1)
+    near = np.linalg.norm((a - p).numpy(), axis=1)
+    far = np.linalg.norm((a - p.roll(-1, 0)).numpy(), axis=1)
+    terms = triplet_loss(a, p, margin, "euclidean")
+    assert float(terms.loss) == pytest.approx(np.maximum(0.0, near - far + margin).mean(), rel=1e-5)
+    assert float(terms.ordered) == pytest.approx((near < far).mean())
+    assert float(triplet_loss(2 * a, 2 * p, 2 * margin, "euclidean").loss) == pytest.approx(
+        2 * float(terms.loss), rel=1e-5
+    )

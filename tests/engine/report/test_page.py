@@ -17,6 +17,7 @@ from engine.report.page import (
     Tiles,
     render_page,
 )
+from engine.report.sections import curves_section
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 PNG = b"\x89PNG\r\n\x1a\n-picture"
@@ -65,7 +66,7 @@ def test_all_text_is_escaped() -> None:
         Gallery([HOSTILE], [[PNG]], caption=HOSTILE),
     ]
     found = parse(render_page(HOSTILE, HOSTILE, [Section(HOSTILE, blocks)], footer=HOSTILE))
-    assert "script" not in found.tags
+    assert found.tags.count("script") == 1  # the page's own, which sorts and zooms
     assert found.text.count(HOSTILE) == 20
 
 
@@ -99,3 +100,15 @@ def test_label_efficiency_is_drawn() -> None:
         Series("from scratch", [1], [0.4], [0.1]),
     ]
     assert draw_label_efficiency(series).light.startswith(b"\x89PNG")
+
+
+def test_validation_is_drawn_beside_training() -> None:
+    training = [{"step": step, "loss": 1.0 / step, "top1": 0.1 * step} for step in (1, 2, 3)]
+    held = [{"step": step, "validation_loss": 2.0 / step, "validation_top1": 0.05 * step} for step in (1, 3)]
+    plain, both = curves_section(training), curves_section([*training, *held])
+    (without,), (picture,) = plain.blocks, both.blocks
+    assert isinstance(without, Picture)
+    assert isinstance(picture, Picture)
+    assert picture.alt == "Curves over step: loss, accuracy"
+    assert picture.light != without.light, "the second line"
+    assert not curves_section([{"step": 1, "validation_top1": 0.5}]).blocks

@@ -51,9 +51,9 @@ def test_no_other_way_reads_a_whole_loader() -> None:
     root = Path(__file__).parents[3]
     files = [file for folder in ("engine", "recipes", "tools") for file in (root / folder).rglob("*.py")]
     readers = {file.relative_to(root).as_posix() for file in files if ".epoch(" in file.read_text()}
-    loop = {f"engine/{name}.py" for name in ("bad_rows", "loop", "finite", "measured")}
+    loop = {f"engine/train/{name}.py" for name in ("bad_rows", "loop", "finite", "measured")}
     speed = {f"tools/{name}.py" for name in ("bench_memory", "bench_guarantees", "bench/backends")}
-    one_batch_of_pictures = {"tools/report.py", "tools/show_views.py"}
+    one_batch_of_pictures = {f"tools/{name}.py" for name in ("report", "show_views", "export", "predict")}
     assert readers == loop | speed | one_batch_of_pictures
 
 

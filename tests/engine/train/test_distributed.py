@@ -18,6 +18,7 @@ from tests.engine.rank_cases import (
     batchnorm_case,
     draws_case,
     own_rows_case,
+    parts_case,
     triplet_case,
     two_view_case,
 )
@@ -67,6 +68,14 @@ def test_triplets_take_their_negatives_from_all_ranks(by_rank) -> None:
 def test_contrast_and_covariance_span_all_ranks(by_rank) -> None:
     one = two_view_case(0, 1)
     assert len(one) == 6
+    for rank in by_rank:
+        for name, expected in one.items():
+            torch.testing.assert_close(rank[name], expected, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_parts_of_a_batch_on_several_ranks_equal_the_whole_on_one(by_rank) -> None:
+    one = parts_case(0, 1)
+    assert len(one) == 5
     for rank in by_rank:
         for name, expected in one.items():
             torch.testing.assert_close(rank[name], expected, rtol=1e-9, atol=1e-12, msg=name)

@@ -4,10 +4,10 @@ import torch
 from scipy import stats
 from torchvision.transforms import v2
 
-from loaders.kernels.views.codes import BRIGHTNESS, CONTRAST, GRAYSCALE, HUE, SATURATION
+from loaders.kernels.views.codes import BRIGHTNESS, CONTRAST, CUTOUT, GRAYSCALE, HUE, NOISE, SATURATION
 from loaders.views import presets
 from loaders.views.draw import draw
-from loaders.views.policy import ColorJitter, Grayscale, PaddedCrop, ViewPolicy
+from loaders.views.policy import ColorJitter, Grayscale, PaddedCrop, RandomErasing, ViewPolicy
 
 NUM = 4000
 
@@ -45,6 +45,25 @@ def test_jitter_is_distributed_as_torchvisions():
     orders, counts = np.unique(drawn.codes[applied], axis=0, return_counts=True)
     assert len(orders) == 24
     assert stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("fill", "code"), [("noise", NOISE), ("mean", CUTOUT)])
+def test_erased_boxes_are_distributed_as_torchvisions(fill, code):
+    """With shares of up to 1, so that a box often does not fit and is drawn again, or never fits."""
+    torch.manual_seed(0)
+    image, options = torch.zeros(3, 32, 32), {"scale": (0.02, 1.0), "ratio": (0.3, 3.3)}
+    transform = v2.RandomErasing(1.0, **options)
+    made = [transform.make_params([image]) for _ in range(NUM)]
+    theirs = np.array([[box[name] for name in "ijhw"] for box in made if box["v"] is not None], float)
+    drawn = draw_many(ViewPolicy("erased", 32, PaddedCrop(), (RandomErasing(0.7, **options, fill=fill),)))
+    applied = drawn.codes[:, 0] == code
+    assert stats.binomtest(int(applied.sum()), NUM, 0.7 * len(theirs) / NUM).pvalue > 1e-3
+    ours = drawn.args[applied, :4].astype(float)
+    ours[:, 2:] -= ours[:, :2]
+    for column in range(4):
+        assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-3
+    if fill == "noise":
+        assert len(np.unique(drawn.args[applied, 4:6], axis=0)) == applied.sum()
 
 
 def test_probabilities_hold_and_operations_are_independent():

@@ -5,46 +5,22 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import InterpolationMode
+from scipy import stats
 from torchvision.transforms.v2 import functional
 
-from loaders.kernels.views import codes
+from loaders import LoaderOptions, build_loader
 from loaders.views import presets
 from loaders.views.draw import draw
-from loaders.views.policy import CenterCrop, ColorJitter, GaussianBlur, Grayscale, Solarize
+from loaders.views.policy import CenterCrop, ColorJitter, GaussianBlur, Grayscale, RandomErasing, Solarize
 from tests.loaders.kernels.views.rendering import render
-
-ORACLE = {
-    codes.BRIGHTNESS: functional.adjust_brightness,
-    codes.CONTRAST: functional.adjust_contrast,
-    codes.SATURATION: functional.adjust_saturation,
-    codes.HUE: functional.adjust_hue,
-    codes.GRAYSCALE: lambda x, _: functional.rgb_to_grayscale(x, 3),
-    codes.BLUR: lambda x, sigma: functional.gaussian_blur(
-        x, [2 * min(11, x.shape[-1] - 1) + 1] * 2, [sigma] * 2
-    ),
-    codes.SOLARIZE: lambda x, threshold: functional.solarize(x, threshold / 255),
-}
-
-
-def oracle(image, policy, p):
-    x = torch.from_numpy(image).permute(2, 0, 1).float() / 255
-    mode = InterpolationMode.BICUBIC if policy.interpolation == "bicubic" else InterpolationMode.BILINEAR
-    box = [int(value) for value in p.box[0]]
-    size = [policy.resolution] * 2
-    x = functional.resized_crop(x, *box, size, interpolation=mode, antialias=True).clamp(0, 1)
-    if p.flip[0]:
-        x = functional.horizontal_flip(x)
-    for code, argument in zip(p.codes[0], p.args[0], strict=True):
-        if code:
-            x = ORACLE[int(code)](x, float(argument))
-    return (x * 255).numpy()
+from tools.views.oracle import torchvision_view
 
 
 def errors(image, policy, row):
     size = (np.array([image.shape[0]]), np.array([image.shape[1]]))
     parameters = draw(policy, 0, np.zeros(1, np.int64), np.array([row]), 0, *size)
-    return np.abs(render(image, policy, parameters) - oracle(image, policy, parameters))
+    expected = 255 * torchvision_view(image, policy, parameters, 0).numpy()
+    return np.abs(render(image, policy, parameters) - expected)
 
 
 EDGE_CASES = {
@@ -69,6 +45,12 @@ TOLERANCES = {
     "grayscale": (dataclasses.replace(BASE, operations=(Grayscale(1.0),)), 0.001, 0.05),
     "blur 0.1": (dataclasses.replace(BASE, operations=(GaussianBlur(1.0, (0.1, 0.1)),)), 0.001, 0.05),
     "blur 2.0": (dataclasses.replace(BASE, operations=(GaussianBlur(1.0, (2.0, 2.0)),)), 0.1, 1.0),
+    "erased by noise": (dataclasses.replace(BASE, operations=(RandomErasing(1.0),)), 0.001, 0.05),
+    "erased by the mean": (
+        dataclasses.replace(BASE, operations=(RandomErasing(1.0, fill="mean"), ColorJitter(contrast=0.8))),
+        0.001,
+        0.05,
+    ),
     "barlow a": (presets.barlow_a(48), 0.05, 1.0),
     "barlow b": (presets.barlow_b(48), 0.05, None),  # solarize may flip a value on the threshold
 }
@@ -150,3 +132,29 @@ def test_a_crop_without_a_change_of_scale_is_exact(photos, side, flip):
         dy, dx = parameters.shift[0] + 15
         expected = padded[:, dy : dy + side, dx : dx + side]
         np.testing.assert_array_equal(render(image, policy, parameters), expected)
+
+
+def test_erasing_touches_its_box_alone_and_the_mean_is_0_once_normalised(photo_pack):
+    """Through a loader, whose second and third view share the first one's crop; noise has every value."""
+    plain, split = presets.crop_flip(96), photo_pack.split("train")
+    views = [plain]
+    for fill in ("mean", "noise"):
+        operations = (*plain.operations, RandomErasing(1.0, fill=fill))
+        views.append(dataclasses.replace(plain, operations=operations, shares_draws_of=len(views)))
+    rendered = {}
+    for dtype in ("float32", "uint8"):
+        options = LoaderOptions(num_threads=1, dtype=dtype)
+        with build_loader(split, tuple(views), len(split), options=options) as loader:
+            rendered[dtype] = next(iter(loader.epoch(0))).views
+    whole, mean, noise = rendered["float32"]
+    box = (noise != whole).any(1)
+    share = box.float().mean((1, 2))
+    assert (share > 0.015).all()
+    assert (share < 0.34).all()
+    inside = box[:, None].expand_as(mean)
+    torch.testing.assert_close(mean[~inside], whole[~inside], rtol=0, atol=0)
+    assert mean[inside].abs().max() < 1e-5
+    counts = np.bincount(rendered["uint8"][2][inside].numpy(), minlength=256)
+    # Rounding to 0 ... 255 gives the two ends half of a share each.
+    expected = np.r_[0.5, np.ones(254), 0.5] * counts.sum() / 255
+    assert stats.chisquare(counts, expected).pvalue > 1e-3

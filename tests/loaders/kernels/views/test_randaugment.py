@@ -112,7 +112,7 @@ def test_cutout_fills_a_square_and_nothing_else(photos):
     areas = []
     for row in range(60):
         p = parameters_of(policy, row)
-        top, left, bottom, right, _ = p.args[0].astype(int)
+        top, left, bottom, right = p.args[0, :4].astype(int)
         expected = plain.copy()
         expected[:, top:bottom, left:right] = 127.0
         np.testing.assert_allclose(render(image, policy, p), expected, atol=1e-3)

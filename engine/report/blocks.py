@@ -1,11 +1,12 @@
-"""Parts of the page about a pack that a page about a run does not have: bars, and images by class."""
+"""Bars, and sheets of a pack's images, for pages."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+
+from engine.report.page import jpeg_uri
 
 _BAR_PX = 18
 
@@ -46,10 +47,10 @@ class Bars:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A contact sheet: some images of one class.
+    """A contact sheet: some images of one kind; a click shows one large.
 
     Attributes:
-        name: the class.
+        name: the kind, such as a class.
         images: JPEG files.
         keys: their keys, shown on hovering.
     """
@@ -61,8 +62,8 @@ class Sheet:
     def html(self) -> str:
         """Return the block's markup."""
         pictures = "".join(
-            f'<img src="data:image/jpeg;base64,{base64.b64encode(image).decode("ascii")}" height="72" '
-            f'alt="{escape(key)}" title="{escape(key)}" style="margin:2px">'
+            f'<img src="{jpeg_uri(image)}" alt="{escape(key)}" title="{escape(key)}" loading="lazy">'
             for image, key in zip(self.images, self.keys, strict=True)
         )
-        return f"<figure>{pictures}<figcaption>{escape(self.name)}</figcaption></figure>"
+        caption = f"<figcaption>{escape(self.name)}</figcaption>"
+        return f'<figure><div class="sheet">{pictures}</div>{caption}</figure>'

@@ -1,0 +1,56 @@
+"""Whether representations still tell images apart: their spread, and how many directions they use."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LEAST_STD, LEAST_RANK = 0.01, 1.5
+"""Below these, features have collapsed: no untrained network comes near them."""
+_MOST_ROWS = 8192  # for the singular values; RankMe's authors find that 25,600 are more than enough
+_EPSILON = 1e-7
+
+
+def feature_std(h: Tensor) -> float:
+    """Return the standard deviation of the features of unit length, over that of an even spread.
+
+    Args:
+        h: float32 [N, D], at least 2 rows.
+
+    Returns:
+        About 1 where directions are spread evenly, 0 where all images have the same.
+
+    Source: Chen and He 2021, "Exploring Simple Siamese Representation Learning" (arXiv 2011.10566), section
+        4.1, whose figure 2 shows the standard deviation beside 1 / sqrt(D).
+    """
+    return float(F.normalize(h, dim=1).std(0).mean() * h.shape[1] ** 0.5)
+
+
+def effective_rank(h: Tensor) -> float:
+    """Return the exponential of the entropy of the singular values, as shares of their sum.
+
+    Args:
+        h: float32 [N, D], not centred; of more than 8,192 rows the first are taken.
+
+    Returns:
+        From 1, one direction alone, to min(N, D); 0 where all features are 0.
+
+    Source: Garrido et al. 2023, "RankMe" (arXiv 2210.02885), equation 1.
+    """
+    values = torch.linalg.svdvals(h[:_MOST_ROWS])
+    if float(values.sum()) == 0.0:
+        return 0.0
+    shares = values / values.sum() + _EPSILON
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def describe_collapse(std: float, rank: float, num_features: int) -> str:
+    """Return a warning where features have fallen to nothing, else nothing."""
+    if std >= LEAST_STD and rank >= LEAST_RANK:
+        return ""
+    return (
+        f"warning: the features have collapsed, standard deviation {std:.2g} (1 for an even spread), "
+        f"effective rank {rank:.2g} of {num_features}; lower the learning rate, or give more weight to what "
+        "keeps features apart"
+    )

@@ -1,0 +1,244 @@
+"""Features of a frozen network, computed once and kept beside a run: a memory-mapped float16 array.
+
+FOLDER/<fingerprint>/features.npy   float16 [V, N, D]: V views of N images, in their order
+                     present.npy    bool [N]: False where an image could not be read
+                     store.json     what the fingerprint stands for, and how many images are done
+
+The fingerprint covers the pack, the rows of the split, every tensor of the network and the views with their
+seed: whatever changes them makes another array. A computation that was stopped goes on where it was, on as
+many ranks as there are then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from engine.evaluate.predict import evaluation_mode
+from engine.evaluate.representations import Features
+from engine.train.bad_rows import read_in_order
+from engine.train.distributed import all_reduce_sum, on_main
+from loaders.batch import Batch
+from loaders.common.errors import UserError
+from loaders.common.files import to_json, write_atomic
+from loaders.common.json_text import parse_json
+from loaders.common.locks import locked
+from loaders.common.notice import tell
+from loaders.epochs import EpochLoader
+from loaders.packs import Split
+
+FOLDER = "features"
+_ROWS_PER_MARK = 8192  # between two notes of how far it is: what a kill costs
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """Features of a split on disk.
+
+    Attributes:
+        folder: that holds the files.
+        h: float16 [V, N, D], memory-mapped; what is read of it is in memory, nothing else.
+        present: bool [N].
+        rows: int64 [N], rows of the pack.
+    """
+
+    folder: Path
+    h: NDArray[np.float16]
+    present: NDArray[np.bool_]
+    rows: NDArray[np.int64]
+
+    def features(self, labels: NDArray[np.int64], view: int = 0) -> Features:
+        """Return the features of a view of all images that could be read.
+
+        Args:
+            labels: int64 [N], of the positions of the split; -1 for none.
+            view: which.
+
+        Returns:
+            float16, not copied where every image could be read.
+        """
+        h = torch.from_numpy(self.h[view])
+        found, rows = torch.from_numpy(labels), torch.from_numpy(self.rows)
+        if self.present.all():
+            return Features(h, found, rows)
+        kept = torch.from_numpy(np.flatnonzero(self.present))
+        return Features(h[kept], found[kept], rows[kept])
+
+
+def store_features(
+    network: nn.Module,
+    loader: EpochLoader,
+    split: Split,
+    device: torch.device | str,
+    folder: Path,
+    out: Path,
+) -> FeatureStore:
+    """Return the features of a split: from the disk, or computed now; called on every rank.
+
+    Args:
+        network: maps views [B, 3, H, W] to features [B, D], on `device`; it is put into evaluation mode and
+            its modules get their own modes back.
+        loader: of the split in evaluation mode, this rank's part, with V views of one size.
+        split: the images.
+        device: where the network is.
+        folder: that keeps the features of several splits, views and networks, such as RUN/features.
+        out: folder whose `bad_rows.jsonl` names the images that could not be read.
+
+    Raises:
+        UserError: features beyond float16, another process at the same array, or a folder that cannot be
+            written.
+    """
+    facts = _facts(network, loader)
+    place = folder / hashlib.sha256(to_json(facts)).hexdigest()[:16]
+    with ExitStack() as held:
+        on_main(lambda: _claim(held, place))
+        done = on_main(lambda: _rows_done(place, facts))
+        if done < len(split):
+            _compute(network, loader, split, device, place, facts, done, out)
+    return _open(place, split, "c")
+
+
+def _facts(network: nn.Module, loader: EpochLoader) -> dict[str, str]:
+    """Return what decides the features, as short texts."""
+    facts = {name: text for name, text in loader.fingerprint.items() if name not in ("batch size", "labels")}
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return facts | {"network": digest.hexdigest()}
+
+
+def _claim(held: ExitStack, place: Path) -> None:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        taken = f"features: another process works on {place}; wait for it"
+        held.enter_context(locked(place / "lock", taken))
+    except OSError as error:
+        raise UserError(
+            f"features: {place} cannot be made or written ({error.strerror}); give another folder"
+        ) from None
+
+
+def _rows_done(place: Path, facts: Mapping[str, Any]) -> int:
+    try:
+        content = parse_json((place / "store.json").read_bytes())
+        if content["facts"] != dict(facts) or not (place / "features.npy").is_file():
+            return 0
+        return int(content["rows_done"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _open(place: Path, split: Split, mode: str) -> FeatureStore:
+    h, present = (np.load(place / name, mmap_mode=mode) for name in ("features.npy", "present.npy"))  # type: ignore[call-overload]
+    return FeatureStore(place, h, present, split.rows(np.arange(len(split))))
+
+
+def _create(place: Path, shape: tuple[int, int, int]) -> None:
+    """Make both arrays, full of zeros that take no room until they are written."""
+    needed = int(np.prod(shape)) * 2
+    free = os.statvfs(place)
+    if needed > free.f_bavail * free.f_frsize:
+        raise UserError(
+            f"features: expected {needed / 1e9:.1f} GB of free disk at {place}, found "
+            f"{free.f_bavail * free.f_frsize / 1e9:.1f}; free some, or give another folder"
+        )
+    for name, dtype, size in (("features.npy", np.float16, shape), ("present.npy", np.bool_, shape[1:2])):
+        np.lib.format.open_memmap(place / name, mode="w+", dtype=dtype, shape=size).flush()
+
+
+@torch.inference_mode()
+def _compute(
+    network: nn.Module,
+    loader: EpochLoader,
+    split: Split,
+    device: torch.device | str,
+    place: Path,
+    facts: Mapping[str, Any],
+    done: int,
+    out: Path,
+) -> None:
+    size, first = loader.batch_size, done // loader.batch_size
+    per_mark = max(1, _ROWS_PER_MARK // size)
+    if first:
+        tell(f"features: {done:,} of {len(split):,} images are done; going on from there")
+    position = np.full(len(split.pack), -1, np.int64)
+    position[split.rows(np.arange(len(split)))] = np.arange(len(split))
+    store: FeatureStore | None = None
+    with evaluation_mode(network):
+        for step, batch in enumerate(read_in_order(loader, out, device, first), start=first):
+            h = [network(view.to(device)) for view in batch.views]
+            if store is None:
+                shape = (len(h), len(split), h[0].shape[1])
+                if first == 0:
+                    on_main(lambda s=shape: _create(place, s))  # type: ignore[misc]
+                store = _open(place, split, "r+")
+            _write(store, h, batch, position)
+            if (step + 1) % per_mark == 0 or step + 1 == loader.steps_per_epoch:
+                rows = min(len(split), (step + 1) * size)
+                _mark(store, rows, facts, device)
+
+
+def _write(store: FeatureStore, h: list[Tensor], batch: Batch, position: NDArray[np.int64]) -> None:
+    valid = batch.valid.cpu()
+    places = position[batch.index[valid].cpu().numpy()]
+    for view, found in enumerate(h):
+        half = found[valid.to(found.device)].half().cpu()
+        if not bool(torch.isfinite(half).all()):
+            raise UserError(
+                "features: expected numbers that float16 holds, found NaN, infinity or more than 65,504; the "
+                "network is broken, or scale its output"
+            )
+        store.h[view, places] = half.numpy()
+    store.present[places] = True
+
+
+def _mark(store: FeatureStore, rows: int, facts: Mapping[str, Any], device: torch.device | str) -> None:
+    """Note how far it is, once every rank has written so far."""
+    for array in (store.h, store.present):
+        array.flush()  # type: ignore[attr-defined]
+    all_reduce_sum(torch.zeros(1, device=device))
+    content = to_json({"facts": dict(facts), "rows_done": rows})
+    on_main(lambda: write_atomic(store.folder / "store.json", content))
+
+
+Make = Callable[[Split], EpochLoader]
+"""Builds this rank's loader of some images, in their order."""
+
+
+def features_of(
+    network: nn.Module,
+    split: Split,
+    make: Make,
+    device: torch.device | str,
+    folder: Path,
+    out: Path,
+    labels: NDArray[np.int64] | None = None,
+) -> Features:
+    """Return the features of the first view of a split; see `store_features`.
+
+    Args:
+        network: see `store_features`.
+        split: the images.
+        make: builds the loader, which is closed.
+        device: where the network is.
+        folder: see `store_features`.
+        out: see `store_features`.
+        labels: int64 [N], of its positions; the true ones by default.
+    """
+    loader = make(split)
+    try:
+        store = store_features(network, loader, split, device, folder, out)
+    finally:
+        loader.close()
+    return store.features(split.labels() if labels is None else labels)

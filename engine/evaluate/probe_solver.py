@@ -1,0 +1,197 @@
+"""Logistic regression on frozen features of any size, with many penalties at once.
+
+The weights of S penalties stand side by side, [D, S x C]: one product of a batch gives the logits of all, and
+one gives their gradients. Features are read in batches, from memory or from the disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.evaluate.linear_probe import LinearProbe, fit_linear_probe
+from loaders.common.notice import tell
+
+PENALTIES = (0.001, 0.01, 0.1, 1.0)
+"""Inverse penalties to choose from, scikit-learn's C."""
+MAX_FLOPS = 3.0e13
+"""Of a fit: about six minutes of two cores; passes over the data are as many as that allows, from 8 to 60."""
+MOST_NUMBERS = 2_000_000_000
+"""Images times features times classes up to which scikit-learn's solver is used."""
+_CHUNK = 16_384
+_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class ChosenProbe:
+    """The probe whose penalty was best on validation images.
+
+    Attributes:
+        probe: of the chosen penalty.
+        inverse_penalty: scikit-learn's C.
+        accuracies: validation accuracy of each penalty, in their order.
+        passes: over the features.
+    """
+
+    probe: LinearProbe
+    inverse_penalty: float
+    accuracies: tuple[float, ...]
+    passes: int
+
+
+@torch.no_grad()
+def fit_probes(
+    h: Tensor | _Rows,
+    labels: Tensor,
+    num_classes: int,
+    held_h: Tensor,
+    held_labels: Tensor,
+    inverse_penalties: tuple[float, ...] = PENALTIES,
+    seed: int = 0,
+    passes: int | None = None,
+) -> ChosenProbe:
+    """Fit one probe per penalty by Adam on standardised features, and choose by held-out images.
+
+    The objective of each is scikit-learn's: the summed cross-entropy, times C, and half the squared norm of
+    the weights. The rate falls to zero by a cosine, so that the last passes are averages over many batches.
+
+    Args:
+        h: float [N, D], such as a memory-mapped float16.
+        labels: int64 [N], in [0, num_classes).
+        num_classes: C.
+        held_h: float [M, D], to choose by.
+        held_labels: int64 [M].
+        inverse_penalties: S values of C.
+        seed: of the order.
+        passes: over the features; by default what `MAX_FLOPS` allows.
+
+    Source: Kingma and Ba 2015 (Adam); the cosine of Loshchilov and Hutter 2017.
+    """
+    size, width = h.shape[1], len(inverse_penalties) * num_classes
+    if passes is None:
+        passes = min(60, max(8, int(MAX_FLOPS / (4.0 * len(h) * size * width))))
+    mean, std = mean_and_deviation(h)
+    weight, bias = torch.zeros(size, width), torch.zeros(width)
+    batch = min(_BATCH, max(64, len(h) // 16))
+    steps = passes * math.ceil(len(h) / batch)
+    decay = (1.0 / (torch.tensor(inverse_penalties) * len(h))).repeat_interleave(num_classes)
+    optimizer = _Adam([weight, bias])
+    for step, rows in enumerate(_batches(len(h), batch, passes, seed)):
+        x = (h[rows].float() - mean) / std
+        logits = torch.addmm(bias, x, weight).view(len(x), -1, num_classes)
+        error = logits.softmax(2)
+        error[torch.arange(len(x)), :, labels[rows]] -= 1.0
+        error = error.view(len(x), width) / len(x)
+        gradient = torch.addmm(weight * decay, x.T, error)
+        optimizer.step([gradient, error.sum(0)], 0.5 / math.sqrt(size) * _cosine(step / steps))
+    probes = [
+        _fold(weight[:, place : place + num_classes], bias[place : place + num_classes], mean, std, labels)
+        for place in range(0, width, num_classes)
+    ]
+    found = tuple(_accuracy(probe, held_h, held_labels) for probe in probes)
+    best = max(range(len(found)), key=lambda place: found[place])
+    return ChosenProbe(probes[best], inverse_penalties[best], found, passes)
+
+
+def fit_probe(
+    h: Tensor, labels: Tensor, num_classes: int, inverse_penalty: float, seed: int = 0
+) -> LinearProbe:
+    """Fit a probe by scikit-learn where that takes minutes at most, else by `fit_probes`.
+
+    Args:
+        h: float [N, D].
+        labels: int64 [N], in [0, num_classes).
+        num_classes: C.
+        inverse_penalty: scikit-learn's C; beyond `MOST_NUMBERS` it is chosen by a tenth of the images.
+        seed: of that choice, and of the order.
+    """
+    if h.numel() * num_classes <= MOST_NUMBERS:
+        return fit_linear_probe(h, labels, num_classes, inverse_penalty)
+    order = torch.randperm(len(h), generator=torch.Generator().manual_seed(seed))
+    held, used = (part.sort().values for part in order.split([len(h) // 10, len(h) - len(h) // 10]))
+    found = fit_probes(_Rows(h, used), labels[used], num_classes, h[held], labels[held], seed=seed)
+    shown = ", ".join(f"{c:g}: {a:.1%}" for c, a in zip(PENALTIES, found.accuracies, strict=True))
+    tell(f"linear probe: {found.passes} passes, C chosen by {len(held):,} of the images ({shown})")
+    return found.probe
+
+
+class _Rows:
+    """Rows of a tensor on the disk, by their positions: what `fit_probes` indexes, without a copy."""
+
+    def __init__(self, h: Tensor, rows: Tensor) -> None:
+        self._h, self._rows = h, rows
+        self.shape = (len(rows), h.shape[1])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, which: Tensor | slice) -> Tensor:
+        return self._h[self._rows[which]]
+
+
+def mean_and_deviation(h: Tensor | _Rows) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each feature, float32 [D]; 1 for one that never varies."""
+    total, squares = (
+        torch.zeros(h.shape[1], dtype=torch.float64),
+        torch.zeros(h.shape[1], dtype=torch.float64),
+    )
+    for first in range(0, len(h), _CHUNK):
+        part = h[first : first + _CHUNK].double()
+        total += part.sum(0)
+        squares += part.square().sum(0)
+    mean = total / len(h)
+    std = (squares / len(h) - mean.square()).clamp_min(0).sqrt()
+    std = torch.where(std > 1e-6 * (1.0 + mean.abs()), std, torch.ones_like(std))
+    return mean.float(), std.float()
+
+
+class _Adam:
+    """Adam on a few tensors in place; torch's own keeps no step without gradients of autograd."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self._tensors = tensors
+        self._first = [torch.zeros_like(t) for t in tensors]
+        self._second = [torch.zeros_like(t) for t in tensors]
+        self._count = 0
+
+    def step(self, gradients: list[Tensor], rate: float) -> None:
+        self._count += 1
+        low, high = 1 - 0.9**self._count, 1 - 0.999**self._count
+        for tensor, gradient, first, second in zip(
+            self._tensors, gradients, self._first, self._second, strict=True
+        ):
+            first.lerp_(gradient, 0.1)
+            second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+            tensor.addcdiv_(first / low, (second / high).sqrt_().add_(1e-8), value=-rate)
+
+
+def _batches(num_rows: int, batch: int, passes: int, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(passes):
+        # Rows of a batch in increasing order: a disk reads them in one direction.
+        yield from (part.sort().values for part in torch.randperm(num_rows, generator=generator).split(batch))
+
+
+def _cosine(share: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def _fold(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor, labels: Tensor) -> LinearProbe:
+    folded = (weight / std.unsqueeze(1)).T.contiguous()
+    shifted = bias - folded @ mean
+    absent = torch.ones(len(bias), dtype=torch.bool)
+    absent[torch.unique(labels)] = False
+    shifted[absent] = -math.inf
+    return LinearProbe(folded, shifted, True)
+
+
+def _accuracy(probe: LinearProbe, h: Tensor, labels: Tensor) -> float:
+    right = 0
+    for first in range(0, len(h), _CHUNK):
+        guess = probe.logits(h[first : first + _CHUNK].float()).argmax(1)
+        right += int((guess == labels[first : first + _CHUNK]).sum())
+    return right / max(1, len(h))

@@ -1,0 +1,194 @@
+"""Tensors of a checkpoint made those of a network: other names, other sizes, and what matched is counted.
+
+What timm knows of a family's checkpoints is asked of timm: every family with published checkpoints under
+other names has a `checkpoint_filter_fn`, which renames (DINOv2 with and without registers, MAE and DINO in
+timm.models.vision_transformer, DINOv3 in timm.models.eva) and resamples position tables and patch embeddings.
+Here are the two layouts besides: torchvision's VisionTransformer, and a ResNet as the numbered nn.Sequential
+of lightly.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from engine.nets.weight_files import without_prefixes
+from loaders.common.errors import UserError
+
+LEAST_SHARE = 0.9
+"""Of a network's tensors, below which a file is another network's: a deeper or wider one of the same family
+shares less, and the parts that published checkpoints leave out (a pooling norm) are fewer."""
+
+# torchvision.models.vision_transformer (VisionTransformer, EncoderBlock, MLPBlock) as timm names it.
+_TORCHVISION_VIT = (
+    (r"^class_token$", "cls_token"),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^encoder\.pos_embedding$", "pos_embed"),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.ln_([12])\.", r"blocks.\1.norm\2."),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_", r"blocks.\1.attn.qkv."),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.self_attention\.out_proj\.", r"blocks.\1.attn.proj."),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:0|linear_1)\.", r"blocks.\1.mlp.fc1."),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
+    (r"^encoder\.ln\.", "norm."),
+    (r"^heads\.(?:head|0)\.", "head."),
+)
+# lightly's examples: nn.Sequential(*list(resnet.children())[:-1]) of a torchvision ResNet, whose children are
+# conv1, bn1, relu, maxpool, layer1 to layer4, avgpool.
+_SEQUENTIAL_RESNET = tuple(
+    (rf"^{number}\.", f"{name}.")
+    for number, name in ((0, "conv1"), (1, "bn1"), (4, "layer1"), (5, "layer2"), (6, "layer3"), (7, "layer4"))
+)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What of a checkpoint fits a network.
+
+    Attributes:
+        weights: tensors of the network that the checkpoint has, by the network's names.
+        head: weight [C, D] and bias [C] of the checkpoint's own classifier; None where it has none.
+        missing: names that the network has and the checkpoint lacks.
+        unused: names that the checkpoint has and the network lacks.
+        wrong: names whose shapes differ, with both.
+        total: tensors of the network, counters of BatchNorm apart.
+    """
+
+    weights: dict[str, Tensor]
+    head: tuple[Tensor, Tensor] | None
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    wrong: tuple[str, ...]
+    total: int
+
+    @property
+    def matched(self) -> int:
+        """Tensors of the network that the checkpoint gives, counters apart."""
+        return self.total - len(self.missing) - len(self.wrong)
+
+    def describe(self, source: str, name: str) -> str:
+        """Say in one line what matched and what did not."""
+        line = f"weights: {self.matched} of {self.total} tensors of {name} from {source}"
+        line += f"; left as they were: {_some(self.missing)}" if self.missing else ""
+        return line + (f"; not used: {_some(self.unused)}" if self.unused else "")
+
+    def check(self, source: str, name: str, network: nn.Module) -> None:
+        """Refuse what is another network's, or broken.
+
+        Raises:
+            UserError: other shapes, parts that the network lacks, too few tensors, or one that is not finite.
+        """
+        own = {child for child, module in network.named_children() if any(True for _ in module.parameters())}
+        strange = [key for key in self.unused if key.split(".")[0] in own]
+        problem = ""
+        if self.matched < LEAST_SHARE * self.total and not self.wrong:
+            problem = f"{self.matched} of {self.total} tensors; missing: {_some(self.missing)}"
+        elif self.wrong:
+            problem = f"other shapes: {_some(self.wrong)}"
+        elif strange:
+            problem = f"parts that it lacks: {_some(tuple(strange))}"
+        if problem:
+            raise UserError(
+                f"weights: expected those of {name} in {source}, found {problem}; give the network that they "
+                "are of: --backbone"
+            )
+        broken = [key for key, value in self.weights.items() if not bool(torch.isfinite(value).all())]
+        if broken:
+            raise UserError(
+                f"weights: expected finite numbers in {source}, found others in {_some(tuple(broken))}; take "
+                "an earlier checkpoint"
+            )
+
+
+def fit_tensors(tensors: Mapping[str, Tensor], network: nn.Module) -> Fit:
+    """Find the tensors of a network in a checkpoint, under whatever prefix most of them stand.
+
+    Args:
+        tensors: as `read_weights` gives them.
+        network: without a classifier; from `timm.create_model(..., num_classes=0)` or one of this project's.
+    """
+    best: Fit | None = None
+    for candidate in without_prefixes(tensors):
+        for given in _layouts(candidate):
+            fit = _fit(given, network)
+            if fit is not None and (best is None or fit.matched > best.matched):
+                best = fit
+    assert best is not None  # the checkpoint as it is always is a candidate
+    return best
+
+
+def _layouts(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Return the tensors as they are named, and as timm names them where another project's names are seen."""
+    found = [tensors]
+    for layout, mark in ((_TORCHVISION_VIT, "conv_proj.weight"), (_SEQUENTIAL_RESNET, "4.0.conv1.weight")):
+        if mark in tensors:
+            found.append({_renamed(name, layout): value for name, value in tensors.items()})
+    return found
+
+
+def _renamed(name: str, layout: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in layout:
+        if re.match(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return name
+
+
+def _fit(tensors: dict[str, Tensor], network: nn.Module) -> Fit | None:
+    config: Mapping[str, Any] = getattr(network, "pretrained_cfg", None) or {}
+    filter_fn = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    given = dict(tensors)
+    if filter_fn is not None:
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore", UserWarning)  # of torch, about how timm indexes
+                given = dict(filter_fn(given, network))
+        except (LookupError, RuntimeError, ValueError, AttributeError, TypeError, AssertionError):
+            given = dict(tensors)  # it belongs to another family, as the shapes will say
+    head = _pop_head(given, config.get("classifier"))
+    own = network.state_dict()
+    _fit_input(given, own, config.get("first_conv"))
+    counted = [key for key in own if not key.endswith("num_batches_tracked")]
+    wrong = [key for key in counted if key in given and given[key].shape != own[key].shape]
+    shown = tuple(f"{key} {list(given[key].shape)} for {list(own[key].shape)}" for key in wrong)
+    return Fit(
+        {key: given[key] for key in own if key in given and given[key].shape == own[key].shape},
+        head,
+        tuple(key for key in counted if key not in given),
+        tuple(key for key in given if key not in own),
+        shown,
+        len(counted),
+    )
+
+
+def _pop_head(tensors: dict[str, Tensor], names: object) -> tuple[Tensor, Tensor] | None:
+    """Take the classifier out of the tensors; return it where it is one linear layer."""
+    found = None
+    for name in (names,) if isinstance(names, str) else (names if isinstance(names, (tuple, list)) else ()):
+        weight, bias = tensors.pop(f"{name}.weight", None), tensors.pop(f"{name}.bias", None)
+        if weight is not None and weight.ndim == 4 and weight.shape[2:] == (1, 1):
+            weight = weight[:, :, 0, 0]
+        if found is None and weight is not None and weight.ndim == 2:
+            found = (weight, torch.zeros(len(weight)) if bias is None else bias)
+    return found
+
+
+def _fit_input(tensors: dict[str, Tensor], own: Mapping[str, Tensor], names: object) -> None:
+    """Fit the first convolution of a network that was trained on images of other channels."""
+    for name in (names,) if isinstance(names, str) else (names if isinstance(names, (tuple, list)) else ()):
+        key = f"{name}.weight"
+        if key not in tensors or key not in own or tensors[key].ndim != 4:
+            continue
+        channels, wanted = tensors[key].shape[1], own[key].shape[1]
+        if channels != wanted and channels in (1, 4):
+            tensors[key] = adapt_input_conv(wanted, tensors[key], base_chans=channels)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

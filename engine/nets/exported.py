@@ -1,0 +1,369 @@
+"""A classifier in the forms of others: written, checked against the network it was, and read again.
+
+Whatever the form, what belongs to the network is inside: the backbone's name, how images are shown to it, the
+names of its classes, and where its weights come from.
+
+timm          one .safetensors file with timm's names; its metadata is timm's configuration
+hf            a folder that timm, and transformers' TimmWrapper, load: config.json, model.safetensors
+torchvision   a state dict with torchvision's names, and a .json beside it: a state dict holds tensors alone
+onnx          a graph with a batch of any size
+torch_export  a program of torch.export, for a batch of any size
+safetensors   this project's own file
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import timm
+import torch
+import torchvision
+from timm.models import save_for_hf
+from torch import Tensor, nn
+
+from engine.nets.backbones import OURS, architecture
+from engine.nets.classifier import Classifier, find_classifier
+from engine.nets.description import (
+    METADATA_KEY,
+    describe_origin,
+    metadata_of,
+    metadata_of_classifier,
+    parse_description,
+)
+from engine.nets.gan_networks import discriminator_width
+from engine.nets.weights import write_tensors
+from loaders.common.errors import MissingBackendError, UserError
+from loaders.common.files import to_json, write_atomic
+from loaders.views.evaluation import EvaluationView
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit, over the largest logit, between a network and what was exported of it."""
+_TORCHVISION_VITS = {
+    "vit_base_patch16_224": "vit_b_16",
+    "vit_base_patch32_224": "vit_b_32",
+    "vit_large_patch16_224": "vit_l_16",
+    "vit_large_patch32_224": "vit_l_32",
+}
+_TO_TORCHVISION_VIT = (
+    (r"^cls_token$", "class_token"),
+    (r"^pos_embed$", "encoder.pos_embedding"),
+    (r"^patch_embed\.proj\.", "conv_proj."),
+    (r"^blocks\.(\d+)\.norm([12])\.", r"encoder.layers.encoder_layer_\1.ln_\2."),
+    (r"^blocks\.(\d+)\.attn\.qkv\.", r"encoder.layers.encoder_layer_\1.self_attention.in_proj_"),
+    (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layers.encoder_layer_\1.self_attention.out_proj."),
+    (r"^blocks\.(\d+)\.mlp\.fc1\.", r"encoder.layers.encoder_layer_\1.mlp.0."),
+    (r"^blocks\.(\d+)\.mlp\.fc2\.", r"encoder.layers.encoder_layer_\1.mlp.3."),
+    (r"^norm\.", "encoder.ln."),
+    (r"^head\.", "heads.head."),
+)
+
+
+def description_text(network: Classifier) -> str:
+    """Return what belongs to a network as one JSON text."""
+    text = metadata_of_classifier(network.backbone_name, network.view, network.classes, network.origin)
+    return text[METADATA_KEY]
+
+
+def as_timm(network: Classifier, x: Tensor) -> nn.Module:
+    """Return timm's own network with the weights of a classifier.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        x: views [B, 3, H, W] to compare both on.
+
+    Raises:
+        UserError: a network of this project, or one whose classifier in timm is no linear layer on its
+            features.
+    """
+    name = architecture(network.backbone_name)
+    if name in OURS or discriminator_width(name) is not None:
+        raise UserError(
+            f"export: expected a network of timm, found {name}, which is this project's own; export it as "
+            "onnx, torch_export or safetensors"
+        )
+    size = {"img_size": network.resolution} if timm.get_pretrained_cfg(name).fixed_input_size else {}
+    model = timm.create_model(name, num_classes=network.num_classes, **size).eval()
+    head = model.pretrained_cfg.get("classifier")
+    weights = dict(network.backbone.state_dict())
+    if network.num_classes:  # else a backbone alone
+        weights |= {f"{head}.weight": network.head.weight, f"{head}.bias": network.head.bias}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        raise UserError(
+            f"export: expected a linear classifier in timm's {name}, found another; export it as onnx"
+        ) from None
+    check_equal(network, model, x, "timm's network")
+    return model
+
+
+def write_timm(network: Classifier, x: Tensor, out: Path) -> None:
+    """Write one file that `timm.create_model(NAME, num_classes=C, checkpoint_path=FILE)` loads."""
+    model = as_timm(network, x)
+    write_tensors(out, model.state_dict(), {"timm": json.dumps(_timm_config(network), sort_keys=True)})
+
+
+def write_hf(network: Classifier, x: Tensor, out: Path) -> None:
+    """Write a folder that timm loads as `local-dir:FOLDER` with `pretrained=True`, and transformers too."""
+    config = _timm_config(network)
+    kept: dict[str, Any] = {"pretrained_cfg": {"license": config["pretrained_cfg"].get("license")}}
+    kept["label_names"] = list(network.classes)
+    save_for_hf(as_timm(network, x), out, kept, data_config=config["pretrained_cfg"], safe_serialization=True)
+    written = json.loads((out / "config.json").read_text())
+    written["model_args"].pop("num_classes", None)  # it stands beside them, and transformers pass both on
+    write_atomic(out / "config.json", to_json(written))
+
+
+def _timm_config(network: Classifier) -> dict[str, Any]:
+    view = network.view
+    shown: dict[str, Any] = {
+        "input_size": (3, view.resolution, view.resolution),
+        "mean": view.mean,
+        "std": view.std,
+        "crop_pct": view.crop,
+        "interpolation": view.interpolation,
+        "num_classes": network.num_classes,
+    }
+    if network.origin is not None and network.origin.licence:
+        shown["license"] = network.origin.licence
+    named = {"architecture": architecture(network.backbone_name), "num_classes": network.num_classes}
+    return named | {"label_names": list(network.classes), "pretrained_cfg": shown}
+
+
+def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
+    """Write a state dict that torchvision's network of the same architecture loads.
+
+    Raises:
+        UserError: torchvision has no such network.
+    """
+    name = architecture(network.backbone_name)
+    weights = dict(as_timm(network, x).state_dict())
+    theirs, options = name, {}
+    if name in _TORCHVISION_VITS:
+        theirs, options = _TORCHVISION_VITS[name], {"image_size": network.resolution}
+        weights = {_renamed(key): value for key, value in weights.items()}
+    if not network.num_classes:
+        raise UserError(
+            f"export: expected a classifier, as torchvision's {name} has one, found a backbone; export it "
+            "as timm or hf"
+        )
+    try:
+        model = torchvision.models.get_model(theirs, num_classes=network.num_classes, **options).eval()
+        model.load_state_dict(weights)
+    except (ValueError, RuntimeError, TypeError):
+        raise UserError(
+            f"export: expected a network that torchvision has too, such as resnet50, found {name}; export it "
+            "as timm, hf or onnx"
+        ) from None
+    check_equal(network, model, x, "torchvision's network")
+    partial = out.with_name(f".{out.name}.partial")
+    torch.save(weights, partial)
+    partial.replace(out)
+    described = {"torchvision": theirs, **json.loads(description_text(network))}
+    write_atomic(out.with_suffix(".json"), to_json(described))
+
+
+def _renamed(name: str) -> str:
+    for pattern, replacement in _TO_TORCHVISION_VIT:
+        if re.match(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return name
+
+
+def write_safetensors(network: Classifier, x: Tensor, out: Path) -> None:
+    """Write this project's own file."""
+    if network.num_classes:
+        described = (network.backbone_name, network.view, network.classes, network.origin)
+        write_tensors(out, network.state_dict(), metadata_of_classifier(*described))
+        return
+    own = {"backbone": network.backbone_name, "view": asdict(network.view), **describe_origin(network.origin)}
+    write_tensors(out, network.backbone.state_dict(), metadata_of(own))
+
+
+def write_torch_export(network: Classifier, x: Tensor, out: Path) -> None:
+    """Write a program of torch.export whose batch may have any size."""
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(network, (x,), dynamic_shapes=({0: batch},))
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # about weights in channels_last, which are whole all the same
+        torch.export.save(program, out, extra_files={METADATA_KEY: description_text(network)})
+    check_equal(network, torch.export.load(out).module(), x, "the program")
+
+
+def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
+    """Write an ONNX graph whose batch may have any size, and compare it by onnxruntime.
+
+    Raises:
+        MissingBackendError: onnx, onnxscript or onnxruntime is not installed.
+        UserError: the network has what ONNX cannot express, or other results there.
+    """
+    onnx = _onnx()
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own, about its libraries
+            program = torch.onnx.export(
+                network, (x,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False,
+                input_names=["views"], output_names=["logits"], opset_version=18,
+            )  # fmt: skip
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"export: ONNX cannot express {network.backbone_name} ({reason}); export it as torch_export or hf"
+        ) from error
+    model = program.model_proto
+    for key, value in ((METADATA_KEY, description_text(network)),):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    partial = out.with_name(f".{out.name}.partial")
+    onnx.save(model, partial)
+    try:
+        check_equal(network, OnnxNetwork(partial), x, "onnxruntime")
+    except UserError:
+        partial.unlink()
+        raise
+    partial.replace(out)
+
+
+WRITERS: Mapping[str, Callable[[Classifier, Tensor, Path], None]] = {
+    "timm": write_timm,
+    "hf": write_hf,
+    "torchvision": write_torchvision,
+    "onnx": write_onnx,
+    "torch_export": write_torch_export,
+    "safetensors": write_safetensors,
+}
+
+
+@torch.inference_mode()
+def check_equal(network: nn.Module, other: nn.Module, x: Tensor, what: str) -> None:
+    """Refuse an export whose logits differ from the network's.
+
+    Raises:
+        UserError: by more than `TOLERANCE` of the largest.
+    """
+    expected = network(x)
+    for size in (len(x), 1):
+        difference = float((other(x[:size]) - expected[:size]).abs().max())
+        if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+            raise UserError(
+                f"export: expected the logits of the network from {what}, found a difference of "
+                f"{difference:.2g}; the form does not fit this network, take another"
+            )
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX graph, run by onnxruntime on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the graph.
+
+        Raises:
+            MissingBackendError: onnxruntime is not installed.
+            UserError: no graph of this project.
+        """
+        super().__init__()
+        runtime = _runtime()
+        try:
+            self._session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise UserError(
+                f"network: {path} is no ONNX graph ({str(error)[:100]}); export it again"
+            ) from None
+        self.text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to logits [B, C]."""
+        (logits,) = self._session.run(["logits"], {"views": x.cpu().contiguous().numpy()})
+        return torch.from_numpy(logits)
+
+
+class Exported(nn.Module):
+    """A network of any form with what belongs to it, as `predict` needs them."""
+
+    def __init__(self, network: nn.Module, view: EvaluationView, classes: tuple[str, ...]) -> None:
+        """Put them together."""
+        super().__init__()
+        self.network, self.view, self.classes = network, view, classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to logits [B, C]."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def train(self, mode: bool = True) -> Exported:
+        """Stay as it is: programs have one mode."""
+        return self
+
+
+def load_exported(path: Path, backbone: str | None = None) -> Exported:
+    """Load a classifier: a run folder, an exported form, or weights of others with their own classifier.
+
+    Args:
+        path: of it, or timm:NAME or hf:REPO.
+        backbone: network of a weights file that does not say it.
+
+    Raises:
+        UserError: nothing there, or no classifier.
+    """
+    if path.suffix == ".onnx":
+        graph = OnnxNetwork(_checked(path))
+        return _described(graph, graph.text, path)
+    if path.suffix == ".pt2":
+        extra = {METADATA_KEY: ""}
+        try:
+            program = torch.export.load(_checked(path), extra_files=extra).module()
+        except (BadZipFile, RuntimeError, ValueError, KeyError, OSError) as error:
+            raise UserError(
+                f"network: {path} is no exported program ({str(error)[:100]}); export again"
+            ) from None
+        return _described(program, extra[METADATA_KEY], path)
+    if path.suffix == ".pth" and path.with_suffix(".json").is_file():
+        described = parse_description(path.with_suffix(".json").read_text(), path)
+        backbone = backbone or described.backbone
+        found = find_classifier(path, None, backbone=backbone)
+        return Exported(found, described.view, described.classes or found.classes)
+    found = find_classifier(path, None, backbone=backbone)
+    return Exported(found, found.view, found.classes)
+
+
+def _described(network: nn.Module, text: str, path: Path) -> Exported:
+    described = parse_description(text, path)
+    return Exported(network, described.view, described.classes or ())
+
+
+def _checked(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"network: expected a file at {path}, found none; give the path of an export")
+    return path
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - torch's exporter writes by it
+    except ImportError as error:
+        raise MissingBackendError(
+            f'export: {error.name} is not installed; pip install "sluice[export]"'
+        ) from None
+    _runtime()
+    return onnx
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingBackendError(
+            f'export: {error.name} is not installed; pip install "sluice[export]"'
+        ) from None
+    return onnxruntime

@@ -1,0 +1,213 @@
+"""Weights that others trained: by name from timm or the Hugging Face hub, from a folder, from a file.
+
+timm:NAME       a tag of timm, such as timm:resnet18.a1_in1k; timm downloads it and keeps it in its cache
+hf:REPO         a repository on the Hugging Face hub that timm can load, such as hf:timm/resnet18.a1_in1k
+FOLDER          what `timm.models.save_for_hf` wrote: config.json beside the weights
+FILE            .safetensors, .pth, .pt, .bin or .ckpt, with the name of its network
+
+What belongs to the weights comes with them: how images are shown to the network, and their licence.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.utils.logging as hub_logging
+import timm
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
+from torch import Tensor, nn
+
+from engine.nets.adapt import Fit, fit_tensors
+from engine.nets.backbones import OURS, architecture, build_backbone, check_name
+from engine.nets.description import Origin, is_described, timm_metadata
+from engine.nets.weight_files import SUFFIXES, read_weights
+from loaders.common.errors import UserError, one_line
+from loaders.common.json_text import parse_json
+from loaders.common.notice import tell
+from loaders.views.evaluation import EvaluationView
+
+_SCHEMES = {"timm": "", "hf": "hf-hub:"}
+
+
+@dataclass(frozen=True, eq=False)
+class Foreign:
+    """A network whose weights others trained; `build` builds it anew each time.
+
+    Attributes:
+        source: as the user gave it.
+        backbone: name, as `build_backbone` takes it.
+        view: what the weights were trained to be shown.
+        origin: where they are from, and under which licence.
+        tensors: of the checkpoint, by its own names.
+        classes: names of the classes of its classifier; None where they are not known.
+    """
+
+    source: str
+    backbone: str
+    view: EvaluationView
+    origin: Origin
+    tensors: Mapping[str, Tensor]
+    classes: tuple[str, ...] | None = None
+
+    def build(self, resolution: int) -> nn.Module:
+        """Build the backbone with these weights for views of a side in pixels, on the CPU.
+
+        Prints one line on what matched, once.
+
+        Raises:
+            UserError: the file is another network's, or broken.
+        """
+        network = build_backbone(architecture(self.backbone), resolution)
+        network.load_state_dict(self._fit(network).weights, strict=False)
+        return network
+
+    def head(self) -> tuple[Tensor, Tensor] | None:
+        """Return weight [C, D] and bias [C] of the checkpoint's own linear classifier; None for none."""
+        return self._fit(build_backbone(architecture(self.backbone), self.view.resolution)).head
+
+    def _fit(self, network: nn.Module) -> Fit:
+        fit = fit_tensors(self.tensors, network)
+        fit.check(self.source, self.backbone, network)
+        tell(fit.describe(self.source, self.backbone))
+        licence = self.origin.licence or "not stated: ask its publisher before you pass them on"
+        tell(f"weights: licence of {self.source}: {licence}")
+        return fit
+
+
+def is_foreign(start: Path) -> bool:
+    """Return whether a start is weights that others trained, and no run, checkpoint or file of ours."""
+    if _scheme(str(start)) is not None:
+        return True
+    if start.is_dir():
+        return timm_config(start) is not None
+    return start.suffix in SUFFIXES and not is_described(start)
+
+
+def read_foreign(start: Path, backbone: str | None = None) -> Foreign:
+    """Read weights that others trained.
+
+    Args:
+        start: see above.
+        backbone: name of the network; needed for a file that does not say it.
+
+    Raises:
+        UserError: nothing there, no network to fetch it, another network than `backbone`, or no name for it.
+    """
+    found = _read(str(start), _stamp(start), None if start.is_dir() or _scheme(str(start)) else backbone)
+    if backbone is not None and architecture(found.backbone) != architecture(backbone):
+        raise UserError(
+            f"backbone: expected {found.backbone}, that of --init {start}, found {backbone}; change one of "
+            "them"
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=2)  # the network is built several times, each rank reads its own
+def _read(source: str, stamp: int, backbone: str | None) -> Foreign:
+    scheme, path = _scheme(source), Path(source)
+    if scheme is not None:
+        return _fetched(source, _SCHEMES[scheme] + source.removeprefix(f"{scheme}:"))
+    if path.is_dir():
+        return _fetched(source, f"local-dir:{path}")
+    tensors = read_weights(path)
+    config = timm_config(path)
+    if config is not None and (backbone is None or config["architecture"] == architecture(backbone)):
+        name, given = str(config["architecture"]), {**config, **config.get("pretrained_cfg", {})}
+    elif backbone is not None:
+        check_name(backbone)
+        name = backbone
+        known = None if backbone in OURS else timm.get_pretrained_cfg(backbone)
+        given = {} if known is None else known.to_dict()
+        given.pop("license", None)  # of timm's own weights
+    else:
+        raise UserError(
+            f"start: {source} does not say which network it holds; name it by --backbone, such as resnet50"
+        )
+    origin = Origin(source, str(given.get("license") or ""))
+    return Foreign(source, name, _view(given, name), origin, tensors, _named(given))
+
+
+def _fetched(source: str, name: str) -> Foreign:
+    """Let timm fetch and build a network, and take it apart."""
+    with _one_line(source):
+        model = timm.create_model(name, pretrained=True)
+    config = dict(model.pretrained_cfg)
+    backbone = str(config["architecture"])
+    tag = config.get("tag")
+    known = f"{backbone}.{tag}" if tag and timm.is_model(f"{backbone}.{tag}") else backbone
+    classes = _named(config) or _imagenet(model)
+    origin = Origin(source, str(config.get("license") or ""))
+    return Foreign(source, known, _view(config, backbone), origin, model.state_dict(), classes)
+
+
+@contextmanager
+def _one_line(source: str) -> Iterator[None]:
+    """Turn what timm and the hub raise, after several tries, into one line."""
+    level = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()
+    try:
+        yield
+    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        reason = one_line(" ".join(str(error).split()))[:160]
+        raise UserError(
+            f"start: expected weights of {source} in the cache of the hub or from its network, found neither "
+            f"({type(error).__name__}: {reason}); check the name, or fetch it elsewhere and give its path"
+        ) from error
+    finally:
+        hub_logging.set_verbosity(level)
+
+
+def _view(config: Mapping[str, Any], name: str) -> EvaluationView:
+    """Return the view that timm's configuration of a network asks for."""
+    if not config:
+        return EvaluationView.usual(32)
+    found = resolve_data_config({}, pretrained_cfg=dict(config))
+    interpolation = "bilinear" if found["interpolation"] == "bilinear" else "bicubic"
+    if found["interpolation"] not in ("bilinear", "bicubic"):
+        tell(f"views: {name} was shown images by {found['interpolation']}; bicubic stands in for it here")
+    if found["crop_mode"] not in ("center", "squash", "border"):
+        tell(f"views: {name} was shown images in crop mode {found['crop_mode']}; the centre stands in for it")
+    mean, std = (tuple(float(value) for value in found[key]) for key in ("mean", "std"))
+    side, crop = int(found["input_size"][-1]), min(1.0, float(found["crop_pct"]))
+    if len(mean) != 3:  # one channel: views have three, see `adapt_input_conv`
+        mean, std = mean[:1] * 3, std[:1] * 3
+    return EvaluationView(side, crop, mean, std, interpolation)  # type: ignore[arg-type]
+
+
+def _named(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    names = config.get("label_names")
+    return tuple(str(name) for name in names) if names else None
+
+
+def _imagenet(model: nn.Module) -> tuple[str, ...] | None:
+    """Return the synsets of an ImageNet classifier, as ImageNet's own folders are called."""
+    subset = infer_imagenet_subset(model)
+    return tuple(ImageNetInfo(subset).label_names()) if subset else None
+
+
+def _scheme(source: str) -> str | None:
+    return next((scheme for scheme in _SCHEMES if source.startswith(f"{scheme}:")), None)
+
+
+def timm_config(place: Path) -> Mapping[str, Any] | None:
+    """Return timm's configuration of a folder that it can load, or of a file: inside it, or beside it.
+
+    None where there is none.
+    """
+    try:
+        text = None if place.is_dir() else timm_metadata(place)
+        folder = place if place.is_dir() else place.parent
+        content = parse_json((folder / "config.json").read_bytes() if text is None else text)
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and "architecture" in content else None
+
+
+def _stamp(path: Path) -> int:
+    """Return what changes with a file or folder, so that a new one is read anew."""
+    return path.stat().st_mtime_ns if path.exists() else 0

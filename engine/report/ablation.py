@@ -1,0 +1,74 @@
+"""The table of what each stage of a chain of trainings brought, as files, as a picture and on the screen."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from engine.report.figures import draw_steps, save_picture
+from loaders.common.files import to_json, write_atomic
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Test accuracy after a stage, in [0, 1]."""
+
+    stage: str
+    top1: float
+
+
+def write_ablation(
+    out: Path, measured: Sequence[Measured], titles: Mapping[str, str], config: Mapping[str, Any]
+) -> None:
+    """Write ablation.json and ablation.csv of the stages so far.
+
+    Args:
+        out: folder of the files.
+        measured: in the order of the stages.
+        titles: of the stages.
+        config: of the whole chain, in JSON types.
+    """
+    if not measured:
+        return
+    rows = [asdict(row) for row in measured]
+    write_atomic(out / "ablation.json", to_json({"config": config, "stages": rows}))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("stage", "top1_percent"))
+    writer.writerows((titles[row.stage], f"{100 * row.top1:.2f}") for row in measured)
+    write_atomic(out / "ablation.csv", text.getvalue().encode())
+
+
+def draw_ablation(out: Path, measured: Sequence[Measured], titles: Mapping[str, str]) -> None:
+    """Draw ablation.png of the stages so far; arguments as in `write_ablation`."""
+    if not measured:
+        return
+    names, values = [titles[row.stage] for row in measured], [100 * row.top1 for row in measured]
+    save_picture(out / "ablation.png", draw_steps(names, values, "test accuracy, %"))
+
+
+def print_ablation(
+    console: Console, measured: Sequence[Measured], titles: Mapping[str, str], apart: str
+) -> None:
+    """Print what every stage came to and what it changed.
+
+    Args:
+        console: to print on.
+        measured: in the order of the stages.
+        titles: of the stages.
+        apart: a stage that no other goes on from.
+    """
+    table = Table("stage", "top-1, %", "change")
+    chained = [row for row in measured if row.stage != apart]
+    for row in measured:
+        place = chained.index(row) if row in chained else 0
+        change = f"{100 * (row.top1 - chained[place - 1].top1):+.2f}" if place > 0 else ""
+        table.add_row(titles[row.stage], f"{100 * row.top1:.2f}", change)
+    console.print(table)

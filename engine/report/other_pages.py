@@ -1,0 +1,167 @@
+"""Pages about folders that are no single training: few labels, a pipeline, and several runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.evaluate.few_labels import RESULTS_NAME, read_results
+from engine.evaluate.online_probe import read_probe
+from engine.report.figures import draw_curves, draw_steps
+from engine.report.page import Block, Facts, Paragraph, Section, Table, render_page
+from engine.report.run_page import (
+    FOOTER,
+    PageOptions,
+    accuracy_cell,
+    build_run_page,
+    commands_of,
+)
+from engine.report.sections import curves_of, few_labels_section, leaks_section, percent
+from engine.train.classifier_recipe import read_accuracy
+from engine.train.metrics import read_metrics
+from engine.train.run_folder import read_run
+from loaders.common.errors import UserError, one_line
+from loaders.common.json_text import parse_json
+
+ABLATION_NAME = "ablation.json"
+
+
+def build_page(options: PageOptions) -> str:
+    """Return the page of any folder that a recipe leaves.
+
+    Raises:
+        UserError: no such folder.
+    """
+    if (options.run / RESULTS_NAME).is_file() and not (options.run / "metrics.jsonl").is_file():
+        return few_labels_page(options)
+    if (options.run / ABLATION_NAME).is_file():
+        return pipeline_page(options)
+    return build_run_page(options)
+
+
+def few_labels_page(options: PageOptions) -> str:
+    """Return the page of what recipes/transfer.py left."""
+    results, config = read_results(options.run)
+    rows = [
+        (
+            Path(r.init).name,
+            r.method,
+            str(r.labels_per_class),
+            str(r.seed),
+            accuracy_cell(r.top1, r.num_test),
+            "" if r.validation_top1 is None else percent(r.validation_top1),
+            str(r.steps),
+        )
+        for r in results
+    ]
+    columns = (
+        "start",
+        "method",
+        "labels per class",
+        "seed",
+        "accuracy (95 % interval)",
+        "validation",
+        "steps",
+    )
+    sections = [
+        leaks_section([str(leak) for leak in config.get("leaks", ())]),
+        few_labels_section(results),
+        Section("Each network", [Table(columns, rows, "Intervals: Wilson, over the test images.")]),
+        _configuration(config, options),
+    ]
+    return render_page(
+        options.title or f"Few labels: {options.run.resolve().name}", options.lead, sections, FOOTER
+    )
+
+
+def pipeline_page(options: PageOptions) -> str:
+    """Return the page of what recipes/pipeline.py left: every stage, and the runs that it is made of."""
+    path = options.run / ABLATION_NAME
+    try:
+        content = parse_json(path.read_bytes())
+        stages = [(str(row["stage"]), float(row["top1"])) for row in content["stages"]]
+        config = dict(content["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a pipeline's result ({error}); run the pipeline again") from None
+    blocks: list[Block] = []
+    if stages:
+        names, shares = zip(*stages, strict=True)
+        blocks = [draw_steps(names, [100 * share for share in shares], "test accuracy, %")]
+        gains = [share - before for share, before in zip(shares, (shares[0], *shares[:-1]), strict=True)]
+        rows = [(n, percent(s), f"{100 * g:+.1f}") for n, s, g in zip(names, shares, gains, strict=True)]
+        blocks.append(Table(("stage", "accuracy", "points gained"), rows))
+    runs = sorted(path.parent for path in options.run.rglob("metrics.jsonl"))
+    sections = [
+        Section("Stages", blocks),
+        *compared_sections(runs, options.run),
+        _configuration(config, options),
+    ]
+    return render_page(
+        options.title or f"Pipeline: {options.run.resolve().name}", options.lead, sections, FOOTER
+    )
+
+
+def compare_page(runs: Sequence[Path], title: str | None = None, lead: str = "") -> str:
+    """Return a page with several runs side by side.
+
+    Raises:
+        UserError: a folder that is no run.
+    """
+    for run in runs:
+        read_run(run)
+    names = ", ".join(run.resolve().name for run in runs)
+    return render_page(title or f"{len(runs)} runs", lead or names, compared_sections(runs), FOOTER)
+
+
+def compared_sections(runs: Sequence[Path], below: Path | None = None) -> list[Section]:
+    """Return the figures, the curves and the differing options of several runs."""
+    found = []
+    missing: list[Block] = []
+    for run in runs:
+        name = run.relative_to(below).as_posix() if below is not None else run.resolve().name
+        try:
+            found.append((name, run, read_run(run), read_accuracy(run), read_metrics(run / "metrics.jsonl")))
+        except UserError as error:
+            missing.append(Paragraph(f"{name}: {one_line(str(error))}"))
+    curves, rows = [], []
+    for name, run, described, accuracy, records in found:
+        last, best = (records[-1] if records else {}), accuracy.get("ema", accuracy.get("raw"))
+        speeds = sorted(r["img_per_s"] for r in records if r.get("img_per_s"))
+        rows.append(
+            (
+                name,
+                str(described["recipe"]),
+                "" if best is None else accuracy_cell(best.top1, best.num_images),
+                _figure(last.get("loss")),
+                _figure(last.get("step")),
+                f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "",
+            )
+        )
+        curves += curves_of([*records, *read_probe(run)], name)
+    columns = ("run", "recipe", "accuracy (95 % interval)", "last loss", "steps", "images/s")
+    sections = [Section("Runs", [Table(columns, rows)] if rows else [])]
+    sections.append(Section("Curves", [draw_curves(curves)] if curves else []))
+    configs = [described["config"] for _, _, described, _, _ in found]
+    differing = sorted(
+        key for key in {k for c in configs for k in c} if len({repr(c.get(key)) for c in configs}) > 1
+    )
+    options = [(key, *(_short(config.get(key)) for config in configs)) for key in differing]
+    if options and len(found) > 1:
+        table = Table(("option", *(name for name, *_ in found)), options, numeric=False)
+        sections.append(Section("Where their options differ", [table]))
+    return [*sections, Section("What is missing", missing)]
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else f"{value:,}"
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _configuration(config: Any, options: PageOptions) -> Section:
+    pairs = [(str(name), _short(value)) for name, value in dict(config).items() if name != "leaks"]
+    return Section("How to repeat it", [*commands_of(options), Facts(pairs)])

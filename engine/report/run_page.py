@@ -1,0 +1,313 @@
+"""The page about a run folder, made of what the folder holds; what is missing is said, and left out."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.evaluate.few_labels import FewLabelResult, read_results
+from engine.evaluate.online_probe import read_probe
+from engine.evaluate.results import Evaluation, read_evaluation
+from engine.report.page import Block, Command, Paragraph, Section, Table, Tile, Tiles, render_page
+from engine.report.sections import (
+    configuration_section,
+    curves_section,
+    few_labels_section,
+    frozen_section,
+    key_figures,
+    leaks_section,
+    percent,
+)
+from engine.report.sheets import contact_sheet, to_pixels
+from engine.report.tested import MOST_TESTED, Tested, look_at_split
+from engine.train.bad_rows import read_bad_rows
+from engine.train.classifier_recipe import read_accuracy
+from engine.train.metrics import read_metrics
+from engine.train.run_folder import read_run
+from engine.train.samples import load_samples
+from loaders.classification import build_rows_loader
+from loaders.common.errors import UserError, one_line
+from loaders.common.files import write_atomic
+from loaders.options import LoaderOptions
+from loaders.packs import Pack, open_pack
+from loaders.packs.labels.subsample import training_labels
+from loaders.views.evaluation import EvaluationView
+
+PAGE_NAME, COMMAND_NAME = "report.html", "command.txt"
+FOOTER = "Written by Sluice from the folder's own records."
+_SHOWN_BAD_ROWS = 20
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """What the page shows.
+
+    Attributes:
+        run: run folder.
+        few_labels: folder of recipes/transfer.py, for the accuracies with few labels.
+        pack: that the run was trained on; where its configuration says by default.
+        title: heading; the recipe and the folder by default.
+        lead: a sentence below it.
+        commands: command lines that led here; what the folder keeps by default.
+        num_images: images on the sheet of views.
+        num_tested: test images that are shown to the network at most; 0 shows it none.
+    """
+
+    run: Path
+    few_labels: Path | None = None
+    pack: Path | None = None
+    title: str | None = None
+    lead: str = ""
+    commands: tuple[str, ...] = ()
+    num_images: int = 12
+    num_tested: int = MOST_TESTED
+
+
+class _Sections:
+    """The sections of a page in order; one that cannot be made is named under what is missing."""
+
+    def __init__(self) -> None:
+        self.found: list[Section] = []
+        self.missing: list[str] = []
+
+    def add(self, what: str, make: Callable[[], Section | Sequence[Section]]) -> None:
+        """Add what `make` returns, or a line on why it does not."""
+        try:
+            made = make()
+        except (UserError, OSError) as error:
+            self.missing.append(f"{what}: {one_line(str(error))}")
+            return
+        self.found += [made] if isinstance(made, Section) else made
+
+    def get(self, what: str, make: Callable[[], Any]) -> Any:
+        """Return what `make` returns; None, and a line, where it fails."""
+        made: list[Any] = [None]
+
+        def kept() -> list[Section]:
+            made[0] = make()
+            return []
+
+        self.add(what, kept)
+        return made[0]
+
+    def all(self) -> list[Section]:
+        """Return the sections, behind them what is missing."""
+        return [*self.found, Section("What is missing", [Paragraph(line) for line in self.missing])]
+
+
+def build_run_page(options: PageOptions) -> str:
+    """Return the page of a run folder as HTML text.
+
+    Raises:
+        UserError: no run there, or something asked for by an option that is not there.
+    """
+    described, run = read_run(options.run), options.run
+    results = [] if options.few_labels is None else read_results(options.few_labels)[0]
+    page = _Sections()
+    evaluation = page.get("frozen features", lambda: read_evaluation(run))
+    page.add("accuracy", lambda: accuracy_section(run, evaluation, results))
+    page.add("leaks", lambda: leaks_section(leaks_of(described, options.few_labels, evaluation)))
+    records = page.get("curves", lambda: read_metrics(run / "metrics.jsonl")) or []
+    if not records:
+        page.missing.append(
+            "curves: metrics.jsonl has no line, so the run has not reached its first log step"
+        )
+    probes = page.get("probe", lambda: read_probe(run)) or []
+    page.add("curves", lambda: curves_section([*records, *probes]))
+    if results:
+        page.add("few labels", lambda: few_labels_section(results))
+    if evaluation is not None:
+        page.add("frozen features", lambda: frozen_section(evaluation))
+    pack = page.get("pack", lambda: pack_of(described, options))
+    if pack is not None:
+        page.add("views", lambda: views_section(run, pack, options.num_images))
+        if options.num_tested:
+            page.add("test images", lambda: network_sections(described, pack, options))
+    page.add("speed", lambda: speed_section(records))
+    page.add("bad rows", lambda: bad_rows_section(run, pack))
+    page.add("how to repeat it", lambda: configuration_section(described, commands_of(options)))
+    title = options.title or f"{described['recipe']}: {run.resolve().name}"
+    return render_page(title, options.lead, page.all(), footer=FOOTER)
+
+
+def accuracy_section(
+    run: Path, evaluation: Evaluation | None, results: Sequence[FewLabelResult]
+) -> list[Section]:
+    """Return the figures to see first: of the classifier, and of frozen features and few labels."""
+    from engine.report.classifier_sections import headline
+
+    found = read_accuracy(run)
+    best = found.get("ema", found.get("raw"))
+    shown = []
+    if best is not None:
+        shown.append(headline(best.top1, best.num_images, best.top5, getattr(best, "mean_class_top1", None)))
+    return [*shown, key_figures(evaluation, results)]
+
+
+def leaks_of(described: dict[str, Any], few_labels: Path | None, evaluation: Evaluation | None) -> list[str]:
+    """Return what was learned from and measured on at once, by whatever the page shows; each text once."""
+    shown = [described["config"], {} if evaluation is None else evaluation.config]
+    if few_labels is not None:
+        shown.append(read_results(few_labels)[1])
+    return list(dict.fromkeys(str(leak) for found in shown for leak in found.get("leaks", ())))
+
+
+def pack_of(described: dict[str, Any], options: PageOptions) -> Pack:
+    """Open the pack of a run.
+
+    Raises:
+        UserError: the configuration names none, or it is gone.
+    """
+    trained_on = options.pack or described["config"].get("pack")
+    if not isinstance(trained_on, str | Path):
+        raise UserError(f"expected one in {options.run / 'config.json'}, found none; give its --pack")
+    return open_pack(trained_on)
+
+
+def network_sections(described: dict[str, Any], pack: Pack, options: PageOptions) -> list[Section]:
+    """Return what the network says of test images, and a map of its features."""
+    from engine.report.classifier_sections import ClassifierPages
+    from engine.report.embedding import embedding_section
+
+    config = described["config"]
+    split = config.get("test_split", "test")
+    if not split or (split not in pack.splits and "test_split" not in config):
+        return []  # a run that measures nothing misses nothing
+    tested: Tested | None = look_at_split(options.run, pack, str(split), options.num_tested)
+    if tested is None:
+        return []
+    sections: list[Section] = []
+    if tested.probabilities is not None:
+        shown, training = ClassifierPages(pack, tested), training_counts(config, pack)
+        sections += [shown.confusion(), shown.images(), shown.classes(training), shown.confidence_section()]
+        sections.append(shown.imbalance(training))
+    return [*sections, embedding_section(tested, pack.classes)]
+
+
+def training_counts(config: dict[str, Any], pack: Pack) -> NDArray[np.int64] | None:
+    """Return the labels of each class that a run was given, int64 [C]; None where its options do not say."""
+    if "labeled_split" not in config:
+        return None
+    try:
+        few = (config.get("labels_per_class"), int(config.get("label_seed", 0)))
+        extra = [Path(text) for text in config.get("extra_labels", ())]
+        table = training_labels(pack, str(config["labeled_split"]), *few, extra)
+    except (UserError, OSError, ValueError, TypeError):  # of another version, or tables that are gone
+        return None
+    return np.bincount(table.label, minlength=len(pack.classes))
+
+
+def original_pixels(pack: Pack, rows: Tensor, resolution: int) -> Tensor:
+    """Return uint8 [N, 3, H, W], the centred squares of these rows of a pack, in their order."""
+    wanted = rows.tolist()
+    order = sorted(set(wanted))
+    if not 0 <= order[0] <= order[-1] < len(pack):
+        raise UserError(
+            f"views: expected rows 0 to {len(pack) - 1}, found {order[0]} to {order[-1]}; give the run's own "
+            "pack with --pack"
+        )
+    view = EvaluationView.usual(resolution)
+    options = LoaderOptions(num_threads=1)
+    with build_rows_loader(pack, np.array(order), view, options, batch_size=len(order)) as loader:
+        (batch,) = loader.epoch(0)
+    return to_pixels(batch.views[0], view.mean, view.std)[[order.index(row) for row in wanted]]
+
+
+def views_section(run: Path, pack: Pack, num_images: int) -> Section:
+    """Return the sheet of the first images a run was trained on, each above its views."""
+    views, rows = load_samples(run)
+    views, rows = tuple(view[:num_images] for view in views), rows[:num_images]
+    originals = original_pixels(pack, rows, views[0].shape[-1])
+    usual = EvaluationView.usual(views[0].shape[-1])
+    mean, std = usual.mean, usual.std
+    names = [f"view {chr(ord('a') + i)}" for i in range(len(views))]
+    sheet = contact_sheet(
+        [("image", originals), *((n, to_pixels(v, mean, std)) for n, v in zip(names, views, strict=True))],
+        caption=f"The first {len(rows)} images of the first batch, and what the network saw of each.",
+    )
+    return Section("Views", [sheet])
+
+
+def speed_section(records: Sequence[dict[str, Any]]) -> Section:
+    """Return how fast the run was, and whether it waited for data or for the network."""
+    timed = [r for r in records if r.get("img_per_s")]
+    if not timed:
+        return Section("Speed", [])
+    # The first window compiles and warms up; where there are others, they count alone.
+    timed = timed[1:] or timed
+    rate = len(timed) / sum(1 / r["img_per_s"] for r in timed)
+    wait = sum(r.get("wait_share", 0.0) for r in timed) / len(timed)
+    tiles = [
+        Tile(f"{rate:,.0f}", "images per second", "without the first log window"),
+        Tile(f"{100 * wait:.1f} %", "of the time waiting for data", ""),
+    ]
+    bound = (
+        "The run waited for data: tools/doctor.py says for what, and what would help."
+        if wait > 0.1
+        else "The network was the bound: loading faster would change little."
+    )
+    return Section("Speed", [Tiles(tiles), Paragraph(bound)])
+
+
+def bad_rows_section(run: Path, pack: Pack | None) -> Section:
+    """Return the images that could not be read."""
+    bad = read_bad_rows(run)
+    if not bad:
+        return Section("Images that could not be read", [])
+    rows = [
+        (str(row), pack.key(row) if pack is not None and row < len(pack) else "", reason)
+        for row, reason in list(bad.items())[:_SHOWN_BAD_ROWS]
+    ]
+    caption = f"{len(bad):,} in all; another image took the place of each in training. See bad_rows.jsonl."
+    table = Table(("row", "key", "reason"), rows, caption, numeric=False)
+    return Section("Images that could not be read", [table])
+
+
+def commands_of(options: PageOptions) -> list[Block]:
+    """Return the commands that led to the run: those given, or that which the folder keeps."""
+    path = options.run / COMMAND_NAME
+    lines = options.commands
+    if not lines and path.is_file():
+        lines = tuple(path.read_text("utf-8", errors="replace").splitlines())
+    if not lines:
+        return []
+    return [Paragraph("The commands, in order:" if len(lines) > 1 else "The command:"), Command(lines)]
+
+
+def leave_page(run: Path, build: Callable[[], str] | None = None) -> None:
+    """Write the page of what has just ended, in the first process alone; a failure is a line, and no error.
+
+    Args:
+        run: its folder; the command line of this process is kept there too.
+        build: makes the page; `build_run_page` by default.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    page = run / PAGE_NAME
+    try:
+        command = ("python", *sys.argv) if sys.argv[0].endswith(".py") else tuple(sys.argv)
+        write_atomic(run / COMMAND_NAME, (shlex.join(command) + "\n").encode("utf-8", "surrogateescape"))
+        text = build_run_page(PageOptions(run)) if build is None else build()
+        write_atomic(page, text.encode("utf-8", "replace"))
+    except (UserError, OSError, ValueError, RuntimeError) as error:
+        # The training is done and saved: what goes wrong in drawing must not look as if it were not.
+        print(f"report: not written ({one_line(str(error))}); try python tools/report.py --run {run}")
+        return
+    print(f"report: {page}")
+
+
+def accuracy_cell(top1: float, count: int) -> str:
+    """Return an accuracy with its interval for a table, such as "93.1 % (91.2 to 94.6)"."""
+    from engine.report.classifier_sections import interval
+
+    low, high = interval(round(top1 * count), count)
+    return f"{percent(top1)} ({100 * low:.1f} to {100 * high:.1f})"

@@ -1,0 +1,94 @@
+"""What a run's network says of some images of a pack, for its page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from engine.evaluate.predict import predict
+from engine.evaluate.representations import extract_features
+from engine.nets.backbones import resized
+from engine.nets.classifier import best_weights, find_classifier
+from engine.nets.starts import find_start
+from loaders.classification import build_rows_loader
+from loaders.options import LoaderOptions
+from loaders.packs import Pack
+from loaders.views.evaluation import EvaluationView
+
+MOST_TESTED, MOST_MAPPED = 4000, 1000
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Labelled images, evenly spaced over a split.
+
+    Attributes:
+        split: its name.
+        num_labelled: labelled images of the split, of which these are some.
+        row: int64 [N], rows of the pack.
+        label: int64 [N].
+        probabilities: float32 [N, C]; None for a run without a classifier.
+        mapped: int64 [M], positions among the N whose features are known.
+        features: float32 [M, D], of the backbone.
+    """
+
+    split: str
+    num_labelled: int
+    row: NDArray[np.int64]
+    label: NDArray[np.int64]
+    probabilities: Tensor | None
+    mapped: NDArray[np.int64]
+    features: NDArray[np.float32]
+
+
+def look_at_split(run: Path, pack: Pack, split: str, most: int = MOST_TESTED) -> Tested | None:
+    """Show a run's network labelled images of a split; None where the split has none.
+
+    Args:
+        run: run folder with a classifier or a backbone.
+        pack: of the images.
+        split: its name.
+        most: images at most.
+
+    Raises:
+        UserError: a network that cannot be read, or one of other classes.
+    """
+    whole = pack.split(split)
+    labels = whole.labels()
+    known = np.flatnonzero(labels >= 0)
+    if not len(known):
+        return None
+    chosen = known[_spaced(len(known), most)]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = LoaderOptions(device=device, channels_last=True)
+    probabilities: Tensor | None = None
+    view: EvaluationView
+    backbone: nn.Module
+    if best_weights(run) is not None:
+        classifier = find_classifier(run, pack.classes).to(device)
+        view, backbone = classifier.view, classifier.backbone
+        with build_rows_loader(pack, np.sort(whole.rows(chosen)), view, options) as loader:
+            parts = list(predict(classifier, loader, device, run))
+        probabilities = torch.cat([part.probabilities for part in parts])
+        rows, found = (torch.cat([getattr(p, name) for p in parts]).numpy() for name in ("index", "labels"))
+    else:
+        start = find_start(run)
+        view = start.view
+        backbone = resized(start.load(), start.backbone, view.resolution).to(device)
+        rows, found = whole.rows(chosen), labels[chosen]
+    mapped = _spaced(len(rows), MOST_MAPPED)
+    with build_rows_loader(pack, np.sort(rows[mapped]), view, options) as loader:
+        features = extract_features(backbone, loader, device, run)
+    place = {row: number for number, row in enumerate(rows.tolist())}
+    order = np.array([place[row] for row in features.index.tolist()], np.int64)
+    return Tested(split, len(known), rows, found, probabilities, order, features.h.numpy())
+
+
+def _spaced(count: int, most: int) -> NDArray[np.int64]:
+    """Return at most so many positions of [0, count), evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))

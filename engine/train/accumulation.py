@@ -1,0 +1,151 @@
+"""The gradient of a whole batch from parts of it that fit into memory, one after the other.
+
+Rows: where the loss is a mean over rows, the mean of the parts' losses is the loss, and so are the gradients.
+
+Embeddings: where the loss looks at all rows at once (Barlow Twins, VICReg, SimCLR), the parts are embedded
+without a graph; the loss of all embeddings gives its gradient for each of them; and the parts are embedded
+again, with a graph, and that gradient is sent back through it. This is the chain rule, so the result is that
+of the whole batch, for one more forward pass (Gao et al. 2021, arXiv 2101.06983, whose gradient cache it is).
+
+Networks with BatchNorm normalise each part by its own statistics: their gradient is that of smaller batches
+under the loss of the whole. Running statistics follow each part, where there are two passes in the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from engine.train.distributed import world_size
+from engine.train.draws import drawing_part
+from engine.train.recipe import Recipe, StepOutput
+from engine.train.rng import rng_state, set_rng_state
+from loaders.batch import Batch, Loader, PairedBatch
+from loaders.common.errors import UserError
+
+
+class Shell(nn.Module):
+    """Gives DistributedDataParallel a `forward` to wrap; batches pass through it untouched."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Wrap a recipe."""
+        super().__init__()
+        self.recipe = recipe
+
+    def forward(self, batch: Any, step: int, gradients: Sequence[Tensor] | None = None) -> StepOutput:
+        """Take a recipe's step; or, given gradients of its embeddings, what sends them back."""
+        if gradients is None:
+            return self.recipe.training_step(batch, step)
+        pairs = zip(self.recipe.embed(batch), gradients, strict=True)
+        return StepOutput(torch.stack([(z * gradient).sum() for z, gradient in pairs]).sum())
+
+
+class Accumulator:
+    """Runs a step forward and backward, in one go or in parts."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        accelerator: Accelerator,
+        loader: Loader[Any],
+        micro: int | None,
+    ) -> None:
+        """Work out the number of parts.
+
+        Args:
+            recipe: what is trained.
+            model: a `Shell` around it, prepared.
+            accelerator: of the run.
+            loader: of the run.
+            micro: labelled images of each process in a part; None for one part.
+
+        Raises:
+            UserError: parts that do not make up a process's share, or a recipe that cannot be cut.
+        """
+        self._recipe, self._model, self._accelerator = recipe, model, accelerator
+        per_rank = loader.batch_size // world_size()
+        self.num_parts = 1 if micro is None else per_rank // micro
+        if micro is not None and (self.num_parts < 1 or per_rank % micro):
+            raise UserError(
+                f"micro_batch: expected a divisor of the {per_rank} images of a step on each process, found "
+                f"{micro}; change it or --batch-size"
+            )
+        if self.num_parts > 1 and recipe.parts == "none":
+            raise UserError(
+                f"micro_batch: the loss of recipe {recipe.name!r} is of a whole batch and cannot be had from "
+                f"parts, found {micro}; leave it out"
+            )
+
+    def __call__(self, batch: Any, step: int) -> StepOutput:
+        """Leave the gradients of a batch in the parameters; return its loss and metrics, for the record."""
+        if self.num_parts == 1:
+            output: StepOutput = self._model(batch, step)
+            self._accelerator.backward(output.loss)
+            return output
+        parts = cut(batch, self.num_parts)
+        if self._recipe.parts == "embeddings":
+            return self._by_embeddings(parts, step)
+        outputs = []
+        for number, part in enumerate(parts):
+            with self._joining(number), drawing_part(number, self.num_parts):
+                output = self._model(part, step)
+                loss = output.loss / self.num_parts
+                self._accelerator.backward(loss)
+            outputs.append(StepOutput(loss.detach(), output.metrics))
+        names = outputs[0].metrics
+        metrics = {name: torch.stack([o.metrics[name].double() for o in outputs]).mean() for name in names}
+        return StepOutput(torch.stack([o.loss for o in outputs]).sum(), metrics)
+
+    def _by_embeddings(self, parts: list[Any], step: int) -> StepOutput:
+        device = self._accelerator.device
+        drawn = rng_state(device)
+        with torch.no_grad(), kept_buffers(self._recipe), self._accelerator.autocast():
+            embedded = [self._recipe.embed(part) for part in parts]
+        views = [torch.cat(column).requires_grad_() for column in zip(*embedded, strict=True)]
+        with self._accelerator.autocast():
+            output = self._recipe.embedding_loss(views, step)
+        gradients = torch.autograd.grad(output.loss, views)
+        set_rng_state(drawn, device)  # the same dropout again
+        cuts = zip(*(gradient.chunk(self.num_parts) for gradient in gradients), strict=True)
+        for number, (part, back) in enumerate(zip(parts, cuts, strict=True)):
+            with self._joining(number):
+                self._accelerator.backward(self._model(part, step, back).loss)
+        return replace(output, loss=output.loss.detach())
+
+    def _joining(self, number: int) -> Any:
+        """Join the ranks' gradients in the last part alone."""
+        return nullcontext() if number == self.num_parts - 1 else self._accelerator.no_sync(self._model)
+
+
+@contextmanager
+def kept_buffers(module: nn.Module) -> Iterator[None]:
+    """Put back buffers, such as running statistics, that a pass changes."""
+    kept = [buffer.clone() for buffer in module.buffers()]
+    yield
+    for buffer, before in zip(module.buffers(), kept, strict=True):
+        buffer.copy_(before)
+
+
+def cut(batch: Batch | PairedBatch, num_parts: int) -> list[Any]:
+    """Cut a batch into parts of equal size, labelled and unlabelled rows alike."""
+    if isinstance(batch, PairedBatch):
+        pairs = zip(cut(batch.labeled, num_parts), cut(batch.unlabeled, num_parts), strict=True)
+        return [PairedBatch(labeled, unlabeled) for labeled, unlabeled in pairs]
+    size = len(batch.index) // num_parts
+    rows = [slice(size * number, size * (number + 1)) for number in range(num_parts)]
+    return [
+        Batch(
+            tuple(view[part] for view in batch.views),
+            None if batch.labels is None else batch.labels[part],
+            batch.index[part],
+            batch.valid[part],
+        )
+        for part in rows
+    ]

@@ -1,0 +1,109 @@
+"""What a run is told before it starts and when it is over: mistakes that train without an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from engine.evaluate.predict import Accuracy
+from engine.train.metrics import read_metrics
+from engine.train.recipe import Recipe
+from loaders.common.notice import tell
+
+_FEWEST_RECORDS = 8  # log lines, of which the first and the last quarter are compared
+_MOVED = 0.005  # share of the loss by which it has to change
+
+
+def advise_before(config: Any, recipe: Recipe) -> None:
+    """Print a line for each setting that makes no useful training.
+
+    Args:
+        config: of the run.
+        recipe: built.
+    """
+    for line in before(config, recipe):
+        tell(f"warning: {line}")
+
+
+def before(config: Any, recipe: Recipe) -> Iterator[str]:
+    """Yield what `advise_before` says."""
+    warmup, epochs = float(getattr(config, "warmup_epochs", 0.0)), int(config.epochs)
+    if warmup >= epochs and warmup > 0:
+        yield (
+            f"warmup_epochs: expected fewer than the {epochs} epochs of the run, found {warmup:g}; the "
+            "learning rate never reaches its peak"
+        )
+    stride = stride_of(getattr(recipe, "backbone", None))
+    resolution = int(getattr(config, "resolution", 0))
+    if stride is not None and 0 < resolution < stride:
+        yield (
+            f"resolution: expected at least {stride} pixels, the stride of {config.backbone}, found "
+            f"{resolution}; its last layers see one position"
+        )
+    classes = classes_of(recipe)
+    if classes is not None and len(classes) < 2:
+        names = ", ".join(classes)
+        yield f"classes: expected two or more, found {len(classes)} ({names}); every answer is right"
+
+
+def stride_of(backbone: nn.Module | None) -> int | None:
+    """Return by how much a timm network shrinks an image; None for networks that do not say."""
+    info = getattr(backbone, "feature_info", None)
+    try:
+        return int(info[-1]["reduction"])  # type: ignore[index]
+    except (TypeError, KeyError, IndexError, ValueError):
+        return None
+
+
+def classes_of(recipe: Recipe) -> Sequence[str] | None:
+    """Return the classes that a recipe tells apart; None where it has no classifier."""
+    classes = getattr(getattr(recipe, "classifier", None), "classes", None)
+    return classes if isinstance(classes, list | tuple) else None
+
+
+def advise_after(out: Path, recipe: Recipe, accuracy: Accuracy | None) -> None:
+    """Print a line where a run that is over has learned nothing.
+
+    Args:
+        out: run folder.
+        recipe: trained.
+        accuracy: on the test split; None where nothing was measured.
+    """
+    if (line := at_chance(accuracy, classes_of(recipe))) is not None:
+        tell(f"warning: {line}")
+    if (line := without_movement(read_metrics(out / "metrics.jsonl"))) is not None:
+        tell(f"warning: {line}")
+
+
+def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str | None:
+    """Return what to say of an accuracy whose 95 % interval holds that of guessing; else None."""
+    if accuracy is None or classes is None or len(classes) < 2 or not accuracy.num_images:
+        return None
+    from scipy.stats import binomtest
+
+    right, chance = round(accuracy.top1 * accuracy.num_images), 1 / len(classes)
+    low = binomtest(right, accuracy.num_images).proportion_ci(0.95, method="wilson").low
+    if low > chance:
+        return None
+    return (
+        f"accuracy: {accuracy.top1:.1%} of {accuracy.num_images:,} test images is what guessing among "
+        f"{len(classes)} classes gives ({chance:.1%}); look at the labels, the learning rate and the length"
+    )
+
+
+def without_movement(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return what to say of a loss that ends where it began; None where it moved, or of few records."""
+    losses = [float(r["loss"]) for r in records if isinstance(r.get("loss"), int | float)]
+    if len(losses) < _FEWEST_RECORDS:
+        return None
+    part = len(losses) // 4
+    first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
+    if abs(last - first) > _MOVED * abs(first):
+        return None
+    return (
+        f"loss: {first:.4g} at the start and {last:.4g} at the end: it did not move; raise --lr, or look at "
+        "what is trained"
+    )

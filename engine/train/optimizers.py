@@ -1,0 +1,106 @@
+"""Another optimizer than the paper's for any recipe: its groups of parameters under SGD, LARS or AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+from torch import nn
+from torch.optim import Optimizer
+
+from engine.choices import OptimizerName
+from engine.train.optim import LARS
+from engine.train.options import OptimizerOptions
+from engine.train.recipe import Recipe
+from loaders.common.errors import UserError
+
+_MOMENTUM = 0.9  # of sgd and lars where the paper's optimizer has none
+_KINDS: dict[type[Optimizer], OptimizerName] = {
+    torch.optim.SGD: "sgd",
+    LARS: "lars",
+    torch.optim.AdamW: "adamw",
+}
+
+
+def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
+    """Return the paper's optimizer, or the one that is asked for in its place.
+
+    Each group keeps its weight decay, and its rate as a share of the first group's. LARS's groups of vectors
+    have a rate of their own, which means something to LARS alone: elsewhere it is that of the first group.
+
+    Args:
+        recipe: whose `make_optimizer` is the paper's.
+        options: of the run.
+
+    Raises:
+        UserError: a recipe that learns with its own alone, another optimizer without a rate, or layers that
+            cannot be told apart.
+    """
+    paper = recipe.make_optimizer()
+    kind = _KINDS.get(type(paper))
+    is_own = options.optimizer in ("paper", kind)
+    if not is_own and recipe.own_optimizer:
+        raise UserError(
+            f"optimizer: recipe {recipe.name!r} learns with its paper's alone, expected paper, found "
+            f"{options.optimizer}; leave it out"
+        )
+    if not is_own and options.optimizer_lr is None:
+        raise UserError(
+            f"optimizer: expected --optimizer-lr beside {options.optimizer}, since the recipe's rate is for "
+            "another, found none; give one"
+        )
+    if options.optimizer_lr is not None:
+        _set_rates(paper, options.optimizer_lr)
+    if is_own and options.layer_decay is None:
+        return paper
+    groups = [
+        {"params": g["params"], "lr": g["lr"], "weight_decay": g["weight_decay"]} for g in paper.param_groups
+    ]
+    momentum = float(paper.param_groups[0].get("momentum", _MOMENTUM))
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=momentum)
+    if options.optimizer == "lars":
+        return LARS([part for group in groups for part in _by_dimension(group)], groups[0]["lr"], momentum)
+    if options.layer_decay is not None:
+        groups = list(_by_layer(groups, recipe, options.layer_decay))
+    return torch.optim.AdamW(groups)
+
+
+def _set_rates(optimizer: Optimizer, lr: float) -> None:
+    first = float(optimizer.param_groups[0]["lr"])
+    for group in optimizer.param_groups:
+        share = 1.0 if first == 0.0 or group.get("adapt") is False else float(group["lr"]) / first
+        group["lr"] = lr * share
+
+
+def _by_dimension(group: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Split a group for LARS: vectors are neither decayed nor rescaled."""
+    weights = [p for p in group["params"] if p.ndim > 1]
+    vectors = [p for p in group["params"] if p.ndim <= 1]
+    if weights:
+        yield {**group, "params": weights}
+    if vectors:
+        yield {**group, "params": vectors, "weight_decay": 0.0, "adapt": False}
+
+
+def _by_layer(groups: list[dict[str, Any]], recipe: Recipe, decay: float) -> Iterator[dict[str, Any]]:
+    """Split groups by the layer of the backbone that a parameter is in."""
+    scales = _layer_scales(recipe.backbone, recipe.backbone_name, decay)
+    for group in groups:
+        by_scale: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_scale.setdefault(scales.get(parameter, 1.0), []).append(parameter)
+        for scale, parameters in sorted(by_scale.items()):
+            yield {**group, "params": parameters, "lr": group["lr"] * scale}
+
+
+def _layer_scales(backbone: nn.Module, name: str, decay: float) -> dict[nn.Parameter, float]:
+    """Return the share of the rate of each parameter; 1 in the last layer, `decay` in the one before it."""
+    if not hasattr(backbone, "group_matcher"):
+        raise UserError(
+            f"layer_decay: expected a backbone of timm, which names its layers, found {name}; leave it out"
+        )
+    groups = param_groups_layer_decay(backbone, layer_decay=decay)
+    return {parameter: float(group["lr_scale"]) for group in groups for parameter in group["params"]}

@@ -1,0 +1,148 @@
+"""Measuring on validation images while training goes on: the best state is kept, and training may stop.
+
+The loop measures, between two steps, the network that will be used. What was found so far belongs to the
+checkpoints (`ValidationState`, and the best weights): a resumed run chooses and stops like a whole one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.choices import Keep
+from engine.evaluate.predict import Accuracy, measure_accuracy
+from engine.train.distributed import on_main
+from engine.train.recipe import Recipe
+from loaders.batch import Batch, Loader
+from loaders.packs import LabelTable
+from loaders.packs.labels.validation import SET_ASIDE_PATH
+
+MEASUREMENTS = 20
+"""How often a run is measured where no number of steps is given."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What to measure on, when, and what follows from it.
+
+    Attributes:
+        loader: this rank's part of the labelled images, in evaluation mode.
+        every_steps: optimizer steps between measurements; None for a twentieth of the run.
+        keep: the weights that training ends with: the last, or the best.
+        patience: measurements without a rise of the accuracy after which training ends; 0 for none. Of equal
+            accuracies the first counts.
+        set_aside: labels that the run folder keeps, since they were taken out of those to train on.
+    """
+
+    loader: Loader[Batch]
+    every_steps: int | None = None
+    keep: Keep = "last"
+    patience: int = 0
+    set_aside: LabelTable | None = None
+
+
+@dataclass
+class ValidationState:
+    """What was found so far; empty before the first measurement.
+
+    Attributes:
+        best_step: optimizer steps done at the best measurement; -1 for none yet.
+        best_top1: accuracy there, in [0, 1].
+        num_worse: measurements since then.
+    """
+
+    best_step: int = -1
+    best_top1: float = -1.0
+    num_worse: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement of the loop.
+
+    Attributes:
+        record: for metrics.jsonl and the trackers; empty where nothing was due.
+        said: the same in words.
+        stop: whether training ends here.
+    """
+
+    record: Mapping[str, float] = field(default_factory=dict)
+    said: str = ""
+    stop: bool = False
+
+
+class Validator:
+    """Measures a recipe where it is due."""
+
+    def __init__(self, validation: Validation, out: Path, total_steps: int) -> None:
+        """Begin without a measurement.
+
+        Args:
+            validation: what to do.
+            out: run folder.
+            total_steps: of the run, whose end is measured too.
+        """
+        self.plan, self._out, self._total_steps = validation, out, total_steps
+        self._every_steps = validation.every_steps or max(1, total_steps // MEASUREMENTS)
+        self.state = ValidationState()
+        self.best: dict[str, Tensor] = {}
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """What a checkpoint has to agree in."""
+        plan, patience = self.plan, self.plan.patience
+        return {"validation": f"every {self._every_steps} steps, keep {plan.keep}, patience {patience}"}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether training ends, since the accuracy no longer rises."""
+        return 0 < self.plan.patience <= self.state.num_worse
+
+    def keep_labels(self) -> None:
+        """Write the labels that were set aside into the run folder, once that is claimed; on every rank."""
+        table, path = self.plan.set_aside, self._out / SET_ASIDE_PATH
+        if table is not None:
+            on_main(lambda: None if path.is_file() else table.write(path))
+
+    def described(self) -> dict[str, Any]:
+        """Return the state in JSON types, for a checkpoint."""
+        return asdict(self.state)
+
+    def restore(self, state: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
+        """Go on from what a checkpoint kept."""
+        self.state, self.best = ValidationState(**state), dict(best)
+
+    def after_step(self, step: int, recipe: Recipe, device: torch.device) -> Measured:
+        """Measure where it is due; called on every rank.
+
+        Args:
+            step: steps done.
+            recipe: not wrapped.
+            device: of the run.
+        """
+        if step % self._every_steps and step != self._total_steps:
+            return Measured()
+        found = self._measure(recipe.network, device)
+        if found.top1 > self.state.best_top1:
+            self.state = ValidationState(step, found.top1)
+            if self.plan.keep == "best":
+                self.best = {name: t.detach().cpu().clone() for name, t in recipe.state_dict().items()}
+        else:
+            self.state.num_worse += 1
+        assert found.loss is not None
+        record = {"validation_top1": found.top1, "validation_loss": found.loss}
+        if found.mean_class_top1 is not None:
+            record["validation_mean_class_top1"] = found.mean_class_top1
+        best = f"best {self.state.best_top1:.1%} at step {self.state.best_step}"
+        said = f"validation top-1 {found.top1:.1%}, loss {found.loss:.4g}; {best}"
+        if self.is_over:
+            said += f"; no rise in {self.state.num_worse} measurements, training ends"
+        return Measured(record, said, self.is_over)
+
+    def _measure(self, network: nn.Module, device: torch.device) -> Accuracy:
+        return measure_accuracy(network, self.plan.loader, device, self._out)

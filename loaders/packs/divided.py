@@ -1,0 +1,170 @@
+"""Dividing the listing of one source among several splits, by what is in its files."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.common.errors import UserError
+from loaders.common.files import partial_path, publish
+from loaders.packs.images.image import ImagePolicy, prepare_image
+from loaders.packs.labels.division import Division, divide, joined_groups, scarce_note
+from loaders.packs.listing_lines import from_line
+from loaders.packs.reasons import BadImage
+from loaders.packs.shards.checksum import content_hash
+from loaders.packs.sources.item import MAX_FILE_BYTES, ImageSource, SourceItem, UnreadableItem
+
+_Hashes = list[tuple[bytes | None, int]]
+_ITEMS_PER_TASK = 64
+_LOOKED_AT_PX = 64  # shorter side of what images are compared by
+
+
+class _Seen(NamedTuple):
+    """What dividing knows of a listing.
+
+    Attributes:
+        label: int64 [N], -1 where an item has none.
+        hashes: uint64 [N, 2], of the bytes.
+        look: uint64 [N], perceptual hashes; empty where near copies are not asked for.
+        readable: bool [N], whether it may become an image.
+        classes: names that `label` counts.
+    """
+
+    label: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    look: NDArray[np.uint64]
+    readable: NDArray[np.bool_]
+    classes: tuple[str, ...]
+
+
+def divide_listing(
+    listing: Path, parts: Sequence[Path], source: ImageSource, division: Division, workers: int = 1
+) -> tuple[list[int], list[str]]:
+    """Write the listing of every part; each keeps the order of the whole.
+
+    Every file is read once for its hash, so that exact copies fall on one side. What cannot be read goes to
+    the first part, whose quarantine will name it. The result depends on nothing but the source and the
+    division.
+
+    Args:
+        listing: of the whole source, as `listing_lines` writes it.
+        parts: files to write, one for each name of the division.
+        source: opened.
+        division: the shares.
+        workers: threads that read.
+
+    Returns:
+        Number of items of each part; lines for the summary.
+
+    Raises:
+        UserError: a part without any image.
+    """
+    seen = _look(listing, source, division.near, workers)
+    part = np.zeros(len(seen.label), np.int64)
+    known = np.flatnonzero(seen.readable)
+    pairs, notes = np.zeros((0, 2), np.int64), list[str]()
+    if division.near and len(known):
+        from loaders.packs.findings import near_pairs  # loads what decodes
+
+        pairs = np.array(list(near_pairs(seen.look[known])), np.int64).reshape(-1, 2)
+    groups = joined_groups(len(known), seen.hashes[known], pairs)
+    part[known] = divide(seen.label[known], groups, seen.hashes[known, 0], division.shares, division.seed)
+    counts = np.bincount(part[known], minlength=len(parts))
+    if (counts == 0).any():
+        raise UserError(
+            f"split {division.names[int(counts.argmin())]!r}: expected at least one image of each part, "
+            f"found {len(known)} images to divide among {len(parts)} splits; give more images, or fewer "
+            "splits"
+        )
+    if len(pairs):
+        sizes = np.bincount(groups)
+        num_joined = int((sizes[groups] > 1).sum())
+        notes.append(f"{num_joined:,} images have copies or near copies, kept together")
+    scarce = scarce_note(seen.label[known], part[known], division.names, seen.classes)
+    notes += [] if scarce is None else [scarce]
+    _write(listing, parts, part)
+    return np.bincount(part, minlength=len(parts)).tolist(), notes
+
+
+def _look(listing: Path, source: ImageSource, near: bool, workers: int) -> _Seen:
+    """Read every file of a listing once."""
+    number_of: dict[str, int] = {}
+    labels, digests, looks = list[int](), list[bytes | None](), list[int]()
+
+    def work(items: list[SourceItem]) -> _Hashes:
+        return [_hashes(source, item, near) for item in items]
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for items, found in _in_order(pool, work, _tasks(listing), 2 * max(1, workers)):
+            for item, (digest, look) in zip(items, found, strict=True):
+                labels.append(-1 if item.label is None else number_of.setdefault(item.label, len(number_of)))
+                digests.append(digest)
+                looks.append(look)
+    hashes = np.frombuffer(b"".join(digest or bytes(16) for digest in digests), "<u8").reshape(-1, 2)
+    readable = np.array([digest is not None for digest in digests])
+    return _Seen(np.array(labels, np.int64), hashes, np.array(looks, np.uint64), readable, tuple(number_of))
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    work: Callable[[list[SourceItem]], _Hashes],
+    tasks: Iterator[list[SourceItem]],
+    ahead: int,
+) -> Iterator[tuple[list[SourceItem], _Hashes]]:
+    """Yield each task and its result in order, with so many tasks in hand: a listing may be long."""
+    waiting = deque((task, pool.submit(work, task)) for task in islice(tasks, ahead))
+    while waiting:
+        task, future = waiting.popleft()
+        waiting.extend((more, pool.submit(work, more)) for more in islice(tasks, 1))
+        yield task, future.result()
+
+
+def _tasks(listing: Path) -> Iterator[list[SourceItem]]:
+    with open(listing, "rb") as file:
+        while lines := list(islice(file, _ITEMS_PER_TASK)):
+            yield [from_line(line) for line in lines]
+
+
+def _hashes(source: ImageSource, item: SourceItem, near: bool) -> tuple[bytes | None, int]:
+    """Return the hash of the bytes, and what the image looks like; None for what cannot be read."""
+    if item.problem or not 0 < item.size_bytes <= MAX_FILE_BYTES:
+        return None, 0
+    try:
+        data = source.read(item)
+    except UnreadableItem:
+        return None, 0
+    digest = content_hash(data)
+    return digest, _look_of(data, digest) if near else 0
+
+
+def _look_of(data: bytes, digest: bytes) -> int:
+    from loaders.packs.findings import difference_hash  # loads what decodes
+
+    try:
+        image = prepare_image(data, ImagePolicy(short_side=_LOOKED_AT_PX, encoding="raw"))
+    except BadImage:  # the quarantine will name it; it looks like no other
+        return int.from_bytes(digest[:8], "little")
+    pixels = np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
+    return difference_hash(np.ascontiguousarray(pixels[:, :, 1]))
+
+
+def _write(listing: Path, parts: Sequence[Path], part: NDArray[np.int64]) -> None:
+    partial = [partial_path(path) for path in parts]
+    with ExitStack() as stack, open(listing, "rb") as lines:
+        files = [stack.enter_context(open(path, "wb")) for path in partial]
+        for number, line in zip(part.tolist(), lines, strict=True):
+            files[number].write(line)
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+    for unfinished, path in zip(partial, parts, strict=True):
+        publish(unfinished, path)

@@ -1,0 +1,190 @@
+"""Dividing images among splits: class by class, in given shares, with copies of one image on one side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.common.errors import UserError
+
+_SHARE_ERROR = 1e-6  # shares are written by hand: 0.33, 0.33, 0.34
+_SHOWN_CLASSES = 5
+
+
+class Division(NamedTuple):
+    """How one source becomes several splits.
+
+    Attributes:
+        names: of the splits.
+        shares: of each class that they get, which sum to 1.
+        seed: chooses which images.
+        near: images that look the same stay together too.
+    """
+
+    names: tuple[str, ...]
+    shares: tuple[float, ...]
+    seed: int = 0
+    near: bool = False
+
+    def __str__(self) -> str:
+        """Return the shares as they are given, with what else decides: "0.8,0.2 (seed 0)"."""
+        near = ", near copies together" if self.near else ""
+        return f"{','.join(f'{share:g}' for share in self.shares)} (seed {self.seed}{near})"
+
+
+def parse_shares(text: str, num_parts: int, what: str) -> tuple[float, ...]:
+    """Parse shares such as "0.8,0.1,0.1"; one that is left out at the end is the rest.
+
+    Args:
+        text: numbers between 0 and 1, parted by commas.
+        num_parts: how many parts there are.
+        what: begins the message.
+
+    Raises:
+        UserError: no numbers, another number of them, or shares that do not sum to 1.
+    """
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) == num_parts - 1:
+        shares.append(round(1 - sum(shares), 9))
+    example = "0.8" if num_parts == 2 else ",".join(["0.8", *["0.1"] * (num_parts - 2)])
+    if len(shares) != num_parts or not all(0 < share < 1 for share in shares):
+        raise UserError(
+            f"{what}: expected {num_parts} shares between 0 and 1 that sum to 1, or all but the last, found "
+            f"{text!r}; write e.g. {example}"
+        )
+    if abs(sum(shares) - 1) > _SHARE_ERROR:
+        raise UserError(
+            f"{what}: shares must sum to 1, found {text}, which sum to {sum(shares):g}; correct them"
+        )
+    return tuple(shares)
+
+
+def joined_groups(num_images: int, hashes: NDArray[np.uint64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the group of each image: equal hashes, and pairs, belong together.
+
+    Args:
+        num_images: N.
+        hashes: uint64 [N, 2], of their contents.
+        pairs: int64 [P, 2], positions of images that look the same; they chain.
+
+    Returns:
+        int64 [N], numbers of groups in [0, G).
+    """
+    _, groups = np.unique(hashes, axis=0, return_inverse=True)
+    groups = groups.reshape(num_images).astype(np.int64)
+    if not len(pairs):
+        return groups
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    size = int(groups.max()) + 1
+    edges = coo_array((np.ones(len(pairs)), (groups[pairs[:, 0]], groups[pairs[:, 1]])), shape=(size, size))
+    joined: NDArray[np.int64] = connected_components(edges, directed=False)[1].astype(np.int64)
+    return joined[groups]
+
+
+def divide(
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    hashes: NDArray[np.uint64],
+    shares: Sequence[float],
+    seed: int,
+) -> NDArray[np.int64]:
+    """Give each image to a part; a pure function of contents, labels, shares and seed, not of names or order.
+
+    A group goes to one part as a whole, with the class of its first image. The groups of a class are taken
+    by size and then by their hash, each for the part that lacks most of its share. A class of as many groups
+    as parts, or more, has at least one in each; one of fewer fills the parts with the largest shares.
+
+    Args:
+        labels: int64 [N], -1 where an image has none; these are divided like a class.
+        groups: int64 [N], see `joined_groups`.
+        hashes: uint64 [N], of the contents.
+        shares: of the P parts, which sum to 1.
+        seed: at least 0.
+
+    Returns:
+        int64 [N], the part of each image, in [0, P).
+    """
+    groups = groups.astype(np.int64)
+    _, first, inverse, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    inverse = inverse.reshape(len(labels))
+    # The smallest hash of a group stands for it: that depends on its contents alone.
+    smallest = np.full(len(sizes), np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(smallest, inverse, hashes)
+    mixed = _mixed(smallest, seed)
+    part = np.zeros(len(sizes), np.int64)
+    for label in np.unique(labels[first]).tolist():
+        own = np.flatnonzero(labels[first] == label)
+        own = own[np.lexsort((mixed[own], -sizes[own]))]
+        part[own] = _fill(sizes[own], shares)
+    return part[inverse]
+
+
+def _fill(sizes: NDArray[np.int64], shares: Sequence[float]) -> NDArray[np.int64]:
+    """Return the part of each group of a class, taken in this order."""
+    lacks = [float(quota) for quota in _quotas(int(sizes.sum()), shares)]
+    part = np.zeros(len(sizes), np.int64)
+    for number, size in enumerate(sizes.tolist()):
+        part[number] = place = max(range(len(lacks)), key=lacks.__getitem__)
+        lacks[place] -= size
+    counts = np.bincount(part, minlength=len(shares))
+    while len(sizes) >= len(shares) and (counts == 0).any():  # large groups have left a part without any
+        number = int(np.flatnonzero(part == counts.argmax())[-1])
+        part[number] = counts.argmin()
+        counts = np.bincount(part, minlength=len(shares))
+    return part
+
+
+def _quotas(count: int, shares: Sequence[float]) -> list[int]:
+    """Divide a number of images by the largest remainder; each part gets one where there are enough."""
+    exact = [count * share for share in shares]
+    quotas = [int(value + 1e-9) for value in exact]
+    by_rest = sorted(range(len(shares)), key=lambda i: quotas[i] - exact[i])
+    for place in by_rest[: count - sum(quotas)]:
+        quotas[place] += 1
+    while count >= len(quotas) and min(quotas) == 0:
+        quotas[quotas.index(max(quotas))] -= 1
+        quotas[quotas.index(0)] += 1
+    return quotas
+
+
+def _mixed(hashes: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """Return another order for every seed: the finalizer of SplitMix64 (Steele et al., 2014)."""
+    value = hashes ^ np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: NDArray[np.uint64] = value ^ (value >> np.uint64(31))
+    return mixed
+
+
+def scarce_note(
+    labels: NDArray[np.int64], parts: NDArray[np.int64], names: Sequence[str], classes: Sequence[str]
+) -> str | None:
+    """Name the classes of which a part has no image; None where there are none.
+
+    Args:
+        labels: int64 [N], -1 where an image has none.
+        parts: int64 [N], what `divide` returned.
+        names: of the P parts.
+        classes: names; a label is an index into them.
+    """
+    known = labels >= 0
+    counts = np.zeros((len(classes), len(names)), np.int64)
+    np.add.at(counts, (labels[known], parts[known]), 1)
+    scarce = np.flatnonzero((counts == 0).any(1) & (counts > 0).any(1)).tolist()
+    if not scarce:
+        return None
+    shown = [
+        f"{classes[label]} ({counts[label].sum()}, none in "
+        f"{' and '.join(name for name, count in zip(names, counts[label], strict=True) if not count)})"
+        for label in scarce[:_SHOWN_CLASSES]
+    ]
+    more = f" and {len(scarce) - _SHOWN_CLASSES:,} more" if len(scarce) > _SHOWN_CLASSES else ""
+    return f"too few images for all of {', '.join(names)}: {', '.join(shown)}{more}"

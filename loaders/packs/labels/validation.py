@@ -1,0 +1,179 @@
+"""Which labels a run is measured on while it trains, and which are left to train on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.common.errors import UserError
+from loaders.packs.labels.leaks import check_leak, find_leak, shared_rows
+from loaders.packs.labels.subsample import few_labels, has_labels, read_label_table, validation_part
+from loaders.packs.labels.tables import LabelTable
+from loaders.packs.pack import Pack
+
+SET_ASIDE_PATH = "labels/validation.parquet"
+"""Where a run folder keeps the labels that were set aside."""
+USUAL_SPLITS = ("val", "validation")
+USUAL_SHARE, FEWEST = 0.1, 20
+_GUESSED = ("pseudo", "guess")  # sources of labels that a network gave
+
+
+class ValidationFields(Protocol):
+    """The fields of a configuration that say what to measure on while training."""
+
+    @property
+    def labeled_split(self) -> str:
+        """Split whose true labels are used."""
+
+    @property
+    def test_split(self) -> str:
+        """Split that the end is measured on; "" for none."""
+
+    @property
+    def label_seed(self) -> int:
+        """Chooses what is set aside."""
+
+    @property
+    def allow_leak(self) -> bool:
+        """Train on images of the validation split all the same."""
+
+    @property
+    def init(self) -> Path | None:
+        """Run that the weights come from."""
+
+    @property
+    def validation_split(self) -> str | None:
+        """Split or label table to measure on; "" for none, None for the default."""
+
+    @property
+    def validation_share(self) -> float | None:
+        """Share of the training labels to set aside; None for the default."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """The labels of a run.
+
+    Attributes:
+        training: to train on.
+        validation: to measure on while training; None for nothing.
+        set_aside: whether these were labels to train on: then their images and copies are not trained on
+            without their labels either, and the run folder keeps the table.
+        said: where they come from, in words.
+        leaks: what is trained on and measured on at once, where that is allowed.
+    """
+
+    training: LabelTable
+    validation: LabelTable | None
+    set_aside: bool
+    said: str
+    leaks: tuple[str, ...] = ()
+
+
+def divide_labels(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Division:
+    """Divide labels into those to train on and those to measure on while training.
+
+    Args:
+        pack: the pack.
+        labels: all that may be trained on.
+        fields: of the run.
+
+    Raises:
+        UserError: a share that leaves a class without a label, a split without labels or one that is trained
+            on, or a label table of another pack.
+    """
+    split, share = fields.validation_split, fields.validation_share
+    if split and split.endswith(".parquet"):
+        held = read_label_table(pack, Path(split))
+        if not len(held):
+            raise UserError(f"validation_split: expected labels in {split}, found an empty table")
+        return _without(pack, labels, held, f"the {len(held):,} images of {split}")
+    if split:
+        return _split(pack, labels, split, fields)
+    if share:
+        held = _share(pack, labels, share, fields.label_seed)
+        said = f"{len(held):,} labels set aside, {share:.3g} of each class"
+        return _without(pack, labels, held, said)
+    if split == "" or share == 0.0:
+        return Division(labels, None, False, "none, as asked for")
+    return _by_default(pack, labels, fields)
+
+
+def _by_default(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Division:
+    inherited = None if fields.init is None else fields.init / SET_ASIDE_PATH
+    if inherited is not None and inherited.is_file():
+        try:
+            held = read_label_table(pack, inherited)
+        except UserError as error:
+            return Division(labels, None, False, f"none, since that of --init is of no use here ({error})")
+        return _without(pack, labels, held, f"the {len(held):,} images that {inherited} set aside")
+    for name in USUAL_SPLITS:
+        others = (fields.test_split, fields.labeled_split)
+        if name in pack.splits and name not in others and has_labels(pack, name):
+            leak = find_leak(pack, labels.row, pack.split(name))
+            if leak is not None:  # nobody asked for it, so it is no mistake
+                return Division(labels, None, False, f"none, since labels are {leak}")
+            return _split(pack, labels, name, fields)
+    counts = np.bincount(labels.label[_given(labels)], minlength=labels.num_classes)
+    scarcest = int(counts.argmin())
+    if counts[scarcest] < FEWEST:
+        found = f"{counts[scarcest]} of {pack.classes[scarcest]!r}"
+        return Division(labels, None, False, f"none, since a class has fewer than {FEWEST} labels ({found})")
+    held = _share(pack, labels, USUAL_SHARE, fields.label_seed)
+    return _without(pack, labels, held, f"{len(held):,} labels set aside, a tenth of each class")
+
+
+def _given(labels: LabelTable) -> NDArray[np.bool_]:
+    """Return bool [M], whether a label is more than a network's guess."""
+    return ~np.isin(labels.source.astype(str), _GUESSED)
+
+
+def _split(pack: Pack, labels: LabelTable, name: str, fields: ValidationFields) -> Division:
+    split = pack.split(name)
+    if name == fields.test_split:
+        raise UserError(
+            f"validation_split: expected another split than that of --test-split, found {name!r} for both; "
+            "what is chosen on it would be measured too high"
+        )
+    if not has_labels(pack, name):
+        raise UserError(f"validation_split: expected labels in {name!r}, found none; name another")
+    leaks = check_leak(pack, labels.row, split, fields.allow_leak)
+    held = few_labels(split, None, 0)
+    return Division(labels, held, False, f"{len(held):,} images of split {name!r}", leaks)
+
+
+def _share(pack: Pack, labels: LabelTable, share: float, seed: int) -> LabelTable:
+    """Choose a share of every class among the labels that no network guessed."""
+    known = np.where(_given(labels), labels.label, -1)
+    for label, count in zip(*np.unique(known[known >= 0], return_counts=True), strict=True):
+        if int(count * share + 0.5) >= count > 1:
+            raise UserError(
+                f"validation_share: expected to leave a label of each class to train on, found {count} of "
+                f"{pack.classes[int(label)]!r}, of which {share:.3g} is all; lower it"
+            )
+    return labels.of_rows(labels.row[validation_part(known, share, seed)])
+
+
+def _without(pack: Pack, labels: LabelTable, held: LabelTable, said: str) -> Division:
+    """Leave out of the training labels those set aside, and copies of their images."""
+    rest = apart(pack, labels.row, held)
+    training = labels.of_rows(rest)
+    lost = np.setdiff1d(labels.label, training.label)
+    if len(lost):
+        raise UserError(
+            f"validation: expected to leave a label of each class to train on, found none left of "
+            f"{pack.classes[int(lost[0])]!r}; set less aside"
+        )
+    num_copies = len(labels) - len(training) - int(np.isin(labels.row, held.row).sum())
+    copies = f"; {num_copies:,} copies of them are not trained on" if num_copies else ""
+    return Division(training, held, True, said + copies)
+
+
+def apart(pack: Pack, rows: NDArray[np.int64], held: LabelTable) -> NDArray[np.int64]:
+    """Return those of some rows, int64 [K], that are neither in a table nor copies of images in it."""
+    own, copies = shared_rows(pack, rows, pack.pool(pack.splits).labeled_by(held))
+    return rows[~(own | copies)]

@@ -1,0 +1,128 @@
+"""A user's own function on the finished views of a batch, between rendering and normalisation."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loaders.batch import Batch
+from loaders.common.errors import UserError
+from loaders.options import LoaderOptions
+from loaders.views.policy import Normalize, Standardize, ViewPolicy
+
+Views = tuple[Tensor, ...]
+BatchTransform = Callable[..., Views]
+"""`transform(views, generator)`, or a callable of the views alone, such as torchvision's v2."""
+
+
+def unnormalized(views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
+    """Return policies that deliver values in [0, 1]."""
+    return tuple(replace(view, normalize=None) for view in views)
+
+
+def transform_name(transform: BatchTransform) -> str:
+    """Return what tells a transform from others in a fingerprint: its module, its name and its parameters.
+
+    Raises:
+        UserError: no callable, or a lambda, which has no name of its own.
+    """
+    if not callable(transform):
+        raise UserError(
+            f"batch_transform: expected a function of (views, generator), found {type(transform).__name__}"
+        )
+    name = getattr(transform, "__qualname__", None)
+    if name is None:  # an object, such as a module: its class, and what it says of itself
+        text = " ".join(repr(transform).split())
+        kind = type(transform)
+        name = f"{kind.__qualname__}" + ("" if " at 0x" in text else f" {text}")
+        return f"{kind.__module__}.{name}"
+    if "<lambda>" in name:
+        raise UserError(
+            "batch_transform: expected a function with a name, which the fingerprint keeps, found a lambda; "
+            "define it by def"
+        )
+    return f"{transform.__module__}.{name}"
+
+
+def takes_generator(transform: BatchTransform) -> bool:
+    """Tell whether a transform takes a generator beside the views."""
+    call = transform.forward if isinstance(transform, torch.nn.Module) else transform
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(parameter.kind in plain for parameter in parameters) >= 2
+
+
+class Transforming:
+    """Applies a transform to the views of a batch, then their normalisation."""
+
+    def __init__(
+        self, transform: BatchTransform, views: tuple[ViewPolicy, ...], options: LoaderOptions
+    ) -> None:
+        """Take the normalisation over from the policies.
+
+        Raises:
+            UserError: a dtype that is not normalised.
+        """
+        if options.dtype == "uint8":
+            raise UserError(
+                "batch_transform: expected float views, which it gets in [0, 1], found dtype uint8; use "
+                "float32"
+            )
+        self._transform, self._takes_generator = transform, takes_generator(transform)
+        self._normalizations = [view.normalize for view in views]
+        self._seed, self._rank, self._device = options.seed, options.rank, torch.device(options.device)
+
+    def __call__(self, batch: Batch, epoch: int, step: int) -> Batch:
+        """Return the batch with its views changed and normalised.
+
+        Raises:
+            UserError: the transform returned something else than the views, or views of other images.
+        """
+        text = f"{self._seed}/{epoch}/{step}/{self._rank}".encode()
+        seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+        generator = torch.Generator(self._device).manual_seed(seed)
+        if self._takes_generator:
+            views = self._transform(batch.views, generator)
+        else:  # torchvision draws from the global generators, which get their state back
+            devices = [self._device] if self._device.type == "cuda" else []
+            with torch.random.fork_rng(devices):
+                torch.manual_seed(seed)
+                views = self._transform(batch.views)
+        views = tuple(views) if isinstance(views, list | tuple) else views
+        given = [len(view) for view in batch.views]
+        fits = isinstance(views, tuple) and all(isinstance(view, Tensor) for view in views)
+        if not fits or [len(view) for view in views] != given:
+            found = [list(v.shape) for v in views] if fits else type(views).__name__
+            raise UserError(
+                f"batch_transform: expected the {len(given)} views of {given[0]} images back, as a tuple, "
+                f"found {found}; return all of them"
+            )
+        done = (_normalized(v, how) for v, how in zip(views, self._normalizations, strict=True))
+        return replace(batch, views=tuple(done))
+
+
+def _normalized(view: Tensor, how: Normalize | Standardize | None) -> Tensor:
+    """Do to a view in [0, 1] what its policy says, as the kernels do it."""
+    if how is None:
+        return view
+    if isinstance(how, Standardize):
+        mean, std = view.mean((2, 3), keepdim=True), view.std((2, 3), correction=0, keepdim=True)
+        return (view - mean) / (std + how.eps)
+    mean, std = (view.new_tensor(values)[:, None, None] for values in (how.mean, how.std))
+    return (view - mean) / std
+
+
+def transform_facts(transform: BatchTransform | None, options: LoaderOptions) -> dict[str, Any]:
+    """Return what of a transform decides the batches; with one, the number of ranks does too."""
+    if transform is None:
+        return {}
+    return {"batch_transform": f"{transform_name(transform)} on {options.num_ranks} ranks"}

@@ -1,0 +1,1 @@
+"""The methods, one runnable file each."""

@@ -1,0 +1,82 @@
+"""Settings and results that train without an error and teach nothing are told."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from engine.evaluate.predict import Accuracy
+from engine.train import progress
+from engine.train.advice import at_chance, before, stride_of, without_movement
+from engine.train.progress import TrainingProgress, duration
+
+
+def said(config: dict, backbone: object = None, classes: tuple[str, ...] | None = None) -> list[str]:
+    settings = {"warmup_epochs": 0.0, "epochs": 10, "backbone": "net", "resolution": 96}
+    recipe = SimpleNamespace(backbone=backbone, classifier=SimpleNamespace(classes=classes))
+    return list(before(SimpleNamespace(**{**settings, **config}), recipe))
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (said({"warmup_epochs": 10.0}), "warmup_epochs: expected fewer than the 10 epochs"),
+        (said({}, classes=("cat",)), "classes: expected two or more, found 1 (cat)"),
+    ],
+)
+def test_before_a_run(found: list[str], expected: str) -> None:
+    assert len(found) == 1
+    assert expected in found[0]
+
+
+def test_usual_settings_are_not_commented() -> None:
+    assert said({"warmup_epochs": 9.0}, classes=("cat", "dog")) == []
+
+
+def test_a_resolution_below_the_stride() -> None:
+    from engine.nets.backbones import build_backbone
+
+    backbone = build_backbone("resnet18", 64)
+    assert stride_of(backbone) == 32
+    assert stride_of(torch.nn.Linear(2, 2)) is None
+    assert "expected at least 32 pixels, the stride of net, found 7" in said({"resolution": 7}, backbone)[0]
+    assert said({"resolution": 32}, backbone) == []
+
+
+def test_labels_at_chance() -> None:
+    ten = tuple("abcdefghij")
+    assert "is what guessing among 10 classes gives (10.0%)" in (at_chance(Accuracy(0.12, 100), ten) or "")
+    assert at_chance(Accuracy(0.2, 400), ten) is None
+    assert at_chance(Accuracy(1.0, 5), ("one",)) is None
+    assert at_chance(None, ten) is None
+
+
+def test_a_loss_that_does_not_move() -> None:
+    still = [{"step": i, "loss": 2.3 + 0.001 * (i % 2)} for i in range(20)]
+    assert "2.3" in (without_movement(still) or "")
+    assert without_movement([{"loss": 2.3 - 0.01 * i} for i in range(20)]) is None
+    assert without_movement(still[:5]) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(40, "40 s"), (720, "12 min"), (12000, "3 h 20 min"), (216000, "2.5 days")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_an_estimate_comes_soon_after_the_first_batch(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
+    shown = TrainingProgress("barlow", 1000, 0, visible=True)
+    for step in range(1, 40):
+        now += 0.5
+        shown.advance(step)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "barlow: about 8 min for the 989 steps to come, 0.5 s a step"
+    ]  # 5 s after the first step
+    slow = TrainingProgress("barlow", 1000, 0, visible=True)
+    now += 30
+    slow.advance(1)
+    assert "the first step took 30 s" in capsys.readouterr().err

@@ -1,0 +1,144 @@
+"""Another optimizer than the paper's: which groups it has, at which rates, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.nets.backbones import build_backbone
+from engine.train.distributed import seed_everything
+from engine.train.metrics import read_metrics
+from engine.train.optim import LARS
+from engine.train.optimizers import choose_optimizer
+from engine.train.options import OptimizerOptions
+from engine.train.recipe import Recipe
+from engine.train.schedule import constant, warmed, warmup_cosine
+from loaders.common.errors import UserError
+from recipes import barlow, deepcluster, rotnet, ssl_gan, supervised, vae
+from tests.engine.synthetic import SyntheticLoader, train_small
+
+SMALL: dict[str, Any] = {"pack": Path("p"), "out": Path("o"), "resolution": 16, "backbone": "tiny_resnet"}
+
+
+def classifier(**changes: Any) -> Recipe:
+    seed_everything(0)
+    config = supervised.Config(**{**SMALL, "lr": 0.1, "weight_decay": 0.01, **changes})
+    return supervised.Supervised(config, ("a", "b"))
+
+
+def groups_of(optimizer: torch.optim.Optimizer, *names: str) -> list[tuple[float, ...]]:
+    return [tuple(float(group[name]) for name in names) for group in optimizer.param_groups]
+
+
+def test_the_papers_choice_stays_unless_another_is_asked_for() -> None:
+    recipe = classifier()
+    paper = choose_optimizer(recipe, OptimizerOptions())
+    assert type(paper) is torch.optim.SGD
+    again = choose_optimizer(recipe, OptimizerOptions(optimizer="sgd"))
+    assert again.state_dict() == paper.state_dict()
+    assert groups_of(paper, "lr", "weight_decay") == [(0.1, 0.01), (0.1, 0.0)] * 2
+
+
+def test_groups_keep_their_decay_and_their_share_of_the_rate() -> None:
+    recipe = classifier(lr_head=0.5)
+    found = choose_optimizer(recipe, OptimizerOptions(optimizer="adamw", optimizer_lr=1e-3))
+    assert type(found) is torch.optim.AdamW
+    assert [lr for (lr,) in groups_of(found, "lr")] == pytest.approx([1e-3, 1e-3, 5e-3, 5e-3])
+    assert groups_of(found, "weight_decay") == [(0.01,), (0.0,), (0.01,), (0.0,)]
+    faster = choose_optimizer(recipe, OptimizerOptions(optimizer_lr=0.2))
+    assert [lr for (lr,) in groups_of(faster, "lr")] == pytest.approx([0.2, 0.2, 1.0, 1.0])
+
+
+def test_lars_leaves_vectors_out_wherever_they_stood() -> None:
+    config = rotnet.Config(**SMALL, hidden=(8,))
+    found = choose_optimizer(rotnet.RotNet(config), OptimizerOptions(optimizer="lars", optimizer_lr=0.2))
+    assert type(found) is LARS
+    assert groups_of(found, "adapt", "weight_decay", "momentum") == [(1, 5e-4, 0.9), (0, 0.0, 0.9)]
+    assert all(p.ndim > 1 for p in found.param_groups[0]["params"])
+    assert all(p.ndim <= 1 for p in found.param_groups[1]["params"])
+
+
+def test_the_rate_of_vectors_under_lars_means_nothing_elsewhere() -> None:
+    recipe = barlow.BarlowTwins(barlow.Config(**SMALL, projector=(8, 8)))
+    found = choose_optimizer(recipe, OptimizerOptions(optimizer="adamw", optimizer_lr=1e-3))
+    assert [lr for (lr,) in groups_of(found, "lr")] == [1e-3, 1e-3]
+
+
+def test_layers_move_less_the_further_they_are_from_the_end() -> None:
+    recipe = classifier()
+    recipe.classifier.backbone = build_backbone("resnet10t", 32)  # type: ignore[attr-defined, assignment]
+    options = OptimizerOptions(optimizer="adamw", optimizer_lr=1.0, layer_decay=0.5)
+    found = choose_optimizer(recipe, options)
+    rate = {p: group["lr"] for group in found.param_groups for p in group["params"]}
+    assert len(rate) == len(list(recipe.parameters()))
+    rates = {name: rate[p] for name, p in recipe.classifier.named_parameters()}  # type: ignore[attr-defined]
+    assert rates["head.weight"] == 1.0
+    stem, *layers = (
+        rates[f"backbone.{n}"] for n in ("conv1.0.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight")
+    )
+    assert stem < layers[0] < layers[1] <= 1.0
+    assert all(math.log2(value) == round(math.log2(value)) for value in rates.values())
+    assert {group["weight_decay"] for group in found.param_groups} == {0.0, 0.01}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"optimizer": "adamw"}, "expected --optimizer-lr beside adamw"),
+        ({"optimizer": "lars"}, "expected --optimizer-lr beside lars"),
+        (
+            {"optimizer": "adamw", "optimizer_lr": 1e-3, "layer_decay": 0.7},
+            "expected a backbone of timm, which names its layers, found tiny_resnet",
+        ),
+    ],
+)
+def test_what_lacks_something_is_refused(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        choose_optimizer(classifier(), OptimizerOptions(**options))
+
+
+def test_recipes_that_need_their_own_refuse_others() -> None:
+    other = OptimizerOptions(optimizer="adamw", optimizer_lr=1e-3)
+    gan = ssl_gan.Config(**{**SMALL, "backbone": "gan_discriminator_8"}, generator_width=4)
+    clusters = deepcluster.Config(**SMALL, hidden=(8,), num_clusters=4)
+    in_order: Any = SyntheticLoader()
+    for recipe in (ssl_gan.SslGan(gan, ("a", "b")), deepcluster.DeepCluster(clusters, in_order, 8)):
+        with pytest.raises(UserError, match=f"recipe '{recipe.name}' learns with its paper's alone"):
+            choose_optimizer(recipe, other)
+        choose_optimizer(recipe, OptimizerOptions())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"clip_norm": 0.0}, "clip_norm: expected more than 0, found 0.0"),
+        ({"layer_decay": 1.5, "optimizer": "adamw"}, "layer_decay: expected a share"),
+        ({"layer_decay": 0.5}, "layer_decay: expected --optimizer adamw, found paper"),
+        ({"optimizer_lr": 0.0}, "optimizer_lr: expected more than 0"),
+        ({"micro_batch": 0}, "micro_batch: expected at least 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_at_once(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        vae.Config(**SMALL, **options)
+
+
+def test_a_warm_up_rises_to_the_schedule() -> None:
+    assert [warmed(constant(), 4)(step) for step in range(6)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    assert warmed(constant(), 0)(0) == 1.0
+    paper = warmup_cosine(10, 0)
+    assert warmed(paper, 4)(7) == paper(7)
+
+
+def test_the_loop_warms_up_and_clips_and_takes_the_optimizer(tmp_path: Path) -> None:
+    options = OptimizerOptions(optimizer="adamw", optimizer_lr=1e-3, clip_norm=0.1, warmup_epochs=1.0)
+    train_small(tmp_path / "run", optimizing=options)
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    rises = [record["lr"] for record in records[:3]]
+    assert rises[0] == 0.0
+    assert rises[1] < rises[2] <= 1e-3
+    assert all(record["grad_norm"] > 0.0 for record in records)

@@ -1,0 +1,55 @@
+"""Trackers that are not installed are refused at once; the views of a run are on those that show images."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from engine.train import trackers
+from engine.train.trackers import check_trackers, log_views, prepare_trackers
+from loaders.batch import Batch, PairedBatch
+from loaders.common.errors import UserError
+
+
+def test_a_tracker_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from recipes.supervised import Config
+
+    check_trackers(("tensorboard", "all"))
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None if name == "wandb" else object())
+    with pytest.raises(UserError, match="found wandb; pip install wandb, or leave it out"):
+        Config(pack=tmp_path, out=tmp_path, trackers=("tensorboard", "wandb"))
+
+
+def test_wandb_writes_into_the_run_and_asks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, "")  # restored afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    prepare_trackers(("tensorboard",), tmp_path)
+    assert "WANDB_MODE" not in os.environ
+    prepare_trackers(("wandb",), tmp_path)
+    assert os.environ["WANDB_MODE"] == "offline"
+    assert os.environ["WANDB_DIR"] == str(tmp_path / "trackers")
+    monkeypatch.delenv("WANDB_MODE")
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x")
+    prepare_trackers(("wandb",), tmp_path)
+    assert "WANDB_MODE" not in os.environ
+
+
+def test_the_first_views_are_shown(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from accelerate.tracking import TensorBoardTracker
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plain = Batch(
+        (torch.randn(20, 3, 8, 8), torch.randn(20, 3, 6, 6)), None, torch.arange(20), torch.ones(20)
+    )
+    tracker = TensorBoardTracker("run", tmp_path)
+    tracker.start()
+    log_views(SimpleNamespace(trackers=[tracker]), PairedBatch(plain, plain), 0)
+    tracker.finish()
+    found = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0})
+    found.Reload()
+    assert sorted(found.Tags()["images"]) == ["views/a", "views/b"]

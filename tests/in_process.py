@@ -1,0 +1,44 @@
+"""The project's commands in this process: starting Python with torch costs seconds each time."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from loaders.common.errors import run_command
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a script of the project from its root, as its command line does.
+
+    Args:
+        script: such as "tools/verify_pack.py"; its function `main` is called.
+        arguments: of the command line.
+
+    Returns:
+        Exit code and what it printed. An error that a user would see as a traceback is raised.
+    """
+    words = [script, *map(str, arguments)]
+    module = import_module(script.removesuffix(".py").replace("/", "."))
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors) for errors in ("strict", "backslashreplace"))
+    code = 0
+    with pytest.MonkeyPatch.context() as patch, chdir(ROOT), redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", words)
+        patch.setenv("COLUMNS", "200")
+        try:
+            run_command(module.main)
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    texts = []
+    for stream in (out, err):
+        stream.flush()
+        texts.append(stream.buffer.getvalue().decode())
+    return subprocess.CompletedProcess(words, code, *texts)

@@ -1,0 +1,198 @@
+"""The loader where people are: `for`, `len`, pairs, samplers, and transforms of their own."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+
+import loaders
+from loaders import LoaderOptions, build_loader
+from loaders.common.errors import UserError
+from loaders.packs import LabelTable
+from loaders.views import presets
+from loaders.views.policy import Standardize
+
+VIEW = presets.weak(16)
+EVAL = presets.evaluation(16)
+
+
+def build(pack, views=(VIEW,), batch_size=6, seed=3, **settings):
+    return build_loader(
+        pack.split("train"), views, batch_size, options=LoaderOptions(seed=seed, num_threads=1), **settings
+    )
+
+
+def rows(batches) -> list[list[int]]:
+    return [batch.index.tolist() for batch in batches]
+
+
+def test_public_names_are_shown() -> None:
+    assert {"open_pack", "build_loader", "build_paired_loader", "LoaderOptions"} <= set(dir(loaders))
+
+
+def test_a_for_loop_runs_one_epoch_after_the_other(photo_pack) -> None:
+    with build(photo_pack) as loader:
+        assert len(loader) == loader.steps_per_epoch == 4
+        passes = [rows(loader) for _ in range(3)]
+        assert passes == [rows(loader.epoch(epoch)) for epoch in range(3)]
+        loader.next_epoch = 1
+        next(iter(loader))  # a pass that breaks off counts
+        assert loader.next_epoch == 2
+        assert rows(loader) == passes[2]
+
+
+def test_pairs(photo_pack) -> None:
+    with build(photo_pack) as loader:
+        pairs = loader.as_pairs()
+        assert len(pairs) == 4
+        for (x, y), batch in zip(pairs, loader.epoch(0), strict=True):
+            assert torch.equal(x, batch.views[0])
+            assert torch.equal(y, batch.labels)
+    with build(photo_pack, (EVAL, EVAL), 10, mode="eval") as loader:
+        sizes = [(len(x), [len(view) for view in x], len(y)) for x, y in loader.as_pairs().epoch(0)]
+        assert sizes == [(2, [10, 10], 10), (2, [10, 10], 10), (2, [4, 4], 4)]
+
+
+def uneven(pack) -> LabelTable:
+    """Sixteen images of class 0, four of class 1, one of class 2, three without a label."""
+    return LabelTable.of(np.arange(21), np.repeat([0, 1, 2], [16, 4, 1]), 3)
+
+
+def test_balanced_epochs_take_classes_equally_often(photo_pack) -> None:
+    table = uneven(photo_pack)
+    with build(photo_pack, labels=table, sampler="balanced") as loader:
+        assert len(loader) == 21 // 6
+        batches = [batch for _ in range(6) for batch in loader]
+        labels = torch.cat([batch.labels for batch in batches]).bincount()
+        assert labels.tolist() == [36, 36, 36]
+        first = torch.cat([batch.index for batch in batches])
+        assert (first[:27] < 16).sum() == 9
+        assert torch.bincount(first, minlength=16)[:16].min() >= 2  # all before any a third time
+        again = rows(loader.epoch(2, start_step=1))
+        assert again == rows(loader.epoch(2))[1:]
+        views = [b.views[0][b.labels == 2] for b in loader.epoch(0)]
+        assert not torch.equal(views[0][0], views[0][1])  # one image, drawn anew
+        assert loader.fingerprint["sampler"] == "balanced"
+
+
+def test_weights_set_how_often_a_row_comes(photo_pack) -> None:
+    weights = np.arange(24.0)
+    weights[5] = 0
+    with build(photo_pack, sampler=weights) as loader:
+        for epoch in range(4):
+            drawn = torch.cat([batch.index for batch in loader.epoch(epoch)])
+            expected = 24 * weights / weights.sum()
+            counts = torch.bincount(drawn, minlength=24).numpy()
+            assert counts.sum() == 24
+            assert (np.abs(counts - expected) < 1).all()
+        mean = sum(
+            torch.cat([b.index for b in loader.epoch(e)]).bincount(minlength=24).numpy() for e in range(60)
+        )
+        np.testing.assert_allclose(mean / 60, expected, atol=0.25)
+        other = loader.fingerprint["sampler"]
+    with build(photo_pack, sampler=[1.0] + [0.0] * 23) as loader:
+        batch = next(loader.epoch(0))
+        assert set(batch.index.tolist()) == {0}
+        assert len({view.numpy().tobytes() for view in batch.views[0]}) > 3  # drawn anew each time
+        assert loader.fingerprint["sampler"] != other
+
+
+def test_ranks_share_a_sampled_epoch(photo_pack) -> None:
+    for sampler in ("balanced", np.arange(1.0, 25.0)):
+        whole = rows(build(photo_pack, sampler=sampler).epoch(1))
+        parts = []
+        for rank in range(2):
+            options = LoaderOptions(seed=3, num_threads=1, rank=rank, num_ranks=2)
+            loader = build_loader(photo_pack.split("train"), (VIEW,), 6, options=options, sampler=sampler)
+            parts.append(rows(loader.epoch(1)))
+            loader.close()
+        assert [a + b for a, b in zip(*parts, strict=True)] == whole
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sampler": "equal"}, "expected 'balanced' or a weight per row"),
+        ({"sampler": np.ones(3)}, "one weight for each of 24 rows"),
+        ({"sampler": -np.ones(24)}, "finite weights of at least 0"),
+        ({"sampler": np.zeros(24)}, "one above it"),
+        ({"sampler": "balanced", "mode": "eval"}, "expected mode='train'"),
+        ({"batch_transform": lambda views, generator: views}, "found a lambda"),
+        ({"batch_transform": 3}, "expected a function of"),
+    ],
+)
+def test_mistakes(photo_pack, settings, said) -> None:
+    with pytest.raises(UserError, match=said):
+        build(photo_pack, **settings)
+
+
+def test_a_block_shuffle_takes_no_sampler(photo_pack) -> None:
+    options = LoaderOptions(num_threads=1, backend="stream")
+    with pytest.raises(UserError, match="sampler: expected a backend that reads rows in any order"):
+        build_loader(photo_pack.split("train"), (VIEW,), 6, options=options, sampler="balanced")
+
+
+def brighter(views, generator):
+    """A transform: each image gets a summand of its own."""
+    device = views[0].device
+    shift = torch.rand(len(views[0]), 1, 1, 1, generator=generator, device=device)
+    return tuple((view + 0.25 * shift).clamp(0, 1) for view in views)
+
+
+def nothing(views, generator):
+    return views
+
+
+def half(views, generator):
+    return (views[0][:2],)
+
+
+def test_a_transform_sees_values_before_normalisation(photo_pack) -> None:
+    view = VIEW
+    with build(photo_pack, (view,)) as plain, build(photo_pack, (view,), batch_transform=nothing) as same:
+        for one, other in zip(plain.epoch(0), same.epoch(0), strict=True):
+            torch.testing.assert_close(other.views[0], one.views[0], atol=2e-5, rtol=1e-5)
+    assert plain.fingerprint != same.fingerprint
+
+
+def test_standardised_views_stay_so(photo_pack) -> None:
+    from dataclasses import replace
+
+    view = replace(VIEW, normalize=Standardize())
+    with build(photo_pack, (view,)) as plain, build(photo_pack, (view,), batch_transform=nothing) as same:
+        torch.testing.assert_close(
+            next(same.epoch(0)).views[0], next(plain.epoch(0)).views[0], atol=2e-4, rtol=1e-3
+        )
+
+
+def test_a_transform_is_a_function_of_seed_epoch_and_step(photo_pack) -> None:
+    with build(photo_pack, batch_transform=brighter) as loader:
+        whole = [batch.views[0] for batch in loader.epoch(1)]
+        resumed = [batch.views[0] for batch in loader.epoch(1, start_step=2)]
+        assert all(torch.equal(a, b) for a, b in zip(whole[2:], resumed, strict=True))
+        assert loader.fingerprint["batch transform"] == f"{__name__}.brighter on 1 ranks"
+    with build(photo_pack, batch_transform=brighter, seed=4) as other:
+        assert not torch.equal(next(other.epoch(1)).views[0], whole[0])
+
+
+def test_a_transform_of_torchvision_fits(photo_pack) -> None:
+    transform = v2.Compose([v2.RandomErasing(p=1.0, value=1), v2.RandomGrayscale(p=0.5)])
+    state = torch.get_rng_state()
+    with build(photo_pack, (VIEW, VIEW), batch_transform=transform) as loader:
+        first, second = (next(loader.epoch(0)).views for _ in range(2))
+        assert torch.equal(state, torch.get_rng_state())
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        white = (1 - torch.tensor(presets.IMAGENET.mean)) / torch.tensor(presets.IMAGENET.std)
+        assert torch.isclose(first[0], white[:, None, None], atol=1e-3).all(1).any()
+        assert "RandomErasing" in loader.fingerprint["batch transform"]
+
+
+def test_a_transform_that_loses_images_is_named(photo_pack) -> None:
+    with (
+        build(photo_pack, batch_transform=half) as loader,
+        pytest.raises(UserError, match=r"expected the 1 views of 6 images back, as a tuple, found \[\[2, 3"),
+    ):
+        next(loader.epoch(0))
+    options = LoaderOptions(dtype="uint8", num_threads=1)
+    with pytest.raises(UserError, match="expected float views"):
+        build_loader(photo_pack.split("train"), (VIEW,), 6, options=options, batch_transform=nothing)

@@ -1,0 +1,63 @@
+"""Files, functions and lists of parameters stay small enough to read."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("engine", "loaders", "recipes", "tools")
+MOST_LINES, MOST_LINES_OF_FUNCTION, MOST_PARAMETERS = 450, 60, 8
+PUBLIC = {"build_paired_loader": 9}  # people call it by the names of its parameters, which stay
+COMPILED = "loaders/kernels"  # a kernel takes its arrays one by one, and calls cost time there
+COMPILERS = {"kernel", "njit"}  # elsewhere by these decorators
+
+
+def too_long(path: Path, text: str) -> Iterator[str]:
+    """Yield what is beyond a limit in a file."""
+    if (lines := text.count("\n")) > MOST_LINES:
+        yield f"{path} has {lines} lines"
+    if path.as_posix().startswith(COMPILED):
+        return
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if {
+            part.id for at in node.decorator_list for part in ast.walk(at) if isinstance(part, ast.Name)
+        } & COMPILERS:
+            continue
+        first = min(part.lineno for part in (node, *node.decorator_list))
+        if (lines := node.end_lineno - first + 1) > MOST_LINES_OF_FUNCTION:
+            yield f"{path}:{node.lineno} {node.name} has {lines} lines"
+        listed = node.args
+        names = [a.arg for a in (*listed.posonlyargs, *listed.args, *listed.kwonlyargs)]
+        number = (
+            len(names)
+            - (names[:1] in (["self"], ["cls"]))
+            + len([*filter(None, (listed.vararg, listed.kwarg))])
+        )
+        if number > PUBLIC.get(node.name, MOST_PARAMETERS):
+            yield f"{path}:{node.lineno} {node.name} has {number} parameters"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_nothing_is_too_long_to_read(folder: str) -> None:
+    paths = [path.relative_to(ROOT) for path in sorted((ROOT / folder).rglob("*.py"))]
+    assert paths
+    assert [line for path in paths for line in too_long(path, (ROOT / path).read_text("utf-8"))] == []
+
+
+def test_what_is_too_long_is_found() -> None:
+    many = ", ".join(f"p{i}" for i in range(9))
+    text = f"class A:\n    def few(self, {many[:-4]}): ...\n    def many({many}): ...\n"
+    text += "def long():\n" + "    x = 1\n" * 60 + "\n" * 400
+    found = list(too_long(Path("engine/a.py"), text))
+    assert found == [
+        "engine/a.py has 464 lines", "engine/a.py:4 long has 61 lines", "engine/a.py:3 many has 9 parameters",
+    ]  # fmt: skip
+    assert len(list(too_long(Path(COMPILED, "a.py"), text))) == 1
+    compiled = f"@kernel\ndef many({many}): ...\n@njit(cache=True)\ndef more({many}): ...\n"
+    assert list(too_long(Path("engine/a.py"), compiled)) == []

@@ -1,0 +1,200 @@
+"""What leaves: each form is loaded by the library that it is for, and says what the network said."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from engine.nets.backbones import build_backbone
+from engine.nets.classifier import Classifier, save_classifier
+from engine.nets.description import Origin
+from engine.nets.exported import WRITERS, load_exported
+from engine.nets.starts import find_start
+from engine.train.distributed import seed_everything
+from loaders.common.errors import UserError
+from loaders.packs import Pack
+from loaders.views.evaluation import EvaluationView
+from tools.export import Config, export, load, views_to_compare
+
+VIEW = EvaluationView(32, 0.9, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), "bicubic")
+CLASSES = ("ant", "bee", "cat")
+
+
+def needs(*names: str) -> pytest.MarkDecorator:
+    absent = [name for name in names if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(absent), reason=f"not installed: {', '.join(absent)}")
+
+
+def saved(folder: Path, name: str, view: EvaluationView = VIEW) -> Path:
+    seed_everything(0)
+    origin = Origin("timm:something", "apache-2.0")
+    network = Classifier(build_backbone(name, view.resolution), name, view, CLASSES, origin)
+    folder.mkdir()
+    save_classifier(folder, network, "raw")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("runs") / "resnet", "resnet18")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("runs") / "tiny", "tiny_resnet")
+
+
+def exported(run: Path, form: str, out: Path, **options: object) -> tuple[Path, torch.Tensor, torch.Tensor]:
+    """Export; return the path, views, and what the network says of them."""
+    config = Config(run=run, form=form, out=out, **options)  # type: ignore[arg-type]
+    path, network = export(config), load(config)
+    x = torch.randn(5, 3, network.resolution, network.resolution)
+    with torch.no_grad():
+        return path, x, network(x)
+
+
+def assert_same(network: nn.Module, x: torch.Tensor, expected: torch.Tensor) -> None:
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_timm_loads_the_file_and_the_folder(resnet: Path, tmp_path: Path) -> None:
+    path, x, expected = exported(resnet, "timm", tmp_path / "w.safetensors")
+    network = timm.create_model("resnet18", num_classes=3, checkpoint_path=str(path))
+    assert_same(network, x, expected)
+    folder, x, expected = exported(resnet, "hf", tmp_path / "hub")
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    assert_same(network, x, expected)
+    shown = timm.data.resolve_model_data_config(network)
+    assert shown["input_size"] == (3, 32, 32)
+    assert (*shown["mean"], shown["crop_pct"], shown["interpolation"]) == (0.4, 0.5, 0.6, 0.9, "bicubic")
+    assert tuple(network.pretrained_cfg["label_names"]) == CLASSES
+    assert network.pretrained_cfg["license"] == "apache-2.0"
+
+
+def test_a_vit_of_another_size_keeps_it(tmp_path: Path) -> None:
+    run = saved(tmp_path / "run", "vit_tiny_patch16_224", replace(VIEW, resolution=48))
+    folder, x, expected = exported(run, "hf", tmp_path / "hub")
+    assert_same(timm.create_model(f"local-dir:{folder}", pretrained=True), x, expected)
+
+
+def test_torchvision_loads_the_state_dict(resnet: Path, tmp_path: Path) -> None:
+    path, x, expected = exported(resnet, "torchvision", tmp_path / "w.pth")
+    network = torchvision.models.resnet18(num_classes=3)
+    network.load_state_dict(torch.load(path, weights_only=True))
+    assert_same(network, x, expected)
+    described = json.loads(path.with_suffix(".json").read_text())
+    assert described["classes"] == list(CLASSES)
+    assert described["origin"]["licence"] == "apache-2.0"
+
+
+@needs("transformers")
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_load_the_folder(resnet: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForImageClassification
+
+    folder, x, expected = exported(resnet, "hf", tmp_path / "hub")
+    network = AutoModelForImageClassification.from_pretrained(folder)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(x).logits, expected, atol=1e-4, rtol=1e-4)
+    assert network.config.id2label[1] == "bee"
+
+
+@needs("onnx", "onnxruntime", "onnxscript")
+@pytest.mark.parametrize("run", ["resnet", "tiny"])
+def test_onnxruntime_runs_the_graph_for_any_batch(
+    run: str, tmp_path: Path, digits_pack: Pack, request: pytest.FixtureRequest
+) -> None:
+    import onnxruntime
+
+    folder = request.getfixturevalue(run)
+    options = {"pack": digits_pack.path, "split": "test"}
+    path, x, expected = exported(folder, "onnx", tmp_path / "w.onnx", **options)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for size in (1, 5):
+        (logits,) = session.run(None, {"views": x[:size].numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), expected[:size], atol=1e-4, rtol=1e-4)
+    text = json.loads(session.get_modelmeta().custom_metadata_map["sluice"])
+    assert text["classes"] == list(CLASSES)
+    assert EvaluationView.parse(text["view"]) == VIEW
+
+
+def test_a_program_of_torch_export_takes_any_batch(tiny: Path, tmp_path: Path) -> None:
+    path, x, expected = exported(tiny, "torch_export", tmp_path / "w.pt2")
+    program = torch.export.load(path).module()
+    for size in (1, 5):
+        torch.testing.assert_close(program(x[:size]), expected[:size], atol=1e-4, rtol=1e-4)
+
+
+FORMS = {
+    "timm": "w.safetensors",
+    "hf": "w",
+    "torchvision": "w.pth",
+    "onnx": "w.onnx",
+    "torch_export": "w.pt2",
+}
+
+
+@needs("onnx", "onnxruntime", "onnxscript")
+@pytest.mark.parametrize("form", [*FORMS, "safetensors"])
+def test_every_form_comes_back_with_its_view_and_classes(form: str, resnet: Path, tmp_path: Path) -> None:
+    path, x, expected = exported(resnet, form, tmp_path / FORMS.get(form, "w.safetensors"))
+    found = load_exported(path)
+    assert (found.view, found.classes) == (VIEW, CLASSES)
+    assert_same(found, x, expected)
+
+
+@pytest.mark.parametrize("form", ["timm", "hf", "safetensors"])
+def test_a_backbone_leaves_alone_and_is_a_start_again(form: str, resnet: Path, tmp_path: Path) -> None:
+    name = "w" if form == "hf" else "w.safetensors"
+    path, x, expected = exported(resnet, form, tmp_path / name, backbone_only=True)
+    assert expected.shape == (5, 512)
+    start = find_start(path)
+    assert start.view == VIEW
+    assert_same(start.load(), x, expected)
+
+
+@pytest.mark.parametrize("form", ["timm", "hf", "torchvision"])
+def test_our_own_networks_are_refused_by_name(form: str, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tiny_resnet, which is this project's own"):
+        export(Config(run=tiny, form=form, out=tmp_path / "w"))  # type: ignore[arg-type]
+    assert not (tmp_path / "w").exists()
+
+
+@needs("onnx", "onnxruntime", "onnxscript")
+def test_what_onnx_cannot_express_is_one_line(tmp_path: Path) -> None:
+    class Strange(nn.Module):
+        num_features = 4
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.eigvals(x[:, 0, :4, :4]).real + float(x.sum()) * 0
+
+    network = Classifier(Strange(), "strange", VIEW, CLASSES).eval()
+    with pytest.raises(UserError, match="ONNX cannot express strange") as caught:
+        WRITERS["onnx"](network, torch.randn(2, 3, 32, 32), tmp_path / "w.onnx")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_named(tiny: Path, tmp_path: Path, digits_pack: Pack) -> None:
+    (tmp_path / "w.onnx").touch()
+    with pytest.raises(UserError, match="expected nothing at"):
+        Config(run=tiny, form="onnx", out=tmp_path / "w.onnx")
+    for name, match in (
+        ("w.onnx", "no ONNX graph"),
+        ("x.pt2", "found none"),
+        ("w.pt2", "no exported program"),
+    ):
+        (tmp_path / "w.pt2").write_bytes(b"nothing")
+        with pytest.raises(UserError, match=match):
+            load_exported(tmp_path / name)
+    config = Config(run=tiny, form="onnx", out=tmp_path / "y.onnx", pack=digits_pack.path)
+    assert views_to_compare(config, VIEW).shape == (16, 3, 32, 32)

@@ -1,0 +1,69 @@
+"""Frozen features with few labels: computed once, the same labels for every method, more of them help."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine.evaluate.few_labels import read_results
+from engine.nets.backbones import TinyResNet
+from engine.train.distributed import seed_everything
+from engine.train.run_folder import save_backbone
+from loaders import LoaderOptions
+from loaders.common.errors import UserError
+from loaders.packs import Pack
+from tools.few_labels import Config, classify, run
+
+
+@pytest.fixture
+def config(digits_pack: Pack, tmp_path: Path) -> Config:
+    seed_everything(0)
+    (tmp_path / "run").mkdir()
+    save_backbone(tmp_path / "run", TinyResNet(), {"backbone": "tiny_resnet", "resolution": "16"})
+    return Config(
+        pack=digits_pack.path,
+        init=tmp_path / "run" / "backbone.safetensors",
+        out=tmp_path / "out",
+        labels_per_class=(1, 16),
+        seeds=(0, 1),
+        methods=("knn", "probe"),
+        loader=LoaderOptions(num_threads=1),
+    )
+
+
+def test_more_labels_help_and_features_are_computed_once(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = run(config)
+    assert len(results) == 8
+    mean = {k: np.mean([r.top1 for r in results if r.labels_per_class == k]) for k in (1, 16)}
+    assert mean[16] > mean[1] + 0.1
+    assert read_results(config.out)[0] == results
+    monkeypatch.setattr("engine.evaluate.feature_store._compute", None)  # nothing is shown again
+    again = run(replace(config, labels_per_class=(4,), methods=("knn",)))
+    assert [r.method for r in again] == ["knn", "knn"]
+
+
+def test_pseudo_labels_use_the_images_without_a_label(config: Config) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(2).repeat(200)
+    points = torch.randn(400, 3, generator=generator)
+    points[:, 2] += 6.0 * labels - 3.0  # one direction tells the classes
+    h, query = points[:4], points[200:]
+    shares = {}
+    for method in ("probe", "pseudo"):
+        scores = classify(config, method, h, labels[:4], points[4:200], query, 2)  # type: ignore[arg-type]
+        shares[method] = float((scores.argmax(1) == labels[200:]).float().mean())
+    assert shares["pseudo"] >= shares["probe"] - 0.01
+    assert shares["pseudo"] > 0.95
+
+
+def test_mistakes_are_named(config: Config) -> None:
+    with pytest.raises(UserError, match="different values"):
+        replace(config, seeds=(1, 1))
+    with pytest.raises(UserError, match="at most 1"):
+        replace(config, share=2.0)

@@ -1,0 +1,98 @@
+"""Predictions of folders, tars and packs: the network's, in a table, as labels and as a picture."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+
+from engine.nets.backbones import TinyResNet
+from engine.nets.classifier import Classifier, save_classifier
+from engine.train.distributed import seed_everything
+from loaders import LoaderOptions, build_loader
+from loaders.common.errors import UserError
+from loaders.packs import LabelTable, Pack, open_pack
+from loaders.views.evaluation import EvaluationView
+from tools.export import Config as ExportConfig
+from tools.export import export
+from tools.predict import Config, run
+
+VIEW = EvaluationView.usual(16)
+ONE = LoaderOptions(num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, digits_pack: Pack) -> Path:
+    seed_everything(0)
+    folder = tmp_path_factory.mktemp("run")
+    save_classifier(folder, Classifier(TinyResNet(), "tiny_resnet", VIEW, digits_pack.classes), "raw")
+    return folder
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_pack_is_predicted_as_the_network_says(trained: Path, digits_pack: Pack, tmp_path: Path) -> None:
+    config = Config(network=trained, images=str(digits_pack.path), split="test", out=tmp_path, loader=ONE)
+    path = run(config)
+    network = run_network(trained)
+    split = digits_pack.split("test")
+    with build_loader(split, (VIEW.policy(),), 64, options=ONE, mode="eval") as loader, torch.no_grad():
+        said = torch.cat([network(b.views[0])[b.valid].softmax(1) for b in loader.epoch(0)])
+    found = lines(path)
+    assert len(found) == len(split) == 445
+    assert found[0].keys() >= {"file", "label", "confidence", "label_5", "confidence_5"}
+    confidence, label = said.max(1)
+    assert [line["label"] for line in found] == [digits_pack.classes[c] for c in label.tolist()]
+    np.testing.assert_allclose([float(line["confidence"]) for line in found], confidence, atol=1e-4)
+    assert found[7]["file"] == digits_pack.key(int(split.rows(np.array([7]))[0]))
+    table = LabelTable.read(tmp_path / "labels.parquet")
+    assert np.array_equal(table.label, label.numpy())
+    assert digits_pack.checked_labels(table) is table
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (8 * 64, 8 * (64 + 14))
+
+
+def run_network(folder: Path) -> Classifier:
+    from engine.nets.classifier import load_classifier
+
+    return load_classifier(folder, "raw")
+
+
+@pytest.mark.parametrize("form", ["torch_export", "safetensors"])
+def test_an_export_predicts_a_folder_that_the_next_round_trains_on(
+    form: str, trained: Path, digits_folder: Path, digits_pack: Pack, tmp_path: Path
+) -> None:
+    suffix = ".pt2" if form == "torch_export" else ".safetensors"
+    network = export(ExportConfig(run=trained, form=form, out=tmp_path / f"w{suffix}"))  # type: ignore[arg-type]
+    images = digits_folder / "test" / "3"  # one folder of images: no classes of its own
+    out = tmp_path / "out"
+    config = Config(
+        network=network, images=str(images), out=out, form="parquet", threshold=0.15, sheet=None, loader=ONE
+    )
+    found = pyarrow.parquet.read_table(run(config)).to_pydict()
+    assert len(found["file"]) == len(list(images.iterdir()))
+    pack, table = open_pack(out / "pack"), LabelTable.read(out / "labels.parquet")
+    assert pack.classes == digits_pack.classes
+    assert len(table) == sum(c >= 0.15 for c in found["confidence"])
+    assert pack.checked_labels(table) is table
+    assert not (out / "sheet.png").exists()
+    assert len(lines_of(run(config))) == len(found["file"])  # again, from the pack that is there
+
+
+def lines_of(path: Path) -> list[str]:
+    return pyarrow.parquet.read_table(path)["file"].to_pylist()
+
+
+def test_mistakes_are_named(tmp_path: Path, trained: Path, digits_pack: Pack) -> None:
+    with pytest.raises(UserError, match="expected a share"):
+        Config(network=trained, images="x", out=tmp_path, threshold=1.5)
+    with pytest.raises(UserError, match="expected one in"):
+        run(Config(network=tmp_path, images=str(digits_pack.path), out=tmp_path / "out", loader=ONE))

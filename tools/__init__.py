@@ -1,0 +1,1 @@
+"""Packing, verifying, measuring, reporting: one runnable file each."""

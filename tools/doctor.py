@@ -1,0 +1,246 @@
+"""Say what bounds a training on a pack, and what would help, in under a minute.
+
+Each stage is measured by itself: storage (cold and from memory), decoding, views, the copy to the device, the
+network on random numbers; then all of them together.
+
+Examples:
+    python tools/doctor.py packs/mine
+    python tools/doctor.py packs/mine --recipe barlow --backbone resnet18 --resolution 96 --batch-size 256
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import tyro
+
+from loaders.common.errors import check_numbers, run_command
+from loaders.common.program import check_command_line, command_line
+from loaders.options import LoaderOptions
+
+ViewsOf = Literal["supervised", "barlow", "simclr", "fixmatch"]
+StageName = Literal["storage", "decoding", "views", "copy", "network"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure the stages of a training on a pack, and name its bound."""
+
+    pack: Annotated[Path, tyro.conf.Positional]
+    """Folder of the pack."""
+    split: str | None = None
+    """Split to train on; the largest by default."""
+    recipe: ViewsOf = "supervised"
+    """Whose views to draw: one crop, the two of Barlow Twins or SimCLR, or FixMatch's weak and strong."""
+    backbone: str = "resnet18"
+    """Network to train: a name that recipes take."""
+    resolution: int = 96
+    """Side of the views in pixels."""
+    batch_size: int = 64
+    """Images of a step."""
+    device: str = "auto"
+    """Where the network is; auto takes a GPU where there is one."""
+    seconds: float = 5.0
+    """Time for each of the seven measurements."""
+    loader: LoaderOptions = field(default_factory=LoaderOptions)
+    """How the loader works."""
+
+    def __post_init__(self) -> None:
+        """Refuse a measurement of nothing."""
+        check_numbers(self, ("seconds",))
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import sys
+import tempfile
+import time
+from dataclasses import replace
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from loaders import open_pack
+from loaders.common.cores import available_cores
+from loaders.packs import Split
+from loaders.views import presets
+from loaders.views.policy import ViewPolicy
+from tools.bench import stages
+
+_ROOM = 1.15  # short side over the resolution, from which on a random crop loses no detail that counts
+_EXCESS = 1.3  # together over what is expected, from which on it is said
+_WORTH = 1.1  # gain from which on a remedy is named
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Seconds per image of every stage by itself, and of all together.
+
+    Attributes:
+        cold: reading, after the system was asked to forget the shards.
+        warm: reading from its memory.
+        decoding: in all threads.
+        views: likewise.
+        copy: to the device; 0 on a processor.
+        network: forward, backward and step.
+        together: all at once.
+        shares_cores: whether loader and network share the processor.
+        is_cached: whether the pack fits in memory, so that a run reads it cold once.
+    """
+
+    cold: float
+    warm: float
+    decoding: float
+    views: float
+    copy: float
+    network: float
+    together: float
+    shares_cores: bool
+    is_cached: bool = True
+
+    @property
+    def stages(self) -> dict[StageName, float]:
+        """Seconds per image of the stages as a run meets them."""
+        storage = self.warm if self.is_cached else self.cold
+        values = (storage, self.decoding, self.views, self.copy, self.network)
+        return dict(zip(get_args(StageName), values, strict=True))
+
+    @property
+    def bound(self) -> StageName:
+        """The stage that costs most of what a step waits for."""
+        return max(self.stages, key=self.stages.__getitem__)
+
+    def expected(self, **changed: float) -> float:
+        """Return seconds per image of all stages at once, from those of each, some of them changed.
+
+        What shares the processor adds up; all else overlaps, and the slowest counts.
+        """
+        found = {**self.stages, **changed}
+        loading = found["decoding"] + found["views"]
+        if self.shares_cores:
+            return max(found["storage"], loading + found["network"])
+        return max(found["storage"], loading, found["copy"], found["network"])
+
+    def gain(self, **changed: float) -> float:
+        """Return how many times as fast a run with changed stages is expected to be."""
+        return self.expected() / max(self.expected(**changed), 1e-12)
+
+
+def make_work(config: Config) -> stages.Work:
+    """Return what is measured.
+
+    Raises:
+        UserError: no such split, or a split without an image.
+    """
+    pack = open_pack(config.pack, config.loader.store)
+    name = config.split or max(pack.splits, key=lambda name: len(pack.split(name)))
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    device = found if config.device == "auto" else config.device
+    options = replace(config.loader, device=device, channels_last=True)
+    split: Split = pack.split(name)
+    size = min(config.batch_size, len(split))
+    return stages.Work(
+        split, views_of(config.recipe, config.resolution), config.backbone, size, options, config.seconds
+    )
+
+
+def views_of(recipe: ViewsOf, resolution: int) -> tuple[ViewPolicy, ...]:
+    """Return the views of a recipe."""
+    views: dict[ViewsOf, tuple[ViewPolicy, ...]] = {
+        "supervised": (presets.crop_flip(resolution),),
+        "barlow": (presets.barlow_a(resolution), presets.barlow_b(resolution)),
+        "simclr": (presets.simclr(resolution), presets.simclr(resolution)),
+        "fixmatch": (presets.weak(resolution), presets.fixmatch_strong(resolution)),
+    }
+    return views[recipe]
+
+
+def diagnose(work: stages.Work) -> Diagnosis:
+    """Measure every stage."""
+    with tempfile.TemporaryDirectory() as scratch:
+        views = stages.rendering(work, Path(scratch))
+    step = stages.Step(work)
+    size_bytes = int(work.split.pack.columns.size.sum(dtype=np.uint64))
+    return Diagnosis(
+        cold=stages.reading(work, cold=True),
+        warm=stages.reading(work, cold=False),
+        decoding=stages.decoding(work),
+        views=views,
+        copy=stages.copying(work),
+        network=stages.training(work, step),
+        together=stages.together(work, step),
+        shares_cores=torch.device(work.options.device).type == "cpu",
+        is_cached=size_bytes < _free_bytes(),
+    )
+
+
+def _free_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def remedies(found: Diagnosis, work: stages.Work) -> list[tuple[str, float]]:
+    """Return what would help and by how much, the best first; nothing that gains less than a tenth."""
+    columns, rows = work.split.pack.columns, work.rows
+    side = max(view.resolution for view in work.views)
+    short = float(np.median(np.minimum(columns.height[rows], columns.width[rows])))
+    target = int(-(-_ROOM * side // 32) * 32)
+    choices: list[tuple[str, float]] = []
+    if short > 1.2 * target and found.decoding:
+        share = (target / short) ** 2
+        smaller = {"decoding": found.decoding * share, "storage": found.stages["storage"] * share}
+        choices.append((f"pack anew with --short-side {target} (now {short:.0f} px)", found.gain(**smaller)))
+    if found.decoding:
+        pixels = "pack anew with --encoding raw: larger, read without decoding"
+        choices.append((pixels, found.gain(decoding=0.0)))
+    cores, threads = available_cores(), work.num_threads
+    if cores > threads:
+        more = {name: found.stages[name] * threads / cores for name in ("decoding", "views")}  # type: ignore[index]
+        choices.append((f"--num-threads {cores} instead of {threads}", found.gain(**more)))
+    if not found.is_cached:
+        choices.append(("faster storage, or memory that holds the pack", found.gain(storage=found.warm)))
+    choices.append(("views that cost nothing: fewer, or smaller ones", found.gain(views=0.0)))
+    half = {"network": found.network / 2}
+    choices.append(("a network, or a device, twice as fast", found.gain(**half)))
+    return sorted(((text, gain) for text, gain in choices if gain >= _WORTH), key=lambda pair: -pair[1])
+
+
+def print_diagnosis(console: Console, found: Diagnosis, work: stages.Work) -> None:
+    """Print the stages, the bound and the remedies."""
+    what = (
+        f"{len(work.views)} views of {work.views[0].resolution} px, {work.backbone}, batch {work.batch_size}"
+    )
+    table = Table("stage", "images/s", title=f"{work.split.name}: {what} on {work.options.device}")
+    names = {"storage, cold": found.cold, "storage, warm": found.warm, "decoding": found.decoding}
+    names |= {"views": found.views, "copy to the device": found.copy, "network": found.network}
+    for name, seconds in (names | {"together": found.together}).items():
+        table.add_row(name, f"{1 / seconds:,.0f}" if seconds else "-")
+    console.print(table)
+    share = found.stages[found.bound] / sum(found.stages.values())
+    print(f"bound: {found.bound}, {share:.0%} of what the stages take by themselves")
+    excess = found.together / found.expected()
+    if excess > _EXCESS:
+        print(f"together they take {excess:.1f} times what the stages explain: other work here, or memory")
+    for text, gain in remedies(found, work):
+        print(f"would help: {text}: about x{gain:.1f}")
+
+
+def main() -> None:
+    """Run the command line."""
+    config, start = command_line(Config, __doc__), time.perf_counter()
+    work = make_work(config)
+    print_diagnosis(Console(), diagnose(work), work)
+    print(f"doctor: {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,115 @@
+r"""Take a trained network away: as a file or folder of timm, torchvision, Hugging Face, ONNX or torch.export.
+
+Example:
+    python tools/export.py --run runs/finetuned --form onnx --pack packs/mine --out mine.onnx
+    python tools/export.py --run runs/barlow --backbone-only --form timm --out backbone.safetensors
+
+How images are shown to the network, its classes and the licence of the weights that it began with are inside;
+docs/pretrained.md says how each form is loaded. Every form is compared with the network before it is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from loaders.common.errors import UserError, run_command
+from loaders.common.files import check_file
+from loaders.common.program import check_command_line, command_line
+
+Form = Literal["timm", "hf", "torchvision", "onnx", "torch_export", "safetensors"]
+_NUM_COMPARED = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Write a classifier, or a backbone alone, in a form of others."""
+
+    run: Path
+    """Run folder, or any start with a classifier: timm:NAME, hf:REPO, a folder or file of weights."""
+    out: Path
+    """File to write; a folder for hf. Must not exist."""
+    form: Form
+    """timm, hf, torchvision, onnx, torch_export; or safetensors, this project's own."""
+    backbone_only: bool = False
+    """Leave out the classifier: features come out."""
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
+    resolution: int | None = None
+    """Side of the views in pixels; that of the training by default."""
+    pack: Path | None = None
+    """Pack whose images the export is compared on; noise by default."""
+    split: str = ""
+    """Split of these images; the first by default."""
+
+    def __post_init__(self) -> None:
+        """Refuse a place that is taken."""
+        check_file(self.out) if self.form != "hf" else check_file(self.out / "config.json")
+        if self.out.exists() and (self.form != "hf" or any(self.out.iterdir())):
+            raise UserError(f"out: expected nothing at {self.out}, found something; give another --out")
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import torch
+from torch import Tensor, nn
+
+from engine.nets.classifier import Classifier, find_classifier
+from engine.nets.exported import WRITERS
+from engine.nets.starts import find_start
+from engine.train.distributed import refuse_ranks
+from loaders import LoaderOptions, build_loader, open_pack
+from loaders.views.evaluation import EvaluationView
+
+
+class Headless(Classifier):
+    """A backbone in the place of a classifier: its features are its outputs."""
+
+    def __init__(self, start_network: nn.Module, name: str, view: EvaluationView, **origin: object) -> None:
+        """Leave out the classifier layer."""
+        super().__init__(start_network, name, view, ("features",), **origin)  # type: ignore[arg-type]
+        self.head, self.classes = nn.Identity(), ()  # type: ignore[assignment]
+
+
+def load(config: Config) -> Classifier:
+    """Load what is to be exported, in evaluation mode, on the CPU."""
+    if config.backbone_only:
+        start = find_start(config.run, config.backbone).at(config.resolution)
+        return Headless(start.load(), start.backbone, start.view, origin=start.origin).eval()
+    network = find_classifier(config.run, None, backbone=config.backbone)
+    return network.at(config.resolution or network.resolution)
+
+
+def views_to_compare(config: Config, view: EvaluationView) -> Tensor:
+    """Return a few views [B, 3, H, W]: of the pack's images, or noise where there is no pack."""
+    if config.pack is None:
+        side = view.resolution
+        return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    pack = open_pack(config.pack)
+    split = pack.split(config.split or pack.splits[0])
+    size = min(_NUM_COMPARED, len(split))
+    options = LoaderOptions(num_threads=1)
+    with build_loader(split, (view.policy(),), size, options=options, mode="eval") as loader:
+        return next(iter(loader.epoch(0))).views[0].clone()
+
+
+def export(config: Config) -> Path:
+    """Write the export and return its path."""
+    refuse_ranks("export")
+    network = load(config)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    WRITERS[config.form](network, views_to_compare(config, network.view), config.out)
+    return config.out
+
+
+def main() -> None:
+    """Run the command line."""
+    config = command_line(Config, __doc__)
+    print(f"export: {config.form} -> {export(config)}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,222 @@
+r"""What frozen features are worth with a few labels per class: neighbours, probes, rounds of pseudo-labels.
+
+Example:
+    python tools/few_labels.py --init weights/lite0 --resolution 112 --pack packs/mine --out runs/frozen \
+        --labels-per-class 1 2 4 8 16 32 64 --methods knn probe pseudo
+
+The features of both splits are computed once (OUT/features); every number of labels, seed and method then
+takes seconds. `pseudo` repeats: fit a probe, guess the images without a label, keep the surest of each class,
+more in each round, and fit again (Yalniz et al. 2019, arXiv 1905.00546, on features).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from engine.train.run_config import LoaderField, default_loader
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder
+from loaders.common.program import check_command_line, command_line
+
+Method = Literal["knn", "probe", "pseudo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Measure frozen features with k labels per class, for several k, seeds and methods."""
+
+    pack: Path
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
+    init: Path
+    """Start: run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""
+    out: Path
+    """Folder of the results and of the features."""
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
+    resolution: int | None = None
+    """Side of the views in pixels; that of the start by default."""
+    train_split: str = "train"
+    """Labelled split to choose the labels from; its other images are those without a label."""
+    test_split: str = "test"
+    """Labelled split to measure on."""
+    allow_leak: bool = False
+    """Choose from labels of the split that is measured on, or of copies of its images, all the same."""
+    labels_per_class: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """Numbers of labels per class; the smaller choices are part of the larger."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the choice of labels."""
+    methods: tuple[Method, ...] = ("knn", "probe", "pseudo")
+    """What becomes of the features."""
+    neighbours: int = 20
+    """k of kNN; all labelled images where there are fewer."""
+    inverse_penalty: float = 0.1
+    """C of the probes, scikit-learn's inverse strength of regularisation."""
+    rounds: int = 3
+    """Rounds of pseudo-labels."""
+    share: float = 0.5
+    """Share of the images without a label that the last round keeps, the surest of each class."""
+    batch_size: int = 256
+    """Images per forward pass of each process; no influence on the result."""
+    loader: LoaderField = field(default_factory=default_loader)
+    """How the loaders work."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        check_numbers(self, ("labels_per_class", "resolution", "share"))
+        check_folder(self.out)
+        for name in ("labels_per_class", "seeds", "methods"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"{name}: expected one or more different values, found {values}; change them")
+        if self.share > 1.0:
+            raise UserError(f"share: expected at most 1, found {self.share}; lower it")
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from engine.evaluate.feature_store import FOLDER, features_of
+from engine.evaluate.few_labels import FewLabelResult, summarise, write_results
+from engine.evaluate.knn import knn_scores
+from engine.evaluate.probe_solver import fit_probe
+from engine.evaluate.representations import Features, topk_accuracy
+from engine.labels.shared_images import check_run
+from engine.nets.starts import find_start
+from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
+from engine.train.distributed import make_accelerator, on_main, rank
+from engine.train.run_config import described
+from loaders import build_loader, open_pack
+from loaders.epochs import EpochLoader
+from loaders.packs import Pack, Split
+from loaders.packs.labels.leaks import check_leak
+from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
+
+
+def features(config: Config, pack: Pack) -> tuple[Features, Features]:
+    """Return the features of the split to choose labels from and of the one to measure on."""
+    state = PartialState()
+    start = find_start(config.init, config.backbone).at(config.resolution)
+    network = start.load().to(state.device)
+    options = replace(
+        config.loader, device=str(state.device), channels_last=True,
+        rank=state.process_index, num_ranks=state.num_processes,
+    )  # fmt: skip
+
+    def make(split: Split) -> EpochLoader:
+        size = config.batch_size * state.num_processes
+        return build_loader(split, (start.view.policy(),), size, options=options, mode="eval")
+
+    def of(name: str) -> Features:
+        split = pack.split(name)
+        return features_of(network, split, make, state.device, config.out / FOLDER, config.out)
+
+    return of(config.train_split), of(config.test_split).labelled()
+
+
+def classify(
+    config: Config, method: Method, h: Tensor, labels: Tensor, others: Tensor, query: Tensor, num_classes: int
+) -> Tensor:
+    """Return scores [M, C] of the images to measure on, by one method.
+
+    Args:
+        config: of the command.
+        method: which.
+        h: [N, D], features of the labelled images.
+        labels: int64 [N].
+        others: [U, D], features of the images without a label.
+        query: [M, D].
+        num_classes: C.
+    """
+    if method == "knn":
+        return knn_scores(h, labels, query, num_classes, min(config.neighbours, len(h)))
+    probe = fit_probe(h, labels, num_classes, config.inverse_penalty)
+    for turn in range(1, config.rounds + 1 if method == "pseudo" and len(others) else 1):
+        kept = int(config.share * len(others) * turn / config.rounds / num_classes)
+        confidence, guess = probe.logits(others).softmax(1).max(1)
+        chosen = [
+            of_class[confidence[of_class].topk(min(kept, len(of_class))).indices]
+            for of_class in (torch.nonzero(guess == c).flatten() for c in range(num_classes))
+        ]
+        sure = torch.cat(chosen)
+        both = torch.cat([h.float(), others[sure].float()])
+        probe = fit_probe(both, torch.cat([labels, guess[sure]]), num_classes, config.inverse_penalty)
+    return probe.logits(query)
+
+
+def measure(config: Config, pack: Pack, bank: Features, query: Features) -> list[FewLabelResult]:
+    """Measure every method, number of labels and seed."""
+    results, num_classes = [], len(pack.classes)
+    top5 = min(5, num_classes)
+    for per_class in config.labels_per_class:
+        for seed in config.seeds:
+            chosen = torch.zeros(len(bank.labels), dtype=torch.bool)
+            chosen[subsample_per_class(bank.labels.numpy(), per_class, seed)] = True
+            for method in config.methods:
+                others = bank.h[~chosen] if method == "pseudo" else bank.h[:0]
+                given = (bank.h[chosen].float(), bank.labels[chosen], others)
+                scores = classify(config, method, *given, query.h, num_classes)
+                shares = (topk_accuracy(scores, query.labels), topk_accuracy(scores, query.labels, top5))
+                measured = (per_class, seed, shares[0], len(query.labels), 0, shares[1], method)
+                results.append(FewLabelResult(f"{config.init} {method}", *measured))
+    return results
+
+
+def run(config: Config) -> list[FewLabelResult]:
+    """Compute the features on all processes, and measure on the first."""
+    pack = open_pack(config.pack, config.loader.store)
+    pack.require_one_label()
+    measured, split = pack.split(config.test_split), pack.split(config.train_split)
+    known = split.labels()
+    tell_scarce(known, max(config.labels_per_class), pack.classes)
+    rows = split.rows(np.flatnonzero(known >= 0))
+    leaks = check_leak(pack, rows, measured, config.allow_leak, "train_split")
+    shared = check_run(config.init, measured, config.allow_leak)
+    shared = replace(shared, leaks=leaks + shared.leaks)
+    make_accelerator("no")
+    shared.say()
+    on_main(lambda: config.out.mkdir(parents=True, exist_ok=True))
+    on_main(lambda: forget_bad_rows(config.out))
+    bank, query = features(config, pack)
+
+    def write() -> list[FewLabelResult]:
+        results = measure(config, pack, bank, query)
+        write_results(config.out, results, shared.describe(described(config)))
+        return results
+
+    return on_main(write)
+
+
+def print_results(console: Console, results: list[FewLabelResult]) -> None:
+    """Print accuracies in per cent: a row per method, a column per number of labels."""
+    summaries = summarise(results)
+    counts = sorted({s.labels_per_class for s in summaries})
+    table = Table("features", *(f"{k} per class" for k in counts), title="test accuracy, %")
+    for init in dict.fromkeys(s.init for s in summaries):
+        cells = {s.labels_per_class: s.text for s in summaries if s.init == init}
+        table.add_row(init, *(cells.get(k, "") for k in counts))
+    console.print(table)
+
+
+def main() -> None:
+    """Run the command line; rank 0 prints."""
+    config = command_line(Config, __doc__)
+    results = run(config)
+    if rank() == 0:
+        print_results(Console(), results)
+        print(f"few_labels: results{describe_bad_rows(config.out)} -> {config.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)

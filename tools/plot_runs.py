@@ -1,0 +1,129 @@
+r"""Draw one quantity of any number of runs over their steps: by threshold, by backbone, seeds as a spread.
+
+Example:
+    python tools/plot_runs.py --runs runs/fixmatch-* --by threshold --metric validation_top1 --out curves.png
+
+Runs that agree in all options of --by share a line, which is their mean, with the standard deviation around
+it; without --by each run has a line of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loaders.common.errors import UserError, run_command
+from loaders.common.files import check_file
+from loaders.common.program import check_command_line, command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Compare runs in one drawing."""
+
+    runs: tuple[Path, ...]
+    """Run folders."""
+    out: Path
+    """PNG file to write; one for dark pages lies beside it."""
+    metric: str = "validation_top1"
+    """Quantity of metrics.jsonl or probe.jsonl, such as validation_top1, loss, mask_rate or knn_top1."""
+    by: tuple[str, ...] = ()
+    """Options whose values tell lines apart, such as threshold, backbone or labels_per_class."""
+
+    def __post_init__(self) -> None:
+        """Refuse a drawing of nothing, and a file that cannot be written."""
+        if not self.runs:
+            raise UserError("runs: expected one run folder or more, found none")
+        if self.out.suffix.lower() != ".png":
+            raise UserError(f"out: expected a name that ends with .png, found {self.out}; change it")
+        check_file(self.out)
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import statistics
+from typing import Any
+
+from engine.evaluate.online_probe import read_probe
+from engine.report.figures import Series, draw_lines, save_picture
+from engine.train.metrics import read_metrics
+from engine.train.run_folder import read_run
+
+_IN_PER_CENT = ("top1", "top5", "share", "rate")
+
+
+def name_of(run: Path, by: tuple[str, ...]) -> str:
+    """Return what a run's line is called: the options that tell lines apart, or its folder.
+
+    Raises:
+        UserError: no run, or one without such an option.
+    """
+    described = read_run(run)
+    if not by:
+        return run.name
+    config = {**described["config"], **described["config"].get("loader", {}), "recipe": described["recipe"]}
+    missing = [option for option in by if option not in config]
+    if missing:
+        known = ", ".join(sorted(config))
+        raise UserError(f"by: expected options of {run}, found {missing[0]!r}; it has {known}")
+    return ", ".join(f"{option} {_plain(config[option])}" for option in by)
+
+
+def points_of(run: Path, metric: str) -> dict[int, float]:
+    """Return the values of a quantity by step.
+
+    Raises:
+        UserError: the run has none.
+    """
+    records = [*read_metrics(run / "metrics.jsonl"), *read_probe(run)]
+    measured = (record for record in records if record.get(metric) is not None)
+    found = {int(record["step"]): float(record[metric]) for record in measured}
+    if not found:
+        known = sorted({name for record in records for name in record} - {"step", "epoch"})
+        raise UserError(f"metric: expected {metric!r} in {run}, found {', '.join(known) or 'no measurement'}")
+    return dict(sorted(found.items()))
+
+
+def lines_of(config: Config) -> list[Series]:
+    """Return a line for each group of runs, over the steps at which all of the group were measured."""
+    groups: dict[str, list[dict[int, float]]] = {}
+    for run in config.runs:
+        groups.setdefault(name_of(run, config.by), []).append(points_of(run, config.metric))
+    lines = []
+    for name, members in groups.items():
+        steps = [step for step in members[0] if all(step in member for member in members)]
+        if not steps:
+            raise UserError(
+                f"runs: expected those of {name!r} to be measured at the same steps, found none in common; "
+                "tell them apart by another option (--by)"
+            )
+        columns = [[member[step] for member in members] for step in steps]
+        spread = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns]
+        shown = name if len(members) == 1 else f"{name} ({len(members)} runs)"
+        lines.append(Series(shown, steps, [statistics.fmean(column) for column in columns], spread))
+    return lines
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def main() -> None:
+    """Run the command line."""
+    config = command_line(Config, __doc__)
+    lines = lines_of(config)
+    is_share = config.metric.endswith(_IN_PER_CENT)
+    titles = ("step", f"{config.metric}{', %' if is_share else ''}", f"{config.metric} of {len(lines)} lines")
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    save_picture(config.out, draw_lines(lines, titles, 100.0 if is_share else 1.0))
+    for line in lines:
+        print(f"{line.name}: {config.metric} {line.mean[-1]:.4g} at step {line.places[-1]:g}")
+    print(f"plot_runs: {len(config.runs)} runs in {len(lines)} lines -> {config.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,248 @@
+r"""Predict classes of images: a table of guesses, a contact sheet, and labels for the next round of training.
+
+Example:
+    python tools/predict.py --network runs/finetuned --images photos/ --out predicted
+    accelerate launch tools/predict.py --network mine.onnx --images packs/mine --split unlabeled --out guesses
+
+`--images` is a pack, or anything that tools/pack_dataset.py packs: a folder, a tar, a list. That is packed
+first, into OUT/pack, so that the images are read at the loader's speed.
+
+OUT/predictions.csv    file, label, confidence, and the next classes with theirs
+OUT/labels.parquet     a label table of the pack, for --extra-labels
+OUT/sheet.png          images with their guesses: the surest of each class, as many classes as fit
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from engine.train.run_config import LoaderField, default_loader
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder
+from loaders.common.program import check_command_line, command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Write what a network says of images."""
+
+    network: Path
+    """Run folder, any export (tools/export.py), or timm:NAME, hf:REPO or weights with a classifier."""
+    images: str
+    """Pack; or a folder, tar, list or other source, which is packed first."""
+    out: Path
+    """Folder of the results; existing results are replaced."""
+    split: str = ""
+    """Split of the pack; all images by default."""
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
+    top_k: int = 5
+    """Classes per image; all where there are fewer."""
+    threshold: float = 0.0
+    """Least confidence of a label in labels.parquet; the table of guesses has all images."""
+    form: Literal["csv", "parquet"] = "csv"
+    """Of the table of guesses."""
+    sheet: int | None = 64
+    """Images on the contact sheet; None for no sheet."""
+    cycle: int = 1
+    """Number of this round, kept in labels.parquet."""
+    batch_size: int = 256
+    """Images per forward pass of each process; no influence on the result."""
+    loader: LoaderField = field(default_factory=default_loader)
+    """How the loaders work."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that predict nothing."""
+        check_numbers(self, ("top_k", "batch_size"))
+        check_folder(self.out)
+        if self.threshold > 1.0:
+            raise UserError(f"threshold: expected a share, at most 1, found {self.threshold}; lower it")
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+from accelerate import PartialState
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from engine.evaluate.predict import predict
+from engine.labels.matching import match_classes
+from engine.nets.exported import Exported, load_exported
+from engine.report.sheets import to_pixels
+from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
+from engine.train.distributed import gather_on_main, make_accelerator, on_main, rank
+from loaders import build_loader, open_pack
+from loaders.common.files import write_atomic
+from loaders.packs import LabelTable, Pack, Split
+from loaders.packs.labels.class_names import write_class_names
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.spec import parse_splits
+
+
+@dataclass(frozen=True)
+class Guessed:
+    """What a network says of N images.
+
+    Attributes:
+        row: int64 [N], of the pack, increasing.
+        label: int64 [N, K], numbers of the network's classes, the surest first.
+        confidence: float32 [N, K].
+    """
+
+    row: NDArray[np.int64]
+    label: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+
+
+def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
+    """Open the pack, or pack what else is given; such a pack has the classes of the network."""
+    path = Path(config.images)
+    if (path / "manifest.json").is_file() or "://" in config.images:
+        return open_pack(config.images, config.loader.store)
+    out = config.out / "pack"
+
+    def pack() -> None:
+        if not (out / "manifest.json").is_file():
+            pack_dataset(PackOptions(parse_splits([f"images={config.images}"]), out))
+        if not open_pack(out).classes and len(classes) > 1:
+            write_class_names(out, classes)
+
+    on_main(pack)
+    return open_pack(out)
+
+
+def guess(config: Config, network: Exported, split: Split) -> Guessed:
+    """Predict every image; each process takes its part, the first gets the whole result."""
+    state, device = PartialState(), PartialState().device
+    ranks = {"rank": state.process_index, "num_ranks": state.num_processes}
+    options = replace(config.loader, device=str(device), channels_last=True, **ranks)
+    size, top_k = config.batch_size * state.num_processes, min(config.top_k, max(1, len(network.classes)))
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    with build_loader(split, (network.view.policy(),), size, options=options, mode="eval") as loader:
+        for part in predict(network.to(device), loader, device, config.out):
+            confidence, label = part.probabilities.topk(top_k)
+            parts.append((part.index, label, confidence))
+    found = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+    whole = gather_on_main(found)
+    row, label, confidence = (np.concatenate(column) for column in zip(*(whole or [found]), strict=True))
+    order = np.argsort(row)
+    return Guessed(row[order], label[order], confidence[order])
+
+
+def write_table(config: Config, pack: Pack, classes: Sequence[str], guessed: Guessed) -> Path:
+    """Write predictions.csv or predictions.parquet, a line per image."""
+    names = np.array(classes, dtype=object)
+    columns: dict[str, Sequence[object]] = {"file": [pack.key(row) for row in guessed.row.tolist()]}
+    for place in range(guessed.label.shape[1]):
+        ending = "" if place == 0 else f"_{place + 1}"
+        columns[f"label{ending}"] = names[guessed.label[:, place]].tolist()
+        columns[f"confidence{ending}"] = guessed.confidence[:, place].tolist()
+    path = config.out / f"predictions.{config.form}"
+    if config.form == "parquet":
+        buffer = io.BytesIO()
+        pyarrow.parquet.write_table(pa.table(columns), buffer)
+        write_atomic(path, buffer.getvalue())
+        return path
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for line in zip(*columns.values(), strict=True):
+        writer.writerow(f"{value:.6f}" if isinstance(value, float) else value for value in line)
+    write_atomic(path, text.getvalue().encode())
+    return path
+
+
+def label_table(config: Config, pack: Pack, classes: Sequence[str], guessed: Guessed) -> LabelTable | None:
+    """Return the guesses as labels of the pack, those that are sure enough; None for other classes."""
+    if not pack.classes or not set(pack.classes) & set(classes):
+        return None
+    numbers = np.full(len(classes), -1, np.int64)  # a network's classes as the pack numbers them
+    known = match_classes(classes, pack.classes, config.network, "predict a pack of these classes")
+    for number, own in enumerate(known):
+        if own >= 0:
+            numbers[own] = number
+    label, confidence = numbers[guessed.label[:, 0]], np.minimum(guessed.confidence[:, 0], np.float32(1.0))
+    kept = (label >= 0) & (confidence >= config.threshold)
+    rows = (guessed.row[kept], label[kept], len(pack.classes), confidence[kept])
+    return LabelTable.of(*rows, "pseudo", config.cycle)
+
+
+def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed, count: int) -> None:
+    """Draw the surest images of each class in turn, with their guesses, into sheet.png."""
+    by_class: dict[int, list[int]] = {}
+    for place in np.argsort(-guessed.confidence[:, 0]).tolist():
+        by_class.setdefault(int(guessed.label[place, 0]), []).append(place)
+    depth = max(map(len, by_class.values()))
+    in_turn = (found[turn] for turn in range(depth) for found in by_class.values() if turn < len(found))
+    shown = sorted([place for place, _ in zip(in_turn, range(count), strict=False)])
+    everything = split.pack.pool(split.pack.splits)
+    view, options = network.view, replace(config.loader, device="cpu")
+    with build_loader(
+        everything.take(guessed.row[shown]), (view.policy(),), len(shown), options=options, mode="eval"
+    ) as loader:
+        (batch,) = loader.epoch(0)
+        pixels = to_pixels(batch.views[0], view.mean, view.std)
+    side, margin, across = max(view.resolution, 64), 14, 8
+    sheet = Image.new("RGB", (across * side, -(-len(shown) // across) * (side + margin)), "white")
+    drawing = ImageDraw.Draw(sheet)
+    for number, place in enumerate(shown):
+        left, top = number % across * side, number // across * (side + margin)
+        picture = Image.fromarray(pixels[number].permute(1, 2, 0).contiguous().numpy())
+        sheet.paste(picture.resize((side, side)), (left, top))
+        name = network.classes[int(guessed.label[place, 0])]
+        text = f"{guessed.confidence[place, 0]:.0%} {name}"[: side // 6]
+        plain = text.encode("latin-1", "replace").decode("latin-1")  # the font that Pillow brings
+        drawing.text((left + 1, top + side + 1), plain, fill="black")
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    write_atomic(config.out / "sheet.png", buffer.getvalue())
+
+
+def run(config: Config) -> Path:
+    """Predict and write everything; return the table of guesses."""
+    make_accelerator("no")
+    network = load_exported(config.network, config.backbone)
+    if not network.classes:
+        raise UserError(f"network: expected a classifier with named classes, found {config.network} without")
+    on_main(lambda: config.out.mkdir(parents=True, exist_ok=True))
+    on_main(lambda: forget_bad_rows(config.out))
+    pack = open_images(config, network.classes)
+    split = pack.split(config.split) if config.split else pack.pool(pack.splits)
+    guessed = guess(config, network, split)
+
+    def write() -> Path:
+        path = write_table(config, pack, network.classes, guessed)
+        labels = label_table(config, pack, network.classes, guessed)
+        if labels is not None:
+            labels.write(config.out / "labels.parquet")
+        if config.sheet is not None:
+            draw_sheet(config, network, split, guessed, config.sheet)
+        return path
+
+    return on_main(write)
+
+
+def main() -> None:
+    """Run the command line."""
+    config = command_line(Config, __doc__)
+    path = run(config)
+    if rank() == 0:
+        print(f"predict: {path}{describe_bad_rows(config.out)}")
+
+
+if __name__ == "__main__":
+    run_command(main)
