@@ -134,7 +134,7 @@ class DeviceRenderer(Renderer):
         self._rows, self._work = rows, rows.work
         self.bad_rows = rows.bad_rows
         self._device = torch.device(rows.work.options.device)
-        self._streams = streams or CudaStreams(self._device)
+        self._streams: Streams = streams or CudaStreams(self._device)
         self._stream = self._streams.stream()
         self._pool = PinnedPool(self._streams)
         self._lent = Lent()
@@ -202,6 +202,7 @@ class DeviceRenderer(Renderer):
             layout = Layout(side, last, view.interpolation == "bicubic", place.interleaved)
             p = Parameters(*parts[number * width : (number + 1) * width])
             extent = extent_of(numbers[number], side)
-            self.num_launches += draw_views(p, extent, layout, *self._gains[number], out, self._kernels)
+            gain, bias = self._gains[number]
+            self.num_launches += draw_views(p, extent, layout, gain, bias, out, self._kernels)
             views.append(shaped(out, side, last))
         return views

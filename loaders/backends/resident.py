@@ -132,8 +132,8 @@ class ResidentRenderer(CpuRenderer):
         """Decode the split, unless another loader holds its rows on the device already."""
         super().__init__(work)
         rows = work.split.rows(np.arange(len(work.split)))
-        pack, options = work.split.pack, work.options
-        key = (str(pack.path), pack_fingerprint(pack), options.device, str(options.verify))
+        pack = work.split.pack
+        key = (str(pack.path), pack_fingerprint(pack), work.options.device, str(work.options.verify))
         with _loading:
             same = [held for name, held in list(_held.items()) if name[: len(key)] == key]
             found = next((held for held in same if held.holds(rows)), None)
