@@ -50,15 +50,14 @@ def build_loader(
         options: how the loader works: seed, backend, device, ranks, threads and so on.
         mode: "train" shuffles and drops the last partial batch; "eval" keeps the order, pads the last batch
             and marks the padding in `Batch.valid`.
-        labels: label table to take the labels from, `LabelTable.read(path)` or `LabelTable.of(rows, labels,
-            num_classes)` of loaders.packs; the true labels by default.
+        labels: label table to take the labels from, as `LabelTable.read(path)` is; the true ones by default.
         sampler: which rows an epoch of training takes, instead of each once: "balanced" takes every class
             equally often, of the rows with a label; weights [len(split)] take each row as often as its share
             of their sum says. An epoch stays as long as the split.
         batch_transform: `transform(views, generator)`, a function with a name. It gets the views [B, 3, H, W]
-            on the device, in [0, 1] before normalisation, and a generator seeded by (seed, epoch, step) and
-            the rank, and returns the views. A callable of the views alone draws from torch's global
-            generators, which are seeded likewise meanwhile; so do torchvision's v2 transforms.
+            on the device, in [0, 1] before normalisation, and a generator seeded by (seed, epoch, step,
+            rank), and returns the views. A callable of the views alone, as torchvision's v2 transforms are,
+            draws from torch's global generators, which are seeded likewise meanwhile.
 
     Returns:
         A loader: `for batch in loader` runs epochs 0, 1, ...; `epoch(epoch, start_step)` yields the
@@ -86,12 +85,8 @@ def build_loader(
         **backend.identity(work), dtype=options.dtype, **drawn, **transform_facts(batch_transform, options),
     )  # fmt: skip
     renderer = _renderer(backend, work)
-    if draws is not None and renderer.shuffle is not permute_stream:
-        work.crew.close()
-        raise UserError(
-            f"sampler: expected a backend that reads rows in any order, found {backend.name}, which goes "
-            "through blocks of shards; use backend='cpu', or the class weights of a loss"
-        )
+    if draws is not None:
+        _check_any_order(backend, renderer, work)
     place = place_on(torch.device(options.device))
     loader = EpochLoader(renderer, work, batch_size, place, choice, mark, draws)
     return loader if transforming is None else loader.transform(transforming)
@@ -107,6 +102,17 @@ def _check_sampler(sampler: object, mode: Mode) -> None:
         raise UserError(
             "sampler: expected mode='train', found 'eval', which takes every row once; leave it out"
         )
+
+
+def _check_any_order(backend: Backend, renderer: Renderer, work: Work) -> None:
+    """Refuse to draw rows where a backend goes through blocks of shards."""
+    if renderer.shuffle is permute_stream:
+        return
+    work.crew.close()
+    raise UserError(
+        f"sampler: expected a backend that reads rows in any order, found {backend.name}, which goes "
+        "through blocks of shards; use backend='cpu', or the class weights of a loss"
+    )
 
 
 def _draws(sampler: Sampler | None, work: Work) -> tuple[Draws | None, dict[str, str]]:
@@ -149,51 +155,46 @@ def build_paired_loader(
         unlabeled: split of the unlabelled rows.
         labeled_views: policies of the labelled images.
         unlabeled_views: policies of the unlabelled images, such as (weak, strong).
-        batch_size: global number of labelled rows per step.
-        mu: unlabelled rows per labelled row.
+        batch_size: global number of labelled rows per step; mu: unlabelled rows for each of them.
         options: see `build_loader`.
-        labels: label table of the labelled rows; rows of `labeled` without a label in it are left out.
-            The true labels by default; `loader.set_labels` gives another for the epochs to come.
+        labels: label table of the labelled rows, the true labels by default; rows without a label in it are
+            left out. `loader.set_labels` gives another for the epochs to come.
         balanced: draw every class of the labelled rows equally often instead of every row.
 
     Returns:
-        A loader as that of `build_loader`, whose `epoch` yields `PairedBatch`es; an epoch is a pass over the
-        unlabelled rows.
+        A loader as that of `build_loader` of `PairedBatch`es; an epoch passes once over the unlabelled rows.
 
     Raises:
         UserError: what cannot be built, and the remedy.
     """
-    _check_split("labeled", labeled)
-    _check_split("unlabeled", unlabeled)
-    check_views("labeled_views", labeled_views)
-    check_views("unlabeled_views", unlabeled_views)
+    views = (labeled_views, unlabeled_views)
+    for name, split, own in zip(("labeled", "unlabeled"), (labeled, unlabeled), views, strict=True):
+        _check_split(name, split)
+        check_views(f"{name}_views", own)
     check_whole("mu", mu, 1, remedy="give the unlabelled rows per labelled row")
     check_flag("balanced", balanced)
     _check_options(options)
     labeled.pack.checked_labels(labels)
     ranks = options.num_ranks
     check_batch(len(labeled), batch_size, ranks, drop_last=False)
-    unlabeled_batch = f"unlabelled batch size (mu = {mu} times batch_size = {batch_size})"
-    check_batch(len(unlabeled), mu * batch_size, ranks, what=unlabeled_batch)
+    what = f"unlabelled batch size (mu = {mu} times batch_size = {batch_size})"
+    check_batch(len(unlabeled), mu * batch_size, ranks, what=what)
     backend, choice = choose_backend(options.backend, labeled, unlabeled)
     other = Work(unlabeled, unlabeled_views, options, mu * batch_size // ranks, Crew(options))
 
     def labeled_stream(table: LabelTable | None) -> LabeledStream:
-        rows = labeled.labeled_by(table)
-        known = rows.labels(table)
+        known = (rows := labeled.labeled_by(table)).labels(table)
         work = Work(rows, labeled_views, options, batch_size // ranks, other.crew, known, stream=LABELED)
         mark = fingerprint(
-            (labeled, unlabeled), (table,), (labeled_views, unlabeled_views), batch_size=batch_size, mu=mu,
+            (labeled, unlabeled), (table,), views, batch_size=batch_size, mu=mu,
             seed=options.seed, balanced=balanced, **backend.identity(other), dtype=options.dtype,
         )  # fmt: skip
         groups = group_by_class(known) if balanced else None
         return LabeledStream(_renderer(backend, work), len(rows), mark, groups)
 
-    first = labeled_stream(labels)
+    first, place = labeled_stream(labels), place_on(torch.device(options.device))
     renderer = _renderer(backend, other)
-    return PairedLoader(
-        labeled_stream, first, renderer, other, batch_size, mu, place_on(torch.device(options.device)), choice
-    )
+    return PairedLoader(labeled_stream, first, renderer, other, batch_size, mu, place, choice)
 
 
 def explain_backend(options: LoaderOptions = _DEFAULT, *splits: Split) -> str:

@@ -74,7 +74,7 @@ class CudaStreams:
 
     def stream(self) -> torch.cuda.Stream:
         """Return a new stream."""
-        return torch.cuda.Stream(self.device)
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def current(self) -> torch.cuda.Stream:
         """Return the stream of the caller's work."""

@@ -31,9 +31,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from engine.train.run_config import LoaderField, default_loader
+from engine.train.run_config import LoaderField, PackConfig, default_loader
 from loaders.common.checks import check_whole
 from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 from loaders.packs.manifest import MAX_CYCLE
 
@@ -41,11 +42,9 @@ Strategy = Literal["cluster_margin", "margin", "k_centre", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(PackConfig):
     """Choose images to have labelled, or turn the labels given into a table."""
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     out: Path
     """Folder for the request and the labels."""
     run: Path | None = None
@@ -95,6 +94,7 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse numbers that choose nothing."""
         check_numbers(self, ("clusters", "per_cluster", "resolution", "batch_size"))
+        check_folder(self.out)
         if self.new_classes and self.filled is None:
             raise UserError("new_classes: expected --filled, whose classes it adds, found none; leave it out")
         check_whole("cycle", self.cycle, 0, MAX_CYCLE, "number the requests from 1 on")
@@ -118,7 +118,7 @@ from engine.nets.starts import find_start
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import refuse_ranks
 from loaders import build_loader, open_pack
-from loaders.common.files import check_folder, write_atomic
+from loaders.common.files import write_atomic
 from loaders.epochs import EpochLoader
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.images.thumbnail import thumbnail
@@ -386,7 +386,6 @@ def ask_oracle(pack: Pack, rows: NDArray[np.int64], cycle: int) -> LabelTable:
 def run(config: Config) -> Path:
     """Do what the command says; return the request, or the table of labels where they are known."""
     refuse_ranks("active")
-    check_folder(config.out)
     pack = open_pack(config.pack, config.loader.store)
     bought = config.out / "bought.parquet"
     if config.filled is not None:

@@ -111,7 +111,7 @@ class DeepCluster(Recipe):
         self.register_buffer("weights", torch.ones(config.num_clusters))
         self.register_buffer("nmi", torch.zeros(2))
 
-    def embed(self, x: Tensor) -> Tensor:
+    def clustered(self, x: Tensor) -> Tensor:
         """Map views [B, 3, H, W] to what is clustered, [B, D]."""
         z: Tensor = self.hidden(self.backbone(x))
         return z
@@ -154,7 +154,7 @@ class DeepCluster(Recipe):
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Recognise the cluster of each image, every cluster counting the same (equation 1)."""
-        z = self.embed(batch.views[0])
+        z = self.clustered(batch.views[0])
         logits = self.classifier(torch.relu(z) if self.config.hidden else z)
         terms = deepcluster_loss(logits, self.assignment[batch.index], self.weights)
         nmi_last, nmi_labels = self.nmi.unbind()
@@ -185,7 +185,7 @@ class _Embedding(nn.Module):
         self.recipe = recipe
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.recipe.embed(x)
+        return self.recipe.clustered(x)
 
 
 def _seed(seed: int, epoch: int) -> np.uint32:
@@ -198,7 +198,8 @@ def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
     loaders = PretrainingLoaders(config, (view,))
-    num_images = len(loaders.pack.split(config.split))
+    images = loaders.pack.split(config.split)
+    num_images = len(images)
     if config.num_clusters > num_images:
         raise UserError(
             f"num_clusters: expected at most {num_images}, the images of split {config.split!r}, found "
@@ -207,7 +208,7 @@ def run(config: Config) -> RunSummary:
     with ExitStack() as opened:
 
         def make_recipe() -> DeepCluster:
-            in_order = loaders.in_order(config.split, config.loader_options())
+            in_order = loaders.in_order(images, config.loader_options())
             opened.callback(in_order.close)
             return DeepCluster(config, in_order, len(loaders.pack))
 

@@ -18,19 +18,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.choices import Weights
-from engine.train.run_config import LoaderField, default_loader
+from engine.train.run_config import LoaderField, PackConfig, default_loader
 from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(PackConfig):
     """Print accuracies of a classifier and write its report and predictions."""
 
     run: Path
     """Run folder with a classifier."""
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     out: Path
     """Folder of the results; existing results are replaced."""
     split: str = "test"
@@ -56,6 +55,7 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse views that show nothing."""
         check_numbers(self, ("sizes", "crop", "batch_size"))
+        check_folder(self.out)
         if self.crop is not None and self.crop > 1.0:
             raise UserError(f"crop: expected a share of the short side up to 1, found {self.crop}; lower it")
 
@@ -84,7 +84,7 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import refuse_ranks
 from engine.train.run_config import described
 from loaders import build_loader, open_pack
-from loaders.common.files import check_folder, to_json, write_atomic
+from loaders.common.files import to_json, write_atomic
 from loaders.common.notice import tell
 from loaders.packs import Pack
 from loaders.views.evaluation import EvaluationView
@@ -231,7 +231,6 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Accou
 def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     """Predict a split and write everything; the report is None where no image has a label."""
     refuse_ranks("evaluate")
-    check_folder(config.out)
     pack = open_pack(config.pack, config.loader.store)
     shared = check_run(config.run, pack.split(config.split), config.allow_leak)
     shared.say()

@@ -9,8 +9,7 @@ pretrain (Barlow Twins) -> fine_tune -> rounds (balanced pseudo-labels) -> fixma
 The same command again goes on where it stopped, also inside a stage. `--skip` leaves stages out. Without
 `--oracle` the active stage writes OUT/active/request.html and stops; label on that page, turn what it saves
 into a table by `recipes/active.py --pack PACK --filled request.csv --out OUT/active`, and give the command
-again. All in one process: with several GPUs launch the stages by themselves, with the folders that the
-pipeline would give them.
+again. All in one process: with several GPUs launch the stages by themselves.
 
 Source: Zhou, Wan, Li 2021, "Semi-supervised Learning Competition Report", table 2: 46.6 % after pre-training
 and fine-tuning, 52.4 % after the rounds, 54.5 % with FixMatch, 56.1 % with more labels, 57.5 % with
@@ -29,20 +28,19 @@ from typing import Literal, TypeVar
 
 from engine.choices import Precision
 from engine.train.classifier_config import ClassifierConfig
-from engine.train.run_config import LoaderField, RunConfig, default_loader
+from engine.train.run_config import LoaderField, PackConfig, RunConfig, default_loader
 from engine.train.stage_config import Ask, FineTune, Pretrain, Rounds, SemiSupervised
 from loaders.common.errors import check_numbers, run_command
+from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
 Stage = Literal["scratch", "pretrain", "fine_tune", "rounds", "fixmatch", "active", "tta"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(PackConfig):
     """Run all stages on one pack and measure each."""
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote."""
     out: Path
     """Folder of all stages; what it holds already is gone on with."""
     backbone: str = "resnet50"
@@ -50,8 +48,7 @@ class Config:
     resolution: int = 96
     """Side of the views in pixels. Report: 96."""
     init: Path | None = None
-    """Pre-trained network in place of the first stage: a run, timm:NAME, hf:REPO or a file of weights, see
-    docs/pretrained.md."""
+    """Pre-trained network in place of the first stage: a run, timm:NAME, hf:REPO or a file of weights."""
     labeled_split: str = "train"
     """Split whose true labels are used; where it is "" or has none, --extra-labels are all."""
     labels_per_class: int | None = None
@@ -63,8 +60,7 @@ class Config:
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Train on labels of that split, or of copies of its images, all the same; each stage's config.json then
-    names them under leaks."""
+    """Train on labels of that split, or of copies of its images, all the same; they are named under leaks."""
     seed: int = 0
     """Seed of the weights, the order, the views and the choice of labels."""
     flip_p: float = 0.5
@@ -88,7 +84,7 @@ class Config:
     ask: Ask = field(default_factory=Ask)
     """Labels to buy."""
     precision: Precision = "auto"
-    """Autocast of every training: auto is bf16 where the GPU or the processor has it in hardware."""
+    """Autocast of every training, see recipes/supervised.py."""
     progress: bool = True
     """Show progress."""
     loader: LoaderField = field(default_factory=default_loader)
@@ -97,6 +93,7 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse numbers that make no run."""
         check_numbers(self, ("resolution", "sizes"))
+        check_folder(self.out)
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -118,7 +115,6 @@ from engine.train.run_config import described
 from loaders import open_pack
 from loaders.classification import chosen_labels
 from loaders.common.errors import UserError
-from loaders.common.files import check_folder
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import training_labels
@@ -385,7 +381,6 @@ def check(config: Config) -> None:
     Raises:
         UserError: the first.
     """
-    check_folder(config.out)
     pack = open_pack(config.pack, config.loader.store)
     pack.require_one_label()
     for split in (*both_splits(config), config.test_split):

@@ -33,9 +33,10 @@ from typing import Any, Literal
 
 from engine.choices import ClassWeights, Keep, Precision
 from engine.evaluate.grid import RATES, WEIGHT_DECAYS
-from engine.train.run_config import LoaderField, default_loader
+from engine.train.run_config import LoaderField, PackConfig, default_loader
 from engine.train.tuning_config import FineTuning
 from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
 Method = Literal["fine_tune", "frozen", "two_stage", "knn"]
@@ -44,11 +45,9 @@ FROM_SCRATCH = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch",
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PackConfig):
     """Train on k labels per class, for several k and seeds, beside training from scratch."""
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     init: Path
     """Start: run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""
     out: Path
@@ -64,8 +63,7 @@ class Config:
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Choose from labels of the splits that are measured on, or of copies of their images, all the same;
-    few_labels.json then names them under leaks."""
+    """Choose from labels of splits that are measured on, or of copies of their images; named under leaks."""
     labels_per_class: tuple[int, ...] = (1, 2, 5, 10)
     """Numbers of labels per class; the smaller choices are part of the larger."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -75,13 +73,11 @@ class Config:
     method: Method = "fine_tune"
     """What becomes of the pre-trained backbone, see above."""
     layer: str = ""
-    """Module of the backbone whose features are used, such as conv4 of alexnet_bn, stages.2 of tiny_resnet or
-    layer3 of a timm ResNet; "" is the backbone's representation. Muaz and Kumar: conv4."""
+    """Module whose features are used, as stages.2 of tiny_resnet; "": the last. Muaz and Kumar: conv4."""
     layer_side: int = 1
     """A map of --layer is averaged to this side before it is flattened; 6 keeps AlexNet's 6 x 6 places."""
     hidden: tuple[int, ...] = ()
-    """Fully connected layers with BatchNorm before the last one; none: a linear classifier. Muaz and Kumar:
-    three layers in all, sizes not stated; RotNet's are 4096 4096."""
+    """Fully connected layers with BatchNorm before the last one; RotNet: 4096 4096; none: a linear one."""
     pretrained: FineTuning = PRETRAINED
     """Training of the pre-trained network."""
     from_scratch: FineTuning = FROM_SCRATCH
@@ -89,23 +85,19 @@ class Config:
     head_steps: int = 100
     """two_stage: steps of the classifier alone, before the steps of --pretrained."""
     together_factor: float = 0.1
-    """two_stage: rate of the classifier in the second stage, as a share of that in the first. Muaz and Kumar:
-    "a small learning rate"."""
+    """two_stage: the classifier's rate in the second stage by that in the first. Muaz and Kumar: "small"."""
     validation_split: str = ""
     """Labelled split for early stopping and the grid; "" for none."""
     validation_share: float = 0.0
-    """In its place: share of the labels of --train-split that is set aside, class by class, before any label
-    is chosen to train on."""
+    """In its place: share of each class's labels in --train-split that is set aside before any is chosen."""
     validate_every: int = 20
     """Steps between measurements of the validation images."""
     keep: Keep = "last"
     """Weights to test: the last, or the best by validation accuracy."""
     patience: int = 0
-    """Stop after so many measurements without a rise of the validation accuracy and test the best weights; 0
-    trains to the end. Muaz and Kumar: early stopping, its patience not stated."""
+    """Stop after so many measurements without a rise, and test the best weights; 0: never."""
     grid: bool = False
-    """Search the learning rates of --pretrained as table 5 of the 2021 report does; writes grid.json,
-    grid.csv and the heat map grid.png. Chooses on validation images."""
+    """Search the rates of --pretrained on validation images, as table 5 of the 2021 report does: grid.png."""
     grid_rates: tuple[float, ...] = RATES
     """Rates of the grid: all pairs with the backbone's below the classifier's, and the largest for both."""
     grid_weight_decays: tuple[float, ...] = WEIGHT_DECAYS
@@ -126,6 +118,7 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
         check_numbers(self, ("labels_per_class", "batch_size", "resolution"))
+        check_folder(self.out)
         for name in ("labels_per_class", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -159,7 +152,7 @@ from rich.console import Console
 
 from engine.evaluate.feature_store import FOLDER, features_of
 from engine.evaluate.few_labels import SCRATCH, FewLabelResult, results_table, write_results
-from engine.evaluate.grid import Cell, Setting, best_of, settings, sum_up, write_grid
+from engine.evaluate.grid import Cell, Setting, print_grid, settings, sum_up_all, write_grid
 from engine.evaluate.predict import measure_accuracy
 from engine.evaluate.representations import Features
 from engine.labels.shared_images import Account, check_run
@@ -430,22 +423,10 @@ def run_grid(config: Config) -> list[Cell]:
         results = run_jobs(session, [job for setting in wanted for job in plan_setting(config, setting)])
     finally:
         session.close()
-    per_cell = len(config.seeds)
-    cells = [
-        sum_up(setting, results[place * per_cell : (place + 1) * per_cell])
-        for place, setting in enumerate(wanted)
-    ]
+    cells = sum_up_all(wanted, results)
     content = session.shared.describe(described(config))
     on_main(lambda: write_grid(config.out, cells, content))
     return cells
-
-
-def print_grid(config: Config, cells: list[Cell]) -> None:
-    """Print the table of the grid and what it chose."""
-    best = best_of(cells)
-    print((config.out / "grid.csv").read_text(), end="")
-    print(f"best on validation: {best.setting.folder}, {best.mean:.1%} (test: {best.test_mean:.1%})")
-    print(f"heat map: {config.out / 'grid.png'}")
 
 
 def main() -> None:
@@ -454,7 +435,7 @@ def main() -> None:
     if config.grid:
         cells = run_grid(config)
         if rank() == 0:
-            print_grid(config, cells)
+            print_grid(config.out, cells)
     else:
         results = run(config)
         if rank() == 0:

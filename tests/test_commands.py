@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import tyro
 
+from tools import sluice
+
 ROOT = Path(__file__).parent.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "recipes/README.md")),
@@ -26,9 +28,19 @@ SCRIPTS = [
 COMMAND = re.compile(r"(?:python|accelerate launch) ((?:recipes|tools)/\w+\.py)(.*)")
 
 
+def script_of(called: re.Match[str]) -> str:
+    """`python SCRIPT` for a command of `sluice`; outlines, and lists that it prints, stay as they are."""
+    before, group, name = called.groups()
+    known = {"train": sluice.methods, "bench": sluice.benchmarks}.get(group, sluice.commands)()
+    if name.isupper() or (group is None and name in sluice.GROUPS):
+        return called[0]
+    return f"{before}python {known[name].relative_to(ROOT).as_posix()}"
+
+
 def commands(text: str) -> list[tuple[str, str]]:
     """Scripts and their arguments in the indented or fenced lines of a text, and between backticks."""
     lines = re.sub(r" *\\\n\s*", " ", text)
+    lines = re.sub(r"(?m)(^ *|`)sluice (?:(train|bench) )?(?!train |bench )(\w+)", script_of, lines)
     fenced = "\n".join(re.findall(r"```sh\n(.*?)```", lines, re.DOTALL))
     indented = "\n".join(re.findall(r"^ {4}\S.*", lines, re.MULTILINE))
     quoted = "\n".join(re.findall(r"`((?:python|accelerate launch) [^`]*)`", lines))
@@ -43,7 +55,8 @@ def docstring(path: Path) -> str:
 def given() -> dict[str, list[str]]:
     """The arguments of all commands of all pages and docstrings, by script."""
     found: dict[str, list[str]] = {}
-    for text in [page.read_text() for page in PAGES] + [docstring(path) for path in SCRIPTS]:
+    explained = (*SCRIPTS, Path(sluice.__file__))
+    for text in [page.read_text() for page in PAGES] + [docstring(path) for path in explained]:
         for script, arguments in commands(text):
             found.setdefault(script, []).append(arguments)
     return found
@@ -61,7 +74,9 @@ def test_commands_of_the_pages_are_taken(path: Path, capsys: pytest.CaptureFixtu
             continue  # only its name is given, an outline, or a function of the shell
         try:
             tyro.cli(config, args=arguments)
-        except SystemExit:
+        except SystemExit as ended:
+            if ended.code == 0:  # --help
+                continue
             pytest.fail(f"{script}{line}: {capsys.readouterr()}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,17 @@ SCRIPTS = [
     for path in sorted((ROOT / folder).glob("*.py"))
     if "run_command(main)" in path.read_text()
 ]
+READERS = [  # commands that read a pack, each with the rest of what it must have
+    ("recipes/active.py", ["--out", "run"]),
+    ("recipes/barlow.py", ["--out", "run"]),
+    ("recipes/evaluate.py", ["--run", "before", "--out", "run"]),
+    ("recipes/pipeline.py", ["--out", "run"]),
+    ("recipes/transfer.py", ["--init", "before", "--out", "run"]),
+    ("tools/probe.py", ["--run", "before"]),
+]
 COMMANDS = [(script, [word]) for script in SCRIPTS for word in ("--nonsense", "--help")] + [
-    ("recipes/barlow.py", ["--pack", "nowhere", "--out", "run"]),
+    *((script, ["--pack", "nowhere", *words]) for script, words in READERS),
+    *((script, ["--pack", "nowhere", *words[:-1], "README.md"]) for script, words in READERS),
     ("recipes/barlow.py", ["--pack", "nowhere", "--out", "run", "--seed", "-1"]),
     ("tools/labels.py", ["divide", "--nonsense"]),
     ("tools/labels.py", ["divide", "--help"]),
@@ -80,10 +90,21 @@ def test_what_a_configuration_refuses_is_one_line(outcomes: dict[tuple[str, ...]
     refused = outcomes["recipes/barlow.py", "--pack", "nowhere", "--out", "run", "--seed", "-1"]
     assert refused.code == 2
     assert refused.err.startswith("error: seed: expected a whole number below 2**62, at least 0, found -1")
-    absent = outcomes["recipes/barlow.py", "--pack", "nowhere", "--out", "run"]
-    assert absent.code == 2
+
+
+@pytest.mark.parametrize(("script", "words"), READERS, ids=[script for script, _ in READERS])
+def test_places_that_cannot_be_are_one_line(
+    script: str, words: list[str], outcomes: dict[tuple[str, ...], Outcome]
+) -> None:
+    absent = outcomes[script, "--pack", "nowhere", *words]
+    assert (absent.code, absent.out) == (2, "")
     assert absent.err.startswith("error: no pack at ")
     assert absent.err.count("\n") == 1
+    if script != "recipes/barlow.py":  # a run says more of its folder, when it claims it
+        taken = outcomes[script, "--pack", "nowhere", *words[:-1], "README.md"]
+        assert taken.code == 2
+        assert re.match(r"error: (out|run): expected a folder at README\.md", taken.err), taken.err
+        assert taken.err.count("\n") == 1
 
 
 def test_a_subcommand_is_checked_too(outcomes: dict[tuple[str, ...], Outcome]) -> None:

@@ -14,6 +14,7 @@ ALLOWED = {
         "loaders.batch",
         "loaders.classification",
         "loaders.common",
+        "loaders.epochs",
         "loaders.options",
         "loaders.packs",
         "loaders.views.evaluation",

@@ -62,6 +62,7 @@ HELD = {
     "engine/nets/test_variational.py": "engine/report/ pictures",
     "engine/train/test_distributed.py": "engine/train/ batchnorm",
     "engine/train/test_loop.py": "engine/train/ clock lines progress recipe rng run run_folder",
+    "recipes/test_pipeline.py": "engine/ report/ablation train/stage_config",
     "recipes/test_supervised.py": "engine/ choices train/classifier_config train/classifier_recipe",
     "recipes/test_transfer.py": "engine/ train/fine_tuning train/tuning_config report/heatmap",
     "tools/test_bench_harness.py": """tools/ bench_loaders bench/backends bench/contender bench/corpus
@@ -70,10 +71,11 @@ HELD = {
     "tools/test_bench_guarantees.py": "tools/bench/ same_work",
     "tools/test_options.py": "tools/ bench_scale bench_select convert_pack",
     "tools/test_compare_methods.py": "tools/comparison/ selfsup semisup",
-    "tools/test_pack_tools.py": "tools/ pack_dataset verify_pack write_digits packing/warned",
+    "tools/test_pack_tools.py": "tools/ pack_dataset verify_pack write_digits packing/names packing/warned",
     "tools/test_drawing.py": "tools/packing/ synthetic",
     "tools/test_bench_packing.py": "tools/packing/ writers",
     "tools/test_bench_report.py": "tools/ plot_bench",
+    "tools/test_sluice.py": "tools/command/ advice",
     "tools/test_show_views.py": "tools/views/ oracle sheet",
     "tools/test_peers.py": """tools/peers/ dali_native ffcv_native kornia_batch litdata_stream spdl_threads
         torchvision_pil torchvision_views webdataset_pil""",

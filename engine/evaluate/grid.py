@@ -80,6 +80,20 @@ def sum_up(setting: Setting, results: Sequence[FewLabelResult]) -> Cell:
     return Cell(setting, mean, spread, mean_and_spread([r.top1 for r in results])[0], len(results))
 
 
+def sum_up_all(wanted: Sequence[Setting], results: Sequence[FewLabelResult]) -> list[Cell]:
+    """Average the runs of every setting, which come setting by setting, equally many of each."""
+    runs = len(results) // len(wanted)
+    return [sum_up(one, results[n * runs : (n + 1) * runs]) for n, one in enumerate(wanted)]
+
+
+def print_grid(out: Path, cells: Sequence[Cell]) -> None:
+    """Print the table that `write_grid` left in `out`, and what it chose."""
+    best = best_of(cells)
+    print((out / "grid.csv").read_text(), end="")
+    print(f"best on validation: {best.setting.folder}, {best.mean:.1%} (test: {best.test_mean:.1%})")
+    print(f"heat map: {out / 'grid.png'}")
+
+
 def best_of(cells: Sequence[Cell]) -> Cell:
     """Return the cell with the highest validation accuracy; of equals the one with the larger rates."""
     return max(cells, key=lambda cell: (cell.mean, cell.setting.lr_backbone, cell.setting.lr_classifier))

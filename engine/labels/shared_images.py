@@ -123,7 +123,7 @@ def _validation_account(config: StartFields, division: Division) -> Account:
         return Account(validation=division.said)
     pack = open_pack(config.pack)
     held = pack.pool(pack.splits).labeled_by(division.validation)
-    leaks, notes = division.leaks, ()
+    leaks, notes = division.leaks, tuple[str, ...]()
     for run, behind in _runs_behind(config.init):
         try:
             other, labels = _labels_of(behind)

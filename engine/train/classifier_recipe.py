@@ -128,7 +128,10 @@ class ClassifierRecipe(Recipe):
     @property
     def networks(self) -> dict[Weights, Classifier]:
         """The classifier, and its average where there is one."""
-        return {"raw": self.classifier} | ({} if self.average is None else {"ema": self.average})
+        networks: dict[Weights, Classifier] = {"raw": self.classifier}
+        if self.average is not None:
+            networks["ema"] = self.average
+        return networks
 
     def leave_last(self, out: Path) -> None:
         """Write classifier and average, as they are after the last step, into a folder of their own."""

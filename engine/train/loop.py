@@ -165,7 +165,7 @@ class _Run:
     @property
     def rules(self) -> Mapping[str, str]:
         """Those of the recipe and of validation."""
-        return self.recipe.rules | ({} if self.validator is None else self.validator.rules)
+        return {**self.recipe.rules, **({} if self.validator is None else self.validator.rules)}
 
     def restore(self) -> None:
         """Load the newest whole checkpoint, or start a stream of random numbers per rank."""
@@ -268,8 +268,8 @@ class _Run:
             record = probes.after_step(self.step, self.recipe.backbone, self.device)
         if record:
             shown.say(", ".join(f"{name} {value:.4g}" for name, value in record.items()))
-            shares = (record["feature_std"], record["effective_rank"])
-            warning = describe_collapse(*shares, int(record["num_features"]))
+            std, effective = record["feature_std"], record["effective_rank"]
+            warning = describe_collapse(std, effective, int(record["num_features"]))
             if warning and rank() == 0:
                 print(warning, file=sys.stderr)
             if self.accelerator.trackers:

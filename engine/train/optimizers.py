@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.optim import param_groups_layer_decay
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import nn
 from torch.optim import Optimizer
 
@@ -102,5 +102,5 @@ def _layer_scales(backbone: nn.Module, name: str, decay: float) -> dict[nn.Param
         raise UserError(
             f"layer_decay: expected a backbone of timm, which names its layers, found {name}; leave it out"
         )
-    groups = param_groups_layer_decay(backbone, layer_decay=decay)  # type: ignore[no-untyped-call]
+    groups = param_groups_layer_decay(backbone, layer_decay=decay)
     return {parameter: float(group["lr_scale"]) for group in groups for parameter in group["params"]}

@@ -109,7 +109,9 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
             bank, query = (keep(loaders.in_order(part, options)) for part in images)
             probe = OnlineProbe(bank, query, config.probe_every_epochs)
         held = loaders.validating(options) if config.measure == "training" else None
-        validation = None if held is None else plan_validation(config, keep(held), loaders.division)
+        validation = None
+        if held is not None and isinstance(config, ValidationOptions):
+            validation = plan_validation(config, keep(held), loaders.division)
         loop_config = config.loop_config()
         loop_config = replace(loop_config, config=shared.describe(loop_config.config))
         summary = train(recipe, loader, accelerator, loop_config, probe, validation)

@@ -62,15 +62,30 @@ def default_loader() -> LoaderOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(OptimizerOptions):
+class PackConfig:
+    """What every command that reads a pack has."""
+
+    pack: Path
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
+
+    def check_places(self) -> None:
+        """Refuse a pack that is not there, before anything is loaded; one in a store is left for later.
+
+        Raises:
+            UserError: see `read_manifest`.
+        """
+        if as_url(str(self.pack)) is None:
+            read_manifest(self.pack.expanduser().absolute())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(PackConfig, OptimizerOptions):
     """Fields of every recipe; a recipe's Config inherits them and adds its paper's.
 
     A recipe gives `backbone`, `resolution`, `epochs` and `batch_size` the defaults of its paper by naming
     them again, each with its source.
     """
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     out: Path
     """Run folder: configuration, metrics.jsonl, checkpoints, weights. New, or that of --resume."""
     backbone: str
@@ -135,13 +150,12 @@ class RunConfig(OptimizerOptions):
         check_trackers(self.trackers)
 
     def check_places(self) -> None:
-        """Refuse what can be seen before anything is loaded: no pack, or a folder that is in use.
+        """Refuse, besides, a run folder that is in use.
 
         Raises:
-            UserError: see `read_manifest`; or --out holds a run, without --resume.
+            UserError: --out holds a run, without --resume.
         """
-        if as_url(str(self.pack)) is None:
-            read_manifest(self.pack.expanduser().absolute())
+        super().check_places()
         if not self.resume and (self.out / "config.json").is_file():
             raise UserError(
                 f"run folder: {self.out} already holds a run; add --resume to go on with it, or give another "

@@ -37,7 +37,6 @@ class Validation:
         patience: measurements without a rise of the accuracy after which training ends; 0 for none. Of equal
             accuracies the first counts.
         set_aside: labels that the run folder keeps, since they were taken out of those to train on.
-        classes: names of the classes.
     """
 
     loader: Loader[Batch]
@@ -45,7 +44,6 @@ class Validation:
     keep: Keep = "last"
     patience: int = 0
     set_aside: LabelTable | None = None
-    classes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -147,4 +145,4 @@ class Validator:
         return Measured(record, said, self.is_over)
 
     def _measure(self, network: nn.Module, device: torch.device) -> Accuracy:
-        return measure_accuracy(network, self.plan.loader, device, self._out, self.plan.classes)
+        return measure_accuracy(network, self.plan.loader, device, self._out)

@@ -168,7 +168,8 @@ def probed(damaged: Damaged, out: Path) -> Path:
 def clustered(damaged: Damaged, out: Path) -> Path:
     options = {"backbone": "tiny_resnet", "resolution": 16, "batch_size": 64}
     config = clustering.Config(**common(damaged, out, **options))
-    loader = clustering.PretrainingLoaders(config, ()).in_order("unlabeled", VERIFIED)
+    loaders = clustering.PretrainingLoaders(config, ())
+    loader = loaders.in_order(loaders.pack.split("unlabeled"), VERIFIED)
     with loader:
         recipe = clustering.DeepCluster(replace(config, num_clusters=3), loader, len(open_pack(damaged.pack)))
         with torch.no_grad():

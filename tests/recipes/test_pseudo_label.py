@@ -144,7 +144,7 @@ def test_the_threshold_grows_with_the_epochs_and_the_cycles(
     pseudo_label_loss, guess_labels = recipe.pseudo_label_loss, recipe.guess_labels
     monkeypatch.setattr(recipe, "pseudo_label_loss", loss)
     monkeypatch.setattr(recipe, "guess_labels", guess)
-    growing = replace(config, threshold_growth=0.02, mu=3, batch_size=100, epochs=3)
+    growing = replace(config, threshold_growth=0.02, mu=3, batch_size=40, epochs=3)
     summary = run_classical(growing, little_pack)
     steps = summary.step // 3
     assert used == pytest.approx([0.9] * steps + [0.92] * steps + [0.94] * steps)

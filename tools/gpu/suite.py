@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -85,7 +86,8 @@ def _parity(cases: Cases, device: str, count: int | None = None, wanted: tuple[s
     for name, side, cubic in cases.about["parity"]:
         if wanted and name not in wanted:
             continue
-        p = parameters_of(address, *sizes.T.astype(np.int64), cases.drawn(name, count), side, cubic)
+        heights, widths = sizes.T.astype(np.int64)
+        p = parameters_of(address, heights, widths, cases.drawn(name, count), side, cubic)
         extent = extent_of(p, side)
         p = Parameters(*(tensor.to(device) for tensor in p))
         gain, bias = (torch.from_numpy(cases.content[f"{name}.{one}"]).to(device) for one in ("gain", "bias"))
@@ -114,7 +116,7 @@ def machine(_: Cases) -> None:
     )  # fmt: skip
     for pinned in (False, True):
         source = torch.empty(1 << 28, dtype=torch.uint8, pin_memory=pinned)
-        seconds = _timed(lambda source=source: source.to("cuda", non_blocking=True), 10)
+        seconds = _timed(partial(source.to, "cuda", non_blocking=True), 10)
         say(copy="pinned" if pinned else "pageable", gb_per_s=round(source.nbytes / seconds / 1e9, 2))
     for name in ("nvidia.dali", "webdataset", "tyro", "numba", "kornia", "torchvision", "pytest"):
         try:
@@ -143,7 +145,8 @@ def _timed(call: Callable[[], Any], times: int) -> float:
     """Return seconds a call takes on the device."""
     call()
     torch.cuda.synchronize()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    event: Any = torch.cuda.Event
+    begin, end = (event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(times):
         call()
@@ -159,7 +162,7 @@ def _host_batches(count: int) -> Iterator[Batch]:
         yield Batch((view,), index % 10, index, torch.ones(64, dtype=torch.bool))
 
 
-def lifetime(_: Cases) -> None:
+def lifetime(cases: Cases) -> None:
     """200 steps with queued work: the checksums of a run that waits for each."""
     weight = torch.randn(2048, 2048, device="cuda")
     sums = []
@@ -173,7 +176,7 @@ def lifetime(_: Cases) -> None:
     say(steps=len(sums), wrong=wrong)
 
 
-def no_sync(_: Cases) -> None:
+def no_sync(cases: Cases) -> None:
     """No stop between log steps: torch raises at the first call that waits for the device."""
     placed = Placer(CudaStreams(torch.device("cuda"))).ahead(_host_batches(60))
     for _ in range(5):
@@ -249,14 +252,14 @@ def stall(cases: Cases) -> None:
             found = next(one for one in cases.about["speed"] if one[0] == f"barlow_a@{side}")
             one = Engine(cases, *found)
             one.draw()
-            ahead = torch.cuda.Stream()
+            ahead: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
             def fresh(one: Engine = one, network: torch.nn.Module = network, ahead: Any = ahead) -> None:
                 with torch.cuda.stream(ahead):
                     one.draw()
                 _step(network, one.views)
 
-            alone = _timed(lambda one=one, network=network: _step(network, one.views), STALL_STEPS)
+            alone = _timed(partial(_step, network, one.views), STALL_STEPS)
             both = _timed(fresh, STALL_STEPS)
             say(
                 network=name,

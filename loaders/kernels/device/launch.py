@@ -132,7 +132,7 @@ def parameters_of(
     slots = max(1, drawn.codes.shape[1])  # a kernel may look at the first
     codes, args = np.zeros((len(address), slots), np.int32), np.zeros((len(address), slots), np.float32)
     codes[:, : drawn.codes.shape[1]], args[:, : drawn.args.shape[1]] = drawn.codes, drawn.args
-    arrays = Parameters(
+    arrays: tuple[NDArray[Any], ...] = (
         address, np.cumsum(sizes) - sizes, drawn.box, drawn.window, drawn.shift, drawn.flip.astype(np.int32),
         codes, args, np.stack([heights, widths], axis=1).astype(np.int32), rows, plan(codes),
     )  # fmt: skip

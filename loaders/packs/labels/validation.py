@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
-from loaders.packs.labels.leaks import check_leak, shared_rows
+from loaders.packs.labels.leaks import check_leak, find_leak, shared_rows
 from loaders.packs.labels.subsample import few_labels, has_labels, read_label_table, validation_part
 from loaders.packs.labels.tables import LabelTable
 from loaders.packs.pack import Pack
@@ -114,6 +114,9 @@ def _by_default(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Div
     for name in USUAL_SPLITS:
         others = (fields.test_split, fields.labeled_split)
         if name in pack.splits and name not in others and has_labels(pack, name):
+            leak = find_leak(pack, labels.row, pack.split(name))
+            if leak is not None:  # nobody asked for it, so it is no mistake
+                return Division(labels, None, False, f"none, since labels are {leak}")
             return _split(pack, labels, name, fields)
     counts = np.bincount(labels.label[_given(labels)], minlength=labels.num_classes)
     scarcest = int(counts.argmin())

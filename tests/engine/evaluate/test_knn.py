@@ -1,5 +1,7 @@
 """The vote equals that of scikit-learn's neighbours with the same weights."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -44,3 +46,12 @@ def test_wrong_k_and_unlabelled_banks_are_refused() -> None:
         knn_scores(h, labels, h, num_classes=4, k=11)
     with pytest.raises(ValueError, match="leave unlabelled images out"):
         knn_scores(h, labels - 1, h, num_classes=4, k=3)
+
+
+def test_a_bank_on_the_disk_is_read_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (bank_h, bank_labels), (query_h, _) = clouds(300, 0), clouds(50, 1)
+    np.save(tmp_path / "bank.npy", bank_h.half().numpy())
+    bank = torch.from_numpy(np.load(tmp_path / "bank.npy", mmap_mode="c"))
+    whole = knn_scores(bank.float(), bank_labels, query_h, num_classes=4)
+    monkeypatch.setattr(knn, "_BANK_CHUNK", 70)  # the last part is smaller than k
+    torch.testing.assert_close(knn_scores(bank, bank_labels, query_h, num_classes=4), whole)

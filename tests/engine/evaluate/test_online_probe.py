@@ -125,11 +125,14 @@ def test_a_fifth_of_one_split_is_held_out(digits_pack: Pack) -> None:
     assert (one.name, two.name) == ("train", "test")
 
 
-def test_a_split_without_labels_or_of_copies_is_refused(
-    digits_pack: Pack, digits_folder: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match="expected labels in 'unlabeled', found none"):
-        probe_images(digits_pack, ("unlabeled",))
+def test_a_split_without_labels_or_of_copies_is_refused(digits_folder: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for source in sorted((digits_folder / "train" / "0").glob("*.jpg"))[:3]:
+        (flat / source.name).write_bytes(source.read_bytes())
+    pack_dataset(PackOptions(parse_splits([f"train={flat}"]), tmp_path / "none", workers=1))
+    with pytest.raises(UserError, match="expected labels in 'train', found none"):
+        probe_images(open_pack(tmp_path / "none"), ("train",))
     folder = tmp_path / "images" / "0"
     folder.mkdir(parents=True)
     content = next((digits_folder / "train" / "0").glob("*.jpg")).read_bytes()

@@ -109,3 +109,12 @@ def test_k_centre_refuses_features_without_distances():
     features[2, 1] = np.inf
     with pytest.raises(UserError, match="first in image 2"):
         k_centre(features, 2, 0)
+
+
+def test_k_centre_reads_features_of_float16_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    half = rng.normal(size=(90, 6)).astype(np.float16)
+    known = rng.normal(size=(4, 6)).astype(np.float16)
+    whole = k_centre(half.astype(np.float32), 12, 0, known.astype(np.float32))
+    monkeypatch.setattr("engine.labels.acquisition._ROWS_PER_PART", 25)
+    assert k_centre(half, 12, 0, known).tolist() == whole.tolist()

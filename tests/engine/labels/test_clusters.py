@@ -162,3 +162,21 @@ def test_whitening_decorrelates_and_normalises() -> None:
 def test_rows_of_zeros_stay() -> None:
     rows = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)
     np.testing.assert_allclose(normalise(rows), [[0.6, 0.8], [0.0, 0.0]])
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_features_of_float16_are_clustered_part_by_part(
+    spherical: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, _ = blobs()
+    half = points.astype(np.float16)
+    whole = kmeans(half.astype(np.float32), 5, seed=0, spherical=spherical)
+    monkeypatch.setattr("engine.labels.clusters._ROWS_PER_PART", 40)
+    parts = kmeans(half, 5, seed=0, spherical=spherical)
+    assert len({*zip(parts.assignment.tolist(), whole.assignment.tolist(), strict=True)}) == 5
+    nearest = np.square(parts.centres[parts.assignment] - (normalise(points) if spherical else points)).sum(1)
+    np.testing.assert_allclose(parts.distances, nearest, atol=0.05)
+    monkeypatch.setattr("engine.labels.clusters._SAMPLE_NUMBERS", 50 * points.shape[1])
+    sampled = kmeans(half, 5, seed=0, spherical=spherical)
+    assert len(sampled.assignment) == len(points)
+    assert np.bincount(sampled.assignment, minlength=5).min() > 0

@@ -1,11 +1,16 @@
 """Commands of several phases: what they hold open."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.phases import Phases
+from loaders.packs import LabelTable
+from loaders.packs.labels.validation import Division
 
 
 class Opened:
@@ -28,7 +33,10 @@ def test_shared_loaders_are_closed_however_a_command_ends(tmp_path: Path) -> Non
         trackers=(),
         test_split="",
     )
-    loader, command = Opened(), Phases("rounds", config, "abc", "a pack")
+    pack: Any = SimpleNamespace(classes=("a", "b", "c"))
+    none = LabelTable.of(np.zeros(0, np.int64), np.zeros(0, np.int64), 3)
+    division = Division(none, None, False, "none")
+    loader, command = Opened(), Phases("rounds", config, pack, division, "a pack")
     assert command.keep(loader) is loader
     assert command.keep(None) is None
     with pytest.raises(KeyError), command:

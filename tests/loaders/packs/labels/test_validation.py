@@ -93,6 +93,10 @@ def test_a_split_of_that_name_comes_first(digits_folder: Path, tmp_path: Path, n
     assert found.validation is not None
     assert found.validation.row.tolist() == list(range(first, stop))
     assert divide(pack, test_split=name).said == "4 labels set aside, a tenth of each class"
+    both = training_labels(pack, "train", None, 0).join(training_labels(pack, name, None, 0))
+    shared = divide(pack, both)
+    assert shared.validation is None
+    assert shared.said.startswith(f"none, since labels are 6 rows of split '{name}' among 46 images")
 
 
 def test_a_split_can_be_named_and_is_not_trained_on(pack: Pack) -> None:

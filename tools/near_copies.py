@@ -1,0 +1,123 @@
+r"""Find near copies in a pack by what a network sees: pairs whose features are almost the same.
+
+Example:
+    python tools/near_copies.py --pack packs/mine --init weights/lite0 --out runs/copies
+
+OUT/near_copies.csv names each pair, the most similar first, with the splits of both: a pair across splits
+that are trained and measured on is a leak. The features are kept in OUT/features. `tools/inspect_pack.py
+--near` compares small grey pictures instead and needs no network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.train.run_config import LoaderField, default_loader
+from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.files import check_folder
+from loaders.common.program import check_command_line, command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Write the pairs of images that a network hardly tells apart."""
+
+    pack: Path
+    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
+    init: Path
+    """Start: run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""
+    out: Path
+    """Folder of the results and of the features."""
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
+    resolution: int | None = None
+    """Side of the views in pixels; that of the start by default."""
+    splits: tuple[str, ...] = ()
+    """Splits to compare, with themselves and each other; all by default."""
+    threshold: float = 0.95
+    """Least cosine similarity of a pair."""
+    batch_size: int = 256
+    """Images per forward pass of each process; no influence on the result."""
+    loader: LoaderField = field(default_factory=default_loader)
+    """How the loaders work."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that compare nothing."""
+        check_numbers(self, ("threshold", "resolution", "batch_size"))
+        check_folder(self.out)
+        if self.threshold > 1.0:
+            raise UserError(f"threshold: expected a cosine, at most 1, found {self.threshold}; lower it")
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import csv
+import io
+from dataclasses import replace
+
+from accelerate import PartialState
+
+from engine.evaluate.feature_store import FOLDER, features_of
+from engine.evaluate.near_copies import NearPairs, near_pairs
+from engine.nets.starts import find_start
+from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
+from engine.train.distributed import make_accelerator, on_main, rank
+from loaders import build_loader, open_pack
+from loaders.common.files import write_atomic
+from loaders.epochs import EpochLoader
+from loaders.packs import Split
+
+
+def run(config: Config) -> NearPairs:
+    """Compute the features on all processes, compare them on the first, and write the pairs."""
+    pack = open_pack(config.pack, config.loader.store)
+    split = pack.pool(config.splits or pack.splits)
+    start = find_start(config.init, config.backbone).at(config.resolution)
+    make_accelerator("no")
+    state = PartialState()
+    on_main(lambda: config.out.mkdir(parents=True, exist_ok=True))
+    on_main(lambda: forget_bad_rows(config.out))
+    ranks = {"rank": state.process_index, "num_ranks": state.num_processes}
+    options = replace(config.loader, device=str(state.device), channels_last=True, **ranks)
+
+    def make(part: Split) -> EpochLoader:
+        size = config.batch_size * state.num_processes
+        return build_loader(part, (start.view.policy(),), size, options=options, mode="eval")
+
+    network = start.load().to(state.device)
+    found = features_of(network, split, make, state.device, config.out / FOLDER, config.out)
+
+    def write() -> NearPairs:
+        pairs = near_pairs(found.h, config.threshold)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("first", "second", "similarity", "split of first", "split of second"))
+        names = pack.splits
+        for one, other, similarity in zip(
+            *(column.tolist() for column in (pairs.first, pairs.second, pairs.similarity)), strict=True
+        ):
+            rows = int(found.index[one]), int(found.index[other])
+            splits = (names[pack.columns.split[row]] for row in rows)
+            writer.writerow((*map(pack.key, rows), f"{similarity:.4f}", *splits))
+        write_atomic(config.out / "near_copies.csv", text.getvalue().encode())
+        return pairs
+
+    return on_main(write)
+
+
+def main() -> None:
+    """Run the command line; rank 0 prints."""
+    config = command_line(Config, __doc__)
+    pairs = run(config)
+    if rank() == 0:
+        print(
+            f"near_copies: {len(pairs.first):,} pairs from {config.threshold:g} on, recall {pairs.recall:.1%}"
+            f"{describe_bad_rows(config.out)} -> {config.out / 'near_copies.csv'}"
+        )
+
+
+if __name__ == "__main__":
+    run_command(main)
