@@ -123,7 +123,7 @@ class Diagnosis:
 
         What shares the processor adds up; all else overlaps, and the slowest counts.
         """
-        found: dict[str, float] = {**self.stages, **changed}
+        found: dict[str, float] = {**{str(k): v for k, v in self.stages.items()}, **changed}
         loading = found["decoding"] + found["views"]
         if self.shares_cores:
             return max(found["storage"], loading + found["network"])

@@ -152,7 +152,8 @@ def cluster_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
     tree = linkage(condensed, "average")
     if len(confusion) <= _MOST_ORDERED:  # cubic in the number of classes
         tree = optimal_leaf_ordering(tree, condensed)
-    return leaves_list(tree).astype(np.int64)
+    order: NDArray[np.int64] = leaves_list(tree).astype(np.int64)
+    return order
 
 
 def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption: str = "") -> Picture:

@@ -102,7 +102,8 @@ def as_timm(network: Classifier, x: Tensor) -> nn.Module:
             f"export: expected a linear classifier in timm's {name}, found another; export it as onnx"
         ) from None
     check_equal(network, model, x, "timm's network")
-    return model
+    built: nn.Module = model
+    return built
 
 
 def write_timm(network: Classifier, x: Tensor, out: Path) -> None:
@@ -223,6 +224,7 @@ def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
         raise UserError(
             f"export: ONNX cannot express {network.backbone_name} ({reason}); export it as torch_export or hf"
         ) from error
+    assert program is not None
     model = program.model_proto
     for key, value in ((METADATA_KEY, description_text(network)),):
         entry = model.metadata_props.add()

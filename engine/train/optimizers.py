@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim import Optimizer
 

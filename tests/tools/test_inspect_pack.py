@@ -21,7 +21,6 @@ from tests.browser import needs_browser, open_page
 from tests.loaders.packs.inputs import class_tree, encoded, jpeg, pack, pixels, write_tree
 from tools.packing import pack_page
 from tools.packing.inspect import faults_found, inspect_pack, parse_faults, read_quarantine
-from tools.packing.outliers import fences
 
 
 def test_copies_and_leaks(tmp_path: Path) -> None:
@@ -183,7 +182,6 @@ def test_the_page_shows_what_stands_out(tmp_path: Path) -> None:
     sizes = page.split("<h2>Sizes</h2>")[1].split("<h2>")[0]
     assert "over 4096 px" not in sizes  # no empty bins
     assert sizes.count("<rect") == 3
-    assert fences(np.array([10.0, 11, 12, 13, 200])) == (8.0, 16.0)
 
 
 @needs_browser

@@ -104,7 +104,7 @@ def _noise(args: NDArray[np.float32], side: int) -> Tensor:
     """Return float32 [3, h, w] in [0, 1], what `NOISE` means for its box: a draw for each pixel's place."""
     top, left, bottom, right, *keys = (int(value) for value in args[:6])
     places = (np.arange(top, bottom)[:, None] * side + np.arange(left, right)).ravel()
-    words = [philox(*(np.uint64(word) for word in (place, 0, 0, 0, *keys)))[:3] for place in places]
+    words = [philox(*map(np.uint64, (int(place), 0, 0, 0, *keys)))[:3] for place in places]
     values = np.array(words, np.float64).reshape(bottom - top, right - left, 3) / 2**32
     return torch.from_numpy(values).permute(2, 0, 1).float()
 
