@@ -19,8 +19,7 @@ classifier, separate learning rates for backbone and classifier, SGD without wei
 Muaz and Kumar (conv4, three fully connected layers, early stopping, then everything at a small rate);
 Zhou, Wan, Li 2021, section 4.3 (the search).
 
-All ways to start see the same labels; each has settings of its own (`--pretrained.*`, `--from-scratch.*`),
-since what suits trained weights does not suit random ones. From scratch is always trained as a whole.
+All ways to start see the same labels, with settings of their own: `--pretrained.*`, `--from-scratch.*`.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     if world_size() == 1:
         return module
     if device.type == "cuda":
-        converted: nn.Module = convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        converted: nn.Module = convert_sync_batchnorm(module)
         return converted
     if isinstance(module, GlobalBatchNorm):
         return module

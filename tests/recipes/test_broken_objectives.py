@@ -36,7 +36,7 @@ def test_what_is_broken_is_there(name: str) -> None:
 
 
 def test_every_recipe_is_broken_and_the_table_says_how() -> None:
-    recipes = {path.stem for path in (ROOT / "recipes").glob("*.py")}
+    recipes = {path.stem for path in (ROOT / "recipes").glob("[a-z]*.py")}
     assert {name.split()[0] for name in BREAKS} == recipes
     lines = (ROOT / "docs" / "broken_objectives.md").read_text().splitlines()
     for name, broken in BREAKS.items():

@@ -27,7 +27,7 @@ def test_every_command_is_one_that_its_recipe_takes(recipe: str) -> None:
 
 def test_every_recipe_with_a_training_step_is_measured() -> None:
     several = {"self_training", "active", "evaluate", "pipeline", "transfer"}  # made of other trainings
-    recipes = {path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py")}
+    recipes = {path.stem for path in (Path(__file__).parents[2] / "recipes").glob("[a-z]*.py")}
     assert set(get_args(RecipeName)) == recipes - several
 
 
