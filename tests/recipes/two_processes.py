@@ -105,6 +105,7 @@ def transfer_two_ways(pack: Path, out: Path) -> None:
     options: dict[str, Any] = {"pack": pack, "init": init, "labels_per_class": (4,), "seeds": (0,)}
     options |= {
         "flip_p": 0.0,
+        "precision": "no",
         "loader": LoaderOptions(num_threads=1),
         "beside_scratch": False,
         "pretrained": tuning,
@@ -120,7 +121,7 @@ def barlow_config(pack: Path, out: Path) -> barlow.Config:
     return barlow.Config(
         pack=pack, out=out, backbone="tiny_resnet", resolution=32, epochs=2, batch_size=16,
         projector=(32, 32, 16), warmup_epochs=0.5, loader=LoaderOptions(num_threads=1), log_every=1,
-        trackers=(), progress=False,
+        trackers=(), progress=False, precision="no",
     )  # fmt: skip
 
 
