@@ -57,7 +57,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loaders.common.errors import UserError
-from loaders.packs.images.image import dct_factor
+from loaders.packs.image import dct_factor
 from loaders.packs.images.planes import shrink_planes
 from loaders.packs.images.resize import fit_short_side, resize_antialiased
 from tools.bench.harness import machine

@@ -90,7 +90,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from loaders.common.errors import UserError
 from loaders.packs import open_pack
 from loaders.packs.append import append_to_pack
-from loaders.packs.images.image import ImagePolicy
+from loaders.packs.image import ImagePolicy
 from loaders.packs.manifest import QUARANTINE_NAME, Manifest
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.remote_folder import is_remote

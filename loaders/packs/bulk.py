@@ -21,7 +21,7 @@ from loaders.kernels.jpeg.markers import CLEAN, HAS_EXIF, HEIGHT, WIDTH
 from loaders.kernels.jpeg.scan import ScanTables, scan_jpegs
 from loaders.kernels.packing.read import read_files
 from loaders.kernels.packing.tar import add_members
-from loaders.packs.images.image import ImagePolicy, PreparedImage
+from loaders.packs.image import ImagePolicy, PreparedImage
 from loaders.packs.images.jpeg_header import JpegError, parse_jpeg_header
 from loaders.packs.shards.checksum import content_hash, crc32
 from loaders.packs.shards.rows import Batch, Refusal

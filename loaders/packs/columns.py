@@ -48,7 +48,7 @@ class IndexColumns:
         width: uint32 [N], pixels.
         split: uint16 [N], position of the split in the manifest.
         encoding: uint8 [N], 0 = JPEG, 1 = pixels uint8 [height, width, 3].
-        action: uint8 [N], what was done to the image, bits of `loaders.packs.images.image.Action`.
+        action: uint8 [N], what was done to the image, bits of `loaders.packs.image.Action`.
         content_hash: uint64 [N, 2], 16-byte BLAKE2b of the encoded bytes: which image it is.
         crc32: uint32 [N], CRC-32 (zlib's) of the encoded bytes: whether they are whole, at every reading.
         key_offset: uint64 [N + 1], where each key begins in `key_bytes`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loaders.packs.images.image import ImagePolicy
+from loaders.packs.image import ImagePolicy
 from loaders.packs.manifest import Manifest, read_manifest
 from loaders.packs.packer import PackOptions, Progress, pack_dataset
 from loaders.packs.sources.other_pack import PACK_PREFIX

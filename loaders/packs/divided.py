@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
 from loaders.common.files import partial_path, publish
-from loaders.packs.images.image import ImagePolicy, prepare_image
+from loaders.packs.image import ImagePolicy, prepare_image
 from loaders.packs.labels.division import Division, divide, joined_groups, scarce_note
 from loaders.packs.listing_lines import from_line
 from loaders.packs.reasons import BadImage

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from loaders.common.errors import UserError
 from loaders.common.files import partial_path, publish
 from loaders.packs.columns import COLUMN_DTYPES, write_columns
-from loaders.packs.images.image import Action
+from loaders.packs.image import Action
 from loaders.packs.labels.multi_labels import MultiLabels, write_multi_labels
 from loaders.packs.labels.tables import LabelTableWriter, label_table_path
 from loaders.packs.listing import Plan, ShardPlan, listing_path, read_items

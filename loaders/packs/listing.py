@@ -22,7 +22,7 @@ from loaders.common.errors import UserError
 from loaders.common.files import partial_path, publish, write_atomic
 from loaders.packs.build_files import read_build_file
 from loaders.packs.divided import divide_listing
-from loaders.packs.images.image import ImagePolicy, prepare_image
+from loaders.packs.image import ImagePolicy, prepare_image
 from loaders.packs.labels.summary import LabelSummary
 from loaders.packs.listing_lines import from_line, line_size, to_line
 from loaders.packs.manifest import Manifest

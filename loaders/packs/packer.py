@@ -17,7 +17,7 @@ from loaders.common.files import remove_leftovers, write_atomic
 from loaders.common.locks import locked
 from loaders.packs.build_files import read_build_file
 from loaders.packs.finish import EmptySplitError, join_parts
-from loaders.packs.images.image import ImagePolicy
+from loaders.packs.image import ImagePolicy
 from loaders.packs.listing import Plan, ShardPlan, make_plan
 from loaders.packs.manifest import (
     BUILD_FOLDER,

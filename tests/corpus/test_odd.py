@@ -19,7 +19,7 @@ from rich.console import Console
 from loaders import LoaderOptions, build_loader
 from loaders.packs import Pack
 from loaders.packs.audit import compare_with_source, decode_all
-from loaders.packs.images.image import Action
+from loaders.packs.image import Action
 from loaders.packs.quarantine import quarantined, warned
 from loaders.packs.reasons import Reason
 from loaders.packs.sources.spec import parse_splits

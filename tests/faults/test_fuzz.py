@@ -24,7 +24,7 @@ from loaders.kernels.jpeg.markers import CLEAN, HEIGHT, WIDTH
 from loaders.kernels.jpeg.scan import ScanTables, scan_jpegs
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.columns import COLUMN_DTYPES, IndexColumns, open_columns
-from loaders.packs.images.image import ImagePolicy, prepare_image
+from loaders.packs.image import ImagePolicy, prepare_image
 from loaders.packs.images.jpeg_header import parse_jpeg_header
 from loaders.packs.labels.tables import LabelTableWriter
 from loaders.packs.manifest import read_manifest

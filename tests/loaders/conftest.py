@@ -9,7 +9,7 @@ import simplejpeg
 from sklearn.datasets import load_sample_images
 
 from loaders.packs import Pack, open_pack
-from loaders.packs.images.image import ImagePolicy
+from loaders.packs.image import ImagePolicy
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 

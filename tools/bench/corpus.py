@@ -16,7 +16,7 @@ from loaders import open_pack
 from loaders.common.errors import UserError
 from loaders.common.files import write_atomic
 from loaders.common.json_text import parse_json
-from loaders.packs.images.image import ImagePolicy
+from loaders.packs.image import ImagePolicy
 from loaders.packs.manifest import MANIFEST_NAME
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import SplitSource

@@ -21,7 +21,7 @@ from loaders.batch import Batch
 from loaders.kernels.encodings import ENCODING_JPEG
 from loaders.kernels.jpeg.turbojpeg import decode_jpeg
 from loaders.packs import Pack, Split
-from loaders.packs.images.image import ImagePolicy
+from loaders.packs.image import ImagePolicy
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.views.policy import ViewPolicy

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.packs import Pack
-from loaders.packs.images.image import Action
+from loaders.packs.image import Action
 from loaders.packs.quarantine import warned
 
 _ROWS_AT_ONCE = 1 << 20

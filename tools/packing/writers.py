@@ -62,7 +62,7 @@ def files(source: Path) -> Iterator[tuple[str, int]]:
 
 def write_sluice(job: Job, shard_format: str = "webdataset") -> None:
     """Pack with our packer: checks every image, hashes every byte, syncs every file."""
-    from loaders.packs.images.image import ImagePolicy
+    from loaders.packs.image import ImagePolicy
     from loaders.packs.packer import PackOptions, pack_dataset
     from loaders.packs.sources.spec import parse_splits
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.packs.images.image import PreparedImage
+from loaders.packs.image import PreparedImage
 from loaders.packs.manifest import FileInfo
 from loaders.packs.shards import beton_layout
 from loaders.packs.shards.checksum import sha256_file

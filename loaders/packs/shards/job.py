@@ -15,7 +15,7 @@ import numpy as np
 
 from loaders.common.errors import UserError
 from loaders.common.files import partial_path, publish
-from loaders.packs.images.image import ImagePolicy, PreparedImage, prepare_image
+from loaders.packs.image import ImagePolicy, PreparedImage, prepare_image
 from loaders.packs.listing import ShardPlan, listing_path, read_items, spool_path
 from loaders.packs.manifest import BUILD_FOLDER, SHARDS_FOLDER, FileInfo, shard_file_name
 from loaders.packs.reasons import BadImage, Reason

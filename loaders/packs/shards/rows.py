@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
-from loaders.packs.images.image import PreparedImage
+from loaders.packs.image import PreparedImage
 from loaders.packs.reasons import Reason
 
 

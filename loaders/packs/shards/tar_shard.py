@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.common.files import start_writeback, write_atomic
-from loaders.packs.images.image import PreparedImage
+from loaders.packs.image import PreparedImage
 from loaders.packs.manifest import FileInfo
 from loaders.packs.shards.rows import Batch
 

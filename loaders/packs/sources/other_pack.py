@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loaders.common.errors import UserError
 from loaders.kernels.encodings import ENCODING_RAW
-from loaders.packs.images.image import Action, ImagePolicy, PreparedImage
+from loaders.packs.image import Action, ImagePolicy, PreparedImage
 from loaders.packs.labels.multi_labels import MultiLabels
 from loaders.packs.pack import open_pack
 from loaders.packs.quarantine import quarantined, warned

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loaders.common.errors import UserError
-from loaders.packs.images.image import ImagePolicy
+from loaders.packs.image import ImagePolicy
 from loaders.packs.labels.division import Division, parse_shares
 from loaders.packs.sources.beton_file import BetonSource
 from loaders.packs.sources.folder import FolderSource

@@ -111,4 +111,3 @@ def test_validation_is_drawn_beside_training() -> None:
     assert isinstance(picture, Picture)
     assert picture.alt == "Curves over step: loss, accuracy"
     assert picture.light != without.light, "the second line"
-    assert not curves_section([{"step": 1, "validation_top1": 0.5}]).blocks

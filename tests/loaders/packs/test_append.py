@@ -11,7 +11,7 @@ import pytest
 from loaders.common.errors import UserError
 from loaders.packs import Pack, open_pack
 from loaders.packs.append import append_to_pack
-from loaders.packs.images.image import ImagePolicy
+from loaders.packs.image import ImagePolicy
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.packs.verify import verify_pack

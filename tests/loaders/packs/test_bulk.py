@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from loaders.packs import bulk, packer
-from loaders.packs.images.image import Action
+from loaders.packs.image import Action
 from loaders.packs.verify import verify_pack
 from tests.loaders.packs.inputs import class_tree, encoded, folder_hashes, jpeg, pack, pixels, write_tree
 from tools.draw_images import NUM_DAMAGES, damage

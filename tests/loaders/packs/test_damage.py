@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.columns import COLUMN_DTYPES, column_path
-from loaders.packs.images.image import ImagePolicy
+from loaders.packs.image import ImagePolicy
 from loaders.packs.shards.beton_layout import ALLOCATION, METADATA_START, SAMPLE, read_beton
 from loaders.packs.shards.job import _prepare
 from loaders.packs.shards.rows import Refusal

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from loaders.packs import packer
-from loaders.packs.images.image import Action, ImagePolicy, prepare_image
+from loaders.packs.image import Action, ImagePolicy, prepare_image
 from loaders.packs.images.odd_formats import FORMATS
 from loaders.packs.reasons import BadImage, Reason
 from tests.corpus.build import (

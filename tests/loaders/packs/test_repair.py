@@ -14,7 +14,7 @@ from loaders import LoaderOptions, build_loader
 from loaders.common.errors import UserError
 from loaders.packs import packer
 from loaders.packs.audit import decode_all
-from loaders.packs.images.image import Action, ImagePolicy, prepare_image
+from loaders.packs.image import Action, ImagePolicy, prepare_image
 from loaders.packs.reasons import BadImage, Reason
 from loaders.packs.verify import verify_pack
 from loaders.views.policy import CenterCrop, ViewPolicy

@@ -77,7 +77,7 @@ WORKERS_SCRIPT = """
 import sys
 from pathlib import Path
 from loaders.packs import packer
-from loaders.packs.images.image import ImagePolicy
+from loaders.packs.image import ImagePolicy
 from loaders.packs.sources.spec import parse_splits
 if __name__ == "__main__":
     packer._SMALL_INPUT_BYTES = 0

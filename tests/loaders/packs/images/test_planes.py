@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from loaders.packs.images.image import Action, ImagePolicy, dct_factor, prepare_image
+from loaders.packs.image import Action, ImagePolicy, dct_factor, prepare_image
 from loaders.packs.images.planes import shrink_planes
 from loaders.packs.images.resize import resize_antialiased
 from loaders.packs.reasons import BadImage

@@ -8,7 +8,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from loaders.packs.images.image import Action, ImagePolicy, dct_factor, prepare_image
+from loaders.packs.image import Action, ImagePolicy, dct_factor, prepare_image
 from loaders.packs.images.jpeg_header import parse_jpeg_header
 from loaders.packs.images.resize import fit_inside, resize_antialiased
 from loaders.packs.reasons import BadImage, Reason
