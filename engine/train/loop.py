@@ -392,7 +392,7 @@ class _Run:
         states = rng.gather_rng_states(self.device)
         meta = checkpoint.CheckpointMeta(
             recipe=self.recipe.name,
-            config=dict(self.config.config),
+            config={**self.config.config, autocast.KEY: self.accelerator.mixed_precision},
             step=self.step,
             epoch=self.step // self.steps_per_epoch,
             data=self.data,

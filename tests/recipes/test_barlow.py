@@ -112,10 +112,12 @@ def test_statistics_are_of_each_view_or_of_both(config: Config, batchnorm: str) 
     first = next(m for m in recipe.backbone.modules() if isinstance(m, nn.BatchNorm2d))
     calls: list[int] = []
     first.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
-    embeddings = recipe.embed((bright, dark))
+    rows = torch.arange(8)
+    embeddings = recipe.embed(Batch((bright, dark), None, rows, torch.ones(8, dtype=torch.bool)))
     assert calls == ([8, 8] if batchnorm == "per_view" else [16])
-    for z in embeddings:  # the standardisation is per view either way: the loss needs it
-        assert z.dtype == torch.float32
+    for raw in embeddings:  # the standardisation is per view either way: the loss needs it
+        assert raw.dtype == torch.float32
+        z = recipe.standardise(raw)
         torch.testing.assert_close(z.mean(0), torch.zeros(16), atol=1e-5, rtol=0)
         torch.testing.assert_close(z.var(0, correction=0), torch.ones(16), atol=1e-2, rtol=0)
 

@@ -59,7 +59,8 @@ def test_random_needs_no_network_and_its_request_becomes_a_table(
     config: Config, bare: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(active, "build_loader", lambda *args, **options: pytest.fail("decoded"))
-    path = active.run(config)
+    page = active.run(config)
+    path = page.with_suffix(".csv")
     assert not (config.out / "request.parquet").exists(), "nothing was guessed"
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))

@@ -158,7 +158,7 @@ def test_what_the_report_did_otherwise_is_an_option(config: Config, monkeypatch:
 
     paper, usual = prepared()
     loaders, recipe = prepared(weak="flip", cutout=False, cosine="full", labeled_among_unlabeled=False)
-    assert paper.unlabeled_views == (presets.weak(16, 0.0), presets.fixmatch_strong(16, 0.0))
+    assert paper.unlabeled_views == (presets.weak(16, 0.0), presets.fixmatch_strong_gentle(16, 0.0))
     weak, strong = loaders.unlabeled_views
     assert loaders.views == (weak,) == (presets.weak(16, 0.0, padding=0.0),)
     assert [type(operation).__name__ for operation in strong.operations] == ["HorizontalFlip", "RandAugment"]

@@ -236,7 +236,7 @@ def test_an_interrupted_chain_goes_on_to_the_same_end(
 
 def test_stages_can_be_skipped_and_labels_given_by_hand(config: Config) -> None:
     small = replace(config, skip=("scratch", "pretrain", "rounds", "fixmatch", "tta"), oracle=False)
-    with pytest.raises(UserError, match=r"fill in the labels of .*request\.csv"):
+    with pytest.raises(UserError, match=r"label on .*request\.html"):
         run(small)
     assert len((config.out / "active" / "request.csv").read_text().splitlines()) > 20
     assert (config.out / "ablation.png").is_file(), "what was measured before the wait can be looked at"

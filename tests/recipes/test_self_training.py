@@ -104,7 +104,7 @@ def test_the_surest_rows_of_each_class_are_selected(tmp_path: Path) -> None:
     ]
     network = torch.nn.Identity()
     network.num_classes = 5  # type: ignore[assignment]
-    loader = SimpleNamespace(epoch=lambda number: iter(batches), bad_rows={})
+    loader = SimpleNamespace(epoch=lambda number, start: iter(batches[start:]), bad_rows={})
     found = select_balanced(cast(Any, network), cast(Any, loader), "cpu", 2, 7, tmp_path)
     scores = logits.softmax(1)
     among_two = scores >= scores.topk(2).values[:, 1:]

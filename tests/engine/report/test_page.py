@@ -109,5 +109,5 @@ def test_validation_is_drawn_beside_training() -> None:
     (without,), (picture,) = plain.blocks, both.blocks
     assert isinstance(without, Picture)
     assert isinstance(picture, Picture)
-    assert picture.alt == "Curves over step: loss, accuracy"
+    assert picture.alt == "Curves over step: loss (training, validation), accuracy (training, validation)"
     assert picture.light != without.light, "the second line"

@@ -52,9 +52,10 @@ def test_no_other_way_reads_a_whole_loader() -> None:
     files = [file for folder in ("engine", "recipes", "tools") for file in (root / folder).rglob("*.py")]
     readers = {file.relative_to(root).as_posix() for file in files if ".epoch(" in file.read_text()}
     loop = {f"engine/train/{name}.py" for name in ("bad_rows", "loop", "finite", "measured")}
-    speed = {f"tools/{name}.py" for name in ("bench_memory", "bench_guarantees", "bench/backends")}
-    one_batch_of_pictures = {f"tools/{name}.py" for name in ("report", "show_views", "export", "predict")}
-    assert readers == loop | speed | one_batch_of_pictures
+    measuring = ("bench_memory", "bench_guarantees", "bench/backends", "bench/stages")
+    speed = {f"tools/{name}.py" for name in measuring}
+    pictures = {f"tools/{name}.py" for name in ("show_views", "draw_operations", "export", "predict")}
+    assert readers == loop | speed | pictures | {"engine/report/run_page.py"}
 
 
 def test_the_rows_of_all_ranks_are_named_once() -> None:

@@ -45,8 +45,9 @@ def test_kernels_are_made_of_nothing_that_the_name_of_the_folder_does_not_tell()
     wrong = [
         f"{path.relative_to(ROOT)}: {node.module}"
         for path in (ROOT / "loaders" / "kernels").rglob("*.py")
+        if path.name != "cache.py" and path.parent.name != "device"  # which Triton compiles and keeps
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom) and path.name != "cache.py"
+        if isinstance(node, ast.ImportFrom)
         if (node.module or "").startswith("loaders") and not (node.module or "").startswith("loaders.kernels")
     ]
     assert not wrong, wrong
