@@ -64,6 +64,7 @@ from loaders.views.policy import (
     QuarterTurn,
     RandAugment,
     RandomAffine,
+    RandomErasing,
     RandomResizedCrop,
     Solarize,
     Tile,
@@ -87,6 +88,7 @@ SHOWN: dict[str, tuple[Geometry, tuple[Operation, ...]]] = {
     "RandomAffine": (_WHOLE, (RandomAffine(degrees=30, translate=0.1),)),
     "RandAugment": (_WHOLE, (_STRONG,)),
     "Cutout": (_WHOLE, (Cutout(),)),
+    "RandomErasing": (_WHOLE, (RandomErasing(p=1.0, fill="noise"),)),
     "QuarterTurn": (_WHOLE, (QuarterTurn(1),)),
     **{
         f"Augment-{one.name}": (_WHOLE, (RandAugment((one,), num_ops=1, p=1.0),))

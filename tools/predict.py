@@ -43,7 +43,7 @@ class Config:
     threshold: float = 0.0
     """Least confidence of a label in labels.parquet; the table of guesses has all images."""
     form: Literal["csv", "parquet"] = "csv"
-    """Of the table of guesses."""
+    """Format of the table of guesses."""
     sheet: int | None = 64
     """Images on the contact sheet; None for no sheet."""
     cycle: int = 1

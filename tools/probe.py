@@ -55,9 +55,10 @@ class Config(PackConfig):
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
         check_numbers(self, ("temperature", "inverse_penalty", "batch_size", "resolution"))
-        if self.results is None and not self.run.is_dir():
+        named = str(self.run).startswith(("timm:", "hf:"))  # else a run that is not there is told later
+        if self.results is None and (named or self.run.is_file()):
             raise UserError(
-                f"results: expected a folder for the results, since --run {self.run} is none; give --results"
+                f"run: expected a folder at {self.run}, which the results go into; give --results for them"
             )
         check_folder(self.out, "run")
         check_file(self.folder / EVALUATION_NAME, "run")

@@ -140,7 +140,9 @@ def _rows_done(place: Path, facts: Mapping[str, Any]) -> int:
 
 
 def _open(place: Path, split: Split, mode: Literal["r", "r+", "c"]) -> FeatureStore:
-    h, present = (np.load(place / name, mmap_mode=mode) for name in ("features.npy", "present.npy"))
+    h, present = (
+        np.load(place / name, mmap_mode=mode, allow_pickle=False) for name in ("features.npy", "present.npy")
+    )
     return FeatureStore(place, h, present, split.rows(np.arange(len(split))))
 
 

@@ -41,6 +41,7 @@ from engine.nets.gan_networks import discriminator_width
 from engine.nets.weights import write_tensors
 from loaders.common.errors import MissingBackendError, UserError
 from loaders.common.files import to_json, write_atomic
+from loaders.common.json_text import parse_json
 from loaders.views.evaluation import EvaluationView
 
 TOLERANCE = 1e-4
@@ -120,7 +121,7 @@ def write_hf(network: Classifier, x: Tensor, out: Path) -> None:
     save_for_hf(
         as_timm(network, x), str(out), kept, data_config=config["pretrained_cfg"], safe_serialization=True
     )
-    written = json.loads((out / "config.json").read_text())
+    written = parse_json((out / "config.json").read_bytes())
     written["model_args"].pop("num_classes", None)  # it stands beside them, and transformers pass both on
     write_atomic(out / "config.json", to_json(written))
 
@@ -170,7 +171,7 @@ def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
     partial = out.with_name(f".{out.name}.partial")
     torch.save(weights, partial)
     partial.replace(out)
-    described = {"torchvision": theirs, **json.loads(description_text(network))}
+    described = {"torchvision": theirs, **parse_json(description_text(network).encode())}
     write_atomic(out.with_suffix(".json"), to_json(described))
 
 

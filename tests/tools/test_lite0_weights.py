@@ -25,7 +25,7 @@ def test_the_folder_gives_the_same_network_with_its_licence_and_classes(tmp_path
     known = {"pretrained_cfg": {"license": "apache-2.0"}, "label_names": [f"n{i}" for i in range(1000)]}
     save_for_hf(network, tmp_path, known, safe_serialization=True)
     start = find_start(tmp_path)
-    assert (start.backbone, start.resolution) == ("tf_efficientnet_lite0", 224)
+    assert (start.backbone.split(".")[0], start.resolution) == ("tf_efficientnet_lite0", 224)
     assert (start.view.mean, start.view.interpolation) == ((0.5, 0.5, 0.5), "bicubic")
     assert start.origin is not None
     assert start.origin.licence == "apache-2.0"
@@ -33,9 +33,8 @@ def test_the_folder_gives_the_same_network_with_its_licence_and_classes(tmp_path
     classifier = find_classifier(tmp_path, None)
     with torch.no_grad():
         torch.testing.assert_close(classifier(x), network(x), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(
-            start.at(64).load()(x), network.forward_head(network.forward_features(x), pre_logits=True)
-        )
+        features = network.forward_head(network.forward_features(x), pre_logits=True)
+        torch.testing.assert_close(start.at(64).load()(x), features, atol=1e-4, rtol=1e-4)
     assert classifier.classes[999] == "n999"
 
 

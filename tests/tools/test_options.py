@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from loaders.common.errors import run_command
 from tests.loaders.packs.inputs import class_tree, pack, write_tree
@@ -69,10 +68,6 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("report", ("--run", "RUN", "--out", "FOLDER"), "expected a file at .*, found a folder"),
     ("report", ("--run", "RUN", "--out", "FILE/x.html"), "found the file"),
     ("report", ("--run", "RUN", "--commands", "BYTES"), "expected UTF-8 text"),
-    ("report", ("--run", "RUN"), "expected one in .*config.json, found none"),
-    ("report", ("--run", "RUN", "--pack", "PACK"), "expected rows 0 to 15, found -1 to 3"),
-    ("report", ("--run", "VIEWLESS", "--pack", "PACK"), "expected views and their rows"),
-    ("report", ("--run", "UNEVALUATED", "--pack", "PACK"), "is not an evaluation"),
     ("probe", ("--run", "RUN", "--pack", "PACK"), "expected a file at .*backbone.safetensors"),
     ("probe", ("--run", "VIEWLESS", "--pack", "PACK"), "evaluation, found the file"),
     ("probe", ("--run", "UNEVALUATED", "--pack", "PACK", "--temperature", "nan"), "temperature: expected"),
@@ -149,10 +144,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "UNEVALUATED" / "evaluation.json").write_text('{"rows": [], "config": {}}')
     for run in ("RUN", "VIEWLESS", "UNEVALUATED"):
         (place / run / "config.json").write_text('{"recipe": "r", "config": {}, "versions": {}}')
-        tensors = {"index": torch.tensor([-1, 3]), "view_0": torch.zeros(2, 3, 8, 8)}
-        save_file(
-            {"index": tensors["index"]} if run == "VIEWLESS" else tensors, place / run / "views.safetensors"
-        )
     return place
 
 

@@ -38,6 +38,7 @@ import numpy as np
 import torch
 
 from loaders.batch import Batch
+from loaders.common.json_text import parse_json
 from loaders.kernels.device.launch import (
     Extent,
     Layout,
@@ -61,8 +62,8 @@ class Cases:
     """What `cases.py` has written."""
 
     def __init__(self, path: str) -> None:
-        self.content = np.load(path)
-        self.about = json.loads(self.content["about"].tobytes())
+        self.content = np.load(path, allow_pickle=False)
+        self.about = parse_json(self.content["about"].tobytes())
 
     def drawn(self, name: str, count: int | None = None) -> SimpleNamespace:
         """Return the drawn numbers of a view, of its first `count` images."""
