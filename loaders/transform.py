@@ -14,7 +14,7 @@ from torch import Tensor
 from loaders.batch import Batch
 from loaders.common.errors import UserError
 from loaders.options import LoaderOptions
-from loaders.views.policy import Normalize, Standardize, ViewPolicy
+from loaders.views.policy import IMAGENET, Normalize, RandomErasing, Standardize, ViewPolicy
 
 Views = tuple[Tensor, ...]
 BatchTransform = Callable[..., Views]
@@ -61,6 +61,11 @@ def takes_generator(transform: BatchTransform) -> bool:
     return sum(parameter.kind in plain for parameter in parameters) >= 2
 
 
+def _erases_by_mean(view: ViewPolicy) -> bool:
+    erases = any(isinstance(one, RandomErasing) and one.fill == "mean" for one in view.operations)
+    return erases and isinstance(view.normalize, Normalize) and view.normalize != IMAGENET
+
+
 class Transforming:
     """Applies a transform to the views of a batch, then their normalisation."""
 
@@ -77,9 +82,19 @@ class Transforming:
                 "batch_transform: expected float views, which it gets in [0, 1], found dtype uint8; use "
                 "float32"
             )
+        if any(_erases_by_mean(view) for view in views):
+            raise UserError(
+                "batch_transform: expected no RandomErasing by the mean of a normalisation that comes after "
+                'the transform, found one; take fill="noise", or ImageNet\'s normalisation'
+            )
         self._transform, self._takes_generator = transform, takes_generator(transform)
         self._normalizations = [view.normalize for view in views]
         self._seed, self._rank, self._device = options.seed, options.rank, torch.device(options.device)
+
+    def _without_generator(self, views: tuple[Tensor, ...]) -> Any:
+        if type(self._transform).__module__.startswith("torchvision."):  # changes the first of several alone
+            return tuple(self._transform(view) for view in views)
+        return self._transform(views)
 
     def __call__(self, batch: Batch, epoch: int, step: int) -> Batch:
         """Return the batch with its views changed and normalised.
@@ -96,7 +111,7 @@ class Transforming:
             devices = [self._device] if self._device.type == "cuda" else []
             with torch.random.fork_rng(devices):
                 torch.manual_seed(seed)
-                views = self._transform(batch.views)
+                views = self._without_generator(batch.views)
         views = tuple(views) if isinstance(views, list | tuple) else views
         given = [len(view) for view in batch.views]
         fits = isinstance(views, tuple) and all(isinstance(view, Tensor) for view in views)

@@ -12,8 +12,7 @@ into a table by `recipes/active.py --pack PACK --filled request.csv --out OUT/ac
 again. All in one process: with several GPUs launch the stages by themselves.
 
 Source: Zhou, Wan, Li 2021, "Semi-supervised Learning Competition Report", table 2: 46.6 % after pre-training
-and fine-tuning, 52.4 % after the rounds, 54.5 % with FixMatch, 56.1 % with more labels, 57.5 % with
-test-time augmentation.
+and fine-tuning, 52.4 after the rounds, 54.5 with FixMatch, 56.1 with more labels, 57.5 with augmented tests.
 
 The chain is `run`; every stage is the function of its own recipe.
 """
@@ -425,11 +424,13 @@ def run(config: Config) -> list[Measured]:
     """Run the stages that are not skipped, in their order, and keep the table of what each brought."""
     refuse_ranks("pipeline")
     config = replace(config, out=config.out.absolute())  # stages name each other's folders, however spelled
+    if config.init is not None:  # in the place of the first stage
+        config = replace(config, skip=(*config.skip, "pretrain"))
     check(config)
     chain = Chain(config)
     try:
         for stage, function in STAGES.items():
-            if stage not in config.skip and not (stage == "pretrain" and config.init is not None):
+            if stage not in config.skip:
                 function(chain)
                 write_ablation(config.out, chain.measured, TITLES, described(config))
     finally:  # also where the active stage waits for labels; once, since a picture takes half a second

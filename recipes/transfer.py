@@ -126,8 +126,8 @@ class Config(PackConfig):
                 )
         if self.balanced and self.class_weights != "none":
             raise UserError("class_weights: expected none beside --balanced; leave out one of them")
-        if self.validation_split and self.validation_share:
-            raise UserError("validation: expected --validation-split or --validation-share, found both")
+        if self.validation_split and (self.validation_share or self.validation_split == self.test_split):
+            raise UserError("validation_split: expected another than --test-split or --validation-share has")
         if (self.grid or self.patience or self.keep == "best") and not (
             self.validation_split or self.validation_share
         ):

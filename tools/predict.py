@@ -87,6 +87,7 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import gather_on_main, make_accelerator, on_main, rank
 from loaders import build_loader, open_pack
 from loaders.common.files import write_atomic
+from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.class_names import write_class_names
 from loaders.packs.packer import PackOptions, pack_dataset
@@ -116,8 +117,9 @@ def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
     out = config.out / "pack"
 
     def pack() -> None:
-        if not (out / "manifest.json").is_file():
-            pack_dataset(PackOptions(parse_splits([f"images={config.images}"]), out))
+        if (out / "manifest.json").is_file():
+            tell(f"images: those of {out}, packed before; remove it to look for new ones")
+        pack_dataset(PackOptions(parse_splits([f"images={config.images}"]), out))  # refuses another source
         if not open_pack(out).classes and len(classes) > 1:
             write_class_names(out, classes)
 

@@ -115,7 +115,8 @@ def _facts(network: nn.Module, loader: EpochLoader) -> dict[str, str]:
     for name, tensor in network.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return facts | {"network": digest.hexdigest()}
+    layer = getattr(network, "layer", None)  # which part of the weights is used stands in none of them
+    return facts | {"network": digest.hexdigest()} | ({} if layer is None else {"layer": repr(layer)})
 
 
 def _claim(held: ExitStack, place: Path) -> None:

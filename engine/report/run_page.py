@@ -35,7 +35,7 @@ from engine.train.metrics import read_metrics
 from engine.train.run_folder import read_run
 from engine.train.samples import load_samples
 from loaders.classification import build_rows_loader
-from loaders.common.errors import UserError, one_line
+from loaders.common.errors import LoaderError, UserError, one_line
 from loaders.common.files import write_atomic
 from loaders.options import LoaderOptions
 from loaders.packs import Pack, open_pack
@@ -83,7 +83,7 @@ class _Sections:
         """Add what `make` returns, or a line on why it does not."""
         try:
             made = make()
-        except (UserError, OSError) as error:
+        except (UserError, LoaderError, OSError, ValueError) as error:  # such as features that are NaN
             self.missing.append(f"{what}: {one_line(str(error))}")
             return
         self.found += [made] if isinstance(made, Section) else made

@@ -52,7 +52,7 @@ def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
             "another, found none; give one"
         )
     if options.optimizer_lr is not None:
-        _set_rates(paper, options.optimizer_lr)
+        _set_rates(paper, options.optimizer_lr, is_own)
     if is_own and options.layer_decay is None:
         return paper
     groups = [
@@ -68,10 +68,11 @@ def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
     return torch.optim.AdamW(groups)
 
 
-def _set_rates(optimizer: Optimizer, lr: float) -> None:
+def _set_rates(optimizer: Optimizer, lr: float, is_own: bool) -> None:
     first = float(optimizer.param_groups[0]["lr"])
     for group in optimizer.param_groups:
-        share = 1.0 if first == 0.0 or group.get("adapt") is False else float(group["lr"]) / first
+        is_vectors = group.get("adapt") is False and not is_own
+        share = 1.0 if first == 0.0 or is_vectors else float(group["lr"]) / first
         group["lr"] = lr * share
 
 

@@ -30,6 +30,7 @@ from loaders.kernels.device.launch import (
     parameters_of,
 )
 from loaders.placing import Block, CudaStreams, Event, Lent, PinnedPool, Streams
+from loaders.views.policy import RandomErasing
 
 
 def refuse_device(name: str, work: Work) -> UserError | None:
@@ -41,6 +42,13 @@ def refuse_device(name: str, work: Work) -> UserError | None:
         return UserError(
             f"backend {name}: expected device 'cpu' or 'cuda', found {work.options.device!r}; use "
             "backend='cpu'"
+        )
+    if any(
+        isinstance(one, RandomErasing) and one.fill == "noise" for v in work.views for one in v.operations
+    ):
+        return UserError(
+            f"backend {name}: expected operations that the device has, found RandomErasing with noise; take "
+            "fill=\"mean\", or backend='cpu'"
         )
     try:
         import_kernels()

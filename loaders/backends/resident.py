@@ -86,8 +86,9 @@ class ResidentPixels:
     def __init__(self, rows: ResidentRenderer) -> None:
         """Decode every row of the renderer's split in the threads of its crew."""
         work = rows.work
-        positions = np.arange(len(work.split))
-        job = rows.job_of(positions)
+        # A split may hold a row twice; each is decoded once.
+        _, first = np.unique(work.split.rows(np.arange(len(work.split))), return_index=True)
+        job = rows.job_of(np.sort(first))
         sizes = 3 * job.heights * job.widths
         begins = np.cumsum(sizes) - sizes
         self.reasons: dict[int, str] = {}

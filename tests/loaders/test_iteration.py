@@ -1,5 +1,7 @@
 """The loader where people are: `for`, `len`, pairs, samplers, and transforms of their own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from loaders import LoaderOptions, build_loader
 from loaders.common.errors import UserError
 from loaders.packs import LabelTable
 from loaders.views import presets
-from loaders.views.policy import Standardize
+from loaders.views.policy import Normalize, RandomErasing, Standardize
 
 VIEW = presets.weak(16)
 EVAL = presets.evaluation(16)
@@ -183,8 +185,15 @@ def test_a_transform_of_torchvision_fits(photo_pack) -> None:
         assert torch.equal(state, torch.get_rng_state())
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
         white = (1 - torch.tensor(presets.IMAGENET.mean)) / torch.tensor(presets.IMAGENET.std)
-        assert torch.isclose(first[0], white[:, None, None], atol=1e-3).all(1).any()
+        assert all(torch.isclose(view, white[:, None, None], atol=1e-3).all(1).any() for view in first)
         assert "RandomErasing" in loader.fingerprint["batch transform"]
+
+
+def test_the_mean_of_a_later_normalisation_is_not_erased_by(photo_pack) -> None:
+    own = Normalize((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    view = replace(VIEW, operations=(RandomErasing(p=1.0, fill="mean"),), normalize=own)
+    with pytest.raises(UserError, match="batch_transform: expected no RandomErasing by the mean"):
+        build(photo_pack, (view,), batch_transform=nothing)
 
 
 def test_a_transform_that_loses_images_is_named(photo_pack) -> None:

@@ -12,13 +12,13 @@ from tools.bench_memory import Config, measure, peak
 
 def test_memory_that_comes_and_goes_is_seen() -> None:
     with peak() as found:
-        before = found[0]
-        held = np.ones(40 * 2**20, np.uint8)
-        for _ in range(200):
-            held += 1
-            if found[0] - before > 30 * 2**20:
-                break
-    assert 30 * 2**20 < found[0] - before < 80 * 2**20
+        before, held = found[0], []
+        # More than one where what ran before gives memory back meanwhile.
+        while found[0] - before <= 30 * 2**20 and len(held) < 20:
+            held.append(np.ones(40 * 2**20, np.uint8))
+            for _ in range(100):
+                held[-1] += 1
+    assert 30 * 2**20 < found[0] - before < 40 * 2**20 * (len(held) + 1)
 
 
 def test_a_loader_is_measured(digits_pack: Pack) -> None:

@@ -217,8 +217,9 @@ def _pointwise(code, args, y, x, r, g, b):
         r, g, b = 255.0 - r, 255.0 - g, 255.0 - b
     elif code == CUTOUT:
         inside = (y >= a) & (x >= tl.load(args + 1)) & (y < tl.load(args + 2)) & (x < tl.load(args + 3))
-        fill = tl.load(args + 4)
-        r, g, b = tl.where(inside, fill, r), tl.where(inside, fill, g), tl.where(inside, fill, b)
+        r = tl.where(inside, tl.load(args + 4), r)
+        g = tl.where(inside, tl.load(args + 5), g)
+        b = tl.where(inside, tl.load(args + 6), b)
     return r, g, b
 
 

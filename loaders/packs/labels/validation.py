@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
+from loaders.common.json_text import parse_json
 from loaders.packs.labels.leaks import check_leak, find_leak, shared_rows
 from loaders.packs.labels.subsample import few_labels, has_labels, read_label_table, validation_part
 from loaders.packs.labels.tables import LabelTable
@@ -91,7 +92,11 @@ def divide_labels(pack: Pack, labels: LabelTable, fields: ValidationFields) -> D
         held = read_label_table(pack, Path(split))
         if not len(held):
             raise UserError(f"validation_split: expected labels in {split}, found an empty table")
-        return _without(pack, labels, held, f"the {len(held):,} images of {split}")
+        leaks: tuple[str, ...] = ()
+        if fields.test_split:
+            measured = pack.split(fields.test_split)
+            leaks = check_leak(pack, held.row, measured, fields.allow_leak, "validation_split")
+        return replace(_without(pack, labels, held, f"the {len(held):,} images of {split}"), leaks=leaks)
     if split:
         return _split(pack, labels, split, fields)
     if share:
@@ -104,13 +109,9 @@ def divide_labels(pack: Pack, labels: LabelTable, fields: ValidationFields) -> D
 
 
 def _by_default(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Division:
-    inherited = None if fields.init is None else fields.init / SET_ASIDE_PATH
-    if inherited is not None and inherited.is_file():
-        try:
-            held = read_label_table(pack, inherited)
-        except UserError as error:
-            return Division(labels, None, False, f"none, since that of --init is of no use here ({error})")
-        return _without(pack, labels, held, f"the {len(held):,} images that {inherited} set aside")
+    inherited = _inherited(pack, labels, fields)
+    if inherited is not None:
+        return inherited
     for name in USUAL_SPLITS:
         others = (fields.test_split, fields.labeled_split)
         if name in pack.splits and name not in others and has_labels(pack, name):
@@ -125,6 +126,29 @@ def _by_default(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Div
         return Division(labels, None, False, f"none, since a class has fewer than {FEWEST} labels ({found})")
     held = _share(pack, labels, USUAL_SHARE, fields.label_seed)
     return _without(pack, labels, held, f"{len(held):,} labels set aside, a tenth of each class")
+
+
+def _inherited(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Division | None:
+    """Set aside what the run of --init did, where it is of this pack; None where that is of no use here."""
+    if fields.init is None or not _is_of(pack, fields.init):
+        return None
+    path = fields.init / SET_ASIDE_PATH
+    try:
+        held = read_label_table(pack, path)
+        if fields.test_split and find_leak(pack, held.row, pack.split(fields.test_split)) is not None:
+            return None
+        return _without(pack, labels, held, f"the {len(held):,} images that {path} set aside")
+    except UserError:  # no table, or one that leaves a class of fewer labels none: nobody asked for it
+        return None
+
+
+def _is_of(pack: Pack, run: Path) -> bool:
+    """Return whether a run was made on this pack, as its config.json says."""
+    try:
+        named = str(parse_json((run / "config.json").read_bytes())["config"]["pack"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return named == str(pack.path) or Path(named).resolve() == Path(str(pack.path)).resolve()
 
 
 def _given(labels: LabelTable) -> NDArray[np.bool_]:

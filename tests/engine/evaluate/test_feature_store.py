@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.evaluate.feature_store import FeatureStore, store_features
+from engine.nets.layers import Layer, LayerFeatures
 from loaders import LoaderOptions, build_loader
 from loaders.batch import Batch
 from loaders.common.errors import UserError
@@ -143,3 +144,15 @@ def test_two_processes_divide_the_images(digits_pack: Pack, tmp_path: Path) -> N
     for part in parts:
         assert np.array_equal(part["h"].numpy(), alone.h)
         assert int(part["seen"]) == 7 * 32  # of 445 images, padded
+
+
+def test_another_layer_of_the_same_weights_is_another_array(digits_pack: Pack, tmp_path: Path) -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    sizes = []
+    for layer in (Layer("0"), Layer("1"), Layer("1", 2)):
+        with loader_of(digits_pack) as loader:
+            network, split = LayerFeatures(backbone, layer), digits_pack.split("test")
+            store = store_features(network, loader, split, "cpu", tmp_path / "features", tmp_path)
+        sizes.append(store.h.shape[-1])
+    assert sizes == [4, 4, 16]
+    assert len(list((tmp_path / "features").iterdir())) == 3

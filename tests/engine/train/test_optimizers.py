@@ -66,6 +66,10 @@ def test_the_rate_of_vectors_under_lars_means_nothing_elsewhere() -> None:
     recipe = barlow.BarlowTwins(barlow.Config(**SMALL, projector=(8, 8)))
     found = choose_optimizer(recipe, OptimizerOptions(optimizer="adamw", optimizer_lr=1e-3))
     assert [lr for (lr,) in groups_of(found, "lr")] == [1e-3, 1e-3]
+    usual = choose_optimizer(recipe, OptimizerOptions())
+    scaled = choose_optimizer(recipe, OptimizerOptions(optimizer_lr=0.4))
+    (weights,), (vectors,) = groups_of(usual, "lr")
+    assert [lr for (lr,) in groups_of(scaled, "lr")] == pytest.approx([0.4, 0.4 * vectors / weights])
 
 
 def test_layers_move_less_the_further_they_are_from_the_end() -> None:

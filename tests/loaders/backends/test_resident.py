@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,15 @@ def test_batches_are_the_cpu_backends_and_nothing_is_decoded_again(tmp_path, pho
         found = [batch for epoch in range(2) for batch in loader.epoch(epoch)]
         assert loader.fingerprint == fingerprint
     assert all(map(same, found, expected))
+
+
+def test_rows_that_come_twice_are_decoded_once(photo_pack):
+    split, options = photo_pack.split("train").repeat(2), LoaderOptions(seed=3, num_threads=2)
+    batches = []
+    for backend in ("cpu", "resident"):
+        with build_loader(split, VIEWS, 8, options=replace(options, backend=backend)) as loader:
+            batches.append(list(loader.epoch(0)))
+    assert all(map(same, *batches))
 
 
 def test_loaders_share_the_pixels_and_free_them_with_the_last(photo_pack):

@@ -27,6 +27,7 @@ from loaders.views.policy import (
     QuarterTurn,
     RandAugment,
     RandomAffine,
+    RandomErasing,
     Solarize,
     Standardize,
 )
@@ -78,6 +79,7 @@ VIEWS = {
     "solarize": only(Solarize(1.0)),
     "affine": only(RandomAffine(20.0, 0.1, fill=7.0)),
     "cutout": only(Cutout((0.2, 0.5))),
+    "erased by the mean": only(RandomErasing(1.0, fill="mean")),
     "quarter": only(QuarterTurn(3)),
     "autocontrast": augment("autocontrast"),
     "equalize": augment("equalize"),
@@ -90,7 +92,7 @@ VIEWS = {
     "translate_x": augment("translate_x", 0, 0.3, True),
     "translate_y": augment("translate_y", 0, 0.3, True),
 }
-SHORT = ("barlow_a", "fixmatch")
+SHORT = ("barlow_a", "fixmatch", "erased by the mean")
 
 
 @pytest.mark.parametrize(

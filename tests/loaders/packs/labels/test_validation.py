@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +53,11 @@ def pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
 def divide(pack: Pack, labels: LabelTable | None = None, **changes: Any) -> Division:
     known = training_labels(pack, "train", None, 0) if labels is None else labels
     return divide_labels(pack, known, SimpleNamespace(**{**DEFAULT, **changes}))
+
+
+def of_pack(run: Path, pack: Pack) -> None:
+    """Say of a run folder that its run was made on a pack."""
+    (run / "config.json").write_text(json.dumps({"config": {"pack": str(pack.path)}}))
 
 
 def per_class(labels: LabelTable | None) -> list[int]:
@@ -119,6 +125,7 @@ def test_a_table_can_be_used_again(pack: Pack, digits_pack: Pack, tmp_path: Path
     path = tmp_path / "run" / SET_ASIDE_PATH
     assert first.validation is not None
     first.validation.write(path)
+    of_pack(tmp_path / "run", pack)
     for again in (divide(pack, validation_split=str(path)), divide(pack, init=tmp_path / "run")):
         assert np.array_equal(again.training.row, first.training.row)
         assert again.validation is not None
@@ -126,10 +133,32 @@ def test_a_table_can_be_used_again(pack: Pack, digits_pack: Pack, tmp_path: Path
         assert str(path) in again.said
     with pytest.raises(UserError, match="expected one of the 10 classes of the pack"):
         divide(digits_pack, training_labels(digits_pack, "train", None, 0), validation_split=str(path))
-    found = divide(digits_pack, training_labels(digits_pack, "train", None, 0), init=tmp_path / "run")
-    assert found.said.startswith("none, since that of --init is of no use here (label table")
     with pytest.raises(UserError, match="no label table at"):
         divide(pack, validation_split=str(tmp_path / "none.parquet"))
+
+
+def test_what_a_start_set_aside_in_another_pack_or_to_be_tested_says_nothing_here(
+    pack: Pack, tmp_path: Path
+) -> None:
+    """Its rows would be other images, with labels that are not theirs."""
+    run = tmp_path / "run"
+    known = training_labels(pack, "train", None, 0)
+    known.of_rows(known.row[:5]).write(run / SET_ASIDE_PATH)
+    (run / "config.json").write_text(json.dumps({"config": {"pack": str(tmp_path / "elsewhere")}}))
+    assert "set aside, a tenth" in divide(pack, init=run).said
+    of_pack(run, pack)
+    assert str(run) in divide(pack, init=run).said
+    training_labels(pack, "test", None, 0).write(run / SET_ASIDE_PATH)
+    assert "set aside, a tenth" in divide(pack, init=run).said
+    with pytest.raises(UserError, match="validation_split: expected no image of split 'test'"):
+        divide(pack, validation_split=str(run / SET_ASIDE_PATH))
+
+
+def test_a_start_that_would_leave_a_class_no_label_is_no_mistake(pack: Pack, tmp_path: Path) -> None:
+    known = training_labels(pack, "train", None, 0)
+    known.of_rows(known.row[known.label == 0]).write(tmp_path / SET_ASIDE_PATH)
+    of_pack(tmp_path, pack)
+    assert str(tmp_path) not in divide(pack, init=tmp_path).said
 
 
 def test_a_share_that_leaves_a_class_without_a_label_is_refused(pack: Pack) -> None:
