@@ -127,7 +127,8 @@ class Config(PackConfig):
         if self.balanced and self.class_weights != "none":
             raise UserError("class_weights: expected none beside --balanced; leave out one of them")
         if self.validation_split and (self.validation_share or self.validation_split == self.test_split):
-            raise UserError("validation_split: expected another than --test-split or --validation-share has")
+            beside = "--validation-share" if self.validation_share else "--test-split, the same"
+            raise UserError(f"validation_split: expected a split of its own; found it beside {beside}")
         if (self.grid or self.patience or self.keep == "best") and not (
             self.validation_split or self.validation_share
         ):
@@ -135,7 +136,7 @@ class Config(PackConfig):
                 "validation: --grid, --patience and --keep best choose by images that are not the test's; "
                 "expected --validation-split or --validation-share, found neither"
             )
-        if min(self.head_steps, self.validate_every, self.layer_side) < 1 or self.patience < 0:
+        if min(self.head_steps, self.validate_every, self.layer_side, self.patience + 1) < 1:
             raise UserError("head_steps, validate_every and layer_side: expected at least 1; patience: 0")
         if self.grid and (self.method == "knn" or len(self.labels_per_class) != 1):
             raise UserError("grid: expected a method with learning rates and one number of labels per class")
@@ -434,12 +435,10 @@ def main() -> None:
     config = command_line(Config, __doc__)
     if config.grid:
         cells = run_grid(config)
-        if rank() == 0:
-            print_grid(config.out, cells)
+        on_main(lambda: print_grid(config.out, cells))
     else:
         results = run(config)
-        if rank() == 0:
-            Console().print(results_table(results))
+        on_main(lambda: Console().print(results_table(results)))
     if rank() == 0:
         print(f"transfer: results{describe_bad_rows(config.out)} -> {config.out}")
         if not config.grid:

@@ -277,8 +277,10 @@ def test_what_cannot_be_chosen_is_refused(config: Config) -> None:
     for change in ({"grid": True}, {"patience": 3}):
         with pytest.raises(UserError, match="not the test's"):
             replace(config, **change)
-    with pytest.raises(UserError, match="found both"):
-        replace(config, validation_split="test", validation_share=0.1)
+    with pytest.raises(UserError, match="beside --validation-share"):
+        replace(config, validation_split="val", validation_share=0.1)
+    with pytest.raises(UserError, match="beside --test-split, the same"):
+        replace(config, validation_split="test")
     with pytest.raises(UserError, match="one number of labels"):
         replace(config, grid=True, validation_share=0.1, labels_per_class=(1, 2))
     with pytest.raises(UserError, match=r"expected one of stem.*, found 'layer9'"):
