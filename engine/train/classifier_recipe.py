@@ -79,6 +79,11 @@ class ClassifierRecipe(Recipe):
         return self.classifier if self.average is None else self.average
 
     @property
+    def measured_beside(self) -> Mapping[str, Classifier]:
+        """The weights themselves where their average will be used: the average must not fall behind them."""
+        return {} if self.average is None else {"raw": self.classifier}
+
+    @property
     def rules(self) -> Mapping[str, str]:
         """What no option names and a checkpoint has to agree in."""
         rules: dict[str, str] = {}
