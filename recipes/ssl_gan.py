@@ -59,8 +59,8 @@ class Config(ClassifierConfig):
     flat_share: float = 2 / 3
     """Share of the run before the rates fall linearly to 0. Authors' code: 800 of 1,200 epochs."""
     ema_decay: float = 0.9999
-    """Decay of the average of the discriminator's weights, which is measured, after a warm-up in which it is
-    their plain mean. Authors' code: 0.9999, from zero instead of the warm-up."""
+    """Decay of the average of the discriminator's weights, which is measured, after a warm-up in which it
+    follows them more closely. Authors' code: 0.9999, from zero instead of the warm-up."""
     collapse_share: float = 0.1
     """Say that the generator has collapsed when its images vary less than this share of the real ones."""
 

@@ -55,7 +55,7 @@ class Config(ClassifierConfig):
     """Share of a label spread over all classes. Szegedy et al. 2016: 0.1."""
     ema_decay: float | None = None
     """Decay of a moving average of the weights and of BatchNorm's statistics, measured and kept beside them,
-    after a warm-up in which it is their plain mean; none by default."""
+    after a warm-up in which it follows them more closely; none by default."""
 
     def __post_init__(self) -> None:
         """Refuse what no paper defines."""

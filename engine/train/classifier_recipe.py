@@ -17,7 +17,16 @@ from engine.objectives.cross_entropy import class_weights
 from engine.objectives.precision import at_least_float32
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.distributed import on_main
-from engine.train.ema import COPIED_MOMENTUM, Statistics, make_target, set_momentum, update_ema, warmed_up
+from engine.train.ema import (
+    COPIED_MOMENTUM,
+    MEAN,
+    POWER,
+    Statistics,
+    make_target,
+    set_momentum,
+    update_ema,
+    warmed_up,
+)
 from engine.train.optim import split_by_dimension
 from engine.train.recipe import Recipe
 from loaders.batch import Batch, Loader
@@ -64,6 +73,9 @@ class ClassifierRecipe(Recipe):
             set_momentum(self.classifier, COPIED_MOMENTUM)
         self.average = None if average is None else make_target(self.classifier)
         self._statistics = average
+        self._power = (
+            MEAN if average == "own" else POWER
+        )  # Mean Teacher's, which alone has its own statistics
         self._rates = (config.lr, config.lr if config.lr_head is None else config.lr_head)
         self._momentum, self._nesterov = config.momentum, nesterov
         self._weight_decays = (config.weight_decay, config.weight_decay if decay_vectors else 0.0)
@@ -88,7 +100,7 @@ class ClassifierRecipe(Recipe):
         """What no option names and a checkpoint has to agree in."""
         rules: dict[str, str] = {}
         if self._statistics is not None:
-            rules["average of the weights"] = f"warm-up, statistics: {self._statistics}"
+            rules["average of the weights"] = f"warm-up {self._power}, statistics: {self._statistics}"
         if self.frozen:
             rules["frozen backbone"] = "evaluation mode"
         return rules
@@ -128,7 +140,7 @@ class ClassifierRecipe(Recipe):
             decay: of the average after its warm-up.
         """
         if self.average is not None and self._statistics is not None:
-            update_ema(self.average, self.classifier, warmed_up(step, decay), self._statistics)
+            update_ema(self.average, self.classifier, warmed_up(step, decay, self._power), self._statistics)
 
     @property
     def networks(self) -> dict[Weights, Classifier]:
