@@ -7,7 +7,9 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from engine.train.batchnorm import BATCHNORM
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -30,7 +32,7 @@ def make_target(source: ModuleT) -> ModuleT:
 def set_momentum(module: nn.Module, momentum: float) -> None:
     """Give every BatchNorm of a module the momentum, the share that a new batch has in its statistics."""
     for part in module.modules():
-        if isinstance(part, _BatchNorm):
+        if isinstance(part, BATCHNORM):
             part.momentum = momentum
 
 
@@ -67,18 +69,14 @@ def update_ema(
         raise ValueError(f"decay of a moving average: expected a value in [0, 1], got {decay}")
     targets: list[Tensor] = list(target.parameters())
     sources: list[Tensor] = list(source.parameters())
-    copied: tuple[list[Tensor], list[Tensor]] = ([], [])
     if statistics != "own":
         for target_buffer, source_buffer in zip(target.buffers(), source.buffers(), strict=True):
             if statistics == "average" and target_buffer.is_floating_point():
                 targets.append(target_buffer)
                 sources.append(source_buffer)
             else:
-                copied[0].append(target_buffer)
-                copied[1].append(source_buffer)
+                target_buffer.copy_(source_buffer)
     if len(targets) != len(sources):
         raise ValueError(f"moving average: expected {len(targets)} parameters, got {len(sources)}")
-    if copied[0]:
-        torch._foreach_copy_(*copied)  # one launch, where a copy each is one for every buffer
     if targets:
-        torch._foreach_lerp_(targets, sources, 1.0 - decay)
+        get_ema_multi_avg_fn(decay)(targets, sources, 0)  # a few launches for all tensors

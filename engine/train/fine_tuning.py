@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.predict import Accuracy
 from engine.evaluate.representations import Features, topk_accuracy
 from engine.nets.layers import Layer, measure_layer, read_layer
 from engine.objectives.cross_entropy import label_loss
+from engine.train.batchnorm import BATCHNORM
 from engine.train.distributed import on_main
 from engine.train.loop import train
 from engine.train.loop_config import LoopConfig
@@ -109,7 +109,7 @@ class Transfer(Recipe):
             self.backbone.eval()
         elif self.tuning.batchnorm == "running":
             for module in self.backbone.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, BATCHNORM):
                     module.eval()
         return self
 

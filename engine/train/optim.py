@@ -86,23 +86,23 @@ class LARS(Optimizer):
     def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         updates: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
         if group["weight_decay"] != 0.0:
-            updates = list(torch._foreach_add(updates, parameters, alpha=group["weight_decay"]))
+            updates = [
+                u.add(p, alpha=group["weight_decay"]) for u, p in zip(updates, parameters, strict=True)
+            ]
         if group["adapt"]:
             ratios = _trust_ratios(parameters, updates, group["trust"])
-            updates = list(torch._foreach_mul(updates, ratios))
-        for p in parameters:
+            updates = [u * ratio for u, ratio in zip(updates, ratios, strict=True)]
+        for p, update in zip(parameters, updates, strict=True):
             if "momentum" not in self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
-        running = [self.state[p]["momentum"] for p in parameters]
-        torch._foreach_mul_(running, group["momentum"])
-        torch._foreach_add_(running, updates)
-        torch._foreach_add_(parameters, running, alpha=-group["lr"])
+            running = self.state[p]["momentum"].mul_(group["momentum"]).add_(update)
+            p.add_(running, alpha=-group["lr"])
 
 
 def _trust_ratios(parameters: list[Tensor], updates: list[Tensor], trust: float) -> list[Tensor]:
     """Return trust * |p| / |u| per tensor, 1 where a norm is 0."""
-    weight_norms = torch.stack(torch._foreach_norm(parameters))
-    update_norms = torch.stack(torch._foreach_norm(updates))
+    weight_norms = torch.stack([torch.linalg.vector_norm(p) for p in parameters])
+    update_norms = torch.stack([torch.linalg.vector_norm(u) for u in updates])
     usable = (weight_norms > 0) & (update_norms > 0)
     ratios = torch.where(usable, trust * weight_norms / update_norms, torch.ones_like(weight_norms))
     return list(ratios.unbind())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import shutil
 import tempfile
 from pathlib import Path
@@ -32,7 +33,7 @@ def upload_file(path: Path, url: str) -> None:
     """
     fs, target = file_system(url)
     try:
-        fs.makedirs(fs._parent(target), exist_ok=True)
+        fs.makedirs(posixpath.dirname(target), exist_ok=True)
         fs.put_file(str(path), target)
     except remote_errors() as error:
         raise UserError(
