@@ -16,7 +16,8 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, Positive, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 from loaders.options import LoaderOptions
 
@@ -36,20 +37,20 @@ class Config:
     """Whose views to draw: one crop, the two of Barlow Twins or SimCLR, or FixMatch's weak and strong."""
     backbone: str = "resnet18"
     """Network to train: a name that recipes take."""
-    resolution: int = 96
+    resolution: Count = 96
     """Side of the views in pixels."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images of a step."""
     device: str = "auto"
     """Where the network is; auto takes a GPU where there is one."""
-    seconds: float = 5.0
+    seconds: Positive = 5.0
     """Time for each of the seven measurements."""
     loader: LoaderOptions = field(default_factory=LoaderOptions)
     """How the loader works."""
 
     def __post_init__(self) -> None:
         """Refuse a measurement of nothing."""
-        check_numbers(self, ("seconds",))
+        check_numbers(self)
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from engine.train.run_config import LoaderField, default_loader
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, PositiveShare, check_different, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
@@ -35,7 +36,7 @@ class Config:
     """Folder of the results and of the features."""
     backbone: str | None = None
     """Network of a weights file that does not say it."""
-    resolution: int | None = None
+    resolution: Count | None = None
     """Side of the views in pixels; that of the start by default."""
     train_split: str = "train"
     """Labelled split to choose the labels from; its other images are those without a label."""
@@ -43,35 +44,30 @@ class Config:
     """Labelled split to measure on."""
     allow_leak: bool = False
     """Choose from labels of the split that is measured on, or of copies of its images, all the same."""
-    labels_per_class: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    labels_per_class: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of labels per class; the smaller choices are part of the larger."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the choice of labels."""
     methods: tuple[Method, ...] = ("knn", "probe", "pseudo")
     """What becomes of the features."""
-    neighbours: int = 20
+    neighbours: Count = 20
     """k of kNN; all labelled images where there are fewer."""
     inverse_penalty: float = 0.1
     """C of the probes, scikit-learn's inverse strength of regularisation."""
-    rounds: int = 3
+    rounds: Count = 3
     """Rounds of pseudo-labels."""
-    share: float = 0.5
+    share: PositiveShare = 0.5
     """Share of the images without a label that the last round keeps, the surest of each class."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images per forward pass of each process; no influence on the result."""
     loader: LoaderField = field(default_factory=default_loader)
     """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        check_numbers(self, ("labels_per_class", "resolution", "share"))
+        check_numbers(self)
         check_folder(self.out)
-        for name in ("labels_per_class", "seeds", "methods"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise UserError(f"{name}: expected one or more different values, found {values}; change them")
-        if self.share > 1.0:
-            raise UserError(f"share: expected at most 1, found {self.share}; lower it")
+        check_different(self, "labels_per_class", "seeds", "methods")
 
 
 if __name__ == "__main__":  # before the imports that take seconds

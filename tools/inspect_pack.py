@@ -15,7 +15,8 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import check_numbers
+from loaders.common.errors import run_command
 from loaders.common.files import check_file
 from loaders.common.program import check_command_line, command_line
 from tools.packing.names import PAGE_NAME

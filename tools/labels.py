@@ -23,7 +23,8 @@ from typing import Annotated
 
 import tyro
 
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 from loaders.packs.manifest import TRUE_LABELS
@@ -94,7 +95,7 @@ class Subsample:
     """Folder of the pack."""
     split: str
     """Split to choose from."""
-    per_class: int
+    per_class: Count
     """Labels to keep of each class."""
     name: str
     """Name of the new table."""
@@ -105,7 +106,7 @@ class Subsample:
 
     def __post_init__(self) -> None:
         """Refuse numbers that choose nothing."""
-        check_numbers(self, ("per_class",))
+        check_numbers(self)
 
 
 @dataclass(frozen=True)

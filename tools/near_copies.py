@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.train.run_config import LoaderField, default_loader
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, PositiveShare, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
@@ -31,23 +32,21 @@ class Config:
     """Folder of the results and of the features."""
     backbone: str | None = None
     """Network of a weights file that does not say it."""
-    resolution: int | None = None
+    resolution: Count | None = None
     """Side of the views in pixels; that of the start by default."""
     splits: tuple[str, ...] = ()
     """Splits to compare, with themselves and each other; all by default."""
-    threshold: float = 0.95
+    threshold: PositiveShare = 0.95
     """Least cosine similarity of a pair."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images per forward pass of each process; no influence on the result."""
     loader: LoaderField = field(default_factory=default_loader)
     """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that compare nothing."""
-        check_numbers(self, ("threshold", "resolution", "batch_size"))
+        check_numbers(self)
         check_folder(self.out)
-        if self.threshold > 1.0:
-            raise UserError(f"threshold: expected a cosine, at most 1, found {self.threshold}; lower it")
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from engine.train.run_config import LoaderField, default_loader
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, Share, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
@@ -38,27 +39,25 @@ class Config:
     """Split of the pack; all images by default."""
     backbone: str | None = None
     """Network of a weights file that does not say it."""
-    top_k: int = 5
+    top_k: Count = 5
     """Classes per image; all where there are fewer."""
-    threshold: float = 0.0
+    threshold: Share = 0.0
     """Least confidence of a label in labels.parquet; the table of guesses has all images."""
     form: Literal["csv", "parquet"] = "csv"
     """Format of the table of guesses."""
-    sheet: int | None = 64
+    sheet: Count | None = 64
     """Images on the contact sheet; None for no sheet."""
-    cycle: int = 1
+    cycle: Count = 1
     """Number of this round, kept in labels.parquet."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images per forward pass of each process; no influence on the result."""
     loader: LoaderField = field(default_factory=default_loader)
     """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that predict nothing."""
-        check_numbers(self, ("top_k", "batch_size"))
+        check_numbers(self)
         check_folder(self.out)
-        if self.threshold > 1.0:
-            raise UserError(f"threshold: expected a share, at most 1, found {self.threshold}; lower it")
 
 
 if __name__ == "__main__":  # before the imports that take seconds

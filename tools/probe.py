@@ -11,7 +11,8 @@ from pathlib import Path
 
 from engine.evaluate.results import EVALUATION_NAME
 from engine.train.run_config import LoaderField, PackConfig, default_loader
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, Positive, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_file, check_folder
 from loaders.common.program import check_command_line, command_line
 
@@ -24,7 +25,7 @@ class Config(PackConfig):
     """Start to measure: a run folder, timm:NAME, hf:REPO, or a folder or file of weights of others."""
     backbone: str | None = None
     """Network of a weights file that does not say it."""
-    resolution: int | None = None
+    resolution: Count | None = None
     """Side of the views in pixels; that of the start by default."""
     results: Path | None = None
     """Folder of evaluation.json and of the features; --run by default, needed where that is no folder."""
@@ -37,24 +38,24 @@ class Config(PackConfig):
     leaks."""
     labels_per_class: int | None = None
     """Use only so many labelled images of each class of the training split; all by default."""
-    neighbours: int = 20
+    neighbours: Count = 20
     """k of kNN; 20 is usual for small sets, 200 for ImageNet."""
-    temperature: float = 0.07
+    temperature: Positive = 0.07
     """Divides the similarities that neighbours vote with; less counts the nearest more."""
-    inverse_penalty: float = 1.0
+    inverse_penalty: Positive = 1.0
     """C of the linear probe, scikit-learn's inverse strength of regularisation."""
     untrained: bool = True
     """Also measure the same network with random weights: what the architecture alone gives."""
     untrained_seed: int = 0
     """Seed of these random weights."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images per forward pass; no influence on the result."""
     loader: LoaderField = field(default_factory=default_loader)
     """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
-        check_numbers(self, ("temperature", "inverse_penalty", "batch_size", "resolution"))
+        check_numbers(self)
         named = str(self.run).startswith(("timm:", "hf:"))  # else a run that is not there is told later
         if self.results is None and (named or self.run.is_file()):
             raise UserError(

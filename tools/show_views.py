@@ -18,8 +18,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from loaders.common.checks import check_whole
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, Positive, check_numbers, check_whole
+from loaders.common.errors import run_command
 from loaders.common.files import check_file
 from loaders.common.program import check_command_line, command_line
 
@@ -36,15 +36,15 @@ class Config:
     view: str = "barlow_a"
     """Preset of loaders.views.presets, also rotation_0 to rotation_270, tile_0 to tile_8; or a ViewPolicy of
     yours as module:name."""
-    resolution: int = 96
+    resolution: Count = 96
     """Side of a preset's view in pixels."""
     split: str | None = None
     """Split to take images from; the first one by default."""
-    num_images: int = 6
+    num_images: Count = 6
     """Images shown, a row of the sheet each."""
-    draws: int = 2
+    draws: Count = 2
     """Views drawn of each image."""
-    gain: float = 32.0
+    gain: Positive = 32.0
     """Amplification of the difference."""
     backend: Backend = "cpu"
     """Backend that renders our views."""
@@ -57,7 +57,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse numbers that show nothing, and a file that cannot be written."""
-        check_numbers(self, ("gain",))
+        check_numbers(self)
         if self.tile:
             check_whole("tile", self.tile, 16, _MOST_TILE)
         check_file(self.out)

@@ -14,7 +14,8 @@ from typing import Annotated
 
 import tyro
 
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 from loaders.packs.stores.store import as_url
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.choices import OnNonFinite
 from engine.train.options import OptimizerOptions
-from loaders.common.errors import UserError
+from loaders.common.checks import Count, check_numbers
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class LoopConfig:
     """
 
     out: Path
-    epochs: int
+    epochs: Count
     seed: int = 0
     resume: bool = False
-    log_every: int = 10
-    checkpoint_every_steps: int = 500
-    keep_checkpoints: int = 3
+    log_every: Count = 10
+    checkpoint_every_steps: Count = 500
+    keep_checkpoints: Count = 3
     on_non_finite: OnNonFinite = "stop"
-    steps: int | None = None
-    max_steps: int | None = None
+    steps: Count | None = None
+    max_steps: Count | None = None
     progress: bool = True
     optimizing: OptimizerOptions = field(default_factory=OptimizerOptions)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -54,9 +54,4 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts that make no run."""
-        for name in ("epochs", "log_every", "checkpoint_every_steps", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        for name, limit in (("steps", self.steps), ("max_steps", self.max_steps)):
-            if limit is not None and limit < 1:
-                raise UserError(f"{name}: expected at least 1, found {limit}")
+        check_numbers(self)

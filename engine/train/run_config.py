@@ -15,7 +15,8 @@ import tyro
 from engine.choices import Measure, OnNonFinite, Precision
 from engine.train.options import OptimizerOptions
 from engine.train.trackers import check_trackers
-from loaders.common.errors import UserError, check_numbers
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import UserError
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
 from loaders.options import LoaderOptions
@@ -90,11 +91,11 @@ class RunConfig(PackConfig, OptimizerOptions):
     """Run folder: configuration, metrics.jsonl, checkpoints, weights. New, or that of --resume."""
     backbone: str
     """Any timm name, or one of this project."""
-    resolution: int
+    resolution: Count
     """Side of the views in pixels."""
-    epochs: int
+    epochs: Count
     """Passes over the split."""
-    batch_size: int
+    batch_size: Count
     """Images per step over all ranks."""
     seed: int = 0
     """Seed of the weights, the order and the views."""
@@ -103,18 +104,18 @@ class RunConfig(PackConfig, OptimizerOptions):
     precision: Precision = "auto"
     """Autocast: auto is bf16 where the GPU or the processor (AVX-512 BF16, AMX) has it in hardware, fp16 on
     older GPUs, none on other processors; config.json keeps what was taken, and a resume goes on with it."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between log lines."""
-    checkpoint_every_steps: int = 500
+    checkpoint_every_steps: Count = 500
     """Steps between checkpoints; the end of the run always writes one."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Count = 3
     """Number of the newest checkpoints that are kept."""
     on_non_finite: OnNonFinite = "stop"
     """A loss or gradient that is NaN or infinite: stop; or skip the step and wait for the device in each."""
-    steps: int | None = None
+    steps: Count | None = None
     """Length of the run in steps instead of --epochs, schedule included; a command of several phases gives
     each of them so many."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """End early after this many steps, with the schedule of the whole run."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where accelerate also logs to, such as tensorboard or wandb; may be empty."""
@@ -137,7 +138,7 @@ class RunConfig(PackConfig, OptimizerOptions):
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no run; a recipe that refuses more calls this too."""
-        check_numbers(self, ("resolution", "batch_size", "steps", "max_steps"))
+        check_numbers(self)
         self.check_optimizer()
         if len(self.probe_splits) not in (1, 2):
             raise UserError(
@@ -234,15 +235,3 @@ def described(config: Any) -> dict[str, Any]:
     content["loader"]["store"].pop("filesystem")
     found: dict[str, Any] = parse_json(to_json(content))
     return found
-
-
-def check_shares(config: RunConfig, names: tuple[str, ...]) -> None:
-    """Refuse values of options that are shares, or none, and exceed 1.
-
-    Raises:
-        UserError: names the first.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value > 1.0:
-            raise UserError(f"{name}: expected a share, at most 1, found {value}; lower it")

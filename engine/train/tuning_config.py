@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from loaders.common.errors import check_numbers
+from loaders.common.checks import Count, check_numbers
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class FineTuning:
     """"running": normalise by the statistics that pre-training left, and keep them; "batch": by those of
     each batch, which the running ones follow. A frozen backbone always normalises by the running ones,
     and nothing is dropped in it."""
-    steps: int = 200
+    steps: Count = 200
     """Optimizer steps."""
     min_crop: float = 0.08
     """Smallest share of the image that a training view shows. Paper: 0.08; much more where there are only

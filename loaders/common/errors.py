@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
 from io import TextIOWrapper
 from typing import Any
 
@@ -20,8 +19,6 @@ from loaders.common.command_line import (
 from loaders.common.help_lines import join_help_lines
 
 _BROKEN_PIPE = 141  # 128 and the number of SIGPIPE
-_LARGEST = 2**62  # seeds and counts are int64, and phases add to the seed
-_LARGEST_FLOAT = 2.0**127  # weights and their learning rates are float32
 
 
 def one_line(text: str) -> str:
@@ -61,37 +58,6 @@ class BadImageError(LoaderError):
             what: the row and what is wrong with it.
         """
         super().__init__(f"{what}; restore it in {pack}, or let another row stand in: --bad-images replace")
-
-
-def check_numbers(config: Any, positive: Collection[str] = ()) -> None:
-    """Refuse numbers that no option means, in a configuration and in those inside it.
-
-    Args:
-        config: a dataclass.
-        positive: names of those that must not be 0; so must not whole numbers whose default is not 0.
-
-    Raises:
-        UserError: a number below 0, not finite, or too large for an int64 or float32, or a 0 in `positive`.
-    """
-    for name, value, is_count in _numbers(config):
-        if not 0 <= value < (_LARGEST if isinstance(value, int) else _LARGEST_FLOAT):
-            kind = "a whole number below 2**62" if isinstance(value, int) else "a finite number below 2**127"
-            raise UserError(f"{name}: expected {kind}, at least 0, found {value}; change it")
-        if value == 0 and (is_count or name in positive):
-            raise UserError(f"{name}: expected more than 0, found 0; raise it")
-
-
-def _numbers(config: Any) -> Iterator[tuple[str, int | float, bool]]:
-    """Yield names and values of numbers, and whether each counts something of which there must be one."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        defaults = field.default if isinstance(field.default, tuple) else (field.default,)
-        is_count = bool(defaults) and all(isinstance(one, int) and one > 0 for one in defaults)
-        if is_dataclass(value):
-            yield from _numbers(value)
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, int | float) and not isinstance(part, bool):
-                yield field.name, part, is_count
 
 
 def run_command(main: Callable[[], int | None]) -> None:
