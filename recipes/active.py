@@ -27,11 +27,11 @@ import csv
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from engine.train.run_config import LoaderField, PackConfig, default_loader
+from engine.train.run_config import ForwardConfig, PackConfig
 from loaders.common.checks import Count, check_numbers, check_whole
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
@@ -42,7 +42,7 @@ Strategy = Literal["cluster_margin", "margin", "k_centre", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PackConfig):
+class Config(PackConfig, ForwardConfig):
     """Choose images to have labelled, or turn the labels given into a table."""
 
     out: Path
@@ -86,10 +86,6 @@ class Config(PackConfig):
     """Seed of the clusters, of the random baseline, and of k_centre's first image where none has a label."""
     resolution: Count | None = None
     """Side of the views; that of the run's network by default."""
-    batch_size: Count = 256
-    """Images per forward pass; no influence on the result."""
-    loader: LoaderField = field(default_factory=default_loader)
-    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that choose nothing."""

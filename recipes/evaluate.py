@@ -14,11 +14,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.choices import Weights
-from engine.train.run_config import LoaderField, PackConfig, default_loader
+from engine.train.run_config import ForwardConfig, PackConfig
 from loaders.common.checks import Count, PositiveShare, check_numbers
 from loaders.common.errors import run_command
 from loaders.common.files import check_folder
@@ -26,7 +26,7 @@ from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PackConfig):
+class Config(PackConfig, ForwardConfig):
     """Print accuracies of a classifier and write its report and predictions."""
 
     run: Path
@@ -48,10 +48,6 @@ class Config(PackConfig):
     below 128 pixels, 0.875 from there on."""
     predictions: bool = True
     """Write predictions.csv and predictions.npz."""
-    batch_size: Count = 256
-    """Images per forward pass; no influence on the result."""
-    loader: LoaderField = field(default_factory=default_loader)
-    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse views that show nothing."""

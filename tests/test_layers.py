@@ -25,6 +25,7 @@ ALLOWED = {
         "engine",
         "tools.bench",
         "tools.command",
+        "tools.frozen",
         "tools.comparison",
         "tools.packing",
         "tools.peers",

@@ -11,11 +11,11 @@ more in each round, and fit again (Yalniz et al. 2019, arXiv 1905.00546, on feat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engine.train.run_config import LoaderField, default_loader
+from engine.train.run_config import FrozenConfig
 from loaders.common.checks import Count, PositiveShare, check_different, check_numbers
 from loaders.common.errors import run_command
 from loaders.common.files import check_folder
@@ -25,19 +25,13 @@ Method = Literal["knn", "probe", "pseudo"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(FrozenConfig):
     """Measure frozen features with k labels per class, for several k, seeds and methods."""
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     init: Path
     """Start: run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""
     out: Path
     """Folder of the results and of the features."""
-    backbone: str | None = None
-    """Network of a weights file that does not say it."""
-    resolution: Count | None = None
-    """Side of the views in pixels; that of the start by default."""
     train_split: str = "train"
     """Labelled split to choose the labels from; its other images are those without a label."""
     test_split: str = "test"
@@ -58,10 +52,6 @@ class Config:
     """Rounds of pseudo-labels."""
     share: PositiveShare = 0.5
     """Share of the images without a label that the last round keeps, the surest of each class."""
-    batch_size: Count = 256
-    """Images per forward pass of each process; no influence on the result."""
-    loader: LoaderField = field(default_factory=default_loader)
-    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -74,6 +64,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -83,7 +74,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from engine.evaluate.feature_store import FOLDER, features_of
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from engine.evaluate.few_labels import FewLabelResult, summarise, write_results
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.probe_solver import fit_probe
@@ -93,32 +85,22 @@ from engine.nets.starts import find_start
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank
 from engine.train.run_config import described
-from loaders import build_loader, open_pack
-from loaders.epochs import EpochLoader
-from loaders.packs import Pack, Split
+from loaders import open_pack
+from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
+from tools.frozen import frozen_features
 
 
 def features(config: Config, pack: Pack) -> tuple[Features, Features]:
     """Return the features of the split to choose labels from and of the one to measure on."""
-    state = PartialState()
     start = find_start(config.init, config.backbone).at(config.resolution)
-    network = start.load().to(state.device)
-    options = replace(
-        config.loader, device=str(state.device), channels_last=True,
-        rank=state.process_index, num_ranks=state.num_processes,
-    )  # fmt: skip
-
-    def make(split: Split) -> EpochLoader:
-        size = config.batch_size * state.num_processes
-        return build_loader(split, (start.view.policy(),), size, options=options, mode="eval")
-
-    def of(name: str) -> Features:
-        split = pack.split(name)
-        return features_of(network, split, make, state.device, config.out / FOLDER, config.out)
-
-    return of(config.train_split), of(config.test_split).labelled()
+    network = start.load().to(PartialState().device)
+    bank, query = (
+        frozen_features(config, network, start.view, pack.split(name), config.out, config.out)
+        for name in (config.train_split, config.test_split)
+    )
+    return bank, query.labelled()
 
 
 def classify(

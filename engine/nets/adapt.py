@@ -28,7 +28,7 @@ LEAST_SHARE = 0.9
 shares less, and the parts that published checkpoints leave out (a pooling norm) are fewer."""
 
 # torchvision.models.vision_transformer (VisionTransformer, EncoderBlock, MLPBlock) as timm names it.
-_TORCHVISION_VIT = (
+TORCHVISION_VIT = (
     (r"^class_token$", "cls_token"),
     (r"^conv_proj\.", "patch_embed.proj."),
     (r"^encoder\.pos_embedding$", "pos_embed"),
@@ -127,13 +127,14 @@ def fit_tensors(tensors: Mapping[str, Tensor], network: nn.Module) -> Fit:
 def _layouts(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """Return the tensors as they are named, and as timm names them where another project's names are seen."""
     found = [tensors]
-    for layout, mark in ((_TORCHVISION_VIT, "conv_proj.weight"), (_SEQUENTIAL_RESNET, "4.0.conv1.weight")):
+    for layout, mark in ((TORCHVISION_VIT, "conv_proj.weight"), (_SEQUENTIAL_RESNET, "4.0.conv1.weight")):
         if mark in tensors:
-            found.append({_renamed(name, layout): value for name, value in tensors.items()})
+            found.append({renamed(name, layout): value for name, value in tensors.items()})
     return found
 
 
-def _renamed(name: str, layout: tuple[tuple[str, str], ...]) -> str:
+def renamed(name: str, layout: tuple[tuple[str, str], ...]) -> str:
+    """Return timm's name of a tensor that another project's layout names."""
     for pattern, replacement in layout:
         if re.match(pattern, name):
             return re.sub(pattern, replacement, name)

@@ -14,7 +14,6 @@ safetensors   this project's own file
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -28,6 +27,7 @@ import torchvision
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from engine.nets.adapt import TORCHVISION_VIT, renamed
 from engine.nets.backbones import OURS, architecture
 from engine.nets.classifier import Classifier, find_classifier
 from engine.nets.description import (
@@ -52,18 +52,6 @@ _TORCHVISION_VITS = {
     "vit_large_patch16_224": "vit_l_16",
     "vit_large_patch32_224": "vit_l_32",
 }
-_TO_TORCHVISION_VIT = (
-    (r"^cls_token$", "class_token"),
-    (r"^pos_embed$", "encoder.pos_embedding"),
-    (r"^patch_embed\.proj\.", "conv_proj."),
-    (r"^blocks\.(\d+)\.norm([12])\.", r"encoder.layers.encoder_layer_\1.ln_\2."),
-    (r"^blocks\.(\d+)\.attn\.qkv\.", r"encoder.layers.encoder_layer_\1.self_attention.in_proj_"),
-    (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layers.encoder_layer_\1.self_attention.out_proj."),
-    (r"^blocks\.(\d+)\.mlp\.fc1\.", r"encoder.layers.encoder_layer_\1.mlp.0."),
-    (r"^blocks\.(\d+)\.mlp\.fc2\.", r"encoder.layers.encoder_layer_\1.mlp.3."),
-    (r"^norm\.", "encoder.ln."),
-    (r"^head\.", "heads.head."),
-)
 
 
 def description_text(network: Classifier) -> str:
@@ -153,7 +141,6 @@ def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
     theirs, options = name, {}
     if name in _TORCHVISION_VITS:
         theirs, options = _TORCHVISION_VITS[name], {"image_size": network.resolution}
-        weights = {_renamed(key): value for key, value in weights.items()}
     if not network.num_classes:
         raise UserError(
             f"export: expected a classifier, as torchvision's {name} has one, found a backbone; export it "
@@ -161,8 +148,10 @@ def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
         )
     try:
         model = torchvision.models.get_model(theirs, num_classes=network.num_classes, **options).eval()
+        if name in _TORCHVISION_VITS:
+            weights = {key: weights[renamed(key, TORCHVISION_VIT)] for key in model.state_dict()}
         model.load_state_dict(weights)
-    except (ValueError, RuntimeError, TypeError):
+    except (KeyError, ValueError, RuntimeError, TypeError):
         raise UserError(
             f"export: expected a network that torchvision has too, such as resnet50, found {name}; export it "
             "as timm, hf or onnx"
@@ -173,13 +162,6 @@ def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
     partial.replace(out)
     described = {"torchvision": theirs, **parse_json(description_text(network).encode())}
     write_atomic(out.with_suffix(".json"), to_json(described))
-
-
-def _renamed(name: str) -> str:
-    for pattern, replacement in _TO_TORCHVISION_VIT:
-        if re.match(pattern, name):
-            return re.sub(pattern, replacement, name)
-    return name
 
 
 def write_safetensors(network: Classifier, x: Tensor, out: Path) -> None:

@@ -80,6 +80,36 @@ class PackConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForwardConfig:
+    """What every command has that shows images to a network and trains none."""
+
+    batch_size: Count = 256
+    """Images per forward pass of each process; no influence on the result."""
+    loader: LoaderField = field(default_factory=default_loader)
+    """How the loaders work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenConfig(PackConfig, ForwardConfig):
+    """What every command has that compares images by the features of a start."""
+
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
+    resolution: Count | None = None
+    """Side of the views in pixels; that of the start by default."""
+
+
+def on_this_rank(options: LoaderOptions, **changes: Any) -> LoaderOptions:
+    """Return how the loaders of this process work; the processes are joined already."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    rank, num_ranks = state.process_index, state.num_processes
+    device = str(state.device)
+    return replace(options, rank=rank, num_ranks=num_ranks, device=device, channels_last=True, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(PackConfig, OptimizerOptions):
     """Fields of every recipe; a recipe's Config inherits them and adds its paper's.
 
@@ -198,17 +228,7 @@ class RunConfig(PackConfig, OptimizerOptions):
 
     def loader_options(self) -> LoaderOptions:
         """Return how every loader of the run works on this rank; the processes are joined already."""
-        from accelerate import PartialState
-
-        state = PartialState()
-        return replace(
-            self.loader,
-            seed=self.seed,
-            device=str(state.device),
-            rank=state.process_index,
-            num_ranks=state.num_processes,
-            channels_last=True,
-        )
+        return on_this_rank(self.loader, seed=self.seed)
 
     def account(self, division: Division | None = None) -> Account:
         """Hold the split that the online probe learns from against the one that it measures on.
