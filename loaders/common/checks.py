@@ -34,8 +34,8 @@ PositiveShare = Annotated[float, Range(most=1.0)]
 def check_numbers(config: Any) -> None:
     """Refuse numbers out of the ranges that a configuration, and those inside it, declare.
 
-    A field annotated `int` or `float` takes 0 and more; `Count`, `Positive`, `Share` and `PositiveShare` say
-    more. What a class declares holds for a field that a class under it declares anew.
+    A field annotated `int` or `float` may be 0 or more; `Count`, `Positive`, `Share` and `PositiveShare`
+    allow less. A range holds on where a subclass declares the field anew.
 
     Args:
         config: a dataclass.
