@@ -1,1 +1,1 @@
-"""What trains on batches."""
+"""Training on batches, and what is measured and reported of it."""

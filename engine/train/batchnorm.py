@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics span all ranks, on CUDA and on the CPU.
+"""BatchNorm with statistics over all ranks, on CUDA and on the CPU.
 
 torch.nn.SyncBatchNorm refuses CPU tensors, so processes joined by gloo get `GlobalBatchNorm` instead. Both
 keep the names of BatchNorm's parameters and buffers: a checkpoint moves between 1 and N ranks unchanged.

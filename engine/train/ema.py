@@ -14,18 +14,18 @@ from engine.train.batchnorm import BATCHNORM
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 Statistics = Literal["average", "own", "copy"]
-"""What becomes of BatchNorm's running statistics in the average of a network's weights.
+"""The rule for BatchNorm's running statistics in the average of a network's weights.
 
-average: they are averaged like the weights, so that both are of the same past.
-own: the average keeps those of its own forward passes in training mode, which the method then has to make.
-copy: they are those of the trained network, which fit the average where they change as slowly as it does.
+average: they are averaged like the weights, over the same past steps.
+own: the average has statistics of its own forward passes in training mode, which the method has to make.
+copy: they are copied from the trained network; they fit the average if they change as slowly as it does.
 """
 COPIED_MOMENTUM = 0.001
-"""BatchNorm's momentum, the share of a new batch, under which FixMatch's published codes copy statistics."""
+"""Momentum of BatchNorm, the share of a new batch, with which FixMatch's published codes copy statistics."""
 
 
 def make_target(source: ModuleT) -> ModuleT:
-    """Copy a module into one that is never trained by gradients."""
+    """Copy a module, without gradients."""
     return copy.deepcopy(source).requires_grad_(False)
 
 
@@ -39,11 +39,11 @@ def set_momentum(module: nn.Module, momentum: float) -> None:
 def warmed_up(step: int, decay: float) -> float:
     """Return min(1 - 1 / (step + 1), decay), the decay of a step of a moving average.
 
-    With 1 - 1 / (step + 1) the target is the plain mean of all weights so far; the start, which is random,
-    would otherwise weigh decay^(step + 1) in it: 82 % after 200 steps of 0.999.
+    With 1 - 1 / (step + 1) the target is the plain mean of all weights so far. Otherwise the random start
+    would have the weight decay^(step + 1): 82 % after 200 steps of 0.999.
 
     Args:
-        step: steps taken before this one; the loop's count, which a resumed run goes on with.
+        step: steps taken before this one, by the loop's count, which goes on in a resumed run.
         decay: of the moving average after the warm-up, in [0, 1].
 
     Source: Tarvainen and Valpola 2017, the authors' code in PyTorch, which counts from 1: there the start has
@@ -62,7 +62,7 @@ def update_ema(
         target: module of the same structure, changed in place.
         source: the trained module.
         decay: in [0, 1]; 0 copies, 1 keeps.
-        statistics: the rule for buffers; under "average" those that are no floating numbers, such as
+        statistics: the rule for buffers; under "average", buffers that are not floating point, such as
             BatchNorm's count of batches, are copied.
     """
     if not 0.0 <= decay <= 1.0:
