@@ -19,8 +19,8 @@ class LoopConfig:
     Attributes:
         out: run folder.
         epochs: passes over the loader; the schedule spans all of them.
-        seed: of what the network draws while training (dropout); the loader has its own.
-        resume: go on from the newest whole checkpoint of `out`, or start where there is none.
+        seed: seed of what the network draws while training (dropout); the loader has its own seed.
+        resume: go on from the newest whole checkpoint of `out`, or start if there is none.
         log_every: steps between log steps.
         checkpoint_every_steps: steps between checkpoints; the end of the run always writes one.
         keep_checkpoints: newest checkpoints to keep.
@@ -30,10 +30,10 @@ class LoopConfig:
         steps: length of the run instead of `epochs`, also for the schedule; None counts epochs.
         max_steps: end the run early after this many steps over all, with the schedule of the full run.
         progress: show progress on rank 0.
-        optimizing: what moves the weights, and how.
+        optimizing: optimizer of the weights and its options.
         config: the recipe's configuration in JSON types, for config.json.
         runtime_fields: names in `config` that may differ on resuming.
-        backbone_metadata: what `load_backbone` needs, stored beside the weights.
+        backbone_metadata: metadata for `load_backbone`, stored beside the weights.
     """
 
     out: Path

@@ -1,4 +1,4 @@
-"""LARS with the exclusions of the self-supervised papers, and the split of parameters that needs."""
+"""LARS with the exclusions of the self-supervised papers, and the split of parameters for it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def split_by_dimension(*modules: nn.Module) -> tuple[list[nn.Parameter], list[nn
 class LARS(Optimizer):
     """SGD with momentum whose update is rescaled per tensor to the tensor's own norm.
 
-    For each tensor p with gradient g: u = g + weight_decay * p; where the group adapts,
-    u is scaled by trust * |p| / |u| (by 1 where either norm is 0); m = momentum * m + u; p -= lr * m.
-    Vectors (at most 1 dimension) belong in a group with `adapt=False` and `weight_decay=0`.
+    For each tensor p with gradient g: u = g + weight_decay * p; if the group adapts, u is scaled by trust *
+    |p| / |u| (by 1 if either norm is 0); m = momentum * m + u; p -= lr * m. Vectors (at most 1 dimension)
+    belong in a group with `adapt=False` and `weight_decay=0`.
 
     Source: You et al. 2017, "Large Batch Training of Convolutional Networks", algorithm 1, with momentum
     after the scaling and the exclusions of Zbontar et al. 2021, section 2.2.
@@ -72,7 +72,7 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Take one step; never waits for the device."""
+        """Take one step, without waiting for the device."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Options that many recipes share and that need no heavy library to be read and checked."""
+"""Options that many recipes share. Reading and checking them needs no heavy library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loaders.common.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationOptions:
-    """On which images a run with labels is measured while it trains, and what becomes of that."""
+    """On which images a run with labels is measured while it trains, and what follows from the result."""
 
     validation_split: str | None = None
     """What to measure on while training: a labelled split, or a label table (.parquet), whose rows are then
@@ -30,7 +30,7 @@ class ValidationOptions:
     """Stop after so many measurements without a rise of the validation accuracy; 0 trains to the end."""
 
     def check_validation(self) -> None:
-        """Refuse what cannot be measured.
+        """Refuse options that cannot be measured.
 
         Raises:
             UserError: the first.
@@ -50,10 +50,10 @@ class ValidationOptions:
             self.require_validation("neither")
 
     def require_validation(self, found: str) -> None:
-        """Refuse to stop or to choose by what is not measured.
+        """Refuse to stop or to choose by a validation that does not happen.
 
         Args:
-            found: in place of images to measure on.
+            found: what was found in place of images to measure on.
 
         Raises:
             UserError: the run stops or chooses by validation.
@@ -67,7 +67,7 @@ class ValidationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """How the weights of any recipe are moved, where that is not left to its paper."""
+    """How the weights of any recipe are updated, beyond the choice of its paper."""
 
     optimizer: OptimizerName = "paper"
     """What moves the weights: the paper's choice; or sgd, lars or adamw in its place, with --optimizer-lr.
@@ -87,7 +87,7 @@ class OptimizerOptions:
     ones; the gradient is that of the whole batch. By default all; must divide a process's share."""
 
     def check_optimizer(self) -> None:
-        """Refuse what does not go together.
+        """Refuse options that do not go together.
 
         Raises:
             UserError: the first.

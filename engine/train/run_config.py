@@ -1,7 +1,7 @@
-"""What every recipe's command line has.
+"""The options of every recipe's command line.
 
-The modules of configurations import nothing that takes time: a mistake on a command line is told before
-torch is loaded. Methods that need it import it when they are called.
+Modules of configurations import nothing that takes time, so that a mistake on a command line is told before
+torch is loaded. Methods that need torch import it when they are called.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ RUNTIME_FIELDS = (
 
 
 LoaderField = Annotated[LoaderOptions, tyro.conf.arg(name="")]
-"""The field of a Config whose options stand on the command line without a name before them."""
+"""The field of a Config whose options have no prefix on the command line."""
 
 
 def default_loader() -> LoaderOptions:
-    """Return how the loaders of a command work unless it is told otherwise."""
+    """Return the default options of the loaders of a command."""
     return LoaderOptions(num_threads=2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """What every command that reads a pack has."""
+    """Options of every command that reads a pack."""
 
     pack: Path
     """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
 
     def check_places(self) -> None:
-        """Refuse a pack that is not there, before anything is loaded; one in a store is left for later.
+        """Refuse a missing pack before anything is loaded; a pack in a store is checked later.
 
         Raises:
             UserError: see `read_manifest`.
@@ -81,7 +81,7 @@ class PackConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardConfig:
-    """What every command has that shows images to a network and trains none."""
+    """Options of every command that runs a network on images without training it."""
 
     batch_size: Count = 256
     """Images per forward pass of each process; no influence on the result."""
@@ -91,7 +91,7 @@ class ForwardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenConfig(PackConfig, ForwardConfig):
-    """What every command has that compares images by the features of a start."""
+    """Options of every command that compares images by the features of a start."""
 
     backbone: str | None = None
     """Network of a weights file that does not say it."""
@@ -100,7 +100,7 @@ class FrozenConfig(PackConfig, ForwardConfig):
 
 
 def on_this_rank(options: LoaderOptions, **changes: Any) -> LoaderOptions:
-    """Return how the loaders of this process work; the processes are joined already."""
+    """Return the options of the loaders in this process; the process group must exist."""
     from accelerate import PartialState
 
     state = PartialState()
@@ -167,7 +167,7 @@ class RunConfig(PackConfig, OptimizerOptions):
     """How the loaders work."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that make no run; a recipe that refuses more calls this too."""
+        """Refuse numbers that make no run; a recipe with further checks calls this too."""
         check_numbers(self)
         self.check_optimizer()
         if len(self.probe_splits) not in (1, 2):
@@ -181,7 +181,7 @@ class RunConfig(PackConfig, OptimizerOptions):
         check_trackers(self.trackers)
 
     def check_places(self) -> None:
-        """Refuse, besides, a run folder that is in use.
+        """Also refuse a run folder that is in use.
 
         Raises:
             UserError: --out holds a run, without --resume.
@@ -195,16 +195,16 @@ class RunConfig(PackConfig, OptimizerOptions):
 
     @property
     def evaluation_view(self) -> EvaluationView:
-        """What the run is measured with, and whatever is predicted with its weights."""
+        """The view for measuring the run and for predictions with its weights."""
         return EvaluationView.usual(self.resolution)
 
     @property
     def origin(self) -> Origin | None:
-        """Where weights of others come from that the run begins with; None where it begins with none."""
+        """The origin of weights of others with which the run begins; None if it begins with none."""
         return None
 
     def loop_config(self) -> LoopConfig:
-        """Return how the loop carries the run out."""
+        """Return the options of the loop for this run."""
         from engine.nets.description import describe_origin
         from engine.train.loop_config import LoopConfig
 
@@ -227,14 +227,14 @@ class RunConfig(PackConfig, OptimizerOptions):
         )
 
     def loader_options(self) -> LoaderOptions:
-        """Return how every loader of the run works on this rank; the processes are joined already."""
+        """Return the options of every loader of the run on this rank; the process group must exist."""
         return on_this_rank(self.loader, seed=self.seed)
 
     def account(self, division: Division | None = None) -> Account:
-        """Hold the split that the online probe learns from against the one that it measures on.
+        """Compare the split from which the online probe learns with the one on which it is measured.
 
         Args:
-            division: of the labels of a recipe that has any.
+            division: division of the labels, for a recipe with labels.
 
         Raises:
             UserError: they share images, and that is not allowed.
@@ -245,9 +245,9 @@ class RunConfig(PackConfig, OptimizerOptions):
 
 
 def described(config: Any) -> dict[str, Any]:
-    """Return a configuration in JSON types, for files; what opens a store stays out of them.
+    """Return a configuration in JSON types, for files; the credentials of a store are left out.
 
-    A run that begins with weights of others keeps under `origin` which, and their licence.
+    For a run that begins with weights of others, `origin` names these and their licence.
     """
     content = asdict(config)
     if isinstance(config, RunConfig) and config.origin is not None:

@@ -10,7 +10,7 @@ from loaders.common.checks import Count, check_numbers
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How one way to start is trained."""
+    """How a network with one kind of start is trained."""
 
     lr_backbone: float
     """Peak learning rate of the backbone; 0 freezes it. Paper: 0.005 (1 % of ImageNet)."""
@@ -31,5 +31,5 @@ class FineTuning:
     """Weight decay of all weights. Paper: 0."""
 
     def __post_init__(self) -> None:
-        """Refuse what makes no training."""
+        """Refuse numbers that make no training."""
         check_numbers(self)
