@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.train.run_config import FrozenConfig
-from loaders.common.checks import PositiveShare, check_numbers
-from loaders.common.errors import run_command
+from loaders.common.checks import Positive, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
@@ -30,13 +30,15 @@ class Config(FrozenConfig):
     """Folder of the results and of the features."""
     splits: tuple[str, ...] = ()
     """Splits to compare, with themselves and each other; all by default."""
-    threshold: PositiveShare = 0.95
+    threshold: Positive = 0.95
     """Least cosine similarity of a pair."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that compare nothing."""
         check_numbers(self)
         check_folder(self.out)
+        if self.threshold > 1.0:
+            raise UserError(f"threshold: expected a cosine, at most 1, found {self.threshold}; lower it")
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -166,7 +166,7 @@ def test_a_mistake_of_a_late_stage_is_found_before_the_first(few_digits: Path, t
     late: list[tuple[dict[str, Any], str]] = [
         ({"unlabeled_split": "nope"}, "no split 'nope'"),
         ({"test_split": ""}, "no split ''"),
-        ({"rounds": pipeline.Rounds(per_class=())}, "per_class and top_k: expected one or more"),
+        ({"rounds": pipeline.Rounds(per_class=())}, "per_class: expected one or more numbers, found none"),
         ({"fixmatch": pipeline.SemiSupervised(threshold=2.0)}, "threshold: expected a share"),
     ]
     for changes, message in late:
