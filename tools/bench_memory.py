@@ -15,15 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, get_args
-
-import tyro
+from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import run_command
-from loaders.common.program import check_command_line, command_line
+from loaders.common.program import Positional, check_command_line, command_line
 from loaders.options import DTypeName
 from tools.bench.records import check_records
 
@@ -32,7 +30,7 @@ from tools.bench.records import check_records
 class Config:
     """Memory of a loader of two Barlow views."""
 
-    pack: Annotated[Path, tyro.conf.Positional]
+    pack: Positional[Path]
     """Pack to read, of its first split."""
     resolution: Count = 224
     """Side of a view in pixels."""

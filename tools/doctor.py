@@ -12,13 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, get_args
-
-import tyro
+from typing import Literal, get_args
 
 from loaders.common.checks import Count, Positive, check_numbers
 from loaders.common.errors import run_command
-from loaders.common.program import check_command_line, command_line
+from loaders.common.program import Positional, check_command_line, command_line
 from loaders.options import LoaderOptions
 
 ViewsOf = Literal["supervised", "barlow", "simclr", "fixmatch"]
@@ -29,7 +27,7 @@ StageName = Literal["storage", "decoding", "views", "copy", "network"]
 class Config:
     """Measure the stages of a training on a pack, and name its bound."""
 
-    pack: Annotated[Path, tyro.conf.Positional]
+    pack: Positional[Path]
     """Folder of the pack."""
     split: str | None = None
     """Split to train on; the largest by default."""

@@ -14,14 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from loaders.common.checks import Count, Positive, check_numbers, check_whole
 from loaders.common.errors import run_command
 from loaders.common.files import check_file
-from loaders.common.program import check_command_line, command_line
+from loaders.common.program import Positional, check_command_line, command_line
 
 Backend = Literal["cpu", "dali", "ffcv", "resident"]
 _TILE, _LARGEST_TILE, _MOST_TILE = 192, 256, 1024
@@ -31,7 +29,7 @@ _TILE, _LARGEST_TILE, _MOST_TILE = 192, 256, 1024
 class Config:
     """What to draw."""
 
-    pack: Annotated[Path, tyro.conf.Positional]
+    pack: Positional[Path]
     """Folder of the pack."""
     view: str = "barlow_a"
     """Preset of loaders.views.presets, also rotation_0 to rotation_270, tile_0 to tile_8; or a ViewPolicy of

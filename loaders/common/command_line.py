@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 INTERRUPTED = 130
@@ -51,6 +52,16 @@ def end_at_ctrl_c() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
         signal.signal(signal.SIGINT, _end)
+
+
+def end_script_at_ctrl_c() -> None:
+    """Do so from the first import on, if this process runs a script of this project."""
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "/").resolve()
+    if script.parent.parent == Path(__file__).resolve().parents[2] and script.parent.name in (
+        "recipes",
+        "tools",
+    ):
+        end_at_ctrl_c()
 
 
 def heed_ctrl_c() -> None:

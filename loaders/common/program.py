@@ -10,6 +10,9 @@ from __future__ import annotations
 import sys
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
+from tyro.conf import Positional as Positional
+from tyro.conf import subcommand as subcommand
+
 from loaders.common.command_line import end_at_ctrl_c
 from loaders.common.errors import prepare_process, run_guarded
 
