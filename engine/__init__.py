@@ -1,3 +1,3 @@
 """Training on batches, and what is measured and reported of it."""
 
-import loaders.common  # noqa: F401: first, since from here on Ctrl-C ends a script in one line
+import loaders.common  # noqa: F401  (first: from here on Ctrl-C ends a script in one line)
