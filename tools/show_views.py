@@ -14,14 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from loaders.common.checks import Count, Positive, check_numbers, check_whole
 from loaders.common.errors import run_command
 from loaders.common.files import check_file
 from loaders.common.program import Positional, check_command_line, command_line
+from loaders.options import BackendName
 
-Backend = Literal["cpu", "dali", "ffcv", "resident"]
 _TILE, _LARGEST_TILE, _MOST_TILE = 192, 256, 1024
 
 
@@ -44,7 +43,7 @@ class Config:
     """Views drawn of each image."""
     gain: Positive = 32.0
     """Amplification of the difference."""
-    backend: Backend = "cpu"
+    backend: BackendName = "cpu"
     """Backend that renders our views."""
     seed: int = 0
     """Seed of images and views."""
@@ -134,7 +133,7 @@ class Comparison:
 
 
 def compare(
-    split: Split, policy: ViewPolicy, num_images: int, draws: int, seed: int, backend: Backend
+    split: Split, policy: ViewPolicy, num_images: int, draws: int, seed: int, backend: BackendName
 ) -> Comparison:
     """Render the first images of an epoch with a backend and, from the same numbers, with torchvision.
 
