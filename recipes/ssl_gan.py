@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.train.classifier_config import ClassifierConfig
-from engine.train.run_config import check_shares
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, Share
+from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
 
@@ -42,11 +42,11 @@ class Config(ClassifierConfig):
     """Passes over the unlabelled images. Authors' code: 1,200."""
     batch_size: int = 100
     """Labelled images per step over all ranks. Authors' code: 100."""
-    mu: int = 1
+    mu: Count = 1
     """Unlabelled, and generated, images per labelled one. Authors' code: 1."""
-    noise_size: int = 100
+    noise_size: Count = 100
     """Numbers that an image is generated from, drawn uniformly from [0, 1). Authors' code: 100."""
-    generator_width: int = 128
+    generator_width: Count = 128
     """Channels at half the resolution. Authors' code: 128, 256, 512."""
     dropout: float = 0.5
     """Dropout in the discriminator; 0.4 of it on the image. Authors' code: 0.5 and 0.2."""
@@ -56,9 +56,9 @@ class Config(ClassifierConfig):
     """Learning rate of Adam, for the generator. Authors' code: 0.0003."""
     beta1: float = 0.5
     """First beta, the momentum, of Adam. Authors' code: 0.5."""
-    flat_share: float = 2 / 3
+    flat_share: Share = 2 / 3
     """Share of the run before the rates fall linearly to 0. Authors' code: 800 of 1,200 epochs."""
-    ema_decay: float = 0.9999
+    ema_decay: Share = 0.9999
     """Decay of the average of the discriminator's weights, which is measured, after a warm-up in which it
     follows them more closely. Authors' code: 0.9999, from zero instead of the warm-up."""
     collapse_share: float = 0.1
@@ -69,8 +69,6 @@ class Config(ClassifierConfig):
         super().__post_init__()
         if not self.backbone.startswith("gan_discriminator_"):
             raise UserError(f"backbone: expected gan_discriminator_<width>, found {self.backbone!r}")
-        check_shares(self, ("flat_share", "ema_decay"))
-        check_numbers(self, ("noise_size", "generator_width"))
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"dropout: expected a value in [0, 1), found {self.dropout}")
 

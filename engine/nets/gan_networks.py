@@ -42,7 +42,7 @@ class Generator(nn.Module):
         Args:
             resolution: side of the images: 16, 32, 64 or 128.
             noise_size: of the input.
-            width: channels at half the resolution; each layer before has twice as many, up to 8 * width.
+            width: channels at half the resolution; each earlier layer has twice as many, up to 8 * width.
         """
         super().__init__()
         halvings = _halvings(resolution)
@@ -86,7 +86,7 @@ class Discriminator(nn.Module):
         for number, (size_in, size_out, kernel, stride, padding) in enumerate(plan, start=1):
             convolution = nn.Conv2d(size_in, size_out, kernel, stride, padding)
             # Nine layers without BatchNorm: He's initialisation keeps the signal, PyTorch's loses it. The
-            # paper's own, from the first batch, would give every rank other weights.
+            # paper's own initialisation, from the first batch, would give every rank different weights.
             nn.init.kaiming_normal_(convolution.weight, a=_SLOPE, nonlinearity="leaky_relu")
             layers += [weight_norm(convolution), nn.LeakyReLU(_SLOPE)]
             if number in (3, 6):
@@ -100,7 +100,7 @@ class Discriminator(nn.Module):
         return h
 
     def set_dropout(self, dropout: float) -> None:
-        """Change the dropout, the image's in proportion."""
+        """Change the dropout; that of the image changes in proportion."""
         first, *others = [module for module in self.layers if isinstance(module, nn.Dropout)]
         first.p = 0.4 * dropout
         for module in others:

@@ -1,4 +1,4 @@
-"""What a page shows of a classifier: its accuracy, what it mistakes for what, and how sure it is."""
+"""The sections of a page about a classifier: accuracy, confusions and confidence."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def interval_text(top1: float, count: int) -> str:
 
 
 def headline(top1: float, count: int, top5: float | None, mean_class: float | None) -> Section:
-    """Return the accuracy to see first."""
+    """Return the accuracy that the page shows first."""
     tiles = [Tile(percent(top1), f"accuracy on {count:,} test images", interval_text(top1, count))]
     if top5 is not None:
         tiles.append(Tile(percent(top5), "among the five most probable", ""))
@@ -57,7 +57,7 @@ class ClassifierPages:
     """The sections about the predictions of a run."""
 
     def __init__(self, pack: Pack, tested: Tested) -> None:
-        """Measure them; `tested.probabilities` must be there."""
+        """Measure the predictions; `tested.probabilities` must not be None."""
         import torch
 
         assert tested.probabilities is not None
@@ -73,7 +73,7 @@ class ClassifierPages:
             self.of = f"{shown:,} of {whole:,} images of split {tested.split!r}, evenly spaced"
 
     def confusion(self) -> Section:
-        """Return the confusion matrix, mistaken classes beside each other, and the worst pairs."""
+        """Return the confusion matrix, with confused classes side by side, and the worst pairs."""
         report, classes = self.report, self.pack.classes
         order = cluster_order(report.confusion)
         names = [classes[i] for i in order]
@@ -97,7 +97,7 @@ class ClassifierPages:
         return Section("What is taken for what", blocks)
 
     def classes(self, training: NDArray[np.int64] | None) -> Section:
-        """Return a table of the classes; `training`, int64 [C], counts the labels that were trained on."""
+        """Return a table of the classes; `training`, int64 [C], counts the training labels of each."""
         confusion = self.report.confusion
         given = confusion.sum(0)
         rows = []
@@ -189,7 +189,7 @@ class ClassifierPages:
         return draw_picture(draw, (8.6, 2.8), "Accuracy by confidence, and precision at rank", caption)
 
     def imbalance(self, training: NDArray[np.int64] | None) -> Section:
-        """Return the accuracy of each class over the labels that it was trained on, where these differ."""
+        """Return the accuracy of each class over its number of training labels, if these numbers differ."""
         if training is None or len(np.unique(training[~np.isnan(self.report.per_class)])) < 2:
             return Section("Imbalance", [])
         known = ~np.isnan(self.report.per_class)
