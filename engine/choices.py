@@ -24,7 +24,9 @@ Mixing = Literal["none", "mixup", "cutmix"]
 """Of images, see `engine.objectives.supervised`."""
 TripletDistance = Literal["cosine", "euclidean"]
 """Of codes, see `engine.objectives.triplet`."""
+Positive = Literal["crop", "affine"]
+"""The other view of an image in a triplet, see `loaders.views.presets`."""
 Reconstruction = Literal["bce", "mse"]
 """Loss of an image that a decoder made, see `engine.objectives.vae`."""
-Duplicates = Literal["best", "drop"]
+Duplicates = Literal["best", "drop", "all"]
 """What becomes of an image that several classes selected, see `engine.labels.select`."""

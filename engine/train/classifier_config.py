@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.choices import ClassWeights
+from engine.choices import ClassWeights, Mixing
 from engine.train.options import ValidationOptions
 from engine.train.run_config import RunConfig
 from loaders.common.errors import UserError
 from loaders.views.evaluation import EvaluationView
+from loaders.views.policy import Augmentation
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
@@ -55,6 +56,13 @@ class ClassifierConfig(RunConfig, ValidationOptions):
     statistics, and nothing is dropped."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    augment: tuple[Augmentation, ...] = ()
+    """Further changes of the labelled views: rotation, translation, jitter, randaugment. INF473V report: all
+    were tried, none helped."""
+    mixing: Mixing = "none"
+    """Mix labelled images with their neighbours: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019)."""
+    mixing_alpha: float = 1.0
+    """Alpha of the Beta distribution that shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no training."""
@@ -65,6 +73,8 @@ class ClassifierConfig(RunConfig, ValidationOptions):
                 "class_weights: expected none beside --balanced, which evens the classes out already, found "
                 f"{self.class_weights}; leave out one"
             )
+        if self.mixing_alpha <= 0.0:
+            raise UserError(f"mixing_alpha: expected more than 0, found {self.mixing_alpha}; raise it")
         if self.freeze_backbone and self.init is None:
             raise UserError("freeze_backbone: expected --init, whose weights to keep, found none")
         if self.probe_every_epochs:
