@@ -22,6 +22,7 @@ from loaders.order.fingerprint import fingerprint
 from loaders.order.permutation import check_batch, num_steps, permute_stream
 from loaders.order.weighted import cumulative_shares, weighted_positions
 from loaders.packs import LabelTable, Split
+from loaders.packs.pack import LabelTables
 from loaders.placing import place_on
 from loaders.transform import BatchTransform, Transforming, transform_facts, unnormalized
 from loaders.views.policy import ViewPolicy
@@ -37,7 +38,7 @@ def build_loader(
     *,
     options: LoaderOptions = _DEFAULT,
     mode: Mode = "train",
-    labels: LabelTable | None = None,
+    labels: LabelTables = None,
     sampler: Sampler | None = None,
     batch_transform: BatchTransform | None = None,
 ) -> EpochLoader:
@@ -50,8 +51,9 @@ def build_loader(
         options: how the loader works: seed, backend, device, ranks, threads and so on.
         mode: "train" shuffles and drops the last partial batch; "eval" keeps the order, pads the last batch
             and marks the padding in `Batch.valid`.
-        labels: label table to take the labels from, such as `LabelTable.read(path)`; the true labels by
-            default.
+        labels: label table to take the labels from, as `LabelTable.read(path)` is; the true ones by default.
+            Several tables are for a split whose rows stand in it once for each of their labels, as
+            `Split.labeled_by` returns it.
         sampler: which rows an epoch of training takes, instead of each once: "balanced" takes every class
             equally often, of the rows with a label; weights [len(split)] take each row as often as its share
             of their sum says. An epoch stays as long as the split.
@@ -78,11 +80,12 @@ def build_loader(
     check_batch(len(kept), batch_size, options.num_ranks, drop_last=mode == "train")
     rendered = views if batch_transform is None else unnormalized(views)
     per_rank, known = batch_size // options.num_ranks, kept.labels(labels)
+    tables = labels if isinstance(labels, tuple) else (labels,)
     work = Work(kept, rendered, options, per_rank, Crew(options), known, mode)
     transforming = None if batch_transform is None else Transforming(batch_transform, views, options)
     draws, drawn = _draws(sampler, work)
     mark = fingerprint(
-        (split,), (labels,), views, batch_size=batch_size, seed=options.seed, mode=mode,
+        (split,), tables, views, batch_size=batch_size, seed=options.seed, mode=mode,
         **backend.identity(work), dtype=options.dtype, **drawn, **transform_facts(batch_transform, options),
     )  # fmt: skip
     renderer = _renderer(backend, work)

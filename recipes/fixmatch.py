@@ -103,9 +103,8 @@ class FixMatch(ClassifierRecipe):
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
         """Learn the labels, and on strong views what weak views make plain (algorithm 1)."""
         weak, strong = batch.unlabeled.views
-        labels = batch.labeled.labels
-        assert labels is not None
-        logits = self.classify(batch.labeled.views[0], weak, strong)
+        (x,), labels = self.mixed(batch.labeled, step)
+        logits = self.classify(x, weak, strong)
         terms = fixmatch_loss(
             *(logits[0], labels, logits[1], logits[2], self.config.threshold, self.config.unlabeled_weight),
             class_weights=self.class_weights,
