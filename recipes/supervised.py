@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.train.classifier_config import ClassifierConfig
-from loaders.common.checks import Positive, Share
+from loaders.common.checks import Share
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 

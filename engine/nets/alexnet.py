@@ -23,6 +23,7 @@ class AlexNet(nn.Module):
     """
 
     num_features = 256 * _POOLED_SIDE**2
+    stage_modules = LAYERS  # whose outputs are the maps of the stages
 
     def __init__(self) -> None:
         """Build the network with He initialisation."""

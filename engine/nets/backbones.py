@@ -66,6 +66,7 @@ class TinyResNet(nn.Module):
     """
 
     num_features = 256
+    stage_modules = tuple(f"stages.{i}" for i in range(4))  # whose outputs are the maps of the stages
 
     def __init__(self) -> None:
         """Build the network with He initialisation."""

@@ -97,6 +97,11 @@ class Discriminator(nn.Module):
             if number in (3, 6):
                 layers.append(nn.Dropout(dropout))
         self.num_features = wide
+        self.stage_modules = (
+            "layers.6",
+            "layers.13",
+            "layers.20",
+        )  # whose outputs are the maps of the stages
         self.layers = nn.Sequential(*layers)
 
     def forward_features(self, x: Tensor) -> Tensor:
