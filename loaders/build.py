@@ -51,21 +51,18 @@ def build_loader(
         options: how the loader works: seed, backend, device, ranks, threads and so on.
         mode: "train" shuffles and drops the last partial batch; "eval" keeps the order, pads the last batch
             and marks the padding in `Batch.valid`.
-        labels: label table to take the labels from, as `LabelTable.read(path)` is; the true ones by default.
-            Several tables are for a split whose rows stand in it once for each of their labels, as
-            `Split.labeled_by` returns it.
+        labels: label table, as `LabelTable.read(path)` is; the true labels by default. Several tables are
+            for a split that holds a row once for each of its labels, see `Split.labeled_by`.
         sampler: which rows an epoch of training takes, instead of each once: "balanced" takes every class
-            equally often, of the rows with a label; weights [len(split)] take each row as often as its share
-            of their sum says. An epoch stays as long as the split.
+            equally often; weights [len(split)] take each row by its share. An epoch stays equally long.
         batch_transform: `transform(views, generator)`, a function with a name. It gets the views [B, 3, H, W]
             on the device, in [0, 1] before normalisation, and a generator seeded by (seed, epoch, step,
             rank), and returns the views. A callable of the views alone, as torchvision's v2 transforms are,
             draws from torch's global generators, which are seeded likewise meanwhile.
 
     Returns:
-        A loader: `for batch in loader` runs epochs 0, 1, ...; `epoch(epoch, start_step)` yields the
-        `Batch`es of one, `steps_per_epoch` counts them, `as_pairs()` gives (x, y), `backend` says which
-        backend was taken and why, `close()` or a `with` block ends its threads; see `loaders.batch.Loader`.
+        A loader, see `loaders.batch.Loader`: `for batch in loader` runs epochs 0, 1, ...; `epoch(epoch,
+        start_step)` yields the `Batch`es of one; `close()` or a `with` block ends its threads.
 
     Raises:
         UserError: what cannot be built, and the remedy.
