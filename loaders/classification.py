@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,6 +159,12 @@ class LabeledLoaders:
         self.views = fields.evaluation_view.fit(views)
         self.division = divided_labels(pack, fields)
         self.labels = self.division.training
+
+    def with_labels(self, labels: LabelTable) -> Self:
+        """Return the same loaders with other labels to train on."""
+        other = copy(self)
+        other.labels, other.division = labels, replace(self.division, training=labels)
+        return other
 
     def training(self, options: LoaderOptions) -> Loader[Any]:
         """Build the loader of the views."""

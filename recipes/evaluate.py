@@ -85,6 +85,7 @@ from engine.train.distributed import refuse_ranks
 from engine.train.run_config import described
 from loaders import build_loader, open_pack
 from loaders.common.files import to_json, write_atomic
+from loaders.common.next_step import say_next
 from loaders.common.notice import tell
 from loaders.packs import Pack
 from loaders.views.evaluation import EvaluationView
@@ -269,6 +270,7 @@ def main() -> None:
         f"{len(evaluated.index):,} images" if report else f"no image of split {config.split!r} has a label"
     )
     print(f"evaluate: {shown}{describe_bad_rows(config.out)} -> {config.out}")
+    say_next("tools/predict.py", "--network", config.run, "--images", "FOLDER", "--out", "predictions")
 
 
 if __name__ == "__main__":

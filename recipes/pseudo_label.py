@@ -171,7 +171,7 @@ class Labeller:
         config = self.config
         views = config.evaluation_view.fit((presets.weak(config.resolution, config.flip_p),))
 
-        def make_loader() -> Loader[Batch]:
+        def make_loader(labels: LabelTable) -> Loader[Batch]:
             options, size = self.phases.options, config.batch_size
             return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
 

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from engine.choices import Duplicates, Keep
+from engine.choices import ClassifierStart, Duplicates, Keep
 from engine.train.classifier_config import ClassifierConfig
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
@@ -61,6 +62,8 @@ class Config(ClassifierConfig):
     go_on_from: Keep = "last"
     """Network that labels the next round and is left at the end: that of the last round, or the best round's
     by validation accuracy."""
+
+    usual_start: ClassVar[ClassifierStart] = "probe"
 
     def __post_init__(self) -> None:
         """Refuse rounds without images."""
@@ -131,7 +134,7 @@ class Rounds:
         """Train on a label table, the classifier layer from random weights; return the phase's folder."""
         config, views = self.config, self.views
 
-        def make_loader() -> Loader[Batch]:
+        def make_loader(labels: LabelTable) -> Loader[Batch]:
             options, size = self.phases.options, config.batch_size
             return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
 

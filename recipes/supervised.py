@@ -19,8 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from engine.choices import Mixing
+from engine.choices import ClassifierStart, Mixing
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.run_config import check_shares
 from loaders.common.errors import UserError, run_command
@@ -53,6 +54,7 @@ class Config(ClassifierConfig):
     """Alpha of the Beta distribution that shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
     label_smoothing: float = 0.0
     """Share of a label spread over all classes. Szegedy et al. 2016: 0.1."""
+    usual_start: ClassVar[ClassifierStart] = "probe"
     ema_decay: float | None = None
     """Decay of a moving average of the weights and of BatchNorm's statistics, measured and kept beside them,
     after a warm-up in which it is their plain mean; none by default."""

@@ -98,6 +98,7 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank
 from engine.train.run_config import described
 from loaders import build_loader, open_pack
+from loaders.common.next_step import say_next
 from loaders.epochs import EpochLoader
 from loaders.packs import Pack, Split
 from loaders.packs.labels.leaks import check_leak
@@ -216,6 +217,8 @@ def main() -> None:
     if rank() == 0:
         print_results(Console(), results)
         print(f"few_labels: results{describe_bad_rows(config.out)} -> {config.out}")
+        begun = ("--pack", config.pack, "--init", config.init, "--out", "runs/transfer")
+        say_next("recipes/transfer.py", *begun)
 
 
 if __name__ == "__main__":

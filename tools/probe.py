@@ -98,6 +98,7 @@ from engine.train.distributed import make_accelerator, on_main, rank, seed_every
 from engine.train.run_config import described
 from engine.train.run_folder import read_run
 from loaders import build_loader, open_pack
+from loaders.common.next_step import say_next
 from loaders.epochs import EpochLoader
 from loaders.packs import Pack, Split
 from loaders.packs.labels.leaks import check_leak
@@ -224,6 +225,8 @@ def main() -> None:
     if rank() == 0:
         print_evaluation(Console(), evaluation)
         print(f"evaluate: results{describe_bad_rows(config.out)} -> {config.folder}")
+        begun = ("--pack", config.pack, "--init", config.run, "--out", "runs/transfer")
+        say_next("recipes/transfer.py", *begun)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ class LoopConfig:
             "skip" leaves such a step out, at the price of waiting for the device at every step. Either way
             the batch is written to `bad_batches/`.
         steps: length of the run instead of `epochs`, also for the schedule; None counts epochs.
-        max_steps: end the run early after this many steps over all, with the schedule of the full run.
+        max_steps: end the run early after this many steps over all, with the schedule of the full run; after
+            none, the weights are left as the run begins.
         progress: show progress on rank 0.
         optimizing: what moves the weights, and how.
         config: the recipe's configuration in JSON types, for config.json.
@@ -57,6 +58,6 @@ class LoopConfig:
         for name in ("epochs", "log_every", "checkpoint_every_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        for name, limit in (("steps", self.steps), ("max_steps", self.max_steps)):
-            if limit is not None and limit < 1:
-                raise UserError(f"{name}: expected at least 1, found {limit}")
+        for name, limit, least in (("steps", self.steps, 1), ("max_steps", self.max_steps, 0)):
+            if limit is not None and limit < least:
+                raise UserError(f"{name}: expected at least {least}, found {limit}")

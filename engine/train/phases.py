@@ -23,6 +23,7 @@ from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
 from engine.objectives.cross_entropy import label_loss
 from engine.train import autocast
+from engine.train.advice import advise_after, advise_before
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.classifier_recipe import (
@@ -31,12 +32,13 @@ from engine.train.classifier_recipe import (
     read_accuracy,
     top1_of,
 )
+from engine.train.classifier_start import ProbeStart
 from engine.train.distributed import make_accelerator, on_main, seed_everything
 from engine.train.loop import train
 from engine.train.recipe import StepOutput
 from engine.train.run import count_labels, plan_validation
 from engine.train.run_config import RUNTIME_FIELDS, described
-from engine.train.run_folder import opened_run
+from engine.train.run_folder import opened_run, say_next_of_run
 from engine.train.schedule import Schedule, constant, warmup_cosine
 from loaders.batch import Batch, Loader
 from loaders.classification import validation_loader
@@ -123,6 +125,7 @@ class Phases:
             build_classifier(
                 config.backbone, config.evaluation_view, pack.classes, config.init, config.keep_head
             )
+        self.pack = pack
         self.config, self.classes, self.shared = config, pack.classes, config.account(division)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
         self.shared.say()
@@ -173,7 +176,7 @@ class Phases:
         keep_head: bool,
         epochs: int,
         labels: LabelTable,
-        make_loader: Callable[[], Loader[Batch]],
+        make_loader: Callable[[LabelTable], Loader[Batch]],
         test_loader: Loader[Batch] | None,
         cosine: bool,
     ) -> PhaseSummary:
@@ -185,44 +188,66 @@ class Phases:
             keep_head: start with the classifier layer of `init` too.
             epochs: passes over the labelled images.
             labels: their labels.
-            make_loader: builds their loader from `options`.
+            make_loader: builds the loader of labelled images from `options`.
             test_loader: of the test images.
             cosine: see `SupervisedPhase`.
         """
         out = self.config.out / name
         expected = "classifier.safetensors" if test_loader is None else ACCURACY_NAME
         if not on_main(lambda: (out / expected).is_file()):
+            begins = init is not None and init == self.config.init and not keep_head
             config = replace(
                 self.config,
                 out=out,
                 init=init,
                 keep_head=keep_head,
+                classifier_start=self.config.asked_start if begins else "random",
                 epochs=epochs,
                 seed=self.options.seed,
                 freeze_backbone=self.config.freeze_backbone and init is not None,
                 resume=True,
                 keep_checkpoints=1,
             )
-            seed_everything(config.seed)
-            recipe = SupervisedPhase(config, self.classes, cosine)
-            recipe.weigh_classes(count_labels(labels))
-            validation = None
-            if self._held is not None:
-                validation = plan_validation(config, self._held, self.division)
-            loader = make_loader()
-            try:
-                loop_config = config.loop_config()
-                loop_config = replace(loop_config, config=self.shared.describe(loop_config.config))
-                train(recipe, loader, self.accelerator, loop_config, validation=validation)
-                recipe.finish(out, test_loader, self.accelerator.device)
-            finally:
-                loader.close()
-                self.accelerator.free_memory()
+            self._train(config, cosine, labels, make_loader, test_loader)
         summary = PhaseSummary(name, out, read_accuracy(out).get("raw"))
         self.done.append(summary)
         if summary.accuracy is not None:
             self.say(f"{name}: top-1 {summary.accuracy.top1:.1%}")
         return summary
+
+    def _train(
+        self,
+        config: ClassifierConfig,
+        cosine: bool,
+        labels: LabelTable,
+        make_loader: Callable[[LabelTable], Loader[Batch]],
+        test_loader: Loader[Batch] | None,
+    ) -> None:
+        loop_config = config.loop_config()
+        loop_config = replace(loop_config, config=self.shared.describe(loop_config.config))
+
+        def make() -> SupervisedPhase:
+            return SupervisedPhase(config, self.classes, cosine)
+
+        loader = make_loader(labels)
+        try:
+            recipe: ClassifierRecipe
+            if config.begins_at_probe:
+                start = ProbeStart(config, self.pack, self.options, make_loader, make)
+                begun = (labels, loop_config, loader.steps_per_epoch, self._held is not None)
+                recipe, loop_config = start.begin(*begun, self.accelerator)
+            else:
+                seed_everything(config.seed)
+                recipe = make()
+            recipe.weigh_classes(count_labels(labels))
+            advise_before(config, recipe)
+            held = self._held
+            validation = None if held is None else plan_validation(config, held, self.division)
+            train(recipe, loader, self.accelerator, loop_config, validation=validation)
+            advise_after(config.out, recipe, recipe.finish(config.out, test_loader, self.accelerator.device))
+        finally:
+            loader.close()
+            self.accelerator.free_memory()
 
     def network(self, run: Path) -> Classifier:
         """Load the classifier of a run, which knows all classes, onto this process's device."""
@@ -268,3 +293,4 @@ def print_phases(name: str, phases: list[PhaseSummary]) -> None:
     out = phases[-1].out.parent
     print(f"{name}: {len(phases)} phases{describe_bad_rows(out)} -> {out}")
     leave_page(out)
+    say_next_of_run(out)

@@ -17,14 +17,19 @@ from engine.evaluate.online_probe import OnlineProbe, probe_images
 from engine.evaluate.predict import Accuracy
 from engine.train.advice import advise_after, advise_before
 from engine.train.bad_rows import describe_bad_rows
+from engine.train.classifier_config import ClassifierConfig
+from engine.train.classifier_recipe import ClassifierRecipe
+from engine.train.classifier_start import ProbeStart
 from engine.train.distributed import make_accelerator, seed_everything
 from engine.train.loop import TrainSummary, train
 from engine.train.measured import Idle, TakingTurns
 from engine.train.options import ValidationOptions
 from engine.train.recipe import Recipe
 from engine.train.run_config import RunConfig
+from engine.train.run_folder import say_next_of_run
 from engine.train.validation import Validation
 from loaders.batch import Batch, Loader
+from loaders.classification import LabeledLoaders
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Split, open_pack
 from loaders.packs.labels.validation import Division
@@ -83,7 +88,6 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
     shared = config.account(loaders.division)
     accelerator = make_accelerator(config.precision, config.out, config.trackers)
     shared.say()
-    seed_everything(config.seed)
     with ExitStack() as opened:
         opened.callback(accelerator.end_training)
         options = config.loader_options()
@@ -92,10 +96,20 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
             opened.callback(loader.close)
             return loader
 
-        recipe = make_recipe() if config.measure != "loader" else Idle()
         loader = keep(loaders.training(options))
+        held = loaders.validating(options) if config.measure == "training" else None
+        loop_config = config.loop_config()
+        loop_config = replace(loop_config, config=shared.describe(loop_config.config))
+        start = probe_start(config, make_recipe, loaders, options)
+        if start is not None and loaders.division is not None:
+            begun = (loaders.division.training, loop_config, loader.steps_per_epoch, held is not None)
+            recipe: Recipe
+            recipe, loop_config = start.begin(*begun, accelerator)
+        else:
+            seed_everything(config.seed)
+            recipe = make_recipe() if config.measure != "loader" else Idle()
         if config.measure == "training":
-            advise_before(config, recipe)
+            advise_before(config, recipe, loader.steps_per_epoch)
         if config.measure == "turns":
             loader = TakingTurns(loader, config.log_every)
         if loaders.division is not None:
@@ -108,17 +122,40 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
             images = probe_images(open_pack(config.pack, config.loader.store), config.probe_splits)
             bank, query = (keep(loaders.in_order(part, options)) for part in images)
             probe = OnlineProbe(bank, query, config.probe_every_epochs)
-        held = loaders.validating(options) if config.measure == "training" else None
         validation = None
         if held is not None and isinstance(config, ValidationOptions):
             validation = plan_validation(config, keep(held), loaders.division)
-        loop_config = config.loop_config()
-        loop_config = replace(loop_config, config=shared.describe(loop_config.config))
         summary = train(recipe, loader, accelerator, loop_config, probe, validation)
         accuracy = recipe.finish(config.out, test_loader, accelerator.device)
         if config.measure == "training":
             advise_after(config.out, recipe, accuracy)
     return RunSummary(**vars(summary), accuracy=accuracy)
+
+
+def probe_start(
+    config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders, options: LoaderOptions
+) -> ProbeStart | None:
+    """Return what a run needs whose classifier begins at the linear probe of its start; None for others.
+
+    Args:
+        config: of the run.
+        make_recipe: builds its recipe.
+        loaders: of the run.
+        options: of this rank's loaders.
+    """
+    begins = isinstance(config, ClassifierConfig) and config.begins_at_probe and config.measure == "training"
+    if not begins or not isinstance(loaders, LabeledLoaders):
+        return None
+    assert isinstance(config, ClassifierConfig)
+
+    def make() -> ClassifierRecipe:
+        recipe = make_recipe()
+        assert isinstance(recipe, ClassifierRecipe)
+        return recipe
+
+    return ProbeStart(
+        config, loaders.pack, options, lambda labels: loaders.with_labels(labels).training(options), make
+    )
 
 
 def count_labels(labels: LabelTable) -> Tensor:
@@ -136,12 +173,14 @@ def plan_validation(
         loader: of the validation images.
         division: of its labels.
     """
+    probed = isinstance(config, ClassifierConfig) and config.begins_at_probe
     return Validation(
         loader,
         config.validate_every,
-        config.keep,
+        "best" if probed else config.keep,
         config.patience,
         division.validation if division is not None and division.set_aside else None,
+        probed,
     )
 
 
@@ -171,3 +210,4 @@ def print_summary(name: str, summary: RunSummary) -> None:
     shown = "" if found is None else f"top-1 {found.top1:.1%} of {found.num_images:,} test images, "
     print(f"{name}: {shown}{best}{describe_training(summary, summary.out)} -> {summary.out}")
     leave_page(summary.out)
+    say_next_of_run(summary.out)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from engine.choices import Measure, OnNonFinite, Precision
-from engine.train.options import OptimizerOptions
+from engine.train.options import OptimizerOptions, PresetOptions
 from engine.train.trackers import check_trackers
 from loaders.common.errors import UserError, check_numbers
 from loaders.common.files import to_json
@@ -40,6 +40,7 @@ RUNTIME_FIELDS = (
     "on_non_finite",
     "out",
     "pack",
+    "preset",
     "probe_every_epochs",
     "probe_splits",
     "progress",
@@ -79,7 +80,7 @@ class PackConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(PackConfig, OptimizerOptions):
+class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     """Fields of every recipe; a recipe's Config inherits them and adds its paper's.
 
     A recipe gives `backbone`, `resolution`, `epochs` and `batch_size` the defaults of its paper by naming
