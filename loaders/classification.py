@@ -264,11 +264,22 @@ def validation_loader(
 ) -> EpochLoader | None:
     """Build the loader of the images to measure on while training; None where there are none."""
     labels = division.validation
-    if labels is None:
-        return None
+    return None if labels is None else labels_in_order(pack, labels, fields.evaluation_view, options)
+
+
+def labels_in_order(
+    pack: Pack, labels: LabelTable, view: EvaluationView, options: LoaderOptions
+) -> EpochLoader:
+    """Build an evaluation loader of the rows that a table labels.
+
+    Args:
+        pack: the pack.
+        labels: the table.
+        view: what the network is shown.
+        options: see `build_loader`.
+    """
     rows, batch_size = pack.pool(pack.splits).labeled_by(labels), _ROWS_IN_ORDER * options.num_ranks
-    views = (fields.evaluation_view.policy(),)
-    return build_loader(rows, views, batch_size, options=options, mode="eval", labels=labels)
+    return build_loader(rows, (view.policy(),), batch_size, options=options, mode="eval", labels=labels)
 
 
 def unlabeled_images(

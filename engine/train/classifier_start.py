@@ -21,15 +21,14 @@ from engine.train.loop_config import LoopConfig
 from engine.train.probe_start import rehearsal_part, steps_worth
 from engine.train.run_folder import opened_run
 from engine.train.validation import Validation
-from loaders.build import build_loader
 from loaders.batch import Batch, Loader
+from loaders.classification import labels_in_order
 from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack
 
 REHEARSAL = "rehearsal"
 """Folder of a run that keeps its rehearsal, where there are no validation images."""
-_ROWS_IN_ORDER = 256  # on one rank; no influence on the result
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,7 @@ class ProbeStart:
 
     def in_order(self, labels: LabelTable) -> EpochLoader:
         """Build the loader of labelled images in order, without augmentation."""
-        images = self.pack.pool(self.pack.splits).labeled_by(labels)
-        views, size = (self.config.evaluation_view.policy(),), _ROWS_IN_ORDER * self.options.num_ranks
-        return build_loader(images, views, size, options=self.options, mode="eval", labels=labels)
+        return labels_in_order(self.pack, labels, self.config.evaluation_view, self.options)
 
     def reader(self, labels: LabelTable) -> ReadFeatures:
         """Return what computes the features of labelled images."""

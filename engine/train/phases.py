@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
 
 from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
@@ -36,7 +35,7 @@ from engine.train.classifier_start import ProbeStart
 from engine.train.distributed import make_accelerator, on_main, seed_everything
 from engine.train.loop import train
 from engine.train.recipe import StepOutput
-from engine.train.run import count_labels, plan_validation
+from engine.train.run import LoaderT, count_labels, plan_validation
 from engine.train.run_config import RUNTIME_FIELDS, described
 from engine.train.run_folder import opened_run, say_next_of_run
 from engine.train.schedule import Schedule, constant, warmup_cosine
@@ -47,8 +46,6 @@ from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack
 from loaders.packs.labels.validation import SET_ASIDE_PATH, Division
-
-LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
 
 _SEEDS_PER_PHASE = 1000  # so that phases draw other orders, views and weights than each other
 

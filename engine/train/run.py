@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from loaders.classification import LabeledLoaders
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Split, open_pack
 from loaders.packs.labels.validation import Division
+
+LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
 
 
 class Loaders(Protocol):
@@ -92,12 +94,13 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
         opened.callback(accelerator.end_training)
         options = config.loader_options()
 
-        def keep(loader: Loader[Any]) -> Loader[Any]:
-            opened.callback(loader.close)
+        def keep(loader: LoaderT) -> LoaderT:
+            if loader is not None:
+                opened.callback(loader.close)
             return loader
 
         loader = keep(loaders.training(options))
-        held = loaders.validating(options) if config.measure == "training" else None
+        held = keep(loaders.validating(options) if config.measure == "training" else None)
         loop_config = config.loop_config()
         loop_config = replace(loop_config, config=shared.describe(loop_config.config))
         start = probe_start(config, make_recipe, loaders, options)
@@ -114,9 +117,7 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
             loader = TakingTurns(loader, config.log_every)
         if loaders.division is not None:
             recipe.weigh_classes(count_labels(loaders.division.training))
-        test_loader = loaders.testing(options) if config.measure == "training" else None
-        if test_loader is not None:
-            keep(test_loader)
+        test_loader = keep(loaders.testing(options) if config.measure == "training" else None)
         probe = None
         if config.probe_every_epochs:
             images = probe_images(open_pack(config.pack, config.loader.store), config.probe_splits)
@@ -124,7 +125,7 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
             probe = OnlineProbe(bank, query, config.probe_every_epochs)
         validation = None
         if held is not None and isinstance(config, ValidationOptions):
-            validation = plan_validation(config, keep(held), loaders.division)
+            validation = plan_validation(config, held, loaders.division)
         summary = train(recipe, loader, accelerator, loop_config, probe, validation)
         accuracy = recipe.finish(config.out, test_loader, accelerator.device)
         if config.measure == "training":
