@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -26,6 +27,7 @@ from loaders.classification import labels_in_order
 from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack
+from loaders.packs.labels.validation import apart
 
 REHEARSAL = "rehearsal"
 """Folder of a run that keeps its rehearsal, where there are no validation images."""
@@ -92,29 +94,26 @@ class ProbeStart:
         Returns:
             The recipe, and the loop of as many steps as a rehearsal found worth taking.
         """
-        if not validated:
-            total_steps = self.config.steps or self.config.epochs * steps_per_epoch
-            loop = self._limited(labels, loop, total_steps, accelerator)
-        return self.build(labels), loop
-
-    def _limited(
-        self, labels: LabelTable, loop: LoopConfig, total_steps: int, accelerator: Accelerator
-    ) -> LoopConfig:
-        name = self.make_recipe().name
+        recipe = self.build(labels)
+        if validated:
+            return recipe, loop
         described = {**loop.config, autocast.KEY: accelerator.mixed_precision}
-        with opened_run(loop.out, name, described, {*loop.runtime_fields, autocast.KEY}, loop.resume):
+        with opened_run(loop.out, recipe.name, described, {*loop.runtime_fields, autocast.KEY}, loop.resume):
             pass
         share = self._share_worth(labels, loop)
-        steps = max(1, round(share * total_steps)) if share else 0
-        most = steps if loop.max_steps is None else min(steps, loop.max_steps)
-        return replace(loop, resume=True, max_steps=most)
+        steps = max(1, round(share * (self.config.steps or self.config.epochs * steps_per_epoch)))
+        limits = [steps if share else 0, *([] if loop.max_steps is None else [loop.max_steps])]
+        return recipe, replace(loop, resume=True, max_steps=min(limits))
 
     def _share_worth(self, labels: LabelTable, loop: LoopConfig) -> float:
         """Rehearse with four fifths of the labels; return the share of the run that is worth taking."""
         part = rehearsal_part(labels.label, self.config.seed)
         if part is None:
             return 0.0
-        held, rest = (labels.of_rows(labels.row[kept]) for kept in (part, ~part))
+        held = labels.of_rows(labels.row[part])
+        rest = labels.of_rows(apart(self.pack, labels.row, held))
+        if len(np.unique(rest.label)) < 2:  # copies of images held out are not trained on
+            return 0.0
         accelerator = make_accelerator(self.config.precision)  # its figures are no run's: without trackers
         recipe, loader, measured = self.build(rest), self.training(rest), self.in_order(held)
         recipe.weigh_classes(torch.bincount(torch.from_numpy(rest.label), minlength=rest.num_classes))

@@ -36,6 +36,7 @@ from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.epochs import EpochLoader
 from loaders.packs import LabelTable, Split
+from loaders.packs.labels.validation import apart
 
 WHOLE = Layer()
 
@@ -277,7 +278,11 @@ def rehearse(
     part = rehearsal_part(images.labels(labels), job.seed)
     if part is None:
         return [0] * job.num_stages
-    held, rest = (images.take(np.flatnonzero(kept)) for kept in (part, ~part))
+    held, rows = images.take(np.flatnonzero(part)), images.rows(np.arange(len(images)))
+    others = apart(images.pack, rows, labels.of_rows(rows[part]))  # without copies of images held out
+    rest = images.take(np.flatnonzero(np.isin(rows, others)))
+    if len(np.unique(rest.labels(labels))) < 2:
+        return [0] * job.num_stages
     loader = trainer.in_order(held, labels)
     try:
         watched = Validation(loader, validate_every, "best", from_start=True)

@@ -92,7 +92,7 @@ def command_line(config: Any, description: str | None) -> Any:
     if not isinstance(value, WithPreset):
         return value
     defaults, fixed = value.settle()
-    own = type(value)
+    own: Any = type(value)
     if defaults:
         other = _read(with_defaults(own, defaults), description)
         settled = own(**{**{one.name: getattr(other, one.name) for one in fields(own)}, **fixed})

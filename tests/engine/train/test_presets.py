@@ -12,6 +12,7 @@ import pytest
 
 from engine.train import presets
 from engine.train.presets import CPU_IMAGES, describe, has_gpu
+from engine.train.run_config import described
 from loaders.common.program import command_line, with_defaults
 from loaders.packs import Pack, open_pack
 
@@ -59,6 +60,14 @@ def test_what_is_given_counts_and_the_line_says_so(read: Any, capsys: pytest.Cap
     inside = read("pipeline", "--preset", "cpu", "--pretrain.epochs", "3")
     assert (inside.pretrain.epochs, inside.pretrain.projector) == (3, (512, 512, 512))
     assert inside.sizes[0] == inside.resolution == 32
+
+
+def test_config_json_has_plain_values(read: Any) -> None:
+    kept = described(read("supervised", "--preset", "cpu", "--epochs", "7"))
+    shown = {name: kept[name] for name in ("preset", "backbone", "resolution", "batch_size", "epochs")}
+    assert shown == {
+        "preset": "cpu", "backbone": "tiny_resnet", "resolution": 32, "batch_size": 128, "epochs": 7,
+    }  # fmt: skip
 
 
 def test_the_length_follows_the_images(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
