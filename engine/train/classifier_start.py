@@ -24,6 +24,7 @@ from engine.train.run_folder import opened_run
 from engine.train.validation import Validation
 from loaders.batch import Batch, Loader
 from loaders.classification import labels_in_order
+from loaders.common.notice import tell
 from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack
@@ -114,6 +115,9 @@ class ProbeStart:
         rest = labels.of_rows(apart(self.pack, labels.row, held))
         if len(np.unique(rest.label)) < 2:  # copies of images held out are not trained on
             return 0.0
+        tell(
+            f"rehearsal: no validation images; {len(rest):,} labels to train on, {len(held):,} to measure on"
+        )
         accelerator = make_accelerator(self.config.precision)  # its figures are no run's: without trackers
         recipe, loader, measured = self.build(rest), self.training(rest), self.in_order(held)
         recipe.weigh_classes(torch.bincount(torch.from_numpy(rest.label), minlength=rest.num_classes))

@@ -188,6 +188,8 @@ def plan_validation(
 def describe_training(summary: TrainSummary, out: Path) -> str:
     """Return in words how far a training came, at what figures and how fast, or that it was over before."""
     done, bad_rows = f"{summary.step} of {summary.total_steps} steps", describe_bad_rows(out)
+    if summary.step == 0:
+        return f"no step of {summary.total_steps} is worth taking, the linear probe stays{bad_rows}"
     if summary.img_per_s == 0.0:
         return f"{done}, taken before{bad_rows}"
     figures = {"loss": summary.loss, **summary.metrics}
