@@ -1,4 +1,4 @@
-"""What transfer trains: a pre-trained backbone, cut at a layer, under a new classifier."""
+"""The recipe of transfer: a pre-trained backbone, cut off at a layer, under a new classifier."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.predict import Accuracy
@@ -21,6 +20,7 @@ from engine.nets.layers import Layer, measure_layer, read_layer
 from engine.nets.starts import Start
 from engine.objectives.cross_entropy import label_loss
 from engine.train.advice import at_chance, below_stride, one_class, warn, without_movement
+from engine.train.batchnorm import BATCHNORM
 from engine.train.classifier_recipe import ACCURACY_NAME
 from engine.train.distributed import on_main
 from engine.train.loop import train
@@ -49,8 +49,8 @@ def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> 
         hidden: sizes of the layers before the last; () for a linear classifier.
         num_classes: C.
 
-    Source: the non-linear classifiers of Gidaris et al. 2018 (RotNet), section 4, whose three layers the
-        reports take over.
+    Source: the non-linear classifiers of Gidaris et al. 2018 (RotNet), section 4; the reports use their three
+        layers.
     """
     if any(size < 1 for size in hidden):
         raise UserError(f"hidden: expected positive sizes, found {list(hidden)}; change them")
@@ -96,7 +96,7 @@ class Transfer(Recipe):
             num_features, self._behind = measure_layer(backbone, resolution, layer)
         self.classifier = build_head(num_features, hidden, num_classes)
         self.class_weights: Tensor | None
-        self.register_buffer("class_weights", None, persistent=False)  # a function of the labels
+        self.register_buffer("class_weights", None, persistent=False)  # computed from the labels
         self.begin_stage(tuning)
 
     def begin_stage(self, tuning: FineTuning, frozen: bool = False) -> None:
@@ -104,7 +104,7 @@ class Transfer(Recipe):
 
         Args:
             tuning: rates, steps and BatchNorm mode.
-            frozen: train the classifier alone; so does a rate of 0.
+            frozen: train only the classifier; a rate of 0 does the same.
         """
         self.tuning, self.frozen = tuning, frozen or tuning.lr_backbone == 0.0
         self.backbone.requires_grad_(not self.frozen)
@@ -112,7 +112,7 @@ class Transfer(Recipe):
             parameter.requires_grad_(False)
 
     def features(self, x: Tensor) -> Tensor:
-        """Map views [B, 3, H, W] to features [B, F]; a frozen backbone keeps nothing for backward."""
+        """Map views [B, 3, H, W] to features [B, F]; a frozen backbone stores nothing for backward."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return read_layer(self.backbone, x, self.layer)
 
@@ -128,7 +128,7 @@ class Transfer(Recipe):
             self.backbone.eval()
         elif self.tuning.batchnorm == "running":
             for module in self.backbone.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, BATCHNORM):
                     module.eval()
         return self
 
@@ -156,7 +156,7 @@ class Transfer(Recipe):
         )
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return a cosine over the steps asked for; the last epoch may be cut short."""
+        """Return a cosine over the wanted steps; the last epoch may be cut short."""
         return warmup_cosine(total_steps, self.tuning.warmup_steps)
 
 
@@ -329,13 +329,13 @@ def leave_classifier(
 
 
 def vote(bank: Features, query: Features, num_classes: int, k: int = 20) -> Accuracy:
-    """Classify images by their nearest labelled neighbours; rank 0 does so, every rank gets the result.
+    """Classify images by their nearest labelled neighbours on rank 0; every rank gets the result.
 
     Args:
         bank: of the images that vote; all have a label.
-        query: of the images to classify; likewise.
+        query: of the images to classify; all have a label.
         num_classes: C.
-        k: neighbours; all where there are fewer.
+        k: number of neighbours; all if there are fewer.
     """
 
     def measure() -> Accuracy:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from engine.choices import ClassifierStart
 from engine.evaluate.few_labels import SCRATCH
-from loaders.common.errors import check_numbers
+from loaders.common.checks import Count, check_numbers
 
 Method = Literal["fine_tune", "frozen", "two_stage", "knn"]
 _FEWEST_STEPS = 5  # that a pass counts for: a handful of labels fills one batch, and needs more than 20 steps
@@ -16,7 +16,7 @@ _FEWEST_STEPS = 5  # that a pass counts for: a handful of labels fills one batch
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How one way to start is trained."""
+    """How a network with one kind of start is trained."""
 
     lr_backbone: float
     """Peak learning rate of the backbone; 0 freezes it. Paper: 0.005 (1 % of ImageNet)."""
@@ -26,9 +26,9 @@ class FineTuning:
     """"running": normalise by the statistics that pre-training left, and keep them; "batch": by those of
     each batch, which the running ones follow. A frozen backbone always normalises by the running ones,
     and nothing is dropped in it."""
-    steps: int | None = None
+    steps: Count | None = None
     """Optimizer steps; by default --passes over the labels."""
-    passes: int = 20
+    passes: Count = 20
     """Passes over the labels where no steps are given; one counts as 5 steps at least. Paper: 20."""
     classifier_start: ClassifierStart = "random"
     """"probe": the new classifier starts as the linear probe of the frozen features, is measured before the
@@ -42,8 +42,8 @@ class FineTuning:
     """Weight decay of all weights. Paper: 0."""
 
     def __post_init__(self) -> None:
-        """Refuse what makes no training."""
-        check_numbers(self, ("steps", "passes"))
+        """Refuse numbers that make no training."""
+        check_numbers(self)
 
     @property
     def long_warmup(self) -> str | None:
