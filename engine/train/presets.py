@@ -32,6 +32,7 @@ CPU_MOST: Mapping[str, int] = {
     "pca_components": 64,
     "decoder_width": 16,
     "generator_width": 32,
+    "head_width": 64,
     "clusters": 50,
     "per_cluster": 8,
 }
@@ -39,6 +40,7 @@ CPU_MOST: Mapping[str, int] = {
 _TILES = 96  # pixels of a grid of 3 x 3 tiles, of which a tile shows 28
 _SIZES = (32, 36, 40)  # of views at test time: near the resolution of the training
 _WARM_UP = 0.1  # of the run
+_HOURS_OF_COLOUR = 1e-3  # rate of colourisation where it does not train for weeks, see its --lr
 
 
 def settle(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -113,6 +115,9 @@ def _suit(config: Any, images: int | None) -> dict[str, Any]:
     """Return other defaults of one configuration, of those fields that it has."""
     paper = {field.name: _default(field) for field in fields(config)}
     changed: dict[str, Any] = {}
+    if "backbone" in paper:
+        own = str(paper["backbone"]).startswith("gan_discriminator")
+        changed["backbone"] = "gan_discriminator_32" if own else "tiny_resnet"
     for name, most in CPU_MOST.items():
         if name in paper and paper[name] is not None:
             value = paper[name]
@@ -120,11 +125,10 @@ def _suit(config: Any, images: int | None) -> dict[str, Any]:
             changed[name] = small
     if "tile_size" in paper:
         changed["resolution"] = _TILES
+    if "head_width" in paper:
+        changed["lr"] = _HOURS_OF_COLOUR
     if "sizes" in paper:
         changed["sizes"] = _SIZES
-    if "backbone" in paper:
-        own = str(paper["backbone"]).startswith("gan_discriminator")
-        changed["backbone"] = "gan_discriminator_32" if own else "tiny_resnet"
     if "batch_size" in changed and images is not None:
         size = min(changed["batch_size"], max(2, images // 4))
         changed["batch_size"] = size - size % 8 if size >= 8 else size
@@ -143,9 +147,12 @@ def _lengths(config: Any, paper: Mapping[str, Any], images: int | None) -> dict[
     changed: dict[str, Any] = {name: min(paper[name], epochs) for name in names}
     given = config.epochs != paper["epochs"]  # then what follows the length follows that
     length = config.epochs if given else changed["epochs"]
-    for name in ("warmup_epochs", "ramp_epochs"):
+    if paper.get("warmup_epochs"):
+        changed["warmup_epochs"] = min(paper["warmup_epochs"], _WARM_UP * length)
+    for name in ("ramp_epochs", "ramp_down_epochs"):
         if paper.get(name):
-            changed[name] = min(paper[name], _WARM_UP * length)
+            share = max(_WARM_UP, paper[name] / paper["epochs"])
+            changed[name] = min(paper[name], share * length)
     if "lr_milestones" in paper:
         changed["lr_milestones"] = tuple(m * length / paper["epochs"] for m in paper["lr_milestones"])
     return changed

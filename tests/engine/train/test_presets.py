@@ -18,7 +18,18 @@ from loaders.packs import Pack, open_pack
 
 RECIPES = (
     *("barlow", "simclr", "vicreg", "rotnet", "jigsaw", "patches", "vae", "siamese_vae", "deepcluster"),
-    *("supervised", "mean_teacher", "fixmatch", "pseudo_label", "self_training", "ssl_gan", "pipeline"),
+    *(
+        "colorization",
+        "dcgan",
+        "temporal_ensembling",
+        "supervised",
+        "mean_teacher",
+        "fixmatch",
+        "pseudo_label",
+        "self_training",
+        "ssl_gan",
+        "pipeline",
+    ),
 )
 
 
@@ -37,13 +48,13 @@ def test_every_recipe_has_settings_for_a_processor(read: Any, recipe: str) -> No
     paper, cpu = read(recipe), read(recipe, "--preset", "cpu")
     assert type(cpu) is type(paper), "of the recipe itself, whatever its defaults were"
     assert (paper.preset, cpu.preset) == ("paper", "cpu")
-    assert cpu.backbone == ("gan_discriminator_32" if recipe == "ssl_gan" else "tiny_resnet")
+    assert cpu.backbone == ("gan_discriminator_32" if recipe in ("ssl_gan", "dcgan") else "tiny_resnet")
     assert cpu.resolution == (96 if recipe in ("jigsaw", "patches") else 32)
     for field in fields(cpu):
         if field.name in ("projector", "hidden"):
             assert max(getattr(cpu, field.name)) <= 512
-        if field.name == "warmup_epochs":
-            assert cpu.warmup_epochs <= 0.1 * cpu.epochs + 1e-9
+        if field.name in ("warmup_epochs", "ramp_epochs", "ramp_down_epochs"):
+            assert getattr(cpu, field.name) <= 0.3 * cpu.epochs + 1e-9
         if field.name in ("epochs", "batch_size"):
             assert getattr(cpu, field.name) <= getattr(paper, field.name)
 
