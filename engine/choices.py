@@ -16,6 +16,10 @@ OptimizerName = Literal["paper", "sgd", "lars", "adamw"]
 """Optimizer of the weights, see `engine.train.optimizers`."""
 Keep = Literal["last", "best"]
 """The weights that a run leaves for use, see `engine.train.validation`."""
+ClassifierStart = Literal["probe", "random"]
+"""How a new classifier begins, see `engine.train.probe_start`."""
+Preset = Literal["paper", "cpu", "auto"]
+"""Where the defaults of a recipe come from, see `engine.train.presets`."""
 ClassWeights = Literal["none", "inverse", "effective"]
 """Weights of classes in a loss, see `engine.objectives.cross_entropy`."""
 Distance = Literal["mse", "kl"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,6 +171,12 @@ class LabeledLoaders:
         self.division = divided_labels(pack, fields)
         self.labels = self.division.training
 
+    def with_labels(self, labels: LabelTable) -> Self:
+        """Return the same loaders with other labels to train on."""
+        other = copy(self)
+        other.labels, other.division = labels, replace(self.division, training=labels)
+        return other
+
     def training(self, options: LoaderOptions) -> Loader[Any]:
         """Build the loader of the views."""
         size, balanced = self.fields.batch_size, self.fields.balanced
@@ -270,11 +278,22 @@ def validation_loader(
 ) -> EpochLoader | None:
     """Build the loader of the images to measure on while training; None where there are none."""
     labels = division.validation
-    if labels is None:
-        return None
+    return None if labels is None else labels_in_order(pack, labels, fields.evaluation_view, options)
+
+
+def labels_in_order(
+    pack: Pack, labels: LabelTable, view: EvaluationView, options: LoaderOptions
+) -> EpochLoader:
+    """Build an evaluation loader of the rows that a table labels.
+
+    Args:
+        pack: the pack.
+        labels: the table.
+        view: what the network is shown.
+        options: see `build_loader`.
+    """
     rows, batch_size = pack.pool(pack.splits).labeled_by(labels), _ROWS_IN_ORDER * options.num_ranks
-    views = (fields.evaluation_view.policy(),)
-    return build_loader(rows, views, batch_size, options=options, mode="eval", labels=labels)
+    return build_loader(rows, (view.policy(),), batch_size, options=options, mode="eval", labels=labels)
 
 
 def unlabeled_images(

@@ -115,6 +115,7 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import refuse_ranks
 from loaders import build_loader, open_pack
 from loaders.common.files import write_atomic
+from loaders.common.next_step import say_next
 from loaders.epochs import EpochLoader
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.images.thumbnail import thumbnail
@@ -398,8 +399,16 @@ def run(config: Config) -> Path:
 
 def main() -> None:
     """Run the command line."""
-    path = run(command_line(Config, __doc__))
+    config = command_line(Config, __doc__)
+    path = run(config)
     print(f"active: {path}{describe_bad_rows(path.parent)}")
+    if path.suffix == ".parquet":
+        begun = ("--pack", config.pack, "--extra-labels", path, "--out", "runs/more-labels")
+        say_next("recipes/supervised.py", *begun)
+    else:
+        filled = ("--pack", config.pack, "--filled", "request.csv", "--out", config.out)
+        print(f"open {path} and save the table")
+        say_next("recipes/active.py", *filled)
 
 
 if __name__ == "__main__":

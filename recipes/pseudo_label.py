@@ -96,7 +96,7 @@ from engine.objectives.fixmatch import confident_guesses, masked_cross_entropy
 from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
 from engine.train.classifier_recipe import ClassifierRecipe, top1_of
 from engine.train.distributed import on_main
-from engine.train.phases import Phases, PhaseSummary, print_phases
+from engine.train.phases import Labels, Phases, PhaseSummary, print_phases
 from engine.train.recipe import StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
@@ -201,7 +201,7 @@ class Labeller:
         config = self.config
         views = views_of_labeled(config, (presets.weak(config.resolution, config.flip_p),))
 
-        def make_loader() -> Loader[Batch]:
+        def make_loader(labels: Labels) -> Loader[Batch]:
             options, size = self.phases.options, config.batch_size
             return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
 

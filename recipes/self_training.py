@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from engine.choices import Duplicates, Keep
+from engine.choices import ClassifierStart, Duplicates, Keep
 from engine.train.classifier_config import ClassifierConfig
 from loaders.common.checks import Count
 from loaders.common.errors import UserError, run_command
@@ -63,6 +64,8 @@ class Config(ClassifierConfig):
     """Network that labels the next round and is left at the end: that of the last round, or the best round's
     by validation accuracy."""
 
+    usual_start: ClassVar[ClassifierStart] = "probe"
+
     def __post_init__(self) -> None:
         """Refuse rounds without images."""
         super().__post_init__()
@@ -93,7 +96,7 @@ from engine.labels.select import (
 from engine.nets.classifier import Classifier, best_weights, find_classifier
 from engine.report.figures import Curve, draw_curves, save_picture
 from engine.train.distributed import on_main
-from engine.train.phases import Phases, PhaseSummary, print_phases
+from engine.train.phases import Labels, Phases, PhaseSummary, print_phases
 from loaders import open_pack
 from loaders.batch import Batch, Loader
 from loaders.classification import build_labeled_loader, build_pool_loader, divided_labels, views_of_labeled
@@ -103,8 +106,6 @@ from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
-
-Labels = LabelTable | tuple[LabelTable, ...]
 
 
 class Rounds:
@@ -132,7 +133,7 @@ class Rounds:
         """Train on labels, the classifier layer from random weights; return the phase's folder."""
         config, views = self.config, self.views
 
-        def make_loader() -> Loader[Batch]:
+        def make_loader(labels: Labels) -> Loader[Batch]:
             options, size = self.phases.options, config.batch_size
             return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
 

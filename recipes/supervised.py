@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+from engine.choices import ClassifierStart
 from engine.train.classifier_config import ClassifierConfig
 from loaders.common.checks import Share
 from loaders.common.errors import UserError, run_command
@@ -48,6 +50,7 @@ class Config(ClassifierConfig):
     """Smallest share of the image that a view shows. Szegedy et al. 2015: 0.08."""
     label_smoothing: float = 0.0
     """Share of a label spread over all classes. Szegedy et al. 2016: 0.1."""
+    usual_start: ClassVar[ClassifierStart] = "probe"
     ema_decay: Share | None = None
     """Decay of a moving average of the weights and of BatchNorm's statistics, measured and kept beside them,
     after a warm-up in which it follows them more closely; none by default."""

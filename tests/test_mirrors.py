@@ -77,6 +77,7 @@ HELD = {
     "engine/train/test_loop.py": """engine/train/ clock lines loop_config options progress recipe rng run
         run_folder""",
     "recipes/test_supervised.py": "engine/ choices train/classifier_config train/classifier_recipe",
+    "recipes/test_probe_start.py": "engine/train/ classifier_start",
     "recipes/test_transfer.py": "engine/ train/fine_tuning train/tuning_config report/heatmap",
     "tools/test_bench_harness.py": """tools/ bench_loaders bench/backends bench/contender bench/corpus
         bench/harness bench/measure bench/names bench/records bench/table bench/workload

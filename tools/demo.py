@@ -124,6 +124,9 @@ def plan(config: Config) -> list[Step]:
             python(
                 *("recipes/transfer.py", "--pack", config.pack, "--init", run, "--out", transfer),
                 *("--labels-per-class", *config.labels_per_class, "--seeds", *config.seeds),
+                # As documented figures were measured: from a new classifier, in so many steps.
+                *("--pretrained.classifier-start", "random", "--pretrained.steps", 100),
+                *("--from-scratch.steps", 200),
                 *(
                     "--pretrained.min-crop",
                     0.8,

@@ -86,6 +86,7 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank
 from engine.train.run_config import described
 from loaders import open_pack
+from loaders.common.next_step import say_next
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
@@ -194,6 +195,8 @@ def main() -> None:
     if rank() == 0:
         print_results(Console(), results)
         print(f"few_labels: results{describe_bad_rows(config.out)} -> {config.out}")
+        begun = ("--pack", config.pack, "--init", config.init, "--out", "runs/transfer")
+        say_next("recipes/transfer.py", *begun)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.common.errors import UserError
+from loaders.common.next_step import say_next
 from loaders.packs import open_pack
 from loaders.packs.append import append_to_pack
 from loaders.packs.image import ImagePolicy
@@ -123,6 +124,7 @@ def main() -> int:
     faults = faults_found(findings, quarantine, fail_on)
     for line in faults:
         print(f"fault: {line}")
+    say_next("tools/verify_pack.py", config.out)
     return 1 if faults else 0
 
 

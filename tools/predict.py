@@ -81,6 +81,7 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import gather_on_main, make_accelerator, on_main, rank
 from loaders import build_loader, open_pack
 from loaders.common.files import write_atomic
+from loaders.common.next_step import say_next
 from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.class_names import write_class_names
@@ -237,6 +238,7 @@ def main() -> None:
     path = run(config)
     if rank() == 0:
         print(f"predict: {path}{describe_bad_rows(config.out)}")
+        say_next("tools/export.py", "--run", config.network, "--form", "onnx", "--out", "network.onnx")
 
 
 if __name__ == "__main__":

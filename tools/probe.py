@@ -92,6 +92,7 @@ from engine.train.distributed import make_accelerator, on_main, rank, seed_every
 from engine.train.run_config import described
 from engine.train.run_folder import read_run
 from loaders import open_pack
+from loaders.common.next_step import say_next
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import few_labels, has_labels, subsample_per_class, tell_scarce
@@ -210,6 +211,8 @@ def main() -> None:
     if rank() == 0:
         print_evaluation(Console(), evaluation)
         print(f"evaluate: results{describe_bad_rows(config.out)} -> {config.folder}")
+        begun = ("--pack", config.pack, "--init", config.run, "--out", "runs/transfer")
+        say_next("recipes/transfer.py", *begun)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from loaders.common.cores import available_cores
+from loaders.common.next_step import say_next
 from loaders.packs import open_pack
 from loaders.packs.audit import compare_with_source, decode_all
 from loaders.packs.manifest import DIVISION, read_manifest
@@ -103,7 +104,21 @@ def main() -> int:
     for split in splits:
         count = len(pack.split(split.split))
         print(f"{count:,} images of split {split.split} compared with {split.source}: nothing is missing")
+    say_training(folder)
     return 0
+
+
+def say_training(folder: Path) -> None:
+    """Name a first training: on labels where a split has any, else without."""
+    splits = read_manifest(folder).splits
+    labelled = [split.name for split in splits if split.num_labeled]
+    begin: tuple[object, ...] = ("--pack", folder, "--preset", "auto", "--out", "runs/first")
+    if not labelled:
+        say_next("recipes/vicreg.py", *begin, "--split", splits[0].name)
+        return
+    named = [] if "train" in labelled else ["--labeled-split", labelled[0]]
+    tested = [] if "test" in labelled else ["--test-split", ""]
+    say_next("recipes/supervised.py", *begin, *named, *tested)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,9 @@ class _Run:
         self.steps_per_epoch = loader.steps_per_epoch
         self.data = data_facts(loader)
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
-        self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
+        self.last_step = (
+            self.total_steps if config.max_steps is None else min(self.total_steps, config.max_steps)
+        )
         self.schedule: Schedule = recipe.make_schedule(self.steps_per_epoch, self.total_steps)
         if not recipe.warms_up:
             warmup_steps = round(config.optimizing.warmup_epochs * self.steps_per_epoch)
@@ -171,6 +173,8 @@ class _Run:
         """Load the newest whole checkpoint, or start a stream of random numbers per rank."""
         found, self.notes = on_main(lambda: checkpoint.newest_valid(self.checkpoints))
         if found is None:
+            with torch.no_grad():
+                self.recipe.begin_training(self.config.out, self.device)
             rng.seed_rank(self.config.seed, rank(), 0)
             return
         meta = checkpoint.read_meta(found)
@@ -223,6 +227,8 @@ class _Run:
             with shown:
                 for note in [f"precision: {autocast.SAID[self.accelerator.mixed_precision]}", *self.notes]:
                     shown.say(note)
+                if self.step == 0 and self.validator is not None and self.validator.plan.from_start:
+                    self._validate(self.validator, clock, shown)
                 for batch in clock.timed(self._batches(clock, stop)):
                     if self.step == 0 and is_main:
                         save_samples(self.config.out, batch)
@@ -281,7 +287,7 @@ class _Run:
         with clock.paused():
             measured = validator.after_step(self.step, self.recipe, self.device)
         if measured.record:
-            epoch = (self.step - 1) // self.steps_per_epoch
+            epoch = max(0, self.step - 1) // self.steps_per_epoch
             if self.writer is not None:
                 self.writer.write({"step": self.step, "epoch": epoch, **measured.record})
             if self.accelerator.trackers:

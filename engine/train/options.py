@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from engine.choices import Keep, OptimizerName
+from engine.choices import Keep, OptimizerName, Preset
 from loaders.common.checks import Count, Positive, PositiveShare
 from loaders.common.errors import UserError
 
@@ -63,6 +65,28 @@ class ValidationOptions:
                 "validation: --patience and --keep best choose by images that are not the test's; expected "
                 f"--validation-split or --validation-share, found {found}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresetOptions:
+    """Where the defaults of a recipe come from."""
+
+    preset: Preset = "paper"
+    """Defaults of the other options: the paper's; cpu: a network, a resolution, sizes and a length that a
+    processor trains in minutes; auto: the paper's where there is a GPU, else cpu. Options that are given
+    count; the first line says what was set, and config.json keeps plain values."""
+
+    def settle(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Return what the preset changes, see `engine.train.presets.settle`."""
+        from engine.train.presets import settle
+
+        return settle(self)
+
+    def describe_preset(self, asked: Any, defaults: Mapping[str, Any]) -> str:
+        """Say what the preset set, where one was asked for."""
+        from engine.train.presets import describe
+
+        return "" if asked.preset == "paper" else describe(self, asked.preset, defaults)
 
 
 @dataclass(frozen=True, kw_only=True)

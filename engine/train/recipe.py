@@ -96,6 +96,17 @@ class Recipe(nn.Module, ABC):
         """Take the number of labels of each class, int64 [C], before training; for recipes with labels."""
         return
 
+    def begin_training(self, out: Path, device: torch.device) -> None:
+        """Prepare the weights that a run begins with; called on every rank, without gradients.
+
+        The loop calls it before the first step, and not when a run resumes.
+
+        Args:
+            out: run folder.
+            device: of the run.
+        """
+        return
+
     def begin_epoch(self, epoch: int) -> None:
         """Prepare an epoch, such as by new targets; the loop calls this on every rank, without gradients.
 

@@ -70,8 +70,8 @@ ADVICE = (
     Advice(
         "device",
         "a processor",
-        "`--backbone tiny_resnet --resolution 32` with any method above",
-        "all that is called measured here took minutes of one core with it",
+        "`--preset cpu` with any method above",
+        "`tiny_resnet`, with which all that is called measured here took minutes of one core",
     ),
     Advice(
         "device",

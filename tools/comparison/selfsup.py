@@ -114,7 +114,16 @@ def fine_tuned(bench: Bench, name: str, seed: int, labels_per_class: Sequence[in
     out = bench.out / f"{run.name}-transfer"
     counts = ("--labels-per-class", *labels_per_class, "--seeds", seed)
     arguments = ("--pack", bench.pack, "--init", run, "--out", out, *counts)
-    views = ("--pretrained.min-crop", 0.5, "--from-scratch.min-crop", 0.5)
+    # The protocol of the records: a new classifier, and as many steps whatever the labels.
+    protocol = (
+        "--pretrained.classifier-start",
+        "random",
+        "--pretrained.steps",
+        100,
+        "--from-scratch.steps",
+        200,
+    )
+    views = (*protocol, "--pretrained.min-crop", 0.5, "--from-scratch.min-crop", 0.5)
     flag = "--beside-scratch" if scratch else "--no-beside-scratch"
     made = command("recipes/transfer.py", *arguments, *views, flag, "--num-threads", bench.num_threads)
 
