@@ -14,18 +14,19 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.choices import Weights
-from engine.train.run_config import LoaderField, PackConfig, default_loader
-from loaders.common.errors import UserError, check_numbers, run_command
+from engine.train.run_config import ForwardConfig, PackConfig
+from loaders.common.checks import Count, PositiveShare, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PackConfig):
+class Config(PackConfig, ForwardConfig):
     """Print accuracies of a classifier and write its report, its page and its predictions."""
 
     run: Path
@@ -38,28 +39,22 @@ class Config(PackConfig):
     """Measure on images whose labels the run was trained on; classification.json names them under leaks."""
     weights: Weights | None = None
     """raw or ema; by default the average where the run has one."""
-    sizes: tuple[int, ...] = ()
+    sizes: tuple[Count, ...] = ()
     """Sides of the views in pixels; that of the training by default. Report: 96 144 192."""
     flips: bool = False
     """Also mirror every view left to right."""
-    crop: float | None = None
+    crop: PositiveShare | None = None
     """Share of the short side that the views show; that of the training's own measurement by default: all
     below 128 pixels, 0.875 from there on."""
     predictions: bool = True
     """Write predictions.csv and predictions.npz, which the page is made of."""
     classes: tuple[str, ...] = ()
     """Classes whose right and wrong images the page shows; by default the two best and the two worst."""
-    batch_size: int = 256
-    """Images per forward pass; no influence on the result."""
-    loader: LoaderField = field(default_factory=default_loader)
-    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse views that show nothing."""
-        check_numbers(self, ("sizes", "crop", "batch_size"))
+        check_numbers(self)
         check_folder(self.out)
-        if self.crop is not None and self.crop > 1.0:
-            raise UserError(f"crop: expected a share of the short side up to 1, found {self.crop}; lower it")
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.train.run_config import LoaderField, default_loader
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_file
 from loaders.common.program import check_command_line, command_line
 
@@ -36,9 +37,9 @@ class Config:
     default."""
     split: str = ""
     """Split of the pack that the images are in; all images by default."""
-    num_images: int = 1
+    num_images: Count = 1
     """Images to show where --keys names none."""
-    num_maps: int = 16
+    num_maps: Count = 16
     """Channels of each stage to show."""
     resolution: int | None = None
     """Side of the views in pixels; by default that of each network's training."""
@@ -51,7 +52,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse a drawing of nothing, and a file that cannot be written."""
-        check_numbers(self, ("num_images", "num_maps"))
+        check_numbers(self)
         if not self.starts:
             raise UserError("starts: expected one network or more, found none")
         if self.out.suffix.lower() != ".png":

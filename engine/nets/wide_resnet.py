@@ -73,7 +73,10 @@ class WideResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=_SLOPE, mode="fan_out", nonlinearity="leaky_relu")
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to the last map [B, num_features, H / 4, W / 4]."""
+        return F.leaky_relu(self.norm(self.stages(self.stem(x))), _SLOPE)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map views [B, 3, H, W] to representations [B, num_features]; H and W multiples of 4."""
-        h: Tensor = F.leaky_relu(self.norm(self.stages(self.stem(x))), _SLOPE).mean(dim=(2, 3))
-        return h
+        return self.forward_features(x).mean(dim=(2, 3))

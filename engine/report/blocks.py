@@ -18,9 +18,9 @@ class Bars:
     """A histogram as horizontal bars.
 
     Attributes:
-        names: what each bar counts.
+        names: names of the bars.
         counts: lengths of the bars.
-        caption: what is to be seen.
+        caption: what the picture shows.
     """
 
     names: Sequence[str]
@@ -49,7 +49,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A contact sheet: some images of one kind; a click shows one large.
+    """A contact sheet: some images of one kind; a click enlarges an image.
 
     Attributes:
         name: the kind, such as a class.

@@ -1,4 +1,4 @@
-"""What a page shows of a classifier: its accuracy, what it mistakes for what, and how sure it is."""
+"""The sections of a page about a classifier: accuracy, confusions and confidence."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def interval_text(top1: float, count: int) -> str:
 
 
 def headline(top1: float, count: int, top5: float | None, mean_class: float | None) -> Section:
-    """Return the accuracy to see first."""
+    """Return the accuracy that the page shows first."""
     tiles = [Tile(percent(top1), f"accuracy on {count:,} test images", interval_text(top1, count))]
     if top5 is not None:
         tiles.append(Tile(percent(top5), "among the five most probable", ""))
@@ -70,7 +70,7 @@ class ClassifierPages:
             self.of = f"{shown:,} of {whole:,} images of split {tested.split!r}, evenly spaced"
 
     def confusion(self) -> Section:
-        """Return the confusion matrix, mistaken classes beside each other, and the worst pairs."""
+        """Return the confusion matrix, with confused classes side by side, and the worst pairs."""
         report, classes = self.report, self.pack.classes
         order = self.order
         names = [classes[i] for i in order]

@@ -1,4 +1,4 @@
-"""Pages about folders that are no single training: few labels, a pipeline, and several runs side by side."""
+"""Pages about folders other than a single training: few labels, a pipeline, several runs side by side."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def build_page(options: PageOptions) -> str:
 
 
 def few_labels_page(options: PageOptions) -> str:
-    """Return the page of what recipes/transfer.py left."""
+    """Return the page about a folder of recipes/transfer.py."""
     results, config = read_results(options.run)
     rows = [
         (
@@ -91,7 +91,7 @@ def few_labels_page(options: PageOptions) -> str:
 
 
 def pipeline_page(options: PageOptions) -> str:
-    """Return the page of what recipes/pipeline.py left: every stage, and the runs that it is made of."""
+    """Return the page about a folder of recipes/pipeline.py: every stage, and the runs behind it."""
     path = options.run / ABLATION_NAME
     try:
         content = parse_json(path.read_bytes())
@@ -189,7 +189,7 @@ def compare_page(runs: Sequence[Path], title: str | None = None, lead: str = "")
     """Return a page with several runs side by side.
 
     Raises:
-        UserError: a folder that is no run.
+        UserError: one of the folders is no run.
     """
     for run in runs:
         read_run(run)
@@ -198,7 +198,7 @@ def compare_page(runs: Sequence[Path], title: str | None = None, lead: str = "")
 
 
 def compared_sections(runs: Sequence[Path], below: Path | None = None) -> list[Section]:
-    """Return the figures, the curves and the differing options of several runs."""
+    """Return the results, the curves and the differing options of several runs."""
     found = []
     missing: list[Block] = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""What a run's network says of some images of a pack, for its page."""
+"""Predictions of a run's network for some images of a pack, for its page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Tested:
 
     Attributes:
         split: its name.
-        num_labelled: images of the kind in the split, of which these are some.
+        num_labelled: number of labelled images of the split, from which these are taken.
         row: int64 [N], rows of the pack.
         label: int64 [N], -1 where an image of an evaluation has none.
         probabilities: float32 [N, C]; None for a run without a classifier.
@@ -55,16 +55,16 @@ class Tested:
 
 
 def look_at_split(run: Path, pack: Pack, split: str, most: int = MOST_TESTED) -> Tested | None:
-    """Show a run's network labelled images of a split; None where the split has none.
+    """Run a run's network on labelled images of a split; None if the split has none.
 
     Args:
         run: run folder with a classifier or a backbone.
         pack: of the images.
         split: its name.
-        most: images at most.
+        most: most images.
 
     Raises:
-        UserError: a network that cannot be read, or one of other classes.
+        UserError: the network cannot be read, or its classes are others.
     """
     whole = pack.split(split)
     labels = whole.labels()

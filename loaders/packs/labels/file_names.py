@@ -13,14 +13,14 @@ _SHOWN = 3
 
 
 class RowNames:
-    """The rows of a pack by any part of their path that only one of them has.
+    """Finds a row of a pack by a part of its path that no other row has.
 
     A name finds the row whose path ends with it, such as `IMG_1.jpg` or `cat/IMG_1.jpg`, or whose path it
     ends with, such as `/home/me/photos/cat/IMG_1.jpg`; the suffix of an image may be left out. So does a key.
     """
 
     def __init__(self, pack: Pack, row_ranges: Sequence[tuple[int, int]]) -> None:
-        """Read the keys of these rows."""
+        """Index the keys of these rows."""
         self._pack = pack
         self._rows: dict[str, list[tuple[list[str], int]]] = {}  # last part of the key -> parts, row
         for first, stop in row_ranges:
@@ -32,12 +32,12 @@ class RowNames:
         """Return the row that a name means.
 
         Args:
-            name: of a file, with as much of its path as tells it from others.
+            name: name of a file, with as much of its path as is needed to be unique.
             where: begins the message.
             remedy: ends it; by default an example of a list.
 
         Raises:
-            UserError: no row, or several, with the name.
+            UserError: no row has the name, or several have it.
         """
         given = name.strip().replace("\\", "/").removeprefix("./")
         folder, _, file = given.rpartition("/")
@@ -69,7 +69,7 @@ class RowNames:
 
 
 def _common(key: list[str], name: list[str]) -> int:
-    """Return how many parts agree where a name ends a key, or all of a key behind its split ends the name."""
+    """Return how many parts match, if the name ends the key or the key without its split ends the name."""
     path = key[1:]
     if key[-len(name) :] == name:
         return len(name)
