@@ -311,8 +311,8 @@ def phases_section(phases: Sequence[Path]) -> Section:
         rows.append(
             (
                 phase.name,
-                "" if best is None else accuracy_cell(best.top1, best.num_images),
-                percent(held[-1]) if held else "",
+                "-" if best is None else accuracy_cell(best.top1, best.num_images),
+                percent(held[-1]) if held else "-",
                 f"{steps:,}",
             )
         )
