@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.train.run_config import RunConfig
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count
+from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
 
@@ -39,7 +40,7 @@ class Config(RunConfig):
     """Smallest share of the image that a view shows. Authors' code: 176 of 256 pixels per side, always."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning."""
-    head_width: int = 256
+    head_width: Count = 256
     """Channels between the backbone's map and the colours. Paper: 256."""
     epochs: int = 14
     """Passes over the split. Paper: 450,000 steps, which is 14 passes over ImageNet."""
@@ -57,7 +58,6 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         """Refuse views that have no quarter."""
         super().__post_init__()
-        check_numbers(self, ("head_width",))
         if self.resolution < 16:
             raise UserError(f"resolution: expected at least 16, found {self.resolution}; raise it")
 

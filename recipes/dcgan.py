@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.train.gan_config import GanConfig
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -32,13 +33,13 @@ class Config(GanConfig):
     """Split of the pack to train on; its labels are not read."""
     backbone: str = "gan_discriminator_96"
     """The discriminator and its width: that of recipes/ssl_gan.py."""
-    resolution: int = 64
+    resolution: Count = 64
     """Side of the images: 4, 5, 6 or 7 times 4, 8, 16 or 32. Paper: 64, and 32; report: 96."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning."""
-    epochs: int = 25
+    epochs: Count = 25
     """Passes over the split. Authors' code: 25."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Real images, and generated ones, per step over all ranks. Paper: 128."""
     dropout: float = 0.0
     """Dropout in the discriminator; 0.4 of it on the image. Paper: none."""

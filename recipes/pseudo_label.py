@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.train.classifier_config import ClassifierConfig
+from loaders.common.checks import Count, PositiveShare, Share
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -35,7 +36,7 @@ class Config(ClassifierConfig):
     """How pseudo-labels live, see above."""
     unlabeled_splits: tuple[str, ...] = ("unlabeled",)
     """Splits whose images get pseudo-labels."""
-    unlabeled_share: float = 1.0
+    unlabeled_share: PositiveShare = 1.0
     """Share of these images that is used, chosen by --label-seed. INF473V report: a part, to save time."""
     backbone: str = "resnet50"
     """Any timm name (resnet50 or a ViT in the report), wrn_28_2, or tiny_resnet for a CPU."""
@@ -44,18 +45,18 @@ class Config(ClassifierConfig):
     epochs: int = 4
     """Classical: passes over the unlabelled images; else passes over the labelled images of each cycle.
     Report: 4."""
-    cycles: int = 4
+    cycles: Count = 4
     """Permanent and local: how often all unlabelled images are labelled."""
-    first_epochs: int = 10
+    first_epochs: Count = 10
     """Permanent and local: passes over the true labels before the first cycle."""
     batch_size: int = 128
     """Labelled images per step over all ranks. Report: 128 (64 for ViT)."""
-    mu: int = 7
+    mu: Count = 7
     """Classical: unlabelled images per labelled one. Report: 7."""
     turns: bool = False
     """Classical: take a step on each of mu unlabelled batches and then one on a labelled batch, as the report
     does, instead of one step on all of them; --batch-size is that of each."""
-    threshold: float = 0.95
+    threshold: Share = 0.95
     """Least probability of a guess. Report: 0, 0.9 or 0.95, of which the last did best."""
     threshold_growth: float = 0.0
     """Added to the threshold per epoch (classical) or cycle. Report: 0.02, from 0.9."""
@@ -77,15 +78,9 @@ class Config(ClassifierConfig):
             raise UserError(
                 f"turns: expected --mode classical, whose steps they are, found {self.mode}; leave them out"
             )
-        if not 0.0 < self.unlabeled_share <= 1.0:
+        if self.ramp_end < self.ramp_start:
             raise UserError(
-                f"unlabeled_share: expected a share, above 0 and at most 1, found {self.unlabeled_share}; "
-                "change it"
-            )
-        if not 0.0 <= self.threshold <= 1.0 or self.cycles < 1 or self.ramp_end < self.ramp_start:
-            raise UserError(
-                "expected threshold in [0, 1], cycles >= 1 and ramp_end >= ramp_start, found "
-                f"{self.threshold}, {self.cycles} and {self.ramp_start} to {self.ramp_end}"
+                f"ramp_end: expected at least ramp_start, {self.ramp_start}, found {self.ramp_end}; raise it"
             )
 
 

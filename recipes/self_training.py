@@ -23,6 +23,7 @@ from pathlib import Path
 
 from engine.choices import Duplicates, Keep
 from engine.train.classifier_config import ClassifierConfig
+from loaders.common.checks import Count
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -37,20 +38,20 @@ class Config(ClassifierConfig):
     """Any timm name, wrn_28_2, or tiny_resnet for a CPU; that of --init. Report: resnet50."""
     resolution: int = 96
     """Side of the views in pixels. Report: 96."""
-    top_k: int = 10
+    top_k: Count = 10
     """K, classes that an image may stand under. Report: 10; at most the number of classes."""
-    per_class: tuple[int, ...] = (200, 300, 400, 500)
+    per_class: tuple[Count, ...] = (200, 300, 400, 500)
     """P of each round, images per class. Report: 200, 300, 400, 500 of 640 per class."""
     duplicates: Duplicates = "best"
     """What becomes of an image under several classes: the class with the highest probability, drop it, or
     train on it with each of them. The report allows several and does not say what becomes of them."""
     max_duplicate_share: float = 0.01
     """Largest share of extra labels for the P that is suggested. Report: between 0.0027 and 0.0202."""
-    first_epochs: int = 40
+    first_epochs: Count = 40
     """Passes over the true labels before the first round, where --init has no classifier. Report: 40."""
     epochs: int = 40
     """Passes over pseudo and true labels, per round. Report: not stated; fine-tuning 40."""
-    true_epochs: int = 40
+    true_epochs: Count = 40
     """Passes over the true labels afterwards, per round. Report: not stated; fine-tuning 40."""
     batch_size: int = 256
     """Images per step over all ranks. Report: not stated."""
@@ -65,11 +66,8 @@ class Config(ClassifierConfig):
     def __post_init__(self) -> None:
         """Refuse rounds without images."""
         super().__post_init__()
-        if not self.per_class or min(*self.per_class, self.top_k) < 1:
-            raise UserError(
-                "per_class and top_k: expected one or more numbers from 1 on, found "
-                f"{self.per_class} and {self.top_k}"
-            )
+        if not self.per_class:
+            raise UserError("per_class: expected one or more numbers, found none; give one for each round")
         if self.keep_head:
             raise UserError(
                 "keep_head: expected False, every training starts with a new classifier layer, found True; "

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.gan_config import GanConfig
-from engine.train.run_config import check_shares
+from loaders.common.checks import Count, Share
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -41,11 +41,11 @@ class Config(GanConfig, ClassifierConfig):
     """Passes over the unlabelled images. Authors' code: 1,200."""
     batch_size: int = 100
     """Labelled images per step over all ranks. Authors' code: 100."""
-    mu: int = 1
+    mu: Count = 1
     """Unlabelled, and generated, images per labelled one. Authors' code: 1."""
-    noise_size: int = 100
+    noise_size: Count = 100
     """Numbers that an image is generated from, drawn uniformly from [0, 1). Authors' code: 100."""
-    generator_width: int = 128
+    generator_width: Count = 128
     """Channels at half the resolution. Authors' code: 128, 256, 512."""
     dropout: float = 0.5
     """Dropout in the discriminator; 0.4 of it on the image. Authors' code: 0.5 and 0.2."""
@@ -53,16 +53,11 @@ class Config(GanConfig, ClassifierConfig):
     """Learning rate of Adam, for the discriminator. Authors' code: 0.0003."""
     lr_generator: float = 3e-4
     """Learning rate of Adam, for the generator. Authors' code: 0.0003."""
-    flat_share: float = 2 / 3
+    flat_share: Share = 2 / 3
     """Share of the run before the rates fall linearly to 0. Authors' code: 800 of 1,200 epochs."""
-    ema_decay: float = 0.9999
-    """Decay of the average of the discriminator's weights, which is measured, after a warm-up in which it is
-    their plain mean. Authors' code: 0.9999, from zero instead of the warm-up."""
-
-    def __post_init__(self) -> None:
-        """Refuse shares that are none."""
-        super().__post_init__()
-        check_shares(self, ("flat_share", "ema_decay"))
+    ema_decay: Share = 0.9999
+    """Decay of the average of the discriminator's weights, which is measured, after a warm-up in which it
+    follows them more closely. Authors' code: 0.9999, from zero instead of the warm-up."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds

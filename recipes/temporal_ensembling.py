@@ -23,8 +23,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.train.classifier_config import ClassifierConfig
-from engine.train.run_config import check_shares
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, Share
+from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
 
@@ -42,7 +42,7 @@ class Config(ClassifierConfig):
     """Passes over the unlabelled images. Paper: 300."""
     batch_size: int = 25
     """Labelled images per step over all ranks. Paper: those that chance brings among 100."""
-    mu: int = 4
+    mu: Count = 4
     """Unlabelled images per labelled one. Paper: see batch_size."""
     momentum: float = 0.6
     """Share of itself that the average of an image's predictions keeps in an epoch. Paper: 0.6."""
@@ -57,14 +57,12 @@ class Config(ClassifierConfig):
     """Peak learning rate of Adam. Paper: 0.003."""
     beta1: float = 0.9
     """First beta, the momentum, of Adam. Paper: 0.9, falling to 0.5 in the last 50 epochs."""
-    shift: float = 0.0625
+    shift: Share = 0.0625
     """Largest shift of a view, as a share of its side. Paper: 2 of 32 pixels."""
 
     def __post_init__(self) -> None:
         """Refuse an average that forgets nothing."""
         super().__post_init__()
-        check_numbers(self, ("mu",))
-        check_shares(self, ("shift",))
         if not 0.0 <= self.momentum < 1.0 or not 0.0 <= self.beta1 < 1.0:
             raise UserError(
                 f"expected momentum and beta1 in [0, 1), found {self.momentum} and {self.beta1}; change them"

@@ -29,7 +29,8 @@ from typing import Any, Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 from tools.bench.records import check_records
 
@@ -55,18 +56,18 @@ class Config:
     """What to measure."""
     backbone: str = "tiny_resnet"
     """Backbone of every recipe."""
-    resolution: int = 32
+    resolution: Count = 32
     """Side of the views in pixels; tiles are a third of it."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Images per step; of recipes with both kinds, a quarter is labelled."""
-    window: int = 8
+    window: Count = 8
     """Steps of a window."""
-    pairs: int = 6
+    pairs: Count = 6
     """Pairs of windows in a run: repeated batches, then fresh ones. At best all of them are no more than an
     epoch, since deepcluster clusters in each."""
-    runs: int = 1
+    runs: Count = 1
     """Rounds; every recipe runs once in each."""
-    num_threads: int = 2
+    num_threads: Count = 2
     """Threads of the loader, and of torch as well."""
     json: Path | None = None
     """File to append one line per run to."""

@@ -46,7 +46,7 @@ class Generator(nn.Module):
         Args:
             resolution: side of the images: 4, 5, 6 or 7 times 4, 8, 16 or 32.
             noise_size: of the input.
-            width: channels at half the resolution; each layer before has twice as many, up to 8 * width.
+            width: channels at half the resolution; each earlier layer has twice as many, up to 8 * width.
         """
         super().__init__()
         halvings, first = _halvings(resolution)
@@ -91,12 +91,17 @@ class Discriminator(nn.Module):
         for number, (size_in, size_out, kernel, stride, padding) in enumerate(plan, start=1):
             convolution = nn.Conv2d(size_in, size_out, kernel, stride, padding)
             # Nine layers without BatchNorm: He's initialisation keeps the signal, PyTorch's loses it. The
-            # paper's own, from the first batch, would give every rank other weights.
+            # paper's own initialisation, from the first batch, would give every rank different weights.
             nn.init.kaiming_normal_(convolution.weight, a=_SLOPE, nonlinearity="leaky_relu")
             layers += [weight_norm(convolution), nn.LeakyReLU(_SLOPE)]
             if number in (3, 6):
                 layers.append(nn.Dropout(dropout))
         self.num_features = wide
+        self.stage_modules = (
+            "layers.6",
+            "layers.13",
+            "layers.20",
+        )  # whose outputs are the maps of the stages
         self.layers = nn.Sequential(*layers)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -109,7 +114,7 @@ class Discriminator(nn.Module):
         return self.forward_features(x).mean(dim=(2, 3))
 
     def set_dropout(self, dropout: float) -> None:
-        """Change the dropout, the image's in proportion."""
+        """Change the dropout; that of the image changes in proportion."""
         first, *others = [module for module in self.layers if isinstance(module, nn.Dropout)]
         first.p = 0.4 * dropout
         for module in others:

@@ -59,6 +59,8 @@ class WideResNet(nn.Module):
         sizes = (16, 16 * width, 32 * width, 64 * width)
         blocks_per_stage = (depth - 4) // 6
         self.num_features = sizes[-1]
+        # Whose outputs are the maps of the stages: the last block of each.
+        self.stage_modules = tuple(f"stages.{blocks_per_stage * i - 1}" for i in (1, 2, 3))
         self.stem = nn.Conv2d(3, sizes[0], 3, 1, 1, bias=False)
         blocks = [
             PreActivationBlock(sizes[stage] if first else size, size, 2 if first and stage else 1)

@@ -47,10 +47,10 @@ def pretext_loss(logits_BC: Tensor, target: Tensor) -> PretextTerms:
 
 
 def class_weights(counts: Tensor, effective: bool = False) -> Tensor:
-    """Return the weight of each class, such that rare classes count as much as frequent ones.
+    """Return class weights that make rare classes count as much as frequent ones.
 
     Args:
-        counts: int64 [C], labels of each class, of which one is not 0.
+        counts: int64 [C], labels of each class, not all 0.
         effective: inverse to (1 - b^n) / (1 - b), the effective number of n images, with b = 0.999; else
             inverse to n.
 

@@ -93,7 +93,7 @@ def feature_matching_loss(features_real: Tensor, features_generated: Tensor) -> 
 def diversity(images: Tensor) -> Tensor:
     """Return the root mean square distance per pixel of images from their mean, over all ranks, a scalar.
 
-    Close to 0 when a generator draws one image whatever its input is.
+    It is close to 0 if a generator draws the same image for any input.
 
     Args:
         images: [G, 3, H, W].

@@ -30,8 +30,8 @@ class Mixed:
     Attributes:
         x: [B, 3, H, W].
         labels: int64 [B], of each image.
-        partner_labels: int64 [B], of what was mixed in.
-        share: of the image itself in the mixture, in [0, 1].
+        partner_labels: int64 [B], of the image that was mixed in.
+        share: share of the image itself in the mixture, in [0, 1].
     """
 
     x: Tensor
@@ -63,12 +63,12 @@ def mix(x: Tensor, labels: Tensor, mixing: Mixing, alpha: float, seed: int, step
     """Mix every image with its neighbour.
 
     Args:
-        x: [B, 3, H, W], B even where anything is mixed.
+        x: [B, 3, H, W]; B must be even if images are mixed.
         labels: int64 [B].
-        mixing: "mixup" blends all pixels, "cutmix" puts in a box of the neighbour.
+        mixing: "mixup" blends all pixels, "cutmix" pastes a box of the neighbour.
         alpha: of Beta(alpha, alpha); the papers have 0.2 (mixup on ImageNet) and 1 (CutMix).
         seed: of the run.
-        step: of the run; every step draws anew.
+        step: step of the run; every step draws new numbers.
 
     Raises:
         UserError: an odd number of rows.

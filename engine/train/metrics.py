@@ -1,4 +1,4 @@
-"""Metrics that stay on the device until the log step, and the file they end in."""
+"""Metrics that stay on the device until the log step, and the file for them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class NonFiniteLossError(UserError):
 class MetricWindow:
     """Sums of metrics since the last log step, and the first step whose loss or gradients were not finite.
 
-    Nothing here waits for the device before `read`.
+    Only `read` waits for the device.
     """
 
     def __init__(self, device: torch.device) -> None:
         """Start an empty window.
 
         Args:
-            device: where the losses are.
+            device: device of the losses.
         """
         self._device = device
         self._sums: dict[str, Tensor] = {}
@@ -60,14 +60,14 @@ class MetricWindow:
         self._first_bad_steps = torch.minimum(self._first_bad_steps, here)
 
     def read(self) -> dict[str, float]:
-        """Return the means over steps and ranks and empty the window; a window of skipped steps has no loss.
+        """Return the means over steps and ranks, and empty the window; skipped steps have no loss.
 
         A metric's mean is over the steps that have it.
 
         Waits for the device.
 
         Raises:
-            NonFiniteLossError: some loss since the last call was not finite; on every rank.
+            NonFiniteLossError: on every rank, if a loss since the last call was not finite.
         """
         self.check()
         if not self._counts:
@@ -78,7 +78,7 @@ class MetricWindow:
         return means
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs to go on with this window, on any number of ranks.
+        """Return the state from which `restore` goes on with this window, on any number of ranks.
 
         Waits for the device; called on every rank.
 
@@ -111,7 +111,7 @@ class MetricWindow:
         """Wait for the device and make sure that all losses and gradients so far, on every rank, were finite.
 
         Raises:
-            NonFiniteLossError: naming the first step of which that is not true; on every rank.
+            NonFiniteLossError: on every rank; names the first step of which that is not true.
         """
         if world_size() > 1:
             dist.all_reduce(self._first_bad_steps, op=dist.ReduceOp.MIN)

@@ -14,8 +14,8 @@ def warmup_cosine(total_steps: int, warmup_steps: int, final_factor: float = 0.0
 
     Args:
         total_steps: steps of the whole run; later steps stay at `final_factor`.
-        warmup_steps: steps of the rise, 0 for none; where it is not below `total_steps`, the run ends
-            while still rising.
+        warmup_steps: steps of the rise, 0 for none; if they are not fewer than `total_steps`, the run ends
+            during the rise.
         final_factor: factor reached at `total_steps`.
 
     Returns:

@@ -105,7 +105,7 @@ def weak(
 ) -> ViewPolicy:
     """Weak view of FixMatch: flip, crop after padding by 12.5 % (Sohn et al. 2020, section 2.3).
 
-    With `padding` 0 the flip alone.
+    With `padding` 0 only the flip remains.
     """
     return ViewPolicy("weak", resolution, PaddedCrop(padding), (HorizontalFlip(flip_p),), normalize)
 
@@ -136,7 +136,7 @@ def fixmatch_strong(
 ) -> ViewPolicy:
     """Strong view of FixMatch: the weak view, RandAugment (n = 2, random magnitude), Cutout of half the side.
 
-    Without `cutout` the last is left out.
+    Without `cutout`, Cutout is left out.
 
     Source: Sohn et al. 2020, appendix D; ranges, ten levels and the probability 0.5 per operation as in the
     PyTorch code that reproduces its CIFAR figures.
@@ -247,7 +247,7 @@ def rotations(
 ) -> tuple[ViewPolicy, ...]:
     """The four views of RotNet: one crop, turned counter-clockwise by 0, 90, 180 and 270 degrees.
 
-    Source: Gidaris et al. 2018, section 3. Where the images are turned on the device anyway, `crop_flip` and
+    Source: Gidaris et al. 2018, section 3. If the device turns the images, `crop_flip` and
     `engine.objectives.rotnet.rotate_four` move a quarter of the bytes.
     """
     plain = crop_flip(resolution, min_scale, flip_p, normalize)
@@ -314,6 +314,6 @@ def evaluation(
 def mirrored(
     resolution: int = 224, fraction: float | None = None, normalize: Normalize | None = IMAGENET
 ) -> ViewPolicy:
-    """The view `evaluation` mirrored left to right, for test-time augmentation."""
+    """The view of `evaluation` mirrored left to right, for test-time augmentation."""
     plain = evaluation(resolution, fraction, normalize)
     return replace(plain, name="mirrored", operations=(HorizontalFlip(p=1.0),))

@@ -54,6 +54,7 @@ def test_training_and_validation_stand_side_by_side(measured: Path) -> None:
     held = [record for record in records if "validation_top1" in record]
     assert [record["step"] for record in held] == [1, 2, 3, 4]
     assert all(record["validation_loss"] > 0.0 for record in held)
+    assert all(0.0 <= record["validation_raw_top1"] <= 1.0 for record in held)
     trained = [record for record in records if "top1" in record]
     assert [record["step"] for record in trained] == [1, 2, 3, 4]
 

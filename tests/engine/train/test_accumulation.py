@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.train.accumulation import Accumulator, Shell, cut
+from engine.train.batchnorm import BATCHNORM
 from engine.train.distributed import seed_everything
 from engine.train.metrics import read_metrics
 from engine.train.options import OptimizerOptions
@@ -112,7 +113,7 @@ BY_EMBEDDINGS: dict[str, Callable[[], Recipe]] = {
 def without_batchnorm(recipe: Recipe) -> Recipe:
     """Let BatchNorm of networks normalise by what it remembers, so that rows do not meet in it."""
     for name, module in recipe.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.startswith("standardise"):
+        if isinstance(module, BATCHNORM) and not name.startswith("standardise"):
             module.eval()
     return recipe
 
