@@ -81,7 +81,8 @@ def color_bins() -> Tensor:
     levels = torch.linspace(0.0, 1.0, 86)
     cube = torch.stack(torch.meshgrid(levels, levels, levels, indexing="ij"))
     ab = rgb_to_lab(cube.reshape(3, 1, -1))[1:, 0]
-    return torch.unique((ab / BIN_SIDE).round(), dim=1).T.contiguous() * BIN_SIDE
+    bins: Tensor = torch.unique((ab / BIN_SIDE).round(), dim=1).T.contiguous() * BIN_SIDE
+    return bins
 
 
 def encode(ab: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
