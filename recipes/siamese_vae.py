@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.choices import Positive, Reconstruction, TripletDistance
+from engine.choices import Reconstruction, TripletDistance, TripletPositive
 from engine.train.run_config import RunConfig
 from loaders.common.checks import Count
 from loaders.common.errors import run_command
@@ -34,7 +34,7 @@ class Config(RunConfig):
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Report: AlexNet."""
     resolution: int = 96
     """Side of the views in pixels, a multiple of 16. This project's choice."""
-    positive: Positive = "crop"
+    positive: TripletPositive = "crop"
     """The other view of an image: two crops of it; or affine, the whole image and a random affine
     transformation of that: turned, shifted and slanted."""
     min_crop: float = 0.2
