@@ -103,6 +103,7 @@ from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
+from loaders.packs.labels.subsample import read_label_table
 from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
 
@@ -153,10 +154,10 @@ class Rounds:
         folder = self.config.out / "labels"
         path = folder / f"round-{cycle}.parquet"
         if on_main(path.is_file):
-            return LabelTable.read(path)
+            return read_label_table(self.pack, path)
         selection, per_class = self.select(run), self.config.per_class[cycle - 1]
         kept = selection.best(per_class).one_class_each(self.config.duplicates)
-        table = as_table(kept, cycle)
+        table = self.pack.signed(as_table(kept, cycle))
         between = np.linspace(1, 1.25 * max(self.config.per_class), 12).astype(int).tolist()
         points = sorted({*self.config.per_class, *between})
         counted = count_duplicates(selection, points)

@@ -105,7 +105,8 @@ def read_label_table(pack: Pack, path: Path) -> LabelTable:
     """Read a label table and check that it can be one of this pack.
 
     Raises:
-        UserError: no table, one of another number of classes, or of rows that the pack does not have.
+        UserError: no table, one of another number of classes, of other images, or of rows that the pack does
+            not have.
     """
     table = pack.widened(LabelTable.read(path, len(pack)))
     if table.num_classes != len(pack.classes):
@@ -113,11 +114,7 @@ def read_label_table(pack: Pack, path: Path) -> LabelTable:
             f"label table {path}: expected one of the {len(pack.classes)} classes of the pack {pack.path}, "
             f"found one of {table.num_classes}; it belongs to another pack"
         )
-    if len(table) and table.row[-1] >= len(pack):
-        raise UserError(
-            f"label table {path}: expected rows below {len(pack)} as in the pack {pack.path}, found row "
-            f"{table.row[-1]}; it belongs to another pack"
-        )
+    pack.check_images(table, f"label table {path}")
     return table
 
 
