@@ -55,6 +55,11 @@ class Recipe(nn.Module, ABC):
         return self
 
     @property
+    def measured_backbone(self) -> nn.Module:
+        """What maps whole images to representations, to be measured while training goes on."""
+        return self.backbone
+
+    @property
     def rules(self) -> Mapping[str, str]:
         """Rules of learning that no option names, in words; a resume under other rules is refused.
 
