@@ -68,9 +68,9 @@ def doubted_labels(h: Tensor, labels: Tensor, num_classes: int) -> Doubts:
         num_classes: C.
     """
     bank, judged = _spaced(len(h), MOST_COMPARED), _spaced(len(h), MOST_JUDGED)
-    places, guesses, leads, shares = [], [], [], []
+    found: list[list[Tensor]] = [[], [], [], []]  # places, guesses, leads and shares of the vote
     k, compared = min(_NEIGHBOURS, len(bank) - 1), h if len(bank) == len(h) else h[bank]
-    for part in judged.split(_CHUNK_SIZE) if k > 0 else ():
+    for part in torch.split(judged, _CHUNK_SIZE) if k > 0 else ():
         similarity, neighbour = nearest(compared, h[part], k + 1)
         similarity = torch.where(bank[neighbour] == part.unsqueeze(1), _NOTHING, similarity)
         similarity, kept = similarity.topk(k, dim=1)
@@ -80,13 +80,13 @@ def doubted_labels(h: Tensor, labels: Tensor, num_classes: int) -> Doubts:
         share, guess = votes.max(1)
         lead = share - votes.gather(1, labels[part].unsqueeze(1)).squeeze(1)
         doubted = lead >= _LEAST_LEAD
-        for column, found in ((places, part), (guesses, guess), (leads, lead), (shares, share)):
-            column.append(found[doubted])
-    if not places:
+        for column, values in zip(found, (part, guess, lead, share), strict=True):
+            column.append(values[doubted])
+    if not found[0]:
         return Doubts(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), 0)
-    order = torch.cat(leads).argsort(descending=True, stable=True)
-    place, guess, share = (torch.cat(column)[order].numpy() for column in (places, guesses, shares))
-    return Doubts(place, guess, share.astype(np.float32), len(judged))
+    place, guess, lead, share = map(torch.cat, found)
+    order = lead.argsort(descending=True, stable=True)
+    return Doubts(place[order].numpy(), guess[order].numpy(), share[order].numpy(), len(judged))
 
 
 @torch.inference_mode()
@@ -135,7 +135,7 @@ def _likeness(
     bank: Tensor, labels: Tensor, num_classes: int, query: Tensor, places: Tensor, without_itself: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield places of queries, int64 [B], and the cosine to the most similar image of each class, [B, C]."""
-    for part in places.split(_CHUNK_SIZE):
+    for part in torch.split(places, _CHUNK_SIZE):
         similarity = F.normalize(query[part].float(), dim=1) @ bank.T
         if without_itself:
             similarity[torch.arange(len(part)), part] = _NOTHING
