@@ -73,7 +73,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import torch
 from torch import Tensor, nn
 
-from engine.nets.backbones import Projector, build_backbone
+from engine.nets.backbones import Projector, build_backbone, of_whole_images
 from engine.objectives.cross_entropy import pretext_loss
 from engine.objectives.jigsaw import permutation_set, shuffle_tiles
 from engine.train.draws import StepDraws
@@ -113,6 +113,11 @@ class Jigsaw(Recipe):
         self.classifier = Projector(GRID**2 * config.tile_features, sizes)
         chosen = permutation_set(config.num_permutations, GRID**2, config.seed)
         self.register_buffer("permutations", torch.from_numpy(chosen))
+
+    @property
+    def measured_backbone(self) -> nn.Module:
+        """The backbone, which learns from tiles, as it takes the whole image."""
+        return of_whole_images(self.backbone, self.backbone_name, self.config.resolution)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Shuffle the tiles, and say which permutation it was (section 4)."""

@@ -69,8 +69,9 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 
 import torch
+from torch import nn
 
-from engine.nets.backbones import Projector, build_backbone
+from engine.nets.backbones import Projector, build_backbone, of_whole_images
 from engine.objectives.cross_entropy import pretext_loss
 from engine.objectives.patches import NUM_POSITIONS, choose_pairs
 from engine.train.draws import StepDraws
@@ -101,6 +102,11 @@ class Patches(Recipe):
         self.backbone_name = config.backbone
         num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
         self.classifier = Projector(2 * num_features, (*config.hidden, NUM_POSITIONS))
+
+    @property
+    def measured_backbone(self) -> nn.Module:
+        """The backbone, which learns from tiles, as it takes the whole image."""
+        return of_whole_images(self.backbone, self.backbone_name, self.config.resolution)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Take the centre and a neighbour, and say which neighbour it was (section 3)."""

@@ -112,6 +112,7 @@ from loaders.classification import (
 )
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
+from loaders.packs.labels.subsample import read_label_table
 from loaders.views import presets
 
 
@@ -215,7 +216,7 @@ class Labeller:
         config, phases = self.config, self.phases
         path = config.out / "labels" / f"cycle-{cycle}.parquet"
         if on_main(path.is_file):
-            return LabelTable.read(path)
+            return read_label_table(self.pack, path)
         threshold = growing_threshold(
             cycle - 1, config.threshold, config.threshold_growth, config.threshold_limit
         )
@@ -225,7 +226,7 @@ class Labeller:
         table = LabelTable.of(
             found.row, found.label, len(self.pack.classes), found.confidence, "pseudo", cycle
         )
-        on_main(lambda: table.write(path))
+        on_main(lambda: self.pack.signed(table).write(path))
         phases.say(f"cycle {cycle}: {len(table):,} images labelled at {threshold:.2f} or more")
         return table
 

@@ -108,6 +108,7 @@ from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
+from loaders.packs.labels.subsample import read_label_table
 from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
 
@@ -165,11 +166,11 @@ class Rounds:
         path = folder / f"round-{cycle}.parquet"
         if on_main(path.is_file):
             also = on_main(lambda: sorted(folder.glob(f"round-{cycle}-place-*.parquet")))
-            return tuple(LabelTable.read(found) for found in (path, *also))
+            return tuple(read_label_table(self.pack, found) for found in (path, *also))
         selection, per_class = self.select(run), self.config.per_class[cycle - 1]
         selected, duplicates = selection.best(per_class), self.config.duplicates
         kept = selected.by_place() if duplicates == "all" else [selected.one_class_each(duplicates)]
-        table, *others = tables = [as_table(part, cycle) for part in kept]
+        table, *others = tables = [self.pack.signed(as_table(part, cycle)) for part in kept]
         between = np.linspace(1, 1.25 * max(self.config.per_class), 12).astype(int).tolist()
         points = sorted({*self.config.per_class, *between})
         counted = count_duplicates(selection, points)

@@ -195,7 +195,7 @@ from loaders.packs.labels.class_names import class_names, write_class_names
 from loaders.packs.labels.division import divide, joined_groups, scarce_note
 from loaders.packs.labels.files import export_labels, new_class_names, read_label_file
 from loaders.packs.labels.leaks import shared_rows
-from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
+from loaders.packs.labels.subsample import read_label_table, subsample_per_class, tell_scarce
 from loaders.packs.labels.tables import label_table_path
 
 
@@ -231,7 +231,7 @@ def _rows_of(pack: Pack, split: str | None) -> list[tuple[int, int]]:
 
 
 def _read(pack: Pack, name: str) -> LabelTable:
-    return pack.widened(LabelTable.read(pack.path / label_table_path(name), len(pack)))
+    return read_label_table(pack, pack.path / label_table_path(name))
 
 
 def _free_path(pack: Pack, name: str) -> Path:
@@ -247,7 +247,7 @@ def _free_path(pack: Pack, name: str) -> Path:
 
 def _write(pack: Pack, name: str, table: LabelTable) -> None:
     path = _free_path(pack, name)
-    table.write(path)
+    pack.signed(table).write(path)
     print(f"{path}: {len(table):,} labels")
 
 

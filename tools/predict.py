@@ -224,7 +224,7 @@ def run(config: Config) -> Path:
         path = write_table(config, pack, network.classes, guessed)
         labels = label_table(config, pack, network.classes, guessed)
         if labels is not None:
-            labels.write(config.out / "labels.parquet")
+            pack.signed(labels).write(config.out / "labels.parquet")
         if config.sheet is not None:
             draw_sheet(config, network, split, guessed, config.sheet)
         return path

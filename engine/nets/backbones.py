@@ -147,6 +147,25 @@ def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
     return network
 
 
+def of_whole_images(network: nn.Module, name: str, resolution: int) -> nn.Module:
+    """Return a backbone that learns from tiles as one that takes whole images, to be measured as it is now.
+
+    The network itself stays as it is, and no random number is drawn.
+
+    Args:
+        network: built by `build_backbone` for tiles; returned where nothing in it belongs to a resolution.
+        name: as `build_backbone` takes it.
+        resolution: side of the whole images in pixels.
+
+    Raises:
+        UserError: a resolution that the network cannot take.
+    """
+    if "img_size" not in _size_options(name, resolution):
+        return network
+    with torch.random.fork_rng(devices=[]):  # a new network draws weights before it gets these
+        return resized(network, name, resolution)
+
+
 @contextmanager
 def _refusal(name: str, resolution: int) -> Iterator[None]:
     """Turn a network's exception about the size of views into a one-line error."""

@@ -38,7 +38,7 @@ from engine.train.run_folder import opened_run, save_backbone
 from engine.train.samples import save_samples
 from engine.train.schedule import Schedule, warmed
 from engine.train.stop import StopSignal
-from engine.train.trackers import log_views
+from engine.train.trackers import log_views, log_weights
 from engine.train.validation import Validation, ValidationState, Validator
 from loaders.batch import Batch, Loader, PairedBatch
 from loaders.common.errors import UserError
@@ -243,6 +243,8 @@ class _Run:
                         self._validate(self.validator, clock, shown)
                     if self.step % self.config.log_every == 0 or self.step == self.last_step:
                         self._log(clock, shown)
+                    with clock.paused():
+                        log_weights(self.accelerator, self.recipe, self.step, self.total_steps)
                     if probes is not None:
                         self._measure(probes, clock, shown)
                     if self.step % self.config.checkpoint_every_steps == 0 or self.step == self.last_step:
@@ -271,7 +273,7 @@ class _Run:
     def _measure(self, probes: ProbeRecorder, clock: TrainingClock, shown: TrainingProgress) -> None:
         """Measure frozen features if that is due, outside the window whose speed is logged."""
         with clock.paused():
-            record = probes.after_step(self.step, self.recipe.backbone, self.device)
+            record = probes.after_step(self.step, self.recipe.measured_backbone, self.device)
         if record:
             shown.say(", ".join(f"{name} {value:.4g}" for name, value in record.items()))
             std, effective = record["feature_std"], record["effective_rank"]

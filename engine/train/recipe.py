@@ -60,6 +60,11 @@ class Recipe(nn.Module, ABC):
         return {}
 
     @property
+    def measured_backbone(self) -> nn.Module:
+        """The network from whole images to representations that the online probe measures."""
+        return self.backbone
+
+    @property
     def rules(self) -> Mapping[str, str]:
         """Rules of learning that no option names, as texts; a resume under other rules is refused.
 

@@ -19,12 +19,14 @@ from loaders.packs.manifest import WARNINGS_NAME
 from loaders.packs.quarantine import quarantined
 from loaders.packs.reasons import Reason
 from loaders.packs.sources.naming import is_image_name
+from tools.packing.judged import judge
 from tools.packing.names import PAGE_NAME
 from tools.packing.pack_page import write_page
 from tools.packing.warned import read_warnings
 
 Fault = Literal["leak", "duplicates", "corrupt"]
 _SHOWN_REASONS = 5
+_SHOWN_DOUBTS = 8
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,12 @@ class Quarantine:
 
 
 def inspect_pack(
-    pack: Pack, near: bool, workers: int, console: Console, page: Path | None = None
+    pack: Pack,
+    near: bool,
+    workers: int,
+    console: Console,
+    page: Path | None = None,
+    features: Sequence[Path] = (),
 ) -> tuple[Findings, Quarantine]:
     """Find copies and leaks, print what was found, and write the page.
 
@@ -51,6 +58,7 @@ def inspect_pack(
         workers: threads that decode, 0 for one per core.
         console: where the figures go.
         page: file of the page; `report.html` in the pack by default, where that can be written.
+        features: folders with features of its images, by which labels are judged.
     """
     findings = find_copies(pack, near, workers or available_cores())
     quarantine = read_quarantine(pack)
@@ -72,9 +80,18 @@ def inspect_pack(
         console.print(
             f"{warnings.num_warned:,} images that decoders warned of, {repaired}listed in {WARNINGS_NAME}"
         )
+    judged = judge(pack, features)
+    if judged is not None:
+        console.print(judged.said_of_labels, soft_wrap=True)
+        for row, guess in zip(judged.doubted[:_SHOWN_DOUBTS].tolist(), judged.guess.tolist(), strict=False):
+            console.print(
+                f"  {pack.key(row)}: neighbours say {pack.classes[guess]}", markup=False, soft_wrap=True
+            )
+        if judged.num_others:
+            console.print(judged.said_of_others, soft_wrap=True)
     path = page or pack.path / PAGE_NAME
     try:
-        write_page(pack, findings, quarantine.reasons, warnings, path)
+        write_page(pack, findings, quarantine.reasons, warnings, path, judged)
     except OSError as error:
         # A pack may lie where this user can only read; its figures are known all the same.
         line = describe_system_error(error)
