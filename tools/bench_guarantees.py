@@ -22,14 +22,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, Positive, check_numbers
+from loaders.common.checks import Count, Positive
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecordConfig):
     """Measure what the guarantees of docs/guarantees.md cost."""
 
     pack: Path
@@ -54,13 +54,6 @@ class Config:
     """Processes that agree before every step on whether to stop; 1 leaves this out."""
     agreements: Count = 5000
     """Times that they do."""
-    json: Path | None = None
-    """File that gets a line per measurement appended."""
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that measure nothing."""
-        check_numbers(self)
-        check_records(self.json)
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -19,15 +19,15 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, check_numbers
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import Positional, check_command_line, command_line
 from loaders.options import DTypeName
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecordConfig):
     """Memory of a loader of two Barlow views."""
 
     pack: Positional[Path]
@@ -44,13 +44,6 @@ class Config:
     """Threads of the loader."""
     dtypes: tuple[DTypeName, ...] = get_args(DTypeName)
     """Types to measure, each with a loader of its own."""
-    json: Path | None = None
-    """File to which one JSON line per type is appended."""
-
-    def __post_init__(self) -> None:
-        """Refuse what measures nothing, and a file that takes no records."""
-        check_numbers(self)
-        check_records(self.json)
 
 
 if __name__ == "__main__":  # before the imports that take seconds

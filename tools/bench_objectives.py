@@ -19,14 +19,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, check_numbers
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecordConfig):
     """Benchmark of objectives."""
 
     batch_size: Count = 256
@@ -39,13 +39,6 @@ class Config:
     """Rounds of both versions in turns."""
     num_threads: Count = 2
     """Threads of torch."""
-    json: Path | None = None
-    """File to append one line per objective to."""
-
-    def __post_init__(self) -> None:
-        """Refuse what measures nothing, and a file that takes no records."""
-        check_numbers(self)
-        check_records(self.json)
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -21,15 +21,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, check_numbers
+from loaders.common.checks import Count
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 from tools.packing.writers import WRITERS
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecordConfig):
     """Compare packers on the files of a class-folder tree."""
 
     source: Path
@@ -46,17 +46,14 @@ class Config:
     """Processes or threads for writers that can use them, 0 for one per core."""
     scratch: Path | None = None
     """Folder for what is written; by default the system's folder for temporary files."""
-    json: Path | None = None
-    """Append one record per run to this file."""
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing, no writer, and a file that takes no records."""
-        check_numbers(self)
+        super().__post_init__()
         if not self.writers:
             raise UserError(f"writers: expected some of {', '.join(WRITERS)}, found none; name one")
         if self.scratch is not None and not self.scratch.is_dir():
             raise UserError(f"scratch: expected a folder at {self.scratch}, found none; make it")
-        check_records(self.json)
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -23,17 +23,17 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, check_numbers
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 
 Stage = Literal["draw", "pack", "verify", "decode", "open", "synthetic"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecordConfig):
     """Measure packing at scale."""
 
     work: Path
@@ -48,14 +48,11 @@ class Config:
     """Rows of the index that is only made up, as files with holes."""
     workers: int = 0
     """Processes or threads, 0 for one per core."""
-    json: Path | None = None
-    """Append one record per stage to this file."""
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing, a file in place of the folder, and one that takes no records."""
-        check_numbers(self)
+        super().__post_init__()
         check_folder(self.work, "work")
-        check_records(self.json)
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -29,10 +29,10 @@ from typing import Any, Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, check_numbers
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 
 # fmt: off
 RecipeName = Literal[
@@ -42,7 +42,7 @@ RecipeName = Literal[
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecordConfig):
     """Benchmark of training."""
 
     pack: Path
@@ -68,13 +68,6 @@ class Config:
     """Rounds; every recipe runs once in each."""
     num_threads: Count = 2
     """Threads of the loader, and of torch as well."""
-    json: Path | None = None
-    """File to append one line per run to."""
-
-    def __post_init__(self) -> None:
-        """Refuse what measures nothing, and a file that takes no records."""
-        check_numbers(self)
-        check_records(self.json)
 
     @property
     def steps(self) -> int:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loaders.common.checks import check_numbers
 from loaders.common.errors import UserError
 from loaders.common.files import check_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """What every benchmark has that leaves records."""
+
+    json: Path | None = None
+    """Also append records to this file."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that measure nothing, and a file that takes no records."""
+        check_numbers(self)
+        check_records(self.json)
 
 
 def check_records(path: Path | None) -> None:
