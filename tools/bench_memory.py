@@ -1,10 +1,10 @@
-"""Measure what a loader adds to a process's memory, and whether that stays the same over many epochs.
+"""Measure the memory that a loader adds to a process, and whether it grows over many epochs.
 
 Example:
     python tools/bench_memory.py packs/mine --resolution 224 --batch-size 256
 
-Counted is anonymous memory (RssAnon of the process), sampled every few milliseconds: the page cache, which a
-mapped pack is read through, can be taken back by the system at any time. Linux only.
+Anonymous memory (RssAnon of the process) counts, sampled every few milliseconds. The page cache, through
+which a mapped pack is read, does not count, since the system can take it back at any time. Linux only.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Config(RecordConfig):
     num_threads: Count = 2
     """Threads of the loader."""
     dtypes: tuple[DTypeName, ...] = get_args(DTypeName)
-    """Types to measure, each with a loader of its own."""
+    """Types to measure, each with a separate loader."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -64,7 +64,7 @@ SAMPLE_S = 0.005
 class Memory:
     """Anonymous memory in bytes."""
 
-    before: int  # with everything imported and compiled
+    before: int  # after imports and compiling
     early: int = 0  # peak of the first tenth of the epochs
     late: int = 0  # peak of the last tenth
 

@@ -3,8 +3,8 @@
 Example:
     python tools/bench_objectives.py --json objectives.jsonl
 
-The plain versions go row by row, as the equations are written; both are checked to give the same values
-before either is timed. They take turns; medians over the rounds.
+The plain versions go row by row, like the equations. Both versions must give the same values before they are
+timed. They take turns; the figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def check(case: Case) -> None:
 
 
 def time_once(kernel: Kernel, inputs: tuple[Tensor, ...], at_least_s: float = 0.2) -> float:
-    """Return seconds per forward and backward, over as many as fill some time."""
+    """Return seconds per forward and backward pass, over enough passes to fill some time."""
     start, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - start < at_least_s:
         step(kernel, inputs)

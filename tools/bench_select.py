@@ -23,7 +23,7 @@ from tools.bench.records import RecordConfig
 
 @dataclass(frozen=True)
 class Config(RecordConfig):
-    """Print seconds and peak memory; making the scores is not timed."""
+    """Print seconds and peak memory; the time for making scores does not count."""
 
     rows: Count = 512_000
     """Rows to select from. Report: 512,000."""
@@ -34,7 +34,7 @@ class Config(RecordConfig):
     per_class: Count = 500
     """Rows kept of each class. Report: up to 500."""
     chunk: Count = 8192
-    """Rows per update, as a network's batches would come."""
+    """Rows per update, like the batches of a network."""
     runs: Count = 5
     """Repetitions; all are listed, the median is the figure."""
 

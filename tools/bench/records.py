@@ -1,4 +1,4 @@
-"""Records of measurements: lines of JSON, appended to a file that was looked at before the first one."""
+"""Records of measurements: lines of JSON, appended to a file that is checked before measuring."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loaders.common.files import check_file
 
 @dataclass(frozen=True, kw_only=True)
 class RecordConfig:
-    """What every benchmark has that leaves records."""
+    """The options of every benchmark that writes records."""
 
     json: Path | None = None
     """Also append records to this file."""
@@ -27,17 +27,17 @@ class RecordConfig:
 
 
 def check_records(path: Path | None) -> None:
-    """Refuse a file that no record could be appended to, before minutes of measuring.
+    """Refuse a file to which no record can be appended, before minutes of measuring.
 
     Raises:
-        UserError: a folder is there, or a file above it.
+        UserError: the path is a folder, or a file stands above it.
     """
     if path is not None:
         check_file(path, "json")
 
 
 def append_record(path: Path | None, record: Mapping[str, Any]) -> None:
-    """Append one record; nothing happens without a path.
+    """Append one record; do nothing without a path.
 
     Raises:
         UserError: the file cannot be written.
