@@ -24,7 +24,9 @@ Mixing = Literal["none", "mixup", "cutmix"]
 """Mixing of images, see `engine.objectives.supervised`."""
 TripletDistance = Literal["cosine", "euclidean"]
 """Distance of codes, see `engine.objectives.triplet`."""
+Positive = Literal["crop", "affine"]
+"""The other view of an image in a triplet, see `loaders.views.presets`."""
 Reconstruction = Literal["bce", "mse"]
 """Loss of a decoded image, see `engine.objectives.vae`."""
-Duplicates = Literal["best", "drop"]
+Duplicates = Literal["best", "drop", "all"]
 """Handling of an image that several classes selected, see `engine.labels.select`."""

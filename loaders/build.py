@@ -22,6 +22,7 @@ from loaders.order.fingerprint import fingerprint
 from loaders.order.permutation import check_batch, num_steps, permute_stream
 from loaders.order.weighted import cumulative_shares, weighted_positions
 from loaders.packs import LabelTable, Split
+from loaders.packs.pack import LabelTables
 from loaders.placing import place_on
 from loaders.transform import BatchTransform, Transforming, transform_facts, unnormalized
 from loaders.views.policy import ViewPolicy
@@ -37,7 +38,7 @@ def build_loader(
     *,
     options: LoaderOptions = _DEFAULT,
     mode: Mode = "train",
-    labels: LabelTable | None = None,
+    labels: LabelTables = None,
     sampler: Sampler | None = None,
     batch_transform: BatchTransform | None = None,
 ) -> EpochLoader:
@@ -50,20 +51,18 @@ def build_loader(
         options: how the loader works: seed, backend, device, ranks, threads and so on.
         mode: "train" shuffles and drops the last partial batch; "eval" keeps the order, pads the last batch
             and marks the padding in `Batch.valid`.
-        labels: label table to take the labels from, such as `LabelTable.read(path)`; the true labels by
-            default.
+        labels: label table, as `LabelTable.read(path)` is; the true labels by default. Several tables are
+            for a split that holds a row once for each of its labels, see `Split.labeled_by`.
         sampler: which rows an epoch of training takes, instead of each once: "balanced" takes every class
-            equally often, of the rows with a label; weights [len(split)] take each row as often as its share
-            of their sum says. An epoch stays as long as the split.
+            equally often; weights [len(split)] take each row by its share. An epoch stays equally long.
         batch_transform: `transform(views, generator)`, a function with a name. It gets the views [B, 3, H, W]
             on the device, in [0, 1] before normalisation, and a generator seeded by (seed, epoch, step,
             rank), and returns the views. A callable of the views alone, as torchvision's v2 transforms are,
             draws from torch's global generators, which are seeded likewise meanwhile.
 
     Returns:
-        A loader: `for batch in loader` runs epochs 0, 1, ...; `epoch(epoch, start_step)` yields the
-        `Batch`es of one, `steps_per_epoch` counts them, `as_pairs()` gives (x, y), `backend` says which
-        backend was taken and why, `close()` or a `with` block ends its threads; see `loaders.batch.Loader`.
+        A loader, see `loaders.batch.Loader`: `for batch in loader` runs epochs 0, 1, ...; `epoch(epoch,
+        start_step)` yields the `Batch`es of one; `close()` or a `with` block ends its threads.
 
     Raises:
         UserError: what cannot be built, and the remedy.
@@ -78,11 +77,12 @@ def build_loader(
     check_batch(len(kept), batch_size, options.num_ranks, drop_last=mode == "train")
     rendered = views if batch_transform is None else unnormalized(views)
     per_rank, known = batch_size // options.num_ranks, kept.labels(labels)
+    tables = labels if isinstance(labels, tuple) else (labels,)
     work = Work(kept, rendered, options, per_rank, Crew(options), known, mode)
     transforming = None if batch_transform is None else Transforming(batch_transform, views, options)
     draws, drawn = _draws(sampler, work)
     mark = fingerprint(
-        (split,), (labels,), views, batch_size=batch_size, seed=options.seed, mode=mode,
+        (split,), tables, views, batch_size=batch_size, seed=options.seed, mode=mode,
         **backend.identity(work), dtype=options.dtype, **drawn, **transform_facts(batch_transform, options),
     )  # fmt: skip
     renderer = _renderer(backend, work)

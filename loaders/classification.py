@@ -8,18 +8,20 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.batch import Loader
+from loaders.alternating import Alternating
+from loaders.batch import Loader, PairedBatch
 from loaders.build import Sampler, build_loader, build_paired_loader
 from loaders.common.errors import UserError
 from loaders.common.notice import tell
-from loaders.epochs import EpochLoader, PairedLoader
+from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import has_labels, training_labels
 from loaders.packs.labels.validation import Division, ValidationFields, apart, divide_labels
+from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
-from loaders.views.policy import ViewPolicy
+from loaders.views.policy import Augmentation, ViewPolicy
 
 _ROWS_IN_ORDER = 256  # of an evaluation batch on one rank; no influence on the result
 
@@ -67,6 +69,10 @@ class TrainingFields(LabelFields, ValidationFields, Protocol):
     def balanced(self) -> bool:
         """Draw every class equally often."""
 
+    @property
+    def augment(self) -> tuple[Augmentation, ...]:
+        """What to add to the labelled views."""
+
 
 class SemiFields(TrainingFields, Protocol):
     """The fields of a recipe that trains on labelled and unlabelled images together."""
@@ -78,6 +84,11 @@ class SemiFields(TrainingFields, Protocol):
     @property
     def mu(self) -> int:
         """Unlabelled images per labelled one."""
+
+
+def views_of_labeled(fields: TrainingFields, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
+    """Return the views of labelled images as a run's options want them."""
+    return tuple(presets.augmented(view, fields.augment) for view in fields.evaluation_view.fit(views))
 
 
 def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
@@ -154,7 +165,7 @@ class LabeledLoaders:
             UserError: see `divided_labels`.
         """
         self.pack, self.fields = pack, fields
-        self.views = fields.evaluation_view.fit(views)
+        self.views = views_of_labeled(fields, views)
         self.division = divided_labels(pack, fields)
         self.labels = self.division.training
 
@@ -189,6 +200,7 @@ class SemiLoaders(LabeledLoaders):
         unlabeled_views: tuple[ViewPolicy, ...],
         with_labeled: bool = True,
         share: float = 1.0,
+        turns: bool = False,
     ) -> None:
         """Choose the labels.
 
@@ -199,22 +211,23 @@ class SemiLoaders(LabeledLoaders):
             unlabeled_views: of the unlabelled images.
             with_labeled: let images with a label stand among the unlabelled ones.
             share: of the unlabelled images, see `unlabeled_images`; chosen by the seed of the labels.
+            turns: give labelled and unlabelled batches one after the other, see `Alternating`.
 
         Raises:
             UserError: see `divided_labels` and `unlabeled_images`.
         """
         super().__init__(pack, fields, labeled_views)
-        self.semi_fields = fields
+        self.semi_fields, self.turns = fields, turns
         self.unlabeled_views = fields.evaluation_view.fit(unlabeled_views)
         which = (fields.unlabeled_splits, self.division, with_labeled, share, fields.label_seed)
         self.unlabeled = unlabeled_images(pack, *which)
 
-    def training(self, options: LoaderOptions) -> PairedLoader:
+    def training(self, options: LoaderOptions) -> Loader[PairedBatch]:
         """Build the paired loader of all rows with a label and of the images of the unlabelled splits.
 
         The unlabelled images leave out those set aside to measure on, and copies of them.
         """
-        return build_paired_loader(
+        loader = build_paired_loader(
             self.pack.pool(self.pack.splits),
             self.unlabeled,
             self.views,
@@ -225,11 +238,12 @@ class SemiLoaders(LabeledLoaders):
             labels=self.labels,
             balanced=self.fields.balanced,
         )
+        return Alternating(loader, self.semi_fields.mu) if self.turns else loader
 
 
 def build_labeled_loader(
     pack: Pack,
-    labels: LabelTable,
+    labels: LabelTable | tuple[LabelTable, ...],
     views: tuple[ViewPolicy, ...],
     batch_size: int,
     options: LoaderOptions,
@@ -239,7 +253,7 @@ def build_labeled_loader(
 
     Args:
         pack: the pack.
-        labels: their labels.
+        labels: their labels; of several tables, a row comes once for each of its labels.
         views: see `build_loader`.
         batch_size: global; see `fit_to_ranks` for fewer rows.
         options: see `build_loader`.

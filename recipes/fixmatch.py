@@ -54,8 +54,8 @@ class Config(ClassifierConfig):
     weight_decay: float = 5e-4
     """Weight decay, for weights only. Paper: 0.0005 (0.001 on CIFAR-100)."""
     ema_decay: Share = 0.999
-    """Decay of the average of the weights, which is measured and kept, after a warm-up in which it is their
-    plain mean. Paper and report: 0.999, without the warm-up."""
+    """Decay of the average of the weights, which is measured and kept, after a warm-up in which it follows
+    them more closely. Paper and report: 0.999, without the warm-up."""
     ema_statistics: Literal["average", "copy"] = "average"
     """BatchNorm's statistics in that average: average them like the weights; or copy those of the trained
     network, under a BatchNorm momentum of 0.001, as the published codes do for their million steps."""
@@ -103,9 +103,8 @@ class FixMatch(ClassifierRecipe):
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
         """Learn the labels, and on strong views what weak views make plain (algorithm 1)."""
         weak, strong = batch.unlabeled.views
-        labels = batch.labeled.labels
-        assert labels is not None
-        logits = self.classify(batch.labeled.views[0], weak, strong)
+        (x,), labels = self.mixed(batch.labeled, step)
+        logits = self.classify(x, weak, strong)
         terms = fixmatch_loss(
             *(logits[0], labels, logits[1], logits[2], self.config.threshold, self.config.unlabeled_weight),
             class_weights=self.class_weights,

@@ -98,10 +98,9 @@ class MeanTeacher(ClassifierRecipe):
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
         """Classify the labelled images; agree with the teacher, who sees other views, on all of them."""
-        labels = batch.labeled.labels
-        assert labels is not None
         assert self.average is not None
-        pairs = (batch.labeled.views, batch.unlabeled.views)
+        labeled, labels = self.mixed(batch.labeled, step)
+        pairs = (labeled, batch.unlabeled.views)
         logits = self.classify(*(views[0] for views in pairs))
         with torch.no_grad():
             teacher = self.average(torch.cat([views[1] for views in pairs])).float()

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.choices import Reconstruction, TripletDistance
+from engine.choices import Positive, Reconstruction, TripletDistance
 from engine.train.run_config import RunConfig
 from loaders.common.checks import Count
 from loaders.common.errors import run_command
@@ -34,8 +34,11 @@ class Config(RunConfig):
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Report: AlexNet."""
     resolution: int = 96
     """Side of the views in pixels, a multiple of 16. This project's choice."""
+    positive: Positive = "crop"
+    """The other view of an image: two crops of it; or affine, the whole image and a random affine
+    transformation of that: turned, shifted and slanted."""
     min_crop: float = 0.2
-    """Smallest share of the image that a view shows. This project's choice."""
+    """Smallest share of the image that a crop shows. This project's choice."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning."""
     epochs: int = 20
@@ -141,8 +144,9 @@ class SiameseVae(Recipe):
 
 def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
-    view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
-    loaders = PretrainingLoaders(config, (view, view))
+    crop = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
+    affine = presets.affine(config.resolution, config.flip_p)
+    loaders = PretrainingLoaders(config, (crop, crop) if config.positive == "crop" else affine)
     return run_recipe(config, lambda: SiameseVae(config), loaders)
 
 

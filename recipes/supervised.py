@@ -20,9 +20,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.choices import Mixing
 from engine.train.classifier_config import ClassifierConfig
-from loaders.common.checks import Positive, Share
+from loaders.common.checks import Share
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -47,15 +46,11 @@ class Config(ClassifierConfig):
     """Epochs over which the learning rate rises linearly. Paper: none for networks of up to 152 layers."""
     min_crop: Share = 0.08
     """Smallest share of the image that a view shows. Szegedy et al. 2015: 0.08."""
-    mixing: Mixing = "none"
-    """Mix images with their neighbours: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019)."""
-    mixing_alpha: Positive = 1.0
-    """Alpha of the Beta distribution that shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
     label_smoothing: float = 0.0
     """Share of a label spread over all classes. Szegedy et al. 2016: 0.1."""
     ema_decay: Share | None = None
     """Decay of a moving average of the weights and of BatchNorm's statistics, measured and kept beside them,
-    after a warm-up in which it is their plain mean; none by default."""
+    after a warm-up in which it follows them more closely; none by default."""
 
     def __post_init__(self) -> None:
         """Refuse what no paper defines."""

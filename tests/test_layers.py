@@ -18,6 +18,7 @@ ALLOWED = {
         "loaders.options",
         "loaders.packs",
         "loaders.views.evaluation",
+        "loaders.views.policy",  # what a view is, as data
     },
     "recipes": {"loaders", "engine"},
     "tools": {

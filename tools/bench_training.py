@@ -38,8 +38,9 @@ from tools.bench.records import RecordConfig
 
 # fmt: off
 RecipeName = Literal[
-    "barlow", "rotnet", "jigsaw", "patches", "vae", "siamese_vae", "deepcluster", "simclr", "vicreg",
-    "supervised", "mean_teacher", "pseudo_label", "fixmatch", "ssl_gan",
+    "barlow", "rotnet", "jigsaw", "patches", "vae", "siamese_vae", "colorization", "dcgan",
+    "deepcluster", "simclr", "vicreg",
+    "supervised", "mean_teacher", "temporal_ensembling", "pseudo_label", "fixmatch", "ssl_gan",
 ]
 
 
@@ -96,7 +97,7 @@ from tools.bench.records import append_record
 ROOT = Path(__file__).resolve().parents[1]
 # fmt: on
 KINDS: tuple[Measure, ...] = ("turns", "loader")
-PAIRED = ("mean_teacher", "pseudo_label", "fixmatch", "ssl_gan")
+PAIRED = ("mean_teacher", "temporal_ensembling", "pseudo_label", "fixmatch", "ssl_gan")
 _MU = 3  # unlabelled images per labelled one, so that a batch has the same number of images in all recipes
 _HEADS: dict[str, tuple[str, ...]] = {
     "barlow": ("--projector", "512", "512", "512"),
@@ -105,6 +106,8 @@ _HEADS: dict[str, tuple[str, ...]] = {
     "patches": ("--hidden", "512"),
     "vae": (),
     "siamese_vae": (),
+    "colorization": ("--head-width", "32"),
+    "dcgan": ("--generator-width", "32"),
     "deepcluster": ("--hidden", "--num-clusters", "100"),
     "simclr": ("--projector", "512", "128"),
     "vicreg": ("--projector", "512", "512", "512"),
@@ -126,7 +129,7 @@ def command_of(config: Config, recipe: str, kind: Measure, out: Path) -> list[st
     if recipe in PAIRED:
         batch_size //= 1 + _MU
         command += ["--unlabeled-splits", config.split, "--mu", str(_MU)]
-    if recipe == "ssl_gan":
+    if recipe in ("dcgan", "ssl_gan"):
         backbone = "gan_discriminator_32"
     return [
         *(*command, "--pack", str(config.pack), "--out", str(out), "--measure", kind),

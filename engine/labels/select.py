@@ -61,18 +61,29 @@ class Selection:
         """Give each row at most one class; a class may then hold fewer rows than asked for.
 
         Args:
-            duplicates: what to do with a row that several classes selected: "best" keeps its highest score
-                (the lower class among equals), "drop" leaves the row out.
+            duplicates: what to do with a row that stands under several classes: "best" keeps its highest
+                score (the lower class of equal ones), "drop" leaves the row out; for "all" see `by_place`.
+        """
+        best, *others = self.by_place()
+        if duplicates == "drop" and others:
+            return best._where(~np.isin(best.row, others[0].row))
+        return best
+
+    def by_place(self) -> list[Selection]:
+        """Return the pairs in parts: the likeliest class of each row, the second of rows with two, and so on.
+
+        Of classes with the same score, the lower one comes first.
         """
         order = np.lexsort((self.label, -self.score, self.row))  # best among the selected pairs only
         rows = self.row[order]
-        first = np.ones(len(rows), bool)
-        first[1:] = rows[1:] != rows[:-1]
-        if duplicates == "drop":
-            last = np.ones(len(rows), bool)
-            last[:-1] = first[1:]
-            first &= last
-        kept = np.sort(order[first])
+        places = np.arange(len(rows))
+        starts = np.concatenate([[True], rows[1:] != rows[:-1]])[: len(rows)]
+        place = np.empty(len(rows), np.int64)
+        place[order] = places - np.maximum.accumulate(np.where(starts, places, 0))
+        return [self._where(place == number) for number in range(int(place.max(initial=0)) + 1)]
+
+    def _where(self, kept: NDArray[np.bool_]) -> Selection:
+        """Return some of the pairs."""
         counts = np.bincount(self.label[kept], minlength=self.num_classes).astype(np.int64)
         return Selection(self.row[kept], self.label[kept], self.score[kept], self.num_classes, counts)
 

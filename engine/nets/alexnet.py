@@ -23,6 +23,7 @@ class AlexNet(nn.Module):
     """
 
     num_features = 256 * _POOLED_SIDE**2
+    stage_modules = LAYERS  # whose outputs are the maps of the stages
 
     def __init__(self) -> None:
         """Build the network with He initialisation."""
@@ -58,9 +59,14 @@ class AlexNet(nn.Module):
                 x = self.pool(x)
         return x
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to the last map after its pooling [B, 256, H', W']."""
+        maps: Tensor = self.pool(self.layer(x, "conv5"))
+        return maps
+
     def forward(self, x: Tensor) -> Tensor:
         """Map views [B, 3, H, W] to representations [B, 9216]."""
-        h: Tensor = self.average(self.pool(self.layer(x, "conv5"))).flatten(1)
+        h: Tensor = self.average(self.forward_features(x)).flatten(1)
         return h
 
 

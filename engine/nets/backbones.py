@@ -66,6 +66,7 @@ class TinyResNet(nn.Module):
     """
 
     num_features = 256
+    stage_modules = tuple(f"stages.{i}" for i in range(4))  # whose outputs are the maps of the stages
 
     def __init__(self) -> None:
         """Build the network with He initialisation."""
@@ -83,10 +84,14 @@ class TinyResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to the last map [B, 256, H / 16, W / 16]."""
+        maps: Tensor = self.stages(self.stem(x))
+        return maps
+
     def forward(self, x: Tensor) -> Tensor:
         """Map views [B, 3, H, W] to representations [B, 256]; H and W of at least 16 make sense."""
-        h: Tensor = self.stages(self.stem(x)).mean(dim=(2, 3))
-        return h
+        return self.forward_features(x).mean(dim=(2, 3))
 
 
 def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | None = None) -> nn.Module:

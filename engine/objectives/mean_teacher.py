@@ -58,14 +58,14 @@ def class_loss(
 
     Args:
         logits_labeled: [B, C].
-        labels: int64 [B].
+        labels: int64 [B], or shares of the classes, see `label_loss`.
         num_rows: N.
         class_weights: see `label_loss`.
 
     Source: the authors' code in PyTorch (`main.py`, `train`), which divides by the size of the minibatch, and
         in TensorFlow (`model.py`, `classification_costs`), which does the same.
     """
-    if class_weights is not None:
+    if class_weights is not None or labels.is_floating_point():
         return label_loss(logits_labeled, labels, class_weights) * len(labels) / num_rows
     return F.cross_entropy(at_least_float32(logits_labeled), labels, reduction="sum") / num_rows
 

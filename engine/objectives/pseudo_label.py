@@ -45,7 +45,7 @@ def pseudo_label_loss(
 
     Args:
         logits_labeled: [B, C].
-        labels: int64 [B].
+        labels: int64 [B], or shares of the classes, see `label_loss`.
         logits_unlabeled: [M, C]; the guess is their argmax, through which no gradient flows.
         threshold: least probability of a guess; 0 takes every guess, as Lee did.
         weight: alpha(t), see `label_weight`.

@@ -51,7 +51,7 @@ def discriminator_loss(
 
     Args:
         logits_labeled: [B, K].
-        labels: int64 [B].
+        labels: int64 [B], or shares of the classes, see `label_loss`.
         logits_unlabeled: [M, K].
         logits_generated: [G, K], of images whose generator gets no gradient from here.
         class_weights: of the K classes, see `label_loss`.

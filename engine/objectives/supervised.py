@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.choices import Mixing
@@ -37,6 +38,11 @@ class Mixed:
     labels: Tensor
     partner_labels: Tensor
     share: float
+
+    def shares(self, num_classes: int) -> Tensor:
+        """Return the share of each class in each mixture, float32 [B, C]."""
+        own, partner = (F.one_hot(y, num_classes).float() for y in (self.labels, self.partner_labels))
+        return self.share * own + (1.0 - self.share) * partner
 
 
 def draw_share(alpha: float, seed: int, step: int) -> float:

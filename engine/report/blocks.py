@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 
 from engine.report.page import jpeg_uri
+from loaders.packs import Pack
+from loaders.packs.images.thumbnail import thumbnail
 
 _BAR_PX = 18
 
@@ -67,3 +69,9 @@ class Sheet:
         )
         caption = f"<figcaption>{escape(self.name)}</figcaption>"
         return f'<figure><div class="sheet">{pictures}</div>{caption}</figure>'
+
+
+def image_sheet(pack: Pack, name: str, rows: Sequence[int], said: Sequence[str]) -> Sheet:
+    """Return a sheet of rows of a pack; `said` of each stands behind its key."""
+    keys = [f"{pack.key(row)}: {text}" for row, text in zip(rows, said, strict=True)]
+    return Sheet(name, [thumbnail(pack, row) for row in rows], keys)

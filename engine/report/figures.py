@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engine.report.names import DrawnNames, drawn_names
 from engine.report.page import Picture
@@ -73,6 +73,8 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
                 axes.plot(curve.steps, curve.values, linewidth=1.4, label=text, marker=marker, **look)
             axes.set_title(name, loc="left", fontsize=9, color=palette.ink)
             axes.margins(x=0)
+            axes.locator_params(axis="x", nbins=5, integer=True)
+            axes.locator_params(axis="y", nbins=4)
             if any(curve.from_zero for curve in drawn):
                 axes.set_ylim(0.0, max([1e-9, *(v for curve in drawn for v in curve.values)]) * 1.15)
             if place >= len(panels) - 2:
@@ -80,13 +82,33 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
             dress(axes, palette)
             if len(drawn) > 1:
                 axes.legend(frameon=False, fontsize=7, labelcolor=palette.ink, loc="best")
+        _leave_room(figure, num_rows)
 
     size = (8.6, 2.1 * ((len(panels) + 1) // 2))
     shown = []
     for name, drawn in panels.items():
         own = [curve.label for curve in drawn if curve.label]
         shown.append(f"{name} ({', '.join(own)})" if len(own) > 1 else name)
-    return draw_picture(draw, size, f"Curves over {x_name}: {', '.join(shown)}", caption, labels)
+    alt = f"Curves over {x_name}: {', '.join(shown)}"
+    return draw_picture(draw, size, alt, caption, labels, layout=None)
+
+
+def _leave_room(figure: Any, num_rows: int) -> None:
+    """Place rows of two panels, by inches.
+
+    Every run ends with such a picture: matplotlib's own search for the room took most of its time.
+    """
+    width, height = figure.get_size_inches()
+    left, right, top, bottom, gap = 0.55, 0.25, 0.3, 0.5, 0.55
+    panel = (height - top - bottom - gap * (num_rows - 1)) / num_rows
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - right / width,
+        top=1 - top / height,
+        bottom=bottom / height,
+        wspace=2 * 0.65 / (width - left - right - 0.65),
+        hspace=gap / panel,
+    )
 
 
 def line_look(number: int, palette: Palette) -> dict[str, Any]:
@@ -189,6 +211,7 @@ def draw_picture(
     alt: str,
     caption: str,
     names: DrawnNames | None = None,
+    layout: Literal["constrained"] | None = "constrained",
 ) -> Picture:
     """Draw for a light and for a dark page.
 
@@ -198,6 +221,7 @@ def draw_picture(
         alt: what the picture shows, for those who cannot see it.
         caption: below the picture.
         names: names from outside in the picture; the caption gets their note.
+        layout: who finds room for the texts: matplotlib, or `draw` itself.
     """
     # Matplotlib's object interface needs no display and leaves no global state of pyplot behind.
     from matplotlib import rc_context
@@ -207,7 +231,7 @@ def draw_picture(
     files = []
     for palette in (LIGHT, DARK):
         with rc_context({"font.family": names.families} if names else {}):
-            figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+            figure = Figure(figsize=size, dpi=_DPI, layout=layout)
             FigureCanvasAgg(figure)
             draw(figure, palette)
             buffer = io.BytesIO()

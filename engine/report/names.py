@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from loaders.common.errors import one_line
+from loaders.common.errors import UserError, one_line
 
 _OWN_FAMILY = "DejaVu Sans"  # font that comes with matplotlib
 _BOXES = "Last Resort"  # matplotlib's fallback font, which draws any letter as a box with its script
@@ -53,6 +53,18 @@ def drawn_names(names: Sequence[str]) -> DrawnNames:
         texts.append(short.replace("$", r"\$"))
     note = f"No font here draws these names: {', '.join(numbered)}." if numbered else ""
     return DrawnNames(tuple(texts), tuple(families), note)
+
+
+def check_classes(names: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse names of no class.
+
+    Raises:
+        UserError: names one of them.
+    """
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        known = ", ".join(classes[:8]) + (" ..." if len(classes) > 8 else "")
+        raise UserError(f"classes: expected some of {known}, found {unknown[0]!r}; change it")
 
 
 def _is_simple(text: str) -> bool:

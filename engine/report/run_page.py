@@ -17,6 +17,7 @@ from torch import Tensor
 from engine.evaluate.few_labels import FewLabelResult, read_results
 from engine.evaluate.online_probe import read_probe
 from engine.evaluate.results import Evaluation, read_evaluation
+from engine.report.names import check_classes
 from engine.report.page import Block, Command, Paragraph, Section, Table, Tile, Tiles, render_page
 from engine.report.sections import (
     configuration_section,
@@ -59,7 +60,8 @@ class PageOptions:
         lead: a sentence below the heading.
         commands: command lines that led here; those in the folder by default.
         num_images: images on the sheet of views.
-        num_tested: most test images to show the network; 0 for none.
+        num_tested: test images that are shown to the network at most; 0 shows it none.
+        classes: whose right and wrong images are shown; the best and the worst by default.
     """
 
     run: Path
@@ -70,6 +72,7 @@ class PageOptions:
     commands: tuple[str, ...] = ()
     num_images: int = 12
     num_tested: int = MOST_TESTED
+    classes: tuple[str, ...] = ()
 
 
 class _Sections:
@@ -129,7 +132,9 @@ def build_run_page(options: PageOptions) -> str:
         page.add("frozen features", lambda: frozen_section(evaluation))
     pack = page.get("pack", lambda: pack_of(described, options))
     if pack is not None:
+        check_classes(options.classes, pack.classes)
         page.add("views", lambda: views_section(run, pack, options.num_images))
+        page.add("feature maps", lambda: feature_maps(run, pack))
         if options.num_tested:
             page.add("test images", lambda: network_sections(described, pack, options))
     page.add("speed", lambda: speed_section(records))
@@ -174,8 +179,7 @@ def pack_of(described: dict[str, Any], options: PageOptions) -> Pack:
 
 
 def network_sections(described: dict[str, Any], pack: Pack, options: PageOptions) -> list[Section]:
-    """Return the network's predictions for test images, and a map of its features."""
-    from engine.report.classifier_sections import ClassifierPages
+    """Return what the network says of test images, and a map of its features."""
     from engine.report.embedding import embedding_section
 
     config = described["config"]
@@ -187,10 +191,28 @@ def network_sections(described: dict[str, Any], pack: Pack, options: PageOptions
         return []
     sections: list[Section] = []
     if tested.probabilities is not None:
-        shown, training = ClassifierPages(pack, tested), training_counts(config, pack)
-        sections += [shown.confusion(), shown.images(), shown.classes(training), shown.confidence_section()]
-        sections.append(shown.imbalance(training))
+        sections += classifier_sections(tested, pack, training_counts(config, pack), options.classes)
     return [*sections, embedding_section(tested, pack.classes)]
+
+
+def classifier_sections(
+    tested: Tested, pack: Pack, training: NDArray[np.int64] | None, classes: Sequence[str]
+) -> list[Section]:
+    """Return what a classifier says of labelled images.
+
+    Args:
+        tested: what it says.
+        pack: of the images.
+        training: int64 [C], labels of each class that were trained on; None where that is not known.
+        classes: whose right and wrong images are shown; the best and the worst by default.
+    """
+    from engine.report.classifier_sections import ClassifierPages
+    from engine.report.rank_sections import RankPages
+
+    shown, ranks = ClassifierPages(pack, tested), RankPages(pack, tested, pack.classes)
+    first = [shown.confusion(), shown.images(), ranks.sheets(classes), shown.per_class(training)]
+    imbalance = ranks.imbalance(training, shown.report.per_class)
+    return [*first, shown.confidence_section(), ranks.precision(), imbalance]
 
 
 def training_counts(config: dict[str, Any], pack: Pack) -> NDArray[np.int64] | None:
@@ -235,6 +257,17 @@ def views_section(run: Path, pack: Pack, num_images: int) -> Section:
         caption=f"The first {len(rows)} images of the first batch, and what the network saw of each.",
     )
     return Section("Views", [sheet])
+
+
+def feature_maps(run: Path, pack: Pack) -> Section:
+    """Return what the stages of a run's network make of the first images that it was trained on."""
+    from engine.report.feature_maps import maps_section
+
+    try:
+        rows = [row for row in load_samples(run)[1].tolist() if row < len(pack)]
+    except UserError:  # a run that was stopped before its first step, or an older one
+        rows = []
+    return maps_section(run, pack, rows or range(len(pack)))
 
 
 def speed_section(records: Sequence[dict[str, Any]]) -> Section:

@@ -22,6 +22,7 @@ _PANELS = {
     "validation_loss": ("loss", False, "validation"),
     "top1": ("accuracy", False, "training"),
     "validation_top1": ("accuracy", False, "validation"),
+    "validation_raw_top1": ("accuracy", False, "validation, weights without average"),
     "validation_mean_class_top1": ("accuracy", False, "validation, mean of classes"),
     "knn_top1": ("accuracy of frozen features", False, "nearest neighbours"),
     "linear_top1": ("accuracy of frozen features", False, "linear probe"),

@@ -45,13 +45,14 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor]], caption: str = "") -> Gall
     columns = zip(*(images for _, images in rows), strict=True)
     return Gallery(
         names=[name for name, _ in rows],
-        columns=[[_png(image) for image in column] for column in columns],
+        columns=[[png(image) for image in column] for column in columns],
         caption=caption,
     )
 
 
-def _png(image: Tensor) -> bytes:
-    # torchvision's own encoder is deprecated; speed does not matter here.
+def png(image: Tensor) -> bytes:
+    """Return uint8 [3, H, W] as a PNG file."""
+    # torchvision's own encoder is deprecated; this one is no hot path.
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG")
     return buffer.getvalue()

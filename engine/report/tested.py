@@ -25,13 +25,13 @@ MOST_TESTED, MOST_MAPPED = 4000, 1000
 
 @dataclass(frozen=True)
 class Tested:
-    """Labelled images, evenly spaced over a split.
+    """What a network says of images of a split: all, or labelled ones evenly spaced over it.
 
     Attributes:
         split: its name.
         num_labelled: number of labelled images of the split, from which these are taken.
         row: int64 [N], rows of the pack.
-        label: int64 [N].
+        label: int64 [N], -1 where an image of an evaluation has none.
         probabilities: float32 [N, C]; None for a run without a classifier.
         mapped: int64 [M], positions among the N whose features are known.
         features: float32 [M, D], of the backbone.
@@ -44,6 +44,14 @@ class Tested:
     probabilities: Tensor | None
     mapped: NDArray[np.int64]
     features: NDArray[np.float32]
+
+    def only(self, kept: NDArray[np.bool_]) -> Tested:
+        """Return it for some images, bool [N], without the features."""
+        assert self.probabilities is not None
+        none, scores = self.mapped[:0], self.probabilities[torch.from_numpy(kept)]
+        return Tested(
+            self.split, int(kept.sum()), self.row[kept], self.label[kept], scores, none, self.features[:0]
+        )
 
 
 def look_at_split(run: Path, pack: Pack, split: str, most: int = MOST_TESTED) -> Tested | None:

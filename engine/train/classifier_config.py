@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.choices import ClassWeights
+from engine.choices import ClassWeights, Mixing
 from engine.train.options import ValidationOptions
 from engine.train.run_config import RunConfig
+from loaders.common.checks import Positive
 from loaders.common.errors import UserError
 from loaders.views.evaluation import EvaluationView
+from loaders.views.policy import Augmentation
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
@@ -55,6 +57,13 @@ class ClassifierConfig(RunConfig, ValidationOptions):
     statistics, and nothing is dropped."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    augment: tuple[Augmentation, ...] = ()
+    """Further changes of the labelled views: rotation, translation, jitter, randaugment. INF473V report: all
+    were tried, none helped."""
+    mixing: Mixing = "none"
+    """Mix labelled images with their neighbours: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019)."""
+    mixing_alpha: Positive = 1.0
+    """Alpha of the Beta distribution that shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
 
     def __post_init__(self) -> None:
         """Refuse options that make no training."""

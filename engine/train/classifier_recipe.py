@@ -9,15 +9,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from engine.choices import Weights
 from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.nets.classifier import Classifier, build_classifier, save_classifier
 from engine.objectives.cross_entropy import class_weights
 from engine.objectives.precision import at_least_float32
+from engine.objectives.supervised import mix
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.distributed import on_main
-from engine.train.ema import COPIED_MOMENTUM, Statistics, make_target, set_momentum, update_ema, warmed_up
+from engine.train.ema import (
+    COPIED_MOMENTUM,
+    MEAN,
+    POWER,
+    Statistics,
+    make_target,
+    set_momentum,
+    update_ema,
+    warmed_up,
+)
 from engine.train.optim import split_by_dimension
 from engine.train.recipe import Recipe
 from loaders.batch import Batch, Loader
@@ -59,11 +70,15 @@ class ClassifierRecipe(Recipe):
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", None, persistent=False)  # computed from the labels
         self._weighing = config.class_weights
+        self._mixing = (config.mixing, config.mixing_alpha, config.seed)
         self.backbone_name = config.backbone
         if average == "copy":
             set_momentum(self.classifier, COPIED_MOMENTUM)
         self.average = None if average is None else make_target(self.classifier)
         self._statistics = average
+        self._power = (
+            MEAN if average == "own" else POWER
+        )  # Mean Teacher's, which alone has its own statistics
         self._rates = (config.lr, config.lr if config.lr_head is None else config.lr_head)
         self._momentum, self._nesterov = config.momentum, nesterov
         self._weight_decays = (config.weight_decay, config.weight_decay if decay_vectors else 0.0)
@@ -79,11 +94,16 @@ class ClassifierRecipe(Recipe):
         return self.classifier if self.average is None else self.average
 
     @property
+    def measured_beside(self) -> Mapping[str, Classifier]:
+        """The weights themselves where their average will be used: the average must not fall behind them."""
+        return {} if self.average is None else {"raw": self.classifier}
+
+    @property
     def rules(self) -> Mapping[str, str]:
         """Rules that no option names and that a checkpoint must share."""
         rules: dict[str, str] = {}
         if self._statistics is not None:
-            rules["average of the weights"] = f"warm-up, statistics: {self._statistics}"
+            rules["average of the weights"] = f"warm-up {self._power}, statistics: {self._statistics}"
         if self.frozen:
             rules["frozen backbone"] = "evaluation mode"
         return rules
@@ -106,6 +126,23 @@ class ClassifierRecipe(Recipe):
         sizes = [len(x) for x in views]
         return list(torch.split(at_least_float32(self.classifier(torch.cat(views))), sizes))
 
+    def mixed(self, batch: Batch, step: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return labelled views and labels, mixed with their neighbours where the run asks for it.
+
+        Args:
+            batch: labelled.
+            step: of the run.
+
+        Returns:
+            The views [B, 3, H, W], all mixed alike, and labels: int64 [B], or float32 [B, C] of shares.
+        """
+        assert batch.labels is not None
+        kind, alpha, seed = self._mixing
+        if kind == "none":
+            return batch.views, batch.labels
+        parts = [mix(view, batch.labels, kind, alpha, seed, step) for view in batch.views]
+        return tuple(part.x for part in parts), parts[0].shares(self.classifier.num_classes)
+
     def weigh_classes(self, counts: Tensor) -> None:
         """Set the weights of the classes in the loss, if the run has any.
 
@@ -123,7 +160,7 @@ class ClassifierRecipe(Recipe):
             decay: decay of the average after its warm-up.
         """
         if self.average is not None and self._statistics is not None:
-            update_ema(self.average, self.classifier, warmed_up(step, decay), self._statistics)
+            update_ema(self.average, self.classifier, warmed_up(step, decay, self._power), self._statistics)
 
     @property
     def networks(self) -> dict[Weights, Classifier]:
@@ -151,8 +188,13 @@ class ClassifierRecipe(Recipe):
             on_main(lambda: write_atomic(out / ACCURACY_NAME, content))
         return measured.get("ema", measured.get("raw"))
 
-    def make_optimizer(self) -> torch.optim.SGD:
-        """Return SGD with separate rates for backbone and classifier layer."""
+    def make_optimizer(self) -> Optimizer:
+        """Return SGD."""
+        groups, lr = self.parameter_groups(), self._rates[0]
+        return torch.optim.SGD(groups, lr=lr, momentum=self._momentum, nesterov=self._nesterov)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return what an optimizer takes: rates of their own for backbone and classifier layer."""
         groups: list[dict[str, Any]] = []
         for module, lr in zip((self.classifier.backbone, self.classifier.head), self._rates, strict=True):
             weights, vectors = split_by_dimension(module)
@@ -160,12 +202,15 @@ class ClassifierRecipe(Recipe):
                 {"params": weights, "lr": lr, "weight_decay": self._weight_decays[0]},
                 {"params": vectors, "lr": lr, "weight_decay": self._weight_decays[1]},
             ]
-        used = [group for group in groups if group["params"]]
-        return torch.optim.SGD(used, lr=self._rates[0], momentum=self._momentum, nesterov=self._nesterov)
+        return [group for group in groups if group["params"]]
 
 
 def top1_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of rows [B, C] whose label [B] has the highest logit, a scalar without gradient."""
+    """Return the share of rows [B, C] whose label has the highest logit, a scalar without gradient.
+
+    Labels are int64 [B], or shares [B, C], of which the largest counts.
+    """
+    labels = labels.argmax(1) if labels.is_floating_point() else labels
     return (logits.detach().argmax(1) == labels).float().mean()
 
 

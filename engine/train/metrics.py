@@ -41,8 +41,8 @@ class MetricWindow:
         """
         self._device = device
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
-        # The first step with a bad loss, and the first with bad gradients.
+        self._counts: dict[str, int] = {}  # not every step has every metric
+        # First step with a bad loss, and with bad gradients.
         self._first_bad_steps = torch.full((2,), NO_STEP, dtype=torch.int64, device=device)
 
     @torch.no_grad()
@@ -53,7 +53,7 @@ class MetricWindow:
         for name, value in {"loss": loss, **metrics}.items():
             value = value.detach().double()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
         loss = loss.detach().reshape(())
         judged = torch.stack([loss, loss if grad_norm is None else grad_norm.to(loss).reshape(())])
         here = torch.where(torch.isfinite(judged), NO_STEP, step)
@@ -62,16 +62,19 @@ class MetricWindow:
     def read(self) -> dict[str, float]:
         """Return the means over steps and ranks, and empty the window; skipped steps have no loss.
 
+        A metric's mean is over the steps that have it.
+
         Waits for the device.
 
         Raises:
             NonFiniteLossError: on every rank, if a loss since the last call was not finite.
         """
         self.check()
-        if not self._count:
+        if not self._counts:
             return {"loss": math.nan}
-        means = dict(zip(self._sums, self._over_ranks(self._count), strict=True))
-        self._sums, self._count = {}, 0
+        sums = zip(self._sums, self._over_ranks(), strict=True)
+        means = {name: total / self._counts[name] for name, total in sums}
+        self._sums, self._counts = {}, {}
         return means
 
     def state(self) -> dict[str, Any]:
@@ -80,22 +83,24 @@ class MetricWindow:
         Waits for the device; called on every rank.
 
         Returns:
-            `count`, the steps so far, and `sums`, numbers as text: JSON has no NaN.
+            `counts`, the steps of each metric so far, and `sums`, numbers as text: JSON has no NaN.
         """
-        sums = self._over_ranks(1) if self._count else []
-        return {"count": self._count, "sums": dict(zip(self._sums, map(repr, sums), strict=True))}
+        sums = self._over_ranks() if self._counts else []
+        return {"counts": dict(self._counts), "sums": dict(zip(self._sums, map(repr, sums), strict=True))}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with a window that a checkpoint kept."""
-        self._count = int(state["count"])
+        # Checkpoints of before have one count for all.
+        shared = int(state.get("count", 0))
+        self._counts = dict(state.get("counts", dict.fromkeys(state["sums"], shared)))
         self._sums = {
             name: torch.tensor(float(value), dtype=torch.float64, device=self._device)
             for name, value in state["sums"].items()
         }
 
-    def _over_ranks(self, count: int) -> list[float]:
-        """Return the sums over a number of steps, as means over the ranks."""
-        sums = torch.stack(list(self._sums.values())) / count
+    def _over_ranks(self) -> list[float]:
+        """Return the sums over steps, as means over the ranks."""
+        sums = torch.stack(list(self._sums.values()))
         if world_size() > 1:
             dist.all_reduce(sums)
             sums = sums / world_size()

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import torch
+
 from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
 from engine.objectives.cross_entropy import label_loss
@@ -70,10 +72,10 @@ class SupervisedPhase(ClassifierRecipe):
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Classify one view of each image."""
-        assert batch.labels is not None
-        (logits,) = self.classify(batch.views[0])
-        loss = label_loss(logits, batch.labels, self.class_weights)
-        return StepOutput(loss, {"top1": top1_of(logits, batch.labels)})
+        (x,), labels = self.mixed(batch, step)
+        (logits,) = self.classify(x)
+        loss = label_loss(logits, labels, self.class_weights)
+        return StepOutput(loss, {"top1": top1_of(logits, labels)})
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return the cosine, or the constant."""
@@ -172,7 +174,7 @@ class Phases:
         init: Path | None,
         keep_head: bool,
         epochs: int,
-        labels: LabelTable,
+        labels: LabelTable | tuple[LabelTable, ...],
         make_loader: Callable[[], Loader[Batch]],
         test_loader: Loader[Batch] | None,
         cosine: bool,
@@ -184,7 +186,7 @@ class Phases:
             init: run folder whose weights to start from; None for random ones.
             keep_head: start with the classifier layer of `init` too.
             epochs: passes over the labelled images.
-            labels: their labels.
+            labels: their labels, in several tables where an image stands under several classes.
             make_loader: builds their loader from `options`.
             test_loader: of the test images.
             cosine: see `SupervisedPhase`.
@@ -205,7 +207,8 @@ class Phases:
             )
             seed_everything(config.seed)
             recipe = SupervisedPhase(config, self.classes, cosine)
-            recipe.weigh_classes(count_labels(labels))
+            tables = labels if isinstance(labels, tuple) else (labels,)
+            recipe.weigh_classes(torch.stack([count_labels(table) for table in tables]).sum(0))
             validation = None
             if self._held is not None:
                 validation = plan_validation(config, self._held, self.division)

@@ -61,6 +61,11 @@ class Recipe(nn.Module, ABC):
         return self
 
     @property
+    def measured_beside(self) -> Mapping[str, nn.Module]:
+        """Other networks to validate, by name: the weights themselves where their average will be used."""
+        return {}
+
+    @property
     def rules(self) -> Mapping[str, str]:
         """Rules of learning that no option names, as texts; a resume under other rules is refused.
 

@@ -138,8 +138,13 @@ class Validator:
         record = {"validation_top1": found.top1, "validation_loss": found.loss}
         if found.mean_class_top1 is not None:
             record["validation_mean_class_top1"] = found.mean_class_top1
+        said = f"validation top-1 {found.top1:.1%}"
+        for name, network in recipe.measured_beside.items():
+            beside = self._measure(network, device).top1
+            record[f"validation_{name}_top1"] = beside
+            said += f" ({name} weights {beside:.1%})"
         best = f"best {self.state.best_top1:.1%} at step {self.state.best_step}"
-        said = f"validation top-1 {found.top1:.1%}, loss {found.loss:.4g}; {best}"
+        said += f", loss {found.loss:.4g}; {best}"
         if self.is_over:
             said += f"; no rise in {self.state.num_worse} measurements, training ends"
         return Measured(record, said, self.is_over)

@@ -27,6 +27,9 @@ from loaders.packs.manifest import (
 from loaders.packs.mapped import map_file
 from loaders.packs.stores.store import StoreOptions, as_url
 
+LabelTables = LabelTable | tuple[LabelTable, ...] | None
+"""One table of labels; several, for images under several classes; or None for the true labels."""
+
 
 class Split:
     """Some rows of a pack: a few contiguous ranges, so that a split of any size costs nothing to open."""
@@ -99,17 +102,24 @@ class Split:
         rows = self.rows(np.arange(len(self))).tolist()
         return Split(self.pack, self.name, tuple((row, row + 1) for row in rows for _ in range(times)))
 
-    def labeled_by(self, table: LabelTable | None = None) -> Split:
+    def labeled_by(self, table: LabelTables = None) -> Split:
         """Return the rows of the split that carry a label.
 
         Args:
-            table: the label table to look up; the true labels by default.
+            table: the label table to look up; the true labels by default. Of several, a row stands as often
+                in what is returned as there are tables that label it.
 
         Raises:
             UserError: no row of the split has a label.
         """
         if table is None:
             self.pack.require_one_label()
+        if isinstance(table, tuple) and (self._occurrences() == 0).all():
+            rows = self.rows(np.arange(len(self)))
+            times = sum((self.labels(one) >= 0).astype(np.int64) for one in table)
+            repeated = np.repeat(rows, times).tolist()
+            if repeated:
+                return Split(self.pack, self.name, tuple((row, row + 1) for row in repeated))
         positions = np.flatnonzero(self.labels(table) >= 0)
         if len(positions) == 0:
             raise UserError(
@@ -118,15 +128,31 @@ class Split:
             )
         return self if len(positions) == len(self) else self.take(positions)
 
-    def labels(self, table: LabelTable | None = None) -> NDArray[np.int64]:
+    def _occurrences(self) -> NDArray[np.int64]:
+        """Return int64 [len(self)], how often the row of a position stood right before it already."""
+        rows = self.rows(np.arange(len(self)))
+        places = np.arange(len(rows))
+        starts = np.concatenate([[True], rows[1:] != rows[:-1]])
+        occurrences: NDArray[np.int64] = places - np.maximum.accumulate(np.where(starts, places, 0))
+        return occurrences
+
+    def labels(self, table: LabelTables = None) -> NDArray[np.int64]:
         """Return int64 [len(self)], the label of each position, -1 where there is none.
 
         Args:
-            table: the label table to look up; the true labels by default.
+            table: the label table to look up; the true labels by default. Of several, a row that stands
+                several times in the split has the labels of those tables in turn that label it.
 
         Raises:
             UserError: no label table, or one of another pack.
         """
+        if isinstance(table, tuple):
+            labels = np.stack([self.labels(one) for one in table])
+            known = labels >= 0
+            turn = self._occurrences() % np.maximum(1, known.sum(0))
+            place = np.argmax(known & (np.cumsum(known, 0) == turn + 1), 0)  # the first where there is none
+            of_turn: NDArray[np.int64] = labels[place, np.arange(len(self))]
+            return of_turn
         dense = self.pack.checked_labels(table).dense(len(self.pack))
         return np.concatenate([dense[first:stop] for first, stop in self.row_ranges])
 

@@ -25,6 +25,8 @@ from loaders.common.errors import UserError
 
 Interpolation = Literal["bilinear", "bicubic"]
 ErasingFill = Literal["noise", "mean"]
+Augmentation = Literal["rotation", "translation", "jitter", "randaugment"]
+"""What `presets.augmented` adds to a view."""
 
 MAX_RESOLUTION = 4096
 MAX_FACTOR = 255.0  # largest factor of brightness and the like: a pixel value of 1 then becomes 255

@@ -28,12 +28,13 @@ class RowNames:
                 parts = pack.key(row).split("/")
                 self._rows.setdefault(parts[-1], []).append((parts, row))
 
-    def find(self, name: str, where: str | Path) -> int:
+    def find(self, name: str, where: str | Path, remedy: str = "") -> int:
         """Return the row that a name means.
 
         Args:
             name: name of a file, with as much of its path as is needed to be unique.
             where: begins the message.
+            remedy: ends it; by default an example of a list.
 
         Raises:
             UserError: no row has the name, or several have it.
@@ -54,14 +55,17 @@ class RowNames:
                 raise UserError(
                     f"{where}: {name!r} may be {len(rows)} images, such as {shown}: give more of its path"
                 )
-        raise UserError(f"{where}: the pack has no image called {name!r}; {self.example()}")
+        raise UserError(f"{where}: the pack has no image called {name!r}; {remedy or self.example()}")
+
+    def name(self) -> str:
+        """Return the name of an image of this very pack."""
+        parts, _ = next(iter(self._rows.values()))[0]
+        return f"{'/'.join(parts[1:] or parts)}.jpg"
 
     def example(self) -> str:
-        """Return an example of a line, with a name and a class of this pack."""
-        parts, _ = next(iter(self._rows.values()))[0]
-        name = f"{'/'.join(parts[1:] or parts)}.jpg"
+        """Return a line of the expected form with a name and a class of this very pack."""
         label = self._pack.classes[0] if self._pack.classes else "cat"
-        return f"expected a heading and a line per image, such as: path,class / {name},{label}"
+        return f"expected a heading and a line per image, such as: path,class / {self.name()},{label}"
 
 
 def _common(key: list[str], name: list[str]) -> int:

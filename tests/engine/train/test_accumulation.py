@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from loaders.batch import Batch, PairedBatch
 from loaders.common.errors import UserError
 from recipes import (
     barlow,
+    colorization,
     deepcluster,
     fixmatch,
     jigsaw,
@@ -33,6 +35,7 @@ from recipes import (
     simclr,
     ssl_gan,
     supervised,
+    temporal_ensembling,
     vae,
     vicreg,
 )
@@ -75,6 +78,13 @@ def weighted(recipe: Recipe) -> Recipe:
     return recipe
 
 
+def with_averages() -> Recipe:
+    recipe = build(temporal_ensembling, "TemporalEnsembling", CLASSES, np.arange(100), ramp_epochs=0.0)
+    recipe.visits.fill_(1)
+    recipe.ensemble[:, 0] = 0.4
+    return recipe
+
+
 BY_ROWS: dict[str, tuple[Callable[[], Recipe], Any]] = {
     "supervised": (
         lambda: weighted(build(supervised, "Supervised", CLASSES, class_weights="inverse", mixing="mixup")),
@@ -86,6 +96,8 @@ BY_ROWS: dict[str, tuple[Callable[[], Recipe], Any]] = {
         paired(2, 2),
     ),
     "pseudo_label": (lambda: build(pseudo_label, "Classical", CLASSES, threshold=0.34), paired(1, 1)),
+    "temporal_ensembling": (with_averages, paired(1, 1)),
+    "colorization": (lambda: build(colorization, "Colorization"), batch_of(1)),
     "rotnet": (lambda: build(rotnet, "RotNet", probe_every_epochs=0), batch_of(1)),
     "jigsaw": (lambda: build(jigsaw, "Jigsaw"), batch_of(9, side=7)),
     "patches": (lambda: build(patches, "Patches"), batch_of(9, side=7)),
