@@ -77,7 +77,7 @@ class ImageSource(Protocol):
 
 
 class FolderLabels:
-    """What sources share whose labels are the folders of their files: these have no order of their own."""
+    """Base of sources whose labels are the folders of their files, without an order of the source's own."""
 
     labels_are_folders = True
 

@@ -153,7 +153,7 @@ class NumberedClasses:
 
 
 class NumberLabels:
-    """What sources share whose labels may be numbers."""
+    """Base of sources whose labels may be numbers."""
 
     labels_are_folders = False
     _classes: NumberedClasses
