@@ -23,7 +23,7 @@ from tools.packing.names import PAGE_NAME
 
 @dataclass(frozen=True)
 class Config:
-    """Inspect a pack; exit code 1 when it has a fault of --fail-on."""
+    """Inspect a pack; the exit code is 1 if it has a fault of --fail-on."""
 
     pack: Positional[Path]
     """Folder of the pack."""
@@ -40,7 +40,7 @@ class Config:
     that the nearest neighbours doubt, and images without a label that are unlike every class."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers of threads that there are not, and a folder in place of the page."""
+        """Refuse impossible numbers of threads, and a folder in place of the page."""
         check_numbers(self)
         check_file(self.pack / PAGE_NAME, "pack")
         if self.page is not None:
@@ -58,7 +58,7 @@ from tools.packing.inspect import faults_found, inspect_pack, parse_faults
 
 
 def main() -> int:
-    """Parse the command line, look, and print what was found."""
+    """Parse the command line, inspect the pack, and print the findings."""
     config = command_line(Config, __doc__)
     pack, fail_on = open_pack(config.pack), parse_faults(config.fail_on)
     findings, quarantine = inspect_pack(

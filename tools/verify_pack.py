@@ -60,7 +60,7 @@ _SHOWN_LINES = 20
 
 
 def _splits(folder: Path, texts: tuple[str, ...]) -> tuple[SplitSource, ...]:
-    """Return the sources as they were given, divided in the way that the manifest records."""
+    """Return the given sources, divided as recorded in the manifest."""
     if not texts:
         return ()
     manifest, found = read_manifest(folder), list[SplitSource]()

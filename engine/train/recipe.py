@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from engine.evaluate.predict import Accuracy
+from engine.nets.backbones import build_backbone
 from engine.train.schedule import Schedule
 from loaders.batch import Batch, Loader
 
@@ -48,6 +49,11 @@ class Recipe(nn.Module, ABC):
     """Whether `make_schedule` includes the warm-up of the configuration; else the loop adds it."""
     backbone: nn.Module
     backbone_name: str
+
+    def make_backbone(self, name: str, resolution: int) -> int:
+        """Build the backbone, see `build_backbone`; return the size of its representation."""
+        self.backbone, self.backbone_name = build_backbone(name, resolution), name
+        return int(self.backbone.num_features)  # type: ignore[arg-type]
 
     @property
     def network(self) -> nn.Module:

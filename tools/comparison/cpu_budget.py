@@ -36,7 +36,7 @@ PRELOADED = (
     "loaders.classification",
     "loaders.views.presets",
 )
-"""What scripts import: loaded once, for all of them."""
+"""Modules that scripts import, loaded once for all scripts."""
 
 
 class CommandFailed(Exception):
@@ -44,9 +44,9 @@ class CommandFailed(Exception):
 
 
 def preload(num_threads: int) -> None:
-    """Import what scripts need and set the threads of all that computes; `cpu_seconds` inherits both.
+    """Import the modules of scripts and set the threads of all libraries; `cpu_seconds` inherits both.
 
-    Nothing may compute in this process afterwards: threads do not live on in a fork.
+    Do not compute in this process afterwards: threads do not survive in a fork.
     """
     torch.set_num_threads(num_threads)
     for name in PRELOADED:
@@ -57,16 +57,17 @@ def preload(num_threads: int) -> None:
 def cpu_seconds(script: str, arguments: Sequence[str], log: Path) -> float:
     """Run one of the project's scripts to its end and return the processor time it took, user and system.
 
-    The script runs in a fork of this process, which has imported the libraries already: otherwise that
-    would be most of what a short run costs. Being stopped, or waiting for a core, does not count.
+    The script runs in a fork of this process, which has imported the libraries already; importing would take
+    most of the time of a short run. Time in which the process is stopped, or waits for a core, does not
+    count.
 
     Args:
         script: below the project's root, such as `recipes/barlow.py`.
         arguments: of the script.
-        log: what it prints is added here.
+        log: file to which its output is appended.
 
     Raises:
-        CommandFailed: another exit code than 0.
+        CommandFailed: the exit code is not 0.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -82,7 +83,7 @@ def cpu_seconds(script: str, arguments: Sequence[str], log: Path) -> float:
 
 
 def _become(script: str, arguments: Sequence[str], log: Path) -> NoReturn:
-    """Be the script, with its output in the log, and end."""
+    """Become the script, with its output in the log, and end."""
     code = 1
     try:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -99,7 +100,7 @@ def _become(script: str, arguments: Sequence[str], log: Path) -> NoReturn:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # what this process would do at its end is not the fork's to do
+        os._exit(code)  # exit handlers of this process must not run in the fork
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,9 @@ class Cost:
     """Processor time of a method as a function of its steps.
 
     Attributes:
-        base: seconds of a run without steps: start-up, and what the method does once.
+        base: seconds of a run without steps: start-up, and work that the method does once.
         per_step: seconds of a step.
-        per_epoch: seconds of what is done before every epoch after the first.
+        per_epoch: seconds of the work before every epoch after the first.
         steps_per_epoch: of the split that it trains on.
     """
 
@@ -126,7 +127,7 @@ class Cost:
     def steps_within(self, seconds: float) -> int:
         """Return the most steps, at least 1, whose predicted time is within a budget."""
         most = max(1, int((seconds - self.base) / self.per_step))
-        low, high = 1, most  # what is done per epoch makes it fewer: bisection, as `of` never falls
+        low, high = 1, most  # work per epoch reduces the steps: bisect, since `of` never decreases
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.of(middle) <= seconds else (low, middle - 1)
@@ -140,14 +141,14 @@ def calibrate(
     steps_per_epoch: int,
     epochwise: bool,
 ) -> Cost:
-    """Measure a method's cost by two short runs; their difference is what steps cost.
+    """Measure a method by two short runs; their difference is the time of steps.
 
     Args:
         run: runs the method for so many steps and returns its seconds.
         lengths: steps of the two runs, the second longer; both within one epoch.
         start_up: seconds that any run takes without training.
         steps_per_epoch: see `Cost`.
-        epochwise: what a run takes beyond start-up and steps is done before every epoch.
+        epochwise: the time of a run beyond start-up and steps occurs before every epoch.
 
     Raises:
         CommandFailed: the longer run took no more time than the shorter one.

@@ -24,7 +24,7 @@ from tools.packing.warned import Warnings
 _IMAGES_PER_CLASS = 8
 _MAX_CLASSES = 200
 _FEWEST_FOR_FENCES, _SHOWN_OUTLIERS = 20, 8
-_LONG = 2.0  # longer over shorter side, from which on a centred square leaves half of an image out
+_LONG = 2.0  # ratio of sides from which a centred square leaves out half of an image
 _MAX_REPAIRED = 48
 _SHOWN_DOUBTS, _SHOWN_FAR = 8, 24
 _ROWS_AT_ONCE = 1 << 20
@@ -43,9 +43,9 @@ def write_page(
 
     Args:
         pack: the pack.
-        findings: its copies.
+        findings: the copies in the pack.
         reasons: number of quarantined inputs per reason.
-        warnings: what decoders warned of.
+        warnings: warnings of decoders.
         path: file of the page.
         judged: what features say of its labels; None where there are none.
     """
@@ -68,7 +68,7 @@ def write_page(
 
 
 def _warned(pack: Pack, warnings: Warnings) -> Iterator[Block]:
-    """List what was repaired, with pictures to judge it by, and how often decoders warned of what."""
+    """List the repaired images, with pictures, and the number of warnings of each kind."""
     if warnings.messages:
         yield _table(("what decoders said", "images"), warnings.messages.most_common(30))
     if warnings.num_repaired:
@@ -117,7 +117,7 @@ def _classes(pack: Pack, labels: NDArray[np.int64]) -> list[Block]:
 
 
 def _classes_by_split(pack: Pack, order: NDArray[np.int64]) -> list[Block]:
-    """Count each class in each split that has labels, where there are several."""
+    """Count each class in each split with labels, if there are several."""
     labels = {name: pack.split(name).labels() for name in pack.splits}
     counts = {
         name: np.bincount(found[found >= 0], minlength=len(pack.classes))
