@@ -14,6 +14,12 @@ Weights = Literal["ema", "raw"]
 """Those of a classifier: their moving average, or as trained."""
 OptimizerName = Literal["paper", "sgd", "lars", "adamw"]
 """What moves the weights, see `engine.train.optimizers`."""
+ScheduleName = Literal["paper", "cosine", "one_cycle"]
+"""Of the learning rate, see `engine.train.schedule`."""
+Flips = Literal["random", "in_turns"]
+"""Of images from epoch to epoch, see `loaders.views.presets.flipped_in_turns`."""
+LabeledView = Literal["crop", "shift", "gentle", "strong"]
+"""Of labelled images, see `loaders.views.presets`."""
 Keep = Literal["last", "best"]
 """The weights that a run leaves to be used, see `engine.train.validation`."""
 ClassWeights = Literal["none", "inverse", "effective"]

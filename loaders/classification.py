@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from loaders.packs.labels.subsample import has_labels, training_labels
 from loaders.packs.labels.validation import Division, ValidationFields, apart, divide_labels
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
+from loaders.views.presets import flipped_in_turns
 
 _ROWS_IN_ORDER = 256  # of an evaluation batch on one rank; no influence on the result
 
@@ -66,6 +67,14 @@ class TrainingFields(LabelFields, ValidationFields, Protocol):
     @property
     def balanced(self) -> bool:
         """Draw every class equally often."""
+
+    @property
+    def flips(self) -> Literal["random", "in_turns"]:
+        """Of the training views from epoch to epoch."""
+
+    @property
+    def test_flip(self) -> bool:
+        """Test mirror images too."""
 
 
 class SemiFields(TrainingFields, Protocol):
@@ -154,7 +163,7 @@ class LabeledLoaders:
             UserError: see `divided_labels`.
         """
         self.pack, self.fields = pack, fields
-        self.views = fields.evaluation_view.fit(views)
+        self.views = training_views(fields, views)
         self.division = divided_labels(pack, fields)
         self.labels = self.division.training
 
@@ -174,8 +183,7 @@ class LabeledLoaders:
 
     def testing(self, options: LoaderOptions) -> EpochLoader | None:
         """Build the loader of the test images; None where the run has none."""
-        name = self.fields.test_split
-        return self.in_order(self.pack.split(name), options) if name else None
+        return testing_loader(self.pack, self.fields, options)
 
 
 class SemiLoaders(LabeledLoaders):
@@ -205,7 +213,7 @@ class SemiLoaders(LabeledLoaders):
         """
         super().__init__(pack, fields, labeled_views)
         self.semi_fields = fields
-        self.unlabeled_views = fields.evaluation_view.fit(unlabeled_views)
+        self.unlabeled_views = training_views(fields, unlabeled_views)
         which = (fields.unlabeled_splits, self.division, with_labeled, share, fields.label_seed)
         self.unlabeled = unlabeled_images(pack, *which)
 
@@ -249,6 +257,21 @@ def build_labeled_loader(
     rows, fitting = fit_to_ranks(rows, batch_size, options.num_ranks, pairs=True)
     sampler: Sampler | None = "balanced" if balanced else None
     return build_loader(rows, views, fitting, options=options, labels=labels, sampler=sampler)
+
+
+def training_views(fields: TrainingFields, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
+    """Return views of a recipe as the run shows them: as its start was trained, flipped as it asks."""
+    fitted = fields.evaluation_view.fit(views)
+    return tuple(map(flipped_in_turns, fitted)) if fields.flips == "in_turns" else fitted
+
+
+def testing_loader(pack: Pack, fields: TrainingFields, options: LoaderOptions) -> EpochLoader | None:
+    """Build the loader of the test images, and of their mirror images where asked for; None without any."""
+    if not fields.test_split:
+        return None
+    view, batch_size = fields.evaluation_view, _ROWS_IN_ORDER * options.num_ranks
+    views = (view.policy(), view.policy(mirrored=True)) if fields.test_flip else (view.policy(),)
+    return build_loader(pack.split(fields.test_split), views, batch_size, options=options, mode="eval")
 
 
 def validation_loader(

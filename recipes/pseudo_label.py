@@ -97,7 +97,14 @@ from engine.train.run import run as run_recipe
 from engine.train.schedule import Schedule, constant
 from loaders import open_pack
 from loaders.batch import Batch, Loader, PairedBatch
-from loaders.classification import SemiLoaders, build_labeled_loader, build_pool_loader, divided_labels
+from loaders.classification import (
+    SemiLoaders,
+    build_labeled_loader,
+    build_pool_loader,
+    divided_labels,
+    testing_loader,
+    training_views,
+)
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
@@ -154,9 +161,7 @@ class Labeller:
         """Open the loaders that all cycles share."""
         self.config, self.pack, self.phases = config, pack, phases
         view, options = config.evaluation_view, phases.options
-        self.test_loader: Loader[Batch] | None = None
-        if config.test_split:
-            self.test_loader = phases.keep(build_pool_loader(pack, (config.test_split,), view, options))
+        self.test_loader: Loader[Batch] | None = phases.keep(testing_loader(pack, config, options))
         part = (phases.division, config.unlabeled_share, config.label_seed)
         pool_loader = build_pool_loader(pack, config.unlabeled_splits, view, options, *part)
         self.pool_loader = phases.keep(pool_loader)
@@ -169,7 +174,7 @@ class Labeller:
     def train(self, name: str, labels: LabelTable, init: Path | None, keep_head: bool, epochs: int) -> Path:
         """Train on a label table for some epochs, from `init`; return the phase's folder."""
         config = self.config
-        views = config.evaluation_view.fit((presets.weak(config.resolution, config.flip_p),))
+        views = training_views(config, (presets.weak(config.resolution, config.flip_p),))
 
         def make_loader() -> Loader[Batch]:
             options, size = self.phases.options, config.batch_size

@@ -98,7 +98,13 @@ from engine.train.distributed import on_main
 from engine.train.phases import Phases, PhaseSummary, print_phases
 from loaders import open_pack
 from loaders.batch import Batch, Loader
-from loaders.classification import build_labeled_loader, build_pool_loader, divided_labels
+from loaders.classification import (
+    build_labeled_loader,
+    build_pool_loader,
+    divided_labels,
+    testing_loader,
+    training_views,
+)
 from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
@@ -114,12 +120,9 @@ class Rounds:
         """Open the loaders."""
         self.config, self.pack, self.phases = config, pack, phases
         view = config.evaluation_view
-        self.views = view.fit((presets.crop_flip(config.resolution, config.min_crop, config.flip_p),))
-        self.test_loader: Loader[Batch] | None = None
-        if config.test_split:
-            self.test_loader = phases.keep(
-                build_pool_loader(pack, (config.test_split,), view, phases.options)
-            )
+        crop = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
+        self.views = training_views(config, (crop,))
+        self.test_loader: Loader[Batch] | None = phases.keep(testing_loader(pack, config, phases.options))
         self.pool_loader = self.pool(view)
 
     def pool(self, view: EvaluationView) -> Loader[Batch]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.choices import Keep, OptimizerName
+from engine.choices import Keep, OptimizerName, ScheduleName
 from loaders.common.errors import UserError
 
 
@@ -83,6 +83,14 @@ class OptimizerOptions:
     """Largest norm of all gradients together; beyond it they are scaled down. No paper here has one."""
     warmup_epochs: float = 0.0
     """Epochs over which the learning rate rises linearly from 0 to what its schedule says. Paper: none."""
+    schedule: ScheduleName = "paper"
+    """Learning rate over the run: the paper's; or cosine, down to 0 after --warmup-epochs; or one_cycle, up
+    from a fifth of the peak over 23 % of the run, then down to 7 %, both linear (Smith and Topin 2018)."""
+    start_resolution: int | None = None
+    """Progressive resizing: side of the views at the first step, from which it grows by 4 pixels at a time to
+    --resolution; the networks see shrunk views. None: --resolution from the start."""
+    grown_at: float = 0.6
+    """Share of the run after which the views have their full size, where --start-resolution is given."""
     micro_batch: int | None = None
     """Images of --batch-size that go through the network at once on each process, with their unlabelled
     ones; the gradient is that of the whole batch. By default all; must divide a process's share."""
@@ -108,6 +116,14 @@ class OptimizerOptions:
         if self.optimizer_lr is not None and self.optimizer_lr <= 0.0:
             raise UserError(
                 f"optimizer_lr: expected more than 0, found {self.optimizer_lr}; leave it out for the paper's"
+            )
+        if self.start_resolution is not None and self.start_resolution < 8:
+            raise UserError(
+                f"start_resolution: expected at least 8 pixels, found {self.start_resolution}; raise it"
+            )
+        if not 0.0 < self.grown_at <= 1.0:
+            raise UserError(
+                f"grown_at: expected a share, above 0 and at most 1, found {self.grown_at}; change it"
             )
         if self.micro_batch is not None and self.micro_batch < 1:
             raise UserError(f"micro_batch: expected at least 1, found {self.micro_batch}; raise it")
