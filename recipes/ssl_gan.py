@@ -106,6 +106,7 @@ class SslGan(ClassifierRecipe):
     """A classifier and a generator whose images it must not take for real."""
 
     name = "ssl_gan"
+    fixed_views = True
     own_optimizer = True  # two networks against each other
     mean: Tensor
     std: Tensor

@@ -143,6 +143,23 @@ def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
     return network
 
 
+def check_resolution(network: nn.Module, name: str, resolution: int) -> None:
+    """Refuse a resolution that a network cannot take as it is.
+
+    Args:
+        network: built by `build_backbone`, on any device; keeps its mode.
+        name: as `build_backbone` takes it.
+        resolution: side of the views in pixels.
+
+    Raises:
+        UserError: it cannot.
+    """
+    training = network.training
+    with _refusal(name, resolution):
+        _count_features(network.eval(), name, resolution)
+    network.train(training)
+
+
 @contextmanager
 def _refusal(name: str, resolution: int) -> Iterator[None]:
     """Turn what a network raises for views of a size that it was not made for into a line."""

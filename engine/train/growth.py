@@ -8,8 +8,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.nets.backbones import check_resolution
 from engine.train.options import OptimizerOptions
+from engine.train.recipe import Recipe
 from loaders.batch import Batch, PairedBatch
+from loaders.common.errors import UserError
 
 _MULTIPLE = 4  # sides of shrunk views, so that a network that halves twice loses no pixels
 
@@ -24,14 +27,26 @@ class Growth:
         2021, "EfficientNetV2" (arXiv 2104.00298), section 4, which calls it progressive learning.
     """
 
-    def __init__(self, options: OptimizerOptions, total_steps: int) -> None:
+    def __init__(self, options: OptimizerOptions, total_steps: int, recipe: Recipe) -> None:
         """Take note of the start and of the step from which views are whole.
 
         Args:
             options: of the run.
             total_steps: of the whole run.
+            recipe: whose network is to see them.
+
+        Raises:
+            UserError: it cannot see smaller views.
         """
         self._first, self._steps = options.start_resolution, options.grown_at * total_steps
+        if self._first is None:
+            return
+        if recipe.fixed_views:
+            raise UserError(
+                f"start_resolution: recipe {recipe.name!r} makes images of one size and cannot see smaller "
+                f"views, found {self._first}; leave it out"
+            )
+        check_resolution(recipe.backbone, recipe.backbone_name, self._first)
 
     def side(self, full: int, step: int) -> int:
         """Return the side in pixels of a view of `full` pixels at a step."""

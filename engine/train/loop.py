@@ -149,7 +149,7 @@ class _Run:
         self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
         lengths = (self.steps_per_epoch, self.total_steps)
         self.schedule: Schedule = choose_schedule(recipe, config.optimizing, *lengths)
-        self.growth = Growth(config.optimizing, self.total_steps)
+        self.growth = Growth(config.optimizing, self.total_steps, recipe)
         self.validator = None if validation is None else Validator(validation, config.out, self.total_steps)
         self.guard = StepGuard(recipe, config.on_non_finite)
         self.window = MetricWindow(self.device)

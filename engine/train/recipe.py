@@ -46,6 +46,8 @@ class Recipe(nn.Module, ABC):
     """Whether the recipe learns with its paper's optimizer alone."""
     warms_up: ClassVar[bool] = False
     """Whether `make_schedule` has the warm-up of the configuration in it; else the loop adds it."""
+    fixed_views: ClassVar[bool] = False
+    """Whether views must have the size that the run gives: something is compared with their pixels."""
     backbone: nn.Module
     backbone_name: str
 

@@ -7,14 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from engine.nets.backbones import build_backbone
 from engine.train.growth import Growth
 from engine.train.options import OptimizerOptions
 from loaders.batch import Batch, PairedBatch
 from loaders.common.errors import UserError
+from recipes import siamese_vae, ssl_gan, vae
+from tests.engine.synthetic import SmallRecipe
 
 
 def growth(first: int | None = 20, grown_at: float = 0.6, steps: int = 100) -> Growth:
-    return Growth(OptimizerOptions(start_resolution=first, grown_at=grown_at), steps)
+    return Growth(OptimizerOptions(start_resolution=first, grown_at=grown_at), steps, SmallRecipe())
 
 
 def batch_of(size: int, rows: int = 4) -> Batch:
@@ -46,6 +49,18 @@ def test_views_shrink_without_bias_and_the_rest_stays() -> None:
         (6, 3, 16, 16),
     ]
     assert growth(None)(pair, 0) is pair
+
+
+def test_networks_of_one_size_are_refused_before_any_step() -> None:
+    recipe = SmallRecipe()
+    recipe.backbone, recipe.backbone_name = build_backbone("vit_tiny_patch16_224", 32), "vit_tiny_patch16_224"
+    with pytest.raises(UserError, match="backbone: expected a resolution that vit_tiny_patch16_224"):
+        Growth(OptimizerOptions(start_resolution=16), 10, recipe)
+    recipe = SmallRecipe()
+    recipe.fixed_views = True  # type: ignore[misc]
+    with pytest.raises(UserError, match="start_resolution: recipe 'small' makes images of one size"):
+        Growth(OptimizerOptions(start_resolution=16), 10, recipe)
+    assert {vae.Vae.fixed_views, siamese_vae.SiameseVae.fixed_views, ssl_gan.SslGan.fixed_views} == {True}
 
 
 def test_what_makes_no_growth_is_refused() -> None:
