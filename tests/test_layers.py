@@ -28,6 +28,7 @@ ALLOWED = {
         "tools.comparison",
         "tools.packing",
         "tools.peers",
+        "tools.reproduction",
         "tools.views",
     },
 }
