@@ -29,7 +29,8 @@ from engine.choices import Precision
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.run_config import LoaderField, PackConfig, RunConfig, default_loader
 from engine.train.stage_config import Ask, FineTune, Pretrain, Rounds, SemiSupervised
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
@@ -44,7 +45,7 @@ class Config(PackConfig):
     """Folder of all stages; what it holds already is gone on with."""
     backbone: str = "resnet50"
     """Any timm name, or tiny_resnet for a CPU. Report: resnet50."""
-    resolution: int = 96
+    resolution: Count = 96
     """Side of the views in pixels. Report: 96."""
     init: Path | None = None
     """Pre-trained network in place of the first stage: a run, timm:NAME, hf:REPO or a file of weights."""
@@ -68,7 +69,7 @@ class Config(PackConfig):
     """Stages to leave out; the next goes on from the last that ran."""
     oracle: bool = False
     """Take the active labels from the pack's own table, for experiments."""
-    sizes: tuple[int, ...] = (96, 144, 192)
+    sizes: tuple[Count, ...] = (96, 144, 192)
     """Sides of the views of the test-time augmentation. Report: 96 144 192."""
     flips: bool = False
     """Test-time augmentation: also mirror every view left to right."""
@@ -91,7 +92,7 @@ class Config(PackConfig):
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no run."""
-        check_numbers(self, ("resolution", "sizes"))
+        check_numbers(self)
         check_folder(self.out)
 
 
@@ -113,7 +114,6 @@ from engine.train.distributed import refuse_ranks
 from engine.train.run_config import described
 from loaders import open_pack
 from loaders.classification import chosen_labels
-from loaders.common.errors import UserError
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import training_labels

@@ -19,13 +19,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.common.errors import UserError, check_numbers, run_command
 from loaders.common.files import check_folder
-from loaders.common.program import check_command_line, command_line
+from loaders.common.program import Positional, check_command_line, command_line
 from tools.reproduction.tables import ScaleName, TableName
 
 
@@ -33,7 +31,7 @@ from tools.reproduction.tables import ScaleName, TableName
 class Config:
     """Measure one table at one scale."""
 
-    table: tyro.conf.Positional[TableName]
+    table: Positional[TableName]
     """speed, budget, ablation or start."""
     out: Path = Path("runs/results")
     """Folder of all tables; each has one of its own."""

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.choices import ClassWeights, Flips
+from engine.choices import ClassWeights, Flips, Mixing
 from engine.train.options import ValidationOptions
 from engine.train.run_config import RunConfig
+from loaders.common.checks import Positive
 from loaders.common.errors import UserError
 from loaders.views.evaluation import EvaluationView
+from loaders.views.policy import Augmentation
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig(RunConfig, ValidationOptions):
-    """Fields of every recipe that trains on labels; a recipe names again those its paper sets."""
+    """Fields of every recipe that trains on labels; a recipe declares anew those that its paper sets."""
 
     labeled_split: str = "train"
     """Split of the pack whose true labels are used; where it is "" or has none, --extra-labels are all."""
@@ -60,12 +62,19 @@ class ClassifierConfig(RunConfig, ValidationOptions):
     and the others in odd ones (Jordan 2024)."""
     test_flip: bool = False
     """Test the mean of the probabilities of each image and its mirror image, at twice the time."""
-    lr_vectors: float = 1.0
+    lr_vectors: Positive = 1.0
     """Learning rate of biases and BatchNorm as a multiple of that of the weights. Jordan 2024: 64 for
     BatchNorm's biases, whose scales it leaves at 1."""
+    augment: tuple[Augmentation, ...] = ()
+    """Further changes of the labelled views: rotation, translation, jitter, randaugment. INF473V report: all
+    were tried, none helped."""
+    mixing: Mixing = "none"
+    """Mix labelled images with their neighbours: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019)."""
+    mixing_alpha: Positive = 1.0
+    """Alpha of the Beta distribution that shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
 
     def __post_init__(self) -> None:
-        """Refuse what makes no training."""
+        """Refuse options that make no training."""
         super().__post_init__()
         self.check_validation()
         if self.test_flip and self.flip_p == 0.0:
@@ -88,7 +97,7 @@ class ClassifierConfig(RunConfig, ValidationOptions):
 
     @property
     def evaluation_view(self) -> EvaluationView:
-        """What the run is measured with: what the weights that it begins with were trained with."""
+        """The view with which the run is measured: that of the weights with which it begins."""
         from engine.nets.starts import find_start
 
         if self.init is None:
@@ -97,13 +106,13 @@ class ClassifierConfig(RunConfig, ValidationOptions):
 
     @property
     def origin(self) -> Origin | None:
-        """Where weights of others come from that the run, or one before it, began with."""
+        """The origin of weights of others with which the run, or one before it, began."""
         from engine.nets.starts import find_start
 
         return None if self.init is None else find_start(self.init, self.backbone).origin
 
     def account(self, division: Division | None = None) -> Account:
-        """Hold what the run learns from against its test split and its validation images.
+        """Compare the run's training images with its test split and its validation images.
 
         Args:
             division: of the run's labels.

@@ -1,12 +1,12 @@
-"""Commands of several phases: trainings that start from each other, each in a folder of its own.
+"""Commands of several phases: trainings that start from each other, each in its own folder.
 
 out/config.json             the command
 out/<phase>/                one training, a run folder like any other
 out/labels/<name>.parquet   label tables made on the way
 out/classifier.safetensors  what the last phase left
 
-A command that was broken off goes on with --resume: finished phases and label tables are taken from disk,
-the phase under way resumes exactly.
+A command that was interrupted goes on with --resume: finished phases and label tables are read from disk, and
+the unfinished phase resumes exactly.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
+
+import torch
 
 from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
@@ -48,11 +50,11 @@ from loaders.packs.labels.validation import SET_ASIDE_PATH, Division
 
 LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
 
-_SEEDS_PER_PHASE = 1000  # so that phases draw other orders, views and weights than each other
+_SEEDS_PER_PHASE = 1000  # so that every phase draws different orders, views and weights
 
 
 class SupervisedPhase(ClassifierRecipe):
-    """Cross-entropy on labelled images: what the phases of self-training are made of."""
+    """Cross-entropy on labelled images: the recipe of the phases of self-training."""
 
     name = "fine_tuning"
     parts = "rows"
@@ -63,17 +65,17 @@ class SupervisedPhase(ClassifierRecipe):
         Args:
             config: of the phase.
             classes: names of the C classes.
-            cosine: let the learning rate fall to 0; else it stays.
+            cosine: let the learning rate fall to 0; else it stays constant.
         """
         super().__init__(config, classes)
         self.cosine = cosine
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Classify one view of each image."""
-        assert batch.labels is not None
-        (logits,) = self.classify(batch.views[0])
-        loss = label_loss(logits, batch.labels, self.class_weights)
-        return StepOutput(loss, {"top1": top1_of(logits, batch.labels)})
+        (x,), labels = self.mixed(batch, step)
+        (logits,) = self.classify(x)
+        loss = label_loss(logits, labels, self.class_weights)
+        return StepOutput(loss, {"top1": top1_of(logits, labels)})
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return the cosine, or the constant."""
@@ -82,12 +84,12 @@ class SupervisedPhase(ClassifierRecipe):
 
 @dataclass(frozen=True)
 class PhaseSummary:
-    """What a phase left.
+    """The result of a phase.
 
     Attributes:
         name: of the phase.
         out: its run folder.
-        accuracy: on the test split; None where there is none.
+        accuracy: accuracy on the test split; None if there is none.
     """
 
     name: str
@@ -96,7 +98,7 @@ class PhaseSummary:
 
 
 class Phases:
-    """One command: its folder, its processes and the phases done so far."""
+    """One command: its folder, its processes and its finished phases."""
 
     def __init__(
         self, recipe: str, config: ClassifierConfig, pack: Pack, division: Division, data: str
@@ -108,18 +110,18 @@ class Phases:
             config: of the command.
             pack: of the images.
             division: of the labels; all phases are measured on the same validation images.
-            data: what tells the pack from others; a command that goes on must find the same, since its
-                finished phases and label tables are of that pack.
+            data: facts that identify the pack. A command that goes on must find the same facts, since its
+                finished phases and label tables belong to that pack.
 
         Raises:
-            UserError: the folder holds something else, another process works in it, `max_steps` or
-                `measure` is set, or `init` cannot be started from.
+            UserError: the folder holds something else, another process works in it, `max_steps` or `measure`
+                is set, or no run can start from `init`.
         """
         if config.measure != "training":
             raise UserError("measure: a command of several phases has none; measure recipes/supervised.py")
         if config.max_steps is not None:
             raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
-        if config.init is not None:  # before the first phase, and not after hours of it
+        if config.init is not None:  # before the first phase, and not hours later
             build_classifier(
                 config.backbone, config.evaluation_view, pack.classes, config.init, config.keep_head
             )
@@ -145,19 +147,19 @@ class Phases:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the loaders of all phases, leave the folder and part from the other processes."""
+        """Close the loaders of all phases, release the folder and leave the process group."""
         self._opened.__exit__(kind, error, trace)
         self.accelerator.end_training()
 
     def keep(self, loader: LoaderT) -> LoaderT:
-        """Return a loader that several phases share; it is closed with the command. None is no loader."""
+        """Return a loader that several phases share; it is closed with the command. None stays None."""
         if loader is not None:
             self._opened.callback(loader.close)
         return loader
 
     @property
     def options(self) -> LoaderOptions:
-        """How all loaders of the next phase work."""
+        """The options of all loaders of the next phase."""
         seed = self.config.seed + _SEEDS_PER_PHASE * len(self.done)
         return replace(self.config.loader_options(), seed=seed)
 
@@ -172,19 +174,19 @@ class Phases:
         init: Path | None,
         keep_head: bool,
         epochs: int,
-        labels: LabelTable,
+        labels: LabelTable | tuple[LabelTable, ...],
         make_loader: Callable[[], Loader[Batch]],
         test_loader: Loader[Batch] | None,
         cosine: bool,
     ) -> PhaseSummary:
-        """Train on labelled images, or take from disk what an earlier start of the command trained.
+        """Train on labelled images, or read the result of an earlier start of the command from disk.
 
         Args:
             name: of the phase and its folder.
             init: run folder whose weights to start from; None for random ones.
             keep_head: start with the classifier layer of `init` too.
             epochs: passes over the labelled images.
-            labels: their labels.
+            labels: their labels, in several tables where an image stands under several classes.
             make_loader: builds their loader from `options`.
             test_loader: of the test images.
             cosine: see `SupervisedPhase`.
@@ -205,7 +207,8 @@ class Phases:
             )
             seed_everything(config.seed)
             recipe = SupervisedPhase(config, self.classes, cosine)
-            recipe.weigh_classes(count_labels(labels))
+            tables = labels if isinstance(labels, tuple) else (labels,)
+            recipe.weigh_classes(torch.stack([count_labels(table) for table in tables]).sum(0))
             validation = None
             if self._held is not None:
                 validation = plan_validation(config, self._held, self.division)
@@ -225,22 +228,22 @@ class Phases:
         return summary
 
     def network(self, run: Path) -> Classifier:
-        """Load the classifier of a run, which knows all classes, onto this process's device."""
+        """Load the classifier of a run, which must know all classes, onto this process's device."""
         return find_classifier(run, self.classes, every_class=True).to(self.accelerator.device)
 
     def validate(self, run: Path) -> float:
-        """Return the accuracy of a run's classifier on the validation images, which there must be."""
+        """Return the accuracy of a run's classifier on the validation images, which must exist."""
         assert self._held is not None
         device = self.accelerator.device
         network = self.network(run).at(self.config.resolution).to(device)
         return measure_accuracy(network, self._held, device, self.config.out).top1
 
     def finish(self, run: Path | None = None, test_loader: Loader[Batch] | None = None) -> PhaseSummary:
-        """Leave the classifier to use in the command's own folder.
+        """Write the classifier to use into the command's own folder.
 
         Args:
-            run: whose it is, a phase's or that of the start; the last phase's by default.
-            test_loader: of the test images, where a start is to be measured.
+            run: run of the classifier: a phase or the start; the last phase by default.
+            test_loader: loader of the test images, for measuring a start.
         """
         last = next((phase for phase in self.done if phase.out == run), self.done[-1])
         if run is not None and last.out != run:
@@ -257,8 +260,8 @@ class Phases:
 
 
 def print_phases(name: str, phases: list[PhaseSummary]) -> None:
-    """Print the accuracy of every phase and where the last one's classifier lies, and leave their page."""
-    from engine.report.run_page import leave_page  # loads what draws
+    """Print the accuracy of every phase and the path of the last classifier, and write the page."""
+    from engine.report.run_page import leave_page  # loads matplotlib
 
     if os.environ.get("RANK", "0") != "0":
         return

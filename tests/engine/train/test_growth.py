@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from engine.train.growth import Growth
 from engine.train.options import OptimizerOptions
 from loaders.batch import Batch, PairedBatch
 from loaders.common.errors import UserError
-from recipes import siamese_vae, ssl_gan, vae
+from recipes import colorization, dcgan, siamese_vae, ssl_gan, supervised, vae
 from tests.engine.synthetic import SmallRecipe
 
 
@@ -60,10 +61,11 @@ def test_networks_of_one_size_are_refused_before_any_step() -> None:
     recipe.fixed_views = True  # type: ignore[misc]
     with pytest.raises(UserError, match="start_resolution: recipe 'small' makes images of one size"):
         Growth(OptimizerOptions(start_resolution=16), 10, recipe)
-    assert {vae.Vae.fixed_views, siamese_vae.SiameseVae.fixed_views, ssl_gan.SslGan.fixed_views} == {True}
+    kinds = (vae.Vae, siamese_vae.SiameseVae, ssl_gan.SslGan, dcgan.Dcgan, colorization.Colorization)
+    assert {kind.fixed_views for kind in kinds} == {True}
 
 
-def test_what_makes_no_growth_is_refused() -> None:
-    for changes in ({"start_resolution": 4}, {"grown_at": 0.0}, {"grown_at": 1.5}):
-        with pytest.raises(UserError, match=next(iter(changes))):
-            OptimizerOptions(**changes).check_optimizer()
+@pytest.mark.parametrize("changes", [{"start_resolution": 4}, {"grown_at": 0.0}, {"grown_at": 1.5}])
+def test_what_makes_no_growth_is_refused(changes: dict[str, float], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=next(iter(changes))):
+        supervised.Config(pack=tmp_path, out=tmp_path / "out", **changes)  # type: ignore[arg-type]

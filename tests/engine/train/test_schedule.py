@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from engine.train.schedule import constant, one_cycle, step_decay, warmup_cosine
+from engine.train.schedule import constant, one_cycle, ramp_up_and_down, step_decay, warmup_cosine
 
 
 def test_warmup_then_cosine() -> None:
@@ -39,3 +41,13 @@ def test_one_cycle_rises_and_falls_in_straight_lines() -> None:
     assert [factor(s) for s in (0, 10, 20)] == pytest.approx([0.2, 0.6, 1.0])
     assert [factor(s) for s in (60, 100, 500)] == pytest.approx([1 - 0.93 / 2, 0.07, 0.07])
     assert one_cycle(1)(0) == pytest.approx(0.2)
+
+
+def test_ramps_up_and_down() -> None:
+    factor = ramp_up_and_down(total_steps=100, up_steps=20, down_steps=50)
+    assert factor(0) == pytest.approx(math.exp(-5))
+    assert factor(10) == pytest.approx(math.exp(-5 / 4))
+    assert factor(20) == factor(50) == 1.0
+    assert factor(75) == pytest.approx(math.exp(-12.5 / 4))
+    assert factor(100) == pytest.approx(math.exp(-12.5))
+    assert [ramp_up_and_down(10, 0, 0)(s) for s in (0, 5, 10)] == [1.0, 1.0, 1.0]
