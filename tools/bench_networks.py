@@ -15,7 +15,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
 PEER = "airbench94"
@@ -29,13 +30,13 @@ class Config:
     """Backbones by name."""
     peer: Path | None = None
     """legacy/airbench94.py of a checkout of KellerJordan/cifar10-airbench, to be measured beside them."""
-    resolution: int = 32
+    resolution: Count = 32
     """Side of the views in pixels; the peer's is 32."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Images per step."""
-    rounds: int = 7
+    rounds: Count = 7
     """Rounds after one that is left out; medians are stated."""
-    num_threads: int = 1
+    num_threads: Count = 1
     """Threads of torch."""
     json: Path | None = None
     """File to which a record for each network is added."""

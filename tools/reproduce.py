@@ -21,7 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import Positional, check_command_line, command_line
 from tools.reproduction.tables import ScaleName, TableName
@@ -49,7 +50,7 @@ class Config:
     """Names of the rows to measure now; all by default."""
     records: Path | None = None
     """File of the records, with the page as .md and the picture as .png beside it; in --out by default."""
-    num_threads: int = 1
+    num_threads: Count = 1
     """Threads of every command; the budget is in core seconds."""
 
     def __post_init__(self) -> None:

@@ -24,7 +24,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, Positive, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
 
@@ -38,11 +39,11 @@ class Config:
     """Pack with the labelled splits train and test, of 10 classes."""
     out: Path
     """Folder of peer.json and of the pixels as the peer reads them."""
-    epochs: float = 9.9
+    epochs: Positive = 9.9
     """Its training epochs; 9.9 is its own."""
     seed: int = 0
     """Of torch."""
-    num_threads: int = 1
+    num_threads: Count = 1
     """Of torch."""
 
     def __post_init__(self) -> None:
