@@ -76,7 +76,7 @@ from loaders.packs import Pack
 from loaders.packs.labels.subsample import few_labels
 from tools.comparison.cpu_budget import CommandStopped, cpu_seconds, preload
 from tools.comparison.results import Record
-from tools.reproduction.measure import Bench, RunScript, Stopped, measure_row
+from tools.reproduction.measure import Bench, RunScript, Stopped, measure_row, take_budget
 from tools.reproduction.page import write_page
 from tools.reproduction.plan import ResultTable
 from tools.reproduction.tables import make_table
@@ -171,14 +171,14 @@ def run(config: Config, console: Console, bench: Bench | None = None) -> str:
         pack = open_pack(bench.pack)
     bench.once("machine", lambda: described_machine(config))
     path, labels = config.records or out / "records.jsonl", label_tables(table, pack)
-    text = ""
     try:
         for row in table.rows:
             if row.name in (config.rows or known):
+                take_budget(bench)
                 for _ in measure_row(bench, row):
-                    text = write_page(path, table, [*bench.records(), *labels])
+                    write_page(path, bench.table, [*bench.records(), *labels])
     finally:
-        text = write_page(path, table, [*bench.records(), *labels])
+        text = write_page(path, bench.table, [*bench.records(), *labels])
     return text
 
 

@@ -89,4 +89,5 @@ def whitening_kernels(moments: Tensor, kernel_size: int) -> Tensor:
     directions = vectors.T.flip(0)
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     scales = (values.flip(0).clamp_min(0.0) + _EPS).rsqrt().unsqueeze(1)
-    return (directions * largest.sign() * scales).to(moments.device)
+    scaled: Tensor = directions * largest.sign() * scales
+    return scaled.to(moments.device)

@@ -16,6 +16,7 @@ from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
 from loaders.packs import Pack
 from tests.in_process import run_script
+from tests.tools.peers.test_airbench import STAND_IN
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped
 from tools.comparison.results import Record
 from tools.reproduce import Config, prepare_pack, run
@@ -49,7 +50,7 @@ class Here:
 
 
 def bench_of(config: Config, pack: Pack, here: Here) -> Bench:
-    table = make_table(config.table, config.scale, config.init)
+    table = make_table(config.table, config.scale, config.init, config.peer)
     out = config.out / f"{config.table}-{config.scale}"
     return Bench(table, pack.path, out, len(pack.split("train")), 1, lambda line: None, here)
 
@@ -113,6 +114,21 @@ def test_a_row_over_its_budget_has_no_accuracy(digits_pack: Pack, tmp_path: Path
     assert found["over_budget"]
     assert found["results"] == []
     assert page == "nothing is measured yet\n"
+
+
+def test_rows_have_the_time_of_the_peer_that_is_measured_first(digits_pack: Pack, tmp_path: Path) -> None:
+    source = tmp_path / "airbench94.py"
+    source.write_text(STAND_IN.replace("== 2.0", "== 9.9"))
+    config = Config(
+        table="speed", scale="tiny", out=tmp_path / "out", pack=digits_pack.path, peer=str(source),
+        rows=("airbench94", "compact"),
+    )  # fmt: skip
+    page = measure(config, digits_pack, Here(exceed_in="row-compact"))
+    out = tmp_path / "out" / "speed-tiny"
+    peer = record(out, "row-airbench94-all-labels-seed-0")
+    assert record(out, "row-compact-all-labels-seed-0")["budget_s"] == peer["cpu_s"]
+    assert "| airbench94 on the CPU |" in page
+    assert peer["results"][0]["top1"] == 0.75
 
 
 def test_frozen_features_take_one_command(digits_pack: Pack, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -194,9 +195,9 @@ def train(bench: Bench, row: Row, given: Given, name: str, budget_s: float) -> T
             continue
         if not _runs_once(stage):  # leaves nothing to go on with
             shutil.rmtree(folder / stage.name, ignore_errors=True)
-        left = TOLERANCE * budget_s - spent.seconds
+        left = None if row.name == bench.table.budget_of else TOLERANCE * budget_s - spent.seconds
         try:
-            if left <= 0:
+            if left is not None and left <= 0:
                 raise CommandFailed("no budget left", 0.0, -signal.SIGXCPU)
             spent.add(stage.name, _run(bench, stage, arguments, name, left), done=True)
         except CommandStopped as stopped:
@@ -284,6 +285,14 @@ def measure_row(bench: Bench, row: Row) -> Iterator[Record]:
             record = bench.once(name, lambda g=given, n=name: _measure(bench, row, g, n))  # type: ignore[misc]
             bench.say(f"{name}: {_told(record)}, {record['cpu_s']:.0f} core s")
             yield record
+
+
+def take_budget(bench: Bench) -> None:
+    """Give the other rows the mean core seconds of the row that is their budget, once it is measured."""
+    name = bench.table.budget_of
+    seconds = [r["cpu_s"] for r in bench.records() if r["kind"] == "row" and r["row"] == name]
+    if seconds:
+        bench.table = replace(bench.table, budget_s=statistics.fmean(seconds))
 
 
 def _told(record: Record) -> str:

@@ -79,6 +79,8 @@ class ResultTable:
         chosen_at: labels per class of the trials, a quarter of which they are measured on.
         calibration: lengths of the two runs that the cost of a step is taken from.
         testing: options of recipes/evaluate.py.
+        budget_of: row, of a fixed length, whose mean core seconds are the budget of the others once it is
+            measured; it has no budget itself.
     """
 
     name: str
@@ -91,6 +93,7 @@ class ResultTable:
     chosen_at: int = 0
     calibration: tuple[int, int] = (4, 16)
     testing: tuple[object, ...] = ()
+    budget_of: str = ""
 
     def __post_init__(self) -> None:
         """Hold the rows to what makes them comparable."""

@@ -92,31 +92,21 @@ def _speed(size: Scale, scale: ScaleName, peer: str) -> ResultTable:
     grown = ("--start-resolution", 3 * size.resolution // 4)
     batch = ("--batch-size", 256 if scale != "tiny" else 40, "--lr", 0.2 if scale != "tiny" else 0.05)
     shared = (*_network(size), *_views(size), *SPEED_RUN, *batch)
+    small_first = (*shared, *grown)
     rows = [
-        Row("compact", f"{NETWORK}, speed-run schedule", (Stage("train", "recipes/supervised.py", shared),)),
-        Row(
-            "grown",
-            "the same, small views first",
-            (Stage("train", "recipes/supervised.py", (*shared, *grown)),),
-        ),
+        Row("compact", f"{NETWORK}, one cycle", (Stage("train", "recipes/supervised.py", shared),)),
+        Row("grown", "the same, small views first", (Stage("train", "recipes/supervised.py", small_first),)),
     ]
-    if peer:
+    if peer:  # first: the others have its time
         source = ("--source", peer, "--epochs", 9.9)
-        rows.append(
-            Row(
-                "airbench94",
-                "airbench94 on the CPU",
-                (Stage("train", "tools/peers/airbench.py", source, labels=False, lengths=()),),
-                baseline=True,
-                results="peer",
-            )
-        )
+        stage = Stage("train", "tools/peers/airbench.py", source, labels=False, lengths=())
+        rows.insert(0, Row("airbench94", "airbench94 on the CPU", (stage,), baseline=True, results="peer"))
     seeds = {0: (0,) if scale == "tiny" else (0, 1, 2)}
     budget = {"tiny": 4.0, "short": 600.0, "full": 1150.0}[scale]
     testing = ("--flips",) if size.flip_p else ()
     return ResultTable(
         "speed", "A supervised run on all labels", tuple(rows), (0,), seeds, budget, testing=testing,
-        calibration=size.calibration,
+        calibration=size.calibration, budget_of="airbench94" if peer else "",
     )  # fmt: skip
 
 
@@ -212,7 +202,7 @@ def _start(size: Scale, init: str) -> ResultTable:
     counts, seeds = ((4, 25, 50, 400) if size.flip_p else (1, 4)), (0, 1, 2)
     options = (
         *("--init", init or "{start}", "--labels-per-class", *counts, "--seeds", *seeds),
-        *("--methods", "knn", "probe", "pseudo"),
+        *("--methods", "knn", "probe", "pseudo", "--resolution", 112 if init else size.resolution),
     )
     stages = [Stage("features", "tools/few_labels.py", options, 0.5, labels=False, lengths=())]
     if not init:  # without weights of others, a network that saw some labels stands in for one
