@@ -107,7 +107,7 @@ def step(network: nn.Module, x: Tensor, labels: Tensor) -> float:
     began = time.process_time()
     with torch.autocast("cpu", torch.bfloat16, enabled=of_hardware() == "bf16"):
         logits = network(x)
-    F.cross_entropy(logits.float(), labels).backward()
+    torch.autograd.backward(F.cross_entropy(logits.float(), labels))
     network.zero_grad(set_to_none=True)
     return time.process_time() - began
 
