@@ -162,8 +162,9 @@ def costs_of(bench: Bench, row: Row) -> list[Cost | None]:
                 arguments = arguments_of(bench, stage, folder, given, steps, last)
                 return _run(bench, stage, arguments, f"calibration-{row.name}")
 
-            if number == 0 and not any(r["kind"] == "cost" for r in bench.records()):
-                run(1)  # the first of all fills caches and compiles
+            is_first = number == 0 and not any(r["kind"] == "cost" for r in bench.records())
+            if is_first and stage.lengths == Stage.lengths:
+                run(1)  # fills caches and compiles; a pipeline, whose least is an epoch, goes without
             found.append(vars(calibrate(run, bench.table.calibration, 0.0, 1, False)))
         shutil.rmtree(folder, ignore_errors=True)
         return {"kind": "cost", "row": row.name, "stages": found}
