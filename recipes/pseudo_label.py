@@ -108,6 +108,7 @@ from loaders.classification import (
     build_labeled_loader,
     build_pool_loader,
     divided_labels,
+    testing_loader,
     views_of_labeled,
 )
 from loaders.order.fingerprint import pack_fingerprint
@@ -185,9 +186,7 @@ class Labeller:
         """Open the loaders that all cycles share."""
         self.config, self.pack, self.phases = config, pack, phases
         view, options = config.evaluation_view, phases.options
-        self.test_loader: Loader[Batch] | None = None
-        if config.test_split:
-            self.test_loader = phases.keep(build_pool_loader(pack, (config.test_split,), view, options))
+        self.test_loader: Loader[Batch] | None = phases.keep(testing_loader(pack, config, options))
         part = (phases.division, config.unlabeled_share, config.label_seed)
         pool_loader = build_pool_loader(pack, config.unlabeled_splits, view, options, *part)
         self.pool_loader = phases.keep(pool_loader)

@@ -103,7 +103,13 @@ from engine.train.distributed import on_main, rank
 from engine.train.phases import Labels, Phases, PhaseSummary, print_phases
 from loaders import open_pack
 from loaders.batch import Batch, Loader
-from loaders.classification import build_labeled_loader, build_pool_loader, divided_labels, views_of_labeled
+from loaders.classification import (
+    build_labeled_loader,
+    build_pool_loader,
+    divided_labels,
+    testing_loader,
+    views_of_labeled,
+)
 from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
@@ -122,11 +128,7 @@ class Rounds:
         view = config.evaluation_view
         crop = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
         self.views = views_of_labeled(config, (crop,))
-        self.test_loader: Loader[Batch] | None = None
-        if config.test_split:
-            self.test_loader = phases.keep(
-                build_pool_loader(pack, (config.test_split,), view, phases.options)
-            )
+        self.test_loader: Loader[Batch] | None = phases.keep(testing_loader(pack, config, phases.options))
         self.pool_loader = self.pool(view)
 
     def pool(self, view: EvaluationView) -> Loader[Batch]:

@@ -90,6 +90,7 @@ class SiameseVae(Recipe):
     """Encoder and decoder; the encoder's backbone transfers."""
 
     name = "siamese_vae"
+    fixed_views = True
 
     def __init__(self, config: Config) -> None:
         """Build the networks; call `seed_everything` first."""

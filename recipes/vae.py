@@ -76,6 +76,7 @@ class Vae(Recipe):
     """Encoder and decoder; the encoder's backbone transfers."""
 
     name = "vae"
+    fixed_views = True
     parts = "rows"
 
     def __init__(self, config: Config) -> None:

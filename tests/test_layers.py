@@ -30,6 +30,7 @@ ALLOWED = {
         "tools.comparison",
         "tools.packing",
         "tools.peers",
+        "tools.reproduction",
         "tools.views",
     },
 }

@@ -85,6 +85,7 @@ HELD = {
     "tools/test_bench_guarantees.py": "tools/bench/ same_work",
     "tools/test_options.py": "tools/ bench_scale bench_select convert_pack",
     "tools/test_compare_methods.py": "tools/comparison/ selfsup semisup",
+    "tools/test_reproduce.py": "tools/reproduction/ measure page plan tables",
     "tools/test_pack_tools.py": "tools/ pack_dataset verify_pack write_digits packing/names packing/warned",
     "tools/test_drawing.py": "tools/packing/ synthetic",
     "tools/test_bench_packing.py": "tools/packing/ writers",

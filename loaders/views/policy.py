@@ -144,6 +144,17 @@ class HorizontalFlip:
 
 
 @dataclass(frozen=True)
+class AlternatingFlip(HorizontalFlip):
+    """Mirror a share `p` of the images in even epochs, and all the others in odd ones.
+
+    So two epochs in turn show both sides of every image, where independent draws show half of the images the
+    same way twice.
+
+    Source: Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498), section 3.6.
+    """
+
+
+@dataclass(frozen=True)
 class ColorJitter:
     """Brightness, contrast, saturation and hue in random order, as torchvision's ColorJitter.
 

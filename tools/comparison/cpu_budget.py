@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import resource
 import runpy
 import shlex
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -40,7 +43,33 @@ PRELOADED = (
 
 
 class CommandFailed(Exception):
-    """A command of a comparison ended with an error; the message names its log."""
+    """A command of a comparison ended with an error; the message names its log.
+
+    Attributes:
+        seconds: processor time that it took all the same.
+        code: exit code; that of a signal is negative.
+    """
+
+    def __init__(self, message: str, seconds: float = 0.0, code: int = 1) -> None:
+        """Take note of what it took."""
+        super().__init__(message)
+        self.seconds, self.code = seconds, code
+
+
+class CommandStopped(KeyboardInterrupt):
+    """A command was told to stop (Ctrl-C, SIGTERM) and has left what it goes on from.
+
+    Attributes:
+        seconds: processor time that it took.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Take note of what it took."""
+        super().__init__()
+        self.seconds = seconds
+
+
+_STOPPED = (75, 130, -signal.SIGINT, -signal.SIGTERM)
 
 
 def preload(num_threads: int) -> None:
@@ -54,7 +83,7 @@ def preload(num_threads: int) -> None:
     threadpool_limits(num_threads)
 
 
-def cpu_seconds(script: str, arguments: Sequence[str], log: Path) -> float:
+def cpu_seconds(script: str, arguments: Sequence[str], log: Path, limit_s: float | None = None) -> float:
     """Run one of the project's scripts to its end and return the processor time it took, user and system.
 
     The script runs in a fork of this process, which has imported the libraries already; importing would take
@@ -64,32 +93,54 @@ def cpu_seconds(script: str, arguments: Sequence[str], log: Path) -> float:
     Args:
         script: below the project's root, such as `recipes/barlow.py`.
         arguments: of the script.
-        log: file to which its output is appended.
+        log: what it prints is added here.
+        limit_s: processor time after which the system ends it; None for no limit.
 
     Raises:
-        CommandFailed: the exit code is not 0.
+        CommandStopped: it was told to stop; SIGTERM is passed on to it, and Ctrl-C reaches it by itself.
+        CommandFailed: another exit code than 0.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        _become(script, arguments, log)
-    _, status, used = os.wait4(child, 0)
-    code = os.waitstatus_to_exitcode(status)
+        _become(script, arguments, log, limit_s)
+    with _passed_on(child):
+        _, status, used = os.wait4(child, 0)
+    code, seconds = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+    if code in _STOPPED:
+        raise CommandStopped(seconds)
     if code:
-        raise CommandFailed(f"{script} ended with code {code}, see {log}")
-    return used.ru_utime + used.ru_stime
+        raise CommandFailed(f"{script} ended with code {code}, see {log}", seconds, code)
+    return seconds
 
 
-def _become(script: str, arguments: Sequence[str], log: Path) -> NoReturn:
-    """Become the script, with its output in the log, and end."""
+@contextmanager
+def _passed_on(child: int) -> Iterator[None]:
+    """Wait for the child to stop by itself, with a checkpoint, where this process is told to stop."""
+    kept = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM)),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _become(script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> NoReturn:
+    """Be the script, with its output in the log, and end."""
     code = 1
     try:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for stream in (1, 2):
             os.dup2(file, stream)
         print(f"$ python {script} {shlex.join(arguments)}", flush=True)
+        if limit_s is not None:
+            whole = math.ceil(limit_s)
+            resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 5))
         sys.argv = [script, *arguments]
         runpy.run_path(str(ROOT / script), run_name="__main__")
         code = 0
