@@ -11,9 +11,12 @@ the processor time of this process. Views are random numbers: no loader has a pa
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import UserError, run_command
