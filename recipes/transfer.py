@@ -11,6 +11,9 @@ Example:
 * two_stage: first the classifier alone, then everything at a smaller rate.
 * knn: no training, the nearest labelled neighbours vote.
 
+A new linear classifier begins as the linear probe of its start, and training does not end below it. Every
+network's run folder keeps its classifier.
+
 Muaz and Kumar's classifier: --method two_stage --layer conv4 --layer-side 6 --hidden 4096 4096 --patience 5
 --validation-share 0.2. The 2021 report's search over learning rates: --grid --validation-share 0.2.
 
