@@ -295,6 +295,7 @@ class Session:
             recipe.class_weights = class_weights(counts, config.class_weights == "effective")
         if self.starts_at_probe(job):
             features = self.features(LayerFeatures(recipe.backbone, layer), images, self.table)
+            assert isinstance(recipe.classifier, torch.nn.Linear)  # `starts_at_probe` wants no hidden layers
             start_at_probe(recipe.classifier, features)
         return recipe
 

@@ -60,7 +60,7 @@ class Ranked:
                 *(float(precision[i, k - 1]) for k in self._ranks()),
                 float(own[i]),
             )
-            for i in np.flatnonzero(self.count > 0)
+            for i in np.flatnonzero(self.count > 0).tolist()
         ]
 
     def _ranks(self) -> list[int]:
