@@ -144,6 +144,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from rich.console import Console
 
