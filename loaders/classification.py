@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,14 @@ class TrainingFields(LabelFields, ValidationFields, Protocol):
         """Draw every class equally often."""
 
     @property
+    def flips(self) -> Literal["random", "in_turns"]:
+        """Of the training views from epoch to epoch."""
+
+    @property
+    def test_flip(self) -> bool:
+        """Test mirror images too."""
+
+    @property
     def augment(self) -> tuple[Augmentation, ...]:
         """What to add to the labelled views."""
 
@@ -90,7 +98,12 @@ class SemiFields(TrainingFields, Protocol):
 
 def views_of_labeled(fields: TrainingFields, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
     """Return the views of labelled images as a run's options want them."""
-    return tuple(presets.augmented(view, fields.augment) for view in fields.evaluation_view.fit(views))
+    fitted = _flipped(fields, fields.evaluation_view.fit(views))
+    return tuple(presets.augmented(view, fields.augment) for view in fitted)
+
+
+def _flipped(fields: TrainingFields, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
+    return tuple(map(presets.flipped_in_turns, views)) if fields.flips == "in_turns" else views
 
 
 def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
@@ -193,8 +206,7 @@ class LabeledLoaders:
 
     def testing(self, options: LoaderOptions) -> EpochLoader | None:
         """Build the loader of the test images; None where the run has none."""
-        name = self.fields.test_split
-        return self.in_order(self.pack.split(name), options) if name else None
+        return testing_loader(self.pack, self.fields, options)
 
 
 class SemiLoaders(LabeledLoaders):
@@ -226,7 +238,7 @@ class SemiLoaders(LabeledLoaders):
         """
         super().__init__(pack, fields, labeled_views)
         self.semi_fields, self.turns = fields, turns
-        self.unlabeled_views = fields.evaluation_view.fit(unlabeled_views)
+        self.unlabeled_views = _flipped(fields, fields.evaluation_view.fit(unlabeled_views))
         which = (fields.unlabeled_splits, self.division, with_labeled, share, fields.label_seed)
         self.unlabeled = unlabeled_images(pack, *which)
 
@@ -271,6 +283,15 @@ def build_labeled_loader(
     rows, fitting = fit_to_ranks(rows, batch_size, options.num_ranks, pairs=True)
     sampler: Sampler | None = "balanced" if balanced else None
     return build_loader(rows, views, fitting, options=options, labels=labels, sampler=sampler)
+
+
+def testing_loader(pack: Pack, fields: TrainingFields, options: LoaderOptions) -> EpochLoader | None:
+    """Build the loader of the test images, and of their mirror images where asked for; None without any."""
+    if not fields.test_split:
+        return None
+    view, batch_size = fields.evaluation_view, _ROWS_IN_ORDER * options.num_ranks
+    views = (view.policy(), view.policy(mirrored=True)) if fields.test_flip else (view.policy(),)
+    return build_loader(pack.split(fields.test_split), views, batch_size, options=options, mode="eval")
 
 
 def validation_loader(

@@ -310,7 +310,7 @@ def write_request(config: Config, pack: Pack, request: Request) -> None:
     confidence = np.minimum(request.confidence, np.float32(1.0))
     classes = len(pack.classes)
     table = LabelTable.of(request.row, request.guess, classes, confidence, "guess", config.cycle)
-    table.write(config.out / "request.parquet")
+    pack.signed(table).write(config.out / "request.parquet")
 
 
 def read_filled(path: Path, pack: Pack, cycle: int, new_classes: bool = False) -> LabelTable:
@@ -386,14 +386,14 @@ def run(config: Config) -> Path:
     pack = open_pack(config.pack, config.loader.store)
     bought = config.out / "bought.parquet"
     if config.filled is not None:
-        read_filled(config.filled, pack, config.cycle, config.new_classes).write(bought)
+        pack.signed(read_filled(config.filled, pack, config.cycle, config.new_classes)).write(bought)
         return bought
     forget_bad_rows(config.out)
     request = choose(config, pack)
     write_request(config, pack, request)
     if not config.oracle:
         return config.out / "request.html"
-    ask_oracle(pack, request.row, config.cycle).write(bought)
+    pack.signed(ask_oracle(pack, request.row, config.cycle)).write(bought)
     return bought
 
 

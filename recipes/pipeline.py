@@ -301,7 +301,7 @@ def pseudo_labels(chain: Chain) -> Path:
     table = self_training.surest_labels(chain.best, pack, pool, options, top_k, per_class, config.out)
     # What is measured on is no label to train on in a table, even where it was guessed.
     own, copies = shared_rows(pack, table.row, pack.split(config.test_split))
-    table.of_rows(table.row[~(own | copies)]).write(path)
+    pack.signed(table.of_rows(table.row[~(own | copies)])).write(path)
     return path
 
 

@@ -33,7 +33,7 @@ class Config:
     out: Path
     """PNG file to write; one for dark pages lies beside it."""
     keys: tuple[str, ...] = ()
-    """Images to show: names of files, with as much of the path as tells them from others; the first ones by
+    """Images to show: names of files, with as much of the path as makes them unique; the first ones by
     default."""
     split: str = ""
     """Split of the pack that the images are in; all images by default."""

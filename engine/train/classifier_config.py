@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from engine.choices import ClassifierStart, ClassWeights, Mixing
+from engine.choices import ClassifierStart, ClassWeights, Flips, Mixing
 from engine.train.options import ValidationOptions
 from engine.train.run_config import RunConfig
 from loaders.common.checks import Positive
@@ -62,6 +62,14 @@ class ClassifierConfig(RunConfig, ValidationOptions):
     statistics, and nothing is dropped."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    flips: Flips = "random"
+    """random: every view is drawn anew; in_turns: a share --flip-p of the images is mirrored in even epochs
+    and the others in odd ones (Jordan 2024)."""
+    test_flip: bool = False
+    """Test the mean of the probabilities of each image and its mirror image, at twice the time."""
+    lr_vectors: Positive = 1.0
+    """Learning rate of biases and BatchNorm as a multiple of that of the weights. Jordan 2024: 64 for
+    BatchNorm's biases, whose scales it leaves at 1."""
     augment: tuple[Augmentation, ...] = ()
     """Further changes of the labelled views: rotation, translation, jitter, randaugment. INF473V report: all
     were tried, none helped."""
@@ -77,6 +85,11 @@ class ClassifierConfig(RunConfig, ValidationOptions):
         """Refuse options that make no training."""
         super().__post_init__()
         self.check_validation()
+        if self.test_flip and self.flip_p == 0.0:
+            raise UserError(
+                "test_flip: expected --flip-p above 0, mirror images are tested only where they are learned "
+                "from, found 0; leave out one"
+            )
         if self.balanced and self.class_weights != "none":
             raise UserError(
                 "class_weights: expected none beside --balanced, which evens the classes out already, found "

@@ -88,6 +88,7 @@ class ClassifierRecipe(Recipe):
         )  # Mean Teacher's, which alone has its own statistics
         self._rates = (config.lr, config.lr if config.lr_head is None else config.lr_head)
         self._momentum, self._nesterov = config.momentum, nesterov
+        self._lr_vectors = config.lr_vectors
         self._weight_decays = (config.weight_decay, config.weight_decay if decay_vectors else 0.0)
 
     @property
@@ -217,7 +218,7 @@ class ClassifierRecipe(Recipe):
             weights, vectors = split_by_dimension(module)
             groups += [
                 {"params": weights, "lr": lr, "weight_decay": self._weight_decays[0]},
-                {"params": vectors, "lr": lr, "weight_decay": self._weight_decays[1]},
+                {"params": vectors, "lr": lr * self._lr_vectors, "weight_decay": self._weight_decays[1]},
             ]
         return [group for group in groups if group["params"]]
 
