@@ -21,7 +21,8 @@ from loaders.packs.labels.validation import Division, ValidationFields, apart, d
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
 
-_ROWS_IN_ORDER = 256  # of an evaluation batch on one rank; no influence on the result
+ROWS_IN_ORDER = 256
+"""Of an evaluation batch on one rank; no influence on the result."""
 
 
 class LabelFields(Protocol):
@@ -169,7 +170,7 @@ class LabeledLoaders:
 
     def in_order(self, images: Split, options: LoaderOptions) -> EpochLoader:
         """Build the loader of images in order, as the run is measured."""
-        views, batch_size = (self.fields.evaluation_view.policy(),), _ROWS_IN_ORDER * options.num_ranks
+        views, batch_size = (self.fields.evaluation_view.policy(),), ROWS_IN_ORDER * options.num_ranks
         return build_loader(images, views, batch_size, options=options, mode="eval")
 
     def testing(self, options: LoaderOptions) -> EpochLoader | None:
@@ -258,7 +259,7 @@ def validation_loader(
     labels = division.validation
     if labels is None:
         return None
-    rows, batch_size = pack.pool(pack.splits).labeled_by(labels), _ROWS_IN_ORDER * options.num_ranks
+    rows, batch_size = pack.pool(pack.splits).labeled_by(labels), ROWS_IN_ORDER * options.num_ranks
     views = (fields.evaluation_view.policy(),)
     return build_loader(rows, views, batch_size, options=options, mode="eval", labels=labels)
 
@@ -339,6 +340,6 @@ def build_pool_loader(
         share: of the images, see there.
         seed: chooses them.
     """
-    batch_size = _ROWS_IN_ORDER * options.num_ranks
+    batch_size = ROWS_IN_ORDER * options.num_ranks
     images = unlabeled_images(pack, splits, division, share=share, seed=seed)
     return build_loader(images, (view.policy(),), batch_size, options=options, mode="eval")

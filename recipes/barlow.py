@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from engine.train.run_config import RunConfig
+from engine.train.run_config import StartConfig
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(StartConfig):
     """Pre-train a backbone with Barlow Twins."""
 
     split: str = "unlabeled"
@@ -74,7 +74,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from engine.nets.backbones import Projector, build_backbone
+from engine.nets.backbones import Projector
+from engine.nets.starts import build_start
 from engine.objectives.barlow import barlow_twins_loss
 from engine.objectives.precision import at_least_float32
 from engine.train.optim import LARS, split_by_dimension
@@ -134,7 +135,7 @@ class BarlowTwins(Recipe):
         """
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.backbone, config.resolution)
+        self.backbone = build_start(config.init, config.backbone, config.resolution)
         self.backbone_name = config.backbone
         num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
         self.projector = Projector(num_features, config.projector)

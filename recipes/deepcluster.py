@@ -16,13 +16,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from engine.train.run_config import RunConfig
+from engine.train.run_config import StartConfig
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(StartConfig):
     """Pre-train a backbone with DeepCluster."""
 
     split: str = "unlabeled"
@@ -67,7 +67,8 @@ from torch import Tensor, nn
 
 from engine.evaluate.representations import Features, extract_features
 from engine.labels.clusters import kmeans, whiten
-from engine.nets.backbones import Projector, build_backbone
+from engine.nets.backbones import Projector
+from engine.nets.starts import build_start
 from engine.objectives.deepcluster import cluster_weights, deepcluster_loss
 from engine.train.distributed import gather_on_main, on_main
 from engine.train.recipe import Recipe, StepOutput
@@ -101,7 +102,7 @@ class DeepCluster(Recipe):
         super().__init__()
         self.config = config
         self.in_order = in_order
-        self.backbone = build_backbone(config.backbone, config.resolution)
+        self.backbone = build_start(config.init, config.backbone, config.resolution)
         self.backbone_name = config.backbone
         num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
         self.hidden: nn.Module = Projector(num_features, config.hidden) if config.hidden else nn.Identity()

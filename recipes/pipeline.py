@@ -29,7 +29,7 @@ from engine.choices import Precision
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.run_config import LoaderField, PackConfig, RunConfig, default_loader
 from engine.train.stage_config import Ask, FineTune, Pretrain, Rounds, SemiSupervised
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.errors import UserError, check_numbers, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
@@ -47,7 +47,7 @@ class Config(PackConfig):
     resolution: int = 96
     """Side of the views in pixels. Report: 96."""
     init: Path | None = None
-    """Pre-trained network in place of the first stage: a run, timm:NAME, hf:REPO or a file of weights."""
+    """Network in place of the first stage, or to begin it (--pretrain.from-init); see docs/pretrained.md."""
     labeled_split: str = "train"
     """Split whose true labels are used; where it is "" or has none, --extra-labels are all."""
     labels_per_class: int | None = None
@@ -93,6 +93,8 @@ class Config(PackConfig):
         """Refuse numbers that make no run."""
         check_numbers(self, ("resolution", "sizes"))
         check_folder(self.out)
+        if self.pretrain.from_init and self.init is None:
+            raise UserError("pretrain.from_init: expected --init to go on from, found none; give one of them")
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -113,7 +115,6 @@ from engine.train.distributed import refuse_ranks
 from engine.train.run_config import described
 from loaders import open_pack
 from loaders.classification import chosen_labels
-from loaders.common.errors import UserError
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import training_labels
@@ -205,6 +206,7 @@ def pretrain_config(chain: Chain) -> barlow.Config:
     stage = chain.config.pretrain
     return replace(
         chain.begin(barlow.Config, "pretrain", stage.epochs, stage.batch_size),
+        init=chain.best,
         split=chain.config.unlabeled_split,
         flip_p=chain.config.flip_p,
         projector=stage.projector,
@@ -276,17 +278,16 @@ def fixmatch_config(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> f
     )
 
 
-def semi_supervised(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> None:
+def semi_supervised(chain: Chain, stage: Stage, out: str, extra_labels: tuple[Path, ...]) -> None:
     """Go on with FixMatch from the best run so far."""
     chain.best = fixmatch.run(fixmatch_config(chain, out, extra_labels)).out
+    chain.measure(stage, chain.best)
 
 
 def fixmatch_stage(chain: Chain) -> None:
     """Put a few pseudo-labels of each class beside the true ones and train with FixMatch."""
     extra = (pseudo_labels(chain),) if chain.has_classifier else ()
-    semi_supervised(chain, "fixmatch", extra)
-    assert chain.best is not None
-    chain.measure("fixmatch", chain.best)
+    semi_supervised(chain, "fixmatch", "fixmatch", extra)
 
 
 def pseudo_labels(chain: Chain) -> Path:
@@ -338,8 +339,7 @@ def active_stage(chain: Chain) -> None:
             f"active: label on {bought.parent / 'request.html'}, run recipes/active.py --filled on what it "
             f"saves with --out {bought.parent}, then this command again"
         )
-    semi_supervised(chain, "active-fixmatch", (bought,))
-    chain.measure("active", chain.best)
+    semi_supervised(chain, "active", "active-fixmatch", (bought,))
 
 
 def tta(chain: Chain) -> None:
@@ -424,7 +424,7 @@ def run(config: Config) -> list[Measured]:
     """Run the stages that are not skipped, in their order, and keep the table of what each brought."""
     refuse_ranks("pipeline")
     config = replace(config, out=config.out.absolute())  # stages name each other's folders, however spelled
-    if config.init is not None:  # in the place of the first stage
+    if config.init is not None and not config.pretrain.from_init:  # in the place of the first stage
         config = replace(config, skip=(*config.skip, "pretrain"))
     check(config)
     chain = Chain(config)

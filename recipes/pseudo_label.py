@@ -22,19 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engine.train.classifier_config import ClassifierConfig
+from engine.train.classifier_config import PhasesConfig
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ClassifierConfig):
+class Config(PhasesConfig):
     """Train a classifier with pseudo-labels."""
 
     mode: Literal["classical", "permanent", "local"] = "classical"
     """How pseudo-labels live, see above."""
-    unlabeled_splits: tuple[str, ...] = ("unlabeled",)
-    """Splits whose images get pseudo-labels."""
     unlabeled_share: float = 1.0
     """Share of these images that is used, chosen by --label-seed. INF473V report: a part, to save time."""
     backbone: str = "resnet50"
@@ -70,6 +68,11 @@ class Config(ClassifierConfig):
     def __post_init__(self) -> None:
         """Refuse what labels nothing."""
         super().__post_init__()
+        if self.mode == "classical" and self.stored_views:
+            raise UserError(
+                "stored_views: expected --mode permanent or local, found classical, which guesses anew in "
+                "each step; leave out one of them"
+            )
         if not 0.0 < self.unlabeled_share <= 1.0:
             raise UserError(
                 f"unlabeled_share: expected a share, above 0 and at most 1, found {self.unlabeled_share}; "
@@ -96,8 +99,8 @@ from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
 from engine.train.schedule import Schedule, constant
 from loaders import open_pack
-from loaders.batch import Batch, Loader, PairedBatch
-from loaders.classification import SemiLoaders, build_labeled_loader, build_pool_loader, divided_labels
+from loaders.batch import PairedBatch
+from loaders.classification import SemiLoaders, divided_labels
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
@@ -153,13 +156,8 @@ class Labeller:
     def __init__(self, config: Config, pack: Pack, phases: Phases) -> None:
         """Open the loaders that all cycles share."""
         self.config, self.pack, self.phases = config, pack, phases
-        view, options = config.evaluation_view, phases.options
-        self.test_loader: Loader[Batch] | None = None
-        if config.test_split:
-            self.test_loader = phases.keep(build_pool_loader(pack, (config.test_split,), view, options))
-        part = (phases.division, config.unlabeled_share, config.label_seed)
-        pool_loader = build_pool_loader(pack, config.unlabeled_splits, view, options, *part)
-        self.pool_loader = phases.keep(pool_loader)
+        self.test_loader = phases.test_images()
+        self.pool_loader = phases.pool(config.evaluation_view, config.unlabeled_share)
 
     @property
     def fewest(self) -> int:
@@ -170,13 +168,8 @@ class Labeller:
         """Train on a label table for some epochs, from `init`; return the phase's folder."""
         config = self.config
         views = config.evaluation_view.fit((presets.weak(config.resolution, config.flip_p),))
-
-        def make_loader() -> Loader[Batch]:
-            options, size = self.phases.options, config.batch_size
-            return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
-
         phase = self.phases.fine_tune(
-            name, init, keep_head, epochs, labels, make_loader, self.test_loader, cosine=False
+            name, init, keep_head, epochs, labels, views, self.test_loader, cosine=False
         )
         return phase.out
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.train.run_config import RunConfig
+from engine.train.run_config import StartConfig
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(StartConfig):
     """Pre-train a backbone with RotNet."""
 
     split: str = "unlabeled"
@@ -63,7 +63,8 @@ import numpy as np
 import torch
 
 from engine.evaluate.predict import Accuracy, evaluation_mode
-from engine.nets.backbones import Projector, build_backbone
+from engine.nets.backbones import Projector
+from engine.nets.starts import build_start
 from engine.objectives.rotnet import NUM_ROTATIONS, rotate_four, rotnet_loss
 from engine.train.bad_rows import read_in_order
 from engine.train.distributed import all_reduce_sum, on_main
@@ -92,7 +93,7 @@ class RotNet(Recipe):
         """
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.backbone, config.resolution)
+        self.backbone = build_start(config.init, config.backbone, config.resolution)
         self.backbone_name = config.backbone
         num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
         self.classifier = Projector(num_features, (*config.hidden, NUM_ROTATIONS))

@@ -15,13 +15,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from engine.train.run_config import RunConfig
+from engine.train.run_config import StartConfig
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(StartConfig):
     """Pre-train a backbone with VICReg."""
 
     split: str = "unlabeled"
@@ -70,7 +70,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from engine.nets.backbones import Projector, build_backbone
+from engine.nets.backbones import Projector
+from engine.nets.starts import build_start
 from engine.objectives.precision import at_least_float32
 from engine.objectives.vicreg import vicreg_loss
 from engine.train.optim import LARS, split_by_dimension
@@ -98,7 +99,7 @@ class VicReg(Recipe):
         """
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.backbone, config.resolution)
+        self.backbone = build_start(config.init, config.backbone, config.resolution)
         self.backbone_name = config.backbone
         num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
         self.projector = Projector(num_features, config.projector)

@@ -66,6 +66,7 @@ from loaders.views.policy import (
     RandomAffine,
     RandomErasing,
     RandomResizedCrop,
+    ResizedCenterCrop,
     Solarize,
     Tile,
     ViewPolicy,
@@ -78,6 +79,7 @@ _INVERT = (Augment("invert"),)  # which no preset has
 SHOWN: dict[str, tuple[Geometry, tuple[Operation, ...]]] = {
     "RandomResizedCrop": (RandomResizedCrop(), ()),
     "CenterCrop": (CenterCrop(), ()),
+    "ResizedCenterCrop": (ResizedCenterCrop(110), ()),
     "PaddedCrop": (PaddedCrop(), ()),
     "Tile": (Tile(1, 1), ()),
     "HorizontalFlip": (_WHOLE, (HorizontalFlip(),)),

@@ -401,6 +401,7 @@ class _Run:
             window=self.window.state(),
             num_skipped=self.guard.num_skipped,
             rules=self.rules,
+            backbone=self.config.backbone_metadata,
             validation={} if self.validator is None else self.validator.described(),
         )
         keep, best = self.config.keep_checkpoints, None if self.validator is None else self.validator.best

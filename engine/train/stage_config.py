@@ -14,6 +14,8 @@ from typing import Literal
 class Pretrain:
     """Stage 1: Barlow Twins on the unlabelled images."""
 
+    from_init: bool = False
+    """Go on from --init by Barlow Twins; else --init stands in the place of this stage."""
     epochs: int = 1000
     """Passes over the unlabelled images. Report: 1000."""
     batch_size: int = 512
