@@ -66,6 +66,7 @@ HELD = {
     "tools/test_sluice.py": "tools/command/ advice",
     "tools/test_gpu_suite.py": "tools/gpu/ cases suite",
     "engine/nets/test_classifier.py": "engine/nets/ description",
+    "engine/nets/test_starts.py": "engine/nets/ checkpoints",
     "recipes/test_ssl_gan.py": "engine/ nets/gan_networks labels/matching train/draws",
     "recipes/test_leaks.py": "engine/ labels/shared_images report/sections",
     "engine/objectives/test_barlow.py": "engine/objectives/ precision",
