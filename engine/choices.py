@@ -1,4 +1,4 @@
-"""The choices that command lines offer by name; here, since what makes them imports torch or numba."""
+"""The choices that command lines offer by name, apart from code that imports torch or numba."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from typing import Literal
 Precision = Literal["auto", "no", "bf16", "fp16"]
 """Of autocast, see `engine.train.distributed.make_accelerator`."""
 OnNonFinite = Literal["stop", "skip"]
-"""What becomes of a loss or gradient that is NaN or infinite, see `engine.train.finite`."""
+"""Handling of a loss or gradient that is NaN or infinite, see `engine.train.finite`."""
 Measure = Literal["training", "turns", "loader"]
 """What a run measures, see `engine.train.measured`."""
 Weights = Literal["ema", "raw"]
-"""Those of a classifier: their moving average, or as trained."""
+"""Weights of a classifier: their moving average, or as trained."""
 OptimizerName = Literal["paper", "sgd", "lars", "adamw"]
-"""What moves the weights, see `engine.train.optimizers`."""
+"""Optimizer of the weights, see `engine.train.optimizers`."""
 Keep = Literal["last", "best"]
-"""The weights that a run leaves to be used, see `engine.train.validation`."""
+"""The weights that a run leaves for use, see `engine.train.validation`."""
 ClassWeights = Literal["none", "inverse", "effective"]
-"""Of labels in a loss, see `engine.objectives.cross_entropy`."""
+"""Weights of classes in a loss, see `engine.objectives.cross_entropy`."""
 Distance = Literal["mse", "kl"]
-"""Of class probabilities, see `engine.objectives.mean_teacher`."""
+"""Distance of class probabilities, see `engine.objectives.mean_teacher`."""
 Mixing = Literal["none", "mixup", "cutmix"]
-"""Of images, see `engine.objectives.supervised`."""
+"""Mixing of images, see `engine.objectives.supervised`."""
 TripletDistance = Literal["cosine", "euclidean"]
-"""Of codes, see `engine.objectives.triplet`."""
+"""Distance of codes, see `engine.objectives.triplet`."""
+Positive = Literal["crop", "affine"]
+"""The other view of an image in a triplet, see `loaders.views.presets`."""
 Reconstruction = Literal["bce", "mse"]
-"""Loss of an image that a decoder made, see `engine.objectives.vae`."""
-Duplicates = Literal["best", "drop"]
-"""What becomes of an image that several classes selected, see `engine.labels.select`."""
+"""Loss of a decoded image, see `engine.objectives.vae`."""
+Duplicates = Literal["best", "drop", "all"]
+"""Handling of an image that several classes selected, see `engine.labels.select`."""

@@ -14,7 +14,11 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from loaders.common.cache_folder import share_cache
+from loaders.common.command_line import end_script_at_ctrl_c
+
+end_script_at_ctrl_c()  # before the imports of a script, which take time
+
+from loaders.common.cache_folder import share_cache  # noqa: E402
 
 if TYPE_CHECKING:
     from loaders.build import build_loader, build_paired_loader

@@ -17,8 +17,8 @@ class Batch:
     last tensor that uses it is gone.
 
     Attributes:
-        views: one tensor [B, 3, H, W] per view (its own H and W), in the dtype and memory format the
-            loader was built with; normalised where the policy says so.
+        views: one tensor [B, 3, H, W] per view, each with its own H and W, in the dtype and memory format of
+            the loader; normalised where the policy says so.
         labels: int64 [B], -1 where a row has no label; None in the unlabelled part of a pair.
         index: int64 [B], the row of each image in the pack.
         valid: bool [B]; False marks padding, which occurs in evaluation only.
@@ -32,7 +32,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class PairedBatch:
-    """Exactly B labelled and mu * B unlabelled images, drawn under one resumable position."""
+    """Exactly B labelled and mu * B unlabelled images, both at one resumable position."""
 
     labeled: Batch
     unlabeled: Batch
@@ -42,7 +42,7 @@ BatchT_co = TypeVar("BatchT_co", covariant=True)
 
 
 class Loader(Protocol[BatchT_co]):
-    """An epoch-addressable source of batches; it shards itself over ranks."""
+    """A source of batches in which any epoch and step can be asked for; it divides itself among the ranks."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -54,10 +54,10 @@ class Loader(Protocol[BatchT_co]):
 
     @property
     def fingerprint(self) -> Mapping[str, str]:
-        """What decides the global batches (pack, rows, labels, views, order, seed, ...), by name.
+        """Everything that decides the global batches (pack, rows, labels, views, order, seed, ...), by name.
 
-        Ranks compare it before they start, and a run that resumes with its checkpoint; so the number of
-        ranks is no part of it.
+        The ranks compare it before they start, and a run that resumes compares it with its checkpoint. So the
+        number of ranks is no part of it.
         """
 
     @property
@@ -65,7 +65,7 @@ class Loader(Protocol[BatchT_co]):
         """Rows of the pack that could not be read so far on this rank, and why."""
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[BatchT_co]:
-        """Yield the batches of `epoch` from `start_step` on; a pure function of both and the seed."""
+        """Yield the batches of `epoch` from `start_step` on, a pure function of these two and the seed."""
 
     def close(self) -> None:
         """Stop the workers and free the buffers; further calls do nothing."""

@@ -22,6 +22,7 @@ from loaders.order.fingerprint import fingerprint
 from loaders.order.permutation import check_batch, num_steps, permute_stream
 from loaders.order.weighted import cumulative_shares, weighted_positions
 from loaders.packs import LabelTable, Split
+from loaders.packs.pack import LabelTables
 from loaders.placing import place_on
 from loaders.transform import BatchTransform, Transforming, transform_facts, unnormalized
 from loaders.views.policy import ViewPolicy
@@ -37,7 +38,7 @@ def build_loader(
     *,
     options: LoaderOptions = _DEFAULT,
     mode: Mode = "train",
-    labels: LabelTable | None = None,
+    labels: LabelTables = None,
     sampler: Sampler | None = None,
     batch_transform: BatchTransform | None = None,
 ) -> EpochLoader:
@@ -50,19 +51,18 @@ def build_loader(
         options: how the loader works: seed, backend, device, ranks, threads and so on.
         mode: "train" shuffles and drops the last partial batch; "eval" keeps the order, pads the last batch
             and marks the padding in `Batch.valid`.
-        labels: label table to take the labels from, as `LabelTable.read(path)` is; the true ones by default.
+        labels: label table, as `LabelTable.read(path)` is; the true labels by default. Several tables are
+            for a split that holds a row once for each of its labels, see `Split.labeled_by`.
         sampler: which rows an epoch of training takes, instead of each once: "balanced" takes every class
-            equally often, of the rows with a label; weights [len(split)] take each row as often as its share
-            of their sum says. An epoch stays as long as the split.
+            equally often; weights [len(split)] take each row by its share. An epoch stays equally long.
         batch_transform: `transform(views, generator)`, a function with a name. It gets the views [B, 3, H, W]
             on the device, in [0, 1] before normalisation, and a generator seeded by (seed, epoch, step,
             rank), and returns the views. A callable of the views alone, as torchvision's v2 transforms are,
             draws from torch's global generators, which are seeded likewise meanwhile.
 
     Returns:
-        A loader: `for batch in loader` runs epochs 0, 1, ...; `epoch(epoch, start_step)` yields the
-        `Batch`es of one, `steps_per_epoch` counts them, `as_pairs()` gives (x, y), `backend` says which
-        backend was taken and why, `close()` or a `with` block ends its threads; see `loaders.batch.Loader`.
+        A loader, see `loaders.batch.Loader`: `for batch in loader` runs epochs 0, 1, ...; `epoch(epoch,
+        start_step)` yields the `Batch`es of one; `close()` or a `with` block ends its threads.
 
     Raises:
         UserError: what cannot be built, and the remedy.
@@ -77,11 +77,12 @@ def build_loader(
     check_batch(len(kept), batch_size, options.num_ranks, drop_last=mode == "train")
     rendered = views if batch_transform is None else unnormalized(views)
     per_rank, known = batch_size // options.num_ranks, kept.labels(labels)
+    tables = labels if isinstance(labels, tuple) else (labels,)
     work = Work(kept, rendered, options, per_rank, Crew(options), known, mode)
     transforming = None if batch_transform is None else Transforming(batch_transform, views, options)
     draws, drawn = _draws(sampler, work)
     mark = fingerprint(
-        (split,), (labels,), views, batch_size=batch_size, seed=options.seed, mode=mode,
+        (split,), tables, views, batch_size=batch_size, seed=options.seed, mode=mode,
         **backend.identity(work), dtype=options.dtype, **drawn, **transform_facts(batch_transform, options),
     )  # fmt: skip
     renderer = _renderer(backend, work)
@@ -116,14 +117,14 @@ def _check_any_order(backend: Backend, renderer: Renderer, work: Work) -> None:
 
 
 def _draws(sampler: Sampler | None, work: Work) -> tuple[Draws | None, dict[str, str]]:
-    """Return how a sampler draws rows, and what of it decides the batches."""
+    """Return how a sampler draws rows, and the text that stands for it in the fingerprint."""
     if sampler is None:
         return None, {}
     seed, num_rows = work.options.seed, len(work.split)
     if isinstance(sampler, str):
         assert work.labels is not None
         groups = group_by_class(work.labels)
-        # Classes come in rounds of one draw each, which go on over the epochs.
+        # A round has one draw of each class; rounds go on from one epoch to the next.
         per_epoch = num_steps(num_rows, work.batch_size * work.options.num_ranks)
         length = per_epoch * work.batch_size * work.options.num_ranks
         return lambda epoch, places: balanced_positions(epoch * length + places, groups, seed), {
@@ -157,12 +158,13 @@ def build_paired_loader(
         unlabeled_views: policies of the unlabelled images, such as (weak, strong).
         batch_size: global number of labelled rows per step; mu: unlabelled rows for each of them.
         options: see `build_loader`.
-        labels: label table of the labelled rows, the true labels by default; rows without a label in it are
-            left out. `loader.set_labels` gives another for the epochs to come.
+        labels: label table of the labelled rows, the true labels by default; rows without a label in the
+            table are left out. `loader.set_labels` sets another table for the epochs to come.
         balanced: draw every class of the labelled rows equally often instead of every row.
 
     Returns:
-        A loader as that of `build_loader` of `PairedBatch`es; an epoch passes once over the unlabelled rows.
+        A loader of `PairedBatch`es, otherwise like that of `build_loader`; an epoch is one pass over the
+        unlabelled rows.
 
     Raises:
         UserError: what cannot be built, and the remedy.
@@ -207,7 +209,7 @@ def explain_backend(options: LoaderOptions = _DEFAULT, *splits: Split) -> str:
 
 
 def check_views(what: str, views: object) -> None:
-    """Refuse what is no tuple of policies, or shares the draws of a view that is not there.
+    """Refuse anything but a tuple of policies, and a view that shares the draws of one that is not there.
 
     Raises:
         UserError: another type, none or too many, or `shares_draws_of` beyond the first view.
@@ -232,7 +234,7 @@ def check_views(what: str, views: object) -> None:
 
 
 def _check_split(what: str, split: object) -> None:
-    """Refuse what is no split, such as the pack it is in."""
+    """Refuse anything but a split, such as a whole pack."""
     if not isinstance(split, Split):
         raise UserError(
             f"{what}: expected a split, found {type(split).__name__}; give open_pack(path).split(name)"
@@ -240,7 +242,7 @@ def _check_split(what: str, split: object) -> None:
 
 
 def _check_options(options: object) -> None:
-    """Refuse what are no options, and a device that this machine lacks, before the first batch goes there."""
+    """Refuse anything but options, and a device that this machine lacks, before the first batch."""
     if not isinstance(options, LoaderOptions):
         raise UserError(
             f"options: expected LoaderOptions, found {type(options).__name__}; give LoaderOptions(...)"
@@ -264,7 +266,7 @@ def _check_options(options: object) -> None:
 
 
 def _renderer(backend: Backend, work: Work) -> Renderer:
-    """Return what renders a work; refuse what the backend cannot do."""
+    """Return the renderer of a work; refuse a work that the backend cannot do."""
     refusal = backend.refusal(work)
     if refusal is not None:
         raise refusal

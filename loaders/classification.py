@@ -8,18 +8,20 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.batch import Loader
+from loaders.alternating import Alternating
+from loaders.batch import Loader, PairedBatch
 from loaders.build import Sampler, build_loader, build_paired_loader
 from loaders.common.errors import UserError
 from loaders.common.notice import tell
-from loaders.epochs import EpochLoader, PairedLoader
+from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import has_labels, training_labels
 from loaders.packs.labels.validation import Division, ValidationFields, apart, divide_labels
+from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
-from loaders.views.policy import ViewPolicy
+from loaders.views.policy import Augmentation, ViewPolicy
 
 ROWS_IN_ORDER = 256
 """Of an evaluation batch on one rank; no influence on the result."""
@@ -34,11 +36,11 @@ class LabelFields(Protocol):
 
     @property
     def labels_per_class(self) -> int | None:
-        """How many of them per class; None for all."""
+        """True labels used of each class; None for all."""
 
     @property
     def label_seed(self) -> int:
-        """Chooses which."""
+        """Seed of the choice of these labels."""
 
     @property
     def extra_labels(self) -> tuple[Path, ...]:
@@ -46,11 +48,11 @@ class LabelFields(Protocol):
 
     @property
     def test_split(self) -> str:
-        """Split that is measured on; "" for none."""
+        """Split to measure on; "" for none."""
 
     @property
     def allow_leak(self) -> bool:
-        """Train on images of that split all the same."""
+        """Train on images of that split although the run is measured on them."""
 
     @property
     def batch_size(self) -> int:
@@ -58,7 +60,7 @@ class LabelFields(Protocol):
 
     @property
     def evaluation_view(self) -> EvaluationView:
-        """What the run is measured with."""
+        """View that the run is measured with."""
 
 
 class TrainingFields(LabelFields, ValidationFields, Protocol):
@@ -67,6 +69,10 @@ class TrainingFields(LabelFields, ValidationFields, Protocol):
     @property
     def balanced(self) -> bool:
         """Draw every class equally often."""
+
+    @property
+    def augment(self) -> tuple[Augmentation, ...]:
+        """What to add to the labelled views."""
 
 
 class SemiFields(TrainingFields, Protocol):
@@ -81,8 +87,13 @@ class SemiFields(TrainingFields, Protocol):
         """Unlabelled images per labelled one."""
 
 
+def views_of_labeled(fields: TrainingFields, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
+    """Return the views of labelled images as a run's options want them."""
+    return tuple(presets.augmented(view, fields.augment) for view in fields.evaluation_view.fit(views))
+
+
 def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
-    """Return the labels that a recipe's configuration asks for; none of them is one to measure on.
+    """Return the labels that a recipe's configuration asks for, without any of the split to measure on.
 
     Raises:
         UserError: labels of rows of the split that is measured on, or of copies of its images, unless that
@@ -98,7 +109,7 @@ def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
 
 
 def divided_labels(pack: Pack, fields: TrainingFields) -> Division:
-    """Return the labels that a recipe trains on, and those that it is measured on while it does.
+    """Return the labels that a recipe trains on, and the labels that validate it while it trains.
 
     Raises:
         UserError: see `chosen_labels` and `divide_labels`.
@@ -110,7 +121,7 @@ def check_measured(pack: Pack, split: str) -> None:
     """Refuse to measure on a split in which no image has a label.
 
     Raises:
-        UserError: it has none, or there is no such split.
+        UserError: the split has no label, or the pack has no such split.
     """
     if not has_labels(pack, split):
         raise UserError(
@@ -120,7 +131,7 @@ def check_measured(pack: Pack, split: str) -> None:
 
 
 def fit_to_ranks(rows: Split, batch_size: int, num_ranks: int, pairs: bool = False) -> tuple[Split, int]:
-    """Return rows and a batch size that fit each other and the ranks, where there are few rows.
+    """Return rows and a batch size that fit each other and the number of ranks, also where rows are few.
 
     Args:
         rows: to train on.
@@ -129,7 +140,7 @@ def fit_to_ranks(rows: Split, batch_size: int, num_ranks: int, pairs: bool = Fal
         pairs: give each rank an even share where there are rows enough, since images are mixed in pairs.
 
     Returns:
-        The rows, each several times where there are fewer of them than ranks, and the batch size.
+        The rows, each several times where there are fewer rows than ranks, and the batch size.
     """
     if len(rows) < num_ranks:
         tell(f"labels: {len(rows)} for {num_ranks} processes; each is in a batch more than once")
@@ -141,7 +152,7 @@ def fit_to_ranks(rows: Split, batch_size: int, num_ranks: int, pairs: bool = Fal
 
 
 class LabeledLoaders:
-    """Builds the loaders of a run that trains on labelled images: these, and the test images in order."""
+    """Builds the loaders of a run that trains on labelled images, and of the test images in order."""
 
     def __init__(self, pack: Pack, fields: TrainingFields, views: tuple[ViewPolicy, ...]) -> None:
         """Choose the labels.
@@ -155,7 +166,7 @@ class LabeledLoaders:
             UserError: see `divided_labels`.
         """
         self.pack, self.fields = pack, fields
-        self.views = fields.evaluation_view.fit(views)
+        self.views = views_of_labeled(fields, views)
         self.division = divided_labels(pack, fields)
         self.labels = self.division.training
 
@@ -169,7 +180,7 @@ class LabeledLoaders:
         return validation_loader(self.pack, self.fields, self.division, options)
 
     def in_order(self, images: Split, options: LoaderOptions) -> EpochLoader:
-        """Build the loader of images in order, as the run is measured."""
+        """Build the loader of images in order, with the view that the run is measured with."""
         views, batch_size = (self.fields.evaluation_view.policy(),), ROWS_IN_ORDER * options.num_ranks
         return build_loader(images, views, batch_size, options=options, mode="eval")
 
@@ -190,6 +201,7 @@ class SemiLoaders(LabeledLoaders):
         unlabeled_views: tuple[ViewPolicy, ...],
         with_labeled: bool = True,
         share: float = 1.0,
+        turns: bool = False,
     ) -> None:
         """Choose the labels.
 
@@ -200,22 +212,23 @@ class SemiLoaders(LabeledLoaders):
             unlabeled_views: of the unlabelled images.
             with_labeled: let images with a label stand among the unlabelled ones.
             share: of the unlabelled images, see `unlabeled_images`; chosen by the seed of the labels.
+            turns: give labelled and unlabelled batches one after the other, see `Alternating`.
 
         Raises:
             UserError: see `divided_labels` and `unlabeled_images`.
         """
         super().__init__(pack, fields, labeled_views)
-        self.semi_fields = fields
+        self.semi_fields, self.turns = fields, turns
         self.unlabeled_views = fields.evaluation_view.fit(unlabeled_views)
         which = (fields.unlabeled_splits, self.division, with_labeled, share, fields.label_seed)
         self.unlabeled = unlabeled_images(pack, *which)
 
-    def training(self, options: LoaderOptions) -> PairedLoader:
+    def training(self, options: LoaderOptions) -> Loader[PairedBatch]:
         """Build the paired loader of all rows with a label and of the images of the unlabelled splits.
 
-        Images set aside to measure on, and copies of them, are left out of the unlabelled ones.
+        The unlabelled images leave out those set aside to measure on, and copies of them.
         """
-        return build_paired_loader(
+        loader = build_paired_loader(
             self.pack.pool(self.pack.splits),
             self.unlabeled,
             self.views,
@@ -226,11 +239,12 @@ class SemiLoaders(LabeledLoaders):
             labels=self.labels,
             balanced=self.fields.balanced,
         )
+        return Alternating(loader, self.semi_fields.mu) if self.turns else loader
 
 
 def build_labeled_loader(
     pack: Pack,
-    labels: LabelTable,
+    labels: LabelTable | tuple[LabelTable, ...],
     views: tuple[ViewPolicy, ...],
     batch_size: int,
     options: LoaderOptions,
@@ -240,7 +254,7 @@ def build_labeled_loader(
 
     Args:
         pack: the pack.
-        labels: their labels.
+        labels: their labels; of several tables, a row comes once for each of its labels.
         views: see `build_loader`.
         batch_size: global; see `fit_to_ranks` for fewer rows.
         options: see `build_loader`.
@@ -316,7 +330,7 @@ def build_rows_loader(
         options: see `build_loader`.
         batch_size: global.
     """
-    everything = pack.pool(pack.splits)  # all rows, so that a row is its position
+    everything = pack.pool(pack.splits)  # of all rows, so that the position of a row is its number
     return build_loader(everything.take(rows), (view.policy(),), batch_size, options=options, mode="eval")
 
 
@@ -336,9 +350,9 @@ def build_pool_loader(
         splits: names of the splits.
         view: what the network is shown.
         options: see `build_loader`.
-        division: of a run whose images set aside are left out; see `unlabeled_images`.
-        share: of the images, see there.
-        seed: chooses them.
+        division: labels of a run; the images that they set aside are left out; see `unlabeled_images`.
+        share: share of the images, see `unlabeled_images`.
+        seed: of the choice of that share.
     """
     batch_size = ROWS_IN_ORDER * options.num_ranks
     images = unlabeled_images(pack, splits, division, share=share, seed=seed)

@@ -34,7 +34,7 @@ _OTHER_PROCESS = (
 )
 
 Draws = Callable[[int, permutation.Positions], tuple[permutation.Positions, permutation.Positions]]
-"""Maps an epoch and places in it, int64 [B], to epochs and positions of the split, int64 [B] each."""
+"""Maps an epoch and places in it, int64 [B], to epochs and to positions of the split, int64 [B] each."""
 
 Pair = tuple[Tensor | tuple[Tensor, ...], Tensor]
 
@@ -45,11 +45,11 @@ def _cancel_both(pair: tuple[Pending, Pending]) -> None:
 
 
 class _EpochSource(ABC, Generic[BatchT]):
-    """What both loaders share: where an epoch may begin, closing, and the refusal to start once closed.
+    """What both loaders share: where an epoch may begin, closing, and the refusal to start after closing.
 
     Attributes:
         backend: which backend renders the batches and why it was taken, in one line.
-        next_epoch: the epoch that `for batch in loader` takes next; set it to resume.
+        next_epoch: the epoch of the next `for batch in loader`; set it to resume.
     """
 
     def __init__(self, close: Callable[[], None], backend: str) -> None:
@@ -69,21 +69,21 @@ class _EpochSource(ABC, Generic[BatchT]):
         return self.steps_per_epoch
 
     def __iter__(self) -> Iterator[BatchT]:
-        """Yield the batches of epoch `next_epoch`, which counts up: each pass is the next epoch."""
+        """Yield the batches of epoch `next_epoch` and count it up, so that each pass is the next epoch."""
         batches = self.epoch(self.next_epoch)
         self.next_epoch += 1
         return batches
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[BatchT]:
-        """Yield this rank's batches of `epoch` from `start_step` on; no skipped batch is computed.
+        """Yield this rank's batches of `epoch` from `start_step` on; skipped batches cost nothing.
 
         Args:
             epoch: from 0 on.
-            start_step: from 0 to `steps_per_epoch`, which leaves nothing to yield.
+            start_step: from 0 to `steps_per_epoch`; the latter yields nothing.
 
         Raises:
-            UserError: no such epoch or step.
-            LoaderError: from the iterator, when a batch cannot be had.
+            UserError: the epoch or the step does not exist.
+            LoaderError: from the iterator, when a batch cannot be made.
         """
         self._check_open()
         if get_worker_info() is not None:
@@ -99,13 +99,13 @@ class _EpochSource(ABC, Generic[BatchT]):
 
     @abstractmethod
     def _batches(self, epoch: int, start_step: int) -> Iterator[BatchT]:
-        """Yield the batches of an epoch that there is."""
+        """Yield the batches of an epoch; the arguments have been checked."""
 
     def close(self) -> None:
         """Stop the workers and free the buffers; further calls do nothing."""
         if not self._closed:
             self._closed = True
-            if os.getpid() == self._process:  # a fork has copies of the threads' names, not the threads
+            if os.getpid() == self._process:  # a fork copies the threads' objects, not the threads
                 self._close()
 
     def __enter__(self) -> Self:
@@ -117,7 +117,7 @@ class _EpochSource(ABC, Generic[BatchT]):
         self.close()
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be sent to another process, as a DataLoader does with its data set.
+        """Refuse to be sent to another process, as a DataLoader sends its data set.
 
         Raises:
             UserError: always.
@@ -131,7 +131,7 @@ class _EpochSource(ABC, Generic[BatchT]):
             raise UserError(_OTHER_PROCESS)
 
     def _open_only(self, batches: Iterator[BatchT]) -> Iterator[BatchT]:
-        """Yield what a loader that is open, and stays so, gives."""
+        """Yield the batches of a loader for as long as it is open."""
         while True:
             self._check_open()
             try:
@@ -139,13 +139,13 @@ class _EpochSource(ABC, Generic[BatchT]):
             except StopIteration:
                 return
             except (CancelledError, LoaderError):
-                self._check_open()  # closed meanwhile
+                self._check_open()  # closed while it waited
                 raise
             yield batch
 
 
 class _Requests(Sequence[Request]):
-    """What an epoch of an `EpochLoader` asks for, worked out step by step."""
+    """The requests of one epoch of an `EpochLoader`, made step by step."""
 
     def __init__(self, loader: EpochLoader, epoch: int, start_step: int) -> None:
         self._loader, self._epoch, self._first = loader, epoch, start_step
@@ -166,7 +166,7 @@ class _Requests(Sequence[Request]):
 
 
 class EpochLoader(_EpochSource[Batch]):
-    """Batches of one split: shuffled and complete ones in training, every row in its order in evaluation."""
+    """Batches of one split: shuffled and complete in training; every row, in order, in evaluation."""
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ class EpochLoader(_EpochSource[Batch]):
             work: what is rendered; its crew ends with the loader.
             batch_size: global batch size.
             place: moves an epoch's finished batches to the device.
-            backend: which backend it is and why, in one line, for the attribute of that name.
+            backend: one line on the backend, for the attribute of that name.
             fingerprint: see `Loader`.
             draws: which rows come at the places of an epoch, instead of each row once.
         """
@@ -210,7 +210,7 @@ class EpochLoader(_EpochSource[Batch]):
 
     @property
     def pads(self) -> bool:
-        """Whether batches may hold rows that are not valid: in evaluation."""
+        """Whether batches may hold rows that are not valid, as in evaluation."""
         return not self._work.train
 
     @property
@@ -220,7 +220,7 @@ class EpochLoader(_EpochSource[Batch]):
 
     @property
     def bad_rows(self) -> dict[int, str]:
-        """Damaged rows met so far and what was wrong; each was replaced by the next readable row."""
+        """The damaged rows so far and what was wrong; the next readable row replaced each."""
         return self.renderer.bad_rows
 
     def request(self, epoch: int, step: int) -> Request:
@@ -242,7 +242,7 @@ class EpochLoader(_EpochSource[Batch]):
         return self
 
     def as_pairs(self) -> Pairs:
-        """Return the same loader as one of pairs (x, y), which training loops of other libraries expect."""
+        """Return this loader as one of pairs (x, y), as training loops of other libraries expect it."""
         return Pairs(self)
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
@@ -276,7 +276,7 @@ class Pairs:
     def _pairs(self, batches: Iterator[Batch]) -> Iterator[Pair]:
         for batch in batches:
             assert batch.labels is not None, "a plain loader has labels, -1 where there is none"
-            # In training all rows are valid, and asking a device would make it wait.
+            # In training all rows are valid, and a look at `valid` would wait for the device.
             if self.loader.pads:
                 kept = batch.valid
                 views, y = tuple(view[kept] for view in batch.views), batch.labels[kept]
@@ -303,10 +303,10 @@ class LabeledStream:
 
 
 class PairedLoader(_EpochSource[PairedBatch]):
-    """Exactly B labelled and mu * B unlabelled rows in every step, both streams under one position.
+    """Exactly B labelled and mu * B unlabelled rows in every step; both streams share one position.
 
     An epoch is one pass over the unlabelled rows (rounded down to whole steps). Each stream cycles through
-    its own epochs without a gap, so its place is a function of the global step and the labels alone.
+    its own epochs without a gap, so its position depends on the global step and the labels alone.
     """
 
     def __init__(
@@ -335,7 +335,7 @@ class PairedLoader(_EpochSource[PairedBatch]):
         super().__init__(work.crew.close, backend)
         self._make_labeled = make_labeled
         self._labeled = labeled
-        self._replaced: list[dict[int, str]] = []  # bad rows of earlier tables, still growing
+        self._replaced: list[dict[int, str]] = []  # of earlier tables, whose last batches may add some
         self.unlabeled = unlabeled
         self._work, self._options = work, work.options
         self._batch_size = batch_size
@@ -354,38 +354,38 @@ class PairedLoader(_EpochSource[PairedBatch]):
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """See `Loader`; that of the label table which the next epoch will use."""
+        """See `Loader`; the fingerprint with the label table of the next epoch."""
         return self._labeled.fingerprint
 
     @property
     def labeled(self) -> Renderer:
-        """Backend of the labelled stream, as the next epoch will use it."""
+        """Backend of the labelled stream in the next epoch."""
         return self._labeled.renderer
 
     @property
     def bad_rows(self) -> dict[int, str]:
-        """Damaged rows met so far in both streams; see `EpochLoader`."""
+        """The damaged rows of both streams so far; see `EpochLoader`."""
         parts = (*self._replaced, self.labeled.bad_rows, self.unlabeled.bad_rows)
         return {row: reason for part in parts for row, reason in dict(part).items()}
 
     @property
     def num_labeled(self) -> int:
-        """Rows that carry a label, as the next epoch will use them."""
+        """The number of rows with a label in the next epoch."""
         return self._labeled.num_rows
 
     def set_labels(self, table: LabelTable | None) -> None:
-        """Draw the labelled stream from another table, from the next call of `epoch` on.
+        """Take the labels from another table, from the next call of `epoch` on.
 
-        An epoch under way keeps the labels it began with. To repeat or resume an epoch exactly, set the
-        table that it began with first: the loader remembers none but the last. The fingerprint becomes
-        that of a loader built with `table`.
+        An epoch under way keeps the labels that it began with. To repeat or resume an epoch exactly, first
+        set the table that it began with: the loader keeps only the last one. The fingerprint becomes that of
+        a loader built with `table`.
 
         Args:
             table: other labels; None for the true ones, as in `build_paired_loader`.
 
         Raises:
             UserError: no row of the labelled split has a label in `table`, or it belongs to another pack;
-                the loader then keeps the table that it has.
+                the loader then keeps its present table.
         """
         self._check_open()
         fresh = self._make_labeled(table)

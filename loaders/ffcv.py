@@ -35,22 +35,22 @@ __all__ = ["EpochOrder", "fused_views", "import_ffcv", "iterate"]
 
 
 class _BetonRows:
-    """The images of one FFCV batch at a time, in the place of a split and its pack."""
+    """The images of one FFCV batch at a time, in the role of a split and its pack."""
 
     path = Path("the .beton")  # FFCV does not tell its name
 
     def __init__(self) -> None:
-        """Know no images yet."""
+        """Begin without images."""
         self.pack = self
         self.columns: Any = None
 
     def show(self, metadata: Any) -> None:
-        """Learn the image field's records, [N]."""
+        """Take the records of the image field, [N]."""
         count = len(metadata)
         self.columns = _Columns(
             metadata["height"],
             metadata["width"],
-            metadata["mode"].copy(),  # its numbers for JPEG and pixels are ours
+            metadata["mode"].copy(),  # FFCV's codes for JPEG and pixels equal ours
             np.zeros(count, np.int64),
             np.zeros(count, np.uint8),
         )
@@ -62,7 +62,7 @@ class _BetonRows:
         self._places = dict(zip(samples.tolist(), places.tolist(), strict=True))
 
     def __len__(self) -> int:
-        """Return the images of the batch; the next one in it stands in for a damaged one."""
+        """Return the images of the batch; the next image in it replaces a damaged one."""
         return len(self._samples)
 
     def rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -75,7 +75,7 @@ class _BetonRows:
         return addresses, self._stored(rows, sizes.astype(np.int64)), None
 
     def _stored(self, rows: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Leave out what may stand behind pixels."""
+        """Leave out the bytes that may follow the pixels."""
         columns = self.columns
         pixels = 3 * columns.height[rows].astype(np.int64) * columns.width[rows].astype(np.int64)
         return np.where(columns.encoding[rows] == ENCODING_RAW, np.minimum(sizes, pixels), sizes)
@@ -110,7 +110,7 @@ def fused_views(
 ) -> list[Any]:
     """Return FFCV operations that turn an image field, JPEG or raw, into V views from one decode.
 
-    They stand alone as the pipeline of that field, whose output is then a tuple of V tensors [B, 3, R, R].
+    They are the whole pipeline of that field, whose output is then a tuple of V tensors [B, 3, R, R].
     The tensors may be kept: they are no part of FFCV's ring of buffers. Random numbers depend on the seed,
     on FFCV's count of epochs (set `loader.next_epoch` to resume) and on the number of the sample.
 
@@ -126,7 +126,7 @@ def fused_views(
 
     Raises:
         MissingBackendError: FFCV is not installed.
-        UserError: an argument that cannot be worked with.
+        UserError: an argument out of its range.
     """
     check_views("views", views)
     options = LoaderOptions(
@@ -138,14 +138,14 @@ def fused_views(
         timeout_s=timeout_s,
     )
     rows = _BetonRows()
-    # In the unlabelled stream, as a plain loader of ours: the same image looks the same in both.
+    # The unlabelled stream, which our plain loader uses too: both draw the same views of an image.
     work = Work(cast(Split, rows), views, options, 0, Crew(options))
     renderer = CpuRenderer(work)
     epochs: WeakKeyDictionary[threading.Thread, int] = WeakKeyDictionary()
     lock = threading.Lock()
 
     def render(places: NDArray[np.uint64], batch_indices: NDArray[Any]) -> tuple[Tensor, ...]:
-        thread = threading.current_thread()  # FFCV's iterator is its own thread and counts one ahead
+        thread = threading.current_thread()  # FFCV's iterator is a thread, and its count is one ahead
         epoch = epochs.setdefault(thread, cast(Any, thread).loader.next_epoch - 1)
         count = len(batch_indices)
         with lock:
@@ -161,7 +161,7 @@ def fused_views(
 
 
 class EpochOrder:
-    """Our order as FFCV's traversal: one permutation per epoch, cut over ranks, resumable.
+    """Our order as FFCV's traversal: one permutation per epoch, divided among the ranks, resumable.
 
     To resume at step s of epoch e: `order.skip = (e, s)` and `loader.next_epoch = e`.
 
@@ -172,7 +172,7 @@ class EpochOrder:
 
     Raises:
         MissingBackendError: FFCV is not installed.
-        UserError: a seed or a rank that cannot be.
+        UserError: a seed or a rank out of its range.
     """
 
     def __init__(self, seed: int = 0, rank: int = 0, num_ranks: int = 1) -> None:
@@ -189,7 +189,7 @@ class EpochOrder:
         self._num_ranks = num_ranks
 
     def __call__(self, loader: Any) -> EpochOrder:
-        """Take up a loader, as FFCV asks of an order."""
+        """Take over the settings of a loader, as FFCV expects of an order."""
         self._loader = loader
         return self
 

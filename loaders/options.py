@@ -40,15 +40,15 @@ class LoaderOptions:
     bad_images: BadImages = "replace"
     """A damaged image: replace it by the next readable row and count it; or raise: stop."""
     verify: bool = False
-    """Compare every image with its CRC-32 in the index whenever it is read; one that differs is a damaged
-    image. Without it a flipped bit that still decodes goes unnoticed (backend dali: after the first reading
-    of its row). Backend resident reads once, and so compares once."""
+    """Compare every image with its CRC-32 in the index whenever the image is read; an image that differs is
+    damaged. Without this option a flipped bit that still decodes goes unnoticed (backend dali: after the
+    first reading of its row). Backend resident reads, and so compares, once."""
     prefetch: int = 2
     """Batches under way besides the one being used."""
     timeout_s: float = 120.0
     """Seconds that a batch may take before the loader stops with an error."""
     window: int = 16
-    """Backend stream: shards shuffled together; more mix better and need a larger cache."""
+    """Backend stream: shards shuffled together; more shards mix better and need a larger cache."""
     store: StoreOptions = field(default_factory=StoreOptions)
     """How packs in a store are read."""
     seed: _Decided = 0
@@ -56,7 +56,8 @@ class LoaderOptions:
     device: _DecidedText = "cpu"
     """Where batches are delivered, such as "cpu" or "cuda:0"; a `torch.device` is turned into its name."""
     rank: _Decided = 0
-    """This process, in [0, num_ranks); a loader shards itself and is never given to accelerate."""
+    """This process, in [0, num_ranks); a loader divides itself among the ranks, so never give it to
+    accelerate."""
     num_ranks: _Decided = 1
     """Number of processes."""
     dtype: tyro.conf.Suppress[tyro.conf.Fixed[DTypeName]] = "float32"
@@ -65,7 +66,7 @@ class LoaderOptions:
     """Deliver views in `torch.channels_last`."""
 
     def __post_init__(self) -> None:
-        """Refuse what no loader can work with."""
+        """Refuse values that no loader can work with."""
         object.__setattr__(self, "device", str(self.device))
         check_one_of("backend", self.backend, get_args(BackendName))
         if self.num_threads is not None:

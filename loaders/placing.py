@@ -1,10 +1,9 @@
 """From the memory of a loader to a device without a stop: pinned memory, a stream for copies, events.
 
-The consumer's thread never waits for the device. Batch k + 1 is on its way while batch k is used: its views
-are copied from pinned memory on a stream of their own, and labels, index and validity in one block behind
-them. The stream of the consumer waits for the copies by an event, on the device. Memory of the host goes back
-to its pool when the event behind its copy has passed, memory of the device when the consumer's stream is done
-with it (`Tensor.record_stream`).
+The consumer's thread never waits for the device. Batch k + 1 is copied while batch k is used: its views from
+pinned memory on a separate stream, then labels, index and validity in one block. The consumer's stream waits
+for the copies by an event, on the device. Host memory returns to its pool when the event behind its copy has
+passed, device memory when the consumer's stream no longer needs it (`Tensor.record_stream`).
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from loaders.batch import Batch, PairedBatch
 
 BatchT = TypeVar("BatchT", Batch, PairedBatch)
 
-_ALIGNED_BYTES = 16  # which kernels may take for granted of an array in a block
+_ALIGNED_BYTES = 16  # alignment of each array in a block, on which kernels may rely
 
 
 class Event(Protocol):
     """A mark in a stream."""
 
     def query(self) -> bool:
-        """Tell whether the device has passed it."""
+        """Tell whether the device has passed this mark."""
 
 
 class Stream(Protocol):
@@ -39,11 +38,11 @@ class Stream(Protocol):
         """Set a mark behind the work so far."""
 
     def wait_event(self, event: Any) -> None:
-        """Have later work wait for a mark, on the device."""
+        """Make later work wait for a mark, on the device."""
 
 
 class Streams(Protocol):
-    """What placing needs of a device; `CudaStreams`, or a stand-in of a test."""
+    """What placing needs from a device: `CudaStreams`, or a stand-in in a test."""
 
     def stream(self) -> Any:
         """Return a new stream."""
@@ -55,13 +54,13 @@ class Streams(Protocol):
         """Queue what the block does in a stream."""
 
     def pinned(self, size_bytes: int) -> Tensor:
-        """Return uint8 [size_bytes], memory of the host that the device can copy from by itself."""
+        """Return uint8 [size_bytes], host memory from which the device can copy by itself."""
 
     def copy(self, tensor: Tensor) -> Tensor:
-        """Queue a copy of memory of the host to the device; return its target, in the same layout."""
+        """Queue a copy from host memory to the device; return the copy, in the same layout."""
 
     def record(self, tensor: Tensor, stream: Any) -> None:
-        """Keep memory of the device until a stream has done what is queued in it when the tensor is gone."""
+        """Keep the memory of a deleted tensor until a stream has done the work that is queued by then."""
 
 
 class CudaStreams:
@@ -98,20 +97,20 @@ class CudaStreams:
 
 
 class Lent:
-    """What the device still reads, each kept until the event behind it has passed."""
+    """Objects that the device still reads; each is kept until the event behind it has passed."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin without objects."""
         self._kept: deque[tuple[Event, Any]] = deque()
 
     def keep(self, event: Event, *what: Any) -> None:
-        """Keep objects until an event has passed; let go of those whose time has come, without waiting."""
+        """Keep objects until an event has passed; release those whose event has passed, without waiting."""
         self._kept.append((event, what))
         while self._kept and self._kept[0][0].query():
             self._kept.popleft()
 
     def __len__(self) -> int:
-        """Return how many events are still awaited."""
+        """Return how many events have not passed yet."""
         return len(self._kept)
 
 
@@ -129,7 +128,7 @@ class PinnedPool:
         self.num_made = 0
 
     def take(self, size_bytes: int) -> Tensor:
-        """Return uint8 [at least size_bytes] that nothing reads any more; never waits."""
+        """Return uint8 [at least size_bytes] that nothing reads any more, without waiting."""
         while self._used and self._used[0][0].query():
             self._free.append(self._used.popleft()[1])
         for place, memory in enumerate(self._free):
@@ -139,15 +138,15 @@ class PinnedPool:
         return self._streams.pinned(size_bytes)
 
     def give_back(self, event: Event, memory: Tensor) -> None:
-        """Take memory back; it is lent again when the event has passed."""
+        """Take memory back; it can be lent again when the event has passed."""
         self._used.append((event, memory))
 
 
 class Block:
-    """Arrays that go to the device as one block: in one copy, each aligned."""
+    """Arrays that go to the device as one block, in one copy; each is aligned."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        """Lay the tensors out, one behind the other; they are on the host."""
+        """Lay out these tensors of the host, one behind the other."""
         self._tensors = tensors
         self._starts = [0]
         for tensor in tensors:
@@ -188,9 +187,9 @@ class Placer:
         self._lent = Lent()
 
     def ahead(self, batches: Iterator[BatchT]) -> Generator[BatchT, None, None]:
-        """Yield batches on the device, in their order; the copy of the next one is queued before.
+        """Yield batches on the device, in order; the copy of the next batch is queued first.
 
-        An error comes where it belongs: behind the batches before it.
+        An error is raised in its place, after the batches before it.
         """
         waiting: _OnItsWay[BatchT] | None = None
         failure: BaseException | None = None
@@ -200,7 +199,7 @@ class Placer:
                     batch = next(batches)
             except StopIteration:
                 break
-            except Exception as error:  # whatever it is, the batch before it is whole
+            except Exception as error:  # whatever the error, the batch before it is whole
                 failure = error
                 break
             fresh = self._begin(batch)
@@ -226,7 +225,7 @@ class Placer:
         return _OnItsWay(placed, copied, tensors)
 
     def _copy(self, batch: Batch, tensors: list[Tensor]) -> Batch:
-        """Queue the copies of a batch; those of its tensors that are on the device go to `tensors`."""
+        """Queue the copies of a batch; its tensors on the device are put into `tensors`."""
         few = [one for one in (batch.labels, batch.index, batch.valid) if one is not None]
         views = batch.views
         if views[0].device.type == "cpu":
@@ -242,7 +241,7 @@ class Placer:
         return Batch(views, labels, index, valid)
 
     def _arrived(self, waiting: _OnItsWay[BatchT]) -> BatchT:
-        """Have the consumer's stream wait for the copies, and the memory for the consumer's stream."""
+        """Make the consumer's stream wait for the copies, and keep the memory until that stream is done."""
         stream = self._streams.current()
         stream.wait_event(waiting.copied)
         for tensor in waiting.tensors:
@@ -255,12 +254,12 @@ Place = Callable[[Iterator[Any]], Generator[Any, None, None]]
 
 
 def stay(batches: Iterator[Any]) -> Generator[Any, None, None]:
-    """Yield batches where they are."""
+    """Yield the batches unchanged."""
     yield from batches
 
 
 def place_on(device: torch.device) -> Place:
-    """Return what moves batches to a device."""
+    """Return the object that moves batches to a device."""
     if device.type == "cuda":
         return Placer(CudaStreams(device)).ahead
     if device.type == "cpu":
@@ -274,7 +273,7 @@ def place_on(device: torch.device) -> Place:
 
 
 def _move_all(batch: Any, device: torch.device) -> Any:
-    """Copy a batch in the consumer's thread, where a device has no streams."""
+    """Copy a batch in the consumer's thread, for a device without streams."""
     if isinstance(batch, PairedBatch):
         return PairedBatch(_move_all(batch.labeled, device), _move_all(batch.unlabeled, device))
     labels = None if batch.labels is None else batch.labels.to(device)

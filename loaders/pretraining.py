@@ -44,7 +44,7 @@ class PretrainingFields(Protocol):
 
 
 class PretrainingLoaders:
-    """Builds the loaders of one run: its views, and images as they are to measure features on."""
+    """Builds the loaders of one run: of its views, and of plain images for measuring features."""
 
     division: Division | None = None
 
@@ -56,7 +56,7 @@ class PretrainingLoaders:
         Args:
             fields: of the run.
             views: of the training.
-            test_split: images that the end of the run measures its own task on; "" for none.
+            test_split: split on which the run's own task is measured at its end; "" for none.
         """
         self.test_split = test_split
         self.fields, self.views = fields, fields.evaluation_view.fit(views)
@@ -73,9 +73,9 @@ class PretrainingLoaders:
         return build_loader(images, views, self.fields.batch_size, options=options, mode="eval")
 
     def testing(self, options: LoaderOptions) -> Loader[Batch] | None:
-        """Build the loader of the images that the run's own task is measured on; None for none."""
+        """Build the loader of the images on which the run's own task is measured; None for none."""
         return self.in_order(self.pack.split(self.test_split), options) if self.test_split else None
 
     def validating(self, options: LoaderOptions) -> Loader[Batch] | None:
-        """Return None: nothing is classified."""
+        """Return None: the run has no labels to validate with."""
         return None

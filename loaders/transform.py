@@ -1,4 +1,4 @@
-"""A user's own function on the finished views of a batch, between rendering and normalisation."""
+"""A user's own function on the views of a batch, between rendering and normalisation."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def unnormalized(views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
 
 
 def transform_name(transform: BatchTransform) -> str:
-    """Return what tells a transform from others in a fingerprint: its module, its name and its parameters.
+    """Return the text for a transform in a fingerprint: its module, its name and its parameters.
 
     Raises:
-        UserError: no callable, or a lambda, which has no name of its own.
+        UserError: no callable, or a lambda, which has no name.
     """
     if not callable(transform):
         raise UserError(
             f"batch_transform: expected a function of (views, generator), found {type(transform).__name__}"
         )
     name = getattr(transform, "__qualname__", None)
-    if name is None:  # an object, such as a module: its class, and what it says of itself
+    if name is None:  # an object, such as a module: its class and its repr
         text = " ".join(repr(transform).split())
         kind = type(transform)
         name = f"{kind.__qualname__}" + ("" if " at 0x" in text else f" {text}")
@@ -72,7 +72,7 @@ class Transforming:
     def __init__(
         self, transform: BatchTransform, views: tuple[ViewPolicy, ...], options: LoaderOptions
     ) -> None:
-        """Take the normalisation over from the policies.
+        """Take over the normalisation of the policies.
 
         Raises:
             UserError: a dtype that is not normalised.
@@ -100,14 +100,14 @@ class Transforming:
         """Return the batch with its views changed and normalised.
 
         Raises:
-            UserError: the transform returned something else than the views, or views of other images.
+            UserError: the transform did not return views, or it changed their number.
         """
         text = f"{self._seed}/{epoch}/{step}/{self._rank}".encode()
         seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
         generator = torch.Generator(self._device).manual_seed(seed)
         if self._takes_generator:
             views = self._transform(batch.views, generator)
-        else:  # torchvision draws from the global generators, which get their state back
+        else:  # torchvision draws from the global generators; their state is restored afterwards
             devices = [self._device] if self._device.type == "cuda" else []
             with torch.random.fork_rng(devices):
                 torch.manual_seed(seed)
@@ -126,7 +126,7 @@ class Transforming:
 
 
 def _normalized(view: Tensor, how: Normalize | Standardize | None) -> Tensor:
-    """Do to a view in [0, 1] what its policy says, as the kernels do it."""
+    """Normalise a view in [0, 1] by its policy, as the kernels do."""
     if how is None:
         return view
     if isinstance(how, Standardize):
@@ -137,7 +137,7 @@ def _normalized(view: Tensor, how: Normalize | Standardize | None) -> Tensor:
 
 
 def transform_facts(transform: BatchTransform | None, options: LoaderOptions) -> dict[str, Any]:
-    """Return what of a transform decides the batches; with one, the number of ranks does too."""
+    """Return the parts of a transform that decide the batches, among them the number of ranks."""
     if transform is None:
         return {}
     return {"batch_transform": f"{transform_name(transform)} on {options.num_ranks} ranks"}

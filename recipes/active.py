@@ -27,14 +27,14 @@ import csv
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from engine.train.run_config import LoaderField, PackConfig, default_loader
-from loaders.common.checks import check_whole
-from loaders.common.errors import UserError, check_numbers, run_command
+from engine.train.run_config import ForwardConfig, PackConfig
+from loaders.common.checks import Count, check_numbers, check_whole
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 from loaders.packs.manifest import MAX_CYCLE
@@ -43,7 +43,7 @@ Strategy = Literal["cluster_margin", "margin", "k_centre", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PackConfig):
+class Config(PackConfig, ForwardConfig):
     """Choose images to have labelled, or turn the labels given into a table."""
 
     out: Path
@@ -64,9 +64,9 @@ class Config(PackConfig):
     strategy: Strategy = "cluster_margin"
     """The report's; or the smallest margins of all images; images that lie farthest from all labelled and
     chosen ones (k_centre); images at random."""
-    clusters: int = 200
+    clusters: Count = 200
     """Clusters of k-means. Report: 200, for 800 classes of which many are alike."""
-    per_cluster: int = 64
+    per_cluster: Count = 64
     """Images of each cluster; the other strategies take clusters * per_cluster in all. Report: 64."""
     unlabeled_splits: tuple[str, ...] = ("unlabeled",)
     """Splits to choose from."""
@@ -81,20 +81,16 @@ class Config(PackConfig):
     test_split: str | None = None
     """Split that is measured on: neither its images nor copies of them are asked for. By default test, where
     the pack has such a split; "" for none."""
-    cycle: int = 1
+    cycle: Count = 1
     """Number of this request, kept in the table."""
     seed: int = 0
     """Seed of the clusters, of the random baseline, and of k_centre's first image where none has a label."""
-    resolution: int | None = None
+    resolution: Count | None = None
     """Side of the views; that of the run's network by default."""
-    batch_size: int = 256
-    """Images per forward pass; no influence on the result."""
-    loader: LoaderField = field(default_factory=default_loader)
-    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that choose nothing."""
-        check_numbers(self, ("clusters", "per_cluster", "resolution", "batch_size"))
+        check_numbers(self)
         check_folder(self.out)
         if self.new_classes and self.filled is None:
             raise UserError("new_classes: expected --filled, whose classes it adds, found none; leave it out")

@@ -18,6 +18,7 @@ from itertools import pairwise
 from typing import Literal
 
 from engine.train.run_config import StartConfig
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -42,7 +43,7 @@ class Config(StartConfig):
     """Passes over the split. Paper: 1000."""
     batch_size: int = 2048
     """Images per step over all ranks. Paper: 2048."""
-    projector: tuple[int, ...] = (8192, 8192, 8192)
+    projector: tuple[Count, ...] = (8192, 8192, 8192)
     """Output sizes of the projector's layers. Paper: 8192 8192 8192."""
     redundancy_weight: float = 0.0051
     """Lambda, the weight of the off-diagonal terms. Paper: 0.0051."""

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from engine.train.run_config import StartConfig
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -29,7 +30,7 @@ class Config(StartConfig):
     """Split of the pack to train on; labels it may have are only compared with the clusters."""
     backbone: str = "alexnet_bn"
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Paper: AlexNet with BatchNorm."""
-    hidden: tuple[int, ...] = (4096, 4096)
+    hidden: tuple[Count, ...] = (4096, 4096)
     """Sizes of the fully connected layers after the backbone, whose output is clustered; may be empty.
     Paper: 4096 4096."""
     resolution: int = 224
@@ -42,11 +43,11 @@ class Config(StartConfig):
     """Passes over the split, each with clusters of its own. Authors' code: 200."""
     batch_size: int = 256
     """Images per step over all ranks. Paper: 256."""
-    num_clusters: int = 10000
+    num_clusters: Count = 10000
     """k of k-means. Paper: 10000, ten times the classes of ImageNet."""
-    pca_components: int = 256
+    pca_components: Count = 256
     """Dimensions that are clustered, whitened and normalised. Paper: 256."""
-    kmeans_iterations: int = 20
+    kmeans_iterations: Count = 20
     """Iterations of Lloyd's algorithm. Authors' code: 20."""
     lr: float = 0.05
     """Learning rate, the same throughout. Paper: 0.05."""

@@ -14,19 +14,20 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.choices import Weights
-from engine.train.run_config import LoaderField, PackConfig, default_loader
-from loaders.common.errors import UserError, check_numbers, run_command
+from engine.train.run_config import ForwardConfig, PackConfig
+from loaders.common.checks import Count, PositiveShare, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PackConfig):
-    """Print accuracies of a classifier and write its report and predictions."""
+class Config(PackConfig, ForwardConfig):
+    """Print accuracies of a classifier and write its report, its page and its predictions."""
 
     run: Path
     """Run folder with a classifier."""
@@ -38,26 +39,22 @@ class Config(PackConfig):
     """Measure on images whose labels the run was trained on; classification.json names them under leaks."""
     weights: Weights | None = None
     """raw or ema; by default the average where the run has one."""
-    sizes: tuple[int, ...] = ()
+    sizes: tuple[Count, ...] = ()
     """Sides of the views in pixels; that of the training by default. Report: 96 144 192."""
     flips: bool = False
     """Also mirror every view left to right."""
-    crop: float | None = None
+    crop: PositiveShare | None = None
     """Share of the short side that the views show; that of the training's own measurement by default: all
     below 128 pixels, 0.875 from there on."""
     predictions: bool = True
-    """Write predictions.csv and predictions.npz."""
-    batch_size: int = 256
-    """Images per forward pass; no influence on the result."""
-    loader: LoaderField = field(default_factory=default_loader)
-    """How the loaders work."""
+    """Write predictions.csv and predictions.npz, which the page is made of."""
+    classes: tuple[str, ...] = ()
+    """Classes whose right and wrong images the page shows; by default the two best and the two worst."""
 
     def __post_init__(self) -> None:
         """Refuse views that show nothing."""
-        check_numbers(self, ("sizes", "crop", "batch_size"))
+        check_numbers(self)
         check_folder(self.out)
-        if self.crop is not None and self.crop > 1.0:
-            raise UserError(f"crop: expected a share of the short side up to 1, found {self.crop}; lower it")
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -77,9 +74,13 @@ from engine.evaluate.classification_report import (
     draw_reliability,
 )
 from engine.evaluate.predict import predict
+from engine.evaluate.ranks import rank_images
 from engine.labels.shared_images import Account, check_run
 from engine.nets.classifier import Classifier, find_classifier
 from engine.report.figures import save_picture
+from engine.report.names import check_classes
+from engine.report.other_pages import CLASSIFICATION_NAME, build_page
+from engine.report.run_page import PageOptions, leave_page
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import refuse_ranks
 from engine.train.run_config import described
@@ -89,8 +90,6 @@ from loaders.common.notice import tell
 from loaders.packs import Pack
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
-
-RESULT_NAME = "classification.json"
 
 
 @dataclass(frozen=True)
@@ -194,6 +193,7 @@ def write_predictions(out: Path, pack: Pack, evaluated: Evaluated) -> None:
         arrays,
         row=evaluated.index.numpy(),
         label=evaluated.labels.numpy(),
+        classes=np.array(evaluated.classes, str),
         probabilities=evaluated.probabilities.numpy(),
     )
     write_atomic(out / "predictions.npz", arrays.getvalue())
@@ -213,13 +213,14 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Accou
         "views": by_view,
         "per_class_top1": per_class,
     }
-    write_atomic(config.out / RESULT_NAME, to_json(content))
+    write_atomic(config.out / CLASSIFICATION_NAME, to_json(content))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("class", *pack.classes))
     for name, counts in zip(pack.classes, report.confusion.tolist(), strict=True):
         writer.writerow((name, *counts))
     write_atomic(config.out / "confusion.csv", text.getvalue().encode())
+    write_ranks(config.out, evaluated)
     confusion = draw_confusion(report.confusion, pack.classes)
     save_picture(config.out / "confusion.png", confusion)
     if confusion.caption:  # names that no font here draws
@@ -228,18 +229,33 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Accou
     return report
 
 
+def write_ranks(out: Path, evaluated: Evaluated) -> None:
+    """Write the precision of each class at some ranks, among the labelled images."""
+    known = evaluated.labels >= 0
+    ranked = rank_images(evaluated.probabilities[known].numpy(), evaluated.labels[known].numpy())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(ranked.columns)
+    writer.writerows(ranked.rows(evaluated.classes))
+    write_atomic(out / "precision_at_rank.csv", text.getvalue().encode())
+
+
 def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     """Predict a split and write everything; the report is None where no image has a label."""
     refuse_ranks("evaluate")
     pack = open_pack(config.pack, config.loader.store)
     shared = check_run(config.run, pack.split(config.split), config.allow_leak)
     shared.say()
+    check_classes(config.classes, pack.classes)
     forget_bad_rows(config.out)
     evaluated = predict_split(config, pack)
     config.out.mkdir(parents=True, exist_ok=True)
     if config.predictions:
         write_predictions(config.out, pack, evaluated)
     if not bool((evaluated.labels >= 0).any()):
+        write_atomic(
+            config.out / CLASSIFICATION_NAME, to_json({"config": shared.describe(described(config))})
+        )
         return evaluated, None
     return evaluated, write_report(config, pack, evaluated, shared)
 
@@ -268,6 +284,8 @@ def main() -> None:
     shown = (
         f"{len(evaluated.index):,} images" if report else f"no image of split {config.split!r} has a label"
     )
+    if config.predictions:
+        leave_page(config.out, lambda: build_page(PageOptions(config.out, classes=config.classes)))
     print(f"evaluate: {shown}{describe_bad_rows(config.out)} -> {config.out}")
 
 

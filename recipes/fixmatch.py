@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.train.classifier_config import ClassifierConfig
-from engine.train.run_config import check_shares
+from loaders.common.checks import Count, Share
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -43,9 +43,9 @@ class Config(ClassifierConfig):
     report: 40."""
     batch_size: int = 64
     """B, labelled images per step over all ranks. Paper: 64."""
-    mu: int = 7
+    mu: Count = 7
     """Unlabelled images per labelled one. Paper: 7 (5 on ImageNet)."""
-    threshold: float = 0.95
+    threshold: Share = 0.95
     """Tau, least probability of a guess to count. Paper: 0.95 (0.7 on ImageNet)."""
     unlabeled_weight: float = 1.0
     """Lambda_u, weight of the loss on unlabelled images. Paper: 1 (10 on ImageNet)."""
@@ -53,9 +53,9 @@ class Config(ClassifierConfig):
     """Peak learning rate, along the cosine of 7/16. Paper: 0.03; report: 0.01."""
     weight_decay: float = 5e-4
     """Weight decay, for weights only. Paper: 0.0005 (0.001 on CIFAR-100)."""
-    ema_decay: float = 0.999
-    """Decay of the average of the weights, which is measured and kept, after a warm-up in which it is their
-    plain mean. Paper and report: 0.999, without the warm-up."""
+    ema_decay: Share = 0.999
+    """Decay of the average of the weights, which is measured and kept, after a warm-up in which it follows
+    them more closely. Paper and report: 0.999, without the warm-up."""
     ema_statistics: Literal["average", "copy"] = "average"
     """BatchNorm's statistics in that average: average them like the weights; or copy those of the trained
     network, under a BatchNorm momentum of 0.001, as the published codes do for their million steps."""
@@ -71,11 +71,6 @@ class Config(ClassifierConfig):
     labeled_among_unlabeled: bool = True
     """Let images with a label, true or of --extra-labels, stand among the unlabelled ones, as in the paper.
     Report: the pseudo-labelled are taken out."""
-
-    def __post_init__(self) -> None:
-        """Refuse what the paper does not define."""
-        super().__post_init__()
-        check_shares(self, ("threshold", "ema_decay"))
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -108,9 +103,8 @@ class FixMatch(ClassifierRecipe):
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
         """Learn the labels, and on strong views what weak views make plain (algorithm 1)."""
         weak, strong = batch.unlabeled.views
-        labels = batch.labeled.labels
-        assert labels is not None
-        logits = self.classify(batch.labeled.views[0], weak, strong)
+        (x,), labels = self.mixed(batch.labeled, step)
+        logits = self.classify(x, weak, strong)
         terms = fixmatch_loss(
             *(logits[0], labels, logits[1], logits[2], self.config.threshold, self.config.unlabeled_weight),
             class_weights=self.class_weights,

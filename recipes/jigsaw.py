@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.train.run_config import RunConfig
+from loaders.common.checks import Count
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -32,17 +33,17 @@ class Config(RunConfig):
     """alexnet_bn, any convolutional timm name, or tiny_resnet for a CPU. Paper: AlexNet."""
     resolution: int = 225
     """Side of the crop, as resized, under the 3x3 cells. Paper: 225."""
-    tile_size: int = 64
+    tile_size: Count = 64
     """Side of a tile, which lies anywhere in its cell. Paper: 64 in cells of 75."""
-    num_permutations: int = 1000
+    num_permutations: Count = 1000
     """Orders to tell apart, far from each other. Paper: 1000."""
     min_crop: float = 0.5
     """Smallest share of the image that a view shows. This project's choice; paper: 225 of 256 pixels."""
     gray_p: float = 0.3
     """Share of gray images, against cues from colour. Paper: 0.3."""
-    tile_features: int = 1024
+    tile_features: Count = 1024
     """Size of each tile's features before they are joined (fc6). Paper: 1024."""
-    hidden: tuple[int, ...] = (4096,)
+    hidden: tuple[Count, ...] = (4096,)
     """Sizes of the layers on the joined features (fc7); may be empty. Paper: 4096."""
     epochs: int = 70
     """Passes over the split. Re-implementation: 70."""

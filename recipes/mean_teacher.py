@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from engine.choices import Distance
 from engine.train.classifier_config import ClassifierConfig
-from engine.train.run_config import check_shares
+from loaders.common.checks import Count, Share
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -36,7 +36,7 @@ class Config(ClassifierConfig):
     """Passes over the unlabelled images. Authors' code: 300 with 4,000 labels."""
     batch_size: int = 32
     """Labelled images per step over all ranks. Authors' code: 31 of 128."""
-    mu: int = 3
+    mu: Count = 3
     """Unlabelled images per labelled one. Authors' code: 97 to 31."""
     consistency: Distance = "mse"
     """Distance of the class probabilities. Paper: mse; kl on ImageNet."""
@@ -46,23 +46,18 @@ class Config(ClassifierConfig):
     for kl."""
     ramp_epochs: float = 5.0
     """Epochs over which the weight rises as exp(-5 (1 - t)^2). Authors' code: 5."""
-    ema_decay_early: float = 0.99
+    ema_decay_early: Share = 0.99
     """Share of itself that the teacher keeps in a step of the ramp, after a warm-up in which it is the plain
     mean of the students, as in the authors' code. Paper: 0.99."""
-    ema_decay: float = 0.999
+    ema_decay: Share = 0.999
     """The same after the ramp. Paper: 0.999."""
     lr: float = 0.05
     """Peak learning rate, down to 0 by a cosine. Authors' code: 0.05 per GPU."""
     weight_decay: float = 2e-4
     """Weight decay of all parameters. Authors' code: 0.0002."""
-    min_crop: float = 0.08
+    min_crop: Share = 0.08
     """Smallest share of the image that a view shows. Authors' code on ImageNet: 0.08. On images of 32 pixels
     the paper has translations by up to 2 pixels and Gaussian noise instead: there take at least 0.5."""
-
-    def __post_init__(self) -> None:
-        """Refuse a teacher that runs away."""
-        super().__post_init__()
-        check_shares(self, ("ema_decay_early", "ema_decay", "min_crop"))
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -103,10 +98,9 @@ class MeanTeacher(ClassifierRecipe):
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
         """Classify the labelled images; agree with the teacher, who sees other views, on all of them."""
-        labels = batch.labeled.labels
-        assert labels is not None
         assert self.average is not None
-        pairs = (batch.labeled.views, batch.unlabeled.views)
+        labeled, labels = self.mixed(batch.labeled, step)
+        pairs = (labeled, batch.unlabeled.views)
         logits = self.classify(*(views[0] for views in pairs))
         with torch.no_grad():
             teacher = self.average(torch.cat([views[1] for views in pairs])).float()

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.train.run_config import RunConfig
+from loaders.common.checks import Count
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -32,14 +33,14 @@ class Config(RunConfig):
     """alexnet_bn, any convolutional timm name, or tiny_resnet for a CPU. Paper: AlexNet."""
     resolution: int = 225
     """Side of the crop, as resized, under the 3x3 cells. This project's choice."""
-    tile_size: int = 64
+    tile_size: Count = 64
     """Side of a patch, which lies anywhere in its cell. Paper: 96, with a gap of 48 and 7 of jitter."""
     min_crop: float = 0.5
     """Smallest share of the image that a view shows. This project's choice."""
     gray_p: float = 0.5
     """Share of gray images, against chromatic aberration. This project's choice; the paper drops two
     colour channels of every patch."""
-    hidden: tuple[int, ...] = (4096, 4096)
+    hidden: tuple[Count, ...] = (4096, 4096)
     """Sizes of the layers on the joined features of both patches (fc7, fc8); may be empty. Paper: 4096
     4096."""
     epochs: int = 70

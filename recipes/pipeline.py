@@ -29,7 +29,8 @@ from engine.choices import Precision
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.run_config import LoaderField, PackConfig, RunConfig, default_loader
 from engine.train.stage_config import Ask, FineTune, Pretrain, Rounds, SemiSupervised
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
@@ -44,7 +45,7 @@ class Config(PackConfig):
     """Folder of all stages; what it holds already is gone on with."""
     backbone: str = "resnet50"
     """Any timm name, or tiny_resnet for a CPU. Report: resnet50."""
-    resolution: int = 96
+    resolution: Count = 96
     """Side of the views in pixels. Report: 96."""
     init: Path | None = None
     """Network in place of the first stage, or to begin it (--pretrain.from-init); see docs/pretrained.md."""
@@ -68,7 +69,7 @@ class Config(PackConfig):
     """Stages to leave out; the next goes on from the last that ran."""
     oracle: bool = False
     """Take the active labels from the pack's own table, for experiments."""
-    sizes: tuple[int, ...] = (96, 144, 192)
+    sizes: tuple[Count, ...] = (96, 144, 192)
     """Sides of the views of the test-time augmentation. Report: 96 144 192."""
     flips: bool = False
     """Test-time augmentation: also mirror every view left to right."""
@@ -91,7 +92,7 @@ class Config(PackConfig):
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no run."""
-        check_numbers(self, ("resolution", "sizes"))
+        check_numbers(self)
         check_folder(self.out)
         if self.pretrain.from_init and self.init is None:
             raise UserError("pretrain.from_init: expected --init to go on from, found none; give one of them")
@@ -140,8 +141,7 @@ class Chain:
     def __init__(self, config: Config) -> None:
         """Begin with the start, if there is one."""
         self.config = config
-        self.best: Path | None = config.init
-        self.pretrained: Path | None = config.init
+        self.best = self.pretrained = config.init
         self.measured: list[Measured] = []
 
     @property

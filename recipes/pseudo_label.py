@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.train.classifier_config import PhasesConfig
+from loaders.common.checks import Count, PositiveShare, Share
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -33,7 +34,7 @@ class Config(PhasesConfig):
 
     mode: Literal["classical", "permanent", "local"] = "classical"
     """How pseudo-labels live, see above."""
-    unlabeled_share: float = 1.0
+    unlabeled_share: PositiveShare = 1.0
     """Share of these images that is used, chosen by --label-seed. INF473V report: a part, to save time."""
     backbone: str = "resnet50"
     """Any timm name (resnet50 or a ViT in the report), wrn_28_2, or tiny_resnet for a CPU."""
@@ -42,15 +43,18 @@ class Config(PhasesConfig):
     epochs: int = 4
     """Classical: passes over the unlabelled images; else passes over the labelled images of each cycle.
     Report: 4."""
-    cycles: int = 4
+    cycles: Count = 4
     """Permanent and local: how often all unlabelled images are labelled."""
-    first_epochs: int = 10
+    first_epochs: Count = 10
     """Permanent and local: passes over the true labels before the first cycle."""
     batch_size: int = 128
     """Labelled images per step over all ranks. Report: 128 (64 for ViT)."""
-    mu: int = 7
+    mu: Count = 7
     """Classical: unlabelled images per labelled one. Report: 7."""
-    threshold: float = 0.95
+    turns: bool = False
+    """Classical: take a step on each of mu unlabelled batches and then one on a labelled batch, as the report
+    does, instead of one step on all of them; --batch-size is that of each."""
+    threshold: Share = 0.95
     """Least probability of a guess. Report: 0, 0.9 or 0.95, of which the last did best."""
     threshold_growth: float = 0.0
     """Added to the threshold per epoch (classical) or cycle. Report: 0.02, from 0.9."""
@@ -73,15 +77,13 @@ class Config(PhasesConfig):
                 "stored_views: expected --mode permanent or local, found classical, which guesses anew in "
                 "each step; leave out one of them"
             )
-        if not 0.0 < self.unlabeled_share <= 1.0:
+        if self.turns and self.mode != "classical":
             raise UserError(
-                f"unlabeled_share: expected a share, above 0 and at most 1, found {self.unlabeled_share}; "
-                "change it"
+                f"turns: expected --mode classical, whose steps they are, found {self.mode}; leave them out"
             )
-        if not 0.0 <= self.threshold <= 1.0 or self.cycles < 1 or self.ramp_end < self.ramp_start:
+        if self.ramp_end < self.ramp_start:
             raise UserError(
-                "expected threshold in [0, 1], cycles >= 1 and ramp_end >= ramp_start, found "
-                f"{self.threshold}, {self.cycles} and {self.ramp_start} to {self.ramp_end}"
+                f"ramp_end: expected at least ramp_start, {self.ramp_start}, found {self.ramp_end}; raise it"
             )
 
 
@@ -89,7 +91,11 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+import torch
+
 from engine.evaluate.predict import guess_labels
+from engine.objectives.cross_entropy import label_loss
+from engine.objectives.fixmatch import confident_guesses, masked_cross_entropy
 from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
 from engine.train.classifier_recipe import ClassifierRecipe, top1_of
 from engine.train.distributed import on_main
@@ -99,8 +105,8 @@ from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
 from engine.train.schedule import Schedule, constant
 from loaders import open_pack
-from loaders.batch import PairedBatch
-from loaders.classification import SemiLoaders, divided_labels
+from loaders.batch import Batch, PairedBatch
+from loaders.classification import SemiLoaders, divided_labels, views_of_labeled
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.views import presets
@@ -121,13 +127,16 @@ class Classical(ClassifierRecipe):
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
         """Learn the labels, and the confident guesses with the weight alpha(t)."""
         config, epoch = self.config, step / self.steps_per_epoch
-        labels = batch.labeled.labels
-        assert labels is not None
-        logits = self.classify(batch.labeled.views[0], batch.unlabeled.views[0])
+        if config.turns and not len(batch.unlabeled.index):
+            return self.labeled_turn(batch.labeled, step)
         threshold = growing_threshold(
             int(epoch), config.threshold, config.threshold_growth, config.threshold_limit
         )
         weight = label_weight(epoch, config.ramp_start, config.ramp_end, config.unlabeled_weight)
+        if config.turns:
+            return self.unlabeled_turn(batch.unlabeled, threshold, weight)
+        (x,), labels = self.mixed(batch.labeled, step)
+        logits = self.classify(x, batch.unlabeled.views[0])
         terms = pseudo_label_loss(logits[0], labels, logits[1], threshold, weight, self.class_weights)
         metrics = {
             "top1": top1_of(logits[0], labels),
@@ -136,6 +145,21 @@ class Classical(ClassifierRecipe):
             "mask_rate": terms.mask_rate,
         }
         return StepOutput(terms.loss, metrics)
+
+    def labeled_turn(self, batch: Batch, step: int) -> StepOutput:
+        """Learn the labels."""
+        (x,), labels = self.mixed(batch, step)
+        (logits,) = self.classify(x)
+        loss = label_loss(logits, labels, self.class_weights)
+        return StepOutput(loss, {"top1": top1_of(logits, labels), "supervised": loss.detach()})
+
+    def unlabeled_turn(self, batch: Batch, threshold: float, weight: float) -> StepOutput:
+        """Learn the confident guesses."""
+        (logits,) = self.classify(batch.views[0])
+        guess, mask = confident_guesses(logits, threshold)
+        loss = masked_cross_entropy(logits, guess, mask)
+        rate = mask.to(torch.float32).mean()
+        return StepOutput(weight * loss, {"unsupervised": loss.detach(), "mask_rate": rate})
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return the constant rate, and note how long an epoch is."""
@@ -146,7 +170,7 @@ class Classical(ClassifierRecipe):
 def run_classical(config: Config, pack: Pack) -> RunSummary:
     """Train with labels made afresh each batch."""
     view = (presets.weak(config.resolution, config.flip_p),)
-    loaders = SemiLoaders(pack, config, view, view, share=config.unlabeled_share)
+    loaders = SemiLoaders(pack, config, view, view, share=config.unlabeled_share, turns=config.turns)
     return run_recipe(config, lambda: Classical(config, pack.classes), loaders)
 
 
@@ -167,7 +191,7 @@ class Labeller:
     def train(self, name: str, labels: LabelTable, init: Path | None, keep_head: bool, epochs: int) -> Path:
         """Train on a label table for some epochs, from `init`; return the phase's folder."""
         config = self.config
-        views = config.evaluation_view.fit((presets.weak(config.resolution, config.flip_p),))
+        views = views_of_labeled(config, (presets.weak(config.resolution, config.flip_p),))
         phase = self.phases.fine_tune(
             name, init, keep_head, epochs, labels, views, self.test_loader, cosine=False
         )

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.train.run_config import StartConfig
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -29,7 +30,7 @@ class Config(StartConfig):
     """Split on whose images, without labels, the end of the run recognises rotations; "" for none."""
     backbone: str = "alexnet_bn"
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Paper: AlexNet with BatchNorm."""
-    hidden: tuple[int, ...] = (4096, 4096)
+    hidden: tuple[Count, ...] = (4096, 4096)
     """Sizes of the fully connected layers between backbone and logits; may be empty. Paper: 4096 4096."""
     resolution: int = 224
     """Side of the views in pixels. Authors' code: 224."""

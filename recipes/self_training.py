@@ -23,6 +23,7 @@ from pathlib import Path
 
 from engine.choices import Duplicates, Keep
 from engine.train.classifier_config import PhasesConfig
+from loaders.common.checks import Count
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -35,20 +36,20 @@ class Config(PhasesConfig):
     """Any timm name, wrn_28_2, or tiny_resnet for a CPU; that of --init. Report: resnet50."""
     resolution: int = 96
     """Side of the views in pixels. Report: 96."""
-    top_k: int = 10
+    top_k: Count = 10
     """K, classes that an image may stand under. Report: 10; at most the number of classes."""
-    per_class: tuple[int, ...] = (200, 300, 400, 500)
+    per_class: tuple[Count, ...] = (200, 300, 400, 500)
     """P of each round, images per class. Report: 200, 300, 400, 500 of 640 per class."""
     duplicates: Duplicates = "best"
-    """What becomes of an image under several classes: the class with the highest probability, or drop it.
-    The report does not say; a label table holds one label per row."""
+    """What becomes of an image under several classes: the class with the highest probability, drop it, or
+    train on it with each of them. The report allows several and does not say what becomes of them."""
     max_duplicate_share: float = 0.01
     """Largest share of extra labels for the P that is suggested. Report: between 0.0027 and 0.0202."""
-    first_epochs: int = 40
+    first_epochs: Count = 40
     """Passes over the true labels before the first round, where --init has no classifier. Report: 40."""
     epochs: int = 40
     """Passes over pseudo and true labels, per round. Report: not stated; fine-tuning 40."""
-    true_epochs: int = 40
+    true_epochs: Count = 40
     """Passes over the true labels afterwards, per round. Report: not stated; fine-tuning 40."""
     batch_size: int = 256
     """Images per step over all ranks. Report: not stated."""
@@ -63,11 +64,8 @@ class Config(PhasesConfig):
     def __post_init__(self) -> None:
         """Refuse rounds without images."""
         super().__post_init__()
-        if not self.per_class or min(*self.per_class, self.top_k) < 1:
-            raise UserError(
-                "per_class and top_k: expected one or more numbers from 1 on, found "
-                f"{self.per_class} and {self.top_k}"
-            )
+        if not self.per_class:
+            raise UserError("per_class: expected one or more numbers, found none; give one for each round")
         if self.keep_head:
             raise UserError(
                 "keep_head: expected False, every training starts with a new classifier layer, found True; "
@@ -93,10 +91,10 @@ from engine.labels.select import (
 from engine.nets.classifier import Classifier, best_weights, find_classifier
 from engine.report.figures import Curve, draw_curves, save_picture
 from engine.train.distributed import on_main
-from engine.train.phases import Phases, PhaseSummary, print_phases
+from engine.train.phases import Labels, Phases, PhaseSummary, print_phases
 from loaders import open_pack
 from loaders.batch import Batch, Loader
-from loaders.classification import build_pool_loader, divided_labels
+from loaders.classification import build_pool_loader, divided_labels, views_of_labeled
 from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
@@ -111,12 +109,13 @@ class Rounds:
         """Open the loaders."""
         self.config, self.pack, self.phases = config, pack, phases
         view = config.evaluation_view
-        self.views = view.fit((presets.crop_flip(config.resolution, config.min_crop, config.flip_p),))
+        crop = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
+        self.views = views_of_labeled(config, (crop,))
         self.test_loader = phases.test_images()
         self.pool_loader = phases.pool(view)
 
-    def fine_tune(self, name: str, labels: LabelTable, init: Path | None, epochs: int) -> Path:
-        """Train on a label table, the classifier layer from random weights; return the phase's folder."""
+    def fine_tune(self, name: str, labels: Labels, init: Path | None, epochs: int) -> Path:
+        """Train on labels, the classifier layer from random weights; return the phase's folder."""
         phase = self.phases.fine_tune(
             name, init, False, epochs, labels, self.views, self.test_loader, cosine=True
         )
@@ -131,23 +130,33 @@ class Rounds:
         loader = self.pool_loader if own else self.phases.pool(network.view)
         return select_balanced(network, loader, device, top_k, most + most // 4, out)
 
-    def label(self, run: Path, cycle: int) -> LabelTable:
-        """Select the round's pseudo-labels; table, counts and plot are kept on disk."""
+    def label(self, run: Path, cycle: int) -> tuple[LabelTable, ...]:
+        """Select the round's pseudo-labels; tables, counts and plot are kept on disk.
+
+        Returns:
+            One table; with duplicates "all" a second one of the second classes of images that have two, and
+            so on.
+        """
         folder = self.config.out / "labels"
         path = folder / f"round-{cycle}.parquet"
         if on_main(path.is_file):
-            return LabelTable.read(path)
+            also = on_main(lambda: sorted(folder.glob(f"round-{cycle}-place-*.parquet")))
+            return tuple(LabelTable.read(found) for found in (path, *also))
         selection, per_class = self.select(run), self.config.per_class[cycle - 1]
-        kept = selection.best(per_class).one_class_each(self.config.duplicates)
-        table = as_table(kept, cycle)
+        selected, duplicates = selection.best(per_class), self.config.duplicates
+        kept = selected.by_place() if duplicates == "all" else [selected.one_class_each(duplicates)]
+        table, *others = tables = [as_table(part, cycle) for part in kept]
         between = np.linspace(1, 1.25 * max(self.config.per_class), 12).astype(int).tolist()
         points = sorted({*self.config.per_class, *between})
         counted = count_duplicates(selection, points)
         suggested = suggest_per_class(counted, self.config.max_duplicate_share)
         on_main(lambda: write_counts(folder, cycle, counted, suggested))
-        on_main(lambda: table.write(path))
+        for place, other in enumerate(others, start=2):
+            target = folder / f"round-{cycle}-place-{place:03d}.parquet"
+            on_main(lambda other=other, target=target: other.write(target))  # type: ignore[misc]
+        on_main(lambda: table.write(path))  # the last, since it tells that the round has its labels
         self.phases.say(describe_round(cycle, per_class, table, counted, suggested))
-        return table
+        return tuple(tables)
 
 
 def select_balanced(
@@ -238,6 +247,13 @@ def write_counts(folder: Path, cycle: int, counted: list[DuplicateCount], sugges
     save_picture(folder / f"round-{cycle}-duplicates.png", picture)
 
 
+def beside(true_labels: LabelTable, first: LabelTable, *others: LabelTable) -> Labels:
+    """Put pseudo-labels beside true ones; an image whose class is known stands under no other."""
+    further = [table.of_rows(np.setdiff1d(table.row, true_labels.row)) for table in others]
+    joined, further = true_labels.join(first), [table for table in further if len(table)]
+    return (joined, *further) if further else joined
+
+
 def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> Path:
     """Predict, select, fine-tune on pseudo and true labels, fine-tune on true labels, with growing P.
 
@@ -249,7 +265,7 @@ def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> Path:
         best = rounds.fine_tune("start", true_labels, config.init, config.first_epochs)
     top1 = rounds.phases.validate(best) if config.go_on_from == "best" else 0.0
     for cycle in range(1, len(config.per_class) + 1):
-        labels = true_labels.join(rounds.label(best, cycle))
+        labels = beside(true_labels, *rounds.label(best, cycle))
         tuned = rounds.fine_tune(f"round-{cycle}-pseudo", labels, best, config.epochs)
         newest = rounds.fine_tune(f"round-{cycle}-true", true_labels, tuned, config.true_epochs)
         if config.go_on_from == "best":

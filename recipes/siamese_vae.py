@@ -17,8 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.choices import Reconstruction, TripletDistance
+from engine.choices import Positive, Reconstruction, TripletDistance
 from engine.train.run_config import RunConfig
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -33,17 +34,20 @@ class Config(RunConfig):
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Report: AlexNet."""
     resolution: int = 96
     """Side of the views in pixels, a multiple of 16. This project's choice."""
+    positive: Positive = "crop"
+    """The other view of an image: two crops of it; or affine, the whole image and a random affine
+    transformation of that: turned, shifted and slanted."""
     min_crop: float = 0.2
-    """Smallest share of the image that a view shows. This project's choice."""
+    """Smallest share of the image that a crop shows. This project's choice."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning."""
     epochs: int = 20
     """Passes over the split. Report: 20."""
     batch_size: int = 128
     """Images per step over all ranks. This project's choice; paper: 100."""
-    num_latent: int = 128
+    num_latent: Count = 128
     """Size of the code. This project's choice; paper: 2 to 200."""
-    decoder_width: int = 32
+    decoder_width: Count = 32
     """Channels of the decoder's last hidden map; this project's choice."""
     beta: float = 1.0
     """Weight of the divergence from a standard normal. VAE: 1; 0: a plain autoencoder with triplets."""
@@ -147,8 +151,9 @@ class SiameseVae(Recipe):
 
 def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
-    view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
-    loaders = PretrainingLoaders(config, (view, view))
+    crop = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
+    affine = presets.affine(config.resolution, config.flip_p)
+    loaders = PretrainingLoaders(config, (crop, crop) if config.positive == "crop" else affine)
     return run_recipe(config, lambda: SiameseVae(config), loaders)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.train.run_config import StartConfig
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -40,7 +41,7 @@ class Config(StartConfig):
     """Passes over the split. Paper: 100 to 1000."""
     batch_size: int = 4096
     """Images per step over all ranks, each the negative of all others. Paper: 4096."""
-    projector: tuple[int, ...] = (2048, 128)
+    projector: tuple[Count, ...] = (2048, 128)
     """Output sizes of the projector's layers. Paper: 2048 128."""
     temperature: float = 0.1
     """Divides the similarities. Paper: 0.1."""

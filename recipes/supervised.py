@@ -20,9 +20,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.choices import Mixing
 from engine.train.classifier_config import ClassifierConfig
-from engine.train.run_config import check_shares
+from loaders.common.checks import Share
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -45,27 +44,19 @@ class Config(ClassifierConfig):
     """Weight decay, for weights only. Paper: 0.0001; fine-tuning, report: 0."""
     warmup_epochs: float = 0.0
     """Epochs over which the learning rate rises linearly. Paper: none for networks of up to 152 layers."""
-    min_crop: float = 0.08
+    min_crop: Share = 0.08
     """Smallest share of the image that a view shows. Szegedy et al. 2015: 0.08."""
-    mixing: Mixing = "none"
-    """Mix images with their neighbours: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019)."""
-    mixing_alpha: float = 1.0
-    """Alpha of the Beta distribution that shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
     label_smoothing: float = 0.0
     """Share of a label spread over all classes. Szegedy et al. 2016: 0.1."""
-    ema_decay: float | None = None
+    ema_decay: Share | None = None
     """Decay of a moving average of the weights and of BatchNorm's statistics, measured and kept beside them,
-    after a warm-up in which it is their plain mean; none by default."""
+    after a warm-up in which it follows them more closely; none by default."""
 
     def __post_init__(self) -> None:
         """Refuse what no paper defines."""
         super().__post_init__()
-        check_shares(self, ("min_crop", "ema_decay"))
-        if not 0.0 <= self.label_smoothing < 1.0 or self.mixing_alpha <= 0.0:
-            raise UserError(
-                "expected label_smoothing in [0, 1) and mixing_alpha above 0, found "
-                f"{self.label_smoothing} and {self.mixing_alpha}"
-            )
+        if self.label_smoothing >= 1.0:
+            raise UserError(f"label_smoothing: expected less than 1, found {self.label_smoothing}; lower it")
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -34,7 +34,8 @@ from engine.choices import ClassWeights, Keep, Precision
 from engine.evaluate.grid import RATES, WEIGHT_DECAYS
 from engine.train.run_config import LoaderField, PackConfig, default_loader
 from engine.train.tuning_config import FineTuning
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, check_different, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
@@ -53,7 +54,7 @@ class Config(PackConfig):
     """Folder of the results; runs in it that are already complete are not repeated."""
     backbone: str | None = None
     """Network of a weights file that does not say it."""
-    resolution: int | None = None
+    resolution: Count | None = None
     """Side of the views in pixels; that of the start by default."""
     train_split: str = "train"
     """Labelled split to choose the labels from; where it is "" or has none, from --extra-labels alone."""
@@ -63,7 +64,7 @@ class Config(PackConfig):
     """Labelled split to measure on."""
     allow_leak: bool = False
     """Choose from labels of splits that are measured on, or of copies of their images; named under leaks."""
-    labels_per_class: tuple[int, ...] = (1, 2, 5, 10)
+    labels_per_class: tuple[Count, ...] = (1, 2, 5, 10)
     """Numbers of labels per class; the smaller choices are part of the larger."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the choice of labels, of new weights, of order and views."""
@@ -73,7 +74,7 @@ class Config(PackConfig):
     """What becomes of the pre-trained backbone, see above."""
     layer: str = ""
     """Module whose features are used, as stages.2 of tiny_resnet; "": the last. Muaz and Kumar: conv4."""
-    layer_side: int = 1
+    layer_side: Count = 1
     """A map of --layer is averaged to this side before it is flattened; 6 keeps AlexNet's 6 x 6 places."""
     hidden: tuple[int, ...] = ()
     """Fully connected layers with BatchNorm before the last one; RotNet: 4096 4096; none: a linear one."""
@@ -81,7 +82,7 @@ class Config(PackConfig):
     """Training of the pre-trained network."""
     from_scratch: FineTuning = FROM_SCRATCH
     """Training of the network with random weights."""
-    head_steps: int = 100
+    head_steps: Count = 100
     """two_stage: steps of the classifier alone, before the steps of --pretrained."""
     together_factor: float = 0.1
     """two_stage: the classifier's rate in the second stage by that in the first. Muaz and Kumar: "small"."""
@@ -89,7 +90,7 @@ class Config(PackConfig):
     """Labelled split for early stopping and the grid; "" for none."""
     validation_share: float = 0.0
     """In its place: share of each class's labels in --train-split that is set aside before any is chosen."""
-    validate_every: int = 20
+    validate_every: Count = 20
     """Steps between measurements of the validation images."""
     keep: Keep = "last"
     """Weights to test: the last, or the best by validation accuracy."""
@@ -103,7 +104,7 @@ class Config(PackConfig):
     """Weight decays of the grid."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images per step over all ranks; all labels at once where there are fewer."""
     balanced: bool = False
     """Draw every class equally often, where some have fewer labels than others."""
@@ -116,14 +117,9 @@ class Config(PackConfig):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        check_numbers(self, ("labels_per_class", "batch_size", "resolution"))
+        check_numbers(self)
         check_folder(self.out)
-        for name in ("labels_per_class", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise UserError(
-                    f"{name}: expected one or more different numbers, found {values}; change them"
-                )
+        check_different(self, "labels_per_class", "seeds")
         if self.balanced and self.class_weights != "none":
             raise UserError("class_weights: expected none beside --balanced; leave out one of them")
         if self.validation_split and (self.validation_share or self.validation_split == self.test_split):
@@ -136,8 +132,6 @@ class Config(PackConfig):
                 "validation: --grid, --patience and --keep best choose by images that are not the test's; "
                 "expected --validation-split or --validation-share, found neither"
             )
-        if min(self.head_steps, self.validate_every, self.layer_side, self.patience + 1) < 1:
-            raise UserError("head_steps, validate_every and layer_side: expected at least 1; patience: 0")
         if self.grid and (self.method == "knn" or len(self.labels_per_class) != 1):
             raise UserError("grid: expected a method with learning rates and one number of labels per class")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from engine.choices import Reconstruction
 from engine.train.run_config import RunConfig
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -38,9 +39,9 @@ class Config(RunConfig):
     """Passes over the split. Report: 20."""
     batch_size: int = 128
     """Images per step over all ranks. This project's choice; paper: 100."""
-    num_latent: int = 128
+    num_latent: Count = 128
     """Size of the code. This project's choice; paper: 2 to 200."""
-    decoder_width: int = 32
+    decoder_width: Count = 32
     """Channels of the decoder's last hidden map; this project's choice."""
     beta: float = 1.0
     """Weight of the divergence from a standard normal. VAE: 1; beta-VAE: more; 0: a plain autoencoder."""

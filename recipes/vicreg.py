@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.train.run_config import StartConfig
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -40,7 +41,7 @@ class Config(StartConfig):
     """Passes over the split. Paper: 1000."""
     batch_size: int = 2048
     """Images per step over all ranks. Paper: 2048."""
-    projector: tuple[int, ...] = (8192, 8192, 8192)
+    projector: tuple[Count, ...] = (8192, 8192, 8192)
     """Output sizes of the expander's layers. Paper: 8192 8192 8192."""
     invariance_weight: float = 25.0
     """Lambda, weight of the distance between two views. Paper: 25."""

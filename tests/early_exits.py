@@ -33,11 +33,11 @@ HEAVY = {
 class Refusal(importlib.abc.MetaPathFinder):
     """Ends the import of a heavy library by an error, or by Ctrl-C and an error that hides it."""
 
-    def __init__(self, interrupts: bool) -> None:
-        self.interrupts = interrupts
+    def __init__(self, interrupts: bool, libraries: set[str]) -> None:
+        self.interrupts, self.libraries = interrupts, libraries
 
     def find_spec(self, name: str, path: object, target: object = None) -> None:
-        if name.partition(".")[0] in HEAVY:
+        if name.partition(".")[0] in self.libraries:
             try:
                 if self.interrupts:
                     signal.raise_signal(signal.SIGINT)
@@ -62,10 +62,10 @@ def outcome(script: str, words: Sequence[str]) -> tuple[object, str, str]:
 if __name__ == "__main__":
     if sys.argv[1] == "--interrupt":
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-        sys.meta_path.insert(0, Refusal(True))
-        print(outcome(sys.argv[2], sys.argv[3:]))
+        sys.meta_path.insert(0, Refusal(True, HEAVY | {"tyro"} if sys.argv[2] == "early" else HEAVY))
+        print(outcome(sys.argv[3], sys.argv[4:]))
     else:
-        sys.meta_path.insert(0, Refusal(False))
+        sys.meta_path.insert(0, Refusal(False, HEAVY))
         commands = json.loads(sys.argv[1])
         found = [[*outcome(script, words), os.environ.get("OMP_WAIT_POLICY")] for script, words in commands]
         print(json.dumps(found))

@@ -128,7 +128,11 @@ def test_the_command_for_all_is_as_quick(outcomes: dict[tuple[str, ...], Outcome
         assert shown.out.startswith(begin)
 
 
-def test_ctrl_c_while_libraries_load_is_one_line() -> None:
-    done = python("--interrupt", "tools/profile_kernels.py")
+@pytest.mark.parametrize(
+    ("when", "script"), [("late", "tools/profile_kernels.py"), ("early", "tools/probe.py")]
+)
+def test_ctrl_c_while_libraries_load_is_one_line(when: str, script: str) -> None:
+    """Also the light ones, which a script imports before it reads its command line."""
+    done = python("--interrupt", when, script)
     line = "interrupted: no work was begun; start the same command again\n"
     assert (done.returncode, done.stdout, done.stderr) == (130, "", line)

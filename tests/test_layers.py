@@ -18,6 +18,7 @@ ALLOWED = {
         "loaders.options",
         "loaders.packs",
         "loaders.views.evaluation",
+        "loaders.views.policy",  # what a view is, as data
     },
     "recipes": {"loaders", "engine"},
     "tools": {
@@ -25,6 +26,7 @@ ALLOWED = {
         "engine",
         "tools.bench",
         "tools.command",
+        "tools.frozen",
         "tools.comparison",
         "tools.packing",
         "tools.peers",
@@ -92,6 +94,41 @@ def test_a_script_runs_from_anywhere(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+PRIVATE_BUT_DOCUMENTED = {
+    "_exit": "of os",
+    "_fields": "of named tuples",
+    "_getvalue": "numba's manual, on its low-level extension API",
+    "_cat_file": "fsspec's manual: the coroutine behind cat_file",
+}
+
+
+def private_names(tree: ast.AST, ours: set[str]) -> set[str]:
+    """Return the private names in a file that are none of ours, so of some library."""
+    imported = {
+        part
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+        for part in f"{getattr(node, 'module', '')}.{alias.name}".split(".")
+    }
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    private = {name for name in imported | used if name.startswith("_") and not name.endswith("__")}
+    return private - ours - set(PRIVATE_BUT_DOCUMENTED)
+
+
+def test_no_private_name_of_a_library_is_used() -> None:
+    paths = [path for layer in ALLOWED for path in sorted((ROOT / layer).rglob("*.py"))]
+    trees = {path: ast.parse(path.read_text()) for path in paths}
+    nodes = [node for tree in trees.values() for node in ast.walk(tree)]
+    ours = {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    ours |= {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+    ours |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    wrong = {path.relative_to(ROOT).as_posix(): private_names(tree, ours) for path, tree in trees.items()}
+    assert {path: names for path, names in wrong.items() if names} == {}
+    sample = "from torch.nn.modules.batchnorm import _BatchNorm\nx = torch._foreach_norm(a._ours)"
+    assert private_names(ast.parse(sample), {"_ours"}) == {"_BatchNorm", "_foreach_norm"}
 
 
 def test_common_knows_nothing_above_it() -> None:

@@ -50,6 +50,36 @@ def test_nothing_is_too_long_to_read(folder: str) -> None:
     assert [line for path in paths for line in too_long(path, (ROOT / path).read_text("utf-8"))] == []
 
 
+ZERO_IS_FINE = {"seed"}
+GIVEN_ANEW = {"resolution", "epochs", "batch_size"}  # `RunConfig` says what they may be
+
+
+def unsaid(text: str) -> list[str]:
+    """Return the fields of dataclasses that count something and do not say that there must be one."""
+    return [
+        field.target.id
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list)
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if field.target.id not in ZERO_IS_FINE
+        if not ("RunConfig" in map(ast.unparse, node.bases) and field.target.id in GIVEN_ANEW)
+        if not ("ClassifierConfig" in map(ast.unparse, node.bases) and field.target.id in GIVEN_ANEW)
+        if ast.unparse(field.annotation) in ("int", "tuple[int, ...]")
+        if isinstance(field.value, ast.Constant | ast.Tuple)
+        if (values := ast.literal_eval(field.value))
+        and all(values if isinstance(values, tuple) else (values,))
+    ]
+
+
+def test_a_count_says_that_there_must_be_one() -> None:
+    """Whatever a default above 0 counts is a `Count`; what may be 0 as well is named here."""
+    paths = [*ROOT.glob("recipes/*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("engine/train/*config.py")]
+    found = {path.name: unsaid(path.read_text("utf-8")) for path in paths}
+    assert {name: fields for name, fields in found.items() if fields} == {}
+    assert unsaid("@dataclass\nclass Config:\n    a: int = 5\n    b: int = 0\n    c: Count = 3\n") == ["a"]
+
+
 def test_what_is_too_long_is_found() -> None:
     many = ", ".join(f"p{i}" for i in range(9))
     text = f"class A:\n    def few(self, {many[:-4]}): ...\n    def many({many}): ...\n"

@@ -22,7 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, Positive, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 from tools.bench.records import check_records
 
@@ -35,30 +36,30 @@ class Config:
     """A pack in tar shards with at least one batch of images."""
     split: str = "train"
     """Split of the pack."""
-    resolution: int = 96
+    resolution: Count = 96
     """Side of the views in pixels."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images per step."""
-    num_threads: int = 2
+    num_threads: Count = 2
     """Decoding threads."""
-    runs: int = 50
+    runs: Count = 50
     """Runs of each variant, in turns."""
-    seconds: float = 0.4
+    seconds: Positive = 0.4
     """Length of a run at least; it ends with an epoch."""
-    resume_rows: int = 512_000
+    resume_rows: Count = 512_000
     """Rows of the pack that is resumed, made of links to the first shard of `pack`."""
-    order_rows: int = 100_000_000
+    order_rows: Count = 100_000_000
     """Rows of the order that is computed."""
-    ranks: int = 2
+    ranks: Count = 2
     """Processes that agree before every step on whether to stop; 1 leaves this out."""
-    agreements: int = 5000
+    agreements: Count = 5000
     """Times that they do."""
     json: Path | None = None
     """File that gets a line per measurement appended."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
-        check_numbers(self, ("seconds",))
+        check_numbers(self)
         check_records(self.json)
 
 

@@ -18,6 +18,7 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from loaders.common.checks import Count, Positive, check_numbers, check_whole
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 from tools.bench.names import BackendName, LimitName, PeerName
@@ -36,11 +37,11 @@ class Config:
     """Instead of a pack: a folder of JPEG files, repeated to an epoch of about 256 MiB and packed."""
     views: ViewSet = "barlow"
     """Views that each image gives."""
-    resolution: int = 96
+    resolution: Count = 96
     """Side of a view in pixels; of a cell, for tiles."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images per batch."""
-    num_threads: int = 2
+    num_threads: Count = 2
     """Threads or worker processes of each contender, and cores it is bound to."""
     interpolation: Interpolation | None = None
     """Filter of the resized crop; by default bicubic for barlow, as its paper has it, else bilinear."""
@@ -52,9 +53,9 @@ class Config:
     """Other projects' loaders."""
     limits: tuple[LimitName, ...] = get_args(LimitName)
     """Limits measured beside them."""
-    runs: int = 5
+    runs: Count = 5
     """Rounds; every contender runs once in each."""
-    seconds: float = 10.0
+    seconds: Positive = 10.0
     """Timed seconds per run."""
     warmup_s: float = 2.0
     """Untimed seconds of batches before them."""
@@ -73,9 +74,8 @@ if __name__ == "__main__":  # before the imports that take seconds
 from rich.console import Console
 from rich.progress import track
 
-from loaders.common.checks import check_whole
 from loaders.common.cores import available_cores
-from loaders.common.errors import UserError, check_numbers
+from loaders.common.errors import UserError
 from loaders.common.files import check_folder
 from tools.bench.contender import find_contender
 from tools.bench.corpus import open_corpus, pack_images
@@ -91,7 +91,7 @@ def check(config: Config) -> None:
         raise UserError("images: expected one of --pack and --images, found neither or both; give one")
     if config.images and not config.images.is_dir():
         raise UserError(f"--images {config.images}: expected a folder, found none; check the path")
-    check_numbers(config, ("seconds",))
+    check_numbers(config)
     remedy = "contenders are bound to as many cores as they have threads: lower --num-threads"
     check_whole("num_threads", config.num_threads, 1, available_cores(), remedy)
     check_folder(config.cache, "cache")

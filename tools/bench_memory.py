@@ -15,15 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, get_args
-
-import tyro
+from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import check_whole
+from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import run_command
-from loaders.common.program import check_command_line, command_line
+from loaders.common.program import Positional, check_command_line, command_line
 from loaders.options import DTypeName
 from tools.bench.records import check_records
 
@@ -32,17 +30,17 @@ from tools.bench.records import check_records
 class Config:
     """Memory of a loader of two Barlow views."""
 
-    pack: Annotated[Path, tyro.conf.Positional]
+    pack: Positional[Path]
     """Pack to read, of its first split."""
-    resolution: int = 224
+    resolution: Count = 224
     """Side of a view in pixels."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images per batch."""
-    prefetch: int = 1
+    prefetch: Count = 1
     """Batches under way besides the one in use."""
-    epochs: int = 100
+    epochs: Count = 100
     """Epochs to go through."""
-    num_threads: int = 2
+    num_threads: Count = 2
     """Threads of the loader."""
     dtypes: tuple[DTypeName, ...] = get_args(DTypeName)
     """Types to measure, each with a loader of its own."""
@@ -51,8 +49,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing, and a file that takes no records."""
-        for name in ("epochs", "batch_size", "resolution", "num_threads"):
-            check_whole(name, getattr(self, name), 1)
+        check_numbers(self)
         check_records(self.json)
 
 

@@ -19,7 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 from tools.bench.records import check_records
 
@@ -28,15 +29,15 @@ from tools.bench.records import check_records
 class Config:
     """Benchmark of objectives."""
 
-    batch_size: int = 256
+    batch_size: Count = 256
     """Rows of each view, B."""
-    embedding: int = 512
+    embedding: Count = 512
     """Features of an embedding, D."""
-    classes: int = 100
+    classes: Count = 100
     """Classes of the losses with labels."""
-    runs: int = 5
+    runs: Count = 5
     """Rounds of both versions in turns."""
-    num_threads: int = 2
+    num_threads: Count = 2
     """Threads of torch."""
     json: Path | None = None
     """File to append one line per objective to."""

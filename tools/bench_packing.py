@@ -21,7 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 from tools.bench.records import check_records
 from tools.packing.writers import WRITERS
@@ -33,13 +34,13 @@ class Config:
 
     source: Path
     """Class folders of JPEG files."""
-    max_side: int | None = None
+    max_side: Count | None = None
     """Shrink the longer side to this many pixels and encode with quality 90; left out, bytes are copied."""
-    short_side: int | None = None
+    short_side: Count | None = None
     """Shrink the shorter side to this many pixels and encode with quality 90."""
     writers: tuple[str, ...] = ("plain loop", "sluice tar", "sluice beton", "webdataset", "ffcv", "litdata")
     """Who takes part; mosaicml too where it is installed."""
-    runs: int = 5
+    runs: Count = 5
     """Rounds; each writer runs once per round, the first one changes from round to round."""
     workers: int = 0
     """Processes or threads for writers that can use them, 0 for one per core."""
@@ -50,7 +51,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing, no writer, and a file that takes no records."""
-        check_numbers(self, ("max_side", "short_side"))
+        check_numbers(self)
         if not self.writers:
             raise UserError(f"writers: expected some of {', '.join(WRITERS)}, found none; name one")
         if self.scratch is not None and not self.scratch.is_dir():

@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 from tools.bench.records import check_records
@@ -39,11 +40,11 @@ class Config:
     """Folder for what is drawn and packed."""
     stages: tuple[Stage, ...] = ("draw", "pack", "verify", "decode", "open", "synthetic")
     """What to do; later stages need what earlier ones left."""
-    num_images: int = 512_000
+    num_images: Count = 512_000
     """Files to draw; a hundredth of them damaged."""
     format: Literal["webdataset", "ffcv"] = "webdataset"
     """Format of the shards."""
-    synthetic_rows: int = 100_000_000
+    synthetic_rows: Count = 100_000_000
     """Rows of the index that is only made up, as files with holes."""
     workers: int = 0
     """Processes or threads, 0 for one per core."""

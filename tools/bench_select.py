@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 from tools.bench.records import check_records
 
@@ -24,17 +25,17 @@ from tools.bench.records import check_records
 class Config:
     """Print seconds and peak memory; making the scores is not timed."""
 
-    rows: int = 512_000
+    rows: Count = 512_000
     """Rows to select from. Report: 512,000."""
-    classes: int = 1000
+    classes: Count = 1000
     """Number of classes."""
-    top_k: int = 10
+    top_k: Count = 10
     """Classes kept of each row. Report: 10."""
-    per_class: int = 500
+    per_class: Count = 500
     """Rows kept of each class. Report: up to 500."""
-    chunk: int = 8192
+    chunk: Count = 8192
     """Rows per update, as a network's batches would come."""
-    runs: int = 5
+    runs: Count = 5
     """Repetitions; all are listed, the median is the figure."""
     json: Path | None = None
     """File to append one line to."""

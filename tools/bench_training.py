@@ -29,14 +29,16 @@ from typing import Any, Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 from tools.bench.records import check_records
 
 # fmt: off
 RecipeName = Literal[
-    "barlow", "rotnet", "jigsaw", "patches", "vae", "siamese_vae", "deepcluster", "simclr", "vicreg",
-    "supervised", "mean_teacher", "pseudo_label", "fixmatch", "ssl_gan",
+    "barlow", "rotnet", "jigsaw", "patches", "vae", "siamese_vae", "colorization", "dcgan",
+    "deepcluster", "simclr", "vicreg",
+    "supervised", "mean_teacher", "temporal_ensembling", "pseudo_label", "fixmatch", "ssl_gan",
 ]
 
 
@@ -54,18 +56,18 @@ class Config:
     """What to measure."""
     backbone: str = "tiny_resnet"
     """Backbone of every recipe."""
-    resolution: int = 32
+    resolution: Count = 32
     """Side of the views in pixels; tiles are a third of it."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Images per step; of recipes with both kinds, a quarter is labelled."""
-    window: int = 8
+    window: Count = 8
     """Steps of a window."""
-    pairs: int = 6
+    pairs: Count = 6
     """Pairs of windows in a run: repeated batches, then fresh ones. At best all of them are no more than an
     epoch, since deepcluster clusters in each."""
-    runs: int = 1
+    runs: Count = 1
     """Rounds; every recipe runs once in each."""
-    num_threads: int = 2
+    num_threads: Count = 2
     """Threads of the loader, and of torch as well."""
     json: Path | None = None
     """File to append one line per run to."""
@@ -100,7 +102,7 @@ from tools.bench.records import append_record
 ROOT = Path(__file__).resolve().parents[1]
 # fmt: on
 KINDS: tuple[Measure, ...] = ("turns", "loader")
-PAIRED = ("mean_teacher", "pseudo_label", "fixmatch", "ssl_gan")
+PAIRED = ("mean_teacher", "temporal_ensembling", "pseudo_label", "fixmatch", "ssl_gan")
 _MU = 3  # unlabelled images per labelled one, so that a batch is the same number of images for all recipes
 _HEADS: dict[str, tuple[str, ...]] = {
     "barlow": ("--projector", "512", "512", "512"),
@@ -109,6 +111,8 @@ _HEADS: dict[str, tuple[str, ...]] = {
     "patches": ("--hidden", "512"),
     "vae": (),
     "siamese_vae": (),
+    "colorization": ("--head-width", "32"),
+    "dcgan": ("--generator-width", "32"),
     "deepcluster": ("--hidden", "--num-clusters", "100"),
     "simclr": ("--projector", "512", "128"),
     "vicreg": ("--projector", "512", "512", "512"),
@@ -130,7 +134,7 @@ def command_of(config: Config, recipe: str, kind: Measure, out: Path) -> list[st
     if recipe in PAIRED:
         batch_size //= 1 + _MU
         command += ["--unlabeled-splits", config.split, "--mu", str(_MU)]
-    if recipe == "ssl_gan":
+    if recipe in ("dcgan", "ssl_gan"):
         backbone = "gan_discriminator_32"
     return [
         *(*command, "--pack", str(config.pack), "--out", str(out), "--measure", kind),

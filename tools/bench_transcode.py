@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 from tools.bench.records import check_records
 
@@ -30,11 +31,11 @@ class Config:
 
     images: Path
     """Folder with JPEG files, at any depth."""
-    num_images: int = 500
+    num_images: Count = 500
     """At most so many of them, evenly spaced."""
-    short_side: int = 256
+    short_side: Count = 256
     """Shorter side of the result; images that are not larger are left out."""
-    passes: int = 3
+    passes: Count = 3
     """Times that each part is run; the fastest counts."""
     json: Path | None = None
     """Append the record to this file."""

@@ -25,7 +25,8 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, Positive, check_different, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 from tools.comparison.methods import BATCH_SIZE, PRETRAININGS, TRAININGS
 
@@ -40,7 +41,7 @@ class Config:
     """Pack with the labelled splits `train` and `test`."""
     out: Path
     """Folder of all runs and records; what is finished in it is not repeated."""
-    budget_s: float
+    budget_s: Positive
     """Processor seconds, user and system, of each training, beside those of starting."""
     methods: tuple[str, ...] = ()
     """Names of the methods, all by default."""
@@ -48,15 +49,15 @@ class Config:
     """selfsup: of the fine-tuning, 1 4 16 64 by default; semisup: of the training, 4 25 400 by default."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of weights, order, views and the choice of labels; the table has mean and standard deviation."""
-    probe_labels_per_class: int = 1000
+    probe_labels_per_class: Count = 1000
     """selfsup: labels per class for kNN and the linear probe."""
-    calibration_steps: tuple[int, int] = (8, 40)
+    calibration_steps: tuple[Count, Count] = (8, 40)
     """Lengths of the two runs that a method's cost is taken from."""
     calibrate_only: bool = False
     """Measure only what steps cost, so that the rest can be done while the machine is shared."""
     table_only: bool = False
     """Write the table and the plot of what is measured so far, and measure nothing."""
-    num_threads: int = 1
+    num_threads: Count = 1
     """Threads of every command; one makes processor time the plainest measure."""
     records: Path | None = None
     """File of all records, a line each, the table as .md and the plot as .png beside it; in --out by default.
@@ -69,16 +70,12 @@ class Config:
             known = ", ".join(self.batch_sizes)
             raise UserError(f"methods: expected names among {known}, found {', '.join(unknown)}")
         check_numbers(self)
-        for name in ("seeds", "labels_per_class", "methods"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise UserError(
-                    f"{name}: expected different ones, found {getattr(self, name)}; name each once"
-                )
+        given = [name for name in ("labels_per_class", "methods") if getattr(self, name)]
+        check_different(self, "seeds", *given)
         first, second = self.calibration_steps
-        if self.budget_s <= 0 or not 1 <= first < second or not self.seeds or self.num_threads < 1:
+        if first >= second:
             raise UserError(
-                "expected budget_s above 0, two increasing calibration_steps, seeds and threads, found "
-                f"{self.budget_s}, {self.calibration_steps}, {self.seeds} and {self.num_threads}"
+                f"calibration_steps: expected two increasing numbers, found {first} and {second}; change them"
             )
 
     @property

@@ -9,19 +9,17 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from loaders.common.errors import run_command
-from loaders.common.program import check_command_line, command_line
+from loaders.common.program import Positional, check_command_line, command_line
 
 
 @dataclass(frozen=True)
 class Config:
     """Convert a pack; a run that was interrupted resumes when started again."""
 
-    pack: Annotated[Path, tyro.conf.Positional]
+    pack: Positional[Path]
     """Folder of the pack to read."""
     out: Path
     """Folder of the new pack."""

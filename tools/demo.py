@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -34,15 +35,19 @@ class Config:
     """Folder of the runs and of report.html; an earlier demo in it is removed first."""
     pack: Path = Path("packs/digits")
     """Folder of the pack; an earlier demo's is removed first."""
-    epochs: int = 40
+    epochs: Count = 40
     """Passes over the unlabelled images in pre-training."""
-    labels_per_class: tuple[int, ...] = (1, 2, 5, 10)
+    labels_per_class: tuple[Count, ...] = (1, 2, 5, 10)
     """Numbers of labels per class to fine-tune with."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the choice of labels, of new weights, of order and views."""
-    num_threads: int = 2
+    num_threads: Count = 2
     """Threads of each step, torch's and the loaders': fixed, as is float32, so that the machine decides
     neither what is computed nor how its sums are shared out."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that show nothing."""
+        check_numbers(self)
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
-import tyro
-
-from loaders.common.errors import check_numbers, run_command
-from loaders.common.program import check_command_line, command_line
+from loaders.common.checks import Count, Positive, check_numbers
+from loaders.common.errors import run_command
+from loaders.common.program import Positional, check_command_line, command_line
 from loaders.options import LoaderOptions
 
 ViewsOf = Literal["supervised", "barlow", "simclr", "fixmatch"]
@@ -28,7 +27,7 @@ StageName = Literal["storage", "decoding", "views", "copy", "network"]
 class Config:
     """Measure the stages of a training on a pack, and name its bound."""
 
-    pack: Annotated[Path, tyro.conf.Positional]
+    pack: Positional[Path]
     """Folder of the pack."""
     split: str | None = None
     """Split to train on; the largest by default."""
@@ -36,20 +35,20 @@ class Config:
     """Whose views to draw: one crop, the two of Barlow Twins or SimCLR, or FixMatch's weak and strong."""
     backbone: str = "resnet18"
     """Network to train: a name that recipes take."""
-    resolution: int = 96
+    resolution: Count = 96
     """Side of the views in pixels."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images of a step."""
     device: str = "auto"
     """Where the network is; auto takes a GPU where there is one."""
-    seconds: float = 5.0
+    seconds: Positive = 5.0
     """Time for each of the seven measurements."""
     loader: LoaderOptions = field(default_factory=LoaderOptions)
     """How the loader works."""
 
     def __post_init__(self) -> None:
         """Refuse a measurement of nothing."""
-        check_numbers(self, ("seconds",))
+        check_numbers(self)
 
 
 if __name__ == "__main__":  # before the imports that take seconds

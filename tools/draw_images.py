@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import check_whole
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, check_numbers, check_whole
+from loaders.common.errors import run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 from tools.packing.names import MAX_SIDE
@@ -28,11 +28,11 @@ class Config:
 
     out: Path
     """Folder to make; must not exist."""
-    num_images: int = 512_000
+    num_images: Count = 512_000
     """Files to draw."""
-    num_classes: int = 100
+    num_classes: Count = 100
     """Class folders."""
-    resolution: int = 96
+    resolution: Count = 96
     """Middle of the sides in pixels, which vary by a quarter."""
     seed: int = 0
     """Seed of everything that is drawn."""

@@ -11,7 +11,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "views"
@@ -23,9 +24,9 @@ class Config:
 
     out: Path = FOLDER
     """Folder for the pictures."""
-    tile: int = 64
+    tile: Count = 64
     """Side of a view in pixels."""
-    draws: int = 4
+    draws: Count = 4
     """Views of each operation."""
     seed: int = 3
     """Seed of their random numbers."""

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from loaders.common.errors import run_command
-from loaders.common.program import check_command_line, command_line
+from loaders.common.program import Positional, check_command_line, command_line
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,7 +20,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 class Config:
     """Write the table of faults from the records of the fault tests."""
 
-    records: Annotated[Path, tyro.conf.Positional]
+    records: Positional[Path]
     """File that SLUICE_FAULT_RECORDS named."""
     page: Path = _ROOT / "docs" / "guarantees.md"
     """Page with the two marks between which the table stands."""

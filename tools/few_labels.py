@@ -11,12 +11,13 @@ more in each round, and fit again (Yalniz et al. 2019, arXiv 1905.00546, on feat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engine.train.run_config import LoaderField, default_loader
-from loaders.common.errors import UserError, check_numbers, run_command
+from engine.train.run_config import FrozenConfig
+from loaders.common.checks import Count, PositiveShare, check_different, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
@@ -24,60 +25,46 @@ Method = Literal["knn", "probe", "pseudo"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(FrozenConfig):
     """Measure frozen features with k labels per class, for several k, seeds and methods."""
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     init: Path
     """Start: run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""
     out: Path
     """Folder of the results and of the features."""
-    backbone: str | None = None
-    """Network of a weights file that does not say it."""
-    resolution: int | None = None
-    """Side of the views in pixels; that of the start by default."""
     train_split: str = "train"
     """Labelled split to choose the labels from; its other images are those without a label."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
     """Choose from labels of the split that is measured on, or of copies of its images, all the same."""
-    labels_per_class: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    labels_per_class: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of labels per class; the smaller choices are part of the larger."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the choice of labels."""
     methods: tuple[Method, ...] = ("knn", "probe", "pseudo")
     """What becomes of the features."""
-    neighbours: int = 20
+    neighbours: Count = 20
     """k of kNN; all labelled images where there are fewer."""
     inverse_penalty: float = 0.1
     """C of the probes, scikit-learn's inverse strength of regularisation."""
-    rounds: int = 3
+    rounds: Count = 3
     """Rounds of pseudo-labels."""
-    share: float = 0.5
+    share: PositiveShare = 0.5
     """Share of the images without a label that the last round keeps, the surest of each class."""
-    batch_size: int = 256
-    """Images per forward pass of each process; no influence on the result."""
-    loader: LoaderField = field(default_factory=default_loader)
-    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        check_numbers(self, ("labels_per_class", "resolution", "share"))
+        check_numbers(self)
         check_folder(self.out)
-        for name in ("labels_per_class", "seeds", "methods"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise UserError(f"{name}: expected one or more different values, found {values}; change them")
-        if self.share > 1.0:
-            raise UserError(f"share: expected at most 1, found {self.share}; lower it")
+        check_different(self, "labels_per_class", "seeds", "methods")
 
 
 if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -87,7 +74,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from engine.evaluate.feature_store import FOLDER, features_of
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from engine.evaluate.few_labels import FewLabelResult, summarise, write_results
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.probe_solver import fit_probe
@@ -97,32 +85,22 @@ from engine.nets.starts import find_start
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank
 from engine.train.run_config import described
-from loaders import build_loader, open_pack
-from loaders.epochs import EpochLoader
-from loaders.packs import Pack, Split
+from loaders import open_pack
+from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
+from tools.frozen import frozen_features
 
 
 def features(config: Config, pack: Pack) -> tuple[Features, Features]:
     """Return the features of the split to choose labels from and of the one to measure on."""
-    state = PartialState()
     start = find_start(config.init, config.backbone).at(config.resolution)
-    network = start.load().to(state.device)
-    options = replace(
-        config.loader, device=str(state.device), channels_last=True,
-        rank=state.process_index, num_ranks=state.num_processes,
-    )  # fmt: skip
-
-    def make(split: Split) -> EpochLoader:
-        size = config.batch_size * state.num_processes
-        return build_loader(split, (start.view.policy(),), size, options=options, mode="eval")
-
-    def of(name: str) -> Features:
-        split = pack.split(name)
-        return features_of(network, split, make, state.device, config.out / FOLDER, config.out)
-
-    return of(config.train_split), of(config.test_split).labelled()
+    network = start.load().to(PartialState().device)
+    bank, query = (
+        frozen_features(config, network, start.view, pack.split(name), config.out, config.out)
+        for name in (config.train_split, config.test_split)
+    )
+    return bank, query.labelled()
 
 
 def classify(

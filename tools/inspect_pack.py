@@ -9,15 +9,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import check_numbers
+from loaders.common.errors import run_command
 from loaders.common.files import check_file
-from loaders.common.program import check_command_line, command_line
+from loaders.common.program import Positional, check_command_line, command_line
 from tools.packing.names import PAGE_NAME
 
 
@@ -25,7 +23,7 @@ from tools.packing.names import PAGE_NAME
 class Config:
     """Inspect a pack; exit code 1 when it has a fault of --fail-on."""
 
-    pack: Annotated[Path, tyro.conf.Positional]
+    pack: Positional[Path]
     """Folder of the pack."""
     near: bool = False
     """Also find images that look the same with different bytes; decodes every image."""

@@ -30,7 +30,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, check_different, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
@@ -45,23 +46,18 @@ class Config:
     """Folder of all runs, the table and the plot."""
     methods: tuple[str, ...]
     """NAME=RECIPE OPTIONS, see above."""
-    labels_per_class: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    labels_per_class: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of labels per class; the smaller choices are part of the larger."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the choice of labels, of new weights, of order and views."""
     jobs: int = 0
     """Runs at once; 0: as many as there are cores for."""
-    num_threads: int = 1
+    num_threads: Count = 1
     """Threads of each run, for its loader and for torch each."""
 
     def __post_init__(self) -> None:
         """Refuse a sweep over nothing."""
-        if not self.methods or not self.labels_per_class or not self.seeds or min(self.labels_per_class) < 1:
-            raise UserError("sweep: expected methods, seeds and numbers of labels of at least 1")
-        for name in ("labels_per_class", "seeds"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise UserError(f"{name}: expected different numbers, found {values}; leave out the copies")
+        check_different(self, "methods", "labels_per_class", "seeds")
         check_numbers(self)
         check_folder(self.out)
 

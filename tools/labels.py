@@ -21,14 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from loaders.common.errors import UserError, check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
-from loaders.common.program import check_command_line, command_line
+from loaders.common.program import Positional, check_command_line, command_line, subcommand
 from loaders.packs.manifest import TRUE_LABELS
 
-_PackPath = Annotated[Path, tyro.conf.Positional]
+_PackPath = Positional[Path]
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Subsample:
     """Folder of the pack."""
     split: str
     """Split to choose from."""
-    per_class: int
+    per_class: Count
     """Labels to keep of each class."""
     name: str
     """Name of the new table."""
@@ -105,7 +104,7 @@ class Subsample:
 
     def __post_init__(self) -> None:
         """Refuse numbers that choose nothing."""
-        check_numbers(self, ("per_class",))
+        check_numbers(self)
 
 
 @dataclass(frozen=True)
@@ -171,12 +170,12 @@ class Compare:
 
 
 Command = (
-    Annotated[Import, tyro.conf.subcommand("import")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Subsample, tyro.conf.subcommand("subsample")]
-    | Annotated[Divide, tyro.conf.subcommand("divide")]
-    | Annotated[Exclude, tyro.conf.subcommand("exclude")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    Annotated[Import, subcommand("import")]
+    | Annotated[Export, subcommand("export")]
+    | Annotated[Subsample, subcommand("subsample")]
+    | Annotated[Divide, subcommand("divide")]
+    | Annotated[Exclude, subcommand("exclude")]
+    | Annotated[Compare, subcommand("compare")]
 )
 
 

@@ -10,41 +10,32 @@ that are trained and measured on is a leak. The features are kept in OUT/feature
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from engine.train.run_config import LoaderField, default_loader
-from loaders.common.errors import UserError, check_numbers, run_command
+from engine.train.run_config import FrozenConfig
+from loaders.common.checks import Positive, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(FrozenConfig):
     """Write the pairs of images that a network hardly tells apart."""
 
-    pack: Path
-    """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
     init: Path
     """Start: run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""
     out: Path
     """Folder of the results and of the features."""
-    backbone: str | None = None
-    """Network of a weights file that does not say it."""
-    resolution: int | None = None
-    """Side of the views in pixels; that of the start by default."""
     splits: tuple[str, ...] = ()
     """Splits to compare, with themselves and each other; all by default."""
-    threshold: float = 0.95
+    threshold: Positive = 0.95
     """Least cosine similarity of a pair."""
-    batch_size: int = 256
-    """Images per forward pass of each process; no influence on the result."""
-    loader: LoaderField = field(default_factory=default_loader)
-    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that compare nothing."""
-        check_numbers(self, ("threshold", "resolution", "batch_size"))
+        check_numbers(self)
         check_folder(self.out)
         if self.threshold > 1.0:
             raise UserError(f"threshold: expected a cosine, at most 1, found {self.threshold}; lower it")
@@ -56,19 +47,19 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import csv
 import io
-from dataclasses import replace
+import sys
 
 from accelerate import PartialState
 
-from engine.evaluate.feature_store import FOLDER, features_of
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from engine.evaluate.near_copies import NearPairs, near_pairs
 from engine.nets.starts import find_start
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank
-from loaders import build_loader, open_pack
+from loaders import open_pack
 from loaders.common.files import write_atomic
-from loaders.epochs import EpochLoader
-from loaders.packs import Split
+from tools.frozen import frozen_features
 
 
 def run(config: Config) -> NearPairs:
@@ -77,18 +68,10 @@ def run(config: Config) -> NearPairs:
     split = pack.pool(config.splits or pack.splits)
     start = find_start(config.init, config.backbone).at(config.resolution)
     make_accelerator("no")
-    state = PartialState()
     on_main(lambda: config.out.mkdir(parents=True, exist_ok=True))
     on_main(lambda: forget_bad_rows(config.out))
-    ranks = {"rank": state.process_index, "num_ranks": state.num_processes}
-    options = replace(config.loader, device=str(state.device), channels_last=True, **ranks)
-
-    def make(part: Split) -> EpochLoader:
-        size = config.batch_size * state.num_processes
-        return build_loader(part, (start.view.policy(),), size, options=options, mode="eval")
-
-    network = start.load().to(state.device)
-    found = features_of(network, split, make, state.device, config.out / FOLDER, config.out)
+    network = start.load().to(PartialState().device)
+    found = frozen_features(config, network, start.view, split, config.out, config.out)
 
     def write() -> NearPairs:
         pairs = near_pairs(found.h, config.threshold)

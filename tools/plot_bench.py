@@ -14,19 +14,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from loaders.common.errors import run_command
-from loaders.common.program import check_command_line, command_line
+from loaders.common.program import Positional, check_command_line, command_line
 
 
 @dataclass(frozen=True)
 class Config:
     """Chart of loader benchmarks."""
 
-    records: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    records: Positional[tuple[Path, ...]]
     """Files of JSON lines that tools/bench_loaders.py wrote."""
     out: Path
     """Chart to write; the suffix (.svg or .png) chooses its kind."""

@@ -14,18 +14,19 @@ OUT/sheet.png          images with their guesses: the surest of each class, as m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engine.train.run_config import LoaderField, default_loader
-from loaders.common.errors import UserError, check_numbers, run_command
+from engine.train.run_config import ForwardConfig, on_this_rank
+from loaders.common.checks import Count, Share, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(ForwardConfig):
     """Write what a network says of images."""
 
     network: Path
@@ -38,27 +39,21 @@ class Config:
     """Split of the pack; all images by default."""
     backbone: str | None = None
     """Network of a weights file that does not say it."""
-    top_k: int = 5
+    top_k: Count = 5
     """Classes per image; all where there are fewer."""
-    threshold: float = 0.0
+    threshold: Share = 0.0
     """Least confidence of a label in labels.parquet; the table of guesses has all images."""
     form: Literal["csv", "parquet"] = "csv"
     """Format of the table of guesses."""
-    sheet: int | None = 64
+    sheet: Count | None = 64
     """Images on the contact sheet; None for no sheet."""
-    cycle: int = 1
+    cycle: Count = 1
     """Number of this round, kept in labels.parquet."""
-    batch_size: int = 256
-    """Images per forward pass of each process; no influence on the result."""
-    loader: LoaderField = field(default_factory=default_loader)
-    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that predict nothing."""
-        check_numbers(self, ("top_k", "batch_size"))
+        check_numbers(self)
         check_folder(self.out)
-        if self.threshold > 1.0:
-            raise UserError(f"threshold: expected a share, at most 1, found {self.threshold}; lower it")
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -74,7 +69,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import torch
-from accelerate import PartialState
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -129,10 +123,9 @@ def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
 
 def guess(config: Config, network: Exported, split: Split) -> Guessed:
     """Predict every image; each process takes its part, the first gets the whole result."""
-    state, device = PartialState(), PartialState().device
-    ranks = {"rank": state.process_index, "num_ranks": state.num_processes}
-    options = replace(config.loader, device=str(device), channels_last=True, **ranks)
-    size, top_k = config.batch_size * state.num_processes, min(config.top_k, max(1, len(network.classes)))
+    options = on_this_rank(config.loader)
+    device = torch.device(options.device)
+    size, top_k = config.batch_size * options.num_ranks, min(config.top_k, max(1, len(network.classes)))
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with build_loader(split, (network.view.policy(),), size, options=options, mode="eval") as loader:
         for part in predict(network.to(device), loader, device, config.out):

@@ -6,26 +6,23 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.evaluate.results import EVALUATION_NAME
-from engine.train.run_config import LoaderField, PackConfig, default_loader
-from loaders.common.errors import UserError, check_numbers, run_command
+from engine.train.run_config import FrozenConfig
+from loaders.common.checks import Count, Positive, check_numbers
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_file, check_folder
 from loaders.common.program import check_command_line, command_line
 
 
-@dataclass(frozen=True)
-class Config(PackConfig):
+@dataclass(frozen=True, kw_only=True)
+class Config(FrozenConfig):
     """Print the accuracy of kNN and of a linear probe, and write evaluation.json into the run folder."""
 
     run: Path
     """Start to measure: a run folder, timm:NAME, hf:REPO, or a folder or file of weights of others."""
-    backbone: str | None = None
-    """Network of a weights file that does not say it."""
-    resolution: int | None = None
-    """Side of the views in pixels; that of the start by default."""
     results: Path | None = None
     """Folder of evaluation.json and of the features; --run by default, needed where that is no folder."""
     train_split: str = "train"
@@ -37,24 +34,20 @@ class Config(PackConfig):
     leaks."""
     labels_per_class: int | None = None
     """Use only so many labelled images of each class of the training split; all by default."""
-    neighbours: int = 20
+    neighbours: Count = 20
     """k of kNN; 20 is usual for small sets, 200 for ImageNet."""
-    temperature: float = 0.07
+    temperature: Positive = 0.07
     """Divides the similarities that neighbours vote with; less counts the nearest more."""
-    inverse_penalty: float = 1.0
+    inverse_penalty: Positive = 1.0
     """C of the linear probe, scikit-learn's inverse strength of regularisation."""
     untrained: bool = True
     """Also measure the same network with random weights: what the architecture alone gives."""
     untrained_seed: int = 0
     """Seed of these random weights."""
-    batch_size: int = 256
-    """Images per forward pass; no influence on the result."""
-    loader: LoaderField = field(default_factory=default_loader)
-    """How the loaders work."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
-        check_numbers(self, ("temperature", "inverse_penalty", "batch_size", "resolution"))
+        check_numbers(self)
         named = str(self.run).startswith(("timm:", "hf:"))  # else a run that is not there is told later
         if self.results is None and (named or self.run.is_file()):
             raise UserError(
@@ -78,13 +71,14 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
-from accelerate import PartialState
+import sys
+
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from engine.evaluate.feature_store import FOLDER
-from engine.evaluate.feature_store import features_of as stored
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.probe_solver import fit_probe
 from engine.evaluate.representations import Features, topk_accuracy
@@ -97,12 +91,12 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank, seed_everything
 from engine.train.run_config import described
 from engine.train.run_folder import read_run
-from loaders import build_loader, open_pack
-from loaders.epochs import EpochLoader
-from loaders.packs import Pack, Split
+from loaders import open_pack
+from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import few_labels, has_labels, subsample_per_class, tell_scarce
 from loaders.views.evaluation import EvaluationView
+from tools.frozen import frozen_features
 
 
 def features_of(
@@ -114,21 +108,13 @@ def features_of(
     per_class: int | None = None,
 ) -> Features:
     """Return the representations of the labelled images of a split, or of `per_class` of each class."""
-    device, state = next(backbone.parameters()).device, PartialState()
-    ranks = {"rank": state.process_index, "num_ranks": state.num_processes}
     pack.require_one_label()
     images = pack.split(split)
     if per_class is not None:
         known = images.labels()
         tell_scarce(known, per_class, pack.classes)
         images = images.take(subsample_per_class(known, per_class, seed=0))
-    options = replace(config.loader, device=str(device), channels_last=True, **ranks)
-
-    def make(part: Split) -> EpochLoader:
-        size = config.batch_size * state.num_processes
-        return build_loader(part, (view.policy(),), size, options=options, mode="eval")
-
-    return stored(backbone, images, make, device, config.folder / FOLDER, config.out).labelled()
+    return frozen_features(config, backbone, view, images, config.folder, config.out).labelled()
 
 
 def measure(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
@@ -22,14 +23,18 @@ from loaders.common.program import check_command_line, command_line
 class Config:
     """What to profile."""
 
-    resolution: int = 96
+    resolution: Count = 96
     """Side of the views in pixels."""
-    source: int = 96
+    source: Count = 96
     """Side of the source images in pixels."""
-    num_images: int = 32
+    num_images: Count = 32
     """Images per pass."""
-    passes: int = 20
+    passes: Count = 20
     """Passes; the fastest counts."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that measure nothing."""
+        check_numbers(self)
 
 
 if __name__ == "__main__":  # before the imports that take seconds

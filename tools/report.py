@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import run_command
 from loaders.common.files import check_file
 from loaders.common.program import check_command_line, command_line
 
@@ -22,7 +23,7 @@ class Config:
     """Render a run folder as one HTML file that needs no other."""
 
     run: Path
-    """Folder that a recipe wrote: a training, transfer.py's results, or a pipeline."""
+    """Folder that a recipe wrote: a training, evaluate.py's or transfer.py's results, or a pipeline."""
     beside: tuple[Path, ...] = ()
     """Further trainings to show beside it: their figures, curves, and the options in which they differ."""
     out: Path | None = None
@@ -37,10 +38,12 @@ class Config:
     """A sentence below the heading."""
     commands: Path | None = None
     """Text file with the command lines that led here, to show as the way to repeat them."""
-    num_images: int = 12
+    num_images: Count = 12
     """Images on the sheet of views."""
-    num_tested: int = 4000
+    num_tested: Count = 4000
     """Test images to show the network at most, for the confusion and the images; 0 for none."""
+    classes: tuple[str, ...] = ()
+    """Classes whose right and wrong images to show; by default the two best and the two worst."""
 
     def __post_init__(self) -> None:
         """Refuse a sheet of nothing, and a file that cannot be written."""
@@ -76,6 +79,7 @@ def build_report(config: Config) -> str:
         _commands(config.commands),
         config.num_images,
         config.num_tested,
+        config.classes,
     )
     return build_page(options)
 

@@ -14,16 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
-
-from loaders.common.checks import check_whole
-from loaders.common.errors import check_numbers, run_command
+from loaders.common.checks import Count, Positive, check_numbers, check_whole
+from loaders.common.errors import run_command
 from loaders.common.files import check_file
-from loaders.common.program import check_command_line, command_line
+from loaders.common.program import Positional, check_command_line, command_line
+from loaders.options import BackendName
 
-Backend = Literal["cpu", "dali", "ffcv", "resident"]
 _TILE, _LARGEST_TILE, _MOST_TILE = 192, 256, 1024
 
 
@@ -31,22 +28,22 @@ _TILE, _LARGEST_TILE, _MOST_TILE = 192, 256, 1024
 class Config:
     """What to draw."""
 
-    pack: Annotated[Path, tyro.conf.Positional]
+    pack: Positional[Path]
     """Folder of the pack."""
     view: str = "barlow_a"
     """Preset of loaders.views.presets, also rotation_0 to rotation_270, tile_0 to tile_8; or a ViewPolicy of
     yours as module:name."""
-    resolution: int = 96
+    resolution: Count = 96
     """Side of a preset's view in pixels."""
     split: str | None = None
     """Split to take images from; the first one by default."""
-    num_images: int = 6
+    num_images: Count = 6
     """Images shown, a row of the sheet each."""
-    draws: int = 2
+    draws: Count = 2
     """Views drawn of each image."""
-    gain: float = 32.0
+    gain: Positive = 32.0
     """Amplification of the difference."""
-    backend: Backend = "cpu"
+    backend: BackendName = "cpu"
     """Backend that renders our views."""
     seed: int = 0
     """Seed of images and views."""
@@ -57,7 +54,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse numbers that show nothing, and a file that cannot be written."""
-        check_numbers(self, ("gain",))
+        check_numbers(self)
         if self.tile:
             check_whole("tile", self.tile, 16, _MOST_TILE)
         check_file(self.out)
@@ -136,7 +133,7 @@ class Comparison:
 
 
 def compare(
-    split: Split, policy: ViewPolicy, num_images: int, draws: int, seed: int, backend: Backend
+    split: Split, policy: ViewPolicy, num_images: int, draws: int, seed: int, backend: BackendName
 ) -> Comparison:
     """Render the first images of an epoch with a backend and, from the same numbers, with torchvision.
 

@@ -10,12 +10,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from loaders.common.errors import UserError, check_numbers, run_command
-from loaders.common.program import check_command_line, command_line
+from loaders.common.checks import check_numbers
+from loaders.common.errors import UserError, run_command
+from loaders.common.program import Positional, check_command_line, command_line
 from loaders.packs.stores.store import as_url
 
 
@@ -23,7 +21,7 @@ from loaders.packs.stores.store import as_url
 class Config:
     """Check every byte of a pack against its manifest."""
 
-    pack: Annotated[str, tyro.conf.Positional]
+    pack: Positional[str]
     """Folder of the pack."""
     decode: bool = False
     """Decode every image too, and compare its size with the index."""

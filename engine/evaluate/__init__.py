@@ -1,1 +1,1 @@
-"""What features and classifiers are worth."""
+"""Measuring the quality of features and classifiers."""

@@ -21,10 +21,10 @@ from engine.report.names import drawn_names
 from engine.report.page import Picture
 from engine.report.theme import Palette
 
-_MOST_NAMED = 40  # classes; the names of more would cover each other
-_MOST_CELLS = 500  # rows of a picture; more classes share a cell
+_MOST_NAMED = 40  # classes; the names of more classes would overlap
+_MOST_CELLS = 500  # rows of a picture; with more classes, several share a cell
 _MOST_ORDERED = 300
-NUM_BINS = 15  # of the calibration, as in Guo et al. 2017
+NUM_BINS = 15  # bins of the calibration, as in Guo et al. 2017
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Reliability:
 
     Attributes:
         confidence: mean confidence of each bin that holds an image.
-        accuracy: share of its images that are right.
-        count: its images.
+        accuracy: share of its images that are classified correctly.
+        count: number of its images.
     """
 
     confidence: NDArray[np.float64]
@@ -48,14 +48,14 @@ class ClassificationReport:
 
     Attributes:
         num_images: labelled images.
-        top1: share whose most probable class is right.
-        top5: share whose class is among the five most probable (or all, where there are fewer).
+        top1: share of images whose most probable class is right.
+        top5: share of images whose class is among the five most probable (or all, if there are fewer).
         mean_class_top1: mean over the classes that occur.
         calibration_error: expected difference of confidence and accuracy, 15 bins (Guo et al. 2017).
         log_loss: mean of -log of the right class's probability.
         per_class: top1 of each class; NaN where no image has it.
         confusion: int64 [C, C], images of class i called j.
-        reliability: what the calibration error sums up.
+        reliability: bins behind the calibration error.
     """
 
     num_images: int
@@ -136,9 +136,9 @@ def draw_reliability(found: Reliability, caption: str = "") -> Picture:
 
 
 def cluster_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return an order of the classes, int64 [C], in which those that are taken for each other are neighbours.
+    """Return an order of the classes, int64 [C], in which classes that are often confused are neighbours.
 
-    The leaves of average linkage over how often two classes are confused.
+    The order of the leaves of average linkage, by how often two classes are confused.
     """
     if len(confusion) < 3:
         return np.arange(len(confusion))
@@ -157,9 +157,9 @@ def cluster_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption: str = "") -> Picture:
-    """Draw the share of each class's images (rows) by the class they were given (columns).
+    """Draw the share of each class's images (rows) that were predicted as each class (columns).
 
-    Of more classes than a picture has room for, each cell shows the largest share of a few neighbours.
+    If there are more classes than rows, each cell shows the largest share among a few neighbouring classes.
     """
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     names = drawn_names(classes if len(classes) <= _MOST_NAMED else ())
@@ -176,7 +176,7 @@ def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption
 
         colors = LinearSegmentedColormap.from_list("accent", [palette.card, palette.accent])
         axes = figure.add_subplot(1, 1, 1)
-        # The square root of a share, so that a few images of many are seen.
+        # The square root of a share, so that a few images among many show.
         axes.imshow(shares, cmap=colors, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
         if names.texts:
             axes.set_xticks(range(len(classes)), names.texts, rotation=90, fontsize=7)

@@ -8,18 +8,18 @@ from torch import Tensor
 
 LEAST_STD, LEAST_RANK = 0.01, 1.5
 """Below these, features have collapsed: no untrained network comes near them."""
-_MOST_ROWS = 8192  # for the singular values; RankMe's authors find that 25,600 are more than enough
+_MOST_ROWS = 8192  # rows for the singular values; RankMe's authors find that 25,600 are more than enough
 _EPSILON = 1e-7
 
 
 def feature_std(h: Tensor) -> float:
-    """Return the standard deviation of the features of unit length, over that of an even spread.
+    """Return the standard deviation of normalised features, relative to that of an even spread.
 
     Args:
         h: float32 [N, D], at least 2 rows.
 
     Returns:
-        About 1 where directions are spread evenly, 0 where all images have the same.
+        About 1 if directions are spread evenly, 0 if all images have the same direction.
 
     Source: Chen and He 2021, "Exploring Simple Siamese Representation Learning" (arXiv 2011.10566), section
         4.1, whose figure 2 shows the standard deviation beside 1 / sqrt(D).
@@ -31,10 +31,10 @@ def effective_rank(h: Tensor) -> float:
     """Return the exponential of the entropy of the singular values, as shares of their sum.
 
     Args:
-        h: float32 [N, D], not centred; of more than 8,192 rows the first are taken.
+        h: float32 [N, D], not centred; at most the first 8,192 rows are used.
 
     Returns:
-        From 1, one direction alone, to min(N, D); 0 where all features are 0.
+        A value from 1 (a single direction) to min(N, D); 0 if all features are 0.
 
     Source: Garrido et al. 2023, "RankMe" (arXiv 2210.02885), equation 1.
     """
@@ -46,7 +46,7 @@ def effective_rank(h: Tensor) -> float:
 
 
 def describe_collapse(std: float, rank: float, num_features: int) -> str:
-    """Return a warning where features have fallen to nothing, else nothing."""
+    """Return a warning if the features have collapsed, else an empty text."""
     if std >= LEAST_STD and rank >= LEAST_RANK:
         return ""
     return (

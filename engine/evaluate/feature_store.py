@@ -5,8 +5,8 @@ FOLDER/<fingerprint>/features.npy   float16 [V, N, D]: V views of N images, in t
                      store.json     what the fingerprint stands for, and how many images are done
 
 The fingerprint covers the pack, the rows of the split, every tensor of the network and the views with their
-seed: whatever changes them makes another array. A computation that was stopped goes on where it was, on as
-many ranks as there are then.
+seed; any change of these makes a new array. A computation that was stopped goes on where it was, on any
+number of ranks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from loaders.epochs import EpochLoader
 from loaders.packs import Split
 
 FOLDER = "features"
-_ROWS_PER_MARK = 8192  # between two notes of how far it is: what a kill costs
+_ROWS_PER_MARK = 8192  # rows between two notes of the progress; a kill costs that many
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class FeatureStore:
 
     Attributes:
         folder: that holds the files.
-        h: float16 [V, N, D], memory-mapped; what is read of it is in memory, nothing else.
+        h: float16 [V, N, D], memory-mapped; only the parts that are read are in memory.
         present: bool [N].
         rows: int64 [N], rows of the pack.
     """
@@ -61,11 +61,11 @@ class FeatureStore:
         """Return the features of a view of all images that could be read.
 
         Args:
-            labels: int64 [N], of the positions of the split; -1 for none.
+            labels: int64 [N], label of each position of the split; -1 for none.
             view: which.
 
         Returns:
-            float16, not copied where every image could be read.
+            float16; no copy if every image could be read.
         """
         h = torch.from_numpy(self.h[view])
         found, rows = torch.from_numpy(labels), torch.from_numpy(self.rows)
@@ -83,20 +83,20 @@ def store_features(
     folder: Path,
     out: Path,
 ) -> FeatureStore:
-    """Return the features of a split: from the disk, or computed now; called on every rank.
+    """Return the features of a split, from the disk or computed now; call this on every rank.
 
     Args:
         network: maps views [B, 3, H, W] to features [B, D], on `device`; it is put into evaluation mode and
             its modules get their own modes back.
-        loader: of the split in evaluation mode, this rank's part, with V views of one size.
+        loader: this rank's part of the split in evaluation mode, with V views of one size.
         split: the images.
         device: where the network is.
-        folder: that keeps the features of several splits, views and networks, such as RUN/features.
+        folder: folder for the features of several splits, views and networks, such as RUN/features.
         out: folder whose `bad_rows.jsonl` names the images that could not be read.
 
     Raises:
-        UserError: features beyond float16, another process at the same array, or a folder that cannot be
-            written.
+        UserError: features do not fit into float16, another process works on the same array, or the folder
+            cannot be written.
     """
     facts = _facts(network, loader)
     place = folder / hashlib.sha256(to_json(facts)).hexdigest()[:16]
@@ -109,13 +109,13 @@ def store_features(
 
 
 def _facts(network: nn.Module, loader: EpochLoader) -> dict[str, str]:
-    """Return what decides the features, as short texts."""
+    """Return the facts that decide the features, as short texts."""
     facts = {name: text for name, text in loader.fingerprint.items() if name not in ("batch size", "labels")}
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    layer = getattr(network, "layer", None)  # which part of the weights is used stands in none of them
+    layer = getattr(network, "layer", None)  # these facts do not say which part of the weights is used
     return facts | {"network": digest.hexdigest()} | ({} if layer is None else {"layer": repr(layer)})
 
 
@@ -148,7 +148,7 @@ def _open(place: Path, split: Split, mode: Literal["r", "r+", "c"]) -> FeatureSt
 
 
 def _create(place: Path, shape: tuple[int, int, int]) -> None:
-    """Make both arrays, full of zeros that take no room until they are written."""
+    """Make both arrays as sparse files of zeros, which take no space on the disk until they are written."""
     needed = int(np.prod(shape)) * 2
     free = os.statvfs(place)
     if needed > free.f_bavail * free.f_frsize:
@@ -207,7 +207,7 @@ def _write(store: FeatureStore, h: list[Tensor], batch: Batch, position: NDArray
 
 
 def _mark(store: FeatureStore, rows: int, facts: Mapping[str, Any], device: torch.device | str) -> None:
-    """Note how far it is, once every rank has written so far."""
+    """Note the progress when every rank has written that far."""
     for array in (store.h, store.present):
         assert isinstance(array, np.memmap)
         array.flush()
@@ -234,11 +234,11 @@ def features_of(
     Args:
         network: see `store_features`.
         split: the images.
-        make: builds the loader, which is closed.
+        make: builds the loader; it is closed afterwards.
         device: where the network is.
         folder: see `store_features`.
         out: see `store_features`.
-        labels: int64 [N], of its positions; the true ones by default.
+        labels: int64 [N], labels of its positions; the true labels by default.
     """
     loader = make(split)
     try:

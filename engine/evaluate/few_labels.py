@@ -1,4 +1,4 @@
-"""What fine-tuning with few labels came to: one record per run, and its mean and spread over seeds."""
+"""Results of training with few labels: one record per run, with mean and spread over seeds."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class FewLabelResult:
     """One fine-tuned network.
 
     Attributes:
-        init: run folder whose backbone it started from, or "scratch".
-        labels_per_class: labels it saw of each class.
-        seed: of the choice of labels, of new weights, of order and views.
+        init: run folder with the backbone that it started from, or "scratch".
+        labels_per_class: labels of each class that it learned from.
+        seed: seed of the choice of labels, of new weights, of order and views.
         top1: share of test images classified correctly.
         num_test: test images.
         steps: optimizer steps.
-        top5: label among the five most probable classes; None in files from before it was measured.
+        top5: share with the label among the five most probable classes; None in older files.
         method: fine_tune, frozen, two_stage, knn, or the recipe that trained it.
-        validation_top1: share of validation images classified correctly; None where there were none.
+        validation_top1: share of validation images classified correctly; None if there were none.
     """
 
     init: str
@@ -53,11 +53,11 @@ class Summary:
     Attributes:
         init: see `FewLabelResult`.
         labels_per_class: see `FewLabelResult`.
-        mean: of top1 over seeds.
+        mean: mean of top1 over seeds.
         spread: sample standard deviation over seeds; 0 for one seed.
         num_seeds: number of runs.
-        mean_top5: of top5 over seeds; None where a run did not measure it.
-        spread_top5: likewise.
+        mean_top5: mean of top5 over seeds; None if a run did not measure it.
+        spread_top5: sample standard deviation of top5 over seeds.
     """
 
     init: str
@@ -70,12 +70,12 @@ class Summary:
 
     @property
     def text(self) -> str:
-        """The accuracy in per cent, such as "93.1 ± 0.8"; without a spread where there was one seed."""
+        """The accuracy in per cent, such as "93.1 ± 0.8"; without a spread if there was one seed."""
         return _in_percent(self.mean, self.spread, self.num_seeds)
 
     @property
     def text_top5(self) -> str:
-        """The same of the five most probable classes; empty where it was not measured."""
+        """The top-5 accuracy in the same form; empty if it was not measured."""
         if self.mean_top5 is None or self.spread_top5 is None:
             return ""
         return _in_percent(self.mean_top5, self.spread_top5, self.num_seeds)
@@ -107,7 +107,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def write_results(out: Path, results: Sequence[FewLabelResult], config: Mapping[str, Any]) -> Path:
-    """Write all results, with the configuration that gave them, into `out`, atomically."""
+    """Write all results and their configuration into `out`, atomically."""
     path = out / RESULTS_NAME
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_json({"config": dict(config), "results": [asdict(result) for result in results]}))

@@ -1,7 +1,8 @@
-"""A search over learning rates: which pairs to try, what they came to, and the picture of it.
+"""A search over learning rates: the pairs to try, their results, and a picture of these.
 
-Source: Zhou, Wan, Li 2021, section 4.3 and table 5: fifteen pairs out of six rates, the backbone's below
-the classifier's, with and without weight decay, besides the pair that the report chose, the largest for both.
+Source: Zhou, Wan, Li 2021, section 4.3 and table 5: fifteen pairs of six rates, with the backbone's rate
+below the classifier's, with and without weight decay, and the pair that the report chose, the largest rate
+for both.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 
 RATES = (0.001, 0.003, 0.005, 0.01, 0.03, 0.05)
-"""Of the report's table 5."""
+"""Rates of the report's table 5."""
 WEIGHT_DECAYS = (0.0, 1.5e-6)
 """The report prints "1.5", which would shrink weights by 7.5 % a step; Barlow Twins' usual one is 1.5e-6."""
 
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """One cell of the grid: what is tried."""
+    """One cell of the grid: the setting to try."""
 
     weight_decay: float
     lr_backbone: float
@@ -41,13 +42,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid: what it came to.
+    """One cell of the grid: its result.
 
     Attributes:
-        setting: what was tried.
+        setting: the setting.
         mean: validation accuracy in [0, 1] over seeds.
         spread: sample standard deviation over seeds; 0 for one.
-        test_mean: test accuracy over seeds; not what a setting should be chosen by.
+        test_mean: mean test accuracy over seeds; choose no setting by it.
         num_seeds: runs.
     """
 
@@ -59,10 +60,10 @@ class Cell:
 
 
 def settings(rates: Sequence[float], weight_decays: Sequence[float]) -> list[Setting]:
-    """Return the pairs of rates whose backbone's is below the classifier's, and the largest for both.
+    """Return the pairs with the backbone's rate below the classifier's, and the largest rate for both.
 
     Raises:
-        UserError: no rates, no weight decay, or one twice.
+        UserError: no rates, no weight decay, or a repeated value.
     """
     for name, values in (("grid_rates", rates), ("grid_weight_decays", weight_decays)):
         if not values or min(values) < 0 or len(set(values)) < len(values):
@@ -73,7 +74,7 @@ def settings(rates: Sequence[float], weight_decays: Sequence[float]) -> list[Set
 
 
 def sum_up(setting: Setting, results: Sequence[FewLabelResult]) -> Cell:
-    """Average the runs of a setting, all of which measured validation images."""
+    """Average the runs of a setting; all of them measured validation images."""
     values = [r.validation_top1 for r in results if r.validation_top1 is not None]
     assert len(values) == len(results)
     mean, spread = mean_and_spread(values)
@@ -81,13 +82,13 @@ def sum_up(setting: Setting, results: Sequence[FewLabelResult]) -> Cell:
 
 
 def sum_up_all(wanted: Sequence[Setting], results: Sequence[FewLabelResult]) -> list[Cell]:
-    """Average the runs of every setting, which come setting by setting, equally many of each."""
+    """Average the runs of every setting; they come setting by setting, the same number of each."""
     runs = len(results) // len(wanted)
     return [sum_up(one, results[n * runs : (n + 1) * runs]) for n, one in enumerate(wanted)]
 
 
 def print_grid(out: Path, cells: Sequence[Cell]) -> None:
-    """Print the table that `write_grid` left in `out`, and what it chose."""
+    """Print the table of `write_grid` in `out`, and the setting that was chosen."""
     best = best_of(cells)
     print((out / "grid.csv").read_text(), end="")
     print(f"best on validation: {best.setting.folder}, {best.mean:.1%} (test: {best.test_mean:.1%})")
@@ -95,7 +96,7 @@ def print_grid(out: Path, cells: Sequence[Cell]) -> None:
 
 
 def best_of(cells: Sequence[Cell]) -> Cell:
-    """Return the cell with the highest validation accuracy; of equals the one with the larger rates."""
+    """Return the cell with the highest validation accuracy; among equals the one with the larger rates."""
     return max(cells, key=lambda cell: (cell.mean, cell.setting.lr_backbone, cell.setting.lr_classifier))
 
 

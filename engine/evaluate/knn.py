@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of a product of queries and bank: 1024 x 65,536 of float32 are 256 MiB, whatever the bank's size.
+# Parts of queries and bank: a product of 1024 x 65,536 float32 takes 256 MiB, whatever the bank's size.
 _CHUNK_SIZE = 1024
 _BANK_CHUNK = 65_536
 
@@ -52,7 +52,7 @@ def knn_scores(
     A neighbour with cosine similarity s votes for its class with weight exp(s / temperature).
 
     Args:
-        bank_h: float [N, D], representations of the labelled images; any scale, maybe memory-mapped.
+        bank_h: float [N, D], representations of the labelled images; any scale; may be memory-mapped.
         bank_labels: int64 [N], in [0, num_classes).
         query_h: float [M, D], on the device of `bank_h`.
         num_classes: C.

@@ -16,9 +16,9 @@ class LinearProbe:
     """A fitted linear classifier; standardising is folded into its weights.
 
     Attributes:
-        weight: float32 [C, D], acts on unscaled representations.
+        weight: float32 [C, D], for unscaled representations.
         bias: float32 [C].
-        converged: False where the solver stopped at its iteration limit.
+        converged: False if the solver stopped at its iteration limit.
     """
 
     weight: Tensor
@@ -26,7 +26,7 @@ class LinearProbe:
     converged: bool
 
     def logits(self, h: Tensor) -> Tensor:
-        """Return float32 [M, C] for representations [M, D], of float16 part by part."""
+        """Return float32 [M, C] for representations [M, D]; float16 ones are converted part by part."""
         parts = [h] if h.dtype == torch.float32 else list(torch.split(h, _ROWS_PER_PART))
         return torch.cat([part.float() @ self.weight.T + self.bias for part in parts])
 
@@ -58,7 +58,7 @@ def fit_linear_probe(
     if len(present) < 2:
         raise ValueError(f"linear probe: expected images of at least 2 classes, got {len(present)}")
     mean = h.mean(0)
-    # A feature that never varies carries nothing; dividing it by one keeps it at zero.
+    # A constant feature carries no information; dividing it by one keeps it at zero.
     std = h.std(0, correction=0)
     std = torch.where(std > 1e-6 * (1.0 + mean.abs()), std, torch.ones_like(std))
     solver = LogisticRegression(C=inverse_penalty, max_iter=max_iterations, tol=1e-3)
@@ -69,7 +69,7 @@ def fit_linear_probe(
     coefficients = torch.as_tensor(solver.coef_, dtype=torch.float32)
     intercepts = torch.as_tensor(solver.intercept_, dtype=torch.float32)
     if len(present) == 2:
-        # Two classes come as one log-odds; half of it for one and minus half for the other is the same model.
+        # scikit-learn gives one log-odds for two classes; plus and minus half of it are the same model.
         coefficients = torch.cat([-coefficients, coefficients]) / 2
         intercepts = torch.cat([-intercepts, intercepts]) / 2
     weight = torch.zeros(num_classes, h.shape[1])

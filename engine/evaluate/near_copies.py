@@ -1,8 +1,8 @@
 """Pairs of images whose features are nearly the same: copies that were cropped, scaled or compressed again.
 
-Up to `MOST_EXACT` images every pair is compared. Beyond, an inverted file of faiss looks into a few cells of
-8-bit codes, what it finds is compared exactly, and a sample of images is compared with all, so that the share
-of true pairs that were found (recall) is measured, not assumed.
+Up to `MOST_EXACT` images every pair is compared. Beyond that, faiss's inverted file searches a few cells of
+8-bit codes, and its candidates are compared exactly. A sample of images is compared with all others, so that
+the recall, the share of true pairs found, is measured and not assumed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from engine.evaluate.knn import nearest
 
 MOST_EXACT = 60_000
-_PER_IMAGE = 8  # most similar images that are looked at, the image itself among them
+_PER_IMAGE = 8  # number of most similar images that are looked at, including the image itself
 _SAMPLE = 512
 _ROWS_PER_PART = 4096
 
@@ -45,9 +45,9 @@ def near_pairs(h: Tensor, threshold: float, seed: int = 0) -> NearPairs:
     """Find the pairs of images with a cosine similarity of at least a threshold.
 
     Args:
-        h: float [N, D], such as a memory-mapped float16; of each image its 7 most similar are looked at.
+        h: float [N, D], such as a memory-mapped float16; the 7 most similar images of each are looked at.
         threshold: least similarity.
-        seed: of the cells and of the sample.
+        seed: seed of the cells and of the sample.
     """
     k = min(_PER_IMAGE, len(h))
     if len(h) <= MOST_EXACT:
@@ -85,7 +85,7 @@ def _by_cells(h: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor]:
         query = F.normalize(h[first : first + _ROWS_PER_PART].float(), dim=1)
         found = torch.from_numpy(index.search(query.numpy(), k)[1])
         there = found.clamp_min(0)
-        for place in range(k):  # exactly, one neighbour of each at a time
+        for place in range(k):  # exactly; one neighbour of each image at a time
             bank = F.normalize(h[there[:, place]].float(), dim=1)
             similarity[first : first + len(query), place] = (query * bank).sum(1)
         similarity[first : first + len(query)][found < 0] = -1.0

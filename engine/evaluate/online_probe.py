@@ -1,8 +1,8 @@
-"""What frozen features are worth while pre-training goes on: kNN and a linear probe, every few epochs.
+"""The quality of features during pre-training: kNN and a linear probe every few epochs.
 
-The backbone is read in evaluation mode and without gradients, and nothing is drawn from the generators of
-training: a run with a probe ends with the bytes of a run without. Its cost is one forward pass over both
-splits, shared by the ranks, and the fit of the probe on rank 0; each line states the seconds.
+The backbone runs in evaluation mode and without gradients, and nothing is drawn from the generators of
+training. So a run with a probe ends with the same bytes as a run without. A measurement takes one forward
+pass over both splits, shared by the ranks, and the fit of the probe on rank 0; each line states its seconds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class OnlineProbe:
 
     Attributes:
         train: labelled images in order, this rank's share: the bank of neighbours.
-        test: labelled images to measure on, likewise.
+        test: labelled images to measure on, this rank's share too.
         every_epochs: epochs between measurements.
     """
 
@@ -55,7 +55,7 @@ class OnlineProbe:
         self.test.close()
 
     def measure(self, backbone: nn.Module, device: torch.device, out: Path) -> dict[str, float]:
-        """Return what frozen features are worth; called on every rank, the same on each.
+        """Measure the frozen features; call this on every rank, each gets the same result.
 
         Args:
             backbone: maps views to representations; the mode of its modules is restored.
@@ -79,7 +79,7 @@ class OnlineProbe:
     ) -> tuple[Tensor, Tensor]:
         features = gather_on_main(extract_features(backbone, loader, device, out))
         parts = [part.labelled() for part in features]
-        if not parts:  # the other ranks only send
+        if not parts:  # the other ranks only send their part
             return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
         return torch.cat([p.h for p in parts]), torch.cat([p.labels for p in parts])
 
@@ -105,8 +105,8 @@ def probe_images(pack: Pack, splits: Sequence[str]) -> tuple[Split, Split]:
 
     Args:
         pack: the pack.
-        splits: both; or one, of which a fifth of each class is held out to measure on, the same for every
-            run, and copies of it are left out of the rest.
+        splits: both splits; or one, of which a fifth of each class is held out to measure on. That fifth is
+            the same for every run, and copies of it are left out of the rest.
 
     Raises:
         UserError: one split without labels.
@@ -139,9 +139,9 @@ class ProbeRecorder:
         Args:
             probe: what to measure and how often.
             out: run folder.
-            start_step: steps done so far; lines of later ones are dropped, they will be measured again.
+            start_step: steps done so far; lines of later steps are dropped, since these are measured again.
             steps_per_epoch: of the run.
-            total_steps: the end of the run is measured too.
+            total_steps: steps of the run; its end is measured too.
         """
         self._probe, self._out = probe, out
         self._every_steps = steps_per_epoch * probe.every_epochs
@@ -149,7 +149,7 @@ class ProbeRecorder:
         self._writer = MetricsWriter(out / PROBE_NAME, start_step) if rank() == 0 else None
 
     def after_step(self, step: int, backbone: nn.Module, device: torch.device) -> dict[str, float]:
-        """Measure where it is due; called on every rank.
+        """Measure if it is due; call this on every rank.
 
         Args:
             step: steps done.
@@ -157,7 +157,7 @@ class ProbeRecorder:
             device: of the run.
 
         Returns:
-            The record; empty where nothing is due.
+            The record; empty if nothing is due.
         """
         if step % self._every_steps and step != self._total_steps:
             return {}
@@ -173,5 +173,5 @@ class ProbeRecorder:
 
 
 def read_probe(out: Path) -> list[dict[str, Any]]:
-    """Read the measurements of a run, in order; none where it had no probe."""
+    """Read the measurements of a run, in order; none if it had no probe."""
     return read_metrics(out / PROBE_NAME)

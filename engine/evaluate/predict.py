@@ -1,4 +1,4 @@
-"""Class probabilities of every image of a loader, batch by batch, and the accuracy they come to."""
+"""Class probabilities of every image of a loader, batch by batch, and their accuracy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loaders.batch import Batch, Loader
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says of some images, on the CPU.
+    """Predictions of a network for some images, on the CPU.
 
     Attributes:
         by_view: float32 [V, B, C], probabilities of each view; rows sum to 1.
@@ -81,14 +81,14 @@ class Accuracy:
     Attributes:
         top1: in [0, 1].
         num_images: labelled images.
-        top5: label among the five most probable classes, or among all where there are fewer. This and what
-            follows is None in files from before it was measured.
+        top5: label among the five most probable classes, or among all where there are fewer. This and the
+            fields below are None in older files.
         loss: mean of -log of the right class's probability.
-        mean_class_top1: mean of the classes' shares, of those that occur.
-        worst_class: the class with the smallest share, the first of equals; its name, where the classes have
+        mean_class_top1: mean over the classes that occur of the share classified correctly.
+        worst_class: the class with the smallest share, the first among equals; its name if the classes have
             names, else its number.
         worst_class_top1: its share.
-        per_class: share of each class that occurs, by name or number.
+        per_class: share classified correctly of each class that occurs, by name or number.
     """
 
     top1: float
@@ -101,7 +101,7 @@ class Accuracy:
     per_class: Mapping[str, float] | None = None
 
 
-_LEAST_PROBABILITY = 1e-12  # of the right class in the loss, which else is infinite
+_LEAST_PROBABILITY = 1e-12  # least probability of the right class in the loss, which would else be infinite
 
 
 def measure_accuracy(
@@ -117,7 +117,7 @@ def measure_accuracy(
         network, loader, device, out: see `predict`.
         classes: names of the C classes, in the order of the logits.
     """
-    # Rows: images of each class, those that are right, those that are right among five, their loss.
+    # Rows: the images of each class, how many are right, how many are right among five, their loss.
     counts = torch.zeros(4, 0, dtype=torch.float64)
     for part in predict(network, loader, device, out):
         num_classes = part.probabilities.shape[1]
@@ -156,7 +156,7 @@ def _accuracy(counts: Tensor, classes: Sequence[str]) -> Accuracy:
 
 @dataclass(frozen=True)
 class Guesses:
-    """The most probable class of some images, those that are sure enough, in the order of their rows.
+    """The most probable class of the images whose guess is sure enough, in the order of their rows.
 
     Attributes:
         row: int64 [M], rows of the pack, increasing.
@@ -188,7 +188,7 @@ def guess_labels(
         out: see `predict`.
     """
     confidences = torch.zeros(num_rows, device=device)
-    labels = torch.zeros(num_rows, dtype=torch.int64, device=device)  # one more than the label; 0 for none
+    labels = torch.zeros(num_rows, dtype=torch.int64, device=device)  # the label plus one; 0 for none
     for part in predict(network, loader, device, out):
         confidence, label = part.probabilities.max(1)
         sure = confidence >= threshold

@@ -1,7 +1,7 @@
 """Logistic regression on frozen features of any size, with many penalties at once.
 
-The weights of S penalties stand side by side, [D, S x C]: one product of a batch gives the logits of all, and
-one gives their gradients. Features are read in batches, from memory or from the disk.
+The weights for S penalties stand side by side, [D, S x C]: one product with a batch gives all logits, and
+another all gradients. Features are read in batches, from memory or from the disk.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from loaders.common.notice import tell
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
 """Inverse penalties to choose from, scikit-learn's C."""
 MAX_FLOPS = 3.0e13
-"""Of a fit: about six minutes of two cores; passes over the data are as many as that allows, from 8 to 60."""
+"""Operations of a fit, about six minutes on two cores; they allow from 8 to 60 passes over the data."""
 MOST_NUMBERS = 2_000_000_000
-"""Images times features times classes up to which scikit-learn's solver is used."""
+"""Up to this product of images, features and classes scikit-learn's solver is used."""
 _CHUNK = 16_384
 _BATCH = 2048
 
@@ -57,17 +57,17 @@ def fit_probes(
     """Fit one probe per penalty by Adam on standardised features, and choose by held-out images.
 
     The objective of each is scikit-learn's: the summed cross-entropy, times C, and half the squared norm of
-    the weights. The rate falls to zero by a cosine, so that the last passes are averages over many batches.
+    the weights. The rate falls to zero along a cosine, so that the last passes average over many batches.
 
     Args:
         h: float [N, D], such as a memory-mapped float16.
         labels: int64 [N], in [0, num_classes).
         num_classes: C.
-        held_h: float [M, D], to choose by.
+        held_h: float [M, D], features of the images to choose by.
         held_labels: int64 [M].
         inverse_penalties: S values of C.
         seed: of the order.
-        passes: over the features; by default what `MAX_FLOPS` allows.
+        passes: passes over the features; by default as many as `MAX_FLOPS` allows.
 
     Source: Kingma and Ba 2015 (Adam); the cosine of Loshchilov and Hutter 2017.
     """
@@ -100,13 +100,13 @@ def fit_probes(
 def fit_probe(
     h: Tensor, labels: Tensor, num_classes: int, inverse_penalty: float, seed: int = 0
 ) -> LinearProbe:
-    """Fit a probe by scikit-learn where that takes minutes at most, else by `fit_probes`.
+    """Fit a probe by scikit-learn if that takes minutes at most, else by `fit_probes`.
 
     Args:
         h: float [N, D].
         labels: int64 [N], in [0, num_classes).
         num_classes: C.
-        inverse_penalty: scikit-learn's C; beyond `MOST_NUMBERS` it is chosen by a tenth of the images.
+        inverse_penalty: scikit-learn's C; beyond `MOST_NUMBERS` a tenth of the images chooses it instead.
         seed: of that choice, and of the order.
     """
     if h.numel() * num_classes <= MOST_NUMBERS:
@@ -120,7 +120,7 @@ def fit_probe(
 
 
 class _Rows:
-    """Rows of a tensor on the disk, by their positions: what `fit_probes` indexes, without a copy."""
+    """Rows of a tensor on the disk, by position; `fit_probes` indexes them without a copy."""
 
     def __init__(self, h: Tensor, rows: Tensor) -> None:
         self._h, self._rows = h, rows
@@ -150,7 +150,7 @@ def mean_and_deviation(h: Tensor | _Rows) -> tuple[Tensor, Tensor]:
 
 
 class _Adam:
-    """Adam on a few tensors in place; torch's own keeps no step without gradients of autograd."""
+    """Adam on a few tensors in place; torch's own needs gradients from autograd."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         self._tensors = tensors
@@ -172,7 +172,7 @@ class _Adam:
 def _batches(num_rows: int, batch: int, passes: int, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(passes):
-        # Rows of a batch in increasing order: a disk reads them in one direction.
+        # Rows of a batch in increasing order, so that a disk reads in one direction.
         order = torch.randperm(num_rows, generator=generator)
         yield from (part.sort().values for part in torch.split(order, batch))
 

@@ -1,4 +1,4 @@
-"""Representations of a frozen backbone, and the accuracy of what is predicted from them."""
+"""Representations of a frozen backbone, and the accuracy of predictions from them."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Features:
     def labelled(self) -> Features:
         """Keep the images that have a label."""
         kept = self.labels >= 0
-        if bool(kept.all()):  # without a copy of what may be on disk
+        if bool(kept.all()):  # no copy: the array may be on the disk
             return self
         return Features(self.h[kept], self.labels[kept], self.index[kept])
 
     def taken(self, rows: NDArray[np.int64]) -> Features:
-        """Keep the images of these rows of the pack, int64 [K]; what could not be read is not there."""
+        """Keep the images of these rows of the pack, int64 [K]; unreadable images are absent."""
         kept = torch.isin(self.index, torch.from_numpy(rows))
         return Features(self.h[kept], self.labels[kept], self.index[kept])
 
@@ -55,7 +55,7 @@ def extract_features(
         out: folder whose `bad_rows.jsonl` names the images that could not be read.
 
     Returns:
-        The representations; labels are -1 throughout where the loader was built without labels.
+        The representations; all labels are -1 if the loader was built without labels.
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluation_mode(backbone):
@@ -79,7 +79,7 @@ def topk_accuracy(scores: Tensor, labels: Tensor, top_k: int = 1) -> float:
     Returns:
         A share in [0, 1].
     """
-    # Imported here, since every training would wait a second or more for it.
+    # Imported here, since the import would take every training a second or more.
     from torchmetrics.functional.classification import multiclass_accuracy
 
     num_classes = scores.shape[1]

@@ -1,4 +1,4 @@
-"""What the evaluation of a run came to, as it is kept in the run folder."""
+"""The results of evaluating a run, as the run folder keeps them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class FrozenAccuracy:
     """One network with its weights frozen; accuracies are shares in [0, 1].
 
     Attributes:
-        network: the recipe that trained it, or "untrained".
-        knn_top1: weighted nearest neighbours.
-        linear_top1: linear probe.
-        linear_top5: linear probe, five guesses.
-        probe_converged: False where the probe's solver stopped at its limit.
+        network: name of the recipe that trained it, or "untrained".
+        knn_top1: accuracy of weighted nearest neighbours.
+        linear_top1: accuracy of the linear probe.
+        linear_top5: accuracy of the linear probe with five guesses.
+        probe_converged: False if the probe's solver stopped at its limit.
         num_train: labelled images in the bank.
         num_test: labelled images measured on.
     """
@@ -52,7 +52,7 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> None:
 
 
 def read_evaluation(out: Path) -> Evaluation | None:
-    """Read the evaluation of a run; None where it was never evaluated.
+    """Read the evaluation of a run; None if there is none.
 
     Raises:
         UserError: the file is not an evaluation.

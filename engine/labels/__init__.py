@@ -1,1 +1,1 @@
-"""Which labels a run learns from: matched, chosen, bought, and apart from what it is measured on."""
+"""The labels that a run learns from: matched, chosen, bought, and kept apart from its test images."""

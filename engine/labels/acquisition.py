@@ -1,8 +1,8 @@
-"""Which images to have labelled: those a network is least sure of, or those that lie apart from the others.
+"""Which images to have labelled: those of which a network is least sure, or those far from all others.
 
-Sources: Zhou, Wan, Li 2021, section 3.4: k-means with cosine similarity on the pre-trained embedding, then
-the smallest margins of confidence in each cluster. Sener and Savarese 2018, "Active Learning for
-Convolutional Neural Networks: A Core-Set Approach" (arXiv 1708.00489), algorithm 1: k-centre, greedy.
+Sources: Zhou, Wan, Li 2021, section 3.4: k-means by cosine similarity on the pre-trained embedding, then the
+smallest margins of confidence in each cluster. Sener and Savarese 2018, "Active Learning for Convolutional
+Neural Networks: A Core-Set Approach" (arXiv 1708.00489), algorithm 1: k-centre, greedy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ROWS_PER_PART = 16_384
 
 
 def margins(probabilities: Floats) -> Floats:
-    """Return how far the most probable class of each row is ahead of the second, float32 [N].
+    """Return the margin of each row between the most probable class and the second, float32 [N].
 
     Args:
         probabilities: float32 [N, C], C of at least 2.
@@ -37,9 +37,9 @@ def margins(probabilities: Floats) -> Floats:
 
 
 def smallest(margin: Floats, count: int) -> Positions:
-    """Return the positions of the `count` smallest margins, or of all where there are fewer, increasing.
+    """Return the positions of the `count` smallest margins, or of all if there are fewer, increasing.
 
-    Of equal margins the first positions are taken.
+    Among equal margins the first positions are taken.
     """
     if count >= len(margin):
         return np.arange(len(margin))
@@ -52,7 +52,7 @@ def smallest(margin: Floats, count: int) -> Positions:
 def smallest_per_cluster(margin: Floats, assignment: Positions, num_clusters: int, count: int) -> Positions:
     """Return the positions of the `count` smallest margins of each cluster, increasing.
 
-    A cluster with fewer images gives all it has; nothing is moved to others.
+    A cluster with fewer images gives all of them; other clusters give no more for that.
 
     Args:
         margin: float32 [N].
@@ -68,7 +68,7 @@ def smallest_per_cluster(margin: Floats, assignment: Positions, num_clusters: in
 
 
 def random_choice(num_images: int, count: int, seed: int) -> Positions:
-    """Return `count` positions drawn evenly without replacement, increasing; all where there are fewer."""
+    """Return `count` positions drawn uniformly without replacement, increasing; all if there are fewer."""
     generator = np.random.Generator(np.random.Philox(key=seed % 2**64))
     return np.sort(generator.permutation(num_images)[:count]).astype(np.int64)
 
@@ -78,19 +78,20 @@ def k_centre(
 ) -> Positions:
     """Return the positions that cover the features best, in the order in which they were chosen.
 
-    Each is the one farthest from all known and chosen ones (farthest first); then the largest distance of any
-    image to its nearest is at most twice the least possible. Distances are Euclidean.
+    Each position is the one farthest from all known and chosen images (farthest first). The largest distance
+    from any image to the nearest chosen one is then at most twice the least possible. Distances are
+    Euclidean.
 
     Args:
-        features: float32 [N, D], of the images to choose from; or float16, maybe memory-mapped, which is read
-            once for every image chosen or known.
-        count: how many; all where there are fewer.
-        seed: where no image is known, chooses the first one.
+        features: float32 [N, D], of the images to choose from; or float16, which may be memory-mapped and is
+            read once for every chosen or known image.
+        count: how many to choose; all if there are fewer.
+        seed: seed of the first choice, where no image is known.
         known: float32 or float16 [M, D], features of images that have a label already; None or M = 0 for
             none.
 
     Returns:
-        int64 [min(count, N)]; of equal distances the first position is taken.
+        int64 [min(count, N)]; among equal distances the first position is taken.
 
     Raises:
         UserError: a feature that is NaN or infinite.
@@ -101,7 +102,7 @@ def k_centre(
     parts = [slice(first, first + size) for first in range(0, len(features), size)]
     for part in parts:
         check_finite(features[part])
-    # Around their mean, so that squared lengths lose few digits to each other.
+    # Centred on their mean, so that differences of squared lengths lose few digits.
     mean = (sum(features[part].sum(0, dtype=np.float64) for part in parts) / len(features)).astype(np.float32)
     whole = features - mean if len(parts) == 1 else None  # features on the disk are read anew for each centre
 
@@ -123,7 +124,7 @@ def k_centre(
             approach(centre - mean)
     else:
         first = int(random_choice(len(features), 1, seed)[0])
-        nearest[first] = np.finfo(np.float32).max  # the farthest there is
+        nearest[first] = np.finfo(np.float32).max  # the farthest point
         nearest[np.arange(len(features)) != first] = np.finfo(np.float32).max / 2
     chosen = np.empty(min(count, len(features)), np.int64)
     for place in range(len(chosen)):

@@ -12,7 +12,7 @@ from loaders.common.errors import UserError
 
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
-_SAMPLE_NUMBERS = 2**27  # of features that centres are found on: 512 MiB of float32
+_SAMPLE_NUMBERS = 2**27  # numbers in the features on which centres are found: 512 MiB of float32
 _ROWS_PER_PART = 16_384
 
 
@@ -45,10 +45,10 @@ def normalise(features: Floats) -> Floats:
 
 
 def check_finite(features: Floats | Halves) -> None:
-    """Refuse features that no distance is defined for.
+    """Refuse features for which no distance is defined.
 
     Raises:
-        UserError: naming the first such image by its place.
+        UserError: names the first such image by its position.
     """
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
@@ -64,7 +64,7 @@ def whiten(features: Floats, num_components: int) -> Floats:
 
     Args:
         features: float32 [N, D].
-        num_components: kept components; at most min(N, D) are there.
+        num_components: components to keep; there are at most min(N, D).
 
     Returns:
         float32 [N, min(num_components, N, D)].
@@ -80,8 +80,8 @@ def whiten(features: Floats, num_components: int) -> Floats:
     num_rows, size = features.shape
     pca = faiss.PCAMatrix(size, min(num_components, num_rows, size))
     pca.train(np.ascontiguousarray(features, np.float32))
-    # An untrained network gives features that depend on each other: variances that are zero but for
-    # rounding, on either side of zero. What is added keeps such components at zero instead of at NaN.
+    # The features of an untrained network depend on each other, so some variances are zero up to rounding,
+    # and may be negative. The term that is added keeps such components at zero instead of NaN.
     pca.epsilon = 1e-5 * float(faiss.vector_to_array(pca.eigenvalues).max())
     pca.eigen_power = -0.5
     pca.prepare_Ab()
@@ -96,19 +96,19 @@ def kmeans(
     max_points_per_cluster: int = 10_000_000,
     spherical: bool = False,
 ) -> Clusters:
-    """Cluster points by Euclidean distance or cosine similarity; the same points and seed give the same.
+    """Cluster points by Euclidean distance or cosine similarity; a pure function of points and seed.
 
     Args:
-        features: float32 [N, D]; or float16, maybe memory-mapped, of which 2**27 numbers are in memory at
-            once: centres are then found on a sample.
+        features: float32 [N, D]; or float16, which may be memory-mapped: then 2**27 numbers are in memory at
+            once, and centres are found on a sample.
         num_clusters: K, at most N.
-        seed: of the first centres.
-        num_iterations: of Lloyd's algorithm; 20 in DeepCluster.
-        max_points_per_cluster: centres are found on a sample of at most this many points per cluster; the
-            default is no sample.
+        seed: seed of the first centres.
+        num_iterations: iterations of Lloyd's algorithm; 20 in DeepCluster.
+        max_points_per_cluster: most points per cluster in the sample on which centres are found; by default
+            there is no sample.
         spherical: cluster by cosine similarity: rows are `normalise`d, and so is every centre after every
-            step (Dhillon, Modha 2001). DeepCluster has plain k-means on rows of length 1, whose centres
-            are shorter, the more so the wider their cluster.
+            step (Dhillon, Modha 2001). DeepCluster uses plain k-means on rows of length 1; its centres are
+            shorter, and shortest in wide clusters.
 
     Returns:
         The clusters, none empty; no point is nearer, or more similar, to another centre than to its own.
@@ -131,7 +131,7 @@ def kmeans(
     solver = _solver(size, num_clusters, seed, num_iterations, max_points_per_cluster, spherical)
     solver.train(points)
     found, nearest = solver.index.search(points, 1)
-    # The index of spherical k-means finds inner products; on the sphere they order as distances do.
+    # The index of spherical k-means finds inner products, which sort points on a sphere as distances do.
     squares = np.square(points).sum(1) + 1.0 - 2.0 * found[:, 0] if spherical else found[:, 0]
     distances = np.maximum(squares, 0.0)
     return repair_empty(points, solver.centroids, nearest[:, 0].astype(np.int64), distances)
@@ -156,7 +156,7 @@ def _solver(
 def _kmeans_of_parts(
     features: Halves, num_clusters: int, seed: int, num_iterations: int, spherical: bool
 ) -> Clusters:
-    """Find centres on a sample that fits into memory, and assign all points part by part."""
+    """Find centres on a sample that fits into memory, then assign all points part by part."""
     num_points, size = features.shape
     most = max(num_clusters, _SAMPLE_NUMBERS // size)
     generator = np.random.Generator(np.random.Philox(key=seed % 2**64))
@@ -185,11 +185,11 @@ def _kmeans_of_parts(
 def repair_empty(
     points: Floats, centres: Floats, assignment: NDArray[np.int64], distances: Floats
 ) -> Clusters:
-    """Give every empty cluster a part of the others.
+    """Give every empty cluster some points of the other clusters.
 
     The point of the largest cluster that is farthest from its centre becomes the empty cluster's centre, and
-    takes every point that is nearer to it than to its own. DeepCluster perturbs a random cluster's centre
-    instead, which may leave either side empty.
+    takes every point that is nearer to it than to its own. DeepCluster instead perturbs the centre of a
+    random cluster, which may leave one of the two empty.
 
     Args:
         points: float32 [N, D], N of at least K.
@@ -205,8 +205,8 @@ def repair_empty(
         members = np.flatnonzero(assignment == largest)
         farthest = members[distances[members].argmax()]
         centres[cluster] = points[farthest]
-        # A point nearer to the new centre than to its own lies in a cluster whose centre is less than twice
-        # as far from the new one as from its farthest point: the triangle's inequality leaves few to look at.
+        # By the triangle inequality, a point that is nearer to the new centre than to its own is in a cluster
+        # whose centre is less than twice its radius from the new centre. Few clusters qualify.
         radius = np.zeros(num_clusters, np.float32)
         np.maximum.at(radius, assignment, distances)
         reached = np.square(centres - centres[cluster]).sum(1) < 4.0 * radius

@@ -12,7 +12,7 @@ from engine.report.page import jpeg_uri
 from engine.report.theme import CSS
 
 SHOWN_PX = 160
-_KEYS = "123456789abcdefghijklmnopqrstuvwyz"  # of the first classes; x takes a label away, 0 goes back
+_KEYS = "123456789abcdefghijklmnopqrstuvwyz"  # keys of the first classes; x removes a label, 0 goes back
 _STYLE = """
 main{max-width:none;padding-top:1rem}
 #bar{position:sticky;top:0;z-index:2;background:var(--paper);border-bottom:1px solid var(--rule);
@@ -31,8 +31,8 @@ button kbd{color:var(--muted);font-size:.8rem;margin-right:.35rem}
 #images b,#images small{display:block;overflow-wrap:anywhere;font-size:.82rem;min-height:1.2em}
 #images small{color:var(--muted)}
 """
-# Labels live in the page and, where the browser allows it for a file, in its storage: closing a tab by
-# mistake loses nothing. The table is what `filled` of the recipe reads.
+# Labels are kept in the page and, if the browser allows that for a file, in its storage, so closing a tab by
+# mistake loses nothing. The option `filled` of the recipe reads the table.
 _SCRIPT = """
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -130,11 +130,11 @@ def label_page(
     """Return a page on which a click or a key gives each image a class; its button saves the table.
 
     Args:
-        name: of the request, by which the browser keeps labels while the page is closed.
+        name: name of the request, under which the browser keeps labels while the page is closed.
         columns: names of the table's columns, the label last.
-        rows: the cells of each image but its label, as texts; the second is its key, the last one a guess.
-        classes: to choose from; the page takes new ones.
-        picture: JPEG file of the image of a position.
+        rows: the cells of each image except its label, as texts; the second is its key, the last one a guess.
+        classes: classes to choose from; the page accepts new ones.
+        picture: function from a position to the JPEG file of its image.
     """
     data = {
         "name": name,
@@ -144,7 +144,7 @@ def label_page(
         "keys": _KEYS,
         "file": "request.csv",
     }
-    # "<" never stands in the data, so that no name of a class can end the element.
+    # The data never holds "<", so that no class name can end the element.
     text = json.dumps(data).replace("<", "\\u003c")
     figures = "".join(
         f'<figure><img src="{jpeg_uri(picture(place))}" alt="{escape(row[1])}" loading="lazy"><b></b>'

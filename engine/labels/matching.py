@@ -1,4 +1,4 @@
-"""Which output of a classifier is which class of a pack: they are matched by name, not by number."""
+"""Matching the outputs of a classifier to the classes of a pack, by name and not by number."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _NUM_SHOWN = 3
 
 
 def match_classes(known: Sequence[str], wanted: Sequence[str], run: Path, remedy: str) -> list[int]:
-    """Return the number that a classifier has for each class of a pack, -1 where it does not know it.
+    """Return the output of a classifier for each class of a pack; -1 if it does not know the class.
 
-    The pack may have fewer classes than the classifier, or more, and a line says so; but either must have
-    all of the other's. Two sets that merely overlap are two tasks.
+    The pack may have fewer classes than the classifier, or more, and a line says so. But one of the two sets
+    must contain the other: sets that merely overlap are different tasks.
 
     Args:
         known: classes of the classifier, in the order of its logits.
         wanted: classes of the pack.
-        run: where the classifier lies, for the messages.
-        remedy: what to do about other classes.
+        run: path of the classifier, for messages.
+        remedy: remedy for other classes, for messages.
 
     Raises:
-        UserError: both have classes that the other lacks.
+        UserError: each of the two has classes that the other lacks.
     """
     number_of = {name: number for number, name in enumerate(known)}
     unknown = [name for name in wanted if name not in number_of]
@@ -62,11 +62,11 @@ def match_unnamed(num_classes: int, wanted: Sequence[str], run: Path, remedy: st
 
 @torch.no_grad()
 def copy_outputs(source: nn.Linear, target: nn.Linear, numbers: Sequence[int]) -> None:
-    """Copy outputs of one classifier layer into another; those with the number -1 stay as they are.
+    """Copy outputs of one classifier layer into another; outputs with the number -1 stay unchanged.
 
     Args:
-        source: of the classes known.
-        target: changed in place.
+        source: layer of the known classes.
+        target: layer to change in place.
         numbers: output of the source for each of the target, or -1.
     """
     places = [place for place, number in enumerate(numbers) if number >= 0]

@@ -1,10 +1,10 @@
 """Balanced pseudo-labels: the best classes of each row, then the best rows of each class, from a stream.
 
-Scores come in chunks and are read once. Per row only its top K classes are kept, per class only a heap of
-its best P rows, so the memory is classes * P entries and nothing is ever sorted but a finished heap.
+Scores come in chunks and are read once. Each row counts for its top K classes only, and each class keeps a
+heap of its best P rows. So memory holds classes * P entries, and only finished heaps are sorted.
 
-Ties: within a row the lower class wins, within a class the lower row. The result therefore depends on the
-scores alone, not on chunk size, order of the chunks or number of ranks.
+Ties: within a row the lower class wins, within a class the lower row. So the result depends only on the
+scores, not on the size or order of chunks or the number of ranks.
 
 Source: the protocol of Yalniz et al. 2019, "Billion-scale semi-supervised learning for image
 classification" (arXiv 1905.00546), section 3.2.
@@ -37,7 +37,7 @@ class Selection:
         label: int64 [M], class, increasing.
         score: float32 [M].
         num_classes: C.
-        counts: int64 [C], pairs of each class; less than P where fewer rows had the class among their top K.
+        counts: int64 [C], pairs of each class; fewer than P if fewer rows had the class among their top K.
     """
 
     row: Rows
@@ -52,7 +52,7 @@ class Selection:
 
     @property
     def empty_classes(self) -> Rows:
-        """Classes that no row has among its top K."""
+        """The classes that no row has among its top K."""
         return np.flatnonzero(self.counts == 0)
 
     def best(self, per_class: int) -> Selection:
@@ -67,34 +67,45 @@ class Selection:
 
         Args:
             duplicates: what to do with a row that stands under several classes: "best" keeps its highest
-                score (the lower class of equal ones), "drop" leaves the row out.
+                score (the lower class of equal ones), "drop" leaves the row out; for "all" see `by_place`.
         """
-        order = np.lexsort((self.label, -self.score, self.row))  # of the selected pairs only
+        best, *others = self.by_place()
+        if duplicates == "drop" and others:
+            return best._where(~np.isin(best.row, others[0].row))
+        return best
+
+    def by_place(self) -> list[Selection]:
+        """Return the pairs in parts: the likeliest class of each row, the second of rows with two, and so on.
+
+        Of classes with the same score, the lower one comes first.
+        """
+        order = np.lexsort((self.label, -self.score, self.row))  # best among the selected pairs only
         rows = self.row[order]
-        first = np.ones(len(rows), bool)
-        first[1:] = rows[1:] != rows[:-1]
-        if duplicates == "drop":
-            last = np.ones(len(rows), bool)
-            last[:-1] = first[1:]
-            first &= last
-        kept = np.sort(order[first])
+        places = np.arange(len(rows))
+        starts = np.concatenate([[True], rows[1:] != rows[:-1]])[: len(rows)]
+        place = np.empty(len(rows), np.int64)
+        place[order] = places - np.maximum.accumulate(np.where(starts, places, 0))
+        return [self._where(place == number) for number in range(int(place.max(initial=0)) + 1)]
+
+    def _where(self, kept: NDArray[np.bool_]) -> Selection:
+        """Return some of the pairs."""
         counts = np.bincount(self.label[kept], minlength=self.num_classes).astype(np.int64)
         return Selection(self.row[kept], self.label[kept], self.score[kept], self.num_classes, counts)
 
 
 class BalancedSelector:
-    """Takes scores chunk by chunk and keeps the top P rows of each class among the top K classes of rows."""
+    """Takes scores chunk by chunk; keeps the best P rows of each class, for the top K classes of rows."""
 
     def __init__(self, num_classes: int, top_k: int, per_class: int) -> None:
         """Set up empty heaps.
 
         Args:
             num_classes: C.
-            top_k: classes that a row may stand under, in [1, C]; 10 in the report.
+            top_k: classes for which a row may count, in [1, C]; 10 in the report.
             per_class: P, rows to keep of each class; 200 to 500 in the report.
 
         Raises:
-            UserError: counts that select nothing.
+            UserError: the counts select nothing.
         """
         if not 1 <= top_k <= num_classes:
             raise UserError(f"top_k: expected 1 to {num_classes}, the number of classes, found {top_k}")
@@ -132,7 +143,7 @@ class BalancedSelector:
             )
 
     def join_ranks(self) -> None:
-        """Put together what all ranks kept; every rank then holds the same heaps."""
+        """Join the heaps of all ranks; every rank then holds the same heaps."""
         if world_size() == 1:
             return
         joined = [all_gather(torch.from_numpy(a[None].copy())) for a in (self._score, self._row, self._size)]
@@ -145,7 +156,7 @@ class BalancedSelector:
                 _offer_all(score[rank, label, held], row[rank, label, held], *heap)
 
     def finish(self) -> Selection:
-        """Return what was kept; classes that no row has among its top K have no entry."""
+        """Return the pairs that were kept; a class that no row has among its top K has none."""
         orders = [
             np.lexsort((self._row[c, :size], -self._score[c, :size])) for c, size in enumerate(self._size)
         ]
@@ -160,7 +171,7 @@ class BalancedSelector:
 
 @dataclass(frozen=True)
 class DuplicateCount:
-    """How many rows of a selection stand under several classes.
+    """How many rows of a selection are under several classes.
 
     Attributes:
         per_class: P.
@@ -178,20 +189,20 @@ class DuplicateCount:
 
     @property
     def num_extra_labels(self) -> int:
-        """Labels beyond the first of each row: at least this many are wrong."""
+        """The number of labels beyond the first of each row: at least so many are wrong."""
         return self.num_pairs - self.num_rows
 
     @property
     def share(self) -> float:
-        """Share of the selected pairs that are extra labels, in [0, 1)."""
+        """The share of the selected pairs that are extra labels, in [0, 1)."""
         return self.num_extra_labels / self.num_pairs if self.num_pairs else 0.0
 
 
 def count_duplicates(selection: Selection, per_class: Sequence[int]) -> list[DuplicateCount]:
-    """Count for several P how many rows stand under several classes.
+    """Count, for several P, how many rows are under several classes.
 
     Args:
-        selection: for the largest P of interest; smaller ones are parts of it.
+        selection: selection for the largest P of interest; it contains those for smaller P.
         per_class: values of P, each at most the selection's own.
 
     Source: the procedure of section 4.2 of the 2021 report: the fewer duplicates, the surer the labels.
@@ -276,7 +287,7 @@ def _offer_top_classes(
         held = 0
         for c in range(num_classes):
             score = scores[b, c]
-            # One test for both: what is not at most the worst of the kept is better, or NaN.
+            # One test for two cases: a score that is not at most the worst kept score is better, or NaN.
             if held == top_k and score <= best_score[top_k - 1]:
                 continue
             if np.isnan(score):

@@ -1,10 +1,10 @@
-"""What a run learns from and is measured on at once: refused, or named where `--allow-leak` allows it.
+"""Images that a run both learns from and is measured on: refused, or named if `--allow-leak` is given.
 
-`loaders.packs.labels.leaks` finds it; here are the labels behind a run that another starts from or that is
-measured, and the words that go into a run's config.json (`leaks`) and onto the screen.
+`loaders.packs.labels.leaks` finds them. This module finds the labels behind a run that is measured or from
+which another run starts, and makes the texts for config.json (`leaks`) and the screen.
 
-Images without their labels are another matter: methods that read unlabelled images may read those of the
-test split too (transductive learning), and one line says so.
+Images without labels are no leak: methods that read unlabelled images may read those of the test split too
+(transductive learning), and one line says so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from loaders.packs.labels.validation import SET_ASIDE_PATH, Division, Validation
 
 
 class StartFields(LabelFields, ValidationFields, Protocol):
-    """The fields of a recipe with labels that decide what it learns from and is measured on."""
+    """The fields of a recipe with labels that decide what it learns from and what it is measured on."""
 
     @property
     def pack(self) -> Path:
@@ -44,11 +44,11 @@ class UnlabeledFields(Protocol):
 
     @property
     def unlabeled_splits(self) -> tuple[str, ...]:
-        """Their splits."""
+        """Splits of the unlabelled images."""
 
 
 class ProbeFields(Protocol):
-    """The fields of a recipe without labels that decide what its online probe learns from and measures on."""
+    """The fields of a recipe without labels that say what its online probe learns and measures on."""
 
     @property
     def pack(self) -> Path:
@@ -60,7 +60,7 @@ class ProbeFields(Protocol):
 
     @property
     def probe_splits(self) -> tuple[str, ...]:
-        """Splits to learn from, and to measure on; one to do both with parts of it."""
+        """Splits to learn from and to measure on; a single split is divided for both."""
 
     @property
     def allow_leak(self) -> bool:
@@ -73,17 +73,17 @@ class SplitField(Protocol):
 
     @property
     def split(self) -> str:
-        """Their split."""
+        """Split of these images."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """What training and measurement share.
+    """What training and measurement have in common.
 
     Attributes:
-        leaks: labels or images that were learned from, allowed by the user; one text each.
-        notes: what is no leak but to be known.
-        validation: on what the run is measured while it trains, in words; "" for a run without labels.
+        leaks: shared labels or images that the user allowed; one text each.
+        notes: facts that are no leak but that the user should know.
+        validation: in words, on what the run is measured while it trains; "" for a run without labels.
     """
 
     leaks: tuple[str, ...] = ()
@@ -91,11 +91,11 @@ class Account:
     validation: str = ""
 
     def describe(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a configuration in JSON types with the leaks that were allowed, where there are any."""
+        """Return a configuration in JSON types, with the leaks that were allowed, if any."""
         return {**config, "leaks": list(self.leaks)} if self.leaks else dict(config)
 
     def say(self) -> None:
-        """Print a line for each on rank 0, that on validation first."""
+        """Print a line for each on rank 0; the line on validation comes first."""
         if rank() == 0:
             said = (f"validation: {self.validation}",) if self.validation else ()
             for text in (*said, *(f"allowed by --allow-leak: {leak}" for leak in self.leaks), *self.notes):
@@ -103,7 +103,7 @@ class Account:
 
 
 def account(config: StartFields, division: Division | None = None) -> Account:
-    """Hold what a recipe with labels learns from against its test split and its validation images.
+    """Compare the training images of a recipe with labels with its test split and its validation images.
 
     Args:
         config: of the run.
@@ -118,7 +118,7 @@ def account(config: StartFields, division: Division | None = None) -> Account:
 
 
 def _validation_account(config: StartFields, division: Division) -> Account:
-    """Hold validation images against the labels that the runs behind the start were trained on."""
+    """Compare validation images with the labels on which the runs behind the start were trained."""
     if division.validation is None:
         return Account(validation=division.said)
     pack = open_pack(config.pack)
@@ -129,7 +129,7 @@ def _validation_account(config: StartFields, division: Division) -> Account:
             other, labels = _labels_of(behind)
             rows = _not_set_aside(run, labels)
         except (UserError, TypeError, ValueError):
-            continue  # said where the test split is held against it
+            continue  # reported by the comparison with the test split
         leak = find_leak(other, rows, held)
         if leak is None:
             continue
@@ -147,7 +147,7 @@ def _validation_account(config: StartFields, division: Division) -> Account:
 
 
 def _not_set_aside(run: Path, labels: LabelTable) -> NDArray[np.int64]:
-    """Return the rows of labels that a run was trained on."""
+    """Return the rows of the labels on which a run was trained."""
     path = run / SET_ASIDE_PATH
     return np.setdiff1d(labels.row, LabelTable.read(path).row) if path.is_file() else labels.row
 
@@ -159,7 +159,7 @@ def _test_account(config: StartFields) -> Account:
     measured = pack.split(config.test_split)
     leaks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    if config.allow_leak:  # else nothing is shared: `chosen_labels` refused it
+    if config.allow_leak:  # else nothing is shared, since `chosen_labels` refused it
         leaks = check_leak(pack, chosen_labels(pack, config).row, measured, True)
     behind = check_run(config.init, measured, config.allow_leak)
     if isinstance(config, UnlabeledFields):
@@ -168,14 +168,14 @@ def _test_account(config: StartFields) -> Account:
 
 
 def account_of_probe(config: ProbeFields) -> Account:
-    """Hold the split that the online probe learns from against the one that it measures on.
+    """Compare the split from which the online probe learns with the one on which it is measured.
 
     Raises:
         UserError: they share images, and that is not allowed.
     """
     pack = open_pack(config.pack, config.loader.store)
     if len(config.probe_splits) == 1:
-        return Account()  # its parts share nothing, see `probe_images`
+        return Account()  # the parts of one split share nothing, see `probe_images`
     bank, measured = (pack.split(name) for name in config.probe_splits)
     rows = bank.rows(np.arange(len(bank)))
     leaks = check_leak(pack, rows, measured, config.allow_leak, "probe_splits")
@@ -185,19 +185,19 @@ def account_of_probe(config: ProbeFields) -> Account:
 
 
 def describe_shared(unlabeled: Split, measured: Split) -> tuple[str, ...]:
-    """Say what unlabelled images share with a split that is measured on; empty where nothing."""
+    """Say what unlabelled images share with the split to measure on; empty if nothing."""
     rows = unlabeled.rows(np.arange(len(unlabeled)))
     leak = find_leak(unlabeled.pack, rows, measured)
     return () if leak is None else (f"unlabelled images: {leak}; their true labels are not read",)
 
 
 def check_run(path: Path | None, measured: Split, allow: bool) -> Account:
-    """Hold the labels that a run was trained on, and those of the runs it started from, against a split.
+    """Compare the labels on which a run, and the runs before it, were trained with a split.
 
     Args:
         path: run folder, a checkpoint or a file in one; None for no run.
         measured: the split to measure on.
-        allow: name what they share instead of refusing it.
+        allow: name what is shared instead of refusing it.
 
     Raises:
         UserError: they share labels, and that is not allowed.
@@ -230,10 +230,10 @@ def _runs_behind(path: Path | None) -> Iterator[tuple[Path, Mapping[str, Any]]]:
 
 
 def _labels_of(config: Mapping[str, Any]) -> tuple[Pack, LabelTable]:
-    """Return the labels that the configuration of a run names; those of `transfer` have names of its own.
+    """Return the labels that the configuration of a run names; `transfer` has its own field names.
 
     Raises:
-        UserError: pack or tables are gone.
+        UserError: the pack or a table is gone.
     """
     pack = open_pack(str(config.get("pack")))
     split, seed = config.get("labeled_split", config.get("train_split")), config.get("label_seed")

@@ -1,10 +1,10 @@
-"""Tensors of a checkpoint made those of a network: other names, other sizes, and what matched is counted.
+"""Fitting the tensors of a checkpoint to a network: names, sizes, and a count of what matched.
 
-What timm knows of a family's checkpoints is asked of timm: every family with published checkpoints under
-other names has a `checkpoint_filter_fn`, which renames (DINOv2 with and without registers, MAE and DINO in
+timm itself handles most of it: every family whose published checkpoints have other names has a
+`checkpoint_filter_fn`, which renames tensors (DINOv2 with and without registers, MAE and DINO in
 timm.models.vision_transformer, DINOv3 in timm.models.eva) and resamples position tables and patch embeddings.
-Here are the two layouts besides: torchvision's VisionTransformer, and a ResNet as the numbered nn.Sequential
-of lightly.
+This module adds two layouts: torchvision's VisionTransformer, and lightly's ResNet as a numbered
+nn.Sequential.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from engine.nets.weight_files import without_prefixes
 from loaders.common.errors import UserError
 
 LEAST_SHARE = 0.9
-"""Of a network's tensors, below which a file is another network's: a deeper or wider one of the same family
-shares less, and the parts that published checkpoints leave out (a pooling norm) are fewer."""
+"""Least share of a network's tensors that its file must have. A deeper or wider network of the same family
+shares less, and published checkpoints leave out less (such as a pooling norm)."""
 
-# torchvision.models.vision_transformer (VisionTransformer, EncoderBlock, MLPBlock) as timm names it.
-_TORCHVISION_VIT = (
+# timm's names for torchvision.models.vision_transformer (VisionTransformer, EncoderBlock, MLPBlock).
+TORCHVISION_VIT = (
     (r"^class_token$", "cls_token"),
     (r"^conv_proj\.", "patch_embed.proj."),
     (r"^encoder\.pos_embedding$", "pos_embed"),
@@ -50,15 +50,15 @@ _SEQUENTIAL_RESNET = tuple(
 
 @dataclass(frozen=True)
 class Fit:
-    """What of a checkpoint fits a network.
+    """How a checkpoint fits a network.
 
     Attributes:
         weights: tensors of the network that the checkpoint has, by the network's names.
-        head: weight [C, D] and bias [C] of the checkpoint's own classifier; None where it has none.
+        head: weight [C, D] and bias [C] of the checkpoint's own classifier; None if it has none.
         missing: names that the network has and the checkpoint lacks.
         unused: names that the checkpoint has and the network lacks.
         wrong: names whose shapes differ, with both.
-        total: tensors of the network, counters of BatchNorm apart.
+        total: number of tensors of the network, without counters of BatchNorm.
     """
 
     weights: dict[str, Tensor]
@@ -70,7 +70,7 @@ class Fit:
 
     @property
     def matched(self) -> int:
-        """Tensors of the network that the checkpoint gives, counters apart."""
+        """The number of tensors of the network that the checkpoint gives, without counters."""
         return self.total - len(self.missing) - len(self.wrong)
 
     def describe(self, source: str, name: str) -> str:
@@ -80,10 +80,10 @@ class Fit:
         return line + (f"; not used: {_some(self.unused)}" if self.unused else "")
 
     def check(self, source: str, name: str, network: nn.Module) -> None:
-        """Refuse what is another network's, or broken.
+        """Refuse the weights of another network, and broken ones.
 
         Raises:
-            UserError: other shapes, parts that the network lacks, too few tensors, or one that is not finite.
+            UserError: shapes differ, the network lacks some parts, or tensors are too few or not finite.
         """
         own = {child for child, module in network.named_children() if any(True for _ in module.parameters())}
         strange = [key for key in self.unused if key.split(".")[0] in own]
@@ -108,7 +108,7 @@ class Fit:
 
 
 def fit_tensors(tensors: Mapping[str, Tensor], network: nn.Module) -> Fit:
-    """Find the tensors of a network in a checkpoint, under whatever prefix most of them stand.
+    """Find the tensors of a network in a checkpoint, under the prefix that most of them have.
 
     Args:
         tensors: as `read_weights` gives them.
@@ -120,20 +120,21 @@ def fit_tensors(tensors: Mapping[str, Tensor], network: nn.Module) -> Fit:
             fit = _fit(given, network)
             if fit is not None and (best is None or fit.matched > best.matched):
                 best = fit
-    assert best is not None  # the checkpoint as it is always is a candidate
+    assert best is not None  # the unchanged checkpoint is always a candidate
     return best
 
 
 def _layouts(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Return the tensors as they are named, and as timm names them where another project's names are seen."""
+    """Return the tensors under their own names and, for a known layout of others, under timm's names."""
     found = [tensors]
-    for layout, mark in ((_TORCHVISION_VIT, "conv_proj.weight"), (_SEQUENTIAL_RESNET, "4.0.conv1.weight")):
+    for layout, mark in ((TORCHVISION_VIT, "conv_proj.weight"), (_SEQUENTIAL_RESNET, "4.0.conv1.weight")):
         if mark in tensors:
-            found.append({_renamed(name, layout): value for name, value in tensors.items()})
+            found.append({renamed(name, layout): value for name, value in tensors.items()})
     return found
 
 
-def _renamed(name: str, layout: tuple[tuple[str, str], ...]) -> str:
+def renamed(name: str, layout: tuple[tuple[str, str], ...]) -> str:
+    """Return timm's name of a tensor that another project's layout names."""
     for pattern, replacement in layout:
         if re.match(pattern, name):
             return re.sub(pattern, replacement, name)
@@ -147,10 +148,10 @@ def _fit(tensors: dict[str, Tensor], network: nn.Module) -> Fit | None:
     if filter_fn is not None:
         try:
             with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore", UserWarning)  # of torch, about how timm indexes
+                warnings.simplefilter("ignore", UserWarning)  # torch warns about the way timm indexes
                 given = dict(filter_fn(given, network))
         except (LookupError, RuntimeError, ValueError, AttributeError, TypeError, AssertionError):
-            given = dict(tensors)  # it belongs to another family, as the shapes will say
+            given = dict(tensors)  # the file is of another family, as the comparison of shapes will show
     head = _pop_head(given, config.get("classifier"))
     own = network.state_dict()
     _fit_input(given, own, config.get("first_conv"))
@@ -168,7 +169,7 @@ def _fit(tensors: dict[str, Tensor], network: nn.Module) -> Fit | None:
 
 
 def _pop_head(tensors: dict[str, Tensor], names: object) -> tuple[Tensor, Tensor] | None:
-    """Take the classifier out of the tensors; return it where it is one linear layer."""
+    """Take the classifier out of the tensors; return it if it is one linear layer."""
     found = None
     for name in (names,) if isinstance(names, str) else (names if isinstance(names, (tuple, list)) else ()):
         weight, bias = tensors.pop(f"{name}.weight", None), tensors.pop(f"{name}.bias", None)
@@ -180,7 +181,7 @@ def _pop_head(tensors: dict[str, Tensor], names: object) -> tuple[Tensor, Tensor
 
 
 def _fit_input(tensors: dict[str, Tensor], own: Mapping[str, Tensor], names: object) -> None:
-    """Fit the first convolution of a network that was trained on images of other channels."""
+    """Fit the first convolution of a network that was trained on images with another number of channels."""
     for name in (names,) if isinstance(names, str) else (names if isinstance(names, (tuple, list)) else ()):
         key = f"{name}.weight"
         if key not in tensors or key not in own or tensors[key].ndim != 4:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from loaders.common.errors import UserError
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
-_MIN_RESOLUTION = 63  # below it the third pooling has nothing left
+_MIN_RESOLUTION = 63  # with fewer pixels the third pooling has no input left
 _POOLED_SIDE = 6
 
 
@@ -23,6 +23,7 @@ class AlexNet(nn.Module):
     """
 
     num_features = 256 * _POOLED_SIDE**2
+    stage_modules = LAYERS  # whose outputs are the maps of the stages
 
     def __init__(self) -> None:
         """Build the network with He initialisation."""
@@ -46,7 +47,7 @@ class AlexNet(nn.Module):
             [B, channels, H', W'], after BatchNorm and ReLU.
 
         Raises:
-            UserError: another name.
+            UserError: the name is none of these.
         """
         if name not in LAYERS:
             raise UserError(f"AlexNet layer: expected one of {', '.join(LAYERS)}, found {name!r}")
@@ -58,9 +59,14 @@ class AlexNet(nn.Module):
                 x = self.pool(x)
         return x
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to the last map after its pooling [B, 256, H', W']."""
+        maps: Tensor = self.pool(self.layer(x, "conv5"))
+        return maps
+
     def forward(self, x: Tensor) -> Tensor:
         """Map views [B, 3, H, W] to representations [B, 9216]."""
-        h: Tensor = self.average(self.pool(self.layer(x, "conv5"))).flatten(1)
+        h: Tensor = self.average(self.forward_features(x)).flatten(1)
         return h
 
 
@@ -68,7 +74,7 @@ def build_alexnet(resolution: int) -> AlexNet:
     """Build the network for views of a resolution.
 
     Raises:
-        UserError: a resolution that its strides leave nothing of.
+        UserError: the resolution is too small for the network's strides.
     """
     if resolution < _MIN_RESOLUTION:
         raise UserError(

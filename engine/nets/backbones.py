@@ -28,7 +28,7 @@ OURS = (TINY_RESNET, WIDE_RESNET, ALEXNET)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut; the last BatchNorm starts at zero, so the block at identity."""
+    """Two 3x3 convolutions with a shortcut; the last BatchNorm starts at zero, the block as identity."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         """Build the block.
@@ -66,6 +66,7 @@ class TinyResNet(nn.Module):
     """
 
     num_features = 256
+    stage_modules = tuple(f"stages.{i}" for i in range(4))  # whose outputs are the maps of the stages
 
     def __init__(self) -> None:
         """Build the network with He initialisation."""
@@ -83,10 +84,14 @@ class TinyResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to the last map [B, 256, H / 16, W / 16]."""
+        maps: Tensor = self.stages(self.stem(x))
+        return maps
+
     def forward(self, x: Tensor) -> Tensor:
         """Map views [B, 3, H, W] to representations [B, 256]; H and W of at least 16 make sense."""
-        h: Tensor = self.stages(self.stem(x)).mean(dim=(2, 3))
-        return h
+        return self.forward_features(x).mean(dim=(2, 3))
 
 
 def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -98,15 +103,15 @@ def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | N
         name: `tiny_resnet`, `wrn_28_2`, `alexnet_bn`, `gan_discriminator_96` (or another width), or
             any name that `timm.list_models()` prints.
         resolution: side of the square views in pixels; sizes the position tables of networks that have them.
-        weights: of this network, maybe for views of another resolution: position tables of another size are
-            interpolated by timm, where it knows how to for this network; by default random ones.
+        weights: weights of this network, maybe for views of another resolution: timm interpolates position
+            tables of another size, if it can do so for this network. Random weights by default.
 
     Returns:
         The network in channels_last, in training mode, with the attribute `num_features`.
 
     Raises:
-        UserError: an unknown name, for which the message lists the closest known ones; a resolution that
-            the network, or its weights, cannot take.
+        UserError: the name is unknown (the message lists the closest known ones), or the network or its
+            weights cannot take the resolution.
     """
     if weights is None and architecture(name) != name:
         tell(f"backbone {name}: random weights; its pre-trained ones are --init timm:{name}")
@@ -116,7 +121,7 @@ def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | N
             network = _with_weights(network, name, resolution, weights)
         network = network.to(memory_format=torch.channels_last).eval()
         num_features = _count_features(network, name, resolution)
-    if network.num_features != num_features:  # timm's leaves out layers behind the pooling of some networks
+    if network.num_features != num_features:  # timm's omits layers behind the pooling of some networks
         network.num_features = num_features  # type: ignore[assignment]
     return network.train()
 
@@ -125,12 +130,12 @@ def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
     """Return a backbone for views of another resolution, in evaluation mode, on its device.
 
     Args:
-        network: built by `build_backbone`; returned as it is where nothing in it belongs to a resolution.
+        network: built by `build_backbone`; returned unchanged if no part of it depends on the resolution.
         name: as `build_backbone` takes it.
         resolution: side of the views in pixels.
 
     Raises:
-        UserError: a resolution that the network cannot take.
+        UserError: the network cannot take the resolution.
     """
     if "img_size" in _size_options(name, resolution):
         weights = network.state_dict()
@@ -144,7 +149,7 @@ def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
 
 @contextmanager
 def _refusal(name: str, resolution: int) -> Iterator[None]:
-    """Turn what a network raises for views of a size that it was not made for into a line."""
+    """Turn a network's exception about the size of views into a one-line error."""
     try:
         yield
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -157,7 +162,7 @@ def _refusal(name: str, resolution: int) -> Iterator[None]:
 
 @torch.no_grad()
 def _count_features(network: nn.Module, name: str, resolution: int) -> int:
-    """Look at one view with a network in evaluation mode; return the size of its representation."""
+    """Run a network on one view in evaluation mode; return the size of its representation."""
     device = next(network.parameters()).device
     h = network(torch.zeros(1, 3, resolution, resolution, device=device))
     if h.ndim != 2:
@@ -185,12 +190,12 @@ def _create(name: str, resolution: int, **options: Any) -> nn.Module:
 
 
 def architecture(name: str) -> str:
-    """Return the name of a network without timm's tag, which names weights of it."""
+    """Return the name of a network without timm's tag, which names certain weights."""
     return str(split_model_name_tag(name)[0])
 
 
 def check_name(name: str) -> None:
-    """Refuse the name of no network.
+    """Refuse an unknown name.
 
     Raises:
         UserError: names the closest known ones.
@@ -203,21 +208,22 @@ def check_name(name: str) -> None:
 
 
 def _size_options(name: str, resolution: int) -> dict[str, Any]:
-    """Return the options of a network whose parts belong to one resolution, such as position tables."""
+    """Return the options of a network with parts for one resolution, such as position tables."""
     pretrained_cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return {"img_size": resolution} if pretrained_cfg and pretrained_cfg.fixed_input_size else {}
 
 
 def _with_weights(network: nn.Module, name: str, resolution: int, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Return the network with weights, or one like it where they belong to another resolution."""
+    """Return the network with the weights, or a rebuilt one if the weights are for another resolution."""
     shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
     if all(shapes.get(key, tensor.shape) == tensor.shape for key, tensor in weights.items()):
         network.load_state_dict(weights)
         return network
-    # timm resizes tables as it loads, by the rules of each family; num_classes: there is no head to drop.
+    # timm resizes tables while it loads, by the rules of each family; num_classes=0, since there is no head
+    # to drop.
     given = {"state_dict": dict(weights), "num_classes": 0}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of torch, about how timm indexes as it interpolates
+        warnings.simplefilter("ignore", UserWarning)  # torch warns of the way timm indexes
         return _create(name, resolution, pretrained=True, pretrained_cfg_overlay=given)
 
 
@@ -258,8 +264,8 @@ def load_backbone(path: Path, resolution: int | None = None) -> nn.Module:
         The network with its weights, on the CPU, in evaluation mode, in channels_last.
 
     Raises:
-        UserError: no such file, or a file that is not a backbone of this project, or one that does not take
-            the resolution.
+        UserError: there is no such file, it is no backbone of this project, or the network cannot take the
+            resolution.
     """
     file = path / "backbone.safetensors" if path.is_dir() else path
     described = read_description(file)

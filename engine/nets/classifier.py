@@ -1,9 +1,9 @@
-"""A backbone with a linear classifier: the network that every recipe with labels trains and leaves behind.
+"""A backbone with a linear classifier: the network that every recipe with labels trains.
 
 classifier.safetensors       the weights as trained
 classifier-ema.safetensors   their moving average, where the recipe keeps one
 
-Either names its classes and the view that it is measured with, see `engine.nets.description`.
+Each file names its classes and the view with which it is measured, see `engine.nets.description`.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Classifier(nn.Module):
         Args:
             backbone: maps [B, 3, H, W] to h [B, num_features].
             backbone_name: as `build_backbone` takes it.
-            view: what the network is measured with; the backbone was built for its resolution.
+            view: view with which the network is measured; the backbone was built for its resolution.
             classes: names of the C classes, in the order of the logits.
-            origin: of the weights that the backbone's training began with; None for random ones.
+            origin: origin of the weights with which the backbone's training began; None for random ones.
         """
         super().__init__()
         self.backbone = backbone
@@ -71,10 +71,10 @@ class Classifier(nn.Module):
         return logits
 
     def at(self, resolution: int) -> Classifier:
-        """Return the classifier for views of a resolution, in evaluation mode: itself, or a copy.
+        """Return the classifier, or a copy of it, for views of a resolution, in evaluation mode.
 
         Raises:
-            UserError: a resolution that its backbone cannot take.
+            UserError: the backbone cannot take the resolution.
         """
         if resolution == self.resolution:
             return self.eval()
@@ -92,20 +92,20 @@ def build_classifier(
     init: Path | None = None,
     keep_head: bool = False,
 ) -> Classifier:
-    """Build a classifier, from random weights or from what a run left, maybe at another resolution.
+    """Build a classifier from random weights or from those of a run, maybe at another resolution.
 
     Args:
         backbone_name: `tiny_resnet`, `wrn_28_2` or any timm name; must be that of `init`.
-        view: what it will be measured with.
+        view: view with which it will be measured.
         classes: names of the C classes.
-        init: run folder to start from: its averaged classifier, else its classifier, else its backbone; one
-            of its checkpoints or weights files; or weights that others trained, see `engine.nets.foreign`.
-        keep_head: start with the classifier layer of `init` too, output by output as their classes are
-            called; else, and for classes that `init` does not know, that layer is new.
+        init: run folder to start from (its averaged classifier, else its classifier, else its backbone), one
+            of its checkpoints or weights files, or weights that others trained, see `engine.nets.foreign`.
+        keep_head: also start with the classifier layer of `init`, matched by the names of classes. Without
+            this, and for classes that `init` does not know, the layer is new.
 
     Raises:
-        UserError: `init` holds another backbone, other classes, or no classifier to keep; or its backbone
-            does not take the resolution.
+        UserError: `init` holds another backbone, other classes or no classifier to keep, or its backbone
+            cannot take the resolution.
     """
     if init is None:
         if keep_head:
@@ -151,14 +151,14 @@ def _from_foreign(
 
 
 def foreign_classifier(foreign: Foreign, resolution: int | None = None) -> Classifier:
-    """Build the classifier that came with weights of others, in evaluation mode, on the CPU.
+    """Build the classifier that comes with weights of others, in evaluation mode, on the CPU.
 
     Args:
         foreign: the weights.
-        resolution: side of the views in pixels; what the weights ask for by default.
+        resolution: side of the views in pixels; that of the weights' own view by default.
 
     Raises:
-        UserError: they have none, or it is no linear layer.
+        UserError: the weights have no classifier, or it is no linear layer.
     """
     head = foreign.head()
     if head is None:
@@ -182,7 +182,7 @@ def foreign_classifier(foreign: Foreign, resolution: int | None = None) -> Class
 
 
 def best_weights(run: Path) -> Weights | None:
-    """Return which weights to go on from: the average, else the trained ones; None where there are none."""
+    """Return which weights to go on from: the average, else the trained ones; None if there are none."""
     kinds: tuple[Weights, ...] = ("ema", "raw")
     return next((kind for kind in kinds if (run / FILE_NAMES[kind]).is_file()), None)
 
@@ -205,19 +205,20 @@ def find_classifier(
     every_class: bool = False,
     backbone: str | None = None,
 ) -> Classifier:
-    """Load the classifier of a run, as `load_classifier` does, to predict classes of a pack.
+    """Load the classifier of a run, like `load_classifier`, to predict the classes of a pack.
 
     Args:
         run: run folder, or weights of others that come with a classifier.
-        classes: of the pack; output c of what is returned is the class `classes[c]`. A class that the
-            classifier does not know has probability 0; classes that the pack lacks are left out of the
-            softmax. None for the classifier's own.
-        weights: which; by default the average where the run has one.
+        classes: classes of the pack; output c of the result is the class `classes[c]`. A class that the
+            classifier does not know has probability 0; the softmax leaves out classes that the pack lacks.
+            None takes the classifier's own.
+        weights: which weights; by default the average if the run has one.
         backbone: network of a weights file that does not say it.
-        every_class: refuse a classifier that does not know every class: pseudo-labels teach what they have.
+        every_class: refuse a classifier that does not know every class, since pseudo-labels would miss the
+            others.
 
     Raises:
-        UserError: no classifier there, or one of other classes, see `match_classes`.
+        UserError: there is no classifier, or its classes differ, see `match_classes`.
     """
     if is_foreign(run):
         network = foreign_classifier(read_foreign(run, backbone))
@@ -253,11 +254,11 @@ def load_classifier(run: Path, weights: Weights, resolution: int | None = None) 
 
     Args:
         run: run folder, or a classifier's file.
-        weights: which of the folder.
+        weights: which weights of the folder.
         resolution: side of the views in pixels; that of its training by default.
 
     Raises:
-        UserError: no such file, or not one of ours, or one that does not take the resolution.
+        UserError: there is no such file, it is not one of ours, or the network cannot take the resolution.
     """
     file = run if run.is_file() else run / FILE_NAMES[weights]
     described = read_description(file)

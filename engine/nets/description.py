@@ -1,7 +1,7 @@
-"""What a weights file says of its network: the backbone, how images are shown to it, and its classes.
+"""The description of a network in its weights file: the backbone, its view of images, and its classes.
 
-One JSON text in the metadata of the safetensors file: several entries are written in an order that changes
-from process to process, and equal runs end with equal files.
+It is one JSON text in the metadata of the safetensors file. The order of several entries would change from
+process to process, but equal runs end with equal files.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ METADATA_KEY = "sluice"
 
 @dataclass(frozen=True)
 class Origin:
-    """Weights of others that training began with, kept with all that comes of them.
+    """Weights of others with which training began; the record is kept with all weights that come from them.
 
     Attributes:
         source: as the user gave it: timm:NAME, hf:REPO, a folder or a file.
-        licence: as their publisher states it; "" where none is stated.
+        licence: as their publisher states it; "" if none is stated.
     """
 
     source: str
@@ -40,12 +40,12 @@ class Description:
 
     Attributes:
         backbone: name, as `build_backbone` takes it.
-        view: what it was measured with. Files from before it was kept have the usual view of their
-            resolution, which is what their runs measured with.
-        classes: names of the classes, in the order of the logits; None in the file of a backbone, and in a
-            classifier's from before names were kept.
+        view: view with which it was measured. Older files lack it; their runs used the usual view of their
+            resolution.
+        classes: names of the classes, in the order of the logits; None in the file of a backbone, and in old
+            files of classifiers.
         num_classes: C; 0 in the file of a backbone.
-        origin: of the weights that training began with; None where they were random.
+        origin: origin of the weights with which training began; None if they were random.
     """
 
     backbone: str
@@ -56,7 +56,7 @@ class Description:
 
 
 def metadata_of(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return the metadata of a weights file that is to say this of its network."""
+    """Return the metadata of a weights file with this description of its network."""
     return {METADATA_KEY: json.dumps(dict(content), sort_keys=True)}
 
 
@@ -69,7 +69,7 @@ def metadata_of_classifier(
 
 
 def describe_origin(origin: Origin | None) -> dict[str, Any]:
-    """Return the entry of the metadata that says where weights come from; none for random ones."""
+    """Return the metadata's entry on the origin of weights; empty for random ones."""
     return {} if origin is None else {"origin": asdict(origin)}
 
 
@@ -83,7 +83,7 @@ def is_described(file: Path) -> bool:
 
 
 def timm_metadata(file: Path) -> str | None:
-    """Return the configuration that `engine.nets.exported` puts into a file for timm; None in any other."""
+    """Return the configuration that `engine.nets.exported` writes into a file for timm; None for others."""
     try:
         with safe_open(file, framework="pt") as opened:
             text: str | None = (opened.metadata() or {}).get("timm")
@@ -93,7 +93,7 @@ def timm_metadata(file: Path) -> str | None:
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
-    """Read what a weights file of this project says about its network; empty for another's file.
+    """Read the description in a weights file of this project; empty for files of others.
 
     Raises:
         UserError: no such file, or not a safetensors file.
@@ -120,19 +120,19 @@ def read_metadata(file: Path) -> dict[str, Any]:
 
 
 def read_description(file: Path) -> Description:
-    """Read which network a weights file holds.
+    """Read the description of the network in a weights file.
 
     Raises:
-        UserError: no such file, or one that does not say which network it holds.
+        UserError: there is no such file, or it does not say which network it holds.
     """
     return describe_content(read_metadata(file), file)
 
 
 def parse_description(text: str, file: Path) -> Description:
-    """Return what a text in or beside a weights file says of its network.
+    """Parse the description in or beside a weights file.
 
     Raises:
-        UserError: it does not say which network it is.
+        UserError: the text does not say which network it is.
     """
     try:
         content = parse_json(text)

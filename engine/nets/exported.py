@@ -1,7 +1,7 @@
-"""A classifier in the forms of others: written, checked against the network it was, and read again.
+"""A classifier in formats of others: written, compared with the network, and read again.
 
-Whatever the form, what belongs to the network is inside: the backbone's name, how images are shown to it, the
-names of its classes, and where its weights come from.
+Every format holds all that belongs to the network: the name of the backbone, the view of images, the names of
+the classes, and the origin of the weights.
 
 timm          one .safetensors file with timm's names; its metadata is timm's configuration
 hf            a folder that timm, and transformers' TimmWrapper, load: config.json, model.safetensors
@@ -14,7 +14,6 @@ safetensors   this project's own file
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -28,6 +27,7 @@ import torchvision
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from engine.nets.adapt import TORCHVISION_VIT, renamed
 from engine.nets.backbones import OURS, architecture
 from engine.nets.classifier import Classifier, find_classifier
 from engine.nets.description import (
@@ -45,29 +45,17 @@ from loaders.common.json_text import parse_json
 from loaders.views.evaluation import EvaluationView
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit, over the largest logit, between a network and what was exported of it."""
+"""Largest difference of a logit between a network and its export, relative to the largest logit."""
 _TORCHVISION_VITS = {
     "vit_base_patch16_224": "vit_b_16",
     "vit_base_patch32_224": "vit_b_32",
     "vit_large_patch16_224": "vit_l_16",
     "vit_large_patch32_224": "vit_l_32",
 }
-_TO_TORCHVISION_VIT = (
-    (r"^cls_token$", "class_token"),
-    (r"^pos_embed$", "encoder.pos_embedding"),
-    (r"^patch_embed\.proj\.", "conv_proj."),
-    (r"^blocks\.(\d+)\.norm([12])\.", r"encoder.layers.encoder_layer_\1.ln_\2."),
-    (r"^blocks\.(\d+)\.attn\.qkv\.", r"encoder.layers.encoder_layer_\1.self_attention.in_proj_"),
-    (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layers.encoder_layer_\1.self_attention.out_proj."),
-    (r"^blocks\.(\d+)\.mlp\.fc1\.", r"encoder.layers.encoder_layer_\1.mlp.0."),
-    (r"^blocks\.(\d+)\.mlp\.fc2\.", r"encoder.layers.encoder_layer_\1.mlp.3."),
-    (r"^norm\.", "encoder.ln."),
-    (r"^head\.", "heads.head."),
-)
 
 
 def description_text(network: Classifier) -> str:
-    """Return what belongs to a network as one JSON text."""
+    """Return the description of a network as one JSON text."""
     text = metadata_of_classifier(network.backbone_name, network.view, network.classes, network.origin)
     return text[METADATA_KEY]
 
@@ -77,10 +65,10 @@ def as_timm(network: Classifier, x: Tensor) -> nn.Module:
 
     Args:
         network: in evaluation mode, on the CPU.
-        x: views [B, 3, H, W] to compare both on.
+        x: views [B, 3, H, W] on which both are compared.
 
     Raises:
-        UserError: a network of this project, or one whose classifier in timm is no linear layer on its
+        UserError: the network is this project's own, or its classifier in timm is no linear layer on its
             features.
     """
     name = architecture(network.backbone_name)
@@ -122,7 +110,7 @@ def write_hf(network: Classifier, x: Tensor, out: Path) -> None:
         as_timm(network, x), str(out), kept, data_config=config["pretrained_cfg"], safe_serialization=True
     )
     written = parse_json((out / "config.json").read_bytes())
-    written["model_args"].pop("num_classes", None)  # it stands beside them, and transformers pass both on
+    written["model_args"].pop("num_classes", None)  # a copy beside them stays; transformers pass both
     write_atomic(out / "config.json", to_json(written))
 
 
@@ -153,7 +141,6 @@ def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
     theirs, options = name, {}
     if name in _TORCHVISION_VITS:
         theirs, options = _TORCHVISION_VITS[name], {"image_size": network.resolution}
-        weights = {_renamed(key): value for key, value in weights.items()}
     if not network.num_classes:
         raise UserError(
             f"export: expected a classifier, as torchvision's {name} has one, found a backbone; export it "
@@ -161,8 +148,10 @@ def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
         )
     try:
         model = torchvision.models.get_model(theirs, num_classes=network.num_classes, **options).eval()
+        if name in _TORCHVISION_VITS:
+            weights = {key: weights[renamed(key, TORCHVISION_VIT)] for key in model.state_dict()}
         model.load_state_dict(weights)
-    except (ValueError, RuntimeError, TypeError):
+    except (KeyError, ValueError, RuntimeError, TypeError):
         raise UserError(
             f"export: expected a network that torchvision has too, such as resnet50, found {name}; export it "
             "as timm, hf or onnx"
@@ -173,13 +162,6 @@ def write_torchvision(network: Classifier, x: Tensor, out: Path) -> None:
     partial.replace(out)
     described = {"torchvision": theirs, **parse_json(description_text(network).encode())}
     write_atomic(out.with_suffix(".json"), to_json(described))
-
-
-def _renamed(name: str) -> str:
-    for pattern, replacement in _TO_TORCHVISION_VIT:
-        if re.match(pattern, name):
-            return re.sub(pattern, replacement, name)
-    return name
 
 
 def write_safetensors(network: Classifier, x: Tensor, out: Path) -> None:
@@ -199,7 +181,7 @@ def write_torch_export(network: Classifier, x: Tensor, out: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", UserWarning
-        )  # about weights in channels_last, which are whole all the same
+        )  # a warning about weights in channels_last, which does not matter here
         torch.export.save(program, out, extra_files={METADATA_KEY: description_text(network)})
     check_equal(network, torch.export.load(out).module(), x, "the program")
 
@@ -209,13 +191,13 @@ def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
 
     Raises:
         MissingBackendError: onnx, onnxscript or onnxruntime is not installed.
-        UserError: the network has what ONNX cannot express, or other results there.
+        UserError: ONNX cannot express a part of the network, or its results differ.
     """
     onnx = _onnx()
     batch = torch.export.Dim("batch", min=1)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own, about its libraries
+            warnings.simplefilter("ignore")  # the exporter warns about its own libraries
             program = torch.onnx.export(
                 network, (x,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False,
                 input_names=["views"], output_names=["logits"], opset_version=18,
@@ -255,7 +237,7 @@ def check_equal(network: nn.Module, other: nn.Module, x: Tensor, what: str) -> N
     """Refuse an export whose logits differ from the network's.
 
     Raises:
-        UserError: by more than `TOLERANCE` of the largest.
+        UserError: they differ by more than `TOLERANCE` of the largest logit.
     """
     expected = network(x)
     for size in (len(x), 1):
@@ -275,7 +257,7 @@ class OnnxNetwork(nn.Module):
 
         Raises:
             MissingBackendError: onnxruntime is not installed.
-            UserError: no graph of this project.
+            UserError: the file is no graph of this project.
         """
         super().__init__()
         runtime = _runtime()
@@ -294,10 +276,10 @@ class OnnxNetwork(nn.Module):
 
 
 class Exported(nn.Module):
-    """A network of any form with what belongs to it, as `predict` needs them."""
+    """A network of any format with all that `predict` needs."""
 
     def __init__(self, network: nn.Module, view: EvaluationView, classes: tuple[str, ...]) -> None:
-        """Put them together."""
+        """Join the network and its description."""
         super().__init__()
         self.network, self.view, self.classes = network, view, classes
 
@@ -307,19 +289,19 @@ class Exported(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> Exported:
-        """Stay as it is: programs have one mode."""
+        """Do nothing: programs have one mode."""
         return self
 
 
 def load_exported(path: Path, backbone: str | None = None) -> Exported:
-    """Load a classifier: a run folder, an exported form, or weights of others with their own classifier.
+    """Load a classifier from a run folder, an exported file, or weights of others with a classifier.
 
     Args:
-        path: of it, or timm:NAME or hf:REPO.
+        path: its path, or timm:NAME or hf:REPO.
         backbone: network of a weights file that does not say it.
 
     Raises:
-        UserError: nothing there, or no classifier.
+        UserError: there is nothing, or no classifier.
     """
     if path.suffix == ".onnx":
         graph = OnnxNetwork(_checked(path))

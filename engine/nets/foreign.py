@@ -5,7 +5,7 @@ hf:REPO         a repository on the Hugging Face hub that timm can load, such as
 FOLDER          what `timm.models.save_for_hf` wrote: config.json beside the weights
 FILE            .safetensors, .pth, .pt, .bin or .ckpt, with the name of its network
 
-What belongs to the weights comes with them: how images are shown to the network, and their licence.
+The view of images and the licence come with the weights.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _SCHEMES = {"timm": "", "hf": "hf-hub:"}
 
 @dataclass(frozen=True, eq=False)
 class Foreign:
-    """A network whose weights others trained; `build` builds it anew each time.
+    """A network whose weights others trained; every call of `build` builds a new one.
 
     Attributes:
         source: as the user gave it.
         backbone: name, as `build_backbone` takes it.
-        view: what the weights were trained to be shown.
-        origin: where they are from, and under which licence.
-        tensors: of the checkpoint, by its own names.
-        classes: names of the classes of its classifier; None where they are not known.
+        view: view with which the weights were trained.
+        origin: source and licence of the weights.
+        tensors: tensors of the checkpoint, by its own names.
+        classes: names of the classes of its classifier; None if they are not known.
     """
 
     source: str
@@ -60,7 +60,7 @@ class Foreign:
         Prints one line on what matched, once.
 
         Raises:
-            UserError: the file is another network's, or broken.
+            UserError: the file belongs to another network, or is broken.
         """
         network = build_backbone(architecture(self.backbone), resolution)
         network.load_state_dict(self._fit(network).weights, strict=False)
@@ -80,7 +80,7 @@ class Foreign:
 
 
 def is_foreign(start: Path) -> bool:
-    """Return whether a start is weights that others trained, and no run, checkpoint or file of ours."""
+    """Return whether a start means weights that others trained, not a run, checkpoint or file of ours."""
     if _scheme(str(start)) is not None:
         return True
     if start.is_dir():
@@ -92,11 +92,12 @@ def read_foreign(start: Path, backbone: str | None = None) -> Foreign:
     """Read weights that others trained.
 
     Args:
-        start: see above.
+        start: see the module's docstring.
         backbone: name of the network; needed for a file that does not say it.
 
     Raises:
-        UserError: nothing there, no network to fetch it, another network than `backbone`, or no name for it.
+        UserError: there are no weights, they cannot be fetched, are not for `backbone`, or do not name a
+            network.
     """
     found = _read(str(start), _stamp(start), None if start.is_dir() or _scheme(str(start)) else backbone)
     if backbone is not None and architecture(found.backbone) != architecture(backbone):
@@ -107,7 +108,7 @@ def read_foreign(start: Path, backbone: str | None = None) -> Foreign:
     return found
 
 
-@functools.lru_cache(maxsize=2)  # the network is built several times, each rank reads its own
+@functools.lru_cache(maxsize=2)  # the network is built several times; every rank reads for itself
 def _read(source: str, stamp: int, backbone: str | None) -> Foreign:
     scheme, path = _scheme(source), Path(source)
     if scheme is not None:
@@ -147,7 +148,7 @@ def _fetched(source: str, name: str) -> Foreign:
 
 @contextmanager
 def _one_line(source: str) -> Iterator[None]:
-    """Turn what timm and the hub raise, after several tries, into one line."""
+    """Turn exceptions of timm and the hub into one line, after several tries."""
     level = hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()
     try:
@@ -163,7 +164,7 @@ def _one_line(source: str) -> Iterator[None]:
 
 
 def _view(config: Mapping[str, Any], name: str) -> EvaluationView:
-    """Return the view that timm's configuration of a network asks for."""
+    """Return the view in timm's configuration of a network."""
     if not config:
         return EvaluationView.usual(32)
     found = resolve_data_config({}, pretrained_cfg=dict(config))
@@ -185,7 +186,7 @@ def _named(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _imagenet(model: nn.Module) -> tuple[str, ...] | None:
-    """Return the synsets of an ImageNet classifier, as ImageNet's own folders are called."""
+    """Return the synsets of an ImageNet classifier, which are the names of ImageNet's folders."""
     subset = infer_imagenet_subset(model)
     return tuple(ImageNetInfo(subset).label_names()) if subset else None
 
@@ -195,9 +196,9 @@ def _scheme(source: str) -> str | None:
 
 
 def timm_config(place: Path) -> Mapping[str, Any] | None:
-    """Return timm's configuration of a folder that it can load, or of a file: inside it, or beside it.
+    """Return timm's configuration in a folder that it can load, or in or beside a file.
 
-    None where there is none.
+    None if there is none.
     """
     try:
         text = None if place.is_dir() else timm_metadata(place)
@@ -209,5 +210,5 @@ def timm_config(place: Path) -> Mapping[str, Any] | None:
 
 
 def _stamp(path: Path) -> int:
-    """Return what changes with a file or folder, so that a new one is read anew."""
+    """Return a value that changes with a file or folder, so that a changed one is read again."""
     return path.stat().st_mtime_ns if path.exists() else 0

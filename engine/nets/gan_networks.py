@@ -1,4 +1,4 @@
-"""Generator and discriminator of the semi-supervised DCGAN, for square images of 16 to 128 pixels.
+"""Generator and discriminator of the DCGAN, with labels or without, for square images of 16 to 224 pixels.
 
 Sources: Radford et al. 2015, "Unsupervised Representation Learning with Deep Convolutional Generative
 Adversarial Networks" (arXiv 1511.06434), and Salimans et al. 2016, appendix and published code.
@@ -25,31 +25,36 @@ def discriminator_width(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def _halvings(resolution: int) -> int:
-    """How often the resolution halves on its way to 4 pixels."""
+def _halvings(resolution: int) -> tuple[int, int]:
+    """How often the resolution halves on its way to 4, 5, 6 or 7 pixels, and to which of them."""
     halvings = int(math.log2(max(1, resolution // 4)))
-    if resolution != 4 * 2**halvings or not 2 <= halvings <= 5:
-        raise UserError(f"resolution: expected 16, 32, 64 or 128 for the GAN, found {resolution}")
-    return halvings
+    first = resolution // 2**halvings
+    if resolution != first * 2**halvings or not 2 <= halvings <= 5:
+        raise UserError(
+            "resolution: expected 4, 5, 6 or 7 times 4, 8, 16 or 32 for the GAN, such as 32, 64 or 96, found "
+            f"{resolution}; change it"
+        )
+    return halvings, first
 
 
 class Generator(nn.Module):
-    """From noise to images in [-1, 1], doubling the side from 4 pixels with transposed convolutions."""
+    """From noise to images in [-1, 1], doubling the side from 4 to 7 pixels with transposed convolutions."""
 
     def __init__(self, resolution: int, noise_size: int, width: int) -> None:
         """Build the network.
 
         Args:
-            resolution: side of the images: 16, 32, 64 or 128.
+            resolution: side of the images: 4, 5, 6 or 7 times 4, 8, 16 or 32.
             noise_size: of the input.
-            width: channels at half the resolution; each layer before has twice as many, up to 8 * width.
+            width: channels at half the resolution; each earlier layer has twice as many, up to 8 * width.
         """
         super().__init__()
-        halvings = _halvings(resolution)
+        halvings, first = _halvings(resolution)
         channels = [width * 2 ** min(3, i) for i in reversed(range(halvings))]
         self.noise_size = noise_size
         self.start = nn.Sequential(
-            nn.Linear(noise_size, channels[0] * 16, bias=False), nn.Unflatten(1, (channels[0], 4, 4))
+            nn.Linear(noise_size, channels[0] * first**2, bias=False),
+            nn.Unflatten(1, (channels[0], first, first)),
         )
         layers: list[nn.Module] = [nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
         for size_in, size_out in pairwise(channels):
@@ -86,21 +91,30 @@ class Discriminator(nn.Module):
         for number, (size_in, size_out, kernel, stride, padding) in enumerate(plan, start=1):
             convolution = nn.Conv2d(size_in, size_out, kernel, stride, padding)
             # Nine layers without BatchNorm: He's initialisation keeps the signal, PyTorch's loses it. The
-            # paper's own, from the first batch, would give every rank other weights.
+            # paper's own initialisation, from the first batch, would give every rank different weights.
             nn.init.kaiming_normal_(convolution.weight, a=_SLOPE, nonlinearity="leaky_relu")
             layers += [weight_norm(convolution), nn.LeakyReLU(_SLOPE)]
             if number in (3, 6):
                 layers.append(nn.Dropout(dropout))
         self.num_features = wide
+        self.stage_modules = (
+            "layers.6",
+            "layers.13",
+            "layers.20",
+        )  # whose outputs are the maps of the stages
         self.layers = nn.Sequential(*layers)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to the last map [B, num_features, H', W']."""
+        maps: Tensor = self.layers(x)
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
         """Map views [B, 3, H, W] to representations [B, num_features]; H and W of at least 16."""
-        h: Tensor = self.layers(x).mean(dim=(2, 3))
-        return h
+        return self.forward_features(x).mean(dim=(2, 3))
 
     def set_dropout(self, dropout: float) -> None:
-        """Change the dropout, the image's in proportion."""
+        """Change the dropout; that of the image changes in proportion."""
         first, *others = [module for module in self.layers if isinstance(module, nn.Dropout)]
         first.p = 0.4 * dropout
         for module in others:

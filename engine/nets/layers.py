@@ -17,7 +17,7 @@ class Layer:
 
     Attributes:
         name: of a module inside the backbone, such as conv4 of alexnet_bn, stages.2 of tiny_resnet, layer3 of
-            a timm ResNet or blocks.8 of a ViT; "" is the representation that the backbone gives.
+            a timm ResNet or blocks.8 of a ViT; "" is the representation of the backbone.
         side: a map is averaged to side x side before it is flattened; tokens are averaged.
     """
 
@@ -26,14 +26,14 @@ class Layer:
 
 
 class _Reached(Exception):
-    """Carries the output of the layer past the rest of the network, which then need not run."""
+    """Carries the output of the layer out of the network, so that the rest need not run."""
 
     def __init__(self, output: Tensor) -> None:
         self.output = output
 
 
 class LayerFeatures(nn.Module):
-    """A backbone that ends at a layer, for what asks for a module."""
+    """A backbone cut off at a layer, as a module."""
 
     def __init__(self, backbone: nn.Module, layer: Layer) -> None:
         """Hold the backbone; its weights are shared, not copied."""
@@ -46,7 +46,7 @@ class LayerFeatures(nn.Module):
 
 
 def read_layer(backbone: nn.Module, x: Tensor, layer: Layer) -> Tensor:
-    """Run a backbone up to a layer; what lies behind it is not computed.
+    """Run a backbone up to a layer; the rest is not computed.
 
     Args:
         backbone: maps [B, 3, H, W] to h [B, D].
@@ -58,7 +58,7 @@ def read_layer(backbone: nn.Module, x: Tensor, layer: Layer) -> Tensor:
         averaged, anything [B, F] as it is.
 
     Raises:
-        UserError: no such layer, one that the network does not run, or one whose output is none of these.
+        UserError: there is no such layer, the network does not run it, or its output has another shape.
     """
     if not layer.name:
         h: Tensor = backbone(x)
@@ -74,7 +74,7 @@ def read_layer(backbone: nn.Module, x: Tensor, layer: Layer) -> Tensor:
 
 
 def measure_layer(backbone: nn.Module, resolution: int, layer: Layer) -> tuple[int, list[nn.Parameter]]:
-    """Find how many features a layer has, and the parameters behind it, which it does not depend on.
+    """Return the number of features of a layer, and the parameters behind the layer.
 
     Args:
         backbone: on the CPU; the mode of its modules is restored.

@@ -1,4 +1,4 @@
-"""What a network can start from: a run of any recipe, a checkpoint or file of it, or weights of others."""
+"""Starts of a network: a run of any recipe, its checkpoint or file, or weights of others."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from loaders.views.evaluation import EvaluationView
 
 @dataclass(frozen=True)
 class Start:
-    """A backbone to start from; `load` builds it anew each time.
+    """A backbone to start from; every call of `load` builds a new one.
 
     Attributes:
-        path: run folder, checkpoint folder (`step-XXXXXXXX`), .safetensors file, or what
+        path: run folder, checkpoint folder (`step-XXXXXXXX`), .safetensors file, or anything that
             `engine.nets.foreign` reads.
         backbone: name, as `build_backbone` takes it.
-        view: what it was measured with.
-        origin: of the weights that its training began with; None where they were random.
+        view: view with which it was measured.
+        origin: origin of the weights with which its training began; None if they were random.
     """
 
     path: Path
@@ -39,10 +39,10 @@ class Start:
         return self.view.resolution
 
     def view_at(self, resolution: int) -> EvaluationView:
-        """Return what a run that starts here is measured with, at its own resolution.
+        """Return the view with which a run that starts here is measured, at the run's own resolution.
 
-        Weights of others keep the mean, deviation, crop and filter that they were trained with. A network
-        that was trained here with the usual view of one resolution takes the usual view of the other.
+        Weights of others keep the mean, deviation, crop and filter of their training. A network that was
+        trained here with the usual view of one resolution takes the usual view of the new one.
         """
         usual = self.view == EvaluationView.usual(self.view.resolution)
         return EvaluationView.usual(resolution) if usual else self.view.at(resolution)
@@ -54,7 +54,7 @@ class Start:
     def load(self) -> nn.Module:
         """Build the backbone with its weights, on the CPU, in evaluation mode.
 
-        A run with labels gives the backbone of its classifier, of the averaged one where there is one.
+        A run with labels gives the backbone of its classifier, or of the averaged one if it has one.
         """
         if is_foreign(self.path):
             return read_foreign(self.path, self.backbone).build(self.resolution).eval()
@@ -71,14 +71,14 @@ class Start:
 
 
 def find_start(path: Path, backbone: str | None = None) -> Start:
-    """Read which network a run, a checkpoint, a file or a name stands for.
+    """Return the start for which a run, a checkpoint, a file or a name stands.
 
     Args:
-        path: of it, or the name.
-        backbone: name of the network, where the user gives one; needed for a file that does not say it.
+        path: its path, or the name.
+        backbone: name of the network, if the user gives one; needed for a file that does not say it.
 
     Raises:
-        UserError: there is nothing to start from, or no network in the way to fetch it.
+        UserError: there is nothing to start from, or it cannot be fetched.
     """
     if is_foreign(path):
         foreign = read_foreign(path, backbone)

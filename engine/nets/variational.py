@@ -11,7 +11,7 @@ _DOUBLINGS = 4
 
 
 class Decoder(nn.Sequential):
-    """From a latent vector to an image: four times nearest-neighbour doubling and a 3x3 convolution.
+    """Maps a latent vector to an image: four times nearest-neighbour doubling and a 3x3 convolution.
 
     Doubling before the convolution leaves no checkerboard, which transposed convolutions do (Odena et al.
     2016, "Deconvolution and Checkerboard Artifacts").
@@ -26,7 +26,7 @@ class Decoder(nn.Sequential):
             width: channels of the last hidden map; each earlier one has twice as many.
 
         Raises:
-            UserError: a resolution that four doublings do not reach.
+            UserError: four doublings do not reach the resolution.
         """
         side, rest = divmod(resolution, 2**_DOUBLINGS)
         if rest:
@@ -111,7 +111,7 @@ class Intensities(nn.Module):
 def reconstruct_and_sample(
     backbone: nn.Module, code: LatentCode, to_intensities: Intensities, x: Tensor, seed: int
 ) -> list[Tensor]:
-    """Show what an autoencoder has learned; both networks are left in evaluation mode.
+    """Show what an autoencoder has learned; both networks stay in evaluation mode.
 
     Args:
         backbone: the encoder.

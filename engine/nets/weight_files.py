@@ -1,9 +1,9 @@
-"""Weights files of other projects: read without running what is in them, and taken out of their wrappers.
+"""Weights files of other projects: read without running code in them, and taken out of their wrappers.
 
-A `.safetensors` file holds tensors alone. Every other file is torch's pickle, of which `weights_only=True`
-builds tensors and plain containers and refuses the rest. One class is let through besides: the authors of
+A `.safetensors` file holds tensors alone. Every other file is a pickle of torch. With `weights_only=True`
+torch builds only tensors and plain containers and refuses the rest. One more class is allowed: the authors of
 DINO (main_dino.py) and MAE (util/misc.py, save_model) put the `argparse.Namespace` of their command beside
-the weights, which holds values and runs nothing.
+the weights; it holds values and runs nothing.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from loaders.common.errors import UserError
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _AVERAGES = ("state_dict_ema", "model_ema", "ema", "teacher")
 _WRAPPERS = (*_AVERAGES, "state_dict", "model", "student", "module", "backbone", "encoder")
-"""Keys under which checkpoints keep their weights, the better first: averages of weights are what DINO's,
-Mean Teacher's and timm's own authors evaluate."""
+"""Keys under which checkpoints keep their weights, the better ones first: the authors of DINO, Mean Teacher
+and timm evaluate averages of weights."""
 _PREFIXES = (
     *("_orig_mod", "module", "model", "backbone", "encoder", "encoder_q", "base_encoder"),
     *("teacher", "student", "ema"),
 )
 """Modules that wrap a network in checkpoints: torch.compile, DistributedDataParallel, Lightning, DINO's
 MultiCropWrapper (utils.py), solo-learn and lightly (`backbone`, formerly `encoder`), MoCo (`encoder_q`) and
-MoCo v3 (`base_encoder`, main_lincls.py). Not `momentum_encoder`: its authors evaluate the other."""
+MoCo v3 (`base_encoder`, main_lincls.py). `momentum_encoder` is not among them, since its authors evaluate the
+other encoder."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a weights file, out of their wrappers, prefixes included.
+    """Read the tensors of a weights file, out of their wrappers; names keep their prefixes.
 
     Raises:
-        UserError: no such file, one that is cut or no checkpoint, one with pickled code, or one without
-            tensors.
+        UserError: there is no such file; it is cut off, no checkpoint, holds pickled code, or has no tensors.
     """
     if not path.is_file():
         raise UserError(f"weights: expected a file at {path}, found none; give the path of one")
@@ -76,7 +76,7 @@ def _pickled(path: Path) -> Any:
 
 
 def _code_in(path: Path) -> list[str]:
-    """Name what a file would have to import; empty where it is no file of torch's."""
+    """Name what a file would have to import; empty if it is no file of torch's."""
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # as above
@@ -92,7 +92,7 @@ def _no_checkpoint(path: Path, error: Exception) -> UserError:
 
 
 def _unwrapped(content: Any) -> dict[str, Tensor]:
-    """Go into the wrappers of a checkpoint until its tensors stand there."""
+    """Go into the wrappers of a checkpoint until the tensors are reached."""
     if not isinstance(content, Mapping):
         return {}
     for name in _WRAPPERS:
@@ -104,9 +104,9 @@ def _unwrapped(content: Any) -> dict[str, Tensor]:
 
 
 def without_prefixes(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield the tensors under every prefix that wraps a network, stripped of it; all of them first.
+    """Yield all tensors, then those under every prefix that wraps a network, without the prefix.
 
-    Averages come before what they are averages of: of two that fit alike, the first is to be taken.
+    Averages come before the weights that they average: of two equal fits the first is taken.
     """
     prefixes = {""}
     for name in tensors:

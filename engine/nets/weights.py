@@ -1,4 +1,4 @@
-"""Tensors in a safetensors file that is on the disk when the call returns."""
+"""Writing tensors to a safetensors file that is on the disk when the call returns."""
 
 from __future__ import annotations
 

@@ -59,6 +59,8 @@ class WideResNet(nn.Module):
         sizes = (16, 16 * width, 32 * width, 64 * width)
         blocks_per_stage = (depth - 4) // 6
         self.num_features = sizes[-1]
+        # Whose outputs are the maps of the stages: the last block of each.
+        self.stage_modules = tuple(f"stages.{blocks_per_stage * i - 1}" for i in (1, 2, 3))
         self.stem = nn.Conv2d(3, sizes[0], 3, 1, 1, bias=False)
         blocks = [
             PreActivationBlock(sizes[stage] if first else size, size, 2 if first and stage else 1)
@@ -71,7 +73,10 @@ class WideResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=_SLOPE, mode="fan_out", nonlinearity="leaky_relu")
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map views [B, 3, H, W] to the last map [B, num_features, H / 4, W / 4]."""
+        return F.leaky_relu(self.norm(self.stages(self.stem(x))), _SLOPE)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map views [B, 3, H, W] to representations [B, num_features]; H and W multiples of 4."""
-        h: Tensor = F.leaky_relu(self.norm(self.stages(self.stem(x))), _SLOPE).mean(dim=(2, 3))
-        return h
+        return self.forward_features(x).mean(dim=(2, 3))

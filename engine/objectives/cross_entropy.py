@@ -47,10 +47,10 @@ def pretext_loss(logits_BC: Tensor, target: Tensor) -> PretextTerms:
 
 
 def class_weights(counts: Tensor, effective: bool = False) -> Tensor:
-    """Return the weight of each class, such that rare classes count as much as frequent ones.
+    """Return class weights that make rare classes count as much as frequent ones.
 
     Args:
-        counts: int64 [C], labels of each class, of which one is not 0.
+        counts: int64 [C], labels of each class, not all 0.
         effective: inverse to (1 - b^n) / (1 - b), the effective number of n images, with b = 0.999; else
             inverse to n.
 
@@ -76,11 +76,15 @@ def label_loss(
 
     Args:
         logits: [B, C], any float dtype; computed in float32 or wider.
-        labels: int64 [B].
+        labels: int64 [B]; or of mixed images, float [B, C], the share of each class.
         weights: [C], from `class_weights`; None weighs all rows the same.
         label_smoothing: share of a label that is spread evenly over all classes.
     """
     wide = at_least_float32(logits)
+    if labels.is_floating_point():
+        log_p = wide.log_softmax(1)
+        per_class = -(1.0 - label_smoothing) * log_p - label_smoothing * log_p.mean(1, keepdim=True)
+        return ((labels if weights is None else labels * weights) * per_class).sum(1).mean()
     if weights is None:
         return F.cross_entropy(wide, labels, label_smoothing=label_smoothing)
     per_row = F.cross_entropy(wide, labels, reduction="none", label_smoothing=label_smoothing)

@@ -1,8 +1,8 @@
-"""DeepCluster: predict the cluster an image was put into, every cluster counting the same.
+"""DeepCluster: predict the cluster of an image; every cluster counts the same.
 
 Source: Caron, Bojanowski, Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual
 Features", equation 1 and section 3.3: images sampled uniformly over clusters are the same as a loss weighted
-by the inverse of the cluster's size. The weights keep the loader's order, which knows no clusters.
+by the inverse of the cluster's size. With weights the order of the loader need not depend on the clusters.
 
 Shapes: B rows of this rank, K clusters.
 """

@@ -73,8 +73,8 @@ def fixmatch_loss(
 
     Args:
         logits_labeled: [B, C], of the labelled rows' weak views.
-        labels: int64 [B].
-        logits_weak: [M, C], of the unlabelled rows' weak views; taken as they are, without gradient.
+        labels: int64 [B], or shares of the classes, see `label_loss`.
+        logits_weak: [M, C], of the unlabelled rows' weak views; no gradient flows back.
         logits_strong: [M, C], of the same rows' strong views.
         threshold: tau; 0.95 in the paper (0.7 on ImageNet).
         unlabeled_weight: lambda_u; 1 in the paper (10 on ImageNet).

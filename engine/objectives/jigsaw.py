@@ -1,4 +1,4 @@
-"""Jigsaw puzzles: which of a fixed set of permutations the tiles of an image are in.
+"""Jigsaw puzzles: recognise by which permutation, of a fixed set, the tiles of an image were shuffled.
 
 Source: Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles",
 algorithm 1 for the set of permutations.

@@ -2,7 +2,7 @@
 
 Source: Tarvainen and Valpola 2017, "Mean teachers are better role models" (arXiv 1703.01780), section 2 and
 appendix B for the ramps; both codes of the authors (github.com/CuriousAI/mean-teacher) for the division of
-the class loss, of which the paper says nothing.
+the class loss, which the paper does not state.
 
 Shapes: B labelled rows and N rows in all (labelled and unlabelled) of this rank, C classes. Every term is a
 sum over rows divided by N, which is the same on every rank, so that DistributedDataParallel's average is the
@@ -26,13 +26,13 @@ def consistency_loss(student_logits: Tensor, teacher_logits: Tensor, distance: D
 
     Args:
         student_logits: [N, C].
-        teacher_logits: [N, C], of another view by the averaged weights; no gradient flows back.
+        teacher_logits: [N, C], from the averaged weights on another view; no gradient flows back.
         distance: "mse" is the squared difference of probabilities, averaged over classes and rows; "kl" is
             the divergence of the student from the teacher, summed over classes, averaged over rows.
 
     Raises:
-        ValueError: logits of different shapes, or one tensor given for both: then the loss would be zero
-            whatever the views are.
+        ValueError: logits of different shapes, or the same tensor for both, which would make the loss zero
+            for any views.
     """
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(
@@ -53,19 +53,19 @@ def class_loss(
 ) -> Tensor:
     """Return the cross-entropy of the labelled rows, summed and divided by the number of all rows.
 
-    The weight of the consistency, 100 in the authors' code, is meant beside this sum: a mean over the
-    labelled rows alone would be N / B = 1 + mu times as large.
+    The consistency weight of 100 in the authors' code belongs to this division: a mean over the labelled rows
+    alone would be N / B = 1 + mu times as large.
 
     Args:
         logits_labeled: [B, C].
-        labels: int64 [B].
+        labels: int64 [B], or shares of the classes, see `label_loss`.
         num_rows: N.
         class_weights: see `label_loss`.
 
     Source: the authors' code in PyTorch (`main.py`, `train`), which divides by the size of the minibatch, and
         in TensorFlow (`model.py`, `classification_costs`), which does the same.
     """
-    if class_weights is not None:
+    if class_weights is not None or labels.is_floating_point():
         return label_loss(logits_labeled, labels, class_weights) * len(labels) / num_rows
     return F.cross_entropy(at_least_float32(logits_labeled), labels, reduction="sum") / num_rows
 
@@ -73,7 +73,7 @@ def class_loss(
 def ramp_up(step: int, ramp_steps: int) -> float:
     """Return exp(-5 (1 - t)^2) with t = step / ramp_steps, at most 1.
 
-    The consistency only means something once the teacher does, so its weight follows this.
+    The weight of the consistency follows this ramp, since the teacher is of no use at first.
     """
     t = min(1.0, step / ramp_steps) if ramp_steps > 0 else 1.0
     return math.exp(-5.0 * (1.0 - t) ** 2)

@@ -1,4 +1,4 @@
-"""Relative patches: where a second patch lies, seen from the centre.
+"""Relative patches: predict where a second patch lies, seen from the centre.
 
 Source: Doersch, Gupta, Efros 2015, "Unsupervised Visual Representation Learning by Context Prediction",
 section 3 and figure 2.

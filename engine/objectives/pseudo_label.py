@@ -1,8 +1,8 @@
-"""Pseudo-labels: the network's own guesses as labels, from a confidence on, with a weight that grows.
+"""Pseudo-labels: the network's own confident guesses as labels, with a weight that grows.
 
 Source: Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
-Networks", equations 15 and 16; the threshold is that of Sohn et al. 2020 (FixMatch), and the growing one the
-INF473V report's, section 3.2.
+Networks", equations 15 and 16; the threshold is that of Sohn et al. 2020 (FixMatch), the growing threshold
+that of the INF473V report, section 3.2.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def pseudo_label_loss(
     weight: float,
     class_weights: Tensor | None = None,
 ) -> PseudoLabelTerms:
-    """Compute the loss of pseudo-labels made afresh from the very logits they are put to.
+    """Compute the loss of pseudo-labels that are the guesses of the same logits.
 
     Args:
         logits_labeled: [B, C].
-        labels: int64 [B].
+        labels: int64 [B], or shares of the classes, see `label_loss`.
         logits_unlabeled: [M, C]; the guess is their argmax, through which no gradient flows.
         threshold: least probability of a guess; 0 takes every guess, as Lee did.
         weight: alpha(t), see `label_weight`.

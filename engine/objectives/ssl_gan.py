@@ -51,7 +51,7 @@ def discriminator_loss(
 
     Args:
         logits_labeled: [B, K].
-        labels: int64 [B].
+        labels: int64 [B], or shares of the classes, see `label_loss`.
         logits_unlabeled: [M, K].
         logits_generated: [G, K], of images whose generator gets no gradient from here.
         class_weights: of the K classes, see `label_loss`.
@@ -93,7 +93,7 @@ def feature_matching_loss(features_real: Tensor, features_generated: Tensor) -> 
 def diversity(images: Tensor) -> Tensor:
     """Return the root mean square distance per pixel of images from their mean, over all ranks, a scalar.
 
-    Close to 0 when a generator draws one image whatever its input is.
+    It is close to 0 if a generator draws the same image for any input.
 
     Args:
         images: [G, 3, H, W].

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.choices import Mixing
@@ -29,14 +30,19 @@ class Mixed:
     Attributes:
         x: [B, 3, H, W].
         labels: int64 [B], of each image.
-        partner_labels: int64 [B], of what was mixed in.
-        share: of the image itself in the mixture, in [0, 1].
+        partner_labels: int64 [B], of the image that was mixed in.
+        share: share of the image itself in the mixture, in [0, 1].
     """
 
     x: Tensor
     labels: Tensor
     partner_labels: Tensor
     share: float
+
+    def shares(self, num_classes: int) -> Tensor:
+        """Return the share of each class in each mixture, float32 [B, C]."""
+        own, partner = (F.one_hot(y, num_classes).float() for y in (self.labels, self.partner_labels))
+        return self.share * own + (1.0 - self.share) * partner
 
 
 def draw_share(alpha: float, seed: int, step: int) -> float:
@@ -57,12 +63,12 @@ def mix(x: Tensor, labels: Tensor, mixing: Mixing, alpha: float, seed: int, step
     """Mix every image with its neighbour.
 
     Args:
-        x: [B, 3, H, W], B even where anything is mixed.
+        x: [B, 3, H, W]; B must be even if images are mixed.
         labels: int64 [B].
-        mixing: "mixup" blends all pixels, "cutmix" puts in a box of the neighbour.
+        mixing: "mixup" blends all pixels, "cutmix" pastes a box of the neighbour.
         alpha: of Beta(alpha, alpha); the papers have 0.2 (mixup on ImageNet) and 1 (CutMix).
         seed: of the run.
-        step: of the run; every step draws anew.
+        step: step of the run; every step draws new numbers.
 
     Raises:
         UserError: an odd number of rows.

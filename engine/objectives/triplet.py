@@ -20,7 +20,7 @@ from engine.train.distributed import all_gather, rank, world_size
 
 @dataclass(frozen=True)
 class TripletTerms:
-    """The loss and the share of triplets that are in order, each a scalar, means over the rank's rows.
+    """The loss and the share of triplets in order, each a scalar, means over the rank's rows.
 
     Attributes:
         loss: max(0, distance to the positive - distance to the negative + margin).
@@ -36,13 +36,13 @@ def triplet_loss(
 ) -> TripletTerms:
     """Compute the hinge of each anchor, its positive and the positive of the next image.
 
-    The next image is that of the joined batch of all ranks, the first one for the last.
+    The next image is taken in the joined batch of all ranks; after the last comes the first.
 
     Args:
         anchor_BD: [B, D], any scale, float32 or wider; not all zero.
         positive_BD: [B, D], other views of the same images.
         margin: 0.5 in the paper.
-        distance: 1 - cosine, as in the paper, or Euclidean, which is of the codes' own scale.
+        distance: 1 - cosine, as in the paper, or Euclidean, which depends on the scale of the codes.
 
     Returns:
         The loss and the share of triplets in order.

@@ -1,4 +1,4 @@
-"""VICReg: equal views, features that vary, features that do not covary.
+"""VICReg: equal embeddings of both views, features that vary, features that do not covary.
 
 Source: Bardes, Ponce, LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
 Learning", algorithm 1, whose invariance is a mean over features too (equation 5 sums over them). The authors'

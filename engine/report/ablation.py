@@ -1,4 +1,4 @@
-"""The table of what each stage of a chain of trainings brought, as files, as a picture and on the screen."""
+"""The table of the gain of each stage in a chain of trainings, as files, picture and on the screen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loaders.common.files import to_json, write_atomic
 
 @dataclass(frozen=True)
 class Measured:
-    """Test accuracy after a stage, in [0, 1]."""
+    """Test accuracy after one stage, in [0, 1]."""
 
     stage: str
     top1: float
@@ -30,7 +30,7 @@ def write_ablation(
     """Write ablation.json and ablation.csv of the stages so far.
 
     Args:
-        out: folder of the files.
+        out: folder folder of the files.
         measured: in the order of the stages.
         titles: of the stages.
         config: of the whole chain, in JSON types.
@@ -57,13 +57,13 @@ def draw_ablation(out: Path, measured: Sequence[Measured], titles: Mapping[str, 
 def print_ablation(
     console: Console, measured: Sequence[Measured], titles: Mapping[str, str], apart: str
 ) -> None:
-    """Print what every stage came to and what it changed.
+    """Print the accuracy after every stage and the change that it made.
 
     Args:
         console: to print on.
         measured: in the order of the stages.
         titles: of the stages.
-        apart: a stage that no other goes on from.
+        apart: a stage from which no other goes on.
     """
     table = Table("stage", "top-1, %", "change")
     chained = [row for row in measured if row.stage != apart]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 
 from engine.report.page import jpeg_uri
+from loaders.packs import Pack
+from loaders.packs.images.thumbnail import thumbnail
 
 _BAR_PX = 18
 
@@ -16,9 +18,9 @@ class Bars:
     """A histogram as horizontal bars.
 
     Attributes:
-        names: what each bar counts.
+        names: names of the bars.
         counts: lengths of the bars.
-        caption: what is to be seen.
+        caption: what the picture shows.
     """
 
     names: Sequence[str]
@@ -47,7 +49,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A contact sheet: some images of one kind; a click shows one large.
+    """A contact sheet: some images of one kind; a click enlarges an image.
 
     Attributes:
         name: the kind, such as a class.
@@ -67,3 +69,9 @@ class Sheet:
         )
         caption = f"<figcaption>{escape(self.name)}</figcaption>"
         return f'<figure><div class="sheet">{pictures}</div>{caption}</figure>'
+
+
+def image_sheet(pack: Pack, name: str, rows: Sequence[int], said: Sequence[str]) -> Sheet:
+    """Return a sheet of rows of a pack; `said` of each stands behind its key."""
+    keys = [f"{pack.key(row)}: {text}" for row, text in zip(rows, said, strict=True)]
+    return Sheet(name, [thumbnail(pack, row) for row in rows], keys)

@@ -1,4 +1,4 @@
-"""A map of features: images that the network finds alike lie close to each other."""
+"""A map of features: images with similar features lie close to each other."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from engine.report.page import Picture, Section
 from engine.report.tested import Tested
 from engine.report.theme import Palette
 
-_FEWEST = 10  # images, below which a map shows nothing
-_NAMED = 10  # classes with a colour and a name of their own
+_FEWEST = 10  # images; a map of fewer shows nothing
+_NAMED = 10  # most classes that get their own colour and name
 _PERPLEXITY = 30.0
 
 
@@ -36,7 +36,7 @@ def place(features: NDArray[np.float32]) -> NDArray[np.float32]:
     reduced = centred
     if min(centred.shape) > 50:
         reduced = PCA(50, random_state=0, svd_solver="randomized").fit_transform(centred)
-    if not np.ptp(reduced, axis=0).any():  # a collapsed network: all images in one place
+    if not np.ptp(reduced, axis=0).any():  # a collapsed network puts all images in one place
         return np.zeros((len(features), 2), np.float32)
     start = reduced[:, :2] if reduced.shape[1] >= 2 else np.hstack([reduced, np.zeros_like(reduced)])
     start = start / max(float(start[:, 0].std()), 1e-12) * 1e-4  # what scikit-learn makes of a PCA

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engine.report.names import DrawnNames, drawn_names
 from engine.report.page import Picture
@@ -14,7 +14,7 @@ from engine.report.theme import DARK, LIGHT, Palette
 from loaders.common.files import write_atomic
 
 _DPI = 160
-_MARKERS, _DASHES = "os^Dv", ("-", "--", ":", "-.")  # of lines beyond the three colours
+_MARKERS, _DASHES = "os^Dv", ("-", "--", ":", "-.")  # dashes of lines beyond the three colours
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Curve:
         name: title of its panel, with the unit; curves of one name share a panel.
         steps: increasing.
         values: one per step.
-        from_zero: whether the axis starts at zero, as a share or a rate should.
-        label: what the curve is among those of its panel; empty where it is alone.
+        from_zero: whether the axis starts at zero, as it should for a share or a rate.
+        label: name of the curve in its panel; empty if it is the only one.
     """
 
     name: str
@@ -43,8 +43,8 @@ class Series:
     Attributes:
         name: shown in the legend.
         places: increasing, such as labels per class or steps.
-        mean: one per place; accuracies in [0, 1].
-        spread: standard deviation over seeds, same length.
+        mean: accuracies in [0, 1], one per place.
+        spread: standard deviations over seeds, one per place.
     """
 
     name: str
@@ -67,12 +67,14 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
             axes = figure.add_subplot(num_rows, 2, place + 1)
             for number, curve in enumerate(drawn):
                 text = texts.get(curve.label)
-                text = f" {text}" if text and text[0] == "_" else text  # else the legend leaves it out
+                text = f" {text}" if text and text[0] == "_" else text  # else the legend leaves the curve out
                 look = line_look(number, palette)
-                marker = "o" if len(curve.steps) == 1 else None  # a line of one point is not seen
+                marker = "o" if len(curve.steps) == 1 else None  # a line of one point is invisible
                 axes.plot(curve.steps, curve.values, linewidth=1.4, label=text, marker=marker, **look)
             axes.set_title(name, loc="left", fontsize=9, color=palette.ink)
             axes.margins(x=0)
+            axes.locator_params(axis="x", nbins=5, integer=True)
+            axes.locator_params(axis="y", nbins=4)
             if any(curve.from_zero for curve in drawn):
                 axes.set_ylim(0.0, max([1e-9, *(v for curve in drawn for v in curve.values)]) * 1.15)
             if place >= len(panels) - 2:
@@ -80,13 +82,33 @@ def draw_curves(curves: Sequence[Curve], caption: str = "", x_name: str = "step"
             dress(axes, palette)
             if len(drawn) > 1:
                 axes.legend(frameon=False, fontsize=7, labelcolor=palette.ink, loc="best")
+        _leave_room(figure, num_rows)
 
     size = (8.6, 2.1 * ((len(panels) + 1) // 2))
     shown = []
     for name, drawn in panels.items():
         own = [curve.label for curve in drawn if curve.label]
         shown.append(f"{name} ({', '.join(own)})" if len(own) > 1 else name)
-    return draw_picture(draw, size, f"Curves over {x_name}: {', '.join(shown)}", caption, labels)
+    alt = f"Curves over {x_name}: {', '.join(shown)}"
+    return draw_picture(draw, size, alt, caption, labels, layout=None)
+
+
+def _leave_room(figure: Any, num_rows: int) -> None:
+    """Place rows of two panels, by inches.
+
+    Every run ends with such a picture: matplotlib's own search for the room took most of its time.
+    """
+    width, height = figure.get_size_inches()
+    left, right, top, bottom, gap = 0.55, 0.25, 0.3, 0.5, 0.55
+    panel = (height - top - bottom - gap * (num_rows - 1)) / num_rows
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - right / width,
+        top=1 - top / height,
+        bottom=bottom / height,
+        wspace=2 * 0.65 / (width - left - right - 0.65),
+        hspace=gap / panel,
+    )
 
 
 def line_look(number: int, palette: Palette) -> dict[str, Any]:
@@ -120,10 +142,11 @@ def draw_lines(
 
     Args:
         series: a line each.
-        titles: of the axis to the right, of the values, and of the picture for those who cannot see it.
-        factor: what values are multiplied by, 100 for shares in per cent.
+        titles: titles of the horizontal axis and of the values, and a description of the picture for those
+            who cannot see it.
+        factor: factor of the values, such as 100 for shares in per cent.
         caption: below the picture.
-        scale: prepares the axis to the right.
+        scale: prepares the horizontal axis.
     """
     names = drawn_names([line.name for line in series])
 
@@ -138,7 +161,7 @@ def draw_lines(
             high = [m + factor * s for m, s in zip(mean, line.spread, strict=True)]
             axes.fill_between(line.places, low, high, color=color, alpha=0.16, linewidth=0)
             look = {"color": color, "marker": marker, "linestyle": dashes, "markersize": 4.5}
-            # Matplotlib leaves a name out of the legend that begins with "_".
+            # Matplotlib leaves names that begin with "_" out of the legend.
             axes.plot(line.places, mean, label=f" {name}" if name[:1] == "_" else name, **look)
         scale(axes)
         axes.set_xlabel(titles[0], fontsize=8, color=palette.muted)
@@ -171,7 +194,7 @@ def draw_steps(names: Sequence[str], values: Sequence[float], title: str, captio
 
 
 def dress(axes: Any, palette: Palette) -> None:
-    """Give axes the page's look: no frame, pale rules."""
+    """Give axes the look of the page: no frame, pale rules."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -188,6 +211,7 @@ def draw_picture(
     alt: str,
     caption: str,
     names: DrawnNames | None = None,
+    layout: Literal["constrained"] | None = "constrained",
 ) -> Picture:
     """Draw for a light and for a dark page.
 
@@ -196,9 +220,10 @@ def draw_picture(
         size: width and height in inches.
         alt: what the picture shows, for those who cannot see it.
         caption: below the picture.
-        names: those in the picture that come from outside; the caption gets their note.
+        names: names from outside in the picture; the caption gets their note.
+        layout: who finds room for the texts: matplotlib, or `draw` itself.
     """
-    # The object interface: no display is needed and no global state of pyplot is left behind.
+    # Matplotlib's object interface needs no display and leaves no global state of pyplot behind.
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -206,7 +231,7 @@ def draw_picture(
     files = []
     for palette in (LIGHT, DARK):
         with rc_context({"font.family": names.families} if names else {}):
-            figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+            figure = Figure(figsize=size, dpi=_DPI, layout=layout)
             FigureCanvasAgg(figure)
             draw(figure, palette)
             buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Heat maps: a quantity over two settings, each cell with its figure."""
+"""Heat maps: a quantity over two settings, with a number in each cell."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Panel:
     """One map of several that share their axes and their colours.
 
     Attributes:
-        title: above it.
-        values: rows from top to bottom; None where nothing was measured.
+        title: title above the map.
+        values: values, rows from top to bottom; None where nothing was measured.
     """
 
     title: str
@@ -41,7 +41,7 @@ def draw_heatmap(
         column_names: from left to right.
         row_title: of the vertical axis.
         column_title: of the horizontal axis.
-        quantity: what the figures are, with its unit.
+        quantity: name of the quantity, with its unit.
         caption: below the picture.
     """
     known = [value for panel in panels for row in panel.values for value in row if value is not None]
@@ -100,5 +100,5 @@ def _frame(axes: Any, row: int, column: int, palette: Palette) -> None:
     from matplotlib.patches import Rectangle
 
     frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=palette.second, linewidth=2.0)
-    frame.set_clip_on(False)  # at the edge of the map half of its line lies outside
+    frame.set_clip_on(False)  # at the edge of the map half of the frame's line lies outside
     axes.add_patch(frame)

@@ -1,7 +1,7 @@
-"""Names from outside in drawings: what no font here can draw becomes a number, which the caption explains.
+"""Names from outside in drawings: a name that no font can draw becomes a number; the caption explains it.
 
-A page is drawn by a browser, which has fonts for every script; a picture by matplotlib, which has one font of
-its own, uses those of the machine, and neither joins letters nor writes from right to left.
+A browser draws the page and has fonts for every script. Matplotlib draws the pictures: it has one font of its
+own, uses those of the machine, and neither joins letters nor writes from right to left.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from loaders.common.errors import one_line
+from loaders.common.errors import UserError, one_line
 
-_OWN_FAMILY = "DejaVu Sans"  # comes with matplotlib
-_BOXES = "Last Resort"  # a font that has every letter, as the box of its script; matplotlib brings it along
-_LONGEST = 32  # letters of a name in a picture
+_OWN_FAMILY = "DejaVu Sans"  # font that comes with matplotlib
+_BOXES = "Last Resort"  # matplotlib's fallback font, which draws any letter as a box with its script
+_LONGEST = 32  # most letters of a name in a picture
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
-_JOINING = ("Mn", "Mc", "Me", "Cf")  # marks and joiners, which change how their neighbours look
+_JOINING = ("Mn", "Mc", "Me", "Cf")  # marks and joiners, which change the look of their neighbours
 
 
 @dataclass(frozen=True)
 class DrawnNames:
-    """Names as a picture shows them.
+    """Names in the form that a picture shows.
 
     Attributes:
         texts: one per name, with `$` escaped, which would begin a formula.
-        families: font families that have their letters, in the order in which they are tried.
-        note: which numbers stand for which names, for the caption; empty where there are none.
+        families: font families that have their letters, in the order of preference.
+        note: explanation of the numbers, for the caption; empty if there are none.
     """
 
     texts: tuple[str, ...]
@@ -37,7 +37,7 @@ class DrawnNames:
 
 
 def drawn_names(names: Sequence[str]) -> DrawnNames:
-    """Return names as matplotlib can draw them, with the fonts that this machine has."""
+    """Return names in a form that matplotlib can draw with the fonts of this machine."""
     families = [_OWN_FAMILY]
     texts, numbered = [], []
     for number, name in enumerate(names):
@@ -55,8 +55,20 @@ def drawn_names(names: Sequence[str]) -> DrawnNames:
     return DrawnNames(tuple(texts), tuple(families), note)
 
 
+def check_classes(names: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse names of no class.
+
+    Raises:
+        UserError: names one of them.
+    """
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        known = ", ".join(classes[:8]) + (" ..." if len(classes) > 8 else "")
+        raise UserError(f"classes: expected some of {known}, found {unknown[0]!r}; change it")
+
+
 def _is_simple(text: str) -> bool:
-    """Tell whether a text is its letters, one beside the other, from left to right."""
+    """Tell whether a text is drawn letter by letter from left to right."""
     return not any(
         unicodedata.bidirectional(letter) in _RIGHT_TO_LEFT or unicodedata.category(letter) in _JOINING
         for letter in text
@@ -65,7 +77,7 @@ def _is_simple(text: str) -> bool:
 
 @cache
 def _family_of(letters: frozenset[str]) -> str | None:
-    """Return a font family that, with matplotlib's own, has all of some letters; None where none has."""
+    """Return a font family that, together with matplotlib's own, has all these letters; None if none has."""
     from matplotlib import font_manager
 
     missing = frozenset(map(ord, letters)) - _letters_of(font_manager.findfont(_OWN_FAMILY))
@@ -84,7 +96,7 @@ def _family_of(letters: frozenset[str]) -> str | None:
 
 @cache
 def _letters_of(path: str) -> frozenset[int]:
-    """Return the code points of a font file; none of one that cannot be drawn in every size."""
+    """Return the code points of a font file; none if the font cannot be drawn in every size."""
     from matplotlib.ft2font import FT2Font
 
     try:

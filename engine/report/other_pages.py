@@ -1,23 +1,33 @@
-"""Pages about folders that are no single training: few labels, a pipeline, and several runs side by side."""
+"""Pages about folders other than a single training: few labels, a pipeline, several runs side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
 
 from engine.evaluate.few_labels import RESULTS_NAME, read_results
 from engine.evaluate.online_probe import read_probe
+from engine.report.classifier_sections import headline
 from engine.report.figures import draw_curves, draw_steps
+from engine.report.names import check_classes
 from engine.report.page import Block, Facts, Paragraph, Section, Table, render_page
+from engine.report.rank_sections import RankPages
 from engine.report.run_page import (
     FOOTER,
     PageOptions,
     accuracy_cell,
     build_run_page,
+    classifier_sections,
     commands_of,
+    pack_of,
 )
 from engine.report.sections import curves_of, few_labels_section, leaks_section, percent
+from engine.report.tested import Tested
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.metrics import read_metrics
 from engine.train.run_folder import read_run
@@ -25,6 +35,7 @@ from loaders.common.errors import UserError, one_line
 from loaders.common.json_text import parse_json
 
 ABLATION_NAME = "ablation.json"
+CLASSIFICATION_NAME, PREDICTIONS_NAME = "classification.json", "predictions.npz"
 
 
 def build_page(options: PageOptions) -> str:
@@ -37,11 +48,13 @@ def build_page(options: PageOptions) -> str:
         return few_labels_page(options)
     if (options.run / ABLATION_NAME).is_file():
         return pipeline_page(options)
+    if (options.run / CLASSIFICATION_NAME).is_file():
+        return evaluation_page(options)
     return build_run_page(options)
 
 
 def few_labels_page(options: PageOptions) -> str:
-    """Return the page of what recipes/transfer.py left."""
+    """Return the page about a folder of recipes/transfer.py."""
     results, config = read_results(options.run)
     rows = [
         (
@@ -76,7 +89,7 @@ def few_labels_page(options: PageOptions) -> str:
 
 
 def pipeline_page(options: PageOptions) -> str:
-    """Return the page of what recipes/pipeline.py left: every stage, and the runs that it is made of."""
+    """Return the page about a folder of recipes/pipeline.py: every stage, and the runs behind it."""
     path = options.run / ABLATION_NAME
     try:
         content = parse_json(path.read_bytes())
@@ -102,11 +115,66 @@ def pipeline_page(options: PageOptions) -> str:
     )
 
 
+def evaluation_page(options: PageOptions) -> str:
+    """Return the page of what recipes/evaluate.py left: all images of a split, the mean of all views.
+
+    Raises:
+        UserError: a folder without predictions, or with damaged ones; no pack.
+    """
+    content, tested, classes = read_predictions(options.run)
+    config = dict(content["config"])
+    pack = pack_of({"config": config}, options)
+    check_classes(options.classes, classes)
+    sections = [leaks_section([str(leak) for leak in config.get("leaks", ())])]
+    known = tested.label >= 0
+    if known.any():
+        labelled = tested.only(known)
+        found = content["mean_of_views"]
+        sections.append(headline(found["top1"], found["num_images"], found["top5"], found["mean_class_top1"]))
+        rows = [
+            (name, percent(view["top1"]), percent(view["top5"])) for name, view in content["views"].items()
+        ]
+        views = (
+            [Table(("view", "accuracy", "among five"), rows, "Each view by itself.")] if len(rows) > 1 else []
+        )
+        sections.append(Section("Views", views))
+        sections += classifier_sections(labelled, pack, None, options.classes)
+    else:
+        ranks = RankPages(pack, tested, classes)
+        sections += [ranks.sheets(options.classes), ranks.imbalance(None, np.full(len(classes), np.nan))]
+    sections.append(_configuration(config, options))
+    title = options.title or f"Evaluation: {options.run.resolve().name}"
+    return render_page(title, options.lead, sections, FOOTER)
+
+
+def read_predictions(out: Path) -> tuple[dict[str, Any], Tested, tuple[str, ...]]:
+    """Read what recipes/evaluate.py left: its figures, what the network said, and the classes.
+
+    Raises:
+        UserError: files that are missing, damaged, or of an older version.
+    """
+    path = out / PREDICTIONS_NAME
+    if not path.is_file():
+        raise UserError(f"predictions: expected {path}, found none; evaluate again with --predictions")
+    try:
+        content = dict(parse_json((out / CLASSIFICATION_NAME).read_bytes()))
+        split = str(content["config"]["split"])
+        with np.load(path, allow_pickle=False) as arrays:
+            row, label, scores = (arrays[name] for name in ("row", "label", "probabilities"))
+            classes = tuple(str(name) for name in arrays["classes"])
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise UserError(f"{out} is not an evaluation's result ({error}); evaluate again") from None
+    nothing = np.zeros(0, np.int64)
+    features = np.zeros((0, 0), np.float32)
+    tested = Tested(split, len(row), row, label, torch.from_numpy(scores), nothing, features)
+    return content, tested, classes
+
+
 def compare_page(runs: Sequence[Path], title: str | None = None, lead: str = "") -> str:
     """Return a page with several runs side by side.
 
     Raises:
-        UserError: a folder that is no run.
+        UserError: one of the folders is no run.
     """
     for run in runs:
         read_run(run)
@@ -115,7 +183,7 @@ def compare_page(runs: Sequence[Path], title: str | None = None, lead: str = "")
 
 
 def compared_sections(runs: Sequence[Path], below: Path | None = None) -> list[Section]:
-    """Return the figures, the curves and the differing options of several runs."""
+    """Return the results, the curves and the differing options of several runs."""
     found = []
     missing: list[Block] = []
     for run in runs:

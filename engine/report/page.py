@@ -1,4 +1,4 @@
-"""Assemble a self-contained HTML page from blocks; every piece of text is escaped here and nowhere else."""
+"""Assembles a self-contained HTML page from blocks; text is escaped here and nowhere else."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Protocol
 
 from engine.report.theme import CSS
 
-_CSS_PX_PER_PX = 0.69  # so that drawings of 8.6 inches at 160 dots fill the page
-_WIDE_PX = 700  # from here on a phone shows a part, to be moved
+_CSS_PX_PER_PX = 0.69  # so that drawings of 8.6 inches at 160 dots per inch fill the page
+_WIDE_PX = 700  # on a phone, a wider drawing scrolls
 
-# A click on a heading sorts its table by that column, numbers by their size; one on a picture shows it large.
+# A click on a heading sorts its table by that column, numbers by value; a click on a picture enlarges it.
 SCRIPT = """
 "use strict";
 document.querySelectorAll("table[data-sort] thead th").forEach(head => {
@@ -55,7 +55,7 @@ document.querySelectorAll("main img").forEach(img => {
 
 
 class Block(Protocol):
-    """A part of a section that knows its HTML."""
+    """A part of a section that can write its own HTML."""
 
     def html(self) -> str:
         """Return the block's markup, with all text escaped."""
@@ -85,7 +85,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure to see first: a value, what it is, and a remark."""
+    """A headline figure: a value, its name, and a remark."""
 
     value: str
     label: str
@@ -94,7 +94,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The figures to see first, side by side."""
+    """The headline figures, side by side."""
 
     tiles: Sequence[Tile]
 
@@ -110,7 +110,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: the first column names the rows; the others are set to the right where they hold figures."""
+    """A table: the first column names the rows; other columns are right-aligned if they hold numbers."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -136,7 +136,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values, set in as many columns as fit."""
+    """Names and values, in as many columns as fit."""
 
     pairs: Sequence[tuple[str, str]]
 
@@ -158,7 +158,7 @@ class Picture:
     def html(self) -> str:
         """Return the block's markup."""
         caption = f"<figcaption>{escape(self.caption)}</figcaption>" if self.caption else ""
-        # Small drawings are not blown up to the width of the page.
+        # Small drawings are not enlarged to the width of the page.
         width = int.from_bytes(self.light[16:20], "big") * _CSS_PX_PER_PX
         wide = ' class="wide"' if width > _WIDE_PX else ""
         return (
@@ -174,8 +174,8 @@ class Gallery:
     """Small pictures in columns: one column per image, one row per name.
 
     Attributes:
-        names: what each row shows, R names.
-        columns: PNG files, each column R of them.
+        names: R names, one for each row.
+        columns: PNG files, R in each column.
         caption: what is to be seen.
     """
 
@@ -229,7 +229,7 @@ def render_page(title: str, lead: str, sections: Sequence[Section], footer: str 
     Args:
         title: heading and window title.
         lead: one or two sentences below the heading.
-        sections: the content, in order; a section without blocks is left out.
+        sections: sections in order; a section without blocks is left out.
         footer: one line at the end.
     """
     body = "\n".join(section.html() for section in sections if section.blocks)

@@ -14,7 +14,7 @@ from loaders.common.files import write_atomic
 
 
 def save_rows(path: Path, rows: Sequence[Tensor]) -> None:
-    """Write one line of pictures per entry.
+    """Write one line of pictures for each entry.
 
     Args:
         path: a PNG file, replaced in one move.

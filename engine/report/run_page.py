@@ -1,4 +1,4 @@
-"""The page about a run folder, made of what the folder holds; what is missing is said, and left out."""
+"""The page about a run folder, made from its files; the page names what is missing and leaves it out."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from engine.evaluate.few_labels import FewLabelResult, read_results
 from engine.evaluate.online_probe import read_probe
 from engine.evaluate.results import Evaluation, read_evaluation
+from engine.report.names import check_classes
 from engine.report.page import Block, Command, Paragraph, Section, Table, Tile, Tiles, render_page
 from engine.report.sections import (
     configuration_section,
@@ -53,13 +54,14 @@ class PageOptions:
 
     Attributes:
         run: run folder.
-        few_labels: folder of recipes/transfer.py, for the accuracies with few labels.
-        pack: that the run was trained on; where its configuration says by default.
+        few_labels: folder of recipes/transfer.py, for accuracies with few labels.
+        pack: pack of the run; that in its configuration by default.
         title: heading; the recipe and the folder by default.
-        lead: a sentence below it.
-        commands: command lines that led here; what the folder keeps by default.
+        lead: a sentence below the heading.
+        commands: command lines that led here; those in the folder by default.
         num_images: images on the sheet of views.
         num_tested: test images that are shown to the network at most; 0 shows it none.
+        classes: whose right and wrong images are shown; the best and the worst by default.
     """
 
     run: Path
@@ -70,17 +72,18 @@ class PageOptions:
     commands: tuple[str, ...] = ()
     num_images: int = 12
     num_tested: int = MOST_TESTED
+    classes: tuple[str, ...] = ()
 
 
 class _Sections:
-    """The sections of a page in order; one that cannot be made is named under what is missing."""
+    """Collects the sections of a page in order; a section that cannot be made is named as missing."""
 
     def __init__(self) -> None:
         self.found: list[Section] = []
         self.missing: list[str] = []
 
     def add(self, what: str, make: Callable[[], Section | Sequence[Section]]) -> None:
-        """Add what `make` returns, or a line on why it does not."""
+        """Add the section from `make`, or a line on why it failed."""
         try:
             made = make()
         except (UserError, LoaderError, OSError, ValueError) as error:  # such as features that are NaN
@@ -89,7 +92,7 @@ class _Sections:
         self.found += [made] if isinstance(made, Section) else made
 
     def get(self, what: str, make: Callable[[], Any]) -> Any:
-        """Return what `make` returns; None, and a line, where it fails."""
+        """Return the result of `make`; if it fails, add a line and return None."""
         made: list[Any] = [None]
 
         def kept() -> list[Section]:
@@ -100,7 +103,7 @@ class _Sections:
         return made[0]
 
     def all(self) -> list[Section]:
-        """Return the sections, behind them what is missing."""
+        """Return the sections, followed by the list of what is missing."""
         return [*self.found, Section("What is missing", [Paragraph(line) for line in self.missing])]
 
 
@@ -108,7 +111,7 @@ def build_run_page(options: PageOptions) -> str:
     """Return the page of a run folder as HTML text.
 
     Raises:
-        UserError: no run there, or something asked for by an option that is not there.
+        UserError: there is no run, or an option asks for something that does not exist.
     """
     described, run = read_run(options.run), options.run
     results = [] if options.few_labels is None else read_results(options.few_labels)[0]
@@ -129,7 +132,9 @@ def build_run_page(options: PageOptions) -> str:
         page.add("frozen features", lambda: frozen_section(evaluation))
     pack = page.get("pack", lambda: pack_of(described, options))
     if pack is not None:
+        check_classes(options.classes, pack.classes)
         page.add("views", lambda: views_section(run, pack, options.num_images))
+        page.add("feature maps", lambda: feature_maps(run, pack))
         if options.num_tested:
             page.add("test images", lambda: network_sections(described, pack, options))
     page.add("speed", lambda: speed_section(records))
@@ -142,7 +147,7 @@ def build_run_page(options: PageOptions) -> str:
 def accuracy_section(
     run: Path, evaluation: Evaluation | None, results: Sequence[FewLabelResult]
 ) -> list[Section]:
-    """Return the figures to see first: of the classifier, and of frozen features and few labels."""
+    """Return the headline figures: of the classifier, of frozen features and of few labels."""
     from engine.report.classifier_sections import headline
 
     found = read_accuracy(run)
@@ -154,7 +159,7 @@ def accuracy_section(
 
 
 def leaks_of(described: dict[str, Any], few_labels: Path | None, evaluation: Evaluation | None) -> list[str]:
-    """Return what was learned from and measured on at once, by whatever the page shows; each text once."""
+    """Return the leaks of everything that the page shows; each text once."""
     shown = [described["config"], {} if evaluation is None else evaluation.config]
     if few_labels is not None:
         shown.append(read_results(few_labels)[1])
@@ -165,7 +170,7 @@ def pack_of(described: dict[str, Any], options: PageOptions) -> Pack:
     """Open the pack of a run.
 
     Raises:
-        UserError: the configuration names none, or it is gone.
+        UserError: the configuration names no pack, or the pack is gone.
     """
     trained_on = options.pack or described["config"].get("pack")
     if not isinstance(trained_on, str | Path):
@@ -175,7 +180,6 @@ def pack_of(described: dict[str, Any], options: PageOptions) -> Pack:
 
 def network_sections(described: dict[str, Any], pack: Pack, options: PageOptions) -> list[Section]:
     """Return what the network says of test images, and a map of its features."""
-    from engine.report.classifier_sections import ClassifierPages
     from engine.report.embedding import embedding_section
 
     config = described["config"]
@@ -187,27 +191,45 @@ def network_sections(described: dict[str, Any], pack: Pack, options: PageOptions
         return []
     sections: list[Section] = []
     if tested.probabilities is not None:
-        shown, training = ClassifierPages(pack, tested), training_counts(config, pack)
-        sections += [shown.confusion(), shown.images(), shown.classes(training), shown.confidence_section()]
-        sections.append(shown.imbalance(training))
+        sections += classifier_sections(tested, pack, training_counts(config, pack), options.classes)
     return [*sections, embedding_section(tested, pack.classes)]
 
 
+def classifier_sections(
+    tested: Tested, pack: Pack, training: NDArray[np.int64] | None, classes: Sequence[str]
+) -> list[Section]:
+    """Return what a classifier says of labelled images.
+
+    Args:
+        tested: what it says.
+        pack: of the images.
+        training: int64 [C], labels of each class that were trained on; None where that is not known.
+        classes: whose right and wrong images are shown; the best and the worst by default.
+    """
+    from engine.report.classifier_sections import ClassifierPages
+    from engine.report.rank_sections import RankPages
+
+    shown, ranks = ClassifierPages(pack, tested), RankPages(pack, tested, pack.classes)
+    first = [shown.confusion(), shown.images(), ranks.sheets(classes), shown.per_class(training)]
+    imbalance = ranks.imbalance(training, shown.report.per_class)
+    return [*first, shown.confidence_section(), ranks.precision(), imbalance]
+
+
 def training_counts(config: dict[str, Any], pack: Pack) -> NDArray[np.int64] | None:
-    """Return the labels of each class that a run was given, int64 [C]; None where its options do not say."""
+    """Return the number of training labels of each class, int64 [C]; None if the options do not tell."""
     if "labeled_split" not in config:
         return None
     try:
         few = (config.get("labels_per_class"), int(config.get("label_seed", 0)))
         extra = [Path(text) for text in config.get("extra_labels", ())]
         table = training_labels(pack, str(config["labeled_split"]), *few, extra)
-    except (UserError, OSError, ValueError, TypeError):  # of another version, or tables that are gone
+    except (UserError, OSError, ValueError, TypeError):  # the run is of another version, or a table is gone
         return None
     return np.bincount(table.label, minlength=len(pack.classes))
 
 
 def original_pixels(pack: Pack, rows: Tensor, resolution: int) -> Tensor:
-    """Return uint8 [N, 3, H, W], the centred squares of these rows of a pack, in their order."""
+    """Return uint8 [N, 3, H, W], the centred squares of these rows of a pack, in order."""
     wanted = rows.tolist()
     order = sorted(set(wanted))
     if not 0 <= order[0] <= order[-1] < len(pack):
@@ -223,7 +245,7 @@ def original_pixels(pack: Pack, rows: Tensor, resolution: int) -> Tensor:
 
 
 def views_section(run: Path, pack: Pack, num_images: int) -> Section:
-    """Return the sheet of the first images a run was trained on, each above its views."""
+    """Return the sheet of the first training images of a run, each above its views."""
     views, rows = load_samples(run)
     views, rows = tuple(view[:num_images] for view in views), rows[:num_images]
     originals = original_pixels(pack, rows, views[0].shape[-1])
@@ -237,12 +259,23 @@ def views_section(run: Path, pack: Pack, num_images: int) -> Section:
     return Section("Views", [sheet])
 
 
+def feature_maps(run: Path, pack: Pack) -> Section:
+    """Return what the stages of a run's network make of the first images that it was trained on."""
+    from engine.report.feature_maps import maps_section
+
+    try:
+        rows = [row for row in load_samples(run)[1].tolist() if row < len(pack)]
+    except UserError:  # a run that was stopped before its first step, or an older one
+        rows = []
+    return maps_section(run, pack, rows or range(len(pack)))
+
+
 def speed_section(records: Sequence[dict[str, Any]]) -> Section:
-    """Return how fast the run was, and whether it waited for data or for the network."""
+    """Return the speed of the run, and whether it waited for data or for the network."""
     timed = [r for r in records if r.get("img_per_s")]
     if not timed:
         return Section("Speed", [])
-    # The first window compiles and warms up; where there are others, they count alone.
+    # The first window compiles and warms up; if there are others, only these count.
     timed = timed[1:] or timed
     rate = len(timed) / sum(1 / r["img_per_s"] for r in timed)
     wait = sum(r.get("wait_share", 0.0) for r in timed) / len(timed)
@@ -273,7 +306,7 @@ def bad_rows_section(run: Path, pack: Pack | None) -> Section:
 
 
 def commands_of(options: PageOptions) -> list[Block]:
-    """Return the commands that led to the run: those given, or that which the folder keeps."""
+    """Return the commands that led to the run: the given ones, or the one in the folder."""
     path = options.run / COMMAND_NAME
     lines = options.commands
     if not lines and path.is_file():
@@ -284,10 +317,10 @@ def commands_of(options: PageOptions) -> list[Block]:
 
 
 def leave_page(run: Path, build: Callable[[], str] | None = None) -> None:
-    """Write the page of what has just ended, in the first process alone; a failure is a line, and no error.
+    """Write the page of a finished run, in the first process; a failure is a line and no error.
 
     Args:
-        run: its folder; the command line of this process is kept there too.
+        run: its folder, which also keeps the command line of this process.
         build: makes the page; `build_run_page` by default.
     """
     if os.environ.get("RANK", "0") != "0":
@@ -299,7 +332,7 @@ def leave_page(run: Path, build: Callable[[], str] | None = None) -> None:
         text = build_run_page(PageOptions(run)) if build is None else build()
         write_atomic(page, text.encode("utf-8", "replace"))
     except (UserError, OSError, ValueError, RuntimeError) as error:
-        # The training is done and saved: what goes wrong in drawing must not look as if it were not.
+        # The training is done and saved; an error in drawing must not look like a failed training.
         print(f"report: not written ({one_line(str(error))}); try python tools/report.py --run {run}")
         return
     print(f"report: {page}")

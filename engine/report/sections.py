@@ -16,12 +16,13 @@ from engine.report.page import Block, Facts, Paragraph, Section, Table, Tile, Ti
 
 PACKAGES = ("sluice", "torch", "torchvision", "timm", "accelerate", "numba", "numpy", "scikit-learn")
 
-# Key of a log record -> name of its panel, whether its axis starts at zero, and its name in the panel.
+# Key of a log record -> name of its panel, whether the axis starts at zero, name of the curve.
 _PANELS = {
     "loss": ("loss", False, "training"),
     "validation_loss": ("loss", False, "validation"),
     "top1": ("accuracy", False, "training"),
     "validation_top1": ("accuracy", False, "validation"),
+    "validation_raw_top1": ("accuracy", False, "validation, weights without average"),
     "validation_mean_class_top1": ("accuracy", False, "validation, mean of classes"),
     "knn_top1": ("accuracy of frozen features", False, "nearest neighbours"),
     "linear_top1": ("accuracy of frozen features", False, "linear probe"),
@@ -42,7 +43,7 @@ def arm_name(init: str) -> str:
 
 
 def key_figures(evaluation: Evaluation | None, results: Sequence[FewLabelResult]) -> Section:
-    """Return the figures to see first; a section without blocks where nothing was measured."""
+    """Return the headline figures; a section without blocks if nothing was measured."""
     tiles = []
     if evaluation is not None:
         own = evaluation.rows[0]
@@ -66,7 +67,7 @@ def key_figures(evaluation: Evaluation | None, results: Sequence[FewLabelResult]
 
 
 def leaks_section(leaks: Sequence[str]) -> Section:
-    """Return what was learned from and measured on at once; a section without blocks where nothing was."""
+    """Return the leaks; a section without blocks if there are none."""
     if not leaks:
         return Section("Leaks", [])
     lead = "Accuracies on this page are too high: --allow-leak let these be learned from and measured on."
@@ -88,7 +89,7 @@ def frozen_section(evaluation: Evaluation) -> Section:
 
 
 def few_labels_section(results: Sequence[FewLabelResult]) -> Section:
-    """Return the accuracies with few labels, as a drawing and a table, mean and spread over seeds."""
+    """Return the accuracies with few labels as a drawing and a table: mean and spread over seeds."""
     summaries = summarise(results)
     counts = sorted({s.labels_per_class for s in summaries})
     by_arm = {
@@ -123,11 +124,11 @@ def _cells(arm: Sequence[Summary], counts: Sequence[int]) -> list[str]:
 
 
 def curves_of(records: Sequence[Mapping[str, Any]], label: str | None = None) -> list[Curve]:
-    """Return the curves of a run's log; what a record lacks or could not hold is left out of its curve.
+    """Return the curves of a run's log; a curve leaves out values that are missing or not finite.
 
     Args:
-        records: of metrics.jsonl, and of probe.jsonl where there is one.
-        label: name of the run where several share a panel; None names training and validation.
+        records: records of metrics.jsonl, and of probe.jsonl if there is one.
+        label: name of the run if several share a panel; None names training and validation instead.
     """
     curves = []
     for key, (name, from_zero, own) in _PANELS.items():
@@ -170,7 +171,7 @@ def configuration_section(described: Mapping[str, Any], commands: Sequence[Block
 
 
 def _options(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield options by the names that they have on the command line, those of a group in its place."""
+    """Yield options by their names on the command line; those of a group stand in its place."""
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from _options(value)

@@ -1,4 +1,4 @@
-"""Pictures of images and of the views a network was trained on."""
+"""Pictures of images and of training views."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def to_pixels(view: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tens
         std: of the three channels.
 
     Returns:
-        uint8 [..., 3, H, W] on the CPU; what lies outside 0..255 is clipped.
+        uint8 [..., 3, H, W] on the CPU; values are clipped to 0..255.
     """
     shape = (3, 1, 1)
     x = view.detach().float().cpu()
@@ -34,7 +34,7 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor]], caption: str = "") -> Gall
 
     Args:
         rows: (name, uint8 [N, 3, H, W]) per version, each with its own H and W but the same N.
-        caption: what is to be seen.
+        caption: what the picture shows.
 
     Raises:
         ValueError: no rows, or rows of different lengths.
@@ -45,12 +45,13 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor]], caption: str = "") -> Gall
     columns = zip(*(images for _, images in rows), strict=True)
     return Gallery(
         names=[name for name, _ in rows],
-        columns=[[_png(image) for image in column] for column in columns],
+        columns=[[png(image) for image in column] for column in columns],
         caption=caption,
     )
 
 
-def _png(image: Tensor) -> bytes:
+def png(image: Tensor) -> bytes:
+    """Return uint8 [3, H, W] as a PNG file."""
     # torchvision's own encoder is deprecated; this one is no hot path.
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG")

@@ -1,4 +1,4 @@
-"""What a run's network says of some images of a pack, for its page."""
+"""Predictions of a run's network for some images of a pack, for its page."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ MOST_TESTED, MOST_MAPPED = 4000, 1000
 
 @dataclass(frozen=True)
 class Tested:
-    """Labelled images, evenly spaced over a split.
+    """What a network says of images of a split: all, or labelled ones evenly spaced over it.
 
     Attributes:
         split: its name.
-        num_labelled: labelled images of the split, of which these are some.
+        num_labelled: number of labelled images of the split, from which these are taken.
         row: int64 [N], rows of the pack.
-        label: int64 [N].
+        label: int64 [N], -1 where an image of an evaluation has none.
         probabilities: float32 [N, C]; None for a run without a classifier.
         mapped: int64 [M], positions among the N whose features are known.
         features: float32 [M, D], of the backbone.
@@ -45,18 +45,26 @@ class Tested:
     mapped: NDArray[np.int64]
     features: NDArray[np.float32]
 
+    def only(self, kept: NDArray[np.bool_]) -> Tested:
+        """Return it for some images, bool [N], without the features."""
+        assert self.probabilities is not None
+        none, scores = self.mapped[:0], self.probabilities[torch.from_numpy(kept)]
+        return Tested(
+            self.split, int(kept.sum()), self.row[kept], self.label[kept], scores, none, self.features[:0]
+        )
+
 
 def look_at_split(run: Path, pack: Pack, split: str, most: int = MOST_TESTED) -> Tested | None:
-    """Show a run's network labelled images of a split; None where the split has none.
+    """Run a run's network on labelled images of a split; None if the split has none.
 
     Args:
         run: run folder with a classifier or a backbone.
         pack: of the images.
         split: its name.
-        most: images at most.
+        most: most images.
 
     Raises:
-        UserError: a network that cannot be read, or one of other classes.
+        UserError: the network cannot be read, or its classes are others.
     """
     whole = pack.split(split)
     labels = whole.labels()

@@ -1,4 +1,4 @@
-"""How a report looks: the style sheet, and the colours that drawings share with it."""
+"""The look of a report: the style sheet, and the colours that drawings share with it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The loop and what it is made of: runs, steps, optimizers, ranks, checkpoints."""
+"""The training loop and its parts: runs, steps, optimizers, ranks, checkpoints."""

@@ -1,14 +1,14 @@
 """The gradient of a whole batch from parts of it that fit into memory, one after the other.
 
-Rows: where the loss is a mean over rows, the mean of the parts' losses is the loss, and so are the gradients.
+Rows: if the loss is a mean over rows, it equals the mean of the parts' losses, and so do the gradients.
 
-Embeddings: where the loss looks at all rows at once (Barlow Twins, VICReg, SimCLR), the parts are embedded
-without a graph; the loss of all embeddings gives its gradient for each of them; and the parts are embedded
-again, with a graph, and that gradient is sent back through it. This is the chain rule, so the result is that
-of the whole batch, for one more forward pass (Gao et al. 2021, arXiv 2101.06983, whose gradient cache it is).
+Embeddings: if the loss depends on all rows at once (Barlow Twins, VICReg, SimCLR), the parts are first
+embedded without a graph. The loss of all embeddings gives the gradient of each. Then the parts are embedded
+again, with a graph, through which that gradient flows back. By the chain rule the result is that of the whole
+batch, for one more forward pass (the gradient cache of Gao et al. 2021, arXiv 2101.06983).
 
-Networks with BatchNorm normalise each part by its own statistics: their gradient is that of smaller batches
-under the loss of the whole. Running statistics follow each part, where there are two passes in the second.
+BatchNorm normalises each part by the part's own statistics: the gradient is that of smaller batches under the
+loss of the whole batch. Running statistics follow each part, and only the second pass if there are two.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from loaders.common.errors import UserError
 
 
 class Shell(nn.Module):
-    """Gives DistributedDataParallel a `forward` to wrap; batches pass through it untouched."""
+    """Gives DistributedDataParallel a `forward` to wrap; batches pass through it unchanged."""
 
     def __init__(self, recipe: Recipe) -> None:
         """Wrap a recipe."""
@@ -39,7 +39,7 @@ class Shell(nn.Module):
         self.recipe = recipe
 
     def forward(self, batch: Any, step: int, gradients: Sequence[Tensor] | None = None) -> StepOutput:
-        """Take a recipe's step; or, given gradients of its embeddings, what sends them back."""
+        """Take a step of the recipe; or, given gradients of embeddings, return what sends them back."""
         if gradients is None:
             return self.recipe.training_step(batch, step)
         pairs = zip(self.recipe.embed(batch), gradients, strict=True)
@@ -67,7 +67,7 @@ class Accumulator:
             micro: labelled images of each process in a part; None for one part.
 
         Raises:
-            UserError: parts that do not make up a process's share, or a recipe that cannot be cut.
+            UserError: the parts do not divide a process's share, or the recipe cannot be cut.
         """
         self._recipe, self._model, self._accelerator = recipe, model, accelerator
         per_rank = loader.batch_size // world_size()
@@ -112,7 +112,7 @@ class Accumulator:
         with self._accelerator.autocast():
             output = self._recipe.embedding_loss(views, step)
         gradients = torch.autograd.grad(output.loss, views)
-        set_rng_state(drawn, device)  # the same dropout again
+        set_rng_state(drawn, device)  # so that dropout is the same again
         cuts = zip(*(gradient.chunk(self.num_parts) for gradient in gradients), strict=True)
         for number, (part, back) in enumerate(zip(parts, cuts, strict=True)):
             with self._joining(number):
@@ -120,13 +120,13 @@ class Accumulator:
         return replace(output, loss=output.loss.detach())
 
     def _joining(self, number: int) -> Any:
-        """Join the ranks' gradients in the last part alone."""
+        """Join the gradients of the ranks only in the last part."""
         return nullcontext() if number == self.num_parts - 1 else self._accelerator.no_sync(self._model)
 
 
 @contextmanager
 def kept_buffers(module: nn.Module) -> Iterator[None]:
-    """Put back buffers, such as running statistics, that a pass changes."""
+    """Restore buffers, such as running statistics, that a pass changes."""
     kept = [buffer.clone() for buffer in module.buffers()]
     yield
     for buffer, before in zip(module.buffers(), kept, strict=True):

@@ -1,4 +1,4 @@
-"""What a run is told before it starts and when it is over: mistakes that train without an error."""
+"""Advice before a run starts and when it is over, on mistakes that raise no error."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from engine.train.metrics import read_metrics
 from engine.train.recipe import Recipe
 from loaders.common.notice import tell
 
-_FEWEST_RECORDS = 8  # log lines, of which the first and the last quarter are compared
-_MOVED = 0.005  # share of the loss by which it has to change
+_FEWEST_RECORDS = 8  # least number of log lines; the first and the last quarter of them are compared
+_MOVED = 0.005  # share of the loss by which the loss has to change
 
 
 def advise_before(config: Any, recipe: Recipe) -> None:
-    """Print a line for each setting that makes no useful training.
+    """Print a line for each setting that makes training useless.
 
     Args:
         config: of the run.
@@ -29,7 +29,7 @@ def advise_before(config: Any, recipe: Recipe) -> None:
 
 
 def before(config: Any, recipe: Recipe) -> Iterator[str]:
-    """Yield what `advise_before` says."""
+    """Yield the lines of `advise_before`."""
     warmup, epochs = float(getattr(config, "warmup_epochs", 0.0)), int(config.epochs)
     if warmup >= epochs and warmup > 0:
         yield (
@@ -50,7 +50,7 @@ def before(config: Any, recipe: Recipe) -> Iterator[str]:
 
 
 def stride_of(backbone: nn.Module | None) -> int | None:
-    """Return by how much a timm network shrinks an image; None for networks that do not say."""
+    """Return by how much a timm network reduces an image; None for networks that do not say."""
     info = getattr(backbone, "feature_info", None)
     try:
         return int(info[-1]["reduction"])  # type: ignore[index]
@@ -59,18 +59,18 @@ def stride_of(backbone: nn.Module | None) -> int | None:
 
 
 def classes_of(recipe: Recipe) -> Sequence[str] | None:
-    """Return the classes that a recipe tells apart; None where it has no classifier."""
+    """Return the number of classes that a recipe tells apart; None if it has no classifier."""
     classes = getattr(getattr(recipe, "classifier", None), "classes", None)
     return classes if isinstance(classes, list | tuple) else None
 
 
 def advise_after(out: Path, recipe: Recipe, accuracy: Accuracy | None) -> None:
-    """Print a line where a run that is over has learned nothing.
+    """Print a line if a finished run has learned nothing.
 
     Args:
         out: run folder.
         recipe: trained.
-        accuracy: on the test split; None where nothing was measured.
+        accuracy: accuracy on the test split; None if nothing was measured.
     """
     if (line := at_chance(accuracy, classes_of(recipe))) is not None:
         tell(f"warning: {line}")
@@ -79,7 +79,7 @@ def advise_after(out: Path, recipe: Recipe, accuracy: Accuracy | None) -> None:
 
 
 def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str | None:
-    """Return what to say of an accuracy whose 95 % interval holds that of guessing; else None."""
+    """Return the line on an accuracy whose 95 % interval includes that of guessing; else None."""
     if accuracy is None or classes is None or len(classes) < 2 or not accuracy.num_images:
         return None
     from scipy.stats import binomtest
@@ -95,7 +95,7 @@ def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str |
 
 
 def without_movement(records: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return what to say of a loss that ends where it began; None where it moved, or of few records."""
+    """Return the line on a loss that ends where it began; None if it moved or has few records."""
     losses = [float(r["loss"]) for r in records if isinstance(r.get("loss"), int | float)]
     if len(losses) < _FEWEST_RECORDS:
         return None

@@ -1,4 +1,4 @@
-"""Which precision a run's products are computed in: from what the hardware has, never from a clock."""
+"""The precision of a run's products, chosen by the features of the hardware, never by a measurement."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from loaders.common.json_text import parse_json
 
 IN_HARDWARE = ("avx512_bf16", "amx_bf16")
-"""What a processor must have one of, by the names of `torch.cpu.get_capabilities`: others convert each value,
-which takes longer than float32."""
+"""Features of a processor, by the names of `torch.cpu.get_capabilities`; it must have one of them. Other
+processors convert each value, which takes longer than float32."""
 
 SAID = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
 KEY = "autocast"
-"""Name in a run's config.json of the precision that was taken."""
+"""Name of the chosen precision in a run's config.json."""
 
 
 def of_hardware() -> str:
-    """Return the precision of this machine: bf16 where it is in hardware, else fp16 on a GPU, else no."""
+    """Return the precision of this machine: bf16 if the hardware has it, else fp16 on a GPU, else no."""
     if torch.cuda.is_available():
         # Emulated bfloat16, before Ampere, is slower than float32; float16 is fast from Volta on.
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
@@ -28,9 +28,9 @@ def of_hardware() -> str:
 
 
 def of_run(out: Path) -> str | None:
-    """Return the precision that the run in a folder began with; None where there is no run.
+    """Return the precision with which the run in a folder began; None if there is no run.
 
-    A run from before this was written took float32 on a processor.
+    Older runs, which do not record it, took float32 on a processor.
     """
     try:
         config: dict[str, Any] = parse_json((out / "config.json").read_bytes())["config"]
@@ -41,7 +41,7 @@ def of_run(out: Path) -> str | None:
         KeyError,
         TypeError,
         AttributeError,
-    ):  # who claims the folder says what it is
+    ):  # claiming the folder reports what it is
         return None
     if taken in SAID:
         return str(taken)
@@ -49,7 +49,7 @@ def of_run(out: Path) -> str | None:
 
 
 def taken(precision: str, out: Path | None) -> str:
-    """Return what was asked for; for "auto" the precision of the run in `out`, or of the hardware."""
+    """Return the given precision; for "auto" that of the run in `out`, or else of the hardware."""
     if precision != "auto":
         return precision
     return (of_run(out) if out else None) or of_hardware()

@@ -1,7 +1,7 @@
-"""Rows of the pack that could not be read: those of all ranks, once each, in `bad_rows.jsonl`.
+"""Rows of the pack that could not be read: `bad_rows.jsonl` names those of all ranks, once each.
 
-The loop names what training meets. Whoever reads images in order, to measure or to predict, does so through
-`read_in_order`, so that no image is left out in silence.
+The loop names the rows that training meets. Code that reads images in order, to measure or to predict, uses
+`read_in_order`, so that no image is left out silently.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ BAD_ROWS_NAME = "bad_rows.jsonl"
 
 
 class BadRowRecorder:
-    """Writes down the rows that a loader could not read, of whatever rank, and counts them.
+    """Records and counts the rows that the loaders of all ranks could not read.
 
     Args:
-        out: folder, made where there is something to write; rows that its file names already stay and count.
+        out: folder, made when there is something to write; rows that are in its file already stay and count.
         loader: of this rank.
         device: where the ranks compare.
 
     Attributes:
-        count: rows in the file when this last wrote to it, the same on every rank.
+        count: rows in the file at the last call, the same on every rank.
     """
 
     def __init__(self, out: Path, loader: Loader[Any], device: torch.device | str) -> None:
@@ -38,7 +38,7 @@ class BadRowRecorder:
         self.count = on_main(lambda: len(read_bad_rows(out)))
 
     def update(self) -> int:
-        """Add what the loaders met since the last call; called on every rank. Returns the count."""
+        """Add the rows that the loaders met since the last call; call it on every rank. Return the count."""
         new = {row: reason for row, reason in dict(self._loader.bad_rows).items() if row not in self._told}
         self._told |= new.keys()
         if self._any_rank(bool(new)):
@@ -48,7 +48,7 @@ class BadRowRecorder:
 
     def _add(self, parts: list[dict[int, str]]) -> int:
         self._out.mkdir(parents=True, exist_ok=True)
-        known = set(read_bad_rows(self._out))  # anew: who measures in between writes here too
+        known = set(read_bad_rows(self._out))  # read again, since a measurement in between writes here too
         writer = LineWriter(self._out / BAD_ROWS_NAME)
         for part in parts:
             for row, reason in sorted(part.items()):
@@ -71,20 +71,20 @@ def read_in_order(
 ) -> Iterator[Batch]:
     """Yield the batches of a loader in evaluation mode; after the last, name the rows that could not be read.
 
-    Called on every rank, and to the end, since the ranks then join what they met.
+    Call this on every rank and read to the end, since the ranks then join their rows.
 
     Args:
         loader: this rank's.
         out: folder whose `bad_rows.jsonl` names them.
         device: where the ranks compare.
-        start_step: first step, where the ones before it were read earlier.
+        start_step: first step, if earlier steps were read before.
     """
     yield from loader.epoch(0, start_step)
     BadRowRecorder(out, loader, device).update()
 
 
 def forget_bad_rows(out: Path) -> None:
-    """Drop what an earlier command named in a folder whose results are replaced; a run's own names stay."""
+    """Drop the rows of an earlier command in a folder whose results are replaced; a run's own stay."""
     if not (out / "config.json").exists():
         (out / BAD_ROWS_NAME).unlink(missing_ok=True)
 
@@ -96,7 +96,7 @@ def read_bad_rows(out: Path) -> dict[int, str]:
 
 
 def describe_bad_rows(out: Path) -> str:
-    """Return what the last line of a command says of the rows named in or below its folder; often nothing."""
+    """Return the words on unreadable rows in or below a folder, for a last line; often none."""
     files = sorted(out.rglob(BAD_ROWS_NAME))
     count = len({row for file in files for row in read_bad_rows(file.parent)})
     if not count:

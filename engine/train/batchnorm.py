@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics span all ranks, on CUDA and on the CPU.
+"""BatchNorm with statistics over all ranks, on CUDA and on the CPU.
 
 torch.nn.SyncBatchNorm refuses CPU tensors, so processes joined by gloo get `GlobalBatchNorm` instead. Both
 keep the names of BatchNorm's parameters and buffers: a checkpoint moves between 1 and N ranks unchanged.
@@ -13,7 +13,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.train.distributed import world_size
 from loaders.common.errors import UserError
@@ -80,32 +79,40 @@ def _join_moments(parts: Tensor, num_features: int) -> tuple[Tensor, Tensor, Ten
     return mean, variance, count
 
 
-class GlobalBatchNorm(_BatchNorm):
+class GlobalBatchNorm(nn.Module):
     """BatchNorm over the rows of all ranks for CPU tensors, optionally followed by timm's activation."""
 
-    def __init__(self, source: _BatchNorm) -> None:
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> None:
         """Take over the parameters, buffers and mode of `source`, sharing the tensors."""
-        super().__init__(
-            source.num_features, source.eps, source.momentum, source.affine, source.track_running_stats
-        )
-        self.weight, self.bias = source.weight, source.bias
-        self.running_mean, self.running_var = source.running_mean, source.running_var
-        self.num_batches_tracked = source.num_batches_tracked
+        super().__init__()
+        self.eps, self.momentum = source.eps, source.momentum
+        for name in ("weight", "bias"):
+            self.register_parameter(name, getattr(source, name))
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(source, name))
         self.drop = source.drop if isinstance(source, BatchNormAct2d) else nn.Identity()
         self.act = source.act if isinstance(source, BatchNormAct2d) else nn.Identity()
         self.train(source.training)
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim < 2:
-            raise ValueError(f"expected [B, C, ...], got {list(input.shape)}")
-
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Normalise [B, C, ...]; statistics span the ranks while training."""
-        if not self.training or world_size() == 1:
-            return self.act(self.drop(super().forward(input)))  # type: ignore[no-any-return]
-        y, mean, variance, count = _GlobalNormalise.apply(input, self.weight, self.bias, self.eps)
-        if self.track_running_stats:
-            self._track(mean, variance * count / (count - 1).clamp_min(1))
+        if x.ndim < 2:
+            raise ValueError(f"expected [B, C, ...], got {list(x.shape)}")
+        if self.training:
+            y, mean, variance, count = _GlobalNormalise.apply(x, self.weight, self.bias, self.eps)
+            if self.running_mean is not None:
+                self._track(mean, variance * count / (count - 1).clamp_min(1))
+        else:
+            own = self.running_mean is None
+            y = F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, own, 0.0, self.eps
+            )
         return self.act(self.drop(y))  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -117,6 +124,9 @@ class GlobalBatchNorm(_BatchNorm):
         share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), share)
+
+
+BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, GlobalBatchNorm)
 
 
 def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
@@ -139,13 +149,13 @@ def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
         return converted
     if isinstance(module, GlobalBatchNorm):
         return module
-    if isinstance(module, _BatchNorm):
-        known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)
-        if type(module) not in known:
-            raise UserError(
-                f"BatchNorm over ranks on the CPU: expected one of {[k.__name__ for k in known]}, found "
-                f"{type(module).__name__}; train this network in one process or on CUDA"
-            )
+    known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)
+    if isinstance(module, BATCHNORM) and type(module) not in known:
+        raise UserError(
+            f"BatchNorm over ranks on the CPU: expected one of {[k.__name__ for k in known]}, found "
+            f"{type(module).__name__}; train this network in one process or on CUDA"
+        )
+    if isinstance(module, known):
         return GlobalBatchNorm(module)
     for name, child in module.named_children():
         module.add_module(name, synchronise_batchnorm(child, device))

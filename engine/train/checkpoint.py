@@ -1,4 +1,4 @@
-"""Checkpoints: written in one move, checked before they are trusted, never unpickled.
+"""Checkpoints: written in one move, checked before use, never unpickled.
 
 A checkpoint is a folder `step-XXXXXXXX` of
 
@@ -6,7 +6,7 @@ A checkpoint is a folder `step-XXXXXXXX` of
     optimizer.safetensors   tensors of the optimizer, "INDEX.NAME"
     optimizer.json          its parameter groups and scalars
     rng.safetensors         random generators of every rank
-    best.safetensors        the recipe at its best validation, where a run keeps that
+    best.safetensors        the recipe at its best validation, if a run keeps that
     meta.json               recipe, configuration, position, the SHA-256 of the other files and of itself
 
 It is written under a temporary name, synced and renamed; so a folder with the final name is complete unless
@@ -40,22 +40,22 @@ FORMAT = 3  # 1 had no hash of meta.json itself, 2 did not say what data it was 
 
 @dataclass(frozen=True)
 class CheckpointMeta:
-    """What a checkpoint says about itself.
+    """The description in a checkpoint.
 
     Attributes:
         recipe: name of the recipe that wrote it.
         config: the recipe's configuration, as in the run folder.
         step: optimizer steps done.
         epoch: epoch of the next step.
-        data: what decided the batches, from `engine.train.agreement.data_facts`.
-        num_ranks: ranks whose generators it holds.
+        data: facts that decide the batches, from `engine.train.agreement.data_facts`.
+        num_ranks: number of ranks whose generators it holds.
         scaler: state of the gradient scaler; empty without float16.
         window: the log window under way, from `MetricWindow.state`; empty in checkpoints that have none.
         num_skipped: steps left out so far.
         rules: `Recipe.rules`; empty in checkpoints from before there were any.
         backbone: what weights files of the run say of its backbone besides the name, such as the view that it
             is measured with; empty in checkpoints from before it was kept.
-        validation: what validation found so far, from `Validator.described`; empty without it.
+        validation: state of the validation, from `Validator.described`; empty without one.
         files: name -> SHA-256.
         format: of this layout.
     """
@@ -85,7 +85,7 @@ def save_checkpoint(
     keep: int,
     best: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write a checkpoint and drop the oldest ones; called on rank 0 alone.
+    """Write a checkpoint and drop the oldest ones; only rank 0 calls this.
 
     Args:
         folder: `checkpoints/` of the run.
@@ -100,7 +100,7 @@ def save_checkpoint(
         The folder of the new checkpoint.
 
     Raises:
-        UserError: the disk is full or cannot be written; earlier checkpoints stay as they were.
+        UserError: the disk is full or cannot be written to; earlier checkpoints stay as they are.
     """
     try:
         return _save(folder, meta, recipe, optimizer, rng, keep, best or {})
@@ -134,14 +134,15 @@ def _save(
     if best:
         write_tensors(temporary / _BEST, best)
     hashes = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
-    said = parse_json(to_json({**asdict(meta), "files": hashes}))  # as it will be read again
+    said = parse_json(to_json({**asdict(meta), "files": hashes}))  # in the form that reading gives back
     write_synced(temporary / "meta.json", to_json({**said, "sha256": _digest(said)}))
     sync_folder(temporary)
-    if final.exists():  # the damaged one that this run stepped behind, written again
+    if final.exists():  # the run went back before this damaged checkpoint and writes it again
         shutil.rmtree(final)
     temporary.rename(final)
     sync_folder(folder)
-    # Newer ones are damaged: the run stepped behind them. Of those to keep they would take the place.
+    # Newer checkpoints are damaged, and the run went back before them; they would take the place of whole
+    # ones.
     sound = [path for path in list_checkpoints(folder) if path.name <= final.name]
     for old in set(list_checkpoints(folder)) - set(sound[-keep:]):
         shutil.rmtree(old)
@@ -149,18 +150,18 @@ def _save(
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, oldest first; their content is not looked at, nor are stray files."""
+    """Return the checkpoints of a run, oldest first, without a look at their content or at stray files."""
     return sorted(path for path in folder.glob("step-????????") if path.is_dir())
 
 
 def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
-    """Find the newest checkpoint whose every file is whole.
+    """Find the newest checkpoint of which every file is whole.
 
     Returns:
-        Its folder, None where there is no checkpoint at all; and one line per newer one that is damaged.
+        Its folder, or None if there is no checkpoint; and one line for each newer one that is damaged.
 
     Raises:
-        UserError: there are checkpoints and all are damaged.
+        UserError: all checkpoints are damaged.
     """
     damaged: list[str] = []
     for candidate in reversed(list_checkpoints(folder)):
@@ -177,7 +178,7 @@ def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint's files, None where all are as they were written."""
+    """Return what is wrong with the files of a checkpoint; None if all are as they were written."""
     try:
         meta = read_meta(checkpoint)
     except (OSError, ValueError, TypeError) as error:
@@ -194,10 +195,10 @@ def find_damage(checkpoint: Path) -> str | None:
 
 
 def read_meta(checkpoint: Path) -> CheckpointMeta:
-    """Read what a checkpoint says about itself.
+    """Read the description in a checkpoint.
 
     Raises:
-        ValueError: it is damaged or of another format.
+        ValueError: the description is damaged or of another format.
     """
     content = parse_json((checkpoint / "meta.json").read_bytes())
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -209,7 +210,7 @@ def read_meta(checkpoint: Path) -> CheckpointMeta:
 
 
 def _digest(said: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what meta.json says besides it."""
+    """Return the SHA-256 of meta.json without that hash itself."""
     return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -264,7 +265,7 @@ def load_rng(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def load_best(checkpoint: Path) -> dict[str, Tensor]:
-    """Read the state at the best validation, on the CPU; empty where the run kept none."""
+    """Read the state at the best validation, on the CPU; empty if the run kept none."""
     file = checkpoint / _BEST
     return safetensors.torch.load_file(file) if file.is_file() else {}
 

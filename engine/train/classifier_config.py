@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.choices import ClassWeights
+from engine.choices import ClassWeights, Mixing
 from engine.train.options import ValidationOptions
 from engine.train.run_config import StartConfig
+from loaders.common.checks import Positive
 from loaders.common.errors import UserError
+from loaders.views.policy import Augmentation
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig(StartConfig, ValidationOptions):
-    """Fields of every recipe that trains on labels; a recipe names again those its paper sets."""
+    """Fields of every recipe that trains on labels; a recipe declares anew those that its paper sets."""
 
     labeled_split: str = "train"
     """Split of the pack whose true labels are used; where it is "" or has none, --extra-labels are all."""
@@ -50,9 +52,16 @@ class ClassifierConfig(StartConfig, ValidationOptions):
     statistics, and nothing is dropped."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    augment: tuple[Augmentation, ...] = ()
+    """Further changes of the labelled views: rotation, translation, jitter, randaugment. INF473V report: all
+    were tried, none helped."""
+    mixing: Mixing = "none"
+    """Mix labelled images with their neighbours: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019)."""
+    mixing_alpha: Positive = 1.0
+    """Alpha of the Beta distribution that shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
 
     def __post_init__(self) -> None:
-        """Refuse what makes no training."""
+        """Refuse options that make no training."""
         super().__post_init__()
         self.check_validation()
         if self.balanced and self.class_weights != "none":
@@ -69,7 +78,7 @@ class ClassifierConfig(StartConfig, ValidationOptions):
             )
 
     def account(self, division: Division | None = None) -> Account:
-        """Hold what the run learns from against its test split and its validation images.
+        """Compare the run's training images with its test split and its validation images.
 
         Args:
             division: of the run's labels.
@@ -101,4 +110,9 @@ class PhasesConfig(ClassifierConfig):
         if self.stored_views and not self.freeze_backbone:
             raise UserError(
                 "stored_views: expected --freeze-backbone, whose features stay the same, found none; add it"
+            )
+        if self.stored_views and self.mixing != "none":
+            raise UserError(
+                f"mixing: expected none beside --stored-views, which are not mixed, found {self.mixing}; "
+                "leave out one"
             )

@@ -1,4 +1,4 @@
-"""What recipes with labels share besides fields: their network, their optimizer and what a run leaves."""
+"""What recipes with labels share besides fields: network, optimizer and the results of a run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from engine.choices import Weights
 from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.nets.classifier import Classifier, build_classifier, save_classifier
 from engine.objectives.cross_entropy import class_weights
 from engine.objectives.precision import at_least_float32
+from engine.objectives.supervised import mix
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.distributed import on_main
-from engine.train.ema import COPIED_MOMENTUM, Statistics, make_target, set_momentum, update_ema, warmed_up
+from engine.train.ema import (
+    COPIED_MOMENTUM,
+    MEAN,
+    POWER,
+    Statistics,
+    make_target,
+    set_momentum,
+    update_ema,
+    warmed_up,
+)
 from engine.train.optim import split_by_dimension
 from engine.train.recipe import Recipe
 from loaders.batch import Batch, Loader
@@ -29,7 +40,7 @@ ACCURACY_NAME = "accuracy.json"
 
 
 class ClassifierRecipe(Recipe):
-    """A classifier, its moving average where asked for, and SGD."""
+    """A classifier, its moving average if wanted, and SGD."""
 
     def __init__(
         self,
@@ -45,7 +56,7 @@ class ClassifierRecipe(Recipe):
             config: of the run.
             classes: names of the C classes, in the order of the labels.
             average: keep a moving average of the weights, which the subclass updates, with this rule for
-                BatchNorm's statistics; "copy" also gives BatchNorm the momentum that it needs.
+                BatchNorm's statistics; "copy" also sets the momentum that BatchNorm then needs.
             nesterov: use Nesterov's momentum.
             decay_vectors: weight decay for biases and BatchNorm too.
         """
@@ -57,13 +68,17 @@ class ClassifierRecipe(Recipe):
             self.classifier.backbone.requires_grad_(False)
         self.frozen = config.freeze_backbone
         self.class_weights: Tensor | None
-        self.register_buffer("class_weights", None, persistent=False)  # a function of the labels
+        self.register_buffer("class_weights", None, persistent=False)  # computed from the labels
         self._weighing = config.class_weights
+        self._mixing = (config.mixing, config.mixing_alpha, config.seed)
         self.backbone_name = config.backbone
         if average == "copy":
             set_momentum(self.classifier, COPIED_MOMENTUM)
         self.average = None if average is None else make_target(self.classifier)
         self._statistics = average
+        self._power = (
+            MEAN if average == "own" else POWER
+        )  # Mean Teacher's, which alone has its own statistics
         self._rates = (config.lr, config.lr if config.lr_head is None else config.lr_head)
         self._momentum, self._nesterov = config.momentum, nesterov
         self._weight_decays = (config.weight_decay, config.weight_decay if decay_vectors else 0.0)
@@ -75,15 +90,20 @@ class ClassifierRecipe(Recipe):
 
     @property
     def network(self) -> Classifier:
-        """The network to use: the average where there is one."""
+        """The network to use: the average if there is one."""
         return self.classifier if self.average is None else self.average
 
     @property
+    def measured_beside(self) -> Mapping[str, Classifier]:
+        """The weights themselves where their average will be used: the average must not fall behind them."""
+        return {} if self.average is None else {"raw": self.classifier}
+
+    @property
     def rules(self) -> Mapping[str, str]:
-        """What no option names and a checkpoint has to agree in."""
+        """Rules that no option names and that a checkpoint must share."""
         rules: dict[str, str] = {}
         if self._statistics is not None:
-            rules["average of the weights"] = f"warm-up, statistics: {self._statistics}"
+            rules["average of the weights"] = f"warm-up {self._power}, statistics: {self._statistics}"
         if self.frozen:
             rules["frozen backbone"] = "evaluation mode"
         return rules
@@ -100,17 +120,34 @@ class ClassifierRecipe(Recipe):
     def classify(self, *views: Tensor) -> list[Tensor]:
         """Map views [B_i, 3, H, W] to logits, at least float32 [B_i, C], in one batch that shares statistics.
 
-        One forward pass over all rows gives BatchNorm the joined batch, which is what interleaving is for
-        in codes that split a batch over devices.
+        One forward pass over all rows gives BatchNorm the joined batch; codes that split a batch over devices
+        interleave rows for that.
         """
         sizes = [len(x) for x in views]
         return list(torch.split(at_least_float32(self.classifier(torch.cat(views))), sizes))
 
-    def weigh_classes(self, counts: Tensor) -> None:
-        """Set the weights of the classes in the loss, where the run asks for them.
+    def mixed(self, batch: Batch, step: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return labelled views and labels, mixed with their neighbours where the run asks for it.
 
         Args:
-            counts: int64 [C], labels of each class that are trained on.
+            batch: labelled.
+            step: of the run.
+
+        Returns:
+            The views [B, 3, H, W], all mixed alike, and labels: int64 [B], or float32 [B, C] of shares.
+        """
+        assert batch.labels is not None
+        kind, alpha, seed = self._mixing
+        if kind == "none":
+            return batch.views, batch.labels
+        parts = [mix(view, batch.labels, kind, alpha, seed, step) for view in batch.views]
+        return tuple(part.x for part in parts), parts[0].shares(self.classifier.num_classes)
+
+    def weigh_classes(self, counts: Tensor) -> None:
+        """Set the weights of the classes in the loss, if the run has any.
+
+        Args:
+            counts: int64 [C], number of training labels of each class.
         """
         if self._weighing != "none":
             self.class_weights = class_weights(counts, effective=self._weighing == "effective")
@@ -120,21 +157,21 @@ class ClassifierRecipe(Recipe):
 
         Args:
             step: the index of the step that was just taken, over the whole run.
-            decay: of the average after its warm-up.
+            decay: decay of the average after its warm-up.
         """
         if self.average is not None and self._statistics is not None:
-            update_ema(self.average, self.classifier, warmed_up(step, decay), self._statistics)
+            update_ema(self.average, self.classifier, warmed_up(step, decay, self._power), self._statistics)
 
     @property
     def networks(self) -> dict[Weights, Classifier]:
-        """The classifier, and its average where there is one."""
+        """The classifier, and its average if there is one."""
         networks: dict[Weights, Classifier] = {"raw": self.classifier}
         if self.average is not None:
             networks["ema"] = self.average
         return networks
 
     def leave_last(self, out: Path) -> None:
-        """Write classifier and average, as they are after the last step, into a folder of their own."""
+        """Write classifier and average, as they are after the last step, into a separate folder."""
         out.mkdir(exist_ok=True)
         for weights, network in self.networks.items():
             save_classifier(out, network, weights)
@@ -151,8 +188,13 @@ class ClassifierRecipe(Recipe):
             on_main(lambda: write_atomic(out / ACCURACY_NAME, content))
         return measured.get("ema", measured.get("raw"))
 
-    def make_optimizer(self) -> torch.optim.SGD:
-        """Return SGD, with rates of their own for backbone and classifier layer."""
+    def make_optimizer(self) -> Optimizer:
+        """Return SGD."""
+        groups, lr = self.parameter_groups(), self._rates[0]
+        return torch.optim.SGD(groups, lr=lr, momentum=self._momentum, nesterov=self._nesterov)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return what an optimizer takes: rates of their own for backbone and classifier layer."""
         groups: list[dict[str, Any]] = []
         for module, lr in zip((self.classifier.backbone, self.classifier.head), self._rates, strict=True):
             weights, vectors = split_by_dimension(module)
@@ -160,17 +202,20 @@ class ClassifierRecipe(Recipe):
                 {"params": weights, "lr": lr, "weight_decay": self._weight_decays[0]},
                 {"params": vectors, "lr": lr, "weight_decay": self._weight_decays[1]},
             ]
-        used = [group for group in groups if group["params"]]
-        return torch.optim.SGD(used, lr=self._rates[0], momentum=self._momentum, nesterov=self._nesterov)
+        return [group for group in groups if group["params"]]
 
 
 def top1_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of rows [B, C] whose label [B] has the highest logit, a scalar without gradient."""
+    """Return the share of rows [B, C] whose label has the highest logit, a scalar without gradient.
+
+    Labels are int64 [B], or shares [B, C], of which the largest counts.
+    """
+    labels = labels.argmax(1) if labels.is_floating_point() else labels
     return (logits.detach().argmax(1) == labels).float().mean()
 
 
 def read_accuracy(run: Path) -> dict[str, Accuracy]:
-    """Read the accuracies that a run left, by weights ("raw", "ema"); empty where it measured none.
+    """Read the accuracies of a run, by weights ("raw", "ema"); empty if it measured none.
 
     Raises:
         UserError: the file is not one of ours.

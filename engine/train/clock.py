@@ -9,7 +9,7 @@ from typing import Any
 
 
 class TrainingClock:
-    """Counts images, wall-clock and time spent waiting for data, per log window and over the process."""
+    """Counts images, time, and time spent waiting for data, per log window and over the process."""
 
     def __init__(self) -> None:
         """Start now."""
@@ -18,7 +18,7 @@ class TrainingClock:
         self.windows: list[tuple[int, float, float]] = []  # images, seconds waited, seconds
 
     def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Pass batches on and count the time until each is there."""
+        """Pass batches on, and count the time until each arrives."""
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
@@ -29,7 +29,7 @@ class TrainingClock:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Keep the time of this block, which runs while a batch is asked for, out of the waiting."""
+        """Keep the time of this block, which runs during a request for a batch, out of the waiting."""
         start = time.perf_counter()
         yield
         self.waited_s -= time.perf_counter() - start
@@ -42,7 +42,7 @@ class TrainingClock:
         self.window_start += time.perf_counter() - start
 
     def close_window(self) -> tuple[float, float]:
-        """Return images/s and the wait share since the last call; called after waiting for the device."""
+        """Return images/s and the wait share since the last call; call it after waiting for the device."""
         now = time.perf_counter()
         elapsed_s = max(now - self.window_start, 1e-9)
         rates = (self.images / elapsed_s, self.waited_s / elapsed_s)
@@ -51,7 +51,7 @@ class TrainingClock:
         return rates
 
     def overall(self) -> tuple[float, float]:
-        """Return images/s and the wait share of all windows but the first, which pays for the start-up."""
+        """Return images/s and the wait share of all windows except the first, which includes the start-up."""
         windows = self.windows[1:] or self.windows
         images, waited_s, elapsed_s = (
             (sum(column) for column in zip(*windows, strict=True)) if windows else (0, 0, 1)

@@ -107,7 +107,7 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 
 def refuse_ranks(command: str) -> None:
-    """Refuse a launcher with several processes; for commands that do not divide their work.
+    """Refuse several processes, for commands that do not divide their work.
 
     Raises:
         UserError: on rank 0; the others leave with the same exit code.
@@ -121,10 +121,10 @@ def refuse_ranks(command: str) -> None:
 
 
 def on_main(function: Callable[[], ResultT]) -> ResultT:
-    """Call a function on rank 0 alone and give its result to every rank.
+    """Call a function on rank 0 only and give its result to every rank.
 
-    A `UserError` there is raised on rank 0 only, so that it is printed once; the other ranks leave with the
-    exit code of a user's mistake instead of waiting for a result.
+    Its `UserError` is raised on rank 0 only, so that it is printed once; the other ranks leave with the exit
+    code of a user's mistake instead of waiting for a result.
 
     Args:
         function: what reads or writes the run folder; its result travels between this run's own processes.
@@ -179,8 +179,8 @@ def make_accelerator(
 ) -> Accelerator:
     """Make the Accelerator of a run, forming the process group when a launcher started several processes.
 
-    Accelerate joins CPU processes into a group only when told `cpu=True`; so that is what a machine without
-    CUDA asks for, and gloo carries the collectives there.
+    Accelerate joins CPU processes into a group only with `cpu=True`. So a machine without CUDA sets it, and
+    gloo carries the collectives there.
 
     Args:
         precision: "auto" is that of the run in `out`, else bfloat16 autocast where the device or processor
@@ -203,8 +203,8 @@ def make_accelerator(
     on_cpu = not torch.cuda.is_available()
     if not on_cpu:
         torch.set_float32_matmul_precision("high")  # TF32, for the losses that leave autocast
-        torch.backends.cudnn.benchmark = True  # shapes do not change
-    # Left unset under a launcher, accelerate would warn and pick a thread count of its own.
+        torch.backends.cudnn.benchmark = True  # since shapes do not change
+    # If this is unset under a launcher, accelerate warns and picks a number of threads.
     if on_cpu and "LOCAL_RANK" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     return Accelerator(

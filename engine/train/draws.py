@@ -1,7 +1,7 @@
 """Random numbers of a training step that do not depend on the number of ranks or on a resume.
 
-Every rank draws the numbers of the whole batch and keeps those of its own rows: a few numbers per image
-cost less than keeping a generator per row would.
+Every rank draws the numbers of the whole batch and keeps those of its own rows: a few numbers per image take
+less time than a generator per row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PART: ContextVar[tuple[int, int]] = ContextVar("part", default=(0, 1))
 
 @contextmanager
 def drawing_part(number: int, num_parts: int) -> Iterator[None]:
-    """Let each draw give the rows of one of the equal parts that a process's rows are cut into."""
+    """Let each draw give the rows of one of the equal parts of a process's rows."""
     token = _PART.set((number, num_parts))
     try:
         yield
@@ -38,7 +38,7 @@ class StepDraws:
         Args:
             seed: of the run.
             step: of the training step.
-            device: where the numbers are drawn; another device draws others.
+            device: where the numbers are drawn; another device draws other numbers.
         """
         mixed = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
         self._generator = torch.Generator(device).manual_seed(mixed)

@@ -1,17 +1,17 @@
-"""What transfer trains: a pre-trained backbone, cut at a layer, under a new classifier."""
+"""The recipe of transfer: a pre-trained backbone, cut off at a layer, under a new classifier."""
 
 from __future__ import annotations
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.predict import Accuracy
 from engine.evaluate.representations import Features, topk_accuracy
 from engine.nets.layers import Layer, measure_layer, read_layer
 from engine.objectives.cross_entropy import label_loss
+from engine.train.batchnorm import BATCHNORM
 from engine.train.distributed import on_main
 from engine.train.loop import train
 from engine.train.loop_config import LoopConfig
@@ -33,8 +33,8 @@ def build_head(num_features: int, hidden: tuple[int, ...], num_classes: int) -> 
         hidden: sizes of the layers before the last; () for a linear classifier.
         num_classes: C.
 
-    Source: the non-linear classifiers of Gidaris et al. 2018 (RotNet), section 4, whose three layers the
-        reports take over.
+    Source: the non-linear classifiers of Gidaris et al. 2018 (RotNet), section 4; the reports use their three
+        layers.
     """
     if any(size < 1 for size in hidden):
         raise UserError(f"hidden: expected positive sizes, found {list(hidden)}; change them")
@@ -70,7 +70,7 @@ class Transfer(Recipe):
             tuning: rates, steps and BatchNorm mode.
             layer: where the features are read.
             hidden: layers of the classifier before the last.
-            frozen: train the classifier alone; so does a rate of 0.
+            frozen: train only the classifier; a rate of 0 does the same.
             resolution: side of the views; needed where `layer` names one.
         """
         super().__init__()
@@ -82,18 +82,18 @@ class Transfer(Recipe):
             num_features, self._behind = measure_layer(backbone, resolution, layer)
         self.classifier = build_head(num_features, hidden, num_classes)
         self.class_weights: Tensor | None
-        self.register_buffer("class_weights", None, persistent=False)  # a function of the labels
+        self.register_buffer("class_weights", None, persistent=False)  # computed from the labels
         self.begin_stage(tuning, frozen)
 
     def begin_stage(self, tuning: FineTuning, frozen: bool) -> None:
-        """Say how the next training goes; the weights stay as they are."""
+        """Set how the next training goes; the weights stay as they are."""
         self.tuning, self.frozen = tuning, frozen or tuning.lr_backbone == 0.0
         self.backbone.requires_grad_(not self.frozen)
         for parameter in self._behind:
             parameter.requires_grad_(False)
 
     def features(self, x: Tensor) -> Tensor:
-        """Map views [B, 3, H, W] to features [B, F]; a frozen backbone keeps nothing for backward."""
+        """Map views [B, 3, H, W] to features [B, F]; a frozen backbone stores nothing for backward."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return read_layer(self.backbone, x, self.layer)
 
@@ -109,7 +109,7 @@ class Transfer(Recipe):
             self.backbone.eval()
         elif self.tuning.batchnorm == "running":
             for module in self.backbone.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, BATCHNORM):
                     module.eval()
         return self
 
@@ -137,7 +137,7 @@ class Transfer(Recipe):
         )
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return a cosine over the steps asked for; the last epoch may be cut short."""
+        """Return a cosine over the wanted steps; the last epoch may be cut short."""
         return warmup_cosine(self.tuning.steps, self.tuning.warmup_steps)
 
 
@@ -148,10 +148,10 @@ def train_stage(
     config: LoopConfig,
     validation: Validation | None,
 ) -> int:
-    """Train as the recipe's present stage says; return the steps that its weights have seen.
+    """Train by the recipe's present stage; return the number of steps behind its final weights.
 
     Args:
-        recipe: ends with the last weights, or with the best where these are kept.
+        recipe: ends with the last weights, or with the best if these are kept.
         loader: of the training.
         accelerator: of the process.
         config: of the loop.
@@ -164,13 +164,13 @@ def train_stage(
 
 
 def vote(bank: Features, query: Features, num_classes: int, k: int = 20) -> Accuracy:
-    """Classify images by their nearest labelled neighbours; rank 0 does so, every rank gets the result.
+    """Classify images by their nearest labelled neighbours on rank 0; every rank gets the result.
 
     Args:
         bank: of the images that vote; all have a label.
-        query: of the images to classify; likewise.
+        query: of the images to classify; all have a label.
         num_classes: C.
-        k: neighbours; all where there are fewer.
+        k: number of neighbours; all if there are fewer.
     """
 
     def measure() -> Accuracy:

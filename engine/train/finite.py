@@ -1,4 +1,4 @@
-"""Steps whose loss or gradients are not finite: found on the device, kept with the rows that led there."""
+"""Steps whose loss or gradients are not finite: found on the device, kept with the rows of their batch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SHOWN_ROWS = 8
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Return the norm of all gradients together, a scalar; not finite if one of them is not."""
+    """Return the joint norm of all gradients, a scalar; it is not finite if one of them is not."""
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 class StepGuard:
-    """Lets a step happen or not; asked for "skip", it waits for the device once per step.
+    """Decides whether a step is taken; with "skip" it waits for the device once per step.
 
     Args:
-        module: whose buffers a skipped step must leave as they were.
-        on_non_finite: "stop" lets every step happen; the log step then finds the bad one and stops the run.
+        module: module whose buffers a skipped step must not change.
+        on_non_finite: "stop" takes every step; the log step then finds the bad one and stops the run.
     """
 
     def __init__(self, module: nn.Module, on_non_finite: OnNonFinite) -> None:
@@ -40,17 +40,17 @@ class StepGuard:
         self.num_skipped = 0
 
     def begin(self) -> None:
-        """Remember the buffers, such as running statistics, that the forward pass will change."""
+        """Copy the buffers, such as running statistics, that the forward pass will change."""
         if self._skips:
             self._buffers = [buffer.clone() for buffer in self._module.buffers()]
 
     @torch.no_grad()
     def allows(self, loss: Tensor, norm: Tensor | None) -> bool:
-        """Tell whether to take the step, the same on every rank; if not, the buffers are put back.
+        """Tell whether to take the step, the same on every rank; if not, restore the buffers.
 
         Args:
             loss: of this rank.
-            norm: of the gradients, None where a gradient scaler judges them.
+            norm: norm of the gradients; None if a gradient scaler judges them.
         """
         if not self._skips:
             return True
@@ -67,7 +67,7 @@ class StepGuard:
 
 
 def draw_again(loader: Loader[Any], step: int) -> Any:
-    """Return this rank's batch of a step; the loader is a pure function of it, so nothing had to be kept.
+    """Return this rank's batch of a step; the loader is a pure function of the step and makes it again.
 
     Args:
         loader: of the run.
@@ -86,7 +86,7 @@ def save_bad_batch(out: Path, step: int, batch: Batch | PairedBatch) -> str:
         batch: of the step.
 
     Returns:
-        What to tell: the rows and the file.
+        The message: the rows and the file.
     """
     streams = (
         {"": batch}

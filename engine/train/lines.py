@@ -1,4 +1,4 @@
-"""JSON lines that a process appends while it works: whole after a kill, and readable after a crash."""
+"""JSON lines that a process appends while it works: intact after a kill, readable after a crash."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Record = dict[str, Any]
 
 
 def read_lines(path: Path) -> tuple[list[Record], int]:
-    """Read the records of a file, in order; none where there is no file.
+    """Read the records of a file, in order; none if there is no file.
 
-    A line that a kill cut short is left out, and so is one that a crash of the machine damaged.
+    Lines that a kill cut short, or that a crash of the machine damaged, are left out.
 
     Returns:
         The records, and the number of damaged lines.
@@ -32,10 +32,10 @@ class LineWriter:
 
     Args:
         path: the file, made when it does not exist.
-        keep: which of the records that it holds already stay.
+        keep: tells which of its present records stay.
 
     Attributes:
-        num_damaged: damaged lines that were left out.
+        num_damaged: number of damaged lines that were left out.
     """
 
     def __init__(self, path: Path, keep: Callable[[Record], bool] = lambda record: True) -> None:
@@ -50,7 +50,7 @@ class LineWriter:
         self._file.flush()
 
     def sync(self) -> None:
-        """Wait until the lines so far are on the disk."""
+        """Wait until all lines so far are on the disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -59,10 +59,10 @@ class LineWriter:
 
 
 def _sound_lines(path: Path) -> tuple[list[tuple[bytes, Record]], int]:
-    """Return the lines that are JSON objects, raw and read, and how many others there are."""
+    """Return the lines that are JSON objects, raw and parsed, and the number of other lines."""
     if not path.exists():
         return [], 0
-    # A line is whole once its newline is there; whatever follows the last one was cut by a kill.
+    # A line is whole once its newline is written; a kill cut off anything after the last newline.
     lines = [line for line in path.read_bytes().split(b"\n")[:-1] if line]
     found = [(line, record) for line in lines if (record := _record(line)) is not None]
     return found, len(lines) - len(found)

@@ -1,8 +1,8 @@
 """The only training loop.
 
-It owns what no paper is about: devices, autocast, backward, clipping, the learning rate of each step,
-finite checks, logging, checkpoints, exact resume and the clock. A step never waits for the device; the log
-step does.
+It owns everything that does not depend on the paper: devices, autocast, backward, clipping, the learning rate
+of each step, finite checks, logging, checkpoints, exact resume and the clock. Only log steps wait for the
+device.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ from loaders.batch import Batch, Loader, PairedBatch
 from loaders.common.errors import UserError
 
 LAST_FOLDER = "last"
-"""Folder of a run that keeps the last weights, where the best are used."""
+"""Folder of a run for the last weights, if the best are used."""
 
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """What a run came to.
+    """The results of a run.
 
     Attributes:
         step: optimizer steps done, over all processes that worked on the run.
         total_steps: steps of the full schedule.
         loss: mean loss of the last log window.
-        metrics: means of the recipe's own metrics in it; none where the run was over before.
-        img_per_s: images per second of this process's steps, all ranks together, the first log window
-            left out where there are others.
+        metrics: means of the recipe's own metrics in that window; empty if the run was over before.
+        img_per_s: images per second of this process's steps, summed over all ranks, without the first log
+            window if there are others.
         wait_share: share of that time spent waiting for data.
         seconds: wall-clock of this process's steps.
         backbone: the file with the backbone's weights.
-        validation: what was found on validation images; None without any.
+        validation: the result on validation images; None without any.
     """
 
     step: int
@@ -83,11 +83,11 @@ def train(
     probe: OnlineProbe | None = None,
     validation: Validation | None = None,
 ) -> TrainSummary:
-    """Train a recipe on a loader's batches; one call per process, the same on every rank.
+    """Train a recipe on the batches of a loader; every rank makes the same call.
 
     Args:
         recipe: built after `seed_everything`, so that all ranks hold the same weights.
-        loader: shards itself over ranks, delivers on the accelerator's device, and is not prepared.
+        loader: divides itself among the ranks and delivers on the accelerator's device; it is not prepared.
         accelerator: from `make_accelerator`.
         config: how to carry the run out.
         probe: what to measure on frozen features while training goes on.
@@ -95,12 +95,12 @@ def train(
 
     Returns:
         The summary. The run folder then holds the last checkpoint and the backbone's weights; the recipe
-        holds the last weights, or the best by validation where these are kept.
+        holds the last weights, or the best by validation if these are kept.
 
     Raises:
         UserError: a run folder of another run, a checkpoint of another recipe or network, ranks that
             disagree, a loss or gradient that is not finite (naming the step and the rows of its batch).
-        LoaderError: a batch cannot be had, or another rank is gone.
+        LoaderError: a batch cannot be made, or another rank is gone.
         RunStopped: SIGTERM came; a checkpoint was written and the exit code is 75.
         KeyboardInterrupt: Ctrl-C came; a checkpoint was written, `run_command` exits with code 130.
     """
@@ -164,7 +164,7 @@ class _Run:
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """Those of the recipe and of validation."""
+        """The rules of the recipe and of the validation."""
         return {**self.recipe.rules, **({} if self.validator is None else self.validator.rules)}
 
     def restore(self) -> None:
@@ -263,7 +263,7 @@ class _Run:
         return ProbeRecorder(self.probe, self.config.out, self.step, self.steps_per_epoch, self.total_steps)
 
     def _measure(self, probes: ProbeRecorder, clock: TrainingClock, shown: TrainingProgress) -> None:
-        """Measure frozen features where that is due, outside the window whose speed is stated."""
+        """Measure frozen features if that is due, outside the window whose speed is logged."""
         with clock.paused():
             record = probes.after_step(self.step, self.recipe.backbone, self.device)
         if record:
@@ -277,7 +277,7 @@ class _Run:
                 self.accelerator.log(shares, step=self.step)
 
     def _validate(self, validator: Validator, clock: TrainingClock, shown: TrainingProgress) -> None:
-        """Measure validation images where that is due; training may end with it."""
+        """Measure validation images if that is due; training may end here."""
         with clock.paused():
             measured = validator.after_step(self.step, self.recipe, self.device)
         if measured.record:
@@ -291,7 +291,7 @@ class _Run:
             self.last_step = self.step
 
     def _batches(self, clock: TrainingClock, stop: StopSignal) -> Iterator[Any]:
-        """Yield the batches from the present position to the end of the run, or until it is told to stop."""
+        """Yield the batches from the present position to the end of the run, or until a stop signal."""
         while self.step < self.last_step:
             epoch, start = divmod(self.step, self.steps_per_epoch)
             if start == 0:
@@ -316,7 +316,7 @@ class _Run:
                 )
 
     def _train_step(self, batch: Any) -> bool:
-        """Take one step; return False if it was left out."""
+        """Take one step; return False if it was skipped."""
         factor = self.schedule(self.step)
         for group, peak_lr in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = peak_lr * factor
@@ -340,7 +340,7 @@ class _Run:
         return taken
 
     def _judged_norm(self, clipped: Tensor | None) -> Tensor | None:
-        """Return the gradients' norm; None where a scaler finds its factor by trying too large ones."""
+        """Return the norm of the gradients; None if a scaler may overflow on purpose to find its factor."""
         if self.accelerator.scaler is not None:
             return None
         return gradient_norm(self.recipe.parameters()) if clipped is None else clipped
@@ -368,7 +368,7 @@ class _Run:
         shown.report(self.step, epoch, self.loss, img_per_s, wait_share)
 
     def _place_before(self) -> str:
-        """Return what a run has to go on from that took a step of which nothing is saved."""
+        """Return the words on what a run that ends after an unsaved step can go on from."""
         if self.saved_step < 0:
             return "no checkpoint is from before it, so give another --out"
         return f"checkpoint step-{self.saved_step:08d} is from before it"
@@ -377,7 +377,7 @@ class _Run:
         self.window.check()
         self.bad_rows.update()
         if self.writer is not None:
-            self.writer.sync()  # the lines up to a checkpoint are as safe as it is
+            self.writer.sync()  # the log lines up to a checkpoint are on the disk with it
         self._save()
 
     def _save(self) -> None:
@@ -413,7 +413,7 @@ class _Run:
         self.saved_step = self.step
 
     def _finish(self, clock: TrainingClock) -> TrainSummary:
-        """Write the backbone alone and sum up."""
+        """Write the backbone and return the results."""
         metadata = {"recipe": self.recipe.name, "backbone": self.recipe.backbone_name}
         metadata |= dict(self.config.backbone_metadata)
         if self.validator is not None and self.validator.best:

@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.choices import OnNonFinite
 from engine.train.options import OptimizerOptions
-from loaders.common.errors import UserError
+from loaders.common.checks import Count, check_numbers
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class LoopConfig:
     Attributes:
         out: run folder.
         epochs: passes over the loader; the schedule spans all of them.
-        seed: of what the network draws while training (dropout); the loader has its own.
-        resume: go on from the newest whole checkpoint of `out`, or start where there is none.
+        seed: seed of what the network draws while training (dropout); the loader has its own seed.
+        resume: go on from the newest whole checkpoint of `out`, or start if there is none.
         log_every: steps between log steps.
         checkpoint_every_steps: steps between checkpoints; the end of the run always writes one.
         keep_checkpoints: newest checkpoints to keep.
@@ -30,22 +30,22 @@ class LoopConfig:
         steps: length of the run instead of `epochs`, also for the schedule; None counts epochs.
         max_steps: end the run early after this many steps over all, with the schedule of the full run.
         progress: show progress on rank 0.
-        optimizing: what moves the weights, and how.
+        optimizing: optimizer of the weights and its options.
         config: the recipe's configuration in JSON types, for config.json.
         runtime_fields: names in `config` that may differ on resuming.
-        backbone_metadata: what `load_backbone` needs, stored beside the weights.
+        backbone_metadata: metadata for `load_backbone`, stored beside the weights.
     """
 
     out: Path
-    epochs: int
+    epochs: Count
     seed: int = 0
     resume: bool = False
-    log_every: int = 10
-    checkpoint_every_steps: int = 500
-    keep_checkpoints: int = 3
+    log_every: Count = 10
+    checkpoint_every_steps: Count = 500
+    keep_checkpoints: Count = 3
     on_non_finite: OnNonFinite = "stop"
-    steps: int | None = None
-    max_steps: int | None = None
+    steps: Count | None = None
+    max_steps: Count | None = None
     progress: bool = True
     optimizing: OptimizerOptions = field(default_factory=OptimizerOptions)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -54,9 +54,4 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts that make no run."""
-        for name in ("epochs", "log_every", "checkpoint_every_steps", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        for name, limit in (("steps", self.steps), ("max_steps", self.max_steps)):
-            if limit is not None and limit < 1:
-                raise UserError(f"{name}: expected at least 1, found {limit}")
+        check_numbers(self)

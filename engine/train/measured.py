@@ -14,10 +14,10 @@ from loaders.batch import Batch, Loader
 
 
 class TakingTurns:
-    """A loader that gives fresh batches for a window of steps, then the last of them for a window, and so on.
+    """A loader that gives fresh batches for a window of steps, then repeats the last for a window, and so on.
 
-    What a loader costs a training is then the difference of neighbouring windows, of one process and within
-    seconds, and not that of two runs on a machine whose speed drifts by more.
+    The time that loading adds to training is then the difference between neighbouring windows of one process,
+    seconds apart. Between two runs the speed of the machine drifts by more than that.
     """
 
     def __init__(self, loader: Loader[Any], window: int) -> None:
@@ -34,7 +34,7 @@ class TakingTurns:
 
     @property
     def bad_rows(self) -> Mapping[int, str]:
-        """Those of the loader."""
+        """The steps per epoch of the loader."""
         return self._loader.bad_rows
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
@@ -51,13 +51,13 @@ class TakingTurns:
 
 
 class Idle(Recipe):
-    """A recipe that looks at nothing: what remains of a step is the loader and the loop."""
+    """A recipe without a model, so that a step consists of the loader and the loop."""
 
     name = "idle"
     backbone_name = "idle"
 
     def __init__(self) -> None:
-        """Hold the one weight that an optimizer needs."""
+        """Make one weight, which an optimizer needs."""
         super().__init__()
         self.backbone = nn.Linear(1, 1)
 
@@ -66,7 +66,7 @@ class Idle(Recipe):
         return StepOutput(self.backbone(torch.zeros(1, 1, device=next(self.parameters()).device)).sum())
 
     def make_optimizer(self) -> torch.optim.SGD:
-        """Return SGD that moves nothing."""
+        """Return SGD with rate 0."""
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:

@@ -1,4 +1,4 @@
-"""Metrics that stay on the device until the log step, and the file they end in."""
+"""Metrics that stay on the device until the log step, and the file for them."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class NonFiniteLossError(UserError):
 class MetricWindow:
     """Sums of metrics since the last log step, and the first step whose loss or gradients were not finite.
 
-    Nothing here waits for the device before `read`.
+    Only `read` waits for the device.
     """
 
     def __init__(self, device: torch.device) -> None:
         """Start an empty window.
 
         Args:
-            device: where the losses are.
+            device: device of the losses.
         """
         self._device = device
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}  # not every step has every metric
         # First step with a bad loss, and with bad gradients.
         self._first_bad_steps = torch.full((2,), NO_STEP, dtype=torch.int64, device=device)
 
@@ -53,49 +53,54 @@ class MetricWindow:
         for name, value in {"loss": loss, **metrics}.items():
             value = value.detach().double()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
         loss = loss.detach().reshape(())
         judged = torch.stack([loss, loss if grad_norm is None else grad_norm.to(loss).reshape(())])
         here = torch.where(torch.isfinite(judged), NO_STEP, step)
         self._first_bad_steps = torch.minimum(self._first_bad_steps, here)
 
     def read(self) -> dict[str, float]:
-        """Return the means over steps and ranks and empty the window; a window of skipped steps has no loss.
+        """Return the means over steps and ranks, and empty the window; skipped steps have no loss.
+
+        A metric's mean is over the steps that have it.
 
         Waits for the device.
 
         Raises:
-            NonFiniteLossError: some loss since the last call was not finite; on every rank.
+            NonFiniteLossError: on every rank, if a loss since the last call was not finite.
         """
         self.check()
-        if not self._count:
+        if not self._counts:
             return {"loss": math.nan}
-        means = dict(zip(self._sums, self._over_ranks(self._count), strict=True))
-        self._sums, self._count = {}, 0
+        sums = zip(self._sums, self._over_ranks(), strict=True)
+        means = {name: total / self._counts[name] for name, total in sums}
+        self._sums, self._counts = {}, {}
         return means
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs to go on with this window, on any number of ranks.
+        """Return the state from which `restore` goes on with this window, on any number of ranks.
 
         Waits for the device; called on every rank.
 
         Returns:
-            `count`, the steps so far, and `sums`, numbers as text: JSON has no NaN.
+            `counts`, the steps of each metric so far, and `sums`, numbers as text: JSON has no NaN.
         """
-        sums = self._over_ranks(1) if self._count else []
-        return {"count": self._count, "sums": dict(zip(self._sums, map(repr, sums), strict=True))}
+        sums = self._over_ranks() if self._counts else []
+        return {"counts": dict(self._counts), "sums": dict(zip(self._sums, map(repr, sums), strict=True))}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with a window that a checkpoint kept."""
-        self._count = int(state["count"])
+        # Checkpoints of before have one count for all.
+        shared = int(state.get("count", 0))
+        self._counts = dict(state.get("counts", dict.fromkeys(state["sums"], shared)))
         self._sums = {
             name: torch.tensor(float(value), dtype=torch.float64, device=self._device)
             for name, value in state["sums"].items()
         }
 
-    def _over_ranks(self, count: int) -> list[float]:
-        """Return the sums over a number of steps, as means over the ranks."""
-        sums = torch.stack(list(self._sums.values())) / count
+    def _over_ranks(self) -> list[float]:
+        """Return the sums over steps, as means over the ranks."""
+        sums = torch.stack(list(self._sums.values()))
         if world_size() > 1:
             dist.all_reduce(sums)
             sums = sums / world_size()
@@ -106,7 +111,7 @@ class MetricWindow:
         """Wait for the device and make sure that all losses and gradients so far, on every rank, were finite.
 
         Raises:
-            NonFiniteLossError: naming the first step of which that is not true; on every rank.
+            NonFiniteLossError: on every rank; names the first step of which that is not true.
         """
         if world_size() > 1:
             dist.all_reduce(self._first_bad_steps, op=dist.ReduceOp.MIN)

@@ -1,4 +1,4 @@
-"""LARS with the exclusions of the self-supervised papers, and the split of parameters that needs."""
+"""LARS with the exclusions of the self-supervised papers, and the split of parameters for it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def split_by_dimension(*modules: nn.Module) -> tuple[list[nn.Parameter], list[nn
 class LARS(Optimizer):
     """SGD with momentum whose update is rescaled per tensor to the tensor's own norm.
 
-    For each tensor p with gradient g: u = g + weight_decay * p; where the group adapts,
-    u is scaled by trust * |p| / |u| (by 1 where either norm is 0); m = momentum * m + u; p -= lr * m.
-    Vectors (at most 1 dimension) belong in a group with `adapt=False` and `weight_decay=0`.
+    For each tensor p with gradient g: u = g + weight_decay * p; if the group adapts, u is scaled by trust *
+    |p| / |u| (by 1 if either norm is 0); m = momentum * m + u; p -= lr * m. Vectors (at most 1 dimension)
+    belong in a group with `adapt=False` and `weight_decay=0`.
 
     Source: You et al. 2017, "Large Batch Training of Convolutional Networks", algorithm 1, with momentum
     after the scaling and the exclusions of Zbontar et al. 2021, section 2.2.
@@ -72,7 +72,7 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Take one step; never waits for the device."""
+        """Take one step, without waiting for the device."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -86,23 +86,23 @@ class LARS(Optimizer):
     def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         updates: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
         if group["weight_decay"] != 0.0:
-            updates = list(torch._foreach_add(updates, parameters, alpha=group["weight_decay"]))
+            updates = [
+                u.add(p, alpha=group["weight_decay"]) for u, p in zip(updates, parameters, strict=True)
+            ]
         if group["adapt"]:
             ratios = _trust_ratios(parameters, updates, group["trust"])
-            updates = list(torch._foreach_mul(updates, ratios))
-        for p in parameters:
+            updates = [u * ratio for u, ratio in zip(updates, ratios, strict=True)]
+        for p, update in zip(parameters, updates, strict=True):
             if "momentum" not in self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
-        running = [self.state[p]["momentum"] for p in parameters]
-        torch._foreach_mul_(running, group["momentum"])
-        torch._foreach_add_(running, updates)
-        torch._foreach_add_(parameters, running, alpha=-group["lr"])
+            running = self.state[p]["momentum"].mul_(group["momentum"]).add_(update)
+            p.add_(running, alpha=-group["lr"])
 
 
 def _trust_ratios(parameters: list[Tensor], updates: list[Tensor], trust: float) -> list[Tensor]:
     """Return trust * |p| / |u| per tensor, 1 where a norm is 0."""
-    weight_norms = torch.stack(torch._foreach_norm(parameters))
-    update_norms = torch.stack(torch._foreach_norm(updates))
+    weight_norms = torch.stack([torch.linalg.vector_norm(p) for p in parameters])
+    update_norms = torch.stack([torch.linalg.vector_norm(u) for u in updates])
     usable = (weight_norms > 0) & (update_norms > 0)
     ratios = torch.where(usable, trust * weight_norms / update_norms, torch.ones_like(weight_norms))
     return list(ratios.unbind())

@@ -1,4 +1,4 @@
-"""Another optimizer than the paper's for any recipe: its groups of parameters under SGD, LARS or AdamW."""
+"""Replacing the paper's optimizer of a recipe: its groups of parameters under SGD, LARS or AdamW."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.train.options import OptimizerOptions
 from engine.train.recipe import Recipe
 from loaders.common.errors import UserError
 
-_MOMENTUM = 0.9  # of sgd and lars where the paper's optimizer has none
+_MOMENTUM = 0.9  # momentum of sgd and lars, if the paper's optimizer has none
 _KINDS: dict[type[Optimizer], OptimizerName] = {
     torch.optim.SGD: "sgd",
     LARS: "lars",
@@ -25,17 +25,17 @@ _KINDS: dict[type[Optimizer], OptimizerName] = {
 
 
 def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
-    """Return the paper's optimizer, or the one that is asked for in its place.
+    """Return the paper's optimizer, or the one that the options name instead.
 
-    Each group keeps its weight decay, and its rate as a share of the first group's. LARS's groups of vectors
-    have a rate of their own, which means something to LARS alone: elsewhere it is that of the first group.
+    Each group keeps its weight decay, and its rate as a share of the first group's rate. LARS's groups of
+    vectors have a special rate, which is meant for LARS alone; other optimizers take the first group's rate.
 
     Args:
-        recipe: whose `make_optimizer` is the paper's.
+        recipe: recipe whose `make_optimizer` returns the paper's.
         options: of the run.
 
     Raises:
-        UserError: a recipe that learns with its own alone, another optimizer without a rate, or layers that
+        UserError: the recipe learns only with its own optimizer, another optimizer lacks a rate, or layers
             cannot be told apart.
     """
     paper = recipe.make_optimizer()
@@ -77,7 +77,7 @@ def _set_rates(optimizer: Optimizer, lr: float, is_own: bool) -> None:
 
 
 def _by_dimension(group: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Split a group for LARS: vectors are neither decayed nor rescaled."""
+    """Split a group for LARS, which neither decays nor rescales vectors."""
     weights = [p for p in group["params"] if p.ndim > 1]
     vectors = [p for p in group["params"] if p.ndim <= 1]
     if weights:

@@ -1,16 +1,17 @@
-"""Options that many recipes share and that need no heavy library to be read and checked."""
+"""Options that many recipes share. Reading and checking them needs no heavy library."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from engine.choices import Keep, OptimizerName
+from loaders.common.checks import Count, Positive, PositiveShare
 from loaders.common.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationOptions:
-    """On which images a run with labels is measured while it trains, and what becomes of that."""
+    """On which images a run with labels is measured while it trains, and what follows from the result."""
 
     validation_split: str | None = None
     """What to measure on while training: a labelled split, or a label table (.parquet), whose rows are then
@@ -20,7 +21,7 @@ class ValidationOptions:
     validation_share: float | None = None
     """In its place: share of the training labels to set aside, class by class, chosen by --label-seed and
     left as labels/validation.parquet in the run folder; 0 for none."""
-    validate_every: int | None = None
+    validate_every: Count | None = None
     """Steps between these measurements; by default a twentieth of the run. The end is measured too."""
     keep: Keep = "last"
     """Weights that the run leaves to be used, and whose test accuracy is measured: the last; or the best by
@@ -29,7 +30,7 @@ class ValidationOptions:
     """Stop after so many measurements without a rise of the validation accuracy; 0 trains to the end."""
 
     def check_validation(self) -> None:
-        """Refuse what cannot be measured.
+        """Refuse options that cannot be measured.
 
         Raises:
             UserError: the first.
@@ -42,8 +43,6 @@ class ValidationOptions:
             raise UserError(
                 f"validation_share: expected a share below 1, found {self.validation_share}; lower it"
             )
-        if self.validate_every == 0:
-            raise UserError("validate_every: expected more than 0 steps, found 0; raise it")
         off = (self.validation_split == "" and not self.validation_share) or (
             self.validation_share == 0.0 and not self.validation_split
         )
@@ -51,10 +50,10 @@ class ValidationOptions:
             self.require_validation("neither")
 
     def require_validation(self, found: str) -> None:
-        """Refuse to stop or to choose by what is not measured.
+        """Refuse to stop or to choose by a validation that does not happen.
 
         Args:
-            found: in place of images to measure on.
+            found: what was found in place of images to measure on.
 
         Raises:
             UserError: the run stops or chooses by validation.
@@ -68,46 +67,32 @@ class ValidationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """How the weights of any recipe are moved, where that is not left to its paper."""
+    """How the weights of any recipe are updated, beyond the choice of its paper."""
 
     optimizer: OptimizerName = "paper"
     """What moves the weights: the paper's choice; or sgd, lars or adamw in its place, with --optimizer-lr.
     What the paper's choice does not decay is not decayed here either."""
-    optimizer_lr: float | None = None
+    optimizer_lr: Positive | None = None
     """Peak learning rate in place of the recipe's own, for any batch size; --lr-head keeps its ratio to
     --lr. BEiT fine-tunes with adamw at 0.0005."""
-    layer_decay: float | None = None
+    layer_decay: PositiveShare | None = None
     """With adamw: rate of a layer of the backbone as a share of that of the layer behind it, so that the
     first layers move least. BEiT (Bao et al. 2022): 0.65 to 0.75."""
-    clip_norm: float | None = None
+    clip_norm: Positive | None = None
     """Largest norm of all gradients together; beyond it they are scaled down. No paper here has one."""
     warmup_epochs: float = 0.0
     """Epochs over which the learning rate rises linearly from 0 to what its schedule says. Paper: none."""
-    micro_batch: int | None = None
+    micro_batch: Count | None = None
     """Images of --batch-size that go through the network at once on each process, with their unlabelled
     ones; the gradient is that of the whole batch. By default all; must divide a process's share."""
 
     def check_optimizer(self) -> None:
-        """Refuse what does not go together.
+        """Refuse options that do not go together.
 
         Raises:
             UserError: the first.
         """
-        if self.clip_norm is not None and self.clip_norm <= 0.0:
-            raise UserError(
-                f"clip_norm: expected more than 0, found {self.clip_norm}; leave it out to not clip"
-            )
-        if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
-            raise UserError(
-                f"layer_decay: expected a share, above 0 and at most 1, found {self.layer_decay}; change it"
-            )
         if self.layer_decay is not None and self.optimizer != "adamw":
             raise UserError(
                 f"layer_decay: expected --optimizer adamw, found {self.optimizer}; change one of them"
             )
-        if self.optimizer_lr is not None and self.optimizer_lr <= 0.0:
-            raise UserError(
-                f"optimizer_lr: expected more than 0, found {self.optimizer_lr}; leave it out for the paper's"
-            )
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise UserError(f"micro_batch: expected at least 1, found {self.micro_batch}; raise it")

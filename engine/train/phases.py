@@ -1,12 +1,12 @@
-"""Commands of several phases: trainings that start from each other, each in a folder of its own.
+"""Commands of several phases: trainings that start from each other, each in its own folder.
 
 out/config.json             the command
 out/<phase>/                one training, a run folder like any other
 out/labels/<name>.parquet   label tables made on the way
 out/classifier.safetensors  what the last phase left
 
-A command that was broken off goes on with --resume: finished phases and label tables are taken from disk,
-the phase under way resumes exactly.
+A command that was interrupted goes on with --resume: finished phases and label tables are read from disk, and
+the unfinished phase resumes exactly.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import nn
 
 from engine.evaluate.feature_store import FOLDER, FeatureStore, store_features
@@ -60,13 +61,14 @@ from loaders.packs.labels.validation import SET_ASIDE_PATH, Division
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
 
+Labels = LabelTable | tuple[LabelTable, ...]
 LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
 
-_SEEDS_PER_PHASE = 1000  # so that phases draw other orders, views and weights than each other
+_SEEDS_PER_PHASE = 1000  # so that every phase draws different orders, views and weights
 
 
 class SupervisedPhase(ClassifierRecipe):
-    """Cross-entropy on labelled images: what the phases of self-training are made of."""
+    """Cross-entropy on labelled images: the recipe of the phases of self-training."""
 
     name = "fine_tuning"
     parts = "rows"
@@ -77,17 +79,17 @@ class SupervisedPhase(ClassifierRecipe):
         Args:
             config: of the phase.
             classes: names of the C classes.
-            cosine: let the learning rate fall to 0; else it stays.
+            cosine: let the learning rate fall to 0; else it stays constant.
         """
         super().__init__(config, classes)
         self.cosine = cosine
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Classify one view of each image."""
-        assert batch.labels is not None
-        (logits,) = self.classify(batch.views[0])
-        loss = label_loss(logits, batch.labels, self.class_weights)
-        return StepOutput(loss, {"top1": top1_of(logits, batch.labels)})
+        (x,), labels = self.mixed(batch, step)
+        (logits,) = self.classify(x)
+        loss = label_loss(logits, labels, self.class_weights)
+        return StepOutput(loss, {"top1": top1_of(logits, labels)})
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return the cosine, or the constant."""
@@ -96,12 +98,12 @@ class SupervisedPhase(ClassifierRecipe):
 
 @dataclass(frozen=True)
 class PhaseSummary:
-    """What a phase left.
+    """The result of a phase.
 
     Attributes:
         name: of the phase.
         out: its run folder.
-        accuracy: on the test split; None where there is none.
+        accuracy: accuracy on the test split; None if there is none.
     """
 
     name: str
@@ -110,7 +112,7 @@ class PhaseSummary:
 
 
 class Phases:
-    """One command: its folder, its processes and the phases done so far."""
+    """One command: its folder, its processes and its finished phases."""
 
     def __init__(self, recipe: str, config: PhasesConfig, pack: Pack, division: Division, data: str) -> None:
         """Claim the folder and join the processes.
@@ -120,19 +122,19 @@ class Phases:
             config: of the command.
             pack: of the images.
             division: of the labels; all phases are measured on the same validation images.
-            data: what tells the pack from others; a command that goes on must find the same, since its
-                finished phases and label tables are of that pack.
+            data: facts that identify the pack. A command that goes on must find the same facts, since its
+                finished phases and label tables belong to that pack.
 
         Raises:
-            UserError: the folder holds something else, another process works in it, `max_steps` or
-                `measure` is set, or `init` cannot be started from.
+            UserError: the folder holds something else, another process works in it, `max_steps` or `measure`
+                is set, or no run can start from `init`.
         """
         if config.measure != "training":
             raise UserError("measure: a command of several phases has none; measure recipes/supervised.py")
         if config.max_steps is not None:
             raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
         self._frozen: nn.Module | None = None
-        if config.init is not None:  # before the first phase, and not after hours of it
+        if config.init is not None:  # before the first phase, and not hours later
             start = build_classifier(
                 config.backbone, config.evaluation_view, pack.classes, config.init, config.keep_head
             )
@@ -165,19 +167,19 @@ class Phases:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the loaders of all phases, leave the folder and part from the other processes."""
+        """Close the loaders of all phases, release the folder and leave the process group."""
         self._opened.__exit__(kind, error, trace)
         self.accelerator.end_training()
 
     def keep(self, loader: LoaderT) -> LoaderT:
-        """Return a loader that several phases share; it is closed with the command. None is no loader."""
+        """Return a loader that several phases share; it is closed with the command. None stays None."""
         if loader is not None:
             self._opened.callback(loader.close)
         return loader
 
     @property
     def options(self) -> LoaderOptions:
-        """How all loaders of the next phase work."""
+        """The options of all loaders of the next phase."""
         seed = self.config.seed + _SEEDS_PER_PHASE * len(self.done)
         return replace(self.config.loader_options(), seed=seed)
 
@@ -219,7 +221,7 @@ class Phases:
         out, device = self.config.out, self.accelerator.device
         return store_features(self._frozen, loader, loader.images[0], device, out / FOLDER, out)
 
-    def _training(self, labels: LabelTable, views: tuple[ViewPolicy, ...]) -> Loader[Batch]:
+    def _training(self, labels: Labels, views: tuple[ViewPolicy, ...]) -> Loader[Batch]:
         """Build the loader of a phase: of new views, or of the features of views that were drawn once."""
         config, options = self.config, self.options
         shared = (config.batch_size, options, config.balanced)
@@ -231,8 +233,11 @@ class Phases:
             of_all = (views * config.stored_views, ROWS_IN_ORDER * options.num_ranks)
             with build_loader(self._learnt, *of_all, options=whole, mode="eval") as loader:
                 self._drawn = self._stored(loader)
-        readable = labels.of_rows(np.intersect1d(labels.row, self._drawn.rows[self._drawn.present]))
-        loader = build_labeled_loader(self.pack, readable, views, *shared)
+        rows = self._drawn.rows[self._drawn.present]
+        tables = labels if isinstance(labels, tuple) else (labels,)
+        readable = tuple(table.of_rows(rows) for table in tables)
+        kept = readable if isinstance(labels, tuple) else readable[0]
+        loader = build_labeled_loader(self.pack, kept, views, *shared)
         return StoredLoader(loader, self._drawn, self.accelerator.device)
 
     def fine_tune(
@@ -241,19 +246,19 @@ class Phases:
         init: Path | None,
         keep_head: bool,
         epochs: int,
-        labels: LabelTable,
+        labels: Labels,
         views: tuple[ViewPolicy, ...],
         test_loader: Loader[Batch] | None,
         cosine: bool,
     ) -> PhaseSummary:
-        """Train on labelled images, or take from disk what an earlier start of the command trained.
+        """Train on labelled images, or read the result of an earlier start of the command from disk.
 
         Args:
             name: of the phase and its folder.
             init: run folder whose weights to start from; None for random ones.
             keep_head: start with the classifier layer of `init` too.
             epochs: passes over the labelled images.
-            labels: their labels.
+            labels: their labels, in several tables where an image stands under several classes.
             views: that their training views are drawn from, one of each image.
             test_loader: from `test_images`.
             cosine: see `SupervisedPhase`.
@@ -274,7 +279,8 @@ class Phases:
             )
             seed_everything(config.seed)
             recipe = SupervisedPhase(config, self.classes, cosine)
-            recipe.weigh_classes(count_labels(labels))
+            tables = labels if isinstance(labels, tuple) else (labels,)
+            recipe.weigh_classes(torch.stack([count_labels(table) for table in tables]).sum(0))
             validation = None
             if self._held is not None:
                 validation = plan_validation(config, self._held, self.division)
@@ -294,22 +300,22 @@ class Phases:
         return summary
 
     def network(self, run: Path) -> Classifier:
-        """Load the classifier of a run, which knows all classes, onto this process's device."""
+        """Load the classifier of a run, which must know all classes, onto this process's device."""
         return find_classifier(run, self.classes, every_class=True).to(self.accelerator.device)
 
     def validate(self, run: Path) -> float:
-        """Return the accuracy of a run's classifier on the validation images, which there must be."""
+        """Return the accuracy of a run's classifier on the validation images, which must exist."""
         assert self._held is not None
         device = self.accelerator.device
         network = self.network(run).at(self.config.resolution).to(device)
         return measure_accuracy(network, self._held, device, self.config.out).top1
 
     def finish(self, run: Path | None = None, test_loader: Loader[Batch] | None = None) -> PhaseSummary:
-        """Leave the classifier to use in the command's own folder.
+        """Write the classifier to use into the command's own folder.
 
         Args:
-            run: whose it is, a phase's or that of the start; the last phase's by default.
-            test_loader: of the test images, where a start is to be measured.
+            run: run of the classifier: a phase or the start; the last phase by default.
+            test_loader: loader of the test images, for measuring a start.
         """
         last = next((phase for phase in self.done if phase.out == run), self.done[-1])
         if run is not None and last.out != run:
@@ -326,8 +332,8 @@ class Phases:
 
 
 def print_phases(name: str, phases: list[PhaseSummary]) -> None:
-    """Print the accuracy of every phase and where the last one's classifier lies, and leave their page."""
-    from engine.report.run_page import leave_page  # loads what draws
+    """Print the accuracy of every phase and the path of the last classifier, and write the page."""
+    from engine.report.run_page import leave_page  # loads matplotlib
 
     if os.environ.get("RANK", "0") != "0":
         return

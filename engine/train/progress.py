@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, a line now and then in a log file."""
+"""The display while a run trains: a bar on a terminal, a line now and then in a log file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 10.0
-_ESTIMATE_AFTER_S = 5.0  # of steps after the first, which compiles and warms up
-_LONG_STEP_S = 5.0  # a first step of so long is told at once: the next may come late
+_ESTIMATE_AFTER_S = 5.0  # seconds of steps after the first, which compiles and warms up
+_LONG_STEP_S = 5.0  # if the first step takes so long, say so at once: the next may come late
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as fine as an estimate is: "40 s", "12 min", "3 h 20 min", "2.5 days"."""
+    """Return a duration at the precision of an estimate: "40 s", "12 min", "3 h 20 min", "2.5 days"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -90,7 +90,7 @@ class TrainingProgress:
             self.say(f"{self._name}: {about}, {each:.2g} s a step")
 
     def report(self, step: int, epoch: int, loss: float, img_per_s: float, wait_share: float) -> None:
-        """Show the figures of a log step."""
+        """Show the values of a log step."""
         status = (
             f"epoch {epoch}  loss {loss:.4g}  {img_per_s:,.0f} images/s  {wait_share:.0%} waiting for data"
         )

@@ -1,4 +1,4 @@
-"""What the loop asks of a recipe: a module with a training step, an optimizer and a schedule."""
+"""The interface between loop and recipe: a module with a training step, an optimizer and a schedule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loaders.batch import Batch, Loader
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one training step gives back.
+    """The result of one training step.
 
     Attributes:
         loss: scalar with a graph. Following `engine.train.distributed`, either a mean over the rank's rows or
@@ -34,31 +34,36 @@ class StepOutput:
 class Recipe(nn.Module, ABC):
     """The algorithm of a paper: its networks, one step, its parameter groups and its schedule.
 
-    The parameters and buffers of the module are the whole state that a checkpoint keeps, besides that of
-    the optimizer. A subclass sets `backbone`, the part that transfers, and its name.
+    The parameters and buffers of the module, and the state of the optimizer, are all that a checkpoint keeps.
+    A subclass sets `backbone`, the part that transfers, and the name of the backbone.
     """
 
     name: ClassVar[str]
     parts: ClassVar[Literal["none", "rows", "embeddings"]] = "none"
-    """How a batch can be cut, see `engine.train.accumulation`: not at all; the loss is a mean over rows; or
-    it is one of embeddings, and `embed` and `embedding_loss` make up the training step."""
+    """How a batch can be cut, see `engine.train.accumulation`: not at all; by rows, if the loss is a mean
+    over them; or by embeddings, if `embed` and `embedding_loss` make up the training step."""
     own_optimizer: ClassVar[bool] = False
-    """Whether the recipe learns with its paper's optimizer alone."""
+    """Whether the recipe learns only with its paper's optimizer."""
     warms_up: ClassVar[bool] = False
-    """Whether `make_schedule` has the warm-up of the configuration in it; else the loop adds it."""
+    """Whether `make_schedule` includes the warm-up of the configuration; else the loop adds it."""
     backbone: nn.Module
     backbone_name: str
 
     @property
     def network(self) -> nn.Module:
-        """What maps views to logits and will be used: an average where there is one. It is validated."""
+        """The network from views to logits that will be used and validated: the average if there is one."""
         return self
 
     @property
-    def rules(self) -> Mapping[str, str]:
-        """Rules of learning that no option names, in words; a resume under other rules is refused.
+    def measured_beside(self) -> Mapping[str, nn.Module]:
+        """Other networks to validate, by name: the weights themselves where their average will be used."""
+        return {}
 
-        A change that makes the same options train differently changes one of them.
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """Rules of learning that no option names, as texts; a resume under other rules is refused.
+
+        If a change of code makes the same options train differently, it must change one of these texts.
         """
         return {}
 
@@ -67,7 +72,7 @@ class Recipe(nn.Module, ABC):
         """Compute the loss of one batch of this rank; the loop runs it under autocast.
 
         Args:
-            batch: what the run's loader yields, `Batch` or `PairedBatch`, on the device.
+            batch: batch of the run's loader, `Batch` or `PairedBatch`, on the device.
             step: optimizer steps done before this one, over all epochs.
         """
 
@@ -76,7 +81,7 @@ class Recipe(nn.Module, ABC):
         raise NotImplementedError
 
     def embedding_loss(self, embeddings: Sequence[Tensor], step: int) -> StepOutput:
-        """Compute the loss of what `embed` gave for all rows of this rank."""
+        """Compute the loss from the embeddings of all rows of this rank."""
         raise NotImplementedError
 
     @abstractmethod
@@ -88,15 +93,15 @@ class Recipe(nn.Module, ABC):
         """Return the learning-rate factor as a pure function of the step."""
 
     def weigh_classes(self, counts: Tensor) -> None:
-        """Take note, before training, of the labels of each class, int64 [C]; for recipes with labels."""
+        """Take the number of labels of each class, int64 [C], before training; for recipes with labels."""
         return
 
     def begin_epoch(self, epoch: int) -> None:
-        """Prepare an epoch, such as by new targets; called on every rank, without gradients.
+        """Prepare an epoch, such as by new targets; the loop calls this on every rank, without gradients.
 
-        The loop calls it before the first batch of an epoch and not when a run resumes inside one: what it
-        decides belongs into buffers, which checkpoints keep. Random numbers of a generator of its own,
-        seeded by the epoch, make a resumed run equal to a whole one.
+        The loop calls it before the first batch of an epoch, and not when a run resumes inside one. So its
+        results belong into buffers, which checkpoints keep. Draw its random numbers from a separate generator
+        seeded by the epoch; then a resumed run equals a whole one.
 
         Args:
             epoch: counted from 0.
@@ -104,7 +109,7 @@ class Recipe(nn.Module, ABC):
         return
 
     def after_step(self, step: int) -> None:
-        """Update what follows the weights, such as a moving average; called without gradients.
+        """Update what follows the weights, such as a moving average; the loop calls this without gradients.
 
         Args:
             step: the index of the step that was just taken.
@@ -112,9 +117,9 @@ class Recipe(nn.Module, ABC):
         return
 
     def write_results(self, out: Path) -> None:
-        """Leave pictures or tables of the trained networks in the run folder.
+        """Write pictures or tables of the trained networks into the run folder.
 
-        Called once, on rank 0 alone, without gradients, when training is over: no collectives in here.
+        The loop calls this once after training, on rank 0 only and without gradients: use no collectives.
 
         Args:
             out: run folder; it holds the first views of the run, see `engine.train.samples`.
@@ -122,22 +127,22 @@ class Recipe(nn.Module, ABC):
         return
 
     def leave_last(self, out: Path) -> None:
-        """Leave the last weights, where the run will use others; called like `write_results`.
+        """Write the last weights, if the run will use others; called like `write_results`.
 
         Args:
-            out: folder for them, which does not exist yet or is of an earlier process.
+            out: folder for them; it does not exist yet, or an earlier process made it.
         """
         return
 
     def finish(self, out: Path, test_loader: Loader[Batch] | None, device: torch.device) -> Accuracy | None:
-        """Leave, and measure, what a run is for besides its backbone; called on every rank at the end.
+        """Write and measure the results of a run besides its backbone; called on every rank at the end.
 
         Args:
             out: run folder.
-            test_loader: of this rank's part of the test images; None where there are none.
+            test_loader: loader of this rank's part of the test images; None if there are none.
             device: of the run.
 
         Returns:
-            The accuracy of the weights to use; None where nothing is classified.
+            The accuracy of the weights to use; None if the recipe has no labels.
         """
         return None

@@ -36,7 +36,7 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Put back what `rng_state` read."""
+    """Restore the states from `rng_state`."""
     torch.set_rng_state(state["torch"])
     *keys, position, has_gauss = state["numpy"].tolist()
     words = np.array(keys, dtype=np.uint32)
@@ -67,12 +67,12 @@ def gather_rng_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_rank(states: dict[str, Tensor], rank: int, device: torch.device) -> None:
-    """Put back one rank's state out of what `gather_rng_states` collected."""
+    """Restore the state of one rank from those of `gather_rng_states`."""
     prefix = f"{rank}."
     set_rng_state({k.removeprefix(prefix): v for k, v in states.items() if k.startswith(prefix)}, device)
 
 
 def seed_rank(seed: int, rank: int, step: int) -> None:
-    """Start a stream of random numbers that no other rank has and that a step determines."""
+    """Start a stream of random numbers that depends on the rank and the step."""
     mixed = np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0]
     seed_everything(int(mixed >> 1))

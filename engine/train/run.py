@@ -31,7 +31,7 @@ from loaders.packs.labels.validation import Division
 
 
 class Loaders(Protocol):
-    """Builds what a run reads, each loader for this rank."""
+    """Builds the loaders of a run for this rank."""
 
     @property
     def division(self) -> Division | None:
@@ -44,7 +44,7 @@ class Loaders(Protocol):
         """Build the loader of images in order, without augmentation."""
 
     def testing(self, options: LoaderOptions) -> Loader[Batch] | None:
-        """Build the loader of the images that the end of the run is measured on; None for none."""
+        """Build the loader of the images on which the finished run is measured; None for none."""
 
     def validating(self, options: LoaderOptions) -> Loader[Batch] | None:
         """Build the loader of the images to measure on while training; None for none."""
@@ -52,10 +52,10 @@ class Loaders(Protocol):
 
 @dataclass(frozen=True)
 class RunSummary(TrainSummary):
-    """What a run came to.
+    """The results of a run.
 
     Attributes:
-        accuracy: of the weights to use, on the test split; None where nothing was classified.
+        accuracy: accuracy of the weights to use, on the test split; None if the recipe has no labels.
     """
 
     accuracy: Accuracy | None = None
@@ -67,18 +67,18 @@ class RunSummary(TrainSummary):
 
 
 def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) -> RunSummary:
-    """Build a recipe and its loaders after seeding, train, measure, and close what was opened.
+    """Build a recipe and its loaders after seeding, train, measure, and close everything.
 
     Args:
         config: of the run.
-        make_recipe: builds the recipe with the weights of the seed, which is set just before.
+        make_recipe: builds the recipe; the seed of its weights is set just before.
         loaders: of the run.
 
     Returns:
         The summary of the run, whose folder is `config.out`.
 
     Raises:
-        UserError: a probe asked of a recipe that has none, or a mistake in the configuration.
+        UserError: the recipe has no probe, or the configuration has a mistake.
     """
     shared = config.account(loaders.division)
     accelerator = make_accelerator(config.precision, config.out, config.trackers)
@@ -122,7 +122,7 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
 
 
 def count_labels(labels: LabelTable) -> Tensor:
-    """Return the labels of each class, int64 [C]."""
+    """Return the number of labels of each class, int64 [C]."""
     return torch.from_numpy(np.bincount(labels.label, minlength=labels.num_classes))
 
 
@@ -146,7 +146,7 @@ def plan_validation(
 
 
 def describe_training(summary: TrainSummary, out: Path) -> str:
-    """Return in words how far a training came, at what figures and how fast, or that it was over before."""
+    """Return in words the steps, metrics and speed of a training, or that it was over before."""
     done, bad_rows = f"{summary.step} of {summary.total_steps} steps", describe_bad_rows(out)
     if summary.img_per_s == 0.0:
         return f"{done}, taken before{bad_rows}"
@@ -157,8 +157,8 @@ def describe_training(summary: TrainSummary, out: Path) -> str:
 
 
 def print_summary(name: str, summary: RunSummary) -> None:
-    """Print one line on a run that is over, and leave its page; in the first process alone."""
-    from engine.report.run_page import leave_page  # loads what draws
+    """Print one line on a finished run and write its page, in the first process only."""
+    from engine.report.run_page import leave_page  # loads matplotlib
 
     if os.environ.get("RANK", "0") != "0":
         return

@@ -1,7 +1,7 @@
-"""What every recipe's command line has.
+"""The options of every recipe's command line.
 
-The modules of configurations import nothing that takes time: a mistake on a command line is told before
-torch is loaded. Methods that need it import it when they are called.
+Modules of configurations import nothing that takes time, so that a mistake on a command line is told before
+torch is loaded. Methods that need torch import it when they are called.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import tyro
 from engine.choices import Measure, OnNonFinite, Precision
 from engine.train.options import OptimizerOptions
 from engine.train.trackers import check_trackers
-from loaders.common.errors import UserError, check_numbers
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import UserError
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
 from loaders.options import LoaderOptions
@@ -53,29 +54,59 @@ RUNTIME_FIELDS = (
 
 
 LoaderField = Annotated[LoaderOptions, tyro.conf.arg(name="")]
-"""The field of a Config whose options stand on the command line without a name before them."""
+"""The field of a Config whose options have no prefix on the command line."""
 
 
 def default_loader() -> LoaderOptions:
-    """Return how the loaders of a command work unless it is told otherwise."""
+    """Return the default options of the loaders of a command."""
     return LoaderOptions(num_threads=2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """What every command that reads a pack has."""
+    """Options of every command that reads a pack."""
 
     pack: Path
     """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
 
     def check_places(self) -> None:
-        """Refuse a pack that is not there, before anything is loaded; one in a store is left for later.
+        """Refuse a missing pack before anything is loaded; a pack in a store is checked later.
 
         Raises:
             UserError: see `read_manifest`.
         """
         if as_url(str(self.pack)) is None:
             read_manifest(self.pack.expanduser().absolute())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardConfig:
+    """Options of every command that runs a network on images without training it."""
+
+    batch_size: Count = 256
+    """Images per forward pass of each process; no influence on the result."""
+    loader: LoaderField = field(default_factory=default_loader)
+    """How the loaders work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenConfig(PackConfig, ForwardConfig):
+    """Options of every command that compares images by the features of a start."""
+
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
+    resolution: Count | None = None
+    """Side of the views in pixels; that of the start by default."""
+
+
+def on_this_rank(options: LoaderOptions, **changes: Any) -> LoaderOptions:
+    """Return the options of the loaders in this process; the process group must exist."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    rank, num_ranks = state.process_index, state.num_processes
+    device = str(state.device)
+    return replace(options, rank=rank, num_ranks=num_ranks, device=device, channels_last=True, **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +121,11 @@ class RunConfig(PackConfig, OptimizerOptions):
     """Run folder: configuration, metrics.jsonl, checkpoints, weights. New, or that of --resume."""
     backbone: str
     """Any timm name, or one of this project."""
-    resolution: int
+    resolution: Count
     """Side of the views in pixels."""
-    epochs: int
+    epochs: Count
     """Passes over the split."""
-    batch_size: int
+    batch_size: Count
     """Images per step over all ranks."""
     seed: int = 0
     """Seed of the weights, the order and the views."""
@@ -103,18 +134,18 @@ class RunConfig(PackConfig, OptimizerOptions):
     precision: Precision = "auto"
     """Autocast: auto is bf16 where the GPU or the processor (AVX-512 BF16, AMX) has it in hardware, fp16 on
     older GPUs, none on other processors; config.json keeps what was taken, and a resume goes on with it."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between log lines."""
-    checkpoint_every_steps: int = 500
+    checkpoint_every_steps: Count = 500
     """Steps between checkpoints; the end of the run always writes one."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Count = 3
     """Number of the newest checkpoints that are kept."""
     on_non_finite: OnNonFinite = "stop"
     """A loss or gradient that is NaN or infinite: stop; or skip the step and wait for the device in each."""
-    steps: int | None = None
+    steps: Count | None = None
     """Length of the run in steps instead of --epochs, schedule included; a command of several phases gives
     each of them so many."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """End early after this many steps, with the schedule of the whole run."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where accelerate also logs to, such as tensorboard or wandb; may be empty."""
@@ -136,8 +167,8 @@ class RunConfig(PackConfig, OptimizerOptions):
     """How the loaders work."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that make no run; a recipe that refuses more calls this too."""
-        check_numbers(self, ("resolution", "batch_size", "steps", "max_steps"))
+        """Refuse numbers that make no run; a recipe with further checks calls this too."""
+        check_numbers(self)
         self.check_optimizer()
         if len(self.probe_splits) not in (1, 2):
             raise UserError(
@@ -150,7 +181,7 @@ class RunConfig(PackConfig, OptimizerOptions):
         check_trackers(self.trackers)
 
     def check_places(self) -> None:
-        """Refuse, besides, a run folder that is in use.
+        """Also refuse a run folder that is in use.
 
         Raises:
             UserError: --out holds a run, without --resume.
@@ -164,16 +195,16 @@ class RunConfig(PackConfig, OptimizerOptions):
 
     @property
     def evaluation_view(self) -> EvaluationView:
-        """What the run is measured with, and whatever is predicted with its weights."""
+        """The view for measuring the run and for predictions with its weights."""
         return EvaluationView.usual(self.resolution)
 
     @property
     def origin(self) -> Origin | None:
-        """Where weights of others come from that the run begins with; None where it begins with none."""
+        """The origin of weights of others with which the run begins; None if it begins with none."""
         return None
 
     def loop_config(self) -> LoopConfig:
-        """Return how the loop carries the run out."""
+        """Return the options of the loop for this run."""
         from engine.nets.description import describe_origin
         from engine.train.loop_config import LoopConfig
 
@@ -196,24 +227,14 @@ class RunConfig(PackConfig, OptimizerOptions):
         )
 
     def loader_options(self) -> LoaderOptions:
-        """Return how every loader of the run works on this rank; the processes are joined already."""
-        from accelerate import PartialState
-
-        state = PartialState()
-        return replace(
-            self.loader,
-            seed=self.seed,
-            device=str(state.device),
-            rank=state.process_index,
-            num_ranks=state.num_processes,
-            channels_last=True,
-        )
+        """Return the options of every loader of the run on this rank; the process group must exist."""
+        return on_this_rank(self.loader, seed=self.seed)
 
     def account(self, division: Division | None = None) -> Account:
-        """Hold the split that the online probe learns from against the one that it measures on.
+        """Compare the split from which the online probe learns with the one on which it is measured.
 
         Args:
-            division: of the labels of a recipe that has any.
+            division: division of the labels, for a recipe with labels.
 
         Raises:
             UserError: they share images, and that is not allowed.
@@ -249,9 +270,9 @@ class StartConfig(RunConfig):
 
 
 def described(config: Any) -> dict[str, Any]:
-    """Return a configuration in JSON types, for files; what opens a store stays out of them.
+    """Return a configuration in JSON types, for files; the credentials of a store are left out.
 
-    A run that begins with weights of others keeps under `origin` which, and their licence.
+    For a run that begins with weights of others, `origin` names these and their licence.
     """
     content = asdict(config)
     if isinstance(config, RunConfig) and config.origin is not None:
@@ -259,15 +280,3 @@ def described(config: Any) -> dict[str, Any]:
     content["loader"]["store"].pop("filesystem")
     found: dict[str, Any] = parse_json(to_json(content))
     return found
-
-
-def check_shares(config: RunConfig, names: tuple[str, ...]) -> None:
-    """Refuse values of options that are shares, or none, and exceed 1.
-
-    Raises:
-        UserError: names the first.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value > 1.0:
-            raise UserError(f"{name}: expected a share, at most 1, found {value}; lower it")

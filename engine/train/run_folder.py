@@ -1,4 +1,4 @@
-"""The run folder: who may write into it, and what it says about the run.
+"""The run folder: the right to write into it, and the description of the run.
 
 config.json            recipe, configuration, versions
 lock                   held by the process that works in the folder
@@ -34,19 +34,19 @@ LOCK_NAME = "lock"
 def opened_run(
     out: Path, recipe: str, config: Mapping[str, Any], runtime_fields: Collection[str], resume: bool
 ) -> Iterator[None]:
-    """Claim a run folder, or check that it is the same run's, and keep other processes out of it.
+    """Claim a run folder, or check that it belongs to the same run, and keep other processes out of it.
 
-    Called on every rank; rank 0 alone looks at the folder and holds its lock. A folder that a `UserError`
-    leaves without any work is free again.
+    Called on every rank; rank 0 alone looks at the folder and holds its lock. If a `UserError` comes before
+    any work, the folder is free again.
 
     Args:
         out: the folder; made when it does not exist.
         recipe: name of the recipe.
         config: the recipe's configuration in JSON types.
-        runtime_fields: fields that change how a run is carried out but not what it computes; they may
-            differ on resuming.
-        resume: whether to go on with what the folder holds. A new or empty folder starts from step 0
-            either way, so that one command can be put into a queue again and again.
+        runtime_fields: fields that change how a run is carried out but not its results; they may differ on
+            resuming.
+        resume: whether to go on with the run in the folder. A new or empty folder starts from step 0 either
+            way, so that the same command can be queued again and again.
 
     Raises:
         UserError: the folder holds something and `resume` is off, it holds another run, or another process
@@ -73,7 +73,7 @@ def _claim(
     described = parse_json(to_json({"recipe": recipe, "config": dict(config)}))
     if out.exists() and not out.is_dir():
         raise UserError(f"run folder: expected a folder at {out}, found a file; give another --out")
-    if _is_used(out):  # before a lock is put into a folder of something else
+    if _is_used(out):  # so that no lock is put into a folder of something else
         _check_same_run(out, described, runtime_fields, resume)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -98,9 +98,9 @@ def _claim(
 
 
 def _give_back(out: Path) -> None:
-    """Leave a folder in which a mistake came before any work to the corrected command."""
+    """Free a folder if a mistake came before any work, so that the corrected command can use it."""
     if {path.name for path in out.iterdir()} == {"config.json", LOCK_NAME}:
-        (out / "config.json").unlink()  # the lock stays: who opened it meanwhile must find it here
+        (out / "config.json").unlink()  # the lock file stays for processes that have opened it meanwhile
 
 
 def _is_used(out: Path) -> bool:
@@ -144,7 +144,7 @@ def _check_same_run(
 
 
 def _damage(out: Path, error: Exception) -> str:
-    """Return the line on a configuration that cannot be read; a whole checkpoint says the same again."""
+    """Return the error for an unreadable configuration; a whole checkpoint holds a copy of it."""
     saved = reversed(list_checkpoints(out / "checkpoints"))
     whole = next((checkpoint for checkpoint in saved if find_damage(checkpoint) is None), None)
     remedy = "restore it" if whole is None else f"copy {whole / 'meta.json'} there, which says the same"
@@ -177,7 +177,7 @@ def read_run(out: Path) -> dict[str, Any]:
 
 
 def save_backbone(out: Path, backbone: nn.Module, metadata: Mapping[str, Any]) -> Path:
-    """Write the backbone's weights alone, with what `engine.nets.description` needs to say of it.
+    """Write the backbone's weights alone, with the metadata for `engine.nets.description`.
 
     Returns:
         `out`/backbone.safetensors, readable by `engine.nets.backbones.load_backbone`.

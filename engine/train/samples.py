@@ -1,4 +1,4 @@
-"""The first views a run was trained on, kept in its folder so that a person can look at them later."""
+"""The first training views of a run, kept in its folder so that people can look at them later."""
 
 from __future__ import annotations
 

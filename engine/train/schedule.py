@@ -14,8 +14,8 @@ def warmup_cosine(total_steps: int, warmup_steps: int, final_factor: float = 0.0
 
     Args:
         total_steps: steps of the whole run; later steps stay at `final_factor`.
-        warmup_steps: steps of the rise, 0 for none; where it is not below `total_steps`, the run ends
-            while still rising.
+        warmup_steps: steps of the rise, 0 for none; if they are not fewer than `total_steps`, the run ends
+            during the rise.
         final_factor: factor reached at `total_steps`.
 
     Returns:
@@ -73,3 +73,22 @@ def flat_then_linear(total_steps: int, flat_share: float) -> Schedule:
 def constant() -> Schedule:
     """Keep the peak learning rate."""
     return lambda step: 1.0
+
+
+def ramp_up_and_down(total_steps: int, up_steps: int, down_steps: int) -> Schedule:
+    """Rise as exp(-5 (1 - t)^2) over the first steps, and fall as exp(-12.5 t^2) over the last.
+
+    Args:
+        total_steps: steps of the whole run.
+        up_steps: steps of the rise, over which t goes from 0 to 1; 0 for none.
+        down_steps: steps of the fall, over which t goes from 0 to 1; 0 for none.
+
+    Source: Laine and Aila 2017 (temporal ensembling), appendix A.
+    """
+
+    def factor(step: int) -> float:
+        up = min(1.0, step / up_steps) if up_steps else 1.0
+        down = max(0.0, 1.0 - (total_steps - step) / down_steps) if down_steps else 0.0
+        return math.exp(-5.0 * (1.0 - up) ** 2 - 12.5 * down**2)
+
+    return factor

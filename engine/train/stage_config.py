@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from loaders.common.checks import Count, Share
+
 
 @dataclass(frozen=True)
 class Pretrain:
@@ -16,11 +18,11 @@ class Pretrain:
 
     from_init: bool = False
     """Go on from --init by Barlow Twins; else --init stands in the place of this stage."""
-    epochs: int = 1000
+    epochs: Count = 1000
     """Passes over the unlabelled images. Report: 1000."""
-    batch_size: int = 512
+    batch_size: Count = 512
     """Images per step over all ranks. Report: not stated."""
-    projector: tuple[int, ...] = (8192, 8192, 8192)
+    projector: tuple[Count, ...] = (8192, 8192, 8192)
     """Output sizes of the projector's layers. Report: 8192 8192 8192."""
     min_crop: float = 0.08
     """Smallest share of the image that a view shows. Paper: 0.08."""
@@ -35,9 +37,9 @@ class Pretrain:
 class FineTune:
     """Stage 2: training on the true labels alone, also from scratch for comparison."""
 
-    epochs: int = 40
+    epochs: Count = 40
     """Passes over the labelled images. Report: 40."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images per step over all ranks, in stages 2 and 3. Report: not stated."""
     lr: float = 0.05
     """Peak learning rate, in stages 2 and 3. Report: 0.05."""
@@ -49,13 +51,13 @@ class FineTune:
 class Rounds:
     """Stage 3: rounds of balanced pseudo-labels, see recipes/self_training.py."""
 
-    per_class: tuple[int, ...] = (200, 300, 400, 500)
+    per_class: tuple[Count, ...] = (200, 300, 400, 500)
     """Images per class that each round labels. Report: 200 300 400 500."""
-    top_k: int = 10
+    top_k: Count = 10
     """Classes that an image may stand under. Report: 10."""
-    epochs: int = 40
+    epochs: Count = 40
     """Passes over pseudo and true labels, per round. Report: not stated."""
-    true_epochs: int = 40
+    true_epochs: Count = 40
     """Passes over the true labels afterwards, per round. Report: not stated."""
 
 
@@ -63,21 +65,21 @@ class Rounds:
 class SemiSupervised:
     """Stage 4, and again after the labels of stage 5: FixMatch, see recipes/fixmatch.py."""
 
-    epochs: int = 40
+    epochs: Count = 40
     """Passes over the unlabelled images. Report: 40."""
     lr: float = 0.01
     """Peak learning rate. Report: 0.01."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Labelled images per step over all ranks. Paper: 64."""
-    mu: int = 7
+    mu: Count = 7
     """Unlabelled images per labelled one. Paper: 7."""
-    threshold: float = 0.95
+    threshold: Share = 0.95
     """Least probability of a guess to count. Paper: 0.95."""
-    ema_decay: float = 0.999
+    ema_decay: Share = 0.999
     """Decay of the average of the weights, which is measured and kept, after its warm-up. Report: 0.999."""
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
     """Strong view: the paper's, or one with smaller magnitudes."""
-    pseudo_per_class: int = 16
+    pseudo_per_class: Count = 16
     """Pseudo-labels of each class that count as true ones. Report: 16. Their images stay among the unlabelled
     ones, as labelled images do in FixMatch's paper; the report takes them out."""
 
@@ -86,7 +88,7 @@ class SemiSupervised:
 class Ask:
     """Stage 5: labels bought for the images that would tell most, see recipes/active.py."""
 
-    clusters: int = 200
+    clusters: Count = 200
     """Clusters of k-means. Report: 200."""
-    per_cluster: int = 64
+    per_cluster: Count = 64
     """Images of each cluster. Report: 64."""

@@ -1,4 +1,4 @@
-"""Where else a run is logged: what has to be installed for it, and the views that it shows there."""
+"""Other places where a run is logged: the packages they need, and the views shown there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from loaders.common.errors import UserError
 
-# Names that accelerate knows -> the module that it needs, and how to install that.
+# accelerate's name of a tracker -> the module that it needs, and how to install it.
 _NEEDS = {
     "tensorboard": ("tensorboard", "pip install tensorboard"),
     "wandb": ("wandb", "pip install wandb"),
@@ -26,7 +26,7 @@ _SHOWN = 16  # images of the first batch
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Refuse a tracker that is not installed, which accelerate would leave out without a word.
+    """Refuse a tracker that is not installed; accelerate would leave it out silently.
 
     Raises:
         UserError: it is not installed; the message has the command that installs it.
@@ -40,7 +40,7 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 def prepare_trackers(names: Iterable[str], out: Path | None) -> None:
-    """Let W&B write into the run folder, and offline where this user has no key: a run must not ask."""
+    """Let W&B write into the run folder, and offline if this user has no key: a run must not prompt."""
     if "wandb" not in names:
         return
     if out is not None:
@@ -51,7 +51,7 @@ def prepare_trackers(names: Iterable[str], out: Path | None) -> None:
 
 
 def _has_login() -> bool:
-    """Tell whether `wandb login` has left a key."""
+    """Tell whether `wandb login` has stored a key."""
     path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     try:
         return "wandb" in path.read_text("utf-8", errors="replace")

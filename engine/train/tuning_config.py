@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from loaders.common.errors import check_numbers
+from loaders.common.checks import Count, check_numbers
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How one way to start is trained."""
+    """How a network with one kind of start is trained."""
 
     lr_backbone: float
     """Peak learning rate of the backbone; 0 freezes it. Paper: 0.005 (1 % of ImageNet)."""
@@ -20,7 +20,7 @@ class FineTuning:
     """"running": normalise by the statistics that pre-training left, and keep them; "batch": by those of
     each batch, which the running ones follow. A frozen backbone always normalises by the running ones,
     and nothing is dropped in it."""
-    steps: int = 200
+    steps: Count = 200
     """Optimizer steps."""
     min_crop: float = 0.08
     """Smallest share of the image that a training view shows. Paper: 0.08; much more where there are only
@@ -31,5 +31,5 @@ class FineTuning:
     """Weight decay of all weights. Paper: 0."""
 
     def __post_init__(self) -> None:
-        """Refuse what makes no training."""
+        """Refuse numbers that make no training."""
         check_numbers(self)

@@ -1,7 +1,7 @@
 """Measuring on validation images while training goes on: the best state is kept, and training may stop.
 
-The loop measures, between two steps, the network that will be used. What was found so far belongs to the
-checkpoints (`ValidationState`, and the best weights): a resumed run chooses and stops like a whole one.
+Between two steps the loop measures the network that will be used. Checkpoints keep the state of the
+validation (`ValidationState`, and the best weights), so a resumed run chooses and stops like a whole one.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from loaders.packs import LabelTable
 from loaders.packs.labels.validation import SET_ASIDE_PATH
 
 MEASUREMENTS = 20
-"""How often a run is measured where no number of steps is given."""
+"""Number of measurements in a run if no number of steps is given."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What to measure on, when, and what follows from it.
+    """What to measure on, how often, and what follows from it.
 
     Attributes:
         loader: this rank's part of the labelled images, in evaluation mode.
         every_steps: optimizer steps between measurements; None for a twentieth of the run.
         keep: the weights that training ends with: the last, or the best.
-        patience: measurements without a rise of the accuracy after which training ends; 0 for none. Of equal
-            accuracies the first counts.
-        set_aside: labels that the run folder keeps, since they were taken out of those to train on.
+        patience: training ends after so many measurements without a rise of the accuracy; 0 for never. Among
+            equal accuracies the first counts.
+        set_aside: labels that were taken out of those to train on; the run folder keeps them.
     """
 
     loader: Loader[Batch]
@@ -48,7 +48,7 @@ class Validation:
 
 @dataclass
 class ValidationState:
-    """What was found so far; empty before the first measurement.
+    """State of the validation; empty before the first measurement.
 
     Attributes:
         best_step: optimizer steps done at the best measurement; -1 for none yet.
@@ -63,10 +63,10 @@ class ValidationState:
 
 @dataclass(frozen=True)
 class Measured:
-    """A measurement of the loop.
+    """The outcome of one call of the loop.
 
     Attributes:
-        record: for metrics.jsonl and the trackers; empty where nothing was due.
+        record: values for metrics.jsonl and the trackers; empty if nothing was due.
         said: the same in words.
         stop: whether training ends here.
     """
@@ -77,13 +77,13 @@ class Measured:
 
 
 class Validator:
-    """Measures a recipe where it is due."""
+    """Measures a recipe when that is due."""
 
     def __init__(self, validation: Validation, out: Path, total_steps: int) -> None:
         """Begin without a measurement.
 
         Args:
-            validation: what to do.
+            validation: what to measure, and how often.
             out: run folder.
             total_steps: of the run, whose end is measured too.
         """
@@ -94,17 +94,17 @@ class Validator:
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """What a checkpoint has to agree in."""
+        """Rules that a checkpoint must share."""
         plan, patience = self.plan, self.plan.patience
         return {"validation": f"every {self._every_steps} steps, keep {plan.keep}, patience {patience}"}
 
     @property
     def is_over(self) -> bool:
-        """Whether training ends, since the accuracy no longer rises."""
+        """Whether training ends because the accuracy no longer rises."""
         return 0 < self.plan.patience <= self.state.num_worse
 
     def keep_labels(self) -> None:
-        """Write the labels that were set aside into the run folder, once that is claimed; on every rank."""
+        """Write the labels that were set aside into the claimed run folder; every rank calls this."""
         table, path = self.plan.set_aside, self._out / SET_ASIDE_PATH
         if table is not None:
             on_main(lambda: None if path.is_file() else table.write(path))
@@ -114,11 +114,11 @@ class Validator:
         return asdict(self.state)
 
     def restore(self, state: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
-        """Go on from what a checkpoint kept."""
+        """Go on from the state in a checkpoint."""
         self.state, self.best = ValidationState(**state), dict(best)
 
     def after_step(self, step: int, recipe: Recipe, device: torch.device) -> Measured:
-        """Measure where it is due; called on every rank.
+        """Measure if it is due; every rank calls this.
 
         Args:
             step: steps done.
@@ -138,8 +138,13 @@ class Validator:
         record = {"validation_top1": found.top1, "validation_loss": found.loss}
         if found.mean_class_top1 is not None:
             record["validation_mean_class_top1"] = found.mean_class_top1
+        said = f"validation top-1 {found.top1:.1%}"
+        for name, network in recipe.measured_beside.items():
+            beside = self._measure(network, device).top1
+            record[f"validation_{name}_top1"] = beside
+            said += f" ({name} weights {beside:.1%})"
         best = f"best {self.state.best_top1:.1%} at step {self.state.best_step}"
-        said = f"validation top-1 {found.top1:.1%}, loss {found.loss:.4g}; {best}"
+        said += f", loss {found.loss:.4g}; {best}"
         if self.is_over:
             said += f"; no rise in {self.state.num_worse} measurements, training ends"
         return Measured(record, said, self.is_over)

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from loaders.kernels.memory import aligned_zeros
 
-# A loop drops a batch as soon as it has the next one; the memory of the one after it can wait for that.
+# A loop drops a batch as soon as it has the next one, so a third batch can wait for the memory of the first.
 _PATIENCE_S, _POLL_S = 0.1, 0.0002
 
 
@@ -37,8 +37,8 @@ class BufferPool:
         Args:
             shape: of the arrays.
             dtype: of the arrays.
-            usual: how many there need to be if each is dropped in time; before there are more, `take` waits a
-                moment. None: it never waits.
+            usual: arrays needed if every user drops its array in time. `take` waits a moment before it makes
+                more than these; None: it never waits.
             allocate: makes an array.
         """
         self._shape = shape
@@ -49,7 +49,7 @@ class BufferPool:
         self._allocate = allocate
 
     def take(self) -> NDArray[Any]:
-        """Return an array whose memory comes back to the pool when the array and its views are gone."""
+        """Return an array. Its memory comes back to the pool when the array and all views of it are gone."""
         if self._usual is not None and self._num_made >= self._usual and not self._free:
             self._wait()
         try:
@@ -63,7 +63,7 @@ class BufferPool:
         return lent
 
     def _wait(self) -> None:
-        """Wait for memory to come back; once in vain is enough, since its users want to keep it then."""
+        """Wait for memory to come back; after one wait in vain never wait again, since users keep batches."""
         deadline = time.monotonic() + _PATIENCE_S
         while not self._free:
             if time.monotonic() > deadline:
@@ -73,14 +73,15 @@ class BufferPool:
 
 
 def pinned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return zeros that a device copies from by itself; they begin on a page."""
+    """Return zeros in memory that begins on a page and that a device can copy from by itself."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory: NDArray[Any] = torch.zeros(size, dtype=torch.uint8, pin_memory=True).numpy()
     return memory.view(dtype).reshape(shape)
 
 
-# By the identity of a weak reference: it, what was lent and where that goes. No `weakref.finalize`, whose
-# own list is walked when the process exits and must not change meanwhile; here threads may be at work still.
+# Key: the identity of a weak reference. Value: the reference, the memory lent, and the pool it returns to.
+# `weakref.finalize` does not serve here: Python walks its list when the process exits, and threads that still
+# work would change the list meanwhile.
 _lent: dict[int, tuple[weakref.ref[NDArray[Any]], NDArray[Any], list[NDArray[Any]]]] = {}
 
 

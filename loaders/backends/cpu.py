@@ -41,13 +41,13 @@ from loaders.packs.shards.checksum import crc32_all
 from loaders.views.draw import ViewParameters, draw
 from loaders.views.policy import Standardize, ViewPolicy
 
-CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; what the interpreter does for one costs up to 0.3 ms
+CHUNK_BYTES = 8 << 20  # decoded pixels of a chunk; the interpreter's work for a chunk takes up to 0.3 ms
 MAX_REPLACEMENTS = 64  # rows tried in place of a damaged one before giving up
-_LARGE_BYTES = 64 << 20  # of one view of a batch, from which on another batch would be felt
+_LARGE_BYTES = 64 << 20  # of one view of a batch; one more batch of this size is a burden on memory
 
 FIELDS = ("box", "window", "shift", "flip", "codes", "args")  # of ViewParameters, in their order
 
-# Numba knows neither half precision: their bits travel as integers of two bytes.
+# Numba has no half-precision types, so their bits travel as integers of two bytes.
 _CARRIERS: dict[DTypeName, str] = {
     "float32": "float32",
     "float16": "int16",
@@ -71,7 +71,7 @@ class Job:
     turns: Iterator[int]  # the next chunk to do; asking it is atomic
     locating: threading.Lock = field(default_factory=threading.Lock)
     reading: Future[EncodedRows] | None = None  # where another library reads them
-    located: EncodedRows | None = None  # all rows, since looking up few takes as long as many
+    located: EncodedRows | None = None  # of all rows: looking up a few takes as long as looking up all
     out: tuple[NDArray[Any], ...] = ()  # per view, [B, 3 * R * R]
     cancelled: bool = False
 
@@ -189,9 +189,9 @@ class CpuRenderer(Renderer):
         return Batch(tuple(views), labels, torch.from_numpy(job.rows), torch.from_numpy(job.valid))
 
     def sizes(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return int64 [B] heights and widths; 1 x 1 where no image of so few bytes has what the index says.
+        """Return int64 [B] heights and widths; 1 x 1 where an image has too few bytes for its size.
 
-        Memory is taken by these sizes before a byte of the image is looked at.
+        These sizes decide how much memory is taken, before a byte of the image is read.
         """
         columns = self.work.split.pack.columns
         heights, widths = columns.height[rows].astype(np.int64), columns.width[rows].astype(np.int64)
@@ -205,10 +205,10 @@ class CpuRenderer(Renderer):
         pool = self._pools.get((batch, number))
         if pool is None:
             size = 3 * self.work.views[number].resolution ** 2
-            # Small ones may be one more, so that no thread waits for the end of a batch.
+            # One more small batch may be under way, so that no thread waits for the end of a batch.
             usual = self.options.prefetch + 1 if batch * size * self._dtype.itemsize >= _LARGE_BYTES else None
             allocate = aligned_zeros
-            if self._pinned:  # more, since those that are copied from wait for their events
+            if self._pinned:  # more, since a buffer that is being copied waits for its event
                 usual, allocate = (usual + 2 if usual else None), pinned_zeros
             fresh = BufferPool((batch, size), self._dtype, usual, allocate)
             pool = self._pools.setdefault((batch, number), fresh)
@@ -226,7 +226,7 @@ class CpuRenderer(Renderer):
         return worker
 
     def _work(self, job: Job) -> None:
-        """Do chunks of a job until none is left; one task per thread, since waking one costs 40 us."""
+        """Do chunks of a job until none is left; one task per thread, since waking a thread costs 40 us."""
         try:
             while not job.cancelled and (chunk := next(job.turns)) < len(job.edges) - 1:
                 self._render(job, self._located(job), job.edges[chunk], job.edges[chunk + 1])
@@ -235,7 +235,7 @@ class CpuRenderer(Renderer):
             raise
 
     def _located(self, job: Job) -> EncodedRows:
-        """Return where the bytes of a job lie; the thread that asks first looks them up, and takes memory."""
+        """Return where the bytes of a job lie. The first thread that asks looks them up and takes memory."""
         with job.locating:
             if job.located is None:
                 job.out = tuple(self._buffer(len(job.rows), number) for number in range(len(self.work.views)))
@@ -305,7 +305,7 @@ class CpuRenderer(Renderer):
         return EncodedRows(addresses, sizes, encodings, heights, widths, regions, whole, keep)
 
     def verify(self, job: Job, rows: EncodedRows, first: int) -> None:
-        """Mark those of `rows`, which begin at row `first` of a job, whose bytes are not as in the index."""
+        """Mark the rows whose bytes differ from the index; `rows` begins at row `first` of the job."""
         if self._crc32 is not None:
             numbers = job.rows[first : first + len(rows.sizes)]
             rows.whole[:] = crc32_all(rows.addresses, rows.sizes, rows.keep) == self._crc32[numbers]
@@ -318,7 +318,8 @@ class CpuRenderer(Renderer):
         Args:
             job: whose row it is.
             i: its number.
-            start: int64 [1], where it begins in memory; changed where the other row lies elsewhere.
+            start: int64 [1], where its bytes begin in memory; updated if the bytes of the other row lie
+                elsewhere.
             worker: of this thread.
             reason: what is wrong with it.
 
@@ -343,7 +344,7 @@ class CpuRenderer(Renderer):
                 continue
             if self.work.train:
                 job.positions[i] = position
-            else:  # every row stands in its place exactly once; this one is not to be counted
+            else:  # an evaluation counts every row once, in its own place, so the row put here does not count
                 job.rows[i], job.valid[i] = row, False
             return region
         raise LoaderError(f"{what}; nor could any of the {MAX_REPLACEMENTS} rows after it be read")
@@ -397,7 +398,7 @@ class CpuRenderer(Renderer):
 
 
 def shaped(pixels: Tensor, resolution: int, channels_last: bool) -> Tensor:
-    """Return finished pixels as views [B, 3, R, R], in the memory that they have."""
+    """Return finished pixels as views [B, 3, R, R], without a copy."""
     if channels_last:
         return pixels.view(-1, resolution, resolution, 3).permute(0, 3, 1, 2)
     return pixels.view(-1, 3, resolution, resolution)
@@ -412,7 +413,7 @@ def normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.fl
                 "found uint8; use float32, float16 or bfloat16"
             )
         return np.ones(3, np.float32), np.zeros(3, np.float32)
-    if dtype == np.uint8:  # truncation after adding a half rounds
+    if dtype == np.uint8:  # adding a half makes truncation round
         return np.ones(3, np.float32), np.full(3, 0.5, np.float32)
     if view.normalize is None:
         return np.full(3, 1 / 255, np.float32), np.zeros(3, np.float32)
@@ -423,7 +424,7 @@ def normalization(view: ViewPolicy, dtype: np.dtype[Any]) -> tuple[NDArray[np.fl
 def _chunk_edges(sizes: NDArray[np.int64], num_threads: int) -> list[int]:
     """Return the borders of chunks: at most `CHUNK_BYTES` each (or one image), at least one per thread.
 
-    A thread that is done first goes on with the next batch.
+    A thread that finishes early goes on with the next batch.
     """
     most = max(1, -(-len(sizes) // num_threads))
     if sizes.sum() <= CHUNK_BYTES:

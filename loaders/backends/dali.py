@@ -53,7 +53,7 @@ class DaliBackend:
 
 
 class Decoded(NamedTuple):
-    """What DALI has decoded: its memory lives as long as this.
+    """Pixels that DALI has decoded. DALI's memory lives as long as this object.
 
     Attributes:
         outputs: DALI's list of pixels.
@@ -70,7 +70,7 @@ class DaliDecoder:
     """A pipeline that decodes, and the images that DALI cannot decode; for one thread."""
 
     def __init__(self, batch_size: int, num_threads: int, device_id: int | None) -> None:
-        """Build nothing yet."""
+        """Take the settings; the pipeline is built with the first batch."""
         self._settings = batch_size, num_threads, device_id
         self._pipeline: Any = None
         self._refused: set[int] = set()
@@ -79,14 +79,14 @@ class DaliDecoder:
         """Decode JPEGs.
 
         Args:
-            rows: int64 [K], rows of the pack, by which an image that DALI refused is known again.
+            rows: int64 [K], rows of the pack; they identify an image that DALI refused.
             data: K arrays of uint8 [size in bytes].
 
         Returns:
             int64 [J], places in `rows` of those decoded, and DALI's list of their J images uint8 [H, W, 3].
 
         Raises:
-            LoaderError: DALI stops, and not at an image.
+            LoaderError: DALI stopped for a reason other than a bad image.
         """
         wanted = [i for i, row in enumerate(rows.tolist()) if row not in self._refused]
         if not wanted:
@@ -116,8 +116,8 @@ class DaliDecoder:
             self._pipeline.feed_input(IMAGES, data)
             return self._pipeline.run()[0]
         except BaseException:
-            # An image that cannot be decoded makes a pipeline invalid; after another error its input may
-            # be one batch ahead.
+            # A pipeline is invalid after an image that it cannot decode; after another error its input may be
+            # one batch ahead.
             self._pipeline = None
             raise
 
@@ -133,13 +133,13 @@ def _device_id(name: str) -> int | None:
 class DaliRenderer(CpuRenderer):
     """The cpu backend's renderer over pixels that DALI has decoded.
 
-    A row that DALI cannot decode is decoded by us, and a row that nobody can is replaced by the cpu
-    backend's rule. DALI decodes damaged images without a word, so bytes are compared with their CRC-32 the
-    first time that a row is wanted; with `verify` every time.
+    Our own decoder takes the rows that DALI cannot decode. The cpu backend's rule replaces a row that neither
+    decodes. DALI decodes damaged images without a warning, so the bytes of a row are compared with their
+    CRC-32 when the row is first wanted, or every time with `verify`.
     """
 
     def __init__(self, work: Work) -> None:
-        """Describe the pipeline; it is built with the first batch."""
+        """Describe the pipeline; the first batch builds it."""
         super().__init__(work)
         self._is_good = np.zeros(len(work.split.pack), np.bool_)
         self.device_id = _device_id(work.options.device)
@@ -164,7 +164,7 @@ class DaliRenderer(CpuRenderer):
         return located
 
     def place(self, job: Job) -> Place:
-        """Return where a job's pixels lie on the device; those that we decode are copied there."""
+        """Return where a job's pixels lie on the device; pixels from our own decoder are copied there."""
         rows, worker = self.locate_all(job), self.worker()
         address, copies = rows.addresses.astype(np.int64), []
         for i in np.setdiff1d(np.arange(len(address)), rows.keep.places).tolist():
@@ -178,7 +178,7 @@ class DaliRenderer(CpuRenderer):
         return Place(address, True, (rows.keep, copies))
 
     def _read_all(self, job: Job) -> EncodedRows:
-        """Locate the rows of a job; those that DALI decodes lie in its memory, as pixels."""
+        """Locate the rows of a job. The rows that DALI decoded lie as pixels in DALI's memory."""
         rows = self.locate(job, 0, len(job.rows))
         if job.cancelled:
             return rows
@@ -192,15 +192,15 @@ class DaliRenderer(CpuRenderer):
                 rows.heights[place],
                 rows.widths[place],
                 3,
-            ):  # else we say what it is
+            ):  # else our decoder says what is wrong
                 rows.addresses[place], rows.encodings[place] = pixels.data_ptr(), ENCODING_RAW
                 rows.sizes[place] = rows.pixel_bytes[place]
                 places.append(place)
         return rows._replace(keep=Decoded(outputs, np.array(places, np.int64), rows.keep))
 
     def verify(self, job: Job, rows: EncodedRows, first: int) -> None:
-        """Compare bytes with their CRC-32, of rows that are new or, if so asked, of all."""
-        if isinstance(rows.keep, Decoded):  # it was done before
+        """Compare the bytes of new rows, or of all rows with `verify`, with their CRC-32."""
+        if isinstance(rows.keep, Decoded):  # compared before
             return
         numbers = job.rows[first : first + len(rows.sizes)]
         new = np.flatnonzero(~self._is_good[numbers] | self.options.verify)

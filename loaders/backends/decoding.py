@@ -45,7 +45,7 @@ class Arena:
 
 
 class EncodedRows(NamedTuple):
-    """Where the bytes of some rows lie in memory, and what they should be; K rows.
+    """Where the bytes of K rows lie in memory, and what the index says of these bytes.
 
     Attributes:
         addresses: uint64 [K].
@@ -53,7 +53,8 @@ class EncodedRows(NamedTuple):
         encodings: uint8 [K], values of the column `encoding`.
         heights: int64 [K], pixels.
         widths: int64 [K], pixels.
-        regions: int64 [K, 4], top, left, height and width of what is wanted; later of what was decoded.
+        regions: int64 [K, 4], top, left, height and width of the region wanted; after decoding, of the region
+            decoded.
         whole: bool [K], False where a checksum has failed.
         keep: what must live for as long as the addresses are used.
     """
@@ -71,7 +72,7 @@ class EncodedRows(NamedTuple):
     def of_jpegs(
         cls, data: Sequence[NDArray[np.uint8]], heights: NDArray[np.int64], widths: NDArray[np.int64]
     ) -> EncodedRows:
-        """Return rows of JPEGs in memory, of which all pixels are wanted.
+        """Return the rows of JPEGs in memory, with all of their pixels wanted.
 
         Args:
             data: K arrays of uint8 [size in bytes].
@@ -90,7 +91,7 @@ class EncodedRows(NamedTuple):
         )
 
     def part(self, first: int, last: int) -> EncodedRows:
-        """Return rows first .. last; their arrays share the memory of these."""
+        """Return rows first .. last; the arrays share memory with those of this object."""
         part = slice(first, last)
         return EncodedRows(
             self.addresses[part], self.sizes[part], self.encodings[part], self.heights[part],
@@ -121,17 +122,17 @@ class Decoder:
     ) -> int:
         """Bring rows `first` .. K into memory as channel planes, one behind the other, without the GIL.
 
-        JPEGs are decoded; warnings of the library count as damage. If the last bytes show that an image was
-        not cut, only the region that is wanted of it is decoded. Images that are stored as pixels come whole.
+        A warning of the JPEG library counts as damage. Only the wanted region of a JPEG is decoded if its
+        last bytes show that the file was not cut off. Images stored as pixels come whole.
 
         Args:
             rows: K rows; their `regions` are written.
-            first: of them to decode.
-            starts: int64 [K]; `starts[first]` says where to begin, those after it are written.
-            planes: uint8, memory for all of them, whole: red, green and blue of each.
+            first: the row to begin with.
+            starts: int64 [K]; `starts[first]` says where to begin; the entries after it are written.
+            planes: uint8, memory for all images as a whole: red, green and blue of each.
 
         Returns:
-            The first row that failed, of which `reason` tells more, or K.
+            The first row that failed, or K; `reason` says what is wrong with that row.
         """
         sides = rows.heights[first:], rows.widths[first:]
         largest = int(sample_bytes(*sides).max(initial=0)), scan_bytes(int(rows.sizes[first:].max(initial=0)))
@@ -147,7 +148,7 @@ class Decoder:
             )
         )  # fmt: skip
         if row < len(rows.sizes) and self._found[0] == FOUND_DAMAGE:
-            # A decompressor that has met a damaged header refuses every image after it.
+            # A decompressor refuses every image after a damaged header.
             self._error, self._jpeg = self._jpeg.error, Decompressor()
         return row
 
@@ -164,8 +165,8 @@ class Decoder:
         }[kind]
 
 
-_MARGIN = 4  # pixels that the decoder's upsampling of colours may look at around a region
-_COLUMNS = 32  # regions begin at a multiple, which is one of every sampling's unit
+_MARGIN = 4  # margin in pixels: upsampling of colours looks at the pixels around a region
+_COLUMNS = 32  # regions begin at multiples of this, the unit of every colour sampling
 _WORTHWHILE = 0.9  # share of an image up to which decoding a part of it saves time
 _SMALL = 1 << 14  # pixels of an image that is decoded whole
 
@@ -173,10 +174,11 @@ _SMALL = 1 << 14  # pixels of an image that is decoded whole
 def regions_of(
     windows: Sequence[NDArray[np.int32]], heights: NDArray[np.int64], widths: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return what of each image must be decoded so that the pixels inside all its windows are right.
+    """Return the region of each image that must be decoded so that all pixels inside its windows are right.
 
     Args:
-        windows: per view int32 [K, 4], top, left, bottom and right; none where all of an image is wanted.
+        windows: per view int32 [K, 4], top, left, bottom and right; no windows where the whole image is
+            wanted.
         heights: int64 [K], pixels of the images.
         widths: int64 [K].
 
@@ -199,6 +201,6 @@ def regions_of(
 
 
 def decode_nothing() -> None:
-    """Have the kernel compiled, or loaded from where it is kept."""
+    """Compile the kernel, or load it from the cache."""
     nothing = np.empty(0, np.int64)
     Decoder().decode(EncodedRows.of_jpegs([], nothing, nothing), 0, nothing, np.zeros(1, np.uint8))

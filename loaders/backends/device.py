@@ -34,7 +34,7 @@ from loaders.views.policy import RandomErasing
 
 
 def refuse_device(name: str, work: Work) -> UserError | None:
-    """Return the refusal of a device on which no kernel of ours runs."""
+    """Return the error for a device on which our kernels do not run; None for any other."""
     kind = torch.device(work.options.device).type
     if kind == "cpu":
         return None
@@ -74,7 +74,7 @@ class Place(NamedTuple):
 
 
 class Rows(Protocol):
-    """Whose rows are drawn: a renderer of the host whose pixels lie on the device."""
+    """The source of the pixels: a renderer on the host whose decoded pixels lie on the device."""
 
     work: Work
     bad_rows: dict[int, str]
@@ -84,7 +84,7 @@ class Rows(Protocol):
         """Draw the numbers of a batch's views."""
 
     def place(self, job: Job) -> Place:
-        """Return where the pixels lie; damaged rows are replaced, and drawn anew."""
+        """Return where the pixels lie. A damaged row is replaced, and its numbers are drawn anew."""
 
     def batch(self, job: Job, views: Any) -> Batch:
         """Return a batch of these views and what belongs to them, which lies on the host."""
@@ -124,7 +124,7 @@ class PendingOnDevice:
         return self._renderer.collect(drawn)
 
     def cancel(self) -> None:
-        """Give the batch up, unless it has begun."""
+        """Give up the batch, unless its work has begun."""
         self._drawing.cancel()
 
 
@@ -161,7 +161,7 @@ class DeviceRenderer(Renderer):
         return PendingOnDevice(self, self._thread.submit(self._draw, self._rows.job(request)))
 
     def collect(self, drawn: _Drawn) -> Batch:
-        """Have the current stream wait for a batch, and hand it out."""
+        """Make the current stream wait for a batch, and return the batch."""
         stream = self._streams.current()
         stream.wait_event(drawn.event)
         for view in drawn.views:
@@ -169,7 +169,7 @@ class DeviceRenderer(Renderer):
         return self._rows.batch(drawn.job, drawn.views)
 
     def close(self, timeout_s: float) -> None:
-        """Stop the thread; one that hangs is left behind after `timeout_s`."""
+        """Stop the thread; a thread that hangs is left behind after `timeout_s`."""
         self._thread.close(timeout_s)
 
     def _draw(self, job: Job) -> _Drawn:

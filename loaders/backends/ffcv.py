@@ -16,7 +16,7 @@ from loaders.batch import Batch
 from loaders.common.errors import LoaderError, UserError
 from loaders.packs import Split
 
-_KEPT_EPOCHS = 8  # orders remembered, so that an epoch given up early can still be told from the next one
+_KEPT_EPOCHS = 8  # orders kept, so that an epoch that was given up early is not taken for the next one
 
 
 def find_shard(split: Split) -> int:
@@ -81,9 +81,7 @@ class FfcvRenderer(Renderer):
         self._split = split
         self._first_row = int(np.searchsorted(split.pack.columns.shard, shard))
         self._wanted: Sequence[Request] = ()  # of the epoch that begins
-        self._begun: list[
-            tuple[NDArray[np.uint64], Sequence[Request]]
-        ] = []  # orders, and what asked for them
+        self._begun: list[tuple[NDArray[np.uint64], Sequence[Request]]] = []  # orders, and the epoch of each
         self._under_way: WeakSet[Any] = WeakSet()  # FFCV's iterators
         self._rank_batch = work.batch_size
         self._ffcv = ffcv_loader(
@@ -107,7 +105,7 @@ class FfcvRenderer(Renderer):
         for (batch,) in iterate(self._ffcv, self.options.timeout_s, self._under_way.add):
             num_steps += 1
             yield batch
-        if num_steps < len(requests):  # never a short epoch
+        if num_steps < len(requests):  # an epoch never ends early without an error
             raise LoaderError(f"FFCV ended after {num_steps} batches of {len(requests)}")
 
     def close(self, timeout_s: float) -> None:
@@ -116,7 +114,7 @@ class FfcvRenderer(Renderer):
             stop(under_way, timeout_s)
 
     def _next_order(self) -> NDArray[np.uint64]:
-        """Return the samples of the epoch that begins, and remember which epoch that is."""
+        """Return the samples of the epoch that begins, and note which epoch it is."""
         wanted = self._wanted
         parts = [request.positions for request in wanted]
         # FFCV asks once more when it makes its Loader, and reads nothing then.
@@ -126,8 +124,8 @@ class FfcvRenderer(Renderer):
         return samples
 
     def _render(self, places: NDArray[np.uint64], batch_indices: NDArray[Any]) -> Batch:
-        """Render one batch in FFCV's thread; the slice FFCV took of the order tells which request it is."""
-        del places  # the renderer reads the same bytes through the pack, which also knows the next row
+        """Render one batch in FFCV's thread. FFCV's slice of the order identifies the request."""
+        del places  # the renderer reads the same bytes through the pack, which can replace a damaged row
         start = batch_indices.ctypes.data
         for samples, wanted in self._begun:
             offset = start - samples.ctypes.data

@@ -22,7 +22,7 @@ _PAGES_STATE = types.Tuple(  # type: ignore[no-untyped-call]
 
 
 def describe_memory_apart() -> None:
-    """Let FFCV's managers name array types that are theirs alone; call it before a Loader is made."""
+    """Give FFCV's memory managers array types of their own; call this before a Loader is made."""
     from ffcv.memory_managers.os_cache import OSCacheManager
     from ffcv.memory_managers.process_cache.manager import ProcessCacheManager
 
@@ -32,7 +32,7 @@ def describe_memory_apart() -> None:
 
 
 def _compile_file_reader(_manager: Any) -> Any:
-    """Compile what finds the bytes stored at a place of the file, for FFCV's decoders."""
+    """Compile the function by which FFCV's decoders find the bytes at an address of the file."""
     from ffcv.pipeline.compiler import Compiler
 
     def stored_at(place: Any, state: Any) -> Any:

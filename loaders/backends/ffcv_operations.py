@@ -1,9 +1,9 @@
-"""FFCV's side: operations that hand its batches to a renderer of ours, its Loader, its iterator made safe.
+"""FFCV's side: its Loader, operations that hand its batches to our renderer, and a safe iterator.
 
 FFCV compiles its decoders into its own loop, one image after another. Here that loop only finds where the
 encoded bytes lie; the next operation, which FFCV calls once per batch, renders all of them. FFCV's iterator
-waits for ever when its thread dies of an exception, so nothing is raised in there: a failed batch travels to
-the consumer and raises when it is used.
+waits for ever when an exception ends its thread, so our operations raise nothing in that thread: a failed
+batch travels to the consumer and raises when it is used.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def import_ffcv() -> Any:
 
 
 class FailedBatch:
-    """What stands in the place of a batch's views when they could not be made; using it raises."""
+    """Stands in for the views of a batch that could not be made; any use of it raises the error."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -68,7 +68,7 @@ class FailedBatch:
 
 
 Render = Callable[[NDArray[np.uint64], NDArray[Any]], Any]
-"""From places uint64 [B, 2] (address, bytes) and sample numbers [B] to what the pipeline delivers."""
+"""Maps places uint64 [B, 2] (address, bytes) and sample numbers [B] to the output of the pipeline."""
 
 
 @cache
@@ -83,7 +83,7 @@ def _operation_classes() -> tuple[type, type]:
         """Finds the encoded bytes of each image, in FFCV's compiled stage."""
 
         def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
-            """Ask for two numbers per image."""
+            """Declare two numbers per image as the output."""
             return previous_state, AllocationQuery((2,), np.dtype("<u8"))
 
         def generate_code(self) -> Callable[..., Any]:
@@ -108,7 +108,7 @@ def _operation_classes() -> tuple[type, type]:
             self._accept = accept
 
         def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
-            """Leave the compiled stage; memory comes from the renderer's own pool."""
+            """Leave the compiled stage; the memory comes from the renderer's own pool."""
             self._accept(self.metadata)
             return replace(previous_state, jit_mode=False), None
 
@@ -133,14 +133,14 @@ def operations(render: Render, accept: Callable[[Any], None] = lambda metadata: 
 
     Args:
         render: makes the pipeline's output; what it raises reaches the consumer.
-        accept: is given the image field's records when FFCV has read them.
+        accept: called with the records of the image field when FFCV has read them.
     """
     locate, render_views = _operation_classes()
     return [locate(), render_views(render, accept)]
 
 
 class _OrderOfOurs:
-    """A traversal that asks a function for the samples of each epoch."""
+    """A traversal order that gets the samples of each epoch from a function."""
 
     def __init__(self, next_order: Callable[[], NDArray[np.uint64]]) -> None:
         self._next_order = next_order
@@ -175,7 +175,7 @@ def ffcv_loader(
     return ffcv.loader.Loader(
         str(path),
         batch_size=batch_size,
-        # FFCV also gives this number to torch: let it be the one that torch has.
+        # FFCV sets torch's number of threads to this value, so it must be the present one.
         num_workers=min(torch.get_num_threads(), cast(Any, numba.config).NUMBA_NUM_THREADS),
         os_cache=True,
         order=_OrderOfOurs(next_order),
@@ -194,7 +194,7 @@ def iterate(
     Args:
         loader: an `ffcv.loader.Loader` with any pipelines.
         timeout_s: seconds that a batch may take.
-        begun: is given FFCV's iterator, for `stop`.
+        begun: called with FFCV's iterator, so that the caller can `stop` it.
 
     Raises:
         LoaderError: FFCV's thread died or took too long.
@@ -217,11 +217,12 @@ def iterate(
 
 
 def stop(epoch: Any, timeout_s: float) -> None:
-    """End the thread of an iterator of FFCV within a time limit.
+    """End the thread of an FFCV iterator within a time limit.
 
-    FFCV's own `close` leaves a thread that is at its end waiting for ever to hand over what nobody takes.
+    FFCV's own `close` does not do: a thread that has reached its end then waits for ever to hand over a batch
+    that nobody takes.
     """
-    epoch.iter_ixes = iter(())  # after the batch under way it finds itself at its end
+    epoch.iter_ixes = iter(())  # the thread ends after the batch under way
     epoch.close()
     deadline = time.monotonic() + timeout_s
     while epoch.is_alive() and time.monotonic() < deadline:
@@ -230,7 +231,7 @@ def stop(epoch: Any, timeout_s: float) -> None:
 
 
 def _wait(epoch: Any, timeout_s: float) -> None:
-    """Wait until an iterator of FFCV has something in its queue."""
+    """Wait until the queue of an FFCV iterator holds something."""
     deadline = time.monotonic() + timeout_s
     batches = epoch.output_queue
     while batches.empty():

@@ -25,12 +25,12 @@ from loaders.backends.work import Renderer, Work, refuse_remote
 from loaders.common.errors import UserError
 from loaders.order.fingerprint import pack_fingerprint
 
-_SHARE = 0.8  # of all memory that may be taken; training needs some too
-_ABSENT, _DAMAGED = -2, -1  # instead of where a row begins
+_SHARE = 0.8  # share of the memory that may be taken; training needs memory too
+_ABSENT, _DAMAGED = -2, -1  # stands in `starts` for a damaged row
 
 
 class ResidentBackend:
-    """Draws from pixels that were decoded once."""
+    """The resident backend: it decodes each row once and draws every batch from these pixels."""
 
     name = "resident"
 
@@ -54,7 +54,7 @@ class ResidentBackend:
         )
 
     def renderer(self, work: Work) -> Renderer:
-        """Return a renderer; the first one of a split decodes it; see `Backend`."""
+        """Return a renderer; the first renderer of a split decodes the split; see `Backend`."""
         rows = ResidentRenderer(work)
         if torch.device(work.options.device).type == "cpu":
             return rows
@@ -79,7 +79,8 @@ class ResidentPixels:
 
     Attributes:
         memory: uint8, planes of every row, on their device.
-        starts: int64 [rows of the pack], where each begins in `memory`; negative where it is not there.
+        starts: int64 [rows of the pack], where each row begins in `memory`; negative where it is not in
+            memory.
         reasons: what is wrong with rows that cannot be read.
     """
 
@@ -99,11 +100,11 @@ class ResidentPixels:
         edges = [0, *(np.flatnonzero(np.diff(begins // CHUNK_BYTES)) + 1).tolist(), len(sizes)]
         for loaded in [work.crew.threads.submit(self._load, rows, job, *chunk) for chunk in pairwise(edges)]:
             loaded.result(work.options.timeout_s)
-        if self.memory.is_cuda:  # other streams will read it
+        if self.memory.is_cuda:  # other CUDA streams will read this memory
             torch.cuda.synchronize(self.memory.device)
 
     def holds(self, rows: NDArray[np.int64]) -> bool:
-        """Tell whether all these rows were decoded, or found damaged."""
+        """Tell whether each of these rows was decoded or found damaged."""
         return bool((self.starts[rows] != _ABSENT).all())
 
     def _load(self, renderer: ResidentRenderer, job: Job, first: int, last: int) -> None:
@@ -145,7 +146,7 @@ class ResidentRenderer(CpuRenderer):
         self._planes = found.memory.numpy() if on_host else np.empty(0, np.uint8)
 
     def job_of(self, positions: NDArray[np.int64]) -> Job:
-        """Return a job that draws nothing, of rows of the split."""
+        """Return a job over rows of the split that draws no view."""
         rows = self.work.split.rows(positions)
         heights, widths = self.sizes(rows)
         return Job(
@@ -153,7 +154,7 @@ class ResidentRenderer(CpuRenderer):
         )
 
     def locate_encoded(self, job: Job, first: int, last: int) -> EncodedRows:
-        """Return where rows of the pack lie encoded; where checksums are to be compared, they were."""
+        """Return where the encoded rows lie; their checksums were compared when they were decoded."""
         rows = self.locate(job, first, last)
         self.verify(job, rows, first)
         return rows
@@ -164,7 +165,7 @@ class ResidentRenderer(CpuRenderer):
         return Place(self.pixels.memory.data_ptr() + starts, False, self.pixels)
 
     def locate_all(self, job: Job) -> EncodedRows:
-        """Return rows that need no bytes; see `CpuRenderer`."""
+        """Return rows whose bytes are not needed; see `CpuRenderer`."""
         nothing = np.zeros(len(job.rows), np.int64)
         regions = np.stack([nothing, nothing, job.heights, job.widths], axis=1)
         whole = np.ones(len(nothing), np.bool_)
@@ -176,7 +177,7 @@ class ResidentRenderer(CpuRenderer):
     def decode(
         self, job: Job, rows: EncodedRows, first: int, worker: Worker
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-        """Find rows in memory; those that are damaged are replaced; see `CpuRenderer`."""
+        """Find rows in memory, and replace the damaged ones; see `CpuRenderer`."""
         starts = self.pixels.starts[job.rows[first : first + len(rows.sizes)]]
         for bad in np.flatnonzero(starts < 0).tolist():
             why = self.pixels.reasons[int(job.rows[first + bad])]

@@ -23,8 +23,8 @@ from loaders.packs import Split
 from loaders.packs.stores.remote_pack import RemotePack
 from loaders.packs.stores.store import StoreError
 
-_FEW_RANGES = 64  # more are ranges of a few rows each, which are looked up one by one
-_RECENT_BATCHES = 8  # batches whose shards stay while later ones are being begun
+_FEW_RANGES = 64  # a split of more ranges has a few rows in each, which are looked up one by one
+_RECENT_BATCHES = 8  # the shards of so many batches stay in the cache while later batches begin
 
 
 def shards_of(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -52,7 +52,7 @@ def shards_of(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 class StreamPending:
-    """A batch under way; when time runs out it says which shards were still missing."""
+    """A batch under way. If time runs out, the error names the shards that are still missing."""
 
     def __init__(self, inner: Pending, missing: Callable[[], list[str]]) -> None:
         self._inner = inner
@@ -75,7 +75,7 @@ class StreamPending:
             raise LoaderError(f"{error}; still waiting for {', '.join(missing)}") from None
 
     def cancel(self) -> None:
-        """Drop what no thread has begun."""
+        """Drop the work that no thread has begun."""
         self._inner.cancel()
 
 
@@ -91,7 +91,7 @@ class StreamBackend:
             return None
         shards, _ = shards_of(work.split)
         sizes = sorted((pack.shard_files[shard].size_bytes for shard in shards.tolist()), reverse=True)
-        needed = sum(sizes[: 2 * window])  # which a batch at the border of two windows needs
+        needed = sum(sizes[: 2 * window])  # a batch at the border of two windows needs both
         if needed <= pack.cache.cache_bytes:
             return None
         return UserError(
@@ -102,7 +102,7 @@ class StreamBackend:
     def renderer(self, work: Work) -> Renderer:
         """Return a renderer; see `Backend`.
 
-        The few rows of a labelled stream are never block-shuffled: all of their shards are kept if they fit.
+        A labelled stream has few rows and is never block-shuffled; all of its shards are kept if they fit.
         """
         inner = CpuRenderer(work)
         shards, rows = shards_of(work.split)
@@ -128,11 +128,11 @@ class StreamRenderer(Renderer):
         shards: NDArray[np.int64],
         rows: NDArray[np.int64],
     ) -> None:
-        """Fetch nothing yet.
+        """Take the order and the shards; nothing is fetched yet.
 
         Args:
             inner: the cpu backend over the same split.
-            shuffle: the order of training; None keeps every shard of the split, as far as the cache goes.
+            shuffle: the order of training; None keeps as many shards of the split as the cache holds.
             shards: int64 [S] from `shards_of`; `rows` as well.
         """
         super().__init__(inner.options)
@@ -152,14 +152,14 @@ class StreamRenderer(Renderer):
         self._begun: set[int] = set()
 
     def submit(self, request: Request) -> StreamPending:
-        """Begin a batch, and fetch what comes after it."""
+        """Begin a batch, and fetch the shards of the batches after it."""
         blocks = np.searchsorted(self._stops, request.positions, side="right")
         self._look_ahead(request.epochs, blocks)
         needed = self._shards[np.unique(blocks)].tolist()
         return StreamPending(self.inner.submit(request), lambda: self._missing(needed))
 
     def _look_ahead(self, epochs: NDArray[np.int64], blocks: NDArray[np.int64]) -> None:
-        """Keep and fetch, as far as the cache goes: this batch's windows, those of recent ones, the next."""
+        """Keep and fetch the windows of this, recent and the next batches, as far as the cache goes."""
         used: set[tuple[int, int]] = set()
         for epoch in np.unique(epochs).tolist():
             slot_of = np.argsort(self._order(epoch))
@@ -169,7 +169,7 @@ class StreamRenderer(Renderer):
         epoch, window = max(used)
         after = (epoch, window + 1) if window + 1 < self._num_windows else (epoch + 1, 0)
         windows = dict.fromkeys(place for places in self._recent for place in sorted(places))
-        kept: dict[int, None] = {}  # ordered: what is needed first is fetched first
+        kept: dict[int, None] = {}  # in order: the shards that are needed first are fetched first
         room = self._pack.cache.cache_bytes
         for place in [*windows, after]:
             for shard in self._window_shards(*place):

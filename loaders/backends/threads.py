@@ -1,4 +1,4 @@
-"""Threads that neither a hung worker nor an exit of the process waits for longer than a time limit."""
+"""Threads that hang are waited for no longer than a time limit, also when the process exits."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _Task = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 class WorkerPool(Executor):
     """A fixed number of threads, started when first needed, that can be left behind when they hang.
 
-    `concurrent.futures.ThreadPoolExecutor` waits without limit for its threads, in `shutdown` and once more
-    when the process exits. A read from a dead network disk then turns the loader's error back into a hang.
+    `concurrent.futures.ThreadPoolExecutor` waits for its threads without limit, in `shutdown` and again when
+    the process exits. So a read from a dead network disk would turn the loader's error into a hang.
 
     Args:
         num_threads: at most.
@@ -35,7 +35,7 @@ class WorkerPool(Executor):
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._closed = False
-        weakref.finalize(self, _release, self._tasks, self._threads)  # a loader that nobody closed
+        weakref.finalize(self, _release, self._tasks, self._threads)  # in case nobody closes the loader
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run `fn(*args, **kwargs)` in a thread.
@@ -69,7 +69,7 @@ class WorkerPool(Executor):
             )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more tasks; as `Executor.shutdown`."""
+        """Take no more tasks; the same as `Executor.shutdown`."""
         with self._lock:
             self._closed = True
             if cancel_futures:
@@ -105,7 +105,7 @@ def _work(tasks: queue.SimpleQueue[_Task | None]) -> None:
         future, function, args, kwargs = task
         if future.set_running_or_notify_cancel():
             _run(future, function, args, kwargs)
-        del task, future, function, args, kwargs  # an idle thread keeps no batch alive
+        del task, future, function, args, kwargs  # so that an idle thread keeps no batch alive
 
 
 def _run(
@@ -115,6 +115,6 @@ def _run(
         result = function(*args, **kwargs)
     except BaseException as error:
         future.set_exception(error)
-        del future  # else it would keep itself alive through the error's traceback
+        del future  # without this the traceback of the error would keep the task alive
     else:
         future.set_result(result)

@@ -1,4 +1,4 @@
-"""What every backend is asked and has to offer: the work of one stream of images, and who renders it."""
+"""The protocol of backends: the work of one stream of images, and the renderer that does this work."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ T = TypeVar("T")
 ResultT = TypeVar("ResultT")
 
 MAX_VIEWS = 256  # view numbers of one stream in the random numbers
-LABELED, UNLABELED = 0, 1  # streams of the order; the unlabelled one is also a plain loader's
+LABELED, UNLABELED = 0, 1  # streams of the order; a plain loader uses the unlabelled one
 
-# What stands at (epochs, positions) of a split of so many rows, under a seed, in a stream of the order.
+# Returns the rows at (epochs, positions) for a number of rows, a seed and a stream of the order.
 Shuffle = Callable[[Positions, Positions, int, int, int], Positions]
 
 
@@ -54,11 +54,11 @@ class Pending(Protocol):
         """Wait for the batch."""
 
     def cancel(self) -> None:
-        """Give the batch up."""
+        """Give up the batch."""
 
 
 class Crew:
-    """Threads that the streams of one loader share, and everything that ends with the loader.
+    """The threads that the streams of one loader share, and all else that ends with the loader.
 
     Attributes:
         num_threads: of `threads`.
@@ -67,13 +67,14 @@ class Crew:
     """
 
     def __init__(self, options: LoaderOptions) -> None:
-        """Start nothing yet."""
+        """Make both groups of threads; none starts yet."""
         self.num_threads = options.num_threads or available_cores()
-        # Made here and not when first needed: a late call from a library's thread must find it closed.
+        # Made here and not when first needed, so that a late call from a library's thread finds the group
+        # closed.
         self.threads = WorkerPool(self.num_threads, "sluice-loader")
         self.fetching = Fetching()
         self._timeout_s = options.timeout_s
-        # Weakly, so that the renderer of a label table that was swapped goes with its last batch.
+        # Weak references, so that the renderer of a replaced label table goes with its last batch.
         self._renderers: WeakSet[Renderer] = WeakSet()
 
     def keep(self, renderer: Renderer) -> None:
@@ -82,7 +83,7 @@ class Crew:
 
     def close(self) -> None:
         """Stop everything; threads that hang are left behind after the time limit."""
-        self.fetching.stop()  # first, so that no thread waits for a shard any more
+        self.fetching.stop()  # first, so that no thread still waits for a shard
         for renderer in list(self._renderers):
             renderer.close(self._timeout_s)
         self.threads.close(self._timeout_s)
@@ -120,7 +121,7 @@ class Work:
 
     @property
     def train(self) -> bool:
-        """Whether rows are shuffled and damaged ones replaced for good."""
+        """Whether rows are shuffled, and damaged rows replaced for good."""
         return self.mode == "train"
 
     @property
@@ -141,7 +142,7 @@ class Renderer(ABC):
     shuffle: Shuffle = staticmethod(permute_stream)
 
     def __init__(self, options: LoaderOptions) -> None:
-        """Remember how far to work ahead and how long to wait."""
+        """Take how far to work ahead and how long to wait from the options."""
         self.options = options
 
     @abstractmethod
@@ -163,29 +164,29 @@ class Renderer(ABC):
         )
 
     def close(self, timeout_s: float) -> None:
-        """Free what the crew does not; a thread that hangs is left behind after `timeout_s`."""
+        """Free what the crew does not free; a thread that hangs is left behind after `timeout_s`."""
         return
 
 
 class Backend(Protocol):
-    """A way to render views; each lives in one file of this folder and stands in its tuple."""
+    """A way to render views: one file of this folder, and one entry of the tuple `BACKENDS`."""
 
     @property
     def name(self) -> str:
-        """As `LoaderOptions.backend` has it."""
+        """Its name in `LoaderOptions.backend`."""
 
     def refusal(self, work: Work) -> UserError | None:
-        """Return why the backend cannot do a work, as the error to raise; None if it can."""
+        """Return the error that says why the backend cannot do a work; None if it can do it."""
 
     def renderer(self, work: Work) -> Renderer:
-        """Return what renders a work that is not refused."""
+        """Return the renderer of a work that is not refused."""
 
     def identity(self, work: Work) -> dict[str, str]:
-        """Return what of the backend the batches depend on, for their fingerprint: `order` and `renderer`."""
+        """Return what decides the batches, for the fingerprint: `order` and `renderer`."""
 
 
 def refuse_remote(name: str, work: Work) -> UserError | None:
-    """Return the refusal of a backend that reads packs of this machine alone."""
+    """Return the error of a backend that reads only packs of this machine; None where all lie here."""
     pack = work.split.pack
     if not isinstance(pack, RemotePack):
         return None

@@ -13,10 +13,10 @@ from loaders.common.errors import UserError
 def cache_folder() -> Path:
     """Return `sluice` in the user's cache folder; it need not exist.
 
-    Who has no home, or one where nothing can be made, gets a folder of their own among the temporary files.
+    A user without a home that can be written to gets a folder of their own among the temporary files.
 
     Raises:
-        UserError: that folder belongs to somebody else, whose files this process must not trust.
+        UserError: the folder belongs to another user, whose files this process must not trust.
     """
     base = os.environ.get("XDG_CACHE_HOME")
     if base:
@@ -25,20 +25,21 @@ def cache_folder() -> Path:
 
 
 def share_cache() -> None:
-    """Tell the libraries, too, where they can keep files, for users without a home that can be written.
+    """Give the libraries a folder for their files, too, for users without a home that can be written to.
 
-    Numba would make a folder called "~" wherever the process is, and matplotlib a new one for each process.
+    Numba would else make a folder called "~" in the working folder, and matplotlib a new folder for each
+    process.
     """
     if os.environ.get("XDG_CACHE_HOME") or _cache_at_home():
         return
-    with suppress(UserError):  # said by whatever needs the folder
+    with suppress(UserError):  # whatever needs the folder reports this
         folder = _temporary()
         os.environ["XDG_CACHE_HOME"] = str(folder)
         os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
 
 
 def _cache_at_home() -> Path | None:
-    """Return the cache folder at home; None where there is no home, or nothing can be made there."""
+    """Return the cache folder at home; None where there is no home, or one that cannot be written to."""
     try:
         cache = Path.home() / ".cache"
         there = next(place for place in (cache, *cache.parents) if place.exists())
@@ -48,7 +49,7 @@ def _cache_at_home() -> Path | None:
 
 
 def _temporary() -> Path:
-    """Return a folder for this user alone; it is made at once, before anybody else can."""
+    """Return a folder for this user alone; it is made at once, before another user can make it."""
     folder = Path(tempfile.gettempdir()) / f"sluice-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()

@@ -1,12 +1,94 @@
-"""Checks of single arguments; each refusal is one line with what, expected, found and remedy."""
+"""Checks of arguments and configurations; each refusal is one line: what, expected, found and remedy."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from inspect import get_annotations
+from typing import Annotated, Any, get_args
 
 from loaders.common.errors import UserError
+
+_LARGEST = 2**62  # seeds and counts are int64, and phases add to the seed
+_LARGEST_FLOAT = 2.0**127  # weights and their learning rates are float32
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a number of a configuration may be, besides finite and not below 0; its annotation says so."""
+
+    zero: bool = False
+    """Whether 0 is allowed."""
+    most: float = _LARGEST_FLOAT
+    """The largest value allowed."""
+
+
+Count = Annotated[int, Range()]
+Positive = Annotated[float, Range()]
+Share = Annotated[float, Range(zero=True, most=1.0)]
+PositiveShare = Annotated[float, Range(most=1.0)]
+
+
+def check_numbers(config: Any) -> None:
+    """Refuse numbers out of the ranges that a configuration, and those inside it, declare.
+
+    A field annotated `int` or `float` may be 0 or more; `Count`, `Positive`, `Share` and `PositiveShare`
+    allow less. A range holds on where a subclass declares the field anew.
+
+    Args:
+        config: a dataclass.
+
+    Raises:
+        UserError: a number out of its range, not finite, or too large for an int64 or float32.
+    """
+    ranges = _ranges(type(config))
+    for field in fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if is_dataclass(value):
+            check_numbers(value)
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, int | float) and not isinstance(part, bool):
+                _check_range(name, part, ranges[name])
+
+
+def check_different(config: Any, *names: str) -> None:
+    """Refuse options that hold nothing, or the same value twice.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name in names:
+        values = getattr(config, name)
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"{name}: expected one or more different values, found {values}; change them")
+
+
+def _check_range(name: str, value: float, ranges: set[Range]) -> None:
+    if not 0 <= value < (_LARGEST if isinstance(value, int) else _LARGEST_FLOAT):
+        kind = "a whole number below 2**62" if isinstance(value, int) else "a finite number below 2**127"
+        raise UserError(f"{name}: expected {kind}, at least 0, found {value}; change it")
+    if value == 0 and not all(one.zero for one in ranges):
+        raise UserError(f"{name}: expected more than 0, found {value}; raise it")
+    if any(value > one.most for one in ranges):
+        raise UserError(f"{name}: expected a share, at most 1, found {value}; lower it")
+
+
+@cache
+def _ranges(kind: type) -> dict[str, set[Range]]:
+    """Return the ranges that the annotations of a class and of those above it give its fields."""
+    found: dict[str, set[Range]] = {field.name: set() for field in fields(kind)}
+    for one in kind.__mro__:
+        for name, annotation in get_annotations(one, eval_str=True).items():
+            found.setdefault(name, set()).update(_ranges_in(annotation))
+    return found
+
+
+def _ranges_in(annotation: Any) -> Iterator[Range]:
+    yield from (one for one in getattr(annotation, "__metadata__", ()) if isinstance(one, Range))
+    for part in get_args(annotation):
+        yield from _ranges_in(part)
 
 
 def check_whole(what: str, found: Any, least: int, most: int | None = None, remedy: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What a command line meets before its program does: encodings, `~`, options' help, errors of the system."""
+"""What a command line needs before its program runs: encodings, `~`, Ctrl-C, errors of the system."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of SIGINT."""
 _HOME = re.compile(r"(?:^|(?<=[=:]))~(?:[\w.-]*(?=/)|$)")
-# Errors of the system that are mended outside the program, and how.
+# Errors of the system that a user can mend outside the program, and the remedy for each.
 _REMEDIES = {
     errno.EACCES: "change its permissions, or give another folder",
     errno.EPERM: "change its permissions, or give another folder",
@@ -34,23 +35,33 @@ _REMEDIES = {
 def use_utf8() -> None:
     """Start the program anew in Python's UTF-8 mode, where the locale has another encoding.
 
-    In the C locale the names of files, and with them those of classes, would be other names than elsewhere,
-    and what is printed or read as text would fail at its first letter that is no ASCII.
+    In the C locale, names of files and so of classes would differ from those elsewhere, and printing or
+    reading text would fail at the first letter that is not ASCII.
     """
     if sys.getfilesystemencoding().lower() == "utf-8" or sys.flags.utf8_mode or not sys.executable:
         return
     environment = {**os.environ, "PYTHONUTF8": "1"}  # for the processes that this one will start
-    with suppress(OSError):  # an interpreter that this user cannot start: then as the locale says
+    with suppress(OSError):  # this user cannot start the interpreter: keep the locale's encoding
         os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)
 
 
 def end_at_ctrl_c() -> None:
-    """Let Ctrl-C end the process with a line, until `heed_ctrl_c`: for the time in which libraries load.
+    """Let Ctrl-C end the process with a line while libraries load, until `heed_ctrl_c`.
 
-    Nothing is unwound: C code that is loading turns the exception into errors of its own.
+    No exception is raised: C code that is loading would turn it into errors of its own.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
         signal.signal(signal.SIGINT, _end)
+
+
+def end_script_at_ctrl_c() -> None:
+    """Do so from the first import on, if this process runs a script of this project."""
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "/").resolve()
+    if script.parent.parent == Path(__file__).resolve().parents[2] and script.parent.name in (
+        "recipes",
+        "tools",
+    ):
+        end_at_ctrl_c()
 
 
 def heed_ctrl_c() -> None:
@@ -68,8 +79,8 @@ def expand_home(words: Sequence[str]) -> list[str]:
     """Return words of a command line with `~` expanded where a shell leaves it, as in `train=~/images`.
 
     Args:
-        words: as the shell gave them. A `~` counts at the beginning, or behind `=` or `:`, where it is the
-            last letter or, with or without the name of a user, before a `/`.
+        words: as the shell gave them. A `~` is expanded at the beginning of a word and behind `=` or `:`,
+            alone or with the name of a user, where a `/` or nothing follows.
 
     Raises:
         RuntimeError: the user has no home, or there is no such user.
@@ -85,10 +96,10 @@ def _home(name: str) -> str:
 
 
 def describe_system_error(error: OSError) -> str | None:
-    """Return what the system refused and what to do, in a line; None where that says a fault of ours.
+    """Return in one line what the system refused and what to do; None where the fault is our own.
 
     Args:
-        error: of a right, a limit or a disk.
+        error: raised by the system, such as for a missing right, a limit or a full disk.
     """
     remedy = _REMEDIES.get(error.errno or 0)
     if remedy is None:

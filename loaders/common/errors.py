@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
 from io import TextIOWrapper
 from typing import Any
 
@@ -20,8 +19,6 @@ from loaders.common.command_line import (
 from loaders.common.help_lines import join_help_lines
 
 _BROKEN_PIPE = 141  # 128 and the number of SIGPIPE
-_LARGEST = 2**62  # seeds and counts are int64, and phases add to the seed
-_LARGEST_FLOAT = 2.0**127  # weights and their learning rates are float32
 
 
 def one_line(text: str) -> str:
@@ -32,7 +29,7 @@ def one_line(text: str) -> str:
 class UserError(Exception):
     """A mistake that the user can mend: the message says what, expected, found and remedy in one line.
 
-    No ValueError: a configuration's are printed by the parser of command lines in a frame of its own.
+    It is no ValueError, since the parser of command lines prints a configuration's ValueErrors in a frame.
     """
 
     def __str__(self) -> str:
@@ -44,69 +41,39 @@ class MissingBackendError(UserError):
 
 
 class LoaderError(RuntimeError):
-    """A loader cannot deliver: the message names shard, row and key, or the wait that ran out."""
+    """A loader cannot deliver a batch: the message names shard, row and key, or the wait that ran out."""
 
     def __str__(self) -> str:
         return one_line(super().__str__())
 
 
 class BadImageError(LoaderError):
-    """A row that cannot be read, where the loader was told to raise instead of replacing it."""
+    """A row cannot be read, and the loader was told to raise instead of replacing it."""
 
     def __init__(self, pack: object, what: str) -> None:
-        """Say what there is to do.
+        """Say what is wrong and what to do.
 
         Args:
-            pack: where it lies.
+            pack: the pack, for the message.
             what: the row and what is wrong with it.
         """
         super().__init__(f"{what}; restore it in {pack}, or let another row stand in: --bad-images replace")
 
 
-def check_numbers(config: Any, positive: Collection[str] = ()) -> None:
-    """Refuse numbers that no option means, in a configuration and in those inside it.
-
-    Args:
-        config: a dataclass.
-        positive: names of those that must not be 0; so must not whole numbers whose default is not 0.
-
-    Raises:
-        UserError: a number below 0, not finite, or too large for an int64 or float32, or a 0 in `positive`.
-    """
-    for name, value, is_count in _numbers(config):
-        if not 0 <= value < (_LARGEST if isinstance(value, int) else _LARGEST_FLOAT):
-            kind = "a whole number below 2**62" if isinstance(value, int) else "a finite number below 2**127"
-            raise UserError(f"{name}: expected {kind}, at least 0, found {value}; change it")
-        if value == 0 and (is_count or name in positive):
-            raise UserError(f"{name}: expected more than 0, found 0; raise it")
-
-
-def _numbers(config: Any) -> Iterator[tuple[str, int | float, bool]]:
-    """Yield names and values of numbers, and whether each counts something of which there must be one."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        defaults = field.default if isinstance(field.default, tuple) else (field.default,)
-        is_count = bool(defaults) and all(isinstance(one, int) and one > 0 for one in defaults)
-        if is_dataclass(value):
-            yield from _numbers(value)
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, int | float) and not isinstance(part, bool):
-                yield field.name, part, is_count
-
-
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command-line entry point; a `UserError` prints one line to stderr and exits with code 2.
 
-    So does a `LoaderError`: a pack or a store that cannot deliver is mended outside the program too. So do
-    memory that runs out, mostly for a size with too many digits, and what the system refuses. Ctrl-C exits
-    with code 130, and a reader of the output that is gone (`--help | head`) with 141, as shells have it.
+    A `LoaderError` does the same, since a pack or a store that cannot deliver is mended outside the program
+    too. So does memory that runs out, mostly for a size with too many digits, and what the system refuses.
+    Ctrl-C exits with code 130. If the reader of the output is gone (`--help | head`), the code is 141, as in
+    shells.
     """
     prepare_process()
     sys.exit(run_guarded(main))
 
 
 def prepare_process() -> None:
-    """Set what every command needs: UTF-8, its help in paragraphs, and the usual Ctrl-C."""
+    """Set up what every command needs: UTF-8, help in paragraphs, and the usual Ctrl-C."""
     use_utf8()
     heed_ctrl_c()
     join_help_lines()
@@ -120,7 +87,7 @@ def run_guarded(main: Callable[[], int | None]) -> Any:
         code = _outcome(main)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whatever is still buffered goes nowhere, instead of failing once more while Python ends.
+        # Output that is still buffered is thrown away; it would fail once more while Python ends.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = _BROKEN_PIPE
@@ -128,7 +95,7 @@ def run_guarded(main: Callable[[], int | None]) -> Any:
 
 
 def _outcome(main: Callable[[], int | None]) -> Any:
-    """Call `main`; return the exit code, after the line that says why, where it is not `main`'s own."""
+    """Call `main` and return its exit code; after an error print a line and return the code for it."""
     try:
         sys.argv[1:] = _expanded(sys.argv[1:])
         return main() or 0
@@ -136,7 +103,7 @@ def _outcome(main: Callable[[], int | None]) -> Any:
         return end.code
     except KeyboardInterrupt as interrupt:
         said = interrupt.args or ("interrupted: what is finished is kept; start the same command again",)
-        if said[0]:  # ranks but the first have nothing to say
+        if said[0]:  # only the first rank has something to say
             print(one_line(str(said[0])), file=sys.stderr)
         return INTERRUPTED
     except (UserError, LoaderError) as error:

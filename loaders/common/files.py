@@ -17,14 +17,14 @@ PARTIAL_SUFFIX = ".partial"
 
 
 def check_folder(out: Path, option: str = "out") -> None:
-    """Refuse a path at which no folder can be, before work is spent on what it is to hold.
+    """Refuse a path where no folder can be made, before work is spent on its contents.
 
     Args:
         out: the path.
-        option: that gave it.
+        option: name of the option that gave the path.
 
     Raises:
-        UserError: the path, or one above it, is a file or cannot be looked at.
+        UserError: the path or a folder above it is a file, or cannot be accessed.
     """
     try:
         there = next(place for place in (out, *out.parents) if place.exists())
@@ -39,19 +39,19 @@ def check_folder(out: Path, option: str = "out") -> None:
 
 
 def check_file(path: Path, option: str = "out") -> None:
-    """Refuse a path at which no file can be written, before work is spent on what it is to hold.
+    """Refuse a path where no file can be written, before work is spent on its content.
 
     Args:
-        path: where a file may be already.
-        option: that gave it.
+        path: path of the file, which may exist.
+        option: name of the option that gave the path.
 
     Raises:
-        UserError: a folder is there, or above it a file, or it cannot be looked at.
+        UserError: the path is a folder, a file stands above it, or it cannot be accessed.
     """
     check_folder(path.parent, option)
     try:
         is_folder = path.is_dir()
-    except OSError as error:  # a name of 300 letters
+    except OSError as error:  # such as a name of 300 letters
         raise UserError(
             f"{option}: {path} cannot be a file ({error.strerror}); give another --{option}"
         ) from None
@@ -99,7 +99,7 @@ def partial_path(final: Path) -> Path:
 
 
 def publish(partial: Path, final: Path) -> None:
-    """Give a file that was written and synced under `partial` its `final` name."""
+    """Give a file that was written and synced as `partial` its `final` name."""
     partial.replace(final)
     sync_folder(final.parent)
 

@@ -10,15 +10,15 @@ _MARK = "joins_help_lines"
 
 
 def join_help_lines() -> None:
-    """Give tyro the docstrings of options with their lines joined; empty lines still divide paragraphs.
+    """Join the lines of options' docstrings for tyro; empty lines still divide paragraphs.
 
-    tyro joins lines by itself only where the next one begins with a letter at the margin, which none does in
-    the indented docstring of a field: `--help` would break where the source does.
+    tyro joins a line with the next one only if that begins with a letter at the margin. In an indented
+    docstring no line does, so `--help` would break lines where the source does.
     """
-    import docstring_parser  # not every process that meets an error of ours has a command line
+    import docstring_parser  # not every process that handles our errors has a command line
 
     parse = docstring_parser.parse_from_object
-    if getattr(parse, _MARK, False):  # a process may run several commands
+    if getattr(parse, _MARK, False):  # once: a process may run several commands
         return
 
     @functools.wraps(parse)

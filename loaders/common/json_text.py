@@ -1,15 +1,15 @@
-"""The one way to read JSON: whatever a file holds, it is a value of bounded depth or a `ValueError`."""
+"""The one way to read JSON: any bytes give a value of bounded depth or a `ValueError`."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-MAX_DEPTH = 100  # what compares or writes a value calls itself once per level, and must not run out of stack
+MAX_DEPTH = 100  # comparing and writing a value recurse once per level, and must not run out of stack
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON of whatever origin.
+    """Parse JSON from any origin.
 
     Raises:
         ValueError: it is no JSON, or lists and objects lie deeper than `MAX_DEPTH` in each other.

@@ -1,4 +1,4 @@
-"""Advisory locks (`flock`): who works on the same folder waits or is refused; a kill leaves none behind."""
+"""Advisory locks (`flock`): a second process on a folder waits or is refused; a kill frees the lock."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def locked(path: Path, taken: str | None = None) -> Iterator[None]:
 
     Args:
         path: the file, made when it does not exist, and left behind empty.
-        taken: what to tell when it is held already, by this process or another; None waits for it. Whoever
-            waits relies on the lock; whoever has something to tell is warned where the file system has none.
+        taken: message if the lock is held already, by this process or another; None waits for the lock. A
+            caller that waits relies on the lock; one with a message is only warned where the file system has
+            no locks.
 
     Raises:
         UserError: it is held already; or, without `taken`, the file system has no locks.

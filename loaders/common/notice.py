@@ -1,4 +1,4 @@
-"""What is told in passing, where a run goes on; no warning, which a user may have made an error."""
+"""Notices while a run goes on. They are no Python warnings, which a user may have turned into errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def tell(line: str) -> None:
     """Print a line to stderr, once, in the first of the processes that a launcher started.
 
     Args:
-        line: what was found, and what becomes of it.
+        line: what was found, and what happens with it.
     """
     if os.environ.get("RANK", "0") == "0":
         print(one_line(line), file=sys.stderr)

@@ -1,13 +1,17 @@
-"""The command line of a program: read once, and before what takes seconds to import.
+"""The command line of a program: read once, before the imports that take seconds.
 
-A program defines its configuration first, of modules that import nothing heavy, calls `check_command_line`,
-and only then imports torch and the like. So a mistake, and `--help`, are answered at once.
+A program first defines its configuration, from modules that import nothing heavy. Then it calls
+`check_command_line`, and only then imports torch and the like. So a mistake and `--help` are answered at
+once.
 """
 
 from __future__ import annotations
 
 import sys
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
+
+from tyro.conf import Positional as Positional
+from tyro.conf import subcommand as subcommand
 
 from loaders.common.command_line import end_at_ctrl_c
 from loaders.common.errors import prepare_process, run_guarded
@@ -17,27 +21,27 @@ ConfigT = TypeVar("ConfigT")
 
 @runtime_checkable
 class WithPlaces(Protocol):
-    """A configuration that can tell at once whether what it names is there."""
+    """A configuration that can check at once whether the files and folders that it names are there."""
 
     def check_places(self) -> None:
         """Refuse files and folders that no run can begin with."""
 
 
-_checked: tuple[Any, list[str], Any] | None = None  # configuration, words and what they say
+_checked: tuple[Any, list[str], Any] | None = None  # configuration, words, parsed value
 _called: str | None = None
 
 
 def call_program(name: str | None) -> None:
-    """Say how the program is called in its `--help` and its refusals; None: by its file."""
+    """Set the name of the program in its `--help` and its errors; None: the name of its file."""
     global _called
     _called = name
 
 
 def check_command_line(config: Any, description: str | None) -> None:
-    """Read the command line of this process; `--help` and a mistake end it, with exit codes 0 and 2.
+    """Read the command line of this process; `--help` ends it with exit code 0, a mistake with 2.
 
-    Ctrl-C ends it from here on until `run_command`: in one line, and not in whatever an import that was
-    broken off makes of it.
+    From here on until `run_command`, Ctrl-C ends the process with one line, and not with the traceback of an
+    interrupted import.
 
     Args:
         config: dataclass, or union of subcommands, that tyro reads the words into.
@@ -61,7 +65,7 @@ def command_line(config: Any, description: str | None) -> Any: ...
 
 
 def command_line(config: Any, description: str | None) -> Any:
-    """Return what the command line says: what `check_command_line` read, where it read these words.
+    """Return the parsed command line: that of `check_command_line` if it has read these words already.
 
     Args:
         config: see `check_command_line`.

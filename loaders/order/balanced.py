@@ -1,8 +1,8 @@
 """Class-balanced sampling as a pure function of the position: every class comes equally often.
 
 Positions fall into rounds of one draw per class. The order of the classes is a permutation per round, and
-the draws of a class go through its rows in permuted epochs of their own, so that no row of a class comes
-twice before all have come once.
+the draws of a class go through its rows in permuted epochs of their own: every row of a class comes once
+before any comes twice.
 """
 
 from __future__ import annotations

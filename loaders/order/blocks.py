@@ -1,7 +1,7 @@
 """Block shuffle: the order of packs larger than memory.
 
 Shards are shuffled, consecutive shards of that order form windows, and rows are shuffled within their
-window; so at any time only the shards of one window (two at its border) are being read. The contract is
+window; so only the shards of one window, or of two at a border, are read at any time. The contract is
 that of `loaders.order.permutation`: a pure function of (shard sizes, window, seed, epoch, position).
 """
 
@@ -16,7 +16,7 @@ from loaders.order.permutation import Positions, permute
 
 _SHARD_STREAM = 1 << 32
 _WINDOW_STREAM = _SHARD_STREAM + 1
-_STREAM_SHIFT = 33  # streams stand apart by more than any number of windows
+_STREAM_SHIFT = 33  # offset between streams, larger than any number of windows
 _HELD_PLANS = 8
 
 
@@ -99,7 +99,7 @@ def block_permute(positions: Positions, plan: BlockPlan) -> Positions:
 
 
 class BlockShuffle:
-    """The block shuffle of one split, called as `loaders.order.permutation.permute_stream` is.
+    """The block shuffle of one split, called like `loaders.order.permutation.permute_stream`.
 
     Args:
         shard_rows: int64 [S], rows of the split in each of its shards, in the order of the split.
@@ -112,7 +112,7 @@ class BlockShuffle:
         self._plans: dict[tuple[int, int, int], BlockPlan] = {}
 
     def plan(self, seed: int, epoch: int, stream: int) -> BlockPlan:
-        """Return the plan of an epoch; the latest few are kept."""
+        """Return the plan of an epoch; the latest few plans are kept."""
         key = (seed, epoch, stream)
         plan = self._plans.get(key)
         if plan is None:

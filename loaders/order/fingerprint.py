@@ -1,4 +1,4 @@
-"""What decides a loader's batches, as short texts: ranks compare them, and a run that resumes."""
+"""The fingerprint of a loader: short texts for everything that decides its batches."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from loaders.common.errors import UserError
 Positions = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
-# Measured: at 8 rounds the permutations of 5 rows are not equally frequent, at 16 they are; with tens of
-# thousands of rows 6 rounds already pass every test here. Small splits afford the margin.
+# Measured: with 8 rounds the permutations of 5 rows are not equally frequent, with 16 they are; for tens of
+# thousands of rows 6 rounds already pass every test here. Small splits can afford more rounds.
 NUM_ROUNDS = 8
 NUM_ROUNDS_SMALL = 24
 SMALL_ROWS = 2**16
@@ -49,7 +49,7 @@ def permute(positions: Positions, num_rows: int, seed: int, epoch: int, stream: 
         num_rows: rows of the split, at least 1.
         seed: any integer; its low 64 bits count.
         epoch: epoch number, at least 0.
-        stream: separates orders that share seed and epoch (labelled and unlabelled rows, shards).
+        stream: tells apart orders that share seed and epoch (labelled and unlabelled rows, shards).
 
     Returns:
         int64 [K] rows; over all positions, a bijection of range(num_rows).
@@ -111,7 +111,7 @@ def _feistel(cell: np.uint64, keys: Keys, high_cells: np.uint64, low_bits: np.ui
     high, low = cell >> low_bits, cell & low_mask
     for r in range(0, keys.size, 2):
         high += (_mix(low, keys[r]) * high_cells) >> _SHIFT_32
-        high = min(high, high - high_cells)  # unsigned: the subtraction wraps to a large number below zero
+        high = min(high, high - high_cells)  # unsigned: below zero the subtraction wraps to a large number
         low = (low + _mix(high, keys[r + 1])) & low_mask
     return (high << low_bits) | low
 
@@ -149,7 +149,7 @@ def check_batch(
         batch_size: global batch size, summed over ranks.
         num_ranks: number of processes that share a batch.
         drop_last: True in training, where a split must fill at least one batch.
-        what: the batch is called in messages.
+        what: name of the batch in messages.
 
     Raises:
         UserError: the batch is not positive, not divisible by the ranks, or larger than the split.

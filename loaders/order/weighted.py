@@ -1,8 +1,8 @@
-"""Sampling by weights as a pure function of the position: each row as often an epoch as its weight says.
+"""Sampling by weights as a pure function of the position: a row comes as often as its weight says.
 
 An epoch of N draws is a systematic sample (Madow 1949): N points at equal distances over the summed weights,
-from one random start, in permuted order. A row of share w comes N * w times, rounded up or down, and never by
-chance far more or less often.
+from one random start, in permuted order. A row of share w comes N * w times, rounded up or down; chance never
+makes it much more or less.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from loaders.common.errors import UserError
 from loaders.kernels.random import uniform4
 from loaders.order import permutation
 
-_STREAM = 2**16  # apart from those of rows and classes
+_STREAM = 2**16  # a stream apart from those of rows and classes
 _OPERATION = 2**16 + 1
 _NUM_EPOCHS = 2**32  # an epoch is one word of the random numbers' counter
 
@@ -24,7 +24,7 @@ Positions = NDArray[np.int64]
 
 
 def cumulative_shares(weights: Any, num_rows: int) -> NDArray[np.float64]:
-    """Return float64 [N], increasing to 1: where the part of each row ends.
+    """Return float64 [N], the cumulative shares: they increase to 1, the last.
 
     Args:
         weights: numbers [N], at least 0.
@@ -46,7 +46,7 @@ def cumulative_shares(weights: Any, num_rows: int) -> NDArray[np.float64]:
             f"{shares.max()}; correct them"
         )
     ends: NDArray[np.float64] = np.cumsum(shares / shares.sum())
-    ends[shares.nonzero()[0][-1] :] = 1.0  # rounding must not leave room behind the last row with a weight
+    ends[shares.nonzero()[0][-1] :] = 1.0  # rounding must leave no gap behind the last row with a weight
     return ends
 
 
@@ -62,7 +62,7 @@ def weighted_positions(
         seed: of the order.
 
     Returns:
-        epochs int64 [B], another one for each time that a row comes, so that its views differ, and positions
+        epochs int64 [B], which differs each time that a row comes, so that its views differ, and positions
         int64 [B] of the split.
     """
     num_rows = len(ends)
@@ -73,6 +73,6 @@ def weighted_positions(
     rows = np.minimum(np.searchsorted(ends, (slots + start) / num_rows, side="right"), num_rows - 1)
     begins = np.concatenate([[0.0], ends[:-1]])
     largest = float(np.diff(ends, prepend=0.0).max())
-    most = int(num_rows * largest) + 2  # times that a row may come in an epoch
+    most = int(num_rows * largest) + 2  # most times that a row may come in an epoch
     turn = slots - np.floor(begins[rows] * num_rows - start).astype(np.int64)
     return (epoch * most + np.clip(turn, 0, most - 1)) % _NUM_EPOCHS, rows

@@ -1,8 +1,8 @@
 """Appending to a finished pack: new shards beside the old ones, which stay as they are.
 
-Index, label table, lists and manifest are written anew into the build folder and moved into place at the
-end, the manifest last. A run that is killed in between has either changed nothing that readers see, or has
-everything ready to be moved; the same command finishes it.
+Index, label table, lists and manifest are written anew into the build folder and moved into place at the end,
+the manifest last. A run that is killed has either changed nothing that readers see, or has everything ready
+to be moved; the same command then finishes the work.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
         The manifest of the pack with what was appended.
 
     Raises:
-        UserError: no finished pack, other options, an image that the pack has already, bad input, or a
-                full disk.
+        UserError: there is no finished pack, an option differs, the pack has an image already, bad input, or
+                a full disk.
     """
     out, build = options.out, options.out / BUILD_FOLDER
     before = read_manifest(out)
     new = {"format": options.shard_format, **recorded_options(options)}
     old = {"format": before.shard_format, **before.options}
-    # What single splits have of their own, and how a source is divided, may differ from what was packed.
+    # Options of single splits, and the division of a source, may differ from those of the pack.
     of_splits = (OWN_OPTIONS, DIVISION)
     refuse_difference(out, "a pack", *({n: o[n] for n in o if n not in of_splits} for o in (old, new)))
     (build / "parts").mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
         try:
             base = open_pack(out)
             check_command(options, {**command_of(options), "append": True})
-            named = replace(before, classes=base.classes)  # also those that were named after packing
+            named = replace(before, classes=base.classes)  # including classes that were named after packing
             plan = make_plan(
                 build,
                 options.splits,
@@ -139,7 +139,7 @@ def _old_key(base: Pack, grown: list[SplitSource], number: int) -> str:
 
 
 def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
-    """Write all that changes but the shards into the folder `next`, the manifest last."""
+    """Write everything that changes, except the shards, into the folder `next`, the manifest last."""
     build = options.out / BUILD_FOLDER
     target = build / NEXT_FOLDER
     shutil.rmtree(target, ignore_errors=True)
@@ -174,7 +174,7 @@ def _joined_options(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _move_into_place(out: Path, build: Path) -> Manifest:
-    """Move what `_prepare` wrote; every step can be repeated, and the manifest comes last."""
+    """Move the files of `_prepare` into place; every step can be repeated, and the manifest comes last."""
     target = build / NEXT_FOLDER
     for folder in (INDEX_FOLDER, LABELS_FOLDER, "."):
         paths = sorted(path for path in (target / folder).glob("*") if path.is_file())

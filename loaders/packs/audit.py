@@ -29,7 +29,7 @@ _SHOWN = 3
 
 
 def decode_all(pack: Pack, workers: int) -> list[str]:
-    """Decode every image; return one line for each that cannot be decoded or has another size.
+    """Decode every image; return one line for each image that cannot be decoded or has another size.
 
     Args:
         pack: the pack.
@@ -68,10 +68,10 @@ def compare_with_source(pack: Pack, split: SplitSource) -> list[str]:
 
     Args:
         pack: the pack.
-        split: name of a split of the pack, and the source that it was packed from.
+        split: name of a split of the pack, and the source of its images.
 
     Returns:
-        One line for everything that differs; empty when nothing is missing.
+        One line for each difference; empty when nothing is missing.
 
     Raises:
         UserError: the pack has no such split, or the source cannot be read.
@@ -115,7 +115,7 @@ def compare_with_source(pack: Pack, split: SplitSource) -> list[str]:
 
 
 def _rows_by_key(part: Split) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """Return the rows of a split and the hashes of their keys, in the order of the hashes."""
+    """Return the rows of a split and the hashes of their keys, sorted by hash."""
     rows = np.concatenate([np.arange(first, stop) for first, stop in part.row_ranges])
     joined = b"".join(key_hash(part.pack.key(row)) for row in rows.tolist())
     hashes = np.frombuffer(joined, np.uint64)

@@ -1,4 +1,4 @@
-"""What an unfinished pack says about itself, read back by the command that goes on with it."""
+"""The files in which an unfinished pack describes itself, read by the command that goes on with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_build_file(path: Path, parse: Callable[[Any], T]) -> T:
 
     Args:
         path: the file.
-        parse: makes of its content what the caller needs.
+        parse: turns the content into the caller's type.
 
     Raises:
         UserError: the file is damaged.

@@ -1,7 +1,7 @@
 """Copying many images at once: read, checked, hashed and numbered as arrays, not one Python object each.
 
-What the compiled check does not find in order beyond doubt goes the way of single images, so the pack is
-the same, byte for byte, whichever way its images went.
+An image that the compiled check cannot prove to be in order is prepared as a single image instead, so the
+pack is the same, byte for byte, whichever way its images went.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ def prepare_batch(
     reject: Reject,
     warn: Warn,
 ) -> Batch:
-    """Prepare items for a shard; the images keep their bytes wherever the policy allows it.
+    """Prepare items for a shard; images keep their bytes wherever the policy allows.
 
     Args:
-        source: where the items are from.
-        items: what is packed, in its order.
+        source: source of the items.
+        items: items to pack, in order.
         split: name of the split, the first part of every key.
         label_of: class numbers by name.
         policy: a policy that copies.
-        prepare_one: what to do with an image that cannot be copied unseen.
+        prepare_one: prepares an image that cannot be copied as it is.
         reject: makes the quarantine entry of an item.
-        warn: makes the entry of an item that decoders warned of.
+        warn: makes the entry of an item about which decoders warned.
     """
     data, starts, good = _read(source, items)
     heads = scan_jpegs(data, starts, _tables())
@@ -110,7 +110,7 @@ def prepare_batch(
 def _read(
     source: ImageSource, items: Sequence[SourceItem]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-    """Read items behind each other, as `read_files` does; what is odd is left to the single way."""
+    """Read items one after another, like `read_files`; odd ones are left to be read singly."""
     if isinstance(source, BulkSource):
         return source.read_many(items)
     data, starts = np.zeros(0, np.uint8), np.zeros(len(items) + 1, np.int64)
@@ -118,7 +118,7 @@ def _read(
 
 
 def _tables() -> ScanTables:
-    """Return the Huffman tables that this thread has seen."""
+    """Return the Huffman tables that this thread has met."""
     if not hasattr(_local, "tables"):
         _local.tables = ScanTables()
         load_kernels()
@@ -128,7 +128,7 @@ def _tables() -> ScanTables:
 
 @cache
 def load_kernels() -> None:
-    """Load or compile what copies, once, before threads do so in each other's way."""
+    """Load or compile the copying kernels once, before several threads do it at the same time."""
     nothing, ends = np.zeros(0, np.int64), np.zeros(1, np.int64)
     with first_use("copying JPEGs"):
         data, starts, _ = read_files(b"\0", nothing, nothing)
@@ -139,7 +139,7 @@ def load_kernels() -> None:
 def _may_be_copied(
     data: NDArray[np.uint8], starts: NDArray[np.int64], heads: NDArray[np.int64], policy: ImagePolicy
 ) -> NDArray[np.bool_]:
-    """Return which images are clean JPEG, upright, and of a size that the policy leaves as it is."""
+    """Return which images are clean, upright JPEGs whose size the policy leaves as it is."""
     height, width = heads[:, HEIGHT], heads[:, WIDTH]
     copied: NDArray[np.bool_] = (heads[:, CLEAN] != 0) & (height * width <= policy.max_pixels)
     for i in np.flatnonzero(copied & (heads[:, HAS_EXIF] != 0)).tolist():
@@ -152,7 +152,7 @@ def _may_be_copied(
 
 
 def _is_upright(data: bytes) -> bool:
-    """Tell whether a clean JPEG says that it is upright, in segments that no decoder warns of."""
+    """Tell whether a clean JPEG is marked as upright, in segments about which no decoder warns."""
     try:
         header = parse_jpeg_header(data)
     except JpegError:
@@ -163,7 +163,7 @@ def _is_upright(data: bytes) -> bool:
 def _joined(
     data: NDArray[np.uint8], starts: NDArray[np.int64], kept: NDArray[np.bool_], images: dict[int, bytes]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Leave out what was refused and put in what was prepared alone."""
+    """Leave out the refused images and put in those that were prepared singly."""
     pieces = [
         np.frombuffer(images[i], np.uint8) if i in images else data[starts[i] : starts[i + 1]]
         for i in np.flatnonzero(kept).tolist()
@@ -173,7 +173,7 @@ def _joined(
 
 
 def _ends(sizes: Sequence[int]) -> NDArray[np.int64]:
-    """Return int64 [K + 1]: 0 and where each of K parts ends."""
+    """Return int64 [K + 1]: 0, then the end of each of the K parts."""
     ends = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=ends[1:])
     return ends

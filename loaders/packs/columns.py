@@ -49,8 +49,8 @@ class IndexColumns:
         split: uint16 [N], position of the split in the manifest.
         encoding: uint8 [N], 0 = JPEG, 1 = pixels uint8 [height, width, 3].
         action: uint8 [N], what was done to the image, bits of `loaders.packs.image.Action`.
-        content_hash: uint64 [N, 2], 16-byte BLAKE2b of the encoded bytes: which image it is.
-        crc32: uint32 [N], CRC-32 (zlib's) of the encoded bytes: whether they are whole, at every reading.
+        content_hash: uint64 [N, 2], 16-byte BLAKE2b of the encoded bytes: it identifies the image.
+        crc32: uint32 [N], CRC-32 (zlib's) of the encoded bytes: for a check at every reading.
         key_offset: uint64 [N + 1], where each key begins in `key_bytes`.
         key_bytes: uint8 [total], the keys in UTF-8, one after the other.
     """
@@ -88,10 +88,10 @@ def column_path(name: str) -> str:
 
 
 def open_columns(folder: Path, num_rows: int) -> IndexColumns:
-    """Map every column of the pack in `folder`; checks headers and lengths, reads no row.
+    """Map every column of the pack in `folder`; check headers and lengths, but read no row.
 
     Raises:
-        UserError: a column is missing, damaged, or has another length than the manifest says.
+        UserError: a column is missing or damaged, or its length differs from that in the manifest.
     """
     columns: dict[str, Any] = {}
     for field in fields(IndexColumns):
@@ -115,7 +115,7 @@ def open_columns(folder: Path, num_rows: int) -> IndexColumns:
 
 
 def _map_column(path: Path) -> NDArray[Any]:
-    """Map a .npy file; NumPy's own reader takes memory for headers of any length and guesses at odd ones."""
+    """Map a .npy file; NumPy's own reader allocates memory for any header and guesses at odd ones."""
     with open(path, "rb") as file:
         start = file.read(12)
         if start[:6] != b"\x93NUMPY" or start[6:7] not in (b"\1", b"\2"):
@@ -134,7 +134,7 @@ def _map_column(path: Path) -> NDArray[Any]:
     if dtype.hasobject or size_bytes != path.stat().st_size:
         raise ValueError(f"{path.stat().st_size} bytes, expected {size_bytes}")
     mapped = np.memmap(path, dtype, mode="r", offset=first + length, shape=tuple(shape))
-    return np.asarray(mapped)  # looking up rows of the subclass takes ten times as long
+    return np.asarray(mapped)  # indexing np.memmap, a subclass, takes ten times as long
 
 
 class ColumnWriter:

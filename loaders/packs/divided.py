@@ -1,4 +1,4 @@
-"""Dividing the listing of one source among several splits, by what is in its files."""
+"""Dividing the listing of one source among several splits, by the content of its files."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from loaders.packs.sources.item import MAX_FILE_BYTES, ImageSource, SourceItem, 
 
 _Hashes = list[tuple[bytes | None, int]]
 _ITEMS_PER_TASK = 64
-_LOOKED_AT_PX = 64  # shorter side of what images are compared by
+_LOOKED_AT_PX = 64  # shorter side in pixels of the pictures that are compared
 
 
 class _Seen(NamedTuple):
-    """What dividing knows of a listing.
+    """The facts of a listing by which it is divided.
 
     Attributes:
         label: int64 [N], -1 where an item has none.
@@ -49,21 +49,20 @@ class _Seen(NamedTuple):
 def divide_listing(
     listing: Path, parts: Sequence[Path], source: ImageSource, division: Division, workers: int = 1
 ) -> tuple[list[int], list[str]]:
-    """Write the listing of every part; each keeps the order of the whole.
+    """Write the listing of every part; each part keeps the order of the whole.
 
-    Every file is read once for its hash, so that exact copies fall on one side. What cannot be read goes to
-    the first part, whose quarantine will name it. The result depends on nothing but the source and the
-    division.
+    Every file is read once for its hash, so that exact copies go to one part. A file that cannot be read goes
+    to the first part, whose quarantine will name it. The result depends only on the source and the division.
 
     Args:
         listing: of the whole source, as `listing_lines` writes it.
-        parts: files to write, one for each name of the division.
-        source: opened.
+        parts: files to write, one for each split of the division.
+        source: the opened source.
         division: the shares.
         workers: threads that read.
 
     Returns:
-        Number of items of each part; lines for the summary.
+        The number of items of each part, and lines for the summary.
 
     Raises:
         UserError: a part without any image.
@@ -120,7 +119,7 @@ def _in_order(
     tasks: Iterator[list[SourceItem]],
     ahead: int,
 ) -> Iterator[tuple[list[SourceItem], _Hashes]]:
-    """Yield each task and its result in order, with so many tasks in hand: a listing may be long."""
+    """Yield each task and its result in order, with a limited number under way: a listing may be long."""
     waiting = deque((task, pool.submit(work, task)) for task in islice(tasks, ahead))
     while waiting:
         task, future = waiting.popleft()
@@ -135,7 +134,7 @@ def _tasks(listing: Path) -> Iterator[list[SourceItem]]:
 
 
 def _hashes(source: ImageSource, item: SourceItem, near: bool) -> tuple[bytes | None, int]:
-    """Return the hash of the bytes, and what the image looks like; None for what cannot be read."""
+    """Return the hash of the bytes and the perceptual hash; None for a file that cannot be read."""
     if item.problem or not 0 < item.size_bytes <= MAX_FILE_BYTES:
         return None, 0
     try:
@@ -151,7 +150,7 @@ def _look_of(data: bytes, digest: bytes) -> int:
 
     try:
         image = prepare_image(data, ImagePolicy(short_side=_LOOKED_AT_PX, encoding="raw"))
-    except BadImage:  # the quarantine will name it; it looks like no other
+    except BadImage:  # the quarantine will name this file; it resembles no other
         return int.from_bytes(digest[:8], "little")
     pixels = np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
     return difference_hash(np.ascontiguousarray(pixels[:, :, 1]))

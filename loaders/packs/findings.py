@@ -1,4 +1,4 @@
-"""What stands more than once in a pack: exact copies, near copies, and images in two splits."""
+"""Images that a pack holds more than once: exact copies, near copies, and images in two splits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from loaders.kernels.jpeg.turbojpeg import GRAY, decode_jpeg, factor_leaving
 from loaders.packs.pack import Pack
 from loaders.packs.repeats import repeated_rows
 
-NEAR_BITS = 3  # hashes that differ in so few of 64 bits belong to pictures that look the same
+NEAR_BITS = 3  # hashes that differ in at most so many of 64 bits are of pictures that look the same
 _SHOWN = 12
-_BANDS = NEAR_BITS + 1  # two hashes within NEAR_BITS agree in at least one of so many bands
+_BANDS = NEAR_BITS + 1  # hashes that differ in NEAR_BITS bits at most agree in at least one of so many bands
 _ROWS_PER_TASK = 256
 _PAIR_BLOCK = 1024
 
@@ -30,10 +30,11 @@ class Findings:
     Attributes:
         num_copies: images beyond the first of their content within a split.
         copies: some groups of keys with one content in one split.
-        num_leaks: contents that stand in two splits or more.
+        num_leaks: contents that two or more splits hold.
         leaks: number of contents per pair of splits that share them.
         leaked: some groups of keys with one content in several splits.
-        num_near: pairs of images that look the same with different bytes; None where nobody looked.
+        num_near: pairs of images that look the same but differ in their bytes; None if near copies were not
+            searched.
         near: some of these pairs.
         near_rows: the same pairs by their rows.
     """
@@ -92,7 +93,7 @@ def _num_different(pack: Pack, pairs: list[tuple[int, int]]) -> int:
 
 
 def perceptual_hashes(pack: Pack, workers: int, rows: NDArray[np.int64] | None = None) -> NDArray[np.uint64]:
-    """Return uint64 [K]: for 8 x 8 places of the gray image, whether it darkens to the right.
+    """Return uint64 [K]: a bit for each of 8 x 8 places, set if the gray image darkens to the right.
 
     Args:
         pack: the pack.
@@ -108,7 +109,7 @@ def perceptual_hashes(pack: Pack, workers: int, rows: NDArray[np.int64] | None =
         for place, row in enumerate(chosen[first : first + _ROWS_PER_TASK].tolist(), first):
             try:
                 hashes[place] = difference_hash(_gray(pack, row))
-            except ValueError:  # damaged since it was packed: it looks like none, and verifying names it
+            except ValueError:  # damaged after packing: it resembles no other image, and verifying reports it
                 hashes[place] = pack.columns.content_hash[row, 0]
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -134,8 +135,8 @@ def _gray(pack: Pack, row: int) -> NDArray[np.uint8]:
 def near_pairs(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     """Yield pairs of positions whose hashes differ in at most `NEAR_BITS` bits.
 
-    Equal hashes are chained, one pair for each position after the first; of different hashes only the first
-    position of each is paired.
+    Equal hashes are chained: one pair for each position after the first. Of different hashes only the first
+    positions are paired.
     """
     for rows in repeated_rows(hashes):
         yield from zip(rows[:-1].tolist(), rows[1:].tolist(), strict=True)

@@ -54,7 +54,7 @@ def join_parts(
     options: dict[str, Any],
     base: Pack | None = None,
 ) -> Manifest:
-    """Write everything but the manifest, and return the manifest; one shard's rows are in memory at a time.
+    """Write all but the manifest, and return that; memory holds the rows of one shard at a time.
 
     Args:
         target: folder that gets the files.
@@ -62,8 +62,8 @@ def join_parts(
         plan: the shards.
         splits: the splits of the plan.
         shard_format: "webdataset" or "ffcv".
-        options: what is recorded of the options.
-        base: the pack that the parts are appended to; its rows come first.
+        options: the options to record.
+        base: pack to which the parts are appended; its rows come first.
 
     Raises:
         EmptySplitError: no input of a split could be packed.
@@ -108,7 +108,7 @@ def join_parts(
 
 
 def merge_splits(base: Manifest | None, added: tuple[SplitInfo, ...]) -> tuple[SplitInfo, ...]:
-    """Return the splits of a pack with what was appended: more ranges of its splits, then new splits."""
+    """Return the splits of a pack after appending: its splits with more ranges, then new splits."""
     merged = {info.name: info for info in (() if base is None else base.splits)}
     for info in added:
         old = merged.get(info.name)
@@ -169,7 +169,7 @@ def _split_infos(
 
 
 def _old_blocks(base: Pack | None) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield the rows of the pack that is appended to, some at a time."""
+    """Yield the rows of the pack that is appended to, in blocks."""
     if base is None:
         return
     columns = base.columns
@@ -183,7 +183,7 @@ def _old_blocks(base: Pack | None) -> Iterator[dict[str, NDArray[Any]]]:
 
 
 def _old_lines(folder: Path, name: str) -> Iterator[str]:
-    if not (folder / name).exists():  # packs of before have no warnings
+    if not (folder / name).exists():  # older packs have no file of warnings
         return
     with open(folder / name, encoding="utf-8") as file:
         yield from file
@@ -229,7 +229,7 @@ def _write_labels(
 def _labels_given(
     build: Path, kept: list[tuple[ShardPlan, PartInfo]], first_row: int
 ) -> Iterator[tuple[int, str]]:
-    """Yield the row and the label of every packed image, as its source gave it, where it gave one."""
+    """Yield the row of every packed image to which its source gave a label, and that label."""
     row = first_row
     for plan, part in kept:
         rejected = {entry["key"] for entry in read_part_entries(part_path(build, plan), "rejected")}
@@ -245,7 +245,7 @@ def _labels_given(
 
 def _write_lines(out: Path, name: str, old: Iterator[str], lines: Iterator[dict[str, Any]]) -> FileInfo:
     unfinished = partial_path(out / name)
-    # A name whose bytes are no UTF-8 holds lone surrogates, which JSON writes as "\udcff".
+    # A name whose bytes are not UTF-8 holds lone surrogates, which JSON writes as "\udcff".
     with open(unfinished, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(old)
         for line in lines:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from loaders.packs.images.odd_formats import DecodedImage
 
 DEFAULT_QUALITY = 95
-# Sides over this do not fit FFCV's metadata, and no JPEG has them.
+# Larger sides do not fit FFCV's metadata, and no JPEG has them.
 MAX_SIDE_PX = 65_535
 _NO_SUBSAMPLING_FROM_QUALITY = 95
 
@@ -33,11 +33,11 @@ class Action(IntFlag):
     REENCODED = 1
     RESIZED = 2
     ROTATED = 4  # the EXIF orientation was applied
-    CONVERTED = 8  # another format or colour space than baseline gray or YCbCr JPEG
+    CONVERTED = 8  # converted from another format or colour space than baseline gray or YCbCr JPEG
     FIRST_FRAME = 16  # of an animation
-    CROPPED = 32  # to the square in the middle
+    CROPPED = 32  # cropped to the square in the middle
     DECODED = 64  # stored as pixels
-    REPAIRED = 128  # a strict decoder complains about the file; others make pixels of it
+    REPAIRED = 128  # repaired: a strict decoder complains about the file, others decode it
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class ImagePolicy:
         max_side: longest side in pixels; larger images are shrunk. None leaves every size.
         short_side: shorter side in pixels; images whose shorter side is longer are shrunk.
         crop_square: keep the largest square in the middle of each image.
-        quality: JPEG quality 1 to 100. Given without a limit of the size, every image is encoded anew;
-            with one, what is within it is copied. None copies whatever can be copied and encodes the rest
-            with 95.
-        encoding: "jpeg", or "raw" for decoded pixels, which take more room and no time to decode.
+        quality: JPEG quality 1 to 100. Given without a limit of the size, every image is encoded anew; given
+            with a limit, images within the limit are copied. None copies every image that can be copied and
+            encodes the rest with quality 95.
+        encoding: "jpeg", or "raw" for decoded pixels, which take more space but no time to decode.
         max_pixels: larger images are refused before they are decoded (decompression bombs).
-        damaged: "repair" encodes anew what decodes with a warning; "quarantine" refuses it.
+        damaged: "repair" encodes an image anew that decodes with a warning; "quarantine" refuses the image.
     """
 
     max_side: int | None = None
@@ -82,17 +82,17 @@ class ImagePolicy:
 
     @cached_property
     def keeps_sizes(self) -> bool:
-        """Tell whether the size of the input is about the size of what is packed."""
+        """Tell whether the packed files will be about as large as the input files."""
         return self.copies and not self.limits_sizes
 
     @cached_property
     def limits_sizes(self) -> bool:
-        """Tell whether some images get another size."""
+        """Tell whether the policy changes the size of some images."""
         return self.max_side is not None or self.short_side is not None or self.crop_square
 
     @cached_property
     def encodes_all(self) -> bool:
-        """Tell whether every image gets the quality, whatever its size."""
+        """Tell whether every image is encoded with the quality, whatever its size."""
         return self.quality is not None and not self.limits_sizes
 
     @cached_property
@@ -101,7 +101,7 @@ class ImagePolicy:
         return not self.encodes_all and self.encoding == "jpeg"
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """Return what becomes of an upright image of this size."""
+        """Return how an upright image of this size is cropped and resized."""
         side = min(height, width)
         cropped = (side, side) if self.crop_square else (height, width)
         size = fit_inside(*cropped, self.max_side)
@@ -111,7 +111,7 @@ class ImagePolicy:
 
 
 class Geometry(NamedTuple):
-    """Size of the part that is kept, and the size it gets, in pixels."""
+    """Size of the part that is kept, and its size after resizing, in pixels."""
 
     crop_height: int
     crop_width: int
@@ -123,7 +123,7 @@ COPIED = Action(0)
 
 
 class PreparedImage(NamedTuple):
-    """An image as it goes into a shard.
+    """An image in the form in which a shard holds it.
 
     Attributes:
         data: JPEG bytes or pixels.
@@ -131,7 +131,7 @@ class PreparedImage(NamedTuple):
         width: pixels.
         action: what was done to it.
         is_raw: `data` is pixels.
-        messages: what decoders warned of.
+        messages: warnings of the decoders.
     """
 
     data: bytes
@@ -147,14 +147,14 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
 
     Args:
         data: the file's bytes, in any format.
-        policy: what the pack wants.
+        policy: image policy of the pack.
 
     Returns:
         The same bytes where they are a baseline gray or YCbCr JPEG within the policy, else a new JPEG, or
         pixels where the policy says so.
 
     Raises:
-        BadImage: no image, or one that cannot be decoded, or not without a warning where the policy says so.
+        BadImage: the data is no image, cannot be decoded, or decodes with a warning that the policy refuses.
     """
     if not is_jpeg(data):
         if not data:
@@ -177,7 +177,7 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> PreparedImage:
 
 
 def _check_form(header: JpegHeader, policy: ImagePolicy) -> None:
-    """Refuse what no decoder here takes, before it is decoded."""
+    """Refuse an image that no decoder takes here, before decoding."""
     if header.height * header.width > policy.max_pixels:
         size = f"{header.width}x{header.height} pixels"
         raise BadImage(Reason.TOO_LARGE, f"{size}, over the limit of {policy.max_pixels} in all")
@@ -202,7 +202,7 @@ def _prepare_damaged(data: bytes, error: ValueError, policy: ImagePolicy) -> Pre
 
 
 def _shrink_planes(data: bytes, header: JpegHeader, policy: ImagePolicy) -> PreparedImage | None:
-    """Shrink a plain JPEG the quick way; None where that does not do, or the decoder finds damage."""
+    """Shrink a plain JPEG in its own planes; None where that is not possible or the decoder finds damage."""
     if policy.encoding != "jpeg" or (policy.quality or DEFAULT_QUALITY) >= _NO_SUBSAMPLING_FROM_QUALITY:
         return None
     size, to = (header.height, header.width), policy.geometry(header.height, header.width)
@@ -218,11 +218,11 @@ def _shrink_planes(data: bytes, header: JpegHeader, policy: ImagePolicy) -> Prep
 
 
 def _decode_scaled(data: bytes, header: JpegHeader, policy: ImagePolicy) -> tuple[NDArray[np.uint8], Action]:
-    """Decode a plain JPEG, scaled down where it will shrink by much."""
+    """Decode a plain JPEG, at a reduced scale if it will shrink by much."""
     to = policy.geometry(header.height, header.width)
     if (to.crop_height, to.crop_width) == (to.height, to.width):
         return decode_jpeg(data), COPIED
-    # The size that the whole image has at the target's scale, rounded up.
+    # The size of the whole image at the target's scale, rounded up.
     height = -(-header.height * to.height // to.crop_height)
     width = -(-header.width * to.width // to.crop_width)
     factor = dct_factor(header.height, header.width, height, width)
@@ -233,8 +233,8 @@ def dct_factor(height: int, width: int, to_height: int, to_width: int) -> int:
     """Return by how much decoding shrinks an image that will be shrunk further.
 
     The inverse transform gives 1/2, 1/4 or 1/8 of the size for less work, but filters worse than the resize
-    after it. That costs under 0.2 dB of the final JPEG while twice the target is left to resize, and several
-    dB below that (docs/performance.md). Other fractions are slower than the full size.
+    that follows. The final JPEG loses less than 0.2 dB if at least twice the target is left to resize, and
+    several dB if less is left (docs/performance.md). Other fractions are slower than the full size.
     """
     factor = 8
     while factor > 1 and (height < 2 * factor * to_height or width < 2 * factor * to_width):
@@ -245,18 +245,18 @@ def dct_factor(height: int, width: int, to_height: int, to_width: int) -> int:
 def _prepare_odd_jpeg(data: bytes, header: JpegHeader, policy: ImagePolicy) -> PreparedImage:
     """Prepare a JPEG that is not plain or not upright, with the strictness of the fast path."""
     if header.num_components == 4:
-        # Pillow knows Adobe's inverted inks, but not every damage: libjpeg-turbo checks first.
+        # Pillow knows Adobe's inverted inks but misses some damage, so libjpeg-turbo checks first.
         Decompressor().decode(data, form=CMYK)
         return _prepare_cold(data, policy)
     from loaders.packs.images.odd_formats import upright
 
     action = COPIED if header.orientation == 1 else Action.ROTATED
-    # A new decompressor, since one that is used again keeps the tables of the image before.
+    # A new decompressor, since a used one keeps the tables of the previous image.
     return _finish(upright(Decompressor().decode(data), header.orientation), action, policy)
 
 
 def _prepare_cold(data: bytes, policy: ImagePolicy) -> PreparedImage:
-    """Prepare what libjpeg-turbo does not decode: other formats and colour spaces."""
+    """Prepare an image that libjpeg-turbo does not decode: another format or colour space."""
     from loaders.packs.images.odd_formats import decode_any  # loads Pillow
 
     try:
@@ -271,7 +271,7 @@ def _prepare_cold(data: bytes, policy: ImagePolicy) -> PreparedImage:
 
 
 def _finish_decoded(decoded: DecodedImage, action: Action, policy: ImagePolicy) -> PreparedImage:
-    """Turn upright, crop, resize and encode what Pillow has decoded."""
+    """Turn upright, crop, resize and encode the pixels from Pillow."""
     from loaders.packs.images.odd_formats import upright
 
     if decoded.is_rotated:
@@ -291,9 +291,9 @@ def _finish(
 
     Args:
         pixels: uint8 [H, W, 3], upright.
-        action: what was done so far.
-        policy: what the pack wants.
-        size: height and width before any scaling, where decoding has scaled.
+        action: what was done to the image so far.
+        policy: image policy of the pack.
+        size: height and width before scaling, if decoding has scaled the image.
     """
     full = pixels.shape[:2] if size is None else size
     to = policy.geometry(*full)

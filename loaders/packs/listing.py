@@ -1,7 +1,7 @@
-"""The listing: every input of every split, spooled to disk in order, and its cut into shards.
+"""The listing: every input of every split, in order, kept on disk and cut into shards.
 
 A shard is a run of the listing, fixed before the first image is read. So any worker, on any machine, can
-write any shard, and the bytes depend neither on their number nor on where a run was interrupted.
+write any shard, and the bytes depend neither on the number of workers nor on where a command was interrupted.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from loaders.packs.sources.naming import is_no_image_name
 from loaders.packs.sources.spec import SplitSource, open_source
 from loaders.packs.sources.table_columns import ColumnOptions
 
-# What a sample costs besides its bytes: a tar has two headers, the label and half a block of padding per
-# file, a beton its metadata and allocation records.
+# Bytes that a sample adds to those of its image: in a tar two headers, the label and half a block of padding
+# per file; in a beton the metadata and allocation records.
 _OVERHEAD_BYTES = {"webdataset": 1792, "ffcv": 48}
 _RATIO_SAMPLES = 16
 _ITEMS_AT_ONCE = 1024
@@ -76,13 +76,13 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is decided before the first image is packed.
+    """Everything that is fixed before the first image is packed.
 
     Attributes:
         classes: class names of the pack.
-        shards: in their order.
-        notes: what a user should know of the labels, a line each.
-        skipped: number of files per split that are no images by their names.
+        shards: the shards, in order.
+        notes: what a user should know about the labels, one line each.
+        skipped: number of files per split whose names say that they are not images.
     """
 
     classes: tuple[str, ...]
@@ -92,12 +92,12 @@ class Plan:
 
 
 def listing_path(build: Path, split: str) -> Path:
-    """Return where the listing of a split is spooled."""
+    """Return the path of the listing of a split."""
     return build / f"listing-{split}.txt"
 
 
 def spool_path(build: Path) -> Path:
-    """Return the folder of the local copies of what cannot be read in place."""
+    """Return the folder for local copies of sources that cannot be read in place."""
     return build / "spool"
 
 
@@ -111,10 +111,10 @@ def make_plan(
     columns: ColumnOptions | None = None,
     workers: int = 1,
 ) -> Plan:
-    """List all splits and cut them into shards; the plan is written last and read back by a resumed run.
+    """List all splits and cut them into shards; the plan is written last, and a resumed run reads it back.
 
-    With a `base`, the pack that is appended to, its classes keep their numbers and new shards of its splits
-    go on counting.
+    With a `base`, the pack to append to, its classes keep their numbers and new shards of its splits go on
+    counting.
 
     Raises:
         UserError: a split without a file, or a source that cannot be listed.
@@ -141,7 +141,7 @@ def make_plan(
             summary.say(_whole(parts), source, said, lists_beside(group[0].source))
             for split, num_items in zip(parts, counts, strict=True):
                 own = split.policy(policy)
-                # Images that are encoded as JPEG do not grow by much: what fits into one shard goes there.
+                # Images encoded as JPEG do not grow much, so inputs that fit into one shard make one shard.
                 is_known = own.keeps_sizes or (
                     own.encoding == "jpeg" and _fits(build, split, overhead, shard_bytes)
                 )
@@ -170,14 +170,14 @@ def _groups(splits: tuple[SplitSource, ...]) -> Iterator[tuple[SplitSource, ...]
 
 
 def _whole(group: tuple[SplitSource, ...]) -> SplitSource:
-    """Return what all splits of a group are together; no split has a comma in its name."""
+    """Return the joint name of the splits of a group; the name of a split has no comma."""
     return replace(group[0], split=",".join(split.split for split in group))
 
 
 def _spool_group(
     build: Path, group: tuple[SplitSource, ...], source: ImageSource, summary: LabelSummary, workers: int
 ) -> tuple[list[int], int, list[str]]:
-    """Write the listings of the splits of one source; return their inputs, files skipped, and notes."""
+    """Write the listings of the splits of one source; return counts of inputs and skipped files, notes."""
     whole = _whole(group)
     num_items, num_skipped = _spool(build, whole, source, summary)
     division = whole.division
@@ -191,7 +191,7 @@ def _spool_group(
 
 
 def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelSummary) -> tuple[int, int]:
-    """Write the listing of one split; collect its classes; count inputs and files that are skipped."""
+    """Write the listing of one split; collect its classes; count its inputs and skipped files."""
     final = listing_path(build, split.split)
     partial, hashes = partial_path(final), partial_path(build / f"keys-{split.split}")
     num_items = num_skipped = 0
@@ -212,7 +212,7 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelS
                 lines.append(to_line(item))
                 hashed.append(hash(item.key))
             file.write(b"".join(lines))
-            # Python's hashes differ from run to run. Here they are only compared within one run.
+            # Python's hashes differ from process to process; here they are compared within one process only.
             hash_file.write(array("q", hashed).tobytes())
             num_items += len(lines)
         file.flush()
@@ -243,23 +243,23 @@ def _blocks(items: Iterator[SourceItem]) -> Iterator[list[SourceItem]]:
 
 
 def key_hash(key: str) -> bytes:
-    """Return 8 bytes that tell keys apart."""
+    """Return 8 bytes that differ for different keys."""
     return hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest()
 
 
 def _make_keys_distinct(listing: Path, hashes: Path, num_items: int) -> None:
-    """Rename or refuse what has the key of an earlier item; lists and shards may give a key twice."""
+    """Rename or refuse an item that has the key of an earlier one; lists and shards may repeat a key."""
     repeated = repeated_rows(np.memmap(hashes, np.uint64, "r", shape=(num_items,)))
     later = sorted(row for rows in repeated for row in rows.tolist())
     if not later:
         return
     lines = set(later)
-    seen: dict[str, str] = {}  # key -> name of the item that has it, of the repeated ones alone
+    seen: dict[str, str] = {}  # of repeated keys only: key -> name of the item that has it
     _rewrite(listing, lambda number, item: _distinct(item, seen) if number in lines else item)
 
 
 def _rewrite(listing: Path, change: Callable[[int, SourceItem], SourceItem]) -> None:
-    """Replace every item of a listing by what `change` makes of its number and it."""
+    """Replace every item of a listing by the result of `change`, which gets its number and the item."""
     rewritten = partial_path(listing)
     with open(listing, "rb") as old, open(rewritten, "wb") as new:
         for number, line in enumerate(old):
@@ -270,7 +270,7 @@ def _rewrite(listing: Path, change: Callable[[int, SourceItem], SourceItem]) -> 
 
 
 def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:
-    """Give an item a key that none before it has; the very same file a second time is refused."""
+    """Give an item a key that no item before it has; refuse a file that comes a second time."""
     key, first = item.key, seen.get(item.key)
     if first is None:
         seen[key] = item.name
@@ -286,12 +286,12 @@ def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:
 
 
 def list_split(build: Path, split: SplitSource, source: ImageSource) -> Iterator[SourceItem]:
-    """Yield the inputs of a source as packing would list them, with the same keys.
+    """Yield the inputs of a source with the keys that packing would give them.
 
     Args:
-        build: folder for the listing, which is left there.
+        build: folder for the listing, which stays there.
         split: the split.
-        source: its opened source.
+        source: its source, opened.
     """
     _spool_group(build, split.group(), source, LabelSummary((), ColumnOptions()), 1)
     path = listing_path(build, split.split)
@@ -345,7 +345,7 @@ def _cut(
 
 
 def _fits(build: Path, split: SplitSource, overhead: int, shard_bytes: int) -> bool:
-    """Tell whether the inputs as they are fit into one shard."""
+    """Tell whether the unchanged inputs fit into one shard."""
     filled = 0
     with open(listing_path(build, split.split), "rb") as file:
         for line in file:

@@ -1,7 +1,7 @@
 """The manifest: everything about a pack that must be known to open it, as one small JSON file.
 
-What grows with the number of images stands in other files whose checksums are listed here, so that opening
-a pack costs the same for a thousand images and for a billion.
+Everything that grows with the number of images is in other files, whose checksums are listed here. So opening
+a pack takes the same time for a thousand images and for a billion.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from loaders.common.json_text import parse_json
 
 FORMAT_VERSION = 2  # 2: the index has the column crc32
 MANIFEST_NAME = "manifest.json"
-OWN_OPTIONS = "split_options"  # of single splits, by their names, instead of the pack's
+OWN_OPTIONS = "split_options"  # options of single splits, by name, in place of the pack's
 DIVISION = "division"  # seed and near copies, where a source was divided among several splits
-SOURCES_DIGEST = "sources_sha256"  # option that says where the sources were, which changes no image
+SOURCES_DIGEST = "sources_sha256"  # option that says where the sources were; it changes no image
 _CHECKSUM = "sha256"  # of the manifest's own content
 BUILD_FOLDER = ".build"
 SHARDS_FOLDER = "shards"
 INDEX_FOLDER = "index"
 LABELS_FOLDER = "labels"
 TRUE_LABELS = "true"  # the table of the labels that the images came with
-MAX_CYCLE = 2**31 - 1  # of buying labels; a column of every table
+MAX_CYCLE = 2**31 - 1  # a column of every label table
 MULTI_LABELS_NAME = f"{LABELS_FOLDER}/multi.parquet"
 SHARD_LIST_NAME = "shards.jsonl"
 QUARANTINE_NAME = "quarantine.jsonl"
@@ -40,8 +40,8 @@ SHARD_SUFFIX = {"webdataset": ".tar", "ffcv": ".beton"}
 class SplitRange:
     """A run of rows of one split and the shards that hold exactly these rows.
 
-    Shard `first_shard + i` of the pack is the split's file number `first_number + i`; numbers have gaps
-    where every image of a planned shard went to the quarantine.
+    Shard `first_shard + i` of the pack is the split's file number `first_number + i`; numbers have a gap
+    where the quarantine took every image of a planned shard.
     """
 
     first_row: int
@@ -53,9 +53,9 @@ class SplitRange:
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """One split: its name, its ranges (several after an append) and where its images came from.
+    """One split: its name, its ranges (several after an append) and the source of its images.
 
-    `num_skipped` counts files that are no images by their names, such as notes; they are no inputs.
+    `num_skipped` counts files whose names say that they are not images, such as notes; they are not inputs.
     """
 
     name: str
@@ -85,14 +85,14 @@ class Manifest:
         shard_format: "webdataset" (.tar) or "ffcv" (.beton).
         num_images: rows of the pack.
         num_shards: shards of the pack.
-        num_inputs: files that the sources gave; equals `num_images` + `num_quarantined`.
-        num_quarantined: inputs that stand in `quarantine.jsonl` with their reason.
+        num_inputs: files of the sources; equals `num_images` + `num_quarantined`.
+        num_quarantined: inputs in `quarantine.jsonl`, each with its reason.
         actions: number of images per action ("copied", "reencoded", "reencoded+resized", ...).
         classes: class names; a label is an index into them.
         splits: in the order of their rows.
-        options: what decided the bytes of the pack (image policy, shard size).
+        options: options that decide the bytes of the pack (image policy, shard size).
         files: every file but the shards and this manifest, with its checksum.
-        notes: what the sources left open about labels, in one line each.
+        notes: open questions about labels, one line each.
     """
 
     format_version: int
@@ -134,18 +134,18 @@ def shard_file_name(split: str, number: int, shard_format: str) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest; it comes last, so its presence says that the pack is finished."""
+    """Write the manifest; it is written last, so its presence means that the pack is finished."""
     content = asdict(manifest)
-    if not manifest.notes:  # which readers that know of none then take, too
+    if not manifest.notes:  # older readers, which know no such field, take the file too
         del content["notes"]
     content[_CHECKSUM] = content_checksum(content)
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    # A path whose bytes are no UTF-8 holds lone surrogates, which JSON writes as "\udcff".
+    # A path whose bytes are not UTF-8 holds lone surrogates, which JSON writes as "\udcff".
     write_atomic(folder / MANIFEST_NAME, text.encode("utf-8", "backslashreplace"))
 
 
 def content_checksum(content: dict[str, Any]) -> str:
-    """Return the SHA-256 of what a manifest says, however its JSON is laid out."""
+    """Return the SHA-256 of the content of a manifest, whatever the layout of its JSON."""
     rest = {name: value for name, value in content.items() if name != _CHECKSUM}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode("ascii")).hexdigest()
 
@@ -154,7 +154,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check the manifest of the pack in `folder`.
 
     Raises:
-        UserError: no pack there, an unfinished pack, another format version, or a damaged manifest.
+        UserError: there is no pack, it is unfinished or of another format version, or its manifest is
+            damaged.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -169,11 +170,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
-    """Check the bytes of a manifest and return what they say.
+    """Check the bytes of a manifest and return the manifest.
 
     Args:
-        data: of the file.
-        path: where it is from, for messages.
+        data: bytes of the file.
+        path: path of the file, for messages.
 
     Raises:
         UserError: another format version, or a damaged manifest.
@@ -189,7 +190,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         raise UserError(
             f"{path} has format version {raw['format_version']}, this Sluice reads {FORMAT_VERSION}: {remedy}"
         )
-    # A pack that was made before manifests had a checksum has none.
+    # Packs from before this field have no checksum in their manifests.
     if _CHECKSUM in raw and raw.pop(_CHECKSUM) != content_checksum(raw):
         raise UserError(
             f"{path} was edited or is damaged: its content differs from its checksum; restore it or pack "
@@ -235,7 +236,7 @@ def _parse(raw: dict[str, Any]) -> Manifest:
 
 
 def _check(manifest: Manifest) -> None:
-    """Check what the reading code relies on, so that a manifest edited by hand cannot misdirect it."""
+    """Check everything that the reading code relies on: a manifest may have been edited by hand."""
     if manifest.shard_format not in SHARD_SUFFIX:
         raise ValueError(f"shard_format {manifest.shard_format!r}, expected one of {sorted(SHARD_SUFFIX)}")
     names = [split.name for split in manifest.splits]

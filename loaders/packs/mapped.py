@@ -1,4 +1,4 @@
-"""Files in memory that hold no descriptor: a pack may have more shards than a process may have files."""
+"""Memory maps without descriptors: a pack may have more shards than a process may have open files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     """Return a file as a read-only uint8 array; the map ends with the last array that shows part of it.
 
     Python's own maps, and numpy's, keep a copy of the file's descriptor for as long as they live (Python 3.13
-    can do without). The memory map itself needs none.
+    need not). A memory map itself needs no descriptor.
 
     Args:
         path: of the file.

@@ -27,6 +27,9 @@ from loaders.packs.manifest import (
 from loaders.packs.mapped import map_file
 from loaders.packs.stores.store import StoreOptions, as_url
 
+LabelTables = LabelTable | tuple[LabelTable, ...] | None
+"""One table of labels; several, for images under several classes; or None for the true labels."""
+
 
 class Split:
     """Some rows of a pack: a few contiguous ranges, so that a split of any size costs nothing to open."""
@@ -91,7 +94,7 @@ class Split:
         return Split(self.pack, self.name, tuple(zip(firsts.tolist(), stops.tolist(), strict=True)))
 
     def repeat(self, times: int) -> Split:
-        """Return the split with every row so many times, one behind the other.
+        """Return the split with every row repeated so many times in a row.
 
         Args:
             times: at least 1.
@@ -99,17 +102,24 @@ class Split:
         rows = self.rows(np.arange(len(self))).tolist()
         return Split(self.pack, self.name, tuple((row, row + 1) for row in rows for _ in range(times)))
 
-    def labeled_by(self, table: LabelTable | None = None) -> Split:
+    def labeled_by(self, table: LabelTables = None) -> Split:
         """Return the rows of the split that carry a label.
 
         Args:
-            table: the label table to look up; the true labels by default.
+            table: the label table to look up; the true labels by default. Of several, a row stands as often
+                in what is returned as there are tables that label it.
 
         Raises:
             UserError: no row of the split has a label.
         """
         if table is None:
             self.pack.require_one_label()
+        if isinstance(table, tuple) and (self._occurrences() == 0).all():
+            rows = self.rows(np.arange(len(self)))
+            times = sum((self.labels(one) >= 0).astype(np.int64) for one in table)
+            repeated = np.repeat(rows, times).tolist()
+            if repeated:
+                return Split(self.pack, self.name, tuple((row, row + 1) for row in repeated))
         positions = np.flatnonzero(self.labels(table) >= 0)
         if len(positions) == 0:
             raise UserError(
@@ -118,15 +128,31 @@ class Split:
             )
         return self if len(positions) == len(self) else self.take(positions)
 
-    def labels(self, table: LabelTable | None = None) -> NDArray[np.int64]:
+    def _occurrences(self) -> NDArray[np.int64]:
+        """Return int64 [len(self)], how often the row of a position stood right before it already."""
+        rows = self.rows(np.arange(len(self)))
+        places = np.arange(len(rows))
+        starts = np.concatenate([[True], rows[1:] != rows[:-1]])
+        occurrences: NDArray[np.int64] = places - np.maximum.accumulate(np.where(starts, places, 0))
+        return occurrences
+
+    def labels(self, table: LabelTables = None) -> NDArray[np.int64]:
         """Return int64 [len(self)], the label of each position, -1 where there is none.
 
         Args:
-            table: the label table to look up; the true labels by default.
+            table: the label table to look up; the true labels by default. Of several, a row that stands
+                several times in the split has the labels of those tables in turn that label it.
 
         Raises:
             UserError: no label table, or one of another pack.
         """
+        if isinstance(table, tuple):
+            labels = np.stack([self.labels(one) for one in table])
+            known = labels >= 0
+            turn = self._occurrences() % np.maximum(1, known.sum(0))
+            place = np.argmax(known & (np.cumsum(known, 0) == turn + 1), 0)  # the first where there is none
+            of_turn: NDArray[np.int64] = labels[place, np.arange(len(self))]
+            return of_turn
         dense = self.pack.checked_labels(table).dense(len(self.pack))
         return np.concatenate([dense[first:stop] for first, stop in self.row_ranges])
 
@@ -177,20 +203,20 @@ class Pack:
         return self.widened(table)
 
     def widened(self, table: LabelTable) -> LabelTable:
-        """Return a table from before classes were added as one of all classes; any other stays as it is."""
+        """Return a table with the pack's number of classes, if it was written before classes were added."""
         is_older = len(self.manifest.classes) <= table.num_classes < len(self.classes)
         return replace(table, num_classes=len(self.classes)) if is_older else table
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether images have several labels; then they stand in `MultiLabels`, and `labels` is empty."""
+        """Whether images have several labels; then `MultiLabels` holds them, and `labels` is empty."""
         return bool(self.manifest.options.get("multi_label"))
 
     def require_one_label(self) -> None:
-        """Refuse a pack whose images have several labels, where a class of each is to be learnt.
+        """Refuse a pack whose images have several labels, where one class per image is needed.
 
         Raises:
-            UserError: it has.
+            UserError: the images have several labels.
         """
         if self.is_multi_label:
             raise UserError(
@@ -199,9 +225,9 @@ class Pack:
             )
 
     def checked_labels(self, table: LabelTable | None) -> LabelTable:
-        """Return a label table, or the true one for None, if it is one of this pack's classes.
+        """Return a label table, or the true labels for None, if its classes are those of this pack.
 
-        A pack that names no classes takes tables of any.
+        A pack without class names takes any table.
 
         Raises:
             UserError: no label table, or one of another number of classes.
@@ -240,7 +266,7 @@ class Pack:
         return mapped
 
     def view(self, row: int) -> NDArray[np.uint8]:
-        """Return the encoded bytes of `row` as a uint8 slice of its shard's memory map, without a copy.
+        """Return the encoded bytes of `row`: a uint8 slice of the memory map of its shard, no copy.
 
         Raises:
             UserError: the shard is shorter than the index says.
@@ -271,8 +297,8 @@ class Pack:
             rows: int64 [K].
 
         Returns:
-            uint64 [K] addresses, int64 [K] sizes in bytes, and the memory maps they lie in, to be held for as
-            long as the addresses are used.
+            uint64 [K] addresses, int64 [K] sizes in bytes, and the memory maps that hold the bytes; keep
+            these for as long as the addresses are used.
 
         Raises:
             UserError: a shard is shorter than the index says.
@@ -281,7 +307,7 @@ class Pack:
         shards = columns.shard[rows].tolist()
         numbers = {shard: number for number, shard in enumerate(dict.fromkeys(shards))}
         if max(numbers, default=0) >= self.num_shards:
-            self.view(int(rows[np.argmax(shards)]))  # says what is wrong
+            self.view(int(rows[np.argmax(shards)]))  # this call says what is wrong
         maps = [self.shard_map(shard) for shard in numbers]
         which = np.array([numbers[shard] for shard in shards], np.intp)
         begins = np.array([mapped.ctypes.data for mapped in maps], np.uint64)[which]
@@ -293,7 +319,7 @@ class Pack:
         return begins + first, sizes.astype(np.int64), maps
 
     def read(self, row: int) -> bytes:
-        """Return the encoded bytes of `row`; the same call for tar and beton shards."""
+        """Return the encoded bytes of `row`, from tar and beton shards alike."""
         return self.view(row).tobytes()
 
     def _checked(self, row: int) -> int:
@@ -307,18 +333,18 @@ class Pack:
 
 
 def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -> Pack:
-    """Open a finished pack; costs the same for any number of images.
+    """Open a finished pack; this takes the same time for any number of images.
 
     Args:
         path: folder that `tools/pack_dataset.py` wrote, or the URL of a copy of it in a store that fsspec
             knows, such as "s3://bucket/packs/mine" or "https://host/packs/mine".
-        store: how a URL is read.
+        store: how to read a URL.
 
     Returns:
         The pack; its columns are memory-mapped and its shards are not touched.
 
     Raises:
-        UserError: no pack there, an unfinished or damaged one, or another format version.
+        UserError: there is no pack, or it is unfinished, damaged or of another format version.
         StoreError: a store did not deliver manifest or index.
     """
     url = as_url(os.fspath(path))
@@ -326,12 +352,12 @@ def open_pack(path: str | os.PathLike[str], store: StoreOptions | None = None) -
         from loaders.packs.stores.remote_pack import open_remote_pack
 
         return open_remote_pack(url, store or StoreOptions())
-    folder = Path(path).expanduser().absolute()  # the same from wherever it is read later
+    folder = Path(path).expanduser().absolute()  # absolute, so that the working folder may change
     manifest = read_manifest(folder)
     try:
         return Pack(folder, manifest, open_columns(folder, manifest.num_images))
     except UserError:
-        # Killed while the files of an append were moved into place, which the same command finishes.
+        # An append was killed while it moved files into place; the same command finishes it.
         if (folder / BUILD_FOLDER / "next" / MANIFEST_NAME).exists():
             raise UserError(
                 f"appending to {folder} is not finished: start the same --append command again"

@@ -44,10 +44,10 @@ from loaders.packs.workers import run_jobs, run_jobs_in_threads
 
 Progress = Callable[[int, int], None]
 _SMALL_INPUT_BYTES = 16_000_000
-# An image of this size takes about a millisecond to encode anew, a tenth of that with the interpreter's lock.
+# Encoding an image of this size anew takes about a millisecond, a tenth of it with the interpreter's lock.
 _LARGE_IMAGE_BYTES = 32_000
 _MAX_DECODE_THREADS = 8
-# What packs of before do not record, because there was no choice.
+# Values of options that older packs do not record, because there was no choice.
 _OPTIONS_OF_BEFORE = {"damaged": "repair"}
 
 
@@ -59,12 +59,12 @@ class PackOptions:
         splits: the splits and their sources.
         out: folder of the pack.
         shard_format: "webdataset" or "ffcv".
-        policy: what is done to images.
+        policy: image policy.
         shard_size_mb: about the size of a shard, in 10^6 bytes.
         workers: processes and threads at work; 0 takes one per available core. Never changes a byte.
         executor: "processes" on this machine, or "ray" for a Ray cluster. Never changes a byte.
-        upload: URL that the pack goes to; then `out` is the local folder in which it is prepared.
-        columns: which columns of lists and tables are used, and whether a label is several.
+        upload: URL of the pack; `out` is then the local folder in which the pack is prepared.
+        columns: columns of lists and tables to use, and whether a label cell holds several labels.
     """
 
     splits: tuple[SplitSource, ...]
@@ -78,13 +78,13 @@ class PackOptions:
     columns: ColumnOptions = field(default_factory=ColumnOptions)
 
     def __post_init__(self) -> None:
-        """Check what the image policy and the splits do not check themselves."""
+        """Check the options that the image policy and the splits do not check themselves."""
         if self.shard_format not in SHARD_SUFFIX:
             raise UserError(f"--format {self.shard_format!r}: expected one of {', '.join(SHARD_SUFFIX)}")
         if not 0 < self.shard_size_mb <= 1e6:
             raise UserError(f"--shard-size-mb {self.shard_size_mb}: expected more than 0 and at most 1000000")
         for split in self.splits:
-            split.policy(self.policy)  # refuses what a split has of its own
+            split.policy(self.policy)  # raises for options of single splits
         if self.workers < 0:
             raise UserError(f"--workers {self.workers}: expected 0 (one per core) or more")
         if self.executor == "ray":
@@ -107,7 +107,7 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
         The manifest of the finished pack.
 
     Raises:
-        UserError: bad input, a full disk, a source that changed, or a pack of another command at `out`.
+        UserError: bad input, a full disk, a changed source, or the pack of another command at `out`.
     """
     out = options.out
     if options.upload is not None and (manifest := read_remote_manifest(options.upload)) is not None:
@@ -169,7 +169,7 @@ def lock_pack(out: Path) -> AbstractContextManager[None]:
 
 
 def command_of(options: PackOptions) -> dict[str, Any]:
-    """Return what decides the bytes of the pack."""
+    """Return the options that decide the bytes of the pack."""
     return {
         "splits": [[s.split, s.text, identity(s.source)] for s in options.splits],
         "format": options.shard_format,
@@ -192,13 +192,13 @@ def recorded_options(options: PackOptions) -> dict[str, Any]:
 
 
 def sources_digest(options: PackOptions) -> str:
-    """Return the SHA-256 of what the sources' texts resolve to, which tells nobody where that is."""
+    """Return the SHA-256 of the resolved sources; a digest, so that a pack does not reveal paths."""
     resolved = [[split.split, identity(split.source)] for split in options.splits]
     return hashlib.sha256(json.dumps(resolved).encode("ascii")).hexdigest()
 
 
 def check_command(options: PackOptions, command: dict[str, Any]) -> None:
-    """Refuse to go on with what another command began."""
+    """Refuse to go on with a pack that another command began."""
     path = options.out / BUILD_FOLDER / "command.json"
     if path.exists():
         refuse_difference(options.out, "an unfinished pack", read_build_file(path, dict), command)
@@ -210,7 +210,7 @@ def check_command(options: PackOptions, command: dict[str, Any]) -> None:
 
 def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `UserError` for the first option in which two commands differ."""
-    # A pack that was made before there was an option has none, which is what leaving it out means.
+    # A pack from before an option existed lacks it; that equals leaving the option out.
     old = {**_OPTIONS_OF_BEFORE, **old}
     changed = [name for name in (*new, OWN_OPTIONS) if (old.get(name) or None) != (new.get(name) or None)]
     if changed:
@@ -222,7 +222,7 @@ def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict
 
 
 def _finished_before(options: PackOptions) -> Manifest:
-    """Return the manifest of a pack that this very command made before."""
+    """Return the manifest if this same command has finished the pack before."""
     manifest = read_manifest(options.out)
     if (options.out / BUILD_FOLDER / "command.json").exists() and _is_append(options.out):
         raise UserError(f"appending to {options.out} is not finished: start the same --append command again")
@@ -235,7 +235,7 @@ def _refuse_other_command(options: PackOptions, where: Path | str, manifest: Man
     old = {"splits": [[s.name, s.source] for s in manifest.splits], "format": manifest.shard_format}
     new = {"splits": [[s.split, s.text] for s in options.splits], "format": options.shard_format}
     known = dict(manifest.options)
-    digest = known.pop(SOURCES_DIGEST, None)  # a pack that was made before manifests had it has none
+    digest = known.pop(SOURCES_DIGEST, None)  # older manifests lack this field
     refuse_difference(where, "a pack", {**old, **known}, {**new, **recorded_options(options)})
     if digest not in (None, sources_digest(options)):
         raise UserError(
@@ -249,7 +249,7 @@ def _is_append(out: Path) -> bool:
 
 
 def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) -> None:
-    """Write the shards of a plan that are not finished yet.
+    """Write the unfinished shards of a plan.
 
     Raises:
         UserError: the source vanished or changed, or the disk is full; what is finished stays finished.
@@ -270,7 +270,7 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
     in_threads = not on_ray and not in_bulk and not is_small and _suits_threads(pending, input_bytes, workers)
     at_once = 1 if is_small and not on_ray else max(1, min(workers, len(pending)))
     num_threads = 1 if on_ray else max(1, workers // at_once)
-    if in_threads:  # two shards in hand, so that no thread waits while one of them is finished
+    if in_threads:  # two shards under way, so that no thread waits while one of them is being finished
         at_once, num_threads = min(2, len(pending)), workers
     folder = options.out.resolve() if on_ray else options.out
     jobs = [
@@ -299,13 +299,13 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
 
 
 def _suits_threads(shards: Sequence[ShardPlan], input_bytes: int, workers: int) -> bool:
-    """Tell whether decoding, which holds no lock, outweighs the interpreter's part of the work."""
+    """Tell whether decoding, which releases the lock, takes most of the work."""
     num_items = sum(shard.num_items for shard in shards)
     return workers <= _MAX_DECODE_THREADS and input_bytes >= num_items * _LARGE_IMAGE_BYTES
 
 
 def _is_finished(options: PackOptions, part: Path) -> bool:
-    """Tell whether a shard was written whole; its part says so, its files must still be there."""
+    """Tell whether a shard is finished: its part exists, and its files are still there."""
     if not part.exists():
         return False
     files = read_part_info(part).files
@@ -339,7 +339,7 @@ def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
 
 
 def _remove(out: Path, made: list[Path]) -> None:
-    """Remove what this pack left, and the folders that were made for it."""
+    """Remove the files of this pack, and the folders that were made for it."""
     for folder in (BUILD_FOLDER, SHARDS_FOLDER):
         shutil.rmtree(out / folder, ignore_errors=True)
     for path in reversed(made):

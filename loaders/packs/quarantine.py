@@ -1,7 +1,7 @@
-"""What a pack says of single inputs: those it refused, and those whose decoders complained.
+"""The lists of single inputs: those that a pack refused, and those about which decoders warned.
 
-`quarantine.jsonl` has a line for every input that was refused, `warnings.jsonl` one for every packed image
-that was repaired or that a decoder warned of.
+`quarantine.jsonl` has a line for every refused input, `warnings.jsonl` one for every packed image that was
+repaired or about which a decoder warned.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FIELDS = ("split", "key", "name", "reason")
 def quarantined(folder: Path) -> Iterator[dict[str, str]]:
     """Yield the inputs that a pack refused: `split`, `key`, `name`, `reason` and `code` of each.
 
-    `reason` is a text for people, `code` the value of a `Reason`; packs of before have "unknown".
+    `reason` is a text for people, `code` the value of a `Reason`; older packs have "unknown".
 
     Raises:
         UserError: the file is missing or damaged.
@@ -35,10 +35,10 @@ def quarantined(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def warned(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the packed images that decoders warned of: `split`, `key`, `name` and `messages` of each.
+    """Yield the packed images with warnings of decoders: `split`, `key`, `name` and `messages` of each.
 
     Raises:
-        UserError: the file is damaged. Packs of before have none.
+        UserError: the file is damaged. Older packs have no such file.
     """
     path = folder / WARNINGS_NAME
     if not path.exists():

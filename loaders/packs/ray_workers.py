@@ -10,14 +10,14 @@ from typing import Any
 from loaders.common.errors import MissingBackendError, UserError
 from loaders.packs.shards.job import ShardJob, write_shard
 
-_JOBS_IN_FLIGHT = 2  # per worker, so that none waits for the driver
+_JOBS_IN_FLIGHT = 2  # jobs per worker, so that no worker waits for the driver
 
 
 def require_ray() -> None:
     """Refuse to begin where Ray is not installed.
 
     Raises:
-        MissingBackendError: it is not.
+        MissingBackendError: Ray is not installed.
     """
     try:
         import ray  # noqa: F401
@@ -30,7 +30,7 @@ def require_ray() -> None:
 def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[ShardJob]:
     """Run all jobs on Ray and yield each when its shard is finished, in any order.
 
-    The cluster is the one that the environment variable RAY_ADDRESS names, else one on this machine. Every
+    The environment variable RAY_ADDRESS names the cluster; without it Ray starts one on this machine. Every
     machine must see the sources and the folder of the pack under the same paths.
 
     Args:
@@ -38,7 +38,7 @@ def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[Shar
         num_workers: shards under way at a time on a cluster of this machine.
 
     Raises:
-        UserError: what a job raised, or a worker that was lost more often than Ray tries again.
+        UserError: a job raised it, or a worker was lost more often than Ray retries.
     """
     import ray
 
@@ -47,7 +47,7 @@ def run_jobs_on_ray(jobs: Sequence[ShardJob], num_workers: int) -> Iterator[Shar
         local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": num_workers}
         try:
             ray.init(log_to_driver=False, include_dashboard=False, **local)
-        except Exception as error:  # Ray raises bare ones for a node or a cluster that does not answer
+        except Exception as error:  # Ray raises a bare one where a node or a cluster does not answer
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"Ray did not start ({reason}): check RAY_ADDRESS, give a busy machine longer by "
@@ -84,5 +84,5 @@ def _run(ray: Any, jobs: Sequence[ShardJob]) -> Iterator[ShardJob]:
 
 
 def _write_shard_at(job: ShardJob, folder: str) -> None:
-    os.chdir(folder)  # paths of the command line are seen from there
+    os.chdir(folder)  # paths of the command line are relative to this folder
     write_shard(job)

@@ -1,4 +1,4 @@
-"""Why an input is not packed: the enumeration that the quarantine, its readers and `--fail-on` share."""
+"""The reasons why inputs are not packed: one enumeration for the quarantine, its readers and `--fail-on`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ class Reason(StrEnum):
     EMPTY = "empty"  # a file or a cell without a byte
     TRUNCATED = "truncated"  # cut off: more than a hundredth of its rows are lost
     DAMAGED = "damaged"  # its decoder refuses it, or `--damaged quarantine` does
-    NOT_AN_IMAGE = "not_an_image"  # bytes that no known format begins with
+    NOT_AN_IMAGE = "not_an_image"  # its first bytes are of no known format
     UNSUPPORTED = "unsupported"  # of a known format or depth that is not read
-    MISSING_DECODER = "missing_decoder"  # of a format whose package is not installed
+    MISSING_DECODER = "missing_decoder"  # the package for its format is not installed
     TOO_LARGE = "too_large"  # over --max-pixels, the largest side or the largest file
     DUPLICATE = "duplicate"  # the same file again, or a member that a later one replaces
     NOT_A_FILE = "not_a_file"  # a link, a device, a pipe
-    UNREADABLE = "unreadable"  # its source does not give its bytes, or its label
+    UNREADABLE = "unreadable"  # its source does not give the bytes or the label
     NO_IMAGE = "no_image"  # a sample of a shard without an image
     HIDDEN = "hidden"  # in a folder that programs keep for themselves, such as `.ipynb_checkpoints`
-    UNKNOWN = "unknown"  # of a pack that was made before there were codes
+    UNKNOWN = "unknown"  # of a pack from before there were codes
 
     @property
     def is_damage(self) -> bool:
-        """Tell whether an input is damaged or cannot be read, for all that is known without its name."""
+        """Tell whether the reason means that an input is damaged or unreadable."""
         return self not in (Reason.DUPLICATE, Reason.NOT_AN_IMAGE, Reason.HIDDEN)
 
 
@@ -40,7 +40,7 @@ class BadImage(Exception):
 
         Args:
             reason: which of the enumeration.
-            text: for people, as it stands in the quarantine.
+            text: text for people, as in the quarantine.
         """
         super().__init__(text)
         self.reason = reason

@@ -1,4 +1,4 @@
-"""Finding rows that share a hash, in memory that does not grow with the number of rows."""
+"""Finding rows that share a hash, in memory that does not depend on the number of rows."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def repeated_rows(
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the rows of every hash that occurs more than once.
 
-    The hashes are read once per `rows_at_once` rows: each pass keeps those of one range of values, which
-    good hashes fill evenly.
+    The hashes are read in as many passes as there are `rows_at_once` rows. Each pass keeps the hashes in one
+    range of values; good hashes fill the ranges evenly.
 
     Args:
         hashes: uint64 [N], or [N, 2] for hashes of 128 bits; may be a memory map.

@@ -37,7 +37,7 @@ def verify_pack(folder: Path, workers: int = 1, progress: Progress | None = None
         progress: called with (shards done, shards in all).
 
     Returns:
-        One line for everything that differs; empty when the pack is whole.
+        One line for each difference; empty when the pack is whole.
 
     Raises:
         UserError: there is no pack, or its manifest cannot be read.
@@ -45,7 +45,7 @@ def verify_pack(folder: Path, workers: int = 1, progress: Progress | None = None
     manifest = read_manifest(folder)
     differences = [text for file in manifest.files for text in _check_file(folder, file.path, file)]
     if differences:
-        return differences  # nothing that follows can be trusted
+        return differences  # nothing after this can be trusted
     try:
         pack = open_pack(folder)
         records = read_shard_records(folder)
@@ -93,10 +93,10 @@ def _check_labels(pack: Pack) -> Iterator[str]:
 
 
 def _unknown_files(folder: Path, records: list[ShardRecord], listed: set[str]) -> Iterator[str]:
-    """Find shards and columns that nothing lists; further label tables are the user's own."""
+    """Find shards and columns that no list names; further label tables belong to the user."""
     known = listed | {f"{SHARDS_FOLDER}/{file.path}" for record in records for file in record.files}
     for inside in (SHARDS_FOLDER, INDEX_FOLDER):
-        for path in sorted((folder / inside).glob("*")):  # the folder may be gone with all that is in it
+        for path in sorted((folder / inside).glob("*")):  # the folder may be gone as a whole
             name = f"{inside}/{path.name}"
             if name not in known:
                 yield f"{name}: belongs to no shard or column of the manifest"
@@ -138,7 +138,7 @@ def _check_shard(pack: Pack, shard: int, record: ShardRecord, first_row: int, st
 
 
 def _differing_rows(pack: Pack, shard: int, first_row: int, stop_row: int) -> list[int]:
-    """Return the rows of a shard whose bytes lack their content hash or CRC-32, or lie outside of it."""
+    """Return the rows of a shard whose content hash or CRC-32 differs, or that lie outside of it."""
     columns, rows = pack.columns, slice(first_row, stop_row)
     try:
         data = pack.shard_map(shard)

@@ -55,8 +55,8 @@ def run_jobs(jobs: Sequence[ShardJob], num_processes: int) -> Iterator[ShardJob]
 def run_jobs_in_threads(jobs: Sequence[ShardJob], num_threads: int) -> Iterator[ShardJob]:
     """Run all jobs in threads of this process and yield each when its shard is finished, in any order.
 
-    For work that compiled code does without the interpreter's lock, where processes would only take longer
-    to start.
+    This is for work that compiled code does without the interpreter's lock; processes would only start more
+    slowly.
 
     Raises:
         UserError: what a job raised.
@@ -74,7 +74,7 @@ def run_jobs_in_threads(jobs: Sequence[ShardJob], num_threads: int) -> Iterator[
 def _start_worker() -> None:
     """Make a worker quiet, and let it end with its parent even if that is killed."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

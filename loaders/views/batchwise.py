@@ -1,7 +1,7 @@
-"""MixUp and CutMix: operations on a finished batch, whatever backend made it.
+"""MixUp and CutMix: operations on a finished batch of any backend.
 
 Pure functions of a batch and of numbers from (seed, step). Both mix each image with its neighbour (the batch
-turned by one place), as torchvision does: the order of a batch is random already.
+rolled by one), as torchvision does: the order of a batch is already random.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch.nn import functional
 from loaders.common.errors import UserError
 from loaders.kernels.random import uniform4
 
-_MIX = 0xFFFF  # view number of batch operations in the random numbers; no view of a loader has it
+_MIX = 0xFFFF  # view number of batch operations in the random numbers; no view of a loader has this number
 _MIXUP, _CUTMIX = 0, 1
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """What a batch is mixed with.
+    """How a batch is mixed.
 
     Attributes:
-        share: what remains of each image's own label, in [0, 1].
+        share: share of each image's own label, in [0, 1].
         box: top, left, bottom, right of the pasted rectangle in pixels; None blends whole images.
     """
 
@@ -108,7 +108,7 @@ def mix_labels(labels: Tensor, mixing: Mixing, num_classes: int) -> Tensor:
         num_classes: number of classes.
 
     Returns:
-        Floating point [B, num_classes], each row summing to 1 where those given do.
+        Floating point [B, num_classes]; each row sums to 1 if the given rows do.
 
     Raises:
         UserError: labels of another shape, or a row without a label.

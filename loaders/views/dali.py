@@ -1,4 +1,4 @@
-"""DALI pipelines: one that decodes for the dali backend, and views as DALI's own operators to take elsewhere.
+"""DALI pipelines: one that decodes for the dali backend, and one of DALI's own operators for other programs.
 
 `build_pipeline` makes a graph of policies: decode once, one branch per view, fed with our drawn parameters.
 The dali backend does not use it: its views are drawn by our kernels, whatever the policy. Nothing in the
@@ -30,10 +30,10 @@ from loaders.views.policy import (
     ViewPolicy,
 )
 
-IMAGES = "images"  # name of the input of encoded images, or of their pixels
+IMAGES = "images"  # name of the input of images, encoded or as pixels
 
 _ON_GPU: dict[str, Any] = {
-    "hw_decoder_load": 0.9,  # share of a batch for the decoder in hardware, where there is one
+    "hw_decoder_load": 0.9,  # share of a batch for the hardware decoder, if there is one
     "preallocate_width_hint": 2048,  # of it and of the host's buffers, so that none grows in the first epoch
     "preallocate_height_hint": 2048,
 }
@@ -58,7 +58,7 @@ def import_dali() -> Any:
 
 
 def refusal(view: ViewPolicy) -> str | None:
-    """Return what of a policy DALI cannot express, None if it can do all of it."""
+    """Return the part of a policy that DALI cannot express; None if DALI can do all of it."""
     if not isinstance(view.geometry, RandomResizedCrop | CenterCrop | ResizedCenterCrop | PaddedCrop):
         return type(view.geometry).__name__
     if isinstance(view.geometry, PaddedCrop) and _reach(view) >= view.resolution:
@@ -72,7 +72,7 @@ def refusal(view: ViewPolicy) -> str | None:
 
 
 def check_views(views: tuple[ViewPolicy, ...]) -> None:
-    """Refuse what DALI cannot express.
+    """Refuse views that DALI cannot express.
 
     Raises:
         UserError: names the view and the operation.
@@ -96,7 +96,7 @@ def build_decoder(batch_size: int, num_threads: int, device_id: int | None) -> A
         device_id: GPU that decodes; None for the CPU.
 
     Returns:
-        The pipeline, whose input `IMAGES` takes JPEG bytes and whose output are uint8 [H, W, 3].
+        The pipeline. Its input `IMAGES` takes JPEG bytes, its output is uint8 [H, W, 3].
     """
     dali = import_dali()
     from nvidia.dali import fn, types
@@ -133,8 +133,7 @@ def build_pipeline(
         decoded: the images come as pixels [H, W, 3] instead of JPEG bytes.
 
     Returns:
-        The pipeline, whose input `IMAGES` takes the images and whose output v is view v; and its
-        other inputs.
+        The pipeline, and its other inputs. The input `IMAGES` takes the images; output v is view v.
 
     Raises:
         UserError: names the view and the operation that DALI lacks.
@@ -156,7 +155,7 @@ def build_pipeline(
             outputs.append(_view(branch, image, slots[number], dtype, channels_last))
         return tuple(outputs)
 
-    # A deeper queue would want its first batches all at once; schedule_run() queues them as they come.
+    # A deeper queue would need its first batches all at once; schedule_run() queues them one by one.
     pipeline = dali.pipeline_def(graph, enable_conditionals=True)(
         batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=1
     )
@@ -184,13 +183,13 @@ def feed_batch(
 
 def _images(fn: Any, types: Any, decoded: bool, on_gpu: bool) -> Any:
     """Return the decoded images."""
-    # The memory behind the input is the renderer's, which keeps it until the batch is finished.
+    # The memory of the input belongs to the renderer, which keeps it until the batch is finished.
     if decoded:
         pixels = fn.external_source(name=IMAGES, dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
         return pixels.gpu() if on_gpu else pixels
     encoded = fn.external_source(name=IMAGES, dtype=types.UINT8, ndim=1, no_copy=True)
-    # The index holds the sizes of the stored pixels: never turn them by their EXIF note. Without fancy
-    # upsampling the colours of a GPU are not those of libjpeg-turbo.
+    # The index holds the sizes of the stored pixels, so images must not be turned by their EXIF orientation.
+    # Without fancy upsampling the colours of a GPU differ from those of libjpeg-turbo.
     on_device = {"device": "mixed", **_ON_GPU} if on_gpu else {"device": "cpu"}
     return fn.decoders.image(
         encoded, output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True, **on_device
@@ -206,7 +205,7 @@ def _reach(view: ViewPolicy) -> int:
 
 
 def _corner(p: ViewParameters, end: bool) -> NDArray[np.float32]:
-    """First or last corner of the source box; where flipped, DALI mirrors a box that runs backwards."""
+    """First or last corner of the source box; a box that runs backwards makes DALI mirror the view."""
     corner = p.box[:, :2] + (p.box[:, 2:] if end else 0.0)
     other = p.box[:, :2] + (0.0 if end else p.box[:, 2:])
     corner[p.flip, 1] = other[p.flip, 1]
@@ -214,7 +213,7 @@ def _corner(p: ViewParameters, end: bool) -> NDArray[np.float32]:
 
 
 def _geometry(branch: Branch, image: Any) -> Any:
-    """Crop, resize with antialiasing and flip in one operator; then the shift of a padded crop."""
+    """Crop, antialiased resize and flip in one operator, then the shift of a padded crop."""
     fn, types, view = branch.fn, branch.types, branch.policy
     pair = np.zeros(2, np.float32)
     cubic = view.interpolation == "bicubic"
@@ -250,7 +249,7 @@ def _shift(branch: Branch, pixels: Any, reach: int) -> Any:
 
 
 def _first_slots(view: ViewPolicy) -> list[int]:
-    """Return where in `codes` each operation begins."""
+    """Return the slot in `codes` at which each operation begins."""
     return [0, *accumulate(num_slots(operation) for operation in view.operations)][:-1]
 
 

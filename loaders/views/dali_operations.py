@@ -1,8 +1,9 @@
-"""Pixel operations of a view as DALI operators, each on the images that drew it alone.
+"""Pixel operations of a view as DALI operators; each works only on the images that drew it.
 
-All work on uint8 [R, R, 3]. Conditions of the graph split a batch, so an image pays only for its own
-operations. Definitions are torchvision's and PIL's; where DALI's own operator of a name means something else
-(hue turns a plane of YIQ, contrast a constant, equalize follows OpenCV) it is not used.
+All work on uint8 [R, R, 3]. Conditions in the graph split a batch, so that an image pays only for its own
+operations. Definitions are those of torchvision and PIL. Some of DALI's operators have the same name and mean
+something else (hue turns a plane of YIQ, contrast blends with a constant, equalize follows OpenCV); these are
+not used.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Feed:
     Attributes:
         name: of the input.
         view: number of the view whose parameters it takes.
-        read: from the parameters of a batch to an array [B, ...], one entry per image.
+        read: function from the parameters of a batch to an array [B, ...], one entry per image.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Branch:
         return self.fn.external_source(name=name, dtype=getattr(self.types, kind), ndim=like.ndim)
 
     def operand(self, node: Any) -> Any:
-        """Return an input where arithmetic on the pixels needs it."""
+        """Return an input on the device on which arithmetic on the pixels needs it."""
         return node.gpu() if self.on_gpu else node
 
     def constant(self, value: NDArray[Any]) -> Any:
@@ -77,7 +78,7 @@ class Branch:
 
 
 def operate(branch: Branch, slot: int, operation: Operation, pixels: Any) -> Any:
-    """Apply one operation of a policy, whose codes begin at `slot`, to the images that drew it."""
+    """Apply one operation of a policy to the images that drew it; its codes begin at `slot`."""
     for at, kinds in _slots(operation, slot):
         for code in kinds:
             pixels = _apply_where_drawn(branch, at, code, operation, pixels)
@@ -85,7 +86,7 @@ def operate(branch: Branch, slot: int, operation: Operation, pixels: Any) -> Any
 
 
 def missing(operation: Operation) -> str | None:
-    """Return the name of what DALI lacks of an operation, None if it has all of it."""
+    """Return the name of the part of an operation that DALI lacks; None if DALI has all of it."""
     if isinstance(operation, RandAugment):
         if any(AUGMENT_CODES[augment.name] == codes.EQUALIZE for augment in operation.augments):
             return "equalize (DALI's follows OpenCV instead of PIL)"
@@ -104,7 +105,7 @@ _CODES: dict[type, int] = {
 
 
 def _slots(operation: Operation, slot: int) -> list[tuple[int, list[int]]]:
-    """Return the slots in which an operation's codes may stand, and which codes."""
+    """Return the slots that may hold codes of an operation, and the codes."""
     if isinstance(operation, ColorJitter):
         strengths = (operation.brightness, operation.contrast, operation.saturation, operation.hue)
         kinds = [codes.BRIGHTNESS + i for i, strength in enumerate(strengths) if strength > 0]
@@ -117,10 +118,10 @@ def _slots(operation: Operation, slot: int) -> list[tuple[int, list[int]]]:
 
 
 def _apply_where_drawn(branch: Branch, slot: int, code: int, operation: Operation, pixels: Any) -> Any:
-    """Apply an operation to the images whose slot holds its code; the others pass and cost nothing."""
+    """Apply an operation to the images whose slot holds its code; other images pass at no cost."""
     drawn = branch.feed(f"{slot}_{code}", lambda p: p.codes[:, slot] == code, np.zeros((), np.bool_))
     apply = _APPLY[code]
-    if drawn:  # DALI turns this into a split of the batch
+    if drawn:  # DALI turns this condition into a split of the batch
         pixels = apply(branch, slot, operation, pixels)
     return pixels
 
@@ -140,7 +141,7 @@ def _brightness(branch: Branch, slot: int, _: Operation, pixels: Any) -> Any:
 def _contrast(branch: Branch, slot: int, _: Operation, pixels: Any) -> Any:
     fn, factor = branch.fn, _argument(branch, "contrast", slot)
     luma = fn.reductions.sum(fn.reductions.mean(pixels, axes=[0, 1]) * branch.constant(_LUMA))
-    if branch.on_gpu:  # arguments of operators must lie on the CPU, and this mean does not
+    if branch.on_gpu:  # arguments of operators must be on the CPU, but this mean is not
         factor = branch.operand(factor)
         return _to_bytes(branch, pixels * factor + luma * (_ONE - factor))
     return fn.brightness_contrast(pixels, contrast=factor, contrast_center=luma)

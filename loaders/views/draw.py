@@ -85,7 +85,7 @@ AUGMENT_CODES: dict[AugmentName, int] = {
     "translate_x": TRANSLATE_X,
     "translate_y": TRANSLATE_Y,
 }
-_GEOMETRY = 0  # operation number of the geometry; operations count from 1
+_GEOMETRY = 0  # number of the geometry in the random numbers; operations count from 1
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ViewParameters:
     Attributes:
         box: float64 [B, 4], top, left, height, width of the source box in pixels.
         window: int32 [B, 4], top, left, bottom, right that resize taps may touch.
-        shift: int32 [B, 2], rows and columns by which the resized view is moved, borders reflecting.
+        shift: int32 [B, 2], rows and columns by which the resized view is shifted; borders reflect.
         flip: bool [B], mirror left to right.
         codes: int32 [B, P], operation codes in the order of application; 0 does nothing.
         args: float32 [B, P], argument of each operation.
@@ -110,7 +110,7 @@ class ViewParameters:
 
 
 def num_slots(operation: Operation) -> int:
-    """Entries that an operation takes in `codes` and `args`."""
+    """The number of entries of an operation in `codes` and `args`."""
     match operation:
         case HorizontalFlip():
             return 0
@@ -140,16 +140,17 @@ def draw(
     """Draw the parameters of view number `view` of the images at `rows`.
 
     Args:
-        policy: what to draw from.
+        policy: policy of the view.
         seed: any int64.
-        epochs: int64 [B], in [0, 2^32); one per row, since a cycling stream may cross into its next epoch.
+        epochs: int64 [B], in [0, 2^32); one per row, since a batch of a cycling stream may reach into the
+            next epoch.
         rows: int64 [B], rows of the pack; in [0, 2^48).
         view: number of the view among its loader's, in [0, 2^16).
         heights: int64 [B], height of each image in pixels.
         widths: int64 [B].
 
     Returns:
-        Parameters that depend on nothing but the arguments; one row does not depend on the others.
+        The parameters. They depend only on the arguments, and no row depends on another row.
     """
     batch = len(rows)
     standardize = isinstance(policy.normalize, Standardize)
@@ -252,7 +253,7 @@ def _draw_operation(
             draw_randaugment(*at, number, float(p), num_ops, kinds, ranges, *grid, slot, out.codes, out.args)
         case QuarterTurn(turns=turns):
             cos, sin = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[turns]
-            if turns > 0:  # from the turned view back to its source
+            if turns > 0:  # maps the warped view back to its source
                 out.codes[:, slot] = AFFINE
                 out.args[:, slot : slot + ARGUMENTS[AFFINE]] = (cos, -sin, 0.0, sin, cos, 0.0, 0.0)
         case Cutout(p=p, size=size, fill=fill):

@@ -1,4 +1,4 @@
-"""The view of a network that is measured or predicts, as it is kept with the network's weights."""
+"""The view with which a network is measured or predicts; it is kept with the network's weights."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Channels = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class EvaluationView:
-    """One deterministic centred square of every image.
+    """A deterministic view: one centred square of every image.
 
     Attributes:
         resolution: side in pixels.
         crop: share of the short side that is kept, in (0, 1]; timm calls it crop_pct.
-        mean: of each channel, of values in [0, 1]; taken off.
-        std: of each channel; divided by.
+        mean: mean of each channel in [0, 1], which is subtracted.
+        std: deviation of each channel, by which values are divided.
         interpolation: filter of the antialiased resize.
         whole_pixels: resize to floor(resolution / crop) and cut at whole pixels, as timm and torchvision show
             images to their networks; else the exact centred square, as networks are shown images here.
@@ -43,12 +43,12 @@ class EvaluationView:
     whole_pixels: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what makes no view."""
+        """Refuse values that make no view."""
         self.policy()
 
     @classmethod
     def usual(cls, resolution: int) -> EvaluationView:
-        """Return the view of a network that was trained here: that of `presets.evaluation`."""
+        """Return the view of a network that was trained here, as in `presets.evaluation`."""
         geometry = presets.evaluation(resolution).geometry
         assert isinstance(geometry, CenterCrop)
         return cls(resolution, geometry.fraction)
@@ -58,7 +58,7 @@ class EvaluationView:
         """Rebuild a view from `dataclasses.asdict`, by way of JSON.
 
         Raises:
-            UserError: fields that make no view.
+            UserError: the fields make no view.
         """
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
@@ -73,7 +73,7 @@ class EvaluationView:
         return replace(self, resolution=resolution)
 
     def policy(self, mirrored: bool = False) -> ViewPolicy:
-        """Return it for a loader, mirrored left to right where asked for."""
+        """Return the view as a policy for a loader, mirrored left to right if wanted."""
         preset = presets.mirrored if mirrored else presets.evaluation
         policy = preset(self.resolution, self.crop, Normalize(self.mean, self.std))
         if self.whole_pixels:
@@ -81,9 +81,9 @@ class EvaluationView:
         return replace(policy, interpolation=self.interpolation)
 
     def fit(self, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
-        """Return training views with the mean, deviation and filter of this one.
+        """Return training views with the mean, deviation and filter of this view.
 
-        Views that are not normalised by those of ImageNet keep what they have: their recipe means it.
+        Views that are not normalised by ImageNet's values keep their own, which their recipe chose.
         """
         own = Normalize(self.mean, self.std)
         if (own, self.interpolation) == (IMAGENET, "bilinear"):

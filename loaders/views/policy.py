@@ -1,8 +1,8 @@
 """Augmentation as data: what a view is, without saying how it is computed.
 
 A `ViewPolicy` is a geometry (which box of the image becomes the view) followed by operations on the
-resized pixels. Every class here is frozen and holds probabilities and ranges only; `draw.py` turns them
-into numbers, `kernels/` or another backend applies these.
+resized pixels. Every class here is frozen and holds probabilities and ranges only; `draw.py` turns them into
+numbers, which `kernels/` or another backend applies.
 
 Example:
     ViewPolicy(
@@ -25,9 +25,11 @@ from loaders.common.errors import UserError
 
 Interpolation = Literal["bilinear", "bicubic"]
 ErasingFill = Literal["noise", "mean"]
+Augmentation = Literal["rotation", "translation", "jitter", "randaugment"]
+"""What `presets.augmented` adds to a view."""
 
 MAX_RESOLUTION = 4096
-MAX_FACTOR = 255.0  # of brightness and the like: a value of 1 becomes the largest
+MAX_FACTOR = 255.0  # largest factor of brightness and the like: a pixel value of 1 then becomes 255
 _REMEDY = "change the policy"
 
 
@@ -117,9 +119,8 @@ class PaddedCrop:
 class Tile:
     """One tile of a grid that lies over a random resized crop, at a random place in its cell.
 
-    The same pixels as resizing the crop to `grid * cell` pixels and cutting the tile out of that; a
-    horizontal flip mirrors the tile in its place. Tiles of one image share their crop by
-    `ViewPolicy.shares_draws_of`.
+    The pixels are those of the crop resized to `grid * cell` pixels, cut at the tile; a horizontal flip
+    mirrors the tile in its place. Tiles of one image share their crop by `ViewPolicy.shares_draws_of`.
 
     Attributes:
         row: of the cell, from 0.
@@ -168,7 +169,7 @@ class ColorJitter:
         contrast: blend with the mean of the gray image.
         saturation: blend with the gray image.
         hue: turn of the hue circle, drawn in [-hue, hue]; at most 0.5.
-        p: probability that any of it happens.
+        p: probability that the jitter is applied at all.
     """
 
     brightness: float = 0.0
@@ -259,7 +260,7 @@ _MAGNITUDES: dict[str, tuple[float, float]] = {
     "translate_x": (-1.0, 1.0),
     "translate_y": (-1.0, 1.0),
 }
-"""What the argument of an operation may be; those not named take none."""
+"""Ranges of the arguments of operations; operations that are not named take no argument."""
 
 
 @dataclass(frozen=True)
@@ -268,10 +269,10 @@ class Augment:
 
     Attributes:
         name: of the operation.
-        low: its argument at magnitude 0: a factor for brightness, color, contrast, sharpness; bits for
-            posterize; a threshold of 255 for solarize; degrees for rotate; a slope for shear; a share of
-            the side for translate.
-        high: its argument at magnitude 1; may be lower than `low`.
+        low: argument at magnitude 0: a factor for brightness, color, contrast, sharpness; bits for posterize;
+            a threshold of 255 for solarize; degrees for rotate; a slope for shear; a share of the side for
+            translate.
+        high: argument at magnitude 1; may be less than `low`.
         signed: the argument is negated with probability 1/2.
     """
 
@@ -295,7 +296,7 @@ class RandAugment:
     """A few operations drawn with replacement, each at a random magnitude (Cubuk et al. 2020; FixMatch).
 
     Attributes:
-        augments: what to draw from.
+        augments: operations to draw from.
         num_ops: operations per view.
         p: probability that a drawn operation is applied.
         levels: magnitudes are k / levels[1] with k drawn in levels[0] .. levels[1] - 1; None draws them
@@ -350,7 +351,7 @@ class RandomErasing:
     """Fill a rectangle of random area and aspect ratio (Zhong et al. 2017, algorithm 1).
 
     Attributes:
-        p: probability; a view in which ten drawn rectangles do not fit stays as it is.
+        p: probability of erasing; a view into which none of ten drawn rectangles fits stays as it is.
         scale: range of the rectangle's share of the view's area.
         ratio: range of height / width, drawn uniformly in its logarithm, as torchvision draws it.
         fill: "noise" draws every value of every pixel uniformly in [0, 255] (RE-R of the paper); "mean" takes
@@ -416,7 +417,7 @@ IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 class Standardize:
     """(value - mean) / (std + eps) per channel, with the mean and deviation of the view itself, in [0, 1].
 
-    Otherwise neighbouring tiles betray themselves by their brightness and contrast (Noroozi, Favaro 2016,
+    Otherwise brightness and contrast would give neighbouring tiles away (Noroozi, Favaro 2016,
     section 4.2). Float views only.
     """
 
@@ -437,8 +438,9 @@ class ViewPolicy:
         operations: applied in this order to the resized pixels (a flip commutes with all of them).
         normalize: None delivers values in [0, 1] for float views; uint8 views are never normalised.
         interpolation: filter of the antialiased resize.
-        shares_draws_of: how many places before this view in its loader stands the one whose random numbers
-            it takes: a crop, flip or colour drawn in the same place of both policies is the same in both.
+        shares_draws_of: how many places before this view, in its loader, is the view whose random numbers it
+            takes. Both then draw the same crop, flip or colour where these have the same place in both
+            policies.
     """
 
     name: str

@@ -7,6 +7,7 @@ from dataclasses import replace
 from loaders.views.policy import (
     IMAGENET,
     Augment,
+    Augmentation,
     CenterCrop,
     ColorJitter,
     Cutout,
@@ -14,6 +15,7 @@ from loaders.views.policy import (
     Grayscale,
     HorizontalFlip,
     Normalize,
+    Operation,
     PaddedCrop,
     QuarterTurn,
     RandAugment,
@@ -103,7 +105,7 @@ def weak(
 ) -> ViewPolicy:
     """Weak view of FixMatch: flip, crop after padding by 12.5 % (Sohn et al. 2020, section 2.3).
 
-    With `padding` 0 the flip alone.
+    With `padding` 0 only the flip remains.
     """
     return ViewPolicy("weak", resolution, PaddedCrop(padding), (HorizontalFlip(flip_p),), normalize)
 
@@ -134,7 +136,7 @@ def fixmatch_strong(
 ) -> ViewPolicy:
     """Strong view of FixMatch: the weak view, RandAugment (n = 2, random magnitude), Cutout of half the side.
 
-    Without `cutout` the last is left out.
+    Without `cutout`, Cutout is left out.
 
     Source: Sohn et al. 2020, appendix D; ranges, ten levels and the probability 0.5 per operation as in the
     PyTorch code that reproduces its CIFAR figures.
@@ -182,12 +184,59 @@ def rotate_translate_jitter(resolution: int = 224, normalize: Normalize | None =
 
     The report gives no ranges; these are this project's choice.
     """
-    operations = (
-        HorizontalFlip(0.5),
-        RandomAffine(degrees=15.0, translate=0.1),
-        ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05),
-    )
-    return ViewPolicy("rotate_translate_jitter", resolution, CenterCrop(1.0), operations, normalize)
+    plain = ViewPolicy("plain", resolution, CenterCrop(1.0), (HorizontalFlip(0.5),), normalize)
+    return replace(augmented(plain, ("rotation", "translation", "jitter")), name="rotate_translate_jitter")
+
+
+def augmented(view: ViewPolicy, augmentations: tuple[Augmentation, ...]) -> ViewPolicy:
+    """Return a view with some of the INF473V report's augmentations behind its own operations (section 2.2).
+
+    The report gives no ranges. This project's: turns of up to 15 degrees and shifts of up to a tenth of the
+    side, in one warp; brightness, contrast and saturation by up to a fifth, the hue by a twentieth; two of
+    FixMatch's operations. They come in this order.
+
+    Args:
+        view: of an image.
+        augmentations: what to add; none leaves the view as it is.
+    """
+    if not augmentations:
+        return view
+    degrees = 15.0 if "rotation" in augmentations else 0.0
+    translate = 0.1 if "translation" in augmentations else 0.0
+    added: list[Operation] = []
+    if degrees or translate:
+        added.append(RandomAffine(degrees, translate))
+    if "jitter" in augmentations:
+        added.append(ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05))
+    if "randaugment" in augmentations:
+        added.append(RandAugment(_fixmatch_augments(1.0), num_ops=2, p=0.5, levels=(1, 10)))
+    name = "+".join((view.name, *augmentations))
+    return replace(view, name=name, operations=(*view.operations, *added))
+
+
+def affine(
+    resolution: int = 64,
+    flip_p: float = 0.5,
+    degrees: float = 30.0,
+    translate: float = 0.1,
+    shear: float = 0.3,
+    normalize: Normalize | None = IMAGENET,
+) -> tuple[ViewPolicy, ViewPolicy]:
+    """The centred square, flipped at random, and a random affine transformation of that very view.
+
+    Args:
+        resolution: side of the views in pixels.
+        flip_p: probability of a horizontal flip, of both.
+        degrees: largest turn.
+        translate: largest shift, as a share of the side.
+        shear: largest slope, of one axis or the other.
+        normalize: None delivers values in [0, 1].
+    """
+    flip = HorizontalFlip(flip_p)
+    slopes = (Augment("shear_x", 0.0, shear, signed=True), Augment("shear_y", 0.0, shear, signed=True))
+    warps = (RandomAffine(degrees, translate), RandAugment(slopes, num_ops=1, p=1.0))
+    plain = ViewPolicy("anchor", resolution, CenterCrop(1.0), (flip,), normalize)
+    return plain, replace(plain, name="affine", operations=(flip, *warps), shares_draws_of=1)
 
 
 def rotations(
@@ -198,7 +247,7 @@ def rotations(
 ) -> tuple[ViewPolicy, ...]:
     """The four views of RotNet: one crop, turned counter-clockwise by 0, 90, 180 and 270 degrees.
 
-    Source: Gidaris et al. 2018, section 3. Where the images are turned on the device anyway, `crop_flip` and
+    Source: Gidaris et al. 2018, section 3. If the device turns the images, `crop_flip` and
     `engine.objectives.rotnet.rotate_four` move a quarter of the bytes.
     """
     plain = crop_flip(resolution, min_scale, flip_p, normalize)
@@ -265,6 +314,6 @@ def evaluation(
 def mirrored(
     resolution: int = 224, fraction: float | None = None, normalize: Normalize | None = IMAGENET
 ) -> ViewPolicy:
-    """The view `evaluation` mirrored left to right, for test-time augmentation."""
+    """The view of `evaluation` mirrored left to right, for test-time augmentation."""
     plain = evaluation(resolution, fraction, normalize)
     return replace(plain, name="mirrored", operations=(HorizontalFlip(p=1.0),))

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from engine.evaluate.predict import evaluation_mode
-from engine.train.ema import Statistics, make_target, update_ema, warmed_up
+from engine.train.ema import MEAN, Statistics, make_target, update_ema, warmed_up
 
 DECAY, ROWS, NUM_TEST = 0.999, 64, 445
 RULES: dict[str, tuple[Statistics, Callable[[int, float], float]]] = {
@@ -25,6 +25,7 @@ RULES: dict[str, tuple[Statistics, Callable[[int, float], float]]] = {
     "copied statistics, warm-up": ("copy", warmed_up),
     "own statistics, warm-up": ("own", warmed_up),
     "averaged statistics, warm-up": ("average", warmed_up),
+    "averaged statistics, plain mean": ("average", lambda step, decay: warmed_up(step, decay, MEAN)),
 }
 
 

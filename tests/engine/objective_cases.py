@@ -12,7 +12,9 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
+from engine.objectives.colorization import color_bins, colorization_loss, encode, rarity_weights
 from engine.objectives.cross_entropy import pretext_loss
+from engine.objectives.dcgan import dcgan_loss
 from engine.objectives.deepcluster import cluster_weights, deepcluster_loss
 from engine.objectives.fixmatch import fixmatch_loss
 from engine.objectives.jigsaw import permutation_set, shuffle_tiles
@@ -22,6 +24,7 @@ from engine.objectives.pseudo_label import pseudo_label_loss
 from engine.objectives.rotnet import rotate_four, rotnet_loss
 from engine.objectives.ssl_gan import discriminator_loss, feature_matching_loss
 from engine.objectives.supervised import mix, mixed_cross_entropy
+from engine.objectives.temporal_ensembling import ensemble_consistency
 from engine.objectives.vae import reparameterise, vae_loss
 from engine.train.draws import StepDraws
 
@@ -115,10 +118,28 @@ def ssl_gan(rows: Rows) -> Tensor:
     return terms.loss + feature_matching_loss(unlabeled, generated)
 
 
+def dcgan(rows: Rows) -> Tensor:
+    return dcgan_loss(*(rows.net(rows.images())[:, 0] for _ in range(3))).loss
+
+
+def temporal_ensembling(rows: Rows) -> Tensor:
+    logits, target = rows.net(rows.images()), rows.net(rows.images()).softmax(1)
+    return ensemble_consistency(logits, target, rows.integers() > 0)
+
+
+def colorization(rows: Rows) -> Tensor:
+    x, bins = rows.images(), color_bins()[::60].double()
+    nearest, shares = encode(30 * x[:, :2], bins)
+    logits = rows.net(rows.images())[:, : len(bins), None, None].expand(-1, -1, *x.shape[2:])
+    counts = torch.arange(len(bins), dtype=torch.float64)
+    return colorization_loss(logits, nearest, shares, rarity_weights(counts, bins).double()).loss
+
+
 OBJECTIVES: dict[str, Callable[[Rows], Tensor]] = {
     case.__name__: case
     for case in (
-        deepcluster, fixmatch, pseudo_label, mean_teacher, jigsaw, patches, rotnet, vae, supervised, ssl_gan
+        deepcluster, fixmatch, pseudo_label, mean_teacher, jigsaw, patches, rotnet, vae, supervised, ssl_gan,
+        colorization, dcgan, temporal_ensembling,
     )
 }  # fmt: skip
 

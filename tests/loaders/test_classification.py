@@ -75,3 +75,39 @@ def test_balanced_training_draws_every_class_equally_often(photo_pack: Pack) -> 
     ]
     with build_labeled_loader(photo_pack, labels, views, 3, options) as loader:
         assert "sampler" not in loader.fingerprint
+
+
+def test_an_image_of_several_tables_comes_once_for_each_label(photo_pack: Pack) -> None:
+    """Whatever the number of ranks; with one table nothing changes."""
+    classes = len(photo_pack.classes)
+    first = LabelTable.of(np.array([1, 4, 6, 9]), np.array([0, 1, 2, 0]), classes)
+    second = LabelTable.of(np.array([4, 9]), np.array([2, 1]), classes)
+    third = LabelTable.of(np.array([9]), np.array([2]), classes)
+    pairs = [(1, 0), (4, 1), (4, 2), (6, 2), (9, 0), (9, 1), (9, 2)]
+    for num_ranks, batch_size, rest in ((1, 7, 0), (2, 6, 1)):
+        seen = []
+        for rank in range(num_ranks):
+            options = LoaderOptions(num_threads=1, rank=rank, num_ranks=num_ranks)
+            tables = (first, second, third)
+            with build_labeled_loader(photo_pack, tables, (presets.weak(16),), batch_size, options) as loader:
+                for batch in loader.epoch(0):
+                    assert batch.labels is not None
+                    seen += list(zip(batch.index.tolist(), batch.labels.tolist(), strict=True))
+                marks = loader.fingerprint
+        assert len(seen) == len(set(seen)) == 7 - rest
+        assert set(seen) <= set(pairs)
+        assert marks["labels"].count("of a table") == 3
+    assert photo_pack.pool(photo_pack.splits).labeled_by((first,)).labels((first,)).tolist() == [0, 1, 2, 0]
+
+
+def test_balanced_draws_take_images_under_each_of_their_classes(photo_pack: Pack) -> None:
+    first = LabelTable.of(np.arange(4), np.array([0, 0, 0, 1]), len(photo_pack.classes))
+    second = LabelTable.of(np.array([0]), np.array([2]), len(photo_pack.classes))
+    options = LoaderOptions(num_threads=1)
+    with build_labeled_loader(
+        photo_pack, (first, second), (presets.weak(16),), 3, options, balanced=True
+    ) as loader:
+        (batch,) = loader.epoch(0)
+    assert batch.labels is not None
+    assert sorted(batch.labels.tolist()) == [0, 1, 2]
+    assert batch.index[batch.labels == 2].tolist() == [0]

@@ -360,7 +360,7 @@ def test_two_loaders_at_once_do_not_meet(build, photo_pack):
     assert all(same(a, b) for a, (_, b) in zip(expected[1], found, strict=True))
 
 
-@pytest.mark.parametrize("num_epochs", [300, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_epochs", [200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_thousand_epochs_leave_nothing_behind(build, photo_pack, num_epochs):
     process = psutil.Process()
     with build(photo_pack, views=(presets.crop_flip(8),)) as loader:

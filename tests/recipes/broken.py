@@ -88,6 +88,10 @@ def _never_sure(guesses: Function) -> Function:
     return broken
 
 
+def _places_changed(loss: Function) -> Function:
+    return lambda real, generated, rival: loss(generated, real, rival)
+
+
 def _nothing(method: Function) -> Function:
     return lambda *args: None
 
@@ -185,6 +189,8 @@ BREAKS = {
     "jigsaw": _recipe("jigsaw", "pretext_loss", SHUFFLED, _shuffled(1)),
     "patches": _recipe("patches", "pretext_loss", SHUFFLED, _shuffled(1)),
     "vae": _recipe("vae", "vae_loss", "the target is another image", _shuffled(1)),
+    "colorization": _recipe("colorization", "colorization_loss", SHUFFLED, _shuffled(1)),
+    "dcgan": _recipe("dcgan", "dcgan_loss", "real and generated change places", _places_changed),
     "siamese_vae": _recipe(
         "siamese_vae", "triplet_loss", "the positive is another image", _other_images_view
     ),
@@ -223,6 +229,13 @@ BREAKS = {
     "pseudo_label permanent": Break(
         *("loaders.packs.labels.tables:LabelTable.join", "a new guess replaces the label", _newest_label),
         ("tests/recipes/test_pseudo_label.py", "permanent"),
+    ),
+    "temporal_ensembling": _recipe(
+        "temporal_ensembling",
+        "TemporalEnsembling.after_step",
+        "no prediction is remembered",
+        _nothing,
+        "teach_what",
     ),
     "fixmatch": _recipe("fixmatch", "fixmatch_loss", NO_UNLABELLED, _never_unlabelled(5), "teach_what"),
     "fixmatch labels": _recipe("fixmatch", "fixmatch_loss", SHUFFLED, _shuffled(1)),

@@ -30,6 +30,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "simclr": {"projector": (16, 8), "flip_p": 0.0},
     "vicreg": {"projector": (16, 8), "flip_p": 0.0},
     "vae": {"num_latent": 8, "decoder_width": 4, "flip_p": 0.0},
+    "colorization": {"head_width": 8, "lr": 1e-3},
+    "dcgan": {
+        "backbone": "gan_discriminator_8",
+        "generator_width": 4,
+        "noise_size": 16,
+        "lr": 1e-3,
+        "lr_generator": 1e-3,
+        "flip_p": 0.0,
+    },
     "siamese_vae": {"num_latent": 8, "decoder_width": 4, "flip_p": 0.0},
 }
 """What each recipe's Config changes to be small; two epochs of two steps on 64 images."""

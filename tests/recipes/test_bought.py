@@ -24,7 +24,17 @@ from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.labels.class_names import write_class_names
 from loaders.packs.labels.tables import LabelTable as Table
 from loaders.views.evaluation import EvaluationView
-from recipes import active, fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised, transfer
+from recipes import (
+    active,
+    fixmatch,
+    mean_teacher,
+    pseudo_label,
+    self_training,
+    ssl_gan,
+    supervised,
+    temporal_ensembling,
+    transfer,
+)
 from recipes.active import Config
 from tests.engine.labels.test_acquisition import farthest_first
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tree
@@ -133,6 +143,7 @@ RECIPES: dict[str, tuple[Any, Callable[[Any], object], dict[str, Any]]] = {
     "supervised": (supervised.Config, supervised.run, {"max_steps": 1}),
     "fixmatch": (fixmatch.Config, fixmatch.run, SEMI),
     "mean_teacher": (mean_teacher.Config, mean_teacher.run, SEMI),
+    "temporal_ensembling": (temporal_ensembling.Config, temporal_ensembling.run, SEMI),
     "ssl_gan": (ssl_gan.Config, ssl_gan.run, SEMI | {"backbone": "gan_discriminator_8"}),
     "pseudo_label": (pseudo_label.Config, cycles, PHASES | {"mode": "local", "cycles": 1}),
     "self_training": (

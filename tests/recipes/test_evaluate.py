@@ -16,6 +16,8 @@ import torch
 from engine.nets.backbones import build_backbone
 from engine.nets.classifier import Classifier, load_classifier, save_classifier
 from engine.nets.description import read_description
+from engine.report.other_pages import build_page
+from engine.report.run_page import PageOptions
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.distributed import seed_everything
 from loaders import LoaderOptions, build_loader, open_pack
@@ -107,6 +109,9 @@ def test_images_of_a_pack_without_classes_are_called_by_the_classifiers(
     pack_dataset(PackOptions(parse_splits([f"new={flat}"]), tmp_path / "pack", workers=1))
     _, report = evaluate(replace(config, pack=tmp_path / "pack", split="new"))
     assert report is None
+    page = build_page(PageOptions(config.out))
+    assert "without a label, 12 of the first 12" in page
+    assert "<h2>Accuracy</h2>" not in page
     with (config.out / "predictions.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert np.mean([line["key"].split("/")[-1][0] == line["guess"] for line in lines]) > 0.3
@@ -193,6 +198,28 @@ def test_predictions_and_pictures_are_left(config: Config, digits_pack: Pack) ->
     assert sum(counts.values()) == 445
     for name in ("confusion", "confusion-dark", "calibration", "calibration-dark"):
         assert (config.out / f"{name}.png").stat().st_size > 1000
+
+
+def test_its_page_shows_ranks_and_is_made_anew(config: Config, digits_pack: Pack) -> None:
+    _, report = evaluate(replace(config, sizes=(16, 24)))
+    assert report is not None
+    text = build_page(PageOptions(config.out, classes=(digits_pack.classes[7],)))
+    for heading in ("Accuracy", "Views", "Right and wrong by rank", "Precision at rank", "Imbalance"):
+        assert f"<h2>{heading}</h2>" in text, heading
+    assert f"accuracy on {report.num_images} test images" in text
+    assert f"{digits_pack.classes[7]}: right" in text
+    with (config.out / "precision_at_rank.csv").open(newline="") as file:
+        lines = {line["class"]: line for line in csv.DictReader(file)}
+    assert set(lines) == set(digits_pack.classes)
+    assert float(lines[digits_pack.classes[0]]["at 10"]) > 0.5
+    with pytest.raises(UserError, match=r"classes: expected some of .*, found 'x'"):
+        evaluate(replace(config, classes=("x",)))
+    (config.out / "predictions.npz").write_bytes(b"PK cut")
+    with pytest.raises(UserError, match="is not an evaluation's result"):
+        build_page(PageOptions(config.out))
+    (config.out / "predictions.npz").unlink()
+    with pytest.raises(UserError, match="evaluate again with --predictions"):
+        build_page(PageOptions(config.out))
 
 
 def test_mistakes(config: Config, tmp_path: Path) -> None:

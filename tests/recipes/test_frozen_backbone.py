@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,14 @@ from engine.train.tuning_config import FineTuning
 from loaders.batch import Batch, PairedBatch
 from loaders.common.errors import UserError
 from loaders.packs import Pack
-from recipes import fixmatch, mean_teacher, pseudo_label, self_training, supervised
+from recipes import (
+    fixmatch,
+    mean_teacher,
+    pseudo_label,
+    self_training,
+    supervised,
+    temporal_ensembling,
+)
 from tests.engine.evaluate.test_online_probe import LabelledLoader
 from tests.recipes.labelled import FEW
 
@@ -95,6 +103,11 @@ def pseudo_label_case(**options: Any) -> tuple[Recipe, Any]:
     return pseudo_label.Classical(pseudo_label.Config(**options, threshold=0.0), "abc"), paired(1)
 
 
+def temporal_ensembling_case(**options: Any) -> tuple[Recipe, Any]:
+    config = temporal_ensembling.Config(**options)
+    return temporal_ensembling.TemporalEnsembling(config, "abc", np.arange(6)), paired(1)
+
+
 def transfer_case(tuning: FineTuning, frozen: bool) -> Callable[..., tuple[Recipe, Any]]:
     def case(**options: Any) -> tuple[Recipe, Any]:
         return Transfer(Noisy(), "noisy", 3, tuning, frozen=frozen), labelled(torch.randn(6, 3, 16, 16))
@@ -107,6 +120,7 @@ CASES: dict[str, Callable[..., tuple[Recipe, Any]]] = {
     "mean_teacher": mean_teacher_case,
     "fixmatch": fixmatch_case,
     "pseudo_label": pseudo_label_case,
+    "temporal_ensembling": temporal_ensembling_case,
     "transfer": transfer_case(TUNING, frozen=True),
     "transfer at rate 0": transfer_case(replace(TUNING, lr_backbone=0.0), frozen=False),
 }

@@ -32,6 +32,7 @@ from recipes import (
     self_training,
     ssl_gan,
     supervised,
+    temporal_ensembling,
     transfer,
 )
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tree
@@ -91,6 +92,7 @@ RECIPES: dict[str, tuple[Any, Callable[[Any], object]]] = {
     "fixmatch": (fixmatch.Config, fixmatch.run),
     "mean_teacher": (mean_teacher.Config, mean_teacher.run),
     "ssl_gan": (ssl_gan.Config, ssl_gan.run),
+    "temporal_ensembling": (temporal_ensembling.Config, temporal_ensembling.run),
     "pseudo_label": (pseudo_label.Config, classical),
     "pseudo_label permanent": (pseudo_label.Config, cycles),
     "self_training": (self_training.Config, self_training.run),

@@ -12,13 +12,14 @@ import pytest
 
 import recipes.pseudo_label as recipe
 from engine.train.metrics import read_metrics
+from loaders import open_pack
 from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack
 from recipes.pseudo_label import Config, Labeller, run_classical, run_cycles
 from tests.floors import trainings
 from tests.floors.data import Data
 from tests.floors.table import check
-from tests.recipes.labelled import check_exact_runs
+from tests.recipes.labelled import FEW, check_exact_runs
 
 
 @pytest.fixture
@@ -159,3 +160,18 @@ def test_mistakes(config: Config, little_pack: Pack) -> None:
         replace(config, threshold=1.5)
     with pytest.raises(UserError, match="max_steps: a command of several phases has none"):
         run_cycles(replace(config, mode="local", max_steps=3), little_pack)
+
+
+def test_turns_are_steps_on_unlabelled_batches_and_then_a_labelled_one(
+    little_pack: Pack, tmp_path: Path
+) -> None:
+    few = FEW | {"unlabeled_splits": ("train",), "mu": 2, "threshold": 0.0, "turns": True, "lr": 0.01}
+    config = Config(pack=little_pack.path, out=tmp_path / "run", mixing="mixup", **few)
+    check_exact_runs(config, lambda c: run_classical(c, open_pack(c.pack)), tmp_path, steps=7)
+    records = read_metrics(config.out / "metrics.jsonl")
+    assert ["supervised" in record for record in records] == [False, False, True, False, False, True, False]
+    assert ["unsupervised" in record for record in records] == [True, True, False, True, True, False, True]
+    for record in records:
+        assert record["loss"] == record.get("supervised", record.get("unsupervised"))
+    with pytest.raises(UserError, match=r"turns: expected --mode classical, .* found local"):
+        replace(config, mode="local")

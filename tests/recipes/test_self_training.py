@@ -13,11 +13,13 @@ import pytest
 import torch
 
 import recipes.self_training as recipe
+from engine.train.checkpoint import list_checkpoints
 from engine.train.classifier_recipe import read_accuracy
 from loaders.batch import Batch
+from loaders.classification import chosen_labels
 from loaders.common.errors import UserError
-from loaders.packs import LabelTable, Pack
-from recipes.self_training import Config, Rounds, run, run_rounds, select_balanced
+from loaders.packs import LabelTable, Pack, open_pack
+from recipes.self_training import Config, Labels, Rounds, beside, run, run_rounds, select_balanced
 from tests.floors import trainings
 from tests.floors.data import Data
 from tests.floors.table import check
@@ -35,14 +37,15 @@ class Played:
         self.calls: list[Any] = []
         self.pseudo = pseudo
 
-    def fine_tune(self, name: str, labels: LabelTable, init: Path | None, epochs: int) -> Path:
+    def fine_tune(self, name: str, labels: Labels, init: Path | None, epochs: int) -> Path:
+        assert isinstance(labels, LabelTable)
         told = dict(zip(labels.row.tolist(), labels.label.tolist(), strict=True))
         self.calls.append((name, told, init, epochs))
         return Path(name)
 
-    def label(self, run: Path, cycle: int) -> LabelTable:
+    def label(self, run: Path, cycle: int) -> tuple[LabelTable, ...]:
         self.calls.append((run, cycle))
-        return self.pseudo
+        return (self.pseudo,)
 
 
 def test_each_round_goes_on_from_the_one_before(config: Config) -> None:
@@ -155,6 +158,44 @@ def test_an_interrupted_command_goes_on_to_the_same_end(
     run(replace(broken, resume=True))
     for name in ("classifier.safetensors", "accuracy.json", "labels/round-1.parquet"):
         assert (broken.out / name).read_bytes() == (config.out / name).read_bytes(), name
+
+
+def test_an_image_under_several_classes_is_trained_on_with_each(config: Config, tmp_path: Path) -> None:
+    """P x C pairs, as in the report; a command that goes on reads the same labels from disk."""
+    small = replace(config, per_class=(20,), first_epochs=3, epochs=1, true_epochs=1, duplicates="all")
+    run(small)
+    folder = small.out / "labels"
+    paths = [folder / "round-1.parquet", *sorted(folder.glob("round-1-place-*.parquet"))]
+    tables = [LabelTable.read(path) for path in paths]
+    (counted,) = (
+        entry
+        for entry in json.loads((folder / "round-1-duplicates.json").read_text())["counts"]
+        if entry["per_class"] == 20
+    )
+    assert len(tables) > 1
+    assert sum(map(len, tables)) == counted["num_pairs"]
+    assert len(tables[0]) == counted["num_rows"]
+    assert len(tables[1]) == counted["num_shared_rows"]
+    pairs = {
+        (row, label) for t in tables for row, label in zip(t.row.tolist(), t.label.tolist(), strict=True)
+    }
+    assert len(pairs) == counted["num_pairs"], "no image stands twice under a class"
+    true = chosen_labels(open_pack(small.pack), small)
+    expected = len(true) + sum(row not in true.row for row, _ in pairs)
+    meta = json.loads(
+        (list_checkpoints(small.out / "round-1-pseudo/checkpoints")[-1] / "meta.json").read_text()
+    )
+    assert f"{expected} of " in meta["data"]["rows"]
+
+
+def test_what_is_known_stands_under_no_other_class() -> None:
+    true = LabelTable.of(np.array([1]), np.array([0]), 3)
+    first = LabelTable.of(np.array([1, 2, 4]), np.array([2, 1, 0]), 3)
+    second = LabelTable.of(np.array([1, 4]), np.array([1, 2]), 3)
+    joined, other = beside(true, first, second)
+    assert dict(zip(joined.row.tolist(), joined.label.tolist(), strict=True)) == {1: 0, 2: 1, 4: 0}
+    assert (other.row.tolist(), other.label.tolist()) == ([4], [2])
+    assert isinstance(beside(true, first, second.of_rows(np.array([1]))), LabelTable)
 
 
 def test_begins_with_a_run_that_has_a_classifier(config: Config, tmp_path: Path) -> None:

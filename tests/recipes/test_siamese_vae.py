@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from engine.train.distributed import seed_everything
+from engine.train.samples import load_samples
+from loaders import LoaderOptions, build_loader, open_pack
 from loaders.batch import Batch
+from loaders.views import presets
 from recipes.siamese_vae import Config, SiameseVae
 from tests.floors import trainings
 from tests.floors.data import Data
 from tests.floors.table import check
+from tests.recipes.short_runs import run_short
 
 
 def test_defaults_are_the_papers() -> None:
@@ -47,3 +52,17 @@ def test_a_step_weighs_the_triplets_of_the_latent_means() -> None:
 @pytest.mark.floor
 def test_learns_to_order_digits_and_features(data: Data, tmp_path: Path) -> None:
     check("siamese_vae", trainings.siamese_vae(data, tmp_path / "run", 0))
+
+
+def test_the_positive_is_another_crop_or_an_affine_view(few_digits: Path, tmp_path: Path) -> None:
+    """The views that a run was trained on: its anchors are the images as they are."""
+    run_short("siamese_vae", few_digits, tmp_path / "run", positive="affine", max_steps=1)
+    (anchor, positive), rows = load_samples(tmp_path / "run")
+    pack = open_pack(few_digits)
+    view, options = (presets.evaluation(16),), LoaderOptions(num_threads=1)
+    with build_loader(pack.split("unlabeled"), view, 32, options=options, mode="eval") as loader:
+        whole = torch.cat([batch.views[0] for batch in loader.epoch(0)])
+    first = int(pack.split("unlabeled").rows(np.array([0]))[0])
+    torch.testing.assert_close(anchor, whole[rows - first])
+    assert float((positive - anchor).abs().mean()) > 0.1
+    assert torch.corrcoef(torch.stack([positive.flatten(), anchor.flatten()]))[0, 1] > 0.3

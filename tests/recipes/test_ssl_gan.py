@@ -30,7 +30,7 @@ def config(data: Data, little_pack: Pack, tmp_path: Path) -> Config:
     return replace(trainings.ssl_gan_config(data, tmp_path / "run"), pack=little_pack.path)
 
 
-@pytest.mark.parametrize("resolution", [16, 32, 64])
+@pytest.mark.parametrize("resolution", [16, 24, 32, 64, 96])
 def test_generator_makes_images_of_the_resolution(resolution: int) -> None:
     images = Generator(resolution, 8, 4)(torch.rand(5, 8))
     assert images.shape == (5, 3, resolution, resolution)
@@ -126,5 +126,5 @@ def test_mistakes(config: Config) -> None:
         replace(config, backbone="resnet50")
     with pytest.raises(UserError, match="noise_size: expected more than 0"):
         replace(config, noise_size=0)
-    with pytest.raises(UserError, match="resolution: expected 16, 32, 64 or 128"):
-        run(replace(config, resolution=24))
+    with pytest.raises(UserError, match="resolution: expected 4, 5, 6 or 7 times 4, 8, 16 or 32"):
+        run(replace(config, resolution=18))

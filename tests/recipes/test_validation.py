@@ -20,7 +20,15 @@ from loaders import open_pack
 from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack
 from loaders.packs.labels.validation import SET_ASIDE_PATH
-from recipes import fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised
+from recipes import (
+    fixmatch,
+    mean_teacher,
+    pseudo_label,
+    self_training,
+    ssl_gan,
+    supervised,
+    temporal_ensembling,
+)
 from tests.recipes.labelled import FEW, check_exact_runs
 
 HELD: dict[str, Any] = {"labels_per_class": 4, "validation_share": 0.25, "validate_every": 1, "keep": "best"}
@@ -46,6 +54,7 @@ def test_training_and_validation_stand_side_by_side(measured: Path) -> None:
     held = [record for record in records if "validation_top1" in record]
     assert [record["step"] for record in held] == [1, 2, 3, 4]
     assert all(record["validation_loss"] > 0.0 for record in held)
+    assert all(0.0 <= record["validation_raw_top1"] <= 1.0 for record in held)
     trained = [record for record in records if "top1" in record]
     assert [record["step"] for record in trained] == [1, 2, 3, 4]
 
@@ -87,6 +96,11 @@ def test_a_run_that_was_broken_off_keeps_the_same_best(digits_pack: Pack, tmp_pa
 OTHERS: dict[str, tuple[Any, Callable[[Any], Any], dict[str, Any]]] = {
     "fixmatch": (fixmatch, fixmatch.run, {**PAIRED, "class_weights": "inverse"}),
     "mean_teacher": (mean_teacher, mean_teacher.run, {**PAIRED, "class_weights": "effective"}),
+    "temporal_ensembling": (
+        temporal_ensembling,
+        temporal_ensembling.run,
+        {**PAIRED, "class_weights": "inverse"},
+    ),
     "classical": (
         pseudo_label,
         lambda config: pseudo_label.run_classical(config, open_pack(config.pack)),

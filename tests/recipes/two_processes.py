@@ -20,7 +20,17 @@ from engine.nets.backbones import build_backbone
 from engine.train.distributed import on_main, seed_everything
 from engine.train.run_folder import save_backbone
 from loaders import LoaderOptions, open_pack
-from recipes import barlow, fixmatch, mean_teacher, pseudo_label, self_training, ssl_gan, supervised, transfer
+from recipes import (
+    barlow,
+    fixmatch,
+    mean_teacher,
+    pseudo_label,
+    self_training,
+    ssl_gan,
+    supervised,
+    temporal_ensembling,
+    transfer,
+)
 from tests.recipes.labelled import FEW
 from tests.recipes.short_runs import SMALL, run_short
 
@@ -42,6 +52,14 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
         "fixmatch": lambda: fixmatch.run(fixmatch.Config(**options("fixmatch", threshold=0.1, **paired))),
         "mean_teacher": lambda: mean_teacher.run(
             mean_teacher.Config(**options("mean_teacher", **paired, ramp_epochs=0.0))
+        ),
+        "temporal_ensembling": lambda: temporal_ensembling.run(
+            temporal_ensembling.Config(
+                **(
+                    options("temporal_ensembling", **paired)
+                    | {"ramp_epochs": 0.0, "lr": 1e-3, "max_steps": 5}
+                )
+            )
         ),
         "pseudo_label_classical": lambda: pseudo_label.run_classical(
             pseudo_label.Config(**options("pseudo_label_classical", threshold=0.1, mu=3)),

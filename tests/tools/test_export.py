@@ -109,7 +109,7 @@ def test_transformers_load_the_folder(resnet: Path, tmp_path: Path) -> None:
 
 
 @needs("onnx", "onnxruntime", "onnxscript")
-@pytest.mark.parametrize("run", ["resnet", "tiny"])
+@pytest.mark.parametrize("run", ["tiny", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_onnxruntime_runs_the_graph_for_any_batch(
     run: str, tmp_path: Path, digits_pack: Pack, request: pytest.FixtureRequest
 ) -> None:

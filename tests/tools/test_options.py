@@ -78,7 +78,7 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("bench_select", (*SELECT, "--runs", "0"), "runs: expected more than 0"),
     ("bench_select", (*SELECT, "--rows", "-1"), "rows: expected a whole number"),
     ("bench_select", (*SELECT, "--json", "FILE/x.jsonl"), "json: expected a folder"),
-    ("bench_memory", ("PACK", "--epochs", "0"), "epochs: expected a whole number of at least 1"),
+    ("bench_memory", ("PACK", "--epochs", "0"), "epochs: expected more than 0, found 0"),
     ("bench_memory", ("PACK", "--json", "FOLDER"), "json: expected a file"),
     ("bench_transcode", ("--images", "FOLDER"), "holds no JPEG"),
     ("bench_transcode", ("--images", "FOLDER", "--num-images", "0"), "num_images: expected more than 0"),

@@ -113,6 +113,13 @@ PRETRAININGS: dict[str, Pretraining] = {
         ("position_top1", "1 of 8 positions"),
         (*_TILES, "--hidden", 256, "--lr", 0.05),
     ),
+    "colorization": Pretraining(
+        "colorization",
+        "Colourisation",
+        128,
+        ("color_top1", "1 of 261 colours"),
+        ("--min-crop", 0.5, "--head-width", 32, "--lr", 0.001, "--lr-milestones"),
+    ),
     "autoencoder": Pretraining(
         "vae", "Autoencoder", 128, ("reconstruction", "cross-entropy"), ("--beta", 0, "--decoder-width", 16)
     ),
@@ -246,6 +253,14 @@ TRAININGS: dict[str, Training] = {
                 "--ema-decay",
                 0.99,
             ),
+        ),
+    ),
+    "temporal_ensembling": Training(
+        "Temporal ensembling",
+        _one(
+            "temporal_ensembling",
+            *(*NETWORK, *POOL, "--batch-size", 20, "--lr", 0.003, "--weight-decay", 5e-4),
+            *("--ramp-epochs", 0.3, "--ramp-down-epochs", 0.3),
         ),
     ),
     "classical": Training(

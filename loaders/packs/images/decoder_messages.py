@@ -1,4 +1,4 @@
-"""What decoders say while they decode: kept with the image that it is about, not printed."""
+"""Messages of decoders while they decode: kept with the image that they are about, not printed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 
 class _Listener:
-    """Routes Pillow's warnings to the thread that decodes; others go on to where they went before.
+    """Routes Pillow's warnings to the thread that decodes; other warnings go where they went before.
 
-    `warnings.catch_warnings` changes the whole process, so threads that decode at once share one.
+    `warnings.catch_warnings` changes the whole process, so threads that decode at the same time share one.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class _Listener:
             if self._num_threads == 0:
                 self._caught = warnings.catch_warnings()
                 self._caught.__enter__()
-                # Also where warnings are errors: what is packed must not depend on the environment.
+                # This holds also where warnings are errors: a pack must not depend on the environment.
                 warnings.filterwarnings("always", module=r"PIL(\.|$)|pillow_")
                 before = warnings.showwarning
 
@@ -65,7 +65,7 @@ _stderr_lock = threading.Lock()
 
 @contextmanager
 def decoder_messages() -> Iterator[list[str]]:
-    """Collect what Pillow warns of inside; yields the list, which is complete at the end."""
+    """Collect Pillow's warnings inside the block; yield the list, which is complete at the end."""
     messages = _listener.enter()
     try:
         yield messages
@@ -77,7 +77,7 @@ def decoder_messages() -> Iterator[list[str]]:
 
 @contextmanager
 def stderr_lines(messages: list[str]) -> Iterator[None]:
-    """Collect what C libraries write to the standard error stream inside, for one thread at a time.
+    """Collect what C libraries write to standard error inside the block, for one thread at a time.
 
     Args:
         messages: gets the lines.
@@ -85,7 +85,7 @@ def stderr_lines(messages: list[str]) -> Iterator[None]:
     with _stderr_lock:
         try:
             before = os.dup(_STDERR)
-        except OSError:  # no such stream: nothing can reach it
+        except OSError:  # there is no such stream, so nothing can be written to it
             yield
             return
         try:

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: the name of a format that is not read, and what to do about it.
+"""The format of a file by its first bytes: the name of a format that is not read, and the remedy.
 
 Sources of the signatures: the formats' own specifications, and the list of file(1).
 """
@@ -22,10 +22,10 @@ class _Kind(NamedTuple):
     """A format that is not read.
 
     Attributes:
-        at: where its signature stands.
+        at: position of its signature.
         signature: its first bytes.
-        name: what it is called, with its article.
-        remedy: what makes images of it.
+        name: name of the format, with its article.
+        remedy: how to make images of it.
     """
 
     at: int
@@ -70,7 +70,7 @@ _KINDS = (
     _Kind(-18, b"TRUEVISION-XFILE.", "a Targa file", _CONVERT),
     _Kind(0, b"icns", "an icon of macOS", _CONVERT),
 )  # fmt: skip
-# Of formats that are read, but whose decoder does not know this file.
+# Formats that are read, for files that their decoder does not take.
 _DAMAGED = (
     (0, b"\x89PNG", "PNG"),
     (0, b"GIF8", "GIF"),
@@ -82,7 +82,7 @@ _DAMAGED = (
 
 
 def unread_kind(data: bytes) -> BadImage:
-    """Return what is said of a file that no decoder takes: the name of its format, or that it is no image."""
+    """Return the message for a file that no decoder takes: the name of its format, or that it is no image."""
     for kind in _KINDS:
         at = kind.at if kind.at >= 0 else len(data) + kind.at
         if at >= 0 and data.startswith(kind.signature, at):
@@ -97,13 +97,13 @@ def unread_kind(data: bytes) -> BadImage:
 
 
 class Extra(NamedTuple):
-    """A format whose decoder is a package of its own.
+    """A format whose decoder is a separate package.
 
     Attributes:
-        pillow_name: what Pillow calls the format once the package is there.
-        name: what people call it, with its article.
+        pillow_name: Pillow's name of the format once the package is installed.
+        name: its common name, with its article.
         package: what to install.
-        register: makes Pillow know the format; raises ImportError without the package.
+        register: registers the format with Pillow; raises ImportError without the package.
     """
 
     pillow_name: str
@@ -135,7 +135,7 @@ _AVIF = Extra("AVIF", "an AVIF image", "'pillow>=11.3'", _register_avif)
 
 
 def extra_of(data: bytes) -> Extra | None:
-    """Return which format with a package of its own a file has, None for every other.
+    """Return the format of a file if it needs a separate package, else None.
 
     Raises:
         BadImage: the package is not installed; the text says how to install it.
@@ -161,7 +161,7 @@ def extra_of(data: bytes) -> Extra | None:
 
 
 def _brands(data: bytes) -> Iterable[bytes]:
-    """Yield the brand of a file of boxes and those that it is compatible with."""
+    """Yield the major brand of an ISO base media file and the brands that it is compatible with."""
     yield data[8:12]
     for at in range(16, min(int.from_bytes(data[:4], "big"), len(data), 256) - 3, 4):
         yield data[at : at + 4]

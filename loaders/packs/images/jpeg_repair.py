@@ -1,8 +1,8 @@
-"""JPEGs that decode with a warning, as every other reader decodes them.
+"""JPEGs that decode with a warning, decoded as other readers decode them.
 
-Whatever Pillow or libjpeg-turbo makes pixels of is kept, unless pixels are lost: a JPEG that ends within its
-scan, which decoders fill up with gray. How much is lost is found by decoding twice, with different bytes
-behind the end: the pixels that differ are those that the file does not decide.
+A JPEG that Pillow or libjpeg-turbo decodes is kept, unless it has lost pixels: if a file ends within its
+scan, decoders fill the rest with gray. Decoding twice, with different bytes behind the end, shows how much is
+lost: the file does not decide the pixels that differ.
 
 Source: ITU-T T.81, annex B (markers) and G (progressive scans).
 """
@@ -19,7 +19,7 @@ from loaders.kernels.jpeg.turbojpeg import MAX_SCANS, Decompressor
 from loaders.packs.images.odd_formats import DecodedImage, decode_any
 from loaders.packs.reasons import BadImage, Reason
 
-MAX_LOST = 0.01  # share of the rows that may be lost
+MAX_LOST = 0.01  # largest share of the rows that may be lost
 _END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -31,12 +31,12 @@ _UNIT_PX = 16  # the largest unit of the usual samplings
 
 
 class _Scans(NamedTuple):
-    """What the markers of a JPEG say of its scans.
+    """Facts about the scans of a JPEG, from its markers.
 
     Attributes:
         stop: where the entropy-coded data of the last scan ends.
         num_scans: number of scans.
-        is_complete: every coefficient has all its bits, for all that the headings say.
+        is_complete: every coefficient has all of its bits, according to the scan headers.
     """
 
     stop: int
@@ -49,7 +49,7 @@ def repair_jpeg(data: bytes, complaint: str, max_pixels: int) -> DecodedImage:
 
     Args:
         data: the file.
-        complaint: of the decoder.
+        complaint: message of the decoder.
         max_pixels: larger images are refused.
 
     Raises:
@@ -77,7 +77,7 @@ def repair_jpeg(data: bytes, complaint: str, max_pixels: int) -> DecodedImage:
 
 
 def lost_share(data: bytes, scans: _Scans, max_pixels: int) -> float:
-    """Return which share of its rows a JPEG lacks, 1 where nothing can be decoded of it."""
+    """Return the share of its rows that a JPEG lacks; 1 where nothing can be decoded."""
     if not scans.num_scans or not scans.is_complete:
         return 1.0
     noise = np.random.Generator(np.random.PCG64(0)).integers(1, 255, (8, 48), np.uint8)
@@ -87,17 +87,17 @@ def lost_share(data: bytes, scans: _Scans, max_pixels: int) -> float:
     try:
         one, other = (decoder.decode(kept + end, max_pixels=max_pixels) for end in (_END, tail + _END))
     except ValueError:
-        return 0.0  # Pillow has the last word
+        return 0.0  # Pillow decides
     return _differing_share(one, other)
 
 
 def _entropy_coded(data: bytes, scans: _Scans) -> bytes:
-    """Return a JPEG up to the end of its last scan, without the first half of a marker or of a pair."""
+    """Return a JPEG up to the end of its last scan, without half a marker or pair at the end."""
     return data[: scans.stop].rstrip(b"\xff")
 
 
 def _differing_share(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Return the share of the pixels from the first differing unit on, in the order of a scan."""
+    """Return the share of the pixels from the first unit that differs, in scan order."""
     differ = (one != other).any(axis=2)
     rows = np.flatnonzero(differ.any(axis=1))
     if not len(rows):
@@ -112,7 +112,7 @@ def _differing_share(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
 
 
 def find_scans(data: bytes) -> _Scans:
-    """Walk over the markers of a JPEG as decoders do, which skip what is none."""
+    """Walk over the markers of a JPEG like a decoder, which skips bytes between markers."""
     position, stop, count = 2, len(data), 0
     is_progressive, num_components = False, 0
     bits_left: dict[int, NDArray[np.int64]] = {}
@@ -143,7 +143,7 @@ def find_scans(data: bytes) -> _Scans:
 
 
 def _note_bits(heading: bytes, bits_left: dict[int, NDArray[np.int64]]) -> None:
-    """Note, for each component of a scan, how many bits its coefficients lack afterwards, int64 [64]."""
+    """Note how many bits the coefficients of each component still lack after a scan, int64 [64]."""
     count = heading[0] if heading else 0
     if len(heading) < 4 + 2 * count:
         return

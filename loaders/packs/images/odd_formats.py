@@ -1,4 +1,4 @@
-"""The cold path: images that are no plain baseline JPEG, decoded by Pillow to RGB."""
+"""The slow path: images other than plain baseline JPEG, decoded by Pillow to RGB."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loaders.packs.images.png_chunks import ends, is_png, is_rgb_of_16_bit, with
 from loaders.packs.images.to_rgb import to_rgb
 from loaders.packs.reasons import BadImage, Reason
 
-# Bitmaps only: formats that run an interpreter (EPS, WMF) have no place in a packer.
+# Bitmaps only: a packer does not run the interpreters that formats such as EPS and WMF need.
 FORMATS = (
     "JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "ICO", "PCX", "SGI", "DDS", "QOI",
 )  # fmt: skip
@@ -51,12 +51,12 @@ class DecodedImage(NamedTuple):
     """An image as Pillow decodes it.
 
     Attributes:
-        pixels: uint8 [H, W, 3], RGB as the decoder leaves it.
-        orientation: the EXIF value 1 to 8 that is still to be applied.
-        is_rotated: the file says that it is not stored upright.
+        pixels: uint8 [H, W, 3], RGB, not yet turned upright.
+        orientation: the EXIF value, 1 to 8, that the caller still has to apply.
+        is_rotated: the image is not stored upright, according to the file.
         is_converted: the file is of another format or colour space than gray or YCbCr JPEG.
         num_frames: frames of an animation, of which the first is decoded.
-        messages: what the decoder warned of.
+        messages: warnings of the decoder.
     """
 
     pixels: NDArray[np.uint8]
@@ -71,8 +71,7 @@ def decode_any(data: bytes, max_pixels: int) -> DecodedImage:
     """Decode any bitmap to RGB: first frame, transparent parts on white, depths by `to_rgb`.
 
     Raises:
-        BadImage: no image, a damaged one, one of a format that is not read, or one of more than
-            `max_pixels`.
+        BadImage: the data is no image, is damaged, has a format that is not read, or more than `max_pixels`.
     """
     extra = extra_of(data)
     formats = _known_formats() if extra is None else (extra.pillow_name,)
@@ -103,7 +102,7 @@ def _decode(data: bytes, formats: tuple[str, ...], max_pixels: int, messages: li
         # libtiff writes its complaints to the terminal.
         with stderr_lines(messages) if image.format == "TIFF" else nullcontext():
             image.load()
-        # Decoders of some formats turn the image themselves, and then say so.
+        # Decoders of some formats turn the image themselves and mark it as turned.
         orientation = _orientation(image)
         is_converted = image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L")
         pixels = to_rgb(image, is_rgb_of_16_bit(data))
@@ -111,7 +110,7 @@ def _decode(data: bytes, formats: tuple[str, ...], max_pixels: int, messages: li
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation; 1 where there is none or it cannot be read, as viewers do."""
+    """Return the EXIF orientation; 1 if it is absent or unreadable, as viewers do."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except _PILLOW_ERRORS:
@@ -121,7 +120,7 @@ def _orientation(image: Image.Image) -> int:
 
 @cache
 def _known_formats() -> tuple[str, ...]:
-    """Return those of `FORMATS` that this Pillow was built with."""
+    """Return the members of `FORMATS` that this Pillow was built with."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 

@@ -53,7 +53,7 @@ class _Planes(NamedTuple):
 
     Attributes:
         memory: uint8.
-        places: int64 [3, 2], where each begins, bytes from one of its rows to the next.
+        places: int64 [3, 2], where each plane begins, and the bytes from one row to the next.
     """
 
     memory: NDArray[np.uint8]
@@ -64,7 +64,7 @@ class _Layout(NamedTuple):
     """Three planes one behind the other, padded to whole units of colour as the library wants them.
 
     Attributes:
-        shared: pixels per value of colour, down and across.
+        shared: pixels that share one colour value, down and across.
         height: of the colours.
         width: of the colours.
     """
@@ -75,7 +75,7 @@ class _Layout(NamedTuple):
 
     @classmethod
     def of(cls, height: int, width: int, shared: tuple[int, int]) -> _Layout:
-        """Lay out an image of so many pixels."""
+        """Lay out an image of this size."""
         return cls(shared, -(-height // shared[0]), -(-width // shared[1]))
 
     @property
@@ -96,7 +96,7 @@ class _Layout(NamedTuple):
 
 
 class _Worker(threading.local):
-    """What a thread keeps: a decoder, an encoder and memory."""
+    """A decoder, an encoder and memory for one thread."""
 
     def __init__(self) -> None:
         self.decoder = Decompressor()
@@ -104,16 +104,16 @@ class _Worker(threading.local):
         self.baseline = make_baseline()
         with first_use("decoding to planes"):
             file, region, places = np.zeros(1, np.uint8), np.zeros(4, np.int64), np.zeros((3, 2), np.int64)
-            file.flags.writeable = False  # as all files are
+            file.flags.writeable = False  # as in all files
             decode_samples(file, 1, 1, region, self.baseline, file.copy(), file.copy(), places)
         self._memory: dict[str, NDArray[Any]] = {}
 
     def renew(self) -> None:
-        """Take another decoder: one that has met a damaged header refuses every image after it."""
+        """Make a new decoder: after a damaged header the old one refuses every image."""
         self.decoder = Decompressor()
 
     def memory(self, name: str, size: int, kind: type[np.generic] = np.uint8) -> NDArray[Any]:
-        """Return memory for so many values; for the same name the same, where it is of a usual size."""
+        """Return memory for so many values; one name gets the same memory again, up to a usual size."""
         if size > _KEPT_VALUES:
             return np.empty(size, kind)
         if name not in self._memory or len(self._memory[name]) < size:
@@ -137,8 +137,8 @@ def shrink_planes(data: bytes, factor: int, to_height: int, to_width: int, quali
         quality: of the result, 1 to 100.
 
     Returns:
-        The new JPEG; None where the decoder complains, or the image is of a form or size that is left to
-        others: very narrow, or of unusual subsampling.
+        The new JPEG; None where the decoder complains, and for very narrow images and unusual subsampling,
+        which other code handles.
     """
     decoder = _worker.decoder.handle
     if _quick.tj3DecompressHeader(decoder, data, len(data)) != 0:
@@ -167,11 +167,11 @@ def _resize(source: _Planes, plan: ShrinkPlan) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=512)
 def _plan(height: int, width: int, shared: tuple[int, int], to_height: int, to_width: int) -> ShrinkPlan:
-    """Return how three planes shrink, the results padded to whole units of colour."""
+    """Return how the three planes shrink; the results are padded to whole units of colour."""
     half = _SHARED[HALF_COLOURS]
     planes = []
     for plane in range(3):
-        # Of the pixels that share a value, down and across, on either side.
+        # Pixels that share one colour value, down and across, before and after.
         own = (shared, half) if plane else ((1, 1), (1, 1))
         rows, columns = (
             Side(
@@ -189,7 +189,7 @@ def _plan(height: int, width: int, shared: tuple[int, int], to_height: int, to_w
 
 
 def _decode_baseline(data: bytes, height: int, width: int) -> _Planes | None:
-    """Decode by our own code, None where it leaves the file to libjpeg-turbo."""
+    """Decode by our own code; None for a file that it leaves to libjpeg-turbo."""
     scan, samples = (
         _worker.memory(name, size)
         for name, size in (("scan", scan_bytes(len(data))), ("source", sample_bytes(height, width)))
@@ -202,7 +202,7 @@ def _decode_baseline(data: bytes, height: int, width: int) -> _Planes | None:
 
 
 def _decode(data: bytes, factor: int, layout: _Layout) -> _Planes | None:
-    """Decode by libjpeg-turbo, None where it complains."""
+    """Decode by libjpeg-turbo; None where it complains."""
     planes = layout.planes(_worker.memory("source", layout.ends[2]))
     decoder = _worker.decoder.handle
     _quick.tj3SetScalingFactor(decoder, ScalingFactor(1, factor))

@@ -1,7 +1,6 @@
-"""A PNG without the chunks that say nothing about its pixels.
+"""A PNG without the chunks that do not affect its pixels.
 
-Pillow refuses an image whose texts are large when inflated, and inflates every text to find out. Texts that
-hold an orientation stay.
+Pillow inflates every text and refuses an image whose texts are large. Texts that hold an orientation stay.
 
 Source: W3C, Portable Network Graphics, third edition, chapters 5 and 11.
 """
@@ -27,12 +26,12 @@ def is_rgb_of_16_bit(data: bytes) -> bool:
 
 
 def ends(data: bytes) -> bool:
-    """Tell whether a PNG holds the chunk that ends it, and so was not cut."""
+    """Tell whether a PNG holds its end chunk, and so was not cut off."""
     return b"IEND" in data[-64:] or b"IEND" in data
 
 
 def without_texts(data: bytes) -> bytes:
-    """Return a PNG without texts and colour profile; anything else, and an unusual PNG, as it is."""
+    """Return a PNG without texts and colour profile; return other data, and an unusual PNG, unchanged."""
     position, end = len(SIGNATURE), len(data)
     pieces, first = [], 0
     while position + _FRAME_BYTES <= end:

@@ -27,7 +27,7 @@ def fit_short_side(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def crop_middle(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the largest square in the middle of uint8 [H, W, 3]; what is odd is left out on the right."""
+    """Return the central square of uint8 [H, W, 3]; an odd pixel is cut off on the right or below."""
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -35,7 +35,7 @@ def crop_middle(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def resize_antialiased(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Resize with a Hamming filter as wide as the scale, as sharp as bicubic at the price of bilinear.
+    """Resize with a Hamming filter scaled to the reduction: as sharp as bicubic at the cost of bilinear.
 
     Args:
         pixels: uint8 [H, W, 3].

@@ -10,7 +10,7 @@ from loaders.kernels.jpeg.turbojpeg import decode_jpeg, factor_leaving
 from loaders.packs.images.resize import fit_inside, resize_antialiased
 from loaders.packs.pack import Pack
 
-THUMBNAIL_PX = 144  # twice the height that sheets show, for zooming
+THUMBNAIL_PX = 144  # twice the height shown on sheets, for zooming
 _UNREADABLE_GRAY = 128
 _QUALITY = 80
 
@@ -18,7 +18,7 @@ _QUALITY = 80
 def thumbnail(pack: Pack, row: int, side: int = THUMBNAIL_PX) -> bytes:
     """Return a JPEG file of the image of a row, whose longer side is at most `side` pixels.
 
-    An image that was damaged since it was packed is a gray square; verifying names it.
+    An image that was damaged after packing becomes a gray square; verifying reports it.
     """
     data, columns = pack.view(row), pack.columns
     full = int(columns.height[row]), int(columns.width[row])

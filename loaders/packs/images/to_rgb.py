@@ -1,8 +1,8 @@
 """From a Pillow image of any mode to RGB of 8 bits a sample: transparent parts on white, depths by one scale.
 
-The scale belongs to the mode of a file, never to the values of one image: whole numbers without a sign are
-divided by the largest that their bits can hold, fractions must lie between 0 and 1. Samples whose range no
-standard gives are refused.
+The scale depends on the mode of a file, never on the values of one image: unsigned integers are divided by
+the largest value of their type, floating-point samples must lie between 0 and 1. Samples whose range no
+standard defines are refused.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def to_rgb(image: Image.Image, is_16_bit: bool) -> NDArray[np.uint8]:
 
     Args:
         image: a loaded image.
-        is_16_bit: it is an RGB PNG of 16 bits a sample, of which Pillow keeps the upper 8, but not those of
-            the transparent colour.
+        is_16_bit: the image is an RGB PNG of 16 bits a sample; Pillow keeps the upper 8 bits of samples, but
+            all 16 of the transparent colour.
 
     Raises:
         BadImage: samples without a stated range.
-        ValueError: a mode that Pillow does not convert.
+        ValueError: Pillow does not convert this mode.
     """
     if image.mode in _SHORT_MODES or image.mode == "I":
         return _from_whole_numbers(image)
@@ -77,7 +77,7 @@ def _from_whole_numbers(image: Image.Image) -> NDArray[np.uint8]:
 def _from_fractions(image: Image.Image) -> NDArray[np.uint8]:
     values = np.asarray(image, np.float64)
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
-    if not 0 <= low <= high <= 1:  # neither for NaN
+    if not 0 <= low <= high <= 1:  # false for NaN too
         raise BadImage(
             Reason.UNSUPPORTED,
             f"samples of floating point from {low:.6g} to {high:.6g}, expected 0 to 1: convert them to that "

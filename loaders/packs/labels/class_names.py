@@ -1,6 +1,6 @@
-"""Classes that a pack was not made with: named later, in a file beside its label tables.
+"""Classes that were named after packing, in a file beside the label tables.
 
-The manifest stays as it is: runs on the pack's images know it by its manifest and go on as before.
+The manifest stays as it is, since runs identify a pack by its manifest; they go on as before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CLASS_NAMES_PATH = f"{LABELS_FOLDER}/classes.json"
 
 
 def read_class_names(folder: Path) -> tuple[str, ...]:
-    """Return the names that the pack in `folder` was given after it was made; none by default.
+    """Return the class names that the pack in `folder` got after packing; none by default.
 
     Raises:
         UserError: the file is damaged.
@@ -36,10 +36,10 @@ def read_class_names(folder: Path) -> tuple[str, ...]:
 
 
 def joined_class_names(folder: Path, packed: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the classes of the pack in `folder`: those that it was made with, then those named later.
+    """Return the classes of the pack in `folder`: first those from packing, then those named later.
 
     Raises:
-        UserError: the file is damaged, or of another pack.
+        UserError: the file is damaged, or belongs to another pack.
     """
     named = read_class_names(folder)
     longer, shorter = (packed, named) if len(packed) >= len(named) else (named, packed)
@@ -52,7 +52,7 @@ def joined_class_names(folder: Path, packed: tuple[str, ...]) -> tuple[str, ...]
 
 
 def write_class_names(folder: Path, names: tuple[str, ...]) -> None:
-    """Name the classes of the pack in `folder` for good; those that it has already come first."""
+    """Name the classes of the pack in `folder` for good; the classes that it has already come first."""
     _checked(names, "classes")
     path = folder / CLASS_NAMES_PATH
     path.parent.mkdir(exist_ok=True)
@@ -60,13 +60,13 @@ def write_class_names(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def class_names(given: Sequence[str]) -> tuple[str, ...]:
-    """Return class names that were given one by one, or in a text file with one per line.
+    """Return class names, given one by one or in a text file with one per line.
 
     Args:
         given: two names or more, or the path of such a file.
 
     Raises:
-        UserError: no such file, fewer than two names, an empty one, or one twice.
+        UserError: no such file, fewer than two names, an empty name, or a name that comes twice.
     """
     if len(given) != 1:
         return _checked(tuple(name.strip() for name in given), "classes")

@@ -1,4 +1,4 @@
-"""Dividing images among splits: class by class, in given shares, with copies of one image on one side."""
+"""Dividing images among splits: class by class, in given shares, with all copies of an image in one split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
 
-_SHARE_ERROR = 1e-6  # shares are written by hand: 0.33, 0.33, 0.34
+_SHARE_ERROR = 1e-6  # people write shares such as 0.33, 0.33, 0.34
 _SHOWN_CLASSES = 5
 
 
@@ -19,9 +19,9 @@ class Division(NamedTuple):
 
     Attributes:
         names: of the splits.
-        shares: of each class that they get, which sum to 1.
-        seed: chooses which images.
-        near: images that look the same stay together too.
+        shares: share of each class that each split gets; they sum to 1.
+        seed: seed of the choice of images.
+        near: whether images that look the same stay together too.
     """
 
     names: tuple[str, ...]
@@ -30,21 +30,21 @@ class Division(NamedTuple):
     near: bool = False
 
     def __str__(self) -> str:
-        """Return the shares as they are given, with what else decides: "0.8,0.2 (seed 0)"."""
+        """Return the shares as text, with what else decides the division: "0.8,0.2 (seed 0)"."""
         near = ", near copies together" if self.near else ""
         return f"{','.join(f'{share:g}' for share in self.shares)} (seed {self.seed}{near})"
 
 
 def parse_shares(text: str, num_parts: int, what: str) -> tuple[float, ...]:
-    """Parse shares such as "0.8,0.1,0.1"; one that is left out at the end is the rest.
+    """Parse shares such as "0.8,0.1,0.1"; a share left out at the end is the rest.
 
     Args:
-        text: numbers between 0 and 1, parted by commas.
+        text: numbers between 0 and 1, separated by commas.
         num_parts: how many parts there are.
         what: begins the message.
 
     Raises:
-        UserError: no numbers, another number of them, or shares that do not sum to 1.
+        UserError: a text that is no number, a wrong number of shares, or shares that do not sum to 1.
     """
     try:
         shares = [float(part) for part in text.split(",")]
@@ -66,7 +66,7 @@ def parse_shares(text: str, num_parts: int, what: str) -> tuple[float, ...]:
 
 
 def joined_groups(num_images: int, hashes: NDArray[np.uint64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the group of each image: equal hashes, and pairs, belong together.
+    """Return the group of each image: images with equal hashes, and pairs, belong together.
 
     Args:
         num_images: N.
@@ -98,9 +98,10 @@ def divide(
 ) -> NDArray[np.int64]:
     """Give each image to a part; a pure function of contents, labels, shares and seed, not of names or order.
 
-    A group goes to one part as a whole, with the class of its first image. The groups of a class are taken
-    by size and then by their hash, each for the part that lacks most of its share. A class of as many groups
-    as parts, or more, has at least one in each; one of fewer fills the parts with the largest shares.
+    A group goes to one part as a whole, with the class of its first image. The groups of a class are taken in
+    the order of size and then of hash; each goes to the part that lacks most of its share. If a class has at
+    least as many groups as there are parts, every part gets one or more; otherwise the parts with the largest
+    shares get one each.
 
     Args:
         labels: int64 [N], -1 where an image has none; these are divided like a class.
@@ -115,7 +116,7 @@ def divide(
     groups = groups.astype(np.int64)
     _, first, inverse, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     inverse = inverse.reshape(len(labels))
-    # The smallest hash of a group stands for it: that depends on its contents alone.
+    # The smallest hash of a group stands for the group, so that only its contents matter.
     smallest = np.full(len(sizes), np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(smallest, inverse, hashes)
     mixed = _mixed(smallest, seed)
@@ -128,14 +129,14 @@ def divide(
 
 
 def _fill(sizes: NDArray[np.int64], shares: Sequence[float]) -> NDArray[np.int64]:
-    """Return the part of each group of a class, taken in this order."""
+    """Return the part of each group of a class; groups are taken in the given order."""
     lacks = [float(quota) for quota in _quotas(int(sizes.sum()), shares)]
     part = np.zeros(len(sizes), np.int64)
     for number, size in enumerate(sizes.tolist()):
         part[number] = place = max(range(len(lacks)), key=lacks.__getitem__)
         lacks[place] -= size
     counts = np.bincount(part, minlength=len(shares))
-    while len(sizes) >= len(shares) and (counts == 0).any():  # large groups have left a part without any
+    while len(sizes) >= len(shares) and (counts == 0).any():  # large groups have left a part without an image
         number = int(np.flatnonzero(part == counts.argmax())[-1])
         part[number] = counts.argmin()
         counts = np.bincount(part, minlength=len(shares))
@@ -143,7 +144,7 @@ def _fill(sizes: NDArray[np.int64], shares: Sequence[float]) -> NDArray[np.int64
 
 
 def _quotas(count: int, shares: Sequence[float]) -> list[int]:
-    """Divide a number of images by the largest remainder; each part gets one where there are enough."""
+    """Divide a number of images by largest remainder; if there are enough, each part gets at least one."""
     exact = [count * share for share in shares]
     quotas = [int(value + 1e-9) for value in exact]
     by_rest = sorted(range(len(shares)), key=lambda i: quotas[i] - exact[i])
@@ -156,7 +157,7 @@ def _quotas(count: int, shares: Sequence[float]) -> list[int]:
 
 
 def _mixed(hashes: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Return another order for every seed: the finalizer of SplitMix64 (Steele et al., 2014)."""
+    """Hash values under a seed by the finalizer of SplitMix64 (Steele et al., 2014), to order them."""
     value = hashes ^ np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -167,7 +168,7 @@ def _mixed(hashes: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 def scarce_note(
     labels: NDArray[np.int64], parts: NDArray[np.int64], names: Sequence[str], classes: Sequence[str]
 ) -> str | None:
-    """Name the classes of which a part has no image; None where there are none.
+    """Name the classes that are missing in a part; None if no class is.
 
     Args:
         labels: int64 [N], -1 where an image has none.

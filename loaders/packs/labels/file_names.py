@@ -13,14 +13,14 @@ _SHOWN = 3
 
 
 class RowNames:
-    """The rows of a pack by any part of their path that only one of them has.
+    """Finds a row of a pack by a part of its path that no other row has.
 
     A name finds the row whose path ends with it, such as `IMG_1.jpg` or `cat/IMG_1.jpg`, or whose path it
     ends with, such as `/home/me/photos/cat/IMG_1.jpg`; the suffix of an image may be left out. So does a key.
     """
 
     def __init__(self, pack: Pack, row_ranges: Sequence[tuple[int, int]]) -> None:
-        """Read the keys of these rows."""
+        """Index the keys of these rows."""
         self._pack = pack
         self._rows: dict[str, list[tuple[list[str], int]]] = {}  # last part of the key -> parts, row
         for first, stop in row_ranges:
@@ -28,15 +28,16 @@ class RowNames:
                 parts = pack.key(row).split("/")
                 self._rows.setdefault(parts[-1], []).append((parts, row))
 
-    def find(self, name: str, where: str | Path) -> int:
+    def find(self, name: str, where: str | Path, remedy: str = "") -> int:
         """Return the row that a name means.
 
         Args:
-            name: of a file, with as much of its path as tells it from others.
+            name: name of a file, with as much of its path as is needed to be unique.
             where: begins the message.
+            remedy: ends it; by default an example of a list.
 
         Raises:
-            UserError: no row, or several, with the name.
+            UserError: no row has the name, or several have it.
         """
         given = name.strip().replace("\\", "/").removeprefix("./")
         folder, _, file = given.rpartition("/")
@@ -54,18 +55,21 @@ class RowNames:
                 raise UserError(
                     f"{where}: {name!r} may be {len(rows)} images, such as {shown}: give more of its path"
                 )
-        raise UserError(f"{where}: the pack has no image called {name!r}; {self.example()}")
+        raise UserError(f"{where}: the pack has no image called {name!r}; {remedy or self.example()}")
+
+    def name(self) -> str:
+        """Return the name of an image of this very pack."""
+        parts, _ = next(iter(self._rows.values()))[0]
+        return f"{'/'.join(parts[1:] or parts)}.jpg"
 
     def example(self) -> str:
         """Return a line of the expected form with a name and a class of this very pack."""
-        parts, _ = next(iter(self._rows.values()))[0]
-        name = f"{'/'.join(parts[1:] or parts)}.jpg"
         label = self._pack.classes[0] if self._pack.classes else "cat"
-        return f"expected a heading and a line per image, such as: path,class / {name},{label}"
+        return f"expected a heading and a line per image, such as: path,class / {self.name()},{label}"
 
 
 def _common(key: list[str], name: list[str]) -> int:
-    """Return how many parts agree where a name ends a key, or all of a key behind its split ends the name."""
+    """Return how many parts match, if the name ends the key or the key without its split ends the name."""
     path = key[1:]
     if key[-len(name) :] == name:
         return len(name)

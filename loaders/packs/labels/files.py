@@ -28,7 +28,7 @@ RowRanges = Sequence[tuple[int, int]]
 
 
 def read_label_file(path: Path, pack: Pack, row_ranges: RowRanges, source: str) -> LabelTable:
-    """Make a label table of a file.
+    """Make a label table from a file.
 
     Args:
         path: an array with one label per row, or a list of `row`, `key` or the name of the file (see
@@ -105,11 +105,11 @@ def _columns_of(path: Path, cells: Mapping[str, Any], pack: Pack, row_ranges: Ro
 
 
 def new_class_names(path: Path, known: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a list of labels that are no class yet, in the order of the alphabet.
+    """Return the names in a list of labels that are not classes yet, in alphabetical order.
 
     Args:
         path: a list, see `read_label_file`; arrays hold numbers and name nothing.
-        known: the classes that there are.
+        known: the present classes.
     """
     if path.suffix.lower() not in LIST_SUFFIXES or not path.is_file():
         return ()
@@ -141,10 +141,10 @@ def _label_number(path: Path, cell: Any, number_of: dict[str, int], is_name: boo
     text = number_text(cell).strip()
     if text == "":
         return -1
-    # In a column of names "7" is the class of that name, elsewhere class number 7.
+    # In a column of names "7" is the class with that name; in any other column it is class number 7.
     if is_name and str(cell) in number_of:
         return number_of[str(cell)]
-    # Classes "1" to "3" have the numbers 0 to 2: what a 1 means cannot be told.
+    # Classes "1" to "3" have the numbers 0 to 2, so the meaning of a 1 is ambiguous.
     if number_of.get(text, text) != text and text.isdigit() and number_of[text] != int(text):
         raise UserError(
             f"{path}: label {text} may be class number {text} or the class named {text!r}, which is number "

@@ -1,7 +1,7 @@
-"""What is trained on must not be what is measured on: shared rows, and shared images by their content hash.
+"""Leaks: rows and images (by content hash) that are both trained on and measured on.
 
-Both are looked up in the index columns, so that the cost is a few passes over them and no image is read.
-A copy counts where the bytes in the shards are equal; the same picture encoded twice is not found.
+The index columns tell both, so a search takes a few passes over them and reads no image. Copies are images
+with equal bytes in the shards; the same picture encoded twice is not found.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _BLOCK = 1 << 20  # rows whose hashes are in memory at once: 16 MB
 
 @dataclass(frozen=True)
 class Leak:
-    """What some images share with a split.
+    """The rows and copies that a set of images shares with a split.
 
     Attributes:
         split: name of the split.
-        num_images: images that were looked up.
-        num_rows: of these, rows of the split.
-        num_copies: other rows with the content of an image of the split.
-        example: key of the first of either kind.
+        num_images: number of images looked up.
+        num_rows: how many of these are rows of the split.
+        num_copies: how many other rows have the content of an image of the split.
+        example: key of the first row of either kind.
     """
 
     split: str
@@ -37,23 +37,24 @@ class Leak:
     example: str
 
     def __str__(self) -> str:
-        """Say how many of which, as in "2 rows and 1 copies of split 'test' among 40 images, ..."."""
+        """Say what is shared, as in "2 rows and 1 copies of split 'test' among 40 images, ..."."""
         counts = ((self.num_rows, "rows"), (self.num_copies, "copies"))
         found = " and ".join(f"{count:,} {what}" for count, what in counts if count)
         return f"{found} of split {self.split!r} among {self.num_images:,} images, such as {self.example!r}"
 
 
 class _Contents:
-    """The content hashes of a split, to look others up in."""
+    """The content hashes of a split, in which other hashes are looked up."""
 
     def __init__(self, split: Split) -> None:
         parts = [split.pack.columns.content_hash[first:stop] for first, stop in split.row_ranges]
         hashes = np.concatenate(parts)
-        # By the first 64 bits; that two images of a split share these and differ in the rest is left out.
+        # Sorted by the first 64 bits; two images of a split that share these and differ in the rest are not
+        # expected.
         self._sorted = hashes[np.argsort(hashes[:, 0])]
         bits = max(16, (16 * len(hashes)).bit_length())
         self._mask = np.uint64((1 << bits) - 1)
-        # Most rows are told apart by a bit each, without a search among the hashes.
+        # A table of bits rules out most rows without a search among the hashes.
         self._seen = np.zeros(1 << bits, np.bool_)
         self._seen[hashes[:, 0] & self._mask] = True
 
@@ -91,7 +92,7 @@ def shared_rows(pack: Pack, rows: Rows, split: Split) -> tuple[NDArray[np.bool_]
 
 
 def find_leak(pack: Pack, rows: Rows, split: Split) -> Leak | None:
-    """Return what rows of a pack, int64 [K], share with a split; None where they share nothing."""
+    """Return what rows of a pack, int64 [K], share with a split; None if they share nothing."""
     own, copies = shared_rows(pack, rows, split)
     either = own | copies
     if not either.any():
@@ -101,20 +102,20 @@ def find_leak(pack: Pack, rows: Rows, split: Split) -> Leak | None:
 
 
 def check_leak(pack: Pack, rows: Rows, measured: Split, allow: bool, what: str = "labels") -> tuple[str, ...]:
-    """Refuse to train on what is measured on, or name it where that is allowed.
+    """Refuse to train on images that are measured on, or describe them if that is allowed.
 
     Args:
-        pack: of the images to train on.
+        pack: pack of the images to train on.
         rows: int64 [K], these images.
         measured: the split to measure on.
-        allow: return what they share instead of refusing it.
+        allow: return a description of the shared images instead of refusing.
         what: first word of the message.
 
     Returns:
-        What was allowed, in words; empty where nothing is shared.
+        A description of the shared images; empty if there are none.
 
     Raises:
-        UserError: they share rows or content, and that is not allowed.
+        UserError: rows or content are shared, and that is not allowed.
     """
     leak = find_leak(pack, rows, measured)
     if leak is None:

@@ -1,4 +1,4 @@
-"""Several labels an image: kept beside the pack in a table of their own, which no recipe reads."""
+"""Several labels per image: a separate table beside the pack keeps them; no recipe reads it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROWS_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class MultiLabels:
-    """The labels of the rows that have any, in increasing order of row.
+    """The labels of the rows with labels, in increasing order of row.
 
     Attributes:
         row: int64 [M], rows of the pack.
@@ -38,7 +38,7 @@ class MultiLabels:
         """Read the table of a pack, of so many classes.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is no such table, or it is damaged.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -59,7 +59,7 @@ class MultiLabels:
             raise UserError(f"{path} cannot be read ({reason}): restore it or pack again") from None
 
     def of_row(self, row: int) -> NDArray[np.int64] | None:
-        """Return int64 [K], the labels of a row; None where it was given none."""
+        """Return int64 [K], the labels of a row; None if the row was given no list of labels."""
         place = int(np.searchsorted(self.row, row))
         if place == len(self.row) or self.row[place] != row:
             return None
@@ -81,9 +81,9 @@ def write_multi_labels(
 
     Args:
         target: folder that gets the file.
-        given: rows in increasing order, and the label that the source gave, see `names_of`.
+        given: rows in increasing order, each with the label from its source, see `names_of`.
         classes: of the pack.
-        base: the labels of the pack that is appended to; its rows come first.
+        base: labels of the pack to which rows are appended; the rows of that pack come first.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

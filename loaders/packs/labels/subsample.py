@@ -20,12 +20,12 @@ _SHOWN_CLASSES = 5
 def subsample_per_class(labels: NDArray[np.int64], k: int, seed: int) -> NDArray[np.int64]:
     """Choose k positions of every class that occurs, a pure function of the labels, k and the seed.
 
-    The subsets are nested: with one seed, the choice for k labels is part of the choice for k + 1, so that a
-    curve over k differs by the added labels alone.
+    The subsets are nested: with one seed, the choice for k labels is part of the choice for k + 1, so that
+    the points of a curve over k differ only in the added labels.
 
     Args:
         labels: int64 [N], -1 where a position has no label.
-        k: labels per class, at least 1; of a class with fewer images all are chosen, see `tell_scarce`.
+        k: labels per class, at least 1; a class with fewer images gives all of them, see `tell_scarce`.
         seed: chooses the subset, at least 0.
 
     Returns:
@@ -41,18 +41,18 @@ def subsample_per_class(labels: NDArray[np.int64], k: int, seed: int) -> NDArray
         raise UserError("labels per class: the split has no labels; give a labelled split")
     chosen = []
     for label in classes:
-        # One generator per class: a class's choice does not move when another class grows.
+        # One generator per class, so that the choice in a class does not change when another class grows.
         generator = np.random.Generator(np.random.Philox(key=[seed, int(label)]))
         chosen.append(generator.permutation(np.flatnonzero(labels == label))[:k])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 def tell_scarce(labels: NDArray[np.int64], k: int, classes: Sequence[str]) -> None:
-    """Print a line that names the classes with fewer than k labelled images, where there are any.
+    """Print a line that names the classes with fewer than k labelled images, if there are any.
 
     Args:
         labels: int64 [N], -1 where a position has no label.
-        k: images that were asked for of each class.
+        k: number of images wanted from each class.
         classes: names; a label is an index into them. A pack may have none.
     """
     known = labels[labels >= 0]
@@ -78,7 +78,7 @@ def few_labels(split: Split, per_class: int | None, seed: int, table: LabelTable
         split: labelled split.
         per_class: k, see `subsample_per_class`; None keeps every label of the split.
         seed: chooses the labels.
-        table: where the labels come from; the true labels by default.
+        table: source of the labels; the true labels by default.
 
     Raises:
         UserError: no labels.
@@ -105,7 +105,7 @@ def read_label_table(pack: Pack, path: Path) -> LabelTable:
     """Read a label table and check that it can be one of this pack.
 
     Raises:
-        UserError: no table, one of another number of classes, or of rows that the pack does not have.
+        UserError: there is no table, or its number of classes or its rows do not fit the pack.
     """
     table = pack.widened(LabelTable.read(path, len(pack)))
     if table.num_classes != len(pack.classes):
@@ -124,14 +124,16 @@ def read_label_table(pack: Pack, path: Path) -> LabelTable:
 def training_labels(
     pack: Pack, split: str, per_class: int | None, seed: int, extra: Sequence[Path] = ()
 ) -> LabelTable:
-    """Return the labels to train on: some true ones of a split and those of further tables, or these alone.
+    """Return the labels to train on: true labels of a split and those of further tables, or only the latter.
 
     Args:
         pack: the pack.
         split: labelled split; where it is "" or without any true label, the tables are the only labels.
-        per_class: true labels of each class, or of the tables' where these are alone; None takes all.
-        seed: chooses them.
-        extra: label tables on disk; where several name a row, the first label stays, true ones before all.
+        per_class: labels to take of each class, from the true labels or, if there are none, from the tables;
+            None takes all.
+        seed: seed of that choice.
+        extra: label tables on disk; if several label a row, the first label counts, and a true label before
+            all others.
 
     Raises:
         UserError: a pack without classes, no labels, or a table that cannot be read.
@@ -159,9 +161,9 @@ def validation_part(labels: NDArray[np.int64], share: float, seed: int) -> NDArr
 
     Args:
         labels: int64 [N], -1 where a position has no label.
-        share: between 0 and 1; of each class at least one image is chosen and at least one is left, which
-            leaves all of a class that has a single one.
-        seed: chooses which, at least 0.
+        share: between 0 and 1; of each class at least one image is chosen and at least one is left, so a
+            class with a single image keeps it.
+        seed: seed of the choice, at least 0.
 
     Returns:
         bool [N], True for validation; unlabelled positions are False.

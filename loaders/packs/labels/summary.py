@@ -1,4 +1,4 @@
-"""The classes of a pack from the labels of all its splits, and what its summary says of them."""
+"""The classes of a pack, from the labels of all its splits, and the notes on them in the summary."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SHOWN = 3
 
 
 class SplitLabels:
-    """The labels of one split, seen one by one."""
+    """Collects the labels of one split, one by one."""
 
     def __init__(self, is_multi_label: bool, gives_lists: bool) -> None:
         """Begin.
 
         Args:
-            is_multi_label: each label is stored as a list of names, see `names_of`.
-            gives_lists: the source gives it so; others, such as folders, give one name.
+            is_multi_label: whether each label is stored as a list of names, see `names_of`.
+            gives_lists: whether the source gives lists; others, such as folders, give one name.
         """
         self._is_multi_label, self._gives_lists = is_multi_label, gives_lists
         self._texts: dict[str, str] = {}
@@ -30,7 +30,7 @@ class SplitLabels:
         self.notes: list[str] = []
 
     def text(self, label: str | None) -> str | None:
-        """Return a label as packs store it, and count it among the classes."""
+        """Return a label in the form that packs store, and add it to the classes."""
         if label is None:
             return None
         if label not in self._texts:
@@ -40,7 +40,7 @@ class SplitLabels:
         return self._texts[label]
 
     def end(self, source: ImageSource, folders: FolderClasses | None, name: str) -> None:
-        """Take what only the whole source knows: the classes that are folders, the names of its numbers."""
+        """Take what is known only after the whole listing: classes that are folders, names of numbers."""
         self.numbered = source.class_names()
         if folders is not None:
             self._found, self.notes = folders.classes(), folders.notes(name)
@@ -59,29 +59,29 @@ class SplitLabels:
 
 
 class LabelSummary:
-    """The classes of all splits: names in the order of the alphabet, or the numbers of the sources."""
+    """Collects the classes of all splits: names in alphabetical order, or the numbers of the sources."""
 
     def __init__(self, base: tuple[str, ...], options: ColumnOptions) -> None:
-        """Begin; `base` are the classes of the pack that is appended to, which keep their numbers."""
+        """Begin; `base` are the classes of the pack to append to, which keep their numbers."""
         self._base, self._options = base, options
         self._splits: dict[str, SplitLabels] = {}
         self._notes: list[str] = []
         self._has_columns = self._has_labels = False
 
     def begin(self, split: str, source: ImageSource) -> SplitLabels:
-        """Return what sees the labels of a split."""
+        """Return the collector for the labels of a split."""
         several = self._options.multi_label
         self._splits[split] = SplitLabels(several, several and isinstance(source, ColumnSource))
         return self._splits[split]
 
     def say(self, split: SplitSource, source: ImageSource, said: list[str], beside: list[str]) -> None:
-        """Take what is to be said of a split, once it has been listed.
+        """Take the notes on a split after its listing.
 
         Args:
             split: the split.
             source: its source.
-            said: what was said of its layout.
-            beside: lists that may hold its labels, if it has none.
+            said: notes on its layout.
+            beside: files that may hold its labels, if it has none.
         """
         labels = self._splits[split.split]
         notes = said + [note for note in labels.notes if note not in said]
@@ -109,10 +109,10 @@ class LabelSummary:
         return self._base + tuple(sorted(named.union(*numbered) - set(self._base)))
 
     def notes(self) -> list[str]:
-        """Return one line for everything that a user should know of the labels.
+        """Return one line for each fact that a user should know about the labels.
 
         Raises:
-            UserError: options that no source could follow.
+            UserError: an option that no source could follow.
         """
         options, notes = self._options, list(self._notes)
         if options.label_column is not None and not self._has_labels:
@@ -130,7 +130,7 @@ class LabelSummary:
         return notes + self._lone_classes() + self._numeric_names() + self._alike_names()
 
     def _lone_classes(self) -> list[str]:
-        """Name the classes that one split has and no other, where several have labels."""
+        """Name the classes that only one split has, if several splits have labels."""
         labelled = {name: labels.found for name, labels in self._splits.items() if labels.found}
         notes = []
         for name, found in labelled.items():
@@ -145,7 +145,7 @@ class LabelSummary:
         return notes
 
     def _numeric_names(self) -> list[str]:
-        """Say where a class is called by a number that is not its own."""
+        """Tell of a class whose name is a number other than its own."""
         for number, name in enumerate(self.classes()):
             if name.isascii() and name.isdigit() and int(name) != number:
                 return [

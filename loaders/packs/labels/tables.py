@@ -18,7 +18,7 @@ from loaders.packs.manifest import LABELS_FOLDER, MAX_CYCLE, TRUE_LABELS
 
 TABLE_VERSION = 1
 _ROWS_PER_GROUP = 1 << 20
-_ROWS_PER_BYTE = 16  # measured: consecutive rows with one label take 1.3 bytes each
+_ROWS_PER_BYTE = 16  # measured: consecutive rows with one label take 1.3 bytes per row
 _PLAIN_BYTES = 28  # of a row
 
 
@@ -36,7 +36,7 @@ class LabelTable:
         label: int64 [M], in [0, num_classes).
         confidence: float32 [M], in [0, 1]; 1 for labels that a human gave.
         source: object [M] of str, who gave the label, e.g. "true", "pseudo", "oracle".
-        cycle: int32 [M], round of self-training or active learning, 0 for labels given at the start.
+        cycle: int32 [M], round of self-training or active learning; 0 for labels from the start.
         num_classes: number of classes of the pack.
         version: version of the table's layout.
     """
@@ -53,8 +53,8 @@ class LabelTable:
         """Check types, lengths and ranges.
 
         Raises:
-            UserError: a column of another type or shape, columns of different lengths, an unordered or
-                negative row, a label or a confidence out of range.
+            UserError: a column has another type, shape or length; rows are unordered or negative; a label or
+                a confidence is out of range.
         """
         check_whole("label table: num_classes", self.num_classes, 0)
         for name, dtype in _COLUMN_DTYPES.items():
@@ -104,8 +104,8 @@ class LabelTable:
             cycle: round in which they were given, at most `MAX_CYCLE`.
 
         Raises:
-            UserError: rows or labels that are no whole numbers (nothing is truncated), different lengths, or
-                values that a table refuses.
+            UserError: rows or labels are not whole numbers (nothing is truncated), lengths differ, or a table
+                refuses the values.
         """
         check_whole("label table cycle", cycle, 0, MAX_CYCLE)
         rows, labels = _whole_numbers("row", row), _whole_numbers("label", label)
@@ -126,7 +126,7 @@ class LabelTable:
         )
 
     def join(self, other: LabelTable) -> LabelTable:
-        """Add the labels of `other`; where both name a row, this table's label stays.
+        """Add the labels of `other`; if both tables label a row, the label of this table stays.
 
         Raises:
             UserError: tables of different numbers of classes.
@@ -157,7 +157,7 @@ class LabelTable:
         """Return the part of the table that labels these rows.
 
         Args:
-            rows: int64 [K], rows of the pack in any order; those without a label are left out.
+            rows: int64 [K], rows of the pack in any order; rows without a label are left out.
         """
         kept = np.isin(self.row, rows)
         columns: dict[str, Any] = {name: getattr(self, name)[kept] for name in _COLUMN_DTYPES}
@@ -179,7 +179,7 @@ class LabelTable:
         return labels
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as parquet, atomically; the folder is made if need be."""
+        """Write the table as parquet, atomically; make its folder if needed."""
         path = Path(path)
         buffer = io.BytesIO()
         with LabelTableWriter(buffer, self.num_classes) as writer:
@@ -195,10 +195,10 @@ class LabelTable:
 
         Args:
             path: of the table.
-            max_rows: rows of the pack, where it is known; a table of more is refused before it is read.
+            max_rows: rows of the pack, if known; a table with more rows is refused before it is read.
 
         Raises:
-            UserError: no such file, no label table, a newer version, more rows than the pack or than the
+            UserError: no such file, not a label table, a newer version, more rows than the pack has or the
                 file can hold, or values out of range.
         """
         import pyarrow as pa
@@ -206,11 +206,11 @@ class LabelTable:
 
         path = Path(path)
         try:
-            with path.open("rb") as file:  # pyarrow takes no path whose bytes are no UTF-8
+            with path.open("rb") as file:  # pyarrow does not take paths that are not UTF-8
                 _check_size(path, file, max_rows)
                 _check_types(path, file)
-                # In this thread alone: a process that ends while threads of pyarrow let go of what they read
-                # may abort ("terminate called without an active exception", apache/arrow#34314).
+                # Read in this thread alone: a process may abort if it ends while pyarrow's threads free what
+                # they read ("terminate called without an active exception", apache/arrow#34314).
                 table = pq.ParquetFile(file, pre_buffer=False).read(_schema().names, use_threads=False)
                 meta = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
             version, num_classes = int(meta["sluice.version"]), int(meta["sluice.num_classes"])
@@ -251,11 +251,11 @@ def _whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
     """Return values as int64 [M].
 
     Raises:
-        UserError: another shape, or values that are no whole numbers by their type.
+        UserError: the shape is another, or the type of the values is no integer.
     """
     array = np.asarray(values)
     if array.size == 0 and array.ndim == 1:
-        return np.zeros(0, np.int64)  # an empty list has no type of its own
+        return np.zeros(0, np.int64)  # an empty list has no type
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise UserError(
             f"label table: expected column {name} as whole numbers [M], found {_described(array)}; round or "
@@ -267,7 +267,7 @@ def _whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
 
 
 def _check_types(path: Path, file: BinaryIO) -> None:
-    """Refuse columns that reading would have to convert.
+    """Refuse columns that would have to be converted.
 
     Raises:
         UserError: a column of another type.
@@ -285,10 +285,10 @@ def _check_types(path: Path, file: BinaryIO) -> None:
 
 
 def _check_size(path: Path, file: BinaryIO, max_rows: int | None) -> None:
-    """Refuse a table whose footer claims more than it may hold: runs of equal values need no room in it.
+    """Refuse a table whose footer claims too many rows: runs of equal values take no space in a file.
 
     Raises:
-        UserError: more rows than `max_rows`, or than the rows, which are all different, can be packed into.
+        UserError: more rows than `max_rows`, or than distinct row numbers fit into the file.
     """
     import pyarrow.parquet as pq
 
@@ -309,7 +309,7 @@ def _check_size(path: Path, file: BinaryIO, max_rows: int | None) -> None:
 
 
 def _texts(column: Any) -> NDArray[np.object_]:
-    """Return a dictionary-encoded column as object [M] of str, without making a text per row."""
+    """Return a dictionary-encoded column as object [M] of str, without a new string for each row."""
     whole = column.unify_dictionaries().combine_chunks()
     texts = np.array([*whole.dictionary.to_pylist(), ""], dtype=object)
     found: NDArray[np.object_] = texts[whole.indices.to_numpy()]
@@ -336,7 +336,7 @@ def _schema(num_classes: int | None = None) -> Any:
 
 
 class LabelTableWriter:
-    """Writes a label table part by part, so that a billion labels need no more memory than a part."""
+    """Writes a label table part by part, so that a billion labels need only the memory of one part."""
 
     def __init__(self, file: Any, num_classes: int) -> None:
         """Begin a table in `file`, a binary file open for writing."""
@@ -353,10 +353,11 @@ class LabelTableWriter:
         source: NDArray[np.object_],
         cycle: NDArray[np.int32],
     ) -> None:
-        """Append labelled rows; rows must increase over all parts."""
+        """Append labelled rows; row numbers must increase from part to part."""
         import pyarrow as pa
 
-        # Built from buffers: `pa.array` and `dictionary_encode` load modules for a tenth of a second.
+        # Built from buffers, since `pa.array` and `dictionary_encode` take a tenth of a second to load
+        # modules.
         def column(values: NDArray[Any], name: str, kind: Any) -> Any:
             exact = np.ascontiguousarray(values.astype(_COLUMN_DTYPES[name], casting="equiv", copy=False))
             return pa.Array.from_buffers(kind, len(exact), [None, pa.py_buffer(exact)])

@@ -1,4 +1,4 @@
-"""Which labels a run is measured on while it trains, and which are left to train on."""
+"""Which labels validate a run while it trains, and which labels remain to train on."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from loaders.packs.labels.tables import LabelTable
 from loaders.packs.pack import Pack
 
 SET_ASIDE_PATH = "labels/validation.parquet"
-"""Where a run folder keeps the labels that were set aside."""
+"""Path, in a run folder, of the labels that were set aside."""
 USUAL_SPLITS = ("val", "validation")
 USUAL_SHARE, FEWEST = 0.1, 20
-_GUESSED = ("pseudo", "guess")  # sources of labels that a network gave
+_GUESSED = ("pseudo", "guess")  # sources of labels that come from a network
 
 
 class ValidationFields(Protocol):
@@ -32,19 +32,19 @@ class ValidationFields(Protocol):
 
     @property
     def test_split(self) -> str:
-        """Split that the end is measured on; "" for none."""
+        """Split that the finished run is measured on; "" for none."""
 
     @property
     def label_seed(self) -> int:
-        """Chooses what is set aside."""
+        """Seed of the choice of labels to set aside."""
 
     @property
     def allow_leak(self) -> bool:
-        """Train on images of the validation split all the same."""
+        """Train on images of the validation split although the run is measured on them."""
 
     @property
     def init(self) -> Path | None:
-        """Run that the weights come from."""
+        """Run from which the weights come."""
 
     @property
     def validation_split(self) -> str | None:
@@ -57,15 +57,15 @@ class ValidationFields(Protocol):
 
 @dataclass(frozen=True)
 class Division:
-    """The labels of a run.
+    """The labels of a run, divided.
 
     Attributes:
         training: to train on.
         validation: to measure on while training; None for nothing.
-        set_aside: whether these were labels to train on: then their images and copies are not trained on
-            without their labels either, and the run folder keeps the table.
-        said: where they come from, in words.
-        leaks: what is trained on and measured on at once, where that is allowed.
+        set_aside: whether the validation labels were taken from the labels to train on. Then their images,
+            and copies of these, are not trained on without labels either, and the run folder keeps the table.
+        said: in words, where the validation labels come from.
+        leaks: description of images both trained on and measured on, if that is allowed.
     """
 
     training: LabelTable
@@ -80,12 +80,12 @@ def divide_labels(pack: Pack, labels: LabelTable, fields: ValidationFields) -> D
 
     Args:
         pack: the pack.
-        labels: all that may be trained on.
+        labels: all labels that may be trained on.
         fields: of the run.
 
     Raises:
-        UserError: a share that leaves a class without a label, a split without labels or one that is trained
-            on, or a label table of another pack.
+        UserError: a share that leaves a class without a label, a split that has no labels or is trained on,
+            or a label table of another pack.
     """
     split, share = fields.validation_split, fields.validation_share
     if split and split.endswith(".parquet"):
@@ -116,7 +116,7 @@ def _by_default(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Div
         others = (fields.test_split, fields.labeled_split)
         if name in pack.splits and name not in others and has_labels(pack, name):
             leak = find_leak(pack, labels.row, pack.split(name))
-            if leak is not None:  # nobody asked for it, so it is no mistake
+            if leak is not None:  # the user did not ask for it, so it is no mistake
                 return Division(labels, None, False, f"none, since labels are {leak}")
             return _split(pack, labels, name, fields)
     counts = np.bincount(labels.label[_given(labels)], minlength=labels.num_classes)
@@ -129,7 +129,7 @@ def _by_default(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Div
 
 
 def _inherited(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Division | None:
-    """Set aside what the run of --init did, where it is of this pack; None where that is of no use here."""
+    """Set aside the labels that the run of --init set aside; None if they are of no use here."""
     if fields.init is None or not _is_of(pack, fields.init):
         return None
     path = fields.init / SET_ASIDE_PATH
@@ -138,12 +138,12 @@ def _inherited(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Divi
         if fields.test_split and find_leak(pack, held.row, pack.split(fields.test_split)) is not None:
             return None
         return _without(pack, labels, held, f"the {len(held):,} images that {path} set aside")
-    except UserError:  # no table, or one that leaves a class of fewer labels none: nobody asked for it
+    except UserError:  # no table, or one that leaves a class without labels: the user did not ask for it
         return None
 
 
 def _is_of(pack: Pack, run: Path) -> bool:
-    """Return whether a run was made on this pack, as its config.json says."""
+    """Return whether a run was made on this pack, according to its config.json."""
     try:
         named = str(parse_json((run / "config.json").read_bytes())["config"]["pack"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -152,7 +152,7 @@ def _is_of(pack: Pack, run: Path) -> bool:
 
 
 def _given(labels: LabelTable) -> NDArray[np.bool_]:
-    """Return bool [M], whether a label is more than a network's guess."""
+    """Return bool [M], whether a label is more than the guess of a network."""
     return ~np.isin(labels.source.astype(str), _GUESSED)
 
 
@@ -171,7 +171,7 @@ def _split(pack: Pack, labels: LabelTable, name: str, fields: ValidationFields) 
 
 
 def _share(pack: Pack, labels: LabelTable, share: float, seed: int) -> LabelTable:
-    """Choose a share of every class among the labels that no network guessed."""
+    """Choose a share of every class, from the labels that are not guesses of a network."""
     known = np.where(_given(labels), labels.label, -1)
     for label, count in zip(*np.unique(known[known >= 0], return_counts=True), strict=True):
         if int(count * share + 0.5) >= count > 1:
@@ -183,7 +183,7 @@ def _share(pack: Pack, labels: LabelTable, share: float, seed: int) -> LabelTabl
 
 
 def _without(pack: Pack, labels: LabelTable, held: LabelTable, said: str) -> Division:
-    """Leave out of the training labels those set aside, and copies of their images."""
+    """Remove the labels that were set aside, and copies of their images, from the training labels."""
     rest = apart(pack, labels.row, held)
     training = labels.of_rows(rest)
     lost = np.setdiff1d(labels.label, training.label)
@@ -198,6 +198,6 @@ def _without(pack: Pack, labels: LabelTable, held: LabelTable, said: str) -> Div
 
 
 def apart(pack: Pack, rows: NDArray[np.int64], held: LabelTable) -> NDArray[np.int64]:
-    """Return those of some rows, int64 [K], that are neither in a table nor copies of images in it."""
+    """Return the rows, of int64 [K], that are neither in a table nor copies of images in it."""
     own, copies = shared_rows(pack, rows, pack.pool(pack.splits).labeled_by(held))
     return rows[~(own | copies)]

@@ -1,4 +1,4 @@
-"""FFCV's .beton layout: what stands where, for the writer and the reader.
+"""FFCV's .beton layout, for the writer and the reader.
 
 A file is: header, field descriptors, one metadata record per sample, padding to a page, pages of image
 bytes (no image crosses a page), allocation table. All numbers are little-endian. Facts taken from FFCV
@@ -89,13 +89,13 @@ def read_beton(path: Path) -> BetonContent:
 
 
 def _contradiction(pointers: NDArray[np.uint64], allocations: NDArray[np.void], stop: int) -> str:
-    """Return what is wrong with a table that should hold one place per sample, all apart; "" for nothing.
+    """Return what is wrong with a table that should give each sample a place of its own; "" for nothing.
 
-    A beton has no checksums: that its two tables agree, and no two images share a byte, is all there is to
-    tell a damaged place from a whole one.
+    A beton has no checksums. A damaged place shows only if the two tables differ, or if two images share a
+    byte.
 
     Args:
-        pointers: uint64 [N], where each sample says that its image begins.
+        pointers: uint64 [N], where each image begins, according to its sample.
         allocations: [M], of `ALLOCATION`.
         stop: where the table begins, behind all images.
     """

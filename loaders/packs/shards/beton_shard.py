@@ -1,4 +1,4 @@
-"""FFCV shards: writes one .beton file, sequentially and with the same bytes every time."""
+"""FFCV shards: writes one .beton file, sequentially, and always the same bytes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from loaders.packs.shards.tar_shard import write_all
 
 
 class PageTooSmallError(Exception):
-    """An image is larger than a page; the shard must be written with `page_bytes` or more."""
+    """An image is larger than a page; the shard needs pages of `page_bytes` or more."""
 
     def __init__(self, page_bytes: int) -> None:
-        """Keep the page size that would do."""
+        """Keep the page size that is needed."""
         super().__init__(f"needs pages of {page_bytes} bytes")
         self.page_bytes = page_bytes
 
@@ -39,7 +39,7 @@ class BetonShardWriter:
 
         Args:
             path: file to write (the caller gives it its final name).
-            max_samples: room to leave for metadata; fewer samples may be added.
+            max_samples: most samples, for which room is left in the metadata; fewer may be added.
             page_bytes: a power of two; no image may be larger.
         """
         self._path = path
@@ -124,7 +124,7 @@ class BetonShardWriter:
         header["version"], header["num_fields"] = beton_layout.VERSION, 2
         header["page_size"], header["num_samples"] = self._page_bytes, self._num_samples
         header["alloc_table_ptr"] = self._page_start
-        self._file.seek(self._page_start)  # the last page is left full length; its end is a hole
+        self._file.seek(self._page_start)  # the last page keeps its full length; its end is a hole
         write_all(self._file, allocations.tobytes())
         self._file.seek(0)
         write_all(self._file, header.tobytes() + beton_layout.field_descriptors() + samples.tobytes())

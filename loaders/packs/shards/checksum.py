@@ -30,7 +30,7 @@ def content_hash(data: Buffer) -> bytes:
 
 
 def crc32(data: Buffer) -> int:
-    """Return the CRC-32 of one image's bytes, zlib's, several times as fast as zlib computes it."""
+    """Return the CRC-32 of one image's bytes: the value of zlib's, several times as fast."""
     value: int = isal_zlib.crc32(data)
     return value
 
@@ -43,7 +43,7 @@ def crc32_all(
     Args:
         addresses: uint64 [K].
         sizes: int64 [K], bytes.
-        maps: the memory that they lie in.
+        maps: the memory that holds them.
     """
     maps = sorted(maps, key=lambda mapped: mapped.ctypes.data)
     begins = np.array([mapped.ctypes.data for mapped in maps], np.uint64)

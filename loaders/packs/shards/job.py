@@ -43,7 +43,7 @@ _Out = TypeVar("_Out")
 
 @dataclass(frozen=True)
 class ShardJob:
-    """All that a worker needs to write a shard.
+    """Everything that a worker needs to write a shard.
 
     Attributes:
         out: folder of the pack.
@@ -51,10 +51,10 @@ class ShardJob:
         classes: class names of the pack.
         shard_format: "webdataset" or "ffcv".
         policy: what is done to images.
-        upload: URL of a remote pack; a finished shard goes there and is dropped here.
-        num_threads: threads that read and decode; they change nothing but the time.
+        upload: URL of a remote pack; a finished shard is uploaded and its local copy removed.
+        num_threads: threads that read and decode; their number changes only the time.
         columns: which columns of lists and tables are used.
-        in_bulk: images that are copied go through compiled code by the batch; changes nothing but the time.
+        in_bulk: compiled code copies images batch by batch; this changes only the time.
     """
 
     out: Path
@@ -88,7 +88,7 @@ def write_shard(job: ShardJob) -> PartInfo:
         while True:
             try:
                 return _write_shard(job, page_bytes)
-            except PageTooSmallError as error:  # an image grew when it was encoded anew
+            except PageTooSmallError as error:  # an image grew when it was encoded again
                 page_bytes = error.page_bytes
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
@@ -163,7 +163,7 @@ def _labels(job: ShardJob) -> dict[str | None, int]:
 
 
 def _entry(job: ShardJob, item: SourceItem) -> dict[str, Any]:
-    """Return how an input is named in the lists of a pack."""
+    """Return the fields that identify an input in the lists of a pack."""
     key, name = f"{job.plan.split}/{item.key}", printable(item.name)
     return {"split": job.plan.split, "key": key, "source": job.plan.source, "name": name}
 
@@ -174,12 +174,12 @@ def _refused(job: ShardJob, item: SourceItem, refusal: Refusal) -> dict[str, Any
 
 
 def _warned(job: ShardJob, item: SourceItem, messages: tuple[str, ...]) -> dict[str, Any]:
-    """Return the entry of a packed image that decoders warned of."""
+    """Return the entry of a packed image with warnings of decoders."""
     return {**_entry(job, item), "messages": [printable(text) for text in messages]}
 
 
 def _fill_in_bulk(job: ShardJob, writer: TarShardWriter | BetonShardWriter) -> ShardRows:
-    """Write the images of a shard by the batch; the bytes are those of `_fill`."""
+    """Write the images of a shard batch by batch; the bytes equal those of `_fill`."""
     from loaders.packs.bulk import batches_of, prepare_batch  # loads compiled code
 
     label_of, rows = _labels(job), ShardRows()
@@ -214,7 +214,7 @@ def _opened(job: ShardJob) -> Iterator[tuple[ImageSource, Iterator[SourceItem]]]
 
 
 def _mapped(work: Callable[[_In], _Out], tasks: Iterable[_In], num_threads: int) -> Iterator[_Out]:
-    """Yield the results of all tasks in their order, made by so many threads."""
+    """Yield the results of all tasks in order; so many threads work on them."""
     if num_threads == 1:
         yield from map(work, tasks)
         return
@@ -224,7 +224,7 @@ def _mapped(work: Callable[[_In], _Out], tasks: Iterable[_In], num_threads: int)
 
 
 def _outcomes(job: ShardJob) -> Iterator[_Outcome]:
-    """Yield what became of every item, in the order of the listing."""
+    """Yield the result for every item, in the order of the listing."""
     with _opened(job) as (source, items):
         tasks = iter(lambda: list(islice(items, _ITEMS_PER_TASK)), [])
         for outcomes in _mapped(
@@ -241,13 +241,13 @@ def _prepare(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> _Out
 
 
 def _prepare_alone(source: ImageSource, item: SourceItem, policy: ImagePolicy) -> PreparedImage | Refusal:
-    """Return the image as it is packed, or why it is not."""
+    """Return the image as it is packed, or the reason why it is not."""
     if item.problem:
         return Refusal(item.reason, item.problem)
     if item.size_bytes > MAX_FILE_BYTES:
         return Refusal(Reason.TOO_LARGE, f"{item.size_bytes} bytes, over the limit of {MAX_FILE_BYTES}")
     try:
-        # Another pack has seen to its images already: they change format without being decoded.
+        # Images of another pack were prepared before, so they change format without being decoded.
         image = source.prepared(item, policy) if isinstance(source, PackSource) else None
         return prepare_image(source.read(item), policy) if image is None else image
     except (BadImage, UnreadableItem) as error:

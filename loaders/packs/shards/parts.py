@@ -1,4 +1,4 @@
-"""What is known of one finished shard: its rows and its checksums, in one file that also says "finished".
+"""The record of one finished shard: its rows and checksums, in one file whose presence means "finished".
 
 A part is written after its shard has its final name, so the folder of parts is the journal of a pack: a
 resumed run packs the shards whose part is missing.
@@ -28,7 +28,7 @@ class PartInfo:
     """One finished shard.
 
     Attributes:
-        files: the shard first, then its index if it has one; empty where no image of the run was good.
+        files: the shard first, then its index if it has one; empty if no image of the run could be packed.
         num_images: images in the shard.
         num_key_bytes: bytes of their keys.
         num_quarantined: inputs that were refused.
@@ -45,7 +45,7 @@ class PartInfo:
 
 
 def part_path(build: Path, shard: ShardPlan) -> Path:
-    """Return where the part of a shard stands."""
+    """Return the path of the part of a shard."""
     return build / "parts" / f"{shard.split}-{shard.number:06d}.npz"
 
 
@@ -78,7 +78,7 @@ def read_part_rows(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_part_entries(path: Path, kind: Literal["rejected", "warned"]) -> list[dict[str, Any]]:
-    """Read what a part says of inputs that were refused, or of images that decoders warned of."""
+    """Read a part's entries of refused inputs, or of images with warnings of decoders."""
     with np.load(path, allow_pickle=False) as part:
         entries: list[dict[str, Any]] = parse_json(part[kind].tobytes())
     return entries

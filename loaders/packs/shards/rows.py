@@ -1,4 +1,4 @@
-"""The rows of one shard while it is written: what becomes its part of the index."""
+"""The rows of one shard while it is written; they become its part of the index."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loaders.packs.reasons import Reason
 
 
 class Refusal(NamedTuple):
-    """Why an input is not packed: which of the enumeration, and a text for people."""
+    """Why an input is not packed: the reason, and a text for people."""
 
     reason: Reason
     text: str
@@ -34,7 +34,7 @@ class Batch:
         digests: uint64 [K, 2], content hashes.
         crc32: uint32 [K].
         rejected: quarantine entries of the inputs between them.
-        warned: entries of those that decoders warned of.
+        warned: entries of images with warnings of decoders.
     """
 
     data: NDArray[np.uint8]
@@ -50,7 +50,7 @@ class Batch:
 
 
 class ShardRows:
-    """Collects rows one by one or by the batch, and gives them as columns."""
+    """Collects rows one by one or batch by batch, and returns them as columns."""
 
     def __init__(self) -> None:
         """Begin without a row."""
@@ -65,7 +65,7 @@ class ShardRows:
     def add(
         self, key: bytes, digest: bytes, crc32: int, image: PreparedImage, label: int, offset: int
     ) -> None:
-        """Add one image that stands at `offset` of its shard."""
+        """Add one image that begins at `offset` in its shard."""
         encoding = ENCODING_RAW if image.is_raw else ENCODING_JPEG
         self._keys.append(key)
         self._digests.append(digest)
@@ -74,7 +74,7 @@ class ShardRows:
         )
 
     def add_batch(self, batch: Batch, offsets: NDArray[np.int64]) -> None:
-        """Add images that stand at `offsets`, int64 [K], of their shard."""
+        """Add images that begin at `offsets`, int64 [K], in their shard."""
         self.rejected += batch.rejected
         self.warned += batch.warned
         self._keys.append(batch.keys.tobytes())

@@ -13,7 +13,7 @@ from loaders.packs.manifest import SHARD_LIST_NAME, FileInfo
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A line of `shards.jsonl`: the files of a shard, itself first, and how many images it holds."""
+    """A line of `shards.jsonl`: the files of a shard, the shard first, and its number of images."""
 
     num_images: int
     files: tuple[FileInfo, ...]

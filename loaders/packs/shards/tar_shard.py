@@ -1,7 +1,7 @@
 """WebDataset shards: per image `<key>.jpg` (`.ppm` for pixels) and, where there is a label, `<key>.cls`.
 
-The headers are GNU tar's, written here because `tarfile` takes longer over a header than the rest of a
-small image's way takes. Everything that could differ between two runs (times, owners) is zero.
+The headers are GNU tar's. They are written here because `tarfile` takes longer for a header than all other
+work on a small image. Everything that could differ between two runs (times, owners) is zero.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class TarShardWriter:
 
     def add(self, key: str, image: PreparedImage, label: int) -> int:
         """Append an image; return the offset of its encoded bytes in the shard."""
-        # Pixels stand in a portable pixmap, which stock readers open; the offset is behind its heading.
+        # Pixels are stored as a portable pixmap, which stock readers open; the offset is that of the pixels
+        # behind its heading.
         head = b"P6\n%d %d\n255\n" % (image.width, image.height) if image.is_raw else b""
         data, suffix = (head + image.data, "ppm") if image.is_raw else (image.data, "jpg")
         name = key.encode("utf-8")
@@ -151,7 +152,7 @@ def member_header(name: bytes, size_bytes: int, kind: bytes) -> bytes:
     return b"".join((name.ljust(_NAME_BYTES, b"\0"), before, size, _TIME, b"%06o\0 " % checksum, after))
 
 
-# What is the same in every header of a kind; the checksum counts its own eight bytes as spaces.
+# The bytes that all headers of a kind share; the checksum counts its own eight bytes as spaces.
 _PARTS = {
     kind: (
         _BEFORE_SIZE,

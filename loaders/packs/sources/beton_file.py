@@ -1,4 +1,4 @@
-"""FFCV's .beton files, of our own making or FFCV's: images as JPEG bytes or as pixels."""
+"""FFCV's .beton files, written by us or by FFCV: images as JPEG bytes or as pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loaders.packs.sources.numbers import NumberedClasses
 
 
 class BetonSource:
-    """Samples of one or more betons; a beton has no keys, so the number of the sample is its key."""
+    """Samples of one or more betons; a beton has no keys, so the number of a sample is its key."""
 
     labels_are_folders = False
 
@@ -36,7 +36,7 @@ class BetonSource:
                 )
                 key, name = f"{prefix}{number:08d}", f"{file}/{number}"
                 if image["mode"] != MODE_JPEG:
-                    # Pixels need their size: the name carries it to whoever reads the item.
+                    # Pixels need a size, so the name carries it to the reader of the item.
                     name += f"/{image['width']}x{image['height']}"
                     size = len(_pixmap_head(name)) + int(size)
                 yield SourceItem(name, key, label, int(size), int(image["data_ptr"]))

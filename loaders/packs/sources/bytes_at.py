@@ -8,11 +8,11 @@ from pathlib import Path
 from loaders.common.errors import UserError
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size, printable
 
-_LARGE_BYTES = 1 << 20  # what is smaller is asked for without a look at the size of the file
+_LARGE_BYTES = 1 << 20  # smaller reads are made without a look at the size of the file
 
 
 def open_file(path: Path) -> int:
-    """Return a descriptor of a file that images are read from.
+    """Return the descriptor of a file from which images are read.
 
     Raises:
         UserError: it cannot be opened.
@@ -24,13 +24,13 @@ def open_file(path: Path) -> int:
 
 
 def read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
-    """Return `num_bytes` from `offset`; fewer only where the file ends.
+    """Return `num_bytes` from `offset`, or fewer where the file ends.
 
     Raises:
-        UnreadableItem: the disk does not give them.
+        UnreadableItem: the disk fails.
     """
     try:
-        if num_bytes > _LARGE_BYTES:  # a size that a header claims takes memory before a byte is read
+        if num_bytes > _LARGE_BYTES:  # a header claims the size; memory is taken before a byte is read
             num_bytes = max(0, min(num_bytes, os.fstat(descriptor).st_size - offset))
         data = os.pread(descriptor, num_bytes, offset)
         while len(data) < num_bytes:
@@ -44,11 +44,11 @@ def read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
 
 
 def read_listed_file(path: str, source: str, item: SourceItem) -> bytes:
-    """Return the bytes of a file that was listed before.
+    """Return the bytes of a listed file.
 
     Raises:
-        UnreadableItem: it may not be read.
-        UserError: it is gone, or has another size now.
+        UnreadableItem: this user may not read it.
+        UserError: the file is gone, or its size has changed.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -70,7 +70,7 @@ def read_listed_file(path: str, source: str, item: SourceItem) -> bytes:
 
 
 def _read_expected(descriptor: int, num_bytes: int) -> bytes:
-    """Read a file of a known size; asking for one byte more shows a file that has grown."""
+    """Read a file of a known size, and ask for one byte more, which shows that the file has grown."""
     data = os.read(descriptor, num_bytes + 1)
     while len(data) < num_bytes and (more := os.read(descriptor, num_bytes + 1 - len(data))):
         data += more

@@ -19,7 +19,7 @@ from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_k
 
 
 class FolderSource:
-    """Files below `root`; the class is the folder a file lies in, files in the root itself have none."""
+    """Files below `root`; the class of a file is its folder, and files in the root have none."""
 
     labels_are_folders = True
 
@@ -34,7 +34,7 @@ class FolderSource:
         self._root = os.fspath(root)
 
     def items(self) -> Iterator[SourceItem]:
-        """Walk the tree in the order of the names, holding one folder's listing per level in memory."""
+        """Walk the tree in the order of names, with the listing of one folder per level in memory."""
         yield from self._walk("", (os.path.realpath(self._root),))
 
     def _walk(self, folder: str, ancestors: tuple[str, ...]) -> Iterator[SourceItem]:
@@ -48,7 +48,7 @@ class FolderSource:
                 f"again"
             ) from None
         stems = [file_stem(name) for name, is_folder in entries if not is_folder]
-        # A file may bear the very name that another has without its suffix: "a" beside "a.jpg".
+        # One file may be named like another without its suffix: "a" beside "a.jpg".
         shared = {stem for stem, count in Counter(stems).items() if count > 1}
         following = iter(stems)
         prefix, key_prefix = (f"{folder}/", folder_key(folder)) if folder else ("", "")
@@ -86,7 +86,7 @@ class FolderSource:
         self, items: Sequence[SourceItem]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
         """Read many files in one call; see `BulkSource`."""
-        # Loads compiled code, which a small folder does not need.
+        # This import loads compiled code, which a small folder does not need.
         from loaders.kernels.packing.read import read_files
 
         root = f"{self._root}/"
@@ -98,7 +98,7 @@ class FolderSource:
         return data, starts, good & np.array(fits)
 
     def class_names(self) -> None:
-        """A class is a folder; there is no order of their own."""
+        """A class is a folder; the source has no order of classes."""
 
     def close(self) -> None:
         """Nothing is held open."""

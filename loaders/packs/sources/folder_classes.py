@@ -1,4 +1,4 @@
-"""Which folders of a tree are classes, told from all of them together once the tree has been listed."""
+"""Which folders of a tree are classes, decided when the whole tree has been listed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from loaders.common.errors import UserError
 from loaders.packs.sources.naming import is_image_name
 from loaders.packs.sources.numbers import class_text
 
-# Names of folders that hold the images of what is around them: class/images/x.jpg.
+# Names of folders that hold the images of the folder around them: class/images/x.jpg.
 _CONTAINERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "jpeg", "jpg"))
 _SPLITS = frozenset("train training val valid validation test testing dev unlabeled unlabelled".split())  # noqa: SIM905
 _SHARD_NUMBER = re.compile(r"[0-9]{5,}")
@@ -22,11 +22,11 @@ _SHOWN = 3
 
 
 class FolderClasses:
-    """Sees every file of a tree, and then knows the class of each folder.
+    """Is told every file of a tree, and then knows the class of each folder.
 
-    A folder is a class where files that are called like images lie in it, but for two kinds: `images` in
-    `cat/images`, alone there, is of the class `cat`; a folder with a number of five digits or more and with
-    texts beside its images is a shard of img2dataset, and no class.
+    A folder is a class if it holds files with names of images, except in two cases. The folder `images` in
+    `cat/images`, alone there, has the class `cat`. A folder whose name is a number of five digits or more,
+    with texts beside its images, is a shard of img2dataset and no class.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class FolderClasses:
         self._others: dict[str, str] = {}
 
     def see(self, name: str) -> None:
-        """See a file by its path below the root."""
+        """Take note of a file, by its path below the root."""
         folder = name.rpartition("/")[0]
         if is_image_name(name):
             self._with_images[folder] = None
@@ -59,10 +59,10 @@ class FolderClasses:
                 self._lists.append(name)
 
     def refuse_others(self, source: str) -> None:
-        """Refuse a tree without an image, but with tables or archives, which are sources of other kinds.
+        """Refuse a tree with tables or archives but no image: these are sources of other kinds.
 
         Raises:
-            UserError: it is one.
+            UserError: it is such a tree.
         """
         suffix = next((suffix for suffix in _OTHER_SOURCES if suffix in self._others), None)
         if self._with_images or suffix is None:
@@ -75,7 +75,7 @@ class FolderClasses:
         )
 
     def corrections(self) -> dict[str, str | None]:
-        """Return the class of each folder whose class is not its own name."""
+        """Return the class of each folder whose class differs from its name."""
         for folder in self._with_images:
             self._num_below.update(_ancestors(folder))
         found = {folder: self._label(folder) for folder in self._with_images}
@@ -99,7 +99,7 @@ class FolderClasses:
         return {class_text(label) for label in labels if label is not None}
 
     def notes(self, source: str) -> list[str]:
-        """Return what the summary says of the tree."""
+        """Return the notes on the tree for the summary."""
         notes = []
         shards = [f for f in self._with_images if f and self._label(f) is None and f in self._with_texts]
         if shards:
@@ -141,6 +141,6 @@ class FolderClasses:
 
 
 def _ancestors(folder: str) -> list[str]:
-    """Return a folder and all that it lies in, "" for the root."""
+    """Return a folder and all folders around it; "" is the root."""
     parts = folder.split("/") if folder else []
     return ["/".join(parts[:count]) for count in range(len(parts) + 1)]

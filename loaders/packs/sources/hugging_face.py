@@ -1,4 +1,4 @@
-"""What Hugging Face's datasets write beside their columns: the names of the classes."""
+"""Metadata that Hugging Face's datasets write beside columns: the names of the classes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
 
-_INFO_NAME = "dataset_info.json"  # beside the Arrow files of `save_to_disk` and of the cache
+_INFO_NAME = "dataset_info.json"  # stands beside the Arrow files of `save_to_disk` and of the cache
 
 
 def class_names_of(path: Path) -> dict[str, tuple[str, ...]]:
-    """Return the names of the classes by column, for the columns that a table declares to be of classes.
+    """Return the names of the classes by column, for the columns that a table declares as class labels.
 
     Args:
-        path: a .parquet or .arrow; anything else declares nothing.
+        path: a .parquet or .arrow file; any other declares nothing.
     """
     if path.suffix.lower() not in (".parquet", ".arrow"):
         return {}
@@ -36,7 +36,7 @@ def _features(text: bytes | None, inside: str | None) -> dict[str, Any]:
 
 
 def _names(feature: Any) -> tuple[str, ...]:
-    """Return the names of a feature that is a class, or a list of classes."""
+    """Return the class names of a feature: a class label, or a list of class labels."""
     if isinstance(feature, list) and len(feature) == 1:
         return _names(feature[0])
     if not isinstance(feature, dict):
@@ -66,7 +66,7 @@ def read_schema(path: Path) -> Any:
 
 
 def open_arrow(path: Path) -> Any:
-    """Open a stream or a file of Arrow; as a buffer and in this thread, so that pyarrow starts no others."""
+    """Open an Arrow stream or file as a buffer, in this thread, so that pyarrow starts no threads."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source:

@@ -1,4 +1,4 @@
-"""Parquet and Arrow files with the images themselves in a column of bytes, as Hugging Face stores them."""
+"""Parquet and Arrow files with the images in a column of bytes, as Hugging Face stores them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LOOKED_AT = 4096
 
 
 def holds_images(path: Path, options: ColumnOptions | None = None) -> bool:
-    """Tell whether a .parquet or .arrow file has a column of image bytes, or the one asked for is one."""
+    """Tell whether a .parquet or .arrow file has a column of image bytes, or the wanted column is one."""
     if path.suffix.lower() == ".arrow":
         return True
     columns, asked = _byte_columns(read_schema(path)), (options or ColumnOptions()).image_column
@@ -38,7 +38,7 @@ def holds_images(path: Path, options: ColumnOptions | None = None) -> bool:
 
 
 class ImageTableSource:
-    """Rows of one or more tables; the label is a column of numbers, named by Hugging Face's metadata."""
+    """Rows of one or more tables; labels are a column of numbers, with names from Hugging Face's metadata."""
 
     labels_are_folders = False
 
@@ -47,11 +47,11 @@ class ImageTableSource:
 
         Args:
             paths: .parquet or .arrow files of the same columns.
-            split: take the rows whose split column says so; None takes all.
+            split: take the rows with this name in the split column; None takes all.
             options: which columns to use.
 
         Raises:
-            UserError: no column of images or of splits, or several that may be meant.
+            UserError: no column of images or of splits, or several candidates.
         """
         self._paths = {path.name: path for path in paths}
         self._split, self._where = split, str(paths[0])
@@ -74,7 +74,7 @@ class ImageTableSource:
         self._block: tuple[str, int, int, Any] = ("", 0, 0, None)  # file, first row, stop row, images
 
     def _unused(self, rest: list[str]) -> list[str]:
-        """Return what the summary says of columns that are not used."""
+        """Return the notes on unused columns for the summary."""
         notes = []
         if bytes_too := [name for name in _byte_columns(self._schema) if name != self._image]:
             notes.append(
@@ -90,7 +90,7 @@ class ImageTableSource:
         return notes
 
     def items(self) -> Iterator[SourceItem]:
-        """Yield the rows table by table, one block of rows in memory at a time."""
+        """Yield the rows table by table, with one block of rows in memory."""
         columns = [c for c in (self._image, self._label, self._key, self._split_column) if c is not None]
         for file, path in self._paths.items():
             if read_schema(path).names != self._schema.names:
@@ -122,7 +122,7 @@ class ImageTableSource:
             yield SourceItem(f"{file}/{row}", own, text, size or 0, row, problem)
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the metadata's names, or 0, 1, ... where all labels are numbers."""
+        """Return the names from the metadata, or 0, 1, ... if all labels are numbers."""
         return self._classes.names()
 
     def notes(self) -> list[str]:
@@ -130,7 +130,7 @@ class ImageTableSource:
         return self._notes + self._classes.notes()
 
     def read(self, item: SourceItem) -> bytes:
-        """Return the bytes of a row; rows near each other cost one read of their block."""
+        """Return the bytes of a row; neighbouring rows need only one read of their block."""
         file = item.name.rpartition("/")[0]
         with self._lock:
             name, first, stop, images = self._block
@@ -163,7 +163,7 @@ class ImageTableSource:
 
 
 class _Table:
-    """A parquet's row groups, or an Arrow file's record batches, under one roof."""
+    """The row groups of a parquet file or the record batches of an Arrow file, with one interface."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow as pa
@@ -214,7 +214,7 @@ def _byte_columns(schema: Any) -> list[str]:
 
 
 def _image_column(where: str, schema: Any, options: ColumnOptions) -> str:
-    """Return the column of image bytes: one of the usual names first, else the only one there is.
+    """Return the column of image bytes: one with a usual name, else the only such column.
 
     Raises:
         UserError: no such column, or several.
@@ -240,6 +240,6 @@ def _bytes_of(column: Any) -> Any:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if kinds.is_struct(column.type):
-        # Through the parent: a missing image is a missing struct.
+        # Nulls of the parent count: a missing image is a missing struct.
         return column.flatten()[column.type.get_field_index("bytes")]
     return column

@@ -1,4 +1,4 @@
-"""What every image source gives: items in a fixed order, and their bytes on request."""
+"""The protocol of image sources: items in a fixed order, and their bytes on request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loaders.common.errors import UserError, one_line
 from loaders.packs.reasons import BadImage as BadImage
 from loaders.packs.reasons import Reason
 
-# A larger file is no image for training, and is not read into memory to find out.
+# A larger file is no image for training, so it is not even read into memory.
 MAX_FILE_BYTES = 1 << 28
 
 
@@ -20,13 +20,15 @@ class SourceItem(NamedTuple):
     """One file of a source, listed but not read.
 
     Attributes:
-        name: path inside the source, "/" between folders; names that are no UTF-8 are surrogate-escaped.
-        key: the same path as a unique name that every shard format takes (`loaders.packs.sources.naming`).
+        name: path inside the source, with "/" between folders; bytes that are not UTF-8 are
+            surrogate-escaped.
+        key: the path as a unique name that every shard format can hold (`loaders.packs.sources.naming`).
         label: name of its class, None where the source gives none.
         size_bytes: size of the file.
-        position: where the source finds it (a tar: offset of its bytes); -1 where the name says it.
-        problem: why it cannot be packed, known from listing alone; None otherwise.
-        reason: which of the enumeration a problem is.
+        position: where the source finds the item (in a tar the offset of its bytes); -1 if the name is
+            enough.
+        problem: why the item cannot be packed, if the listing shows that; else None.
+        reason: the reason of the problem.
     """
 
     name: str
@@ -39,7 +41,7 @@ class SourceItem(NamedTuple):
 
 
 def is_hidden(item: SourceItem) -> bool:
-    """Tell whether an item is one that programs keep for themselves, and nobody meant."""
+    """Tell whether an item is a file that a program keeps for itself."""
     return item.problem is not None and item.reason is Reason.HIDDEN
 
 
@@ -47,69 +49,69 @@ class ImageSource(Protocol):
     """An adapter for one kind of source.
 
     Attributes:
-        labels_are_folders: labels are names of folders; then only a folder with a file that is called like
-            an image is a class.
+        labels_are_folders: labels are names of folders; a folder is then a class only if it holds a file with
+            the name of an image.
     """
 
     labels_are_folders: bool
 
     def items(self) -> Iterator[SourceItem]:
-        """Yield every file once, in an order that depends on nothing but the source's content."""
+        """Yield every file once, in an order that depends only on the content of the source."""
 
     def read(self, item: SourceItem) -> bytes:
         """Return the bytes of an item; safe to call from several threads.
 
         Raises:
-            UnreadableItem: this item alone cannot be read (it goes to the quarantine).
+            UnreadableItem: this one item cannot be read (it goes to the quarantine).
             UserError: the source vanished or changed since it was listed (packing stops).
         """
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the classes in the order of the source's own numbers, once it has been listed.
+        """Return the classes in the order of the source's own numbers, after the listing.
 
-        None where labels are names alone, which are then numbered in the order of the alphabet.
+        None if labels are only names; these are then numbered in alphabetical order.
         """
 
     def close(self) -> None:
-        """Close what the source holds open."""
+        """Close everything that the source holds open."""
 
 
 @runtime_checkable
 class BulkSource(Protocol):
-    """A source that reads many small items faster in one call."""
+    """A source that can read many small items in one call, which is faster."""
 
     def read_many(
         self, items: Sequence[SourceItem]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-        """Read items behind each other; safe to call from several threads.
+        """Read several items at once; safe to call from several threads.
 
         Returns:
-            uint8 [total], the bytes; int64 [N + 1], where each item begins; bool [N], whether it was read
-            as it was listed. Where it is False, `read` says why it was not.
+            uint8 [total], the bytes; int64 [N + 1], where each item begins; bool [N], whether each item was
+            read and is as listed. Where it is False, `read` says why.
         """
 
 
 @runtime_checkable
 class NotingSource(Protocol):
-    """A source that has something to say in the summary, such as a column that it did not use."""
+    """A source with notes for the summary, such as a column that it did not use."""
 
     def notes(self) -> list[str]:
-        """Return one line for each, once the source has been listed."""
+        """Return the notes, one line each, after the listing."""
 
 
 @runtime_checkable
 class ColumnSource(Protocol):
-    """A source whose labels are in a column, a field or a list.
+    """A source that has its labels in a column, a field or a list.
 
     Attributes:
-        has_labels: whether it has found them, once it has been listed.
+        has_labels: whether it has found labels; valid after the listing.
     """
 
     has_labels: bool
 
 
 class UnreadableItem(Exception):
-    """One item that cannot be read while its source is in order.
+    """One item cannot be read, while its source is in order.
 
     Attributes:
         reason: which of the enumeration.
@@ -127,7 +129,7 @@ class UnreadableItem(Exception):
 
 
 def check_size(source: str, item: SourceItem, num_bytes: int) -> None:
-    """Raise `UserError` when an item no longer has the size that it had when it was listed."""
+    """Raise `UserError` if the size of an item has changed since the listing."""
     if num_bytes != item.size_bytes:
         raise UserError(
             f"{source}: {printable(item.name)} had {item.size_bytes} bytes when it was listed and gives "

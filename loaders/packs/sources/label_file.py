@@ -34,12 +34,13 @@ _IMAGE_COLUMNS = (*PATH_COLUMNS, "id", "key", "name")
 
 
 class LabeledSource:
-    """Another source whose labels come from a file.
+    """A source with labels from a file.
 
-    A list names files: by their paths below the root, or without folders or suffixes where no two files
-    are then called alike. A tensor has one label per image: image `17.png` has label 17 where all images
-    are called by the numbers 0 to N - 1, and otherwise the i-th image in the order of the names has label
-    i, unless that puts `10.png` before `2.png`, where nobody can tell which order the tensor has.
+    A list names files by their paths below the root. Folders or suffixes may be left out where the names of
+    files stay unique. A tensor has one label per image. If the images are named 0 to N - 1, image `17.png`
+    has label 17; otherwise the i-th image in the order of names has label i. Names such as `10.png` and
+    `2.png`, whose order by name is not that of their numbers, are refused, since the order of the tensor is
+    then unknown.
     """
 
     labels_are_folders = False
@@ -61,7 +62,7 @@ class LabeledSource:
         self._classes = NumberedClasses()
         root = name.partition("#")[0]
         self._root_name = os.path.basename(root.rstrip("/"))
-        # A list inside the folder is read, and no input.
+        # A list inside the folder is read as labels and is no input.
         self._own = os.path.relpath(labels, root) if os.path.isdir(root) else None
 
     def items(self) -> Iterator[SourceItem]:
@@ -84,7 +85,7 @@ class LabeledSource:
                 yield item
 
     def _by_number(self, labels: NDArray[np.int64]) -> Iterator[SourceItem]:
-        # Two passes over the listing: whether names are numbers is known at the end of the first.
+        # Two passes over the listing: only the end of the first shows whether names are numbers.
         names = [item.name for item in self._inputs() if _is_wanted(item)]
         if len(names) != len(labels):
             raise UserError(
@@ -138,7 +139,7 @@ class LabeledSource:
             )
 
     def _calling(self, labels: dict[str, Any]) -> Callable[[str], str]:
-        """Return how the list calls a file: the first of several ways that finds the most files."""
+        """Return the form of file names in the list: the first of several that finds the most files."""
         ways: tuple[Callable[[str], str], ...] = (
             _plain,
             lambda name: file_stem(_plain(name)),
@@ -173,7 +174,7 @@ class LabeledSource:
         return labels
 
     def _columns(self, names: list[str]) -> tuple[str, str]:
-        """Return the columns of names and labels; of two columns, one beside the files' that holds names."""
+        """Return the columns of file names and of labels; a column of class names is preferred."""
         options, where = self._options, str(self._labels)
         image = find_column(names, _IMAGE_COLUMNS if options.image_column is None else
                             (options.image_column.strip().lower(),))  # fmt: skip
@@ -190,11 +191,11 @@ class LabeledSource:
         return image, label
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return 0, 1, ... where all labels are numbers."""
+        """Return 0, 1, ... if all labels are numbers."""
         return self._classes.names()
 
     def notes(self) -> list[str]:
-        """Return what the summary says of the images and the labels."""
+        """Return the notes on images and labels for the summary."""
         inner = self._images.notes() if isinstance(self._images, NotingSource) else []
         return inner + self._classes.notes()
 
@@ -212,19 +213,19 @@ def _is_wanted(item: SourceItem) -> bool:
 
 
 def _holds_names(path: Path, column: str) -> bool:
-    """Tell whether a column looks like names of classes; numbers under an unknown name may be anything."""
+    """Tell whether a column looks like class names; numbers in a column of unknown name may mean anything."""
     rows = first_rows(path, _LOOKED_AT)
     texts = [str(row.get(column) or "") for row in rows]
     return column in unused_labels(rows, ()) and not all(text.replace(".", "").isdigit() for text in texts)
 
 
 def _plain(name: str) -> str:
-    r"""Return a path as it is compared: without blanks and "./" around it, "/" for "\", composed letters."""
+    r"""Return a path as it is compared: no blanks or "./" around it, "/" for "\", composed letters."""
     return unicodedata.normalize("NFC", name.strip().replace("\\", "/").removeprefix("./"))
 
 
 def _falls(first: str, second: str) -> bool:
-    """Tell whether two names, alike up to a number, have the larger number first."""
+    """Tell whether two names that differ only in a number come with the larger number first."""
     parts = zip(_NUMBER.split(first), _NUMBER.split(second), strict=False)
     for place, (one, other) in enumerate(parts):
         if one != other:
@@ -239,7 +240,7 @@ def read_label_array(path: Path) -> NDArray[np.int64]:
         int64 [N].
 
     Raises:
-        UserError: no such file, code in it, or anything but one integer per image.
+        UserError: no such file, a pickle with code, or anything but one integer per image.
     """
     values: Any
     if path.suffix.lower() == ".npy":
@@ -249,14 +250,14 @@ def read_label_array(path: Path) -> NDArray[np.int64]:
             raise UserError(f"{path} is no array of labels ({error}): expected a .npy of integers") from None
     else:
         values = _read_tensor(path)
-    # A column [N, 1] is as good as [N].
+    # A column [N, 1] is taken as [N].
     values = values.reshape(-1) if values.ndim == 2 and 1 in values.shape else values
     if values.ndim != 1 or values.dtype.kind not in "iu":
         raise UserError(
             f"{path} holds {values.dtype} {list(values.shape)}: expected one integer label per image"
         )
     numbers = values.astype(np.int64)
-    if (numbers != values).any():  # beyond what an int64 holds
+    if (numbers != values).any():  # larger than an int64
         raise UserError(f"{path}: label {values[numbers != values][0]} is out of range; correct it")
     return np.asarray(numbers)
 
@@ -266,9 +267,9 @@ def _read_tensor(path: Path) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch advises on files of other origin is no line of ours
+            warnings.simplefilter("ignore")  # torch's advice on untrusted files is no use here
             tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever torch meets in a file that is no tensor
+    except Exception:  # any error of torch on a file that is no tensor
         raise UserError(
             f"{path} is no tensor that can be read without running its code: save it again with torch.save "
             f"of a tensor alone"
@@ -285,7 +286,7 @@ def _read_tensor(path: Path) -> Any:
 
 
 def _read_numbers(path: Path) -> NDArray[np.int64]:
-    """Read one number per line, as ImageNet's ground truth has it."""
+    """Read one number per line, the form of ImageNet's ground truth."""
     try:
         return np.array([int(row["path"]) for row in read_rows(path)], np.int64)
     except (ValueError, OverflowError) as error:

@@ -1,6 +1,6 @@
-"""Folders that say more than their files: saved data sets, tables of images, lists beside the images.
+"""Folders with a known layout: saved data sets, tables of images, lists beside the images.
 
-Each is turned into the PATH that a user who knows its layout would have given.
+Each is turned into the PATH that a user who knows the layout would give.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from loaders.packs.sources.table_columns import ColumnOptions, unused_labels, un
 _TABLE_SUFFIXES = (".parquet", ".arrow")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's imagefolder
 _ANNOTATIONS = "val_annotations.txt"  # of Tiny ImageNet
-# The number of a part, and the hash that older exports put behind it: train-00000-of-00002-0123456789abcdef.
+# The number of a part, with the hash that older exports add: train-00000-of-00002-0123456789abcdef.
 _PART_NUMBER = re.compile(r"[-_.]?[0-9]+(-of-[0-9]+)?(-[0-9a-f]{16})?$")
 _LOOKED_AT = 4096
 
 
 def resolve_layout(source: str, options: ColumnOptions) -> tuple[str, list[str]]:
-    """Return the PATH that a folder stands for, and what the summary says of it.
+    """Return the PATH for which a folder stands, and the notes on it for the summary.
 
     Args:
-        source: PATH as the user gave it; anything but a local folder, with `#split` or without, stays.
-        options: which columns the user chose.
+        source: PATH as the user gave it; only a local folder, with or without `#split`, is changed.
+        options: columns that the user chose.
 
     Raises:
-        UserError: a folder of several splits of which none is named, or one that cannot be read as it is.
+        UserError: the folder has several splits and none is named, or it cannot be read as it is.
     """
     folder, _, split = (source, "", "") if os.path.isdir(source) else source.partition("#")
     if not os.path.isdir(folder) or split.startswith("labels="):
@@ -81,7 +81,7 @@ def _saved(root: Path) -> str:
 
 
 def _tables_without_images(root: Path) -> list[Path]:
-    """Return the tables of images below a folder; none where it holds an image file, too."""
+    """Return the tables of images below a folder; none if it also holds an image file."""
     tables = []
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not is_hidden_folder(name))
@@ -94,7 +94,7 @@ def _tables_without_images(root: Path) -> list[Path]:
 
 
 def _pattern_of(root: Path, tables: list[Path], split: str) -> str:
-    """Return the pattern of the tables of one split, which the beginnings of their names tell apart."""
+    """Return the pattern of the tables of one split; splits differ in the beginnings of file names."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in tables:
         begin = _PART_NUMBER.sub("", path.stem)
@@ -111,7 +111,7 @@ def _pattern_of(root: Path, tables: list[Path], split: str) -> str:
 
 
 def _glob_of(root: Path, files: list[Path], begin: str) -> str:
-    """Return a pattern that means exactly these files, so that it can stand in messages and command lines."""
+    """Return a pattern that matches exactly these files, for messages and command lines."""
     folders, suffixes = {path.parent for path in files}, {path.suffix for path in files}
     if len(folders) == len(suffixes) == 1:
         folder, suffix = glob.escape(str(folders.pop())), suffixes.pop()
@@ -126,7 +126,7 @@ def _glob_of(root: Path, files: list[Path], begin: str) -> str:
 
 
 def _with_metadata(source: str, path: Path, options: ColumnOptions) -> tuple[str, list[str]]:
-    """Use the labels of the list that lies beside the images, if it has any."""
+    """Use the labels of the list beside the images, if it has labels."""
     rows = first_rows(path, _LOOKED_AT)
     if not rows:
         return source, [f"{path} holds no row and is not used"]
@@ -140,7 +140,7 @@ def _with_metadata(source: str, path: Path, options: ColumnOptions) -> tuple[str
 
 
 def lists_beside(source: str) -> list[str]:
-    """Return the lists beside a folder that are called as if they held its labels."""
+    """Return the lists beside a folder whose names suggest that they hold its labels."""
     root = Path(source)
     if not root.is_dir():
         return []

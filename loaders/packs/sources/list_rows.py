@@ -21,12 +21,12 @@ _BATCH_ROWS = 4096
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a list as dictionaries, a block in memory at a time.
 
-    A .csv may be parted by commas, semicolons, tabs or bars; blanks around its cells are dropped,
-    and an empty cell is None. A .txt
-    has no heading: each line is a path, or a path and a label, called `path` and `label` here.
+    Commas, semicolons, tabs or bars may separate the cells of a .csv; blanks around cells are dropped, and an
+    empty cell is None. A .txt has no heading: each line is a path, or a path and a label, called `path` and
+    `label` here.
 
     Raises:
-        UserError: a damaged file, or a row that has not the columns of the heading.
+        UserError: a damaged file, or a row whose columns differ from the heading.
     """
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows, ".txt": _text_rows}
     reader = readers.get(path.suffix.lower(), _csv_rows)
@@ -44,7 +44,7 @@ def first_rows(path: Path, count: int) -> list[dict[str, Any]]:
 
 
 def column_names(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the columns of rows; objects of .jsonl may leave some out."""
+    """Return the columns of rows; an object of .jsonl may leave some out."""
     return [*dict.fromkeys(name for row in rows for name in row)]
 
 
@@ -58,7 +58,7 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     with _open_text(path) as file:
         heading = next((line for line in file if line.strip()), "")
         usual = "\t" if path.suffix.lower() == ".tsv" else ","
-        if heading.lower().startswith("sep=") and len(heading) > 4:  # Excel's own first line
+        if heading.lower().startswith("sep=") and len(heading) > 4:  # first line that Excel writes
             usual, heading = heading[4], next(file, "")
         other = max(_DELIMITERS, key=heading.count)
         delimiter = usual if usual in heading else other if other in heading else usual
@@ -94,7 +94,7 @@ def _text_rows(path: Path) -> Iterator[dict[str, Any]]:
             text = line.strip()
             cells = text.split("\t") if "\t" in text else text.rsplit(None, 1)
             if len(cells) > 1 and "\t" not in text and is_image_name(cells[1]):
-                cells = [text]  # a path with a blank in it
+                cells = [text]  # the path holds a blank
             if text:
                 yield dict(zip(("path", "label"), (cell.strip() for cell in cells), strict=False))
 

@@ -1,8 +1,9 @@
 """From paths to keys and classes.
 
-A key must survive every reader of a shard: webdataset and DALI cut a member's name at the first dot of its
-last part, and DALI's index is split at spaces. So dots of the last part, white space, control characters,
-"%" and bytes that are no UTF-8 are written as "%XX"; the rest stays as it is. The map is one to one.
+Every reader of a shard must read a key correctly. webdataset and DALI cut the name of a member at the first
+dot of its last part, and DALI splits its index at spaces. So dots of the last part, white space, control
+characters, "%" and bytes that are not UTF-8 are written as "%XX"; the rest stays as it is. The map is one to
+one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ IMAGE_SUFFIXES = frozenset(
     "jpg jpeg jpe jfif png apng bmp dib gif webp tif tiff ppm pgm pbm pnm pfm jp2 j2k jpx avif heic heif hif "  # noqa: SIM905
     "jxl ico pcx sgi dds qoi mpo".split()
 )
-# Files that lie beside images and are none by their nature: notes, tables, what systems leave behind.
+# Files beside images that are no images: notes, tables, leftovers of systems.
 _NO_IMAGE_SUFFIXES = frozenset(
     "txt md rst csv tsv json jsonl ndjson xml yaml yml toml ini cfg conf log html htm css js py pyc ipynb sh "  # noqa: SIM905
     "bat md5 sha1 sha256 url lnk doc docx xls xlsx tex bib".split()
@@ -29,13 +30,13 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_\-/]*")
 
 
 def is_image_name(name: str) -> bool:
-    """Tell whether a file's suffix is one that images have."""
+    """Tell whether the suffix of a file is that of an image."""
     _, dot, suffix = name.rpartition(".")
     return bool(dot) and (suffix in IMAGE_SUFFIXES or suffix.lower() in IMAGE_SUFFIXES)
 
 
 def is_no_image_name(name: str) -> bool:
-    """Tell whether a file is no image by its name: notes, tables, what macOS and Windows leave in folders."""
+    """Tell whether the name of a file shows that it is no image: a note, a table, a leftover of a system."""
     file = name.rpartition("/")[2].lower()
     if file in _NO_IMAGE_NAMES or file.startswith("._"):
         return True
@@ -44,16 +45,16 @@ def is_no_image_name(name: str) -> bool:
 
 
 def is_hidden_folder(name: str) -> bool:
-    """Tell whether a folder holds what programs keep for themselves: thumbnails, checkpoints, versions."""
-    # A folder that is called by a suffix alone, ".jpg", is odd, but no program's.
+    """Tell whether a program keeps a folder for itself: thumbnails, checkpoints, versions."""
+    # A folder named ".jpg", a suffix alone, is odd, but it is the user's.
     is_named = name not in (".", "..") and name[1:] not in IMAGE_SUFFIXES
     return (name.startswith(".") and is_named) or name in _HIDDEN_FOLDERS
 
 
 def unwanted(name: str) -> str | None:
-    """Return why a file of a tree is no input that anybody meant, by its path; None for all others.
+    """Return why the path of a file shows that it is not meant as an input; None for all others.
 
-    Such files are `Reason.HIDDEN`; those of them that are no images by their names are skipped.
+    Such files are `Reason.HIDDEN`; those whose names show that they are no images are skipped.
     """
     if "/." not in name and name[:1] != "." and not any(mark in name for mark in _HIDDEN_FOLDERS):
         return None  # nearly all names
@@ -65,15 +66,15 @@ def unwanted(name: str) -> str | None:
 
 def folder_key(folder: str) -> str:
     """Return the key of a folder path ("" for the root)."""
-    # "..": nobody who unpacks a shard shall write outside of his folder.
+    # "..": unpacking a shard must not write outside of its folder.
     return "/".join("%2E%2E" if part == ".." else _escape(part, keep=".") for part in folder.split("/"))
 
 
 def file_keys(names: Sequence[str]) -> list[str]:
     """Return one distinct key for each file of one folder.
 
-    The suffix of an image is left out, unless two files of the folder differ in nothing else ("a.jpg" and
-    "a.png" become "a%2Ejpg" and "a%2Epng").
+    The suffix of an image is left out, unless two files of the folder differ only in it ("a.jpg" and "a.png"
+    become "a%2Ejpg" and "a%2Epng").
 
     Args:
         names: distinct file names without folder.

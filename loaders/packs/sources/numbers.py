@@ -20,8 +20,8 @@ _MARKS = ("|", ";", ",")
 
 
 def number_text(value: Any) -> str:
-    """Return 3 for 3.0 and "3.0", which is what tables with empty cells make of 3; "" for an empty cell."""
-    if value is None or value != value:  # NaN, in such tables an empty cell
+    """Return 3 for 3.0 and "3.0", the forms of 3 in tables with empty cells; "" for an empty cell."""
+    if value is None or value != value:  # NaN, which stands for an empty cell in such tables
         return ""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     whole = _WHOLE_FLOAT.fullmatch(text)
@@ -29,15 +29,15 @@ def number_text(value: Any) -> str:
 
 
 def class_text(name: str) -> str:
-    """Return the name of a class as packs store it: printable, and composed as Unicode's NFC.
+    """Return the name of a class in the form that packs store: printable, and Unicode's NFC.
 
-    A Mac writes "e" and an accent where others write one letter; both are one class.
+    macOS writes "e" and an accent where other systems write one letter; both are one class.
     """
     return printable(unicodedata.normalize("NFC", name))
 
 
 def list_text(names: list[str]) -> str:
-    """Return several labels as one text, which a listing holds in the place of a label."""
+    """Return several labels as one text, which takes the place of a label in a listing."""
     return json.dumps(names, ensure_ascii=False)
 
 
@@ -47,7 +47,7 @@ def names_of(text: str) -> list[str]:
 
 
 def label_list(text: str) -> list[Any]:
-    """Return the labels of a cell of several: a JSON list, or parted by |, ;, comma, or blanks if numbers."""
+    """Return the labels in a cell: a JSON list, or a text cut at |, ;, commas, or blanks if numbers."""
     text = text.strip()
     if text.startswith("["):
         try:
@@ -63,14 +63,14 @@ def label_list(text: str) -> list[Any]:
 
 
 class NumberedClasses:
-    """Sees every label of a source while it is listed, and then knows whether all of them are numbers."""
+    """Is told every label while a source is listed, and then knows whether all of them are numbers."""
 
     def __init__(self, names: tuple[str, ...] | None = None, multi_label: bool = False) -> None:
         """Begin.
 
         Args:
-            names: the names of the numbers where the source has them; of two alike, each gets its number.
-            multi_label: a label is a list of labels.
+            names: names of the numbers, if the source has them; two equal names get their numbers.
+            multi_label: whether a label is a list of labels.
         """
         if names is not None:
             texts = [class_text(name) for name in names]
@@ -85,14 +85,15 @@ class NumberedClasses:
         """Return the class of a label; None for -1 and a missing value, which stand for no label.
 
         Args:
-            value: number or text; with `multi_label` a list of them, or a text that is one.
+            value: number or text; with `multi_label` a list of these, or a text that holds a list.
             where: file and row, for messages.
 
         Returns:
-            Its name or number; with `multi_label` a JSON list of them.
+            The name or number of the class; with `multi_label` a JSON list of these.
 
         Raises:
-            UserError: a number out of range, a fraction, an empty text, several labels for one.
+            UserError: a number out of range, a fraction, an empty text, or several labels where one is
+                expected.
         """
         if value is None or value != value:
             self._first_empty = self._first_empty or where
@@ -137,7 +138,7 @@ class NumberedClasses:
         return text if self._names is None else self._names[number]
 
     def names(self) -> tuple[str, ...] | None:
-        """Return the names of the classes by number; None where labels are names, or there are none."""
+        """Return the names of the classes by number; None if labels are names or missing."""
         if self._names is not None:
             return self._names
         if not self._are_numbers or self._highest < 0:
@@ -145,7 +146,7 @@ class NumberedClasses:
         return tuple(str(number) for number in range(self._highest + 1))
 
     def notes(self) -> list[str]:
-        """Return what the summary says of the labels."""
+        """Return the notes on the labels for the summary."""
         if not self._num_empty:
             return []
         return [f"{self._num_empty:,} empty labels, the first at {self._first_empty}: packed without a label"]

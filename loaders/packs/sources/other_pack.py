@@ -1,4 +1,4 @@
-"""A finished pack as a source: to change its format without touching an image, or to pack it anew."""
+"""A finished pack as a source: to change its format with unchanged images, or to pack it again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACK_PREFIX = "pack:"
 
 
 class PackSource:
-    """The images of one split of a pack, and the inputs of it that were quarantined, with their reasons."""
+    """The images of one split of a pack, and its quarantined inputs with their reasons."""
 
     labels_are_folders = False
     has_labels = True
@@ -28,11 +28,11 @@ class PackSource:
         """Open a split of a pack.
 
         Args:
-            text: `FOLDER#split`; the split may be left out where there is only one.
-            multi_label: the labels are lists, in this pack and in the new one.
+            text: `FOLDER#split`; the split may be left out if there is only one.
+            multi_label: whether labels are lists, in this pack and in the new one.
 
         Raises:
-            UserError: no finished pack, no such split, or several labels an image where one is expected.
+            UserError: no finished pack, no such split, or several labels per image where one is expected.
         """
         folder, _, split = text.rpartition("#") if "#" in text else (text, "", "")
         self._pack = open_pack(folder)
@@ -47,7 +47,7 @@ class PackSource:
         self._messages = {entry["key"]: tuple(entry["messages"]) for entry in warned(Path(self._pack.path))}
 
     def items(self) -> Iterator[SourceItem]:
-        """Yield the rows of the split in their order, then what was quarantined."""
+        """Yield the rows of the split in order, then the quarantined inputs."""
         pack, prefix = self._pack, f"{self._split.name}/"
         labels = self._labels()
         for first, stop in self._split.row_ranges:
@@ -62,7 +62,7 @@ class PackSource:
                 yield SourceItem(name, key, None, 0, problem=entry["reason"], reason=reason)
 
     def _labels(self) -> Callable[[int], str | None]:
-        """Return what gives the label of a row as a source does."""
+        """Return a function from a row to its label in the form of a source."""
         pack = self._pack
         if pack.is_multi_label:
             several = MultiLabels.read(pack.path, len(pack.classes))
@@ -83,7 +83,7 @@ class PackSource:
         return data
 
     def prepared(self, item: SourceItem, policy: ImagePolicy) -> PreparedImage | None:
-        """Return an image as it stands in the pack, or None where `policy` wants to change it."""
+        """Return an image in the form that the pack holds, or None if `policy` changes it."""
         columns, row = self._pack.columns, item.position
         is_raw = bool(columns.encoding[row] == ENCODING_RAW)
         height, width = int(columns.height[row]), int(columns.width[row])

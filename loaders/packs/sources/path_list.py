@@ -32,7 +32,7 @@ _LOOKED_AT = 4096
 
 
 class PathListSource:
-    """Files named by a list; relative paths are seen from the folder of the list."""
+    """Files named by a list; relative paths begin at the folder of the list."""
 
     labels_are_folders = False
 
@@ -44,7 +44,7 @@ class PathListSource:
         Args:
             lists: the files, .csv, .tsv, .txt, .jsonl or .parquet.
             name: what the user calls them.
-            split: take the rows whose split column says so; None takes all.
+            split: take the rows with this name in the split column; None takes all.
             options: which columns to use.
         """
         self._lists, self._name, self._split = lists, name, split
@@ -97,9 +97,9 @@ class PathListSource:
         )
 
     def _found(self, name: str) -> tuple[str, int]:
-        r"""Return the file that a list means, and its size.
+        r"""Return the file that a path in a list means, and its size.
 
-        What is not there as written is looked for without blanks around it, with "/" for the "\" of
+        A path that does not exist as written is tried without blanks around it, with "/" for the "\" of
         Windows, and with the suffix of an image, which many lists leave out.
         """
         try:
@@ -116,7 +116,7 @@ class PathListSource:
             raise
 
     def _stems_of(self, folder: str) -> dict[str, str | None]:
-        """Return the images of a folder by their names without suffix; None where two have one."""
+        """Return the images of a folder by name without suffix; None where two images share a name."""
         if folder not in self._stems:
             path = self._path(folder) if folder else self._base or "."
             names = sorted(filter(is_image_name, os.listdir(path))) if os.path.isdir(path) else []
@@ -137,11 +137,11 @@ class PathListSource:
         return f"{self._base}/{name}" if self._base else name
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return 0, 1, ... where all labels are numbers."""
+        """Return 0, 1, ... if all labels are numbers."""
         return self._classes.names()
 
     def notes(self) -> list[str]:
-        """Return what the summary says of the columns and the labels."""
+        """Return the notes on columns and labels for the summary."""
         return self._notes + self._classes.notes()
 
     def read(self, item: SourceItem) -> bytes:
@@ -157,13 +157,13 @@ class PathListSource:
 
 
 class ListColumns:
-    """Which column of a list says what."""
+    """The meaning of the columns of a list."""
 
     def __init__(self, path: Path, names: list[str], options: ColumnOptions) -> None:
         """Find the columns by their names.
 
         Raises:
-            UserError: none for the paths, or several for the labels.
+            UserError: no column of paths, or several columns of labels.
         """
         if options.image_column is not None:
             found: str | None = asked_column(str(path), names, options.image_column, "--image-column")
@@ -182,7 +182,7 @@ class ListColumns:
         self.label = find_labels(str(path), rest, options.label_column, declared)
 
     def value(self, row: dict[str, Any], kind: str, path: Path) -> Any:
-        """Return the cell of a row in the column of a kind."""
+        """Return the cell of a row in the column of the given kind."""
         name = getattr(self, kind)
         if name is None:
             raise UserError(f"{path} has no column for the {kind}: expected {' or '.join(SPLIT_COLUMNS)}")

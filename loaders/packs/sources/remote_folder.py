@@ -37,7 +37,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def remote_errors() -> tuple[type[BaseException], ...]:
-    """Return what fsspec file systems raise when a server refuses or is away."""
+    """Return the exceptions of fsspec for a server that refuses or does not answer."""
     kinds: list[type[BaseException]] = [OSError, TimeoutError]
     try:
         import aiohttp
@@ -52,7 +52,7 @@ def open_remote_file(url: str) -> Any:
     """Open one remote file for reading from its beginning.
 
     Raises:
-        UserError: it cannot be reached or is not there.
+        UserError: the file does not exist or cannot be reached.
     """
     fs, path = file_system(url)
     try:
@@ -67,17 +67,17 @@ def open_remote_folder(url: str) -> ImageSource:
 
 
 class RemoteFolderSource:
-    """Files below a remote folder, read one request each; a class is the folder a file lies in."""
+    """Files below a remote folder, one request each; the class of a file is its folder."""
 
     labels_are_folders = True
 
     def __init__(self, url: str) -> None:
-        """Connect; nothing is listed yet."""
+        """Connect, without listing anything."""
         self._url = url
         self._fs, self._root = file_system(url.rstrip("/"))
 
     def items(self) -> Iterator[SourceItem]:
-        """List the tree and yield it in the order of a folder walk."""
+        """List the tree and yield its files in the order of a folder walk."""
         listing = TreeListing(self._url, None)
         try:
             found = self._fs.find(self._root, detail=True)
@@ -90,7 +90,7 @@ class RemoteFolderSource:
             yield item._replace(position=-1)
 
     def class_names(self) -> None:
-        """A class is a folder; there is no order of their own."""
+        """A class is a folder; the source has no order of classes."""
 
     def read(self, item: SourceItem) -> bytes:
         """Fetch one file."""
@@ -105,7 +105,7 @@ def fetch(fs: Any, path: str, source: str, item: SourceItem) -> bytes:
 
     Raises:
         UnreadableItem: the server refuses this file.
-        UserError: the file is gone, has another size, or the server is away.
+        UserError: the file is gone, its size has changed, or the server does not answer.
     """
     try:
         data: bytes = fs.cat_file(path)

@@ -41,11 +41,11 @@ class SplitSource:
 
     Attributes:
         split: name of the split.
-        source: PATH as it was given, see `open_source`.
-        division: how the images of the source are divided among several splits; None where this split has
-            them all.
-        quality: JPEG quality of this split; None leaves it to the pack's policy.
-        short_side: limit of the shorter side in pixels; None leaves it to the pack's policy.
+        source: PATH as the user gave it, see `open_source`.
+        division: division of the images of the source among several splits; None if this split has all of
+            them.
+        quality: JPEG quality of this split; None takes that of the pack's policy.
+        short_side: limit of the shorter side in pixels; None takes that of the pack's policy.
     """
 
     split: str
@@ -56,21 +56,21 @@ class SplitSource:
 
     @property
     def text(self) -> str:
-        """What the manifest says of where the images come from."""
+        """The source of the images, as the manifest records it."""
         return self.source if self.division is None else f"{self.source}:{self.division}"
 
     @property
     def own_options(self) -> dict[str, int]:
-        """What this split has of its own instead of the pack's policy."""
+        """The options in which this split differs from the pack's policy."""
         own = {"quality": self.quality, "short_side": self.short_side}
         return {name: value for name, value in own.items() if value is not None}
 
     def policy(self, policy: ImagePolicy) -> ImagePolicy:
-        """Return what is done to the images of this split."""
+        """Return the image policy of this split."""
         return replace(policy, **self.own_options) if self.own_options else policy  # type: ignore[arg-type]
 
     def group(self) -> tuple[SplitSource, ...]:
-        """Return all splits that share the source by this one's division, itself among them."""
+        """Return all splits among which the source is divided, including this one."""
         names = (self.split,) if self.division is None else self.division.names
         return tuple(replace(self, split=name) for name in names)
 
@@ -80,12 +80,12 @@ def parse_splits(texts: Sequence[str], seed: int = 0, near: bool = False) -> tup
 
     Args:
         texts: one for each source.
-        seed: chooses which images go to which split.
-        near: images that look the same go to one split.
+        seed: seed of the division.
+        near: whether images that look the same go to one split.
 
     Raises:
-        UserError: no split, a text without "=", a name that cannot be part of a file name, a name twice, or
-            shares that do not sum to 1.
+        UserError: no split, a text without "=", a name that cannot be part of a file name, a repeated name,
+            or shares that do not sum to 1.
     """
     if not texts:
         raise UserError("no split given: expected --splits NAME=PATH ..., e.g. train=images/train")
@@ -120,7 +120,7 @@ def with_own_options(
     """Read `--quality` and `--short-side`: a number for all splits, or NAME=NUMBER for one.
 
     Returns:
-        The splits with what they have of their own; the quality and the short side of the others.
+        The splits with their own values; the quality and the short side of all other splits.
 
     Raises:
         UserError: no number, a split that is not packed, or two values for one.
@@ -151,7 +151,7 @@ def with_own_options(
 
 
 def identity(source: str) -> str:
-    """Return the source with its paths made absolute, so that a command means the same from any folder."""
+    """Return the source with absolute paths, so that a command means the same in any folder."""
     text, mark, labels = source.partition(_LABELS_MARK)
     prefix = next((p for p in (_WEBDATASET_PREFIX, PACK_PREFIX) if text.startswith(p)), "")
     return prefix + _absolute(text.removeprefix(prefix)) + mark + (_absolute(labels) if mark else "")
@@ -170,10 +170,10 @@ def open_source(source: str, spool: Path, options: ColumnOptions | None = None) 
             `#inside` names a folder inside an archive or a split of a list; `#labels=FILE` gives labels to
             the images of a folder or an archive. Paths may be remote (s3://, gs://, https://, hf://).
         spool: folder for copies of what cannot be read in place (remote files, .tar.gz).
-        options: which columns of lists and tables to use.
+        options: columns of lists and tables to use.
 
     Raises:
-        UserError: nothing there, or a kind of file that no adapter reads.
+        UserError: nothing is there, or no adapter reads this kind of file.
     """
     text, mark, labels = source.partition(_LABELS_MARK)
     options = options or ColumnOptions()

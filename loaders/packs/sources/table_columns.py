@@ -43,14 +43,14 @@ class ColumnOptions:
 
 
 def column_options(recorded: Mapping[str, Any]) -> ColumnOptions:
-    """Return the options that a manifest records; a pack that was made before there were any has none."""
+    """Return the options in a manifest; a pack from before these options has none."""
     return ColumnOptions(
         recorded.get("image_column"), recorded.get("label_column"), bool(recorded.get("multi_label"))
     )
 
 
 def find_column(names: Iterable[str], known: Sequence[str]) -> str | None:
-    """Return the first of the known columns, whatever its case and the blanks around it."""
+    """Return the first of the known columns; case and blanks around names do not matter."""
     by_lower = {name.strip().lower(): name for name in reversed(list(names))}
     return next((by_lower[name] for name in known if name in by_lower), None)
 
@@ -59,7 +59,7 @@ def asked_column(where: str, names: Sequence[str], wanted: str, option: str) -> 
     """Return the column that an option names.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such column.
     """
     found = find_column(names, (wanted.strip().lower(),))
     if found is None:
@@ -68,16 +68,16 @@ def asked_column(where: str, names: Sequence[str], wanted: str, option: str) -> 
 
 
 def find_labels(where: str, names: Sequence[str], wanted: str | None, declared: Sequence[str]) -> str | None:
-    """Return the column of labels; None where there is none, or not the one that `--label-column` names.
+    """Return the column of labels; None if there is none, or none with the name from `--label-column`.
 
     Args:
-        where: the file, for messages.
-        names: its columns without those of images, keys and splits.
-        wanted: what `--label-column` names.
-        declared: columns that the file itself calls columns of classes.
+        where: path of the file, for messages.
+        names: columns of the file without those of images, keys and splits.
+        wanted: name from `--label-column`.
+        declared: columns that the file declares as class labels.
 
     Raises:
-        UserError: several columns may be meant.
+        UserError: several columns qualify.
     """
     if wanted is not None:
         return find_column(names, (wanted.strip().lower(),))
@@ -93,7 +93,7 @@ def find_labels(where: str, names: Sequence[str], wanted: str | None, declared: 
 
 
 def unused_labels(rows: Sequence[dict[str, Any]], used: Iterable[str | None]) -> list[str]:
-    """Return the columns that look like labels, by their first rows, and are not used.
+    """Return the unused columns whose first rows look like labels.
 
     Such a column holds text, whole numbers or lists; in more than a few rows, its values repeat.
     """
@@ -114,7 +114,7 @@ def _repeats(name: str, rows: Sequence[dict[str, Any]]) -> bool:
 
 
 def unused_note(where: str, columns: Sequence[str], used: str | None) -> str | None:
-    """Return what the summary says of columns that look like labels; None where there are none."""
+    """Return the note on columns that look like labels; None if there are none."""
     if not columns:
         return None
     shown = ", ".join(columns[:_SHOWN]) + (f" and {len(columns) - _SHOWN} more" * (len(columns) > _SHOWN))

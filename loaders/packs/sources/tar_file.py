@@ -13,7 +13,7 @@ from loaders.packs.sources.tree import TreeListing
 
 
 class TarSource:
-    """The files below one folder of a tar; a class is the folder a file lies in, as in a folder tree."""
+    """The files below one folder of a tar; the class of a file is its folder, as in a folder tree."""
 
     labels_are_folders = True
 
@@ -23,7 +23,7 @@ class TarSource:
         Args:
             path: the .tar file.
             inside: folder inside the tar that is the root, see `TreeListing`.
-            name: what the user calls it.
+            name: the user's name of it.
 
         Raises:
             UserError: no such file.
@@ -39,7 +39,7 @@ class TarSource:
         return listing.items()
 
     def class_names(self) -> None:
-        """A class is a folder; there is no order of their own."""
+        """A class is a folder; the source has no order of classes."""
 
     def read(self, item: SourceItem) -> bytes:
         """Return the bytes of a member."""

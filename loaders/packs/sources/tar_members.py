@@ -1,7 +1,7 @@
 """The directory of a tar, from its headers alone.
 
-A tar has no directory, so every header must be visited; the standard library spends some 17 us on each,
-which for small images is longer than packing them. This reader knows ustar, GNU long names and pax paths.
+A tar has no directory, so every header must be read. The standard library takes some 17 us for each, longer
+than packing a small image. This reader knows ustar, GNU long names and pax paths.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BLOCK_BYTES = 512
 _MAX_DIGITS = 18
 _FILE_TYPES = b"0\x007"
 _FOLDER = b"5"
-# They have no bytes of their own, so that nothing of them is behind the header.
+# Members of these types have no bytes behind the header.
 _WITHOUT_BYTES = {b"1": "link", b"2": "link", b"3": "device", b"4": "device", b"6": "pipe"}
 
 
@@ -26,8 +26,8 @@ def list_members(path: Path) -> Iterator[FileEntry]:
     """Yield the files of a tar in the order of the archive.
 
     Raises:
-        UserError: not a tar, a damaged one, or one that is cut off: nobody can say how many images are
-            missing then, so it is not packed as if it were whole.
+        UserError: the file is no tar, or is damaged or cut off. A tar that is cut off may lack any number of
+            images, so it is not packed as if it were whole.
     """
     with open(path, "rb") as file:
         try:
@@ -81,7 +81,7 @@ def _checked_size(path: Path, header: bytes, position: int) -> int:
         stored = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)
         right = stored == sum(header[:148]) + sum(header[156:]) + 8 * 32
         field = header[124:136]
-        if field[0] & 0x80:  # over 8 GiB: base 256 behind a byte of 128, or of 255 where it is negative
+        if field[0] & 0x80:  # over 8 GiB: base 256 behind a byte of 128, or of 255 for negative numbers
             sign = field[0] if field[0] == 0xFF else field[0] & 0x7F
             size = int.from_bytes(bytes([sign]) + field[1:], "big", signed=True)
         else:
@@ -99,7 +99,7 @@ def _checked_size(path: Path, header: bytes, position: int) -> int:
 
 
 def _pax_size(path: Path, pax: dict[str, bytes], size: int) -> int:
-    """Return the size that a pax header gives; unlike other headers it has no checksum of its own."""
+    """Return the size in a pax header; such a header has no checksum for its values."""
     text = pax.get("size", b"%d" % size)
     if not text.isdigit() or len(text) > _MAX_DIGITS:
         raise UserError(f"{path} is damaged: a pax header gives the size {text!r}; make the tar again")
@@ -108,7 +108,7 @@ def _pax_size(path: Path, pax: dict[str, bytes], size: int) -> int:
 
 def _short_name(header: bytes) -> bytes:
     name = header[:100].split(b"\0", 1)[0]
-    if header[257:263] == b"ustar\0":  # POSIX, where a prefix field holds the folders of a long name
+    if header[257:263] == b"ustar\0":  # POSIX: a prefix field holds the folders of a long name
         prefix = header[345:500].split(b"\0", 1)[0]
         return prefix + b"/" + name if prefix else name
     return name

@@ -1,7 +1,7 @@
 """Files listed in any order, brought into the order and the keys of a folder walk.
 
-Archives and remote stores list their members as they please. Sorting them as a walk over the unpacked
-folder would visit them makes the pack of an archive the pack of its folder, byte for byte.
+Archives and remote stores list their members in any order. Here the members are sorted into the order of a
+walk over the unpacked folder, so the pack of an archive equals the pack of its folder, byte for byte.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SHOWN_FOLDERS = 4
 
 
 class FileEntry(NamedTuple):
-    """A file as an archive lists it: its path, where its bytes are, and why it cannot be packed, if so."""
+    """A file as an archive lists it: its path, the place of its bytes, and why it cannot be packed, if so."""
 
     name: str
     offset: int
@@ -37,15 +37,15 @@ class FileEntry(NamedTuple):
 
 
 class TreeListing:
-    """Collects entries and gives them as items; what does not fit into memory is sorted on disk."""
+    """Collects entries and returns them as items; sorts on disk if they do not fit into memory."""
 
     def __init__(self, source: str, inside: str | None, entries_at_once: int = _ENTRIES_AT_ONCE) -> None:
         """Begin a listing.
 
         Args:
             source: name of the archive, for messages.
-            inside: folder that is the root; None takes the deepest folder that holds all files, so that the
-                one top folder most archives have does not become a class.
+            inside: folder to take as the root. None takes the deepest folder that holds all files, so that
+                the single top folder of most archives does not become a class.
             entries_at_once: about how many entries are held in memory.
         """
         self._source = source
@@ -58,16 +58,16 @@ class TreeListing:
         self._tops: dict[str, None] = {}
 
     def add(self, entry: FileEntry) -> None:
-        """Add a file; "./" and "/" in front are dropped, ".." is text, since nothing is written to disk."""
+        """Add a file; "./" and "/" in front are dropped; ".." is only text, since nothing is unpacked."""
         name = "/".join(part for part in entry.name.split("/") if part not in ("", "."))
         entry = entry if name == entry.name else entry._replace(name=name)
-        # What a program put beside the only top folder, as macOS does, leaves it the only one.
+        # Files that a program such as macOS puts beside the single top folder do not count.
         if self._inside is not None or unwanted(name) is None:
             low, high = self._bounds or (name, name)
             self._bounds = min(low, name), max(high, name)
         if len(self._tops) < _SHOWN_FOLDERS and "/" in name:
             self._tops["/".join(name.split("/")[:2])] = None
-        # As a walk over the folders would go; of two members of one name the later one comes later.
+        # The order of a walk over the folders; two members with one name keep their order.
         self._buffer.append((name.replace("/", "\0"), self._num_entries, entry))
         self._num_entries += 1
         if len(self._buffer) >= self._entries_at_once:
@@ -89,7 +89,7 @@ class TreeListing:
         self._buffer = []
 
     def _in_order(self) -> Iterator[FileEntry]:
-        """Yield all entries in the order of a walk, as often as it is called."""
+        """Yield all entries in the order of a walk; may be called again."""
 
         def read(run: IO[bytes]) -> Iterator[tuple[str, int, FileEntry]]:
             run.seek(0)
@@ -140,7 +140,7 @@ class TreeListing:
 
     @staticmethod
     def _same_name(name: str, key: str, entries: list[FileEntry]) -> Iterator[SourceItem]:
-        """Yield the members of one name: the last one counts, as it would after unpacking."""
+        """Yield the members with one name: the last one counts, as after unpacking."""
         if reason := unwanted(name):
             entries = [entry._replace(problem=reason, reason=Reason.HIDDEN) for entry in entries]
         label = None if unwanted(name) else name.rpartition("/")[0].rpartition("/")[2] or None
@@ -152,7 +152,7 @@ class TreeListing:
         yield SourceItem(name, key, label, last.size_bytes, last.offset, last.problem, last.reason)
 
     def _ambiguous_stems(self, prefix: str, file: IO[bytes]) -> NDArray[np.int64] | None:
-        """Return which files below the root share their path without suffix with another; None for no file.
+        """Return which files below the root share their path without suffix with another file; None if empty.
 
         Returns:
             int64 [K], increasing positions among the files below the root.
@@ -161,7 +161,7 @@ class TreeListing:
         for entry in self._in_order():
             if entry.name.startswith(prefix):
                 folder, slash, name = entry.name.rpartition("/")
-                # A member that stands twice is not ambiguous: a number of its own keeps it apart.
+                # A member that comes twice is not ambiguous: it has a number of its own.
                 text = f"{count}" if entry.name == previous else f"{folder}{slash}{file_stem(name)}"
                 file.write(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
                 count, previous = count + 1, entry.name
@@ -182,7 +182,7 @@ class TreeListing:
 
 
 def _refused(entry: FileEntry) -> SourceItem:
-    """Return the item of a member beside the root, which is there only because nobody meant it."""
+    """Return the item of a member beside the root, which is a program's own file."""
     key = _key(entry.name, True)
     return SourceItem(entry.name, key, None, 0, entry.offset, unwanted(entry.name), Reason.HIDDEN)
 
@@ -193,7 +193,7 @@ def _contains(sorted_rows: NDArray[np.int64], row: int) -> bool:
 
 
 def _common_folder(bounds: tuple[str, str] | None) -> str:
-    """Return the deepest folder that holds all names, of which the first and the last are given."""
+    """Return the deepest folder that holds all names, given the first and the last name."""
     if bounds is None:
         return ""
     folders = [name.rpartition("/")[0] for name in bounds]

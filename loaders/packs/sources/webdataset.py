@@ -1,4 +1,4 @@
-"""WebDataset shards: samples are runs of members with one name up to the first dot."""
+"""WebDataset shards: a sample is a run of members with the same name up to the first dot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAYBE_LABELS = ("txt", "label", "label.txt", "class", "cls.txt", "category", "t
 class WebDatasetSource:
     """Samples of one or more shards; the label is in `.cls`, or in the field `label` of `.json`.
 
-    A `.txt` is a caption, as img2dataset writes it, unless it is asked for.
+    A `.txt` is taken as a caption, as img2dataset writes it, unless it is chosen as the label.
     """
 
     labels_are_folders = False
@@ -35,7 +35,7 @@ class WebDatasetSource:
 
         Args:
             paths: the shards, uncompressed tars.
-            options: as label column, the suffix of a member such as `txt`, or a field of `.json`.
+            options: its label column is the suffix of a member, such as `txt`, or a field of `.json`.
         """
         self._paths = {path.name: path for path in paths}
         self._opened: dict[str, int] = {}
@@ -67,7 +67,7 @@ class WebDatasetSource:
             name = f"{shard}/{members[0].name}"
             yield SourceItem(name, key, None, 0, problem=problem, reason=Reason.NO_IMAGE)
         for number, m in enumerate(images):
-            # A sample with several images becomes several rows: none may vanish without a word.
+            # A sample with several images becomes several rows: no image may vanish silently.
             own = key if len(images) == 1 else f"{key}%2F{number}"
             why = (m.problem, m.reason) if m.problem else (no_label, Reason.UNREADABLE)
             yield SourceItem(f"{shard}/{m.name}", own, label, m.size_bytes, m.offset, *why)
@@ -101,11 +101,11 @@ class WebDatasetSource:
         return self._opened[shard]
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return 0, 1, ... where all labels are numbers."""
+        """Return 0, 1, ... if all labels are numbers."""
         return self._classes.names()
 
     def notes(self) -> list[str]:
-        """Return what the summary says of members and fields that are not used."""
+        """Return the notes on unused members and fields for the summary."""
         notes = self._classes.notes()
         if self._unused and not self.has_labels:
             notes.append(
@@ -128,7 +128,7 @@ class WebDatasetSource:
 
 
 def _wanted(shard: str, members: Iterator[FileEntry], refused: list[SourceItem]) -> Iterator[FileEntry]:
-    """Yield the members that belong to samples; macOS puts its own between those of one sample."""
+    """Yield the members that belong to samples; macOS puts files of its own between them."""
     for m in members:
         if reason := unwanted(m.name):
             key = folder_key(m.name).replace(".", "%2E")

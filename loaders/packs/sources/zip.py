@@ -18,13 +18,13 @@ _LOCAL_HEADER = struct.Struct("<4s5HIIIHH")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED_FLAG = 1
 _UTF8_FLAG = 1 << 11
-_WINDOWS = 0  # what FAT, and so Windows, calls itself
+_WINDOWS = 0  # the value that FAT, and so Windows, gives itself
 _BLOCK_BYTES = 1 << 16
-_DAMAGE = (ValueError, IndexError, struct.error)  # what zipfile meets unawares; a name may be empty
+_DAMAGE = (ValueError, IndexError, struct.error)  # errors that zipfile does not expect; a name may be empty
 
 
 class ZipSource:
-    """The files below one folder of a zip; a class is the folder a file lies in, as in a folder tree."""
+    """The files below one folder of a zip; the class of a file is its folder, as in a folder tree."""
 
     labels_are_folders = True
 
@@ -34,7 +34,7 @@ class ZipSource:
         Args:
             path: the .zip file.
             inside: folder inside the zip that is the root, see `TreeListing`.
-            name: what the user calls it.
+            name: the user's name of it.
 
         Raises:
             UserError: no such file.
@@ -51,7 +51,7 @@ class ZipSource:
             with zipfile.ZipFile(self._path) as archive:
                 num_bytes = self._path.stat().st_size
                 members = archive.infolist()
-                # Some writers on Windows part folders by "\\", which elsewhere may stand in a name.
+                # Some writers on Windows separate folders by "\\", which may be part of a name elsewhere.
                 windows = not any("/" in info.filename for info in members)
                 for info in members:
                     if not 0 <= info.header_offset < num_bytes:
@@ -66,7 +66,7 @@ class ZipSource:
         return listing.items()
 
     def _decoded(self, info: zipfile.ZipInfo) -> str:
-        """Return the name of a member, which `zipfile` reads as code page 437 where no flag says UTF-8."""
+        """Return the name of a member; `zipfile` reads it as code page 437 unless a flag says UTF-8."""
         if info.flag_bits & _UTF8_FLAG or info.filename.isascii():
             return info.filename
         try:
@@ -78,7 +78,7 @@ class ZipSource:
             return info.filename
 
     def notes(self) -> list[str]:
-        """Return what the summary says of the names."""
+        """Return the notes on names for the summary."""
         if not self._num_guessed:
             return []
         return [
@@ -87,7 +87,7 @@ class ZipSource:
         ]
 
     def class_names(self) -> None:
-        """A class is a folder; there is no order of their own."""
+        """A class is a folder; the source has no order of classes."""
 
     def read(self, item: SourceItem) -> bytes:
         """Return the bytes of a member."""

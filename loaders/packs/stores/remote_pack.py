@@ -1,4 +1,4 @@
-"""Packs in a remote store: manifest and index are copied once, shards come when they are needed."""
+"""Packs in a remote store: manifest and index are copied once, shards are fetched when needed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAX_MANIFEST_BYTES = 64 << 20
 
 
 class RemotePack(Pack):
-    """A pack whose shards are fetched into a bounded cache when a row of them is asked for.
+    """A pack whose shards are fetched into a bounded cache when one of their rows is needed.
 
     Everything else is as in a local pack: `path` is the folder of the local copies.
     """
@@ -54,7 +54,7 @@ class RemotePack(Pack):
             )
 
     def shard_map(self, shard: int) -> NDArray[np.uint8]:
-        """Return shard `shard` as a read-only uint8 memory map, fetched first where it is not here."""
+        """Return shard `shard` as a read-only uint8 memory map; fetch it first if it is not here."""
         mapped = self._maps.get(shard)
         if mapped is None:
             mapped = self._fetch(shard)
@@ -69,10 +69,10 @@ class RemotePack(Pack):
             try:
                 return map_file(path)
             except FileNotFoundError:
-                continue  # another process made room in between; its order is ours, so this ends
+                continue  # another process made room meanwhile; both remove in the same order, so this ends
 
     def _drop_old_maps(self) -> None:
-        """Unmap what exceeds the cache: the disk gets a removed file's room back only then."""
+        """Unmap shards beyond the cache: only then does the disk free the space of a removed file."""
         excess = sum(len(mapped) for mapped in self._maps.values()) - self.cache.cache_bytes
         for shard in list(self._maps)[:-1]:
             if excess <= 0:
@@ -86,18 +86,18 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
 
     Args:
         url: of the folder that `tools/pack_dataset.py` wrote, in any store fsspec knows.
-        options: how to read.
+        options: how to read the store.
 
     Returns:
-        The pack; its columns are local and memory-mapped, no shard has been touched.
+        The pack; its columns are local and memory-mapped, and no shard has been fetched.
 
     Raises:
-        UserError: no pack there, or a damaged one.
+        UserError: there is no pack, or it is damaged.
         StoreError: the store did not deliver.
     """
     store = Store(url, options)
     raw = _fetch_manifest(store)
-    # Another pack under the same URL has another manifest, and so another folder.
+    # A new pack under the same URL has a new manifest, and so a new folder.
     digest = hashlib.sha256(url.encode() + b"\0" + raw).hexdigest()[:24]
     cache_dir = options.cache_dir.expanduser().absolute() if options.cache_dir else cache_folder()
     folder = cache_dir / f"{url.rsplit('/', 1)[-1] or 'pack'}-{digest}"
@@ -115,7 +115,7 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
 
 
 def _fetch_manifest(store: Store) -> bytes:
-    """Return the bytes of the manifest; a damaged answer is fetched anew until the same one came twice."""
+    """Return the bytes of the manifest; fetch a damaged answer again until the same one comes twice."""
     last = None
     for _ in range(store.options.tries):
         raw = store.read(MANIFEST_NAME, 0, MAX_MANIFEST_BYTES + 1)
@@ -126,7 +126,7 @@ def _fetch_manifest(store: Store) -> bytes:
         try:
             parse_manifest(raw, f"{store.url}/{MANIFEST_NAME}")
         except UserError:
-            if raw == last:  # so this is what the store holds
+            if raw == last:  # so the store itself holds these bytes
                 raise
             last = raw
             store.num_retries += 1
@@ -143,7 +143,7 @@ def _is_needed(info: FileInfo) -> bool:
 
 
 def _copy(store: Store, info: FileInfo, path: Path) -> None:
-    """Copy one listed file, unless a copy with its SHA-256 is here; nothing later would notice a bad one."""
+    """Copy one listed file, unless a copy with its SHA-256 is here; later code does not check it."""
     is_here = path.is_file() and path.stat().st_size == info.size_bytes
     if is_here and sha256_file(path) == info.sha256:
         return

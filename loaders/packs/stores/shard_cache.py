@@ -1,7 +1,7 @@
 """Whole shards of remote packs on the local disk: verified, bounded in bytes, shared between processes.
 
-The folder is the only state: a shard with its final name is whole and was checked against its SHA-256; the
-time of last use is its modification time.
+The folder is the only state. A shard with its final name is whole and was checked against its SHA-256; its
+modification time is the time of its last use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ShardCache:
 
     Args:
         folder: of this pack, inside the cache folder.
-        store: where shards come from.
+        store: source of the shards.
         cache_bytes: most bytes of all shards in the cache folder, of this and other packs.
     """
 
@@ -43,18 +43,18 @@ class ShardCache:
             (folder / inside).mkdir(parents=True, exist_ok=True)
 
     def protect(self, owner: tuple[int, int], names: frozenset[str]) -> None:
-        """Keep these shards from making room for others; replaces what (loader, stream) kept before."""
+        """Protect these shards from removal; they replace those that (loader, stream) protected before."""
         with self._lock:
             self._protected[owner] = names
 
     def release(self, loader: int) -> None:
-        """Forget all that a loader kept."""
+        """End the protection by a loader."""
         with self._lock:
             for owner in [owner for owner in self._protected if owner[0] == loader]:
                 del self._protected[owner]
 
     def is_protected(self, name: str) -> bool:
-        """Tell whether any owner keeps a shard."""
+        """Tell whether any owner protects a shard."""
         with self._lock:
             return any(name in names for names in self._protected.values())
 
@@ -66,10 +66,10 @@ class ShardCache:
             return False
 
     def fetch(self, info: FileInfo) -> Path:
-        """Return the local copy of a shard, fetched if need be; callers of the same one wait together.
+        """Return the local copy of a shard, fetched if needed; several callers wait for one fetch.
 
         Raises:
-            UserError: the store refuses, or the disk or the cache has no room.
+            UserError: the store refuses access, or the disk or the cache has no room.
             StoreError: the store did not deliver.
         """
         mine: Future[Path] = Future()
@@ -108,7 +108,7 @@ class ShardCache:
     def _fill(self, path: Path, info: FileInfo) -> None:
         """Bring a shard from the store; called with its lock held."""
         for stale in path.parent.glob(f"{info.path}.*{PARTIAL_SUFFIX}"):
-            stale.unlink(missing_ok=True)  # of a process that was killed: this one has the lock
+            stale.unlink(missing_ok=True)  # left by a killed process, since this one has the lock
         partial = partial_path(path)
         try:
             self._reserve(partial, info)
@@ -116,13 +116,13 @@ class ShardCache:
                 self.store.download(f"{SHARDS_FOLDER}/{info.path}", info, file)
                 file.flush()
                 os.fsync(file.fileno())
-            with locked(self.folder.parent / "lock"):  # a listing shows one of its names, never both
+            with locked(self.folder.parent / "lock"):  # a file has one of the two names at a time
                 publish(partial, path)
         finally:
             partial.unlink(missing_ok=True)
 
     def _reserve(self, partial: Path, info: FileInfo) -> None:
-        """Make room and take it: a file of the full size, so that two fetches never count on the same."""
+        """Make room, and reserve it by a file of the full size, so that two fetches never share it."""
         root = self.folder.parent
         while True:
             with locked(root / "lock"):
@@ -136,10 +136,10 @@ class ShardCache:
                         f"cache {root}: expected {info.size_bytes} bytes for {info.path}, found cache_bytes "
                         f"{self.cache_bytes}; raise it"
                     )
-            time.sleep(_POLL_S)  # for the fetches that hold the rest of the room
+            time.sleep(_POLL_S)  # wait for the fetches that hold the rest of the room
 
     def _make_room(self, root: Path, size_bytes: int) -> int:
-        """Remove the longest unused shards, protected ones last; return the bytes that are still too many."""
+        """Remove the longest unused shards, protected ones last; return the bytes still over the limit."""
         files = _by_last_use(root)
         excess = sum(size for _, size in files) + size_bytes - self.cache_bytes
         for path, size in sorted(files, key=lambda file: self._is_mine(file[0])):
@@ -154,7 +154,7 @@ class ShardCache:
         return path.parent.parent == self.folder and self.is_protected(path.name)
 
     def _is_abandoned(self, partial: Path) -> bool:
-        """Tell whether the process that was writing a partial file is gone, and its lock with it."""
+        """Tell whether the process that wrote a partial file is gone, and so its lock."""
         name = partial.name.rsplit(".", 2)[0]
         try:
             with locked(partial.parent.parent / _LOCKS_FOLDER / name, "at work"):
@@ -167,7 +167,7 @@ def _by_last_use(root: Path) -> list[tuple[Path, int]]:
     """Return all shards of a cache folder and their sizes, the longest unused first."""
     found = []
     for path in root.glob(f"*/{SHARDS_FOLDER}/*"):
-        with suppress(FileNotFoundError):  # another fetch gave it its final name in between
+        with suppress(FileNotFoundError):  # another fetch gave the file its final name meanwhile
             stat = path.stat()
             found.append((stat.st_mtime_ns, path, stat.st_size))
     return [(path, size) for _, path, size in sorted(found)]

@@ -1,8 +1,8 @@
 """Objects of a remote store, fetched in blocks with time limits, retries and checksums, through fsspec.
 
 A store may fail, stall, slow to a crawl or cut an answer short. Each of these is met the same way: the block
-is asked for again after a pause, and after the last try the error names the URL. Nothing is ever taken as
-the end of an object but its known size and its checksum.
+is asked for again after a pause, and after the last try the error names the URL. Only the known size and the
+checksum of an object tell that it is complete.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class StoreOptions:
     """How a remote pack is read.
 
     Raises:
-        UserError: values that fetch nothing.
+        UserError: a value out of its range.
     """
 
     cache_dir: Path | None = None
@@ -52,14 +52,14 @@ class StoreOptions:
     backoff_s: float = 0.5
     """Pause in seconds after the first failure; it doubles with every further one."""
     request_timeout_s: float = 8.0
-    """Seconds that one block may take; with the size of a block, the slowest rate allowed."""
+    """Seconds that one block may take; with `block_bytes` this sets the slowest rate allowed."""
     block_bytes: int = 4 << 20
     """Size of a request."""
     filesystem: tyro.conf.Suppress[tyro.conf.Fixed[Mapping[str, Any]]] = field(default_factory=dict)
-    """What fsspec hands to its file system (endpoint, credentials); kept out of files of runs."""
+    """Options of fsspec's file system (endpoint, credentials); never written to files of runs."""
 
     def __post_init__(self) -> None:
-        """Refuse values that fetch nothing."""
+        """Refuse values out of their ranges."""
         for name in ("cache_bytes", "num_fetchers", "tries", "block_bytes"):
             check_whole(f"store {name}", getattr(self, name), 1)
         check_seconds("store request_timeout_s", self.request_timeout_s)
@@ -83,14 +83,14 @@ class Store:
 
         Args:
             url: of the folder, such as "s3://bucket/packs/mine".
-            options: how to read.
+            options: how to read the store.
 
         Raises:
             UserError: an unknown scheme, or one whose library is not installed.
         """
         import fsspec
 
-        self.url = re.sub(r"//[^/@]*@", "//", url)  # what is shown carries no password
+        self.url = re.sub(r"//[^/@]*@", "//", url)  # so that messages show no password
         self.options = options
         self.num_retries = 0
         self._users = 0
@@ -110,21 +110,21 @@ class Store:
             ) from None
 
     def read(self, name: str, start: int, stop: int, size_bytes: int | None = None) -> bytes:
-        """Return bytes [start, stop) of an object, asking again where an answer fails or is cut.
+        """Return bytes [start, stop) of an object; ask again if an answer fails or is cut short.
 
         Args:
             name: path below the pack.
             start: first byte.
             stop: one past the last byte.
-            size_bytes: size of the object where it is known; a server that answers with the whole object
-                is then taken at its word. None accepts any shorter answer (the size is not known).
+            size_bytes: size of the object, if known; then an answer with the whole object is accepted too.
+                None accepts any shorter answer, since the size is not known.
 
         Returns:
-            The bytes; more than asked for, up to the end of the object, from a server without ranges.
+            The bytes; a server without ranges gives more, up to the end of the object.
 
         Raises:
-            UserError: no such object, or no right to read it.
-            StoreError: no whole answer in all tries.
+            UserError: the object does not exist, or this user may not read it.
+            StoreError: no try gave a whole answer.
         """
         last = ""
         for attempt in range(self.options.tries):
@@ -144,7 +144,7 @@ class Store:
                 raise UserError(
                     f"{self.url}/{name} may not be read ({error}): check the credentials"
                 ) from None
-            except Exception as error:  # every file system has exceptions of its own
+            except Exception as error:  # every file system has its own exceptions
                 last = f"{type(error).__name__}: {error}".rstrip(": ")
                 continue
             if size_bytes is None or len(data) == stop - start:
@@ -158,11 +158,11 @@ class Store:
         )
 
     def download(self, name: str, info: FileInfo, out: BinaryIO) -> None:
-        """Write an object to `out` and check it against its size and SHA-256; a wrong one is fetched anew.
+        """Write an object to `out` and check its size and SHA-256; fetch a wrong one again.
 
         Raises:
             UserError: see `read`.
-            StoreError: the object cannot be had whole, or is another one than the pack lists.
+            StoreError: the object does not come whole, or is not the one that the pack lists.
         """
         for _ in range(self.options.tries):
             digest, position = hashlib.sha256(), 0
@@ -188,13 +188,13 @@ class Store:
             self._stopped.clear()
 
     def stop(self) -> None:
-        """Let reads give up after the request they are in, unless another loader reads from here."""
+        """Make reads give up after their present request, unless another loader reads from here."""
         with self._lock:
             if self._users == 1:
                 self._stopped.set()
 
     def leave(self) -> None:
-        """Count one loader less, whose reads have ended; whoever reads from now on is served."""
+        """Count one loader less, after its reads have ended; later reads are served again."""
         with self._lock:
             self._users -= 1
             if self._users == 0:
@@ -213,7 +213,7 @@ class Store:
 
 
 def _limited(call: Callable[[], Any], timeout_s: float) -> Any:
-    """Call in a thread of its own, which is left behind when the time is up."""
+    """Call in a new thread, which is left behind when the time is up."""
     future: Future[Any] = Future()
 
     def run() -> None:

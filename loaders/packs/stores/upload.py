@@ -1,8 +1,9 @@
-"""Packs that end up behind fsspec, such as s3://: shards go there one by one, the manifest last."""
+"""Packing to a store behind fsspec, such as s3://: shards go there one by one, the manifest last."""
 
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import shutil
 import tempfile
 from pathlib import Path
@@ -32,7 +33,7 @@ def upload_file(path: Path, url: str) -> None:
     """
     fs, target = file_system(url)
     try:
-        fs.makedirs(fs._parent(target), exist_ok=True)
+        fs.makedirs(posixpath.dirname(target), exist_ok=True)
         fs.put_file(str(path), target)
     except remote_errors() as error:
         raise UserError(
@@ -63,7 +64,7 @@ def read_remote_manifest(url: str) -> Manifest | None:
 
 
 def upload_pack(staging: Path, url: str, manifest: Manifest) -> None:
-    """Copy everything but the shards, which are there already, and the manifest last; drop the staging."""
+    """Copy everything but the shards, which are there already, the manifest last; remove the local files."""
     for folder in (INDEX_FOLDER, LABELS_FOLDER, "."):
         for path in sorted((staging / folder).glob("*")):
             if path.is_file() and path.name != MANIFEST_NAME:

@@ -121,6 +121,10 @@ def test_one_class_each() -> None:
     alone = select(scores, 1, 3)
     assert pairs(alone.one_class_each("drop")) == pairs(alone) == pairs(alone.one_class_each("best"))
     assert selection.one_class_each("best").counts.tolist() == [2, 1, 0]
+    first, second = selection.by_place()
+    assert pairs(first) == pairs(selection.one_class_each("best"))
+    assert sorted(pairs(first) + pairs(second)) == sorted(pairs(selection))
+    assert len(np.unique(second.row)) == len(second)
 
 
 def selector_case(rank: int, num_ranks: int) -> dict[str, torch.Tensor]:

@@ -67,3 +67,16 @@ def test_weighted_rows_are_a_mean_over_rows_whatever_is_in_the_batch() -> None:
     assert torch.equal(label_loss(logits, labels), F.cross_entropy(logits, labels))
     smoothed = F.cross_entropy(logits, labels, label_smoothing=0.1)
     torch.testing.assert_close(label_loss(logits, labels, torch.ones(3).double(), 0.1), smoothed)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_shares_of_classes_are_labels_in_proportion(weighted: bool, smoothing: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 3, dtype=torch.float64, generator=generator)
+    weights = torch.tensor([0.5, 2.0, 1.0]).double() if weighted else None
+    own, other = torch.arange(6) % 3, torch.tensor([1, 1, 0, 2, 0, 2])
+    shares = 0.7 * F.one_hot(own, 3).double() + 0.3 * F.one_hot(other, 3).double()
+    expected = 0.7 * label_loss(logits, own, weights, smoothing)
+    expected += 0.3 * label_loss(logits, other, weights, smoothing)
+    torch.testing.assert_close(label_loss(logits, shares, weights, smoothing), expected)

@@ -57,7 +57,11 @@ def test_what_is_known_of_a_classifier_is_shown(page: Path, digits_pack: Pack) -
         "What is taken for what",
         "Images",
         "Classes",
+        "Right and wrong by rank",
         "How sure it is",
+        "Precision at rank",
+        "Imbalance",
+        "Feature maps",
         "Map of the features",
         "Speed",
     ):
@@ -68,7 +72,7 @@ def test_what_is_known_of_a_classifier_is_shown(page: Path, digits_pack: Pack) -
     classes = text.split("<h2>Classes</h2>")[1].split("</table>")[0]
     assert classes.count("<tr>") == 1 + len(digits_pack.classes)
     assert classes.count("<td>4</td>") >= 10  # labels trained on
-    assert "Imbalance" not in text  # all classes have as many
+    assert "Accuracy over labels per class" not in text  # all classes have as many
     assert "loss (training, validation), accuracy (training, validation)" in text
     assert "120" in text.split("<h2>Speed</h2>")[1]  # the harmonic mean of 100 and 150
     assert "The run waited for data: tools/doctor.py" in text
@@ -113,16 +117,6 @@ def test_a_map_keeps_groups_together_and_bears_a_collapse() -> None:
     assert gap > 2 * places[:30].std()
     assert np.array_equal(places, place(features))
     assert not place(np.ones((20, 8), np.float32)).any()
-
-
-def test_imbalance_is_drawn_where_classes_differ(digits_pack: Pack, page: Path) -> None:
-    from engine.report.tested import look_at_split
-
-    tested = look_at_split(page.parent, digits_pack, "test", 30)
-    shown = classifier_sections.ClassifierPages(digits_pack, tested)
-    assert len(shown.imbalance(np.arange(10)).blocks) == 1
-    assert not shown.imbalance(np.full(10, 4)).blocks
-    assert not shown.imbalance(None).blocks
 
 
 def test_a_page_that_fails_is_a_line(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from engine.train.accumulation import Accumulator, Shell, cut
+from engine.train.batchnorm import BATCHNORM
 from engine.train.distributed import seed_everything
 from engine.train.metrics import read_metrics
 from engine.train.options import OptimizerOptions
@@ -21,6 +23,7 @@ from loaders.batch import Batch, PairedBatch
 from loaders.common.errors import UserError
 from recipes import (
     barlow,
+    colorization,
     deepcluster,
     fixmatch,
     jigsaw,
@@ -32,6 +35,7 @@ from recipes import (
     simclr,
     ssl_gan,
     supervised,
+    temporal_ensembling,
     vae,
     vicreg,
 )
@@ -74,6 +78,13 @@ def weighted(recipe: Recipe) -> Recipe:
     return recipe
 
 
+def with_averages() -> Recipe:
+    recipe = build(temporal_ensembling, "TemporalEnsembling", CLASSES, np.arange(100), ramp_epochs=0.0)
+    recipe.visits.fill_(1)
+    recipe.ensemble[:, 0] = 0.4
+    return recipe
+
+
 BY_ROWS: dict[str, tuple[Callable[[], Recipe], Any]] = {
     "supervised": (
         lambda: weighted(build(supervised, "Supervised", CLASSES, class_weights="inverse", mixing="mixup")),
@@ -85,6 +96,8 @@ BY_ROWS: dict[str, tuple[Callable[[], Recipe], Any]] = {
         paired(2, 2),
     ),
     "pseudo_label": (lambda: build(pseudo_label, "Classical", CLASSES, threshold=0.34), paired(1, 1)),
+    "temporal_ensembling": (with_averages, paired(1, 1)),
+    "colorization": (lambda: build(colorization, "Colorization"), batch_of(1)),
     "rotnet": (lambda: build(rotnet, "RotNet", probe_every_epochs=0), batch_of(1)),
     "jigsaw": (lambda: build(jigsaw, "Jigsaw"), batch_of(9, side=7)),
     "patches": (lambda: build(patches, "Patches"), batch_of(9, side=7)),
@@ -100,7 +113,7 @@ BY_EMBEDDINGS: dict[str, Callable[[], Recipe]] = {
 def without_batchnorm(recipe: Recipe) -> Recipe:
     """Let BatchNorm of networks normalise by what it remembers, so that rows do not meet in it."""
     for name, module in recipe.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.startswith("standardise"):
+        if isinstance(module, BATCHNORM) and not name.startswith("standardise"):
             module.eval()
     return recipe
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.train.ema import make_target, set_momentum, update_ema, warmed_up
+from engine.train.ema import MEAN, POWER, make_target, set_momentum, update_ema, warmed_up
 from tests.engine.average_on_digits import accuracies
 
 
@@ -39,10 +39,20 @@ def test_a_warm_up_makes_the_average_the_plain_mean_until_the_decay_is_reached()
     for step, value in enumerate((4.0, 1.0, 7.0, 8.0)):
         source.weight.data.fill_(value)
         seen.append(value)
-        update_ema(target, source, warmed_up(step, 0.999))
+        update_ema(target, source, warmed_up(step, 0.999, MEAN))
         assert float(target.weight) == pytest.approx(sum(seen) / len(seen)), "the random start has no part"
-    assert [warmed_up(step, 0.75) for step in (0, 1, 3, 4, 1000)] == [0.0, 0.5, 0.75, 0.75, 0.75]
-    assert warmed_up(998, 0.999) < 0.999 == warmed_up(1000, 0.999)
+    assert [warmed_up(step, 0.75, MEAN) for step in (0, 1, 3, 4, 1000)] == [0.0, 0.5, 0.75, 0.75, 0.75]
+    assert warmed_up(998, 0.999, MEAN) < 0.999 == warmed_up(1000, 0.999, MEAN)
+
+
+def test_a_warm_up_of_a_higher_power_forgets_the_past_of_a_network_that_learns() -> None:
+    """The average of 1, 2, 3 ... lies at a tenth of the way behind the last, not at half of it."""
+    averages = {MEAN: 0.0, POWER: 0.0}
+    for step in range(1000):
+        for power, average in averages.items():
+            averages[power] = average + (1.0 - warmed_up(step, 0.9999, power)) * (step + 1 - average)
+    assert averages[MEAN] == pytest.approx(500.5)
+    assert averages[POWER] == pytest.approx(10 / 11 * 1000, rel=1e-3)
 
 
 def test_the_momentum_of_every_batchnorm_is_set() -> None:

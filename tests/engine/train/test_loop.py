@@ -325,7 +325,7 @@ train_small(Path(sys.argv[1]), loader=loader, checkpoint_every_steps=1000)
 """
 
 
-@pytest.mark.parametrize("hangs_at", [0, 4])
+@pytest.mark.parametrize("hangs_at", [4, pytest.param(0, marks=pytest.mark.slow)])
 def test_sigterm_saves_and_exits_with_its_own_code(tmp_path: Path, whole_run, hangs_at: int) -> None:
     """However long a batch takes, also the first."""
     out = tmp_path / "run"

@@ -50,3 +50,19 @@ def test_an_empty_window_and_a_metric_that_is_no_number_are_kept() -> None:
     means = kept.read()
     assert means["loss"] == 1.0
     assert means["none"] != means["none"]
+
+
+def test_a_metric_is_averaged_over_the_steps_that_have_it() -> None:
+    window = MetricWindow(CPU)
+    for step, value in enumerate((1.0, 3.0, 8.0), start=1):
+        window.add(step, torch.tensor(value), {"odd" if step % 2 else "even": torch.tensor(value)})
+    kept = MetricWindow(CPU)
+    kept.restore(json.loads(json.dumps(window.state())))
+    assert kept.read() == window.read() == {"loss": 4.0, "odd": 4.5, "even": 3.0}
+
+
+def test_a_window_of_a_checkpoint_of_before_goes_on() -> None:
+    window = MetricWindow(CPU)
+    window.restore({"count": 2, "sums": {"loss": "3.0", "top1": "1.0"}})
+    window.add(3, torch.tensor(3.0), {"top1": torch.tensor(0.5)})
+    assert window.read() == {"loss": 2.0, "top1": 0.5}

@@ -123,7 +123,7 @@ def test_recipes_that_need_their_own_refuse_others() -> None:
         ({"layer_decay": 1.5, "optimizer": "adamw"}, "layer_decay: expected a share"),
         ({"layer_decay": 0.5}, "layer_decay: expected --optimizer adamw, found paper"),
         ({"optimizer_lr": 0.0}, "optimizer_lr: expected more than 0"),
-        ({"micro_batch": 0}, "micro_batch: expected at least 1"),
+        ({"micro_batch": 0}, "micro_batch: expected more than 0"),
     ],
 )
 def test_what_does_not_go_together_is_refused_at_once(options: dict[str, Any], expected: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from engine.train.schedule import constant, step_decay, warmup_cosine
+from engine.train.schedule import constant, ramp_up_and_down, step_decay, warmup_cosine
 
 
 def test_warmup_then_cosine() -> None:
@@ -32,3 +34,13 @@ def test_constant() -> None:
 def test_step_decay_falls_at_its_milestones() -> None:
     factor = step_decay([5, 8], 0.1)
     assert [factor(s) for s in (0, 4, 5, 7, 8, 100)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_ramps_up_and_down() -> None:
+    factor = ramp_up_and_down(total_steps=100, up_steps=20, down_steps=50)
+    assert factor(0) == pytest.approx(math.exp(-5))
+    assert factor(10) == pytest.approx(math.exp(-5 / 4))
+    assert factor(20) == factor(50) == 1.0
+    assert factor(75) == pytest.approx(math.exp(-12.5 / 4))
+    assert factor(100) == pytest.approx(math.exp(-12.5))
+    assert [ramp_up_and_down(10, 0, 0)(s) for s in (0, 5, 10)] == [1.0, 1.0, 1.0]

@@ -105,3 +105,27 @@ def test_the_weak_view_without_padding_is_the_flip_alone() -> None:
     assert 0 < drawn.flip.sum() < 64
     assert not drawn.shift.any()
     assert draw(presets.weak(32), 0, 0 * rows, rows, 0, sides, sides).shift.any()
+
+
+def test_augmentations_stand_behind_a_views_own_operations() -> None:
+    view = presets.weak(32)
+    assert presets.augmented(view, ()) is view
+    everything = presets.augmented(view, ("randaugment", "jitter", "translation", "rotation"))
+    flip, warp, jitter, randaugment = everything.operations
+    assert (flip, everything.geometry) == (view.operations[0], view.geometry)
+    assert warp == RandomAffine(degrees=15.0, translate=0.1), "one warp for both"
+    assert isinstance(jitter, ColorJitter)
+    assert isinstance(randaugment, RandAugment)
+    assert presets.augmented(view, ("rotation",)).operations[1:] == (RandomAffine(degrees=15.0),)
+    assert presets.augmented(view, ("translation",)).operations[1:] == (RandomAffine(translate=0.1),)
+    assert presets.rotate_translate_jitter(32).operations == (HorizontalFlip(0.5), warp, jitter)
+
+
+def test_an_affine_positive_is_the_anchor_warped() -> None:
+    anchor, positive = presets.affine(32, flip_p=0.5)
+    assert positive.shares_draws_of == 1, "the flip is that of the anchor"
+    assert positive.geometry == anchor.geometry
+    assert positive.operations[: len(anchor.operations)] == anchor.operations
+    turn, slant = positive.operations[1:]
+    assert turn == RandomAffine(degrees=30.0, translate=0.1)
+    assert {augment.name for augment in slant.augments} == {"shear_x", "shear_y"}

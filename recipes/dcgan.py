@@ -1,0 +1,129 @@
+r"""DCGAN: pre-training by telling generated images from real ones, by features that then classify.
+
+Example:
+    python recipes/dcgan.py --pack packs/mine --split unlabeled --resolution 96 --out runs/dcgan
+    python recipes/transfer.py --pack packs/mine --init runs/dcgan --labels-per-class 1 10 --out runs/few
+
+Source: Radford et al. 2015, "Unsupervised Representation Learning with Deep Convolutional Generative
+Adversarial Networks" (arXiv 1511.06434), section 5.1 for the features; the report is Zhu, Mananghaya, Rivera
+Ruiz 2019, which goes on from here to labels: recipes/ssl_gan.py, which also takes such a run as --init.
+
+Both networks take their steps at once, from one backward pass, as in recipes/ssl_gan.py, whose networks these
+are. Each epoch leaves a sheet of generated images in samples/, the end of the run last.png, and the run says
+when they have become all alike.
+
+The algorithm box is `Dcgan.training_step`; its losses are `engine.objectives.dcgan`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.train.gan_config import GanConfig
+from loaders.common.checks import Count
+from loaders.common.errors import run_command
+from loaders.common.program import check_command_line, command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(GanConfig):
+    """Pre-train a backbone as the discriminator of a GAN."""
+
+    split: str = "unlabeled"
+    """Split of the pack to train on; its labels are not read."""
+    backbone: str = "gan_discriminator_96"
+    """The discriminator and its width: that of recipes/ssl_gan.py."""
+    resolution: Count = 64
+    """Side of the images: 4, 5, 6 or 7 times 4, 8, 16 or 32. Paper: 64, and 32; report: 96."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    epochs: Count = 25
+    """Passes over the split. Authors' code: 25."""
+    batch_size: Count = 128
+    """Real images, and generated ones, per step over all ranks. Paper: 128."""
+    dropout: float = 0.0
+    """Dropout in the discriminator; 0.4 of it on the image. Paper: none."""
+    lr: float = 2e-4
+    """Learning rate of Adam, for the discriminator. Paper: 0.0002."""
+    lr_generator: float = 2e-4
+    """Learning rate of Adam, for the generator. Paper: 0.0002."""
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import torch
+from torch import nn
+
+from engine.nets.backbones import build_backbone
+from engine.objectives.dcgan import dcgan_loss
+from engine.objectives.ssl_gan import diversity
+from engine.train.draws import StepDraws
+from engine.train.gan_recipe import GanRecipe, fixed
+from engine.train.recipe import StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, constant
+from loaders.batch import Batch
+from loaders.pretraining import PretrainingLoaders
+from loaders.views import presets
+
+
+class Dcgan(GanRecipe):
+    """A discriminator, whose backbone transfers, and a generator."""
+
+    name = "dcgan"
+
+    def __init__(self, config: Config) -> None:
+        """Build the networks; call `seed_everything` first."""
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, config.resolution)
+        self.backbone_name = config.backbone
+        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.head = nn.Linear(num_features, 1)
+        self.add_generator(config, self.backbone)
+
+    def training_step(self, batch: Batch, step: int) -> StepOutput:
+        """Tell real from generated, and generate what is taken for real (Goodfellow et al., algorithm 1)."""
+        x = batch.views[0]
+        noise = StepDraws(self.config.seed, step, x.device).uniform(len(x), self.config.noise_size)
+        generated = self.generate(noise)
+        told = self.head(self.backbone(torch.cat([x, generated.detach()])))[:, 0]
+        for_generator = fixed(self.head, fixed(self.backbone, generated))[:, 0]
+        terms = dcgan_loss(told[: len(x)], told[len(x) :], for_generator)
+        spread = diversity(generated.detach())
+        with torch.no_grad():
+            self.real_spread.copy_(diversity(x))
+        metrics = {
+            "discriminator": terms.discriminator.detach(),
+            "generator": terms.generator.detach(),
+            "p_real": terms.real,
+            "p_generated": terms.generated,
+            "diversity": spread / self.real_spread,
+        }
+        return StepOutput(terms.loss, metrics)
+
+    def make_optimizer(self) -> torch.optim.Adam:
+        """Return Adam with a rate for the discriminator and one for the generator."""
+        return self.rivals(self.config.lr, self.backbone, self.head)
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Keep the rates, as the paper does."""
+        return constant()
+
+
+def run(config: Config) -> RunSummary:
+    """Pre-train on a pack and leave a run folder."""
+    view = presets.weak(config.resolution, config.flip_p, padding=0.0)
+    return run_recipe(config, lambda: Dcgan(config), PretrainingLoaders(config, (view,)))
+
+
+def main() -> None:
+    """Run the command line."""
+    print_summary(Dcgan.name, run(command_line(Config, __doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,184 @@
+r"""Temporal ensembling: predictions agree with the average of the same image's earlier predictions.
+
+Example, from scratch as in the paper:
+    python recipes/temporal_ensembling.py --pack packs/mine --labels-per-class 25 --out runs/ensembling
+
+Example, as the last stage of the 2021 report, from the best classifier so far:
+    python recipes/temporal_ensembling.py --pack packs/mine --init runs/fixmatch --keep-head \
+        --backbone resnet50 --resolution 96 --epochs 40 --ramp-epochs 2 --ramp-down-epochs 10 --lr 0.0003 \
+        --out runs/smoothed
+
+Source: Laine and Aila 2017, "Temporal Ensembling for Semi-Supervised Learning" (arXiv 1610.02242); the report
+is Zhou, Wan, Li 2021, section 2.2, which names it for its last stage and gives no constants.
+
+One table holds the average of each unlabelled image: 4 bytes per image and class, on the device and in every
+checkpoint. Each image is predicted once in an epoch, so that a new average takes effect in the next epoch.
+
+The algorithm box is `TemporalEnsembling.training_step`; its loss is `engine.objectives.temporal_ensembling`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.train.classifier_config import ClassifierConfig
+from loaders.common.checks import Count, Share
+from loaders.common.errors import UserError, run_command
+from loaders.common.program import check_command_line, command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassifierConfig):
+    """Train a classifier with temporal ensembling."""
+
+    unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
+    """Splits whose images, without their labels, are the unlabelled ones; the labelled stand among them."""
+    backbone: str = "wrn_28_2"
+    """wrn_28_2, tiny_resnet for a CPU, or any timm name. Paper: a network of 13 layers; report: resnet50."""
+    resolution: int = 32
+    """Side of the views in pixels. Paper: 32; report: 96."""
+    epochs: int = 300
+    """Passes over the unlabelled images. Paper: 300."""
+    batch_size: int = 25
+    """Labelled images per step over all ranks. Paper: those that chance brings among 100."""
+    mu: Count = 4
+    """Unlabelled images per labelled one. Paper: see batch_size."""
+    momentum: float = 0.6
+    """Share of itself that the average of an image's predictions keeps in an epoch. Paper: 0.6."""
+    consistency_weight: float = 30.0
+    """Weight of the consistency after its ramp, beside a class loss that is a mean over labelled images.
+    Paper: 30 times the share of labelled images, beside one divided by all images, the same."""
+    ramp_epochs: float = 80.0
+    """Epochs over which that weight, and the learning rate, rise as exp(-5 (1 - t)^2). Paper: 80."""
+    ramp_down_epochs: float = 50.0
+    """Epochs at the end over which the learning rate falls as exp(-12.5 t^2). Paper: 50."""
+    lr: float = 0.003
+    """Peak learning rate of Adam. Paper: 0.003."""
+    beta1: float = 0.9
+    """First beta, the momentum, of Adam. Paper: 0.9, falling to 0.5 in the last 50 epochs."""
+    shift: Share = 0.0625
+    """Largest shift of a view, as a share of its side. Paper: 2 of 32 pixels."""
+
+    def __post_init__(self) -> None:
+        """Refuse an average that forgets nothing."""
+        super().__post_init__()
+        if not 0.0 <= self.momentum < 1.0 or not 0.0 <= self.beta1 < 1.0:
+            raise UserError(
+                f"expected momentum and beta1 in [0, 1), found {self.momentum} and {self.beta1}; change them"
+            )
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.objectives.cross_entropy import label_loss
+from engine.objectives.mean_teacher import ramp_up
+from engine.objectives.temporal_ensembling import accumulate, ensemble_consistency, targets
+from engine.train.classifier_recipe import ClassifierRecipe, top1_of
+from engine.train.distributed import all_gather
+from engine.train.recipe import StepOutput
+from engine.train.run import RunSummary, print_summary
+from engine.train.run import run as run_recipe
+from engine.train.schedule import Schedule, ramp_up_and_down
+from loaders import open_pack
+from loaders.batch import PairedBatch
+from loaders.classification import SemiLoaders
+from loaders.views import presets
+
+
+class TemporalEnsembling(ClassifierRecipe):
+    """A classifier and, of each unlabelled image, the average of its predictions so far."""
+
+    name = "temporal_ensembling"
+    parts = "rows"
+    rows: Tensor
+    ensemble: Tensor
+    visits: Tensor
+
+    def __init__(self, config: Config, classes: Sequence[str], rows: NDArray[np.int64]) -> None:
+        """Build the network and an empty table; call `seed_everything` first.
+
+        Args:
+            config: of the run.
+            classes: names of the C classes.
+            rows: int64 [N], rows of the pack of the unlabelled images.
+        """
+        super().__init__(config, classes)
+        self.config = config
+        self.ramp_steps = 0
+        self.register_buffer("rows", torch.from_numpy(np.sort(rows)), persistent=False)
+        # Buffers are part of a checkpoint: a resumed run goes on with its averages.
+        self.register_buffer("ensemble", torch.zeros(len(rows), len(classes)))
+        self.register_buffer("visits", torch.zeros(len(rows), dtype=torch.int64))
+        self._predicted: tuple[int, list[tuple[Tensor, Tensor]]] = (-1, [])
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """What no option names and a checkpoint has to agree in."""
+        return {**super().rules, "averages of predictions": "one visit per image and epoch"}
+
+    def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
+        """Classify the labelled images; agree with the averages of the unlabelled ones (algorithm 2)."""
+        config = self.config
+        (x,), labels = self.mixed(batch.labeled, step)
+        logits, unlabeled = self.classify(x, batch.unlabeled.views[0])
+        places = torch.searchsorted(self.rows, batch.unlabeled.index)
+        visits = self.visits[places]
+        target = targets(self.ensemble[places], visits, config.momentum)
+        supervised = label_loss(logits, labels, self.class_weights)
+        consistency = ensemble_consistency(unlabeled, target, visits > 0)
+        self._note(step, places, unlabeled.detach().softmax(1))
+        metrics = {"top1": top1_of(logits, labels)}
+        metrics |= {"supervised": supervised.detach(), "consistency": consistency.detach()}
+        weight = config.consistency_weight * ramp_up(step, self.ramp_steps)
+        return StepOutput(supervised + weight * consistency, metrics)
+
+    def _note(self, step: int, places: Tensor, predictions: Tensor) -> None:
+        """Keep the predictions of a step, or of a part of one, until the step is taken."""
+        if self._predicted[0] != step:
+            self._predicted = (step, [])
+        self._predicted[1].append((places, predictions))
+
+    def after_step(self, step: int) -> None:
+        """Put the predictions of all ranks into the table, which is the same on each."""
+        places, predictions = (
+            all_gather(torch.cat(column)) for column in zip(*self._predicted[1], strict=True)
+        )
+        self.ensemble[places] = accumulate(self.ensemble[places], predictions, self.config.momentum)
+        self.visits[places] += 1
+        self._predicted = (-1, [])
+
+    def make_optimizer(self) -> torch.optim.Adam:
+        """Return Adam."""
+        return torch.optim.Adam(self.parameter_groups(), self.config.lr, betas=(self.config.beta1, 0.999))
+
+    def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
+        """Return the paper's ramps, and note how many steps the first takes."""
+        self.ramp_steps = round(self.config.ramp_epochs * steps_per_epoch)
+        down = round(self.config.ramp_down_epochs * steps_per_epoch)
+        return ramp_up_and_down(total_steps, self.ramp_steps, down)
+
+
+def run(config: Config) -> RunSummary:
+    """Train on a pack and leave a run folder."""
+    pack = open_pack(config.pack, config.loader.store)
+    view = (presets.weak(config.resolution, config.flip_p, padding=config.shift),)
+    loaders = SemiLoaders(pack, config, view, view)
+    rows = loaders.unlabeled.rows(np.arange(len(loaders.unlabeled)))
+    return run_recipe(config, lambda: TemporalEnsembling(config, pack.classes, rows), loaders)
+
+
+def main() -> None:
+    """Run the command line."""
+    print_summary(TemporalEnsembling.name, run(command_line(Config, __doc__)))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,130 @@
+r"""Draw maps of the last layer of each stage of networks, for chosen images: a row per network.
+
+Example:
+    python tools/feature_maps.py --starts runs/barlow runs/self_training/round-4 runs/fixmatch \
+        --images packs/mine --keys n02085620_7.jpg --out maps.png
+
+Every start is whatever `--init` takes: a run, a checkpoint, `timm:resnet50`. The table that is printed says
+how sparse the maps are. Channels are drawn by `--seed`, the same ones of networks of one architecture.
+
+Source: Zhou, Wan, Li 2021, figure 1 and section 4.4: ResNet-50 after Barlow Twins, self-training, FixMatch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.train.run_config import LoaderField, default_loader
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import UserError, run_command
+from loaders.common.files import check_file
+from loaders.common.program import check_command_line, command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Show what the stages of networks make of images."""
+
+    starts: tuple[Path, ...]
+    """Networks, in the order of the rows: runs, checkpoints, or weights of others, as --init takes them."""
+    images: str
+    """Pack; or a folder, tar, list or other source, which is packed into a temporary folder first."""
+    out: Path
+    """PNG file to write; one for dark pages lies beside it."""
+    keys: tuple[str, ...] = ()
+    """Images to show: names of files, with as much of the path as tells them from others; the first ones by
+    default."""
+    split: str = ""
+    """Split of the pack that the images are in; all images by default."""
+    num_images: Count = 1
+    """Images to show where --keys names none."""
+    num_maps: Count = 16
+    """Channels of each stage to show."""
+    resolution: int | None = None
+    """Side of the views in pixels; by default that of each network's training."""
+    backbone: str | None = None
+    """Network of a weights file that does not say it."""
+    seed: int = 0
+    """Chooses the channels."""
+    loader: LoaderField = field(default_factory=default_loader)
+    """How the loaders work."""
+
+    def __post_init__(self) -> None:
+        """Refuse a drawing of nothing, and a file that cannot be written."""
+        check_numbers(self)
+        if not self.starts:
+            raise UserError("starts: expected one network or more, found none")
+        if self.out.suffix.lower() != ".png":
+            raise UserError(f"out: expected a name that ends with .png, found {self.out}; change it")
+        check_file(self.out)
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from engine.report.feature_maps import draw_maps, look, sparseness_table
+from engine.report.figures import save_picture
+from loaders import open_pack
+from loaders.packs import Pack
+from loaders.packs.labels.file_names import RowNames
+from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.spec import parse_splits
+
+
+def open_images(config: Config, folder: Path) -> Pack:
+    """Open the pack, or pack what else is given into a folder."""
+    if (Path(config.images) / "manifest.json").is_file() or "://" in config.images:
+        return open_pack(config.images, config.loader.store)
+    pack_dataset(PackOptions(parse_splits([f"images={config.images}"]), folder / "pack"))
+    return open_pack(folder / "pack")
+
+
+def chosen_rows(config: Config, pack: Pack) -> list[int]:
+    """Return the rows of the images to show, each once.
+
+    Raises:
+        UserError: a name that no image or more than one has, or no image at all.
+    """
+    split = pack.split(config.split) if config.split else pack.pool(pack.splits)
+    if config.keys:
+        names = RowNames(pack, split.row_ranges)
+        remedy = f"give one that it has, such as {names.name()}"
+        return list(dict.fromkeys(names.find(key, "keys", remedy) for key in config.keys))
+    return split.rows(np.arange(min(config.num_images, len(split)))).tolist()
+
+
+def names_of(starts: tuple[Path, ...]) -> list[str]:
+    """Return a name for each start: its last part, or its whole path where two have one name."""
+    short = [start.name or str(start) for start in starts]
+    return [name if short.count(name) == 1 else str(s) for name, s in zip(short, starts, strict=True)]
+
+
+def main() -> None:
+    """Run the command line."""
+    config = command_line(Config, __doc__)
+    with TemporaryDirectory() as folder:
+        pack = open_images(config, Path(folder))
+        rows = chosen_rows(config, pack)
+        options = {"backbone": config.backbone, "resolution": config.resolution}
+        named = zip(names_of(config.starts), config.starts, strict=True)
+        seen = [look(name, start, pack, rows, **options) for name, start in named]
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    save_picture(config.out, draw_maps(seen, config.num_maps, config.seed))
+    found = sparseness_table(seen)
+    table = Table(*found.columns, title=found.caption)
+    for row in found.rows:
+        table.add_row(*row)
+    Console().print(table)
+    print(f"feature_maps: {len(seen)} networks, {len(rows)} images -> {config.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,38 @@
+"""Features of a start, computed once and kept, for the commands that compare images by them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from engine.evaluate.feature_store import FOLDER, features_of
+from engine.evaluate.representations import Features
+from engine.train.run_config import FrozenConfig, on_this_rank
+from loaders import build_loader
+from loaders.epochs import EpochLoader
+from loaders.packs import Split
+from loaders.views.evaluation import EvaluationView
+
+
+def frozen_features(
+    config: FrozenConfig, network: nn.Module, view: EvaluationView, split: Split, folder: Path, out: Path
+) -> Features:
+    """Return what a network makes of the images of a split; every process takes its part.
+
+    Args:
+        config: of the command.
+        network: maps views to representations; on the device of this process.
+        view: what it is shown of an image.
+        split: the images.
+        folder: where the features are kept, under a name of their own.
+        out: folder of the list of images that could not be read.
+    """
+    options = on_this_rank(config.loader)
+
+    def make(part: Split) -> EpochLoader:
+        size = config.batch_size * options.num_ranks
+        return build_loader(part, (view.policy(),), size, options=options, mode="eval")
+
+    return features_of(network, split, make, torch.device(options.device), folder / FOLDER, out)
