@@ -25,7 +25,8 @@ from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import Augmentation, ViewPolicy
 
-_ROWS_IN_ORDER = 256  # of an evaluation batch on one rank; no influence on the result
+ROWS_IN_ORDER = 256
+"""Of an evaluation batch on one rank; no influence on the result."""
 
 
 class LabelFields(Protocol):
@@ -201,7 +202,7 @@ class LabeledLoaders:
 
     def in_order(self, images: Split, options: LoaderOptions) -> EpochLoader:
         """Build the loader of images in order, with the view that the run is measured with."""
-        views, batch_size = (self.fields.evaluation_view.policy(),), _ROWS_IN_ORDER * options.num_ranks
+        views, batch_size = (self.fields.evaluation_view.policy(),), ROWS_IN_ORDER * options.num_ranks
         return build_loader(images, views, batch_size, options=options, mode="eval")
 
     def testing(self, options: LoaderOptions) -> EpochLoader | None:
@@ -289,7 +290,7 @@ def testing_loader(pack: Pack, fields: TrainingFields, options: LoaderOptions) -
     """Build the loader of the test images, and of their mirror images where asked for; None without any."""
     if not fields.test_split:
         return None
-    view, batch_size = fields.evaluation_view, _ROWS_IN_ORDER * options.num_ranks
+    view, batch_size = fields.evaluation_view, ROWS_IN_ORDER * options.num_ranks
     views = (view.policy(), view.policy(mirrored=True)) if fields.test_flip else (view.policy(),)
     return build_loader(pack.split(fields.test_split), views, batch_size, options=options, mode="eval")
 
@@ -313,7 +314,7 @@ def labels_in_order(
         view: what the network is shown.
         options: see `build_loader`.
     """
-    rows, batch_size = pack.pool(pack.splits).labeled_by(labels), _ROWS_IN_ORDER * options.num_ranks
+    rows, batch_size = pack.pool(pack.splits).labeled_by(labels), ROWS_IN_ORDER * options.num_ranks
     return build_loader(rows, (view.policy(),), batch_size, options=options, mode="eval", labels=labels)
 
 
@@ -393,6 +394,6 @@ def build_pool_loader(
         share: share of the images, see `unlabeled_images`.
         seed: of the choice of that share.
     """
-    batch_size = _ROWS_IN_ORDER * options.num_ranks
+    batch_size = ROWS_IN_ORDER * options.num_ranks
     images = unlabeled_images(pack, splits, division, share=share, seed=seed)
     return build_loader(images, (view.policy(),), batch_size, options=options, mode="eval")

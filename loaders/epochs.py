@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, NoReturn, Self, TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -20,7 +21,7 @@ from loaders.common.checks import check_whole
 from loaders.common.errors import LoaderError, UserError
 from loaders.order import permutation
 from loaders.order.balanced import ClassGroups, balanced_positions
-from loaders.packs.labels.tables import LabelTable
+from loaders.packs import LabelTable, Split
 from loaders.placing import Place
 from loaders.transform import Transforming
 
@@ -211,6 +212,11 @@ class EpochLoader(_EpochSource[Batch]):
     def pads(self) -> bool:
         """Whether batches may hold rows that are not valid, as in evaluation."""
         return not self._work.train
+
+    @property
+    def images(self) -> tuple[Split, NDArray[np.int64] | None]:
+        """Images whose positions `request` names, and the label of each position, -1 where it has none."""
+        return self._work.split, self._work.labels
 
     @property
     def bad_rows(self) -> dict[int, str]:

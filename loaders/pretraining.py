@@ -11,7 +11,7 @@ from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
 from loaders.packs import Split, open_pack
 from loaders.packs.labels.validation import Division
-from loaders.views import presets
+from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
 
 
@@ -35,6 +35,10 @@ class PretrainingFields(Protocol):
         """Images per step over all ranks."""
 
     @property
+    def evaluation_view(self) -> EvaluationView:
+        """What the run is measured with."""
+
+    @property
     def loader(self) -> LoaderOptions:
         """How packs in a store are read."""
 
@@ -55,7 +59,7 @@ class PretrainingLoaders:
             test_split: split on which the run's own task is measured at its end; "" for none.
         """
         self.test_split = test_split
-        self.fields, self.views = fields, views
+        self.fields, self.views = fields, fields.evaluation_view.fit(views)
         self.pack = open_pack(fields.pack, fields.loader.store)
 
     def training(self, options: LoaderOptions) -> EpochLoader:
@@ -65,7 +69,7 @@ class PretrainingLoaders:
 
     def in_order(self, images: Split, options: LoaderOptions) -> EpochLoader:
         """Build the loader of images in order, without augmentation."""
-        views = (presets.evaluation(self.fields.resolution),)
+        views = (self.fields.evaluation_view.policy(),)
         return build_loader(images, views, self.fields.batch_size, options=options, mode="eval")
 
     def testing(self, options: LoaderOptions) -> Loader[Batch] | None:

@@ -28,6 +28,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -104,16 +105,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.evaluate.feature_store import FOLDER, store_features
+from engine.evaluate.feature_store import FOLDER, FeatureStore, store_features
 from engine.evaluate.predict import predict
+from engine.evaluate.stored_loader import StoredLoader
 from engine.labels.acquisition import k_centre, margins, random_choice, smallest, smallest_per_cluster
 from engine.labels.clusters import kmeans
 from engine.labels.label_page import SHOWN_PX, label_page, table_text
+from engine.nets.backbones import architecture
 from engine.nets.classifier import Classifier, find_classifier
 from engine.nets.starts import find_start
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import refuse_ranks
 from loaders import build_loader, open_pack
+from loaders.batch import Batch, Loader
 from loaders.common.files import write_atomic
 from loaders.common.next_step import say_next
 from loaders.epochs import EpochLoader
@@ -191,13 +195,47 @@ class Candidates:
         """
         if self.classifier is None:
             return None
-        with self.loader(self.open, self.classifier.view) as loader:
+        with self.shown(self.open) as loader:
             parts = list(predict(self.classifier, loader, self.device, self.config.out))
         rows, probabilities = [p.index for p in parts], [p.probabilities for p in parts]
         return torch.cat(rows).numpy(), torch.cat(probabilities).numpy()
 
+    @contextmanager
+    def shown(self, split: Split) -> Iterator[Loader[Batch]]:
+        """Open what the classifier predicts: features in place of images, where the strategy has them."""
+        assert self.classifier is not None
+        with self.loader(split, self.classifier.view) as loader:
+            store = self.store(split) if self.uses_features and self.same_backbone else None
+            yield loader if store is None else StoredLoader(loader, store, self.device)
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether the strategy looks at features."""
+        return self.config.strategy in ("cluster_margin", "k_centre")
+
+    @cached_property
+    def same_backbone(self) -> bool:
+        """Whether the features are what the classifier's own backbone gives, for the same views."""
+        assert self.classifier is not None
+        if self.start is None:
+            return True
+        start, own = self.start.at(self.config.resolution), self.classifier
+        if start.view != own.view or architecture(start.backbone) != architecture(own.backbone_name):
+            return False
+        weights, own_weights = start.load().state_dict(), own.backbone.state_dict()
+        return all(torch.equal(weights[name], tensor.cpu()) for name, tensor in own_weights.items())
+
     def features(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
         """Return the rows of a split that can be read, int64 [N], and their features, float16 [N, D]."""
+        store = self.store(split)
+        found = store.features(np.full(len(store.rows), -1, np.int64))
+        wanted = np.isin(found.index.numpy(), split.rows(np.arange(len(split))))
+        if wanted.all():
+            return found.index.numpy(), found.h.numpy()
+        return found.index.numpy()[wanted], found.h.numpy()[wanted]
+
+    def store(self, split: Split) -> FeatureStore:
+        """Return the features of the pool that a split is part of, computed once."""
         if self.start is not None:
             start = self.start.at(self.config.resolution)
             backbone, view = start.load(), start.view
@@ -207,12 +245,7 @@ class Candidates:
         pool, out = self.pool(split), self.config.out
         with self.loader(pool, view) as loader:
             network, folder = backbone.to(self.device), out / FOLDER
-            store = store_features(network, loader, pool, self.device, folder, out)
-        found = store.features(np.full(len(pool), -1, np.int64))
-        wanted = np.isin(found.index.numpy(), split.rows(np.arange(len(split))))
-        if wanted.all():
-            return found.index.numpy(), found.h.numpy()
-        return found.index.numpy()[wanted], found.h.numpy()[wanted]
+            return store_features(network, loader, pool, self.device, folder, out)
 
     def pool(self, split: Split) -> Split:
         """Return the images whose features are kept: the same in every round of labels."""
@@ -270,7 +303,7 @@ def choose(config: Config, pack: Pack) -> Request:
     rows, predicted = candidates.rows, candidates.predict()
     if predicted is not None:
         rows = predicted[0]
-    if config.strategy in ("cluster_margin", "k_centre"):
+    if candidates.uses_features:
         rows, features = candidates.features(candidates.open)  # the same rows: what can be read
     cluster, margin = np.full(len(rows), -1, np.int64), np.full(len(rows), np.nan, np.float32)
     guess, confidence = np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.float32)

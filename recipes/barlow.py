@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from engine.train.run_config import RunConfig
+from engine.train.run_config import StartConfig
 from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(StartConfig):
     """Pre-train a backbone with Barlow Twins."""
 
     split: str = "unlabeled"
@@ -131,7 +131,7 @@ class BarlowTwins(Recipe):
         """Build the networks; call `seed_everything` first."""
         super().__init__()
         self.config = config
-        num_features = self.make_backbone(config.backbone, config.resolution)
+        num_features = self.make_backbone(config.backbone, config.resolution, config.init)
         self.projector = Projector(num_features, config.projector)
         self.standardise = nn.BatchNorm1d(config.projector[-1], affine=False)
 

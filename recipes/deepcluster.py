@@ -16,14 +16,14 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from engine.train.run_config import RunConfig
+from engine.train.run_config import StartConfig
 from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(StartConfig):
     """Pre-train a backbone with DeepCluster."""
 
     split: str = "unlabeled"
@@ -102,7 +102,7 @@ class DeepCluster(Recipe):
         super().__init__()
         self.config = config
         self.in_order = in_order
-        num_features = self.make_backbone(config.backbone, config.resolution)
+        num_features = self.make_backbone(config.backbone, config.resolution, config.init)
         self.hidden: nn.Module = Projector(num_features, config.hidden) if config.hidden else nn.Identity()
         self.classifier = nn.Linear((num_features, *config.hidden)[-1], config.num_clusters)
         # Buffers are part of a checkpoint: a run resumed within an epoch goes on with its clusters.

@@ -47,7 +47,7 @@ class Config(PackConfig, PresetOptions):
     resolution: Count = 96
     """Side of the views in pixels. Report: 96."""
     init: Path | None = None
-    """Pre-trained network in place of the first stage: a run, timm:NAME, hf:REPO or a file of weights."""
+    """Network in place of the first stage, or to begin it (--pretrain.from-init); see docs/pretrained.md."""
     labeled_split: str = "train"
     """Split whose true labels are used; where it is "" or has none, --extra-labels are all."""
     labels_per_class: int | None = None
@@ -93,6 +93,8 @@ class Config(PackConfig, PresetOptions):
         """Refuse numbers that make no run."""
         check_numbers(self)
         check_folder(self.out)
+        if self.pretrain.from_init and self.init is None:
+            raise UserError("pretrain.from_init: expected --init to go on from, found none; give one of them")
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -204,6 +206,7 @@ def pretrain_config(chain: Chain) -> barlow.Config:
     stage = chain.config.pretrain
     return replace(
         chain.begin(barlow.Config, "pretrain", stage.epochs, stage.batch_size),
+        init=chain.best,
         split=chain.config.unlabeled_split,
         flip_p=chain.config.flip_p,
         projector=stage.projector,
@@ -277,16 +280,16 @@ def fixmatch_config(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> f
     )
 
 
-def semi_supervised(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> None:
+def semi_supervised(chain: Chain, stage: Stage, out: str, extra_labels: tuple[Path, ...]) -> None:
     """Go on with FixMatch from the best run so far."""
     chain.best = fixmatch.run(fixmatch_config(chain, out, extra_labels)).out
+    chain.measure(stage, chain.best)
 
 
 def fixmatch_stage(chain: Chain) -> None:
     """Put a few pseudo-labels of each class beside the true ones and train with FixMatch."""
-    semi_supervised(chain, "fixmatch", (pseudo_labels(chain),) if chain.has_classifier else ())
-    assert chain.best is not None
-    chain.measure("fixmatch", chain.best)
+    extra = (pseudo_labels(chain),) if chain.has_classifier else ()
+    semi_supervised(chain, "fixmatch", "fixmatch", extra)
 
 
 def pseudo_labels(chain: Chain) -> Path:
@@ -337,8 +340,7 @@ def active_stage(chain: Chain) -> None:
             f"active: label on {bought.parent / 'request.html'}, run recipes/active.py --filled on what it "
             f"saves with --out {bought.parent}, then this command again"
         )
-    semi_supervised(chain, "active-fixmatch", (bought,))
-    chain.measure("active", chain.best)
+    semi_supervised(chain, "active", "active-fixmatch", (bought,))
 
 
 def tta(chain: Chain) -> None:
@@ -422,9 +424,9 @@ def check_sizes(config: Config, pack: Pack) -> None:
 def run(config: Config) -> list[Measured]:
     """Run the stages that are not skipped, in their order, and keep the table of what each brought."""
     refuse_ranks("pipeline")
-    first: tuple[Stage, ...] = ("pretrain",) if config.init is not None else ()  # the start takes its place
-    # Stages name each other's folders, however spelled.
-    config = replace(config, out=config.out.absolute(), skip=(*config.skip, *first))
+    in_place = config.init is not None and not config.pretrain.from_init  # of the first stage
+    skip = (*config.skip, "pretrain") if in_place else config.skip
+    config = replace(config, out=config.out.absolute(), skip=skip)  # stages name each other's folders
     check(config)
     chain = Chain(config)
     try:

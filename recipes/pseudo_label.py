@@ -22,20 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engine.train.classifier_config import ClassifierConfig
+from engine.train.classifier_config import PhasesConfig
 from loaders.common.checks import Count, PositiveShare, Share
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ClassifierConfig):
+class Config(PhasesConfig):
     """Train a classifier with pseudo-labels."""
 
     mode: Literal["classical", "permanent", "local"] = "classical"
     """How pseudo-labels live, see above."""
-    unlabeled_splits: tuple[str, ...] = ("unlabeled",)
-    """Splits whose images get pseudo-labels."""
     unlabeled_share: PositiveShare = 1.0
     """Share of these images that is used, chosen by --label-seed. INF473V report: a part, to save time."""
     backbone: str = "resnet50"
@@ -74,6 +72,11 @@ class Config(ClassifierConfig):
     def __post_init__(self) -> None:
         """Refuse what labels nothing."""
         super().__post_init__()
+        if self.mode == "classical" and self.stored_views:
+            raise UserError(
+                "stored_views: expected --mode permanent or local, found classical, which guesses anew in "
+                "each step; leave out one of them"
+            )
         if self.turns and self.mode != "classical":
             raise UserError(
                 f"turns: expected --mode classical, whose steps they are, found {self.mode}; leave them out"
@@ -96,21 +99,14 @@ from engine.objectives.fixmatch import confident_guesses, masked_cross_entropy
 from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
 from engine.train.classifier_recipe import ClassifierRecipe, top1_of
 from engine.train.distributed import on_main
-from engine.train.phases import Labels, Phases, PhaseSummary, print_phases
+from engine.train.phases import Phases, PhaseSummary, print_phases
 from engine.train.recipe import StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
 from engine.train.schedule import Schedule, constant
 from loaders import open_pack
-from loaders.batch import Batch, Loader, PairedBatch
-from loaders.classification import (
-    SemiLoaders,
-    build_labeled_loader,
-    build_pool_loader,
-    divided_labels,
-    testing_loader,
-    views_of_labeled,
-)
+from loaders.batch import Batch, PairedBatch
+from loaders.classification import SemiLoaders, divided_labels, views_of_labeled
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.packs.labels.subsample import read_label_table
@@ -185,11 +181,8 @@ class Labeller:
     def __init__(self, config: Config, pack: Pack, phases: Phases) -> None:
         """Open the loaders that all cycles share."""
         self.config, self.pack, self.phases = config, pack, phases
-        view, options = config.evaluation_view, phases.options
-        self.test_loader: Loader[Batch] | None = phases.keep(testing_loader(pack, config, options))
-        part = (phases.division, config.unlabeled_share, config.label_seed)
-        pool_loader = build_pool_loader(pack, config.unlabeled_splits, view, options, *part)
-        self.pool_loader = phases.keep(pool_loader)
+        self.test_loader = phases.test_images()
+        self.pool_loader = phases.pool(config.evaluation_view, config.unlabeled_share)
 
     @property
     def fewest(self) -> int:
@@ -200,13 +193,8 @@ class Labeller:
         """Train on a label table for some epochs, from `init`; return the phase's folder."""
         config = self.config
         views = views_of_labeled(config, (presets.weak(config.resolution, config.flip_p),))
-
-        def make_loader(labels: Labels) -> Loader[Batch]:
-            options, size = self.phases.options, config.batch_size
-            return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
-
         phase = self.phases.fine_tune(
-            name, init, keep_head, epochs, labels, make_loader, self.test_loader, cosine=False
+            name, init, keep_head, epochs, labels, views, self.test_loader, cosine=False
         )
         return phase.out
 

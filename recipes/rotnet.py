@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.train.run_config import RunConfig
+from engine.train.run_config import StartConfig
 from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(StartConfig):
     """Pre-train a backbone with RotNet."""
 
     split: str = "unlabeled"
@@ -89,7 +89,7 @@ class RotNet(Recipe):
         """Build the networks; call `seed_everything` first."""
         super().__init__()
         self.config = config
-        num_features = self.make_backbone(config.backbone, config.resolution)
+        num_features = self.make_backbone(config.backbone, config.resolution, config.init)
         self.classifier = Projector(num_features, (*config.hidden, NUM_ROTATIONS))
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:

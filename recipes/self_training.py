@@ -23,18 +23,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from engine.choices import ClassifierStart, Duplicates, Keep
-from engine.train.classifier_config import ClassifierConfig
+from engine.train.classifier_config import PhasesConfig
 from loaders.common.checks import Count
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ClassifierConfig):
+class Config(PhasesConfig):
     """Train a classifier in rounds of balanced pseudo-labels."""
 
-    unlabeled_splits: tuple[str, ...] = ("unlabeled",)
-    """Splits whose images get pseudo-labels."""
     backbone: str = "resnet50"
     """Any timm name, wrn_28_2, or tiny_resnet for a CPU; that of --init. Report: resnet50."""
     resolution: int = 96
@@ -103,20 +101,13 @@ from engine.train.distributed import on_main, rank
 from engine.train.phases import Labels, Phases, PhaseSummary, print_phases
 from loaders import open_pack
 from loaders.batch import Batch, Loader
-from loaders.classification import (
-    build_labeled_loader,
-    build_pool_loader,
-    divided_labels,
-    testing_loader,
-    views_of_labeled,
-)
+from loaders.classification import build_pool_loader, divided_labels, views_of_labeled
 from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
 from loaders.packs.labels.subsample import read_label_table
 from loaders.views import presets
-from loaders.views.evaluation import EvaluationView
 
 
 class Rounds:
@@ -128,24 +119,13 @@ class Rounds:
         view = config.evaluation_view
         crop = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
         self.views = views_of_labeled(config, (crop,))
-        self.test_loader: Loader[Batch] | None = phases.keep(testing_loader(pack, config, phases.options))
-        self.pool_loader = self.pool(view)
-
-    def pool(self, view: EvaluationView) -> Loader[Batch]:
-        """Open a loader of the unlabelled images."""
-        splits, options, division = self.config.unlabeled_splits, self.phases.options, self.phases.division
-        return self.phases.keep(build_pool_loader(self.pack, splits, view, options, division))
+        self.test_loader = phases.test_images()
+        self.pool_loader = phases.pool(view)
 
     def fine_tune(self, name: str, labels: Labels, init: Path | None, epochs: int) -> Path:
         """Train on labels, the classifier layer from random weights; return the phase's folder."""
-        config, views = self.config, self.views
-
-        def make_loader(labels: Labels) -> Loader[Batch]:
-            options, size = self.phases.options, config.batch_size
-            return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
-
         phase = self.phases.fine_tune(
-            name, init, False, epochs, labels, make_loader, self.test_loader, cosine=True
+            name, init, False, epochs, labels, self.views, self.test_loader, cosine=True
         )
         return phase.out
 
@@ -154,7 +134,8 @@ class Rounds:
         most, network = max(self.config.per_class), self.phases.network(run)
         device = self.phases.accelerator.device
         top_k, out, view = self.config.top_k, self.config.out, self.config.evaluation_view
-        loader = self.pool_loader if network.view == view else self.pool(network.view)  # that of --init
+        own = network.view == view  # else it is the network of --init, at another resolution
+        loader = self.pool_loader if own else self.phases.pool(network.view)
         return select_balanced(network, loader, device, top_k, most + most // 4, out)
 
     def label(self, run: Path, cycle: int) -> tuple[LabelTable, ...]:

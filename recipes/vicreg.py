@@ -15,14 +15,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from engine.train.run_config import RunConfig
+from engine.train.run_config import StartConfig
 from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(StartConfig):
     """Pre-train a backbone with VICReg."""
 
     split: str = "unlabeled"
@@ -95,7 +95,7 @@ class VicReg(Recipe):
         """Build the networks; call `seed_everything` first."""
         super().__init__()
         self.config = config
-        num_features = self.make_backbone(config.backbone, config.resolution)
+        num_features = self.make_backbone(config.backbone, config.resolution, config.init)
         self.projector = Projector(num_features, config.projector)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:

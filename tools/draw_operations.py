@@ -67,6 +67,7 @@ from loaders.views.policy import (
     RandomAffine,
     RandomErasing,
     RandomResizedCrop,
+    ResizedCenterCrop,
     Solarize,
     Tile,
     ViewPolicy,
@@ -79,6 +80,7 @@ _INVERT = (Augment("invert"),)  # in no preset
 SHOWN: dict[str, tuple[Geometry, tuple[Operation, ...]]] = {
     "RandomResizedCrop": (RandomResizedCrop(), ()),
     "CenterCrop": (CenterCrop(), ()),
+    "ResizedCenterCrop": (ResizedCenterCrop(110), ()),
     "PaddedCrop": (PaddedCrop(), ()),
     "Tile": (Tile(1, 1), ()),
     "HorizontalFlip": (_WHOLE, (HorizontalFlip(),)),

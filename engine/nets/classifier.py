@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from engine.choices import Weights
 from engine.labels.matching import copy_outputs, match_classes, match_unnamed
 from engine.nets.backbones import architecture, build_backbone, load_backbone, resized
+from engine.nets.checkpoints import describe_checkpoint, is_checkpoint, load_checkpoint
 from engine.nets.description import Description, Origin, metadata_of_classifier, read_description
 from engine.nets.foreign import Foreign, is_foreign, read_foreign
 from engine.nets.weights import write_tensors
@@ -65,8 +66,8 @@ class Classifier(nn.Module):
         return len(self.classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map views [B, 3, H, W] to logits [B, C]."""
-        logits: Tensor = self.head(self.backbone(x))
+        """Map views [B, 3, H, W], or what the backbone made of them before [B, D], to logits [B, C]."""
+        logits: Tensor = self.head(self.backbone(x) if x.ndim == 4 else x)
         return logits
 
     def at(self, resolution: int) -> Classifier:
@@ -97,8 +98,8 @@ def build_classifier(
         backbone_name: `tiny_resnet`, `wrn_28_2` or any timm name; must be that of `init`.
         view: view with which it will be measured.
         classes: names of the C classes.
-        init: run folder to start from (its averaged classifier, else its classifier, else its backbone), or
-            weights that others trained, see `engine.nets.foreign`.
+        init: run folder to start from (its averaged classifier, else its classifier, else its backbone), one
+            of its checkpoints or weights files, or weights that others trained, see `engine.nets.foreign`.
         keep_head: also start with the classifier layer of `init`, matched by the names of classes. Without
             this, and for classes that `init` does not know, the layer is new.
 
@@ -113,22 +114,24 @@ def build_classifier(
         return Classifier(backbone, backbone_name, view, classes)
     if is_foreign(init):
         return _from_foreign(read_foreign(init, backbone_name), backbone_name, view, classes, keep_head)
-    weights = best_weights(init)
-    if weights is None and keep_head:
-        raise UserError(f"keep_head: expected a classifier in {init}, found a backbone alone; leave it out")
+    weights, saved = best_weights(init), is_checkpoint(init)
     inside = init / ("backbone.safetensors" if weights is None else FILE_NAMES[weights])
     file = init if init.is_file() else inside
-    described = read_description(file)
+    described = describe_checkpoint(init) if saved else read_description(file)
     if architecture(described.backbone) != architecture(backbone_name):
         raise UserError(
             f"backbone: expected {described.backbone}, that of --init {init}, found {backbone_name}; change "
             "one of them"
         )
-    if weights is None:
-        backbone = load_backbone(file, view.resolution)
+    if described.num_classes == 0:
+        if keep_head:
+            found = "a checkpoint, which names no classes" if saved else "a backbone alone"
+            raise UserError(f"keep_head: expected a classifier in {init}, found {found}; leave it out")
+        side = view.resolution
+        backbone = load_checkpoint(init, side) if saved else load_backbone(file, side)
         return Classifier(backbone, backbone_name, view, classes, described.origin).train()
     numbers = _match(described, classes, init, "leave out --keep-head") if keep_head else None
-    start = load_classifier(init, weights, view.resolution)
+    start = load_classifier(init, weights or "raw", view.resolution)
     classifier = Classifier(start.backbone, backbone_name, view, classes, described.origin)
     if numbers is not None:
         copy_outputs(start.head, classifier.head, numbers)

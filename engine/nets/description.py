@@ -125,7 +125,7 @@ def read_description(file: Path) -> Description:
     Raises:
         UserError: there is no such file, or it does not say which network it holds.
     """
-    return _parsed(read_metadata(file), file)
+    return describe_content(read_metadata(file), file)
 
 
 def parse_description(text: str, file: Path) -> Description:
@@ -138,10 +138,15 @@ def parse_description(text: str, file: Path) -> Description:
         content = parse_json(text)
     except ValueError:
         content = {}
-    return _parsed(content if isinstance(content, dict) else {}, file)
+    return describe_content(content if isinstance(content, dict) else {}, file)
 
 
-def _parsed(content: Mapping[str, Any], file: Path) -> Description:
+def describe_content(content: Mapping[str, Any], file: Path) -> Description:
+    """Return what the entries of a file say of its network.
+
+    Raises:
+        UserError: they do not say which network it is.
+    """
     try:
         stored, classes = content.get("view"), content.get("classes")
         view = EvaluationView.parse(stored) if stored else EvaluationView.usual(int(content["resolution"]))

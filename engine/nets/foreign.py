@@ -177,7 +177,7 @@ def _view(config: Mapping[str, Any], name: str) -> EvaluationView:
     side, crop = int(found["input_size"][-1]), min(1.0, float(found["crop_pct"]))
     if len(mean) != 3:  # one channel: views have three, see `adapt_input_conv`
         mean, std = mean[:1] * 3, std[:1] * 3
-    return EvaluationView(side, crop, mean, std, interpolation)  # type: ignore[arg-type]
+    return EvaluationView(side, crop, mean, std, interpolation, True)  # type: ignore[arg-type]
 
 
 def _named(config: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -5,19 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import safetensors.torch
 from torch import nn
 
 from engine.nets.backbones import architecture, build_backbone, load_backbone
+from engine.nets.checkpoints import describe_checkpoint, is_checkpoint, load_checkpoint
 from engine.nets.classifier import FILE_NAMES, best_weights, load_classifier
 from engine.nets.description import Origin, read_description
 from engine.nets.foreign import is_foreign, read_foreign
-from engine.train.checkpoint import find_damage, read_meta
 from loaders.common.errors import UserError
-from loaders.common.json_text import parse_json
 from loaders.views.evaluation import EvaluationView
-
-_PREFIXES = ("average.backbone.", "classifier.backbone.", "backbone.")
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,8 @@ class Start:
         """
         if is_foreign(self.path):
             return read_foreign(self.path, self.backbone).build(self.resolution).eval()
-        if _is_checkpoint(self.path):
-            return _from_checkpoint(self)
+        if is_checkpoint(self.path):
+            return load_checkpoint(self.path, self.resolution)
         weights = best_weights(self.path) if self.path.is_dir() else None
         if weights is None:
             return load_backbone(self.path, self.resolution)
@@ -87,18 +83,33 @@ def find_start(path: Path, backbone: str | None = None) -> Start:
     if is_foreign(path):
         foreign = read_foreign(path, backbone)
         return Start(path, foreign.backbone, foreign.view, foreign.origin)
-    if _is_checkpoint(path):
-        damage = find_damage(path)
-        if damage is not None:
-            raise UserError(f"checkpoint {path}: {damage}; start from another one")
-        config = read_meta(path).config
-        return Start(path, str(config["backbone"]), EvaluationView.usual(int(config["resolution"])))
-    described = read_description(path if path.is_file() else _file_of_run(path))
+    if is_checkpoint(path):
+        described = describe_checkpoint(path)
+    else:
+        described = read_description(path if path.is_file() else _file_of_run(path))
     return Start(path, described.backbone, described.view, described.origin)
 
 
-def _is_checkpoint(path: Path) -> bool:
-    return (path / "meta.json").is_file()
+def build_start(init: Path | None, backbone: str, resolution: int) -> nn.Module:
+    """Build a backbone in training mode: from random weights, or from a start, which must be of that network.
+
+    Args:
+        init: of the start; None for random weights, for which call `seed_everything` first.
+        backbone: name, as `build_backbone` takes it.
+        resolution: side of the views in pixels.
+
+    Raises:
+        UserError: another network, or a start that there is not.
+    """
+    if init is None:
+        return build_backbone(backbone, resolution)
+    start = find_start(init, backbone)
+    if architecture(start.backbone) != architecture(backbone):
+        raise UserError(
+            f"backbone: expected {start.backbone}, that of --init {init}, found {backbone}; change one of "
+            "them"
+        )
+    return start.at(resolution).load().train()
 
 
 def _file_of_run(run: Path) -> Path:
@@ -112,13 +123,3 @@ def _file_of_run(run: Path) -> Path:
             f"({run}/checkpoints/step-XXXXXXXX)"
         )
     raise UserError(f"start: expected a run at {run}, found no weights; train one first")
-
-
-def _from_checkpoint(start: Start) -> nn.Module:
-    saved = safetensors.torch.load_file(start.path / "model.safetensors")
-    for prefix in _PREFIXES:
-        weights = {name[len(prefix) :]: t for name, t in saved.items() if name.startswith(prefix)}
-        if weights:
-            return build_backbone(start.backbone, start.resolution, weights).eval()
-    recipe = parse_json((start.path / "meta.json").read_bytes())["recipe"]
-    raise UserError(f"checkpoint {start.path}: recipe {recipe!r} keeps no backbone; give a finished run")

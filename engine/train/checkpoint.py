@@ -53,6 +53,8 @@ class CheckpointMeta:
         window: the log window under way, from `MetricWindow.state`; empty in checkpoints that have none.
         num_skipped: steps left out so far.
         rules: `Recipe.rules`; empty in checkpoints from before there were any.
+        backbone: what weights files of the run say of its backbone besides the name, such as the view that it
+            is measured with; empty in checkpoints from before it was kept.
         validation: state of the validation, from `Validator.described`; empty without one.
         files: name -> SHA-256.
         format: of this layout.
@@ -68,6 +70,7 @@ class CheckpointMeta:
     window: Mapping[str, Any] = field(default_factory=dict)
     num_skipped: int = 0
     rules: Mapping[str, str] = field(default_factory=dict)
+    backbone: Mapping[str, Any] = field(default_factory=dict)
     validation: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT

@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 from engine.choices import ClassifierStart, ClassWeights, Flips, Mixing
 from engine.train.options import ValidationOptions
-from engine.train.run_config import RunConfig
+from engine.train.run_config import StartConfig
 from loaders.common.checks import Positive
 from loaders.common.errors import UserError
-from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import Augmentation
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
-    from engine.nets.description import Origin
     from loaders.packs.labels.validation import Division
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig(RunConfig, ValidationOptions):
+class ClassifierConfig(StartConfig, ValidationOptions):
     """Fields of every recipe that trains on labels; a recipe declares anew those that its paper sets."""
 
     labeled_split: str = "train"
@@ -39,9 +37,6 @@ class ClassifierConfig(RunConfig, ValidationOptions):
     class_weights: ClassWeights = "none"
     """Weight of a label in the loss: none; inverse to the labels of its class; or effective, inverse to
     (1 - b^n) / (1 - b) of its n labels with b = 0.999 (Cui et al. 2019). The mean over all labels is 1."""
-    init: Path | None = None
-    """Weights to start from: a run folder, timm:NAME, hf:REPO, or a weights file of others (.safetensors,
-    .pth, .pt, .bin), see docs/pretrained.md; random ones by default."""
     keep_head: bool = False
     """Start with the classifier layer of --init as well; else it is new."""
     classifier_start: ClassifierStart | None = None
@@ -118,22 +113,6 @@ class ClassifierConfig(RunConfig, ValidationOptions):
         """Whether the classifier layer begins as the linear probe of the start's features."""
         return self.asked_start == "probe" and self.init is not None and not self.keep_head
 
-    @property
-    def evaluation_view(self) -> EvaluationView:
-        """The view with which the run is measured: that of the weights with which it begins."""
-        from engine.nets.starts import find_start
-
-        if self.init is None:
-            return super().evaluation_view
-        return find_start(self.init, self.backbone).view_at(self.resolution)
-
-    @property
-    def origin(self) -> Origin | None:
-        """The origin of weights of others with which the run, or one before it, began."""
-        from engine.nets.starts import find_start
-
-        return None if self.init is None else find_start(self.init, self.backbone).origin
-
     def account(self, division: Division | None = None) -> Account:
         """Compare the run's training images with its test split and its validation images.
 
@@ -148,3 +127,28 @@ class ClassifierConfig(RunConfig, ValidationOptions):
         if division is not None and division.validation is None:
             self.require_validation(division.said)
         return account(self, division)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhasesConfig(ClassifierConfig):
+    """Fields of recipes of several trainings, which label images for each other."""
+
+    unlabeled_splits: tuple[str, ...] = ("unlabeled",)
+    """Splits whose images get pseudo-labels."""
+    stored_views: int = 0
+    """With --freeze-backbone: train on features of so many training views of each image, which are computed
+    once and kept in --out; they take turns by epochs. 0 computes new views in every epoch. What a frozen
+    backbone makes of images to label or to measure on is kept either way."""
+
+    def __post_init__(self) -> None:
+        """Refuse to keep what changes."""
+        super().__post_init__()
+        if self.stored_views and not self.freeze_backbone:
+            raise UserError(
+                "stored_views: expected --freeze-backbone, whose features stay the same, found none; add it"
+            )
+        if self.stored_views and self.mixing != "none":
+            raise UserError(
+                f"mixing: expected none beside --stored-views, which are not mixed, found {self.mixing}; "
+                "leave out one"
+            )

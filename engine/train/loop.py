@@ -134,22 +134,22 @@ class _Run:
         self.loader, self.accelerator, self.config, self.probe = loader, accelerator, config, probe
         self.device: torch.device = accelerator.device
         synchronise_batchnorm(recipe, self.device)
-        self.recipe = recipe
+        self.recipe, rules = recipe, config.optimizing
         try:
-            self.optimizer: Optimizer = choose_optimizer(recipe, config.optimizing)
+            self.optimizer: Optimizer = choose_optimizer(recipe, rules)
         except ValueError as error:
             raise UserError(f"optimizer: {error}; change its options") from None
         self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.model, self.stepper = accelerator.prepare(Shell(recipe), self.optimizer)
-        micro_batch = config.optimizing.micro_batch
-        self.accumulate = Accumulator(recipe, self.model, accelerator, loader, micro_batch)
+        self.accumulate = Accumulator(recipe, self.model, accelerator, loader, rules.micro_batch)
         self.steps_per_epoch = loader.steps_per_epoch
         self.data = data_facts(loader)
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
-        self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
+        most = self.total_steps if config.max_steps is None else config.max_steps  # 0 leaves the start
+        self.last_step = min(self.total_steps, most)
         lengths = (self.steps_per_epoch, self.total_steps)
-        self.schedule: Schedule = choose_schedule(recipe, config.optimizing, *lengths)
-        self.growth = Growth(config.optimizing, self.total_steps, recipe)
+        self.schedule: Schedule = choose_schedule(recipe, rules, *lengths)
+        self.growth = Growth(rules, self.total_steps, recipe)
         self.validator = None if validation is None else Validator(validation, config.out, self.total_steps)
         self.guard = StepGuard(recipe, config.on_non_finite)
         self.window = MetricWindow(self.device)
@@ -409,6 +409,7 @@ class _Run:
             window=self.window.state(),
             num_skipped=self.guard.num_skipped,
             rules=self.rules,
+            backbone=self.config.backbone_metadata,
             validation={} if self.validator is None else self.validator.described(),
         )
         keep, best = self.config.keep_checkpoints, None if self.validator is None else self.validator.best

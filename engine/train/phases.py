@@ -18,15 +18,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import torch
+from torch import nn
 
+from engine.evaluate.feature_store import FOLDER, FeatureStore, store_features
 from engine.evaluate.predict import Accuracy, measure_accuracy
+from engine.evaluate.stored_loader import StoredLoader
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
 from engine.objectives.cross_entropy import label_loss
 from engine.train import autocast
 from engine.train.advice import advise_after, advise_before
 from engine.train.bad_rows import describe_bad_rows
-from engine.train.classifier_config import ClassifierConfig
+from engine.train.classifier_config import ClassifierConfig, PhasesConfig
 from engine.train.classifier_recipe import (
     ACCURACY_NAME,
     ClassifierRecipe,
@@ -41,13 +45,23 @@ from engine.train.run import LoaderT, count_labels, plan_validation
 from engine.train.run_config import RUNTIME_FIELDS, described
 from engine.train.run_folder import opened_run, say_next_of_run
 from engine.train.schedule import Schedule, constant, warmup_cosine
+from loaders import build_loader
 from loaders.batch import Batch, Loader
-from loaders.classification import validation_loader
+from loaders.classification import (
+    ROWS_IN_ORDER,
+    build_labeled_loader,
+    build_pool_loader,
+    testing_loader,
+    validation_loader,
+)
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
+from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
-from loaders.packs import LabelTable, Pack
+from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.validation import SET_ASIDE_PATH, Division
+from loaders.views.evaluation import EvaluationView
+from loaders.views.policy import ViewPolicy
 
 Labels = LabelTable | tuple[LabelTable, ...]
 
@@ -101,9 +115,7 @@ class PhaseSummary:
 class Phases:
     """One command: its folder, its processes and its finished phases."""
 
-    def __init__(
-        self, recipe: str, config: ClassifierConfig, pack: Pack, division: Division, data: str
-    ) -> None:
+    def __init__(self, recipe: str, config: PhasesConfig, pack: Pack, division: Division, data: str) -> None:
         """Claim the folder and join the processes.
 
         Args:
@@ -122,12 +134,14 @@ class Phases:
             raise UserError("measure: a command of several phases has none; measure recipes/supervised.py")
         if config.max_steps is not None:
             raise UserError("max_steps: a command of several phases has none; stop it and use --resume")
+        self._frozen: nn.Module | None = None
         if config.init is not None:  # before the first phase, and not hours later
-            build_classifier(
+            start = build_classifier(
                 config.backbone, config.evaluation_view, pack.classes, config.init, config.keep_head
             )
-        self.pack = pack
-        self.config, self.classes, self.shared = config, pack.classes, config.account(division)
+            self._frozen = start.backbone if config.freeze_backbone else None
+        self.config, self.pack, self.classes = config, pack, pack.classes
+        self.shared = config.account(division)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
         self.shared.say()
         content = self.shared.describe({**described(config), "pack identity": data})
@@ -140,7 +154,12 @@ class Phases:
         held = division.validation
         if held is not None and division.set_aside:
             on_main(lambda: held.write(config.out / SET_ASIDE_PATH))
-        self._held = self.keep(validation_loader(pack, config, division, self.options))
+        if self._frozen is not None:
+            self._frozen.to(self.accelerator.device)
+        self._learnt: Split | None = None  # images that may have a label, true or guessed
+        self._drawn: FeatureStore | None = None  # features of their training views
+        found = validation_loader(pack, config, division, self.options)
+        self._held = None if found is None else self.keep(self._measured(found))
 
     def __enter__(self) -> Phases:
         """Return itself."""
@@ -170,6 +189,58 @@ class Phases:
         """Print a line on rank 0, unless progress is off."""
         return self.accelerator.print if self.config.progress else lambda line: None
 
+    def test_images(self) -> Loader[Batch] | None:
+        """Open the loader of the images that every phase is measured on; None where there are none."""
+        loader = testing_loader(self.pack, self.config, self.options)
+        if loader is None or self.config.test_flip:  # features are kept of one view alone
+            return self.keep(loader)
+        return self.keep(self._measured(loader))
+
+    def pool(self, view: EvaluationView, share: float = 1.0) -> Loader[Batch]:
+        """Open a loader of the images to label, without those set aside to measure on.
+
+        Args:
+            view: what the network is shown; where it is the run's own, a frozen backbone sees them once.
+            share: of the images, chosen by the seed of the labels.
+        """
+        config, division = self.config, self.division
+        part = (division, share, config.label_seed)
+        loader = build_pool_loader(self.pack, config.unlabeled_splits, view, self.options, *part)
+        images = loader.images[0]
+        known = np.union1d(images.rows(np.arange(len(images))), division.training.row)
+        self._learnt = self.pack.pool(self.pack.splits).take(known)
+        return self.keep(self._measured(loader) if view == config.evaluation_view else loader)
+
+    def _measured(self, loader: EpochLoader) -> Loader[Batch]:
+        """Return a loader in evaluation mode, or what a frozen backbone makes of its images."""
+        if self._frozen is None:
+            return loader
+        return StoredLoader(loader, self._stored(loader), self.accelerator.device)
+
+    def _stored(self, loader: EpochLoader) -> FeatureStore:
+        assert self._frozen is not None
+        out, device = self.config.out, self.accelerator.device
+        return store_features(self._frozen, loader, loader.images[0], device, out / FOLDER, out)
+
+    def _training(self, labels: Labels, views: tuple[ViewPolicy, ...]) -> Loader[Batch]:
+        """Build the loader of a phase: of new views, or of the features of views that were drawn once."""
+        config, options = self.config, self.options
+        shared = (config.batch_size, options, config.balanced)
+        if not config.stored_views:
+            return build_labeled_loader(self.pack, labels, views, *shared)
+        assert self._learnt is not None, "the pool is open"
+        if self._drawn is None:
+            whole = replace(options, seed=config.seed)
+            of_all = (views * config.stored_views, ROWS_IN_ORDER * options.num_ranks)
+            with build_loader(self._learnt, *of_all, options=whole, mode="eval") as loader:
+                self._drawn = self._stored(loader)
+        rows = self._drawn.rows[self._drawn.present]
+        tables = labels if isinstance(labels, tuple) else (labels,)
+        readable = tuple(table.of_rows(rows) for table in tables)
+        kept = readable if isinstance(labels, tuple) else readable[0]
+        loader = build_labeled_loader(self.pack, kept, views, *shared)
+        return StoredLoader(loader, self._drawn, self.accelerator.device)
+
     def fine_tune(
         self,
         name: str,
@@ -177,7 +248,7 @@ class Phases:
         keep_head: bool,
         epochs: int,
         labels: Labels,
-        make_loader: Callable[[Labels], Loader[Batch]],
+        views: tuple[ViewPolicy, ...],
         test_loader: Loader[Batch] | None,
         cosine: bool,
     ) -> PhaseSummary:
@@ -189,8 +260,8 @@ class Phases:
             keep_head: start with the classifier layer of `init` too.
             epochs: passes over the labelled images.
             labels: their labels, in several tables where an image stands under several classes.
-            make_loader: builds their loader from `options`.
-            test_loader: of the test images.
+            views: that their training views are drawn from, one of each image.
+            test_loader: from `test_images`.
             cosine: see `SupervisedPhase`.
         """
         out = self.config.out / name
@@ -209,7 +280,7 @@ class Phases:
                 resume=True,
                 keep_checkpoints=1,
             )
-            self._train(config, cosine, labels, make_loader, test_loader)
+            self._train(config, cosine, labels, views, test_loader)
         summary = PhaseSummary(name, out, read_accuracy(out).get("raw"))
         self.done.append(summary)
         if summary.accuracy is not None:
@@ -221,7 +292,7 @@ class Phases:
         config: ClassifierConfig,
         cosine: bool,
         labels: Labels,
-        make_loader: Callable[[Labels], Loader[Batch]],
+        views: tuple[ViewPolicy, ...],
         test_loader: Loader[Batch] | None,
     ) -> None:
         loop_config = config.loop_config()
@@ -229,6 +300,9 @@ class Phases:
 
         def make() -> SupervisedPhase:
             return SupervisedPhase(config, self.classes, cosine)
+
+        def make_loader(labels: Labels) -> Loader[Batch]:
+            return self._training(labels, views)
 
         loader = make_loader(labels)
         try:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from engine.evaluate.predict import Accuracy
-from engine.nets.backbones import build_backbone
+from engine.nets.starts import build_start
 from engine.train.schedule import Schedule
 from loaders.batch import Batch, Loader
 
@@ -52,9 +52,9 @@ class Recipe(nn.Module, ABC):
     backbone: nn.Module
     backbone_name: str
 
-    def make_backbone(self, name: str, resolution: int) -> int:
-        """Build the backbone, see `build_backbone`; return the size of its representation."""
-        self.backbone, self.backbone_name = build_backbone(name, resolution), name
+    def make_backbone(self, name: str, resolution: int, init: Path | None = None) -> int:
+        """Build the backbone, see `build_start`; return the size of its representation."""
+        self.backbone, self.backbone_name = build_start(init, name, resolution), name
         return int(self.backbone.num_features)  # type: ignore[arg-type]
 
     @property

@@ -245,6 +245,31 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
         return account_of_probe(self) if self.probe_every_epochs else Account()
 
 
+@dataclass(frozen=True)
+class StartConfig(RunConfig):
+    """Fields of every recipe whose backbone may begin with weights that there are already."""
+
+    init: Path | None = None
+    """Weights to start from: a run folder, one of its checkpoints, timm:NAME, hf:REPO, or a weights file
+    (.safetensors, .pth, .pt, .bin), see docs/pretrained.md; random ones by default."""
+
+    @property
+    def evaluation_view(self) -> EvaluationView:
+        """What the run is measured with: what the weights that it begins with were trained with."""
+        from engine.nets.starts import find_start
+
+        if self.init is None:
+            return super().evaluation_view
+        return find_start(self.init, self.backbone).view_at(self.resolution)
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where weights of others come from that the run, or one before it, began with."""
+        from engine.nets.starts import find_start
+
+        return None if self.init is None else find_start(self.init, self.backbone).origin
+
+
 def described(config: Any) -> dict[str, Any]:
     """Return a configuration in JSON types, for files; the credentials of a store are left out.
 

@@ -17,6 +17,8 @@ from loaders.common.checks import Count, Share
 class Pretrain:
     """Stage 1: Barlow Twins on the unlabelled images."""
 
+    from_init: bool = False
+    """Go on from --init by Barlow Twins; else --init stands in the place of this stage."""
     epochs: Count = 1000
     """Passes over the unlabelled images. Report: 1000."""
     batch_size: Count = 512

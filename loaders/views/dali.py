@@ -25,6 +25,7 @@ from loaders.views.policy import (
     Normalize,
     PaddedCrop,
     RandomResizedCrop,
+    ResizedCenterCrop,
     Standardize,
     ViewPolicy,
 )
@@ -58,7 +59,7 @@ def import_dali() -> Any:
 
 def refusal(view: ViewPolicy) -> str | None:
     """Return the part of a policy that DALI cannot express; None if DALI can do all of it."""
-    if not isinstance(view.geometry, RandomResizedCrop | CenterCrop | PaddedCrop):
+    if not isinstance(view.geometry, RandomResizedCrop | CenterCrop | ResizedCenterCrop | PaddedCrop):
         return type(view.geometry).__name__
     if isinstance(view.geometry, PaddedCrop) and _reach(view) >= view.resolution:
         return "PaddedCrop by the whole view"

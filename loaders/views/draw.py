@@ -62,6 +62,7 @@ from loaders.views.policy import (
     RandomAffine,
     RandomErasing,
     RandomResizedCrop,
+    ResizedCenterCrop,
     Solarize,
     Standardize,
     Tile,
@@ -188,9 +189,25 @@ def _draw_geometry(
             draw_tile(*at, row, column, grid, cell, policy.resolution, out.box)
         case CenterCrop(fraction=fraction):
             draw_centered(*at, heights, widths, float(fraction), 0, out.box, out.window, out.shift)
+        case ResizedCenterCrop(short_side=short_side):
+            _centre_resized(short_side, policy.resolution, heights, widths, out)
         case PaddedCrop(padding=padding):
             reach = round(padding * policy.resolution)
             draw_centered(*at, heights, widths, 1.0, reach, out.box, out.window, out.shift)
+
+
+def _centre_resized(
+    short_side: int, side: int, heights: NDArray[np.int64], widths: NDArray[np.int64], out: ViewParameters
+) -> None:
+    """Write the boxes of torchvision's Resize and CenterCrop; halves of a pixel go to the even one there."""
+    short = np.minimum(heights, widths)
+    out.window[:, :2] = 0
+    for axis, lengths in enumerate((heights, widths)):
+        resized = short_side * lengths // short
+        scale = lengths / resized
+        out.box[:, axis] = np.rint((resized - side) / 2) * scale
+        out.box[:, 2 + axis] = side * scale
+        out.window[:, 2 + axis] = lengths
 
 
 def _draw_resized_crop(

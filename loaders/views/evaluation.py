@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from loaders.common.errors import UserError
 from loaders.views import presets
-from loaders.views.policy import IMAGENET, CenterCrop, Interpolation, Normalize, ViewPolicy
+from loaders.views.policy import (
+    IMAGENET,
+    CenterCrop,
+    Interpolation,
+    Normalize,
+    ResizedCenterCrop,
+    ViewPolicy,
+)
 
 Channels = tuple[float, float, float]
 
@@ -23,6 +31,8 @@ class EvaluationView:
         mean: mean of each channel in [0, 1], which is subtracted.
         std: deviation of each channel, by which values are divided.
         interpolation: filter of the antialiased resize.
+        whole_pixels: resize to floor(resolution / crop) and cut at whole pixels, as timm and torchvision show
+            images to their networks; else the exact centred square, as networks are shown images here.
     """
 
     resolution: int
@@ -30,6 +40,7 @@ class EvaluationView:
     mean: Channels = IMAGENET.mean
     std: Channels = IMAGENET.std
     interpolation: Interpolation = "bilinear"
+    whole_pixels: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that make no view."""
@@ -65,6 +76,8 @@ class EvaluationView:
         """Return the view as a policy for a loader, mirrored left to right if wanted."""
         preset = presets.mirrored if mirrored else presets.evaluation
         policy = preset(self.resolution, self.crop, Normalize(self.mean, self.std))
+        if self.whole_pixels:
+            policy = replace(policy, geometry=ResizedCenterCrop(math.floor(self.resolution / self.crop)))
         return replace(policy, interpolation=self.interpolation)
 
     def fit(self, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:

@@ -80,6 +80,23 @@ class CenterCrop:
 
 
 @dataclass(frozen=True)
+class ResizedCenterCrop:
+    """The centred square of the image resized to `short_side`, both at whole pixels, in one step.
+
+    The box of torchvision's Resize(short_side) and CenterCrop, and so of timm's: the long side is cut down to
+    a whole number of pixels, which stretches the image a little, and the square begins at a whole pixel.
+
+    Attributes:
+        short_side: of the resized image, in pixels; at least the view's resolution.
+    """
+
+    short_side: int = 256
+
+    def __post_init__(self) -> None:
+        _require_whole("ResizedCenterCrop short_side", self.short_side, 1, 16 * MAX_RESOLUTION)
+
+
+@dataclass(frozen=True)
 class PaddedCrop:
     """Resize the centred square, pad each side by reflection, crop back at a random whole-pixel shift.
 
@@ -122,7 +139,7 @@ class Tile:
         _require(isinstance(self.crop, RandomResizedCrop), "Tile crop", "a RandomResizedCrop", self.crop)
 
 
-Geometry = RandomResizedCrop | CenterCrop | PaddedCrop | Tile
+Geometry = RandomResizedCrop | CenterCrop | ResizedCenterCrop | PaddedCrop | Tile
 
 
 @dataclass(frozen=True)
@@ -443,6 +460,8 @@ class ViewPolicy:
         _require_whole(f"shares_draws_of {where}", self.shares_draws_of, 0, MAX_RESOLUTION)
         if isinstance(self.geometry, Tile):
             _require_whole(f"tile {where}", self.resolution, 1, self.geometry.cell)
+        if isinstance(self.geometry, ResizedCenterCrop):
+            _require_whole(f"resolution {where}", self.resolution, 1, self.geometry.short_side)
         fits = _is_tuple_of(self.operations, Operation)
         _require(fits, f"operations {where}", "a tuple of operations of policy.py", self.operations)
         normalizes = isinstance(self.normalize, Normalize | Standardize | None)

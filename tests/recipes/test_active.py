@@ -15,7 +15,7 @@ import torch
 import recipes.active as active
 from engine.evaluate.predict import predict
 from engine.evaluate.representations import extract_features
-from engine.nets.backbones import build_backbone
+from engine.nets.backbones import TinyResNet, build_backbone
 from engine.nets.classifier import load_classifier
 from engine.train.distributed import seed_everything
 from engine.train.run_folder import save_backbone
@@ -90,6 +90,37 @@ def test_the_smallest_margins_of_each_cluster_by_brute_force(
     np.testing.assert_allclose(request.margin, margin[chosen], atol=1e-5)
     assert request.guess.tolist() == best.indices[chosen, 0].tolist()
     assert request.cluster.tolist() == [number % 7 for number in chosen]
+
+
+@pytest.mark.parametrize("init", ["", "run"])
+def test_an_image_is_shown_once_for_its_features_and_its_margin(
+    init: str, config: Config, digits_pack: Pack, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the features are those of a start that the classifier's frozen backbone is."""
+    seen: list[int] = []
+
+    def counted(self: TinyResNet, x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return forward(self, x)
+
+    forward = TinyResNet.forward
+    monkeypatch.setattr(TinyResNet, "forward", counted)
+    asked = replace(config, init=trained if init else None, clusters=7, per_cluster=3)
+    request = choose(asked, digits_pack)
+    images = len(digits_pack.split("train")) + len(digits_pack.split("unlabeled"))
+    assert images <= sum(seen) <= images + 10  # and a view of nothing for each network that was built
+    seen.clear()
+    again = choose(replace(asked, strategy="k_centre"), digits_pack)
+    assert sum(seen) <= 10
+    assert np.isfinite(again.margin).all()
+    with monkeypatch.context() as patch:
+        patch.setattr(Candidates, "same_backbone", False)
+        plain = choose(asked, digits_pack)
+    assert np.isin(request.row, plain.row).mean() > 0.8  # float16 moves a margin by a few thousandths
+    shared = np.isin(plain.row, request.row)
+    np.testing.assert_allclose(
+        plain.margin[shared], request.margin[np.isin(request.row, plain.row)], atol=5e-3
+    )
 
 
 def test_the_oracle_knows_and_its_images_are_not_asked_for_again(config: Config, digits_pack: Pack) -> None:

@@ -19,8 +19,16 @@ from engine.train.fine_tuning import Transfer
 from engine.train.recipe import Recipe
 from engine.train.tuning_config import FineTuning
 from loaders.batch import Batch, PairedBatch
+from loaders.common.errors import UserError
 from loaders.packs import Pack
-from recipes import fixmatch, mean_teacher, pseudo_label, supervised, temporal_ensembling
+from recipes import (
+    fixmatch,
+    mean_teacher,
+    pseudo_label,
+    self_training,
+    supervised,
+    temporal_ensembling,
+)
 from tests.engine.evaluate.test_online_probe import LabelledLoader
 from tests.recipes.labelled import FEW
 
@@ -31,6 +39,7 @@ class Noisy(nn.Module):
     """A backbone that shows by its output whether anything in it is in training mode."""
 
     modes: ClassVar[list[bool]] = []
+    seen: ClassVar[list[int]] = []
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +47,7 @@ class Noisy(nn.Module):
         self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
         self.modes.extend(module.training for module in self.layers)
         return self.layers(x).mean((2, 3))
 
@@ -54,11 +64,13 @@ def start(monkeypatch: pytest.MonkeyPatch, digits_pack: Pack, tmp_path: Path) ->
     """The configuration of a run that left such a network."""
     monkeypatch.setattr("engine.nets.classifier.build_backbone", build_noisy)
     monkeypatch.setattr(Noisy, "modes", [])
+    monkeypatch.setattr(Noisy, "seen", [])
     options = FEW | {"epochs": 1, "min_crop": 0.6}
     config = supervised.Config(pack=digits_pack.path, out=tmp_path / "start", **options)
     supervised.run(config)
     assert any(Noisy.modes)
     Noisy.modes.clear()
+    Noisy.seen.clear()
     return config
 
 
@@ -153,6 +165,46 @@ def test_in_a_run_nothing_is_in_training_mode(start: supervised.Config, tmp_path
     for key, tensor in before.backbone.state_dict().items():
         assert torch.equal(tensor, after.backbone.state_dict()[key]), key
     assert not torch.equal(before.head.weight, after.head.weight)
+
+
+ROUNDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "self_training": (self_training, {"per_class": (3, 5), "first_epochs": 1, "true_epochs": 1}),
+    "permanent": (pseudo_label, {"mode": "permanent", "cycles": 2, "first_epochs": 1, "threshold": 0.0}),
+    "local": (pseudo_label, {"mode": "local", "cycles": 2, "first_epochs": 1, "threshold": 0.0}),
+}
+
+
+@pytest.mark.parametrize("stored_views", [0, 2])
+@pytest.mark.parametrize("name", ROUNDS)
+def test_rounds_show_an_image_to_a_frozen_backbone_once(
+    name: str, stored_views: int, start: supervised.Config, digits_pack: Pack, tmp_path: Path
+) -> None:
+    recipe, options = ROUNDS[name]
+    kept = {"init": start.out, "freeze_backbone": True, "stored_views": stored_views, "epochs": 1}
+    config = recipe.Config(pack=start.pack, out=tmp_path / "run", **(FEW | options | kept))
+    left = recipe.run(config) if name == "self_training" else recipe.run_cycles(config, digits_pack)
+    pool, measured = (len(digits_pack.split(split)) for split in ("unlabeled", "test"))
+    few = FEW["labels_per_class"] * 10
+    padded = [-(-n // 256) * 256 for n in (pool, measured, pool + few)]  # to whole batches
+    once = padded[0] + padded[1] + stored_views * padded[2]
+    seen = sum(Noisy.seen)
+    assert seen == once if stored_views else seen > once
+    assert all(phase.accuracy.num_images == measured for phase in left)
+    before, after = (load_classifier(out, "raw") for out in (start.out, config.out))
+    assert torch.equal(before.backbone.layers[0].weight, after.backbone.layers[0].weight)
+    if name == "local" and stored_views:  # a command that goes on finds them
+        (config.out / "classifier.safetensors").unlink()
+        Noisy.seen.clear()
+        recipe.run_cycles(replace(config, resume=True), digits_pack)
+        assert sum(Noisy.seen) == 0
+
+
+def test_features_are_kept_of_a_frozen_backbone_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="stored_views: expected --freeze-backbone"):
+        self_training.Config(pack=tmp_path, out=tmp_path, stored_views=2)
+    frozen = {"init": tmp_path, "freeze_backbone": True, "stored_views": 2}
+    with pytest.raises(UserError, match="expected --mode permanent or local"):
+        pseudo_label.Config(pack=tmp_path, out=tmp_path, **frozen)
 
 
 def test_the_online_probe_measures_a_network_at_rest(tmp_path: Path) -> None:

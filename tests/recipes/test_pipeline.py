@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from engine.nets.backbones import build_backbone
 from engine.train.loop import _Run
+from engine.train.run_folder import save_backbone
 from loaders.common.errors import UserError
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
@@ -135,6 +137,31 @@ def test_each_stage_goes_on_from_the_one_before(config: Config, played: dict[str
         assert given.unlabeled_splits == ("train", "unlabeled")
     assert (tested.run, tested.split) == (out / "active-fixmatch", "test")
     assert (tested.sizes, tested.flips) == ((16, 24), True)
+
+
+@pytest.mark.parametrize("from_init", [False, True])
+def test_a_start_stands_in_the_place_of_pre_training_or_begins_it(
+    from_init: bool, config: Config, played: dict[str, Any], tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    save_start_of(config, start)
+    run(replace(config, init=start, pretrain=replace(config.pretrain, from_init=from_init)))
+    assert ("pretrain" in played) == from_init
+    assert not from_init or played["pretrain"].init == start
+    assert played["fine-tune"].init == (config.out / "pretrain" if from_init else start)
+    assert played["active"].init == played["fine-tune"].init
+    assert played["scratch"].init is None
+
+
+def save_start_of(config: Config, out: Path) -> None:
+    out.mkdir()
+    network = build_backbone(config.backbone, config.resolution)
+    save_backbone(out, network, {"backbone": config.backbone, "resolution": config.resolution})
+
+
+def test_barlow_twins_go_on_from_a_start_that_is_given(config: Config) -> None:
+    with pytest.raises(UserError, match=r"pretrain\.from_init: expected --init to go on from, found none"):
+        replace(config, pretrain=replace(config.pretrain, from_init=True))
 
 
 def test_the_table_grows_with_the_chain_and_is_drawn_once(

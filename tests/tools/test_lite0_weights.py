@@ -12,6 +12,7 @@ from timm.models import save_for_hf
 from engine.nets.classifier import find_classifier
 from engine.nets.starts import find_start
 from loaders.common.errors import UserError
+from loaders.views.policy import ResizedCenterCrop
 from tools.lite0_weights import convert, read_lite0
 
 needs_weights = pytest.mark.skipif(
@@ -27,6 +28,7 @@ def test_the_folder_gives_the_same_network_with_its_licence_and_classes(tmp_path
     start = find_start(tmp_path)
     assert (start.backbone.split(".")[0], start.resolution) == ("tf_efficientnet_lite0", 224)
     assert (start.view.mean, start.view.interpolation) == ((0.5, 0.5, 0.5), "bicubic")
+    assert start.view.policy().geometry == ResizedCenterCrop(256)
     assert start.origin is not None
     assert start.origin.licence == "apache-2.0"
     x = torch.randn(2, 3, 64, 64)

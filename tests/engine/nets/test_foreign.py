@@ -267,7 +267,7 @@ def test_what_belongs_to_the_weights_comes_with_them(tmp_path: Path, resnet: nn.
     assert is_foreign(folder)
     for path in (folder, folder / "model.safetensors"):
         start = find_start(path)
-        assert start.view == EvaluationView(48, 0.9, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear")
+        assert start.view == EvaluationView(48, 0.9, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", True)
         assert start.origin == Origin(str(path), "cc-by-4.0")
         assert_same(start.load(), resnet, 48)
     classes = ("kind 3", "kind 1")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.train.classifier_config import ClassifierConfig
+from engine.train.classifier_config import PhasesConfig
 from engine.train.phases import Phases
 from loaders.packs import LabelTable
 from loaders.packs.labels.validation import Division
@@ -23,7 +23,7 @@ class Opened:
 
 
 def test_shared_loaders_are_closed_however_a_command_ends(tmp_path: Path) -> None:
-    config = ClassifierConfig(
+    config = PhasesConfig(
         pack=tmp_path,
         out=tmp_path / "run",
         backbone="tiny_resnet",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
 import pytest
+from timm.data import create_transform
 
 from loaders.common.errors import UserError
 from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
-from loaders.views.policy import CenterCrop, HorizontalFlip, Normalize
+from loaders.views.policy import CenterCrop, HorizontalFlip, Normalize, ResizedCenterCrop
 
 FOREIGN = EvaluationView(96, 0.95, (0.5, 0.4, 0.3), (0.5, 0.25, 0.2), "bicubic")
 
@@ -29,7 +31,28 @@ def test_a_view_of_foreign_weights_keeps_their_preprocessing() -> None:
     assert policy.operations == (HorizontalFlip(1.0),)
 
 
-@pytest.mark.parametrize("view", [FOREIGN, EvaluationView.usual(224), EvaluationView(7, 1 / 3)])
+@pytest.mark.parametrize(
+    ("resolution", "crop", "short_side"), [(224, 0.875, 256), (224, 0.9, 248), (96, 1.0, 96)]
+)
+def test_whole_pixels_resize_the_short_side_as_timm_does(
+    resolution: int, crop: float, short_side: int
+) -> None:
+    view = EvaluationView(resolution, crop, interpolation="bicubic", whole_pixels=True)
+    assert view.policy().geometry == ResizedCenterCrop(short_side)
+    assert view.at(32).policy().geometry == ResizedCenterCrop(math.floor(32 / crop))
+    stock = create_transform((3, resolution, resolution), crop_pct=crop, interpolation="bicubic")
+    assert stock.transforms[0].size == short_side
+
+
+def test_a_view_from_before_whole_pixels_is_the_exact_square() -> None:
+    content = asdict(FOREIGN)
+    del content["whole_pixels"]
+    assert EvaluationView.parse(content).policy().geometry == CenterCrop(0.95)
+
+
+@pytest.mark.parametrize(
+    "view", [FOREIGN, EvaluationView.usual(224), EvaluationView(7, 1 / 3, whole_pixels=True)]
+)
 def test_a_view_comes_back_from_json(view: EvaluationView) -> None:
     assert EvaluationView.parse(json.loads(json.dumps(asdict(view)))) == view
 

@@ -6,12 +6,21 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from loaders import LoaderOptions, build_loader
 from loaders.views import presets
 from loaders.views.draw import draw
-from loaders.views.policy import CenterCrop, ColorJitter, GaussianBlur, Grayscale, RandomErasing, Solarize
+from loaders.views.policy import (
+    CenterCrop,
+    ColorJitter,
+    GaussianBlur,
+    Grayscale,
+    RandomErasing,
+    ResizedCenterCrop,
+    Solarize,
+    ViewPolicy,
+)
 from tests.loaders.kernels.views.rendering import render
 from tools.views.oracle import torchvision_view
 
@@ -101,6 +110,21 @@ def test_evaluation_view_equals_resize_and_centre_crop(photos):
     expected = functional.resize(functional.center_crop(x, [crop, crop]), [64, 64], antialias=True).numpy()
     # Half a source pixel may lie between the two centres.
     assert np.abs(render(image, policy, parameters) - expected).mean() < 6.0
+
+
+@pytest.mark.parametrize(("short_side", "side"), [(73, 64), (74, 64), (40, 40), (41, 17)])
+def test_the_resized_centre_is_torchvisions_resize_and_centre_crop(short_side, side, photos):
+    policy = ViewPolicy("stock", side, ResizedCenterCrop(short_side), interpolation="bicubic")
+    odd = [
+        np.ascontiguousarray(photo[: len(photo) - cut, : 2 * cut + 61]) for cut, photo in enumerate(photos)
+    ]
+    for image in (*odd, *EDGE_CASES.values()):
+        size = (np.array([image.shape[0]]), np.array([image.shape[1]]))
+        parameters = draw(policy, 0, np.zeros(1, np.int64), np.array([0]), 0, *size)
+        x = torch.from_numpy(image).permute(2, 0, 1).float()
+        x = functional.resize(x, [short_side], InterpolationMode.BICUBIC, antialias=True)
+        expected = functional.center_crop(x, [side, side]).clamp(0, 255).numpy()
+        assert np.abs(render(image, policy, parameters) - expected).max() < 0.05
 
 
 def test_reflected_shift_equals_padding_and_cropping(photos):

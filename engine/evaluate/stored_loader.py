@@ -1,0 +1,74 @@
+"""Features that were computed once, in batches, in place of the images that they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.evaluate.feature_store import FeatureStore
+from loaders.batch import Batch
+from loaders.epochs import EpochLoader
+
+
+class StoredLoader:
+    """The batches of a loader with features [B, D] for views: the same rows in the same order and ranks.
+
+    Of a store with V views, epoch e takes view e modulo V. A classifier takes features for what its backbone
+    would give, see `engine.nets.classifier.Classifier.forward`.
+    """
+
+    def __init__(self, loader: EpochLoader, store: FeatureStore, device: torch.device | str) -> None:
+        """Decode nothing: the loader is asked for rows alone.
+
+        Args:
+            loader: of the images; closed with this one.
+            store: of all of them, maybe of more.
+            device: where the batches go.
+        """
+        self._loader, self._store, self._device = loader, store, device
+        split, labels = loader.images
+        rows = split.rows(np.arange(len(split)))
+        places = np.full(len(split.pack), -1, np.int64)
+        places[store.rows] = np.arange(len(store.rows))
+        self._rows, self._places = rows, places[rows]
+        assert self._places.min() >= 0, "the store has every image of the loader"
+        self._labels: NDArray[np.int64] = np.full(len(rows), -1, np.int64) if labels is None else labels
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """See `Loader`."""
+        return self._loader.steps_per_epoch
+
+    @property
+    def batch_size(self) -> int:
+        """See `Loader`."""
+        return self._loader.batch_size
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """See `Loader`; the store's name stands for network and views."""
+        return {**self._loader.fingerprint, "features": self._store.folder.name}
+
+    @property
+    def bad_rows(self) -> dict[int, str]:
+        """Rows without features."""
+        absent = self._rows[~self._store.present[self._places]]
+        return dict.fromkeys(absent.tolist(), "it could not be read when its features were computed")
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """See `Loader`."""
+        h = self._store.h[epoch % len(self._store.h)]
+        for step in range(start_step, self.steps_per_epoch):
+            positions, _, valid = self._loader.request(epoch, step)
+            places = self._places[positions]
+            found = torch.from_numpy(h[places].astype(np.float32))
+            rest = (self._labels[positions], self._rows[positions], valid & self._store.present[places])
+            labels, index, kept = (torch.from_numpy(values).to(self._device) for values in rest)
+            yield Batch((found.to(self._device),), labels, index, kept)
+
+    def close(self) -> None:
+        """See `Loader`."""
+        self._loader.close()

@@ -1,0 +1,72 @@
+"""A checkpoint as something to start from: its backbone, and what the run said of it.
+
+A checkpoint is a whole recipe; see `engine.train.checkpoint`. Of a run that averages weights the average is
+taken, as of a finished one.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import safetensors.torch
+from torch import nn
+
+from engine.nets.backbones import build_backbone
+from engine.nets.description import Description, describe_content
+from engine.train.checkpoint import find_damage, read_meta
+from loaders.common.errors import UserError
+
+_PREFIXES = ("average.backbone.", "classifier.backbone.", "backbone.")
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a path is one of a run's `checkpoints/step-XXXXXXXX`."""
+    return (path / "meta.json").is_file()
+
+
+def describe_checkpoint(path: Path) -> Description:
+    """Return what a checkpoint says of its backbone.
+
+    Raises:
+        UserError: it is damaged, or of a run that began with weights of others and older than the view in it.
+    """
+    return _describe(path, (path / "meta.json").stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)  # options ask for it again and again, and hashes of every file take seconds
+def _describe(path: Path, stamp: int) -> Description:
+    damage = find_damage(path)
+    if damage is not None:
+        raise UserError(f"checkpoint {path}: {damage}; start from another one")
+    meta = read_meta(path)
+    if meta.config.get("origin") is not None and "view" not in meta.backbone:
+        raise UserError(
+            f"checkpoint {path}: expected the view of the weights that its run began with, found none, since "
+            "it was written before checkpoints kept it; finish the run and start from that"
+        )
+    known = {name: meta.config[name] for name in ("backbone", "resolution") if name in meta.config}
+    return describe_content({**known, **meta.backbone}, path)
+
+
+def load_checkpoint(path: Path, resolution: int | None = None) -> nn.Module:
+    """Build the backbone of a checkpoint with its weights, on the CPU, in evaluation mode.
+
+    Args:
+        path: of the checkpoint.
+        resolution: side of the views in pixels; that of its training by default.
+
+    Raises:
+        UserError: as `describe_checkpoint`, or a recipe without a backbone, or one that does not take the
+            resolution.
+    """
+    described = describe_checkpoint(path)
+    saved = safetensors.torch.load_file(path / "model.safetensors")
+    for prefix in _PREFIXES:
+        weights = {name[len(prefix) :]: t for name, t in saved.items() if name.startswith(prefix)}
+        if weights:
+            side = resolution or described.view.resolution
+            return build_backbone(described.backbone, side, weights).eval()
+    raise UserError(
+        f"checkpoint {path}: recipe {read_meta(path).recipe!r} keeps no backbone; give a finished run"
+    )
