@@ -237,7 +237,8 @@ def write_ranks(out: Path, evaluated: Evaluated) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(ranked.columns)
-    writer.writerows(ranked.rows(evaluated.classes))
+    rows = ranked.rows(evaluated.classes)
+    writer.writerows([name, count, *shares] for name, count, shares in rows)
     write_atomic(out / "precision_at_rank.csv", text.getvalue().encode())
 
 

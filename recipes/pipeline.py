@@ -288,8 +288,7 @@ def semi_supervised(chain: Chain, stage: Stage, out: str, extra_labels: tuple[Pa
 
 def fixmatch_stage(chain: Chain) -> None:
     """Put a few pseudo-labels of each class beside the true ones and train with FixMatch."""
-    extra = (pseudo_labels(chain),) if chain.has_classifier else ()
-    semi_supervised(chain, "fixmatch", "fixmatch", extra)
+    semi_supervised(chain, "fixmatch", "fixmatch", (pseudo_labels(chain),) if chain.has_classifier else ())
 
 
 def pseudo_labels(chain: Chain) -> Path:
@@ -424,9 +423,8 @@ def check_sizes(config: Config, pack: Pack) -> None:
 def run(config: Config) -> list[Measured]:
     """Run the stages that are not skipped, in their order, and keep the table of what each brought."""
     refuse_ranks("pipeline")
-    in_place = config.init is not None and not config.pretrain.from_init  # of the first stage
-    skip = (*config.skip, "pretrain") if in_place else config.skip
-    config = replace(config, out=config.out.absolute(), skip=skip)  # stages name each other's folders
+    replaced: tuple[Stage, ...] = ("pretrain",) if config.init and not config.pretrain.from_init else ()
+    config = replace(config, out=config.out.absolute(), skip=(*config.skip, *replaced))
     check(config)
     chain = Chain(config)
     try:

@@ -50,15 +50,14 @@ class Ranked:
         """Headings of `rows`."""
         return ("class", "images", *(f"at {k}" for k in self._ranks()), "at own size")
 
-    def rows(self, classes: Sequence[str]) -> list[tuple[str | int | float, ...]]:
+    def rows(self, classes: Sequence[str]) -> list[tuple[str, int, list[float]]]:
         """Return name, images, and precision at some ranks and its own of each class with images."""
         precision, own = self.precision(), self.at_own_size()
         return [
             (
                 classes[i],
                 int(self.count[i]),
-                *(float(precision[i, k - 1]) for k in self._ranks()),
-                float(own[i]),
+                [*(float(precision[i, k - 1]) for k in self._ranks()), float(own[i])],
             )
             for i in map(int, np.flatnonzero(self.count > 0))
         ]

@@ -142,7 +142,7 @@ class RankPages:
     def _table(self) -> Table:
         rows = [
             (name, f"{count:,}", *("-" if np.isnan(share) else percent(share) for share in shares))
-            for name, count, *shares in self.ranked.rows(self.classes)
+            for name, count, shares in self.ranked.rows(self.classes)
         ]
         caption = "At own size: at the rank that equals the images of the class (R-precision)."
         return Table(self.ranked.columns, rows, caption)

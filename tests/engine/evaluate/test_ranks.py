@@ -57,8 +57,8 @@ def test_rows_have_the_ranks_that_there_are() -> None:
     assert found.columns == ("class", "images", "at 1", "at 10", "at 50", "at 100", "at 200", "at own size")
     rows = found.rows(("a", "b", "c", "d"))
     assert [row[0] for row in rows] == ["a", "b", "c"], "a class without images has no row"
-    assert all(len(row) == len(found.columns) for row in rows)
-    assert rows[1][3] == pytest.approx(found.precision()[1, 9])
+    assert all(2 + len(shares) == len(found.columns) for _, _, shares in rows)
+    assert rows[1][2][1] == pytest.approx(found.precision()[1, 9])
 
 
 def test_pseudo_labels_of_a_threshold_are_counted_by_class() -> None:
