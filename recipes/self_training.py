@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from engine.choices import Duplicates, Keep
+from engine.choices import ClassifierStart, Duplicates, Keep
 from engine.train.classifier_config import ClassifierConfig
 from loaders.common.checks import Count
 from loaders.common.errors import UserError, run_command
@@ -65,6 +66,8 @@ class Config(ClassifierConfig):
     labels_only: bool = False
     """Label by the classifier of --init with the first P, count duplicates over all P, and train nothing."""
 
+    usual_start: ClassVar[ClassifierStart] = "probe"
+
     def __post_init__(self) -> None:
         """Refuse rounds without images."""
         super().__post_init__()
@@ -97,18 +100,23 @@ from engine.labels.select import (
 from engine.nets.classifier import Classifier, best_weights, find_classifier
 from engine.report.figures import Curve, draw_curves, save_picture
 from engine.train.distributed import on_main, rank
-from engine.train.phases import Phases, PhaseSummary, print_phases
+from engine.train.phases import Labels, Phases, PhaseSummary, print_phases
 from loaders import open_pack
 from loaders.batch import Batch, Loader
-from loaders.classification import build_labeled_loader, build_pool_loader, divided_labels, views_of_labeled
+from loaders.classification import (
+    build_labeled_loader,
+    build_pool_loader,
+    divided_labels,
+    testing_loader,
+    views_of_labeled,
+)
 from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
+from loaders.packs.labels.subsample import read_label_table
 from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
-
-Labels = LabelTable | tuple[LabelTable, ...]
 
 
 class Rounds:
@@ -120,11 +128,7 @@ class Rounds:
         view = config.evaluation_view
         crop = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
         self.views = views_of_labeled(config, (crop,))
-        self.test_loader: Loader[Batch] | None = None
-        if config.test_split:
-            self.test_loader = phases.keep(
-                build_pool_loader(pack, (config.test_split,), view, phases.options)
-            )
+        self.test_loader: Loader[Batch] | None = phases.keep(testing_loader(pack, config, phases.options))
         self.pool_loader = self.pool(view)
 
     def pool(self, view: EvaluationView) -> Loader[Batch]:
@@ -136,7 +140,7 @@ class Rounds:
         """Train on labels, the classifier layer from random weights; return the phase's folder."""
         config, views = self.config, self.views
 
-        def make_loader() -> Loader[Batch]:
+        def make_loader(labels: Labels) -> Loader[Batch]:
             options, size = self.phases.options, config.batch_size
             return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
 
@@ -164,11 +168,11 @@ class Rounds:
         path = folder / f"round-{cycle}.parquet"
         if on_main(path.is_file):
             also = on_main(lambda: sorted(folder.glob(f"round-{cycle}-place-*.parquet")))
-            return tuple(LabelTable.read(found) for found in (path, *also))
+            return tuple(read_label_table(self.pack, found) for found in (path, *also))
         selection, per_class = self.select(run), self.config.per_class[cycle - 1]
         selected, duplicates = selection.best(per_class), self.config.duplicates
         kept = selected.by_place() if duplicates == "all" else [selected.one_class_each(duplicates)]
-        table, *others = tables = [as_table(part, cycle) for part in kept]
+        table, *others = tables = [self.pack.signed(as_table(part, cycle)) for part in kept]
         between = np.linspace(1, 1.25 * max(self.config.per_class), 12).astype(int).tolist()
         points = sorted({*self.config.per_class, *between})
         counted = count_duplicates(selection, points)

@@ -65,6 +65,7 @@ def few_labels_page(options: PageOptions) -> str:
             str(r.labels_per_class),
             str(r.seed),
             accuracy_cell(r.top1, r.num_test),
+            "" if r.start_top1 is None else percent(r.start_top1),
             "" if r.validation_top1 is None else percent(r.validation_top1),
             str(r.steps),
         )
@@ -76,6 +77,7 @@ def few_labels_page(options: PageOptions) -> str:
         "labels per class",
         "seed",
         "accuracy (95 % interval)",
+        "linear probe of its start",
         "validation",
         "steps",
     )

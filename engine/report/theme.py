@@ -95,7 +95,8 @@ main img{cursor:zoom-in}
   main{padding:1.2rem .8rem 2rem}h1{font-size:1.55rem;overflow-wrap:anywhere}
   .gallery{flex-wrap:nowrap;overflow-x:auto}.tiles{grid-template-columns:repeat(2,1fr)}
   .tile b{font-size:1.35rem}dl{columns:auto}.scroll{padding:.2rem .6rem .4rem}
-  tbody th{white-space:normal;overflow-wrap:anywhere;min-width:6.5rem}}
+  tbody th{white-space:normal;overflow-wrap:anywhere;min-width:6.5rem}
+  figure:has(>svg){overflow-x:auto}figure>svg{min-width:34rem}}
 footer{border-top:1px solid var(--rule);margin-top:3rem;padding-top:.8rem}
 """
 )
