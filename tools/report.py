@@ -40,7 +40,7 @@ class Config:
     """Text file with the command lines that led here, to show as the way to repeat them."""
     num_images: Count = 12
     """Images on the sheet of views."""
-    num_tested: Count = 4000
+    num_tested: int = 4000
     """Test images to show the network at most, for the confusion and the images; 0 for none."""
     classes: tuple[str, ...] = ()
     """Classes whose right and wrong images to show; by default the two best and the two worst."""
