@@ -25,8 +25,7 @@ from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import Augmentation, ViewPolicy
 
-ROWS_IN_ORDER = 256
-"""Of an evaluation batch on one rank; no influence on the result."""
+_ROWS_IN_ORDER = 256  # of an evaluation batch on one rank; no influence on the result
 
 
 class LabelFields(Protocol):
@@ -202,8 +201,7 @@ class LabeledLoaders:
 
     def in_order(self, images: Split, options: LoaderOptions) -> EpochLoader:
         """Build the loader of images in order, with the view that the run is measured with."""
-        views, batch_size = (self.fields.evaluation_view.policy(),), ROWS_IN_ORDER * options.num_ranks
-        return build_loader(images, views, batch_size, options=options, mode="eval")
+        return views_in_order(images, (self.fields.evaluation_view.policy(),), options)
 
     def testing(self, options: LoaderOptions) -> EpochLoader | None:
         """Build the loader of the test images; None where the run has none."""
@@ -290,9 +288,9 @@ def testing_loader(pack: Pack, fields: TrainingFields, options: LoaderOptions) -
     """Build the loader of the test images, and of their mirror images where asked for; None without any."""
     if not fields.test_split:
         return None
-    view, batch_size = fields.evaluation_view, ROWS_IN_ORDER * options.num_ranks
+    view = fields.evaluation_view
     views = (view.policy(), view.policy(mirrored=True)) if fields.test_flip else (view.policy(),)
-    return build_loader(pack.split(fields.test_split), views, batch_size, options=options, mode="eval")
+    return views_in_order(pack.split(fields.test_split), views, options)
 
 
 def validation_loader(
@@ -301,6 +299,12 @@ def validation_loader(
     """Build the loader of the images to measure on while training; None where there are none."""
     labels = division.validation
     return None if labels is None else labels_in_order(pack, labels, fields.evaluation_view, options)
+
+
+def views_in_order(images: Split, views: tuple[ViewPolicy, ...], options: LoaderOptions) -> EpochLoader:
+    """Build the loader of images in order, with views of any kind."""
+    batch_size = _ROWS_IN_ORDER * options.num_ranks
+    return build_loader(images, views, batch_size, options=options, mode="eval")
 
 
 def labels_in_order(
@@ -314,7 +318,7 @@ def labels_in_order(
         view: what the network is shown.
         options: see `build_loader`.
     """
-    rows, batch_size = pack.pool(pack.splits).labeled_by(labels), ROWS_IN_ORDER * options.num_ranks
+    rows, batch_size = pack.pool(pack.splits).labeled_by(labels), _ROWS_IN_ORDER * options.num_ranks
     return build_loader(rows, (view.policy(),), batch_size, options=options, mode="eval", labels=labels)
 
 
@@ -394,6 +398,6 @@ def build_pool_loader(
         share: share of the images, see `unlabeled_images`.
         seed: of the choice of that share.
     """
-    batch_size = ROWS_IN_ORDER * options.num_ranks
+    batch_size = _ROWS_IN_ORDER * options.num_ranks
     images = unlabeled_images(pack, splits, division, share=share, seed=seed)
     return build_loader(images, (view.policy(),), batch_size, options=options, mode="eval")

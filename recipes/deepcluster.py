@@ -33,15 +33,15 @@ class Config(StartConfig):
     hidden: tuple[Count, ...] = (4096, 4096)
     """Sizes of the fully connected layers after the backbone, whose output is clustered; may be empty.
     Paper: 4096 4096."""
-    resolution: int = 224
+    resolution: Count = 224
     """Side of the views in pixels. Paper: 224."""
     min_crop: float = 0.08
     """Smallest share of the image that a view shows. Authors' code: 0.08."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
-    epochs: int = 200
+    epochs: Count = 200
     """Passes over the split, each with clusters of its own. Authors' code: 200."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images per step over all ranks. Paper: 256."""
     num_clusters: Count = 10000
     """k of k-means. Paper: 10000, ten times the classes of ImageNet."""

@@ -38,16 +38,16 @@ class Config(PhasesConfig):
     """Share of these images that is used, chosen by --label-seed. INF473V report: a part, to save time."""
     backbone: str = "resnet50"
     """Any timm name (resnet50 or a ViT in the report), wrn_28_2, or tiny_resnet for a CPU."""
-    resolution: int = 64
+    resolution: Count = 64
     """Side of the views in pixels. Report: not stated."""
-    epochs: int = 4
+    epochs: Count = 4
     """Classical: passes over the unlabelled images; else passes over the labelled images of each cycle.
     Report: 4."""
     cycles: Count = 4
     """Permanent and local: how often all unlabelled images are labelled."""
     first_epochs: Count = 10
     """Permanent and local: passes over the true labels before the first cycle."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Labelled images per step over all ranks. Report: 128 (64 for ViT)."""
     mu: Count = 7
     """Classical: unlabelled images per labelled one. Report: 7."""

@@ -32,15 +32,15 @@ class Config(StartConfig):
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Paper: AlexNet with BatchNorm."""
     hidden: tuple[Count, ...] = (4096, 4096)
     """Sizes of the fully connected layers between backbone and logits; may be empty. Paper: 4096 4096."""
-    resolution: int = 224
+    resolution: Count = 224
     """Side of the views in pixels. Authors' code: 224."""
     min_crop: float = 0.08
     """Smallest share of the image that a view shows. Authors' code: 0.08."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning. Authors' code: 0.5."""
-    epochs: int = 50
+    epochs: Count = 50
     """Passes over the split. Authors' code: 50; Muaz and Kumar: 63."""
-    batch_size: int = 192
+    batch_size: Count = 192
     """Images per step over all ranks, each seen in four rotations. Paper: 192."""
     lr: float = 0.01
     """Peak learning rate. Paper: 0.01."""

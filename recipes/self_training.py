@@ -35,7 +35,7 @@ class Config(PhasesConfig):
 
     backbone: str = "resnet50"
     """Any timm name, wrn_28_2, or tiny_resnet for a CPU; that of --init. Report: resnet50."""
-    resolution: int = 96
+    resolution: Count = 96
     """Side of the views in pixels. Report: 96."""
     top_k: Count = 10
     """K, classes that an image may stand under. Report: 10; at most the number of classes."""
@@ -48,11 +48,11 @@ class Config(PhasesConfig):
     """Largest share of extra labels for the P that is suggested. Report: between 0.0027 and 0.0202."""
     first_epochs: Count = 40
     """Passes over the true labels before the first round, where --init has no classifier. Report: 40."""
-    epochs: int = 40
+    epochs: Count = 40
     """Passes over pseudo and true labels, per round. Report: not stated; fine-tuning 40."""
     true_epochs: Count = 40
     """Passes over the true labels afterwards, per round. Report: not stated; fine-tuning 40."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images per step over all ranks. Report: not stated."""
     lr: float = 0.05
     """Peak learning rate of both parts, down to 0 by a cosine. Report: 0.05."""

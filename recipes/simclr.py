@@ -29,7 +29,7 @@ class Config(StartConfig):
     """Split of the pack to train on; its labels are not read."""
     backbone: str = "resnet50"
     """Any timm name, or tiny_resnet for a CPU. Paper: resnet50."""
-    resolution: int = 224
+    resolution: Count = 224
     """Side of the views in pixels. Paper: 224."""
     min_crop: float = 0.08
     """Smallest share of the image that a view shows. Paper: 0.08."""
@@ -37,9 +37,9 @@ class Config(StartConfig):
     """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
     color_strength: float = 1.0
     """Strength of the colour jitter. Paper: 1."""
-    epochs: int = 100
+    epochs: Count = 100
     """Passes over the split. Paper: 100 to 1000."""
-    batch_size: int = 4096
+    batch_size: Count = 4096
     """Images per step over all ranks, each the negative of all others. Paper: 4096."""
     projector: tuple[Count, ...] = (2048, 128)
     """Output sizes of the projector's layers. Paper: 2048 128."""
@@ -77,7 +77,8 @@ from engine.train.schedule import Schedule, warmup_cosine
 from loaders.batch import Batch
 from loaders.pretraining import PretrainingLoaders
 from loaders.views import presets
-from loaders.views.policy import HorizontalFlip, RandomResizedCrop
+from loaders.views.geometry import RandomResizedCrop
+from loaders.views.policy import HorizontalFlip
 
 
 class SimClr(Recipe):

@@ -29,7 +29,7 @@ class Config(StartConfig):
     """Split of the pack to train on; its labels are not read."""
     backbone: str = "resnet50"
     """Any timm name, or tiny_resnet for a CPU. Paper: resnet50."""
-    resolution: int = 224
+    resolution: Count = 224
     """Side of the views in pixels. Paper: 224."""
     min_crop: float = 0.08
     """Smallest share of the image that a view shows. Authors' code: 0.08."""
@@ -37,9 +37,9 @@ class Config(StartConfig):
     """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
     max_sigma: float = 2.0
     """Largest standard deviation of the blur in pixels; smaller views want less. Authors' code: 2 at 224."""
-    epochs: int = 1000
+    epochs: Count = 1000
     """Passes over the split. Paper: 1000."""
-    batch_size: int = 2048
+    batch_size: Count = 2048
     """Images per step over all ranks. Paper: 2048."""
     projector: tuple[Count, ...] = (8192, 8192, 8192)
     """Output sizes of the expander's layers. Paper: 8192 8192 8192."""

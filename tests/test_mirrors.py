@@ -30,7 +30,7 @@ HELD = {
     "loaders/kernels/views/test_resample.py": "loaders/kernels/ simd",
     "loaders/kernels/views/test_parity.py": """loaders/kernels/views/ blur codes pointwise render spatial
         statistics streaming""",
-    "loaders/views/test_draw.py": "loaders/kernels/views/ drawing",
+    "loaders/views/test_draw.py": "loaders/ kernels/views/drawing views/geometry",
     "loaders/packs/labels/test_subsample.py": "loaders/common/ notice",
     "loaders/common/test_command_line.py": "loaders/common/ cores",
     "loaders/packs/test_pack_files.py": """loaders/packs/ columns manifest pack listing listing_lines

@@ -51,25 +51,27 @@ from loaders.packs import Pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.views import presets
+from loaders.views.geometry import (
+    CenterCrop,
+    Geometry,
+    PaddedCrop,
+    RandomResizedCrop,
+    ResizedCenterCrop,
+    Tile,
+)
 from loaders.views.policy import (
     Augment,
-    CenterCrop,
     ColorJitter,
     Cutout,
     GaussianBlur,
-    Geometry,
     Grayscale,
     HorizontalFlip,
     Operation,
-    PaddedCrop,
     QuarterTurn,
     RandAugment,
     RandomAffine,
     RandomErasing,
-    RandomResizedCrop,
-    ResizedCenterCrop,
     Solarize,
-    Tile,
     ViewPolicy,
 )
 

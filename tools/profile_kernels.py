@@ -56,9 +56,9 @@ from loaders.kernels.views.render import make_scratch, render_chunk
 from loaders.kernels.views.resample import table_taps
 from loaders.views import presets
 from loaders.views.draw import draw
+from loaders.views.geometry import CenterCrop
 from loaders.views.policy import (
     Augment,
-    CenterCrop,
     ColorJitter,
     Cutout,
     GaussianBlur,

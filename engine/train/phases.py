@@ -45,14 +45,13 @@ from engine.train.run import LoaderT, count_labels, plan_validation
 from engine.train.run_config import RUNTIME_FIELDS, described
 from engine.train.run_folder import opened_run, say_next_of_run
 from engine.train.schedule import Schedule, constant, warmup_cosine
-from loaders import build_loader
 from loaders.batch import Batch, Loader
 from loaders.classification import (
-    ROWS_IN_ORDER,
     build_labeled_loader,
     build_pool_loader,
     testing_loader,
     validation_loader,
+    views_in_order,
 )
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
@@ -231,8 +230,7 @@ class Phases:
         assert self._learnt is not None, "the pool is open"
         if self._drawn is None:
             whole = replace(options, seed=config.seed)
-            of_all = (views * config.stored_views, ROWS_IN_ORDER * options.num_ranks)
-            with build_loader(self._learnt, *of_all, options=whole, mode="eval") as loader:
+            with views_in_order(self._learnt, views * config.stored_views, whole) as loader:
                 self._drawn = self._stored(loader)
         rows = self._drawn.rows[self._drawn.present]
         tables = labels if isinstance(labels, tuple) else (labels,)

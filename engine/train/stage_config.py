@@ -17,8 +17,6 @@ from loaders.common.checks import Count, Share
 class Pretrain:
     """Stage 1: Barlow Twins on the unlabelled images."""
 
-    from_init: bool = False
-    """Go on from --init by Barlow Twins; else --init stands in the place of this stage."""
     epochs: Count = 1000
     """Passes over the unlabelled images. Report: 1000."""
     batch_size: Count = 512
@@ -32,6 +30,8 @@ class Pretrain:
     lr_weights: float | Literal["auto"] = "auto"
     """Peak learning rate of weights for 256 images, see recipes/barlow.py. Report: 0.5, without saying for
     how many images; auto: by the authors' table of batch sizes, which has 0.3 at 512."""
+    from_init: bool = False
+    """Go on from --init by Barlow Twins; else --init stands in the place of this stage."""
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,8 @@ from numpy.typing import NDArray
 from loaders.common.errors import MissingBackendError, UserError
 from loaders.views.dali_operations import Branch, Feed, missing, operate
 from loaders.views.draw import ViewParameters, num_slots
-from loaders.views.policy import (
-    CenterCrop,
-    HorizontalFlip,
-    Normalize,
-    PaddedCrop,
-    RandomResizedCrop,
-    ResizedCenterCrop,
-    Standardize,
-    ViewPolicy,
-)
+from loaders.views.geometry import CenterCrop, PaddedCrop, RandomResizedCrop, ResizedCenterCrop
+from loaders.views.policy import HorizontalFlip, Normalize, Standardize, ViewPolicy
 
 IMAGES = "images"  # name of the input of images, encoded or as pixels
 

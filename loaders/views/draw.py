@@ -44,11 +44,11 @@ from loaders.kernels.views.drawing import (
     draw_resized_crop,
     draw_tile,
 )
+from loaders.views.geometry import CenterCrop, PaddedCrop, RandomResizedCrop, ResizedCenterCrop, Tile
 from loaders.views.policy import (
     IMAGENET,
     AlternatingFlip,
     AugmentName,
-    CenterCrop,
     ColorJitter,
     Cutout,
     GaussianBlur,
@@ -56,16 +56,12 @@ from loaders.views.policy import (
     HorizontalFlip,
     Normalize,
     Operation,
-    PaddedCrop,
     QuarterTurn,
     RandAugment,
     RandomAffine,
     RandomErasing,
-    RandomResizedCrop,
-    ResizedCenterCrop,
     Solarize,
     Standardize,
-    Tile,
     ViewPolicy,
 )
 

@@ -9,14 +9,8 @@ from typing import Any
 
 from loaders.common.errors import UserError
 from loaders.views import presets
-from loaders.views.policy import (
-    IMAGENET,
-    CenterCrop,
-    Interpolation,
-    Normalize,
-    ResizedCenterCrop,
-    ViewPolicy,
-)
+from loaders.views.geometry import CenterCrop, ResizedCenterCrop
+from loaders.views.policy import IMAGENET, Interpolation, Normalize, ViewPolicy
 
 Channels = tuple[float, float, float]
 

@@ -12,134 +12,39 @@ Example:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, get_args
 
-from loaders.common.checks import check_number, check_pair, check_whole, is_number
-from loaders.common.errors import UserError
+from loaders.common.checks import is_number
+from loaders.views.geometry import (
+    MAX_RESOLUTION,
+    Geometry,
+    require,
+    require_number,
+    require_range,
+    require_whole,
+)
+
+# A view is written down with names of this one module.
+from loaders.views.geometry import CenterCrop as CenterCrop
+from loaders.views.geometry import PaddedCrop as PaddedCrop
+from loaders.views.geometry import RandomResizedCrop as RandomResizedCrop
+from loaders.views.geometry import ResizedCenterCrop as ResizedCenterCrop
+from loaders.views.geometry import Tile as Tile
 
 Interpolation = Literal["bilinear", "bicubic"]
 ErasingFill = Literal["noise", "mean"]
 Augmentation = Literal["rotation", "translation", "jitter", "randaugment"]
 """What `presets.augmented` adds to a view."""
 
-MAX_RESOLUTION = 4096
 MAX_FACTOR = 255.0  # largest factor of brightness and the like: a pixel value of 1 then becomes 255
-_REMEDY = "change the policy"
-
-
-def _require(condition: bool, what: str, expected: str, found: object) -> None:
-    if not condition:
-        raise UserError(f"{what}: expected {expected}, found {found!r}; {_REMEDY}")
 
 
 def _is_tuple_of(values: object, kinds: Any) -> bool:
     return isinstance(values, tuple) and all(isinstance(value, kinds) for value in values)
 
 
-_require_number = partial(check_number, remedy=_REMEDY)
-_require_whole = partial(check_whole, remedy=_REMEDY)
-_require_range = partial(check_pair, remedy=_REMEDY)
-
-
 def _require_probability(p: object, what: str) -> None:
-    _require_number(f"{what} probability", p, 0.0, 1.0)
-
-
-# ---------------------------------------------------------------- geometry: image -> [3, H, W]
-
-
-@dataclass(frozen=True)
-class RandomResizedCrop:
-    """A box of random area and aspect ratio (Szegedy et al. 2015), as torchvision draws it.
-
-    Attributes:
-        scale: range of the box's share of the image area.
-        ratio: range of width / height, drawn uniformly in its logarithm.
-    """
-
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-
-    def __post_init__(self) -> None:
-        _require_range("RandomResizedCrop scale", self.scale, 1e-6, 1.0)
-        _require_range("RandomResizedCrop ratio", self.ratio, 1e-3, 1e3)
-
-
-@dataclass(frozen=True)
-class CenterCrop:
-    """The centred square that covers `fraction` of the shorter side.
-
-    `fraction = 224 / 256` equals "resize the short side to 256, crop 224" in one step.
-    """
-
-    fraction: float = 224 / 256
-
-    def __post_init__(self) -> None:
-        _require_number("CenterCrop fraction", self.fraction, 1e-6, 1.0)
-
-
-@dataclass(frozen=True)
-class ResizedCenterCrop:
-    """The centred square of the image resized to `short_side`, both at whole pixels, in one step.
-
-    The box of torchvision's Resize(short_side) and CenterCrop, and so of timm's: the long side is cut down to
-    a whole number of pixels, which stretches the image a little, and the square begins at a whole pixel.
-
-    Attributes:
-        short_side: of the resized image, in pixels; at least the view's resolution.
-    """
-
-    short_side: int = 256
-
-    def __post_init__(self) -> None:
-        _require_whole("ResizedCenterCrop short_side", self.short_side, 1, 16 * MAX_RESOLUTION)
-
-
-@dataclass(frozen=True)
-class PaddedCrop:
-    """Resize the centred square, pad each side by reflection, crop back at a random whole-pixel shift.
-
-    Attributes:
-        padding: padded share of the view's side; 0.125 pads 32 pixels by 4 (FixMatch, Sohn et al. 2020).
-    """
-
-    padding: float = 0.125
-
-    def __post_init__(self) -> None:
-        _require_number("PaddedCrop padding", self.padding, 0.0, 0.5)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One tile of a grid that lies over a random resized crop, at a random place in its cell.
-
-    The pixels are those of the crop resized to `grid * cell` pixels, cut at the tile; a horizontal flip
-    mirrors the tile in its place. Tiles of one image share their crop by `ViewPolicy.shares_draws_of`.
-
-    Attributes:
-        row: of the cell, from 0.
-        column: of the cell, from 0.
-        grid: cells per side.
-        cell: side of a cell in pixels of the resized crop; the view's resolution is the tile's side.
-        crop: box under the grid.
-    """
-
-    row: int
-    column: int
-    grid: int = 3
-    cell: int = 75
-    crop: RandomResizedCrop = RandomResizedCrop()
-
-    def __post_init__(self) -> None:
-        _require_whole("Tile grid", self.grid, 1, MAX_RESOLUTION)
-        for name in ("row", "column"):
-            _require_whole(f"Tile {name}", getattr(self, name), 0, self.grid - 1)
-        _require_whole("Tile cell", self.cell, 1, MAX_RESOLUTION)
-        _require(isinstance(self.crop, RandomResizedCrop), "Tile crop", "a RandomResizedCrop", self.crop)
-
-
-Geometry = RandomResizedCrop | CenterCrop | ResizedCenterCrop | PaddedCrop | Tile
+    require_number(f"{what} probability", p, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -180,8 +85,8 @@ class ColorJitter:
 
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "saturation"):
-            _require_number(f"ColorJitter {name}", getattr(self, name), 0.0, MAX_FACTOR - 1)
-        _require_number("ColorJitter hue", self.hue, 0.0, 0.5)
+            require_number(f"ColorJitter {name}", getattr(self, name), 0.0, MAX_FACTOR - 1)
+        require_number("ColorJitter hue", self.hue, 0.0, 0.5)
         _require_probability(self.p, "ColorJitter")
 
 
@@ -204,7 +109,7 @@ class GaussianBlur:
 
     def __post_init__(self) -> None:
         _require_probability(self.p, "GaussianBlur")
-        _require_range("GaussianBlur sigma", self.sigma, 1e-3, 20.0)
+        require_range("GaussianBlur sigma", self.sigma, 1e-3, 20.0)
 
 
 @dataclass(frozen=True)
@@ -216,7 +121,7 @@ class Solarize:
 
     def __post_init__(self) -> None:
         _require_probability(self.p, "Solarize")
-        _require_number("Solarize threshold", self.threshold, 0.0, 256.0)
+        require_number("Solarize threshold", self.threshold, 0.0, 256.0)
 
 
 @dataclass(frozen=True)
@@ -236,9 +141,9 @@ class RandomAffine:
     p: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_number("RandomAffine degrees", self.degrees, 0.0, 180.0)
-        _require_number("RandomAffine translate", self.translate, 0.0, 1.0)
-        _require_number("RandomAffine fill", self.fill, 0.0, 255.0)
+        require_number("RandomAffine degrees", self.degrees, 0.0, 180.0)
+        require_number("RandomAffine translate", self.translate, 0.0, 1.0)
+        require_number("RandomAffine fill", self.fill, 0.0, 255.0)
         _require_probability(self.p, "RandomAffine")
 
 
@@ -283,12 +188,12 @@ class Augment:
 
     def __post_init__(self) -> None:
         known = self.name in get_args(AugmentName)
-        _require(known, "RandAugment operation", f"one of {', '.join(get_args(AugmentName))}", self.name)
+        require(known, "RandAugment operation", f"one of {', '.join(get_args(AugmentName))}", self.name)
         least, most = _MAGNITUDES.get(self.name, (0.0, 0.0))
         for end in ("low", "high"):
-            _require_number(f"RandAugment {self.name} {end}", getattr(self, end), least, most)
+            require_number(f"RandAugment {self.name} {end}", getattr(self, end), least, most)
         fits = self.signed is False or (self.signed is True and least < 0)
-        _require(fits, f"RandAugment {self.name} signed", "False, or True for a warp", self.signed)
+        require(fits, f"RandAugment {self.name} signed", "False, or True for a warp", self.signed)
 
 
 @dataclass(frozen=True)
@@ -312,8 +217,8 @@ class RandAugment:
 
     def __post_init__(self) -> None:
         some = _is_tuple_of(self.augments, Augment) and len(self.augments) > 0
-        _require(some, "RandAugment augments", "a tuple of at least one Augment", self.augments)
-        _require_whole("RandAugment num_ops", self.num_ops, 1, 100)
+        require(some, "RandAugment augments", "a tuple of at least one Augment", self.augments)
+        require_whole("RandAugment num_ops", self.num_ops, 1, 100)
         _require_probability(self.p, "RandAugment")
         ok = self.levels is None or (
             isinstance(self.levels, tuple)
@@ -322,8 +227,8 @@ class RandAugment:
             and is_number(self.levels[1], 1, 10**6)
             and is_number(self.levels[0], 0, self.levels[1] - 1)
         )
-        _require(ok, "RandAugment levels", "None or (first, number) with 0 <= first < number", self.levels)
-        _require_number("RandAugment fill", self.fill, 0.0, 255.0)
+        require(ok, "RandAugment levels", "None or (first, number) with 0 <= first < number", self.levels)
+        require_number("RandAugment fill", self.fill, 0.0, 255.0)
 
 
 @dataclass(frozen=True)
@@ -341,8 +246,8 @@ class Cutout:
     p: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_range("Cutout size", self.size, 0.0, 1.0)
-        _require_number("Cutout fill", self.fill, 0.0, 255.0)
+        require_range("Cutout size", self.size, 0.0, 1.0)
+        require_number("Cutout fill", self.fill, 0.0, 255.0)
         _require_probability(self.p, "Cutout")
 
 
@@ -366,9 +271,9 @@ class RandomErasing:
 
     def __post_init__(self) -> None:
         _require_probability(self.p, "RandomErasing")
-        _require_range("RandomErasing scale", self.scale, 0.0, 1.0)
-        _require_range("RandomErasing ratio", self.ratio, 1e-3, 1e3)
-        _require(self.fill in get_args(ErasingFill), "RandomErasing fill", "'noise' or 'mean'", self.fill)
+        require_range("RandomErasing scale", self.scale, 0.0, 1.0)
+        require_range("RandomErasing ratio", self.ratio, 1e-3, 1e3)
+        require(self.fill in get_args(ErasingFill), "RandomErasing fill", "'noise' or 'mean'", self.fill)
 
 
 @dataclass(frozen=True)
@@ -378,7 +283,7 @@ class QuarterTurn:
     turns: int
 
     def __post_init__(self) -> None:
-        _require_whole("QuarterTurn turns", self.turns, 0, 3)
+        require_whole("QuarterTurn turns", self.turns, 0, 3)
 
 
 Operation = (
@@ -407,7 +312,7 @@ class Normalize:
             found = getattr(self, name)
             three = isinstance(found, tuple) and len(found) == 3
             fits = three and all(is_number(value, least, 1e3) for value in found)
-            _require(fits, f"Normalize {name}", f"three numbers in [{least:g}, 1000]", found)
+            require(fits, f"Normalize {name}", f"three numbers in [{least:g}, 1000]", found)
 
 
 IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -424,7 +329,7 @@ class Standardize:
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        _require_number("Standardize eps", self.eps, 1e-9, 1.0)
+        require_number("Standardize eps", self.eps, 1e-9, 1.0)
 
 
 @dataclass(frozen=True)
@@ -453,16 +358,16 @@ class ViewPolicy:
 
     def __post_init__(self) -> None:
         where = f"of view {self.name}"
-        _require_whole(f"resolution {where}", self.resolution, 1, MAX_RESOLUTION)
-        _require(isinstance(self.geometry, Geometry), f"geometry {where}", "one of policy.py", self.geometry)
+        require_whole(f"resolution {where}", self.resolution, 1, MAX_RESOLUTION)
+        require(isinstance(self.geometry, Geometry), f"geometry {where}", "one of policy.py", self.geometry)
         known = self.interpolation in ("bilinear", "bicubic")
-        _require(known, f"interpolation {where}", "'bilinear' or 'bicubic'", self.interpolation)
-        _require_whole(f"shares_draws_of {where}", self.shares_draws_of, 0, MAX_RESOLUTION)
+        require(known, f"interpolation {where}", "'bilinear' or 'bicubic'", self.interpolation)
+        require_whole(f"shares_draws_of {where}", self.shares_draws_of, 0, MAX_RESOLUTION)
         if isinstance(self.geometry, Tile):
-            _require_whole(f"tile {where}", self.resolution, 1, self.geometry.cell)
+            require_whole(f"tile {where}", self.resolution, 1, self.geometry.cell)
         if isinstance(self.geometry, ResizedCenterCrop):
-            _require_whole(f"resolution {where}", self.resolution, 1, self.geometry.short_side)
+            require_whole(f"resolution {where}", self.resolution, 1, self.geometry.short_side)
         fits = _is_tuple_of(self.operations, Operation)
-        _require(fits, f"operations {where}", "a tuple of operations of policy.py", self.operations)
+        require(fits, f"operations {where}", "a tuple of operations of policy.py", self.operations)
         normalizes = isinstance(self.normalize, Normalize | Standardize | None)
-        _require(normalizes, f"normalize {where}", "Normalize, Standardize or None", self.normalize)
+        require(normalizes, f"normalize {where}", "Normalize, Standardize or None", self.normalize)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from loaders.views.geometry import CenterCrop, PaddedCrop, RandomResizedCrop, Tile
 from loaders.views.policy import (
     IMAGENET,
     AlternatingFlip,
     Augment,
     Augmentation,
-    CenterCrop,
     ColorJitter,
     Cutout,
     GaussianBlur,
@@ -17,14 +17,11 @@ from loaders.views.policy import (
     HorizontalFlip,
     Normalize,
     Operation,
-    PaddedCrop,
     QuarterTurn,
     RandAugment,
     RandomAffine,
-    RandomResizedCrop,
     Solarize,
     Standardize,
-    Tile,
     ViewPolicy,
 )
 

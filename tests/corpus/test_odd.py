@@ -23,7 +23,8 @@ from loaders.packs.quarantine import quarantined, warned
 from loaders.packs.reasons import Reason
 from loaders.packs.sources.spec import parse_splits
 from loaders.packs.verify import verify_pack
-from loaders.views.policy import CenterCrop, ViewPolicy
+from loaders.views.geometry import CenterCrop
+from loaders.views.policy import ViewPolicy
 from tests.corpus.damage import DAMAGED
 from tests.corpus.odd import RIGHT, Odd, corpus
 from tests.loaders.packs.inputs import pack, write_tree

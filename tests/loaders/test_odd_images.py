@@ -12,7 +12,8 @@ from loaders.packs import Pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.views import presets
-from loaders.views.policy import CenterCrop, ViewPolicy
+from loaders.views.geometry import CenterCrop
+from loaders.views.policy import ViewPolicy
 
 SIZES = {"one": (1, 1), "small": (5, 7), "wide": (1, 65_500), "tall": (65_500, 1), "gray": (40, 40)}
 

@@ -27,7 +27,7 @@ from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
-from loaders.views.policy import CenterCrop
+from loaders.views.geometry import CenterCrop
 from recipes import supervised
 from recipes.evaluate import Config, evaluate, make_views, predict_split
 from tests.recipes.labelled import FEW

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import recipes.pseudo_label as recipe
+from engine.train import phases
 from engine.train.metrics import read_metrics
 from loaders import open_pack
 from loaders.common.errors import UserError
@@ -109,7 +110,7 @@ def test_an_interrupted_command_goes_on_to_the_same_end(
     run_cycles(config, little_pack)
     broken = replace(config, out=tmp_path / "broken")
     with monkeypatch.context() as patched:
-        train = recipe.build_labeled_loader
+        train = phases.build_labeled_loader
         calls: list[int] = []
 
         def failing(*args, **options):
@@ -118,7 +119,7 @@ def test_an_interrupted_command_goes_on_to_the_same_end(
                 raise KeyboardInterrupt
             return train(*args, **options)
 
-        patched.setattr(recipe, "build_labeled_loader", failing)
+        patched.setattr(phases, "build_labeled_loader", failing)
         with pytest.raises(KeyboardInterrupt):
             run_cycles(broken, little_pack)
     with pytest.raises(UserError, match="add --resume to go on"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import recipes.self_training as recipe
+from engine.train import phases
 from engine.train.checkpoint import list_checkpoints
 from engine.train.classifier_recipe import read_accuracy
 from loaders.batch import Batch
@@ -81,8 +81,8 @@ def test_rounds_can_go_on_from_the_best_by_validation(
 ) -> None:
     true = LabelTable.of(np.arange(2), np.array([0, 1]), 3)
     played, measured = Played(true), iter(top1s)
-    phases = SimpleNamespace(validate=lambda run: next(measured), say=lambda line: None)
-    played.phases = phases  # type: ignore[attr-defined]
+    acted = SimpleNamespace(validate=lambda run: next(measured), say=lambda line: None)
+    played.phases = acted  # type: ignore[attr-defined]
     found = run_rounds(replace(config, go_on_from="best"), true, cast(Rounds, played))
     assert str(found) == left
     assert [str(run) for run, *rest in played.calls if isinstance(run, Path)] == labelled_by
@@ -158,7 +158,7 @@ def test_an_interrupted_command_goes_on_to_the_same_end(
     run(config)
     broken = replace(config, out=tmp_path / "broken")
     with monkeypatch.context() as patched:
-        build, calls = recipe.build_labeled_loader, []
+        build, calls = phases.build_labeled_loader, []
 
         def failing(*args, **options):
             calls.append(1)
@@ -166,7 +166,7 @@ def test_an_interrupted_command_goes_on_to_the_same_end(
                 raise KeyboardInterrupt
             return build(*args, **options)
 
-        patched.setattr(recipe, "build_labeled_loader", failing)
+        patched.setattr(phases, "build_labeled_loader", failing)
         with pytest.raises(KeyboardInterrupt):
             run(broken)
     run(replace(broken, resume=True))

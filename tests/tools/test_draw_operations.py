@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 from PIL import Image
 
-from loaders.views.policy import AugmentName, Geometry, Operation
+from loaders.views.geometry import Geometry
+from loaders.views.policy import AugmentName, Operation
 from tools import draw_operations
 
 PAGE = Path(__file__).parents[2] / "docs" / "views.md"

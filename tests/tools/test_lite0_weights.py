@@ -12,7 +12,7 @@ from timm.models import save_for_hf
 from engine.nets.classifier import find_classifier
 from engine.nets.starts import find_start
 from loaders.common.errors import UserError
-from loaders.views.policy import ResizedCenterCrop
+from loaders.views.geometry import ResizedCenterCrop
 from tools.lite0_weights import convert, read_lite0
 
 needs_weights = pytest.mark.skipif(

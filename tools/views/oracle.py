@@ -15,7 +15,8 @@ from torchvision.transforms.v2 import functional
 from loaders.kernels.random import philox
 from loaders.kernels.views import codes
 from loaders.views.draw import ViewParameters
-from loaders.views.policy import PaddedCrop, ViewPolicy
+from loaders.views.geometry import PaddedCrop
+from loaders.views.policy import ViewPolicy
 
 
 def torchvision_view(image: NDArray[np.uint8], policy: ViewPolicy, drawn: ViewParameters, i: int) -> Tensor:

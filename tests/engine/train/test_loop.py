@@ -297,7 +297,7 @@ def test_a_loader_that_ends_early_is_an_error(tmp_path: Path) -> None:
         train_small(tmp_path / "run", loader=loader)
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"log_every": 0}, {"steps": 0}, {"max_steps": 0}])
+@pytest.mark.parametrize("bad", [{"epochs": 0}, {"log_every": 0}, {"steps": 0}, {"max_steps": -1}])
 def test_counts_that_make_no_run_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"{next(iter(bad))}: expected"):
         LoopConfig(**{"out": Path("x"), "epochs": 1, **bad})

@@ -17,7 +17,8 @@ from loaders.packs.audit import decode_all
 from loaders.packs.image import Action, ImagePolicy, prepare_image
 from loaders.packs.reasons import BadImage, Reason
 from loaders.packs.verify import verify_pack
-from loaders.views.policy import CenterCrop, ViewPolicy
+from loaders.views.geometry import CenterCrop
+from loaders.views.policy import ViewPolicy
 from tests.corpus.damage import (
     CMYK,
     DAMAGED,

@@ -7,7 +7,8 @@ from torchvision.transforms import v2
 from loaders.kernels.views.codes import BRIGHTNESS, CONTRAST, CUTOUT, GRAYSCALE, HUE, NOISE, SATURATION
 from loaders.views import presets
 from loaders.views.draw import draw
-from loaders.views.policy import ColorJitter, Grayscale, PaddedCrop, RandomErasing, ViewPolicy
+from loaders.views.geometry import PaddedCrop
+from loaders.views.policy import ColorJitter, Grayscale, RandomErasing, ViewPolicy
 
 NUM = 4000
 

@@ -13,7 +13,8 @@ from timm.data import create_transform
 from loaders.common.errors import UserError
 from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
-from loaders.views.policy import CenterCrop, HorizontalFlip, Normalize, ResizedCenterCrop
+from loaders.views.geometry import CenterCrop, ResizedCenterCrop
+from loaders.views.policy import HorizontalFlip, Normalize
 
 FOREIGN = EvaluationView(96, 0.95, (0.5, 0.4, 0.3), (0.5, 0.25, 0.2), "bicubic")
 

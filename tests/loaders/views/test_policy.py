@@ -8,23 +8,20 @@ import pytest
 from loaders.common.errors import UserError
 from loaders.views import presets
 from loaders.views.draw import draw
+from loaders.views.geometry import CenterCrop, PaddedCrop, RandomResizedCrop, Tile
 from loaders.views.policy import (
     Augment,
-    CenterCrop,
     ColorJitter,
     Cutout,
     GaussianBlur,
     HorizontalFlip,
     Normalize,
-    PaddedCrop,
     QuarterTurn,
     RandAugment,
     RandomAffine,
     RandomErasing,
-    RandomResizedCrop,
     Solarize,
     Standardize,
-    Tile,
     ViewPolicy,
 )
 

@@ -11,16 +11,8 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 from loaders import LoaderOptions, build_loader
 from loaders.views import presets
 from loaders.views.draw import draw
-from loaders.views.policy import (
-    CenterCrop,
-    ColorJitter,
-    GaussianBlur,
-    Grayscale,
-    RandomErasing,
-    ResizedCenterCrop,
-    Solarize,
-    ViewPolicy,
-)
+from loaders.views.geometry import CenterCrop, ResizedCenterCrop
+from loaders.views.policy import ColorJitter, GaussianBlur, Grayscale, RandomErasing, Solarize, ViewPolicy
 from tests.loaders.kernels.views.rendering import render
 from tools.views.oracle import torchvision_view
 

@@ -11,7 +11,8 @@ from torchvision.transforms.v2 import functional
 from loaders.kernels.views import codes
 from loaders.views import presets
 from loaders.views.draw import draw
-from loaders.views.policy import Augment, CenterCrop, Cutout, RandAugment, RandomAffine, ViewPolicy
+from loaders.views.geometry import CenterCrop
+from loaders.views.policy import Augment, Cutout, RandAugment, RandomAffine, ViewPolicy
 from tests.loaders.kernels.views.rendering import render
 
 SIDE = 48

@@ -10,7 +10,8 @@ from torchvision.transforms.v2 import functional
 from loaders.common.errors import UserError
 from loaders.views import presets
 from loaders.views.draw import draw
-from loaders.views.policy import CenterCrop, Standardize, Tile, ViewPolicy
+from loaders.views.geometry import CenterCrop, Tile
+from loaders.views.policy import Standardize, ViewPolicy
 from tests.loaders.kernels.views.rendering import render
 
 ZERO = np.zeros(1, np.int64)
