@@ -11,6 +11,9 @@ Example:
 * two_stage: first the classifier alone, then everything at a smaller rate.
 * knn: no training, the nearest labelled neighbours vote.
 
+A new linear classifier begins as the linear probe of its start, and training does not end below it. Every
+network's run folder keeps its classifier.
+
 Muaz and Kumar's classifier: --method two_stage --layer conv4 --layer-side 6 --hidden 4096 4096 --patience 5
 --validation-share 0.2. The 2021 report's search over learning rates: --grid --validation-share 0.2.
 
@@ -141,6 +144,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from rich.console import Console
 
@@ -292,6 +296,7 @@ class Session:
             recipe.class_weights = class_weights(counts, config.class_weights == "effective")
         if self.starts_at_probe(job):
             features = self.features(LayerFeatures(recipe.backbone, layer), images, self.table)
+            assert isinstance(recipe.classifier, torch.nn.Linear)  # `starts_at_probe` wants no hidden layers
             start_at_probe(recipe.classifier, features)
         return recipe
 

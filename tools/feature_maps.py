@@ -98,7 +98,7 @@ def chosen_rows(config: Config, pack: Pack) -> list[int]:
         names = RowNames(pack, split.row_ranges)
         remedy = f"give one that it has, such as {names.name()}"
         return list(dict.fromkeys(names.find(key, "keys", remedy) for key in config.keys))
-    return split.rows(np.arange(min(config.num_images, len(split)))).tolist()
+    return [int(row) for row in split.rows(np.arange(min(config.num_images, len(split))))]
 
 
 def names_of(starts: tuple[Path, ...]) -> list[str]:

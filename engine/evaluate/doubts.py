@@ -114,7 +114,7 @@ def unlike_every_class(h: Tensor, labels: Tensor, num_classes: int, others: Tens
         ]
     )
     usual = torch.full((num_classes,), torch.nan)
-    for label in known.unique().tolist():
+    for label in torch.unique(known).tolist():
         among = own[(known[sample] == label) & (own > _NOTHING)]
         usual[label] = among.quantile(1 - USUAL) if len(among) else torch.nan
     if bool(usual.isnan().all()):

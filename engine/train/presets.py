@@ -68,7 +68,8 @@ def describe(config: Any, asked: str, defaults: Mapping[str, Any]) -> str:
         asked: the preset as it was asked for.
         defaults: see `settle`.
     """
-    chosen, given = [], []
+    chosen: list[str] = []
+    given: list[str] = []
     for name, value in _flat(defaults):
         found = config
         for part in name.split("."):

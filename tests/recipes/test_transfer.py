@@ -290,7 +290,7 @@ def test_what_cannot_be_chosen_is_refused(config: Config) -> None:
 def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a run at"):
         run(replace(config, init=tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="seeds: expected one or more different numbers"):
+    with pytest.raises(UserError, match="seeds: expected one or more different values"):
         run(replace(config, seeds=()))
     with pytest.raises(UserError, match="steps: expected more than 0"):
         replace(QUICK, steps=0)
