@@ -88,6 +88,8 @@ from loaders.packs.labels.class_names import write_class_names
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 
+_SPLIT = "images"  # name of the split of what is packed here
+
 
 @dataclass(frozen=True)
 class Guessed:
@@ -114,7 +116,7 @@ def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
     def pack() -> None:
         if (out / "manifest.json").is_file():
             tell(f"images: those of {out}, packed before; remove it to look for new ones")
-        pack_dataset(PackOptions(parse_splits([f"images={config.images}"]), out))  # refuses another source
+        pack_dataset(PackOptions(parse_splits([f"{_SPLIT}={config.images}"]), out))  # refuses another source
         if not open_pack(out).classes and len(classes) > 1:
             write_class_names(out, classes)
 
@@ -139,10 +141,22 @@ def guess(config: Config, network: Exported, split: Split) -> Guessed:
     return Guessed(row[order], labels[order], shares[order])
 
 
+def file_names(config: Config, pack: Pack, rows: NDArray[np.int64]) -> list[str]:
+    """Return the names of images as the user has them: paths inside a folder; of a pack, its keys."""
+    keys = [pack.key(row) for row in rows.tolist()]
+    if pack.path != (config.out / "pack").absolute():
+        return keys
+    folder, known = Path(config.images), dict[str, str]()
+    files = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    for name in files:  # a key lacks the suffix of its file
+        known.setdefault(name.with_suffix("").as_posix(), name.as_posix())
+    return [known.get(key, key) for key in (key.removeprefix(f"{_SPLIT}/") for key in keys)]
+
+
 def write_table(config: Config, pack: Pack, classes: Sequence[str], guessed: Guessed) -> Path:
     """Write predictions.csv or predictions.parquet, a line per image."""
     names = np.array(classes, dtype=object)
-    columns: dict[str, Sequence[object]] = {"file": [pack.key(row) for row in guessed.row.tolist()]}
+    columns: dict[str, Sequence[object]] = {"file": file_names(config, pack, guessed.row)}
     for place in range(guessed.label.shape[1]):
         ending = "" if place == 0 else f"_{place + 1}"
         columns[f"label{ending}"] = names[guessed.label[:, place]].tolist()
