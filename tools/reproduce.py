@@ -74,7 +74,7 @@ from engine.train.autocast import SAID, of_hardware
 from loaders import open_pack
 from loaders.packs import Pack
 from loaders.packs.labels.subsample import few_labels
-from tools.comparison.cpu_budget import CommandStopped, cpu_seconds, preload
+from tools.comparison.cpu_budget import CommandFailed, CommandStopped, cpu_seconds, preload
 from tools.comparison.results import Record
 from tools.reproduction.measure import Bench, RunScript, Stopped, measure_row, take_budget
 from tools.reproduction.page import write_page
@@ -190,6 +190,10 @@ def main() -> int:
         where = f" in {stopped}" if str(stopped) else ""
         print(f"reproduce: stopped{where}; the same command goes on", file=sys.stderr)
         return STOPPED_CODE
+    except CommandFailed as failed:
+        raise UserError(
+            f"reproduce: {failed}; mend that and give the command again, what is done stays"
+        ) from None
     return 0
 
 
