@@ -96,7 +96,7 @@ from engine.objectives.fixmatch import confident_guesses, masked_cross_entropy
 from engine.objectives.pseudo_label import growing_threshold, label_weight, pseudo_label_loss
 from engine.train.classifier_recipe import ClassifierRecipe, top1_of
 from engine.train.distributed import on_main
-from engine.train.phases import Phases, PhaseSummary, print_phases
+from engine.train.phases import Labels, Phases, PhaseSummary, print_phases
 from engine.train.recipe import StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
@@ -108,10 +108,12 @@ from loaders.classification import (
     build_labeled_loader,
     build_pool_loader,
     divided_labels,
+    testing_loader,
     views_of_labeled,
 )
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
+from loaders.packs.labels.subsample import read_label_table
 from loaders.views import presets
 
 
@@ -184,9 +186,7 @@ class Labeller:
         """Open the loaders that all cycles share."""
         self.config, self.pack, self.phases = config, pack, phases
         view, options = config.evaluation_view, phases.options
-        self.test_loader: Loader[Batch] | None = None
-        if config.test_split:
-            self.test_loader = phases.keep(build_pool_loader(pack, (config.test_split,), view, options))
+        self.test_loader: Loader[Batch] | None = phases.keep(testing_loader(pack, config, options))
         part = (phases.division, config.unlabeled_share, config.label_seed)
         pool_loader = build_pool_loader(pack, config.unlabeled_splits, view, options, *part)
         self.pool_loader = phases.keep(pool_loader)
@@ -201,7 +201,7 @@ class Labeller:
         config = self.config
         views = views_of_labeled(config, (presets.weak(config.resolution, config.flip_p),))
 
-        def make_loader() -> Loader[Batch]:
+        def make_loader(labels: Labels) -> Loader[Batch]:
             options, size = self.phases.options, config.batch_size
             return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
 
@@ -215,7 +215,7 @@ class Labeller:
         config, phases = self.config, self.phases
         path = config.out / "labels" / f"cycle-{cycle}.parquet"
         if on_main(path.is_file):
-            return LabelTable.read(path)
+            return read_label_table(self.pack, path)
         threshold = growing_threshold(
             cycle - 1, config.threshold, config.threshold_growth, config.threshold_limit
         )
@@ -225,7 +225,7 @@ class Labeller:
         table = LabelTable.of(
             found.row, found.label, len(self.pack.classes), found.confidence, "pseudo", cycle
         )
-        on_main(lambda: table.write(path))
+        on_main(lambda: self.pack.signed(table).write(path))
         phases.say(f"cycle {cycle}: {len(table):,} images labelled at {threshold:.2f} or more")
         return table
 

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from engine.choices import Duplicates, Keep
+from engine.choices import ClassifierStart, Duplicates, Keep
 from engine.train.classifier_config import ClassifierConfig
 from loaders.common.checks import Count
 from loaders.common.errors import UserError, run_command
@@ -62,12 +63,18 @@ class Config(ClassifierConfig):
     go_on_from: Keep = "last"
     """Network that labels the next round and is left at the end: that of the last round, or the best round's
     by validation accuracy."""
+    labels_only: bool = False
+    """Label by the classifier of --init with the first P, count duplicates over all P, and train nothing."""
+
+    usual_start: ClassVar[ClassifierStart] = "probe"
 
     def __post_init__(self) -> None:
         """Refuse rounds without images."""
         super().__post_init__()
         if not self.per_class:
             raise UserError("per_class: expected one or more numbers, found none; give one for each round")
+        if self.labels_only and self.init is None:
+            raise UserError("labels_only: expected a run to label by, found none; give --init")
         if self.keep_head:
             raise UserError(
                 "keep_head: expected False, every training starts with a new classifier layer, found True; "
@@ -92,19 +99,24 @@ from engine.labels.select import (
 )
 from engine.nets.classifier import Classifier, best_weights, find_classifier
 from engine.report.figures import Curve, draw_curves, save_picture
-from engine.train.distributed import on_main
-from engine.train.phases import Phases, PhaseSummary, print_phases
+from engine.train.distributed import on_main, rank
+from engine.train.phases import Labels, Phases, PhaseSummary, print_phases
 from loaders import open_pack
 from loaders.batch import Batch, Loader
-from loaders.classification import build_labeled_loader, build_pool_loader, divided_labels, views_of_labeled
+from loaders.classification import (
+    build_labeled_loader,
+    build_pool_loader,
+    divided_labels,
+    testing_loader,
+    views_of_labeled,
+)
 from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
+from loaders.packs.labels.subsample import read_label_table
 from loaders.views import presets
 from loaders.views.evaluation import EvaluationView
-
-Labels = LabelTable | tuple[LabelTable, ...]
 
 
 class Rounds:
@@ -116,11 +128,7 @@ class Rounds:
         view = config.evaluation_view
         crop = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
         self.views = views_of_labeled(config, (crop,))
-        self.test_loader: Loader[Batch] | None = None
-        if config.test_split:
-            self.test_loader = phases.keep(
-                build_pool_loader(pack, (config.test_split,), view, phases.options)
-            )
+        self.test_loader: Loader[Batch] | None = phases.keep(testing_loader(pack, config, phases.options))
         self.pool_loader = self.pool(view)
 
     def pool(self, view: EvaluationView) -> Loader[Batch]:
@@ -132,7 +140,7 @@ class Rounds:
         """Train on labels, the classifier layer from random weights; return the phase's folder."""
         config, views = self.config, self.views
 
-        def make_loader() -> Loader[Batch]:
+        def make_loader(labels: Labels) -> Loader[Batch]:
             options, size = self.phases.options, config.batch_size
             return build_labeled_loader(self.pack, labels, views, size, options, config.balanced)
 
@@ -160,11 +168,11 @@ class Rounds:
         path = folder / f"round-{cycle}.parquet"
         if on_main(path.is_file):
             also = on_main(lambda: sorted(folder.glob(f"round-{cycle}-place-*.parquet")))
-            return tuple(LabelTable.read(found) for found in (path, *also))
+            return tuple(read_label_table(self.pack, found) for found in (path, *also))
         selection, per_class = self.select(run), self.config.per_class[cycle - 1]
         selected, duplicates = selection.best(per_class), self.config.duplicates
         kept = selected.by_place() if duplicates == "all" else [selected.one_class_each(duplicates)]
-        table, *others = tables = [as_table(part, cycle) for part in kept]
+        table, *others = tables = [self.pack.signed(as_table(part, cycle)) for part in kept]
         between = np.linspace(1, 1.25 * max(self.config.per_class), 12).astype(int).tolist()
         points = sorted({*self.config.per_class, *between})
         counted = count_duplicates(selection, points)
@@ -299,7 +307,7 @@ def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> Path:
 
 
 def run(config: Config) -> list[PhaseSummary]:
-    """Run all rounds and leave the classifier to use in the command's folder."""
+    """Run all rounds and leave the classifier to use in the command's folder; or no phase, labels alone."""
     pack = open_pack(config.pack, config.loader.store)
     division = divided_labels(pack, config)
     if division.validation is None and config.go_on_from == "best":
@@ -309,13 +317,21 @@ def run(config: Config) -> list[PhaseSummary]:
         )
     with Phases("self_training", config, pack, division, pack_fingerprint(pack)) as phases:
         rounds = Rounds(config, pack, phases)
+        if config.labels_only and config.init is not None:
+            rounds.label(config.init, 1)
+            return []
         phases.finish(run_rounds(config, division.training, rounds), rounds.test_loader)
         return phases.done
 
 
 def main() -> None:
     """Run the command line."""
-    print_phases("self_training", run(command_line(Config, __doc__)))
+    config = command_line(Config, __doc__)
+    phases = run(config)
+    if phases:
+        print_phases("self_training", phases)
+    elif rank() == 0:
+        print(f"self_training: labels alone -> {config.out / 'labels'}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
 
 import torch
 
@@ -25,6 +24,7 @@ from engine.evaluate.predict import Accuracy, measure_accuracy
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
 from engine.objectives.cross_entropy import label_loss
 from engine.train import autocast
+from engine.train.advice import advise_after, advise_before
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.classifier_recipe import (
@@ -33,12 +33,13 @@ from engine.train.classifier_recipe import (
     read_accuracy,
     top1_of,
 )
+from engine.train.classifier_start import ProbeStart
 from engine.train.distributed import make_accelerator, on_main, seed_everything
 from engine.train.loop import train
 from engine.train.recipe import StepOutput
-from engine.train.run import count_labels, plan_validation
+from engine.train.run import LoaderT, count_labels, plan_validation
 from engine.train.run_config import RUNTIME_FIELDS, described
-from engine.train.run_folder import opened_run
+from engine.train.run_folder import opened_run, say_next_of_run
 from engine.train.schedule import Schedule, constant, warmup_cosine
 from loaders.batch import Batch, Loader
 from loaders.classification import validation_loader
@@ -48,7 +49,7 @@ from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack
 from loaders.packs.labels.validation import SET_ASIDE_PATH, Division
 
-LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
+Labels = LabelTable | tuple[LabelTable, ...]
 
 _SEEDS_PER_PHASE = 1000  # so that every phase draws different orders, views and weights
 
@@ -125,6 +126,7 @@ class Phases:
             build_classifier(
                 config.backbone, config.evaluation_view, pack.classes, config.init, config.keep_head
             )
+        self.pack = pack
         self.config, self.classes, self.shared = config, pack.classes, config.account(division)
         self.accelerator = make_accelerator(config.precision, config.out, config.trackers)
         self.shared.say()
@@ -174,8 +176,8 @@ class Phases:
         init: Path | None,
         keep_head: bool,
         epochs: int,
-        labels: LabelTable | tuple[LabelTable, ...],
-        make_loader: Callable[[], Loader[Batch]],
+        labels: Labels,
+        make_loader: Callable[[Labels], Loader[Batch]],
         test_loader: Loader[Batch] | None,
         cosine: bool,
     ) -> PhaseSummary:
@@ -194,38 +196,61 @@ class Phases:
         out = self.config.out / name
         expected = "classifier.safetensors" if test_loader is None else ACCURACY_NAME
         if not on_main(lambda: (out / expected).is_file()):
+            begins = init is not None and init == self.config.init and not keep_head
             config = replace(
                 self.config,
                 out=out,
                 init=init,
                 keep_head=keep_head,
+                classifier_start=self.config.asked_start if begins else "random",
                 epochs=epochs,
                 seed=self.options.seed,
                 freeze_backbone=self.config.freeze_backbone and init is not None,
                 resume=True,
                 keep_checkpoints=1,
             )
-            seed_everything(config.seed)
-            recipe = SupervisedPhase(config, self.classes, cosine)
-            tables = labels if isinstance(labels, tuple) else (labels,)
-            recipe.weigh_classes(torch.stack([count_labels(table) for table in tables]).sum(0))
-            validation = None
-            if self._held is not None:
-                validation = plan_validation(config, self._held, self.division)
-            loader = make_loader()
-            try:
-                loop_config = config.loop_config()
-                loop_config = replace(loop_config, config=self.shared.describe(loop_config.config))
-                train(recipe, loader, self.accelerator, loop_config, validation=validation)
-                recipe.finish(out, test_loader, self.accelerator.device)
-            finally:
-                loader.close()
-                self.accelerator.free_memory()
+            self._train(config, cosine, labels, make_loader, test_loader)
         summary = PhaseSummary(name, out, read_accuracy(out).get("raw"))
         self.done.append(summary)
         if summary.accuracy is not None:
             self.say(f"{name}: top-1 {summary.accuracy.top1:.1%}")
         return summary
+
+    def _train(
+        self,
+        config: ClassifierConfig,
+        cosine: bool,
+        labels: Labels,
+        make_loader: Callable[[Labels], Loader[Batch]],
+        test_loader: Loader[Batch] | None,
+    ) -> None:
+        loop_config = config.loop_config()
+        loop_config = replace(loop_config, config=self.shared.describe(loop_config.config))
+
+        def make() -> SupervisedPhase:
+            return SupervisedPhase(config, self.classes, cosine)
+
+        loader = make_loader(labels)
+        try:
+            recipe: ClassifierRecipe
+            if config.begins_at_probe:
+                assert isinstance(labels, LabelTable)  # true ones, since no guess comes before the start
+                start = ProbeStart(config, self.pack, self.options, make_loader, make)
+                begun = (labels, loop_config, loader.steps_per_epoch, self._held is not None)
+                recipe, loop_config = start.begin(*begun, self.accelerator)
+            else:
+                seed_everything(config.seed)
+                recipe = make()
+            tables = labels if isinstance(labels, tuple) else (labels,)
+            recipe.weigh_classes(torch.stack([count_labels(table) for table in tables]).sum(0))
+            advise_before(config, recipe)
+            held = self._held
+            validation = None if held is None else plan_validation(config, held, self.division)
+            train(recipe, loader, self.accelerator, loop_config, validation=validation)
+            advise_after(config.out, recipe, recipe.finish(config.out, test_loader, self.accelerator.device))
+        finally:
+            loader.close()
+            self.accelerator.free_memory()
 
     def network(self, run: Path) -> Classifier:
         """Load the classifier of a run, which must know all classes, onto this process's device."""
@@ -271,3 +296,4 @@ def print_phases(name: str, phases: list[PhaseSummary]) -> None:
     out = phases[-1].out.parent
     print(f"{name}: {len(phases)} phases{describe_bad_rows(out)} -> {out}")
     leave_page(out)
+    say_next_of_run(out)
