@@ -88,8 +88,13 @@ def _never_sure(guesses: Function) -> Function:
     return broken
 
 
-def _places_changed(loss: Function) -> Function:
-    return lambda real, generated, rival: loss(generated, real, rival)
+def _mixed_up(loss: Function) -> Function:
+    def broken(real: torch.Tensor, generated: torch.Tensor, rival: torch.Tensor) -> Any:
+        both = torch.cat([real, generated])
+        both = both[torch.randperm(len(both))]
+        return loss(both[: len(real)], both[len(real) :], rival)
+
+    return broken
 
 
 def _nothing(method: Function) -> Function:
@@ -190,7 +195,7 @@ BREAKS = {
     "patches": _recipe("patches", "pretext_loss", SHUFFLED, _shuffled(1)),
     "vae": _recipe("vae", "vae_loss", "the target is another image", _shuffled(1)),
     "colorization": _recipe("colorization", "colorization_loss", SHUFFLED, _shuffled(1)),
-    "dcgan": _recipe("dcgan", "dcgan_loss", "real and generated change places", _places_changed),
+    "dcgan": _recipe("dcgan", "dcgan_loss", "real and generated are mixed up", _mixed_up),
     "siamese_vae": _recipe(
         "siamese_vae", "triplet_loss", "the positive is another image", _other_images_view
     ),
