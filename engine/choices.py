@@ -14,8 +14,18 @@ Weights = Literal["ema", "raw"]
 """Weights of a classifier: their moving average, or as trained."""
 OptimizerName = Literal["paper", "sgd", "lars", "adamw"]
 """Optimizer of the weights, see `engine.train.optimizers`."""
+ScheduleName = Literal["paper", "cosine", "one_cycle"]
+"""Of the learning rate, see `engine.train.schedule`."""
+Flips = Literal["random", "in_turns"]
+"""Of images from epoch to epoch, see `loaders.views.presets.flipped_in_turns`."""
+LabeledView = Literal["crop", "shift", "gentle", "strong"]
+"""Of labelled images, see `loaders.views.presets`."""
 Keep = Literal["last", "best"]
 """The weights that a run leaves for use, see `engine.train.validation`."""
+ClassifierStart = Literal["probe", "random"]
+"""How a new classifier begins, see `engine.train.probe_start`."""
+Preset = Literal["paper", "cpu", "auto"]
+"""Where the defaults of a recipe come from, see `engine.train.presets`."""
 ClassWeights = Literal["none", "inverse", "effective"]
 """Weights of classes in a loss, see `engine.objectives.cross_entropy`."""
 Distance = Literal["mse", "kl"]
@@ -24,7 +34,7 @@ Mixing = Literal["none", "mixup", "cutmix"]
 """Mixing of images, see `engine.objectives.supervised`."""
 TripletDistance = Literal["cosine", "euclidean"]
 """Distance of codes, see `engine.objectives.triplet`."""
-Positive = Literal["crop", "affine"]
+TripletPositive = Literal["crop", "affine"]
 """The other view of an image in a triplet, see `loaders.views.presets`."""
 Reconstruction = Literal["bce", "mse"]
 """Loss of a decoded image, see `engine.objectives.vae`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +73,14 @@ class TrainingFields(LabelFields, ValidationFields, Protocol):
         """Draw every class equally often."""
 
     @property
+    def flips(self) -> Literal["random", "in_turns"]:
+        """Of the training views from epoch to epoch."""
+
+    @property
+    def test_flip(self) -> bool:
+        """Test mirror images too."""
+
+    @property
     def augment(self) -> tuple[Augmentation, ...]:
         """What to add to the labelled views."""
 
@@ -89,7 +99,12 @@ class SemiFields(TrainingFields, Protocol):
 
 def views_of_labeled(fields: TrainingFields, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
     """Return the views of labelled images as a run's options want them."""
-    return tuple(presets.augmented(view, fields.augment) for view in fields.evaluation_view.fit(views))
+    fitted = _flipped(fields, fields.evaluation_view.fit(views))
+    return tuple(presets.augmented(view, fields.augment) for view in fitted)
+
+
+def _flipped(fields: TrainingFields, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
+    return tuple(map(presets.flipped_in_turns, views)) if fields.flips == "in_turns" else views
 
 
 def chosen_labels(pack: Pack, fields: LabelFields) -> LabelTable:
@@ -170,6 +185,12 @@ class LabeledLoaders:
         self.division = divided_labels(pack, fields)
         self.labels = self.division.training
 
+    def with_labels(self, labels: LabelTable) -> Self:
+        """Return the same loaders with other labels to train on."""
+        other = copy(self)
+        other.labels, other.division = labels, replace(self.division, training=labels)
+        return other
+
     def training(self, options: LoaderOptions) -> Loader[Any]:
         """Build the loader of the views."""
         size, balanced = self.fields.batch_size, self.fields.balanced
@@ -186,8 +207,7 @@ class LabeledLoaders:
 
     def testing(self, options: LoaderOptions) -> EpochLoader | None:
         """Build the loader of the test images; None where the run has none."""
-        name = self.fields.test_split
-        return self.in_order(self.pack.split(name), options) if name else None
+        return testing_loader(self.pack, self.fields, options)
 
 
 class SemiLoaders(LabeledLoaders):
@@ -219,7 +239,7 @@ class SemiLoaders(LabeledLoaders):
         """
         super().__init__(pack, fields, labeled_views)
         self.semi_fields, self.turns = fields, turns
-        self.unlabeled_views = fields.evaluation_view.fit(unlabeled_views)
+        self.unlabeled_views = _flipped(fields, fields.evaluation_view.fit(unlabeled_views))
         which = (fields.unlabeled_splits, self.division, with_labeled, share, fields.label_seed)
         self.unlabeled = unlabeled_images(pack, *which)
 
@@ -266,16 +286,36 @@ def build_labeled_loader(
     return build_loader(rows, views, fitting, options=options, labels=labels, sampler=sampler)
 
 
+def testing_loader(pack: Pack, fields: TrainingFields, options: LoaderOptions) -> EpochLoader | None:
+    """Build the loader of the test images, and of their mirror images where asked for; None without any."""
+    if not fields.test_split:
+        return None
+    view, batch_size = fields.evaluation_view, ROWS_IN_ORDER * options.num_ranks
+    views = (view.policy(), view.policy(mirrored=True)) if fields.test_flip else (view.policy(),)
+    return build_loader(pack.split(fields.test_split), views, batch_size, options=options, mode="eval")
+
+
 def validation_loader(
     pack: Pack, fields: LabelFields, division: Division, options: LoaderOptions
 ) -> EpochLoader | None:
     """Build the loader of the images to measure on while training; None where there are none."""
     labels = division.validation
-    if labels is None:
-        return None
+    return None if labels is None else labels_in_order(pack, labels, fields.evaluation_view, options)
+
+
+def labels_in_order(
+    pack: Pack, labels: LabelTable, view: EvaluationView, options: LoaderOptions
+) -> EpochLoader:
+    """Build an evaluation loader of the rows that a table labels.
+
+    Args:
+        pack: the pack.
+        labels: the table.
+        view: what the network is shown.
+        options: see `build_loader`.
+    """
     rows, batch_size = pack.pool(pack.splits).labeled_by(labels), ROWS_IN_ORDER * options.num_ranks
-    views = (fields.evaluation_view.policy(),)
-    return build_loader(rows, views, batch_size, options=options, mode="eval", labels=labels)
+    return build_loader(rows, (view.policy(),), batch_size, options=options, mode="eval", labels=labels)
 
 
 def unlabeled_images(

@@ -125,7 +125,6 @@ class PinnedPool:
         self._streams = streams
         self._free: list[Tensor] = []
         self._used: deque[tuple[Event, Tensor]] = deque()
-        self.num_made = 0
 
     def take(self, size_bytes: int) -> Tensor:
         """Return uint8 [at least size_bytes] that nothing reads any more, without waiting."""
@@ -134,7 +133,6 @@ class PinnedPool:
         for place, memory in enumerate(self._free):
             if len(memory) >= size_bytes:
                 return self._free.pop(place)
-        self.num_made += 1
         return self._streams.pinned(size_bytes)
 
     def give_back(self, event: Event, memory: Tensor) -> None:

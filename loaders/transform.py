@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,24 +32,63 @@ def transform_name(transform: BatchTransform) -> str:
     """Return the text for a transform in a fingerprint: its module, its name and its parameters.
 
     Raises:
-        UserError: no callable, or a lambda, which has no name.
+        UserError: no callable, a lambda, which has no name, or parameters without a text.
     """
     if not callable(transform):
         raise UserError(
             f"batch_transform: expected a function of (views, generator), found {type(transform).__name__}"
         )
-    name = getattr(transform, "__qualname__", None)
-    if name is None:  # an object, such as a module: its class and its repr
-        text = " ".join(repr(transform).split())
-        kind = type(transform)
-        name = f"{kind.__qualname__}" + ("" if " at 0x" in text else f" {text}")
-        return f"{kind.__module__}.{name}"
-    if "<lambda>" in name:
+    return _said(transform)
+
+
+def _said(value: Any) -> str:
+    """Return the same text for the same callable or parameter in every process.
+
+    Raises:
+        UserError: a lambda, or an object that says no more of itself than its address.
+    """
+    if isinstance(value, functools.partial):
+        given = [_said(one) for one in value.args]
+        given += [f"{name}={_said(one)}" for name, one in sorted(value.keywords.items())]
+        return f"partial of {_said(value.func)} with {', '.join(given)}"
+    if inspect.ismethod(value):
+        return f"{value.__name__} of {_said(value.__self__)}"
+    if isinstance(value, np.ndarray | Tensor):  # their repr leaves numbers out
+        numbers = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        digest = hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()[:16]
+        return f"{numbers.dtype} {list(numbers.shape)} {digest}"
+    name = getattr(value, "__qualname__", None)
+    if isinstance(name, str):
+        if "<lambda>" in name:
+            raise UserError(
+                "batch_transform: expected a function with a name, which the fingerprint keeps, found a "
+                "lambda; define it by def"
+            )
+        return f"{value.__module__}.{name}{_enclosed(value)}"
+    text, kind = " ".join(repr(value).split()), type(value)
+    if " at 0x" in text:
         raise UserError(
-            "batch_transform: expected a function with a name, which the fingerprint keeps, found a lambda; "
-            "define it by def"
+            "batch_transform: expected parameters that the fingerprint can keep, found "
+            f"{kind.__module__}.{kind.__qualname__} with none that its repr tells; give the class a __repr__ "
+            "with them (a dataclass has one), or write a function"
         )
-    return f"{transform.__module__}.{name}"
+    return text if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__} {text}"
+
+
+def _enclosed(function: Any) -> str:
+    """Return the values that a function made by another function holds; "" for any other."""
+    cells = getattr(function, "__closure__", None) or ()
+    held = dict(zip(function.__code__.co_freevars, cells, strict=True)) if cells else {}
+    plain = (bool, int, float, str, tuple, type(None))  # what can change is no parameter
+    said = [f"{name}={cell.cell_contents!r}" for name, cell in held.items() if _holds(cell, plain)]
+    return f" with {', '.join(said)}" if said else ""
+
+
+def _holds(cell: Any, kinds: tuple[type, ...]) -> bool:
+    try:
+        return isinstance(cell.cell_contents, kinds) and " at 0x" not in repr(cell.cell_contents)
+    except ValueError:  # not filled yet
+        return False
 
 
 def takes_generator(transform: BatchTransform) -> bool:

@@ -119,6 +119,7 @@ from engine.train.distributed import refuse_ranks
 from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
 from loaders.common.files import write_atomic
+from loaders.common.next_step import say_next
 from loaders.epochs import EpochLoader
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.images.thumbnail import thumbnail
@@ -342,7 +343,7 @@ def write_request(config: Config, pack: Pack, request: Request) -> None:
     confidence = np.minimum(request.confidence, np.float32(1.0))
     classes = len(pack.classes)
     table = LabelTable.of(request.row, request.guess, classes, confidence, "guess", config.cycle)
-    table.write(config.out / "request.parquet")
+    pack.signed(table).write(config.out / "request.parquet")
 
 
 def read_filled(path: Path, pack: Pack, cycle: int, new_classes: bool = False) -> LabelTable:
@@ -418,21 +419,29 @@ def run(config: Config) -> Path:
     pack = open_pack(config.pack, config.loader.store)
     bought = config.out / "bought.parquet"
     if config.filled is not None:
-        read_filled(config.filled, pack, config.cycle, config.new_classes).write(bought)
+        pack.signed(read_filled(config.filled, pack, config.cycle, config.new_classes)).write(bought)
         return bought
     forget_bad_rows(config.out)
     request = choose(config, pack)
     write_request(config, pack, request)
     if not config.oracle:
         return config.out / "request.html"
-    ask_oracle(pack, request.row, config.cycle).write(bought)
+    pack.signed(ask_oracle(pack, request.row, config.cycle)).write(bought)
     return bought
 
 
 def main() -> None:
     """Run the command line."""
-    path = run(command_line(Config, __doc__))
+    config = command_line(Config, __doc__)
+    path = run(config)
     print(f"active: {path}{describe_bad_rows(path.parent)}")
+    if path.suffix == ".parquet":
+        begun = ("--pack", config.pack, "--extra-labels", path, "--out", "runs/more-labels")
+        say_next("recipes/supervised.py", *begun)
+    else:
+        filled = ("--pack", config.pack, "--filled", "request.csv", "--out", config.out)
+        print(f"open {path} and save the table")
+        say_next("recipes/active.py", *filled)
 
 
 if __name__ == "__main__":

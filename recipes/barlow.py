@@ -76,7 +76,6 @@ import torch
 from torch import Tensor, nn
 
 from engine.nets.backbones import Projector
-from engine.nets.starts import build_start
 from engine.objectives.barlow import barlow_twins_loss
 from engine.objectives.precision import at_least_float32
 from engine.train.optim import LARS, split_by_dimension
@@ -129,16 +128,10 @@ class BarlowTwins(Recipe):
     warms_up = True
 
     def __init__(self, config: Config) -> None:
-        """Build the networks; call `seed_everything` first.
-
-        Args:
-            config: of the run.
-        """
+        """Build the networks; call `seed_everything` first."""
         super().__init__()
         self.config = config
-        self.backbone = build_start(config.init, config.backbone, config.resolution)
-        self.backbone_name = config.backbone
-        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        num_features = self.make_backbone(config.backbone, config.resolution, config.init)
         self.projector = Projector(num_features, config.projector)
         self.standardise = nn.BatchNorm1d(config.projector[-1], affine=False)
 

@@ -101,6 +101,7 @@ class Colorization(Recipe):
     """Backbone and what names colours from its map."""
 
     name = "colorization"
+    fixed_views = True
     parts = "rows"
     bins: Tensor
     counts: Tensor

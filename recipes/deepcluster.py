@@ -69,7 +69,6 @@ from torch import Tensor, nn
 from engine.evaluate.representations import Features, extract_features
 from engine.labels.clusters import kmeans, whiten
 from engine.nets.backbones import Projector
-from engine.nets.starts import build_start
 from engine.objectives.deepcluster import cluster_weights, deepcluster_loss
 from engine.train.distributed import gather_on_main, on_main
 from engine.train.recipe import Recipe, StepOutput
@@ -103,9 +102,7 @@ class DeepCluster(Recipe):
         super().__init__()
         self.config = config
         self.in_order = in_order
-        self.backbone = build_start(config.init, config.backbone, config.resolution)
-        self.backbone_name = config.backbone
-        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        num_features = self.make_backbone(config.backbone, config.resolution, config.init)
         self.hidden: nn.Module = Projector(num_features, config.hidden) if config.hidden else nn.Identity()
         self.classifier = nn.Linear((num_features, *config.hidden)[-1], config.num_clusters)
         # Buffers are part of a checkpoint: a run resumed within an epoch goes on with its clusters.

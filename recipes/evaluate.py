@@ -86,6 +86,7 @@ from engine.train.distributed import refuse_ranks
 from engine.train.run_config import described
 from loaders import build_loader, open_pack
 from loaders.common.files import to_json, write_atomic
+from loaders.common.next_step import say_next
 from loaders.common.notice import tell
 from loaders.packs import Pack
 from loaders.views.evaluation import EvaluationView
@@ -287,6 +288,7 @@ def main() -> None:
     if config.predictions:
         leave_page(config.out, lambda: build_page(PageOptions(config.out, classes=config.classes)))
     print(f"evaluate: {shown}{describe_bad_rows(config.out)} -> {config.out}")
+    say_next("tools/predict.py", "--network", config.run, "--images", "FOLDER", "--out", "predictions")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class Config(ClassifierConfig):
     """Splits whose images, without their labels, are the unlabelled ones. Paper: the labelled images stand
     among them."""
     backbone: str = "wrn_28_2"
-    """wrn_28_2, tiny_resnet for a CPU, or any timm name. Paper: WRN-28-2; report: resnet50."""
+    """wrn_28_2, compact_resnet for a CPU, or any timm name. Paper: WRN-28-2; report: resnet50."""
     resolution: int = 32
     """Side of the views in pixels. Paper: 32; report: 96."""
     epochs: int = 9400

@@ -73,7 +73,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import torch
 from torch import Tensor, nn
 
-from engine.nets.backbones import Projector, build_backbone
+from engine.nets.backbones import Projector, of_whole_images
 from engine.objectives.cross_entropy import pretext_loss
 from engine.objectives.jigsaw import permutation_set, shuffle_tiles
 from engine.train.draws import StepDraws
@@ -94,16 +94,10 @@ class Jigsaw(Recipe):
     permutations: Tensor
 
     def __init__(self, config: Config) -> None:
-        """Build the networks; call `seed_everything` first.
-
-        Args:
-            config: of the run.
-        """
+        """Build the networks; call `seed_everything` first."""
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.backbone, config.tile_size)
-        self.backbone_name = config.backbone
-        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        num_features = self.make_backbone(config.backbone, config.tile_size)
         self.tile_layer = nn.Sequential(
             nn.Linear(num_features, config.tile_features, bias=False),
             nn.BatchNorm1d(config.tile_features),
@@ -113,6 +107,11 @@ class Jigsaw(Recipe):
         self.classifier = Projector(GRID**2 * config.tile_features, sizes)
         chosen = permutation_set(config.num_permutations, GRID**2, config.seed)
         self.register_buffer("permutations", torch.from_numpy(chosen))
+
+    @property
+    def measured_backbone(self) -> nn.Module:
+        """The backbone, which learns from tiles, as it takes the whole image."""
+        return of_whole_images(self.backbone, self.backbone_name, self.config.resolution)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Shuffle the tiles, and say which permutation it was (section 4)."""

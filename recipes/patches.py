@@ -69,8 +69,9 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 
 import torch
+from torch import nn
 
-from engine.nets.backbones import Projector, build_backbone
+from engine.nets.backbones import Projector, of_whole_images
 from engine.objectives.cross_entropy import pretext_loss
 from engine.objectives.patches import NUM_POSITIONS, choose_pairs
 from engine.train.draws import StepDraws
@@ -90,17 +91,16 @@ class Patches(Recipe):
     parts = "rows"
 
     def __init__(self, config: Config) -> None:
-        """Build the networks; call `seed_everything` first.
-
-        Args:
-            config: of the run.
-        """
+        """Build the networks; call `seed_everything` first."""
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.backbone, config.tile_size)
-        self.backbone_name = config.backbone
-        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        num_features = self.make_backbone(config.backbone, config.tile_size)
         self.classifier = Projector(2 * num_features, (*config.hidden, NUM_POSITIONS))
+
+    @property
+    def measured_backbone(self) -> nn.Module:
+        """The backbone, which learns from tiles, as it takes the whole image."""
+        return of_whole_images(self.backbone, self.backbone_name, self.config.resolution)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Take the centre and a neighbour, and say which neighbour it was (section 3)."""

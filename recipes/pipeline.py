@@ -13,8 +13,6 @@ again. All in one process: with several GPUs launch the stages by themselves.
 
 Source: Zhou, Wan, Li 2021, "Semi-supervised Learning Competition Report", table 2: 46.6 % after pre-training
 and fine-tuning, 52.4 after the rounds, 54.5 with FixMatch, 56.1 with more labels, 57.5 with augmented tests.
-
-The chain is `run`; every stage is the function of its own recipe.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from typing import Literal, TypeVar
 
 from engine.choices import Precision
 from engine.train.classifier_config import ClassifierConfig
+from engine.train.options import PresetOptions
 from engine.train.run_config import LoaderField, PackConfig, RunConfig, default_loader
 from engine.train.stage_config import Ask, FineTune, Pretrain, Rounds, SemiSupervised
 from loaders.common.checks import Count, check_numbers
@@ -38,7 +37,7 @@ Stage = Literal["scratch", "pretrain", "fine_tune", "rounds", "fixmatch", "activ
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PackConfig):
+class Config(PackConfig, PresetOptions):
     """Run all stages on one pack and measure each."""
 
     out: Path
@@ -114,6 +113,7 @@ from engine.train.bad_rows import describe_bad_rows
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.distributed import refuse_ranks
 from engine.train.run_config import described
+from engine.train.run_folder import say_next_of_run
 from loaders import open_pack
 from loaders.classification import chosen_labels
 from loaders.packs import Pack
@@ -224,7 +224,9 @@ def pretrain(chain: Chain) -> None:
 
 def fine_tune_config(chain: Chain) -> supervised.Config:
     """Return how to fine-tune the best run so far."""
-    return replace(scratch_config(chain, "fine-tune"), init=chain.best, weight_decay=0.0)
+    start = None if chain.best is None else chain.config.fine_tune.classifier_start
+    tuned = scratch_config(chain, "fine-tune")
+    return replace(tuned, init=chain.best, weight_decay=0.0, classifier_start=start)
 
 
 def fine_tune(chain: Chain) -> None:
@@ -286,14 +288,12 @@ def semi_supervised(chain: Chain, stage: Stage, out: str, extra_labels: tuple[Pa
 
 def fixmatch_stage(chain: Chain) -> None:
     """Put a few pseudo-labels of each class beside the true ones and train with FixMatch."""
-    extra = (pseudo_labels(chain),) if chain.has_classifier else ()
-    semi_supervised(chain, "fixmatch", "fixmatch", extra)
+    semi_supervised(chain, "fixmatch", "fixmatch", (pseudo_labels(chain),) if chain.has_classifier else ())
 
 
 def pseudo_labels(chain: Chain) -> Path:
     """Select the surest images of each class by the best run so far, once."""
-    config = chain.config
-    path = config.out / "fixmatch-labels.parquet"
+    config, path = chain.config, chain.config.out / "fixmatch-labels.parquet"
     assert chain.best is not None
     if path.is_file():
         return path
@@ -303,7 +303,7 @@ def pseudo_labels(chain: Chain) -> Path:
     table = self_training.surest_labels(chain.best, pack, pool, options, top_k, per_class, config.out)
     # What is measured on is no label to train on in a table, even where it was guessed.
     own, copies = shared_rows(pack, table.row, pack.split(config.test_split))
-    table.of_rows(table.row[~(own | copies)]).write(path)
+    pack.signed(table.of_rows(table.row[~(own | copies)])).write(path)
     return path
 
 
@@ -423,9 +423,8 @@ def check_sizes(config: Config, pack: Pack) -> None:
 def run(config: Config) -> list[Measured]:
     """Run the stages that are not skipped, in their order, and keep the table of what each brought."""
     refuse_ranks("pipeline")
-    config = replace(config, out=config.out.absolute())  # stages name each other's folders, however spelled
-    if config.init is not None and not config.pretrain.from_init:  # in the place of the first stage
-        config = replace(config, skip=(*config.skip, "pretrain"))
+    first: tuple[Stage, ...] = ("pretrain",) if config.init and not config.pretrain.from_init else ()
+    config = replace(config, out=config.out.absolute(), skip=(*config.skip, *first))
     check(config)
     chain = Chain(config)
     try:
@@ -444,6 +443,7 @@ def main() -> None:
     print_ablation(Console(), run(config), TITLES, apart="scratch")
     print(f"pipeline: results{describe_bad_rows(config.out)} -> {config.out}")
     leave_page(config.out, lambda: build_page(PageOptions(config.out)))
+    say_next_of_run(config.out)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ from loaders.batch import Batch, PairedBatch
 from loaders.classification import SemiLoaders, divided_labels, views_of_labeled
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
+from loaders.packs.labels.subsample import read_label_table
 from loaders.views import presets
 
 
@@ -202,7 +203,7 @@ class Labeller:
         config, phases = self.config, self.phases
         path = config.out / "labels" / f"cycle-{cycle}.parquet"
         if on_main(path.is_file):
-            return LabelTable.read(path)
+            return read_label_table(self.pack, path)
         threshold = growing_threshold(
             cycle - 1, config.threshold, config.threshold_growth, config.threshold_limit
         )
@@ -212,7 +213,7 @@ class Labeller:
         table = LabelTable.of(
             found.row, found.label, len(self.pack.classes), found.confidence, "pseudo", cycle
         )
-        on_main(lambda: table.write(path))
+        on_main(lambda: self.pack.signed(table).write(path))
         phases.say(f"cycle {cycle}: {len(table):,} images labelled at {threshold:.2f} or more")
         return table
 

@@ -65,7 +65,6 @@ import torch
 
 from engine.evaluate.predict import Accuracy, evaluation_mode
 from engine.nets.backbones import Projector
-from engine.nets.starts import build_start
 from engine.objectives.rotnet import NUM_ROTATIONS, rotate_four, rotnet_loss
 from engine.train.bad_rows import read_in_order
 from engine.train.distributed import all_reduce_sum, on_main
@@ -87,16 +86,10 @@ class RotNet(Recipe):
     parts = "rows"
 
     def __init__(self, config: Config) -> None:
-        """Build the networks; call `seed_everything` first.
-
-        Args:
-            config: of the run.
-        """
+        """Build the networks; call `seed_everything` first."""
         super().__init__()
         self.config = config
-        self.backbone = build_start(config.init, config.backbone, config.resolution)
-        self.backbone_name = config.backbone
-        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        num_features = self.make_backbone(config.backbone, config.resolution, config.init)
         self.classifier = Projector(num_features, (*config.hidden, NUM_ROTATIONS))
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:

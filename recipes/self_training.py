@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from engine.choices import Duplicates, Keep
+from engine.choices import ClassifierStart, Duplicates, Keep
 from engine.train.classifier_config import PhasesConfig
 from loaders.common.checks import Count
 from loaders.common.errors import UserError, run_command
@@ -60,12 +61,18 @@ class Config(PhasesConfig):
     go_on_from: Keep = "last"
     """Network that labels the next round and is left at the end: that of the last round, or the best round's
     by validation accuracy."""
+    labels_only: bool = False
+    """Label by the classifier of --init with the first P, count duplicates over all P, and train nothing."""
+
+    usual_start: ClassVar[ClassifierStart] = "probe"
 
     def __post_init__(self) -> None:
         """Refuse rounds without images."""
         super().__post_init__()
         if not self.per_class:
             raise UserError("per_class: expected one or more numbers, found none; give one for each round")
+        if self.labels_only and self.init is None:
+            raise UserError("labels_only: expected a run to label by, found none; give --init")
         if self.keep_head:
             raise UserError(
                 "keep_head: expected False, every training starts with a new classifier layer, found True; "
@@ -90,7 +97,7 @@ from engine.labels.select import (
 )
 from engine.nets.classifier import Classifier, best_weights, find_classifier
 from engine.report.figures import Curve, draw_curves, save_picture
-from engine.train.distributed import on_main
+from engine.train.distributed import on_main, rank
 from engine.train.phases import Labels, Phases, PhaseSummary, print_phases
 from loaders import open_pack
 from loaders.batch import Batch, Loader
@@ -99,6 +106,7 @@ from loaders.common.files import to_json, write_atomic
 from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import LabelTable, Pack
+from loaders.packs.labels.subsample import read_label_table
 from loaders.views import presets
 
 
@@ -141,11 +149,11 @@ class Rounds:
         path = folder / f"round-{cycle}.parquet"
         if on_main(path.is_file):
             also = on_main(lambda: sorted(folder.glob(f"round-{cycle}-place-*.parquet")))
-            return tuple(LabelTable.read(found) for found in (path, *also))
+            return tuple(read_label_table(self.pack, found) for found in (path, *also))
         selection, per_class = self.select(run), self.config.per_class[cycle - 1]
         selected, duplicates = selection.best(per_class), self.config.duplicates
         kept = selected.by_place() if duplicates == "all" else [selected.one_class_each(duplicates)]
-        table, *others = tables = [as_table(part, cycle) for part in kept]
+        table, *others = tables = [self.pack.signed(as_table(part, cycle)) for part in kept]
         between = np.linspace(1, 1.25 * max(self.config.per_class), 12).astype(int).tolist()
         points = sorted({*self.config.per_class, *between})
         counted = count_duplicates(selection, points)
@@ -280,7 +288,7 @@ def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> Path:
 
 
 def run(config: Config) -> list[PhaseSummary]:
-    """Run all rounds and leave the classifier to use in the command's folder."""
+    """Run all rounds and leave the classifier to use in the command's folder; or no phase, labels alone."""
     pack = open_pack(config.pack, config.loader.store)
     division = divided_labels(pack, config)
     if division.validation is None and config.go_on_from == "best":
@@ -290,13 +298,21 @@ def run(config: Config) -> list[PhaseSummary]:
         )
     with Phases("self_training", config, pack, division, pack_fingerprint(pack)) as phases:
         rounds = Rounds(config, pack, phases)
+        if config.labels_only and config.init is not None:
+            rounds.label(config.init, 1)
+            return []
         phases.finish(run_rounds(config, division.training, rounds), rounds.test_loader)
         return phases.done
 
 
 def main() -> None:
     """Run the command line."""
-    print_phases("self_training", run(command_line(Config, __doc__)))
+    config = command_line(Config, __doc__)
+    phases = run(config)
+    if phases:
+        print_phases("self_training", phases)
+    elif rank() == 0:
+        print(f"self_training: labels alone -> {config.out / 'labels'}")
 
 
 if __name__ == "__main__":

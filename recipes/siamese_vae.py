@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.choices import Positive, Reconstruction, TripletDistance
+from engine.choices import Reconstruction, TripletDistance, TripletPositive
 from engine.train.run_config import RunConfig
 from loaders.common.checks import Count
 from loaders.common.errors import run_command
@@ -34,7 +34,7 @@ class Config(RunConfig):
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Report: AlexNet."""
     resolution: int = 96
     """Side of the views in pixels, a multiple of 16. This project's choice."""
-    positive: Positive = "crop"
+    positive: TripletPositive = "crop"
     """The other view of an image: two crops of it; or affine, the whole image and a random affine
     transformation of that: turned, shifted and slanted."""
     min_crop: float = 0.2
@@ -70,7 +70,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import torch
 
-from engine.nets.backbones import build_backbone
 from engine.nets.variational import Intensities, LatentCode, reconstruct_and_sample
 from engine.objectives.triplet import triplet_loss
 from engine.objectives.vae import reparameterise, vae_loss
@@ -91,18 +90,13 @@ class SiameseVae(Recipe):
     """Encoder and decoder; the encoder's backbone transfers."""
 
     name = "siamese_vae"
+    fixed_views = True
 
     def __init__(self, config: Config) -> None:
-        """Build the networks; call `seed_everything` first.
-
-        Args:
-            config: of the run.
-        """
+        """Build the networks; call `seed_everything` first."""
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.backbone, config.resolution)
-        self.backbone_name = config.backbone
-        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        num_features = self.make_backbone(config.backbone, config.resolution)
         self.code = LatentCode(
             num_features, config.num_latent, config.resolution, config.decoder_width, config.beta > 0
         )

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
+from engine.choices import ClassifierStart, LabeledView
 from engine.train.classifier_config import ClassifierConfig
 from loaders.common.checks import Share
 from loaders.common.errors import UserError, run_command
@@ -31,7 +33,7 @@ class Config(ClassifierConfig):
     """Train a classifier on labels alone."""
 
     backbone: str = "resnet50"
-    """tiny_resnet for a CPU, wrn_28_2, or any timm name. 2019 report: resnet152; elsewhere: resnet50."""
+    """compact_resnet for a CPU, wrn_28_2, or any timm name. 2019 report: resnet152; elsewhere: resnet50."""
     resolution: int = 224
     """Side of the views in pixels. Paper: 224; reports: 96."""
     epochs: int = 90
@@ -44,10 +46,16 @@ class Config(ClassifierConfig):
     """Weight decay, for weights only. Paper: 0.0001; fine-tuning, report: 0."""
     warmup_epochs: float = 0.0
     """Epochs over which the learning rate rises linearly. Paper: none for networks of up to 152 layers."""
+    nesterov: bool = False
+    """Use Nesterov's momentum."""
+    view: LabeledView = "crop"
+    """What the images are shown as: a random crop, as on ImageNet; shifted by up to an eighth of the side, as
+    is usual on CIFAR; or shifted and distorted, gentle or strong, by FixMatch's strong views."""
     min_crop: Share = 0.08
-    """Smallest share of the image that a view shows. Szegedy et al. 2015: 0.08."""
+    """Smallest share of the image that a random crop shows. Szegedy et al. 2015: 0.08."""
     label_smoothing: float = 0.0
     """Share of a label spread over all classes. Szegedy et al. 2016: 0.1."""
+    usual_start: ClassVar[ClassifierStart] = "probe"
     ema_decay: Share | None = None
     """Decay of a moving average of the weights and of BatchNorm's statistics, measured and kept beside them,
     after a warm-up in which it follows them more closely; none by default."""
@@ -73,6 +81,7 @@ from loaders import open_pack
 from loaders.batch import Batch
 from loaders.classification import LabeledLoaders
 from loaders.views import presets
+from loaders.views.policy import ViewPolicy
 
 
 class Supervised(ClassifierRecipe):
@@ -84,7 +93,8 @@ class Supervised(ClassifierRecipe):
 
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         """Build the network; call `seed_everything` first."""
-        super().__init__(config, classes, average=None if config.ema_decay is None else "average")
+        average: Literal["average"] | None = None if config.ema_decay is None else "average"
+        super().__init__(config, classes, average=average, nesterov=config.nesterov)
         self.config = config
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
@@ -106,11 +116,24 @@ class Supervised(ClassifierRecipe):
             self.update_average(step, self.config.ema_decay)
 
 
+def view_of(config: Config) -> ViewPolicy:
+    """Return what the images are shown as."""
+    match config.view:
+        case "shift":
+            return presets.weak(config.resolution, config.flip_p)
+        case "gentle":
+            return presets.fixmatch_strong_gentle(config.resolution, config.flip_p)
+        case "strong":
+            return presets.fixmatch_strong(config.resolution, config.flip_p)
+        case _:
+            return presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
+
+
 def run(config: Config) -> RunSummary:
     """Train on a pack and leave a run folder."""
     pack = open_pack(config.pack, config.loader.store)
-    views = (presets.crop_flip(config.resolution, config.min_crop, config.flip_p),)
-    return run_recipe(config, lambda: Supervised(config, pack.classes), LabeledLoaders(pack, config, views))
+    loaders = LabeledLoaders(pack, config, (view_of(config),))
+    return run_recipe(config, lambda: Supervised(config, pack.classes), loaders)
 
 
 def main() -> None:

@@ -11,6 +11,9 @@ Example:
 * two_stage: first the classifier alone, then everything at a smaller rate.
 * knn: no training, the nearest labelled neighbours vote.
 
+A new linear classifier begins as the linear probe of its start, and training does not end below it. Every
+network's run folder keeps its classifier.
+
 Muaz and Kumar's classifier: --method two_stage --layer conv4 --layer-side 6 --hidden 4096 4096 --patience 5
 --validation-share 0.2. The 2021 report's search over learning rates: --grid --validation-share 0.2.
 
@@ -28,20 +31,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from engine.choices import ClassWeights, Keep, Precision
 from engine.evaluate.grid import RATES, WEIGHT_DECAYS
 from engine.train.run_config import LoaderField, PackConfig, default_loader
-from engine.train.tuning_config import FineTuning
+from engine.train.tuning_config import FineTuning, Job, Method
 from loaders.common.checks import Count, check_different, check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
-Method = Literal["fine_tune", "frozen", "two_stage", "knn"]
-PRETRAINED = FineTuning(lr_backbone=0.005, lr_classifier=0.02, batchnorm="batch", steps=100)
-FROM_SCRATCH = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch", warmup_steps=10)
+PRETRAINED = FineTuning(lr_backbone=0.005, lr_classifier=0.02, batchnorm="batch", classifier_start="probe")
+FROM_SCRATCH = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch", passes=40, warmup_steps=10)
 
 
 @dataclass(frozen=True)
@@ -82,18 +84,19 @@ class Config(PackConfig):
     """Training of the pre-trained network."""
     from_scratch: FineTuning = FROM_SCRATCH
     """Training of the network with random weights."""
-    head_steps: Count = 100
-    """two_stage: steps of the classifier alone, before the steps of --pretrained."""
+    head_steps: Count | None = None
+    """two_stage: steps of the classifier alone, before the steps of --pretrained; by default as many."""
     together_factor: float = 0.1
     """two_stage: the classifier's rate in the second stage by that in the first. Muaz and Kumar: "small"."""
     validation_split: str = ""
     """Labelled split for early stopping and the grid; "" for none."""
     validation_share: float = 0.0
     """In its place: share of each class's labels in --train-split that is set aside before any is chosen."""
-    validate_every: Count = 20
-    """Steps between measurements of the validation images."""
-    keep: Keep = "last"
-    """Weights to test: the last, or the best by validation accuracy."""
+    validate_every: Count | None = None
+    """Steps between measurements of the validation images; by default a twentieth of the training."""
+    keep: Keep | None = None
+    """Weights to test: the last, or the best by validation accuracy; by default the best where the classifier
+    starts at the linear probe, so that training does not end below it, and the last elsewhere."""
     patience: int = 0
     """Stop after so many measurements without a rise, and test the best weights; 0: never."""
     grid: bool = False
@@ -141,11 +144,12 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from rich.console import Console
 
 from engine.evaluate.feature_store import FOLDER, features_of
-from engine.evaluate.few_labels import SCRATCH, FewLabelResult, results_table, write_results
+from engine.evaluate.few_labels import SCRATCH, FewLabelResult, next_step, results_table, write_results
 from engine.evaluate.grid import Cell, Setting, print_grid, settings, sum_up_all, write_grid
 from engine.evaluate.predict import measure_accuracy
 from engine.evaluate.representations import Features
@@ -158,8 +162,10 @@ from engine.report.other_pages import build_page
 from engine.report.run_page import PageOptions, leave_page
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank, seed_everything
-from engine.train.fine_tuning import Transfer, train_stage, vote
+from engine.train.fine_tuning import Stage, Transfer, leave_classifier, rehearse, train_job, vote
 from engine.train.loop_config import LoopConfig
+from engine.train.probe_start import start_at_probe
+from engine.train.progress import RowsProgress
 from engine.train.run import count_labels
 from engine.train.run_config import described
 from engine.train.validation import Validation
@@ -182,23 +188,6 @@ _DECISIVE = (
     *("validation_split", "validation_share", "validate_every", "keep", "patience"),
 )
 _VALIDATION_SEED = 0  # the same validation images for every seed, so that seeds differ in training alone
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One network to train and to test."""
-
-    init: str
-    method: Method
-    tuning: FineTuning
-    labels_per_class: int
-    seed: int
-    group: str = ""
-
-    @property
-    def folder(self) -> str:
-        arm = SCRATCH if self.init == SCRATCH else "pretrained"
-        return str(Path(self.group) / f"{arm}-{self.labels_per_class}-labels-seed-{self.seed}")
 
 
 class Session:
@@ -256,16 +245,20 @@ class Session:
             channels_last=True,
         )
 
-    @property
-    def watched(self) -> Validation | None:
+    def starts_at_probe(self, job: Job) -> bool:
+        """Whether the classifier of a job begins as the linear probe of its start."""
+        return job.tuning.classifier_start == "probe" and not self.config.hidden
+
+    def watched(self, job: Job) -> Validation | None:
         """What to measure while training; a grid only looks at the end, unless it keeps the best."""
-        config = self.config
-        keep: Keep = "best" if config.patience or config.keep == "best" else "last"
+        config, probed = self.config, self.starts_at_probe(job)
+        usual: Keep = "best" if config.patience or (probed and not config.grid) else "last"
+        keep = "best" if config.patience else config.keep or usual
         if self.validation is None or (config.grid and keep == "last"):
             return None
-        return Validation(self.validation, config.validate_every, keep, config.patience)
+        return Validation(self.validation, config.validate_every, keep, config.patience, None, probed)
 
-    def labels(self, job: _Job) -> Split:
+    def labels(self, job: Job) -> Split:
         """Choose the labels of a job."""
         return self.split.take(subsample_per_class(self.known, job.labels_per_class, job.seed))
 
@@ -279,10 +272,10 @@ class Session:
         out, device = self.config.out, self.accelerator.device
         return features_of(network, split, self.in_order, device, out / FOLDER, out, split.labels(labels))
 
-    def augmented(self, job: _Job) -> Loader[Batch]:
+    def augmented(self, job: Job, images: Split) -> Loader[Batch]:
         """Build the training loader of a job."""
         num_ranks = self.accelerator.num_processes
-        chosen, batch_size = fit_to_ranks(self.labels(job), self.config.batch_size, num_ranks)
+        chosen, batch_size = fit_to_ranks(images, self.config.batch_size, num_ranks)
         view = presets.crop_flip(self.start.resolution, job.tuning.min_crop, self.config.flip_p)
         views = self.start.view.fit((view,))
         fitting = batch_size - batch_size % num_ranks
@@ -290,8 +283,36 @@ class Session:
         sampler: Sampler | None = "balanced" if self.config.balanced else None
         return build_loader(chosen, views, fitting, options=options, labels=self.table, sampler=sampler)
 
-    def loop_config(self, job: _Job, tuning: FineTuning, ending: str, steps_per_epoch: int) -> LoopConfig:
+    def build(self, job: Job, images: Split) -> Transfer:
+        """Build the network of a job as its training on some images begins, on this process's device."""
+        config, start = self.config, self.start
+        layer, num_classes = Layer(config.layer, config.layer_side), len(self.pack.classes)
+        seed_everything(job.seed)
+        backbone = start.build() if job.init == SCRATCH else start.load()
+        parts = (num_classes, job.tuning, layer, config.hidden, start.resolution)
+        recipe = Transfer(backbone, start.backbone, *parts).to(self.accelerator.device)
+        if config.class_weights != "none":
+            counts = count_labels(self.table.of_rows(images.rows(np.arange(len(images)))))
+            recipe.class_weights = class_weights(counts, config.class_weights == "effective")
+        if self.starts_at_probe(job):
+            features = self.features(LayerFeatures(recipe.backbone, layer), images, self.table)
+            assert isinstance(recipe.classifier, torch.nn.Linear)  # `starts_at_probe` wants no hidden layers
+            start_at_probe(recipe.classifier, features)
+        return recipe
+
+    def plan(
+        self, job: Job, steps_per_epoch: int, limits: Sequence[int | None], ending: str = ""
+    ) -> list[Stage]:
+        """Return the trainings of a job, see `JobTrainer.plan`."""
+        stages = job.stages(self.config.head_steps, self.config.together_factor)
+        return [
+            Stage(tuning, frozen, self.loop_config(job, tuning, ending + end, steps_per_epoch), limit)
+            for (end, tuning, frozen), limit in zip(stages, limits, strict=True)
+        ]
+
+    def loop_config(self, job: Job, tuning: FineTuning, ending: str, steps_per_epoch: int) -> LoopConfig:
         """Return how the loop carries out one training of a job."""
+        assert tuning.steps is not None
         return LoopConfig(
             out=self.config.out / (job.folder + ending),
             epochs=-(-tuning.steps // steps_per_epoch),
@@ -304,7 +325,7 @@ class Session:
             backbone_metadata={"view": asdict(self.start.view), **describe_origin(self.start.origin)},
         )
 
-    def description(self, job: _Job, tuning: FineTuning) -> dict[str, Any]:
+    def description(self, job: Job, tuning: FineTuning) -> dict[str, Any]:
         """Return what decides a run's result, for its run folder."""
         fields = {name: getattr(self.config, name) for name in _DECISIVE} | asdict(tuning)
         fields |= {"init": job.init, "method": job.method, "seed": job.seed}
@@ -314,49 +335,30 @@ class Session:
         return plain
 
 
-def stages(config: Config, job: _Job) -> list[tuple[str, FineTuning, bool]]:
-    """Return the trainings of a job: the ending of its folder, how, and whether the backbone is frozen."""
-    if job.method != "two_stage":
-        return [("", job.tuning, job.method == "frozen")]
-    smaller = replace(job.tuning, lr_classifier=config.together_factor * job.tuning.lr_classifier)
-    return [("-head", replace(job.tuning, steps=config.head_steps), True), ("", smaller, False)]
-
-
-def fine_tune(session: Session, job: _Job) -> FewLabelResult:
+def fine_tune(session: Session, job: Job) -> FewLabelResult:
     """Train one network on a few labels and test it; its run folder is `config.out` / `job.folder`."""
-    config, start = session.config, session.start
-    layer, plan = Layer(config.layer, config.layer_side), stages(config, job)
-    accelerator, loader, steps = session.accelerator, session.augmented(job), 0
-    try:
-        seed_everything(job.seed)
-        backbone = start.build() if job.init == SCRATCH else start.load()
-        recipe = Transfer(
-            *(backbone, start.backbone, len(session.pack.classes), plan[0][1], layer),
-            *(config.hidden, plan[0][2], start.resolution),
-        )
-        if config.class_weights != "none":
-            chosen = session.labels(job)
-            counts = count_labels(session.table.of_rows(chosen.rows(np.arange(len(chosen)))))
-            recipe.class_weights = class_weights(counts, config.class_weights == "effective")
-        for ending, tuning, frozen in plan:
-            recipe.begin_stage(tuning, frozen)
-            loop_config = session.loop_config(job, tuning, ending, loader.steps_per_epoch)
-            steps += train_stage(recipe, loader, accelerator, loop_config, session.watched)
-    finally:
-        loader.close()
-        accelerator.free_memory()
-    device = accelerator.device
-    tested = measure_accuracy(recipe, session.test, device, config.out)
+    config, device, images = session.config, session.accelerator.device, session.labels(job)
+    job = replace(job, tuning=job.tuning.with_steps(len(images) // min(len(images), config.batch_size)))
+    probed = session.starts_at_probe(job)
+    limits: list[int | None] = [None] * job.num_stages
+    if probed and session.validation is None:
+        limits = rehearse(session, job, images, session.table, config.validate_every)
+    recipe = session.build(job, images)
+    begun = measure_accuracy(recipe, session.test, device, config.out) if probed else None
+    trained = train_job(session, job, recipe, images, session.watched(job), limits)
+    steps = sum(stage.steps for stage in trained)
+    tested = begun if begun and not steps else measure_accuracy(recipe, session.test, device, config.out)
     held = None
     if session.validation is not None:
         held = measure_accuracy(recipe, session.validation, device, config.out).top1
+    left = leave_classifier(config.out / job.folder, recipe, session.start, session.pack.classes, tested)
     return FewLabelResult(
         *(job.init, job.labels_per_class, job.seed, tested.top1, tested.num_images, steps),
-        *(tested.top5, job.method, held),
+        *(tested.top5, job.method, held, begun.top1 if begun else None, job.folder if left else ""),
     )
 
 
-def classify_by_neighbours(session: Session, job: _Job) -> FewLabelResult:
+def classify_by_neighbours(session: Session, job: Job) -> FewLabelResult:
     """Let the labelled images vote, without any training."""
     device, num_classes = session.accelerator.device, len(session.pack.classes)
     network = LayerFeatures(session.start.load(), Layer(session.config.layer, session.config.layer_side))
@@ -370,31 +372,32 @@ def classify_by_neighbours(session: Session, job: _Job) -> FewLabelResult:
     return FewLabelResult(job.init, job.labels_per_class, job.seed, *measured)
 
 
-def plan(config: Config) -> Iterator[_Job]:
+def plan(config: Config) -> Iterator[Job]:
     """Yield every network of the command, with all ways to start side by side."""
     for labels_per_class in config.labels_per_class:
         for seed in config.seeds:
-            yield _Job(str(config.init), config.method, config.pretrained, labels_per_class, seed)
+            yield Job(str(config.init), config.method, config.pretrained, labels_per_class, seed)
             if config.beside_scratch:
-                yield _Job(SCRATCH, "fine_tune", config.from_scratch, labels_per_class, seed)
+                yield Job(SCRATCH, "fine_tune", config.from_scratch, labels_per_class, seed)
 
 
-def plan_setting(config: Config, setting: Setting) -> Iterator[_Job]:
+def plan_setting(config: Config, setting: Setting) -> Iterator[Job]:
     """Yield the networks of one cell of the grid, one per seed."""
     tuning = replace(config.pretrained, **asdict(setting))
     for seed in config.seeds:
         group = str(Path("grid") / setting.folder)
-        yield _Job(str(config.init), config.method, tuning, config.labels_per_class[0], seed, group)
+        yield Job(str(config.init), config.method, tuning, config.labels_per_class[0], seed, group)
 
 
-def run_jobs(session: Session, jobs: list[_Job]) -> list[FewLabelResult]:
+def run_jobs(session: Session, jobs: list[Job]) -> list[FewLabelResult]:
     """Train and test networks, one line each."""
-    console = Console(stderr=True, quiet=not session.accelerator.is_main_process)
+    shown = RowsProgress(len(jobs), session.accelerator.is_main_process)
     results = []
-    for number, job in enumerate(jobs, start=1):
+    for job in jobs:
         result = classify_by_neighbours(session, job) if job.method == "knn" else fine_tune(session, job)
         results.append(result)
-        console.print(f"[{number}/{len(jobs)}] {job.folder}: top-1 {result.top1:.1%}", highlight=False)
+        begun = "" if result.start_top1 is None else f", linear probe of its start {result.start_top1:.1%}"
+        shown.add(f"{job.folder}: top-1 {result.top1:.1%}{begun}")
     return results
 
 
@@ -437,6 +440,7 @@ def main() -> None:
         print(f"transfer: results{describe_bad_rows(config.out)} -> {config.out}")
         if not config.grid:
             leave_page(config.out, lambda: build_page(PageOptions(config.out)))
+            print(next_step(config.out, results))
 
 
 if __name__ == "__main__":

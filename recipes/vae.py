@@ -57,7 +57,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import torch
 
-from engine.nets.backbones import build_backbone
 from engine.nets.variational import Intensities, LatentCode, reconstruct_and_sample
 from engine.objectives.vae import reparameterise, vae_loss
 from engine.report.pictures import save_rows
@@ -77,19 +76,14 @@ class Vae(Recipe):
     """Encoder and decoder; the encoder's backbone transfers."""
 
     name = "vae"
+    fixed_views = True
     parts = "rows"
 
     def __init__(self, config: Config) -> None:
-        """Build the networks; call `seed_everything` first.
-
-        Args:
-            config: of the run.
-        """
+        """Build the networks; call `seed_everything` first."""
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.backbone, config.resolution)
-        self.backbone_name = config.backbone
-        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        num_features = self.make_backbone(config.backbone, config.resolution)
         self.code = LatentCode(
             num_features, config.num_latent, config.resolution, config.decoder_width, config.beta > 0
         )

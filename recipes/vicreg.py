@@ -72,7 +72,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from engine.nets.backbones import Projector
-from engine.nets.starts import build_start
 from engine.objectives.precision import at_least_float32
 from engine.objectives.vicreg import vicreg_loss
 from engine.train.optim import LARS, split_by_dimension
@@ -93,16 +92,10 @@ class VicReg(Recipe):
     warms_up = True
 
     def __init__(self, config: Config) -> None:
-        """Build the networks; call `seed_everything` first.
-
-        Args:
-            config: of the run.
-        """
+        """Build the networks; call `seed_everything` first."""
         super().__init__()
         self.config = config
-        self.backbone = build_start(config.init, config.backbone, config.resolution)
-        self.backbone_name = config.backbone
-        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        num_features = self.make_backbone(config.backbone, config.resolution, config.init)
         self.projector = Projector(num_features, config.projector)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pytest
 
@@ -27,7 +30,26 @@ class Opened(NamedTuple):
     console: list[str]
 
 
-def open_page(page: Path, script: str = "", width: int = 1000, screenshot: Path | None = None) -> Opened:
+class Frames(NamedTuple):
+    """What a function returned in each of many pages.
+
+    Attributes:
+        found: by name of the page and width, such as "vae 390"; the text of an error where it failed.
+        console: lines that any of them wrote.
+    """
+
+    found: dict[str, Any]
+    console: list[str]
+
+
+def open_page(
+    page: Path,
+    script: str = "",
+    width: int = 1000,
+    screenshot: Path | None = None,
+    wait_ms: int = 3000,
+    patience_s: int = 60,
+) -> Opened:
     """Open a page, run a script in it, and return what it has become.
 
     Args:
@@ -35,6 +57,8 @@ def open_page(page: Path, script: str = "", width: int = 1000, screenshot: Path 
         script: runs after the page's own.
         width: of the window in pixels.
         screenshot: PNG file to write.
+        wait_ms: time that passes for the page, at most.
+        patience_s: time that the browser may take.
     """
     assert BROWSER is not None
     opened = page
@@ -50,17 +74,63 @@ def open_page(page: Path, script: str = "", width: int = 1000, screenshot: Path 
         "--disable-dev-shm-usage",
         "--hide-scrollbars",
         "--enable-logging=stderr",
-        "--virtual-time-budget=3000",
+        f"--virtual-time-budget={wait_ms}",
         f"--user-data-dir={page.parent / 'profile'}",
         f"--window-size={width},1400",
         *([f"--screenshot={screenshot}"] if screenshot else ["--dump-dom"]),
         opened.resolve().as_uri(),
     ]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, "HOME": str(page.parent)}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=patience_s,
+        env={**os.environ, "HOME": str(page.parent)},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return Opened(done.stdout, re.findall(r"CONSOLE[^\]]*\] (.*)", done.stderr))
+
+
+FRAMED = """
+window.addEventListener("load", () => {
+  const report = found => window.parent.postMessage(JSON.stringify(found), "*");
+  try { report([location.hash, (() => {%s})()]); } catch (error) { report([location.hash, String(error)]); }
+});
+"""
+COLLECTOR = """
+const found = {}, shown = document.createElement("pre");
+shown.id = "result";
+document.body.append(shown);
+window.addEventListener("message", event => {
+  const [name, value] = JSON.parse(event.data);
+  found[decodeURIComponent(name.slice(1))] = value;
+  shown.textContent = JSON.stringify(found);
+});
+"""
+
+
+def open_pages(pages: Mapping[str, Path], function: str, widths: Sequence[int], folder: Path) -> Frames:
+    """Open many pages in one browser, each in a frame for each width, and call a function in each.
+
+    Args:
+        pages: files by name; none is changed.
+        function: body of a function that runs once all of a page is there, and returns what JSON can hold.
+        widths: of the frames in pixels, such as a phone's.
+        folder: for what this writes.
+    """
+    frames = ""
+    for number, (name, page) in enumerate(pages.items()):
+        copy = folder / f"page-{number}.html"
+        script = f"<script>{FRAMED % function}</script></body>"
+        copy.write_text(page.read_text("utf-8").replace("</body>", script), "utf-8")
+        for width in widths:
+            frames += (
+                f'<iframe src="{copy.name}#{quote(f"{name} {width}")}" width="{width}" height="900"></iframe>'
+            )
+    overview = folder / "pages.html"
+    overview.write_text(f"<!doctype html><body><script>{COLLECTOR}</script>{frames}</body>", "utf-8")
+    opened = open_page(overview, wait_ms=10_000, patience_s=200)
+    return Frames(json.loads(result(opened)), opened.console)
 
 
 def result(opened: Opened) -> str:

@@ -59,6 +59,14 @@ def no_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_power_cuts() -> Iterator[None]:
+    """Syncing guards against power cuts alone, which no test can cause, and costs much of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_bfloat16() -> Iterator[None]:
     """Take float32 on every processor unless a test says otherwise: a process has one precision for good."""
     with pytest.MonkeyPatch.context() as patch:

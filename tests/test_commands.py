@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from tools import sluice
+from tools import label_sweep, sluice
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -78,6 +78,20 @@ def test_commands_of_the_pages_are_taken(path: Path, capsys: pytest.CaptureFixtu
             if ended.code == 0:  # --help
                 continue
             pytest.fail(f"{script}{line}: {capsys.readouterr()}")
+
+
+def test_the_methods_inside_a_sweep_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = given()["tools/label_sweep.py"]
+    assert len(lines) > 2
+    for line in lines:
+        config = tyro.cli(label_sweep.Config, args=shlex.split(line))
+        for job in label_sweep.plan(config)[: len(config.methods) * len(config.labels_per_class)]:
+            recipe = importlib.import_module(f"recipes.{job.method.recipe}")
+            _, _, *arguments = label_sweep.command_of(config, job)
+            try:
+                tyro.cli(recipe.Config, args=arguments)
+            except SystemExit:
+                pytest.fail(f"{arguments}: {capsys.readouterr()}")
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

@@ -16,6 +16,7 @@ ALLOWED = {
         "loaders.common",
         "loaders.epochs",
         "loaders.options",
+        "loaders.order.fingerprint",  # which pack it is
         "loaders.packs",
         "loaders.views.evaluation",
         "loaders.views.policy",  # what a view is, as data
@@ -30,6 +31,7 @@ ALLOWED = {
         "tools.comparison",
         "tools.packing",
         "tools.peers",
+        "tools.reproduction",
         "tools.views",
     },
 }

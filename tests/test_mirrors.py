@@ -56,6 +56,7 @@ HELD = {
     "loaders/common/test_json_text.py": "tools/packing/ inspect pack_page",
     "recipes/test_options.py": "loaders/ common/files pretraining",
     "engine/nets/test_foreign.py": "engine/nets/ adapt weight_files",
+    "engine/nets/test_whitening.py": "engine/nets/ compact",
     "tools/test_export.py": "engine/nets/ exported",
     "engine/report/test_run_page.py": "engine/report/ blocks classifier_sections embedding tested",
     "tools/test_report.py": "engine/report/ other_pages",
@@ -78,6 +79,7 @@ HELD = {
     "engine/train/test_loop.py": """engine/train/ clock lines loop_config options progress recipe rng run
         run_folder""",
     "recipes/test_supervised.py": "engine/ choices train/classifier_config train/classifier_recipe",
+    "recipes/test_probe_start.py": "engine/train/ classifier_start",
     "recipes/test_transfer.py": "engine/ train/fine_tuning train/tuning_config report/heatmap",
     "tools/test_bench_harness.py": """tools/ bench_loaders bench/backends bench/contender bench/corpus
         bench/harness bench/measure bench/names bench/records bench/table bench/workload
@@ -85,6 +87,7 @@ HELD = {
     "tools/test_bench_guarantees.py": "tools/bench/ same_work",
     "tools/test_options.py": "tools/ bench_scale bench_select convert_pack",
     "tools/test_compare_methods.py": "tools/comparison/ selfsup semisup",
+    "tools/test_reproduce.py": "tools/reproduction/ measure page plan tables",
     "tools/test_pack_tools.py": "tools/ pack_dataset verify_pack write_digits packing/names packing/warned",
     "tools/test_drawing.py": "tools/packing/ synthetic",
     "tools/test_bench_packing.py": "tools/packing/ writers",

@@ -1,4 +1,4 @@
-"""What the guarantees cost: verification, time limits, resume, the order of many rows, ranks that agree.
+"""The price of the guarantees: verification, time limits, resume, the order of many rows, agreeing ranks.
 
 Example:
     python tools/bench_guarantees.py --pack packs/mine --split train --json guarantees.jsonl
@@ -22,15 +22,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, Positive, check_numbers
+from loaders.common.checks import Count, Positive
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 
 
 @dataclass(frozen=True)
-class Config:
-    """Measure what the guarantees of docs/guarantees.md cost."""
+class Config(RecordConfig):
+    """Measure the price of the guarantees in docs/guarantees.md."""
 
     pack: Path
     """A pack in tar shards with at least one batch of images."""
@@ -45,22 +45,15 @@ class Config:
     runs: Count = 50
     """Runs of each variant, in turns."""
     seconds: Positive = 0.4
-    """Length of a run at least; it ends with an epoch."""
+    """Least length of a run; a run ends with an epoch."""
     resume_rows: Count = 512_000
-    """Rows of the pack that is resumed, made of links to the first shard of `pack`."""
+    """Rows of the pack for resuming, which is made of links to the first shard of `pack`."""
     order_rows: Count = 100_000_000
-    """Rows of the order that is computed."""
+    """Rows of the order to compute."""
     ranks: Count = 2
     """Processes that agree before every step on whether to stop; 1 leaves this out."""
     agreements: Count = 5000
-    """Times that they do."""
-    json: Path | None = None
-    """File that gets a line per measurement appended."""
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that measure nothing."""
-        check_numbers(self)
-        check_records(self.json)
+    """Number of these agreements."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -97,7 +90,7 @@ _ORDER_BLOCK = 1 << 20
 
 
 def repeat_pack(pack: Pack, split: Split, num_rows: int, out: Path) -> Pack:
-    """Make a pack of many rows whose shards are links to one shard, so that only its index is large."""
+    """Make a pack of many rows with links to one shard, so that only its index is large."""
     rows = split.rows(np.arange(len(split)))
     shard = int(pack.columns.shard[rows[0]])
     rows = rows[pack.columns.shard[rows] == shard]
@@ -159,7 +152,7 @@ def _loader(split: Split, config: Config, **changes: Any) -> Any:
 
 
 def order_cost(num_rows: int) -> tuple[float, int]:
-    """Return seconds for the whole order of an epoch on all cores, and by how many bytes the process grew."""
+    """Return seconds for the whole order of an epoch on all cores, and the growth of the process in bytes."""
     process = psutil.Process()
     permute(np.arange(8), num_rows, 0, 0)  # compiles
     before = process.memory_info().rss
@@ -174,7 +167,7 @@ def order_cost(num_rows: int) -> tuple[float, int]:
     return time.perf_counter() - start, most - before
 
 
-# Counting has no variant: damaged rows are counted where they are met, which costs a whole row nothing.
+# Counting damaged rows has no variant: it takes no time for whole rows.
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"timeout_s": 1e9},
     "time limits": {},
@@ -185,7 +178,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def costs(split: Split, config: Config) -> dict[str, list[tuple[float, float]]]:
     """Return seconds and processor seconds per image, one pair per run of every variant.
 
-    All loaders stay open and take turns of a few epochs, so that a machine that drifts meets all alike.
+    All loaders stay open and take turns of a few epochs, so that all meet the same drift of the machine.
     """
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
     epoch = count()
@@ -204,7 +197,7 @@ def costs(split: Split, config: Config) -> dict[str, list[tuple[float, float]]]:
 
 
 def cost(times: NDArray[np.float64], plain: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the median share of throughput that the longer time per image loses and its error, in per cent.
+    """Return the median loss of throughput between two times per image, and its error, in per cent.
 
     The error is the standard error of a median, from the median deviation of the runs.
     """

@@ -48,7 +48,7 @@ class Config:
     encoding: ImageEncoding = "jpeg"
     """What contenders read: JPEG, or images stored as pixels."""
     backends: tuple[BackendName, ...] = ("cpu",)
-    """Our own backends, named apart from peers of the same library; those named gpu need a CUDA device."""
+    """Our own backends; their names differ from those of peers, and names with gpu need a CUDA device."""
     peers: tuple[PeerName, ...] = get_args(PeerName)
     """Other projects' loaders."""
     limits: tuple[LimitName, ...] = get_args(LimitName)
@@ -62,7 +62,7 @@ class Config:
     num_images: int = 0
     """With --images: images per epoch, sources repeating; 0 takes about 256 MiB."""
     cache: Path = Path("runs/bench")
-    """Folder for what contenders derive from the images; kept for the next benchmark."""
+    """Folder for files that contenders derive from the images; kept for the next benchmark."""
     json: Path | None = None
     """File to which one JSON line per run is appended."""
 
@@ -86,7 +86,7 @@ from tools.bench.workload import Workload
 
 
 def check(config: Config) -> None:
-    """Refuse settings that cannot be measured."""
+    """Refuse settings that make no measurement."""
     if (config.pack is None) == (config.images is None):
         raise UserError("images: expected one of --pack and --images, found neither or both; give one")
     if config.images and not config.images.is_dir():
@@ -101,7 +101,7 @@ def check(config: Config) -> None:
 
 
 def workload_of(config: Config) -> Workload:
-    """Return the work that a command line asks for."""
+    """Return the work that the command line describes."""
     usual: Interpolation = "bicubic" if config.views == "barlow" else "bilinear"
     return Workload(
         config.views,

@@ -1,10 +1,10 @@
-"""Measure what a loader adds to a process's memory, and whether that stays the same over many epochs.
+"""Measure the memory that a loader adds to a process, and whether it grows over many epochs.
 
 Example:
     python tools/bench_memory.py packs/mine --resolution 224 --batch-size 256
 
-Counted is anonymous memory (RssAnon of the process), sampled every few milliseconds: the page cache, which a
-mapped pack is read through, can be taken back by the system at any time. Linux only.
+Anonymous memory (RssAnon of the process) counts, sampled every few milliseconds. The page cache, through
+which a mapped pack is read, does not count, since the system can take it back at any time. Linux only.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, check_numbers
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import Positional, check_command_line, command_line
 from loaders.options import DTypeName
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecordConfig):
     """Memory of a loader of two Barlow views."""
 
     pack: Positional[Path]
@@ -43,14 +43,7 @@ class Config:
     num_threads: Count = 2
     """Threads of the loader."""
     dtypes: tuple[DTypeName, ...] = get_args(DTypeName)
-    """Types to measure, each with a loader of its own."""
-    json: Path | None = None
-    """File to which one JSON line per type is appended."""
-
-    def __post_init__(self) -> None:
-        """Refuse what measures nothing, and a file that takes no records."""
-        check_numbers(self)
-        check_records(self.json)
+    """Types to measure, each with a separate loader."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -71,7 +64,7 @@ SAMPLE_S = 0.005
 class Memory:
     """Anonymous memory in bytes."""
 
-    before: int  # with everything imported and compiled
+    before: int  # after imports and compiling
     early: int = 0  # peak of the first tenth of the epochs
     late: int = 0  # peak of the last tenth
 

@@ -3,8 +3,8 @@
 Example:
     python tools/bench_objectives.py --json objectives.jsonl
 
-The plain versions go row by row, as the equations are written; both are checked to give the same values
-before either is timed. They take turns; medians over the rounds.
+The plain versions go row by row, like the equations. Both versions must give the same values before they are
+timed. They take turns; the figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, check_numbers
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecordConfig):
     """Benchmark of objectives."""
 
     batch_size: Count = 256
@@ -39,13 +39,6 @@ class Config:
     """Rounds of both versions in turns."""
     num_threads: Count = 2
     """Threads of torch."""
-    json: Path | None = None
-    """File to append one line per objective to."""
-
-    def __post_init__(self) -> None:
-        """Refuse what measures nothing, and a file that takes no records."""
-        check_numbers(self)
-        check_records(self.json)
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -198,7 +191,7 @@ def check(case: Case) -> None:
 
 
 def time_once(kernel: Kernel, inputs: tuple[Tensor, ...], at_least_s: float = 0.2) -> float:
-    """Return seconds per forward and backward, over as many as fill some time."""
+    """Return seconds per forward and backward pass, over enough passes to fill some time."""
     start, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - start < at_least_s:
         step(kernel, inputs)

@@ -21,15 +21,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, check_numbers
+from loaders.common.checks import Count
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 from tools.packing.writers import WRITERS
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecordConfig):
     """Compare packers on the files of a class-folder tree."""
 
     source: Path
@@ -39,24 +39,21 @@ class Config:
     short_side: Count | None = None
     """Shrink the shorter side to this many pixels and encode with quality 90."""
     writers: tuple[str, ...] = ("plain loop", "sluice tar", "sluice beton", "webdataset", "ffcv", "litdata")
-    """Who takes part; mosaicml too where it is installed."""
+    """Writers to compare; mosaicml too if it is installed."""
     runs: Count = 5
     """Rounds; each writer runs once per round, the first one changes from round to round."""
     workers: int = 0
     """Processes or threads for writers that can use them, 0 for one per core."""
     scratch: Path | None = None
-    """Folder for what is written; by default the system's folder for temporary files."""
-    json: Path | None = None
-    """Append one record per run to this file."""
+    """Folder for the output; by default the system's folder for temporary files."""
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing, no writer, and a file that takes no records."""
-        check_numbers(self)
+        super().__post_init__()
         if not self.writers:
             raise UserError(f"writers: expected some of {', '.join(WRITERS)}, found none; name one")
         if self.scratch is not None and not self.scratch.is_dir():
             raise UserError(f"scratch: expected a folder at {self.scratch}, found none; make it")
-        check_records(self.json)
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -104,7 +101,7 @@ def main() -> None:
     paths = [path for path, _ in files(config.source)]
     if not paths:
         raise UserError(f"--source {config.source} holds no files: make some with tools/draw_images.py")
-    for path in paths:  # every run finds the files in the page cache
+    for path in paths:  # so that every run finds the files in the page cache
         Path(path).read_bytes()
     records = []
     for run in range(config.runs):
@@ -161,7 +158,7 @@ def measure(config: Config, name: str, run: int, num_files: int) -> dict[str, An
 
 
 def _watch(process: subprocess.Popen[str]) -> tuple[int, float]:
-    """Return peak memory that is the processes' own, and CPU seconds of the tree, sampled until it ends."""
+    """Return peak private memory and CPU seconds of a tree of processes, sampled until it ends."""
     peak, cpu, start = 0, 0.0, time.perf_counter()
     parent = psutil.Process(process.pid)
     seen: dict[int, float] = {}
@@ -169,7 +166,7 @@ def _watch(process: subprocess.Popen[str]) -> tuple[int, float]:
         total = 0
         try:
             for one in [parent, *parent.children(recursive=True)]:
-                memory = one.memory_info()  # what is shared is the page cache, mapped
+                memory = one.memory_info()  # shared memory is the mapped page cache
                 total += memory.rss - memory.shared
                 times = one.cpu_times()
                 seen[one.pid] = times.user + times.system

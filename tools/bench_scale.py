@@ -1,7 +1,7 @@
 """Draw, pack, verify and open a large pack, stage by stage, and record time, memory and files.
 
-Memory is what the processes of a stage hold for themselves (anonymous pages, summed over all of them and
-sampled), so neither the page cache nor mapped files count.
+Memory is private memory of the processes of a stage (anonymous pages, summed over all processes and sampled);
+neither the page cache nor mapped files count.
 
 Example:
     python tools/bench_scale.py --work scale --num-images 512000 --json scale.jsonl
@@ -23,39 +23,36 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, check_numbers
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 
 Stage = Literal["draw", "pack", "verify", "decode", "open", "synthetic"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecordConfig):
     """Measure packing at scale."""
 
     work: Path
-    """Folder for what is drawn and packed."""
+    """Folder for the drawn images and the packs."""
     stages: tuple[Stage, ...] = ("draw", "pack", "verify", "decode", "open", "synthetic")
-    """What to do; later stages need what earlier ones left."""
+    """Stages to run; later ones need the results of earlier ones."""
     num_images: Count = 512_000
     """Files to draw; a hundredth of them damaged."""
     format: Literal["webdataset", "ffcv"] = "webdataset"
     """Format of the shards."""
     synthetic_rows: Count = 100_000_000
-    """Rows of the index that is only made up, as files with holes."""
+    """Rows of the synthetic index, made of files with holes."""
     workers: int = 0
     """Processes or threads, 0 for one per core."""
-    json: Path | None = None
-    """Append one record per stage to this file."""
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing, a file in place of the folder, and one that takes no records."""
-        check_numbers(self)
+        super().__post_init__()
         check_folder(self.work, "work")
-        check_records(self.json)
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -116,7 +113,7 @@ def draw(config: Config) -> dict[str, Any]:
 
 
 def pack(config: Config) -> dict[str, Any]:
-    """Pack them, with all that `pack_dataset.py` does at its end."""
+    """Pack the images, with all the final steps of `pack_dataset.py`."""
     out = config.work / "pack"
     shutil.rmtree(out, ignore_errors=True)
     splits = ["--splits", f"train={config.work / 'drawn'}", "--out", out, "--damaged", "quarantine"]
@@ -143,7 +140,7 @@ def verify(config: Config, *options: str) -> dict[str, Any]:
 
 def opened(path: Path) -> dict[str, Any]:
     """Open a pack in fresh processes."""
-    read_manifest(path)  # says in one line what is missing
+    read_manifest(path)  # raises one line if the pack is missing
     times = []
     for _ in range(_OPENINGS):
         command = [sys.executable, "-c", _OPEN, os.fspath(path)]
@@ -203,11 +200,11 @@ def watch(process: subprocess.Popen[Any]) -> tuple[int, float]:
         total = 0
         try:
             for one in [parent, *parent.children(recursive=True)]:
-                memory = one.memory_info()  # what is shared is files, mapped
+                memory = one.memory_info()  # shared memory is mapped files
                 total += memory.rss - memory.shared
                 times = one.cpu_times()
                 seen[one.pid] = times.user + times.system
-        except psutil.Error:  # one has just ended
+        except psutil.Error:  # a process has just ended
             pass
         peak = max(peak, total)
         time.sleep(_SAMPLE_S)

@@ -15,15 +15,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, check_numbers
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 
 
 @dataclass(frozen=True)
-class Config:
-    """Print seconds and peak memory; making the scores is not timed."""
+class Config(RecordConfig):
+    """Print seconds and peak memory; the time for making scores does not count."""
 
     rows: Count = 512_000
     """Rows to select from. Report: 512,000."""
@@ -34,16 +34,9 @@ class Config:
     per_class: Count = 500
     """Rows kept of each class. Report: up to 500."""
     chunk: Count = 8192
-    """Rows per update, as a network's batches would come."""
+    """Rows per update, like the batches of a network."""
     runs: Count = 5
     """Repetitions; all are listed, the median is the figure."""
-    json: Path | None = None
-    """File to append one line to."""
-
-    def __post_init__(self) -> None:
-        """Refuse what measures nothing, and a file that takes no records."""
-        check_numbers(self)
-        check_records(self.json)
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -4,14 +4,16 @@ Example:
     python tools/bench_training.py --pack packs/mine --resolution 32 --batch-size 128 --json training.jsonl
 
 Images per second of the run's own clock (every image in all its views). A recipe runs twice, each time in a
-process of its own: "turns" takes fresh batches from the loader in one log window and repeats the last one in
-the next, "loader" fetches batches and does nothing with them. The first window is left out. A window of
-repeated batches and the fresh one after it are seconds apart: their ratio outlasts a drift of the machine.
+new process. "turns" takes fresh batches from the loader in one log window and repeats the last batch in the
+next window. "loader" fetches batches and does nothing with them. The first window is left out. A window of
+repeated batches and the fresh window after it are seconds apart, so a drift of the machine hardly changes
+their ratio.
 
-What "together" can reach depends on whether model and loader share their cores. Where each has its own (a
-GPU; or --num-threads 1 on two cores or more, one for torch and one for the loader) it is the smaller of the
-two. Where both want all cores (--num-threads equal to the cores) it is 1 / (1/model + 1/loader). The table
-names both shares; the first is the one to read where cores are not shared, the second where they are.
+What "together" can reach depends on whether model and loader share their cores. If each has its own (a GPU;
+or --num-threads 1 on two cores or more, one for torch and one for the loader), the limit is the smaller of
+the two speeds. If both use all cores (--num-threads equal to the cores), the limit is 1 / (1/model +
+1/loader). The table gives the share of both limits: read the first if cores are not shared, the second if
+they are.
 """
 
 from __future__ import annotations
@@ -29,10 +31,10 @@ from typing import Any, Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, check_numbers
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 
 # fmt: off
 RecipeName = Literal[
@@ -43,7 +45,7 @@ RecipeName = Literal[
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecordConfig):
     """Benchmark of training."""
 
     pack: Path
@@ -69,13 +71,6 @@ class Config:
     """Rounds; every recipe runs once in each."""
     num_threads: Count = 2
     """Threads of the loader, and of torch as well."""
-    json: Path | None = None
-    """File to append one line per run to."""
-
-    def __post_init__(self) -> None:
-        """Refuse what measures nothing, and a file that takes no records."""
-        check_numbers(self)
-        check_records(self.json)
 
     @property
     def steps(self) -> int:
@@ -103,7 +98,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # fmt: on
 KINDS: tuple[Measure, ...] = ("turns", "loader")
 PAIRED = ("mean_teacher", "temporal_ensembling", "pseudo_label", "fixmatch", "ssl_gan")
-_MU = 3  # unlabelled images per labelled one, so that a batch is the same number of images for all recipes
+_MU = 3  # unlabelled images per labelled one, so that a batch has the same number of images in all recipes
 _HEADS: dict[str, tuple[str, ...]] = {
     "barlow": ("--projector", "512", "512", "512"),
     "rotnet": ("--hidden",),
@@ -146,10 +141,10 @@ def command_of(config: Config, recipe: str, kind: Measure, out: Path) -> list[st
 
 
 def measure(config: Config, recipe: str, kind: Measure) -> dict[str, Any]:
-    """Run a recipe for some steps and return what its clock says.
+    """Run a recipe for some steps and return the figures of its clock.
 
     Raises:
-        UserError: the run failed; carries its last line.
+        UserError: the run failed; the message has its last line.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -205,7 +200,7 @@ def run(config: Config, console: Console) -> list[dict[str, Any]]:
 def render(records: list[dict[str, Any]]) -> Table:
     """Return medians over all windows, and training as a share of the smaller half, with its standard error.
 
-    The share is the median over pairs of neighbouring windows, of which each has its own.
+    The share is the median over the shares of pairs of neighbouring windows.
     """
     columns = ("recipe", "model alone", "loader alone", "together", "of the smaller", "of shared", "waiting")
     table = Table(*columns, title="images per second, median over windows")
@@ -217,7 +212,7 @@ def render(records: list[dict[str, Any]]) -> Table:
         shares = [a / b for a, b in zip(together, models, strict=True)]
         loader, model, share = statistics.median(alone), statistics.median(models), statistics.median(shares)
         of_smaller, of_shared = share * max(1.0, model / loader), share * (1 + model / loader)
-        # Of a median: 1.25 times that of a mean.
+        # The standard error of a median is 1.25 times that of a mean.
         error = 1.25 * statistics.stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else math.nan
         table.add_row(
             recipe,

@@ -1,7 +1,7 @@
-"""Where the time of shrinking photographs goes, and what scaled decoding costs in quality.
+"""The time of each part of shrinking photographs, and the loss of quality by scaled decoding.
 
-CPU time of one thread per image and part, and the PSNR of each rule of decoding against decoding whole and
-Pillow's Hamming filter, before and after encoding with quality 90.
+Reports the CPU time of one thread per image and part, and the PSNR of each rule of decoding relative to
+decoding in full and Pillow's Hamming filter, before and after encoding with quality 90.
 
 Example:
     python tools/bench_transcode.py --images photographs --json transcode.jsonl
@@ -19,31 +19,24 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loaders.common.checks import Count, check_numbers
+from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
-from tools.bench.records import check_records
+from tools.bench.records import RecordConfig
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecordConfig):
     """Measure transcoding."""
 
     images: Path
     """Folder with JPEG files, at any depth."""
     num_images: Count = 500
-    """At most so many of them, evenly spaced."""
+    """Most files to use, evenly spaced."""
     short_side: Count = 256
     """Shorter side of the result; images that are not larger are left out."""
     passes: Count = 3
-    """Times that each part is run; the fastest counts."""
-    json: Path | None = None
-    """Append the record to this file."""
-
-    def __post_init__(self) -> None:
-        """Refuse what measures nothing, and a file that takes no records."""
-        check_numbers(self)
-        check_records(self.json)
+    """Runs of each part; the fastest counts."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -201,7 +194,7 @@ def _quality(photographs: list[_Photograph]) -> dict[str, dict[str, float]]:
         }
     made = [(p, data) for p in photographs if (data := _in_planes(p)) is not None]
     ratios = [_psnr(simplejpeg.decode_jpeg(data), _by_pillow(_whole(p), p)) for p, data in made]
-    # Colours are never resized alone to full size, so there is nothing to compare before encoding.
+    # This rule never resizes colours to full size, so there is nothing to compare before encoding.
     found["in planes, as packed"] = {
         "encoded": float(np.mean(ratios)) if made else 0.0,
         "share_scaled": found["twice the target left"]["share_scaled"],

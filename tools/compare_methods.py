@@ -8,12 +8,12 @@ selfsup: every self-supervised recipe on the split `train` without its labels; t
 the frozen features, and fine-tuning on a few labels per class, beside an untrained backbone and training
 from scratch. semisup: every recipe with labels, on a few of them per class. Measured on the split `test`.
 
-How the budget is kept: two short runs of each method, all of them first, give the cost of its steps; the
-training then takes as many as fit into the budget beside what any run needs to start, its schedule spanning
-just these. The seconds it really took stand in its record: on a machine that is shared, processor time itself
-grows with what the others do, so calibrate (--calibrate-only) while it is idle. Evaluation is outside of the
-budget. Every finished stage leaves a JSON file
-in --out: the same command again goes on from there. The table and the plot are made of these records.
+How the budget is kept: first, two short runs of each method give the time of its steps. The training then
+takes as many steps as fit into the budget, without the start-up of a run, and its schedule spans just these
+steps. Its record has the seconds that it really took. On a shared machine processor time grows with the work
+of others, so calibrate (--calibrate-only) while the machine is idle. Evaluation is outside of the budget.
+Every finished stage leaves a JSON file in --out: the same command again goes on from there. The table and the
+plot are made of these records.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Config:
     pack: Path
     """Pack with the labelled splits `train` and `test`."""
     out: Path
-    """Folder of all runs and records; what is finished in it is not repeated."""
+    """Folder of all runs and records; finished stages in it are not repeated."""
     budget_s: Positive
-    """Processor seconds, user and system, of each training, beside those of starting."""
+    """Processor seconds, user and system, of each training, without start-up."""
     methods: tuple[str, ...] = ()
     """Names of the methods, all by default."""
     labels_per_class: tuple[int, ...] = ()
@@ -52,17 +52,17 @@ class Config:
     probe_labels_per_class: Count = 1000
     """selfsup: labels per class for kNN and the linear probe."""
     calibration_steps: tuple[Count, Count] = (8, 40)
-    """Lengths of the two runs that a method's cost is taken from."""
+    """Lengths of the two runs from which the time of a method's steps is computed."""
     calibrate_only: bool = False
-    """Measure only what steps cost, so that the rest can be done while the machine is shared."""
+    """Measure only the time of steps, so that the rest can be done while the machine is shared."""
     table_only: bool = False
-    """Write the table and the plot of what is measured so far, and measure nothing."""
+    """Write the table and the plot of the results so far, and measure nothing."""
     num_threads: Count = 1
     """Threads of every command; one makes processor time the plainest measure."""
     records: Path | None = None
     """File of all records, a line each, the table as .md and the plot as .png beside it; in --out by default.
-    What such a file says already, of other seeds or methods, counts as measured, and so does what steps cost:
-    every seed then takes the same steps, on whichever machine."""
+    Results in such a file, of other seeds or methods, count as measured, and so do its times of steps: every
+    seed then takes the same number of steps, on any machine."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compared."""
@@ -110,7 +110,7 @@ from tools.comparison.tables import selfsup_table, semisup_table, write_page
 
 
 def run(config: Config, console: Console) -> int:
-    """Measure what is not measured yet; return the number of methods that failed."""
+    """Measure everything that is not measured yet; return the number of methods that failed."""
     path = config.records or config.out / "records.jsonl"
     check_folder(config.out)
     check_folder(path.parent)
@@ -136,7 +136,7 @@ def check_labels(config: Config, pack: Pack) -> None:
     """Say which classes have fewer labels than the comparison uses, before any work.
 
     Raises:
-        UserError: more labels than any class has, so that the column would be one of all labels; or none.
+        UserError: no class has so many labels, so that the column would have all labels; or there are none.
     """
     known = pack.split("train").labels()
     largest = int(np.bincount(known[known >= 0], minlength=1).max())
@@ -152,7 +152,7 @@ def check_labels(config: Config, pack: Pack) -> None:
 
 
 def open_bench(config: Config, pack: Pack, console: Console) -> Bench:
-    """Return the comparison that a configuration asks for."""
+    """Return the comparison of a configuration."""
     return Bench(
         pack=config.pack.resolve(),
         out=config.out.resolve(),

@@ -5,10 +5,11 @@ Example:
 
 Every step is a command of its own, printed before it runs, so that it can be copied and changed.
 
-What is held out: the 445 test images bear on no gradient, no choice of labels and no end of training. But the
-settings of fine-tuning (rates, steps, crops, of both rows) were chosen by hand on their accuracy, so the
-difference between the rows says more than either. `recipes/transfer.py --grid --validation-share 0.2` chooses
-rates on other images: on a fifth of the training labels, set aside class by class before any is trained on.
+What is held out: the 445 test images affect no gradient, no choice of labels and no end of training. But the
+settings of fine-tuning (rates, steps, crops, of both rows) were chosen by hand on their accuracy, so trust
+the difference between the rows more than either row. `recipes/transfer.py --grid --validation-share 0.2`
+chooses rates on other images: on a fifth of the training labels, set aside class by class before any is
+trained on.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the choice of labels, of new weights, of order and views."""
     num_threads: Count = 2
-    """Threads of each step, torch's and the loaders': fixed, as is float32, so that the machine decides
-    neither what is computed nor how its sums are shared out."""
+    """Threads of each step, for torch and for the loaders. They are fixed, as is float32, so that results do
+    not depend on the machine's cores or precision."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that show nothing."""
@@ -67,14 +68,14 @@ MARKER = "made-by-demo"
 
 @dataclass(frozen=True)
 class Step:
-    """One command of the demo and the line that says what it is for."""
+    """One command of the demo and a line on its purpose."""
 
     title: str
     command: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        """The command as a shell takes it."""
+        """The command in the form for a shell."""
         return shlex.join(self.command)
 
 
@@ -86,7 +87,7 @@ def python(script: str, *arguments: object) -> tuple[str, ...]:
 def plan(config: Config) -> list[Step]:
     """Return the steps up to the last measurement, in order."""
     images, run, transfer = config.out / "images", config.out / "barlow", config.out / "transfer"
-    # A mirrored digit is no digit, and the paper's crops of 8 % of a small image show next to nothing of it.
+    # A mirrored digit is no digit, and the paper's crops of 8 % of a small image show almost nothing.
     views = ("--min-crop", 0.4, "--flip-p", 0)
     threads = ("--num-threads", config.num_threads)
     exact = ("--precision", "no")
@@ -124,6 +125,9 @@ def plan(config: Config) -> list[Step]:
             python(
                 *("recipes/transfer.py", "--pack", config.pack, "--init", run, "--out", transfer),
                 *("--labels-per-class", *config.labels_per_class, "--seeds", *config.seeds),
+                # As documented figures were measured: from a new classifier, in so many steps.
+                *("--pretrained.classifier-start", "random", "--pretrained.steps", 100),
+                *("--from-scratch.steps", 200),
                 *(
                     "--pretrained.min-crop",
                     0.8,
@@ -153,10 +157,10 @@ def report_step(config: Config, commands: Path) -> Step:
 
 
 def make_room(folder: Path) -> None:
-    """Remove what an earlier demo left in a folder.
+    """Remove the files of an earlier demo from a folder.
 
     Raises:
-        UserError: the folder holds something that no demo wrote.
+        UserError: the folder holds files that no demo wrote.
     """
     marker = folder.with_name(f".{folder.name}.{MARKER}")
     if folder.exists() and any(folder.iterdir()):
@@ -170,10 +174,10 @@ def make_room(folder: Path) -> None:
 
 
 def run_step(console: Console, number: int, step: Step, num_threads: int = 2) -> float:
-    """Print a step and run it; returns its seconds.
+    """Print a step, run it and return its seconds.
 
     Raises:
-        SystemExit: the step failed; carries its exit code.
+        SystemExit: the step failed; with its exit code.
     """
     console.print(f"\n[bold]{number}. {step.title}[/bold]")
     console.print(f"   $ {step.text}", markup=False, highlight=False, soft_wrap=True, style="dim")
@@ -188,7 +192,7 @@ def run_step(console: Console, number: int, step: Step, num_threads: int = 2) ->
 
 
 def _environment(num_threads: int) -> dict[str, str]:
-    """Let `python` and `accelerate` be those that run the demo, the project importable, threads so many."""
+    """Return the environment of the steps: this `python` and `accelerate`, the path, the threads."""
     folder = str(Path(sys.executable).parent)
     search = os.pathsep.join([folder, os.environ.get("PATH", "")])
     modules = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
@@ -196,7 +200,7 @@ def _environment(num_threads: int) -> dict[str, str]:
 
 
 def print_outcome(console: Console, config: Config) -> None:
-    """Print what was measured: frozen features, then few labels."""
+    """Print the results: frozen features, then few labels."""
     evaluation = read_evaluation(config.out / "barlow")
     results, _ = read_results(config.out / "transfer")
     if evaluation is not None:

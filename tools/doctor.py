@@ -1,6 +1,6 @@
-"""Say what bounds a training on a pack, and what would help, in under a minute.
+"""Find the bottleneck of a training on a pack, and what would help, in under a minute.
 
-Each stage is measured by itself: storage (cold and from memory), decoding, views, the copy to the device, the
+It measures each stage by itself: storage (cold and from memory), decoding, views, the copy to the device, the
 network on random numbers; then all of them together.
 
 Examples:
@@ -25,14 +25,14 @@ StageName = Literal["storage", "decoding", "views", "copy", "network"]
 
 @dataclass(frozen=True)
 class Config:
-    """Measure the stages of a training on a pack, and name its bound."""
+    """Measure the stages of a training on a pack, and name the bottleneck."""
 
     pack: Positional[Path]
     """Folder of the pack."""
     split: str | None = None
     """Split to train on; the largest by default."""
     recipe: ViewsOf = "supervised"
-    """Whose views to draw: one crop, the two of Barlow Twins or SimCLR, or FixMatch's weak and strong."""
+    """Views to draw: one crop, the two of Barlow Twins or SimCLR, or FixMatch's weak and strong."""
     backbone: str = "resnet18"
     """Network to train: a name that recipes take."""
     resolution: Count = 96
@@ -40,7 +40,7 @@ class Config:
     batch_size: Count = 64
     """Images of a step."""
     device: str = "auto"
-    """Where the network is; auto takes a GPU where there is one."""
+    """Device of the network; auto takes a GPU if there is one."""
     seconds: Positive = 5.0
     """Time for each of the seven measurements."""
     loader: LoaderOptions = field(default_factory=LoaderOptions)
@@ -74,9 +74,9 @@ from loaders.views import presets
 from loaders.views.policy import ViewPolicy
 from tools.bench import stages
 
-_ROOM = 1.15  # short side over the resolution, from which on a random crop loses no detail that counts
-_EXCESS = 1.3  # together over what is expected, from which on it is said
-_WORTH = 1.1  # gain from which on a remedy is named
+_ROOM = 1.15  # ratio of short side to resolution from which a random crop loses no detail
+_EXCESS = 1.3  # ratio of measured to expected time from which a line says so
+_WORTH = 1.1  # least gain of a remedy that is named
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class Diagnosis:
     """Seconds per image of every stage by itself, and of all together.
 
     Attributes:
-        cold: reading, after the system was asked to forget the shards.
+        cold: reading, after asking the system to drop the shards from memory.
         warm: reading from its memory.
         decoding: in all threads.
-        views: likewise.
+        views: drawing views, in all threads.
         copy: to the device; 0 on a processor.
         network: forward, backward and step.
         together: all at once.
@@ -114,13 +114,13 @@ class Diagnosis:
 
     @property
     def bound(self) -> StageName:
-        """The stage that costs most of what a step waits for."""
+        """The stage that takes most of the time for which a step waits."""
         return max(self.stages, key=self.stages.__getitem__)
 
     def expected(self, **changed: float) -> float:
-        """Return seconds per image of all stages at once, from those of each, some of them changed.
+        """Return seconds per image of all stages at once, from those of each stage, some of them changed.
 
-        What shares the processor adds up; all else overlaps, and the slowest counts.
+        Stages that share the processor add up; others overlap, and the slowest counts.
         """
         found: dict[str, float] = {**{str(k): v for k, v in self.stages.items()}, **changed}
         loading = found["decoding"] + found["views"]
@@ -129,15 +129,15 @@ class Diagnosis:
         return max(found["storage"], loading, found["copy"], found["network"])
 
     def gain(self, **changed: float) -> float:
-        """Return how many times as fast a run with changed stages is expected to be."""
+        """Return the expected speed-up of a run with changed stages."""
         return self.expected() / max(self.expected(**changed), 1e-12)
 
 
 def make_work(config: Config) -> stages.Work:
-    """Return what is measured.
+    """Return the workload to measure.
 
     Raises:
-        UserError: no such split, or a split without an image.
+        UserError: there is no such split, or it has no image.
     """
     pack = open_pack(config.pack, config.loader.store)
     name = config.split or max(pack.splits, key=lambda name: len(pack.split(name)))
@@ -188,7 +188,7 @@ def _free_bytes() -> int:
 
 
 def remedies(found: Diagnosis, work: stages.Work) -> list[tuple[str, float]]:
-    """Return what would help and by how much, the best first; nothing that gains less than a tenth."""
+    """Return the remedies with their gains, the best first, without those that gain less than a tenth."""
     columns, rows = work.split.pack.columns, work.rows
     side = max(view.resolution for view in work.views)
     short = float(np.median(np.minimum(columns.height[rows], columns.width[rows])))
@@ -214,7 +214,7 @@ def remedies(found: Diagnosis, work: stages.Work) -> list[tuple[str, float]]:
 
 
 def print_diagnosis(console: Console, found: Diagnosis, work: stages.Work) -> None:
-    """Print the stages, the bound and the remedies."""
+    """Print the stages, the bottleneck and the remedies."""
     what = (
         f"{len(work.views)} views of {work.views[0].resolution} px, {work.backbone}, batch {work.batch_size}"
     )

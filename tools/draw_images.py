@@ -1,4 +1,4 @@
-"""Draw any number of small, varied JPEG files in class folders, some damaged: input for packing tests.
+"""Draw many small, varied JPEG files in class folders, some of them damaged: input for packing tests.
 
 Example:
     python tools/draw_images.py --out images96 --num-images 512000
@@ -24,7 +24,7 @@ from tools.packing.names import MAX_SIDE
 
 @dataclass(frozen=True)
 class Config:
-    """Draw JPEG files; every hundredth is damaged, in ten ways that no packer may let through."""
+    """Draw JPEG files; every hundredth is damaged, in ten ways that a packer must catch."""
 
     out: Path
     """Folder to make; must not exist."""
@@ -35,14 +35,14 @@ class Config:
     resolution: Count = 96
     """Middle of the sides in pixels, which vary by a quarter."""
     seed: int = 0
-    """Seed of everything that is drawn."""
+    """Seed of all images."""
     damaged: bool = True
     """Damage every hundredth file."""
     workers: int = 0
     """Threads at work, 0 for one per core; never changes a byte."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that draw nothing, sides that no texture has, and a folder that cannot be made."""
+        """Refuse numbers that draw nothing, sides beyond the textures, and a folder that cannot be made."""
         check_numbers(self)
         check_whole("resolution", self.resolution, 16, MAX_SIDE, "the textures have no more pixels")
         check_folder(self.out)
@@ -95,7 +95,7 @@ def _draw_some(config: Config, textures: Textures, first: int) -> None:
     """Draw the files of one task."""
     count = min(_PER_TASK, config.num_images - first)
     pictures = _choose(config, first, count)
-    # Class by class: making files in turns in a hundred folders takes the disk's journal twice as long.
+    # Class by class: files made in turns in a hundred folders take the disk's journal twice as long.
     turned = first + first // _PER_TASK * (config.num_classes // 2)
     in_order = np.argsort((turned + np.arange(count)) % config.num_classes, kind="stable")
     folders = [f"{config.out}/class{label:04d}" for label in range(config.num_classes)]
@@ -111,7 +111,7 @@ def _draw_some(config: Config, textures: Textures, first: int) -> None:
 
 
 def _choose(config: Config, first: int, count: int) -> Pictures:
-    """Return what the files from number `first` on show."""
+    """Return the pictures of the files from number `first` on."""
     rng = np.random.default_rng([config.seed, 2, first])
     low, high = config.resolution * 3 // 4, config.resolution * 5 // 4
     return Pictures(
@@ -146,7 +146,7 @@ def damage(data: bytes, way: int) -> bytes:
         case 1:
             return data[: len(data) // 2]
         case 2:
-            return data[:-2]  # the end mark alone
+            return data[:-2]  # only the end marker is missing
         case 3:
             return data[:100]  # inside its heading
         case 4:

@@ -32,7 +32,7 @@ class Config:
     """Seed of their random numbers."""
 
     def __post_init__(self) -> None:
-        """Refuse pictures of nothing."""
+        """Refuse numbers that draw nothing."""
         check_numbers(self)
 
 
@@ -76,7 +76,7 @@ from loaders.views.policy import (
 _GAP, _COLOURS = 4, 40
 _WHOLE = CenterCrop(1.0)
 _STRONG = next(found for found in presets.fixmatch_strong().operations if isinstance(found, RandAugment))
-_INVERT = (Augment("invert"),)  # which no preset has
+_INVERT = (Augment("invert"),)  # in no preset
 SHOWN: dict[str, tuple[Geometry, tuple[Operation, ...]]] = {
     "RandomResizedCrop": (RandomResizedCrop(), ()),
     "CenterCrop": (CenterCrop(), ()),

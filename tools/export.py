@@ -1,11 +1,11 @@
-r"""Take a trained network away: as a file or folder of timm, torchvision, Hugging Face, ONNX or torch.export.
+r"""Export a trained network as a file or folder of timm, torchvision, Hugging Face, ONNX or torch.export.
 
 Example:
     python tools/export.py --run runs/finetuned --form onnx --pack packs/mine --out mine.onnx
     python tools/export.py --run runs/barlow --backbone-only --form timm --out backbone.safetensors
 
-How images are shown to the network, its classes and the licence of the weights that it began with are inside;
-docs/pretrained.md says how each form is loaded. Every form is compared with the network before it is left.
+The view of images, the classes and the licence of the first weights are inside; docs/pretrained.md says how
+each form is loaded. Every form is compared with the network before it is kept.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class Config:
     form: Form
     """timm, hf, torchvision, onnx, torch_export; or safetensors, this project's own."""
     backbone_only: bool = False
-    """Leave out the classifier: features come out."""
+    """Leave out the classifier, so that the outputs are features."""
     backbone: str | None = None
     """Network of a weights file that does not say it."""
     resolution: int | None = None
     """Side of the views in pixels; that of the training by default."""
     pack: Path | None = None
-    """Pack whose images the export is compared on; noise by default."""
+    """Pack with the images on which the export is compared; noise by default."""
     split: str = ""
     """Split of these images; the first by default."""
 
     def __post_init__(self) -> None:
-        """Refuse a place that is taken."""
+        """Refuse a path that exists already."""
         check_file(self.out) if self.form != "hf" else check_file(self.out / "config.json")
         if self.out.exists() and (self.form != "hf" or any(self.out.iterdir())):
             raise UserError(f"out: expected nothing at {self.out}, found something; give another --out")
@@ -66,7 +66,7 @@ from loaders.views.evaluation import EvaluationView
 
 
 class Headless(Classifier):
-    """A backbone in the place of a classifier: its features are its outputs."""
+    """A backbone in the role of a classifier: its outputs are its features."""
 
     def __init__(self, start_network: nn.Module, name: str, view: EvaluationView, **origin: object) -> None:
         """Leave out the classifier layer."""
@@ -75,7 +75,7 @@ class Headless(Classifier):
 
 
 def load(config: Config) -> Classifier:
-    """Load what is to be exported, in evaluation mode, on the CPU."""
+    """Load the network to export, in evaluation mode, on the CPU."""
     if config.backbone_only:
         start = find_start(config.run, config.backbone).at(config.resolution)
         return Headless(start.load(), start.backbone, start.view, origin=start.origin).eval()
@@ -84,7 +84,7 @@ def load(config: Config) -> Classifier:
 
 
 def views_to_compare(config: Config, view: EvaluationView) -> Tensor:
-    """Return a few views [B, 3, H, W]: of the pack's images, or noise where there is no pack."""
+    """Return a few views [B, 3, H, W]: of the pack's images, or noise without a pack."""
     if config.pack is None:
         side = view.resolution
         return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))

@@ -21,9 +21,9 @@ class Config:
     """Write the table of faults from the records of the fault tests."""
 
     records: Positional[Path]
-    """File that SLUICE_FAULT_RECORDS named."""
+    """File that the variable SLUICE_FAULT_RECORDS names."""
     page: Path = _ROOT / "docs" / "guarantees.md"
-    """Page with the two marks between which the table stands."""
+    """Page with the two marks around the table."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -70,7 +70,7 @@ def read_rows(path: Path) -> dict[str, Row]:
 
 
 def as_table(rows: dict[str, Row]) -> str:
-    """Return the table in Markdown, faults by name: tests may end in any order."""
+    """Return the table in Markdown, with faults sorted by name, since tests end in any order."""
     lines = ["| fault | tries | survived | lost | surviving means |", "|---|--:|--:|--:|---|"]
     for fault, row in sorted(rows.items(), key=lambda each: each[0].lower()):
         lost = row.tries - row.survived

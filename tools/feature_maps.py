@@ -33,7 +33,7 @@ class Config:
     out: Path
     """PNG file to write; one for dark pages lies beside it."""
     keys: tuple[str, ...] = ()
-    """Images to show: names of files, with as much of the path as tells them from others; the first ones by
+    """Images to show: names of files, with as much of the path as makes them unique; the first ones by
     default."""
     split: str = ""
     """Split of the pack that the images are in; all images by default."""
@@ -98,7 +98,7 @@ def chosen_rows(config: Config, pack: Pack) -> list[int]:
         names = RowNames(pack, split.row_ranges)
         remedy = f"give one that it has, such as {names.name()}"
         return list(dict.fromkeys(names.find(key, "keys", remedy) for key in config.keys))
-    return split.rows(np.arange(min(config.num_images, len(split)))).tolist()
+    return [int(row) for row in split.rows(np.arange(min(config.num_images, len(split))))]
 
 
 def names_of(starts: tuple[Path, ...]) -> list[str]:

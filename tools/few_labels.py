@@ -1,4 +1,4 @@
-r"""What frozen features are worth with a few labels per class: neighbours, probes, rounds of pseudo-labels.
+r"""Frozen features with a few labels per class: nearest neighbours, probes, rounds of pseudo-labels.
 
 Example:
     python tools/few_labels.py --init weights/lite0 --resolution 112 --pack packs/mine --out runs/frozen \
@@ -37,15 +37,15 @@ class Config(FrozenConfig):
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Choose from labels of the split that is measured on, or of copies of its images, all the same."""
+    """Choose labels although they are of the split that is measured on, or of copies of its images."""
     labels_per_class: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of labels per class; the smaller choices are part of the larger."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the choice of labels."""
     methods: tuple[Method, ...] = ("knn", "probe", "pseudo")
-    """What becomes of the features."""
+    """What to do with the features."""
     neighbours: Count = 20
-    """k of kNN; all labelled images where there are fewer."""
+    """k of kNN; all labelled images if there are fewer."""
     inverse_penalty: float = 0.1
     """C of the probes, scikit-learn's inverse strength of regularisation."""
     rounds: Count = 3
@@ -54,7 +54,7 @@ class Config(FrozenConfig):
     """Share of the images without a label that the last round keeps, the surest of each class."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured."""
+        """Refuse options that cannot be measured."""
         check_numbers(self)
         check_folder(self.out)
         check_different(self, "labels_per_class", "seeds", "methods")
@@ -86,6 +86,7 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank
 from engine.train.run_config import described
 from loaders import open_pack
+from loaders.common.next_step import say_next
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
@@ -110,7 +111,7 @@ def classify(
 
     Args:
         config: of the command.
-        method: which.
+        method: the method.
         h: [N, D], features of the labelled images.
         labels: int64 [N].
         others: [U, D], features of the images without a label.
@@ -194,6 +195,8 @@ def main() -> None:
     if rank() == 0:
         print_results(Console(), results)
         print(f"few_labels: results{describe_bad_rows(config.out)} -> {config.out}")
+        begun = ("--pack", config.pack, "--init", config.init, "--out", "runs/transfer")
+        say_next("recipes/transfer.py", *begun)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ from loaders.views.evaluation import EvaluationView
 def frozen_features(
     config: FrozenConfig, network: nn.Module, view: EvaluationView, split: Split, folder: Path, out: Path
 ) -> Features:
-    """Return what a network makes of the images of a split; every process takes its part.
+    """Return the features of the images of a split; every process computes its part.
 
     Args:
         config: of the command.
         network: maps views to representations; on the device of this process.
-        view: what it is shown of an image.
+        view: view of an image for the network.
         split: the images.
-        folder: where the features are kept, under a name of their own.
+        folder: folder in which a subfolder keeps the features.
         out: folder of the list of images that could not be read.
     """
     options = on_this_rank(config.loader)

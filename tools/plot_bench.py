@@ -1,10 +1,10 @@
-"""Draw the chart of loader benchmarks from their records, and from nothing else.
+"""Draw the chart of loader benchmarks, from their records alone.
 
 Example:
     python tools/plot_bench.py loaders.jsonl --out bench.svg
 
-One panel per workload, file and machine, from the last benchmark of it: bars are medians of runs, whiskers
-reach from the slowest to the fastest run. Each panel has a scale of its own.
+There is one panel per workload, file and machine, with the latest benchmark. Bars are medians of runs;
+whiskers reach from the slowest to the fastest run. Each panel has its own scale.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ WORDS = {
     "rotations": "four rotations of a crop",
     "tiles": "nine tiles of a crop",
 }
-WIDTH, MARGIN = 6.4, 1.35  # inches of a column, and of the names left of its bars
-BAR, HEAD, FOOT = 0.24, 0.65, 0.5  # inches of a bar, of a panel's title, and of the line below all
+WIDTH, MARGIN = 6.4, 1.35  # widths in inches of a column, and of the names left of its bars
+BAR, HEAD, FOOT = 0.24, 0.65, 0.5  # heights in inches of a bar, of a panel's title, and of the line below all
 MOST_IN_A_COLUMN = 4  # panels
 
 
@@ -73,7 +73,7 @@ class Panel:
 
     @property
     def rows(self) -> list[Row]:
-        """Return what ran, fastest first, without the limit that would dwarf the rest."""
+        """Return the contenders that ran, fastest first, without the limit that would dwarf the others."""
         return [row for row in summarise(self.records) if row.contender != "copy_only"]
 
     @property
@@ -93,7 +93,7 @@ def read_records(path: Path) -> list[Record]:
     """Return the records of a file.
 
     Raises:
-        UserError: no such file, one that is no text, or a line that is no record.
+        UserError: there is no such file, it is no text, or a line is no record.
     """
     if not path.is_file():
         raise UserError(f"{path}: expected a file of records, found none; run tools/bench_loaders.py --json")
@@ -114,7 +114,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def last_benchmarks(file: str, records: Sequence[Record]) -> list[Panel]:
-    """Return a panel of each workload that anything ran in, from its last benchmark."""
+    """Return a panel for each workload in which a contender ran, from its last benchmark."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         same = [record[name] for name in ("workload", "pack", "epoch_images", "machine")]
@@ -149,7 +149,7 @@ def draw(panels: Sequence[Panel], out: Path) -> None:
 
 
 def deal(panels: Sequence[Panel]) -> list[list[Panel]]:
-    """Return panels dealt into columns of about one height, in their order."""
+    """Return panels distributed in order over columns of about equal height."""
     num_columns = -(-len(panels) // MOST_IN_A_COLUMN)
     share = sum(panel.height for panel in panels) / num_columns
     columns: list[list[Panel]] = [[] for _ in range(num_columns)]

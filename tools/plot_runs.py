@@ -1,10 +1,10 @@
-r"""Draw one quantity of any number of runs over their steps: by threshold, by backbone, seeds as a spread.
+r"""Draw one quantity of several runs over their steps: by threshold, by backbone, with seeds as a spread.
 
 Example:
     python tools/plot_runs.py --runs runs/fixmatch-* --by threshold --metric validation_top1 --out curves.png
 
-Runs that agree in all options of --by share a line, which is their mean, with the standard deviation around
-it; without --by each run has a line of its own.
+Runs that agree in all options of --by share a line: their mean, with the standard deviation around it.
+Without --by each run has its own line.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Config:
     runs: tuple[Path, ...]
     """Run folders."""
     out: Path
-    """PNG file to write; one for dark pages lies beside it."""
+    """PNG file to write; one for dark pages is written beside it."""
     metric: str = "validation_top1"
     """Quantity of metrics.jsonl or probe.jsonl, such as validation_top1, loss, mask_rate or knn_top1."""
     by: tuple[str, ...] = ()
-    """Options whose values tell lines apart, such as threshold, backbone or labels_per_class."""
+    """Options that distinguish lines, such as threshold, backbone or labels_per_class."""
 
     def __post_init__(self) -> None:
         """Refuse a drawing of nothing, and a file that cannot be written."""
@@ -55,10 +55,10 @@ _IN_PER_CENT = ("top1", "top5", "share", "rate")
 
 
 def name_of(run: Path, by: tuple[str, ...]) -> str:
-    """Return what a run's line is called: the options that tell lines apart, or its folder.
+    """Return the name of a run's line: the options that distinguish lines, or its folder.
 
     Raises:
-        UserError: no run, or one without such an option.
+        UserError: the folder is no run, or the run has no such option.
     """
     described = read_run(run)
     if not by:
@@ -75,7 +75,7 @@ def points_of(run: Path, metric: str) -> dict[int, float]:
     """Return the values of a quantity by step.
 
     Raises:
-        UserError: the run has none.
+        UserError: the run has no such values.
     """
     records = [*read_metrics(run / "metrics.jsonl"), *read_probe(run)]
     measured = (record for record in records if record.get(metric) is not None)

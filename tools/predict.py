@@ -4,8 +4,8 @@ Example:
     python tools/predict.py --network runs/finetuned --images photos/ --out predicted
     accelerate launch tools/predict.py --network mine.onnx --images packs/mine --split unlabeled --out guesses
 
-`--images` is a pack, or anything that tools/pack_dataset.py packs: a folder, a tar, a list. That is packed
-first, into OUT/pack, so that the images are read at the loader's speed.
+`--images` is a pack, or anything that tools/pack_dataset.py packs: a folder, a tar, a list. Anything but a
+pack is first packed into OUT/pack, so that its images are read at the loader's speed.
 
 OUT/predictions.csv    file, label, confidence, and the next classes with theirs
 OUT/labels.parquet     a label table of the pack, for --extra-labels
@@ -27,7 +27,7 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ForwardConfig):
-    """Write what a network says of images."""
+    """Write the predictions of a network for images."""
 
     network: Path
     """Run folder, any export (tools/export.py), or timm:NAME, hf:REPO or weights with a classifier."""
@@ -40,7 +40,7 @@ class Config(ForwardConfig):
     backbone: str | None = None
     """Network of a weights file that does not say it."""
     top_k: Count = 5
-    """Classes per image; all where there are fewer."""
+    """Classes per image; all if there are fewer."""
     threshold: Share = 0.0
     """Least confidence of a label in labels.parquet; the table of guesses has all images."""
     form: Literal["csv", "parquet"] = "csv"
@@ -81,6 +81,7 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import gather_on_main, make_accelerator, on_main, rank
 from loaders import build_loader, open_pack
 from loaders.common.files import write_atomic
+from loaders.common.next_step import say_next
 from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.class_names import write_class_names
@@ -90,7 +91,7 @@ from loaders.packs.sources.spec import parse_splits
 
 @dataclass(frozen=True)
 class Guessed:
-    """What a network says of N images.
+    """The predictions of a network for N images.
 
     Attributes:
         row: int64 [N], of the pack, increasing.
@@ -104,7 +105,7 @@ class Guessed:
 
 
 def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
-    """Open the pack, or pack what else is given; such a pack has the classes of the network."""
+    """Open the pack, or pack another source first; that pack gets the classes of the network."""
     path = Path(config.images)
     if (path / "manifest.json").is_file() or "://" in config.images:
         return open_pack(config.images, config.loader.store)
@@ -162,10 +163,10 @@ def write_table(config: Config, pack: Pack, classes: Sequence[str], guessed: Gue
 
 
 def label_table(config: Config, pack: Pack, classes: Sequence[str], guessed: Guessed) -> LabelTable | None:
-    """Return the guesses as labels of the pack, those that are sure enough; None for other classes."""
+    """Return the guesses that are sure enough as labels of the pack; None if the classes differ."""
     if not pack.classes or not set(pack.classes) & set(classes):
         return None
-    numbers = np.full(len(classes), -1, np.int64)  # a network's classes as the pack numbers them
+    numbers = np.full(len(classes), -1, np.int64)  # the pack's numbers of the network's classes
     known = match_classes(classes, pack.classes, config.network, "predict a pack of these classes")
     for number, own in enumerate(known):
         if own >= 0:
@@ -200,7 +201,7 @@ def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed
         sheet.paste(picture.resize((side, side)), (left, top))
         name = network.classes[int(guessed.label[place, 0])]
         text = f"{guessed.confidence[place, 0]:.0%} {name}"[: side // 6]
-        plain = text.encode("latin-1", "replace").decode("latin-1")  # the font that Pillow brings
+        plain = text.encode("latin-1", "replace").decode("latin-1")  # Pillow's own font
         drawing.text((left + 1, top + side + 1), plain, fill="black")
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
@@ -223,7 +224,7 @@ def run(config: Config) -> Path:
         path = write_table(config, pack, network.classes, guessed)
         labels = label_table(config, pack, network.classes, guessed)
         if labels is not None:
-            labels.write(config.out / "labels.parquet")
+            pack.signed(labels).write(config.out / "labels.parquet")
         if config.sheet is not None:
             draw_sheet(config, network, split, guessed, config.sheet)
         return path
@@ -237,6 +238,7 @@ def main() -> None:
     path = run(config)
     if rank() == 0:
         print(f"predict: {path}{describe_bad_rows(config.out)}")
+        say_next("tools/export.py", "--run", config.network, "--form", "onnx", "--out", "network.onnx")
 
 
 if __name__ == "__main__":

@@ -26,12 +26,12 @@ class Config(FrozenConfig):
     results: Path | None = None
     """Folder of evaluation.json and of the features; --run by default, needed where that is no folder."""
     train_split: str = "train"
-    """Labelled split: the bank of neighbours, and what the probe is fitted on."""
+    """Labelled split for the bank of neighbours and for fitting the probe."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Measure on images that the bank, or the run's own labels, hold too; evaluation.json names them under
-    leaks."""
+    """Measure although images are also in the bank, or among the run's own labels; evaluation.json names them
+    under leaks."""
     labels_per_class: int | None = None
     """Use only so many labelled images of each class of the training split; all by default."""
     neighbours: Count = 20
@@ -41,14 +41,14 @@ class Config(FrozenConfig):
     inverse_penalty: Positive = 1.0
     """C of the linear probe, scikit-learn's inverse strength of regularisation."""
     untrained: bool = True
-    """Also measure the same network with random weights: what the architecture alone gives."""
+    """Also measure the same network with random weights, to show the share of the architecture."""
     untrained_seed: int = 0
     """Seed of these random weights."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
         check_numbers(self)
-        named = str(self.run).startswith(("timm:", "hf:"))  # else a run that is not there is told later
+        named = str(self.run).startswith(("timm:", "hf:"))  # a run that does not exist is refused later
         if self.results is None and (named or self.run.is_file()):
             raise UserError(
                 f"run: expected a folder at {self.run}, which the results go into; give --results for them"
@@ -63,7 +63,7 @@ class Config(FrozenConfig):
 
     @property
     def out(self) -> Path:
-        """Folder of the images that could not be read: the run's own names may be rows of another pack."""
+        """Folder for the list of unreadable images; that of the run may name rows of another pack."""
         return self.folder / "evaluation"
 
 
@@ -92,6 +92,7 @@ from engine.train.distributed import make_accelerator, on_main, rank, seed_every
 from engine.train.run_config import described
 from engine.train.run_folder import read_run
 from loaders import open_pack
+from loaders.common.next_step import say_next
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import few_labels, has_labels, subsample_per_class, tell_scarce
@@ -151,7 +152,7 @@ def _accuracies(
 
 
 def account(config: Config, pack: Pack) -> Account:
-    """Hold the bank of neighbours, and the labels behind the run, against the split that is measured on."""
+    """Compare the bank of neighbours, and the labels behind the run, with the split that is measured on."""
     for split in (config.train_split, config.test_split):
         if not has_labels(pack, split):
             raise UserError(
@@ -165,7 +166,7 @@ def account(config: Config, pack: Pack) -> Account:
 
 
 def evaluate(config: Config) -> Evaluation:
-    """Measure a run's backbone, and an untrained one where asked, and write evaluation.json."""
+    """Measure a run's backbone, and an untrained one if wanted, and write evaluation.json."""
     foreign = is_foreign(config.run)
     recipe = str(config.run) if foreign else read_run(config.run)["recipe"]
     file = config.run if foreign else config.run / "backbone.safetensors"
@@ -210,6 +211,8 @@ def main() -> None:
     if rank() == 0:
         print_evaluation(Console(), evaluation)
         print(f"evaluate: results{describe_bad_rows(config.out)} -> {config.folder}")
+        begun = ("--pack", config.pack, "--init", config.run, "--out", "runs/transfer")
+        say_next("recipes/transfer.py", *begun)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Cycles per pixel of each part of the CPU view engine, on one thread.
+"""Measure the cycles per pixel of each part of the CPU view engine, on one thread.
 
 Example:
     python tools/profile_kernels.py --resolution 96
 
 The clock is calibrated by a chain of dependent additions (one cycle each), so the figures are core cycles at
-whatever frequency the processor ran. Each figure is the least of several passes over the bundled photographs.
+any frequency of the processor. Each figure is the least of several passes over the bundled photographs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True)
 class Config:
-    """What to profile."""
+    """Options of the profile."""
 
     resolution: Count = 96
     """Side of the views in pixels."""
@@ -102,7 +102,7 @@ def cycles_per_second() -> float:
 
 
 def photographs(config: Config) -> Images:
-    """Return crops of scikit-learn's photographs, JPEG of quality 90 and decoded."""
+    """Return crops of scikit-learn's photographs, encoded as JPEG of quality 90 and decoded."""
     rng = np.random.default_rng(0)
     sources = load_sample_images().images
     largest = min(min(image.shape[:2]) for image in sources) - 1

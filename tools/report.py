@@ -46,7 +46,7 @@ class Config:
     """Classes whose right and wrong images to show; by default the two best and the two worst."""
 
     def __post_init__(self) -> None:
-        """Refuse a sheet of nothing, and a file that cannot be written."""
+        """Refuse an empty sheet, and a file that cannot be written."""
         check_numbers(self)
         check_file(self.page)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loaders.common.checks import check_numbers
@@ -49,9 +49,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from loaders.common.cores import available_cores
+from loaders.common.next_step import say_next
 from loaders.packs import open_pack
 from loaders.packs.audit import compare_with_source, decode_all
-from loaders.packs.manifest import DIVISION, read_manifest
+from loaders.packs.manifest import division_of, read_manifest
 from loaders.packs.sources.spec import SplitSource, parse_splits
 from loaders.packs.verify import verify_pack
 
@@ -59,11 +60,16 @@ _SHOWN_LINES = 20
 
 
 def _splits(folder: Path, texts: tuple[str, ...]) -> tuple[SplitSource, ...]:
-    """Return the sources as they were given, divided in the way that the manifest records."""
+    """Return the given sources, divided as recorded in the manifest."""
     if not texts:
         return ()
-    division = read_manifest(folder).options.get(DIVISION, {})
-    return parse_splits(texts, int(division.get("seed", 0)), bool(division.get("near", False)))
+    manifest, found = read_manifest(folder), list[SplitSource]()
+    for split in parse_splits(texts):
+        if split.division is not None:
+            seed, near = division_of(manifest, split.split)
+            split = replace(split, division=split.division._replace(seed=seed, near=near))
+        found.append(split)
+    return tuple(found)
 
 
 def main() -> int:
@@ -103,7 +109,21 @@ def main() -> int:
     for split in splits:
         count = len(pack.split(split.split))
         print(f"{count:,} images of split {split.split} compared with {split.source}: nothing is missing")
+    say_training(folder)
     return 0
+
+
+def say_training(folder: Path) -> None:
+    """Name a first training: on labels where a split has any, else without."""
+    splits = read_manifest(folder).splits
+    labelled = [split.name for split in splits if split.num_labeled]
+    begin: tuple[object, ...] = ("--pack", folder, "--preset", "auto", "--out", "runs/first")
+    if not labelled:
+        say_next("recipes/vicreg.py", *begin, "--split", splits[0].name)
+        return
+    named = [] if "train" in labelled else ["--labeled-split", labelled[0]]
+    tested = [] if "test" in labelled else ["--test-split", ""]
+    say_next("recipes/supervised.py", *begin, *named, *tested)
 
 
 if __name__ == "__main__":

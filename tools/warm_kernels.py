@@ -16,7 +16,7 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True)
 class Config:
-    """Compile what packs, and what makes float32 views; what is compiled already is loaded in a moment."""
+    """Compile the kernels of packing and of float32 views; compiled ones are only loaded."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -52,7 +52,7 @@ _VIEWS = (
 
 
 def warm() -> None:
-    """Call each kernel with the types that it is called with most."""
+    """Call each kernel with its most frequent types."""
     jpeg = simplejpeg.encode_jpeg(np.zeros((_SIDE, _SIDE, 3), np.uint8), colorsubsampling="420")
     load_kernels()
     shrink_planes(jpeg, 1, _SIDE // 2, _SIDE // 2, 90)

@@ -21,7 +21,7 @@ from engine.report.names import drawn_names
 from engine.report.page import Picture
 from engine.report.theme import Palette
 
-_MOST_NAMED = 40  # classes; the names of more classes would overlap
+MOST_NAMED = 40  # classes; the names of more classes would overlap
 _MOST_CELLS = 500  # rows of a picture; with more classes, several share a cell
 _MOST_ORDERED = 300
 NUM_BINS = 15  # bins of the calibration, as in Guo et al. 2017
@@ -162,7 +162,7 @@ def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption
     If there are more classes than rows, each cell shows the largest share among a few neighbouring classes.
     """
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    names = drawn_names(classes if len(classes) <= _MOST_NAMED else ())
+    names = drawn_names(classes if len(classes) <= MOST_NAMED else ())
     pool = -(-len(classes) // _MOST_CELLS)
     if pool > 1:
         side = -(-len(classes) // pool) * pool
@@ -177,7 +177,10 @@ def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption
         colors = LinearSegmentedColormap.from_list("accent", [palette.card, palette.accent])
         axes = figure.add_subplot(1, 1, 1)
         # The square root of a share, so that a few images among many show.
-        axes.imshow(shares, cmap=colors, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+        count = len(classes)
+        extent = None if names.texts else (0, count, count, 0)  # so that ticks count classes, not cells
+        norm = PowerNorm(0.5, 0, 1)
+        axes.imshow(shares, cmap=colors, norm=norm, interpolation="nearest", extent=extent)
         if names.texts:
             axes.set_xticks(range(len(classes)), names.texts, rotation=90, fontsize=7)
             axes.set_yticks(range(len(classes)), names.texts, fontsize=7)
@@ -186,5 +189,5 @@ def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], caption
         dress(axes, palette)
         axes.grid(False)
 
-    side_inches = 5.2 if len(classes) <= _MOST_NAMED else 8.0
+    side_inches = 5.2 if len(classes) <= MOST_NAMED else 8.0
     return draw_picture(draw, (side_inches, side_inches - 0.2), "Confusion matrix", caption, names)

@@ -2,6 +2,7 @@
 
 FOLDER/<fingerprint>/features.npy   float16 [V, N, D]: V views of N images, in their order
                      present.npy    bool [N]: False where an image could not be read
+                     rows.npy       int64 [N]: rows of the pack
                      store.json     what the fingerprint stands for, and how many images are done
 
 The fingerprint covers the pack, the rows of the split, every tensor of the network and the views with their
@@ -35,7 +36,8 @@ from loaders.common.json_text import parse_json
 from loaders.common.locks import locked
 from loaders.common.notice import tell
 from loaders.epochs import EpochLoader
-from loaders.packs import Split
+from loaders.order.fingerprint import pack_fingerprint
+from loaders.packs import Pack, Split
 
 FOLDER = "features"
 _ROWS_PER_MARK = 8192  # rows between two notes of the progress; a kill costs that many
@@ -147,8 +149,8 @@ def _open(place: Path, split: Split, mode: Literal["r", "r+", "c"]) -> FeatureSt
     return FeatureStore(place, h, present, split.rows(np.arange(len(split))))
 
 
-def _create(place: Path, shape: tuple[int, int, int]) -> None:
-    """Make both arrays as sparse files of zeros, which take no space on the disk until they are written."""
+def _create(place: Path, shape: tuple[int, int, int], split: Split) -> None:
+    """Write the rows, and both arrays as sparse files of zeros, which take no space until written."""
     needed = int(np.prod(shape)) * 2
     free = os.statvfs(place)
     if needed > free.f_bavail * free.f_frsize:
@@ -156,6 +158,7 @@ def _create(place: Path, shape: tuple[int, int, int]) -> None:
             f"features: expected {needed / 1e9:.1f} GB of free disk at {place}, found "
             f"{free.f_bavail * free.f_frsize / 1e9:.1f}; free some, or give another folder"
         )
+    np.save(place / "rows.npy", split.rows(np.arange(len(split))))
     for name, dtype, size in (("features.npy", np.float16, shape), ("present.npy", np.bool_, shape[1:2])):
         np.lib.format.open_memmap(place / name, mode="w+", dtype=dtype, shape=size).flush()
 
@@ -184,7 +187,7 @@ def _compute(
             if store is None:
                 shape = (len(h), len(split), h[0].shape[1])
                 if first == 0:
-                    on_main(lambda s=shape: _create(place, s))  # type: ignore[misc]
+                    on_main(lambda s=shape: _create(place, s, split))  # type: ignore[misc]
                 store = _open(place, split, "r+")
             _write(store, h, batch, position)
             if (step + 1) % per_mark == 0 or step + 1 == loader.steps_per_epoch:
@@ -214,6 +217,40 @@ def _mark(store: FeatureStore, rows: int, facts: Mapping[str, Any], device: torc
     all_reduce_sum(torch.zeros(1, device=device))
     content = to_json({"facts": dict(facts), "rows_done": rows})
     on_main(lambda: write_atomic(store.folder / "store.json", content))
+
+
+def read_stored(folder: Path, pack: Pack) -> tuple[Tensor, NDArray[np.int64]] | None:
+    """Return what one network left in a folder of the images of a pack; None where it left nothing.
+
+    Args:
+        folder: that `store_features` was given, or the run folder that holds it.
+        pack: the pack.
+
+    Returns:
+        float16 [N, D], memory-mapped where one array has them all, and their rows of the pack, int64 [N],
+        increasing.
+    """
+    found: dict[tuple[Any, ...], list[FeatureStore]] = {}
+    for path in sorted({*folder.glob("*/store.json"), *folder.glob(f"{FOLDER}/*/store.json")}):
+        place = path.parent
+        try:
+            facts = dict(parse_json(path.read_bytes())["facts"])
+            rows = np.load(place / "rows.npy", allow_pickle=False)
+            h, present = (np.load(place / f"{name}.npy", mmap_mode="c") for name in ("features", "present"))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # of another version, or not finished
+        if facts.get("pack") == pack_fingerprint(pack) and h.shape[1] == len(rows):
+            by = tuple(facts.get(name) for name in ("network", "layer", "views"))
+            found.setdefault(by, []).append(FeatureStore(place, h, present, rows))
+    if not found:
+        return None
+    stores = max(found.values(), key=lambda stores: sum(int(store.present.sum()) for store in stores))
+    parts = [store.features(np.full(len(store.rows), -1)) for store in stores]
+    h = parts[0].h if len(parts) == 1 else torch.cat([part.h for part in parts])
+    rows, first = np.unique(torch.cat([part.index for part in parts]).numpy(), return_index=True)
+    if len(parts) == 1 and (np.diff(first) == 1).all():
+        return h, rows
+    return h[torch.from_numpy(first)], rows
 
 
 Make = Callable[[Split], EpochLoader]

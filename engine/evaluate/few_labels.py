@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
+from loaders.common.next_step import next_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +34,9 @@ class FewLabelResult:
         top5: share with the label among the five most probable classes; None in older files.
         method: fine_tune, frozen, two_stage, knn, or the recipe that trained it.
         validation_top1: share of validation images classified correctly; None if there were none.
+        start_top1: share of test images that the linear probe of its start classified correctly, where the
+            network began with it; it decided nothing. None elsewhere.
+        folder: of its classifier, below that of the results; "" where it left none.
     """
 
     init: str
@@ -44,6 +48,8 @@ class FewLabelResult:
     top5: float | None = None
     method: str = "fine_tune"
     validation_top1: float | None = None
+    start_top1: float | None = None
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,26 @@ def read_results(out: Path) -> tuple[list[FewLabelResult], dict[str, Any]]:
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"few-label results: {path} is not a list of results ({error}); remove it") from error
+
+
+def next_step(out: Path, results: Sequence[FewLabelResult]) -> str:
+    """Say where the classifiers lie, and the command that uses one; the test images do not choose which.
+
+    It is of the most labels; of several, the best by validation images, or else the first.
+
+    Args:
+        out: folder of the results.
+        results: in the order in which they came.
+    """
+    left = [result for result in results if result.folder]
+    if not left:
+        return next_line("tools/report.py", "--run", out)
+    most = max(result.labels_per_class for result in left)
+    few = [result for result in left if result.labels_per_class == most]
+    best = max(few, key=lambda result: -1.0 if result.validation_top1 is None else result.validation_top1)
+    options = ("--network", out / best.folder, "--images", "FOLDER", "--out", "predictions")
+    said = f"classifiers: {len(left)}, each in its folder of {out}"
+    return f"{said}\n{next_line('tools/predict.py', *options)}"
 
 
 def results_table(results: Sequence[FewLabelResult]) -> Table:

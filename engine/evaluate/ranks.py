@@ -50,7 +50,7 @@ class Ranked:
         """Headings of `rows`."""
         return ("class", "images", *(f"at {k}" for k in self._ranks()), "at own size")
 
-    def rows(self, classes: Sequence[str]) -> list[tuple[str, int, *tuple[float, ...]]]:
+    def rows(self, classes: Sequence[str]) -> list[tuple[str | int | float, ...]]:
         """Return name, images, and precision at some ranks and its own of each class with images."""
         precision, own = self.precision(), self.at_own_size()
         return [
@@ -60,7 +60,7 @@ class Ranked:
                 *(float(precision[i, k - 1]) for k in self._ranks()),
                 float(own[i]),
             )
-            for i in np.flatnonzero(self.count > 0)
+            for i in map(int, np.flatnonzero(self.count > 0))
         ]
 
     def _ranks(self) -> list[int]:

@@ -50,11 +50,6 @@ class Selection:
         """Return the number of pairs."""
         return len(self.row)
 
-    @property
-    def empty_classes(self) -> Rows:
-        """The classes that no row has among its top K."""
-        return np.flatnonzero(self.counts == 0)
-
     def best(self, per_class: int) -> Selection:
         """Return the first `per_class` rows of each class: the selection for a smaller P."""
         starts = np.repeat(np.cumsum(self.counts) - self.counts, self.counts)

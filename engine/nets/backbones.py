@@ -16,6 +16,7 @@ from timm.models import split_model_name_tag
 from torch import Tensor, nn
 
 from engine.nets.alexnet import build_alexnet
+from engine.nets.compact import COMPACT_RESNET, CompactResNet
 from engine.nets.description import read_description
 from engine.nets.gan_networks import Discriminator, discriminator_width
 from engine.nets.wide_resnet import WIDE_RESNET, WideResNet
@@ -24,7 +25,7 @@ from loaders.common.notice import tell
 
 TINY_RESNET = "tiny_resnet"
 ALEXNET = "alexnet_bn"
-OURS = (TINY_RESNET, WIDE_RESNET, ALEXNET)
+OURS = (TINY_RESNET, COMPACT_RESNET, WIDE_RESNET, ALEXNET)
 
 
 class ResidualBlock(nn.Module):
@@ -100,8 +101,8 @@ def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | N
     timm's ResNets start the last BatchNorm of each block at zero by default, and so does ours.
 
     Args:
-        name: `tiny_resnet`, `wrn_28_2`, `alexnet_bn`, `gan_discriminator_96` (or another width), or
-            any name that `timm.list_models()` prints.
+        name: `tiny_resnet`, `compact_resnet`, `wrn_28_2`, `alexnet_bn`, `gan_discriminator_96` (or another
+            width), or any name that `timm.list_models()` prints.
         resolution: side of the square views in pixels; sizes the position tables of networks that have them.
         weights: weights of this network, maybe for views of another resolution: timm interpolates position
             tables of another size, if it can do so for this network. Random weights by default.
@@ -147,6 +148,42 @@ def resized(network: nn.Module, name: str, resolution: int) -> nn.Module:
     return network
 
 
+def of_whole_images(network: nn.Module, name: str, resolution: int) -> nn.Module:
+    """Return a backbone that learns from tiles as one that takes whole images, to be measured as it is now.
+
+    The network itself stays as it is, and no random number is drawn.
+
+    Args:
+        network: built by `build_backbone` for tiles; returned where nothing in it belongs to a resolution.
+        name: as `build_backbone` takes it.
+        resolution: side of the whole images in pixels.
+
+    Raises:
+        UserError: a resolution that the network cannot take.
+    """
+    if "img_size" not in _size_options(name, resolution):
+        return network
+    with torch.random.fork_rng(devices=[]):  # a new network draws weights before it gets these
+        return resized(network, name, resolution)
+
+
+def check_resolution(network: nn.Module, name: str, resolution: int) -> None:
+    """Refuse a resolution that a network cannot take as it is.
+
+    Args:
+        network: built by `build_backbone`, on any device; keeps its mode.
+        name: as `build_backbone` takes it.
+        resolution: side of the views in pixels.
+
+    Raises:
+        UserError: it cannot.
+    """
+    training = network.training
+    with _refusal(name, resolution):
+        _count_features(network.eval(), name, resolution)
+    network.train(training)
+
+
 @contextmanager
 def _refusal(name: str, resolution: int) -> Iterator[None]:
     """Turn a network's exception about the size of views into a one-line error."""
@@ -177,6 +214,8 @@ def _create(name: str, resolution: int, **options: Any) -> nn.Module:
     """Build a network with random weights; `options` are those of `timm.create_model`."""
     if name == TINY_RESNET:
         return TinyResNet()
+    if name == COMPACT_RESNET:
+        return CompactResNet()
     if name == WIDE_RESNET:
         return WideResNet()
     if name == ALEXNET:

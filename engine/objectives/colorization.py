@@ -39,12 +39,17 @@ def _constants(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor
     return matrix.to(device, dtype), torch.linalg.inv(matrix).to(device, dtype), white.to(device, dtype)
 
 
+def _mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
+    """Apply a matrix [3, 3] to [..., 3, H, W]; a product of matrices would be rounded by autocast."""
+    return (matrix[:, :, None, None] * x.unsqueeze(-4)).sum(-3)
+
+
 def rgb_to_lab(rgb: Tensor) -> Tensor:
     """Convert sRGB in [0, 1], [..., 3, H, W], to L* in [0, 100], a* and b*, float32 or wider, same shape."""
     x = at_least_float32(rgb)
     linear = torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.0) + 0.055) / 1.055) ** 2.4)
     matrix, _, white = _constants(x.device, x.dtype)
-    t = torch.einsum("ij,...jhw->...ihw", matrix, linear) / white
+    t = _mix_channels(matrix, linear) / white
     f = torch.where(
         t > _LINEAR_BELOW**3, t.clamp_min(1e-9) ** (1 / 3), t / (3 * _LINEAR_BELOW**2) + 4.0 / 29.0
     )
@@ -59,7 +64,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     f = torch.stack([fy + a / 500.0, fy, fy - b / 200.0], -3)
     t = torch.where(f > _LINEAR_BELOW, f**3, 3 * _LINEAR_BELOW**2 * (f - 4.0 / 29.0))
     _, inverse, white = _constants(t.device, t.dtype)
-    linear = torch.einsum("ij,...jhw->...ihw", inverse, t * white).clamp(0.0, 1.0)
+    linear = _mix_channels(inverse, t * white).clamp(0.0, 1.0)
     srgb = torch.where(
         linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp_min(1e-9) ** (1 / 2.4) - 0.055
     )
@@ -76,7 +81,8 @@ def color_bins() -> Tensor:
     levels = torch.linspace(0.0, 1.0, 86)
     cube = torch.stack(torch.meshgrid(levels, levels, levels, indexing="ij"))
     ab = rgb_to_lab(cube.reshape(3, 1, -1))[1:, 0]
-    return torch.unique((ab / BIN_SIDE).round(), dim=1).T.contiguous() * BIN_SIDE
+    bins: Tensor = torch.unique((ab / BIN_SIDE).round(), dim=1).T.contiguous() * BIN_SIDE
+    return bins
 
 
 def encode(ab: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluate.classification_report import (
+    MOST_NAMED,
     ClassificationReport,
     classification_report,
     cluster_order,
@@ -60,6 +61,7 @@ class ClassifierPages:
         self.report: ClassificationReport = classification_report(
             tested.probabilities, torch.from_numpy(tested.label)
         )
+        self.order = cluster_order(self.report.confusion)  # of the classes in the picture
         self.confidence, self.guess = (t.numpy() for t in tested.probabilities.max(1))
         self.right = self.guess == tested.label
         shown, whole = len(tested.row), tested.num_labelled
@@ -70,7 +72,7 @@ class ClassifierPages:
     def confusion(self) -> Section:
         """Return the confusion matrix, with confused classes side by side, and the worst pairs."""
         report, classes = self.report, self.pack.classes
-        order = cluster_order(report.confusion)
+        order = self.order
         names = [classes[i] for i in order]
         matrix = report.confusion[np.ix_(order, order)]
         caption = (
@@ -94,7 +96,8 @@ class ClassifierPages:
     def per_class(self, training: NDArray[np.int64] | None) -> Section:
         """Return a table of the classes; `training`, int64 [C], counts the labels that were trained on."""
         confusion = self.report.confusion
-        given = confusion.sum(0)
+        given, place = confusion.sum(0), np.argsort(self.order)
+        places = len(self.classes) > MOST_NAMED  # the picture then has no room for names
         rows = []
         for number, name in enumerate(self.pack.classes):
             count = int(confusion[number].sum())
@@ -103,10 +106,12 @@ class ClassifierPages:
             recall, taken = self.report.per_class[number], int(given[number])
             precision = percent(confusion[number, number] / taken) if taken else "-"
             labels = () if training is None else (f"{training[number]:,}",)
-            rows.append((name, *labels, f"{count:,}", percent(recall), precision))
+            where = (f"{place[number]:,}",) if places else ()
+            rows.append((name, *labels, f"{count:,}", percent(recall), precision, *where))
         columns = ("class", *(() if training is None else ("labels trained on",)), "test images")
+        columns = (*columns, "accuracy", "precision", *(("place in the picture",) if places else ()))
         caption = "Click a heading to sort. Accuracy: share of the class's images that are found (recall)."
-        return Section("Classes", [Table((*columns, "accuracy", "precision"), rows, caption)])
+        return Section("Classes", [Table(columns, rows, caption)])
 
     def images(self) -> Section:
         """Return the most confident right and wrong images of the best and the worst classes."""

@@ -26,7 +26,7 @@ from loaders.packs import Pack
 
 _SHOWN_IMAGES, _SHOWN_MAPS = 4, 9
 _COLOURS = "viridis"  # dark is zero, on light and on dark pages
-_GAP = 1  # pixels between maps
+_GAP, _LEAST_SIDE = 1, 20  # pixels between maps, and of each
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,14 @@ def montage(maps: Tensor, channels: NDArray[np.int64]) -> Tensor:
         channels: int64 [K], those to show; each is divided by its own largest magnitude.
 
     Returns:
-        uint8 [3, H', W'].
+        uint8 [3, H', W']; small maps are enlarged, so that the gaps between them do not outweigh them.
     """
     from matplotlib import colormaps
 
     chosen = maps[torch.from_numpy(channels)].abs()
     chosen = chosen / chosen.amax((1, 2), keepdim=True).clamp_min(1e-30)
+    times = -(-_LEAST_SIDE // min(chosen.shape[1:]))
+    chosen = chosen.repeat_interleave(times, 1).repeat_interleave(times, 2)
     across = int(np.ceil(np.sqrt(len(chosen))))
     height, width = chosen.shape[1] + _GAP, chosen.shape[2] + _GAP
     down = -(-len(chosen) // across)

@@ -13,6 +13,7 @@ import torch
 from engine.evaluate.few_labels import RESULTS_NAME, read_results
 from engine.evaluate.online_probe import read_probe
 from engine.report.classifier_sections import headline
+from engine.report.feature_maps import draw_maps, look, sparseness_table
 from engine.report.figures import draw_curves, draw_steps
 from engine.report.names import check_classes
 from engine.report.page import Block, Facts, Paragraph, Section, Table, render_page
@@ -31,10 +32,11 @@ from engine.report.tested import Tested
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.metrics import read_metrics
 from engine.train.run_folder import read_run
-from loaders.common.errors import UserError, one_line
+from loaders.common.errors import LoaderError, UserError, one_line
 from loaders.common.json_text import parse_json
 
 ABLATION_NAME = "ablation.json"
+_STAGE_FOLDERS = ("pretrain", "fine_tune", "rounds", "fixmatch", "active-fixmatch")
 CLASSIFICATION_NAME, PREDICTIONS_NAME = "classification.json", "predictions.npz"
 
 
@@ -63,6 +65,7 @@ def few_labels_page(options: PageOptions) -> str:
             str(r.labels_per_class),
             str(r.seed),
             accuracy_cell(r.top1, r.num_test),
+            "" if r.start_top1 is None else percent(r.start_top1),
             "" if r.validation_top1 is None else percent(r.validation_top1),
             str(r.steps),
         )
@@ -74,6 +77,7 @@ def few_labels_page(options: PageOptions) -> str:
         "labels per class",
         "seed",
         "accuracy (95 % interval)",
+        "linear probe of its start",
         "validation",
         "steps",
     )
@@ -107,12 +111,25 @@ def pipeline_page(options: PageOptions) -> str:
     runs = sorted(path.parent for path in options.run.rglob("metrics.jsonl"))
     sections = [
         Section("Stages", blocks),
+        _stage_maps(config, options),
         *compared_sections(runs, options.run),
         _configuration(config, options),
     ]
     return render_page(
         options.title or f"Pipeline: {options.run.resolve().name}", options.lead, sections, FOOTER
     )
+
+
+def _stage_maps(config: dict[str, Any], options: PageOptions) -> Section:
+    """Return the maps of the network of each stage, for the first test image (the report's figure 1)."""
+    starts = [options.run / name for name in _STAGE_FOLDERS if (options.run / name).is_dir()]
+    try:
+        pack = pack_of({"config": config}, options)
+        first = pack.split(str(config["test_split"])).rows(np.arange(1)).tolist()
+        seen = [look(start.name, start, pack, first) for start in starts]
+    except (UserError, LoaderError, OSError, ValueError, KeyError) as error:
+        return Section("Feature maps", [Paragraph(f"Not drawn: {one_line(str(error))}.")])
+    return Section("Feature maps", [draw_maps(seen, 9, 0), sparseness_table(seen)] if seen else [])
 
 
 def evaluation_page(options: PageOptions) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ from engine.train.bad_rows import read_bad_rows
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.metrics import read_metrics
 from engine.train.run_folder import read_run
-from engine.train.samples import load_samples
+from engine.train.samples import SAMPLES_NAME, load_samples
 from loaders.classification import build_rows_loader
 from loaders.common.errors import LoaderError, UserError, one_line
 from loaders.common.files import write_atomic
@@ -43,7 +44,7 @@ from loaders.packs import Pack, open_pack
 from loaders.packs.labels.subsample import training_labels
 from loaders.views.evaluation import EvaluationView
 
-PAGE_NAME, COMMAND_NAME = "report.html", "command.txt"
+PAGE_NAME, COMMAND_NAME, METRICS_NAME = "report.html", "command.txt", "metrics.jsonl"
 FOOTER = "Written by Sluice from the folder's own records."
 _SHOWN_BAD_ROWS = 20
 
@@ -119,12 +120,15 @@ def build_run_page(options: PageOptions) -> str:
     evaluation = page.get("frozen features", lambda: read_evaluation(run))
     page.add("accuracy", lambda: accuracy_section(run, evaluation, results))
     page.add("leaks", lambda: leaks_section(leaks_of(described, options.few_labels, evaluation)))
-    records = page.get("curves", lambda: read_metrics(run / "metrics.jsonl")) or []
+    phases = phases_of(run)
+    records = page.get("curves", lambda: read_logs(phases or [run])) or []
     if not records:
         page.missing.append(
             "curves: metrics.jsonl has no line, so the run has not reached its first log step"
         )
     probes = page.get("probe", lambda: read_probe(run)) or []
+    if phases:
+        page.add("phases", lambda: phases_section(phases))
     page.add("curves", lambda: curves_section([*records, *probes]))
     if results:
         page.add("few labels", lambda: few_labels_section(results))
@@ -133,8 +137,8 @@ def build_run_page(options: PageOptions) -> str:
     pack = page.get("pack", lambda: pack_of(described, options))
     if pack is not None:
         check_classes(options.classes, pack.classes)
-        page.add("views", lambda: views_section(run, pack, options.num_images))
-        page.add("feature maps", lambda: feature_maps(run, pack))
+        page.add("views", lambda: views_section([run, *phases], pack, options.num_images))
+        page.add("feature maps", lambda: feature_maps([run, *phases], pack))
         if options.num_tested:
             page.add("test images", lambda: network_sections(described, pack, options))
     page.add("speed", lambda: speed_section(records))
@@ -244,9 +248,9 @@ def original_pixels(pack: Pack, rows: Tensor, resolution: int) -> Tensor:
     return to_pixels(batch.views[0], view.mean, view.std)[[order.index(row) for row in wanted]]
 
 
-def views_section(run: Path, pack: Pack, num_images: int) -> Section:
-    """Return the sheet of the first training images of a run, each above its views."""
-    views, rows = load_samples(run)
+def views_section(runs: Sequence[Path], pack: Pack, num_images: int) -> Section:
+    """Return the sheet of the first training images of a run or its first phase, each above its views."""
+    views, rows = _samples(runs)
     views, rows = tuple(view[:num_images] for view in views), rows[:num_images]
     originals = original_pixels(pack, rows, views[0].shape[-1])
     usual = EvaluationView.usual(views[0].shape[-1])
@@ -259,15 +263,61 @@ def views_section(run: Path, pack: Pack, num_images: int) -> Section:
     return Section("Views", [sheet])
 
 
-def feature_maps(run: Path, pack: Pack) -> Section:
+def _samples(runs: Sequence[Path]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return the first views of the first of these folders that has some, see `load_samples`."""
+    return load_samples(next((run for run in runs if (run / SAMPLES_NAME).is_file()), runs[0]))
+
+
+def feature_maps(runs: Sequence[Path], pack: Pack) -> Section:
     """Return what the stages of a run's network make of the first images that it was trained on."""
     from engine.report.feature_maps import maps_section
 
     try:
-        rows = [row for row in load_samples(run)[1].tolist() if row < len(pack)]
+        rows = [row for row in _samples(runs)[1].tolist() if row < len(pack)]
     except UserError:  # a run that was stopped before its first step, or an older one
         rows = []
-    return maps_section(run, pack, rows or range(len(pack)))
+    return maps_section(runs[0], pack, rows or range(len(pack)))
+
+
+def phases_of(run: Path) -> list[Path]:
+    """Return the trainings that a command of several phases is made of, in their order; else none."""
+    if (run / METRICS_NAME).is_file():
+        return []
+
+    def order(phase: Path) -> tuple[bool, list[str | int]]:
+        parts = re.split(r"(\d+)", phase.name)  # the tenth comes after the second
+        return phase.name != "start", [int(part) if part.isdigit() else part for part in parts]
+
+    return sorted((path.parent for path in run.glob(f"*/{METRICS_NAME}")), key=order)
+
+
+def read_logs(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the records of trainings, one behind the other: the steps of each go on from the one before."""
+    joined: list[dict[str, Any]] = []
+    for run in runs:
+        first = joined[-1]["step"] if joined else 0
+        joined += [{**record, "step": record["step"] + first} for record in read_metrics(run / METRICS_NAME)]
+    return joined
+
+
+def phases_section(phases: Sequence[Path]) -> Section:
+    """Return a table of the trainings that a command is made of."""
+    rows = []
+    for phase in phases:
+        records, accuracy = read_metrics(phase / METRICS_NAME), read_accuracy(phase)
+        best = accuracy.get("ema", accuracy.get("raw"))
+        held = [record["validation_top1"] for record in records if "validation_top1" in record]
+        steps = records[-1]["step"] if records else 0
+        rows.append(
+            (
+                phase.name,
+                "-" if best is None else accuracy_cell(best.top1, best.num_images),
+                percent(held[-1]) if held else "-",
+                f"{steps:,}",
+            )
+        )
+    columns = ("phase", "accuracy (95 % interval)", "validation", "steps")
+    return Section("Phases", [Table(columns, rows, "Each goes on from one before; the curves join them.")])
 
 
 def speed_section(records: Sequence[dict[str, Any]]) -> Section:

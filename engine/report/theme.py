@@ -49,13 +49,14 @@ p{max-width:46rem;margin:.4rem 0 1rem}
 figure{margin:1rem 0}
 figcaption{margin-top:.5rem;max-width:46rem}
 figure picture img{display:block;width:100%;height:auto}
-.scroll{overflow-x:auto;background:var(--card);border:1px solid var(--rule);border-radius:.5rem;
-  padding:.35rem 1rem .6rem;margin:1rem 0}
+.scroll{overflow:auto;max-height:44rem;background:var(--card);border:1px solid var(--rule);
+  border-radius:.5rem;padding:.35rem 1rem .6rem;margin:1rem 0}
 table{border-collapse:collapse;width:100%;font-size:.95rem}
 caption{caption-side:bottom;text-align:left;padding-top:.6rem}
 th,td{padding:.42rem .9rem .42rem 0;border-bottom:1px solid var(--rule);text-align:left;
   vertical-align:top;font-weight:400}
-thead th{color:var(--muted);font-size:.85rem;border-bottom:1px solid var(--ink)}
+thead th{color:var(--muted);font-size:.85rem;border-bottom:1px solid var(--ink);position:sticky;top:-.35rem;
+  background:var(--card)}
 tbody tr:last-child>*{border-bottom:0}
 tbody th{white-space:nowrap}
 td,thead th:not(:first-child){text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;
@@ -94,7 +95,8 @@ main img{cursor:zoom-in}
   main{padding:1.2rem .8rem 2rem}h1{font-size:1.55rem;overflow-wrap:anywhere}
   .gallery{flex-wrap:nowrap;overflow-x:auto}.tiles{grid-template-columns:repeat(2,1fr)}
   .tile b{font-size:1.35rem}dl{columns:auto}.scroll{padding:.2rem .6rem .4rem}
-  tbody th{white-space:normal;overflow-wrap:anywhere}}
+  tbody th{white-space:normal;overflow-wrap:anywhere;min-width:6.5rem}
+  figure:has(>svg){overflow-x:auto}figure>svg{min-width:34rem}}
 footer{border-top:1px solid var(--rule);margin-top:3rem;padding-top:.8rem}
 """
 )

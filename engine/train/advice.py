@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +17,58 @@ _FEWEST_RECORDS = 8  # least number of log lines; the first and the last quarter
 _MOVED = 0.005  # share of the loss by which the loss has to change
 
 
-def advise_before(config: Any, recipe: Recipe) -> None:
+def advise_before(config: Any, recipe: Recipe, steps_per_epoch: int | None = None) -> None:
     """Print a line for each setting that makes training useless.
 
     Args:
         config: of the run.
         recipe: built.
+        steps_per_epoch: of the run; None where its length is not given in steps.
     """
-    for line in before(config, recipe):
-        tell(f"warning: {line}")
+    warn(before(config, recipe, steps_per_epoch))
 
 
-def before(config: Any, recipe: Recipe) -> Iterator[str]:
+def warn(lines: Iterable[str | None]) -> None:
+    """Print the lines that there are, each once."""
+    for line in lines:
+        if line is not None:
+            tell(f"warning: {line}")
+
+
+def before(config: Any, recipe: Recipe, steps_per_epoch: int | None = None) -> Iterator[str]:
     """Yield the lines of `advise_before`."""
-    warmup, epochs = float(getattr(config, "warmup_epochs", 0.0)), int(config.epochs)
+    warmup, epochs = float(getattr(config, "warmup_epochs", 0.0)), float(config.epochs)
+    if steps_per_epoch and getattr(config, "steps", None):
+        epochs = config.steps / steps_per_epoch
     if warmup >= epochs and warmup > 0:
         yield (
-            f"warmup_epochs: expected fewer than the {epochs} epochs of the run, found {warmup:g}; the "
+            f"warmup_epochs: expected fewer than the {epochs:.3g} epochs of the run, found {warmup:g}; the "
             "learning rate never reaches its peak"
         )
-    stride = stride_of(getattr(recipe, "backbone", None))
     resolution = int(getattr(config, "resolution", 0))
-    if stride is not None and 0 < resolution < stride:
-        yield (
-            f"resolution: expected at least {stride} pixels, the stride of {config.backbone}, found "
-            f"{resolution}; its last layers see one position"
-        )
-    classes = classes_of(recipe)
-    if classes is not None and len(classes) < 2:
-        names = ", ".join(classes)
-        yield f"classes: expected two or more, found {len(classes)} ({names}); every answer is right"
+    network = (getattr(recipe, "backbone", None), str(config.backbone), resolution)
+    for line in (below_stride(*network), one_class(classes_of(recipe))):
+        if line is not None:
+            yield line
+
+
+def below_stride(backbone: nn.Module | None, name: str, resolution: int) -> str | None:
+    """Return what to say of views that a network shrinks to less than a pixel; else None."""
+    stride = stride_of(backbone)
+    if stride is None or not 0 < resolution < stride:
+        return None
+    return (
+        f"resolution: expected at least {stride} pixels, the stride of {name}, found {resolution}; its last "
+        "layers see one position"
+    )
+
+
+def one_class(classes: Sequence[str] | None) -> str | None:
+    """Return what to say of a single class; else None."""
+    if classes is None or len(classes) > 1:
+        return None
+    names = ", ".join(classes)
+    return f"classes: expected two or more, found {len(classes)} ({names}); every answer is right"
 
 
 def stride_of(backbone: nn.Module | None) -> int | None:
@@ -72,10 +94,7 @@ def advise_after(out: Path, recipe: Recipe, accuracy: Accuracy | None) -> None:
         recipe: trained.
         accuracy: accuracy on the test split; None if nothing was measured.
     """
-    if (line := at_chance(accuracy, classes_of(recipe))) is not None:
-        tell(f"warning: {line}")
-    if (line := without_movement(read_metrics(out / "metrics.jsonl"))) is not None:
-        tell(f"warning: {line}")
+    warn([at_chance(accuracy, classes_of(recipe)), without_movement(read_metrics(out / "metrics.jsonl"))])
 
 
 def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str | None:

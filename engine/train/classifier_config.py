@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from engine.choices import ClassWeights, Mixing
+from engine.choices import ClassifierStart, ClassWeights, Flips, Mixing
 from engine.train.options import ValidationOptions
 from engine.train.run_config import StartConfig
 from loaders.common.checks import Positive
@@ -39,6 +39,11 @@ class ClassifierConfig(StartConfig, ValidationOptions):
     (1 - b^n) / (1 - b) of its n labels with b = 0.999 (Cui et al. 2019). The mean over all labels is 1."""
     keep_head: bool = False
     """Start with the classifier layer of --init as well; else it is new."""
+    classifier_start: ClassifierStart | None = None
+    """How a new classifier layer on --init begins. probe: as the linear probe of the frozen features; it is
+    measured before the first step, and the best weights are kept, so that the run does not end below it.
+    random: anew. By default probe in supervised.py and for the first training of self_training.py, else
+    random, as papers have it."""
     lr: float = 0.03
     """Peak learning rate of the backbone."""
     lr_head: float | None = None
@@ -52,6 +57,14 @@ class ClassifierConfig(StartConfig, ValidationOptions):
     statistics, and nothing is dropped."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning."""
+    flips: Flips = "random"
+    """random: every view is drawn anew; in_turns: a share --flip-p of the images is mirrored in even epochs
+    and the others in odd ones (Jordan 2024)."""
+    test_flip: bool = False
+    """Test the mean of the probabilities of each image and its mirror image, at twice the time."""
+    lr_vectors: Positive = 1.0
+    """Learning rate of biases and BatchNorm as a multiple of that of the weights. Jordan 2024: 64 for
+    BatchNorm's biases, whose scales it leaves at 1."""
     augment: tuple[Augmentation, ...] = ()
     """Further changes of the labelled views: rotation, translation, jitter, randaugment. INF473V report: all
     were tried, none helped."""
@@ -60,14 +73,27 @@ class ClassifierConfig(StartConfig, ValidationOptions):
     mixing_alpha: Positive = 1.0
     """Alpha of the Beta distribution that shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
 
+    usual_start: ClassVar[ClassifierStart] = "random"
+    """Of the classifier layer, where the run does not say."""
+
     def __post_init__(self) -> None:
         """Refuse options that make no training."""
         super().__post_init__()
         self.check_validation()
+        if self.test_flip and self.flip_p == 0.0:
+            raise UserError(
+                "test_flip: expected --flip-p above 0, mirror images are tested only where they are learned "
+                "from, found 0; leave out one"
+            )
         if self.balanced and self.class_weights != "none":
             raise UserError(
                 "class_weights: expected none beside --balanced, which evens the classes out already, found "
                 f"{self.class_weights}; leave out one"
+            )
+        if self.classifier_start == "probe" and (self.init is None or self.keep_head):
+            found = "none" if self.init is None else "--keep-head beside it"
+            raise UserError(
+                f"classifier_start: expected --init, on whose features a new classifier begins, found {found}"
             )
         if self.freeze_backbone and self.init is None:
             raise UserError("freeze_backbone: expected --init, whose weights to keep, found none")
@@ -76,6 +102,16 @@ class ClassifierConfig(StartConfig, ValidationOptions):
                 "probe_every_epochs: expected 0, a recipe with labels measures its classifier instead, found "
                 f"{self.probe_every_epochs}"
             )
+
+    @property
+    def asked_start(self) -> ClassifierStart:
+        """How a new classifier layer on --init begins."""
+        return self.classifier_start or self.usual_start
+
+    @property
+    def begins_at_probe(self) -> bool:
+        """Whether the classifier layer begins as the linear probe of the start's features."""
+        return self.asked_start == "probe" and self.init is not None and not self.keep_head
 
     def account(self, division: Division | None = None) -> Account:
         """Compare the run's training images with its test split and its validation images.

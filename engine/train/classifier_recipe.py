@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from engine.choices import Weights
+from engine.evaluate.feature_store import FOLDER
 from engine.evaluate.predict import Accuracy, measure_accuracy
+from engine.evaluate.representations import Features
 from engine.nets.classifier import Classifier, build_classifier, save_classifier
 from engine.objectives.cross_entropy import class_weights
 from engine.objectives.precision import at_least_float32
@@ -30,6 +33,7 @@ from engine.train.ema import (
     warmed_up,
 )
 from engine.train.optim import split_by_dimension
+from engine.train.probe_start import start_at_probe
 from engine.train.recipe import Recipe
 from loaders.batch import Batch, Loader
 from loaders.common.errors import UserError
@@ -37,6 +41,8 @@ from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
 
 ACCURACY_NAME = "accuracy.json"
+ReadFeatures = Callable[[nn.Module, Path, torch.device], Features]
+"""Maps a backbone, a folder to keep its features in, and its device to those of the labelled images."""
 
 
 class ClassifierRecipe(Recipe):
@@ -72,6 +78,7 @@ class ClassifierRecipe(Recipe):
         self._weighing = config.class_weights
         self._mixing = (config.mixing, config.mixing_alpha, config.seed)
         self.backbone_name = config.backbone
+        self.read_features: ReadFeatures | None = None
         if average == "copy":
             set_momentum(self.classifier, COPIED_MOMENTUM)
         self.average = None if average is None else make_target(self.classifier)
@@ -81,6 +88,7 @@ class ClassifierRecipe(Recipe):
         )  # Mean Teacher's, which alone has its own statistics
         self._rates = (config.lr, config.lr if config.lr_head is None else config.lr_head)
         self._momentum, self._nesterov = config.momentum, nesterov
+        self._lr_vectors = config.lr_vectors
         self._weight_decays = (config.weight_decay, config.weight_decay if decay_vectors else 0.0)
 
     @property
@@ -125,6 +133,16 @@ class ClassifierRecipe(Recipe):
         """
         sizes = [len(x) for x in views]
         return list(torch.split(at_least_float32(self.classifier(torch.cat(views))), sizes))
+
+    def begin_training(self, out: Path, device: torch.device) -> None:
+        """Begin with the linear probe of the frozen features, where `read_features` says how to get them."""
+        if self.read_features is None:
+            return
+        folder = out / FOLDER
+        start_at_probe(self.classifier.head, self.read_features(self.classifier.backbone, folder, device))
+        if self.average is not None:
+            self.average.head.load_state_dict(self.classifier.head.state_dict())
+        on_main(lambda: shutil.rmtree(folder))
 
     def mixed(self, batch: Batch, step: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return labelled views and labels, mixed with their neighbours where the run asks for it.
@@ -200,7 +218,7 @@ class ClassifierRecipe(Recipe):
             weights, vectors = split_by_dimension(module)
             groups += [
                 {"params": weights, "lr": lr, "weight_decay": self._weight_decays[0]},
-                {"params": vectors, "lr": lr, "weight_decay": self._weight_decays[1]},
+                {"params": vectors, "lr": lr * self._lr_vectors, "weight_decay": self._weight_decays[1]},
             ]
         return [group for group in groups if group["params"]]
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -9,18 +15,28 @@ from torch import Tensor, nn
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.predict import Accuracy
 from engine.evaluate.representations import Features, topk_accuracy
+from engine.nets.classifier import Classifier, save_classifier
 from engine.nets.layers import Layer, measure_layer, read_layer
+from engine.nets.starts import Start
 from engine.objectives.cross_entropy import label_loss
+from engine.train.advice import at_chance, below_stride, one_class, warn, without_movement
 from engine.train.batchnorm import BATCHNORM
+from engine.train.classifier_recipe import ACCURACY_NAME
 from engine.train.distributed import on_main
 from engine.train.loop import train
 from engine.train.loop_config import LoopConfig
+from engine.train.metrics import read_metrics
+from engine.train.probe_start import rehearsal_part, steps_worth
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.schedule import Schedule, warmup_cosine
-from engine.train.tuning_config import FineTuning
-from engine.train.validation import Validation
+from engine.train.tuning_config import FineTuning, Job
+from engine.train.validation import Validation, ValidationState
 from loaders.batch import Batch, Loader
 from loaders.common.errors import UserError
+from loaders.common.files import to_json, write_atomic
+from loaders.epochs import EpochLoader
+from loaders.packs import LabelTable, Split
+from loaders.packs.labels.validation import apart
 
 WHOLE = Layer()
 
@@ -58,7 +74,6 @@ class Transfer(Recipe):
         tuning: FineTuning,
         layer: Layer = WHOLE,
         hidden: tuple[int, ...] = (),
-        frozen: bool = False,
         resolution: int = 32,
     ) -> None:
         """Put a classifier on a backbone.
@@ -70,12 +85,11 @@ class Transfer(Recipe):
             tuning: rates, steps and BatchNorm mode.
             layer: where the features are read.
             hidden: layers of the classifier before the last.
-            frozen: train only the classifier; a rate of 0 does the same.
             resolution: side of the views; needed where `layer` names one.
         """
         super().__init__()
         self.backbone, self.backbone_name = backbone, backbone_name
-        self.layer, self.num_classes = layer, num_classes
+        self.layer, self.num_classes, self.resolution = layer, num_classes, resolution
         num_features = int(backbone.num_features)  # type: ignore[arg-type]
         self._behind: list[nn.Parameter] = []
         if layer.name:
@@ -83,10 +97,15 @@ class Transfer(Recipe):
         self.classifier = build_head(num_features, hidden, num_classes)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", None, persistent=False)  # computed from the labels
-        self.begin_stage(tuning, frozen)
+        self.begin_stage(tuning)
 
-    def begin_stage(self, tuning: FineTuning, frozen: bool) -> None:
-        """Set how the next training goes; the weights stay as they are."""
+    def begin_stage(self, tuning: FineTuning, frozen: bool = False) -> None:
+        """Say how the next training goes; the weights stay as they are.
+
+        Args:
+            tuning: rates, steps and BatchNorm mode.
+            frozen: train only the classifier; a rate of 0 does the same.
+        """
         self.tuning, self.frozen = tuning, frozen or tuning.lr_backbone == 0.0
         self.backbone.requires_grad_(not self.frozen)
         for parameter in self._behind:
@@ -138,29 +157,175 @@ class Transfer(Recipe):
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return a cosine over the wanted steps; the last epoch may be cut short."""
-        return warmup_cosine(self.tuning.steps, self.tuning.warmup_steps)
+        return warmup_cosine(total_steps, self.tuning.warmup_steps)
 
 
-def train_stage(
+@dataclass(frozen=True)
+class Stage:
+    """One training of a recipe that goes through several.
+
+    Attributes:
+        tuning: rates, steps and BatchNorm mode.
+        frozen: train the classifier alone.
+        loop: how the loop carries it out.
+        limit: steps after which it ends, of the whole schedule; 0 leaves the weights as they are, None takes
+            all.
+    """
+
+    tuning: FineTuning
+    frozen: bool
+    loop: LoopConfig
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a stage came to.
+
+    Attributes:
+        steps: that its weights have seen.
+        found: on validation images; None without any.
+    """
+
+    steps: int
+    found: ValidationState | None = None
+
+
+def train_stages(
     recipe: Transfer,
     loader: Loader[Batch],
     accelerator: Accelerator,
-    config: LoopConfig,
+    stages: Sequence[Stage],
     validation: Validation | None,
-) -> int:
-    """Train by the recipe's present stage; return the number of steps behind its final weights.
+) -> list[Trained]:
+    """Train stage by stage; the recipe ends with the last weights, or the best where these are kept.
 
     Args:
-        recipe: ends with the last weights, or with the best if these are kept.
+        recipe: to train.
         loader: of the training.
         accelerator: of the process.
-        config: of the loop.
+        stages: in their order.
         validation: what to measure while training; None for nothing.
     """
-    done = train(recipe, loader, accelerator, config, validation=validation)
-    accelerator.free_memory()
-    keeps_best = validation is not None and validation.keep == "best" and done.validation is not None
-    return done.validation.best_step if keeps_best and done.validation is not None else done.step
+    trained = []
+    warn([below_stride(recipe.backbone, recipe.backbone_name, recipe.resolution)])
+    for stage in stages:
+        recipe.begin_stage(stage.tuning, stage.frozen)
+        warn([stage.tuning.long_warmup])
+        done = train(
+            recipe, loader, accelerator, replace(stage.loop, max_steps=stage.limit), None, validation
+        )
+        accelerator.free_memory()
+        found = done.validation
+        keeps_best = validation is not None and validation.keep == "best" and found is not None
+        trained.append(Trained(found.best_step if keeps_best and found is not None else done.step, found))
+    return trained
+
+
+class JobTrainer(Protocol):
+    """What trains jobs: it knows the pack, the start and the loaders."""
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """Of the process."""
+
+    def build(self, job: Job, images: Split) -> Transfer:
+        """Build the network of a job as its training on some images begins."""
+
+    def augmented(self, job: Job, images: Split) -> Loader[Batch]:
+        """Build the training loader of some images."""
+
+    def in_order(self, split: Split, labels: LabelTable | None = None) -> EpochLoader:
+        """Build a loader of this rank's part of some images, without augmentation."""
+
+    def plan(
+        self, job: Job, steps_per_epoch: int, limits: Sequence[int | None], ending: str = ""
+    ) -> list[Stage]:
+        """Return the trainings of a job; `ending` is that of their folders, `limits` has one for each."""
+
+
+def train_job(
+    trainer: JobTrainer,
+    job: Job,
+    recipe: Transfer,
+    images: Split,
+    validation: Validation | None,
+    limits: Sequence[int | None],
+    ending: str = "",
+) -> list[Trained]:
+    """Train the network of a job on some images, see `train_stages` and `JobTrainer.plan`."""
+    loader = trainer.augmented(job, images)
+    try:
+        stages = trainer.plan(job, loader.steps_per_epoch, limits, ending)
+        return train_stages(recipe, loader, trainer.accelerator, stages, validation)
+    finally:
+        loader.close()
+        trainer.accelerator.free_memory()
+
+
+def rehearse(
+    trainer: JobTrainer, job: Job, images: Split, labels: LabelTable, validate_every: int | None
+) -> list[int | None]:
+    """Return how many steps of each stage are worth taking, see `engine.train.probe_start`.
+
+    Args:
+        trainer: of the job.
+        job: with a number of steps.
+        images: to train on.
+        labels: theirs.
+        validate_every: steps between measurements; None for a twentieth.
+    """
+    part = rehearsal_part(images.labels(labels), job.seed)
+    if part is None:
+        return [0] * job.num_stages
+    held, rows = images.take(np.flatnonzero(part)), images.rows(np.arange(len(images)))
+    others = apart(images.pack, rows, labels.of_rows(rows[part]))  # without copies of images held out
+    rest = images.take(np.flatnonzero(np.isin(rows, others)))
+    if len(np.unique(rest.labels(labels))) < 2:
+        return [0] * job.num_stages
+    loader = trainer.in_order(held, labels)
+    try:
+        watched = Validation(loader, validate_every, "best", from_start=True)
+        recipe = trainer.build(job, rest)
+        trained = train_job(trainer, job, recipe, rest, watched, [None] * job.num_stages, "-rehearsal")
+    finally:
+        loader.close()
+    return [0 if done.found is None else steps_worth(done.found, len(held)) for done in trained]
+
+
+def leave_classifier(
+    out: Path, recipe: Transfer, start: Start, classes: Sequence[str], tested: Accuracy
+) -> Path | None:
+    """Leave what predict.py, export.py and `--init` take; called on every rank.
+
+    Args:
+        out: run folder, which a training left.
+        recipe: trained.
+        start: of its backbone.
+        classes: names of the C classes.
+        tested: its accuracy on the test split.
+
+    Returns:
+        The classifier's file; None for one on a layer inside the backbone, or of several layers, which only
+        this recipe knows.
+    """
+    warn(
+        [
+            one_class(classes),
+            at_chance(tested, classes),
+            without_movement(read_metrics(out / "metrics.jsonl")),
+        ]
+    )
+
+    def write() -> Path | None:
+        write_atomic(out / ACCURACY_NAME, to_json({"raw": asdict(tested)}))
+        if not isinstance(recipe.classifier, nn.Linear) or recipe.layer.name:
+            return None
+        known = Classifier(recipe.backbone, recipe.backbone_name, start.view, classes, start.origin)
+        known.head = recipe.classifier
+        return save_classifier(out, known, "raw")
+
+    return on_main(write)
 
 
 def vote(bank: Features, query: Features, num_classes: int, k: int = 20) -> Accuracy:

@@ -29,17 +29,19 @@ from engine.train.batchnorm import synchronise_batchnorm
 from engine.train.clock import TrainingClock
 from engine.train.distributed import on_main, rank, world_size
 from engine.train.finite import StepGuard, draw_again, gradient_norm, save_bad_batch
+from engine.train.growth import Growth
 from engine.train.loop_config import LoopConfig
 from engine.train.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
-from engine.train.optimizers import choose_optimizer
+from engine.train.optimizers import choose_optimizer, choose_schedule
 from engine.train.progress import TrainingProgress
 from engine.train.recipe import Recipe
 from engine.train.run_folder import opened_run, save_backbone
 from engine.train.samples import save_samples
-from engine.train.schedule import Schedule, warmed
+from engine.train.schedule import Schedule
 from engine.train.stop import StopSignal
-from engine.train.trackers import log_views
+from engine.train.trackers import log_views, log_weights
 from engine.train.validation import Validation, ValidationState, Validator
+from engine.train.whiten import whiten_stems
 from loaders.batch import Batch, Loader, PairedBatch
 from loaders.common.errors import UserError
 
@@ -145,10 +147,9 @@ class _Run:
         self.data = data_facts(loader)
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
-        self.schedule: Schedule = recipe.make_schedule(self.steps_per_epoch, self.total_steps)
-        if not recipe.warms_up:
-            warmup_steps = round(config.optimizing.warmup_epochs * self.steps_per_epoch)
-            self.schedule = warmed(self.schedule, warmup_steps)
+        lengths = (self.steps_per_epoch, self.total_steps)
+        self.schedule: Schedule = choose_schedule(recipe, config.optimizing, *lengths)
+        self.growth = Growth(config.optimizing, self.total_steps, recipe)
         self.validator = None if validation is None else Validator(validation, config.out, self.total_steps)
         self.guard = StepGuard(recipe, config.on_non_finite)
         self.window = MetricWindow(self.device)
@@ -171,6 +172,9 @@ class _Run:
         """Load the newest whole checkpoint, or start a stream of random numbers per rank."""
         found, self.notes = on_main(lambda: checkpoint.newest_valid(self.checkpoints))
         if found is None:
+            whiten_stems(self.recipe, self.loader)
+            with torch.no_grad():
+                self.recipe.begin_training(self.config.out, self.device)
             rng.seed_rank(self.config.seed, rank(), 0)
             return
         meta = checkpoint.read_meta(found)
@@ -223,6 +227,8 @@ class _Run:
             with shown:
                 for note in [f"precision: {autocast.SAID[self.accelerator.mixed_precision]}", *self.notes]:
                     shown.say(note)
+                if self.step == 0 and self.validator is not None and self.validator.plan.from_start:
+                    self._validate(self.validator, clock, shown)
                 for batch in clock.timed(self._batches(clock, stop)):
                     if self.step == 0 and is_main:
                         save_samples(self.config.out, batch)
@@ -237,6 +243,8 @@ class _Run:
                         self._validate(self.validator, clock, shown)
                     if self.step % self.config.log_every == 0 or self.step == self.last_step:
                         self._log(clock, shown)
+                    with clock.paused():
+                        log_weights(self.accelerator, self.recipe, self.step, self.total_steps)
                     if probes is not None:
                         self._measure(probes, clock, shown)
                     if self.step % self.config.checkpoint_every_steps == 0 or self.step == self.last_step:
@@ -265,7 +273,7 @@ class _Run:
     def _measure(self, probes: ProbeRecorder, clock: TrainingClock, shown: TrainingProgress) -> None:
         """Measure frozen features if that is due, outside the window whose speed is logged."""
         with clock.paused():
-            record = probes.after_step(self.step, self.recipe.backbone, self.device)
+            record = probes.after_step(self.step, self.recipe.measured_backbone, self.device)
         if record:
             shown.say(", ".join(f"{name} {value:.4g}" for name, value in record.items()))
             std, effective = record["feature_std"], record["effective_rank"]
@@ -281,7 +289,7 @@ class _Run:
         with clock.paused():
             measured = validator.after_step(self.step, self.recipe, self.device)
         if measured.record:
-            epoch = (self.step - 1) // self.steps_per_epoch
+            epoch = max(0, self.step - 1) // self.steps_per_epoch
             if self.writer is not None:
                 self.writer.write({"step": self.step, "epoch": epoch, **measured.record})
             if self.accelerator.trackers:
@@ -322,7 +330,7 @@ class _Run:
             group["lr"] = peak_lr * factor
         self.lr = self.peak_lrs[0] * factor
         self.guard.begin()
-        output = self.accumulate(batch, self.step)
+        output = self.accumulate(self.growth(batch, self.step), self.step)
         metrics, clip_norm = dict(output.metrics), self.config.optimizing.clip_norm
         if clip_norm is not None:
             metrics["grad_norm"] = self._clip(clip_norm)

@@ -28,7 +28,8 @@ class LoopConfig:
             "skip" leaves such a step out, at the price of waiting for the device at every step. Either way
             the batch is written to `bad_batches/`.
         steps: length of the run instead of `epochs`, also for the schedule; None counts epochs.
-        max_steps: end the run early after this many steps over all, with the schedule of the full run.
+        max_steps: end the run early after this many steps over all, with the schedule of the full run; after
+            none, the weights are left as the run begins.
         progress: show progress on rank 0.
         optimizing: optimizer of the weights and its options.
         config: the recipe's configuration in JSON types, for config.json.
@@ -45,7 +46,7 @@ class LoopConfig:
     keep_checkpoints: Count = 3
     on_non_finite: OnNonFinite = "stop"
     steps: Count | None = None
-    max_steps: Count | None = None
+    max_steps: int | None = None
     progress: bool = True
     optimizing: OptimizerOptions = field(default_factory=OptimizerOptions)
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Replacing the paper's optimizer of a recipe: its groups of parameters under SGD, LARS or AdamW."""
+"""Replacing the paper's optimizer or schedule of a recipe: its groups under SGD, LARS or AdamW."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from engine.choices import OptimizerName
 from engine.train.optim import LARS
 from engine.train.options import OptimizerOptions
 from engine.train.recipe import Recipe
+from engine.train.schedule import Schedule, one_cycle, warmed, warmup_cosine
 from loaders.common.errors import UserError
 
 _MOMENTUM = 0.9  # momentum of sgd and lars, if the paper's optimizer has none
@@ -66,6 +67,36 @@ def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
     if options.layer_decay is not None:
         groups = list(_by_layer(groups, recipe, options.layer_decay))
     return torch.optim.AdamW(groups)
+
+
+def choose_schedule(
+    recipe: Recipe, options: OptimizerOptions, steps_per_epoch: int, total_steps: int
+) -> Schedule:
+    """Return the paper's schedule, warmed up as the run asks for, or the one that is asked for in its place.
+
+    Weight decay needs no schedule of its own: SGD, LARS and AdamW take it times the rate of the step.
+
+    Args:
+        recipe: whose `make_schedule` is the paper's.
+        options: of the run.
+        steps_per_epoch: of its loader.
+        total_steps: of the whole run.
+
+    Raises:
+        UserError: a warm-up beside one_cycle, which has its own.
+    """
+    warmup_steps = round(options.warmup_epochs * steps_per_epoch)
+    if options.schedule == "one_cycle":
+        if warmup_steps:
+            raise UserError(
+                f"warmup_epochs: expected 0 beside --schedule one_cycle, which rises by itself, found "
+                f"{options.warmup_epochs}; leave it out"
+            )
+        return one_cycle(total_steps)
+    if options.schedule == "cosine":
+        return warmup_cosine(total_steps, warmup_steps)
+    schedule = recipe.make_schedule(steps_per_epoch, total_steps)
+    return schedule if recipe.warms_up else warmed(schedule, warmup_steps)
 
 
 def _set_rates(optimizer: Optimizer, lr: float, is_own: bool) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from engine.choices import Keep, OptimizerName
+from engine.choices import Keep, OptimizerName, Preset, ScheduleName
 from loaders.common.checks import Count, Positive, PositiveShare
 from loaders.common.errors import UserError
 
@@ -66,6 +68,28 @@ class ValidationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PresetOptions:
+    """Where the defaults of a recipe come from."""
+
+    preset: Preset = "paper"
+    """Defaults of the other options: the paper's; cpu: a network, a resolution, sizes and a length that a
+    processor trains in minutes; auto: the paper's where there is a GPU, else cpu. Options that are given
+    count; the first line says what was set, and config.json keeps plain values."""
+
+    def settle(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Return what the preset changes, see `engine.train.presets.settle`."""
+        from engine.train.presets import settle
+
+        return settle(self)
+
+    def describe_preset(self, asked: Any, defaults: Mapping[str, Any]) -> str:
+        """Say what the preset set, where one was asked for."""
+        from engine.train.presets import describe
+
+        return "" if asked.preset == "paper" else describe(self, asked.preset, defaults)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
     """How the weights of any recipe are updated, beyond the choice of its paper."""
 
@@ -82,6 +106,14 @@ class OptimizerOptions:
     """Largest norm of all gradients together; beyond it they are scaled down. No paper here has one."""
     warmup_epochs: float = 0.0
     """Epochs over which the learning rate rises linearly from 0 to what its schedule says. Paper: none."""
+    schedule: ScheduleName = "paper"
+    """Learning rate over the run: the paper's; or cosine, down to 0 after --warmup-epochs; or one_cycle, up
+    from a fifth of the peak over 23 % of the run, then down to 7 %, both linear (Smith and Topin 2018)."""
+    start_resolution: Count | None = None
+    """Progressive resizing: side of the views at the first step, from which it grows by 4 pixels at a time to
+    --resolution; the networks see shrunk views. None: --resolution from the start."""
+    grown_at: PositiveShare = 0.6
+    """Share of the run after which the views have their full size, where --start-resolution is given."""
     micro_batch: Count | None = None
     """Images of --batch-size that go through the network at once on each process, with their unlabelled
     ones; the gradient is that of the whole batch. By default all; must divide a process's share."""
@@ -95,4 +127,8 @@ class OptimizerOptions:
         if self.layer_decay is not None and self.optimizer != "adamw":
             raise UserError(
                 f"layer_decay: expected --optimizer adamw, found {self.optimizer}; change one of them"
+            )
+        if self.start_resolution is not None and self.start_resolution < 8:
+            raise UserError(
+                f"start_resolution: expected at least 8 pixels, found {self.start_resolution}; raise it"
             )

@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from engine.evaluate.stored_loader import StoredLoader
 from engine.nets.classifier import Classifier, build_classifier, find_classifier, save_classifier
 from engine.objectives.cross_entropy import label_loss
 from engine.train import autocast
+from engine.train.advice import advise_after, advise_before
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.classifier_config import ClassifierConfig, PhasesConfig
 from engine.train.classifier_recipe import (
@@ -37,12 +37,13 @@ from engine.train.classifier_recipe import (
     read_accuracy,
     top1_of,
 )
+from engine.train.classifier_start import ProbeStart
 from engine.train.distributed import make_accelerator, on_main, seed_everything
 from engine.train.loop import train
 from engine.train.recipe import StepOutput
-from engine.train.run import count_labels, plan_validation
+from engine.train.run import LoaderT, count_labels, plan_validation
 from engine.train.run_config import RUNTIME_FIELDS, described
-from engine.train.run_folder import opened_run
+from engine.train.run_folder import opened_run, say_next_of_run
 from engine.train.schedule import Schedule, constant, warmup_cosine
 from loaders import build_loader
 from loaders.batch import Batch, Loader
@@ -50,6 +51,7 @@ from loaders.classification import (
     ROWS_IN_ORDER,
     build_labeled_loader,
     build_pool_loader,
+    testing_loader,
     validation_loader,
 )
 from loaders.common.errors import UserError
@@ -62,7 +64,6 @@ from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
 
 Labels = LabelTable | tuple[LabelTable, ...]
-LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
 
 _SEEDS_PER_PHASE = 1000  # so that every phase draws different orders, views and weights
 
@@ -190,10 +191,8 @@ class Phases:
 
     def test_images(self) -> Loader[Batch] | None:
         """Open the loader of the images that every phase is measured on; None where there are none."""
-        split, view = self.config.test_split, self.config.evaluation_view
-        if not split:
-            return None
-        return self.keep(self._measured(build_pool_loader(self.pack, (split,), view, self.options)))
+        loader = testing_loader(self.pack, self.config, self.options)
+        return None if loader is None else self.keep(self._measured(loader))
 
     def pool(self, view: EvaluationView, share: float = 1.0) -> Loader[Batch]:
         """Open a loader of the images to label, without those set aside to measure on.
@@ -266,38 +265,63 @@ class Phases:
         out = self.config.out / name
         expected = "classifier.safetensors" if test_loader is None else ACCURACY_NAME
         if not on_main(lambda: (out / expected).is_file()):
+            begins = init is not None and init == self.config.init and not keep_head
             config = replace(
                 self.config,
                 out=out,
                 init=init,
                 keep_head=keep_head,
+                classifier_start=self.config.asked_start
+                if begins and not self.config.stored_views
+                else "random",
                 epochs=epochs,
                 seed=self.options.seed,
                 freeze_backbone=self.config.freeze_backbone and init is not None,
                 resume=True,
                 keep_checkpoints=1,
             )
-            seed_everything(config.seed)
-            recipe = SupervisedPhase(config, self.classes, cosine)
-            tables = labels if isinstance(labels, tuple) else (labels,)
-            recipe.weigh_classes(torch.stack([count_labels(table) for table in tables]).sum(0))
-            validation = None
-            if self._held is not None:
-                validation = plan_validation(config, self._held, self.division)
-            loader = self._training(labels, views)
-            try:
-                loop_config = config.loop_config()
-                loop_config = replace(loop_config, config=self.shared.describe(loop_config.config))
-                train(recipe, loader, self.accelerator, loop_config, validation=validation)
-                recipe.finish(out, test_loader, self.accelerator.device)
-            finally:
-                loader.close()
-                self.accelerator.free_memory()
+            self._train(config, cosine, labels, lambda labels: self._training(labels, views), test_loader)
         summary = PhaseSummary(name, out, read_accuracy(out).get("raw"))
         self.done.append(summary)
         if summary.accuracy is not None:
             self.say(f"{name}: top-1 {summary.accuracy.top1:.1%}")
         return summary
+
+    def _train(
+        self,
+        config: ClassifierConfig,
+        cosine: bool,
+        labels: Labels,
+        make_loader: Callable[[Labels], Loader[Batch]],
+        test_loader: Loader[Batch] | None,
+    ) -> None:
+        loop_config = config.loop_config()
+        loop_config = replace(loop_config, config=self.shared.describe(loop_config.config))
+
+        def make() -> SupervisedPhase:
+            return SupervisedPhase(config, self.classes, cosine)
+
+        loader = make_loader(labels)
+        try:
+            recipe: ClassifierRecipe
+            if config.begins_at_probe:
+                assert isinstance(labels, LabelTable)  # true ones, since no guess comes before the start
+                start = ProbeStart(config, self.pack, self.options, make_loader, make)
+                begun = (labels, loop_config, loader.steps_per_epoch, self._held is not None)
+                recipe, loop_config = start.begin(*begun, self.accelerator)
+            else:
+                seed_everything(config.seed)
+                recipe = make()
+            tables = labels if isinstance(labels, tuple) else (labels,)
+            recipe.weigh_classes(torch.stack([count_labels(table) for table in tables]).sum(0))
+            advise_before(config, recipe)
+            held = self._held
+            validation = None if held is None else plan_validation(config, held, self.division)
+            train(recipe, loader, self.accelerator, loop_config, validation=validation)
+            advise_after(config.out, recipe, recipe.finish(config.out, test_loader, self.accelerator.device))
+        finally:
+            loader.close()
+            self.accelerator.free_memory()
 
     def network(self, run: Path) -> Classifier:
         """Load the classifier of a run, which must know all classes, onto this process's device."""
@@ -343,3 +367,4 @@ def print_phases(name: str, phases: list[PhaseSummary]) -> None:
     out = phases[-1].out.parent
     print(f"{name}: {len(phases)} phases{describe_bad_rows(out)} -> {out}")
     leave_page(out)
+    say_next_of_run(out)

@@ -25,6 +25,28 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
+class RowsProgress:
+    """Shows a line for each of several trainings that is done, and how long those to come will take."""
+
+    def __init__(self, total: int, visible: bool) -> None:
+        """Begin the clock.
+
+        Args:
+            total: trainings.
+            visible: False on every rank but 0.
+        """
+        self._console = Console(stderr=True, quiet=not visible)
+        self._total, self._done, self._start = total, 0, time.monotonic()
+
+    def add(self, line: str) -> None:
+        """Show what came of the next training."""
+        self._done += 1
+        left = self._total - self._done
+        each = (time.monotonic() - self._start) / self._done
+        about = f"; about {duration(each * left)} for the {left} to come" if left and each * left > 5 else ""
+        self._console.print(f"[{self._done}/{self._total}] {line}{about}", highlight=False, soft_wrap=True)
+
+
 class TrainingProgress:
     """Shows steps, loss, images/s, the share of time spent waiting for data, and the time left."""
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from engine.evaluate.predict import Accuracy
+from engine.nets.starts import build_start
 from engine.train.schedule import Schedule
 from loaders.batch import Batch, Loader
 
@@ -46,8 +47,15 @@ class Recipe(nn.Module, ABC):
     """Whether the recipe learns only with its paper's optimizer."""
     warms_up: ClassVar[bool] = False
     """Whether `make_schedule` includes the warm-up of the configuration; else the loop adds it."""
+    fixed_views: ClassVar[bool] = False
+    """Whether views must have the size that the run gives: something is compared with their pixels."""
     backbone: nn.Module
     backbone_name: str
+
+    def make_backbone(self, name: str, resolution: int, init: Path | None = None) -> int:
+        """Build the backbone, see `build_start`; return the size of its representation."""
+        self.backbone, self.backbone_name = build_start(init, name, resolution), name
+        return int(self.backbone.num_features)  # type: ignore[arg-type]
 
     @property
     def network(self) -> nn.Module:
@@ -58,6 +66,11 @@ class Recipe(nn.Module, ABC):
     def measured_beside(self) -> Mapping[str, nn.Module]:
         """Other networks to validate, by name: the weights themselves where their average will be used."""
         return {}
+
+    @property
+    def measured_backbone(self) -> nn.Module:
+        """The network from whole images to representations that the online probe measures."""
+        return self.backbone
 
     @property
     def rules(self) -> Mapping[str, str]:
@@ -94,6 +107,17 @@ class Recipe(nn.Module, ABC):
 
     def weigh_classes(self, counts: Tensor) -> None:
         """Take the number of labels of each class, int64 [C], before training; for recipes with labels."""
+        return
+
+    def begin_training(self, out: Path, device: torch.device) -> None:
+        """Prepare the weights that a run begins with; called on every rank, without gradients.
+
+        The loop calls it before the first step, and not when a run resumes.
+
+        Args:
+            out: run folder.
+            device: of the run.
+        """
         return
 
     def begin_epoch(self, epoch: int) -> None:

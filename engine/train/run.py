@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,17 +17,24 @@ from engine.evaluate.online_probe import OnlineProbe, probe_images
 from engine.evaluate.predict import Accuracy
 from engine.train.advice import advise_after, advise_before
 from engine.train.bad_rows import describe_bad_rows
+from engine.train.classifier_config import ClassifierConfig
+from engine.train.classifier_recipe import ClassifierRecipe
+from engine.train.classifier_start import ProbeStart
 from engine.train.distributed import make_accelerator, seed_everything
 from engine.train.loop import TrainSummary, train
 from engine.train.measured import Idle, TakingTurns
 from engine.train.options import ValidationOptions
 from engine.train.recipe import Recipe
 from engine.train.run_config import RunConfig
+from engine.train.run_folder import say_next_of_run
 from engine.train.validation import Validation
 from loaders.batch import Batch, Loader
+from loaders.classification import LabeledLoaders
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Split, open_pack
 from loaders.packs.labels.validation import Division
+
+LoaderT = TypeVar("LoaderT", bound=Loader[Any] | None)
 
 
 class Loaders(Protocol):
@@ -83,42 +90,73 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
     shared = config.account(loaders.division)
     accelerator = make_accelerator(config.precision, config.out, config.trackers)
     shared.say()
-    seed_everything(config.seed)
     with ExitStack() as opened:
         opened.callback(accelerator.end_training)
         options = config.loader_options()
 
-        def keep(loader: Loader[Any]) -> Loader[Any]:
-            opened.callback(loader.close)
+        def keep(loader: LoaderT) -> LoaderT:
+            if loader is not None:
+                opened.callback(loader.close)
             return loader
 
-        recipe = make_recipe() if config.measure != "loader" else Idle()
         loader = keep(loaders.training(options))
+        held = keep(loaders.validating(options) if config.measure == "training" else None)
+        loop_config = config.loop_config()
+        loop_config = replace(loop_config, config=shared.describe(loop_config.config))
+        start = probe_start(config, make_recipe, loaders, options)
+        if start is not None and loaders.division is not None:
+            begun = (loaders.division.training, loop_config, loader.steps_per_epoch, held is not None)
+            recipe: Recipe
+            recipe, loop_config = start.begin(*begun, accelerator)
+        else:
+            seed_everything(config.seed)
+            recipe = make_recipe() if config.measure != "loader" else Idle()
         if config.measure == "training":
-            advise_before(config, recipe)
+            advise_before(config, recipe, loader.steps_per_epoch)
         if config.measure == "turns":
             loader = TakingTurns(loader, config.log_every)
         if loaders.division is not None:
             recipe.weigh_classes(count_labels(loaders.division.training))
-        test_loader = loaders.testing(options) if config.measure == "training" else None
-        if test_loader is not None:
-            keep(test_loader)
+        test_loader = keep(loaders.testing(options) if config.measure == "training" else None)
         probe = None
         if config.probe_every_epochs:
             images = probe_images(open_pack(config.pack, config.loader.store), config.probe_splits)
             bank, query = (keep(loaders.in_order(part, options)) for part in images)
             probe = OnlineProbe(bank, query, config.probe_every_epochs)
-        held = loaders.validating(options) if config.measure == "training" else None
         validation = None
         if held is not None and isinstance(config, ValidationOptions):
-            validation = plan_validation(config, keep(held), loaders.division)
-        loop_config = config.loop_config()
-        loop_config = replace(loop_config, config=shared.describe(loop_config.config))
+            validation = plan_validation(config, held, loaders.division)
         summary = train(recipe, loader, accelerator, loop_config, probe, validation)
         accuracy = recipe.finish(config.out, test_loader, accelerator.device)
         if config.measure == "training":
             advise_after(config.out, recipe, accuracy)
     return RunSummary(**vars(summary), accuracy=accuracy)
+
+
+def probe_start(
+    config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders, options: LoaderOptions
+) -> ProbeStart | None:
+    """Return what a run needs whose classifier begins at the linear probe of its start; None for others.
+
+    Args:
+        config: of the run.
+        make_recipe: builds its recipe.
+        loaders: of the run.
+        options: of this rank's loaders.
+    """
+    begins = isinstance(config, ClassifierConfig) and config.begins_at_probe and config.measure == "training"
+    if not begins or not isinstance(loaders, LabeledLoaders):
+        return None
+    assert isinstance(config, ClassifierConfig)
+
+    def make() -> ClassifierRecipe:
+        recipe = make_recipe()
+        assert isinstance(recipe, ClassifierRecipe)
+        return recipe
+
+    return ProbeStart(
+        config, loaders.pack, options, lambda labels: loaders.with_labels(labels).training(options), make
+    )
 
 
 def count_labels(labels: LabelTable) -> Tensor:
@@ -136,18 +174,22 @@ def plan_validation(
         loader: of the validation images.
         division: of its labels.
     """
+    probed = isinstance(config, ClassifierConfig) and config.begins_at_probe
     return Validation(
         loader,
         config.validate_every,
-        config.keep,
+        "best" if probed else config.keep,
         config.patience,
         division.validation if division is not None and division.set_aside else None,
+        probed,
     )
 
 
 def describe_training(summary: TrainSummary, out: Path) -> str:
     """Return in words the steps, metrics and speed of a training, or that it was over before."""
     done, bad_rows = f"{summary.step} of {summary.total_steps} steps", describe_bad_rows(out)
+    if summary.step == 0:
+        return f"no step of {summary.total_steps} is worth taking, the linear probe stays{bad_rows}"
     if summary.img_per_s == 0.0:
         return f"{done}, taken before{bad_rows}"
     figures = {"loss": summary.loss, **summary.metrics}
@@ -171,3 +213,4 @@ def print_summary(name: str, summary: RunSummary) -> None:
     shown = "" if found is None else f"top-1 {found.top1:.1%} of {found.num_images:,} test images, "
     print(f"{name}: {shown}{best}{describe_training(summary, summary.out)} -> {summary.out}")
     leave_page(summary.out)
+    say_next_of_run(summary.out)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from engine.choices import Measure, OnNonFinite, Precision
-from engine.train.options import OptimizerOptions
+from engine.train.options import OptimizerOptions, PresetOptions
 from engine.train.trackers import check_trackers
 from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import UserError
@@ -41,6 +41,7 @@ RUNTIME_FIELDS = (
     "on_non_finite",
     "out",
     "pack",
+    "preset",
     "probe_every_epochs",
     "probe_splits",
     "progress",
@@ -110,7 +111,7 @@ def on_this_rank(options: LoaderOptions, **changes: Any) -> LoaderOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(PackConfig, OptimizerOptions):
+class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     """Fields of every recipe; a recipe's Config inherits them and adds its paper's.
 
     A recipe gives `backbone`, `resolution`, `epochs` and `batch_size` the defaults of its paper by naming

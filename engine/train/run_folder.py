@@ -26,6 +26,7 @@ from loaders.common.errors import UserError
 from loaders.common.files import leftovers, sync_file, to_json, write_atomic
 from loaders.common.json_text import parse_json
 from loaders.common.locks import locked
+from loaders.common.next_step import say_next
 
 LOCK_NAME = "lock"
 
@@ -188,3 +189,19 @@ def save_backbone(out: Path, backbone: nn.Module, metadata: Mapping[str, Any]) -
     temporary.replace(final)
     sync_file(out)
     return final
+
+
+def say_next_of_run(out: Path) -> None:
+    """Print the command to give after a training: predict by a classifier, or learn from a few labels.
+
+    Args:
+        out: run folder, or one of several trainings.
+    """
+    left = [*out.glob("classifier*.safetensors")] or [*out.glob("*/classifier*.safetensors")]
+    if left:  # of several trainings the last one's
+        run = max(left, key=lambda path: path.stat().st_mtime_ns).parent
+        say_next("tools/predict.py", "--network", run, "--images", "FOLDER", "--out", "predictions")
+        return
+    pack = read_run(out)["config"].get("pack", "PACK")
+    begun = out.with_name(f"{out.name}-transfer")
+    say_next("recipes/transfer.py", "--pack", pack, "--init", out, "--out", begun)

@@ -70,6 +70,31 @@ def flat_then_linear(total_steps: int, flat_share: float) -> Schedule:
     return lambda step: min(1.0, max(0.0, (total_steps - step) / max(1.0, total_steps - flat_steps)))
 
 
+def one_cycle(
+    total_steps: int, peak_at: float = 0.23, first_factor: float = 0.2, final_factor: float = 0.07
+) -> Schedule:
+    """Rise linearly to the peak, then fall linearly: a triangle.
+
+    Args:
+        total_steps: steps of the whole run; later steps stay at `final_factor`.
+        peak_at: share of the run after which the peak is reached.
+        first_factor: factor of step 0.
+        final_factor: factor reached at `total_steps`.
+
+    Source: Smith and Topin 2018, "Super-Convergence" (arXiv 1708.07120); the shares and factors are those of
+        Jordan 2024 (arXiv 2404.00498), its published code.
+    """
+    rise = peak_at * total_steps
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return first_factor + (1.0 - first_factor) * step / rise
+        progress = min(1.0, (step - rise) / max(1.0, total_steps - rise))
+        return 1.0 + (final_factor - 1.0) * progress
+
+    return factor
+
+
 def constant() -> Schedule:
     """Keep the peak learning rate."""
     return lambda step: 1.0

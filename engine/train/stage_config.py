@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.choices import ClassifierStart
 from loaders.common.checks import Count, Share
 
 
@@ -45,6 +46,8 @@ class FineTune:
     """Peak learning rate, in stages 2 and 3. Report: 0.05."""
     min_crop: float = 0.08
     """Smallest share of the image that a view shows."""
+    classifier_start: ClassifierStart = "probe"
+    """How the new classifier on the pre-trained network begins, see recipes/supervised.py. Report: random."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Other places where a run is logged: the packages they need, and the views shown there."""
+"""Other places where a run is logged: the packages they need, and the views and weights shown there."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ _NEEDS = {
     "trackio": ("trackio", "pip install trackio"),
 }
 _SHOWN = 16  # images of the first batch
+_NUM_HISTOGRAMS = 20  # of each weight over a run
+_MOST_VALUES = 1 << 16  # of a histogram, evenly spaced where a tensor has more
 
 
 def check_trackers(names: Iterable[str]) -> None:
@@ -83,3 +85,32 @@ def log_views(accelerator: Any, batch: Any, step: int) -> None:
             tracker.log_images(images, step=step, dataformats="NHWC")
         elif tracker.name == "wandb":
             tracker.log_images(images, step=step)
+
+
+def log_weights(accelerator: Any, recipe: Any, step: int, total_steps: int) -> None:
+    """Show how the weights are spread, twenty times in a run, on every tracker that shows histograms.
+
+    Args:
+        accelerator: of the run.
+        recipe: module whose parameters are shown.
+        step: steps done.
+        total_steps: of the run.
+    """
+    shows = [tracker for tracker in accelerator.trackers if tracker.name in ("tensorboard", "wandb")]
+    every = -(-total_steps // _NUM_HISTOGRAMS)
+    if not shows or not accelerator.is_main_process or (step % every and step != total_steps):
+        return
+    values = {}
+    for name, parameter in recipe.named_parameters():
+        flat = parameter.detach().flatten()
+        some = flat[:: -(-flat.numel() // _MOST_VALUES) or 1].float().cpu()
+        if some.isfinite().any():
+            values[f"weights/{name}"] = some[some.isfinite()].numpy()
+    for tracker in shows:
+        if tracker.name == "tensorboard":
+            for name, some in values.items():
+                tracker.tracker.add_histogram(name, some, step)
+        else:
+            import wandb
+
+            tracker.log({name: wandb.Histogram(some) for name, some in values.items()}, step=step)

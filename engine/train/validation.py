@@ -37,6 +37,7 @@ class Validation:
         patience: training ends after so many measurements without a rise of the accuracy; 0 for never. Among
             equal accuracies the first counts.
         set_aside: labels that were taken out of those to train on; the run folder keeps them.
+        from_start: measure before the first step too, so that the start is among what may be best.
     """
 
     loader: Loader[Batch]
@@ -44,6 +45,7 @@ class Validation:
     keep: Keep = "last"
     patience: int = 0
     set_aside: LabelTable | None = None
+    from_start: bool = False
 
 
 @dataclass
@@ -54,11 +56,13 @@ class ValidationState:
         best_step: optimizer steps done at the best measurement; -1 for none yet.
         best_top1: accuracy there, in [0, 1].
         num_worse: measurements since then.
+        start_top1: accuracy before the first step; -1 where that was not measured.
     """
 
     best_step: int = -1
     best_top1: float = -1.0
     num_worse: int = 0
+    start_top1: float = -1.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,9 @@ class Validator:
     def rules(self) -> Mapping[str, str]:
         """Rules that a checkpoint must share."""
         plan, patience = self.plan, self.plan.patience
-        return {"validation": f"every {self._every_steps} steps, keep {plan.keep}, patience {patience}"}
+        start = ", from the start" if plan.from_start else ""
+        rule = f"every {self._every_steps} steps, keep {plan.keep}, patience {patience}{start}"
+        return {"validation": rule}
 
     @property
     def is_over(self) -> bool:
@@ -121,15 +127,16 @@ class Validator:
         """Measure if it is due; every rank calls this.
 
         Args:
-            step: steps done.
+            step: steps done; 0 before the first, where the start is measured.
             recipe: not wrapped.
             device: of the run.
         """
         if step % self._every_steps and step != self._total_steps:
             return Measured()
         found = self._measure(recipe.network, device)
+        start = found.top1 if step == 0 else self.state.start_top1
         if found.top1 > self.state.best_top1:
-            self.state = ValidationState(step, found.top1)
+            self.state = ValidationState(step, found.top1, start_top1=start)
             if self.plan.keep == "best":
                 self.best = {name: t.detach().cpu().clone() for name, t in recipe.state_dict().items()}
         else:

@@ -43,7 +43,8 @@ def check_numbers(config: Any) -> None:
     Raises:
         UserError: a number out of its range, not finite, or too large for an int64 or float32.
     """
-    ranges = _ranges(type(config))
+    kind: Any = type(config)
+    ranges = _ranges(kind)
     for field in fields(config):
         name, value = field.name, getattr(config, field.name)
         if is_dataclass(value):

@@ -8,13 +8,16 @@ once.
 from __future__ import annotations
 
 import sys
-from typing import Any, Protocol, TypeVar, overload, runtime_checkable
+from collections.abc import Mapping
+from dataclasses import field, fields, is_dataclass, make_dataclass, replace
+from typing import Any, Protocol, TypeVar, get_type_hints, overload, runtime_checkable
 
 from tyro.conf import Positional as Positional
 from tyro.conf import subcommand as subcommand
 
 from loaders.common.command_line import end_at_ctrl_c
 from loaders.common.errors import prepare_process, run_guarded
+from loaders.common.notice import tell
 
 ConfigT = TypeVar("ConfigT")
 
@@ -27,6 +30,17 @@ class WithPlaces(Protocol):
         """Refuse files and folders that no run can begin with."""
 
 
+@runtime_checkable
+class WithPreset(Protocol):
+    """A configuration one of whose options changes the defaults of others."""
+
+    def settle(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Return other defaults, by field, and fields that are set whatever the command line says."""
+
+    def describe_preset(self, asked: Any, defaults: Mapping[str, Any]) -> str:
+        """Say in a line what came of the defaults; `asked` is the configuration before; "" for nothing."""
+
+
 _checked: tuple[Any, list[str], Any] | None = None  # configuration, words, parsed value
 _called: str | None = None
 
@@ -35,6 +49,11 @@ def call_program(name: str | None) -> None:
     """Set the name of the program in its `--help` and its errors; None: the name of its file."""
     global _called
     _called = name
+
+
+def called() -> str:
+    """Return how the program was called; "" where that is by its file."""
+    return _called or ""
 
 
 def check_command_line(config: Any, description: str | None) -> None:
@@ -73,6 +92,38 @@ def command_line(config: Any, description: str | None) -> Any:
     """
     if _checked is not None and _checked[:2] == (config, sys.argv[1:]):
         return _checked[2]
+    value = _read(config, description)
+    if not isinstance(value, WithPreset):
+        return value
+    defaults, fixed = value.settle()
+    own: Any = type(value)
+    if defaults:
+        other = _read(with_defaults(own, defaults), description)
+        settled = own(**{**{one.name: getattr(other, one.name) for one in fields(own)}, **fixed})
+    else:
+        settled = replace(value, **fixed)  # type: ignore[type-var]
+    if line := settled.describe_preset(value, defaults):
+        tell(line)
+    return settled
+
+
+def with_defaults(config: type[Any], defaults: Mapping[str, Any]) -> type[Any]:
+    """Return a configuration with other defaults.
+
+    Args:
+        config: frozen dataclass.
+        defaults: of some of its fields.
+    """
+    types = get_type_hints(config, include_extras=True)
+    changed = [(name, types[name], _as_default(value)) for name, value in defaults.items()]
+    return make_dataclass(config.__name__, changed, bases=(config,), frozen=True, kw_only=True)
+
+
+def _as_default(value: Any) -> Any:
+    return field(default_factory=lambda: value) if is_dataclass(value) else field(default=value)
+
+
+def _read(config: Any, description: str | None) -> Any:
     import tyro
 
     return tyro.cli(config, description=description, prog=_called)

@@ -21,6 +21,7 @@ from loaders.common.files import partial_path, sync_folder
 from loaders.packs.finish import EmptySplitError, join_parts
 from loaders.packs.listing import Plan, key_hash, listing_path, make_plan, read_items
 from loaders.packs.manifest import (
+    APPENDED_DIVISIONS,
     BUILD_FOLDER,
     DIVISION,
     INDEX_FOLDER,
@@ -151,7 +152,7 @@ def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
             plan,
             options.splits,
             options.shard_format,
-            _joined_options(base.manifest.options, recorded_options(options)),
+            _joined_options(base.manifest.options, options),
             base,
         )
     except EmptySplitError:
@@ -168,9 +169,17 @@ def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:
     write_manifest(target, replace(manifest, files=manifest.files + kept))
 
 
-def _joined_options(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def _joined_options(old: dict[str, Any], options: PackOptions) -> dict[str, Any]:
+    """Return the options of a pack with what the appended splits have of their own."""
+    new = recorded_options(options)
     own = {**old.get(OWN_OPTIONS, {}), **new.get(OWN_OPTIONS, {})}
-    return {**old, **({OWN_OPTIONS: own} if own else {})}
+    divided = {split.split: new[DIVISION] for split in options.splits if split.division is not None}
+    appended = {**old.get(APPENDED_DIVISIONS, {}), **divided}
+    return {
+        **old,
+        **({OWN_OPTIONS: own} if own else {}),
+        **({APPENDED_DIVISIONS: appended} if appended else {}),
+    }
 
 
 def _move_into_place(out: Path, build: Path) -> Manifest:

@@ -21,6 +21,7 @@ FORMAT_VERSION = 2  # 2: the index has the column crc32
 MANIFEST_NAME = "manifest.json"
 OWN_OPTIONS = "split_options"  # options of single splits, by name, in place of the pack's
 DIVISION = "division"  # seed and near copies, where a source was divided among several splits
+APPENDED_DIVISIONS = "appended_divisions"  # the same of each split that was appended by dividing a source
 SOURCES_DIGEST = "sources_sha256"  # option that says where the sources were; it changes no image
 _CHECKSUM = "sha256"  # of the manifest's own content
 BUILD_FOLDER = ".build"
@@ -126,6 +127,13 @@ class Manifest:
                     number = rows.first_number + shard - rows.first_shard
                     return shard_file_name(split.name, number, self.shard_format)
         raise IndexError(f"shard {shard} of a pack with {self.num_shards} shards")
+
+
+def division_of(manifest: Manifest, split: str) -> tuple[int, bool]:
+    """Return the seed by which the source of a split was divided, and whether near copies stayed together."""
+    options = manifest.options
+    found = options.get(APPENDED_DIVISIONS, {}).get(split, options.get(DIVISION, {}))
+    return int(found.get("seed", 0)), bool(found.get("near", False))
 
 
 def shard_file_name(split: str, number: int, shard_format: str) -> str:

@@ -207,6 +207,32 @@ class Pack:
         is_older = len(self.manifest.classes) <= table.num_classes < len(self.classes)
         return replace(table, num_classes=len(self.classes)) if is_older else table
 
+    def signed(self, table: LabelTable) -> LabelTable:
+        """Return a label table of this pack as it is to be written: other packs will refuse it."""
+        return replace(table, images=table.digest(self.columns.content_hash))
+
+    def check_images(self, table: LabelTable, what: str) -> None:
+        """Refuse a label table of other images, where it says of which it is.
+
+        Args:
+            table: the table.
+            what: begins the message.
+
+        Raises:
+            UserError: it was made for another pack, or for rows that this one has not.
+        """
+        if len(table) and table.row[-1] >= len(self):
+            raise UserError(
+                f"{what}: expected rows below {len(self)} as in the pack {self.path}, found row "
+                f"{table.row[-1]}; it belongs to another pack"
+            )
+        if table.images and table.images != table.digest(self.columns.content_hash):
+            raise UserError(
+                f"{what}: expected labels of the images of the pack {self.path}, found those of other images "
+                "in the same rows; it belongs to another pack: `tools/labels.py export` there and `import` "
+                "here carry labels over by name"
+            )
+
     @property
     def is_multi_label(self) -> bool:
         """Whether images have several labels; then `MultiLabels` holds them, and `labels` is empty."""
@@ -230,7 +256,7 @@ class Pack:
         A pack without class names takes any table.
 
         Raises:
-            UserError: no label table, or one of another number of classes.
+            UserError: no label table, one of another number of classes, or one of other images.
         """
         table = self.labels if table is None else table
         if not isinstance(table, LabelTable):
@@ -244,6 +270,7 @@ class Pack:
                 f"labels: expected a table of the {len(self.classes)} classes of the pack {self.path}, found "
                 f"one of {table.num_classes}; it belongs to another pack"
             )
+        self.check_images(table, "labels")
         return table
 
     def key(self, row: int) -> str:

@@ -46,6 +46,7 @@ from loaders.kernels.views.drawing import (
 )
 from loaders.views.policy import (
     IMAGENET,
+    AlternatingFlip,
     AugmentName,
     CenterCrop,
     ColorJitter,
@@ -226,6 +227,10 @@ def _draw_operation(
 ) -> None:
     resolution = policy.resolution
     match operation:
+        case AlternatingFlip(p=p):  # drawn as in epoch 0, and turned over in every second one
+            seed, epochs, rows, view = at
+            draw_flip(seed, np.zeros_like(epochs), rows, view, number, float(p), out.flip)
+            np.logical_xor(out.flip, epochs % 2 == 1, out=out.flip)
         case HorizontalFlip(p=p):
             draw_flip(*at, number, float(p), out.flip)
         case ColorJitter(p=p):

@@ -5,13 +5,8 @@ resized pixels. Every class here is frozen and holds probabilities and ranges on
 numbers, which `kernels/` or another backend applies.
 
 Example:
-    ViewPolicy(
-        "mine",
-        96,
-        RandomResizedCrop(scale=(0.2, 1.0)),
-        (HorizontalFlip(0.5), ColorJitter(brightness=0.4), Grayscale(0.2)),
-        Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    )
+    crop, operations = RandomResizedCrop(scale=(0.2, 1.0)), (HorizontalFlip(0.5), Grayscale(0.2))
+    ViewPolicy("mine", 96, crop, operations, IMAGENET)
 """
 
 from __future__ import annotations
@@ -147,9 +142,6 @@ class Tile:
 Geometry = RandomResizedCrop | CenterCrop | ResizedCenterCrop | PaddedCrop | Tile
 
 
-# ---------------------------------------------------------------- operations on the resized pixels
-
-
 @dataclass(frozen=True)
 class HorizontalFlip:
     """Mirror left to right with probability `p`."""
@@ -158,6 +150,14 @@ class HorizontalFlip:
 
     def __post_init__(self) -> None:
         _require_probability(self.p, "HorizontalFlip")
+
+
+@dataclass(frozen=True)
+class AlternatingFlip(HorizontalFlip):
+    """Mirror a share `p` of the images in even epochs, the others in odd ones: two epochs show both sides.
+
+    Source: Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498), section 3.6.
+    """
 
 
 @dataclass(frozen=True)

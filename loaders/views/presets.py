@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from loaders.views.policy import (
     IMAGENET,
+    AlternatingFlip,
     Augment,
     Augmentation,
     CenterCrop,
@@ -84,6 +85,17 @@ def barlow_b(
 ) -> ViewPolicy:
     """Second view of Barlow Twins: blurred with probability 0.1, solarised with 0.2; see `barlow_a`."""
     return _barlow("barlow_b", resolution, 0.1, 0.2, min_scale, flip_p, max_sigma, normalize)
+
+
+def flipped_in_turns(view: ViewPolicy) -> ViewPolicy:
+    """Return a view whose flips alternate with the epochs, see `AlternatingFlip`; one without any stays."""
+    operations = tuple(
+        AlternatingFlip(operation.p)
+        if isinstance(operation, HorizontalFlip) and 0.0 < operation.p < 1.0
+        else operation
+        for operation in view.operations
+    )
+    return replace(view, operations=operations)
 
 
 def crop_flip(

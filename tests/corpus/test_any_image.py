@@ -185,7 +185,6 @@ def check(file: Drawn, got: np.ndarray | Reason, is_raw: bool, is_copied: bool) 
 
 def check_packed(files: list[Drawn], encoding: str, in_bulk: bool) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)  # guards against power cuts alone
         if in_bulk:
             patch.setattr(packer, "_SMALL_INPUT_BYTES", 0)
         # One that is surely packed: a split without an image is refused as a whole.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 
@@ -31,12 +30,6 @@ from tests.corpus.refused import REFUSED
 from tests.corpus.writers import CAT, DOG, LAST, OTHER, beside, class_label, parquet
 from tests.loaders.packs.inputs import pack, write_tar, write_tree
 from tools.pack_dataset import print_summary
-
-
-@pytest.fixture(autouse=True)
-def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Syncing guards against power cuts alone, which no test can cause, and costs most of the time."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def content(packed: Pack) -> dict[bytes, str | None]:

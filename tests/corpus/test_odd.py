@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,9 +67,7 @@ def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("odd")
     files = {f"c{number % 3}/{number:03d}.jpg": odd for number, odd in enumerate(corpus().values())}
     write_tree(folder / "in", {name: odd.data for name, odd in files.items()} | BESIDE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)  # guards against power cuts alone
-        made = pack(folder / "p", f"train={folder / 'in'}", shard_format=form, encoding=encoding)
+    made = pack(folder / "p", f"train={folder / 'in'}", shard_format=form, encoding=encoding)
     keys = {f"train/{name.removesuffix('.jpg')}": odd for name, odd in files.items()}
     return Packed(made, f"train={folder / 'in'}", keys)
 

@@ -385,7 +385,7 @@ def small_chain(data: Data, out: Path, seed: int = 0) -> pipeline.Config:
         oracle=True,
         sizes=(16, 24),
         pretrain=pipeline.Pretrain(1, batch_size=100, projector=(64, 64), min_crop=0.4, warmup_epochs=0.2),
-        fine_tune=pipeline.FineTune(epochs=16, batch_size=25, min_crop=0.6),
+        fine_tune=pipeline.FineTune(epochs=16, batch_size=25, min_crop=0.6, classifier_start="random"),
         rounds=pipeline.Rounds(per_class=(15,), top_k=3, epochs=4, true_epochs=5),
         fixmatch=pipeline.SemiSupervised(
             epochs=3, lr=0.01, batch_size=25, mu=3, ema_decay=0.5, strong="gentle", pseudo_per_class=5

@@ -1,6 +1,7 @@
 """The loader where people are: `for`, `len`, pairs, samplers, and transforms of their own."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import loaders
 from loaders import LoaderOptions, build_loader
 from loaders.common.errors import UserError
 from loaders.packs import LabelTable
+from loaders.transform import transform_name
 from loaders.views import presets
 from loaders.views.policy import Normalize, RandomErasing, Standardize
 
@@ -187,6 +189,69 @@ def test_a_transform_of_torchvision_fits(photo_pack) -> None:
         white = (1 - torch.tensor(presets.IMAGENET.mean)) / torch.tensor(presets.IMAGENET.std)
         assert all(torch.isclose(view, white[:, None, None], atol=1e-3).all(1).any() for view in first)
         assert "RandomErasing" in loader.fingerprint["batch transform"]
+
+
+def shifted(views, generator, by, scale=1.0):
+    return tuple(view * scale + by for view in views)
+
+
+def made(by):
+    def transform(views, generator):
+        return tuple(view + by for view in views)
+
+    return transform
+
+
+@dataclass
+class Shifting:
+    by: float
+
+    def __call__(self, views, generator):
+        return tuple(view + self.by for view in views)
+
+
+class Silent:
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, views, generator):
+        return tuple(view + self.by for view in views)
+
+    def method(self, views, generator):
+        return views
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda by: partial(shifted, by=by),
+        lambda by: partial(partial(shifted, scale=2.0), by=by),
+        lambda by: partial(shifted, by=torch.full((2000, 1), by)[:1000]),
+        lambda by: partial(shifted, by=np.full(2000, by)),
+        made,
+        Shifting,
+        lambda by: Shifting(by).__call__,
+    ],
+)
+def test_parameters_of_a_transform_stand_in_its_name(make) -> None:
+    assert transform_name(make(0.25)) == transform_name(make(0.25))
+    assert transform_name(make(0.25)) != transform_name(make(0.5))
+    assert " at 0x" not in transform_name(make(0.25))
+
+
+def test_a_partial_is_applied(photo_pack) -> None:
+    with build(photo_pack, batch_transform=partial(shifted, by=0.0)) as loader:
+        assert f"{__name__}.shifted with by=0.0" in loader.fingerprint["batch transform"]
+        assert len(next(loader.epoch(0)).views[0]) == 6
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [Silent(1), Silent(1).method, partial(shifted, by=Silent(1)), v2.Compose([Silent(1)])],
+)
+def test_parameters_that_nothing_tells_are_refused(transform) -> None:
+    with pytest.raises(UserError, match="batch_transform: expected parameters that the fingerprint can keep"):
+        transform_name(transform)
 
 
 def test_the_mean_of_a_later_normalisation_is_not_erased_by(photo_pack) -> None:

@@ -110,7 +110,9 @@ def temporal_ensembling_case(**options: Any) -> tuple[Recipe, Any]:
 
 def transfer_case(tuning: FineTuning, frozen: bool) -> Callable[..., tuple[Recipe, Any]]:
     def case(**options: Any) -> tuple[Recipe, Any]:
-        return Transfer(Noisy(), "noisy", 3, tuning, frozen=frozen), labelled(torch.randn(6, 3, 16, 16))
+        recipe = Transfer(Noisy(), "noisy", 3, tuning)
+        recipe.begin_stage(tuning, frozen)
+        return recipe, labelled(torch.randn(6, 3, 16, 16))
 
     return case
 

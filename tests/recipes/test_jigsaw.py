@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.evaluate.online_probe import read_probe
+from engine.nets.backbones import load_backbone
 from engine.train.distributed import seed_everything
 from loaders.batch import Batch
 from loaders.common.errors import UserError
@@ -14,6 +16,7 @@ from recipes.jigsaw import Config, Jigsaw
 from tests.floors import trainings
 from tests.floors.data import Data
 from tests.floors.table import check
+from tests.recipes.short_runs import run_short
 
 
 def test_defaults_are_the_papers() -> None:
@@ -48,6 +51,21 @@ def test_a_step_sees_nine_tiles_in_the_order_of_its_permutation() -> None:
     for image in tiles:
         similarity = torch.einsum("tchw,pchw->tp", image, pattern)
         assert similarity.argmax(1).tolist() in recipe.permutations.tolist()
+
+
+@pytest.mark.parametrize("name", ["jigsaw", "patches"])
+def test_a_transformer_of_tiles_is_measured_on_whole_images(
+    name: str, few_digits: Path, tmp_path: Path
+) -> None:
+    """Its position table is of a tile; the measurement leaves the run what it would be without."""
+    tiles = {"backbone": "test_vit", "resolution": 96, "tile_size": 32, "epochs": 1}
+    for every in (1, 0):
+        run_short(name, few_digits, tmp_path / str(every), **tiles, probe_every_epochs=every)
+    (record,) = read_probe(tmp_path / "1")
+    assert record["num_features"] == 64
+    probed, plain = ((tmp_path / every / "backbone.safetensors").read_bytes() for every in "10")
+    assert probed == plain
+    assert load_backbone(tmp_path / "1")(torch.zeros(1, 3, 96, 96)).shape == (1, 64)
 
 
 @pytest.mark.floor

@@ -88,6 +88,20 @@ def test_rounds_can_go_on_from_the_best_by_validation(
     assert [str(run) for run, *rest in played.calls if isinstance(run, Path)] == labelled_by
 
 
+def test_labels_can_be_taken_without_training(config: Config, trained: Path, little_pack: Pack) -> None:
+    """P = 16 for FixMatch, and the duplicates over P: sections 3.3 and 4.2 of the 2021 report."""
+    asked = replace(config, init=trained, per_class=(3, 5, 8), labels_only=True)
+    assert run(asked) == []
+    table = LabelTable.read(config.out / "labels" / "round-1.parquet")
+    assert set(table.row.tolist()) <= set(little_pack.split("unlabeled").rows(np.arange(240)).tolist())
+    assert 20 < len(table) <= 30
+    counts = json.loads((config.out / "labels" / "round-1-duplicates.json").read_text())["counts"]
+    assert {3, 5, 8} <= {entry["per_class"] for entry in counts}
+    assert not list(config.out.rglob("*.safetensors"))
+    with pytest.raises(UserError, match="labels_only: expected a run to label by"):
+        replace(asked, init=None)
+
+
 def test_the_best_cannot_be_told_without_validation_images(config: Config) -> None:
     with pytest.raises(
         UserError, match="go_on_from: expected validation images to tell the best by, found none"

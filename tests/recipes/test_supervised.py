@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine.choices import LabeledView
 from engine.nets.classifier import load_classifier
 from engine.objectives.supervised import draw_share
 from engine.train.classifier_recipe import read_accuracy
@@ -20,7 +21,7 @@ from loaders.batch import Batch
 from loaders.common.errors import UserError
 from loaders.epochs import EpochLoader
 from loaders.packs import Pack
-from recipes.supervised import Config, Supervised, run
+from recipes.supervised import Config, Supervised, run, view_of
 from tests.floors import trainings
 from tests.floors.data import Data
 from tests.floors.table import check
@@ -59,6 +60,34 @@ def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:
     check_exact_runs(
         replace(config, epochs=4, ema_decay=0.9, mixing="cutmix", label_smoothing=0.1), run, tmp_path, steps=6
     )
+
+
+def test_the_schedule_of_speed_runs_resumes_exactly(config: Config, tmp_path: Path) -> None:
+    """Whitened kernels, small views first, flips in turns and mirrored tests come back as they were."""
+    speedy = replace(
+        *(config,), backbone="compact_resnet", nesterov=True, view="shift", flips="in_turns", flip_p=0.5,
+        schedule="one_cycle", start_resolution=8, lr_vectors=4.0, test_flip=True, ema_decay=0.9, epochs=4,
+    )  # fmt: skip
+    check_exact_runs(speedy, run, tmp_path, steps=6)
+    state = load_classifier(speedy.out, "ema").backbone.state_dict()
+    assert bool(state["stem.is_set"])
+    assert torch.equal(
+        state["stem.kernels"], load_classifier(speedy.out, "raw").backbone.state_dict()["stem.kernels"]
+    )
+    plain = run(replace(speedy, out=tmp_path / "plain", init=speedy.out, epochs=1))
+    kept = load_classifier(plain.out, "raw").backbone.state_dict()
+    assert torch.equal(kept["stem.kernels"], state["stem.kernels"])
+
+
+@pytest.mark.parametrize(
+    ("view", "geometry", "num_operations"),
+    [("crop", "RandomResizedCrop", 1), ("shift", "PaddedCrop", 1), ("gentle", "PaddedCrop", 3),
+     ("strong", "PaddedCrop", 3)],
+)  # fmt: skip
+def test_views_by_name(config: Config, view: LabeledView, geometry: str, num_operations: int) -> None:
+    found = view_of(replace(config, view=view))
+    assert type(found.geometry).__name__ == geometry
+    assert len(found.operations) == num_operations
 
 
 def test_a_step_mixes_and_smooths_as_the_papers_do(config: Config) -> None:
@@ -130,5 +159,7 @@ def test_a_frozen_backbone_keeps_its_weights_and_statistics(config: Config, tmp_
 def test_mistakes(config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="freeze_backbone: expected --init"):
         replace(config, freeze_backbone=True)
+    with pytest.raises(UserError, match="test_flip: expected --flip-p above 0"):
+        replace(config, test_flip=True, flip_p=0.0)
     with pytest.raises(UserError, match="keep_head: expected --init"):
         run(replace(config, keep_head=True))

@@ -28,7 +28,7 @@ from loaders.common.errors import UserError
 from loaders.epochs import EpochLoader
 from loaders.packs import Pack, Split
 from recipes import transfer as transfer_recipe
-from recipes.transfer import Config, FineTuning, Session, Transfer, _Job, run, run_grid, stages
+from recipes.transfer import Config, FineTuning, Job, Session, Transfer, run, run_grid
 from tests.floors import trainings
 from tests.floors.data import Data
 from tests.floors.table import check
@@ -160,7 +160,7 @@ def test_frozen_trains_the_layers_of_the_classifier_alone(config: Config, pretra
 
 
 def test_two_stages_train_the_classifier_and_then_everything_at_smaller_rates(config: Config) -> None:
-    plan = stages(replace(config, head_steps=7), _Job("x", "two_stage", QUICK, 2, 0))
+    plan = Job("x", "two_stage", QUICK, 2, 0).stages(7, config.together_factor)
     assert [(ending, tuning.steps, frozen) for ending, tuning, frozen in plan] == [
         ("-head", 7, True),
         ("", 3, False),
@@ -234,7 +234,7 @@ def test_scarce_classes_are_named_before_any_training(
     session = Session(replace(config, labels_per_class=(2, 10_000)), make_accelerator("no"))
     try:
         assert "expected 10000 labelled images of each class, found 24" in capsys.readouterr().err
-        job = _Job("x", "fine_tune", QUICK, 10_000, 0)
+        job = Job("x", "fine_tune", QUICK, 10_000, 0)
         assert len(session.labels(job)) == len(session.split)
     finally:
         session.close()
@@ -245,7 +245,7 @@ def test_validation_images_are_never_trained_on(config: Config) -> None:
     try:
         held = {row for batch in session.validation.epoch(0) for row in batch.index[batch.valid].tolist()}
         for seed in range(3):
-            job = _Job("x", "fine_tune", QUICK, 8, seed)
+            job = Job("x", "fine_tune", QUICK, 8, seed)
             chosen = session.labels(job)
             assert held.isdisjoint(chosen.rows(np.arange(len(chosen))).tolist())
     finally:
@@ -290,7 +290,7 @@ def test_what_cannot_be_chosen_is_refused(config: Config) -> None:
 def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a run at"):
         run(replace(config, init=tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="seeds: expected one or more different numbers"):
+    with pytest.raises(UserError, match="seeds: expected one or more different values"):
         run(replace(config, seeds=()))
     with pytest.raises(UserError, match="steps: expected more than 0"):
         replace(QUICK, steps=0)
@@ -303,7 +303,7 @@ def test_classes_of_different_sizes_can_be_evened_out(
     seen: list[torch.Tensor | None] = []
     whole = Session.labels
 
-    def fewer(session: Session, job: _Job) -> Split:
+    def fewer(session: Session, job: Job) -> Split:
         chosen = whole(session, job)
         return chosen.take(np.arange(1, len(chosen)))
 

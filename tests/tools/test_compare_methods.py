@@ -123,5 +123,5 @@ def test_a_pack_with_too_few_labels_is_refused_before_any_work(digits_pack: Pack
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected names among supervised, .*, found barlow"):
         Config(family="semisup", pack=tmp_path, out=tmp_path, budget_s=1.0, methods=("barlow",))
-    with pytest.raises(UserError, match="two increasing calibration_steps"):
+    with pytest.raises(UserError, match="calibration_steps: expected two increasing numbers"):
         Config(family="selfsup", pack=tmp_path, out=tmp_path, budget_s=1.0, calibration_steps=(5, 5))

@@ -10,7 +10,8 @@ import torch
 from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.append import append_to_pack
-from loaders.packs.labels.subsample import validation_part
+from loaders.packs.convert import convert_pack
+from loaders.packs.labels.subsample import read_label_table, validation_part
 from loaders.packs.packer import PackOptions
 from loaders.packs.sources.spec import parse_splits
 from loaders.packs.verify import verify_pack
@@ -49,6 +50,35 @@ def test_round_trip(packed: Pack, tmp_path: Path, monkeypatch, suffix: str) -> N
     assert folder_hashes(packed.path / "shards") == before
     if suffix == "pt":
         assert torch.load(tmp_path / "out2.pt", weights_only=True).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_tables_know_their_pack(packed: Pack, tmp_path: Path, monkeypatch) -> None:
+    """A pack with as many other images refuses them; the same pack, grown or converted, does not."""
+    run(monkeypatch, "subsample", packed.path, "--split", "train", "--per-class", 2, "--name", "few")
+    path = packed.path / "labels" / "few.parquet"
+    few = table(packed, "few")
+    assert len(few.images) == 32
+    write_tree(tmp_path / "other", class_tree(3, 10, seed=900))
+    other = pack(tmp_path / "q", f"train={tmp_path / 'other'}", f"test={tmp_path / 'more'}")
+    said = "found those of other images in the same rows; it belongs to another pack"
+    with pytest.raises(UserError, match=f"label table {path}: .*{said}"):
+        read_label_table(other, path)
+    with pytest.raises(UserError, match=f"labels: .*{said}"):
+        other.split("train").labels(few)
+    (other.path / "labels" / "few.parquet").write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=said):
+        run(monkeypatch, "exclude", other.path, "--split", "test", "--name", "x", "--table", "few")
+    unsigned = tmp_path / "unsigned.parquet"
+    few.of_rows(few.row).write(unsigned)  # as tables were written before
+    assert len(read_label_table(other, unsigned)) == 6
+    append_to_pack(PackOptions(parse_splits([f"late={tmp_path / 'other'}"]), packed.path, workers=1))
+    convert_pack(packed.path, tmp_path / "beton", "ffcv")
+    for same in (open_pack(packed.path), open_pack(tmp_path / "beton")):
+        assert read_label_table(same, path).row.tolist() == few.row.tolist()
+    many = LabelTable.of(np.arange(100_000), np.arange(100_000) % 3, 3)
+    hashes = np.random.default_rng(0).integers(0, 1 << 60, (100_000, 2), np.uint64)
+    assert many.digest(hashes) == many.digest(hashes.copy())
+    assert many.digest(hashes) != many.digest(np.roll(hashes, 1, axis=0))
 
 
 def test_subsets_are_nested_and_stay_in_the_split(packed: Pack, monkeypatch) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from engine.evaluate.few_labels import SCRATCH, FewLabelResult, write_results
 from engine.evaluate.results import Evaluation, FrozenAccuracy, write_evaluation
-from engine.report.run_page import original_pixels
+from engine.report.run_page import original_pixels, phases_of, read_logs
 from engine.train.run_folder import opened_run
 from engine.train.samples import save_samples
 from loaders.batch import Batch
@@ -165,6 +165,25 @@ def test_the_folder_of_few_labels_and_runs_side_by_side(config: Config, tmp_path
     assert page.count("<picture>") == 1
     with pytest.raises(UserError, match="expected a run at"):
         build_report(Config(run=config.run, beside=(tmp_path / "none",)))
+
+
+def test_a_command_of_several_phases_joins_its_curves(config: Config, tmp_path: Path) -> None:
+    out, names = tmp_path / "rounds", ("start", "round-2-pseudo", "round-10-true")
+    for name in names:
+        shutil.copytree(config.run, out / name)
+    shutil.copy(config.run / "config.json", out)
+    assert phases_of(out) == [out / name for name in names], "the tenth comes last"
+    assert [record["step"] for record in read_logs(phases_of(out))] == list(range(1, 10))
+    assert phases_of(config.run) == []
+    page = build_report(Config(run=out, num_tested=0))
+    phases = page.split("<h2>Phases</h2>")[1].split("</table>")[0]
+    assert [phases.index(f">{name}<") for name in names] == sorted(
+        phases.index(f">{name}<") for name in names
+    )
+    assert page.count('title="image"') >= 4, "the views are those of the first phase"
+    assert "<h2>Training</h2>" in page
+    assert "<h2>Speed</h2>" in page
+    assert "curves:" not in page
 
 
 def test_a_pipeline(tmp_path: Path, config: Config) -> None:

@@ -44,7 +44,7 @@ BUILT_AS: dict[str, tuple[BackendName, str]] = {
     "ffcv_backend": ("ffcv", "cpu"),
     "stream_backend": ("stream", "cpu"),
 }
-"""The backend and the device that `build_loader` is asked for, by the name of the contender."""
+"""Backend and device for `build_loader`, by the name of the contender."""
 
 
 def _batches(name: str, workload: Workload, corpus: Corpus) -> Iterator[Views]:
@@ -72,7 +72,7 @@ def _batches(name: str, workload: Workload, corpus: Corpus) -> Iterator[Views]:
     )
     for epoch in count():
         for batch in loader.epoch(epoch):
-            if device == "cuda":  # what is timed are batches that are there; the loader works ahead meanwhile
+            if device == "cuda":  # time finished batches only; the loader works ahead meanwhile
                 torch.cuda.current_stream().synchronize()
             yield batch.views
 

@@ -1,4 +1,4 @@
-"""What a contender of the loader benchmark is, and the names under which contenders are found."""
+"""Contenders of the loader benchmark, and how they are found by name."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def prepares_nothing(workload: Workload, corpus: Corpus) -> None:
 
 @dataclass(frozen=True)
 class Contender:
-    """One loader under measurement, in its own best reasonable set-up.
+    """One loader to measure, in its best reasonable set-up.
 
     Attributes:
         name: its name in records.
         libraries: installed distributions whose versions are recorded.
         setup: one line on how it is set up.
         differences: where its pixels differ from the definition of the views; empty if nowhere.
-        batches: yields batches of views without end; whatever it starts may die with the process.
+        batches: yields batches of views without end; everything that it starts may end with the process.
         refuses: returns why it cannot do a workload (the operation it lacks), or None.
         prepare: writes the form of the images it reads, before any clock runs.
-        kind: a peer, one of our backends, or a limit, which yields anything once per batch.
-        reads_pixels: has a form of images that are stored decoded, and is set up for it here.
+        kind: a peer, one of our backends, or a limit, which yields any value once per batch.
+        reads_pixels: reads images that are stored decoded, and is set up for that here.
         shares_crops: is set up here for several views of one crop, turned or cut into tiles.
     """
 

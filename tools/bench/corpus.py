@@ -1,4 +1,4 @@
-"""The images of a benchmark: one pack, and what contenders that cannot read it are given instead."""
+"""The images of a benchmark: one pack, and other forms of it for contenders that cannot read packs."""
 
 from __future__ import annotations
 

@@ -29,17 +29,17 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: who, on what, how often and how long.
+    """A benchmark: its contenders, images, rounds and times.
 
     Attributes:
-        contenders: in the order of the first round; each later round starts one further on.
+        contenders: contenders in the order of the first round; each later round starts with the next one.
         workload: the work.
         corpus: the images.
         runs: rounds.
         seconds: timed seconds per run.
         warmup_s: untimed seconds before them.
         limit_s: seconds after which a run counts as failed.
-        started: UTC time that all its records carry, to tell benchmarks in one file apart.
+        started: UTC time in all its records, which tells apart several benchmarks in one file.
     """
 
     contenders: Sequence[Contender]
@@ -68,7 +68,7 @@ def prepare(benchmark: Benchmark) -> dict[str, Record]:
 
 
 def rounds(benchmark: Benchmark, absent: dict[str, Record]) -> Iterator[Record]:
-    """Yield one record per run, round by round, so that drift of the machine meets all contenders alike.
+    """Yield one record per run, round by round, so that all contenders meet the same drift of the machine.
 
     A contender that fails is left out of the rounds that follow.
     """
@@ -126,11 +126,13 @@ def _watch(process: subprocess.Popen[bytes], limit_s: float) -> dict[str, int]:
     deadline = time.monotonic() + limit_s
     while process.poll() is None and time.monotonic() < deadline:
         rss = anonymous = 0
+        began = time.monotonic()
         for member in _family(process.pid):
             member_rss, member_anonymous = _memory(member)
             rss, anonymous = rss + member_rss, anonymous + member_anonymous
         peak_rss, peak_anonymous = max(peak_rss, rss), max(peak_anonymous, anonymous)
-        time.sleep(0.2)
+        # The kernel walks all pages of a process to answer: at most a tenth of the time goes into asking.
+        time.sleep(max(0.2, 9 * (time.monotonic() - began)))
     if process.poll() is None:
         process.kill()
     process.wait()
@@ -146,7 +148,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _memory(process: psutil.Process) -> tuple[int, int]:
-    """Return resident bytes, and the share of them that is no page cache, shared parts counted once."""
+    """Return resident bytes, and those without the page cache; shared parts count once."""
     try:
         rss = int(process.memory_info().rss)
         fields = dict(
@@ -160,7 +162,7 @@ def _memory(process: psutil.Process) -> tuple[int, int]:
 
 
 def _end_family(process: subprocess.Popen[bytes]) -> None:
-    # Worker processes of a contender that was ended from outside stay in its session: end them by id.
+    # If a contender is ended from outside, its worker processes stay in its session: end them by id.
     for member in psutil.process_iter():
         try:
             if os.getsid(member.pid) == process.pid:
@@ -210,7 +212,7 @@ def _utc() -> str:
 
 
 def machine() -> Record:
-    """Return what is known of this machine: processor, cores, memory, system, Python."""
+    """Return the facts about this machine: processor, cores, memory, system, Python."""
     return {
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

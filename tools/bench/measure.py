@@ -24,7 +24,7 @@ MISSING, FAILED = 3, 4
 
 @dataclass(frozen=True)
 class Run:
-    """What one process measures.
+    """The task of one process.
 
     Attributes:
         contender: name of the contender.
@@ -53,7 +53,7 @@ class Timing:
         images: source images delivered in the timed part.
         seconds: its length.
         cpu_s: processor seconds spent in it, all processes together.
-        first_batch_s: from the import of the contender, torch being loaded already, to its first batch.
+        first_batch_s: from the import of the contender, with torch loaded before, to its first batch.
         num_processes: processes alive at the end, this one included.
         num_threads: their threads.
     """
@@ -82,8 +82,8 @@ def measure(
 ) -> Timing:
     """Time a contender's batches for a fixed duration after a warm-up.
 
-    The warm-up also lasts for at least 8 batches, so that what was prefetched before the first batch was
-    taken does not count. The pixels of the first batch are checked, later ones are only taken.
+    The warm-up lasts for at least 8 batches, so that batches prefetched before the first one do not count.
+    The pixels of the first batch are checked; later batches are only taken.
 
     Args:
         contender: the loader.

@@ -1,28 +1,43 @@
-"""Records of measurements: lines of JSON, appended to a file that was looked at before the first one."""
+"""Records of measurements: lines of JSON, appended to a file that is checked before measuring."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loaders.common.checks import check_numbers
 from loaders.common.errors import UserError
 from loaders.common.files import check_file
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """The options of every benchmark that writes records."""
+
+    json: Path | None = None
+    """Also append records to this file."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that measure nothing, and a file that takes no records."""
+        check_numbers(self)
+        check_records(self.json)
+
+
 def check_records(path: Path | None) -> None:
-    """Refuse a file that no record could be appended to, before minutes of measuring.
+    """Refuse a file to which no record can be appended, before minutes of measuring.
 
     Raises:
-        UserError: a folder is there, or a file above it.
+        UserError: the path is a folder, or a file stands above it.
     """
     if path is not None:
         check_file(path, "json")
 
 
 def append_record(path: Path | None, record: Mapping[str, Any]) -> None:
-    """Append one record; nothing happens without a path.
+    """Append one record; do nothing without a path.
 
     Raises:
         UserError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""What it costs that ranks agree, before every step, on whether to stop: `StopSignal.agree` over gloo."""
+"""The time that ranks take to agree before every step on whether to stop: `StopSignal.agree` over gloo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RESULT = "seconds.npy"
 
 
 def agreement_times(num_ranks: int, num_steps: int) -> NDArray[np.float64]:
-    """Let ranks of this machine agree one step after the other, with nothing in between.
+    """Let ranks on this machine agree step after step, with no work in between.
 
     Args:
         num_ranks: processes, at least 2; each keeps to one thread.

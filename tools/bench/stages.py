@@ -1,4 +1,4 @@
-"""What each stage of a training costs by itself: reading, decoding, views, the copy, the network."""
+"""The time of each stage of a training by itself: reading, decoding, views, the copy, the network."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.views.policy import ViewPolicy
 
-_SAMPLE = 256  # images that are read and decoded; as many as a few seconds allow
-_CLASSES = 100  # of the network on synthetic data; a classifier layer costs next to nothing
+_SAMPLE = 256  # most images that are read and decoded; a few seconds' worth
+_CLASSES = 100  # classes of the network on synthetic data; a classifier layer takes almost no time
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Work:
         backbone: name of the network.
         batch_size: images of a step.
         options: how the loader works.
-        seconds: that a stage may take.
+        seconds: time that a stage may take.
     """
 
     split: Split
@@ -52,7 +52,7 @@ class Work:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """Rows that are looked at: evenly spaced, at most `_SAMPLE`."""
+        """The rows to measure: evenly spaced, at most `_SAMPLE`."""
         places = np.linspace(0, len(self.split) - 1, min(_SAMPLE, len(self.split)))
         return self.split.rows(np.unique(places.round().astype(np.int64)))
 
@@ -63,7 +63,7 @@ class Work:
 
 
 def read_row(pack: Pack, row: int) -> bytes:
-    """Return the encoded bytes of a row from its shard, by a read of its own."""
+    """Return the encoded bytes of a row, read from its shard."""
     columns = pack.columns
     shard, offset, size = (int(getattr(columns, name)[row]) for name in ("shard", "offset", "size"))
     with open(pack.shard_path(shard), "rb", buffering=0) as file:
@@ -71,7 +71,7 @@ def read_row(pack: Pack, row: int) -> bytes:
 
 
 def forget(pack: Pack) -> bool:
-    """Ask the system to drop the shards from memory; return whether there is such a request."""
+    """Ask the system to drop the shards from memory; return whether it offers that."""
     if not hasattr(os, "posix_fadvise"):
         return False
     for shard in range(pack.num_shards):
@@ -147,7 +147,7 @@ def loading(work: Work) -> float:
 
 
 def _through(work: Work, step: Callable[[Batch], None]) -> float:
-    """Return seconds per image of going through batches; the first one is not counted."""
+    """Return seconds per image over batches; the first batch does not count."""
     size = min(work.batch_size, len(work.split))
     with build_loader(work.split, work.views, size, options=work.options) as loader:
         batches = (batch for epoch in count() for batch in loader.epoch(epoch))
@@ -164,7 +164,7 @@ def _through(work: Work, step: Callable[[Batch], None]) -> float:
 
 
 def copying(work: Work) -> float:
-    """Return seconds per image of moving a batch's views to the device; 0 where that is the processor."""
+    """Return seconds per image of copying a batch's views to the device; 0 if that is the processor."""
     device = torch.device(work.options.device)
     if device.type == "cpu":
         return 0.0
@@ -194,7 +194,7 @@ class Step:
 
 
 def training(work: Work, step: Step) -> float:
-    """Return seconds per image of the network on one batch of random numbers, again and again."""
+    """Return seconds per image of the network on one batch of random numbers, repeated."""
     views = [
         torch.randn(work.batch_size, 3, v.resolution, v.resolution, device=step.device) for v in work.views
     ]
@@ -207,7 +207,7 @@ def together(work: Work, step: Step) -> float:
 
 
 def _repeated(call: Callable[[], object], work: Work) -> float:
-    call()  # compiles, and takes memory
+    call()  # first call: compiles and allocates memory
     _wait(work)
     start, steps = time.perf_counter(), 0
     while not steps or time.perf_counter() < start + work.seconds:

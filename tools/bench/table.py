@@ -23,7 +23,7 @@ class Row:
         low: slowest run.
         high: fastest run.
         cpu_s_per_1000: median processor seconds per 1,000 images.
-        peak_anonymous_bytes: largest memory of any run, page cache left out.
+        peak_anonymous_bytes: largest memory of any run, without the page cache.
         peak_rss_bytes: largest resident memory of any run.
         first_batch_s: median.
         runs: number of runs.
@@ -42,7 +42,7 @@ class Row:
 
     @property
     def spread(self) -> float:
-        """Return half the distance of the fastest from the slowest run, as a share of the median."""
+        """Return half the distance between fastest and slowest run, relative to the median."""
         return (self.high - self.low) / 2 / self.images_per_s
 
 
@@ -72,7 +72,7 @@ def summarise(records: Sequence[Record]) -> list[Row]:
 
 
 def reference_of(rows: Sequence[Row]) -> Row | None:
-    """Return the row that ratios refer to: our fastest backend, or else the fastest peer."""
+    """Return the row to which ratios refer: our fastest backend, or else the fastest peer."""
     for kind in ("backend", "peer"):
         for row in rows:
             if row.kind == kind:
@@ -124,7 +124,7 @@ def render(records: Sequence[Record]) -> Table:
 
 
 def notes(records: Sequence[Record]) -> list[str]:
-    """Return one line per contender that is absent, and per one whose pixels differ from the definition."""
+    """Return one line for each absent contender, and for each whose pixels differ from the definition."""
     absent = [f"{r['contender']} {r['status']}: {r['reason']}" for r in records if r["status"] != "ok"]
     ran = [r for r in records if r["status"] == "ok"]
     different = [f"{r['contender']}: {r['differences']}" for r in ran if r["differences"]]
@@ -132,7 +132,7 @@ def notes(records: Sequence[Record]) -> list[str]:
 
 
 def _advice(records: Sequence[Record]) -> list[str]:
-    """Return which option takes the fastest of our backends, where several ran and noise does not hide it."""
+    """Return the option for the fastest of our backends, if several ran and it wins beyond the noise."""
     ours = [row for row in summarise(records) if row.kind == "backend"]
     if len(ours) < 2:
         return []

@@ -1,4 +1,4 @@
-"""The work that every contender of the loader benchmark does: which views, of which images, how batched."""
+"""The work of every contender of the loader benchmark: the views, the images and the batches."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class FixMatchView:
 
 @dataclass(frozen=True)
 class TurnedView(CropFlip):
-    """One of RotNet's four views: a resized crop and flip that all four share, turned by quarters.
+    """One of RotNet's four views: all four share a resized crop and flip, each turned by a quarter more.
 
     Source: Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations" (2018).
     """
@@ -96,13 +96,13 @@ class Workload:
     """What is measured.
 
     Attributes:
-        views: which set of views each image gives.
+        views: set of views of each image.
         resolution: side of every view in pixels.
         batch_size: images per batch.
         threads: threads or worker processes that a contender may use, and cores it is pinned to.
         interpolation: filter of the resized crop, antialiased wherever the contender can.
         seed: seed of order and views.
-        encoding: what the images are stored as: JPEG, or pixels, which some contenders read.
+        encoding: how the images are stored: as JPEG, or as pixels, which some contenders read.
     """
 
     views: ViewSet
@@ -115,7 +115,7 @@ class Workload:
 
     @property
     def side(self) -> int:
-        """Return the side of what is delivered: tiles are smaller than their cells."""
+        """Return the side of delivered views; tiles are smaller than their cells."""
         return round(self.resolution * TileView().share) if self.views == "tiles" else self.resolution
 
     @property
@@ -137,7 +137,7 @@ class Workload:
 
     @property
     def is_uint8(self) -> bool:
-        """Return whether views are plain uint8 pixels rather than normalised floats."""
+        """Return whether views are plain uint8 pixels and not normalised floats."""
         return self.views in ("crop_flip", "crop_flip_pair")
 
     @property

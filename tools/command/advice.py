@@ -1,4 +1,4 @@
-"""Which method to take, by what there is: the table of docs/choosing.md, as `sluice train` prints it."""
+"""Which method to take in which case: the table of docs/choosing.md, for `sluice train`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Advice(NamedTuple):
 
     Attributes:
         topic: labels, images, device or time.
-        have: what there is.
+        have: the case: what the user has.
         take: methods by the names of their files in recipes/, or the options that matter.
-        why: what was measured here, or what a paper or report says.
+        why: the reason: a measurement here, or a paper or report.
     """
 
     topic: str
@@ -70,8 +70,8 @@ ADVICE = (
     Advice(
         "device",
         "a processor",
-        "`--backbone tiny_resnet --resolution 32` with any method above",
-        "all that is called measured here took minutes of one core with it",
+        "`--preset cpu` with any method above",
+        "`tiny_resnet`, with which all that is called measured here took minutes of one core",
     ),
     Advice(
         "device",

@@ -1,4 +1,4 @@
-"""What both families of a comparison share: where things lie, how commands run, what a budget buys."""
+"""What both families of a comparison share: folders, commands, and the steps within a budget."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Bench:
     Attributes:
         pack: folder of the pack.
         out: folder of all runs and records.
-        budget_s: processor seconds of a training beside those of starting.
+        budget_s: processor seconds of a training, without start-up.
         lengths: steps of the two calibration runs.
-        num_threads: of every command.
+        num_threads: threads of every command.
         num_train: images of the split `train`.
         num_classes: C.
-        console: where progress is shown.
+        console: console for progress.
     """
 
     pack: Path
@@ -51,18 +51,18 @@ class Bench:
         return ("--pack", self.pack, "--num-threads", self.num_threads, *quiet)
 
     def once(self, identity: Record, work: Callable[[], Record]) -> Record:
-        """Return the record of a stage, measuring it where that was not done yet."""
+        """Return the record of a stage; measure the stage if there is none yet."""
         return once(self.out / _STAGES, identity, work)
 
     def adopt(self, records: Iterable[Record], batch_sizes: Mapping[str, int]) -> None:
-        """Count what was measured elsewhere as done; a stage that was measured here too stays as it is.
+        """Take over records from elsewhere; a stage that was also measured here keeps its record.
 
         Args:
-            records: of a comparison with the same budget, on a pack of the same size.
+            records: records of a comparison with the same budget, on a pack of the same size.
             batch_sizes: of the methods of this family.
 
         Raises:
-            UserError: they are of another family, budget or pack, which no table may mix.
+            UserError: the records are of another family, budget or pack, which no table may mix.
         """
         found = list(records)
         for record in found:
@@ -99,7 +99,7 @@ class Bench:
         return cpu_seconds(made.script, made.arguments, path)
 
     def shown(self, made: Command) -> str:
-        """Return a command for a record, without the places of this machine."""
+        """Return a command for a record, without paths of this machine."""
         words = [made.script, *(word or "''" for word in made.arguments)]
         return " ".join(words).replace(str(self.out), "OUT").replace(str(self.pack), "PACK")
 
@@ -119,7 +119,7 @@ class Bench:
     def cost(
         self, name: str, run: Callable[[Path, int], float], steps_per_epoch: int, epochwise: bool = False
     ) -> Cost:
-        """Return what a method costs, measured once by short runs.
+        """Return the times of a method, measured once by short runs.
 
         Args:
             name: of the method.
@@ -141,11 +141,11 @@ class Bench:
         return Cost(**{field: record[field] for field in Cost.__dataclass_fields__})
 
     def steps(self, cost: Cost) -> int:
-        """Return how many steps the budget buys."""
+        """Return how many steps fit into the budget."""
         return cost.steps_within(self.budget_s + self.start_up())
 
     def empty(self, name: str) -> Path:
-        """Return a folder of that name in which nothing lies: an unfinished run's remains are removed."""
+        """Return an empty folder of that name; remains of an unfinished run are removed."""
         folder = self.out / name
         if folder.exists():
             shutil.rmtree(folder)
@@ -157,7 +157,7 @@ class Bench:
 
 
 class Failures:
-    """Counts and shows what failed, and lets the comparison go on."""
+    """Counts and shows failures, and lets the comparison go on."""
 
     def __init__(self, console: Console) -> None:
         """Start from none."""
@@ -174,7 +174,7 @@ class Failures:
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """Return the whole batches of a pass."""
+    """Return the number of whole batches in a pass."""
     return max(1, num_images // batch_size)
 
 

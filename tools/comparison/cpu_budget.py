@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import resource
 import runpy
 import shlex
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -36,17 +39,43 @@ PRELOADED = (
     "loaders.classification",
     "loaders.views.presets",
 )
-"""What scripts import: loaded once, for all of them."""
+"""Modules that scripts import, loaded once for all scripts."""
 
 
 class CommandFailed(Exception):
-    """A command of a comparison ended with an error; the message names its log."""
+    """A command of a comparison ended with an error; the message names its log.
+
+    Attributes:
+        seconds: processor time that it took all the same.
+        code: exit code; that of a signal is negative.
+    """
+
+    def __init__(self, message: str, seconds: float = 0.0, code: int = 1) -> None:
+        """Take note of what it took."""
+        super().__init__(message)
+        self.seconds, self.code = seconds, code
+
+
+class CommandStopped(KeyboardInterrupt):
+    """A command was told to stop (Ctrl-C, SIGTERM) and has left what it goes on from.
+
+    Attributes:
+        seconds: processor time that it took.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Take note of what it took."""
+        super().__init__()
+        self.seconds = seconds
+
+
+_STOPPED = (75, 130, -signal.SIGINT, -signal.SIGTERM)
 
 
 def preload(num_threads: int) -> None:
-    """Import what scripts need and set the threads of all that computes; `cpu_seconds` inherits both.
+    """Import the modules of scripts and set the threads of all libraries; `cpu_seconds` inherits both.
 
-    Nothing may compute in this process afterwards: threads do not live on in a fork.
+    Do not compute in this process afterwards: threads do not survive in a fork.
     """
     torch.set_num_threads(num_threads)
     for name in PRELOADED:
@@ -54,18 +83,21 @@ def preload(num_threads: int) -> None:
     threadpool_limits(num_threads)
 
 
-def cpu_seconds(script: str, arguments: Sequence[str], log: Path) -> float:
+def cpu_seconds(script: str, arguments: Sequence[str], log: Path, limit_s: float | None = None) -> float:
     """Run one of the project's scripts to its end and return the processor time it took, user and system.
 
-    The script runs in a fork of this process, which has imported the libraries already: otherwise that
-    would be most of what a short run costs. Being stopped, or waiting for a core, does not count.
+    The script runs in a fork of this process, which has imported the libraries already; importing would take
+    most of the time of a short run. Time in which the process is stopped, or waits for a core, does not
+    count.
 
     Args:
         script: below the project's root, such as `recipes/barlow.py`.
         arguments: of the script.
         log: what it prints is added here.
+        limit_s: processor time after which the system ends it; None for no limit.
 
     Raises:
+        CommandStopped: it was told to stop; SIGTERM is passed on to it, and Ctrl-C reaches it by itself.
         CommandFailed: another exit code than 0.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -73,15 +105,32 @@ def cpu_seconds(script: str, arguments: Sequence[str], log: Path) -> float:
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        _become(script, arguments, log)
-    _, status, used = os.wait4(child, 0)
-    code = os.waitstatus_to_exitcode(status)
+        _become(script, arguments, log, limit_s)
+    with _passed_on(child):
+        _, status, used = os.wait4(child, 0)
+    code, seconds = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+    if code in _STOPPED:
+        raise CommandStopped(seconds)
     if code:
-        raise CommandFailed(f"{script} ended with code {code}, see {log}")
-    return used.ru_utime + used.ru_stime
+        raise CommandFailed(f"{script} ended with code {code}, see {log}", seconds, code)
+    return seconds
 
 
-def _become(script: str, arguments: Sequence[str], log: Path) -> NoReturn:
+@contextmanager
+def _passed_on(child: int) -> Iterator[None]:
+    """Wait for the child to stop by itself, with a checkpoint, where this process is told to stop."""
+    kept = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM)),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _become(script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> NoReturn:
     """Be the script, with its output in the log, and end."""
     code = 1
     try:
@@ -89,6 +138,9 @@ def _become(script: str, arguments: Sequence[str], log: Path) -> NoReturn:
         for stream in (1, 2):
             os.dup2(file, stream)
         print(f"$ python {script} {shlex.join(arguments)}", flush=True)
+        if limit_s is not None:
+            whole = math.ceil(limit_s)
+            resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 5))
         sys.argv = [script, *arguments]
         runpy.run_path(str(ROOT / script), run_name="__main__")
         code = 0
@@ -99,7 +151,7 @@ def _become(script: str, arguments: Sequence[str], log: Path) -> NoReturn:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # what this process would do at its end is not the fork's to do
+        os._exit(code)  # exit handlers of this process must not run in the fork
 
 
 @dataclass(frozen=True)
@@ -107,9 +159,9 @@ class Cost:
     """Processor time of a method as a function of its steps.
 
     Attributes:
-        base: seconds of a run without steps: start-up, and what the method does once.
+        base: seconds of a run without steps: start-up, and work that the method does once.
         per_step: seconds of a step.
-        per_epoch: seconds of what is done before every epoch after the first.
+        per_epoch: seconds of the work before every epoch after the first.
         steps_per_epoch: of the split that it trains on.
     """
 
@@ -126,7 +178,7 @@ class Cost:
     def steps_within(self, seconds: float) -> int:
         """Return the most steps, at least 1, whose predicted time is within a budget."""
         most = max(1, int((seconds - self.base) / self.per_step))
-        low, high = 1, most  # what is done per epoch makes it fewer: bisection, as `of` never falls
+        low, high = 1, most  # work per epoch reduces the steps: bisect, since `of` never decreases
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.of(middle) <= seconds else (low, middle - 1)
@@ -140,14 +192,14 @@ def calibrate(
     steps_per_epoch: int,
     epochwise: bool,
 ) -> Cost:
-    """Measure a method's cost by two short runs; their difference is what steps cost.
+    """Measure a method by two short runs; their difference is the time of steps.
 
     Args:
         run: runs the method for so many steps and returns its seconds.
         lengths: steps of the two runs, the second longer; both within one epoch.
         start_up: seconds that any run takes without training.
         steps_per_epoch: see `Cost`.
-        epochwise: what a run takes beyond start-up and steps is done before every epoch.
+        epochwise: the time of a run beyond start-up and steps occurs before every epoch.
 
     Raises:
         CommandFailed: the longer run took no more time than the shorter one.

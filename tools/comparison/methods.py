@@ -1,8 +1,8 @@
 """The methods of both comparisons and their settings at a budget of minutes.
 
-Settings were chosen beforehand: constants of the papers where they do not depend on the length of a run;
+Settings were chosen beforehand: constants of the papers if they do not depend on the length of a run;
 warm-ups, ramps, averages and learning-rate steps as shares of the run; batch sizes that allow hundreds of
-steps; crops that leave something of a small image. Views of 16 pixels cost a quarter of those of 32.
+steps; crops that show enough of a small image. Views of 16 pixels cost a quarter of those of 32.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Pretraining:
         recipe: file name in recipes/, without suffix.
         title: in the table.
         batch_size: images per step.
-        metric: of the pretext task, as metrics.jsonl has it, and how it is called in the table.
+        metric: metric of the pretext task: its key in metrics.jsonl and its name in the table.
         settings: arguments that do not depend on the length of the run.
         paced: arguments that do, from the epochs of the run.
         epochwise: something costly is done before every epoch.
@@ -59,7 +59,7 @@ def _milestones(epochs: float) -> tuple[object, ...]:
     return ("--lr-milestones", *(share * epochs for share in (0.3, 0.6, 0.9)))
 
 
-# Nine cells of six pixels: the one comparison that needs a side of 18.
+# Nine cells of six pixels: only this method needs a side of 18.
 _TILES = ("--resolution", 18, "--tile-size", 5, "--min-crop", 0.5)
 
 PRETRAININGS: dict[str, Pretraining] = {
@@ -150,11 +150,11 @@ def pretraining_command(
 
 @dataclass(frozen=True)
 class Labels:
-    """What a run with labels is given.
+    """The labels of a run.
 
     Attributes:
         per_class: true labels of each class.
-        seed: of their choice, of weights, order and views.
+        seed: seed of their choice, of weights, order and views.
         num_classes: C.
     """
 
@@ -171,7 +171,8 @@ class Training:
         title: in the table.
         commands: (arguments of all, labels, folder, steps) -> commands, one after the other.
         run: folder of the last classifier, below the method's.
-        calibration: further arguments of the first command in calibration, so that nothing is left out.
+        calibration: further arguments of the first command in calibration, so that its short run includes all
+            parts.
     """
 
     title: str
@@ -187,7 +188,7 @@ whatever the number of labels."""
 NETWORK = ("--backbone", BACKBONE, "--resolution", RESOLUTION)
 SOLVER = ("--lr", 0.03, "--weight-decay", 5e-4)
 POOL = ("--unlabeled-splits", "train")
-ALL_LABELS = ("--validation-share", 0)  # no setting is chosen here: every label is trained on
+ALL_LABELS = ("--validation-share", 0)  # no setting is chosen here, so every label is trained on
 
 
 def _chosen(labels: Labels) -> tuple[object, ...]:
@@ -213,7 +214,7 @@ def _one(recipe: str, *settings: object) -> Callable[[tuple[object, ...], Labels
 
 
 def _active(common: tuple[object, ...], labels: Labels, out: Path, steps: int) -> list[Command]:
-    """Train on half of the labels, buy the other half where they tell most, train anew on all."""
+    """Train on half of the labels, buy the other half for the most informative images, train again on all."""
     half = labels.per_class // 2
     known = ("--labels-per-class", half, "--label-seed", labels.seed, "--seed", labels.seed)
     budget = labels.num_classes * (labels.per_class - half)
@@ -242,8 +243,9 @@ TRAININGS: dict[str, Training] = {
             "mean_teacher",
             *(*NETWORK, *SOLVER, *POOL, "--batch-size", 20, "--min-crop", 0.5),
             *(
-                # Three unlabelled images to a labelled one: the class loss, divided by all images, is a
-                # quarter of its mean over the labelled ones, beside which 10 was chosen. 2.5 keeps that.
+                # With three unlabelled images per labelled one, the class loss divided by all images is a
+                # quarter of its mean over the labelled ones. The weight 10 was chosen for that mean; 2.5
+                # keeps the ratio.
                 "--consistency-weight",
                 2.5,
                 "--ramp-epochs",

@@ -1,6 +1,6 @@
 """Results of a comparison: one JSON file per finished stage, so that the same command goes on.
 
-A record is what its stage measured (its identity: kind, method, seed, labels) and what came out.
+A record has the identity of its stage (kind, method, seed, labels) and the result.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def stage_of(record: Record) -> str:
 
 
 def once(folder: Path, identity: Record, work: Callable[[], Record]) -> Record:
-    """Return the record of a stage: an earlier start's, or what `work` measures now.
+    """Return the record of a stage: one from an earlier start, or the result of `work` now.
 
     Args:
-        folder: of all records.
-        identity: what is measured.
-        work: returns what came out.
+        folder: folder of all records.
+        identity: identity of the stage.
+        work: returns the result.
     """
     path = folder / f"{stage_of(identity)}.json"
     if not path.is_file():
@@ -56,7 +56,7 @@ def read(path: Path) -> Record:
     """Read one record.
 
     Raises:
-        UserError: the file is not one.
+        UserError: the file is no record.
     """
     try:
         found = parse_json(path.read_bytes())

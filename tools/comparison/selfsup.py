@@ -30,9 +30,9 @@ def measure_all(
         bench: of the comparison.
         names: of the methods.
         labels_per_class: of the fine-tuning.
-        seeds: of everything but the labels of kNN and the probe.
+        seeds: seeds of everything except the labels of kNN and the probe.
         probe_labels: labels per class for kNN and the linear probe.
-        failures: notes what fails.
+        failures: takes note of failures.
     """
     for seed in seeds:
         for place, name in enumerate(names):
@@ -43,13 +43,13 @@ def measure_all(
                 bench.say(
                     f"{stage_of(identity)}: {trained['cpu_s']:.0f} s, {trained['steps']} steps, {metric}"
                 )
-                beside = place == 0  # what does not depend on the method is measured once
+                beside = place == 0  # baselines that do not depend on the method are measured once
                 frozen(bench, name, seed, probe_labels, beside)
                 fine_tuned(bench, name, seed, labels_per_class, beside)
 
 
 def cost_of(bench: Bench, name: str) -> Cost:
-    """Return the cost of a method's steps."""
+    """Return the time of a method's steps."""
     method = PRETRAININGS[name]
     per_epoch = steps_per_epoch(bench.num_train, method.batch_size)
 
@@ -88,7 +88,7 @@ def pretrain(bench: Bench, name: str, seed: int) -> Record:
 
 
 def frozen(bench: Bench, name: str, seed: int, probe_labels: int, untrained: bool) -> None:
-    """Measure kNN and the linear probe of a pre-trained backbone, and of an untrained one where asked."""
+    """Measure kNN and the linear probe of a pre-trained backbone, and of an untrained one if wanted."""
     run = bench.out / run_name(name, seed)
     arguments = ("--run", run, "--pack", bench.pack, "--labels-per-class", probe_labels)
     flags = ("--untrained" if untrained else "--no-untrained", "--untrained-seed", seed)
@@ -109,12 +109,21 @@ def frozen(bench: Bench, name: str, seed: int, probe_labels: int, untrained: boo
 
 
 def fine_tuned(bench: Bench, name: str, seed: int, labels_per_class: Sequence[int], scratch: bool) -> None:
-    """Fine-tune a pre-trained backbone for every number of labels, beside training from scratch if asked."""
+    """Fine-tune a pre-trained backbone for every number of labels, and train from scratch if wanted."""
     run = bench.out / run_name(name, seed)
     out = bench.out / f"{run.name}-transfer"
     counts = ("--labels-per-class", *labels_per_class, "--seeds", seed)
     arguments = ("--pack", bench.pack, "--init", run, "--out", out, *counts)
-    views = ("--pretrained.min-crop", 0.5, "--from-scratch.min-crop", 0.5)
+    # The protocol of the records: a new classifier, and as many steps whatever the labels.
+    protocol = (
+        "--pretrained.classifier-start",
+        "random",
+        "--pretrained.steps",
+        100,
+        "--from-scratch.steps",
+        200,
+    )
+    views = (*protocol, "--pretrained.min-crop", 0.5, "--from-scratch.min-crop", 0.5)
     flag = "--beside-scratch" if scratch else "--no-beside-scratch"
     made = command("recipes/transfer.py", *arguments, *views, flag, "--num-threads", bench.num_threads)
 

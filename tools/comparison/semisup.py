@@ -24,9 +24,9 @@ def measure_all(
     Args:
         bench: of the comparison.
         names: of the methods.
-        labels_per_class: true labels of each class; also what the active method ends with.
-        seeds: of everything.
-        failures: notes what fails.
+        labels_per_class: true labels of each class; the active method ends with so many too.
+        seeds: seeds of everything.
+        failures: takes note of failures.
     """
     for seed in seeds:
         for per_class in labels_per_class:
@@ -63,7 +63,7 @@ def train(bench: Bench, name: str, labels: Labels, stage: str) -> Record:
 
 
 def cost_of(bench: Bench, name: str) -> Cost:
-    """Return the cost of a method's steps, at the fewest labels of which a step can be made."""
+    """Return the time of a method's steps, with the fewest labels that make up a step."""
     method = TRAININGS[name]
     labels = Labels(-(-BATCH_SIZE // bench.num_classes), 0, bench.num_classes)
 

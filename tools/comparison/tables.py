@@ -26,9 +26,9 @@ class Row:
 
     Attributes:
         title: of the method.
-        facts: cells that are not accuracies.
-        shares: accuracies in [0, 1], those of all seeds; empty where nothing was measured.
-        baseline: whether the others are compared with it.
+        facts: cells other than accuracies.
+        shares: accuracies in [0, 1] of all seeds; empty where nothing was measured.
+        baseline: whether other methods are compared with it.
     """
 
     title: str
@@ -111,7 +111,7 @@ def _metric(records: Sequence[Record]) -> str:
 def markdown(table: AccuracyTable) -> str:
     """Return the table in markdown: accuracies in per cent, the best of each column in bold.
 
-    Of several seeds: mean ± sample standard deviation, and how many where some are not measured yet.
+    With several seeds: mean ± sample standard deviation, and the number of seeds if some are missing.
     """
     heading = ("method", *table.facts, *table.columns)
     rule = ("---", *("--:" for _ in heading[1:]))
@@ -169,7 +169,7 @@ def write_page(path: Path, table: AccuracyTable) -> None:
         table: the comparison.
 
     Raises:
-        UserError: nothing is measured.
+        UserError: there are no results.
     """
     if not table.rows:
         raise UserError(

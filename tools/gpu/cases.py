@@ -1,9 +1,9 @@
-"""Writes what a bare GPU machine is to draw: images, drawn numbers, and the cpu backend's views of them.
+"""Writes the cases for a bare GPU machine: images, drawn numbers, and the cpu backend's views.
 
     python tools/gpu/cases.py CASES.npz
 
-The file goes to the machine with the checkout. `tools/gpu/suite.py` reads it there with torch, Triton and
-numpy alone. Without a file the suite writes one where Sluice's other libraries are installed.
+Copy the file to the machine together with the checkout. There `tools/gpu/suite.py` reads it with only torch,
+Triton and numpy. Without a file the suite writes one, if Sluice's other libraries are installed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from loaders.views.policy import Standardize, ViewPolicy
 
 SPEED_BATCH = 256
 SPEED = {32: 32, 96: 128, 224: 256}
-"""Side of the views whose speed is measured, and of their images."""
+"""Side of the views in measurements of speed, and of their images."""
 
 
 def images_of(count: int) -> list[NDArray[np.uint8]]:
@@ -47,7 +47,7 @@ def images_of(count: int) -> list[NDArray[np.uint8]]:
 
 
 def policies(side: int) -> list[ViewPolicy]:
-    """Return every preset at a side; tiles and turns by one each."""
+    """Return every preset at a side; only one of the tiles and one of the turns."""
     return [
         presets.crop_flip(side), presets.weak(side), presets.barlow_a(side), presets.barlow_b(side),
         presets.simclr(side), presets.fixmatch_strong(side), presets.fixmatch_strong_gentle(side),

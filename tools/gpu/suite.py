@@ -1,4 +1,4 @@
-"""One group of the GPU suite: prints a line of JSON per finding; needs torch, Triton and numpy alone.
+"""One group of the GPU suite: prints a line of JSON per finding; needs only torch, Triton and numpy.
 
 usage: suite.py GROUP CASES.npz      see tools/gpu_suite.sh
 """
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _bare(name: str) -> None:
-    """Make a package whose parts can be imported without what its own __init__ imports."""
+    """Make a package whose modules can be imported without running its __init__."""
     package = ModuleType(name)
     package.__path__ = [str(ROOT / name)]
     sys.modules[name] = package
@@ -54,12 +54,12 @@ STALL_STEPS = 50
 
 
 def say(**found: Any) -> None:
-    """Print a line, now."""
+    """Print a line at once."""
     print(json.dumps({"group": sys.argv[1], **found}), flush=True)
 
 
 class Cases:
-    """What `cases.py` has written."""
+    """The cases that `cases.py` has written."""
 
     def __init__(self, path: str) -> None:
         self.content = np.load(path, allow_pickle=False)
@@ -107,7 +107,7 @@ def interpreter(cases: Cases) -> None:
 
 
 def machine(_: Cases) -> None:
-    """What is here, and how fast it copies."""
+    """The device, and its speed of copying."""
     import triton
 
     say(
@@ -178,7 +178,7 @@ def lifetime(cases: Cases) -> None:
 
 
 def no_sync(cases: Cases) -> None:
-    """No stop between log steps: torch raises at the first call that waits for the device."""
+    """No wait between log steps: torch raises at the first call that waits for the device."""
     placed = Placer(CudaStreams(torch.device("cuda"))).ahead(_host_batches(60))
     for _ in range(5):
         next(placed)
@@ -193,7 +193,7 @@ def no_sync(cases: Cases) -> None:
 
 
 class Engine:
-    """A batch of views as the speed groups draw it, again and again."""
+    """The batch of views that the groups on speed draw repeatedly."""
 
     def __init__(self, cases: Cases, name: str, side: int, image_side: int, cubic: bool) -> None:
         drawn = cases.drawn(name)
@@ -218,7 +218,7 @@ class Engine:
 
 
 def engine(cases: Cases) -> None:
-    """Views a second of the kernels alone, with and without a graph."""
+    """Views per second of the kernels alone, with and without a graph."""
     for name, side, image_side, cubic in cases.about["speed"]:
         one = Engine(cases, name, side, image_side, cubic)
         launches = one.draw()
@@ -246,7 +246,7 @@ def _step(network: torch.nn.Module, views: torch.Tensor) -> None:
 
 
 def stall(cases: Cases) -> None:
-    """What drawing on the device costs a training: 50 fresh steps against steps on one batch."""
+    """The time that drawing on the device adds to training: 50 fresh steps against steps on one batch."""
     for name, side in (("resnet18", 96), ("resnet50", 96), ("resnet50", 224)):
         try:
             network = _network(name)
@@ -273,7 +273,7 @@ def stall(cases: Cases) -> None:
 
 
 def compiled(cases: Cases) -> None:
-    """A network eager against compiled."""
+    """A network: eager against compiled."""
     network = _network("resnet18")
     views = torch.randn(256, 3, 96, 96, device="cuda").to(memory_format=torch.channels_last)
     eager = _timed(lambda: _step(network, views), 20)
@@ -302,7 +302,7 @@ ON_GPU = {
 
 
 def main() -> int:
-    """Run the group of the command line; 3 says that a GPU is needed."""
+    """Run the group of the command line; exit code 3 means that a GPU is needed."""
     group, cases = sys.argv[1], Cases(sys.argv[2])
     if group in ON_GPU and not torch.cuda.is_available():
         say(needs="a CUDA device")

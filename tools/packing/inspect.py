@@ -1,4 +1,4 @@
-"""Looking at a finished pack: the figures in the terminal, the page, and what a pipeline fails on."""
+"""Inspecting a finished pack: the figures in the terminal, the page, and the faults for a pipeline."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from loaders.packs.manifest import WARNINGS_NAME
 from loaders.packs.quarantine import quarantined
 from loaders.packs.reasons import Reason
 from loaders.packs.sources.naming import is_image_name
+from tools.packing.judged import judge
 from tools.packing.names import PAGE_NAME
 from tools.packing.pack_page import write_page
 from tools.packing.warned import read_warnings
 
 Fault = Literal["leak", "duplicates", "corrupt"]
 _SHOWN_REASONS = 5
+_SHOWN_DOUBTS = 8
 
 
 @dataclass(frozen=True)
 class Quarantine:
-    """What a pack's quarantine holds.
+    """The content of a pack's quarantine.
 
     Attributes:
         reasons: number of inputs per reason.
-        num_corrupt: inputs that are damaged or cannot be read.
+        num_corrupt: number of inputs that are damaged or cannot be read.
     """
 
     reasons: Counter[str]
@@ -41,9 +43,14 @@ class Quarantine:
 
 
 def inspect_pack(
-    pack: Pack, near: bool, workers: int, console: Console, page: Path | None = None
+    pack: Pack,
+    near: bool,
+    workers: int,
+    console: Console,
+    page: Path | None = None,
+    features: Sequence[Path] = (),
 ) -> tuple[Findings, Quarantine]:
-    """Find copies and leaks, print what was found, and write the page.
+    """Find copies and leaks, print the findings, and write the page.
 
     Args:
         pack: the pack.
@@ -51,6 +58,7 @@ def inspect_pack(
         workers: threads that decode, 0 for one per core.
         console: where the figures go.
         page: file of the page; `report.html` in the pack by default, where that can be written.
+        features: folders with features of its images, by which labels are judged.
     """
     findings = find_copies(pack, near, workers or available_cores())
     quarantine = read_quarantine(pack)
@@ -72,11 +80,20 @@ def inspect_pack(
         console.print(
             f"{warnings.num_warned:,} images that decoders warned of, {repaired}listed in {WARNINGS_NAME}"
         )
+    judged = judge(pack, features)
+    if judged is not None:
+        console.print(judged.said_of_labels, soft_wrap=True)
+        for row, guess in zip(judged.doubted[:_SHOWN_DOUBTS].tolist(), judged.guess.tolist(), strict=False):
+            console.print(
+                f"  {pack.key(row)}: neighbours say {pack.classes[guess]}", markup=False, soft_wrap=True
+            )
+        if judged.num_others:
+            console.print(judged.said_of_others, soft_wrap=True)
     path = page or pack.path / PAGE_NAME
     try:
-        write_page(pack, findings, quarantine.reasons, warnings, path)
+        write_page(pack, findings, quarantine.reasons, warnings, path, judged)
     except OSError as error:
-        # A pack may lie where this user can only read; its figures are known all the same.
+        # This user may only be able to read the pack; the figures are printed all the same.
         line = describe_system_error(error)
         if line is None:
             raise
@@ -87,7 +104,7 @@ def inspect_pack(
 
 
 def read_quarantine(pack: Pack) -> Quarantine:
-    """Count what was quarantined, in one pass over its lines."""
+    """Count the quarantined inputs, in one pass over the lines."""
     reasons: Counter[str] = Counter()
     num_corrupt = 0
     for entry in quarantined(pack.path):
@@ -99,7 +116,7 @@ def read_quarantine(pack: Pack) -> Quarantine:
 def _is_corrupt(entry: dict[str, str]) -> bool:
     reason = Reason(entry["code"])
     if reason == Reason.NOT_AN_IMAGE:
-        # A note beside the images is no damage; what bears an image's name, or is row 17 of a table, is.
+        # A note beside images is no damage; a file with an image's name, or row 17 of a table, is.
         return is_image_name(entry["name"]) or entry["name"].rpartition("/")[2].isdigit()
     return reason.is_damage
 
@@ -108,7 +125,7 @@ def parse_faults(texts: Sequence[str]) -> tuple[Fault, ...]:
     """Parse names of faults, with spaces or commas between them.
 
     Raises:
-        UserError: a fault that there is not.
+        UserError: an unknown fault.
     """
     names = [name for text in texts for name in text.split(",") if name]
     known = get_args(Fault)

@@ -1,4 +1,4 @@
-"""Images of a pack that stand out: very dark or bright, very small, very long."""
+"""Outliers of a pack: images that are very dark or bright, very small, or very long."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loaders.kernels.encodings import ENCODING_RAW
 from loaders.kernels.jpeg.turbojpeg import GRAY, decode_jpeg, factor_leaving
 from loaders.packs import Pack
 
-MOST_DECODED = 4000  # images, evenly spaced; each takes about 0.1 ms
+MOST_DECODED = 4000  # most images, evenly spaced; each takes about 0.1 ms
 _SIDE = 16
 _ROWS_PER_TASK = 128
 
@@ -37,12 +37,12 @@ def _mean(pack: Pack, row: int) -> float:
     factor = factor_leaving(int(columns.height[row]), int(columns.width[row]), _SIDE, _SIDE)
     try:
         return float(decode_jpeg(data, factor, GRAY).mean())
-    except ValueError:  # damaged since it was packed; verifying names it
+    except ValueError:  # damaged after packing; verifying reports it
         return float("nan")
 
 
 def fences(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return what outliers lie below and above: 1.5 distances of the quartiles beyond these (Tukey 1977)."""
+    """Return the limits of outliers: 1.5 interquartile ranges beyond the quartiles (Tukey 1977)."""
     low, high = np.nanquantile(values, [0.25, 0.75])
     reach = 1.5 * (high - low)
     return float(low - reach), float(high + reach)

@@ -17,27 +17,37 @@ from loaders.common.files import write_atomic
 from loaders.packs import Pack
 from loaders.packs.findings import Findings
 from loaders.packs.images.thumbnail import thumbnail
+from tools.packing.judged import Judged
 from tools.packing.outliers import brightness, fences
 from tools.packing.warned import Warnings
 
 _IMAGES_PER_CLASS = 8
 _MAX_CLASSES = 200
 _FEWEST_FOR_FENCES, _SHOWN_OUTLIERS = 20, 8
-_LONG = 2.0  # longer over shorter side, from which on a centred square leaves half of an image out
+_LONG = 2.0  # ratio of sides from which a centred square leaves out half of an image
 _MAX_REPAIRED = 48
+_SHOWN_DOUBTS, _SHOWN_FAR = 8, 24
 _ROWS_AT_ONCE = 1 << 20
 _SIZE_EDGES = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 
 
-def write_page(pack: Pack, findings: Findings, reasons: Counter[str], warnings: Warnings, path: Path) -> None:
+def write_page(
+    pack: Pack,
+    findings: Findings,
+    reasons: Counter[str],
+    warnings: Warnings,
+    path: Path,
+    judged: Judged | None = None,
+) -> None:
     """Write the page about a pack; the same pack gives the same page.
 
     Args:
         pack: the pack.
-        findings: its copies.
+        findings: the copies in the pack.
         reasons: number of quarantined inputs per reason.
-        warnings: what decoders warned of.
+        warnings: warnings of decoders.
         path: file of the page.
+        judged: what features say of its labels; None where there are none.
     """
     labels = pack.labels.dense(len(pack))
     sections = [
@@ -46,6 +56,7 @@ def write_page(pack: Pack, findings: Findings, reasons: Counter[str], warnings: 
         Section("Sizes", _sizes(pack)),
         Section("What stands out", list(_outliers(pack))),
         Section("What was done", [_table(("images", "count"), pack.manifest.actions.items())]),
+        Section("Labels to look at", list(_judged(pack, labels, judged))),
         Section("Copies", list(_copies(pack, findings))),
         Section("Quarantine", [_table(("reason", "inputs"), reasons.most_common(30))] if reasons else []),
         Section("Repaired and warned of", list(_warned(pack, warnings))),
@@ -57,7 +68,7 @@ def write_page(pack: Pack, findings: Findings, reasons: Counter[str], warnings: 
 
 
 def _warned(pack: Pack, warnings: Warnings) -> Iterator[Block]:
-    """List what was repaired, with pictures to judge it by, and how often decoders warned of what."""
+    """List the repaired images, with pictures, and the number of warnings of each kind."""
     if warnings.messages:
         yield _table(("what decoders said", "images"), warnings.messages.most_common(30))
     if warnings.num_repaired:
@@ -106,7 +117,7 @@ def _classes(pack: Pack, labels: NDArray[np.int64]) -> list[Block]:
 
 
 def _classes_by_split(pack: Pack, order: NDArray[np.int64]) -> list[Block]:
-    """Count each class in each split that has labels, where there are several."""
+    """Count each class in each split with labels, if there are several."""
     labels = {name: pack.split(name).labels() for name in pack.splits}
     counts = {
         name: np.bincount(found[found >= 0], minlength=len(pack.classes))
@@ -181,6 +192,20 @@ def _copies(pack: Pack, findings: Findings) -> Iterator[Block]:
         yield _sheet(pack, "look the same: " + " and ".join(pack.key(row) for row in pair), np.array(pair))
     if not groups:
         yield Paragraph("No image has the bytes of another.")
+
+
+def _judged(pack: Pack, labels: NDArray[np.int64], judged: Judged | None) -> Iterator[Block]:
+    """Show labels that neighbours doubt, and images that are unlike every class."""
+    if judged is None:
+        return
+    yield Paragraph(judged.said_of_labels)
+    for (own, guess), rows in judged.by_kind(labels):
+        said = f"labelled {pack.classes[own]}, neighbours say {pack.classes[guess]}: {len(rows):,}"
+        yield _sheet(pack, said, rows[:_SHOWN_DOUBTS])
+    if judged.num_others:
+        yield Paragraph(judged.said_of_others)
+        if len(judged.far):
+            yield _sheet(pack, "without a label, the least like any class first", judged.far[:_SHOWN_FAR])
 
 
 def _sheets(pack: Pack, labels: NDArray[np.int64]) -> Iterator[Block]:

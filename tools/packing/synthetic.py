@@ -1,4 +1,4 @@
-"""Pictures for packing tests, blended of textures and encoded in one compiled loop, many to a call."""
+"""Pictures for packing tests: blended from textures and encoded in one compiled loop, many per call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tools.packing.names import MAX_SIDE
 
 NUM_TEXTURES = 64
 _HALF = MAX_SIDE // 2
-_QUALITY = 3  # a parameter of the library
+_QUALITY = 3  # parameter of libjpeg-turbo
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Pictures:
     Attributes:
         sides: int64 [N, 2], height and width.
         kinds: int64 [N, 2], the textures.
-        places: float64 [N, 4] in [0, 1), where their windows lie: y and x of the first, then of the second.
-        shares: int64 [N], of the first texture, out of 256.
-        qualities: int64 [N], of the JPEG.
+        places: float64 [N, 4] in [0, 1), positions of the windows: y and x of the first, then of the second.
+        shares: int64 [N], share of the first texture, out of 256.
+        qualities: int64 [N], quality of the JPEG.
     """
 
     sides: NDArray[np.int64]
@@ -60,7 +60,7 @@ class Textures:
 
 
 class _Worker(threading.local):
-    """What a thread keeps: an encoder, the planes of a picture, and room for the JPEGs of a call."""
+    """The memory of one thread: an encoder, the planes of a picture, and room for the JPEGs of a call."""
 
     def __init__(self) -> None:
         self.encoder = Compressor()
@@ -68,7 +68,7 @@ class _Worker(threading.local):
         self.jpegs = np.empty((0, 0), np.uint8)
 
     def room(self, count: int, size_bytes: int) -> NDArray[np.uint8]:
-        """Return uint8 [count, size_bytes], what an earlier call returned where that is large enough."""
+        """Return uint8 [count, size_bytes]; an array of an earlier call is used again if large enough."""
         if self.jpegs.shape[0] < count or self.jpegs.shape[1] < size_bytes:
             self.jpegs = np.empty((count, size_bytes), np.uint8)
         return self.jpegs
@@ -81,12 +81,12 @@ def draw_jpegs(textures: Textures, pictures: Pictures, chosen: NDArray[np.int64]
     """Draw and encode some pictures.
 
     Args:
-        textures: what they are blended of.
-        pictures: of which they are some.
-        chosen: int64 [B], their numbers.
+        textures: textures to blend.
+        pictures: all pictures.
+        chosen: int64 [B], numbers of the pictures to draw.
 
     Returns:
-        Their JPEGs, valid until this thread's next call.
+        The JPEGs, valid until this thread's next call.
 
     Raises:
         RuntimeError: the encoder refuses a picture.
@@ -141,7 +141,7 @@ def _draw(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 @kernel
 def _blend(texture, windows, scale, stride, share, mixed):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Blend two windows, given by row and column of the colours; share is out of 256."""
+    """Blend two windows, given by row and column in the colour planes; share is out of 256."""
     first = scale * (windows[0] * stride + windows[1])
     second = scale * (windows[2] * stride + windows[3])
     size = mixed.shape[1]

@@ -1,6 +1,6 @@
-"""What a benchmark of packing compares: our packer, other projects' writers, and a plain copying loop.
+"""The writers in the benchmark of packing: our packer, those of other projects, and a plain copying loop.
 
-Each function packs the files of a class-folder tree into an empty folder, in a process of its own.
+Each function packs the files of a class-folder tree into an empty folder, in a new process.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def write_sluice_beton(job: Job) -> None:
 
 
 def write_plain(job: Job) -> None:
-    """Read every file and write it behind the last: the least that any packer does."""
+    """Read every file and append it to one file: the least that any packer does."""
     with open(job.out / "plain.bin", "wb") as out:
         for path, _ in files(job.source):
             with open(path, "rb") as file:
@@ -86,7 +86,7 @@ def write_plain(job: Job) -> None:
 
 
 def write_webdataset(job: Job) -> None:
-    """Pack with webdataset's ShardWriter, Pillow where images shrink: the loop of its documentation."""
+    """Pack with webdataset's ShardWriter, and Pillow for shrinking: the loop of its documentation."""
     import webdataset
 
     with webdataset.ShardWriter(str(job.out / "%06d.tar"), maxsize=SHARD_BYTES, verbose=0) as writer:
@@ -112,7 +112,7 @@ def _in_processes(write: Callable[[Job], None], job: Job) -> None:
 def _encoded(path: str, job: Job) -> bytes:
     """Return a file's bytes, or the image shrunk and encoded by Pillow.
 
-    Pillow in its quickest good form: decoding is scaled down to twice the target at least ("draft").
+    Pillow is used in its fastest good way: decoding scales down to at least twice the target ("draft").
     """
     with open(path, "rb") as file:
         data = file.read()
@@ -159,7 +159,7 @@ class _FileDataset:
 
 
 def write_ffcv(job: Job) -> None:
-    """Pack with FFCV's DatasetWriter; copies are a field of bytes, shrunk images its images."""
+    """Pack with FFCV's DatasetWriter; copies go into a field of bytes, shrunk images into one of images."""
     import ffcv.fields
     from ffcv.writer import DatasetWriter
 
@@ -195,7 +195,7 @@ class _LitSample:
 
 
 def write_mosaicml(job: Job) -> None:
-    """Pack with MosaicML's MDSWriter, Pillow where images shrink."""
+    """Pack with MosaicML's MDSWriter, and Pillow for shrinking."""
     from streaming import MDSWriter
 
     columns = {"image": "bytes", "label": "int"}

@@ -1,4 +1,4 @@
-"""Peer: a DALI CPU pipeline as its documentation would write it: one decode, one branch per view."""
+"""Peer: a DALI CPU pipeline in the style of its documentation: one decode, one branch per view."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peer: FFCV's own Loader on a .beton of JPEG images; it has a resized crop and a flip, and little else."""
+"""Peer: FFCV's own Loader on a .beton of JPEG images, which has little besides a resized crop and a flip."""
 
 from __future__ import annotations
 

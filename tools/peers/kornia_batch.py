@@ -18,7 +18,7 @@ from tools.peers.torchvision_views import Transform, resized_crop
 
 
 class Decoded(Dataset[tuple[torch.Tensor, ...]]):
-    """Decoded images of one size, or their crops where the sizes differ and no batch can be made before."""
+    """Decoded images of one size, or crops if sizes differ, since images could not be batched."""
 
     def __init__(self, paths: list[Path], crops: tuple[Transform, ...]) -> None:
         self.paths = [str(path) for path in paths]

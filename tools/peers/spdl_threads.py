@@ -19,7 +19,7 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     """Yield batches of views."""
     from spdl.pipeline import PipelineBuilder
 
-    torch.set_num_threads(1)  # the pipeline's own threads are the parallelism
+    torch.set_num_threads(1)  # only the pipeline's own threads run in parallel
     views = tensor_views(workload)
     order = random.Random(workload.seed)
     paths = [str(path) for path in corpus.paths]
@@ -39,7 +39,7 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     pipeline = (
         PipelineBuilder()
         .add_source(source())
-        .aggregate(workload.batch_size)  # a task per image costs a third more processor time
+        .aggregate(workload.batch_size)  # a task per image takes a third more processor time
         .pipe(load_batch, concurrency=workload.threads)
         .add_sink(4)
         .build(num_threads=workload.threads)

@@ -39,7 +39,7 @@ class PilSolarize:
 
 
 class RandomMagnitudes:
-    """RandAugment whose operations each draw a magnitude; torchvision's own has one for all."""
+    """RandAugment in which each operation draws its magnitude; torchvision's has one for all."""
 
     def __init__(self, num_ops: int, num_magnitudes: int) -> None:
         bins = num_magnitudes + 1
@@ -98,12 +98,12 @@ class GridOfTiles:
 
 
 def pil_views(workload: Workload) -> ViewsOf:
-    """Return what makes all views, [3, R, R] each, of an RGB PIL image."""
+    """Return the transform from an RGB PIL image to all views, [3, R, R] each."""
     return _views(workload, on_pil=True)
 
 
 def tensor_views(workload: Workload) -> ViewsOf:
-    """Return what makes all views, [3, R, R] each, of a uint8 tensor [3, H, W]."""
+    """Return the transform from a uint8 tensor [3, H, W] to all views, [3, R, R] each."""
     return _views(workload, on_pil=False)
 
 

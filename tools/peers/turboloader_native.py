@@ -24,7 +24,7 @@ def refuses(workload: Workload) -> str | None:
 
 
 def prepare(workload: Workload, corpus: Corpus) -> None:
-    """Write the epoch as one tar, and from it the pixels where those are wanted, unless they are there."""
+    """Write the epoch as one tar, and from it the stored pixels if wanted, unless they exist."""
     write_tar(workload, corpus)
     pixels = _pixels(workload, corpus)
     if workload.encoding == "jpeg" or pixels.exists():

@@ -1,1 +1,1 @@
-"""What `tools/show_views.py` is made of."""
+"""Parts of `tools/show_views.py`."""

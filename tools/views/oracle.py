@@ -1,4 +1,4 @@
-"""One view as torchvision computes it from parameters that we drew, to compare our kernels with."""
+"""One view by torchvision from parameters that we drew, for a comparison with our kernels."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _erase(x: Tensor, args: NDArray[np.float32], value: Tensor) -> Tensor:
 
 
 def _noise(args: NDArray[np.float32], side: int) -> Tensor:
-    """Return float32 [3, h, w] in [0, 1], what `NOISE` means for its box: a draw for each pixel's place."""
+    """Return float32 [3, h, w] in [0, 1], the values of `NOISE` in its box: a draw for each pixel."""
     top, left, bottom, right, *keys = (int(value) for value in args[:6])
     places = (np.arange(top, bottom)[:, None] * side + np.arange(left, right)).ravel()
     words = [philox(*map(np.uint64, (int(place), 0, 0, 0, *keys)))[:3] for place in places]
@@ -119,7 +119,7 @@ def _bytes(x: Tensor) -> Tensor:
 
 
 def _warp(x: Tensor, args: NDArray[np.float32]) -> Tensor:
-    """Warp as torchvision's `affine` does inside: a grid, sampled at the nearest pixel."""
+    """Warp like the inside of torchvision's `affine`: a grid, sampled at the nearest pixel."""
     a, b, c, d, e, f, fill = (float(value) for value in args[:7])
     half = x.shape[-1] / 2
     matrix = torch.tensor([[[a, b, c / half], [d, e, f / half]]])

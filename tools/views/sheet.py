@@ -31,7 +31,7 @@ def draw_sheet(
         subtitle: second line.
         headings: one per column.
         rows: per row its pictures, float [3, h, w] in [0, 1], and a note for the first and for each group.
-        tile: side of a tile in pixels; smaller pictures are enlarged by whole factors where they fit.
+        tile: side of a tile in pixels; smaller pictures are enlarged by whole factors if they fit.
         group: columns after the first that belong together; a wider gap stands between groups.
 
     Returns:

@@ -105,7 +105,7 @@ def read_label_table(pack: Pack, path: Path) -> LabelTable:
     """Read a label table and check that it can be one of this pack.
 
     Raises:
-        UserError: there is no table, or its number of classes or its rows do not fit the pack.
+        UserError: there is no table, or its number of classes, its images or its rows do not fit the pack.
     """
     table = pack.widened(LabelTable.read(path, len(pack)))
     if table.num_classes != len(pack.classes):
@@ -113,11 +113,7 @@ def read_label_table(pack: Pack, path: Path) -> LabelTable:
             f"label table {path}: expected one of the {len(pack.classes)} classes of the pack {pack.path}, "
             f"found one of {table.num_classes}; it belongs to another pack"
         )
-    if len(table) and table.row[-1] >= len(pack):
-        raise UserError(
-            f"label table {path}: expected rows below {len(pack)} as in the pack {pack.path}, found row "
-            f"{table.row[-1]}; it belongs to another pack"
-        )
+    pack.check_images(table, f"label table {path}")
     return table
 
 

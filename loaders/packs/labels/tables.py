@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ TABLE_VERSION = 1
 _ROWS_PER_GROUP = 1 << 20
 _ROWS_PER_BYTE = 16  # measured: consecutive rows with one label take 1.3 bytes per row
 _PLAIN_BYTES = 28  # of a row
+_DIGESTED = 1 << 16
+_IMAGES = "sluice.images"  # key of the file's metadata
 
 
 def label_table_path(name: str) -> str:
@@ -39,6 +42,8 @@ class LabelTable:
         cycle: int32 [M], round of self-training or active learning; 0 for labels from the start.
         num_classes: number of classes of the pack.
         version: version of the table's layout.
+        images: digest of the images that carry the labels, which tells the pack from others, see
+            `Pack.signed`; "" for a table that does not know its pack.
     """
 
     row: NDArray[np.int64]
@@ -48,6 +53,7 @@ class LabelTable:
     cycle: NDArray[np.int32]
     num_classes: int
     version: int = field(default=TABLE_VERSION)
+    images: str = ""
 
     def __post_init__(self) -> None:
         """Check types, lengths and ranges.
@@ -163,6 +169,15 @@ class LabelTable:
         columns: dict[str, Any] = {name: getattr(self, name)[kept] for name in _COLUMN_DTYPES}
         return LabelTable(**columns, num_classes=self.num_classes, version=self.version)
 
+    def digest(self, content_hash: NDArray[np.uint64]) -> str:
+        """Return the digest of the images that carry the labels, of 65,536 evenly spaced ones of more.
+
+        Args:
+            content_hash: uint64 [N, 2], of every row of a pack; N above the last row of the table.
+        """
+        chosen = np.linspace(0, max(0, len(self) - 1), min(len(self), _DIGESTED)).round().astype(np.int64)
+        return hashlib.sha256(content_hash[self.row[chosen]].tobytes()).hexdigest()[:32]
+
     def dense(self, num_rows: int) -> NDArray[np.int64]:
         """Return int64 [num_rows], -1 where a row has no label.
 
@@ -182,7 +197,7 @@ class LabelTable:
         """Write the table as parquet, atomically; make its folder if needed."""
         path = Path(path)
         buffer = io.BytesIO()
-        with LabelTableWriter(buffer, self.num_classes) as writer:
+        with LabelTableWriter(buffer, self.num_classes, self.images) as writer:
             for first in range(0, len(self), _ROWS_PER_GROUP):
                 part = slice(first, first + _ROWS_PER_GROUP)
                 writer.append(*(getattr(self, name)[part] for name in _COLUMN_DTYPES))
@@ -238,6 +253,7 @@ class LabelTable:
             source=sources,
             num_classes=num_classes,
             version=version,
+            images=meta.get(_IMAGES, ""),
         )
 
 
@@ -325,24 +341,25 @@ _COLUMN_DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-def _schema(num_classes: int | None = None) -> Any:
+def _schema(num_classes: int | None = None, images: str = "") -> Any:
     import pyarrow as pa
 
     types = (pa.int64(), pa.int64(), pa.float32(), pa.dictionary(pa.int32(), pa.string()), pa.int32())
     meta = None
     if num_classes is not None:
         meta = {"sluice.version": str(TABLE_VERSION), "sluice.num_classes": str(num_classes)}
+        meta |= {_IMAGES: images} if images else {}
     return pa.schema([pa.field(n, t) for n, t in zip(_COLUMN_DTYPES, types, strict=True)], metadata=meta)
 
 
 class LabelTableWriter:
     """Writes a label table part by part, so that a billion labels need only the memory of one part."""
 
-    def __init__(self, file: Any, num_classes: int) -> None:
-        """Begin a table in `file`, a binary file open for writing."""
+    def __init__(self, file: Any, num_classes: int, images: str = "") -> None:
+        """Begin a table in `file`, a binary file open for writing; `images` as of a `LabelTable`."""
         import pyarrow.parquet as pq
 
-        self._schema = _schema(num_classes)
+        self._schema = _schema(num_classes, images)
         self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
 
     def append(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
-from loaders.packs.labels.leaks import check_leak, find_leak, shared_rows
+from loaders.packs.labels.leaks import Leak, check_leak, find_leak, shared_rows
 from loaders.packs.labels.subsample import few_labels, has_labels, read_label_table, validation_part
 from loaders.packs.labels.tables import LabelTable
 from loaders.packs.pack import Pack
@@ -92,10 +92,7 @@ def divide_labels(pack: Pack, labels: LabelTable, fields: ValidationFields) -> D
         held = read_label_table(pack, Path(split))
         if not len(held):
             raise UserError(f"validation_split: expected labels in {split}, found an empty table")
-        leaks: tuple[str, ...] = ()
-        if fields.test_split:
-            measured = pack.split(fields.test_split)
-            leaks = check_leak(pack, held.row, measured, fields.allow_leak, "validation_split")
+        leaks = _check_tested(pack, held, fields)
         return replace(_without(pack, labels, held, f"the {len(held):,} images of {split}"), leaks=leaks)
     if split:
         return _split(pack, labels, split, fields)
@@ -118,6 +115,9 @@ def _by_default(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Div
             leak = find_leak(pack, labels.row, pack.split(name))
             if leak is not None:  # the user did not ask for it, so it is no mistake
                 return Division(labels, None, False, f"none, since labels are {leak}")
+            tested = _tested(pack, few_labels(pack.split(name), None, 0), fields)
+            if tested is not None:
+                return Division(labels, None, False, f"none, since images of {name!r} are {tested}")
             return _split(pack, labels, name, fields)
     counts = np.bincount(labels.label[_given(labels)], minlength=labels.num_classes)
     scarcest = int(counts.argmin())
@@ -135,7 +135,7 @@ def _inherited(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Divi
     path = fields.init / SET_ASIDE_PATH
     try:
         held = read_label_table(pack, path)
-        if fields.test_split and find_leak(pack, held.row, pack.split(fields.test_split)) is not None:
+        if _tested(pack, held, fields) is not None:
             return None
         return _without(pack, labels, held, f"the {len(held):,} images that {path} set aside")
     except UserError:  # no table, or one that leaves a class without labels: the user did not ask for it
@@ -165,9 +165,21 @@ def _split(pack: Pack, labels: LabelTable, name: str, fields: ValidationFields) 
         )
     if not has_labels(pack, name):
         raise UserError(f"validation_split: expected labels in {name!r}, found none; name another")
-    leaks = check_leak(pack, labels.row, split, fields.allow_leak)
     held = few_labels(split, None, 0)
+    leaks = check_leak(pack, labels.row, split, fields.allow_leak)
+    leaks += _check_tested(pack, held, fields)
     return Division(labels, held, False, f"{len(held):,} images of split {name!r}", leaks)
+
+
+def _tested(pack: Pack, held: LabelTable, fields: ValidationFields) -> Leak | None:
+    """Return what validation images share with the test split, which would then be measured too high."""
+    return find_leak(pack, held.row, pack.split(fields.test_split)) if fields.test_split else None
+
+
+def _check_tested(pack: Pack, held: LabelTable, fields: ValidationFields) -> tuple[str, ...]:
+    if not fields.test_split:
+        return ()
+    return check_leak(pack, held.row, pack.split(fields.test_split), fields.allow_leak, "validation_split")
 
 
 def _share(pack: Pack, labels: LabelTable, share: float, seed: int) -> LabelTable:
@@ -194,7 +206,7 @@ def _without(pack: Pack, labels: LabelTable, held: LabelTable, said: str) -> Div
         )
     num_copies = len(labels) - len(training) - int(np.isin(labels.row, held.row).sum())
     copies = f"; {num_copies:,} copies of them are not trained on" if num_copies else ""
-    return Division(training, held, True, said + copies)
+    return Division(training, pack.signed(held), True, said + copies)
 
 
 def apart(pack: Pack, rows: NDArray[np.int64], held: LabelTable) -> NDArray[np.int64]:

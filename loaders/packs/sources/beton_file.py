@@ -10,13 +10,11 @@ from loaders.packs.shards.beton_layout import MODE_JPEG, read_beton
 from loaders.packs.sources.bytes_at import open_file, read_at
 from loaders.packs.sources.item import SourceItem, check_size
 from loaders.packs.sources.naming import file_keys
-from loaders.packs.sources.numbers import NumberedClasses
+from loaders.packs.sources.numbers import NumberedClasses, NumberLabels
 
 
-class BetonSource:
+class BetonSource(NumberLabels):
     """Samples of one or more betons; a beton has no keys, so the number of a sample is its key."""
-
-    labels_are_folders = False
 
     def __init__(self, paths: list[Path]) -> None:
         """Use these betons, in this order."""
@@ -40,10 +38,6 @@ class BetonSource:
                     name += f"/{image['width']}x{image['height']}"
                     size = len(_pixmap_head(name)) + int(size)
                 yield SourceItem(name, key, label, int(size), int(image["data_ptr"]))
-
-    def class_names(self) -> tuple[str, ...] | None:
-        """Return 0, 1, ..."""
-        return self._classes.names()
 
     def read(self, item: SourceItem) -> bytes:
         """Return the JPEG bytes of a sample, or its pixels as a binary portable pixmap."""

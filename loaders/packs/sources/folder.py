@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from loaders.common.errors import UserError
 from loaders.packs.reasons import Reason
 from loaders.packs.sources.bytes_at import read_listed_file
-from loaders.packs.sources.item import MAX_FILE_BYTES, SourceItem, printable
+from loaders.packs.sources.item import MAX_FILE_BYTES, FolderLabels, SourceItem, printable
 from loaders.packs.sources.naming import file_key, file_stem, folder_key, join_key, name_key, unwanted
 
 
-class FolderSource:
+class FolderSource(FolderLabels):
     """Files below `root`; the class of a file is its folder, and files in the root have none."""
-
-    labels_are_folders = True
 
     def __init__(self, root: Path) -> None:
         """Use the tree below `root`.
@@ -96,9 +94,3 @@ class FolderSource:
         sizes = np.array([item.size_bytes if fit else 0 for item, fit in zip(items, fits, strict=True)])
         data, starts, good = read_files(b"\0".join([*paths, b""]), ends[:-1], sizes)
         return data, starts, good & np.array(fits)
-
-    def class_names(self) -> None:
-        """A class is a folder; the source has no order of classes."""
-
-    def close(self) -> None:
-        """Nothing is held open."""

@@ -13,7 +13,7 @@ from loaders.packs.reasons import Reason
 from loaders.packs.sources.hugging_face import class_names_of, open_arrow, read_schema
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
 from loaders.packs.sources.naming import file_keys, folder_key
-from loaders.packs.sources.numbers import NumberedClasses
+from loaders.packs.sources.numbers import NumberedClasses, NumberLabels
 from loaders.packs.sources.table_columns import (
     KEY_COLUMNS,
     SPLIT_COLUMNS,
@@ -37,10 +37,8 @@ def holds_images(path: Path, options: ColumnOptions | None = None) -> bool:
     return bool(columns) if asked is None else asked in columns
 
 
-class ImageTableSource:
+class ImageTableSource(NumberLabels):
     """Rows of one or more tables; labels are a column of numbers, with names from Hugging Face's metadata."""
-
-    labels_are_folders = False
 
     def __init__(self, paths: list[Path], split: str | None, options: ColumnOptions | None = None) -> None:
         """Use these tables, in this order.
@@ -121,10 +119,6 @@ class ImageTableSource:
             problem = "an empty cell" if size is None else None
             yield SourceItem(f"{file}/{row}", own, text, size or 0, row, problem)
 
-    def class_names(self) -> tuple[str, ...] | None:
-        """Return the names from the metadata, or 0, 1, ... if all labels are numbers."""
-        return self._classes.names()
-
     def notes(self) -> list[str]:
         """Return what the summary says of the columns and the labels."""
         return self._notes + self._classes.notes()
@@ -157,9 +151,6 @@ class ImageTableSource:
                         _bytes_of(table.block(number, [self._image]).column(self._image)),
                     )
         return file, 0, 0, None
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 class _Table:

@@ -76,6 +76,18 @@ class ImageSource(Protocol):
         """Close everything that the source holds open."""
 
 
+class FolderLabels:
+    """Base of sources whose labels are the folders of their files, without an order of the source's own."""
+
+    labels_are_folders = True
+
+    def class_names(self) -> None:
+        """Return None: the names of folders are numbered in alphabetical order."""
+
+    def close(self) -> None:
+        """Do nothing, for sources that hold nothing open."""
+
+
 @runtime_checkable
 class BulkSource(Protocol):
     """A source that can read many small items in one call, which is faster."""

@@ -19,7 +19,7 @@ from loaders.packs.sources.hugging_face import class_names_of
 from loaders.packs.sources.item import ImageSource, NotingSource, SourceItem, printable
 from loaders.packs.sources.list_rows import LIST_SUFFIXES, column_names, first_rows, read_rows
 from loaders.packs.sources.naming import file_stem, is_image_name, unwanted
-from loaders.packs.sources.numbers import NumberedClasses
+from loaders.packs.sources.numbers import NumberedClasses, NumberLabels
 from loaders.packs.sources.table_columns import (
     PATH_COLUMNS,
     ColumnOptions,
@@ -33,7 +33,7 @@ _NUMBER = re.compile(r"([0-9]+)")
 _IMAGE_COLUMNS = (*PATH_COLUMNS, "id", "key", "name")
 
 
-class LabeledSource:
+class LabeledSource(NumberLabels):
     """A source with labels from a file.
 
     A list names files by their paths below the root. Folders or suffixes may be left out where the names of
@@ -43,7 +43,6 @@ class LabeledSource:
     then unknown.
     """
 
-    labels_are_folders = False
     has_labels = True
 
     def __init__(
@@ -189,10 +188,6 @@ class LabeledSource:
                 f"--image-column and --label-column"
             )
         return image, label
-
-    def class_names(self) -> tuple[str, ...] | None:
-        """Return 0, 1, ... if all labels are numbers."""
-        return self._classes.names()
 
     def notes(self) -> list[str]:
         """Return the notes on images and labels for the summary."""

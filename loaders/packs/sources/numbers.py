@@ -150,3 +150,17 @@ class NumberedClasses:
         if not self._num_empty:
             return []
         return [f"{self._num_empty:,} empty labels, the first at {self._first_empty}: packed without a label"]
+
+
+class NumberLabels:
+    """Base of sources whose labels may be numbers."""
+
+    labels_are_folders = False
+    _classes: NumberedClasses
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the names of the numbers, or 0, 1, ... if all labels are numbers without names."""
+        return self._classes.names()
+
+    def close(self) -> None:
+        """Do nothing, for sources that hold nothing open."""

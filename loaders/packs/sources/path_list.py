@@ -14,7 +14,7 @@ from loaders.packs.sources.hugging_face import class_names_of
 from loaders.packs.sources.item import SourceItem
 from loaders.packs.sources.list_rows import column_names, first_rows, read_rows
 from loaders.packs.sources.naming import file_keys, file_stem, folder_key, is_image_name, join_key
-from loaders.packs.sources.numbers import NumberedClasses
+from loaders.packs.sources.numbers import NumberedClasses, NumberLabels
 from loaders.packs.sources.remote_folder import fetch, file_system, is_remote
 from loaders.packs.sources.table_columns import (
     KEY_COLUMNS,
@@ -31,10 +31,8 @@ from loaders.packs.sources.table_columns import (
 _LOOKED_AT = 4096
 
 
-class PathListSource:
+class PathListSource(NumberLabels):
     """Files named by a list; relative paths begin at the folder of the list."""
-
-    labels_are_folders = False
 
     def __init__(
         self, lists: list[Path], name: str, split: str | None, options: ColumnOptions | None = None
@@ -136,10 +134,6 @@ class PathListSource:
             return name
         return f"{self._base}/{name}" if self._base else name
 
-    def class_names(self) -> tuple[str, ...] | None:
-        """Return 0, 1, ... if all labels are numbers."""
-        return self._classes.names()
-
     def notes(self) -> list[str]:
         """Return the notes on columns and labels for the summary."""
         return self._notes + self._classes.notes()
@@ -151,9 +145,6 @@ class PathListSource:
             fs, inside = file_system(path)
             return fetch(fs, inside, self._name, item)
         return read_listed_file(path, self._name, item)
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 class ListColumns:

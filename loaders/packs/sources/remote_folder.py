@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from loaders.common.errors import MissingBackendError, UserError
-from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem, check_size
+from loaders.packs.sources.item import FolderLabels, ImageSource, SourceItem, UnreadableItem, check_size
 from loaders.packs.sources.tree import FileEntry, TreeListing
 
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]+://")
@@ -66,10 +66,8 @@ def open_remote_folder(url: str) -> ImageSource:
     return RemoteFolderSource(url)
 
 
-class RemoteFolderSource:
+class RemoteFolderSource(FolderLabels):
     """Files below a remote folder, one request each; the class of a file is its folder."""
-
-    labels_are_folders = True
 
     def __init__(self, url: str) -> None:
         """Connect, without listing anything."""
@@ -89,15 +87,9 @@ class RemoteFolderSource:
         for item in listing.items():
             yield item._replace(position=-1)
 
-    def class_names(self) -> None:
-        """A class is a folder; the source has no order of classes."""
-
     def read(self, item: SourceItem) -> bytes:
         """Fetch one file."""
         return fetch(self._fs, f"{self._root.rstrip('/')}/{item.name}", self._url, item)
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 def fetch(fs: Any, path: str, source: str, item: SourceItem) -> bytes:

@@ -15,7 +15,7 @@ PATH_COLUMNS = (
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "target", "category")
 SPLIT_COLUMNS = ("split", "subset", "partition")
 KEY_COLUMNS = ("key", "id")
-# Whoever calls a column so means a class, though not always the one that is wanted: fine_label, coarse_label.
+# Columns of these names hold classes, though not always the wanted ones: fine_label, coarse_label.
 _LABEL_ENDINGS = ("label", "labels", "class", "category", "target")
 # Columns whose values repeat without being classes.
 _NEVER_LABELS = frozenset(

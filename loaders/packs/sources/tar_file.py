@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loaders.packs.sources.bytes_at import open_file, read_at
-from loaders.packs.sources.item import SourceItem, check_size
+from loaders.packs.sources.item import FolderLabels, SourceItem, check_size
 from loaders.packs.sources.tar_members import list_members
 from loaders.packs.sources.tree import TreeListing
 
 
-class TarSource:
+class TarSource(FolderLabels):
     """The files below one folder of a tar; the class of a file is its folder, as in a folder tree."""
-
-    labels_are_folders = True
 
     def __init__(self, path: Path, inside: str | None, name: str) -> None:
         """Open a tar.
@@ -37,9 +35,6 @@ class TarSource:
         for entry in list_members(self._path):
             listing.add(entry)
         return listing.items()
-
-    def class_names(self) -> None:
-        """A class is a folder; the source has no order of classes."""
 
     def read(self, item: SourceItem) -> bytes:
         """Return the bytes of a member."""

@@ -13,7 +13,7 @@ from loaders.packs.reasons import Reason
 from loaders.packs.sources.bytes_at import open_file, read_at
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
 from loaders.packs.sources.naming import IMAGE_SUFFIXES, folder_key, unwanted
-from loaders.packs.sources.numbers import NumberedClasses
+from loaders.packs.sources.numbers import NumberedClasses, NumberLabels
 from loaders.packs.sources.table_columns import LABEL_COLUMNS, ColumnOptions, find_column, unused_labels
 from loaders.packs.sources.tar_members import list_members
 from loaders.packs.sources.tree import FileEntry
@@ -22,13 +22,11 @@ _MAX_LABEL_BYTES = 1 << 16
 _MAYBE_LABELS = ("txt", "label", "label.txt", "class", "cls.txt", "category", "target", "index")
 
 
-class WebDatasetSource:
+class WebDatasetSource(NumberLabels):
     """Samples of one or more shards; the label is in `.cls`, or in the field `label` of `.json`.
 
     A `.txt` is taken as a caption, as img2dataset writes it, unless it is chosen as the label.
     """
-
-    labels_are_folders = False
 
     def __init__(self, paths: list[Path], options: ColumnOptions | None = None) -> None:
         """Use these shards, in this order.
@@ -99,10 +97,6 @@ class WebDatasetSource:
         if shard not in self._opened:
             self._opened[shard] = open_file(self._paths[shard])
         return self._opened[shard]
-
-    def class_names(self) -> tuple[str, ...] | None:
-        """Return 0, 1, ... if all labels are numbers."""
-        return self._classes.names()
 
     def notes(self) -> list[str]:
         """Return the notes on unused members and fields for the summary."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loaders.common.errors import UserError
 from loaders.packs.sources.bytes_at import open_file, read_at
-from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size, printable
+from loaders.packs.sources.item import FolderLabels, SourceItem, UnreadableItem, check_size, printable
 from loaders.packs.sources.tree import FileEntry, TreeListing
 
 _LOCAL_HEADER = struct.Struct("<4s5HIIIHH")
@@ -23,10 +23,8 @@ _BLOCK_BYTES = 1 << 16
 _DAMAGE = (ValueError, IndexError, struct.error)  # errors that zipfile does not expect; a name may be empty
 
 
-class ZipSource:
+class ZipSource(FolderLabels):
     """The files below one folder of a zip; the class of a file is its folder, as in a folder tree."""
-
-    labels_are_folders = True
 
     def __init__(self, path: Path, inside: str | None, name: str) -> None:
         """Open a zip.
@@ -85,9 +83,6 @@ class ZipSource:
             f"{self._num_guessed:,} names in {self._name} are in an unknown code page and read as 437, e.g. "
             f"{printable(self._first_guessed)}: pack the unpacked folder if they are wrong"
         ]
-
-    def class_names(self) -> None:
-        """A class is a folder; the source has no order of classes."""
 
     def read(self, item: SourceItem) -> bytes:
         """Return the bytes of a member."""

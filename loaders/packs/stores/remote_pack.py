@@ -129,7 +129,6 @@ def _fetch_manifest(store: Store) -> bytes:
             if raw == last:  # so the store itself holds these bytes
                 raise
             last = raw
-            store.num_retries += 1
         else:
             return raw
     raise StoreError(

@@ -92,7 +92,6 @@ class Store:
 
         self.url = re.sub(r"//[^/@]*@", "//", url)  # so that messages show no password
         self.options = options
-        self.num_retries = 0
         self._users = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -129,7 +128,6 @@ class Store:
         last = ""
         for attempt in range(self.options.tries):
             if attempt:
-                self.num_retries += 1
                 pause_s = self.options.backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
                 self._stopped.wait(pause_s)
             if self._stopped.is_set():
@@ -175,7 +173,6 @@ class Store:
                 position += len(block)
             if digest.hexdigest() == info.sha256:
                 return
-            self.num_retries += 1
         raise StoreError(
             f"{self.url}/{name}: content differs from its checksum in {self.options.tries} tries; upload the "
             "pack again"

@@ -1,11 +1,19 @@
 """Few-label results: kept, read back, and summed up as NumPy would."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine.evaluate.few_labels import SCRATCH, FewLabelResult, read_results, summarise, write_results
+from engine.evaluate.few_labels import (
+    SCRATCH,
+    FewLabelResult,
+    next_step,
+    read_results,
+    summarise,
+    write_results,
+)
 from loaders.common.errors import UserError
 
 TOP1 = {"runs/a": (0.90, 0.80, 0.85), SCRATCH: (0.5, 0.4, 0.6)}
@@ -43,3 +51,16 @@ def test_damaged_results_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "few_labels.json").write_text(content)
     with pytest.raises(UserError, match="not a list of results"):
         read_results(tmp_path)
+
+
+def test_the_next_command_predicts_by_the_classifier_of_most_labels_that_validation_chose() -> None:
+    def row(folder: str, labels: int, test: float, held: float | None) -> FewLabelResult:
+        found = FewLabelResult("runs/a", labels, 0, test, 20, 3, validation_top1=held)
+        return replace(found, folder=folder)
+
+    rows = [row("few", 1, 0.9, 0.9), row("first", 5, 0.5, 0.6), row("best", 5, 0.4, 0.7)]
+    assert "classifiers: 3" in next_step(Path("out"), rows)
+    assert "--network out/best " in next_step(Path("out"), rows)
+    blind = [replace(one, validation_top1=None) for one in rows]
+    assert "--network out/first " in next_step(Path("out"), blind), "the test images choose nothing"
+    assert "tools/report.py" in next_step(Path("out"), [replace(rows[0], folder="")])

@@ -33,6 +33,8 @@ def test_colours_of_the_corners_and_back() -> None:
     np.testing.assert_allclose(lab[0, :, :, 0].T, np.array(list(KNOWN.values())), atol=0.01)
     x = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(lab_to_rgb(rgb_to_lab(x)), x, rtol=0, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):  # which must not round the targets
+        torch.testing.assert_close(lab_to_rgb(rgb_to_lab(x)), x, rtol=0, atol=1e-5)
 
 
 def test_bins_are_those_with_a_colour() -> None:

@@ -32,13 +32,13 @@ def test_each_map_is_shown_by_its_own_largest_value() -> None:
     maps = torch.zeros(3, 2, 2)
     maps[0, 0, 0], maps[1, 0, 1] = 5.0, -0.1
     shown = montage(maps, np.array([0, 1]))
-    assert shown.shape == (3, 2, 5)
+    assert shown.shape == (3, 20, 41), "each enlarged to 20 pixels, with a gap of one"
     assert shown.dtype == torch.uint8
-    first, second = shown[:, :, :2], shown[:, :, 3:]
+    first, second = shown[:, ::10, :20:10], shown[:, ::10, 21::10]
     assert torch.equal(first[:, 0, 0], second[:, 0, 1]), "the largest of each"
     assert torch.equal(first[:, 1, 1], second[:, 1, 1]), "zero"
     assert first[:, 1, 1].sum() < first[:, 0, 0].sum()
-    assert (shown[:, :, 2] == 255).all(), "the gap"
+    assert (shown[:, :, 20] == 255).all(), "the gap"
     assert not torch.isnan(montage(maps, np.array([2])).float()).any()
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from torch import nn
 
 from engine.evaluate.classification_report import cluster_order
 from engine.nets.classifier import build_classifier, save_classifier
-from engine.report import classifier_sections, run_page
+from engine.report import classifier_sections, run_page, tested
 from engine.report.embedding import place
+from engine.report.page import Table
 from engine.report.run_page import PageOptions, build_run_page, leave_page
 from engine.train.classifier_recipe import ACCURACY_NAME
 from engine.train.run_folder import opened_run
@@ -106,6 +108,23 @@ def test_a_thousand_classes_fit_a_picture() -> None:
         confusion[np.ix_(*[cluster_order(confusion)] * 2)], [f"c{i}" for i in range(1000)]
     )
     assert "A cell is the largest share of 2 x 2 classes." in picture.caption
+    labels = np.repeat(np.arange(1000), 2)
+    scores = torch.zeros(2000, 1000)
+    guesses = torch.from_numpy(labels).clone()
+    guesses[7], guesses[1801] = 900, 3  # classes 3 and 900 are taken for each other
+    scores[torch.arange(2000), guesses] = 1.0
+    none, names = np.zeros(0, np.int64), tuple(f"c{i}" for i in range(1000))
+    said = tested.Tested("test", 2000, np.arange(2000), labels, scores, none, np.zeros((0, 0), np.float32))
+    shown = classifier_sections.ClassifierPages(SimpleNamespace(classes=names), said)  # type: ignore[arg-type]
+    (table,) = shown.per_class(None).blocks
+    assert isinstance(table, Table)
+    assert table.columns[-1] == "place in the picture"
+    places = [int(row[-1].replace(",", "")) for row in table.rows]
+    assert sorted(places) == list(range(1000))
+    assert abs(places[3] - places[900]) == 1
+    pairs = shown.confusion().blocks[1]
+    assert isinstance(pairs, Table)
+    assert [row[:2] for row in pairs.rows] == [("c3", "c900"), ("c900", "c3")]
 
 
 def test_a_map_keeps_groups_together_and_bears_a_collapse() -> None:

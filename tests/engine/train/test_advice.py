@@ -8,19 +8,29 @@ import torch
 from engine.evaluate.predict import Accuracy
 from engine.train import progress
 from engine.train.advice import at_chance, before, stride_of, without_movement
-from engine.train.progress import TrainingProgress, duration
+from engine.train.progress import RowsProgress, TrainingProgress, duration
+from engine.train.tuning_config import FineTuning
 
 
-def said(config: dict, backbone: object = None, classes: tuple[str, ...] | None = None) -> list[str]:
+def said(
+    config: dict,
+    backbone: object = None,
+    classes: tuple[str, ...] | None = None,
+    steps_per_epoch: int | None = None,
+) -> list[str]:
     settings = {"warmup_epochs": 0.0, "epochs": 10, "backbone": "net", "resolution": 96}
     recipe = SimpleNamespace(backbone=backbone, classifier=SimpleNamespace(classes=classes))
-    return list(before(SimpleNamespace(**{**settings, **config}), recipe))
+    return list(before(SimpleNamespace(**{**settings, **config}), recipe, steps_per_epoch))
 
 
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
         (said({"warmup_epochs": 10.0}), "warmup_epochs: expected fewer than the 10 epochs"),
+        (
+            said({"warmup_epochs": 2.0, "steps": 8}, steps_per_epoch=4),
+            "than the 2 epochs of the run, found 2",
+        ),
         (said({}, classes=("cat",)), "classes: expected two or more, found 1 (cat)"),
     ],
 )
@@ -80,3 +90,33 @@ def test_an_estimate_comes_soon_after_the_first_batch(monkeypatch: pytest.Monkey
     now += 30
     slow.advance(1)
     assert "the first step took 30 s" in capsys.readouterr().err
+
+
+def test_fine_tuning_is_told_of_a_warm_up_as_long_as_itself() -> None:
+    tuning = FineTuning(0.1, 0.1, "batch", steps=10, warmup_steps=10)
+    assert "expected fewer than the 10 steps of the training, found 10" in (tuning.long_warmup or "")
+    assert FineTuning(0.1, 0.1, "batch", steps=10, warmup_steps=9).long_warmup is None
+
+
+def test_the_time_of_several_trainings_is_told_after_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
+    rows = RowsProgress(3, visible=True)
+    for name in "abc":
+        now += 60.0
+        rows.add(name)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "[1/3] a; about 2 min for the 2 to come",
+        "[2/3] b; about 60 s for the 1 to come",
+        "[3/3] c",
+    ]
+
+
+@pytest.mark.parametrize(("batches", "steps"), [(1, 100), (5, 100), (6, 120), (100, 2000)])
+def test_the_length_of_fine_tuning_follows_the_labels(batches: int, steps: int) -> None:
+    tuning = FineTuning(0.1, 0.1, "batch")
+    assert tuning.with_steps(batches).steps == steps
+    assert FineTuning(0.1, 0.1, "batch", steps=7).with_steps(batches).steps == 7

@@ -13,7 +13,7 @@ from engine.nets.backbones import build_backbone
 from engine.train.distributed import seed_everything
 from engine.train.metrics import read_metrics
 from engine.train.optim import LARS
-from engine.train.optimizers import choose_optimizer
+from engine.train.optimizers import choose_optimizer, choose_schedule
 from engine.train.options import OptimizerOptions
 from engine.train.recipe import Recipe
 from engine.train.schedule import constant, warmed, warmup_cosine
@@ -146,3 +146,26 @@ def test_the_loop_warms_up_and_clips_and_takes_the_optimizer(tmp_path: Path) -> 
     assert rises[0] == 0.0
     assert rises[1] < rises[2] <= 1e-3
     assert all(record["grad_norm"] > 0.0 for record in records)
+
+
+def test_a_schedule_in_place_of_the_papers() -> None:
+    recipe = classifier(warmup_epochs=1.0)
+
+    def factors(options: OptimizerOptions) -> list[float]:
+        schedule = choose_schedule(recipe, options, steps_per_epoch=10, total_steps=100)
+        return [schedule(step) for step in (0, 5, 10, 55, 100)]
+
+    paper = [recipe.make_schedule(10, 100)(step) for step in (0, 5, 10, 55, 100)]
+    assert factors(OptimizerOptions(warmup_epochs=1.0)) == paper
+    assert factors(OptimizerOptions(schedule="cosine", warmup_epochs=1.0)) == pytest.approx(
+        [0, 0.5, 1, 0.5, 0]
+    )
+    expected = [0.2, 0.2 + 0.8 * 5 / 23, 0.2 + 0.8 * 10 / 23, 1 - 0.93 * 32 / 77, 0.07]
+    assert factors(OptimizerOptions(schedule="one_cycle")) == pytest.approx(expected)
+    with pytest.raises(UserError, match="warmup_epochs: expected 0 beside --schedule one_cycle"):
+        factors(OptimizerOptions(schedule="one_cycle", warmup_epochs=1.0))
+
+
+def test_biases_and_scales_have_a_rate_of_their_own() -> None:
+    found = choose_optimizer(classifier(lr_vectors=8.0, lr_head=0.5), OptimizerOptions())
+    assert [lr for (lr,) in groups_of(found, "lr")] == pytest.approx([0.1, 0.8, 0.5, 4.0])

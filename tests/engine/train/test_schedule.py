@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from engine.train.schedule import constant, ramp_up_and_down, step_decay, warmup_cosine
+from engine.train.schedule import constant, one_cycle, ramp_up_and_down, step_decay, warmup_cosine
 
 
 def test_warmup_then_cosine() -> None:
@@ -34,6 +34,13 @@ def test_constant() -> None:
 def test_step_decay_falls_at_its_milestones() -> None:
     factor = step_decay([5, 8], 0.1)
     assert [factor(s) for s in (0, 4, 5, 7, 8, 100)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_one_cycle_rises_and_falls_in_straight_lines() -> None:
+    factor = one_cycle(total_steps=100, peak_at=0.2, first_factor=0.2, final_factor=0.07)
+    assert [factor(s) for s in (0, 10, 20)] == pytest.approx([0.2, 0.6, 1.0])
+    assert [factor(s) for s in (60, 100, 500)] == pytest.approx([1 - 0.93 / 2, 0.07, 0.07])
+    assert one_cycle(1)(0) == pytest.approx(0.2)
 
 
 def test_ramps_up_and_down() -> None:

@@ -1,4 +1,4 @@
-"""Trackers that are not installed are refused at once; the views of a run are on those that show images."""
+"""Trackers that are not installed are refused at once; views and weights are on those that show them."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.train import trackers
-from engine.train.trackers import check_trackers, log_views, prepare_trackers
+from engine.train.trackers import check_trackers, log_views, log_weights, prepare_trackers
 from loaders.batch import Batch, PairedBatch
 from loaders.common.errors import UserError
 
@@ -38,7 +38,7 @@ def test_wandb_writes_into_the_run_and_asks_nothing(monkeypatch: pytest.MonkeyPa
     assert "WANDB_MODE" not in os.environ
 
 
-def test_the_first_views_are_shown(tmp_path: Path) -> None:
+def test_views_and_weights_are_shown(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from accelerate.tracking import TensorBoardTracker
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -48,8 +48,18 @@ def test_the_first_views_are_shown(tmp_path: Path) -> None:
     )
     tracker = TensorBoardTracker("run", tmp_path)
     tracker.start()
-    log_views(SimpleNamespace(trackers=[tracker]), PairedBatch(plain, plain), 0)
+    accelerator = SimpleNamespace(trackers=[tracker], is_main_process=True)
+    log_views(accelerator, PairedBatch(plain, plain), 0)
+    network = torch.nn.Linear(300, 300)
+    with torch.no_grad():
+        network.weight[0, 0], network.bias[:] = float("nan"), float("inf")
+    for step in range(1, 42):
+        log_weights(accelerator, network, step, 41)
     tracker.finish()
-    found = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0})
+    found = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0, "histograms": 0})
     found.Reload()
     assert sorted(found.Tags()["images"]) == ["views/a", "views/b"]
+    assert found.Tags()["histograms"] == ["weights/weight"]
+    shown = found.Histograms("weights/weight")
+    assert [event.step for event in shown] == [*range(3, 41, 3), 41]
+    assert 40_000 < shown[0].histogram_value.num <= 1 << 16

@@ -167,3 +167,37 @@ def test_a_checkpoint_under_another_rule_or_from_before_is_refused(tmp_path: Pat
         train_measured(tmp_path / "before", RISES_ONCE, config={})
     with pytest.raises(UserError, match="from before there was keep; end it with the version that began it"):
         train_measured(tmp_path / "before", RISES_ONCE, config={"keep": "last"})
+
+
+@pytest.mark.parametrize(("accuracies", "best_step"), [([0.5, 0.4, 0.5], 0), ([0.5, 0.4, 0.6], 4)])
+def test_the_start_is_among_what_may_be_best(tmp_path: Path, accuracies: list[float], best_step: int) -> None:
+    measured: list[Weights] = []
+
+    def measure(network: nn.Module, *args: Any) -> Accuracy:
+        measured.append({name: t.clone() for name, t in network.state_dict().items()})
+        return Accuracy(accuracies[len(measured) - 1], 10, loss=1.0)
+
+    seed_everything(0)
+    recipe = SmallRecipe()
+    begun = {name: t.clone() for name, t in recipe.state_dict().items()}
+    watched = replace(VALIDATION, patience=0, from_start=True)
+    config = LoopConfig(out=tmp_path / "run", epochs=1, steps=4, log_every=1, progress=False)
+    with mock.patch.object(validation_module, "measure_accuracy", measure):
+        summary = train(recipe, SyntheticLoader(), make_accelerator("no"), config, validation=watched)
+    state = summary.validation
+    assert state is not None
+    assert (state.best_step, state.start_top1) == (best_step, 0.5)
+    assert_same(measured[0], begun)
+    assert_same(recipe.state_dict(), measured[best_step // 2])
+    assert [step for step, _ in validations(tmp_path / "run")] == [0, 2, 4]
+
+
+def test_no_steps_leave_the_weights_as_the_run_begins(tmp_path: Path) -> None:
+    seed_everything(0)
+    recipe = SmallRecipe()
+    begun = {name: t.clone() for name, t in recipe.state_dict().items()}
+    config = LoopConfig(out=tmp_path / "run", epochs=1, max_steps=0, progress=False)
+    summary = train(recipe, SyntheticLoader(), make_accelerator("no"), config)
+    assert summary.step == 0
+    assert_same(recipe.state_dict(), begun)
+    assert summary.backbone.is_file()

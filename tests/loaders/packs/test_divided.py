@@ -216,13 +216,21 @@ def test_appending_a_divided_source(tmp_path: Path, monkeypatch) -> None:
     first = write_tree(tmp_path / "in", class_tree(2, 5))
     more = write_tree(tmp_path / "more", class_tree(2, 5, seed=500))
     assert command(monkeypatch, tools.pack_dataset, "--splits", f"base={first}", "--out", out) == 0
-    arguments = ("--splits", f"train,test={more}:0.8", "--out", out, "--append", "--quality", "test=50")
+    text = f"train,test={more}:0.8"
+    arguments = ("--splits", text, "--out", out, "--append", "--quality", "test=50", "--seed", 5)
     assert command(monkeypatch, tools.pack_dataset, *arguments) == 0
     assert {name: len(open_pack(out).split(name)) for name in ("base", "train", "test")} == {
         "base": 10,
         "train": 8,
         "test": 2,
     }
+    other = write_tree(tmp_path / "other", class_tree(2, 5, seed=900))
+    last = f"later,rest={other}:0.8"
+    again = ("--splits", last, "--out", out, "--append", "--seed", 7)
+    assert command(monkeypatch, tools.pack_dataset, *again) == 0
+    for against in ((text,), (last,), (f"base={first}", text, last)):
+        assert command(monkeypatch, tools.verify_pack, out, "--against", *against) == 0
+    assert open_pack(out).manifest.options["appended_divisions"]["train"] == {"seed": 5, "near": False}
 
 
 def test_a_tar_without_classes(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -280,13 +280,13 @@ def test_opening_a_hundred_million_rows(tmp_path: Path) -> None:
     info = SplitInfo("train", "x", (rows,), num_rows, 0, 0)
     manifest = Manifest(FORMAT_VERSION, "webdataset", num_rows, 30_000, num_rows, 0, {}, (), (info,), {}, ())
     write_manifest(tmp_path, manifest)
-    open_pack(tmp_path)
-    start = time.perf_counter()
+    process = psutil.Process()
+    before = process.memory_info().rss
     pack = open_pack(tmp_path)
-    seconds = time.perf_counter() - start
+    grown = process.memory_info().rss - before
     assert len(pack.split("train")) == num_rows
     assert pack.shard_path(29_999).name == "train-029999.tar"
-    assert seconds < 0.05
+    assert grown < 2**26, "opening reads headers; a byte of each row would be a hundred million"
 
 
 def test_packing_needs_no_torch() -> None:

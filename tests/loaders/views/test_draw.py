@@ -99,3 +99,15 @@ def test_padded_crop_shifts_by_whole_pixels_within_the_padding():
 def test_zero_probability_draws_nothing():
     policy = ViewPolicy("never", 8, presets.crop_flip(8).geometry, (Grayscale(p=0.0),))
     assert not draw_many(policy).codes.any()
+
+
+def test_flips_in_turns_show_every_image_from_both_sides():
+    view = presets.flipped_in_turns(presets.weak(16))
+    epochs = [draw_many(view, epoch=epoch) for epoch in range(4)]
+    assert stats.binomtest(int(epochs[0].flip.sum()), NUM, 0.5).pvalue > 1e-3
+    for first, second in ((0, 1), (1, 2), (2, 3)):
+        assert (epochs[first].flip != epochs[second].flip).all()
+        assert (epochs[first].shift != epochs[second].shift).any()  # what else is random stays so
+    assert not draw_many(presets.flipped_in_turns(presets.weak(16, flip_p=0.0)), epoch=1).flip.any()
+    mixed = draw(view, 0, np.arange(4), np.zeros(4, np.int64), 0, *(np.full(4, 32),) * 2).flip
+    assert mixed.tolist() == [mixed[0], not mixed[0], mixed[0], not mixed[0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,9 +37,12 @@ SCRIPTS = {
     "idle.py": "import sys, time\ntime.sleep(float(sys.argv[1]))\n",
     "wrong.py": "print('about to fail')\nraise ValueError('no such thing')\n",
     "exit.py": "import sys\nsys.exit(3)\n",
+    "endless.py": "while True: pass\n",
+    "patient.py": "import signal, sys, time\n"
+    "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\ntime.sleep(60)\n",
 }
 DRIVER = """
-import sys, pathlib
+import os, pathlib, signal, sys, threading
 from tools.comparison import cpu_budget
 cpu_budget.ROOT = pathlib.Path(sys.argv[1])
 for script, argument in (("busy.py", "0.4"), ("idle.py", "0.4"), ("wrong.py", ""), ("exit.py", "")):
@@ -46,6 +50,15 @@ for script, argument in (("busy.py", "0.4"), ("idle.py", "0.4"), ("wrong.py", ""
         print(script, cpu_budget.cpu_seconds(script, (argument,), cpu_budget.ROOT / "logs" / "log"))
     except cpu_budget.CommandFailed as failed:
         print(script, "failed:", failed)
+try:
+    cpu_budget.cpu_seconds("endless.py", (), cpu_budget.ROOT / "logs" / "log", limit_s=0.2)
+except cpu_budget.CommandFailed as failed:
+    print("endless", failed.code, failed.seconds)
+threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+try:
+    cpu_budget.cpu_seconds("patient.py", (), cpu_budget.ROOT / "logs" / "log")
+except cpu_budget.CommandStopped as stopped:
+    print("stopped", stopped.seconds)
 """
 
 
@@ -56,11 +69,15 @@ def test_processor_time_counts_and_waiting_does_not(tmp_path: Path) -> None:
     # The clock of a fork starts at zero, so busy.py works for 0.4 s of its own.
     command = [sys.executable, "-c", DRIVER, str(tmp_path)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
-    busy, idle, wrong, ended = ran.stdout.splitlines()
+    busy, idle, wrong, ended, endless, stopped = ran.stdout.splitlines()
     assert 0.4 <= float(busy.split()[1]) < 1.5
     assert float(idle.split()[1]) < 0.2
     log = tmp_path / "logs" / "log"
     assert wrong == f"wrong.py failed: wrong.py ended with code 1, see {log}"
     assert ended == f"exit.py failed: exit.py ended with code 3, see {log}"
+    _, code, seconds = endless.split()
+    assert int(code) == -signal.SIGXCPU
+    assert 0.9 <= float(seconds) < 3.0  # whole seconds are what the system counts
+    assert stopped.startswith("stopped ")
     assert "about to fail" in log.read_text()
     assert "ValueError: no such thing" in log.read_text()

@@ -31,9 +31,9 @@ DEFAULT: dict[str, Any] = {
 }
 
 
-def pack_of(digits: Path, out: Path, held: str) -> Pack:
+def pack_of(digits: Path, out: Path, held: str, first_held: int = NUM_TRAIN) -> Pack:
     """Pack two classes as `train`, a copy of it as `unlabeled`, and the splits `held` and `test`."""
-    parts = {"train": (0, NUM_TRAIN), held: (NUM_TRAIN, NUM_TRAIN + NUM_HELD), "test": (30, 30 + NUM_HELD)}
+    parts = {"train": (0, NUM_TRAIN), held: (first_held, first_held + NUM_HELD), "test": (30, 30 + NUM_HELD)}
     for split, (first, stop) in parts.items():
         for digit in "01":
             folder = out / split / digit
@@ -117,6 +117,19 @@ def test_a_split_can_be_named_and_is_not_trained_on(pack: Pack) -> None:
         divide(pack, validation_split="test")
     with pytest.raises(UserError, match="has no split 'nowhere'"):
         divide(pack, validation_split="nowhere")
+
+
+def test_copies_of_test_images_are_not_chosen_on(digits_folder: Path, tmp_path: Path) -> None:
+    """Two of the three images of each class in `val` have the bytes of images in `test`."""
+    pack = pack_of(digits_folder, tmp_path, "val", first_held=31)
+    found = divide(pack)
+    assert (found.validation, len(found.training)) == (None, 40)
+    assert found.said.startswith("none, since images of 'val' are 4 copies of split 'test' among 6 images")
+    with pytest.raises(UserError, match=r"validation_split: expected no image of split 'test'.* 4 copies"):
+        divide(pack, validation_split="val")
+    allowed = divide(pack, validation_split="val", allow_leak=True)
+    assert (per_class(allowed.validation), len(allowed.leaks)) == ([3, 3], 1)
+    assert divide(pack, validation_split="val", test_split="").leaks == ()
 
 
 def test_a_table_can_be_used_again(pack: Pack, digits_pack: Pack, tmp_path: Path) -> None:

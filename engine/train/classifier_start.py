@@ -1,0 +1,133 @@
+"""A run whose new classifier begins at the linear probe of its start, see `engine.train.probe_start`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from engine.evaluate.feature_store import features_of
+from engine.evaluate.representations import Features
+from engine.train import autocast
+from engine.train.classifier_config import ClassifierConfig
+from engine.train.classifier_recipe import ClassifierRecipe, ReadFeatures
+from engine.train.distributed import make_accelerator, seed_everything
+from engine.train.loop import train
+from engine.train.loop_config import LoopConfig
+from engine.train.probe_start import rehearsal_part, steps_worth
+from engine.train.run_folder import opened_run
+from engine.train.validation import Validation
+from loaders.batch import Batch, Loader
+from loaders.classification import labels_in_order
+from loaders.common.notice import tell
+from loaders.epochs import EpochLoader
+from loaders.options import LoaderOptions
+from loaders.packs import LabelTable, Pack
+from loaders.packs.labels.validation import apart
+
+REHEARSAL = "rehearsal"
+"""Folder of a run that keeps its rehearsal, where there are no validation images."""
+
+
+@dataclass(frozen=True)
+class ProbeStart:
+    """What a run needs to begin at the probe of its labels, and not to end below it.
+
+    Attributes:
+        config: of the run.
+        pack: of the images.
+        options: of this rank's loaders.
+        training: builds the loader of the recipe's batches with some labels.
+        make_recipe: builds the recipe; the seed is set just before.
+    """
+
+    config: ClassifierConfig
+    pack: Pack
+    options: LoaderOptions
+    training: Callable[[LabelTable], Loader[Batch]]
+    make_recipe: Callable[[], ClassifierRecipe]
+
+    def build(self, labels: LabelTable) -> ClassifierRecipe:
+        """Build the recipe whose classifier begins at the probe of some labels."""
+        seed_everything(self.config.seed)
+        recipe = self.make_recipe()
+        recipe.read_features = self.reader(labels)
+        return recipe
+
+    def in_order(self, labels: LabelTable) -> EpochLoader:
+        """Build the loader of labelled images in order, without augmentation."""
+        return labels_in_order(self.pack, labels, self.config.evaluation_view, self.options)
+
+    def reader(self, labels: LabelTable) -> ReadFeatures:
+        """Return what computes the features of labelled images."""
+        images = self.pack.pool(self.pack.splits).labeled_by(labels)
+
+        def read(network: nn.Module, folder: Path, device: torch.device) -> Features:
+            known = images.labels(labels)
+            return features_of(
+                network, images, lambda _: self.in_order(labels), device, folder, folder.parent, known
+            )
+
+        return read
+
+    def begin(
+        self,
+        labels: LabelTable,
+        loop: LoopConfig,
+        steps_per_epoch: int,
+        validated: bool,
+        accelerator: Accelerator,
+    ) -> tuple[ClassifierRecipe, LoopConfig]:
+        """Build the recipe, and say how its training goes.
+
+        Args:
+            labels: to train on.
+            loop: of the run, whose folder is claimed here where there are no validation images.
+            steps_per_epoch: of its loader.
+            validated: whether it is measured on validation images.
+            accelerator: of the run.
+
+        Returns:
+            The recipe, and the loop of as many steps as a rehearsal found worth taking.
+        """
+        recipe = self.build(labels)
+        if validated:
+            return recipe, loop
+        described = {**loop.config, autocast.KEY: accelerator.mixed_precision}
+        with opened_run(loop.out, recipe.name, described, {*loop.runtime_fields, autocast.KEY}, loop.resume):
+            pass
+        share = self._share_worth(labels, loop)
+        steps = max(1, round(share * (self.config.steps or self.config.epochs * steps_per_epoch)))
+        limits = [steps if share else 0, *([] if loop.max_steps is None else [loop.max_steps])]
+        return recipe, replace(loop, resume=True, max_steps=min(limits))
+
+    def _share_worth(self, labels: LabelTable, loop: LoopConfig) -> float:
+        """Rehearse with four fifths of the labels; return the share of the run that is worth taking."""
+        part = rehearsal_part(labels.label, self.config.seed)
+        if part is None:
+            return 0.0
+        held = labels.of_rows(labels.row[part])
+        rest = labels.of_rows(apart(self.pack, labels.row, held))
+        if len(np.unique(rest.label)) < 2:  # copies of images held out are not trained on
+            return 0.0
+        tell(
+            f"rehearsal: no validation images; {len(rest):,} labels to train on, {len(held):,} to measure on"
+        )
+        accelerator = make_accelerator(self.config.precision)  # its figures are no run's: without trackers
+        recipe, loader, measured = self.build(rest), self.training(rest), self.in_order(held)
+        recipe.weigh_classes(torch.bincount(torch.from_numpy(rest.label), minlength=rest.num_classes))
+        loop = replace(loop, out=loop.out / REHEARSAL, resume=True, keep_checkpoints=1, max_steps=None)
+        try:
+            watched = Validation(measured, self.config.validate_every, "best", from_start=True)
+            done = train(recipe, loader, accelerator, loop, None, watched)
+        finally:
+            loader.close()
+            measured.close()
+            accelerator.free_memory()
+        assert done.validation is not None
+        return steps_worth(done.validation, len(held)) / done.total_steps

@@ -1,0 +1,75 @@
+"""Progressive resizing: small views first, which cost less, and full ones later."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.nets.backbones import check_resolution
+from engine.train.options import OptimizerOptions
+from engine.train.recipe import Recipe
+from loaders.batch import Batch, PairedBatch
+from loaders.common.errors import UserError
+
+_MULTIPLE = 4  # sides of shrunk views, so that a network that halves twice loses no pixels
+
+
+class Growth:
+    """Shrinks the views of a batch to the side that its step asks for.
+
+    The side is a pure function of the step, so a resumed run needs no state. The loader's views keep their
+    size: what is shrunk has been drawn and decoded as ever, and a wrong pixel cannot come from here alone.
+
+    Source: Howard 2018, the DAWNBench entry of fast.ai ("Training Imagenet in 3 hours for $25"); Tan and Le
+        2021, "EfficientNetV2" (arXiv 2104.00298), section 4, which calls it progressive learning.
+    """
+
+    def __init__(self, options: OptimizerOptions, total_steps: int, recipe: Recipe) -> None:
+        """Take note of the start and of the step from which views are whole.
+
+        Args:
+            options: of the run.
+            total_steps: of the whole run.
+            recipe: whose network is to see them.
+
+        Raises:
+            UserError: it cannot see smaller views.
+        """
+        self._first, self._steps = options.start_resolution, options.grown_at * total_steps
+        if self._first is None:
+            return
+        if recipe.fixed_views:
+            raise UserError(
+                f"start_resolution: recipe {recipe.name!r} makes images of one size and cannot see smaller "
+                f"views, found {self._first}; leave it out"
+            )
+        check_resolution(recipe.backbone, recipe.backbone_name, self._first)
+
+    def side(self, full: int, step: int) -> int:
+        """Return the side in pixels of a view of `full` pixels at a step."""
+        if self._first is None or self._first >= full or step >= self._steps:
+            return full
+        # One more stage than there are sides below the full one, each of the same length.
+        stages = -(-(full - self._first) // _MULTIPLE)
+        stage = int(stages * step / self._steps)
+        return min(full, self._first + _MULTIPLE * stage)
+
+    def __call__(self, batch: Any, step: int) -> Any:
+        """Return the batch with views [B, 3, side, side], or itself where these are whole."""
+        if self._first is None or step >= self._steps:
+            return batch
+        if isinstance(batch, PairedBatch):
+            return PairedBatch(self._shrink(batch.labeled, step), self._shrink(batch.unlabeled, step))
+        return self._shrink(batch, step)
+
+    def _shrink(self, batch: Batch, step: int) -> Batch:
+        return replace(batch, views=tuple(self._resize(view, step) for view in batch.views))
+
+    def _resize(self, view: Tensor, step: int) -> Tensor:
+        side = self.side(view.shape[-1], step)
+        if side == view.shape[-1]:
+            return view
+        return F.interpolate(view, size=(side, side), mode="bilinear", antialias=True)

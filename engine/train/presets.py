@@ -1,0 +1,221 @@
+"""Presets of a command line: the settings of a method's paper, or some that a processor trains in minutes.
+
+A preset changes defaults and nothing else. Options that are given count, and config.json keeps what came of
+both as plain values: a resume reads those, and so does `--init`. Nothing here imports what takes time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from loaders.common.errors import UserError
+from loaders.common.json_text import parse_json
+from loaders.packs.manifest import Manifest, read_manifest
+
+CPU_IMAGES = 150_000
+"""Images that a training of the preset `cpu` sees, views of one image counted once: some ten minutes of two
+cores with tiny_resnet at 32 pixels, see recipes/README.md for the images per second of each method."""
+CPU_MOST: Mapping[str, int] = {
+    "resolution": 32,
+    "projector": 512,
+    "hidden": 512,
+    "batch_size": 128,
+    "mu": 3,
+    "tile_size": 28,
+    "tile_features": 128,
+    "num_permutations": 100,
+    "num_clusters": 100,
+    "pca_components": 64,
+    "decoder_width": 16,
+    "generator_width": 32,
+    "head_width": 64,
+    "clusters": 50,
+    "per_cluster": 8,
+}
+"""Largest defaults of the preset `cpu`; what a paper has smaller stays."""
+_TILES = 96  # pixels of a grid of 3 x 3 tiles, of which a tile shows 28
+_SIZES = (32, 36, 40)  # of views at test time: near the resolution of the training
+_WARM_UP = 0.1  # of the run
+_HOURS_OF_COLOUR = 1e-3  # rate of colourisation where it does not train for weeks, see its --lr
+
+
+def settle(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the preset of a configuration changes.
+
+    Args:
+        config: as the command line says it, with the paper's defaults; has the fields `preset` and `pack`.
+
+    Returns:
+        Other defaults by field, to read the same command line with; and fields that are set whatever it
+        says: `preset` is "paper" or "cpu", never "auto".
+    """
+    name = config.preset
+    if name == "auto":
+        name = _of_run(config) or ("paper" if has_gpu() else "cpu")
+    settled = {"preset": name}
+    return (suit_processor(config) if name == "cpu" else {}), settled
+
+
+def describe(config: Any, asked: str, defaults: Mapping[str, Any]) -> str:
+    """Say in one line what a preset set, and what was given in its place.
+
+    Args:
+        config: that came of it.
+        asked: the preset as it was asked for.
+        defaults: see `settle`.
+    """
+    chosen: list[str] = []
+    given: list[str] = []
+    for name, value in _flat(defaults):
+        found = config
+        for part in name.split("."):
+            found = getattr(found, part)
+        (chosen if found == value else given).append(f"{name} {_words(found)}")
+    said = f"preset {config.preset}" + (", the machine's" if asked == "auto" else "")
+    said += ": " + (", ".join(chosen) if chosen else "the paper's settings")
+    return said + (f"; given: {', '.join(given)}" if given else "")
+
+
+def has_gpu() -> bool:
+    """Return whether training would find a GPU; torch is asked only where a driver of one is there."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        return False
+    if not any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def suit_processor(config: Any) -> dict[str, Any]:
+    """Return the defaults of the preset `cpu` for a configuration of any recipe."""
+    try:
+        manifest: Manifest | None = read_manifest(Path(config.pack).expanduser().absolute())
+    except UserError:  # in a store, or missing, which is told later
+        manifest = None
+    changed = _suit(config, _images(config, manifest))
+    for field in fields(config):
+        stage = getattr(config, field.name)
+        if is_dataclass(stage) and hasattr(stage, "__module__") and "stage_config" in type(stage).__module__:
+            unlabelled = getattr(config, "unlabeled_split", None) if field.name == "pretrain" else None
+            images = _images(config, manifest) if unlabelled is None else _rows(manifest, unlabelled)
+            changed[field.name] = replace(_default(field), **_suit(stage, images))
+    network = _network_of(getattr(config, "init", None))
+    if network is not None:
+        changed |= network
+    elif getattr(config, "init", None) is not None:  # weights of others: their network is named by the user
+        changed = {name: value for name, value in changed.items() if name not in ("backbone", "resolution")}
+    return changed
+
+
+def _suit(config: Any, images: int | None) -> dict[str, Any]:
+    """Return other defaults of one configuration, of those fields that it has."""
+    paper = {field.name: _default(field) for field in fields(config)}
+    changed: dict[str, Any] = {}
+    if "backbone" in paper:
+        own = str(paper["backbone"]).startswith("gan_discriminator")
+        changed["backbone"] = "gan_discriminator_32" if own else "tiny_resnet"
+    for name, most in CPU_MOST.items():
+        if name in paper and paper[name] is not None:
+            value = paper[name]
+            small = tuple(min(most, v) for v in value) if isinstance(value, tuple) else min(most, value)
+            changed[name] = small
+    if "tile_size" in paper:
+        changed["resolution"] = _TILES
+    if "head_width" in paper:
+        changed["lr"] = _HOURS_OF_COLOUR
+    if "sizes" in paper:
+        changed["sizes"] = _SIZES
+    if "batch_size" in changed and images is not None:
+        size = min(changed["batch_size"], max(2, images // 4))
+        changed["batch_size"] = size - size % 8 if size >= 8 else size
+    if "num_clusters" in changed and images is not None:
+        changed["num_clusters"] = min(changed["num_clusters"], max(2, images // 10))
+    return changed | _lengths(config, paper, images)
+
+
+def _lengths(config: Any, paper: Mapping[str, Any], images: int | None) -> dict[str, Any]:
+    """Return epochs that come to `CPU_IMAGES`, never more than the paper's, and what follows them."""
+    seen = max(1, images or CPU_IMAGES // 20) * (1 + 2 * min(CPU_MOST["mu"], paper.get("mu", 0)))
+    names = [name for name in ("epochs", "first_epochs", "true_epochs") if name in paper]
+    if not names:
+        return {}
+    epochs = max(1, CPU_IMAGES // (seen * len(names)))
+    changed: dict[str, Any] = {name: min(paper[name], epochs) for name in names}
+    given = config.epochs != paper["epochs"]  # then what follows the length follows that
+    length = config.epochs if given else changed["epochs"]
+    if paper.get("warmup_epochs"):
+        changed["warmup_epochs"] = min(paper["warmup_epochs"], _WARM_UP * length)
+    for name in ("ramp_epochs", "ramp_down_epochs"):
+        if paper.get(name):
+            share = max(_WARM_UP, paper[name] / paper["epochs"])
+            changed[name] = min(paper[name], share * length)
+    if "lr_milestones" in paper:
+        changed["lr_milestones"] = tuple(m * length / paper["epochs"] for m in paper["lr_milestones"])
+    return changed
+
+
+def _images(config: Any, manifest: Manifest | None) -> int | None:
+    """Return how many images a pass of a recipe has; None where the pack does not say."""
+    split = getattr(config, "split", None)
+    if split is not None:
+        return _rows(manifest, split)
+    per_class = getattr(config, "labels_per_class", None)
+    if manifest is not None and per_class is not None:
+        return int(per_class) * max(1, len(manifest.classes))
+    return _rows(manifest, getattr(config, "labeled_split", ""), labelled=True)
+
+
+def _rows(manifest: Manifest | None, split: str, labelled: bool = False) -> int | None:
+    found = [one for one in (manifest.splits if manifest else ()) if one.name == split]
+    counts = [one.num_labeled if labelled else one.num_images for one in found]
+    return counts[0] if counts and counts[0] else None
+
+
+def _of_run(config: Any) -> str | None:
+    """Return the preset that the run to resume was begun with."""
+    found = _read_config(config.out) if getattr(config, "resume", False) else {}
+    return found.get("preset")
+
+
+def _network_of(init: Path | None) -> dict[str, Any] | None:
+    """Return backbone and resolution of the run that weights come from; None where it does not say."""
+    found = {} if init is None else _read_config(Path(init))
+    network = {name: found[name] for name in ("backbone", "resolution") if found.get(name)}
+    return network if len(network) == 2 else None
+
+
+def _read_config(run: Path) -> dict[str, Any]:
+    try:
+        return dict(parse_json((run / "config.json").read_bytes())["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default is not MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not MISSING else None
+
+
+def _flat(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return names and values, of a stage STAGE.NAME and only what a preset can set."""
+    flat = []
+    for name, value in values.items():
+        if is_dataclass(value):
+            inside = {f.name: getattr(value, f.name) for f in fields(value)}
+            known = {*CPU_MOST, "epochs", "true_epochs", "warmup_epochs"}
+            flat += [(f"{name}.{part}", one) for part, one in inside.items() if part in known]
+        else:
+            flat.append((name, value))
+    return flat
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(_words(one) for one in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,33 @@
+"""The command to give next, as the last line of a command: in the form in which this one was called."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from loaders.common import program
+
+_SHORT = {"pack_dataset": "pack", "verify_pack": "verify"}  # as tools/sluice.py calls them
+_STEPS = ("active", "evaluate")  # scripts of recipes/ that train no network of their own
+
+
+def next_line(script: str, *words: object) -> str:
+    """Return the line that names a command.
+
+    Args:
+        script: such as "tools/predict.py".
+        words: its options; those in capitals are for the user to fill in.
+    """
+    path = Path(script)
+    begin = ["python", script]
+    if program.called().startswith("sluice"):
+        train = ["train"] if path.parts[0] == "recipes" and path.stem not in _STEPS else []
+        begin = ["sluice", *train, _SHORT.get(path.stem, path.stem)]
+    return f"next: {shlex.join([*begin, *map(str, words)])}"
+
+
+def say_next(script: str, *words: object) -> None:
+    """Print what `next_line` gives, in the first of a launcher's processes alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(next_line(script, *words))

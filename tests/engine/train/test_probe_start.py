@@ -1,0 +1,59 @@
+"""Fine-tuning starts at the linear probe of its own features; a rehearsal says how far to go from there."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine.evaluate.linear_probe import fit_linear_probe
+from engine.evaluate.representations import Features
+from engine.objectives.cross_entropy import label_loss
+from engine.train.probe_start import rehearsal_part, start_at_probe, steps_worth
+from engine.train.validation import ValidationState
+
+
+def test_the_classifier_is_the_linear_probe_and_can_be_trained_on() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    h = torch.randn(60, 5, generator=generator) * 10 + 4 * labels.unsqueeze(1)
+    head = nn.Linear(5, 4)  # no image has the fourth class
+    start_at_probe(head, Features(h, labels, torch.arange(60)))
+    probe = fit_linear_probe(h, labels, 4)
+    assert torch.allclose(head(h)[:, :3], probe.logits(h)[:, :3], atol=1e-4)
+    assert head(h).argmax(1).max() < 3
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1, weight_decay=0.1)
+    label_loss(head(h), labels).backward()
+    optimizer.step()
+    assert all(bool(torch.isfinite(p).all()) for p in head.parameters())
+
+
+def test_a_rehearsal_holds_out_labels_of_each_class_that_has_two() -> None:
+    labels = np.repeat([0, 1, 2], [10, 5, 1])
+    part = rehearsal_part(labels, 0)
+    assert part is not None
+    assert np.bincount(labels[part], minlength=3).tolist() == [2, 1, 0]
+    assert np.array_equal(part, rehearsal_part(labels, 0))
+    assert rehearsal_part(np.arange(5), 0) is None, "one label per class: nothing to measure on"
+
+
+@pytest.mark.parametrize(
+    ("best", "start", "images", "steps"),
+    [
+        (0.70, 0.5, 100, 40),
+        (0.54, 0.5, 100, 0),  # within one standard error, 5 points
+        (0.54, 0.5, 10_000, 40),
+        (0.50, 0.5, 10_000, 0),
+        (0.10, 0.0, 100, 40),
+        (1.00, 1.0, 100, 0),
+    ],
+)
+def test_steps_are_worth_taking_beyond_one_standard_error(
+    best: float, start: float, images: int, steps: int
+) -> None:
+    state = ValidationState(40 if best > start else 0, best, start_top1=start)
+    assert steps_worth(state, images) == steps
+    assert math.isclose(state.best_top1, best)

@@ -1,0 +1,39 @@
+"""The next command is named in the form in which this one was called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from loaders.common import program
+from loaders.common.next_step import next_line, say_next
+
+
+@pytest.fixture(autouse=True)
+def by_its_file() -> Iterator[None]:
+    program.call_program(None)
+    yield
+    program.call_program(None)
+
+
+@pytest.mark.parametrize(
+    ("script", "by_sluice"),
+    [
+        ("tools/predict.py", "sluice predict"),
+        ("tools/verify_pack.py", "sluice verify"),
+        ("recipes/transfer.py", "sluice train transfer"),
+        ("recipes/active.py", "sluice active"),
+    ],
+)
+def test_a_script_and_sluice(script: str, by_sluice: str) -> None:
+    assert next_line(script, "--out", "a b") == f"next: python {script} --out 'a b'"
+    program.call_program("sluice pack")
+    assert next_line(script, "--out", 7) == f"next: {by_sluice} --out 7"
+
+
+def test_one_process_says_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    say_next("tools/report.py")
+    monkeypatch.setenv("RANK", "1")
+    say_next("tools/export.py")
+    assert capsys.readouterr().out == "next: python tools/report.py\n"

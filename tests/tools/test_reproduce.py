@@ -1,0 +1,214 @@
+"""A table from nothing to its page: within its budget, stopped and gone on with."""
+
+from __future__ import annotations
+
+import io
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from engine.train.metrics import read_metrics
+from loaders.common.errors import UserError
+from loaders.common.json_text import parse_json
+from loaders.packs import Pack
+from tests.in_process import run_script
+from tests.tools.peers.test_airbench import STAND_IN
+from tools.comparison.cpu_budget import CommandFailed, CommandStopped
+from tools.comparison.results import Record
+from tools.reproduce import Config, prepare_pack, run
+from tools.reproduction.measure import Bench, Given, Stopped, arguments_of
+from tools.reproduction.page import accuracy_table, write_page
+from tools.reproduction.plan import ResultTable, Row, Stage
+from tools.reproduction.tables import SCALES, make_table
+
+
+@dataclass
+class Here:
+    """Runs scripts in this process, for seconds that steps alone decide; stops or exceeds where told."""
+
+    stop_in: str = ""
+    exceed_in: str = ""
+    commands: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+
+    def __call__(self, script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> float:
+        self.commands.append((script, tuple(arguments)))
+        steps = int(arguments[arguments.index("--steps") + 1]) if "--steps" in arguments else 0
+        if self.exceed_in and self.exceed_in in str(log):
+            raise CommandFailed("over", 5.0, -signal.SIGXCPU)
+        stopping = self.stop_in and self.stop_in in str(log) and "--steps" in arguments
+        words = (*arguments, "--max-steps", "2") if stopping else arguments
+        ended = run_script(script, *words)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        if stopping:
+            self.stop_in = ""
+            raise CommandStopped(0.9)
+        return 0.1 + 0.35 * steps
+
+
+def bench_of(config: Config, pack: Pack, here: Here) -> Bench:
+    table = make_table(config.table, config.scale, config.init, config.peer)
+    out = config.out / f"{config.table}-{config.scale}"
+    return Bench(table, pack.path, out, len(pack.split("train")), 1, lambda line: None, here)
+
+
+def measure(config: Config, pack: Pack, here: Here) -> str:
+    return run(config, Console(file=io.StringIO()), bench_of(config, pack, here))
+
+
+def record(out: Path, name: str) -> Record:
+    found: Record = parse_json((out / "records" / f"{name}.json").read_bytes())
+    return found
+
+
+def test_the_budgeted_table_is_stopped_and_gone_on_with(digits_pack: Pack, tmp_path: Path) -> None:
+    config = Config(table="budget", scale="tiny", out=tmp_path, pack=digits_pack.path, rows=("pretrained",))
+    out = tmp_path / "budget-tiny"
+    first = Here(stop_in="row-pretrained-4-labels")
+    with pytest.raises(Stopped):
+        measure(config, digits_pack, first)
+    kept = {path: path.read_bytes() for path in (out / "records").glob("*.json")}
+    assert {path.stem for path in kept} == {
+        "machine", "cost-pretrained", "trial-pretrained-0", "trial-pretrained-1",
+    }  # fmt: skip
+    assert not (out / "records.md").exists()
+    second = Here()
+    page = measure(config, digits_pack, second)
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    assert "| own pre-training, fine-tuned |" in page
+    # Two stages and the test: what was stopped goes on, and nothing else is measured again.
+    assert [script for script, _ in second.commands] == [
+        "recipes/barlow.py", "recipes/supervised.py", "recipes/evaluate.py",
+    ]  # fmt: skip
+    found = record(out, "row-pretrained-4-labels-seed-0")
+    pretraining, training = found["steps"]
+    run_folder = out / "runs" / "row-pretrained-4-labels-seed-0"
+    for name, steps in (("pretrain", pretraining), ("train", training)):
+        taken = [line["step"] for line in read_metrics(run_folder / name / "metrics.jsonl") if "loss" in line]
+        assert taken[-1] == steps
+        assert len(set(taken)) == len(taken)
+    # Both sittings count, and the budget holds for all stages together.
+    assert found["cpu_s"] == pytest.approx(0.9 + 0.2 + 0.35 * (pretraining + training))
+    assert 0.1 + 0.35 * pretraining <= 0.8 * found["budget_s"]
+    assert 0.1 + 0.35 * training <= 0.2 * found["budget_s"]
+    assert not found["over_budget"]
+    assert str(tmp_path) not in " ".join(found["commands"])
+    assert 0.0 < found["results"][0]["top1"] <= 1.0
+    trials = [record(out, f"trial-pretrained-{number}") for number in range(2)]
+    best = max(trials, key=lambda trial: trial["validation_top1"])
+    assert found["setting"] == best["setting"]
+    lines = (out / "records.jsonl").read_text().splitlines()
+    labels = [parse_json(line) for line in lines if '"kind": "labels"' in line]
+    assert len(labels[0]["rows"]) == 40
+
+
+def test_a_row_over_its_budget_has_no_accuracy(digits_pack: Pack, tmp_path: Path) -> None:
+    config = Config(table="speed", scale="tiny", out=tmp_path, pack=digits_pack.path, rows=("compact",))
+    page = measure(config, digits_pack, Here(exceed_in="row-compact-all"))
+    found = record(tmp_path / "speed-tiny", "row-compact-all-labels-seed-0")
+    assert found["over_budget"]
+    assert found["results"] == []
+    assert page == "nothing is measured yet\n"
+
+
+def test_rows_have_the_time_of_the_peer_that_is_measured_first(digits_pack: Pack, tmp_path: Path) -> None:
+    source = tmp_path / "airbench94.py"
+    source.write_text(STAND_IN.replace("== 2.0", "== 9.9"))
+    config = Config(
+        table="speed", scale="tiny", out=tmp_path / "out", pack=digits_pack.path, peer=str(source),
+        rows=("airbench94", "compact"),
+    )  # fmt: skip
+    page = measure(config, digits_pack, Here(exceed_in="row-compact"))
+    out = tmp_path / "out" / "speed-tiny"
+    peer = record(out, "row-airbench94-all-labels-seed-0")
+    assert record(out, "row-compact-all-labels-seed-0")["budget_s"] == peer["cpu_s"]
+    assert "| airbench94 on the CPU |" in page
+    assert peer["results"][0]["top1"] == 0.75
+
+
+def test_frozen_features_take_one_command(digits_pack: Pack, tmp_path: Path) -> None:
+    config = Config(table="start", scale="tiny", out=tmp_path, pack=digits_pack.path)
+    page = measure(config, digits_pack, Here())
+    assert "| linear probe |" in page
+    assert "1 per class | 4 per class" in page
+    found = record(tmp_path / "start-tiny", "row-features")
+    assert len(found["results"]) == 3 * 2 * 3
+
+
+@pytest.mark.slow
+def test_the_pipelines_stages_are_rows(digits_pack: Pack, tmp_path: Path) -> None:
+    config = Config(table="ablation", scale="tiny", out=tmp_path, pack=digits_pack.path)
+    page = measure(config, digits_pack, Here())
+    assert "| fine tune |" in page
+    assert "| tta |" in page
+
+
+def test_stages_are_compared_in_pairs_over_seeds() -> None:
+    table = replace(make_table("ablation", "full"), labels_per_class=(25,), seeds={25: (0, 1)})
+
+    def of(seed: int, *shares: float) -> Record:
+        results = [
+            {"title": title, "top1": top1}
+            for title, top1 in zip(("scratch", "fine_tune", "rounds"), shares, strict=True)
+        ]
+        return {"kind": "row", "row": "pipeline", "labels_per_class": 25, "seed": seed, "results": results}
+
+    rows = accuracy_table(table, [of(0, 0.3, 0.4, 0.5), of(1, 0.3, 0.5, 0.54)]).rows
+    assert [row.facts for row in rows] == [("", ""), ("", ""), ("+7.0", "3.0")]
+    assert rows[2].shares == ((0.5, 0.54),)
+
+
+def test_every_table_has_a_plan_at_every_scale() -> None:
+    for scale in SCALES:
+        for name in ("speed", "budget", "ablation", "start"):
+            table = make_table(name, scale)
+            assert {len(row.settings) for row in table.rows} <= {1, SCALES[scale].tried}
+    full = make_table("budget", "full")
+    assert full.labels_per_class == (4, 25, 50, 400)
+    assert [len(full.seeds[count]) for count in full.labels_per_class] == [3, 3, 3, 1]
+    assert full.budget_s == 2 * 40 * 60
+    with pytest.raises(ValueError, match="as many settings of every row"):
+        replace(full, rows=(replace(full.rows[0], settings=((),)), *full.rows[1:]))
+    greedy = Row("a", "a", (Stage("one", "recipes/barlow.py"), Stage("two", "recipes/supervised.py")))
+    with pytest.raises(ValueError, match="stages of a take more than the budget"):
+        ResultTable("t", "t", (greedy,), (4,), {4: (0,)}, 1.0)
+
+
+def test_a_trial_holds_labels_back_and_a_run_does_not(digits_pack: Pack, tmp_path: Path) -> None:
+    bench = bench_of(Config(table="budget", scale="tiny", out=tmp_path), digits_pack, Here())
+    row = bench.table.rows[1]
+    for trial, share in ((True, "0.25"), (False, "0")):
+        given = Given(4, 1, ("--lr", 0.5), trial)
+        words = arguments_of(bench, row.stages[-1], tmp_path, given, 7, last=True)
+        assert words[words.index("--validation-share") + 1] == share
+        assert words[words.index("--init") + 1] == str(tmp_path / "pretrain")
+        assert words[words.index("--steps") + 1] == "7"
+        assert words[-2:] == ["--lr", "0.5"]
+        assert words[words.index("--test-split") + 1] == ""
+
+
+def test_a_pack_is_made_of_the_digits_at_the_smallest_scale(tmp_path: Path) -> None:
+    config = Config(table="budget", scale="tiny", out=tmp_path, pack=tmp_path / "pack")
+    here = Here()
+    pack = prepare_pack(config, here)
+    assert set(pack.splits) == {"train", "test"}
+    assert len(prepare_pack(config, here)) == len(pack)
+    assert len(here.commands) == 2
+    with pytest.raises(UserError, match=r"pack: expected one at .* or --splits to make it from"):
+        prepare_pack(replace(config, scale="short", pack=tmp_path / "none"), here)
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="init: expected a pre-trained network"):
+        Config(table="start")
+    with pytest.raises(UserError, match="rows: expected names among supervised"):
+        run(Config(table="budget", scale="tiny", rows=("nothing",)), Console())
+
+
+def test_nothing_measured_is_said(tmp_path: Path) -> None:
+    assert (
+        write_page(tmp_path / "records.jsonl", make_table("speed", "tiny"), []) == "nothing is measured yet\n"
+    )

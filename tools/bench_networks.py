@@ -1,0 +1,164 @@
+r"""Images per core second that networks train on, measured in turns, and their operations per image.
+
+Example:
+    python tools/bench_networks.py --networks compact_resnet wrn_28_2 --resolution 32 --json networks.jsonl \
+        --peer cifar10-airbench/legacy/airbench94.py
+
+Each round measures every network once, so that what else the machine does falls on all of them; the clock is
+the processor time of this process. Views are random numbers: no loader has a part in it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import UserError, run_command
+from loaders.common.program import check_command_line, command_line
+
+PEER = "airbench94"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure networks with a classifier of ten classes under cross-entropy."""
+
+    networks: tuple[str, ...] = ("compact_resnet", "tiny_resnet", "wrn_28_2")
+    """Backbones by name."""
+    peer: Path | None = None
+    """legacy/airbench94.py of a checkout of KellerJordan/cifar10-airbench, to be measured beside them."""
+    resolution: Count = 32
+    """Side of the views in pixels; the peer's is 32."""
+    batch_size: Count = 128
+    """Images per step."""
+    rounds: Count = 7
+    """Rounds after one that is left out; medians are stated."""
+    num_threads: Count = 1
+    """Threads of torch."""
+    json: Path | None = None
+    """File to which a record for each network is added."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        check_numbers(self)
+        if self.peer is not None and self.resolution != 32:
+            raise UserError(f"resolution: expected 32, the peer's, found {self.resolution}; leave out --peer")
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import platform
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from engine.nets.backbones import build_backbone
+from engine.train.autocast import of_hardware
+from tools.bench.records import append_record, check_records
+from tools.peers.airbench import load_peer, on_processor
+
+_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one network came to.
+
+    Attributes:
+        network: its name.
+        img_per_core_s: median over rounds of images trained on in a second of processor time.
+        slowest: of the rounds.
+        fastest: of the rounds.
+        mflop: 10^6 operations of an image, forward and backward; a multiplication and an addition are two.
+        parameters: that learn.
+    """
+
+    network: str
+    img_per_core_s: float
+    slowest: float
+    fastest: float
+    mflop: float
+    parameters: int
+
+
+def networks_of(config: Config) -> dict[str, nn.Module]:
+    """Build the networks with a linear classifier each, and the peer with its own, in training mode."""
+    built: dict[str, nn.Module] = {}
+    for name in config.networks:
+        backbone = build_backbone(name, config.resolution)
+        built[name] = nn.Sequential(backbone, nn.Linear(int(backbone.num_features), _CLASSES))  # type: ignore[arg-type]
+    if config.peer is not None:
+        with on_processor():
+            built[PEER] = load_peer(config.peer).make_net()
+    return {name: net.to(memory_format=torch.channels_last).train() for name, net in built.items()}
+
+
+def step(network: nn.Module, x: Tensor, labels: Tensor) -> float:
+    """Go forward and backward once; return the seconds of processor time."""
+    began = time.process_time()
+    with torch.autocast("cpu", torch.bfloat16, enabled=of_hardware() == "bf16"):
+        logits = network(x)
+    torch.autograd.backward(F.cross_entropy(logits.float(), labels))
+    network.zero_grad(set_to_none=True)
+    return time.process_time() - began
+
+
+def measure(config: Config) -> list[Measured]:
+    """Measure all networks in turns."""
+    torch.set_num_threads(config.num_threads)
+    generator = torch.Generator().manual_seed(0)
+    shape = (config.batch_size, 3, config.resolution, config.resolution)
+    x = torch.randn(shape, generator=generator).to(memory_format=torch.channels_last)
+    labels = torch.arange(config.batch_size) % _CLASSES
+    built, flops = networks_of(config), {}
+    for name, network in built.items():  # also the round that is left out
+        with FlopCounterMode(display=False) as counter:
+            step(network, x, labels)
+        flops[name] = counter.get_total_flops() / config.batch_size / 1e6
+    rates: dict[str, list[float]] = {name: [] for name in built}
+    for _ in range(config.rounds):
+        for name, network in built.items():
+            rates[name].append(config.batch_size / step(network, x, labels))
+    return [
+        Measured(
+            name, statistics.median(found), min(found), max(found), flops[name],
+            sum(p.numel() for p in built[name].parameters() if p.requires_grad),
+        )
+        for name, found in rates.items()
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Run the command line."""
+    config = command_line(Config, __doc__)
+    check_records(config.json)
+    found = measure(config)
+    table = Table("network", "img per core s", "slowest, fastest", "MFLOP per image", "parameters")
+    for row in found:
+        shown = (f"{row.img_per_core_s:.0f}", f"{row.slowest:.0f}, {row.fastest:.0f}", f"{row.mflop:.0f}")
+        table.add_row(row.network, *shown, f"{row.parameters:,}")
+    Console().print(table)
+    if config.json is not None:
+        facts = {
+            "resolution": config.resolution, "batch_size": config.batch_size, "rounds": config.rounds,
+            "num_threads": config.num_threads, "precision": of_hardware(), "machine": platform.machine(),
+            "torch": str(torch.__version__),
+        }  # fmt: skip
+        for row in found:
+            append_record(config.json, {**asdict(row), **facts})
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,101 @@
+"""What stored features say of a pack: labels that neighbours doubt, images that are unlike every class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.common.errors import UserError
+from loaders.packs import Pack
+
+_SHOWN_KINDS = 16
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What features say of images, by rows of the pack.
+
+    Attributes:
+        doubted: int64 [D], labelled images whose neighbours vote for another class, the surest first.
+        guess: int64 [D], that class.
+        num_labelled: labelled images that were judged.
+        far: int64 [U], images without a label that are unlike every class, the farthest first.
+        num_others: images without a label that were judged.
+    """
+
+    doubted: NDArray[np.int64]
+    guess: NDArray[np.int64]
+    num_labelled: int
+    far: NDArray[np.int64]
+    num_others: int
+
+    @property
+    def said_of_labels(self) -> str:
+        """Say how many labels are doubted."""
+        return (
+            f"{len(self.doubted):,} of {self.num_labelled:,} labels may be wrong: the most similar other "
+            "images bear another."
+        )
+
+    @property
+    def said_of_others(self) -> str:
+        """Say how many images are unlike every class."""
+        return (
+            f"{len(self.far):,} of {self.num_others:,} images without a label are unlike every class: less "
+            "like its images than 95 % of these are like each other."
+        )
+
+    def by_kind(self, labels: NDArray[np.int64]) -> list[tuple[tuple[int, int], NDArray[np.int64]]]:
+        """Return the rows for each pair of label and guess, the most frequent pairs first, up to 16.
+
+        Args:
+            labels: int64 [rows of the pack].
+        """
+        kinds: dict[tuple[int, int], list[int]] = {}
+        for row, guess in zip(self.doubted.tolist(), self.guess.tolist(), strict=True):
+            kinds.setdefault((int(labels[row]), guess), []).append(row)
+        most = sorted(kinds.items(), key=lambda kind: -len(kind[1]))[:_SHOWN_KINDS]
+        return [(kind, np.array(rows, np.int64)) for kind, rows in most]
+
+
+def judge(pack: Pack, folders: Sequence[Path]) -> Judged | None:
+    """Judge the images of a pack by features that were stored; None where no folder is given.
+
+    Args:
+        pack: the pack.
+        folders: run folders or folders of results with features in them, of one network; the first that has
+            any of this pack is taken.
+
+    Raises:
+        UserError: no features of this pack.
+    """
+    if not folders:
+        return None
+    import torch
+
+    from engine.evaluate.doubts import doubted_labels, unlike_every_class
+    from engine.evaluate.feature_store import read_stored
+
+    found = next((stored for folder in folders if (stored := read_stored(folder, pack)) is not None), None)
+    if found is None:
+        raise UserError(
+            f"features: expected some of the pack {pack.path}, found none in {', '.join(map(str, folders))}; "
+            f"make them: python tools/near_copies.py --pack {pack.path} --init START --out {folders[0]}"
+        )
+    h, rows = found
+    known = torch.from_numpy(pack.labels.dense(len(pack))[rows])
+    labelled, others = (torch.nonzero(chosen).flatten() for chosen in (known >= 0, known < 0))
+    of_labelled, classes = h[labelled], len(pack.classes)
+    doubts = doubted_labels(of_labelled, known[labelled], classes)
+    unlike = unlike_every_class(of_labelled, known[labelled], classes, h[others])
+    return Judged(
+        rows[labelled.numpy()[doubts.place]],
+        doubts.guess,
+        doubts.num_judged,
+        rows[others.numpy()[unlike.place]],
+        unlike.num_judged,
+    )

@@ -1,0 +1,197 @@
+r"""Measure a table of docs/results.md from nothing, or go on with it, and write its page and its records.
+
+Example:
+    python tools/reproduce.py budget --pack packs/cifar10 --splits train=cifar10.tar#cifar10/train \
+        test=cifar10.tar#cifar10/test --out runs/results
+
+speed: a supervised run on all labels, beside airbench94 where --peer names its file. budget: methods with few
+labels, everything a row needs in the same core seconds. ablation: the stages of recipes/pipeline.py. start:
+frozen features of --init. The rows are in tools/reproduction/tables.py.
+
+Stop it as you like (Ctrl-C, SIGTERM): the same command goes on, inside a training from its last checkpoint.
+Finished rows are taken from OUT/TABLE-SCALE. A row that takes more than 1.05 of its budget is ended and has
+no accuracy. The test split is read once per row, when its training is over.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from loaders.common.checks import Count, check_numbers
+from loaders.common.errors import UserError, run_command
+from loaders.common.files import check_folder
+from loaders.common.program import Positional, check_command_line, command_line
+from tools.reproduction.tables import ScaleName, TableName
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure one table at one scale."""
+
+    table: Positional[TableName]
+    """speed, budget, ablation or start."""
+    out: Path = Path("runs/results")
+    """Folder of all tables; each has one of its own."""
+    pack: Path = Path("packs/results")
+    """Pack with the labelled splits train and test; made from --splits where it is not there."""
+    splits: tuple[str, ...] = ()
+    """NAME=PATH of both, as tools/pack_dataset.py takes them; of scale tiny the digits by default."""
+    scale: ScaleName = "full"
+    """tiny: seconds, for tests; short: ten core minutes a row, one seed; full: what the page asks for."""
+    init: str = ""
+    """start: the pre-trained network, see docs/pretrained.md."""
+    peer: str = ""
+    """speed: legacy/airbench94.py of a checkout of KellerJordan/cifar10-airbench."""
+    rows: tuple[str, ...] = ()
+    """Names of the rows to measure now; all by default."""
+    records: Path | None = None
+    """File of the records, with the page as .md and the picture as .png beside it; in --out by default."""
+    num_threads: Count = 1
+    """Threads of every command; the budget is in core seconds."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no table."""
+        check_numbers(self)
+        check_folder(self.out)
+        if self.table == "start" and not self.init and self.scale != "tiny":
+            raise UserError("init: expected a pre-trained network for the table start, found none; name one")
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    check_command_line(Config, __doc__)
+
+
+import platform
+
+import torch
+from rich.console import Console
+
+from engine.train.autocast import SAID, of_hardware
+from loaders import open_pack
+from loaders.packs import Pack
+from loaders.packs.labels.subsample import few_labels
+from tools.comparison.cpu_budget import CommandStopped, cpu_seconds, preload
+from tools.comparison.results import Record
+from tools.reproduction.measure import Bench, RunScript, Stopped, measure_row, take_budget
+from tools.reproduction.page import write_page
+from tools.reproduction.plan import ResultTable
+from tools.reproduction.tables import make_table
+
+STOPPED_CODE = 75
+
+
+def prepare_pack(config: Config, run_script: RunScript) -> Pack:
+    """Open the pack, and make it first where it is not there.
+
+    Args:
+        config: of the command.
+        run_script: see `Bench`; this process keeps from threads, which no fork should inherit.
+
+    Raises:
+        UserError: it is not there, and nothing says what it is made of.
+    """
+    splits = config.splits
+    if (config.pack / "manifest.json").is_file():
+        return open_pack(config.pack)
+    if not splits and config.scale != "tiny":
+        raise UserError(
+            f"pack: expected one at {config.pack}, or --splits to make it from, found neither; see "
+            "tools/pack_dataset.py"
+        )
+    log = config.out / "logs" / "pack.log"
+    if not splits:
+        images = config.pack.with_name(f"{config.pack.name}-images")
+        if not images.is_dir():
+            run_script("tools/write_digits.py", ["--out", str(images)], log, None)
+        splits = tuple(f"{name}={images / name}" for name in ("train", "test"))
+    run_script("tools/pack_dataset.py", ["--splits", *splits, "--out", str(config.pack)], log, None)
+    return open_pack(config.pack)
+
+
+def described_machine(config: Config) -> Record:
+    """Return what a reader needs to know of where a table was measured."""
+    names = [line for line in _lines_of("/proc/cpuinfo") if line.startswith("model name")]
+    processor = names[0].partition(":")[2].strip() if names else platform.processor()
+    return {
+        "kind": "machine",
+        "processor": processor,
+        "threads": config.num_threads,
+        "precision": SAID[of_hardware()],
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def _lines_of(path: str) -> list[str]:
+    file = Path(path)
+    return file.read_text(errors="replace").splitlines() if file.is_file() else []
+
+
+def label_tables(table: ResultTable, pack: Pack) -> list[Record]:
+    """Return the rows of the pack that every row of the table learns labels from."""
+    split = pack.split("train")
+    return [
+        {
+            "kind": "labels",
+            "labels_per_class": count,
+            "seed": seed,
+            "rows": few_labels(split, count, seed).row.tolist(),
+        }
+        for count in table.labels_per_class
+        for seed in table.seeds[count]
+        if 0 < count <= 100
+    ]
+
+
+def run(config: Config, console: Console, bench: Bench | None = None) -> str:
+    """Measure what is not measured yet; return the page.
+
+    Raises:
+        UserError: a name of no row, or a pack that cannot be had.
+        Stopped: it was told to stop.
+    """
+    table = make_table(config.table, config.scale, config.init, config.peer)
+    known = [row.name for row in table.rows]
+    if unknown := [name for name in config.rows if name not in known]:
+        raise UserError(f"rows: expected names among {', '.join(known)}, found {', '.join(unknown)}")
+    out = (config.out / f"{config.table}-{config.scale}").resolve()
+    if bench is None:
+        preload(config.num_threads)
+        pack, num_threads = prepare_pack(config, cpu_seconds), config.num_threads
+
+        def say(line: str) -> None:
+            console.print(line, highlight=False, markup=False)
+
+        bench = Bench(table, config.pack.resolve(), out, len(pack.split("train")), num_threads, say)
+    else:
+        pack = open_pack(bench.pack)
+    bench.once("machine", lambda: described_machine(config))
+    path, labels = config.records or out / "records.jsonl", label_tables(table, pack)
+    try:
+        for row in table.rows:
+            if row.name in (config.rows or known):
+                take_budget(bench)
+                for _ in measure_row(bench, row):
+                    write_page(path, bench.table, [*bench.records(), *labels])
+    finally:
+        text = write_page(path, bench.table, [*bench.records(), *labels])
+    return text
+
+
+def main() -> int:
+    """Run the command line."""
+    try:
+        print(run(command_line(Config, __doc__), Console(stderr=True)))
+    except (Stopped, CommandStopped) as stopped:
+        where = f" in {stopped}" if str(stopped) else ""
+        print(f"reproduce: stopped{where}; the same command goes on", file=sys.stderr)
+        return STOPPED_CODE
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

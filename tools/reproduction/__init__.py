@@ -1,0 +1,1 @@
+"""The tables of docs/results.md: what they are made of, how they are measured, how they are shown."""

@@ -1,0 +1,351 @@
+"""Measuring a table: settings first, then every row within its budget; what is finished is not repeated.
+
+Below the folder of a table lie `records/` (one file per finished measurement), `runs/` (the product's own run
+folders, which an interrupted command resumes) and `logs/`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from engine.train.metrics import read_metrics
+from loaders.common.errors import UserError
+from loaders.common.files import to_json, write_atomic
+from loaders.common.json_text import parse_json
+from tools.comparison.bench import steps_per_epoch
+from tools.comparison.cpu_budget import CommandFailed, CommandStopped, Cost, calibrate, cpu_seconds
+from tools.comparison.results import Record, read
+from tools.reproduction.plan import ResultTable, Row, Stage
+
+TOLERANCE = 1.05
+"""A row may take so much of its budget, since the speed of a machine that is shared is not that of its
+calibration; then the system ends it, and it has no accuracy."""
+
+RunScript = Callable[..., float]
+"""(script, arguments, log, limit_s) -> core seconds, such as `cpu_seconds`."""
+
+
+class Stopped(Exception):
+    """A table was told to stop, in the measurement that the message names; the same command goes on."""
+
+
+@dataclass
+class Bench:
+    """One table being measured.
+
+    Attributes:
+        table: what is measured.
+        pack: folder of the pack.
+        out: folder of the table.
+        num_train: images of the split that epochs are counted on.
+        num_threads: of every command.
+        say: shows a line.
+        run_script: runs one of the project's scripts.
+    """
+
+    table: ResultTable
+    pack: Path
+    out: Path
+    num_train: int
+    num_threads: int
+    say: Callable[[str], None]
+    run_script: RunScript = field(default=cpu_seconds)
+
+    def once(self, name: str, work: Callable[[], Record]) -> Record:
+        """Return a record: an earlier start's, or what `work` measures now."""
+        path = self.out / "records" / f"{name}.json"
+        if not path.is_file():
+            record = work()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, to_json(record))
+        return read(path)
+
+    def records(self) -> list[Record]:
+        """Return all records so far, by name."""
+        return [read(path) for path in sorted((self.out / "records").glob("*.json"))]
+
+    def shown(self, script: str, arguments: Sequence[str]) -> str:
+        """Return a command for a record, without the places of this machine."""
+        text = " ".join(["python", script, *(word or "''" for word in arguments)])
+        for path, name in ((self.out, "OUT"), (self.pack, "PACK")):
+            text = text.replace(str(path), name)
+        return text
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a row is trained with.
+
+    Attributes:
+        per_class: labels of each class; 0 for all.
+        seed: of labels, weights, order and views.
+        setting: options of the last stage.
+        trial: whether a quarter of the labels is measured on, and the test is not.
+    """
+
+    per_class: int
+    seed: int
+    setting: tuple[object, ...] = ()
+    trial: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training a row came to: seconds of all its sittings, steps of each stage, and its commands."""
+
+    cpu_s: float
+    steps: tuple[int, ...]
+    commands: tuple[str, ...]
+    over_budget: bool = False
+
+
+def arguments_of(bench: Bench, stage: Stage, folder: Path, given: Given, steps: int, last: bool) -> list[str]:
+    """Return the arguments of a stage's command."""
+    words: list[object] = ["--pack", bench.pack, "--out", folder / stage.name]
+    words += ["--num-threads", bench.num_threads]
+    if stage.script.startswith("recipes/"):
+        words.append("--no-progress")
+    if stage.script.startswith("recipes/") and stage.script != "recipes/pipeline.py":
+        words += ["--resume", "--trackers", "--keep-checkpoints", 1]
+    if stage.script != "tools/few_labels.py":
+        words += ["--seed", given.seed]
+    if stage.labels and stage.script == "recipes/pipeline.py":
+        words += ["--labels-per-class", given.per_class]
+    elif stage.labels:
+        words += ["--test-split", "", "--label-seed", given.seed]
+        words += ["--validation-share", 0.25 if given.trial else 0]
+        words += ["--labels-per-class", given.per_class] if given.per_class else []
+    words += [_placed(word, folder) for word in stage.options]
+    for option, multiple in stage.lengths:
+        words += [option, max(1, round(multiple * steps))]
+    if stage.warmup:
+        epochs = steps / steps_per_epoch(bench.num_train, stage.batch_size)
+        words += ["--warmup-epochs", round(stage.warmup * epochs, 4)]
+    return [str(word) for word in (*words, *(given.setting if last else ()))]
+
+
+def _placed(word: object, folder: Path) -> object:
+    """Put the folder of an earlier stage in place of its name in braces."""
+    if isinstance(word, str) and word.startswith("{") and word.endswith("}"):
+        return folder / word[1:-1]
+    return word
+
+
+def costs_of(bench: Bench, row: Row) -> list[Cost | None]:
+    """Return what the steps of each stage cost, measured once by short runs; None for a fixed length."""
+    given = Given(max(bench.table.columns_of(row)), 0, row.settings[0])
+    folder = bench.out / "calibration" / row.name
+
+    def measure() -> Record:
+        found: list[Any] = []
+        for number, stage in enumerate(row.stages):
+            last = number == len(row.stages) - 1
+            if not stage.lengths:
+                if not last:  # a later one may start from it
+                    _run(
+                        bench,
+                        stage,
+                        arguments_of(bench, stage, folder, given, 1, last),
+                        f"calibration-{row.name}",
+                    )
+                found.append(None)
+                continue
+
+            def run(steps: int, stage: Stage = stage, last: bool = last) -> float:
+                shutil.rmtree(folder / stage.name, ignore_errors=True)
+                arguments = arguments_of(bench, stage, folder, given, steps, last)
+                return _run(bench, stage, arguments, f"calibration-{row.name}")
+
+            is_first = number == 0 and not any(r["kind"] == "cost" for r in bench.records())
+            if is_first and stage.lengths == Stage.lengths:
+                run(1)  # fills caches and compiles; a pipeline, whose least is an epoch, goes without
+            found.append(vars(calibrate(run, bench.table.calibration, 0.0, 1, False)))
+        shutil.rmtree(folder, ignore_errors=True)
+        return {"kind": "cost", "row": row.name, "stages": found}
+
+    record = bench.once(f"cost-{row.name}", measure)
+    return [None if cost is None else Cost(**cost) for cost in record["stages"]]
+
+
+def _run(bench: Bench, stage: Stage, arguments: list[str], log: str, limit_s: float | None = None) -> float:
+    return bench.run_script(stage.script, arguments, bench.out / "logs" / f"{log}.log", limit_s)
+
+
+def train(bench: Bench, row: Row, given: Given, name: str, budget_s: float) -> Trained:
+    """Train all stages of a row within a budget, or go on with what an earlier sitting began.
+
+    Raises:
+        Stopped: it was told to stop.
+        CommandFailed: another end than that.
+    """
+    folder, costs = bench.out / "runs" / name, costs_of(bench, row)
+    spent = _Spent(folder / "spent.json")
+    steps, commands = [], []
+    for number, (stage, cost) in enumerate(zip(row.stages, costs, strict=True)):
+        last = number == len(row.stages) - 1
+        steps.append(0 if cost is None else cost.steps_within(stage.share * budget_s))
+        arguments = arguments_of(bench, stage, folder, given, steps[-1], last)
+        commands.append(bench.shown(stage.script, arguments))
+        if spent.is_done(stage.name):
+            continue
+        if not _runs_once(stage):  # leaves nothing to go on with
+            shutil.rmtree(folder / stage.name, ignore_errors=True)
+        left = None if row.name == bench.table.budget_of else TOLERANCE * budget_s - spent.seconds
+        try:
+            if left is not None and left <= 0:
+                raise CommandFailed("no budget left", 0.0, -signal.SIGXCPU)
+            spent.add(stage.name, _run(bench, stage, arguments, name, left), done=True)
+        except CommandStopped as stopped:
+            spent.add(stage.name, stopped.seconds, done=False)
+            raise Stopped(name) from None
+        except CommandFailed as error:
+            spent.add(stage.name, error.seconds, done=False)
+            if error.code != -signal.SIGXCPU:
+                raise
+            return Trained(spent.seconds, tuple(steps), tuple(commands), over_budget=True)
+    return Trained(spent.seconds, tuple(steps), tuple(commands))
+
+
+def _runs_once(stage: Stage) -> bool:
+    return stage.script.startswith("recipes/") or stage.script == "tools/few_labels.py"
+
+
+class _Spent:
+    """Core seconds of a row over all sittings, kept beside its runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[str, Any] = parse_json(path.read_bytes()) if path.is_file() else {}
+
+    @property
+    def seconds(self) -> float:
+        return float(sum(stage["cpu_s"] for stage in self._found.values()))
+
+    def is_done(self, stage: str) -> bool:
+        return bool(self._found.get(stage, {}).get("done"))
+
+    def add(self, stage: str, seconds: float, done: bool) -> None:
+        before = self._found.get(stage, {"cpu_s": 0.0})["cpu_s"]
+        self._found[stage] = {"cpu_s": before + seconds, "done": done}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._path, to_json(self._found))
+
+
+def choose_setting(bench: Bench, row: Row) -> int:
+    """Return the number of the row's setting that is best on validation labels; the first of equals."""
+    if len(row.settings) == 1:
+        return 0
+    table, tried = bench.table, []
+    for number, setting in enumerate(row.settings):
+        name = f"trial-{row.name}-{number}"
+
+        def measure(setting: tuple[object, ...] = setting, name: str = name) -> Record:
+            found = train(bench, row, Given(table.chosen_at, 0, setting, trial=True), name, table.trial_s)
+            top1 = (
+                0.0 if found.over_budget else last_validation(bench.out / "runs" / name / row.stages[-1].name)
+            )
+            facts = {"kind": "trial", "row": row.name, "setting": [str(s) for s in setting]}
+            return {**facts, "validation_top1": top1, "cpu_s": found.cpu_s, "steps": list(found.steps)}
+
+        record = bench.once(name, measure)
+        bench.say(f"{name}: {' '.join(record['setting'])}: validation {record['validation_top1']:.1%}")
+        tried.append(float(record["validation_top1"]))
+    return tried.index(max(tried))
+
+
+def last_validation(run: Path) -> float:
+    """Return the last validation accuracy of a run, or of the last of its phases.
+
+    Raises:
+        UserError: it measured none.
+    """
+    files = sorted(run.rglob("metrics.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    found = [line["validation_top1"] for f in files for line in read_metrics(f) if "validation_top1" in line]
+    if not found:
+        raise UserError(f"validation: expected an accuracy in {run}, found none; see its log")
+    return float(found[-1])
+
+
+def measure_row(bench: Bench, row: Row) -> Iterator[Record]:
+    """Yield the records of a row: every number of labels, every seed."""
+    table = bench.table
+    chosen = choose_setting(bench, row)
+    if row.results == "features":
+        yield bench.once(f"row-{row.name}", lambda: _features(bench, row))
+        return
+    for per_class in table.columns_of(row):
+        for seed in table.seeds[per_class]:
+            name = f"row-{row.name}-{per_class or 'all'}-labels-seed-{seed}"
+            given = Given(per_class, seed, row.settings[chosen])
+            record = bench.once(name, lambda g=given, n=name: _measure(bench, row, g, n))  # type: ignore[misc]
+            bench.say(f"{name}: {_told(record)}, {record['cpu_s']:.0f} core s")
+            yield record
+
+
+def take_budget(bench: Bench) -> None:
+    """Give the other rows the mean core seconds of the row that is their budget, once it is measured."""
+    name = bench.table.budget_of
+    seconds = [r["cpu_s"] for r in bench.records() if r["kind"] == "row" and r["row"] == name]
+    if seconds:
+        bench.table = replace(bench.table, budget_s=statistics.fmean(seconds))
+
+
+def _told(record: Record) -> str:
+    if record["over_budget"]:
+        return "over its budget, no accuracy"
+    return ", ".join(f"{result['title']} {result['top1']:.1%}" for result in record["results"])
+
+
+def _facts(bench: Bench, row: Row, found: Trained) -> Record:
+    return {
+        "kind": "row",
+        "row": row.name,
+        "reads_unlabeled": row.reads_unlabeled,
+        "budget_s": bench.table.budget_s,
+        "settings_tried": len(row.settings),
+        "cpu_s": found.cpu_s,
+        "steps": list(found.steps),
+        "over_budget": found.over_budget,
+        "commands": list(found.commands),
+    }
+
+
+def _measure(bench: Bench, row: Row, given: Given, name: str) -> Record:
+    found = train(bench, row, given, name, bench.table.budget_s)
+    run = bench.out / "runs" / name / row.stages[-1].name
+    if row.results == "peer":  # which tests after each epoch
+        found = replace(found, cpu_s=parse_json((run / "peer.json").read_bytes())["train_cpu_s"])
+    identity = {"labels_per_class": given.per_class, "seed": given.seed}
+    record = {**_facts(bench, row, found), **identity, "setting": [str(s) for s in given.setting]}
+    return {**record, "results": [] if found.over_budget else _results(bench, row, run, name)}
+
+
+def _results(bench: Bench, row: Row, run: Path, name: str) -> list[Record]:
+    """Read the test, once, when training is over."""
+    if row.results == "ablation":
+        stages = parse_json((run / "ablation.json").read_bytes())["stages"]
+        return [{"title": stage["stage"], "top1": stage["top1"]} for stage in stages]
+    if row.results == "peer":
+        found = parse_json((run / "peer.json").read_bytes())
+        return [{"title": row.title, "top1": found["top1"]}]
+    tested = bench.out / "runs" / name / "tested"
+    words = ("--run", run, "--pack", bench.pack, "--out", tested, "--no-predictions", *bench.table.testing)
+    arguments = [str(word) for word in (*words, "--num-threads", bench.num_threads)]
+    bench.run_script("recipes/evaluate.py", arguments, bench.out / "logs" / f"{name}.log", None)
+    accuracy = parse_json((tested / "classification.json").read_bytes())["mean_of_views"]
+    return [{"title": row.title, "top1": accuracy["top1"]}]
+
+
+def _features(bench: Bench, row: Row) -> Record:
+    given = Given(0, 0)
+    found = train(bench, row, given, row.name, bench.table.budget_s)
+    run = bench.out / "runs" / row.name / row.stages[-1].name
+    measured = parse_json((run / "few_labels.json").read_bytes())["results"]
+    kept = ("method", "labels_per_class", "seed", "top1")
+    return {**_facts(bench, row, found), "results": [{name: r[name] for name in kept} for r in measured]}

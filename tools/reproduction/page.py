@@ -1,0 +1,119 @@
+"""From the records of a table to its markdown, its picture and its file of records."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.report.figures import Series, draw_label_efficiency, save_picture
+from loaders.common.files import write_atomic
+from tools.comparison.results import Record, write_lines
+from tools.comparison.tables import AccuracyTable, Row, draw, markdown
+from tools.reproduction.plan import ResultTable
+
+_METHODS = {"knn": "nearest neighbours", "probe": "linear probe", "pseudo": "probe, rounds of pseudo-labels"}
+
+
+def accuracy_table(table: ResultTable, records: Sequence[Record]) -> AccuracyTable:
+    """Return the accuracies measured so far, a row per method; rows without any are left out."""
+    measured = [r for r in records if r["kind"] == "row"]
+    seeds = tuple(sorted({seed for column in table.seeds.values() for seed in column}))
+    if any(row.results == "ablation" for row in table.rows):
+        return _by_stage(table, measured, seeds)
+    rows = []
+    if any(row.results == "features" for row in table.rows):
+        for method, title in _METHODS.items():
+            found = [result for r in measured for result in r["results"] if result["method"] == method]
+            facts = (_mean([r["cpu_s"] for r in measured]),)
+            rows.append(Row(title, facts, _columns(table, found), method == "probe"))
+    else:
+        for row in table.rows:
+            own = [r for r in measured if r["row"] == row.name]
+            found = [{**r, **result} for r in own for result in r["results"]]
+            if own:
+                title = row.title + (" (over its budget)" if any(r["over_budget"] for r in own) else "")
+                rows.append(
+                    Row(title, (_mean([r["cpu_s"] for r in own]),), _columns(table, found), row.baseline)
+                )
+    kept = tuple(row for row in rows if any(row.shares))
+    return AccuracyTable(("core s",), tuple(map(_column_name, table.labels_per_class)), kept, seeds)
+
+
+def _columns(table: ResultTable, results: Sequence[Record]) -> tuple[tuple[float, ...], ...]:
+    return tuple(
+        tuple(r["top1"] for r in results if r["labels_per_class"] == count)
+        for count in table.labels_per_class
+    )
+
+
+def _column_name(per_class: int) -> str:
+    return f"{per_class} per class" if per_class else "all labels"
+
+
+def _mean(seconds: Sequence[float]) -> str:
+    return f"{statistics.fmean(seconds):,.0f}" if seconds else "-"
+
+
+def _by_stage(table: ResultTable, measured: Sequence[Record], seeds: tuple[int, ...]) -> AccuracyTable:
+    """Return a row per stage: the mean of its changes over seeds, and that mean's standard error."""
+    stages = dict.fromkeys(result["title"] for r in measured for result in r["results"])
+    top1 = {s: [r["top1"] for m in measured for r in m["results"] if r["title"] == s] for s in stages}
+    rows, before = [], None
+    for stage in stages:
+        change, error = "", ""
+        if before is not None:
+            differences = [100 * (b - a) for a, b in zip(top1[before], top1[stage], strict=True)]
+            change = f"{statistics.fmean(differences):+.1f}"
+            if len(differences) > 1:
+                error = f"{statistics.stdev(differences) / math.sqrt(len(differences)):.1f}"
+        rows.append(Row(stage.replace("_", " "), (change, error), (tuple(top1[stage]),), stage == "scratch"))
+        before = stage if stage != "scratch" else None  # no other stage goes on from it
+    columns = tuple(map(_column_name, table.labels_per_class))
+    return AccuracyTable(("change", "its standard error"), columns, tuple(rows), seeds)
+
+
+def write_page(path: Path, table: ResultTable, records: Sequence[Record]) -> str:
+    """Write the records, the page as .md and the picture as .png beside it; return the page.
+
+    Args:
+        path: of the records, .jsonl.
+        table: what is measured.
+        records: so far.
+    """
+    write_lines(path, list(records))
+    found = accuracy_table(table, records)
+    text = f"# {table.title}\n\n{_said(table, records)}\n\n{markdown(found)}" if found.rows else ""
+    if not text:
+        return "nothing is measured yet\n"
+    write_atomic(path.with_suffix(".md"), text.encode())
+    counts = [count for count in table.labels_per_class if count]
+    if len(counts) < 3:
+        save_picture(path.with_suffix(".png"), draw(found))
+        return text
+    series = []
+    for row in found.rows:
+        pairs = [(count, shares) for count, shares in zip(counts, row.shares, strict=True) if shares]
+        spread = [statistics.stdev(s) if len(s) > 1 else 0.0 for _, s in pairs]
+        means = [statistics.fmean(s) for _, s in pairs]
+        series.append(Series(row.title, [count for count, _ in pairs], means, spread))
+    save_picture(path.with_suffix(".png"), draw_label_efficiency(series))
+    return text
+
+
+def _said(table: ResultTable, records: Sequence[Record]) -> str:
+    """Say what was held equal, in the words of the records."""
+    machine = next((r for r in records if r["kind"] == "machine"), None)
+    tried = max(len(row.settings) for row in table.rows)
+    chosen = (
+        f"{tried} settings of each row were tried for {table.trial_s:,.0f} core seconds each, on a quarter "
+        f"of {table.chosen_at} labels per class, seed 0."
+        if tried > 1
+        else "No setting was tried here."
+    )
+    where = f" {machine['processor']}, {machine['precision']}, torch {machine['torch']}." if machine else ""
+    return (
+        f"Test accuracy in %, mean and standard deviation over seeds. A row has {table.budget_s:,.0f} core "
+        f"seconds for all that it trains, pre-training included. {chosen}{where}"
+    )

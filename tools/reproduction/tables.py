@@ -1,0 +1,216 @@
+"""The tables themselves, at each scale. A change of a row or a budget is a change of this file alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tools.reproduction.plan import ResultTable, Row, Stage
+
+ScaleName = Literal["tiny", "short", "full"]
+TableName = Literal["speed", "budget", "ablation", "start"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything: seconds on the digits for tests, minutes, or what the page asks for.
+
+    Attributes:
+        resolution: side of the views in pixels.
+        budget_s: core seconds of a row.
+        trial_s: of the trial of one setting.
+        tried: settings tried of each row.
+        seeds: of each number of labels per class.
+        batch_size: labelled images of a step.
+        mu: unlabelled images per labelled one.
+        pretrain_batch: images of a step of pre-training.
+        projector: widths of Barlow Twins' embeddings.
+        calibration: see `ResultTable`.
+        flip_p: probability of a mirror image; digits have none.
+    """
+
+    resolution: int
+    budget_s: float
+    trial_s: float
+    tried: int
+    seeds: dict[int, tuple[int, ...]]
+    batch_size: int
+    mu: int
+    pretrain_batch: int
+    projector: tuple[int, ...]
+    calibration: tuple[int, int]
+    flip_p: float = 0.5
+
+
+SCALES: dict[ScaleName, Scale] = {
+    "tiny": Scale(16, 4.0, 2.0, 2, {4: (0,)}, 20, 2, 32, (32, 32), (2, 6), flip_p=0.0),
+    "short": Scale(32, 600.0, 60.0, 2, {25: (0,)}, 32, 4, 128, (512, 512), (4, 12)),
+    "full": Scale(
+        32, 4800.0, 480.0, 3, {4: (0, 1, 2), 25: (0, 1, 2), 50: (0, 1, 2), 400: (0,)}, 64, 7, 256,
+        (1024, 1024), (4, 16),
+    ),
+}  # fmt: skip
+NETWORK = "compact_resnet"
+
+
+def make_table(name: TableName, scale: ScaleName, init: str = "", peer: str = "") -> ResultTable:
+    """Return a table.
+
+    Args:
+        name: which.
+        scale: how much of everything.
+        init: pre-trained start of the table `start`, see docs/pretrained.md.
+        peer: file airbench94.py of a checkout of KellerJordan/cifar10-airbench, for the table `speed`.
+    """
+    size = SCALES[scale]
+    if name == "speed":
+        return _speed(size, scale, peer)
+    if name == "budget":
+        return _budget(size)
+    if name == "ablation":
+        return _ablation(size)
+    return _start(size, init)
+
+
+def _network(size: Scale) -> tuple[object, ...]:
+    return ("--backbone", NETWORK, "--resolution", size.resolution)
+
+
+def _views(size: Scale) -> tuple[object, ...]:
+    return ("--flip-p", size.flip_p, *(("--flips", "in_turns") if size.flip_p else ()))
+
+
+SPEED_RUN: tuple[object, ...] = (
+    *("--view", "shift", "--schedule", "one_cycle", "--nesterov", "--label-smoothing", 0.2),
+    *("--weight-decay", 5e-4, "--ema-decay", 0.99),
+)
+"""Of the supervised run on all labels, chosen on validation images; see docs/results.md."""
+
+
+def _speed(size: Scale, scale: ScaleName, peer: str) -> ResultTable:
+    """All labels: accuracy at the peer's core seconds, the peer run in the same sitting."""
+    grown = ("--start-resolution", 3 * size.resolution // 4)
+    batch = ("--batch-size", 256 if scale != "tiny" else 40, "--lr", 0.2 if scale != "tiny" else 0.05)
+    shared = (*_network(size), *_views(size), *SPEED_RUN, *batch)
+    small_first = (*shared, *grown)
+    rows = [
+        Row("compact", f"{NETWORK}, one cycle", (Stage("train", "recipes/supervised.py", shared),)),
+        Row("grown", "the same, small views first", (Stage("train", "recipes/supervised.py", small_first),)),
+    ]
+    if peer:  # first: the others have its time
+        source = ("--source", peer, "--epochs", 9.9)
+        stage = Stage("train", "tools/peers/airbench.py", source, labels=False, lengths=())
+        rows.insert(0, Row("airbench94", "airbench94 on the CPU", (stage,), baseline=True, results="peer"))
+    seeds = {0: (0,) if scale == "tiny" else (0, 1, 2)}
+    budget = {"tiny": 4.0, "short": 600.0, "full": 1150.0}[scale]
+    testing = ("--flips",) if size.flip_p else ()
+    return ResultTable(
+        "speed", "A supervised run on all labels", tuple(rows), (0,), seeds, budget, testing=testing,
+        calibration=size.calibration, budget_of="airbench94" if peer else "",
+    )  # fmt: skip
+
+
+def _budget(size: Scale) -> ResultTable:
+    """Few labels: everything that a row needs in the same core seconds."""
+    network, few = _network(size), ("--flip-p", size.flip_p)
+    solver = ("--batch-size", size.batch_size, "--weight-decay", 5e-4)
+    pool = ("--unlabeled-splits", "train", "--mu", size.mu)
+    pretrain = (
+        *(*network, *few, "--split", "train", "--batch-size", size.pretrain_batch, "--min-crop", 0.2),
+        *("--max-sigma", 0.5, "--projector", *size.projector),
+    )
+
+    def pretraining(share: float) -> Stage:
+        fixed = ("pretrain", "recipes/barlow.py", pretrain, share, False)
+        return Stage(*fixed, warmup=0.1, batch_size=size.pretrain_batch)
+
+    def supervised(*more: object, share: float = 1.0) -> Stage:
+        options = (*network, *few, *solver, "--ema-decay", 0.99, "--schedule", "cosine", *more)
+        return Stage("train", "recipes/supervised.py", options, share)
+
+    def fixmatch(*more: object, share: float = 1.0) -> Stage:
+        return Stage("train", "recipes/fixmatch.py", (*network, *few, *solver, *pool, *more), share)
+
+    rounds = (
+        *(*network, *few, *solver, "--unlabeled-splits", "train", "--min-crop", 0.5),
+        *("--per-class", *_growing(size), "--top-k", 3),
+    )
+    strong = supervised("--view", "strong")
+    tuned = supervised("--view", "strong", "--init", "{pretrain}", share=0.2)
+    gone_on = fixmatch("--ema-decay", 0.99, "--init", "{pretrain}", share=0.5)
+    rates = (("--lr", 0.03), ("--lr", 0.1), ("--lr", 0.01))[: size.tried]
+    views = (("--lr", 0.03), ("--lr", 0.1), ("--lr", 0.03, "--view", "shift"))[: size.tried]
+    sureness = (("--lr", 0.03), ("--lr", 0.03, "--threshold", 0.8), ("--lr", 0.1))[: size.tried]
+    in_rounds = Stage("train", "recipes/self_training.py", rounds)
+    rows = (
+        Row("supervised", "supervised, strong views", (strong,), views, baseline=True),
+        Row("pretrained", "own pre-training, fine-tuned", (pretraining(0.8), tuned), rates, True),
+        Row("fixmatch", "FixMatch", (fixmatch("--ema-decay", 0.99),), sureness, True),
+        Row("pretrained_fixmatch", "pre-training, FixMatch", (pretraining(0.5), gone_on), sureness, True),
+        Row("rounds", "rounds of pseudo-labels", (in_rounds,), rates, True),
+    )  # fmt: skip
+    return ResultTable(
+        "budget", "Few labels at an equal budget", rows, tuple(size.seeds), size.seeds, size.budget_s,
+        size.trial_s, 25 if 25 in size.seeds else min(size.seeds), size.calibration,
+    )  # fmt: skip
+
+
+def _growing(size: Scale) -> tuple[int, ...]:
+    return (20, 40) if size.flip_p == 0.0 else (500, 1000)
+
+
+def _ablation(size: Scale) -> ResultTable:
+    """What each stage of the 2021 report's pipeline brings."""
+    tiny = size.flip_p == 0.0
+    sides = [size.resolution + step for step in (0, 4, 8)]
+    options = (
+        *(
+            *_network(size),
+            "--flip-p",
+            size.flip_p,
+            "--unlabeled-split",
+            "train",
+            "--oracle",
+            "--sizes",
+            *sides,
+        ),
+        *("--pretrain.batch-size", size.pretrain_batch, "--pretrain.projector", *size.projector),
+        *("--pretrain.min-crop", 0.2, "--pretrain.warmup-epochs", 0.5),
+        *("--fine-tune.batch-size", size.batch_size, "--fine-tune.min-crop", 0.5, "--fine-tune.lr", 0.03),
+        *("--rounds.per-class", *_growing(size), "--rounds.top-k", 3),
+        *("--fixmatch.batch-size", size.batch_size, "--fixmatch.mu", size.mu, "--fixmatch.ema-decay", 0.99),
+        *("--ask.clusters", 5 if tiny else 50, "--ask.per-cluster", 2 if tiny else 5),
+    )
+    lengths = (
+        ("--pretrain.epochs", 1.0),
+        ("--fine-tune.epochs", 20.0 if not tiny else 1.0),
+        ("--rounds.epochs", 1.0),
+        ("--rounds.true-epochs", 10.0 if not tiny else 1.0),
+        ("--fixmatch.epochs", 1.0),
+    )
+    count = 25 if 25 in size.seeds else min(size.seeds)
+    stage = Stage("pipeline", "recipes/pipeline.py", options, lengths=lengths)
+    seeds = {count: (0,) if len(size.seeds) == 1 else (0, 1, 2)}
+    return ResultTable(
+        "ablation", "The pipeline, stage by stage", (Row("pipeline", "", (stage,), results="ablation"),),
+        (count,), seeds, 2 * size.budget_s, calibration=(1, 2),
+    )  # fmt: skip
+
+
+def _start(size: Scale, init: str) -> ResultTable:
+    """Frozen features of a pre-trained network."""
+    counts, seeds = ((4, 25, 50, 400) if size.flip_p else (1, 4)), (0, 1, 2)
+    options = (
+        *("--init", init or "{start}", "--labels-per-class", *counts, "--seeds", *seeds),
+        *("--methods", "knn", "probe", "pseudo", "--resolution", 112 if init else size.resolution),
+    )
+    stages = [Stage("features", "tools/few_labels.py", options, 0.5, labels=False, lengths=())]
+    if not init:  # without weights of others, a network that saw some labels stands in for one
+        own = (*_network(size), "--flip-p", size.flip_p, "--batch-size", size.batch_size, "--test-split", "")
+        own = (*own, "--view", "shift", "--labels-per-class", 20, "--validation-share", 0)
+        stages.insert(0, Stage("start", "recipes/supervised.py", own, 0.5, labels=False))
+    row = Row("features", "", tuple(stages), results="features")
+    return ResultTable(
+        "start", "From a pre-trained start, frozen features", (row,), counts, dict.fromkeys(counts, seeds),
+        size.budget_s, calibration=size.calibration,
+    )  # fmt: skip
