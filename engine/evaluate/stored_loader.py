@@ -16,8 +16,8 @@ from loaders.epochs import EpochLoader
 class StoredLoader:
     """The batches of a loader with features [B, D] for views: the same rows in the same order and ranks.
 
-    Of a store with V views, epoch e takes view e modulo V. A classifier takes features for what its backbone
-    would give, see `engine.nets.classifier.Classifier.forward`.
+    Of a store with V views, epoch e of training takes view e modulo V, and evaluation all of them. A
+    classifier takes features for what its backbone would give, see `Classifier.forward`.
     """
 
     def __init__(self, loader: EpochLoader, store: FeatureStore, device: torch.device | str) -> None:
@@ -60,14 +60,15 @@ class StoredLoader:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """See `Loader`."""
-        h = self._store.h[epoch % len(self._store.h)]
+        view = epoch % len(self._store.h)
+        h = self._store.h if self._loader.pads else self._store.h[view : view + 1]
         for step in range(start_step, self.steps_per_epoch):
             positions, _, valid = self._loader.request(epoch, step)
             places = self._places[positions]
-            found = torch.from_numpy(h[places].astype(np.float32))
+            found = [torch.from_numpy(one[places].astype(np.float32)).to(self._device) for one in h]
             rest = (self._labels[positions], self._rows[positions], valid & self._store.present[places])
             labels, index, kept = (torch.from_numpy(values).to(self._device) for values in rest)
-            yield Batch((found.to(self._device),), labels, index, kept)
+            yield Batch(tuple(found), labels, index, kept)
 
     def close(self) -> None:
         """See `Loader`."""

@@ -191,9 +191,7 @@ class Phases:
     def test_images(self) -> Loader[Batch] | None:
         """Open the loader of the images that every phase is measured on; None where there are none."""
         loader = testing_loader(self.pack, self.config, self.options)
-        if loader is None or self.config.test_flip:  # features are kept of one view alone
-            return self.keep(loader)
-        return self.keep(self._measured(loader))
+        return None if loader is None else self.keep(self._measured(loader))
 
     def pool(self, view: EvaluationView, share: float = 1.0) -> Loader[Batch]:
         """Open a loader of the images to label, without those set aside to measure on.
@@ -271,7 +269,9 @@ class Phases:
                 out=out,
                 init=init,
                 keep_head=keep_head,
-                classifier_start=self.config.asked_start if begins else "random",
+                classifier_start=self.config.asked_start
+                if begins and not self.config.stored_views
+                else "random",
                 epochs=epochs,
                 seed=self.options.seed,
                 freeze_backbone=self.config.freeze_backbone and init is not None,

@@ -50,7 +50,9 @@ def test_rows_labels_and_order_are_those_of_the_images(
                 assert torch.equal(found.index, expected.index)
                 assert torch.equal(found.labels, expected.labels)
                 assert torch.equal(found.valid, expected.valid)
-                view = torch.full((len(found.index),), float(epoch % 2))
+                assert len(found.views) == (2 if mode == "eval" else 1)
+                first_view = 0 if mode == "eval" else epoch % 2
+                view = torch.full((len(found.index),), float(first_view))
                 rows = (found.index / 8).half().float()
                 assert torch.equal(found.views[0], torch.stack([view, rows], 1))
         assert stored.bad_rows == {}
