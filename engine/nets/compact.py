@@ -41,7 +41,7 @@ class CompactResNet(nn.Module):
 
     Source: the form is that of Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv
     2404.00498), section 3: pooling before BatchNorm, few channels at the high resolution. Shortcuts, ReLU and
-    the widths are this project's, by measured accuracy per core second (docs/results.md).
+    the widths are this project's; docs/results.md has its speed.
     """
 
     def __init__(self, widths: tuple[int, ...] = (64, 128, 256)) -> None:
