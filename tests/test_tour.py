@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.evaluate import classification_report
-from engine.report import classifier_sections, embedding, figures
+from engine.report import embedding, feature_maps, figures, heatmap, rank_sections
 from engine.report.page import Picture
 from tests.loaders.packs.inputs import jpeg, write_tree
 
@@ -27,7 +26,12 @@ COMMANDS = [
 # One step instead of an hour; a processor's time for each stage.
 SHORTER = {
     "barlow": ["--max-steps", "1"],
-    "supervised": ["--max-steps", "1"],
+    "supervised": [
+        "--max-steps",
+        "1",
+        "--lr",
+        "0.001",
+    ],  # one step at the usual rate breaks what one step made
     "doctor": ["--seconds", "0.02"],
 }
 SMALLER = {"32": "16", "512": "16"}
@@ -54,7 +58,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(*args: Any, **kwargs: Any) -> Picture:
         return Picture(blank.getvalue(), blank.getvalue(), "")
 
-    for module in (figures, classification_report, classifier_sections, embedding):
+    for module in (figures, heatmap, rank_sections, feature_maps, embedding):
         monkeypatch.setattr(module, "draw_picture", draw)
 
 

@@ -236,7 +236,10 @@ def read_stored(folder: Path, pack: Pack) -> tuple[Tensor, NDArray[np.int64]] | 
         try:
             facts = dict(parse_json(path.read_bytes())["facts"])
             rows = np.load(place / "rows.npy", allow_pickle=False)
-            h, present = (np.load(place / f"{name}.npy", mmap_mode="c") for name in ("features", "present"))
+            h, present = (
+                np.load(place / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+                for name in ("features", "present")
+            )
         except (OSError, ValueError, KeyError, TypeError):
             continue  # of another version, or not finished
         if facts.get("pack") == pack_fingerprint(pack) and h.shape[1] == len(rows):

@@ -71,7 +71,7 @@ ADVICE = (
         "device",
         "a processor",
         "`--preset cpu` with any method above",
-        "`tiny_resnet`, with which all that is called measured here took minutes of one core",
+        "the network is tiny_resnet, with which all that is called measured here took minutes of one core",
     ),
     Advice(
         "device",

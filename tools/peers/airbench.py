@@ -19,8 +19,9 @@ import time
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -85,8 +86,11 @@ def pixels_of(pack: Pack, split: str, num_threads: int) -> tuple[Tensor, Tensor]
 
 def load_peer(source: Path) -> Any:
     """Run the peer's file up to, and without, its own start; return its names."""
-    module = ModuleType("airbench94")
-    exec(compile(source.read_text(), str(source), "exec"), module.__dict__)
+    spec = spec_from_file_location("airbench94", source)
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = module_from_spec(spec)
+    spec.loader.exec_module(module)
     module.CifarLoader.__init__.__defaults__ = tuple(
         "cpu" if value == 0 else value for value in module.CifarLoader.__init__.__defaults__
     )
