@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from engine.train.run_config import LoaderField, default_loader
 from loaders.common.checks import Count, Positive, check_numbers
 from loaders.common.errors import run_command
 from loaders.common.program import Positional, check_command_line, command_line
-from loaders.options import LoaderOptions
 
 ViewsOf = Literal["supervised", "barlow", "simclr", "fixmatch"]
 StageName = Literal["storage", "decoding", "views", "copy", "network"]
@@ -43,7 +43,7 @@ class Config:
     """Device of the network; auto takes a GPU if there is one."""
     seconds: Positive = 5.0
     """Time for each of the seven measurements."""
-    loader: LoaderOptions = field(default_factory=LoaderOptions)
+    loader: LoaderField = field(default_factory=default_loader)
     """How the loader works."""
 
     def __post_init__(self) -> None:

@@ -111,7 +111,7 @@ def test_remedies_are_named_with_their_gain(tmp_path: Path) -> None:
 
 def test_the_command(packed: Pack, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     arguments = [packed.path, "--backbone", "tiny_resnet", "--resolution", 16, "--batch-size", 4]
-    arguments += ["--seconds", 0.02, "--recipe", "barlow", "--device", "cpu", "--loader.num-threads", 1]
+    arguments += ["--seconds", 0.02, "--recipe", "barlow", "--device", "cpu", "--num-threads", 1]
     monkeypatch.setattr(sys, "argv", ["doctor.py", *map(str, arguments)])
     doctor.main()
     out = capsys.readouterr().out
