@@ -59,10 +59,19 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         """Refuse tiles that do not fit."""
         super().__post_init__()
+        if self.preset == "paper":  # another changes the tiles first
+            self._check_tiles()
+
+    def check_places(self) -> None:
+        """Refuse tiles that do not fit under another preset either."""
+        self._check_tiles()
+        super().check_places()
+
+    def _check_tiles(self) -> None:
         if not 1 <= self.tile_size <= self.resolution // GRID:
             raise UserError(
                 f"tile_size: expected 1 to {self.resolution // GRID}, a third of the resolution, found "
-                f"{self.tile_size}"
+                f"{self.tile_size}; change one of them"
             )
 
 

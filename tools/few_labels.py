@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.train.run_config import FrozenConfig
-from loaders.common.checks import Count, PositiveShare, check_different, check_numbers
+from loaders.common.checks import Count, Positive, PositiveShare, check_different, check_numbers
 from loaders.common.errors import run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
@@ -46,7 +46,7 @@ class Config(FrozenConfig):
     """What to do with the features."""
     neighbours: Count = 20
     """k of kNN; all labelled images if there are fewer."""
-    inverse_penalty: float = 0.1
+    inverse_penalty: Positive = 0.1
     """C of the probes, scikit-learn's inverse strength of regularisation."""
     rounds: Count = 3
     """Rounds of pseudo-labels."""

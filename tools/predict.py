@@ -86,6 +86,7 @@ from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.class_names import write_class_names
 from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.sources.folder import FolderSource
 from loaders.packs.sources.spec import parse_splits
 
 _SPLIT = "images"  # name of the split of what is packed here
@@ -146,10 +147,8 @@ def file_names(config: Config, pack: Pack, rows: NDArray[np.int64]) -> list[str]
     keys = [pack.key(row) for row in rows.tolist()]
     if pack.path != (config.out / "pack").absolute():
         return keys
-    folder, known = Path(config.images), dict[str, str]()
-    files = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
-    for name in files:  # a key lacks the suffix of its file
-        known.setdefault(name.with_suffix("").as_posix(), name.as_posix())
+    folder = Path(config.images)
+    known = {item.key: item.name for item in FolderSource(folder).items()} if folder.is_dir() else {}
     return [known.get(key, key) for key in (key.removeprefix(f"{_SPLIT}/") for key in keys)]
 
 
@@ -252,7 +251,8 @@ def main() -> None:
     path = run(config)
     if rank() == 0:
         print(f"predict: {path}{describe_bad_rows(config.out)}")
-        say_next("tools/export.py", "--run", config.network, "--form", "onnx", "--out", "network.onnx")
+        if (Path(config.network) / "config.json").is_file():  # a run; what left already is not exported again
+            say_next("tools/export.py", "--run", config.network, "--form", "onnx", "--out", "network.onnx")
 
 
 if __name__ == "__main__":

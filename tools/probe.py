@@ -106,6 +106,7 @@ def features_of(
     split: str,
     view: EvaluationView,
     backbone: nn.Module,
+    folder: Path,
     per_class: int | None = None,
 ) -> Features:
     """Return the representations of the labelled images of a split, or of `per_class` of each class."""
@@ -115,15 +116,17 @@ def features_of(
         known = images.labels()
         tell_scarce(known, per_class, pack.classes)
         images = images.take(subsample_per_class(known, per_class, seed=0))
-    return frozen_features(config, backbone, view, images, config.folder, config.out).labelled()
+    return frozen_features(config, backbone, view, images, folder, config.out).labelled()
 
 
 def measure(
     config: Config, pack: Pack, name: str, view: EvaluationView, backbone: nn.Module
 ) -> FrozenAccuracy:
     """Measure one backbone."""
-    bank = features_of(config, pack, config.train_split, view, backbone, config.labels_per_class)
-    query = features_of(config, pack, config.test_split, view, backbone)
+    # Apart from those of the run, by which labels may be judged.
+    folder = config.folder / name if name == "untrained" else config.folder
+    bank = features_of(config, pack, config.train_split, view, backbone, folder, config.labels_per_class)
+    query = features_of(config, pack, config.test_split, view, backbone, folder)
     num_classes = len(pack.classes)
     if not 1 <= config.neighbours <= len(bank.labels):
         raise UserError(

@@ -72,6 +72,8 @@ from rich.console import Console
 
 from engine.train.autocast import SAID, of_hardware
 from loaders import open_pack
+from loaders.common.files import to_json, write_atomic
+from loaders.common.json_text import parse_json
 from loaders.packs import Pack
 from loaders.packs.labels.subsample import few_labels
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped, cpu_seconds, preload
@@ -166,6 +168,7 @@ def run(config: Config, console: Console, bench: Bench | None = None) -> str:
         def say(line: str) -> None:
             console.print(line, highlight=False, markup=False)
 
+        keep_question(config, out)
         bench = Bench(table, config.pack.resolve(), out, len(pack.split("train")), num_threads, say)
     else:
         pack = open_pack(bench.pack)
@@ -180,6 +183,27 @@ def run(config: Config, console: Console, bench: Bench | None = None) -> str:
     finally:
         text = write_page(path, bench.table, [*bench.records(), *labels])
     return text
+
+
+def keep_question(config: Config, out: Path) -> None:
+    """Write down what a folder of figures is about, or refuse to go on with another question.
+
+    Raises:
+        UserError: figures of another pack, start, peer or number of threads.
+    """
+    asked = {"pack": str(config.pack.resolve()), "init": config.init, "peer": config.peer}
+    asked |= {"num_threads": config.num_threads}
+    path = out / "asked.json"
+    if not path.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, to_json(asked))
+        return
+    begun = parse_json(path.read_bytes())
+    for name, value in asked.items():
+        if begun.get(name) != value:
+            raise UserError(
+                f"{name}: {out} was begun with {begun.get(name)!r}, found {value!r}; give another --out"
+            )
 
 
 def main() -> int:

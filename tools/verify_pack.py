@@ -122,7 +122,7 @@ def say_training(folder: Path) -> None:
         say_next("recipes/vicreg.py", *begin, "--split", splits[0].name)
         return
     named = [] if "train" in labelled else ["--labeled-split", labelled[0]]
-    tested = [] if "test" in labelled else ["--test-split", ""]
+    tested = [] if "test" in labelled and "test" not in named else ["--test-split", ""]
     say_next("recipes/supervised.py", *begin, *named, *tested)
 
 

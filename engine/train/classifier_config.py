@@ -147,6 +147,12 @@ class PhasesConfig(ClassifierConfig):
             raise UserError(
                 "stored_views: expected --freeze-backbone, whose features stay the same, found none; add it"
             )
+        for name in ("start_resolution", "flips", "classifier_start"):
+            if self.stored_views and getattr(self, name) not in (None, "random"):
+                raise UserError(
+                    f"{name}: expected the usual beside --stored-views, whose views are drawn once, found "
+                    f"{getattr(self, name)}; leave out one"
+                )
         if self.stored_views and self.mixing != "none":
             raise UserError(
                 f"mixing: expected none beside --stored-views, which are not mixed, found {self.mixing}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from engine.evaluate.representations import Features
 from engine.train import autocast
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.classifier_recipe import ClassifierRecipe, ReadFeatures
-from engine.train.distributed import make_accelerator, seed_everything
+from engine.train.distributed import make_accelerator, rank, seed_everything, world_size
 from engine.train.loop import train
 from engine.train.loop_config import LoopConfig
 from engine.train.probe_start import rehearsal_part, steps_worth
@@ -24,11 +25,12 @@ from engine.train.run_folder import opened_run
 from engine.train.validation import Validation
 from loaders.batch import Batch, Loader
 from loaders.classification import labels_in_order
+from loaders.common.errors import UserError
 from loaders.common.notice import tell
 from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack
-from loaders.packs.labels.validation import apart
+from loaders.packs.labels.validation import apart, are_true
 
 REHEARSAL = "rehearsal"
 """Folder of a run that keeps its rehearsal, where there are no validation images."""
@@ -100,15 +102,20 @@ class ProbeStart:
             return recipe, loop
         described = {**loop.config, autocast.KEY: accelerator.mixed_precision}
         with opened_run(loop.out, recipe.name, described, {*loop.runtime_fields, autocast.KEY}, loop.resume):
-            pass
-        share = self._share_worth(labels, loop)
+            try:
+                share = self._share_worth(labels, loop)
+            except UserError:
+                left = loop.out / REHEARSAL
+                if rank() == 0 and not (left / "config.json").exists():  # the folder is given back whole
+                    shutil.rmtree(left, ignore_errors=True)
+                raise
         steps = max(1, round(share * (self.config.steps or self.config.epochs * steps_per_epoch)))
         limits = [steps if share else 0, *([] if loop.max_steps is None else [loop.max_steps])]
         return recipe, replace(loop, resume=True, max_steps=min(limits))
 
     def _share_worth(self, labels: LabelTable, loop: LoopConfig) -> float:
         """Rehearse with four fifths of the labels; return the share of the run that is worth taking."""
-        part = rehearsal_part(labels.label, self.config.seed)
+        part = rehearsal_part(np.where(are_true(labels), labels.label, -1), self.config.seed)
         if part is None:
             return 0.0
         held = labels.of_rows(labels.row[part])
@@ -118,10 +125,15 @@ class ProbeStart:
         tell(
             f"rehearsal: no validation images; {len(rest):,} labels to train on, {len(held):,} to measure on"
         )
-        accelerator = make_accelerator(self.config.precision)  # its figures are no run's: without trackers
+        # In the run's precision, and without trackers: its figures are no run's.
+        accelerator = make_accelerator(self.config.precision, loop.out)
         recipe, loader, measured = self.build(rest), self.training(rest), self.in_order(held)
         recipe.weigh_classes(torch.bincount(torch.from_numpy(rest.label), minlength=rest.num_classes))
         loop = replace(loop, out=loop.out / REHEARSAL, resume=True, keep_checkpoints=1, max_steps=None)
+        rows, micro = loader.batch_size // world_size(), loop.optimizing.micro_batch
+        if micro is not None and rows % micro:  # fewer labels may make smaller batches
+            fitting = next((size for size in range(min(micro, rows), 1, -1) if rows % size == 0), None)
+            loop = replace(loop, optimizing=replace(loop.optimizing, micro_batch=fitting))
         try:
             watched = Validation(measured, self.config.validate_every, "best", from_start=True)
             done = train(recipe, loader, accelerator, loop, None, watched)

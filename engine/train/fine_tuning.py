@@ -36,7 +36,7 @@ from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.epochs import EpochLoader
 from loaders.packs import LabelTable, Split
-from loaders.packs.labels.validation import apart
+from loaders.packs.labels.validation import apart, are_true
 
 WHOLE = Layer()
 
@@ -275,7 +275,8 @@ def rehearse(
         labels: theirs.
         validate_every: steps between measurements; None for a twentieth.
     """
-    part = rehearsal_part(images.labels(labels), job.seed)
+    guessed = np.isin(images.rows(np.arange(len(images))), labels.row[~are_true(labels)])
+    part = rehearsal_part(np.where(guessed, -1, images.labels(labels)), job.seed)
     if part is None:
         return [0] * job.num_stages
     held, rows = images.take(np.flatnonzero(part)), images.rows(np.arange(len(images)))

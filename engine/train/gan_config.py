@@ -31,5 +31,7 @@ class GanConfig(RunConfig):
         super().__post_init__()
         if not self.backbone.startswith("gan_discriminator_"):
             raise UserError(f"backbone: expected gan_discriminator_<width>, found {self.backbone!r}")
+        if self.beta1 >= 1.0:
+            raise UserError(f"beta1: expected less than 1, found {self.beta1}; lower it")
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"dropout: expected a value in [0, 1), found {self.dropout}")

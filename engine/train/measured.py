@@ -28,7 +28,7 @@ class TakingTurns:
             window: steps, at best the log window of the run.
         """
         self._loader, self._window = loader, window
-        self._step, self._batch = 0, None
+        self._batch = None
         self.steps_per_epoch, self.batch_size = loader.steps_per_epoch, loader.batch_size
         self.fingerprint = loader.fingerprint
 
@@ -40,10 +40,10 @@ class TakingTurns:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         """Yield a batch per step; windows go on from epoch to epoch."""
         fresh = self._loader.epoch(epoch)
-        for _ in range(start_step, self.steps_per_epoch):
-            if self._step // self._window % 2 == 0:
+        for step in range(start_step, self.steps_per_epoch):
+            place = epoch * self.steps_per_epoch + step
+            if place // self._window % 2 == 0 or self._batch is None:
                 self._batch = next(fresh)
-            self._step += 1
             yield self._batch
 
     def close(self) -> None:

@@ -86,6 +86,7 @@ def choose_schedule(
         UserError: a warm-up beside one_cycle, which has its own.
     """
     warmup_steps = round(options.warmup_epochs * steps_per_epoch)
+    paper = recipe.make_schedule(steps_per_epoch, total_steps)  # which also notes lengths for other ramps
     if options.schedule == "one_cycle":
         if warmup_steps:
             raise UserError(
@@ -95,8 +96,7 @@ def choose_schedule(
         return one_cycle(total_steps)
     if options.schedule == "cosine":
         return warmup_cosine(total_steps, warmup_steps)
-    schedule = recipe.make_schedule(steps_per_epoch, total_steps)
-    return schedule if recipe.warms_up else warmed(schedule, warmup_steps)
+    return paper if recipe.warms_up else warmed(paper, warmup_steps)
 
 
 def _set_rates(optimizer: Optimizer, lr: float, is_own: bool) -> None:

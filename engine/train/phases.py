@@ -214,10 +214,10 @@ class Phases:
             return loader
         return StoredLoader(loader, self._stored(loader), self.accelerator.device)
 
-    def _stored(self, loader: EpochLoader) -> FeatureStore:
+    def _stored(self, loader: EpochLoader, folder: str = FOLDER) -> FeatureStore:
         assert self._frozen is not None
         out, device = self.config.out, self.accelerator.device
-        return store_features(self._frozen, loader, loader.images[0], device, out / FOLDER, out)
+        return store_features(self._frozen, loader, loader.images[0], device, out / folder, out)
 
     def _training(self, labels: Labels, views: tuple[ViewPolicy, ...]) -> Loader[Batch]:
         """Build the loader of a phase: of new views, or of the features of views that were drawn once."""
@@ -229,7 +229,7 @@ class Phases:
         if self._drawn is None:
             whole = replace(options, seed=config.seed)
             with views_in_order(self._learnt, views * config.stored_views, whole) as loader:
-                self._drawn = self._stored(loader)
+                self._drawn = self._stored(loader, "drawn")  # apart: no views to judge images by
         rows = self._drawn.rows[self._drawn.present]
         tables = labels if isinstance(labels, tuple) else (labels,)
         readable = tuple(table.of_rows(rows) for table in tables)
@@ -263,7 +263,8 @@ class Phases:
         out = self.config.out / name
         expected = "classifier.safetensors" if test_loader is None else ACCURACY_NAME
         if not on_main(lambda: (out / expected).is_file()):
-            begins = init is not None and init == self.config.init and not keep_head
+            # The first training alone: later ones are on labels that a network guessed.
+            begins = name == "start" and init is not None and init == self.config.init and not keep_head
             config = replace(
                 self.config,
                 out=out,

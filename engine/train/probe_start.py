@@ -49,16 +49,17 @@ def rehearsal_part(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_] | 
     """Choose the labels that a rehearsal is measured on.
 
     Args:
-        labels: int64 [N], of the images to train on; all have one.
+        labels: int64 [N], of the images to train on; -1 for those that nothing is measured on, such as
+            guessed ones.
         seed: chooses which.
 
     Returns:
         bool [N], True for those held out; None where no class has two labels, or only one class is left.
     """
-    if np.bincount(labels).max(initial=0) < 2:
+    if np.bincount(labels[labels >= 0]).max(initial=0) < 2:
         return None
     part = validation_part(labels, HELD_SHARE, seed)
-    return part if len(np.unique(labels[~part])) > 1 else None
+    return part if len(np.unique(labels[~part & (labels >= 0)])) > 1 else None
 
 
 def steps_worth(state: ValidationState, num_images: int) -> int:

@@ -24,6 +24,8 @@ def save_samples(out: Path, batch: Batch | PairedBatch, num_images: int = 16) ->
         num_images: images to keep.
     """
     shown = batch.unlabeled if isinstance(batch, PairedBatch) else batch
+    if shown.views[0].ndim != 4:  # stored features are no images
+        return
     tensors = {f"view_{i}": view[:num_images].float() for i, view in enumerate(shown.views)}
     tensors["index"] = shown.index[:num_images]
     content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})

@@ -73,6 +73,8 @@ def log_views(accelerator: Any, batch: Any, step: int) -> None:
     from loaders.views.evaluation import EvaluationView
 
     shown = getattr(batch, "unlabeled", batch)
+    if shown.views[0].ndim != 4:  # stored features are no images
+        return
     usual = EvaluationView.usual(shown.views[0].shape[-1])
     images = {
         f"views/{chr(ord('a') + number)}": to_pixels(view[:_SHOWN], usual.mean, usual.std)

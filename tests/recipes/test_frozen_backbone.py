@@ -181,6 +181,7 @@ def test_rounds_show_an_image_to_a_frozen_backbone_once(
 ) -> None:
     recipe, options = ROUNDS[name]
     kept = {"init": start.out, "freeze_backbone": True, "stored_views": stored_views, "epochs": 1}
+    kept |= {"trackers": ("tensorboard",)}  # which shows views, where there are any
     config = recipe.Config(pack=start.pack, out=tmp_path / "run", **(FEW | options | kept))
     left = recipe.run(config) if name == "self_training" else recipe.run_cycles(config, digits_pack)
     pool, measured = (len(digits_pack.split(split)) for split in ("unlabeled", "test"))
@@ -203,6 +204,9 @@ def test_features_are_kept_of_a_frozen_backbone_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="stored_views: expected --freeze-backbone"):
         self_training.Config(pack=tmp_path, out=tmp_path, stored_views=2)
     frozen = {"init": tmp_path, "freeze_backbone": True, "stored_views": 2}
+    for name, value in (("start_resolution", 8), ("flips", "in_turns"), ("classifier_start", "probe")):
+        with pytest.raises(UserError, match=f"{name}: expected the usual beside --stored-views"):
+            self_training.Config(pack=tmp_path, out=tmp_path, **frozen, **{name: value})
     with pytest.raises(UserError, match="expected --mode permanent or local"):
         pseudo_label.Config(pack=tmp_path, out=tmp_path, **frozen)
 

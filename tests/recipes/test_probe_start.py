@@ -176,6 +176,13 @@ def test_supervised_does_not_end_below_the_probe_of_its_start(
     assert not (config.out / "features").exists()
     again = supervised.run(replace(config, resume=True))
     assert again.accuracy == summary.accuracy
+    if not share:  # fewer labels than the micro-batch divides; and a mistake leaves the folder as it was
+        odd = replace(config, out=tmp_path / "odd", batch_size=50, micro_batch=25)
+        assert supervised.run(odd).accuracy == summary.accuracy
+        mistaken = replace(config, out=tmp_path / "mistaken", optimizer="adamw")
+        with pytest.raises(UserError, match="optimizer"):
+            supervised.run(mistaken)
+        assert [path.name for path in mistaken.out.iterdir()] == ["lock"], "the folder is free again"
     refused = {"classifier_start": "probe", "init": None}
     with pytest.raises(UserError, match="classifier_start: expected --init, on whose features"):
         replace(config, **refused)

@@ -178,6 +178,9 @@ def test_an_image_under_several_classes_is_trained_on_with_each(config: Config, 
     """P x C pairs, as in the report; a command that goes on reads the same labels from disk."""
     small = replace(config, per_class=(20,), first_epochs=3, epochs=1, true_epochs=1, duplicates="all")
     run(small)
+    begun = replace(small, init=small.out, out=tmp_path / "begun")  # guesses of a start, which are no probe's
+    run(begun)
+    assert not list(begun.out.rglob("rehearsal"))
     folder = small.out / "labels"
     paths = [folder / "round-1.parquet", *sorted(folder.glob("round-1-place-*.parquet"))]
     tables = [LabelTable.read(path) for path in paths]

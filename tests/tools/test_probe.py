@@ -43,7 +43,7 @@ def test_figures_are_kept_and_those_of_scikit_learn(config: Config) -> None:
     assert own.linear_top1 != untrained.linear_top1
     pack = open_pack(config.pack)
     train, test = (
-        features_of(config, pack, name, EvaluationView.usual(32), load_backbone(config.run))
+        features_of(config, pack, name, EvaluationView.usual(32), load_backbone(config.run), config.folder)
         for name in ("train", "test")
     )
     assert len(torch.unique(test.index)) == 445

@@ -19,7 +19,7 @@ from tests.in_process import run_script
 from tests.tools.peers.test_airbench import STAND_IN
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped
 from tools.comparison.results import Record
-from tools.reproduce import Config, prepare_pack, run
+from tools.reproduce import Config, keep_question, prepare_pack, run
 from tools.reproduction.measure import Bench, Given, Stopped, arguments_of
 from tools.reproduction.page import accuracy_table, write_page
 from tools.reproduction.plan import ResultTable, Row, Stage
@@ -111,7 +111,7 @@ def test_a_row_over_its_budget_has_no_accuracy(digits_pack: Pack, tmp_path: Path
     found = record(tmp_path / "speed-tiny", "row-compact-all-labels-seed-0")
     assert found["over_budget"]
     assert found["results"] == []
-    assert page == "nothing is measured yet\n"
+    assert "(over its budget)" in page
 
 
 def test_rows_have_the_time_of_the_peer_that_is_measured_first(digits_pack: Pack, tmp_path: Path) -> None:
@@ -199,6 +199,14 @@ def test_a_pack_is_made_of_the_digits_at_the_smallest_scale(tmp_path: Path) -> N
     assert len(here.commands) == 2
     with pytest.raises(UserError, match=r"pack: expected one at .* or --splits to make it from"):
         prepare_pack(replace(config, scale="short", pack=tmp_path / "none"), here)
+
+
+def test_another_question_wants_another_folder(tmp_path: Path) -> None:
+    config = Config(table="start", scale="tiny", out=tmp_path, pack=tmp_path / "pack", init="weights/a")
+    keep_question(config, tmp_path / "start-tiny")
+    keep_question(config, tmp_path / "start-tiny")
+    with pytest.raises(UserError, match=r"init: .* was begun with 'weights/a', found 'weights/b'"):
+        keep_question(replace(config, init="weights/b"), tmp_path / "start-tiny")
 
 
 def test_mistakes(tmp_path: Path) -> None:

@@ -345,6 +345,8 @@ def _results(bench: Bench, row: Row, run: Path, name: str) -> list[Record]:
 def _features(bench: Bench, row: Row) -> Record:
     given = Given(0, 0)
     found = train(bench, row, given, row.name, bench.table.budget_s)
+    if found.over_budget:
+        return {**_facts(bench, row, found), "results": []}
     run = bench.out / "runs" / row.name / row.stages[-1].name
     measured = parse_json((run / "few_labels.json").read_bytes())["results"]
     kept = ("method", "labels_per_class", "seed", "top1")

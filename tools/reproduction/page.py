@@ -13,6 +13,7 @@ from tools.comparison.results import Record, write_lines
 from tools.comparison.tables import AccuracyTable, Row, draw, markdown
 from tools.reproduction.plan import ResultTable
 
+_OVER = " (over its budget)"
 _METHODS = {"knn": "nearest neighbours", "probe": "linear probe", "pseudo": "probe, rounds of pseudo-labels"}
 
 
@@ -27,18 +28,20 @@ def accuracy_table(table: ResultTable, records: Sequence[Record]) -> AccuracyTab
         for method, title in _METHODS.items():
             found = [result for r in measured for result in r["results"] if result["method"] == method]
             facts = (_mean([r["cpu_s"] for r in measured]),)
-            rows.append(Row(title, facts, _columns(table, found), method == "probe"))
+            rows.append(Row(title + _over(measured), facts, _columns(table, found), method == "probe"))
     else:
         for row in table.rows:
             own = [r for r in measured if r["row"] == row.name]
             found = [{**r, **result} for r in own for result in r["results"]]
             if own:
-                title = row.title + (" (over its budget)" if any(r["over_budget"] for r in own) else "")
-                rows.append(
-                    Row(title, (_mean([r["cpu_s"] for r in own]),), _columns(table, found), row.baseline)
-                )
-    kept = tuple(row for row in rows if any(row.shares))
+                facts = (_mean([r["cpu_s"] for r in own]),)
+                rows.append(Row(row.title + _over(own), facts, _columns(table, found), row.baseline))
+    kept = tuple(row for row in rows if any(row.shares) or row.title.endswith(_OVER))
     return AccuracyTable(("core s",), tuple(map(_column_name, table.labels_per_class)), kept, seeds)
+
+
+def _over(records: Sequence[Record]) -> str:
+    return _OVER if any(r["over_budget"] for r in records) else ""
 
 
 def _columns(table: ResultTable, results: Sequence[Record]) -> tuple[tuple[float, ...], ...]:
@@ -95,10 +98,13 @@ def write_page(path: Path, table: ResultTable, records: Sequence[Record]) -> str
     series = []
     for row in found.rows:
         pairs = [(count, shares) for count, shares in zip(counts, row.shares, strict=True) if shares]
+        if not pairs:
+            continue
         spread = [statistics.stdev(s) if len(s) > 1 else 0.0 for _, s in pairs]
         means = [statistics.fmean(s) for _, s in pairs]
         series.append(Series(row.title, [count for count, _ in pairs], means, spread))
-    save_picture(path.with_suffix(".png"), draw_label_efficiency(series))
+    if series:
+        save_picture(path.with_suffix(".png"), draw_label_efficiency(series))
     return text
 
 

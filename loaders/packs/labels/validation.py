@@ -119,7 +119,7 @@ def _by_default(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Div
             if tested is not None:
                 return Division(labels, None, False, f"none, since images of {name!r} are {tested}")
             return _split(pack, labels, name, fields)
-    counts = np.bincount(labels.label[_given(labels)], minlength=labels.num_classes)
+    counts = np.bincount(labels.label[are_true(labels)], minlength=labels.num_classes)
     scarcest = int(counts.argmin())
     if counts[scarcest] < FEWEST:
         found = f"{counts[scarcest]} of {pack.classes[scarcest]!r}"
@@ -151,7 +151,7 @@ def _is_of(pack: Pack, run: Path) -> bool:
     return named == str(pack.path) or Path(named).resolve() == Path(str(pack.path)).resolve()
 
 
-def _given(labels: LabelTable) -> NDArray[np.bool_]:
+def are_true(labels: LabelTable) -> NDArray[np.bool_]:
     """Return bool [M], whether a label is more than the guess of a network."""
     return ~np.isin(labels.source.astype(str), _GUESSED)
 
@@ -184,7 +184,7 @@ def _check_tested(pack: Pack, held: LabelTable, fields: ValidationFields) -> tup
 
 def _share(pack: Pack, labels: LabelTable, share: float, seed: int) -> LabelTable:
     """Choose a share of every class, from the labels that are not guesses of a network."""
-    known = np.where(_given(labels), labels.label, -1)
+    known = np.where(are_true(labels), labels.label, -1)
     for label, count in zip(*np.unique(known[known >= 0], return_counts=True), strict=True):
         if int(count * share + 0.5) >= count > 1:
             raise UserError(

@@ -160,6 +160,10 @@ def test_a_schedule_in_place_of_the_papers() -> None:
     assert factors(OptimizerOptions(schedule="cosine", warmup_epochs=1.0)) == pytest.approx(
         [0, 0.5, 1, 0.5, 0]
     )
+    noted: list[tuple[int, int]] = []
+    recipe.make_schedule = lambda *lengths: noted.append(lengths) or constant  # type: ignore[method-assign]
+    factors(OptimizerOptions(schedule="cosine"))
+    assert noted == [(10, 100)], "a recipe takes the lengths of its other ramps from there"
     expected = [0.2, 0.2 + 0.8 * 5 / 23, 0.2 + 0.8 * 10 / 23, 1 - 0.93 * 32 / 77, 0.07]
     assert factors(OptimizerOptions(schedule="one_cycle")) == pytest.approx(expected)
     with pytest.raises(UserError, match="warmup_epochs: expected 0 beside --schedule one_cycle"):

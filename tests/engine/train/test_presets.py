@@ -13,6 +13,7 @@ import pytest
 from engine.train import presets
 from engine.train.presets import CPU_IMAGES, describe, has_gpu
 from engine.train.run_config import described
+from loaders.common.errors import UserError
 from loaders.common.program import command_line, with_defaults
 from loaders.packs import Pack, open_pack
 
@@ -71,6 +72,15 @@ def test_what_is_given_counts_and_the_line_says_so(read: Any, capsys: pytest.Cap
     inside = read("pipeline", "--preset", "cpu", "--pretrain.epochs", "3")
     assert (inside.pretrain.epochs, inside.pretrain.projector) == (3, (512, 512, 512))
     assert inside.sizes[0] == inside.resolution == 32
+
+
+@pytest.mark.parametrize("recipe", ["jigsaw", "patches"])
+def test_tiles_of_a_preset_fit_a_resolution_that_is_given(read: Any, recipe: str) -> None:
+    assert read(recipe, "--preset", "cpu", "--resolution", "96").tile_size == 28
+    with pytest.raises(UserError, match=r"tile_size: expected 1 to 32, .*found 40"):
+        read(recipe, "--preset", "cpu", "--resolution", "96", "--tile-size", "40").check_places()
+    with pytest.raises(UserError, match="tile_size: expected 1 to 32"):
+        read(recipe, "--resolution", "96", "--tile-size", "40")
 
 
 def test_config_json_has_plain_values(read: Any) -> None:

@@ -37,6 +37,10 @@ def test_a_rehearsal_holds_out_labels_of_each_class_that_has_two() -> None:
     assert part is not None
     assert np.bincount(labels[part], minlength=3).tolist() == [2, 1, 0]
     assert np.array_equal(part, rehearsal_part(labels, 0))
+    labels[:10] = -1  # guessed by a network, so that nothing is measured on them
+    few = rehearsal_part(labels, 0)
+    assert few is not None
+    assert labels[few].tolist() == [1]
     assert rehearsal_part(np.arange(5), 0) is None, "one label per class: nothing to measure on"
 
 
