@@ -191,8 +191,8 @@ def keep_question(config: Config, out: Path) -> None:
     Raises:
         UserError: figures of another pack, start, peer or number of threads.
     """
-    asked = {"pack": str(config.pack.resolve()), "init": config.init, "peer": config.peer}
-    asked |= {"num_threads": config.num_threads}
+    asked: dict[str, str | int] = {"init": config.init, "peer": config.peer}
+    asked |= {"pack": str(config.pack.resolve()), "num_threads": config.num_threads}
     path = out / "asked.json"
     if not path.is_file():
         out.mkdir(parents=True, exist_ok=True)
