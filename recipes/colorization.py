@@ -70,7 +70,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.nets.backbones import build_backbone
 from engine.nets.color_head import MapHead, last_map
 from engine.nets.variational import Intensities
 from engine.objectives.colorization import (
@@ -110,8 +109,7 @@ class Colorization(Recipe):
         """Build the networks; call `seed_everything` first."""
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.backbone, config.resolution)
-        self.backbone_name = config.backbone
+        self.make_backbone(config.backbone, config.resolution)
         self.side = config.resolution // SHRINKAGE
         self.register_buffer("bins", color_bins(), persistent=False)
         self.head = MapHead(self.backbone, config.resolution, self.side, config.head_width, len(self.bins))

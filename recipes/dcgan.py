@@ -56,7 +56,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 import torch
 from torch import nn
 
-from engine.nets.backbones import build_backbone
 from engine.objectives.dcgan import dcgan_loss
 from engine.objectives.ssl_gan import diversity
 from engine.train.draws import StepDraws
@@ -79,9 +78,7 @@ class Dcgan(GanRecipe):
         """Build the networks; call `seed_everything` first."""
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.backbone, config.resolution)
-        self.backbone_name = config.backbone
-        num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        num_features = self.make_backbone(config.backbone, config.resolution)
         self.head = nn.Linear(num_features, 1)
         self.add_generator(config, self.backbone)
 
