@@ -29,6 +29,7 @@ from recipes.barlow import BarlowTwins, Config, main, peak_learning_rates, run
 from tests.floors import trainings
 from tests.floors.data import Data
 from tests.floors.table import check
+from tests.forked import launch_forked
 from tests.recipes.two_processes import barlow_command, barlow_config
 
 
@@ -160,12 +161,18 @@ def test_another_configuration_does_not_resume(config: Config) -> None:
         run(replace(config, backbone="resnet18", resume=True))
 
 
-def test_two_launched_processes_equal_one_which_goes_on(few_digits: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["forks", pytest.param("accelerate launch", marks=pytest.mark.slow)])
+def test_two_launched_processes_equal_one_which_goes_on(
+    launcher: str, few_digits: Path, tmp_path: Path
+) -> None:
     config = barlow_config(few_digits, tmp_path / "mixed")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command = [*launch, "--main_process_port", "0", *barlow_command(config, "--max-steps", "4")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = barlow_command(config, "--max-steps", "4")
+    if launcher == "forks":
+        launch_forked(2, *command)
+    else:
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+        done = subprocess.run([*launch, "--main_process_port", "0", *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
     two = read_metrics(config.out / "metrics.jsonl")
     assert len(two) == 4
     run(replace(config, out=tmp_path / "one"))

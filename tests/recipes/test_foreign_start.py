@@ -35,7 +35,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hub")
     shown = {"input_size": (3, 64, 64), "mean": VIEW.mean, "std": VIEW.std, "crop_pct": 0.9}
     timm.models.save_for_hf(
-        timm.create_model("resnet18", num_classes=5),
+        timm.create_model("test_resnet", num_classes=5),
         folder,
         {"pretrained_cfg": {"license": "cc-by-nc-4.0"}},
         data_config=shown | {"interpolation": "bicubic"},
@@ -46,7 +46,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_comes_with_the_weights_stays_with_the_run(hub: Path, little_pack: Pack, tmp_path: Path) -> None:
     config = supervised.Config(
-        pack=little_pack.path, out=tmp_path / "run", backbone="resnet18", resolution=32, init=hub,
+        pack=little_pack.path, out=tmp_path / "run", backbone="test_resnet", resolution=32, init=hub,
         steps=1, batch_size=16, lr=0.0, freeze_backbone=True, trackers=(), progress=False, test_split="",
         loader=LoaderOptions(num_threads=1),
     )  # fmt: skip
@@ -79,7 +79,7 @@ def test_what_comes_with_the_weights_stays_with_the_run(hub: Path, little_pack: 
 
 def test_a_checkpoint_from_before_views_were_kept_is_refused_where_it_needs_one(tmp_path: Path) -> None:
     recipe = torch.nn.Linear(1, 1)
-    config = {"backbone": "resnet18", "resolution": 32, "origin": {"source": "w.pth", "licence": ""}}
+    config = {"backbone": "test_resnet", "resolution": 32, "origin": {"source": "w.pth", "licence": ""}}
     meta = CheckpointMeta("supervised", config, 1, 0, {}, 1)
     optimizer = torch.optim.SGD(recipe.parameters(), 0.1)
     saved = save_checkpoint(tmp_path, meta, recipe, optimizer, {"r": torch.zeros(1)}, 1)
@@ -102,7 +102,7 @@ def test_pre_training_goes_on_from_weights_of_others(
 ) -> None:
     recipe = import_module(f"recipes.{name}")
     config = recipe.Config(
-        pack=few_digits, split="train", out=tmp_path / "run", backbone="resnet18", resolution=32, init=hub,
+        pack=few_digits, split="train", out=tmp_path / "run", backbone="test_resnet", resolution=32, init=hub,
         steps=1, batch_size=16, trackers=(), progress=False, loader=LoaderOptions(num_threads=1),
         **BEGINNING[name],
     )  # fmt: skip
@@ -115,7 +115,7 @@ def test_pre_training_goes_on_from_weights_of_others(
     kept = load_backbone(config.out).state_dict()["layer1.0.conv1.weight"].flatten()
     given = timm.create_model(f"local-dir:{hub}", pretrained=True).layer1[0].conv1.weight.flatten()
     assert torch.cosine_similarity(kept, given, dim=0) > 0.9  # of other random weights about 0
-    with pytest.raises(UserError, match="backbone: expected resnet18, that of --init"):
+    with pytest.raises(UserError, match="backbone: expected test_resnet, that of --init"):
         build_start(config.out, "resnet50", 32)
 
 

@@ -60,13 +60,13 @@ def build_noisy(name: str, resolution: int, weights: Mapping[str, Tensor] | None
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch, digits_pack: Pack, tmp_path: Path) -> supervised.Config:
+def start(monkeypatch: pytest.MonkeyPatch, little_pack: Pack, tmp_path: Path) -> supervised.Config:
     """The configuration of a run that left such a network."""
     monkeypatch.setattr("engine.nets.classifier.build_backbone", build_noisy)
     monkeypatch.setattr(Noisy, "modes", [])
     monkeypatch.setattr(Noisy, "seen", [])
     options = FEW | {"epochs": 1, "min_crop": 0.6}
-    config = supervised.Config(pack=digits_pack.path, out=tmp_path / "start", **options)
+    config = supervised.Config(pack=little_pack.path, out=tmp_path / "start", **options)
     supervised.run(config)
     assert any(Noisy.modes)
     Noisy.modes.clear()
@@ -177,14 +177,14 @@ ROUNDS: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("stored_views", [0, 2])
 @pytest.mark.parametrize("name", ROUNDS)
 def test_rounds_show_an_image_to_a_frozen_backbone_once(
-    name: str, stored_views: int, start: supervised.Config, digits_pack: Pack, tmp_path: Path
+    name: str, stored_views: int, start: supervised.Config, little_pack: Pack, tmp_path: Path
 ) -> None:
     recipe, options = ROUNDS[name]
     kept = {"init": start.out, "freeze_backbone": True, "stored_views": stored_views, "epochs": 1}
     kept |= {"trackers": ("tensorboard",)}  # which shows views, where there are any
     config = recipe.Config(pack=start.pack, out=tmp_path / "run", **(FEW | options | kept))
-    left = recipe.run(config) if name == "self_training" else recipe.run_cycles(config, digits_pack)
-    pool, measured = (len(digits_pack.split(split)) for split in ("unlabeled", "test"))
+    left = recipe.run(config) if name == "self_training" else recipe.run_cycles(config, little_pack)
+    pool, measured = (len(little_pack.split(split)) for split in ("unlabeled", "test"))
     few = FEW["labels_per_class"] * 10
     padded = [-(-n // 256) * 256 for n in (pool, measured, pool + few)]  # to whole batches
     once = padded[0] + padded[1] + stored_views * padded[2]
@@ -196,7 +196,7 @@ def test_rounds_show_an_image_to_a_frozen_backbone_once(
     if name == "local" and stored_views:  # a command that goes on finds them
         (config.out / "classifier.safetensors").unlink()
         Noisy.seen.clear()
-        recipe.run_cycles(replace(config, resume=True), digits_pack)
+        recipe.run_cycles(replace(config, resume=True), little_pack)
         assert sum(Noisy.seen) == 0
 
 

@@ -29,7 +29,8 @@ def agreement_times(num_ranks: int, num_steps: int) -> NDArray[np.float64]:
         float64 [num_steps], seconds of rank 0 per agreement; it includes waiting for the last rank to come.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_agree, (num_ranks, folder, num_steps), nprocs=num_ranks)  # type: ignore[attr-defined, no-untyped-call]
+        given = (num_ranks, folder, num_steps)
+        mp.start_processes(_agree, given, nprocs=num_ranks, start_method="forkserver")  # type: ignore[attr-defined, no-untyped-call]
         seconds: NDArray[np.float64] = np.load(Path(folder) / _RESULT, allow_pickle=False)
         return seconds
 

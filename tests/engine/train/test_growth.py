@@ -28,12 +28,13 @@ def batch_of(size: int, rows: int = 4) -> Batch:
 
 
 def test_the_side_grows_by_four_pixels_in_stages_of_equal_length() -> None:
-    sides = [growth().side(32, step) for step in range(100)]
+    grown, never, shrunk = growth(), growth(None), growth(64)
+    sides = [grown.side(32, step) for step in range(100)]
     assert [sides.index(side) for side in (20, 24, 28, 32)] == [0, 20, 40, 60]
     assert sides == sorted(sides)
     assert growth(18).side(32, 59) == 30  # any start; the last stage before the full size
-    assert {growth(None).side(32, step) for step in range(100)} == {32}
-    assert {growth(64).side(32, step) for step in range(100)} == {32}
+    assert {never.side(32, step) for step in range(100)} == {32}
+    assert {shrunk.side(32, step) for step in range(100)} == {32}
 
 
 def test_views_shrink_without_bias_and_the_rest_stays() -> None:
