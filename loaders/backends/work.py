@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loaders.backends.fetching import Fetching
-from loaders.backends.threads import WorkerPool
+from loaders.backends.threads import MAY_HANG, WorkerPool
 from loaders.batch import Batch
 from loaders.common.cores import available_cores
 from loaders.common.errors import UserError
@@ -136,8 +136,10 @@ class Renderer(ABC):
     Attributes:
         bad_rows: damaged rows met so far and what was wrong; each was replaced by the next readable row.
         shuffle: the order of training.
+        may_hang: a clause for the error of a batch that takes too long.
     """
 
+    may_hang: ClassVar[str] = MAY_HANG
     bad_rows: dict[int, str]
     shuffle: Shuffle = staticmethod(permute_stream)
 
