@@ -32,7 +32,7 @@ from engine.train.finite import StepGuard, draw_again, gradient_norm, save_bad_b
 from engine.train.growth import Growth
 from engine.train.loop_config import LoopConfig
 from engine.train.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
-from engine.train.optimizers import choose_optimizer, choose_schedule
+from engine.train.optimizers import choose_optimizer, choose_schedule, fused_on
 from engine.train.progress import TrainingProgress
 from engine.train.recipe import Recipe
 from engine.train.run_folder import opened_run, save_backbone
@@ -136,7 +136,7 @@ class _Run:
         synchronise_batchnorm(recipe, self.device)
         self.recipe, rules = recipe, config.optimizing
         try:
-            self.optimizer: Optimizer = choose_optimizer(recipe, rules)
+            self.optimizer: Optimizer = fused_on(self.device, choose_optimizer(recipe, rules))
         except ValueError as error:
             raise UserError(f"optimizer: {error}; change its options") from None
         self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
