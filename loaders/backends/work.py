@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from loaders.backends.fetching import Fetching
 from loaders.backends.threads import MAY_HANG, WorkerPool
 from loaders.batch import Batch
-from loaders.common.cores import available_cores
+from loaders.common.cores import cores_per_rank
 from loaders.common.errors import UserError
 from loaders.options import LoaderOptions, Mode
 from loaders.order.permutation import Positions, permute_stream
@@ -68,7 +68,7 @@ class Crew:
 
     def __init__(self, options: LoaderOptions) -> None:
         """Make both groups of threads; none starts yet."""
-        self.num_threads = options.num_threads or available_cores()
+        self.num_threads = options.num_threads or cores_per_rank()
         # Made here and not when first needed, so that a late call from a library's thread finds the group
         # closed.
         self.threads = WorkerPool(self.num_threads, "sluice-loader")
