@@ -136,6 +136,8 @@ class _Run:
         self.device: torch.device = accelerator.device
         synchronise_batchnorm(recipe, self.device)
         self.recipe, rules = recipe, config.optimizing
+        if config.compile:  # in place, so that the names of the weights stay
+            recipe.backbone.compile()
         try:
             self.optimizer: Optimizer = fused_on(self.device, choose_optimizer(recipe, rules))
         except ValueError as error:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 RUNTIME_FIELDS = (
     "allow_leak",
     "checkpoint_every_steps",
+    "compile",
     "keep_checkpoints",
     "leaks",
     "loader",
@@ -163,6 +164,9 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     """Where accelerate also logs to, such as tensorboard or wandb; may be empty."""
     progress: bool = True
     """Show a line of progress."""
+    compile: bool = False
+    """Compile the backbone (torch.compile): a minute at the start, which pays in long runs on a GPU. Weights
+    keep their names, and a resume may do without."""
     measure: Measure = "training"
     """training; or, to measure speed: turns repeats a batch in every second log window, loader leaves out the
     model."""
@@ -240,6 +244,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
             steps=self.steps,
             max_steps=self.max_steps,
             progress=self.progress,
+            compile=self.compile,
             optimizing=OptimizerOptions(**{f.name: getattr(self, f.name) for f in fields(OptimizerOptions)}),
             config=described(self),
             runtime_fields=RUNTIME_FIELDS,

@@ -35,8 +35,9 @@ def rows_of(work: Path, name: str, step: int) -> list[int]:
     return sorted(row for path in found for row in json.loads(path.read_text()))
 
 
-@pytest.mark.parametrize("name", ["more", "fewer"])
-def test_a_resume_on_other_ranks_goes_on_with_the_same_batches(parts: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["more", "fewer", "nodes"])
+def test_other_ranks_take_or_go_on_with_the_same_batches(parts: Path, name: str) -> None:
+    """Also on two nodes of two ranks, which leave one log."""
     assert len({tuple(rows_of(parts, "whole", step)) for step in range(6)}) == 6
     for step in range(6):
         rows = rows_of(parts, name, step)

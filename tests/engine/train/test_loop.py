@@ -94,6 +94,23 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, whole_run) -> Non
     assert [r["loss"] for r in records] == [r["loss"] for r in expected]
 
 
+def test_a_compiled_backbone_trains_the_same_weights_under_the_same_names(
+    tmp_path: Path, whole_run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By torch's backend that captures the graph and compiles nothing; the run goes on without."""
+    captured, compiles = [], torch.nn.Module.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        captured.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiles(module, backend=backend))
+    train_small(tmp_path / "run", compile=True, max_steps=3)
+    assert captured
+    weights, _ = train_small(tmp_path / "run", resume=True)
+    assert_same_bits(weights, whole_run[1])
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_a_fused_run_resumes_to_the_same_bits_and_others_go_on_fused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
