@@ -13,7 +13,6 @@ import pytest
 import tyro
 from rich.console import Console
 
-from engine.report import run_page
 from loaders.common.errors import UserError
 from loaders.packs import Pack
 from tests.in_process import ROOT, run_script
@@ -71,8 +70,6 @@ def compare(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         return start
     monkeypatch.setattr(bench, "cpu_seconds", seconds_by_steps)
     monkeypatch.setattr(compare_methods, "preload", lambda num_threads: None)
-    # Every run ends with its page, whose pictures take longer than such short trainings.
-    monkeypatch.setattr(run_page, "leave_page", lambda out, build=None: None)
     return run_here
 
 
