@@ -26,7 +26,7 @@ def drive(script: Path, *arguments: object) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("first", "step"), [(2, 9), pytest.param(1, 1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+    ("first", "step"), [(2, 25), pytest.param(1, 1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
 def test_packing(tmp_path, first, step):
     write_tree(tmp_path / "in", class_tree(2, 10))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loaders.packs import Pack, open_pack
+from loaders.packs import Pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from tests.floors.data import Data
@@ -26,22 +26,6 @@ def few_digits(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     splits = parse_splits([f"unlabeled={images}", f"train={images}"])
     pack_dataset(PackOptions(splits, folder / "pack", workers=1))
     return folder / "pack"
-
-
-@pytest.fixture(scope="session")
-def little_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    """240 digits as the splits `unlabeled` and `train`, 200 others as `test`, for what needs no accuracy."""
-    folder = tmp_path_factory.mktemp("little-digits")
-    for split, number in (("train", 24), ("test", 20)):
-        for digit in "0123456789":
-            target = folder / split / digit
-            target.mkdir(parents=True)
-            for source in sorted((digits_folder / split / digit).glob("*.jpg"))[:number]:
-                (target / source.name).write_bytes(source.read_bytes())
-    train = folder / "train"
-    splits = parse_splits([f"unlabeled={train}", f"train={train}", f"test={folder / 'test'}"])
-    pack_dataset(PackOptions(splits, folder / "pack", workers=1))
-    return open_pack(folder / "pack")
 
 
 @pytest.fixture(scope="session")
