@@ -56,8 +56,7 @@ def dtype_of_views(precision: str, device: str, out: Path) -> DTypeName:
     """
     config = _config_of(out)
     if config is not None:
-        found = config.get(VIEWS)
-        return found if found in _OF_VIEWS.values() else "float32"
+        return next((name for name in _OF_VIEWS.values() if name == config.get(VIEWS)), "float32")
     return "float32" if torch.device(device).type != "cuda" else _OF_VIEWS.get(precision, "float32")
 
 
