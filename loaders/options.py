@@ -36,7 +36,8 @@ class LoaderOptions:
     backend: BackendName = "auto"
     """Who renders the views, see docs/backends.md. auto: stream for packs in a store, else cpu."""
     num_threads: int | None = None
-    """Worker threads of each rank; by default the cores that the process may use."""
+    """Worker threads of each rank; by default the cores that the process may use, shared among the ranks of
+    the machine, and in commands 2 where the network needs the processor too."""
     bad_images: BadImages = "replace"
     """A damaged image: replace it by the next readable row and count it; or raise: stop."""
     verify: bool = False

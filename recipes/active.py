@@ -27,7 +27,7 @@ import csv
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -116,6 +116,7 @@ from engine.nets.classifier import Classifier, find_classifier
 from engine.nets.starts import find_start
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import refuse_ranks
+from engine.train.run_config import on_device
 from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
 from loaders.common.files import write_atomic
@@ -263,7 +264,7 @@ class Candidates:
             split,
             views=(view.policy(),),
             batch_size=config.batch_size,
-            options=replace(config.loader, device=self.device, channels_last=True),
+            options=on_device(config.loader, self.device),
             mode="eval",
         )
         try:

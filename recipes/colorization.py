@@ -29,6 +29,7 @@ from loaders.common.program import check_command_line, command_line
 class Config(RunConfig):
     """Pre-train a backbone with colourisation."""
 
+    compares_pixels = True
     split: str = "unlabeled"
     """Split of the pack to train on; its labels are not read."""
     backbone: str = "alexnet_bn"
@@ -100,7 +101,6 @@ class Colorization(Recipe):
     """Backbone and what names colours from its map."""
 
     name = "colorization"
-    fixed_views = True
     parts = "rows"
     bins: Tensor
     counts: Tensor

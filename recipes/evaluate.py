@@ -83,7 +83,7 @@ from engine.report.other_pages import CLASSIFICATION_NAME, build_page
 from engine.report.run_page import PageOptions, leave_page
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import refuse_ranks
-from engine.train.run_config import described
+from engine.train.run_config import described, on_device
 from loaders import build_loader, open_pack
 from loaders.common.files import to_json, write_atomic
 from loaders.common.next_step import say_next
@@ -162,7 +162,7 @@ def predict_split(config: Config, pack: Pack) -> Evaluated:
         pack.split(config.split),
         views=tuple(views.values()),
         batch_size=config.batch_size,
-        options=replace(config.loader, device=device, channels_last=True),
+        options=on_device(config.loader, device),
         mode="eval",
     )
     try:

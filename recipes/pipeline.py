@@ -26,7 +26,7 @@ from typing import Literal, TypeVar
 from engine.choices import Precision
 from engine.train.classifier_config import ClassifierConfig
 from engine.train.options import PresetOptions
-from engine.train.run_config import LoaderField, PackConfig, RunConfig, default_loader
+from engine.train.run_config import DEFAULT_LOADER, LoaderField, PackConfig, RunConfig
 from engine.train.stage_config import Ask, FineTune, Pretrain, Rounds, SemiSupervised
 from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import UserError, run_command
@@ -86,7 +86,7 @@ class Config(PackConfig, PresetOptions):
     """Autocast of every training, see recipes/supervised.py."""
     progress: bool = True
     """Show progress."""
-    loader: LoaderField = field(default_factory=default_loader)
+    loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
 
     def __post_init__(self) -> None:

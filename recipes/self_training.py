@@ -18,7 +18,7 @@ The algorithm box is `run_rounds`; the selection is `engine.labels.select`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -99,6 +99,7 @@ from engine.nets.classifier import Classifier, best_weights, find_classifier
 from engine.report.figures import Curve, draw_curves, save_picture
 from engine.train.distributed import on_main, rank
 from engine.train.phases import Labels, Phases, PhaseSummary, print_phases
+from engine.train.run_config import on_device
 from loaders import open_pack
 from loaders.batch import Batch, Loader
 from loaders.classification import build_pool_loader, divided_labels, views_of_labeled
@@ -214,7 +215,7 @@ def surest_labels(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = find_classifier(run, pack.classes, every_class=True).to(device)
-    options = replace(loader, device=device, channels_last=True)
+    options = on_device(loader, device)
     images = build_pool_loader(pack, splits, network.view, options)
     try:
         selection = select_balanced(network, images, device, top_k, per_class, out)

@@ -28,6 +28,7 @@ from loaders.common.program import check_command_line, command_line
 class Config(RunConfig):
     """Pre-train a backbone as the encoder of a siamese VAE."""
 
+    compares_pixels = True
     split: str = "unlabeled"
     """Split of the pack to train on; its labels are not read."""
     backbone: str = "alexnet_bn"
@@ -90,7 +91,6 @@ class SiameseVae(Recipe):
     """Encoder and decoder; the encoder's backbone transfers."""
 
     name = "siamese_vae"
-    fixed_views = True
 
     def __init__(self, config: Config) -> None:
         """Build the networks; call `seed_everything` first."""

@@ -28,14 +28,14 @@ All ways to start see the same labels, with settings of their own: `--pretrained
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from engine.choices import ClassWeights, Keep, Precision
 from engine.evaluate.grid import RATES, WEIGHT_DECAYS
-from engine.train.run_config import LoaderField, PackConfig, default_loader
+from engine.train.run_config import DEFAULT_LOADER, LoaderField, PackConfig
 from engine.train.tuning_config import FineTuning, Job, Method
 from loaders.common.checks import Count, check_different, check_numbers
 from loaders.common.errors import UserError, run_command
@@ -115,7 +115,7 @@ class Config(PackConfig):
     """Weight of a label in the loss instead, see recipes/supervised.py."""
     precision: Precision = "auto"
     """Autocast: auto is bf16 where the GPU or the processor has it in hardware."""
-    loader: LoaderField = field(default_factory=default_loader)
+    loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
 
     def __post_init__(self) -> None:
@@ -167,7 +167,7 @@ from engine.train.loop_config import LoopConfig
 from engine.train.probe_start import start_at_probe
 from engine.train.progress import RowsProgress
 from engine.train.run import count_labels
-from engine.train.run_config import described
+from engine.train.run_config import described, on_this_rank
 from engine.train.validation import Validation
 from loaders import build_loader, open_pack
 from loaders.batch import Batch, Loader
@@ -237,13 +237,7 @@ class Session:
     @property
     def options(self) -> LoaderOptions:
         """How all loaders work."""
-        return replace(
-            self.config.loader,
-            device=str(self.accelerator.device),
-            rank=self.accelerator.process_index,
-            num_ranks=self.accelerator.num_processes,
-            channels_last=True,
-        )
+        return on_this_rank(self.config.loader)
 
     def starts_at_probe(self, job: Job) -> bool:
         """Whether the classifier of a job begins as the linear probe of its start."""

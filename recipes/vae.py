@@ -27,6 +27,7 @@ from loaders.common.program import check_command_line, command_line
 class Config(RunConfig):
     """Pre-train a backbone as the encoder of a VAE."""
 
+    compares_pixels = True
     split: str = "unlabeled"
     """Split of the pack to train on; its labels are not read."""
     backbone: str = "alexnet_bn"
@@ -76,7 +77,6 @@ class Vae(Recipe):
     """Encoder and decoder; the encoder's backbone transfers."""
 
     name = "vae"
-    fixed_views = True
     parts = "rows"
 
     def __init__(self, config: Config) -> None:

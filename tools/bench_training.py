@@ -62,9 +62,10 @@ class Config(RecordConfig):
     """Side of the views in pixels; tiles are a third of it."""
     batch_size: Count = 128
     """Images per step; of recipes with both kinds, a quarter is labelled."""
-    window: Count = 8
-    """Steps of a window."""
-    pairs: Count = 6
+    window: Count = 50
+    """Steps of a window. The loader works ahead while a batch is repeated, so up to three fresh batches cost
+    nothing: a long window keeps their share small."""
+    pairs: Count = 3
     """Pairs of windows in a run: repeated batches, then fresh ones. At best all of them are no more than an
     epoch, since deepcluster clusters in each."""
     runs: Count = 1

@@ -10,11 +10,11 @@ Examples:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from engine.train.run_config import LoaderField, default_loader
+from engine.train.run_config import DEFAULT_LOADER, LoaderField
 from loaders.common.checks import Count, Positive, check_numbers
 from loaders.common.errors import run_command
 from loaders.common.program import Positional, check_command_line, command_line
@@ -43,7 +43,7 @@ class Config:
     """Device of the network; auto takes a GPU if there is one."""
     seconds: Positive = 5.0
     """Time for each of the seven measurements."""
-    loader: LoaderField = field(default_factory=default_loader)
+    loader: LoaderField = DEFAULT_LOADER
     """How the loader works."""
 
     def __post_init__(self) -> None:
@@ -58,7 +58,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 import sys
 import tempfile
 import time
-from dataclasses import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -67,6 +66,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from engine.train.run_config import on_device
 from loaders import open_pack
 from loaders.common.cores import available_cores
 from loaders.packs import Split
@@ -143,7 +143,7 @@ def make_work(config: Config) -> stages.Work:
     name = config.split or max(pack.splits, key=lambda name: len(pack.split(name)))
     found = "cuda" if torch.cuda.is_available() else "cpu"
     device = found if config.device == "auto" else config.device
-    options = replace(config.loader, device=device, channels_last=True)
+    options = on_device(config.loader, device)
     split: Split = pack.split(name)
     size = min(config.batch_size, len(split))
     return stages.Work(

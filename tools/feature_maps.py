@@ -12,10 +12,10 @@ Source: Zhou, Wan, Li 2021, figure 1 and section 4.4: ResNet-50 after Barlow Twi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from engine.train.run_config import LoaderField, default_loader
+from engine.train.run_config import DEFAULT_LOADER, LoaderField
 from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_file
@@ -47,7 +47,7 @@ class Config:
     """Network of a weights file that does not say it."""
     seed: int = 0
     """Chooses the channels."""
-    loader: LoaderField = field(default_factory=default_loader)
+    loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
 
     def __post_init__(self) -> None:

@@ -31,19 +31,26 @@ from loaders.common.errors import UserError
 
 
 class Shell(nn.Module):
-    """Gives DistributedDataParallel a `forward` to wrap; batches pass through it unchanged."""
+    """Gives DistributedDataParallel a `forward` to wrap; batches pass through it unchanged.
+
+    It returns loss and metrics as a tuple: with a static graph DDP joins the gradients of the first step only
+    if it finds the loss, and it looks into no class of ours.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         """Wrap a recipe."""
         super().__init__()
         self.recipe = recipe
 
-    def forward(self, batch: Any, step: int, gradients: Sequence[Tensor] | None = None) -> StepOutput:
+    def forward(
+        self, batch: Any, step: int, gradients: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Take a step of the recipe; or, given gradients of embeddings, return what sends them back."""
         if gradients is None:
-            return self.recipe.training_step(batch, step)
+            output = self.recipe.training_step(batch, step)
+            return output.loss, output.metrics
         pairs = zip(self.recipe.embed(batch), gradients, strict=True)
-        return StepOutput(torch.stack([(z * gradient).sum() for z, gradient in pairs]).sum())
+        return torch.stack([(z * gradient).sum() for z, gradient in pairs]).sum(), {}
 
 
 class Accumulator:
@@ -86,7 +93,7 @@ class Accumulator:
     def __call__(self, batch: Any, step: int) -> StepOutput:
         """Leave the gradients of a batch in the parameters; return its loss and metrics, for the record."""
         if self.num_parts == 1:
-            output: StepOutput = self._model(batch, step)
+            output = StepOutput(*self._model(batch, step))
             self._accelerator.backward(output.loss)
             return output
         parts = cut(batch, self.num_parts)
@@ -95,7 +102,7 @@ class Accumulator:
         outputs = []
         for number, part in enumerate(parts):
             with self._joining(number), drawing_part(number, self.num_parts):
-                output = self._model(part, step)
+                output = StepOutput(*self._model(part, step))
                 loss = output.loss / self.num_parts
                 self._accelerator.backward(loss)
             outputs.append(StepOutput(loss.detach(), output.metrics))
@@ -116,7 +123,7 @@ class Accumulator:
         cuts = zip(*(gradient.chunk(self.num_parts) for gradient in gradients), strict=True)
         for number, (part, back) in enumerate(zip(parts, cuts, strict=True)):
             with self._joining(number):
-                self._accelerator.backward(self._model(part, step, back).loss)
+                self._accelerator.backward(self._model(part, step, back)[0])
         return replace(output, loss=output.loss.detach())
 
     def _joining(self, number: int) -> Any:

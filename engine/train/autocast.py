@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from loaders.common.json_text import parse_json
+from loaders.options import DTypeName
 
 IN_HARDWARE = ("avx512_bf16", "amx_bf16")
 """Features of a processor, by the names of `torch.cpu.get_capabilities`; it must have one of them. Other
@@ -16,6 +17,11 @@ processors convert each value, which takes longer than float32."""
 SAID = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
 KEY = "autocast"
 """Name of the chosen precision in a run's config.json."""
+VIEWS = "views"
+"""Name of the dtype of the training views in a run's config.json."""
+CHOSEN = frozenset({KEY, VIEWS})
+"""What config.json has beside the configuration: what the hardware decided when the run began."""
+_OF_VIEWS: dict[str, DTypeName] = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 def of_hardware() -> str:
@@ -32,20 +38,35 @@ def of_run(out: Path) -> str | None:
 
     Older runs, which do not record it, took float32 on a processor.
     """
-    try:
-        config: dict[str, Any] = parse_json((out / "config.json").read_bytes())["config"]
-        taken = config.get(KEY)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ):  # claiming the folder reports what it is
+    config = _config_of(out)
+    if config is None:
         return None
-    if taken in SAID:
-        return str(taken)
+    if config.get(KEY) in SAID:
+        return str(config[KEY])
     return None if torch.cuda.is_available() else "no"
+
+
+def dtype_of_views(precision: str, device: str, out: Path) -> DTypeName:
+    """Return the dtype of training views: that of the run in `out`, or of a new run.
+
+    Args:
+        precision: of autocast.
+        device: of the network; on a GPU the views of new runs have the dtype of autocast.
+        out: run folder. Older runs, which do not record it, took float32.
+    """
+    config = _config_of(out)
+    if config is not None:
+        return next((name for name in _OF_VIEWS.values() if name == config.get(VIEWS)), "float32")
+    return "float32" if torch.device(device).type != "cuda" else _OF_VIEWS.get(precision, "float32")
+
+
+def _config_of(out: Path) -> dict[str, Any] | None:
+    """Return the configuration of the run in a folder; None if there is none."""
+    try:
+        config = parse_json((out / "config.json").read_bytes())["config"]
+    except (OSError, ValueError, KeyError, TypeError):  # claiming the folder reports what it is
+        return None
+    return config if isinstance(config, dict) else None
 
 
 def taken(precision: str, out: Path | None) -> str:

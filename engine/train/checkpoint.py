@@ -233,7 +233,7 @@ def load_weights(checkpoint: Path, recipe: nn.Module) -> None:
 
 
 def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
-    """Restore the optimizer's state bit for bit.
+    """Restore the optimizer's state bit for bit; how it launches its work is the device's, not the run's.
 
     Raises:
         UserError: the checkpoint is of an optimizer with other parameter groups.
@@ -253,7 +253,8 @@ def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = _like(parameters[int(index)], tensor)
     groups = [
-        {key: tuple(value) if isinstance(new[key], tuple) else value for key, value in old.items()}
+        {key: tuple(value) if isinstance(new.get(key), tuple) else value for key, value in old.items()}
+        | {key: new[key] for key in ("foreach", "fused") if key in new}
         for new, old in zip(fresh, structure["param_groups"], strict=True)
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -101,7 +101,9 @@ class ProbeStart:
         if validated:
             return recipe, loop
         described = {**loop.config, autocast.KEY: accelerator.mixed_precision}
-        with opened_run(loop.out, recipe.name, described, {*loop.runtime_fields, autocast.KEY}, loop.resume):
+        described[autocast.VIEWS] = self.config.training_options().dtype
+        runtime = autocast.CHOSEN.union(loop.runtime_fields)
+        with opened_run(loop.out, recipe.name, described, runtime, loop.resume):
             try:
                 share = self._share_worth(labels, loop)
             except UserError:

@@ -13,6 +13,7 @@ from loaders.common.errors import UserError
 class GanConfig(RunConfig):
     """Fields of every recipe with a generator; a recipe names again those its paper sets."""
 
+    compares_pixels = True
     noise_size: Count = 100
     """Numbers that an image is generated from, drawn uniformly from [0, 1)."""
     generator_width: Count = 128

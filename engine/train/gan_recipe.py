@@ -23,7 +23,6 @@ class GanRecipe(Recipe):
     """A generator beside whatever discriminates."""
 
     own_optimizer = True  # two networks against each other
-    fixed_views = True
     gan: GanConfig
     generator: Generator
     mean: Tensor

@@ -12,7 +12,6 @@ from engine.nets.backbones import check_resolution
 from engine.train.options import OptimizerOptions
 from engine.train.recipe import Recipe
 from loaders.batch import Batch, PairedBatch
-from loaders.common.errors import UserError
 
 _MULTIPLE = 4  # sides of shrunk views, so that a network that halves twice loses no pixels
 
@@ -41,11 +40,6 @@ class Growth:
         self._first, self._steps = options.start_resolution, options.grown_at * total_steps
         if self._first is None:
             return
-        if recipe.fixed_views:
-            raise UserError(
-                f"start_resolution: recipe {recipe.name!r} makes images of one size and cannot see smaller "
-                f"views, found {self._first}; leave it out"
-            )
         check_resolution(recipe.backbone, recipe.backbone_name, self._first)
 
     def side(self, full: int, step: int) -> int:

@@ -32,7 +32,7 @@ from engine.train.finite import StepGuard, draw_again, gradient_norm, save_bad_b
 from engine.train.growth import Growth
 from engine.train.loop_config import LoopConfig
 from engine.train.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
-from engine.train.optimizers import choose_optimizer, choose_schedule
+from engine.train.optimizers import choose_optimizer, choose_schedule, fused_on
 from engine.train.progress import TrainingProgress
 from engine.train.recipe import Recipe
 from engine.train.run_folder import opened_run, save_backbone
@@ -107,11 +107,12 @@ def train(
         KeyboardInterrupt: Ctrl-C came; a checkpoint was written, `run_command` exits with code 130.
     """
     decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
-    taken = {autocast.KEY: accelerator.mixed_precision}
+    dtype = loader.fingerprint.get("dtype", "float32")
+    taken = {autocast.KEY: accelerator.mixed_precision, autocast.VIEWS: dtype}
     check_agreement(run_facts(recipe.name, decisive | taken, loader))
     described = dict(config.config) | taken
     opened = opened_run(
-        config.out, recipe.name, described, {*config.runtime_fields, autocast.KEY}, config.resume
+        config.out, recipe.name, described, autocast.CHOSEN.union(config.runtime_fields), config.resume
     )
     with StopSignal() as stop, opened:
         run = _Run(recipe, loader, accelerator, config, probe, validation)
@@ -135,11 +136,15 @@ class _Run:
         self.device: torch.device = accelerator.device
         synchronise_batchnorm(recipe, self.device)
         self.recipe, rules = recipe, config.optimizing
+        if config.compile:  # in place, so that the names of the weights stay
+            recipe.backbone.compile()
         try:
-            self.optimizer: Optimizer = choose_optimizer(recipe, rules)
+            self.optimizer: Optimizer = fused_on(self.device, choose_optimizer(recipe, rules))
         except ValueError as error:
             raise UserError(f"optimizer: {error}; change its options") from None
         self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        # Every step reduces the gradients of the same weights, unless it has parts that are not reduced.
+        accelerator.ddp_handler.static_graph = rules.micro_batch is None
         self.model, self.stepper = accelerator.prepare(Shell(recipe), self.optimizer)
         self.accumulate = Accumulator(recipe, self.model, accelerator, loader, rules.micro_batch)
         self.steps_per_epoch = loader.steps_per_epoch

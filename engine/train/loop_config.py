@@ -31,6 +31,7 @@ class LoopConfig:
         max_steps: end the run early after this many steps over all, with the schedule of the full run; after
             none, the weights are left as the run begins.
         progress: show progress on rank 0.
+        compile: compile the backbone.
         optimizing: optimizer of the weights and its options.
         config: the recipe's configuration in JSON types, for config.json.
         runtime_fields: names in `config` that may differ on resuming.
@@ -48,6 +49,7 @@ class LoopConfig:
     steps: Count | None = None
     max_steps: int | None = None
     progress: bool = True
+    compile: bool = False
     optimizing: OptimizerOptions = field(default_factory=OptimizerOptions)
     config: Mapping[str, Any] = field(default_factory=dict)
     runtime_fields: Collection[str] = ("resume", "max_steps")

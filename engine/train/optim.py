@@ -8,6 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.sgd import sgd
 
 
 def split_by_dimension(*modules: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -39,6 +40,7 @@ class LARS(Optimizer):
         weight_decay: float = 0.0,
         trust: float = 0.001,
         adapt: bool = True,
+        foreach: bool | None = None,
     ) -> None:
         """Set the defaults of the parameter groups.
 
@@ -49,6 +51,7 @@ class LARS(Optimizer):
             weight_decay: added to the gradient before the norms are taken.
             trust: LARS's eta, the share of the weight's norm that one unit of lr moves.
             adapt: False leaves out the rescaling.
+            foreach: one launch for many tensors; by default where torch's own optimizers do so.
         """
         if lr < 0.0 or weight_decay < 0.0 or trust <= 0.0 or not 0.0 <= momentum < 1.0:
             raise ValueError(
@@ -61,6 +64,7 @@ class LARS(Optimizer):
             "weight_decay": weight_decay,
             "trust": trust,
             "adapt": adapt,
+            "foreach": foreach,
         }
         super().__init__(params, defaults)
 
@@ -85,18 +89,28 @@ class LARS(Optimizer):
 
     def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         updates: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
-        if group["weight_decay"] != 0.0:
-            updates = [
-                u.add(p, alpha=group["weight_decay"]) for u, p in zip(updates, parameters, strict=True)
-            ]
+        weight_decay = group["weight_decay"]
         if group["adapt"]:
+            if weight_decay != 0.0:
+                updates = [u.add(p, alpha=weight_decay) for u, p in zip(updates, parameters, strict=True)]
+                weight_decay = 0.0
             ratios = _trust_ratios(parameters, updates, group["trust"])
             updates = [u * ratio for u, ratio in zip(updates, ratios, strict=True)]
-        for p, update in zip(parameters, updates, strict=True):
+        for p in parameters:
             if "momentum" not in self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
-            running = self.state[p]["momentum"].mul_(group["momentum"]).add_(update)
-            p.add_(running, alpha=-group["lr"])
+        sgd(
+            parameters,
+            updates,
+            [self.state[p]["momentum"] for p in parameters],
+            foreach=group["foreach"],
+            weight_decay=weight_decay,
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
 
 
 def _trust_ratios(parameters: list[Tensor], updates: list[Tensor], trust: float) -> list[Tensor]:

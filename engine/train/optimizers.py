@@ -18,6 +18,7 @@ from engine.train.schedule import Schedule, one_cycle, warmed, warmup_cosine
 from loaders.common.errors import UserError
 
 _MOMENTUM = 0.9  # momentum of sgd and lars, if the paper's optimizer has none
+_FUSABLE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 _KINDS: dict[type[Optimizer], OptimizerName] = {
     torch.optim.SGD: "sgd",
     LARS: "lars",
@@ -67,6 +68,19 @@ def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
     if options.layer_decay is not None:
         groups = list(_by_layer(groups, recipe, options.layer_decay))
     return torch.optim.AdamW(groups)
+
+
+def fused_on(device: torch.device, optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer in the form whose step is a few launches on a GPU; else unchanged.
+
+    Args:
+        device: on which the parameters will be when it takes its first step.
+        optimizer: without state.
+    """
+    if device.type != "cuda" or not isinstance(optimizer, _FUSABLE):
+        return optimizer
+    groups = [{**group, "fused": True} for group in optimizer.param_groups]
+    return type(optimizer)(groups, fused=True)
 
 
 def choose_schedule(

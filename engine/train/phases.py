@@ -145,7 +145,8 @@ class Phases:
         self.shared.say()
         content = self.shared.describe({**described(config), "pack identity": data})
         content[autocast.KEY] = self.accelerator.mixed_precision
-        runtime = (*RUNTIME_FIELDS, autocast.KEY)
+        content[autocast.VIEWS] = config.training_options().dtype
+        runtime = (*RUNTIME_FIELDS, *autocast.CHOSEN)
         self._opened = ExitStack()
         self._opened.enter_context(opened_run(config.out, recipe, content, runtime, config.resume))
         self.done: list[PhaseSummary] = []
@@ -224,7 +225,8 @@ class Phases:
         config, options = self.config, self.options
         shared = (config.batch_size, options, config.balanced)
         if not config.stored_views:
-            return build_labeled_loader(self.pack, labels, views, *shared)
+            drawn = replace(options, dtype=config.training_options().dtype)
+            return build_labeled_loader(self.pack, labels, views, config.batch_size, drawn, config.balanced)
         assert self._learnt is not None, "the pool is open"
         if self._drawn is None:
             whole = replace(options, seed=config.seed)

@@ -47,8 +47,6 @@ class Recipe(nn.Module, ABC):
     """Whether the recipe learns only with its paper's optimizer."""
     warms_up: ClassVar[bool] = False
     """Whether `make_schedule` includes the warm-up of the configuration; else the loop adds it."""
-    fixed_views: ClassVar[bool] = False
-    """Whether views must have the size that the run gives: something is compared with their pixels."""
     backbone: nn.Module
     backbone_name: str
 

@@ -99,7 +99,7 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
                 opened.callback(loader.close)
             return loader
 
-        loader = keep(loaders.training(options))
+        loader = keep(loaders.training(config.training_options()))
         held = keep(loaders.validating(options) if config.measure == "training" else None)
         loop_config = config.loop_config()
         loop_config = replace(loop_config, config=shared.describe(loop_config.config))
@@ -154,9 +154,10 @@ def probe_start(
         assert isinstance(recipe, ClassifierRecipe)
         return recipe
 
-    return ProbeStart(
-        config, loaders.pack, options, lambda labels: loaders.with_labels(labels).training(options), make
-    )
+    def training(labels: LabelTable) -> Loader[Any]:
+        return loaders.with_labels(labels).training(config.training_options())
+
+    return ProbeStart(config, loaders.pack, options, training, make)
 
 
 def count_labels(labels: LabelTable) -> Tensor:

@@ -6,9 +6,9 @@ torch is loaded. Methods that need torch import it when they are called.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
@@ -16,6 +16,7 @@ from engine.choices import Measure, OnNonFinite, Precision
 from engine.train.options import OptimizerOptions, PresetOptions
 from engine.train.trackers import check_trackers
 from loaders.common.checks import Count, check_numbers
+from loaders.common.cores import cores_per_rank
 from loaders.common.errors import UserError
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 RUNTIME_FIELDS = (
     "allow_leak",
     "checkpoint_every_steps",
+    "compile",
     "keep_checkpoints",
     "leaks",
     "loader",
@@ -57,10 +59,9 @@ RUNTIME_FIELDS = (
 LoaderField = Annotated[LoaderOptions, tyro.conf.arg(name="")]
 """The field of a Config whose options have no prefix on the command line."""
 
-
-def default_loader() -> LoaderOptions:
-    """Return the default options of the loaders of a command."""
-    return LoaderOptions(num_threads=2)
+DEFAULT_LOADER = LoaderOptions()
+"""The options of the loaders of a command whose command line names none."""
+_THREADS_BESIDE_A_NETWORK = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ class ForwardConfig:
 
     batch_size: Count = 256
     """Images per forward pass of each process; no influence on the result."""
-    loader: LoaderField = field(default_factory=default_loader)
+    loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
 
 
@@ -105,9 +106,20 @@ def on_this_rank(options: LoaderOptions, **changes: Any) -> LoaderOptions:
     from accelerate import PartialState
 
     state = PartialState()
-    rank, num_ranks = state.process_index, state.num_processes
-    device = str(state.device)
-    return replace(options, rank=rank, num_ranks=num_ranks, device=device, channels_last=True, **changes)
+    changes |= {"rank": state.process_index, "num_ranks": state.num_processes}
+    return on_device(options, str(state.device), **changes)
+
+
+def on_device(options: LoaderOptions, device: str, **changes: Any) -> LoaderOptions:
+    """Return the options of the loaders whose batches go to a network on a device.
+
+    Unless the options give it, the number of threads is this rank's share of the cores, or two where the
+    network itself works on the processor.
+    """
+    threads = options.num_threads
+    if threads is None:
+        threads = _THREADS_BESIDE_A_NETWORK if device == "cpu" else cores_per_rank()
+    return replace(options, device=device, channels_last=True, num_threads=threads, **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +164,9 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     """Where accelerate also logs to, such as tensorboard or wandb; may be empty."""
     progress: bool = True
     """Show a line of progress."""
+    compile: bool = False
+    """Compile the backbone (torch.compile): a minute at the start, which pays in long runs on a GPU. Weights
+    keep their names, and a resume may do without."""
     measure: Measure = "training"
     """training; or, to measure speed: turns repeats a batch in every second log window, loader leaves out the
     model."""
@@ -164,13 +179,21 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     allow_leak: bool = False
     """Learn from labels of the split that is measured on, or of copies of its images, all the same;
     config.json then names them under leaks."""
-    loader: LoaderField = field(default_factory=default_loader)
+    loader: LoaderField = DEFAULT_LOADER
     """How the loaders work."""
+
+    compares_pixels: ClassVar[bool] = False
+    """Whether something is compared with the pixels of views, which then keep their size and float32."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no run; a recipe with further checks calls this too."""
         check_numbers(self)
         self.check_optimizer()
+        if self.compares_pixels and self.start_resolution is not None:
+            raise UserError(
+                "start_resolution: expected none, since this recipe compares images of one size with its "
+                f"views, found {self.start_resolution}; leave it out"
+            )
         if len(self.probe_splits) not in (1, 2):
             raise UserError(
                 f"probe_splits: expected one split, or two, found {len(self.probe_splits)}; change them"
@@ -221,6 +244,7 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
             steps=self.steps,
             max_steps=self.max_steps,
             progress=self.progress,
+            compile=self.compile,
             optimizing=OptimizerOptions(**{f.name: getattr(self, f.name) for f in fields(OptimizerOptions)}),
             config=described(self),
             runtime_fields=RUNTIME_FIELDS,
@@ -230,6 +254,20 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     def loader_options(self) -> LoaderOptions:
         """Return the options of every loader of the run on this rank; the process group must exist."""
         return on_this_rank(self.loader, seed=self.seed)
+
+    def training_options(self) -> LoaderOptions:
+        """Return the same for the loader that is trained on; the Accelerator must exist.
+
+        On a GPU the views come as autocast would round them before the network's first product, which halves
+        the bytes that are rendered and copied, and changes no bit of that product.
+        """
+        from accelerate.state import AcceleratorState
+
+        from engine.train import autocast
+
+        options = self.loader_options()
+        precision = "no" if self.compares_pixels else AcceleratorState().mixed_precision
+        return replace(options, dtype=autocast.dtype_of_views(precision, options.device, self.out))
 
     def account(self, division: Division | None = None) -> Account:
         """Compare the split from which the online probe learns with the one on which it is measured.

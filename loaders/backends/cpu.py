@@ -29,6 +29,7 @@ from loaders.backends.decoding import (
     decode_nothing,
     regions_of,
 )
+from loaders.backends.threads import result_until
 from loaders.backends.work import Renderer, Request, Work, refuse_remote
 from loaders.batch import Batch
 from loaders.common.errors import BadImageError, LoaderError, UserError
@@ -75,6 +76,11 @@ class Job:
     out: tuple[NDArray[Any], ...] = ()  # per view, [B, 3 * R * R]
     cancelled: bool = False
 
+    @property
+    def said(self) -> str:
+        """The batch, as an error names it."""
+        return f"a batch (rows {self.rows[0]} to {self.rows[-1]})"
+
 
 @dataclass
 class Worker:
@@ -101,14 +107,7 @@ class PendingBatch:
         """
         deadline = time.monotonic() + timeout_s
         for future in self._futures:
-            try:
-                future.result(max(0.0, deadline - time.monotonic()))
-            except TimeoutError:
-                rows = self._job.rows
-                raise LoaderError(
-                    f"a batch took longer than {timeout_s:g} s (rows {rows[0]} to {rows[-1]}): the storage "
-                    "or a worker hangs; raise timeout_s if it is only slow"
-                ) from None
+            result_until(future, deadline, timeout_s, self._job.said, self._renderer.may_hang)
         return self._renderer.collect(self._job)
 
     def cancel(self) -> None:

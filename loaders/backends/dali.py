@@ -7,7 +7,8 @@ GPU that of `loaders.backends.device`: so every policy is drawn, with the number
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import time
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from loaders.backends.cpu import CpuRenderer, Job
 from loaders.backends.decoding import EncodedRows
 from loaders.backends.device import DeviceRenderer, Place, refuse_device
-from loaders.backends.threads import WorkerPool
+from loaders.backends.threads import WorkerPool, result_until
 from loaders.backends.work import Renderer, Request, Work, refuse_remote
 from loaders.common.errors import LoaderError, MissingBackendError, UserError
 from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
@@ -138,6 +139,8 @@ class DaliRenderer(CpuRenderer):
     CRC-32 when the row is first wanted, or every time with `verify`.
     """
 
+    may_hang: ClassVar[str] = "DALI, for which backend dali waits, or the storage hangs; take backend='cpu'"
+
     def __init__(self, work: Work) -> None:
         """Describe the pipeline; the first batch builds it."""
         super().__init__(work)
@@ -160,8 +163,8 @@ class DaliRenderer(CpuRenderer):
     def locate_all(self, job: Job) -> EncodedRows:
         """Wait until DALI has decoded the rows of a job."""
         assert job.reading is not None
-        located: EncodedRows = job.reading.result(self.options.timeout_s)
-        return located
+        limit_s = self.options.timeout_s
+        return result_until(job.reading, time.monotonic() + limit_s, limit_s, job.said, self.may_hang)
 
     def place(self, job: Job) -> Place:
         """Return where a job's pixels lie on the device; pixels from our own decoder are copied there."""

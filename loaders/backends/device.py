@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders.backends.cpu import Job, normalization, shaped
-from loaders.backends.threads import WorkerPool
+from loaders.backends.threads import WorkerPool, result_until
 from loaders.backends.work import Renderer, Request, Work
 from loaders.batch import Batch
-from loaders.common.errors import LoaderError, MissingBackendError, UserError
+from loaders.common.errors import MissingBackendError, UserError
 from loaders.kernels.device.launch import (
     Layout,
     Parameters,
@@ -78,6 +78,7 @@ class Rows(Protocol):
 
     work: Work
     bad_rows: dict[int, str]
+    may_hang: ClassVar[str]
     torch_dtype: torch.dtype
 
     def job(self, request: Request) -> Job:
@@ -111,16 +112,13 @@ class PendingOnDevice:
         Raises:
             LoaderError: reading failed, or took longer than `timeout_s`.
         """
-        begin = time.monotonic()
-        try:
-            drawn = self._drawing.result(timeout_s)
-        except TimeoutError:
-            if time.monotonic() - begin < timeout_s:
-                raise
-            raise LoaderError(
-                f"a batch took longer than {timeout_s:g} s on its way to the device: the storage or a worker "
-                "hangs; raise timeout_s if it is only slow"
-            ) from None
+        drawn = result_until(
+            self._drawing,
+            time.monotonic() + timeout_s,
+            timeout_s,
+            "a batch on its way to the device",
+            self._renderer.may_hang,
+        )
         return self._renderer.collect(drawn)
 
     def cancel(self) -> None:
@@ -141,6 +139,7 @@ class DeviceRenderer(Renderer):
         super().__init__(rows.work.options)
         self._rows, self._work = rows, rows.work
         self.bad_rows = rows.bad_rows
+        self.may_hang = rows.may_hang
         self._device = torch.device(rows.work.options.device)
         self._streams: Streams = streams or CudaStreams(self._device)
         self._stream = self._streams.stream()

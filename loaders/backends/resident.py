@@ -8,6 +8,7 @@ do. Order, numbers, labels and the rule for damaged rows are the cpu backend's.
 from __future__ import annotations
 
 import threading
+import time
 from itertools import pairwise
 from typing import Any
 from weakref import WeakValueDictionary
@@ -21,6 +22,7 @@ from torch import Tensor
 from loaders.backends.cpu import CHUNK_BYTES, CpuRenderer, Job, Worker
 from loaders.backends.decoding import SLACK, EncodedRows
 from loaders.backends.device import DeviceRenderer, Place, refuse_device
+from loaders.backends.threads import MAY_HANG, result_until
 from loaders.backends.work import Renderer, Work, refuse_remote
 from loaders.common.errors import UserError
 from loaders.order.fingerprint import pack_fingerprint
@@ -98,8 +100,10 @@ class ResidentPixels:
         total = int(sizes.sum()) + SLACK
         self.memory: Tensor = torch.empty(total, dtype=torch.uint8, device=work.options.device)
         edges = [0, *(np.flatnonzero(np.diff(begins // CHUNK_BYTES)) + 1).tolist(), len(sizes)]
+        limit_s = work.options.timeout_s
         for loaded in [work.crew.threads.submit(self._load, rows, job, *chunk) for chunk in pairwise(edges)]:
-            loaded.result(work.options.timeout_s)
+            what = "backend resident: decoding a part of the split"
+            result_until(loaded, time.monotonic() + limit_s, limit_s, what, MAY_HANG)
         if self.memory.is_cuda:  # other CUDA streams will read this memory
             torch.cuda.synchronize(self.memory.device)
 

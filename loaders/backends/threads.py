@@ -11,10 +11,39 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
+from loaders.common.errors import LoaderError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _Task = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+MAY_HANG = "the storage or a worker hangs"
+"""What is wrong when a backend's own threads take too long."""
+
+
+def result_until(future: Future[R], deadline: float, limit_s: float, what: str, may_hang: str) -> R:
+    """Wait for the result of a thread.
+
+    Args:
+        future: of the thread's work.
+        deadline: by `time.monotonic`.
+        limit_s: the time limit that the deadline comes from, for the message.
+        what: the work, for the message.
+        may_hang: a clause that says what may hang.
+
+    Raises:
+        LoaderError: there is no result by then. An error of the work itself is raised unchanged.
+    """
+    try:
+        return future.result(max(0.0, deadline - time.monotonic()))
+    except TimeoutError as error:
+        if future.done() and future.exception() is error:
+            raise
+        raise LoaderError(
+            f"{what} took longer than {limit_s:g} s: {may_hang}; raise timeout_s if it is only slow"
+        ) from None
 
 
 class WorkerPool(Executor):

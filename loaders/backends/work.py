@@ -6,16 +6,16 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loaders.backends.fetching import Fetching
-from loaders.backends.threads import WorkerPool
+from loaders.backends.threads import MAY_HANG, WorkerPool
 from loaders.batch import Batch
-from loaders.common.cores import available_cores
+from loaders.common.cores import cores_per_rank
 from loaders.common.errors import UserError
 from loaders.options import LoaderOptions, Mode
 from loaders.order.permutation import Positions, permute_stream
@@ -68,7 +68,7 @@ class Crew:
 
     def __init__(self, options: LoaderOptions) -> None:
         """Make both groups of threads; none starts yet."""
-        self.num_threads = options.num_threads or available_cores()
+        self.num_threads = options.num_threads or cores_per_rank()
         # Made here and not when first needed, so that a late call from a library's thread finds the group
         # closed.
         self.threads = WorkerPool(self.num_threads, "sluice-loader")
@@ -136,8 +136,10 @@ class Renderer(ABC):
     Attributes:
         bad_rows: damaged rows met so far and what was wrong; each was replaced by the next readable row.
         shuffle: the order of training.
+        may_hang: a clause for the error of a batch that takes too long.
     """
 
+    may_hang: ClassVar[str] = MAY_HANG
     bad_rows: dict[int, str]
     shuffle: Shuffle = staticmethod(permute_stream)
 

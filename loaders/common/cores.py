@@ -10,3 +10,8 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cores_per_rank() -> int:
+    """Return the cores for each of the ranks that a launcher started on this machine; at least 1."""
+    return max(1, available_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))

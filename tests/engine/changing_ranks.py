@@ -10,11 +10,14 @@ import json
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.batch import Batch
@@ -27,7 +30,9 @@ PARTS = {
     "whole": [(1, 6)],
     "more": [(1, 2), (2, 6)],  # ranks, steps over all
     "fewer": [(2, 2), (1, 6)],
+    "nodes": [(4, 6)],
 }
+RANKS_PER_NODE = 2
 
 
 def make_loader(rank: int, num_ranks: int) -> EpochLoader:
@@ -56,12 +61,22 @@ class Recorded:
             yield batch
 
 
+def recorded(name: str, rank: int, *arguments: Any, **options: Any) -> DistributedDataParallel:
+    """Wrap a module for several ranks, and write down how."""
+    (WORK / f"{name}-ddp-{rank}.json").write_text(json.dumps(options))
+    return DistributedDataParallel(*arguments, **options)
+
+
 def train_rank(name: str, rank: int, num_ranks: int, port: int, max_steps: int) -> None:
     """Train in this process, which is forked, and end it."""
     try:
         if num_ranks > 1:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks)}
+            node, local_rank = divmod(rank, RANKS_PER_NODE)  # what torchrun and accelerate set on every node
+            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(num_ranks), "GROUP_RANK": str(node)}
+            os.environ |= {"LOCAL_RANK": str(local_rank), "LOCAL_WORLD_SIZE": str(RANKS_PER_NODE)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+        warnings.simplefilter("error", UserWarning)  # such as that on strides, which cost a copy a step
+        torch.nn.parallel.DistributedDataParallel = partial(recorded, name, rank)  # type: ignore[misc]
         loader = Recorded(make_loader(rank, num_ranks), name, rank)
         train_small(WORK / name, loader=loader, dropout=0.0, max_steps=max_steps, resume=True)
         os._exit(0)

@@ -27,8 +27,9 @@ def rows_of(work: Path, name: str, step: int) -> list[int]:
     return sorted(row for path in found for row in json.loads(path.read_text()))
 
 
-@pytest.mark.parametrize("name", ["more", "fewer"])
-def test_a_resume_on_other_ranks_goes_on_with_the_same_batches(parts: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["more", "fewer", "nodes"])
+def test_other_ranks_take_or_go_on_with_the_same_batches(parts: Path, name: str) -> None:
+    """Also on two nodes of two ranks, which leave one log."""
     assert len({tuple(rows_of(parts, "whole", step)) for step in range(6)}) == 6
     for step in range(6):
         rows = rows_of(parts, name, step)
@@ -38,3 +39,11 @@ def test_a_resume_on_other_ranks_goes_on_with_the_same_batches(parts: Path, name
     assert [r["step"] for r in found] == [1, 2, 3, 4, 5, 6]
     for one, other in zip(expected, found, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=2e-3)
+
+
+@pytest.mark.parametrize("name", ["more", "fewer"])
+def test_ranks_share_views_of_buckets_over_one_graph_and_nothing_warns(parts: Path, name: str) -> None:
+    """The weights are channels_last, among them those of 1 x 1 kernels."""
+    for rank in range(2):
+        options = json.loads((parts / f"{name}-ddp-{rank}.json").read_text())
+        assert (options["static_graph"], options["gradient_as_bucket_view"]) == (True, True)

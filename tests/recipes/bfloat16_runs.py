@@ -1,5 +1,7 @@
 """Runs a recipe on a processor that is said to have bfloat16, and goes on on one that has none.
 
+Then the same on a GPU that it is said to have, whose loader delivers bfloat16 too.
+
 usage: python -m tests.recipes.bfloat16_runs NAME PACK FOLDER
 """
 
@@ -8,13 +10,18 @@ from pathlib import Path
 
 import torch
 
+from engine.train import autocast
 from loaders import open_pack
 from tests.recipes.test_backends import losses
 
 if __name__ == "__main__":
     name, pack, out = sys.argv[1], open_pack(sys.argv[2]), Path(sys.argv[3]) / sys.argv[1]
     shared = {"precision": "auto", "progress": True}
-    torch.cpu.get_capabilities = lambda: {"avx512_bf16": True}
-    losses(name, pack, out, **shared, max_steps=1)
-    torch.cpu.get_capabilities = dict
-    losses(name, pack, out, **shared, max_steps=2, resume=True)
+    on_machine = autocast.dtype_of_views
+    for folder, device in ((out, "cpu"), (out.with_name(f"{name}-views"), "cuda")):
+        torch.cpu.get_capabilities = lambda: {"avx512_bf16": True}
+        autocast.dtype_of_views = lambda precision, _, run, device=device: on_machine(precision, device, run)
+        losses(name, pack, folder, **shared, max_steps=1)
+        torch.cpu.get_capabilities = dict
+        autocast.dtype_of_views = on_machine
+        losses(name, pack, folder, **shared, max_steps=2, resume=True)

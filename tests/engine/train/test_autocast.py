@@ -57,6 +57,33 @@ def test_a_run_goes_on_as_it_began(processor, tmp_path, config, expected):
         assert autocast.taken("auto", tmp_path) == expected
 
 
+@pytest.mark.parametrize(
+    ("precision", "device", "expected"),
+    [
+        ("bf16", "cuda:1", "bfloat16"),
+        ("fp16", "cuda", "float16"),
+        ("no", "cuda", "float32"),
+        ("bf16", "cpu", "float32"),
+    ],
+)
+def test_views_of_a_new_run_have_the_dtype_of_autocast_on_a_gpu(tmp_path, precision, device, expected):
+    assert autocast.dtype_of_views(precision, device, tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"autocast": "bf16", "views": "bfloat16"}, "bfloat16"),
+        ({"autocast": "bf16"}, "float32"),  # from before it was written
+        ({"views": "int3"}, "float32"),
+    ],
+)
+def test_views_of_a_run_stay_as_they_were(tmp_path, config, expected):
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "barlow", "config": config}))
+    for device in ("cpu", "cuda"):
+        assert autocast.dtype_of_views("fp16", device, tmp_path) == expected
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"config": 3}', "{}"])
 def test_what_is_no_run_decides_nothing(processor, tmp_path, text):
     processor("amx_bf16")

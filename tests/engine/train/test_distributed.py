@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from engine.train import distributed
 from engine.train.batchnorm import synchronise_batchnorm
+from engine.train.distributed import make_accelerator
 from loaders.common.errors import UserError
 from tests.engine.objective_cases import OBJECTIVES
 from tests.engine.rank_cases import (
@@ -111,6 +114,24 @@ def test_all_gather_and_its_gradient(by_rank) -> None:
     for rank, expected in zip(by_rank, weights.sum(0).chunk(len(by_rank)), strict=True):
         torch.testing.assert_close(rank["gather"], joined)
         torch.testing.assert_close(rank["gather.grad"], expected)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_on_a_gpu_products_are_tf32_and_cudnn_chooses_once(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    taken: dict[str, Any] = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda name: taken.update(products=name))
+    monkeypatch.setattr(distributed, "Accelerator", lambda **options: taken.update(options))
+    make_accelerator("auto" if gpu else "no")
+    assert (taken.get("products"), torch.backends.cudnn.benchmark) == (
+        ("high", True) if gpu else (None, False)
+    )
+    assert (taken["cpu"], taken["mixed_precision"]) == (not gpu, "bf16" if gpu else "no")
+    assert taken["kwargs_handlers"][0].gradient_as_bucket_view
 
 
 def test_an_unknown_batchnorm_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

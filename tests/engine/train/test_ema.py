@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from engine.train.ema import MEAN, POWER, make_target, set_momentum, update_ema, warmed_up
+from engine.train.ema import MEAN, POWER, Statistics, make_target, set_momentum, update_ema, warmed_up
 from tests.engine.average_on_digits import accuracies
+from tests.engine.launches import launches
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,19 @@ def test_parameters_average_and_buffers_follow_the_named_rule(
     torch.testing.assert_close(target.weight.data, torch.full((2,), 0.9 * 1.0 + 0.1 * 3.0))
     torch.testing.assert_close(target.running_mean, torch.full((2,), running_mean))
     assert int(target.num_batches_tracked) == batches
+
+
+@pytest.mark.parametrize("statistics", ["average", "copy", "own"])
+def test_launches_do_not_grow_with_the_number_of_tensors(statistics: Statistics) -> None:
+    """But for the counts of batches, which are whole numbers."""
+
+    def count(num_layers: int) -> int:
+        source = nn.Sequential(*(nn.BatchNorm1d(2) for _ in range(num_layers)))
+        target = make_target(source)
+        found = launches(lambda: update_ema(target, source, 0.9, statistics))
+        return sum(found[name] for name in ("copy_", "lerp_", "_foreach_lerp_"))
+
+    assert count(20) - count(4) == (0 if statistics == "own" else 16)
 
 
 def test_a_warm_up_makes_the_average_the_plain_mean_until_the_decay_is_reached() -> None:

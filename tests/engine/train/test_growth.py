@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,12 +59,12 @@ def test_networks_of_one_size_are_refused_before_any_step() -> None:
     recipe.backbone, recipe.backbone_name = build_backbone("vit_tiny_patch16_224", 32), "vit_tiny_patch16_224"
     with pytest.raises(UserError, match="backbone: expected a resolution that vit_tiny_patch16_224"):
         Growth(OptimizerOptions(start_resolution=16), 10, recipe)
-    recipe = SmallRecipe()
-    recipe.fixed_views = True  # type: ignore[misc]
-    with pytest.raises(UserError, match="start_resolution: recipe 'small' makes images of one size"):
-        Growth(OptimizerOptions(start_resolution=16), 10, recipe)
-    kinds = (vae.Vae, siamese_vae.SiameseVae, ssl_gan.SslGan, dcgan.Dcgan, colorization.Colorization)
-    assert {kind.fixed_views for kind in kinds} == {True}
+
+
+@pytest.mark.parametrize("recipe", [vae, siamese_vae, ssl_gan, dcgan, colorization])
+def test_images_of_one_size_are_refused_before_anything_is_loaded(recipe: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^start_resolution: expected none, .* found 16; leave it out$"):
+        recipe.Config(pack=tmp_path, out=tmp_path / "out", start_resolution=16)
 
 
 @pytest.mark.parametrize("changes", [{"start_resolution": 4}, {"grown_at": 0.0}, {"grown_at": 1.5}])

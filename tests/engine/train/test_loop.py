@@ -8,16 +8,20 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from engine.nets.backbones import load_backbone
+from engine.train import loop
 from engine.train.checkpoint import find_damage, list_checkpoints
 from engine.train.distributed import seed_everything
 from engine.train.loop_config import LoopConfig
 from engine.train.metrics import NonFiniteLossError, read_metrics
+from engine.train.optimizers import fused_on
 from engine.train.options import OptimizerOptions
 from engine.train.recipe import StepOutput
 from engine.train.run import describe_training
@@ -85,6 +89,50 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, whole_run) -> Non
     assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6]
     expected = read_metrics(whole_run[0] / "metrics.jsonl")
     assert [r["loss"] for r in records] == [r["loss"] for r in expected]
+
+
+def test_a_compiled_backbone_trains_the_same_weights_under_the_same_names(
+    tmp_path: Path, whole_run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By torch's backend that captures the graph and compiles nothing; the run goes on without."""
+    captured, compiles = [], torch.nn.Module.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        captured.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiles(module, backend=backend))
+    train_small(tmp_path / "run", compile=True, max_steps=3)
+    assert captured
+    weights, _ = train_small(tmp_path / "run", resume=True)
+    assert_same_bits(weights, whole_run[1])
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_fused_run_resumes_to_the_same_bits_and_others_go_on_fused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """As on a GPU. How steps are launched is the device's: a checkpoint does not bring it along."""
+    fused: list[bool] = []
+
+    def on_gpu(device: torch.device, optimizer: Optimizer) -> Optimizer:
+        return fused_on(torch.device("cuda" if fused[-1] else "cpu"), optimizer)
+
+    monkeypatch.setattr(loop, "fused_on", on_gpu)
+    rules: Any = {"optimizing": OptimizerOptions(optimizer="adamw", optimizer_lr=1e-3)}
+    fused.append(True)
+    whole, _ = train_small(tmp_path / "whole", **rules)
+    fused.append(before)
+    train_small(tmp_path / "run", max_steps=4, **rules)
+    fused.append(True)
+    weights, _ = train_small(tmp_path / "run", resume=True, **rules)
+    newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    groups = json.loads((newest / "optimizer.json").read_text())["param_groups"]
+    assert all(group["fused"] is True for group in groups)
+    if before:
+        assert_same_bits(weights, whole)
+    else:
+        torch.testing.assert_close(weights, whole, rtol=0.0, atol=1e-3)
 
 
 @pytest.mark.parametrize(("log_every", "killed_at"), [(6, (1, 1)), (4, (0, 2)), (4, (1, 2))])

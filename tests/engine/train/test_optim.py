@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from engine.train.optim import LARS, split_by_dimension
+from tests.engine.launches import launches
 
 
 def lars_reference(p, gradients, lr, momentum, weight_decay, trust, adapt):
@@ -22,13 +23,16 @@ def lars_reference(p, gradients, lr, momentum, weight_decay, trust, adapt):
     return p
 
 
+@pytest.mark.parametrize("foreach", [None, True])
 @pytest.mark.parametrize("adapt", [True, False])
-def test_two_steps_equal_the_definition(adapt: bool) -> None:
+def test_two_steps_equal_the_definition(adapt: bool, foreach: bool | None) -> None:
     rng = np.random.default_rng(0)
     starts = [rng.normal(size=(4, 3)), rng.normal(size=(2, 3, 3, 3)), np.zeros((2, 2))]
     gradients = [[rng.normal(size=s.shape) for s in starts] for _ in range(2)]
     parameters = [nn.Parameter(torch.tensor(s)) for s in starts]
-    optimizer = LARS(parameters, lr=0.7, momentum=0.9, weight_decay=0.01, trust=0.02, adapt=adapt)
+    optimizer = LARS(
+        parameters, lr=0.7, momentum=0.9, weight_decay=0.01, trust=0.02, adapt=adapt, foreach=foreach
+    )
     for step in gradients:
         for p, g in zip(parameters, step, strict=True):
             p.grad = torch.tensor(g)
@@ -51,6 +55,23 @@ def test_gradients_and_absent_gradients_are_left_alone() -> None:
     LARS([p, unused], lr=1.0, weight_decay=0.1).step()
     assert torch.equal(p.grad, torch.full((2, 2), 3.0))
     assert torch.equal(unused, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("adapt", [True, False])
+def test_launches_for_vectors_do_not_grow_with_their_number(adapt: bool) -> None:
+    """In the form that a GPU takes: none for each vector, and four for each weight, for its own norms."""
+
+    def count(num_tensors: int) -> int:
+        parameters = [nn.Parameter(torch.ones(3, 2)) for _ in range(num_tensors)]
+        for p in parameters:
+            p.grad = torch.ones(3, 2)
+        optimizer = LARS(parameters, lr=0.1, weight_decay=0.1, adapt=adapt, foreach=True)
+        optimizer.step()
+        found = launches(optimizer.step)
+        assert found["_foreach_add_"] >= 1
+        return found.total()
+
+    assert count(24) - count(4) == (20 * 4 if adapt else 0)
 
 
 def test_split_puts_biases_and_scales_apart() -> None:

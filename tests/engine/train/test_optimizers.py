@@ -13,12 +13,13 @@ from engine.nets.backbones import build_backbone
 from engine.train.distributed import seed_everything
 from engine.train.metrics import read_metrics
 from engine.train.optim import LARS
-from engine.train.optimizers import choose_optimizer, choose_schedule
+from engine.train.optimizers import choose_optimizer, choose_schedule, fused_on
 from engine.train.options import OptimizerOptions
 from engine.train.recipe import Recipe
 from engine.train.schedule import constant, warmed, warmup_cosine
 from loaders.common.errors import UserError
 from recipes import barlow, deepcluster, rotnet, ssl_gan, supervised, vae
+from tests.engine.launches import launches
 from tests.engine.synthetic import SyntheticLoader, train_small
 
 SMALL: dict[str, Any] = {"pack": Path("p"), "out": Path("o"), "resolution": 16, "backbone": "tiny_resnet"}
@@ -129,6 +130,45 @@ def test_recipes_that_need_their_own_refuse_others() -> None:
 def test_what_does_not_go_together_is_refused_at_once(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         vae.Config(**SMALL, **options)
+
+
+KINDS: dict[str, Any] = {
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    "adam": (torch.optim.Adam, {"betas": (0.5, 0.99)}),
+    "adamw": (torch.optim.AdamW, {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu_the_steps_are_fused_and_the_same(kind: str) -> None:
+    """In one launch for all tensors of a group, with the settings of each group."""
+    cls, options = KINDS[kind]
+
+    def steps(device: str) -> tuple[torch.optim.Optimizer, list[torch.Tensor], int]:
+        generator = torch.Generator().manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(3, 2, generator=generator)) for _ in range(5)]
+        groups = [{"params": weights[:3]}, {"params": weights[3:], "lr": 0.03}]
+        optimizer = fused_on(torch.device(device), cls(groups, lr=0.01, **options))
+        for _ in range(3):
+            for weight in weights:
+                weight.grad = torch.randn(3, 2, generator=generator)
+            found = launches(optimizer.step)
+        return optimizer, weights, found[f"_fused_{kind}_"]
+
+    plain, expected, none = steps("cpu")
+    fused, found, one_a_group = steps("cuda")
+    assert (none, one_a_group) == (0, 2)
+    assert all(group["fused"] is True for group in fused.param_groups)
+    changed = [{**group, "fused": None} for group in fused.state_dict()["param_groups"]]
+    assert changed == plain.state_dict()["param_groups"]
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_cannot_be_fused_stays() -> None:
+    paper = choose_optimizer(barlow.BarlowTwins(barlow.Config(**SMALL, projector=(8, 8))), OptimizerOptions())
+    assert fused_on(torch.device("cuda"), paper) is paper
+    plain = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
+    assert fused_on(torch.device("cpu"), plain) is plain
 
 
 def test_a_warm_up_rises_to_the_schedule() -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from accelerate.state import AcceleratorState
 
-from engine.train.run_config import RunConfig
+from engine.train.distributed import make_accelerator
+from engine.train.run_config import RunConfig, on_device
+from loaders import LoaderOptions
+from loaders.backends.work import Crew
 from loaders.common.errors import UserError
 from loaders.packs import Pack
+from recipes import supervised, vae
 
 
 def config(pack: Path, out: Path, resume: bool = False) -> RunConfig:
@@ -28,6 +35,42 @@ def test_a_folder_in_use_is_told_at_once(digits_pack: Pack, tmp_path: Path) -> N
     with pytest.raises(UserError, match="already holds a run; add --resume to go on with it, or give"):
         config(digits_pack.path, tmp_path).check_places()
     config(digits_pack.path, tmp_path, resume=True).check_places()
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "ranks", "expected"),
+    [("cpu", None, "1", 2), ("cuda:0", None, "1", 12), ("cuda:3", None, "4", 3), ("cuda", 5, "4", 5)],
+)
+def test_threads_of_a_loader_are_the_ranks_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, device: str, asked: int | None, ranks: str, expected: int
+) -> None:
+    """Where the network is on a GPU; beside one on the processor, two."""
+    monkeypatch.setattr("loaders.common.cores.available_cores", lambda: 12)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    options = on_device(LoaderOptions(num_threads=asked, seed=3), device)
+    assert options == LoaderOptions(num_threads=expected, seed=3, device=device, channels_last=True)
+
+
+def test_a_library_call_under_a_launcher_takes_its_share_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loaders.common.cores.available_cores", lambda: 8)
+    for ranks, expected in (("", 8), ("4", 2), ("64", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        assert Crew(LoaderOptions()).num_threads == expected
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(supervised, "bfloat16"), (vae, "float32")])
+def test_on_a_gpu_views_for_the_network_alone_come_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Any, expected: str
+) -> None:
+    """Views whose pixels are compared with something do not, nor do the loaders of measurements."""
+    monkeypatch.setattr(AcceleratorState, "mixed_precision", "bf16")
+    make_accelerator("no")
+    config = kind.Config(pack=tmp_path, out=tmp_path / "run")
+    assert config.training_options().dtype == "float32"  # on this machine's processor
+    on_gpu = config.loader_options()
+    monkeypatch.setattr(type(config), "loader_options", lambda _: replace(on_gpu, device="cuda:0"))
+    assert config.training_options().dtype == expected
+    assert config.loader_options().dtype == "float32"
 
 
 def test_a_pack_in_a_store_is_left_for_later(tmp_path: Path) -> None:

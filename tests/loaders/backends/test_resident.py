@@ -1,6 +1,7 @@
 """The resident backend: what it has beside the contract that every backend keeps."""
 
 import gc
+import threading
 import weakref
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from loaders.backends.decoding import Decoder
 from loaders.backends.device import DeviceRenderer
 from loaders.backends.resident import ResidentRenderer
 from loaders.backends.work import Crew, Request, Work
-from loaders.common.errors import UserError
+from loaders.common.errors import LoaderError, UserError
 from loaders.views import presets
 from tests.loaders.conftest import write_pack
 from tests.loaders.fake_streams import FakeStreams
@@ -56,6 +57,17 @@ def test_rows_that_come_twice_are_decoded_once(photo_pack):
         with build_loader(split, VIEWS, 8, options=replace(options, backend=backend)) as loader:
             batches.append(list(loader.epoch(0)))
     assert all(map(same, *batches))
+
+
+@pytest.mark.filterwarnings("ignore:.*left behind:RuntimeWarning")
+def test_decoding_that_hangs_is_one_line(photo_pack, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(resident.ResidentPixels, "_load", lambda *_: release.wait(30))
+    try:
+        with pytest.raises(LoaderError, match=r"^backend resident: .* took longer than 0\.2 s: the storage"):
+            build(photo_pack, timeout_s=0.2)
+    finally:
+        release.set()
 
 
 def test_loaders_share_the_pixels_and_free_them_with_the_last(photo_pack):

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from loaders.backends.threads import WorkerPool
+from loaders.backends.threads import WorkerPool, result_until
+from loaders.common.errors import LoaderError
 
 EXITS = """
 import threading
@@ -28,6 +29,24 @@ def test_results_and_errors_come_back_and_close_ends_the_threads():
     assert threading.active_count() == before
     with pytest.raises(RuntimeError, match="closed"):
         pool.submit(pow, 2, 2)
+
+
+def test_a_wait_that_is_over_is_one_line_and_an_error_of_the_work_is_its_own():
+    pool, release = WorkerPool(1, "test"), threading.Event()
+
+    def slow():
+        release.wait(30)
+        raise TimeoutError("of the storage")
+
+    future = pool.submit(slow)
+    with pytest.raises(
+        LoaderError, match=r"^it took longer than 0\.1 s: it hangs; raise timeout_s if it is only slow$"
+    ):
+        result_until(future, time.monotonic() + 0.1, 0.1, "it", "it hangs")
+    release.set()
+    with pytest.raises(TimeoutError, match="of the storage"):
+        result_until(future, time.monotonic() + 30, 30, "it", "it hangs")
+    pool.close(10)
 
 
 def test_a_pool_that_nobody_closed_ends_with_its_last_reference():
