@@ -20,6 +20,8 @@ from engine.train.samples import save_samples
 from loaders.batch import Batch
 from loaders.common.errors import UserError
 from loaders.packs import Pack
+from tests.in_process import run_script
+from tests.next_line import read_next_line
 from tools.report import Config, build_report
 
 
@@ -87,6 +89,21 @@ def test_everything_is_on_the_page(config: Config) -> None:
         assert text in page
     assert "http" not in page
     assert "{" not in page.split("with these options")[1].split("<script>")[0]
+
+
+def test_the_next_command_goes_on_from_the_run(config: Config, tmp_path: Path) -> None:
+    done = run_script("tools/report.py", "--run", config.run, "--num-tested", 0)
+    assert done.stdout.splitlines()[-1].startswith("report: "), "its weights are gone"
+    (config.run / "backbone.safetensors").touch()
+    done = run_script("tools/report.py", "--run", config.run, "--num-tested", 0)
+    script, named = read_next_line(done.stdout)
+    assert (script, named.init) == ("recipes/transfer.py", config.run)
+    done = run_script("tools/report.py", "--run", config.few_labels)
+    assert done.stdout.splitlines()[-1].startswith("report: "), "no network was kept: nothing goes on from it"
+    (config.run / "classifier.safetensors").touch()
+    done = run_script("tools/report.py", "--run", config.run, "--num-tested", 0)
+    script, named = read_next_line(done.stdout)
+    assert (script, named.network) == ("tools/predict.py", config.run)
 
 
 def test_one_seed_has_no_spread(config: Config) -> None:
