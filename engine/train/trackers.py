@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,11 @@ def begin_trackers(accelerator: Any, name: str, out: Path) -> None:
         if not type(error).__module__.startswith("wandb") or os.environ.get("WANDB_MODE") == "offline":
             raise
         tell(f"trackers: W&B cannot be reached ({str(error)[:100]}); the run goes on offline")
-        os.environ["WANDB_MODE"] = "offline"
+        os.environ["WANDB_MODE"] = options["wandb"]["mode"] = "offline"  # it has read the environment before
+        for tracker in accelerator.trackers:
+            with suppress(AttributeError):  # of one that did not begin
+                tracker.finish()
+        accelerator.trackers.clear()
         accelerator.init_trackers(name, init_kwargs=options)
     if os.environ.get("WANDB_MODE") == "offline":
         tell(f"trackers: W&B keeps the run in {folder / 'wandb'}; `wandb sync` sends it")

@@ -57,19 +57,24 @@ def test_wandb_lies_in_the_run_folder_and_goes_on_without_a_network(
     begun: list[Any] = []
 
     def init(name: str, init_kwargs: Any = None) -> None:
+        """As accelerate does: all are listed before any begins."""
         begun.append(init_kwargs)
+        assert accelerator.trackers == []
+        accelerator.trackers += [SimpleNamespace(finish=lambda: None), SimpleNamespace()]
         if mode == "unreachable" and len(begun) == 1:
             assert Path(init_kwargs["wandb"]["dir"]).is_dir()
             raise Unreachable("timed out")
 
-    accelerator = SimpleNamespace(log_with=["tensorboard", "wandb"], init_trackers=init)
+    accelerator = SimpleNamespace(log_with=["tensorboard", "wandb"], init_trackers=init, trackers=[])
     begin_trackers(accelerator, "barlow", tmp_path / mode)
-    assert begun[-1] == {"wandb": {"dir": str(tmp_path / mode / "trackers")}}
+    retried = {"mode": "offline"} if mode == "unreachable" else {}
+    assert begun[-1] == {"wandb": {"dir": str(tmp_path / mode / "trackers"), **retried}}
+    assert len(accelerator.trackers) == 2
     assert os.environ.get("WANDB_MODE") == (None if mode == "online" else "offline")
     said = capsys.readouterr().err
     assert ("cannot be reached (timed out)" in said) == (mode == "unreachable")
     assert (f"keeps the run in {tmp_path / mode / 'trackers' / 'wandb'}" in said) == (mode != "online")
-    accelerator.log_with = ["tensorboard"]
+    accelerator.log_with, accelerator.trackers = ["tensorboard"], []
     begin_trackers(accelerator, "barlow", tmp_path / "none")
     assert begun[-1] is None
     assert not (tmp_path / "none").exists()
