@@ -103,6 +103,22 @@ def digits_beton_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
+def little_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """240 digits as the splits `unlabeled` and `train`, 200 others as `test`, for what needs no accuracy."""
+    folder = tmp_path_factory.mktemp("little-digits")
+    for split, number in (("train", 24), ("test", 20)):
+        for digit in "0123456789":
+            target = folder / split / digit
+            target.mkdir(parents=True)
+            for source in sorted((digits_folder / split / digit).glob("*.jpg"))[:number]:
+                (target / source.name).write_bytes(source.read_bytes())
+    train = folder / "train"
+    splits = parse_splits([f"unlabeled={train}", f"train={train}", f"test={folder / 'test'}"])
+    pack_dataset(PackOptions(splits, folder / "pack", workers=1))
+    return open_pack(folder / "pack")
+
+
+@pytest.fixture(scope="session")
 def data(digits_pack: Pack, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Data:
     """What the trainings that are held to floors read."""
     return Data(digits_pack, digits_folder, tmp_path_factory.mktemp("data"))

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from engine.report import run_page
 from loaders.common.errors import run_command
 
 ROOT = Path(__file__).parents[1]
 
 
 def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a script of the project from its root, as its command line does.
+    """Run a script of the project from its root, as its command line does, and leave a training's page empty.
+
+    Its pictures take longer than a training of a few steps; `tests/recipes/test_pages.py` makes them all.
 
     Args:
         script: such as "tools/verify_pack.py"; its function `main` is called.
@@ -33,6 +36,7 @@ def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[s
     with pytest.MonkeyPatch.context() as patch, chdir(ROOT), redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", words)
         patch.setenv("COLUMNS", "200")
+        patch.setattr(run_page, "build_run_page", lambda options: "")
         try:
             run_command(module.main)
         except SystemExit as ended:

@@ -16,7 +16,7 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True)
 class Config:
-    """Compile the kernels of packing and of float32 views; compiled ones are only loaded."""
+    """Compile the kernels of packing, float32 views and crops as bytes; compiled ones are only loaded."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -63,6 +63,8 @@ def warm() -> None:
         pack_dataset(PackOptions(parse_splits([f"all={folder / 'images'}"]), folder / "pack", workers=1))
         split, options = open_pack(folder / "pack").split("all"), LoaderOptions(backend="cpu", num_threads=1)
         build_loader(split, _VIEWS, 1, options=options).close()
+        crop = presets.crop_flip(_SIDE, normalize=None)
+        build_loader(split, (crop,), 1, options=replace(options, dtype="uint8")).close()
 
 
 def main() -> None:

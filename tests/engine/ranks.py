@@ -1,9 +1,10 @@
-"""Runs a function on several gloo ranks and hands their results back."""
+"""Runs a function on several gloo ranks, forked as `tests.forked` does, and hands their results back."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from tests.forked import ROOT
 
 RankFunction = Callable[[int, int], dict[str, Tensor]]
 
@@ -30,6 +33,7 @@ def _entry(rank: int, num_ranks: int, folder: str, function: RankFunction) -> No
 
 def run_ranks(function: RankFunction, num_ranks: int = 2) -> list[dict[str, Tensor]]:
     """Run `function(rank, num_ranks)`, a function of a module, and return its tensors in rank order."""
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_entry, (num_ranks, folder, function), nprocs=num_ranks)
+    with tempfile.TemporaryDirectory() as folder, chdir(ROOT):
+        given = (num_ranks, folder, function)
+        mp.start_processes(_entry, given, nprocs=num_ranks, start_method="forkserver")
         return [load_file(Path(folder) / f"{rank}.safetensors") for rank in range(num_ranks)]

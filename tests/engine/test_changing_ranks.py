@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from engine.train.metrics import read_metrics
+from tests.forked import run_forked
 from tests.loaders.packs.inputs import class_tree, pack, write_tree
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +17,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("ranks")
     write_tree(work / "in", class_tree(2, 13))
     pack(work / "pack", f"train={work / 'in'}")
-    program = [sys.executable, str(ROOT / "tests" / "engine" / "changing_ranks.py")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*program, str(work / "pack"), str(work)], env=environment, capture_output=True, text=True
-    )
+    done = run_forked(Path(__file__).parent / "changing_ranks.py", work / "pack", work)
     assert done.returncode == 0, done.stderr
     return work
 

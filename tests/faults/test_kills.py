@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,23 +12,21 @@ import pytest
 from loaders.packs import StoreOptions, open_pack
 from tests.faults.http_store import serve
 from tests.faults.records import record
+from tests.forked import Forked, run_forked
 from tests.loaders.packs.inputs import class_tree, pack, write_tree
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def drive(script: Path, *arguments: object) -> dict[str, int]:
-    run = subprocess.run(
-        [sys.executable, str(script), *map(str, arguments)], env=ENVIRONMENT, capture_output=True, text=True
-    )
+    run = run_forked(script, *arguments)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
 
 @pytest.mark.parametrize(
-    ("first", "step"), [(2, 9), pytest.param(1, 1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+    ("first", "step"), [(2, 25), pytest.param(1, 1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
 def test_packing(tmp_path, first, step):
     write_tree(tmp_path / "in", class_tree(2, 10))
@@ -88,12 +84,10 @@ def test_filling_the_cache(tmp_path, tries):
     rng, survived = random.Random(0), 0
     with serve(local.path) as store:
         for _ in range(tries):
-            command = [sys.executable, "-c", READER, store.url, str(tmp_path / "cache")]
-            with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE) as process:
-                assert process.stdout is not None
-                process.stdout.readline()
+            with Forked("-c", READER, store.url, tmp_path / "cache") as process:
+                process.wait_for_lines(1)
                 time.sleep(rng.uniform(0, 0.3))
-                process.send_signal(signal.SIGKILL)
+                os.kill(process.pid, signal.SIGKILL)
             remote = open_pack(
                 store.url, StoreOptions(tmp_path / "cache", cache_bytes=60_000, backoff_s=0.01)
             )

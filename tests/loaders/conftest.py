@@ -61,7 +61,8 @@ FFCV_COMPILES = {  # FFCV compiles anew for every loader, most of a second: thes
     "test_ranks_share_what_one_rank_sees": {"num_ranks": {4, 8}},
     "test_threads_do_not_change_a_byte": {"num_threads": {2, 16}},
     "test_a_resumed_epoch_goes_on_where_it_stopped": {"start_step": {2}},
-    "test_a_bad_image_is_counted_and_replaced_by_the_row_after_it": {"damage": {"swap"}},
+    "test_a_bad_image_is_counted_and_replaced_by_the_row_after_it": {"damage": {"swap"}, "bad_row": {0, 11}},
+    "test_a_flipped_bit_that_still_decodes_is_caught_by_its_checksum": {"bad_row": {0, 11}},
 }
 
 

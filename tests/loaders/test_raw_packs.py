@@ -1,8 +1,6 @@
 """Packs of decoded pixels: read by the CPU loader and by stock readers, in both formats."""
 
 import io
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from loaders.kernels.encodings import ENCODING_RAW
 from loaders.packs.shards.beton_layout import read_beton
 from loaders.packs.verify import verify_pack
 from loaders.views import presets
+from tests.forked import run_forked
 from tests.loaders.packs.inputs import encoded, pack, pixels, write_tree
 
 FORMATS = ["webdataset", "ffcv"]
@@ -87,7 +86,6 @@ def test_ffcv_reads_raw_betons(tmp_path: Path) -> None:
     packed = pack(
         tmp_path / "p", f"train={write_tree(tmp_path / 'i', pngs)}", shard_format="ffcv", encoding="raw"
     )
-    command = [sys.executable, "-c", FFCV_SCRIPT, str(packed.shard_path(0)), str(tmp_path / "x.npy")]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = run_forked("-c", FFCV_SCRIPT, packed.shard_path(0), tmp_path / "x.npy")
     assert run.returncode == 0, run.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), np.stack([pixels(i) for i in range(8)]))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from loaders.packs import Pack, open_pack
+from loaders.packs import Pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from tests.floors.data import Data
+from tests.forked import ROOT, launch_forked
 
 
 @pytest.fixture(scope="session")
@@ -31,40 +29,22 @@ def few_digits(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def little_pack(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    """240 digits as the splits `unlabeled` and `train`, 200 others as `test`, for what needs no accuracy."""
-    folder = tmp_path_factory.mktemp("little-digits")
-    for split, number in (("train", 24), ("test", 20)):
-        for digit in "0123456789":
-            target = folder / split / digit
-            target.mkdir(parents=True)
-            for source in sorted((digits_folder / split / digit).glob("*.jpg"))[:number]:
-                (target / source.name).write_bytes(source.read_bytes())
-    train = folder / "train"
-    splits = parse_splits([f"unlabeled={train}", f"train={train}", f"test={folder / 'test'}"])
-    pack_dataset(PackOptions(splits, folder / "pack", workers=1))
-    return open_pack(folder / "pack")
-
-
-@pytest.fixture(scope="session")
 def trained(data: Data) -> Path:
     """Run folder of a classifier and its average, trained on ten digits of each class; not to be changed."""
     return data.trained(0)
 
 
 @pytest.fixture(scope="session")
-def by_two(little_pack: Pack, few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the runs of every recipe that two processes made, see `two_processes`."""
-    out, root = tmp_path_factory.mktemp("two"), Path(__file__).parents[2]
-    prefix = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    program = [str(root / "tests/recipes/two_processes.py"), str(little_pack.path), str(few_digits), str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *prefix, "--main_process_port", "0", *program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
+def by_two(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the runs of every self-supervised recipe that two processes made, see `two_processes`."""
+    out = tmp_path_factory.mktemp("two")
+    launch_forked(2, ROOT / "tests/recipes/two_processes.py", "without labels", few_digits, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def labelled_by_two(little_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the runs of every recipe with labels that two processes made, see `two_processes`."""
+    out = tmp_path_factory.mktemp("labelled-two")
+    launch_forked(2, ROOT / "tests/recipes/two_processes.py", "with labels", little_pack.path, out)
     return out

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import torch
 from loaders import LoaderOptions
 from loaders.packs import Pack
 from recipes import barlow, fixmatch
+from tests.forked import run_forked
 
-ROOT = Path(__file__).parents[2]
 SMALL = {
     "backbone": "tiny_resnet",
     "resolution": 16,
@@ -56,15 +54,7 @@ def test_bfloat16_is_taken_said_kept_and_resumed(name: str, digits_pack: Pack, t
 
     The losses, whose sums are float32, stay near those of float32.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "tests.recipes.bfloat16_runs",
-        name,
-        str(digits_pack.path),
-        str(tmp_path),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_forked("-m", "tests.recipes.bfloat16_runs", name, digits_pack.path, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("precision: bfloat16 autocast") == 2  # a run and its resume on another processor
     config = json.loads((tmp_path / name / "config.json").read_text())["config"]

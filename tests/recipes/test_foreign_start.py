@@ -44,9 +44,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_what_comes_with_the_weights_stays_with_the_run(hub: Path, digits_pack: Pack, tmp_path: Path) -> None:
+def test_what_comes_with_the_weights_stays_with_the_run(hub: Path, little_pack: Pack, tmp_path: Path) -> None:
     config = supervised.Config(
-        pack=digits_pack.path, out=tmp_path / "run", backbone="resnet18", resolution=32, init=hub,
+        pack=little_pack.path, out=tmp_path / "run", backbone="resnet18", resolution=32, init=hub,
         steps=1, batch_size=16, lr=0.0, freeze_backbone=True, trackers=(), progress=False, test_split="",
         loader=LoaderOptions(num_threads=1),
     )  # fmt: skip

@@ -54,7 +54,7 @@ DRIVER = """
 
 
 def one_run_of_each() -> list[str]:
-    """Names of runs of `by_two`: one of every recipe."""
+    """Names of runs of two processes: one of every recipe."""
     labelled = sorted(small_runs(Path(), Path()))
     recipes = {path.stem for path in (Path(__file__).parents[2] / "recipes").glob("[a-z]*.py")}
     runs = {name: name for name in (*SMALL, "barlow")}
@@ -79,17 +79,25 @@ def pipeline_of(runs: Path, out: Path, pack: Pack) -> Path:
 @needs_browser
 @pytest.mark.timeout(300)
 def test_every_page_works_in_a_browser(
-    by_two: Path, little_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    by_two: Path,
+    labelled_by_two: Path,
+    little_pack: Pack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, out, **options: out.write(DOT))
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    for run in (*by_two.iterdir(), *labelled_by_two.iterdir()):
+        (runs / run.name).symlink_to(run)
     pages = {}
     for name in one_run_of_each():
-        pages[name] = build_page(PageOptions(by_two / name, num_images=2, num_tested=40))
-    pages["pipeline"] = build_page(PageOptions(pipeline_of(by_two, tmp_path / "pipeline", little_pack)))
+        pages[name] = build_page(PageOptions(runs / name, num_images=2, num_tested=40))
+    pages["pipeline"] = build_page(PageOptions(pipeline_of(runs, tmp_path / "pipeline", little_pack)))
     tested = tmp_path / "evaluated"
-    evaluate(Config(run=by_two / "fixmatch", pack=little_pack.path, out=tested, sizes=(16, 24)))
+    evaluate(Config(run=runs / "fixmatch", pack=little_pack.path, out=tested, sizes=(16, 24)))
     pages["evaluate"] = build_page(PageOptions(tested))
-    pages["compared"] = compare_page([by_two / name for name in ("fixmatch", "mean_teacher", "vae")])
+    pages["compared"] = compare_page([runs / name for name in ("fixmatch", "mean_teacher", "vae")])
     files = {name: tmp_path / f"{name}.html" for name in pages}
     for name, text in pages.items():
         files[name].write_text(text)

@@ -36,7 +36,7 @@ from tests.recipes.labelled import FEW
 CIFAR = [file for up in (2, 3) for file in Path(__file__).parents[up].glob("shared/data/cifar10.tar")]
 RESOLUTION = 16
 RUINOUS = {"lr_backbone": 20.0, "lr_classifier": 20.0, "steps": 4}
-GENTLE = {"steps": 20}
+GENTLE = {"steps": 8}
 EVERY = 4  # steps between measurements
 
 

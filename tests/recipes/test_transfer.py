@@ -40,11 +40,11 @@ QUICK = FineTuning(lr_backbone=0.01, lr_classifier=0.1, batchnorm="batch", steps
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a network that never trained."""
     folder = tmp_path_factory.mktemp("runs") / "pretrained"
-    with opened_run(folder, "barlow", {"backbone": "tiny_resnet", "resolution": 32}, (), resume=False):
+    with opened_run(folder, "barlow", {"backbone": "tiny_resnet", "resolution": 16}, (), resume=False):
         pass
     seed_everything(7)
-    network = build_backbone("tiny_resnet", 32)
-    save_backbone(folder, network, {"backbone": "tiny_resnet", "resolution": "32"})
+    network = build_backbone("tiny_resnet", 16)
+    save_backbone(folder, network, {"backbone": "tiny_resnet", "resolution": "16"})
     return folder
 
 
@@ -65,7 +65,7 @@ def config(little_pack: Pack, pretrained: Path, tmp_path: Path) -> Config:
 
 def transfer(tuning: FineTuning) -> Transfer:
     seed_everything(0)
-    return Transfer(build_backbone("tiny_resnet", 32), "tiny_resnet", 10, tuning)
+    return Transfer(build_backbone("tiny_resnet", 16), "tiny_resnet", 10, tuning)
 
 
 def batch_norms(recipe: Transfer) -> list[nn.BatchNorm2d]:
@@ -78,7 +78,7 @@ def test_batchnorm_follows_its_mode(mode: str) -> None:
     assert all(norm.training == (mode == "batch") for norm in batch_norms(recipe))
     assert recipe.classifier.training
     before = [norm.running_mean.clone() for norm in batch_norms(recipe)]
-    x = torch.randn(8, 3, 32, 32)
+    x = torch.randn(8, 3, 16, 16)
     recipe.training_step(Batch((x,), torch.arange(8), torch.arange(8), torch.ones(8, dtype=torch.bool)), 0)
     unchanged = [torch.equal(b, n.running_mean) for b, n in zip(before, batch_norms(recipe), strict=True)]
     assert all(unchanged) == (mode == "running")
@@ -151,7 +151,7 @@ def test_frozen_trains_the_layers_of_the_classifier_alone(config: Config, pretra
     before, after = load_backbone(pretrained).state_dict(), weights_of(config)
     assert all(torch.equal(before[name], after[name]) for name in before)
     seed_everything(0)
-    recipe = Transfer(build_backbone("tiny_resnet", 32), "tiny_resnet", 10, QUICK, Layer("stages.2"), (16, 8))
+    recipe = Transfer(build_backbone("tiny_resnet", 16), "tiny_resnet", 10, QUICK, Layer("stages.2"), (16, 8))
     sizes = [(m.in_features, m.out_features) for m in recipe.classifier if isinstance(m, nn.Linear)]
     assert sizes == [(128, 16), (16, 8), (8, 10)], "three fully connected layers on the layer's channels"
     assert not any(p.requires_grad for p in recipe.backbone.stages[3].parameters()), "nothing reaches them"

@@ -24,23 +24,24 @@ ALONE = ("active", "evaluate", "pipeline")
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", NAMES)
-def test_two_processes_equal_one(name: str, by_two: Path, little_pack: Pack, tmp_path: Path) -> None:
+def test_two_processes_equal_one(name: str, labelled_by_two: Path, little_pack: Pack, tmp_path: Path) -> None:
     small_runs(little_pack.path, tmp_path)[name]()
     logs = sorted(path.relative_to(tmp_path) for path in (tmp_path / name).rglob("metrics.jsonl"))
     assert logs
     for log in logs:
-        expected, found = read_metrics(tmp_path / log), read_metrics(by_two / log)
+        expected, found = read_metrics(tmp_path / log), read_metrics(labelled_by_two / log)
         assert len(found) == len(expected) > 0
         for record, reference in zip(found[:5], expected[:5], strict=True):  # rounding grows from there
             for key in reference.keys() - {"img_per_s", "wait_share"}:
                 assert record[key] == pytest.approx(reference[key], rel=5e-3, abs=1e-3), (log, key)
-        one, two = (read_accuracy((folder / log).parent) for folder in (tmp_path, by_two))
+        one, two = (read_accuracy((folder / log).parent) for folder in (tmp_path, labelled_by_two))
         for weights, accuracy in one.items():
             assert two[weights].num_images == accuracy.num_images
             assert two[weights].top1 == pytest.approx(accuracy.top1, abs=NEAR)
     for file in (tmp_path / name).rglob("few_labels.json"):
         (one_result,), (two_result,) = (
-            read_results((folder / file.relative_to(tmp_path)).parent)[0] for folder in (tmp_path, by_two)
+            read_results((folder / file.relative_to(tmp_path)).parent)[0]
+            for folder in (tmp_path, labelled_by_two)
         )
         assert (two_result.num_test, two_result.steps) == (one_result.num_test, one_result.steps)
         assert two_result.top1 == pytest.approx(one_result.top1, abs=NEAR)

@@ -1,7 +1,7 @@
 """Runs of all recipes for a few steps; as a program, on each process of a launcher.
 
-`two_processes.py DIGITS FEW_DIGITS OUT` trains every recipe into OUT/<name>: one launch for all of them,
-since the start of two processes costs more than what they do.
+`two_processes.py "with labels" PACK OUT` and `two_processes.py "without labels" PACK OUT` train every such
+recipe into OUT/<name>, in one process group.
 """
 
 from __future__ import annotations
@@ -161,13 +161,14 @@ def main() -> None:
     gc.freeze()  # see tests/conftest.py
     Accelerator.end_training = lambda self: None  # type: ignore[method-assign]
     torch.set_num_threads(1)
-    digits, few_digits, out = map(Path, sys.argv[1:])
-    for run in small_runs(digits, out).values():
-        run()
-    for name in SMALL:
-        run_short(name, few_digits, out / name)
-    sys.argv = barlow_command(barlow_config(few_digits, out / "barlow"), "--max-steps", "4")
-    barlow.main()
+    pack, out = map(Path, sys.argv[2:])
+    if sys.argv[1] == "with labels":
+        for run in small_runs(pack, out).values():
+            run()
+    else:
+        for name in SMALL:
+            run_short(name, pack, out / name)
+        barlow.run(barlow_config(pack, out / "barlow"))
     dist.destroy_process_group()
 
 

@@ -13,7 +13,6 @@ import pytest
 import tyro
 from rich.console import Console
 
-from engine.report import run_page
 from loaders.common.errors import UserError
 from loaders.packs import Pack
 from tests.in_process import ROOT, run_script
@@ -24,6 +23,7 @@ from tools.comparison.cpu_budget import CommandFailed
 from tools.comparison.results import read_lines
 
 FEW = ("--budget-s", "2", "--calibration-steps", "2", "20")
+FEWER = ("--budget-s", "1.4", "--calibration-steps", "1", "3")  # where seconds follow from steps alone
 Compare = Callable[..., str]
 
 
@@ -45,7 +45,7 @@ def start(out: Path, pack: Path, *arguments: str) -> str:
 def run_here(out: Path, pack: Path, *arguments: str) -> str:
     """Compare in this process."""
     shown = io.StringIO()
-    config = tyro.cli(Config, args=["--pack", str(pack), "--out", str(out), *FEW, *arguments])
+    config = tyro.cli(Config, args=["--pack", str(pack), "--out", str(out), *FEWER, *arguments])
     assert run(config, Console(file=shown, width=200)) == 0, shown.getvalue()
     return shown.getvalue()
 
@@ -71,17 +71,15 @@ def compare(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         return start
     monkeypatch.setattr(bench, "cpu_seconds", seconds_by_steps)
     monkeypatch.setattr(compare_methods, "preload", lambda num_threads: None)
-    # Every run ends with its page, whose pictures take longer than such short trainings.
-    monkeypatch.setattr(run_page, "leave_page", lambda out, build=None: None)
     return run_here
 
 
-def test_self_supervised_methods(compare: Compare, digits_pack: Pack, tmp_path: Path) -> None:
+def test_self_supervised_methods(compare: Compare, little_pack: Pack, tmp_path: Path) -> None:
     options = ("--family", "selfsup", "--labels-per-class", "2", "--probe-labels-per-class", "20")
-    compare(tmp_path, digits_pack.path, *options, "--methods", "rotnet")
+    compare(tmp_path, little_pack.path, *options, "--methods", "rotnet")
     stages = sorted((tmp_path / "records").glob("*.json"))
     written = {path: path.stat().st_mtime_ns for path in stages}
-    shown = compare(tmp_path, digits_pack.path, *options, "--methods", "rotnet")
+    shown = compare(tmp_path, little_pack.path, *options, "--methods", "rotnet")
     assert {path: path.stat().st_mtime_ns for path in stages} == written
     records = {record["kind"]: record for record in read_lines(tmp_path / "records.jsonl")}
     assert records.keys() == {"start_up", "cost", "pretraining", "frozen", "fine_tuned"}
@@ -93,18 +91,18 @@ def test_self_supervised_methods(compare: Compare, digits_pack: Pack, tmp_path: 
     assert "| untrained / from scratch |" in shown
 
 
-def test_methods_with_labels_seed_after_seed(compare: Compare, digits_pack: Pack, tmp_path: Path) -> None:
+def test_methods_with_labels_seed_after_seed(compare: Compare, little_pack: Pack, tmp_path: Path) -> None:
     options = ("--family", "semisup", "--labels-per-class", "4")
     records = tmp_path / "kept" / "all.jsonl"
     kept = ("--records", str(records), "--methods")
-    compare(tmp_path / "first", digits_pack.path, *options, *kept, "supervised", "active")
+    compare(tmp_path / "first", little_pack.path, *options, *kept, "supervised", "active")
     first = list(read_lines(records))
     trained = [r for r in first if r["kind"] == "trained"]
     assert {r["method"]: len(r["commands"]) for r in trained} == {"supervised": 1, "active": 3}
     assert all(0.0 < r["top1"] < 1.0 for r in trained)  # how good depends on the machine
     # Another folder goes on from the records: no second calibration, as many steps, the next seed.
     seeds = ("--seeds", "0", "1")
-    shown = compare(tmp_path / "second", digits_pack.path, *options, *seeds, *kept, "supervised")
+    shown = compare(tmp_path / "second", little_pack.path, *options, *seeds, *kept, "supervised")
     both = list(read_lines(records))
     added = [r for r in both if r not in first]
     assert len(both) == len(first) + 1
@@ -114,9 +112,9 @@ def test_methods_with_labels_seed_after_seed(compare: Compare, digits_pack: Pack
     assert records.with_suffix(".md").read_text().strip() in shown
 
 
-def test_a_pack_with_too_few_labels_is_refused_before_any_work(digits_pack: Pack, tmp_path: Path) -> None:
+def test_a_pack_with_too_few_labels_is_refused_before_any_work(little_pack: Pack, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^labels per class: expected at most "):
-        run_here(tmp_path, digits_pack.path, "--family", "semisup", "--labels-per-class", "4", "100000")
+        run_here(tmp_path, little_pack.path, "--family", "semisup", "--labels-per-class", "4", "100000")
     assert not (tmp_path / "logs").exists()
 
 

@@ -68,6 +68,12 @@ def assert_same(network: nn.Module, x: torch.Tensor, expected: torch.Tensor) -> 
         torch.testing.assert_close(network.eval()(x), expected, atol=1e-4, rtol=1e-4)
 
 
+def assert_comes_back(path: Path, view: EvaluationView, x: torch.Tensor, expected: torch.Tensor) -> None:
+    found = load_exported(path)
+    assert (found.view, found.classes) == (view, CLASSES)
+    assert_same(found, x, expected)
+
+
 def test_timm_loads_the_file_and_the_folder(resnet: Path, tmp_path: Path) -> None:
     path, x, expected = exported(resnet, "timm", tmp_path / "w.safetensors")
     network = timm.create_model("resnet18", num_classes=3, checkpoint_path=str(path))
@@ -127,6 +133,7 @@ def test_onnxruntime_runs_the_graph_for_any_batch(
     text = json.loads(session.get_modelmeta().custom_metadata_map["sluice"])
     assert text["classes"] == list(CLASSES)
     assert EvaluationView.parse(text["view"]) == VIEW
+    assert_comes_back(path, VIEW, x, expected)
 
 
 def test_a_program_of_torch_export_takes_any_batch(tiny: Path, tmp_path: Path) -> None:
@@ -134,6 +141,7 @@ def test_a_program_of_torch_export_takes_any_batch(tiny: Path, tmp_path: Path) -
     program = torch.export.load(path).module()
     for size in (1, 5):
         torch.testing.assert_close(program(x[:size]), expected[:size], atol=1e-4, rtol=1e-4)
+    assert_comes_back(path, VIEW, x, expected)
 
 
 def view_of(form: str) -> EvaluationView:
@@ -141,22 +149,15 @@ def view_of(form: str) -> EvaluationView:
     return replace(VIEW, whole_pixels=form in ("timm", "hf"))
 
 
-FORMS = {
-    "timm": "w.safetensors",
-    "hf": "w",
-    "torchvision": "w.pth",
-    "onnx": "w.onnx",
-    "torch_export": "w.pt2",
-}
+FILES = {"timm": "w.safetensors", "hf": "w", "torchvision": "w.pth", "safetensors": "w.safetensors"}
 
 
-@needs("onnx", "onnxruntime", "onnxscript")
-@pytest.mark.parametrize("form", [*FORMS, "safetensors"])
-def test_every_form_comes_back_with_its_view_and_classes(form: str, resnet: Path, tmp_path: Path) -> None:
-    path, x, expected = exported(resnet, form, tmp_path / FORMS.get(form, "w.safetensors"))
-    found = load_exported(path)
-    assert (found.view, found.classes) == (view_of(form), CLASSES)
-    assert_same(found, x, expected)
+@pytest.mark.parametrize("form", FILES)
+def test_every_file_of_weights_comes_back_with_its_view_and_classes(
+    form: str, resnet: Path, tmp_path: Path
+) -> None:
+    path, x, expected = exported(resnet, form, tmp_path / FILES[form])
+    assert_comes_back(path, view_of(form), x, expected)
 
 
 @pytest.mark.parametrize("form", ["timm", "hf", "safetensors"])

@@ -101,21 +101,21 @@ def run_here(command: list[str], **options: object) -> subprocess.CompletedProce
 
 
 def test_a_sweep_on_the_digits_and_its_resume(
-    config: Config, pretrained: Path, digits_pack: Pack, monkeypatch: pytest.MonkeyPatch
+    config: Config, pretrained: Path, little_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = "--pretrained.steps 3 --from-scratch.steps 3 --flip-p 0"
     methods = (
         f"transfer=transfer --init {pretrained} {quick}",
         "alone=supervised --backbone tiny_resnet --resolution 16 --epochs 2 --flip-p 0",
     )
-    config = replace(config, pack=digits_pack.path, methods=methods, labels_per_class=(2,), seeds=(0,))
+    config = replace(config, pack=little_pack.path, methods=methods, labels_per_class=(2,), seeds=(0,))
     monkeypatch.setattr(subprocess, "run", run_here)
     quiet = Console(file=io.StringIO())
     results = run(config, quiet)
     assert [(r.init, r.labels_per_class, r.num_test) for r in results] == [
-        ("alone", 2, 445),
-        (SCRATCH, 2, 445),
-        ("transfer", 2, 445),
+        ("alone", 2, 200),
+        (SCRATCH, 2, 200),
+        ("transfer", 2, 200),
     ]
     assert all(r.top5 is not None and r.top5 >= r.top1 for r in results)
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a finished run was started again"))

@@ -64,19 +64,19 @@ def record(out: Path, name: str) -> Record:
     return found
 
 
-def test_the_budgeted_table_is_stopped_and_gone_on_with(digits_pack: Pack, tmp_path: Path) -> None:
-    config = Config(table="budget", scale="tiny", out=tmp_path, pack=digits_pack.path, rows=("pretrained",))
+def test_the_budgeted_table_is_stopped_and_gone_on_with(little_pack: Pack, tmp_path: Path) -> None:
+    config = Config(table="budget", scale="tiny", out=tmp_path, pack=little_pack.path, rows=("pretrained",))
     out = tmp_path / "budget-tiny"
     first = Here(stop_in="row-pretrained-4-labels")
     with pytest.raises(Stopped):
-        measure(config, digits_pack, first)
+        measure(config, little_pack, first)
     kept = {path: path.read_bytes() for path in (out / "records").glob("*.json")}
     assert {path.stem for path in kept} == {
         "machine", "cost-pretrained", "trial-pretrained-0", "trial-pretrained-1",
     }  # fmt: skip
     assert not (out / "records.md").exists()
     second = Here()
-    page = measure(config, digits_pack, second)
+    page = measure(config, little_pack, second)
     assert all(path.read_bytes() == content for path, content in kept.items())
     assert "| own pre-training, fine-tuned |" in page
     # Two stages and the test: what was stopped goes on, and nothing else is measured again.
@@ -105,23 +105,23 @@ def test_the_budgeted_table_is_stopped_and_gone_on_with(digits_pack: Pack, tmp_p
     assert len(labels[0]["rows"]) == 40
 
 
-def test_a_row_over_its_budget_has_no_accuracy(digits_pack: Pack, tmp_path: Path) -> None:
-    config = Config(table="speed", scale="tiny", out=tmp_path, pack=digits_pack.path, rows=("compact",))
-    page = measure(config, digits_pack, Here(exceed_in="row-compact-all"))
+def test_a_row_over_its_budget_has_no_accuracy(little_pack: Pack, tmp_path: Path) -> None:
+    config = Config(table="speed", scale="tiny", out=tmp_path, pack=little_pack.path, rows=("compact",))
+    page = measure(config, little_pack, Here(exceed_in="row-compact-all"))
     found = record(tmp_path / "speed-tiny", "row-compact-all-labels-seed-0")
     assert found["over_budget"]
     assert found["results"] == []
     assert "(over its budget)" in page
 
 
-def test_rows_have_the_time_of_the_peer_that_is_measured_first(digits_pack: Pack, tmp_path: Path) -> None:
+def test_rows_have_the_time_of_the_peer_that_is_measured_first(little_pack: Pack, tmp_path: Path) -> None:
     source = tmp_path / "airbench94.py"
     source.write_text(STAND_IN.replace("== 2.0", "== 9.9"))
     config = Config(
-        table="speed", scale="tiny", out=tmp_path / "out", pack=digits_pack.path, peer=str(source),
+        table="speed", scale="tiny", out=tmp_path / "out", pack=little_pack.path, peer=str(source),
         rows=("airbench94", "compact"),
     )  # fmt: skip
-    page = measure(config, digits_pack, Here(exceed_in="row-compact"))
+    page = measure(config, little_pack, Here(exceed_in="row-compact"))
     out = tmp_path / "out" / "speed-tiny"
     peer = record(out, "row-airbench94-all-labels-seed-0")
     assert record(out, "row-compact-all-labels-seed-0")["budget_s"] == peer["cpu_s"]
@@ -129,9 +129,9 @@ def test_rows_have_the_time_of_the_peer_that_is_measured_first(digits_pack: Pack
     assert peer["results"][0]["top1"] == 0.75
 
 
-def test_frozen_features_take_one_command(digits_pack: Pack, tmp_path: Path) -> None:
-    config = Config(table="start", scale="tiny", out=tmp_path, pack=digits_pack.path)
-    page = measure(config, digits_pack, Here())
+def test_frozen_features_take_one_command(little_pack: Pack, tmp_path: Path) -> None:
+    config = Config(table="start", scale="tiny", out=tmp_path, pack=little_pack.path)
+    page = measure(config, little_pack, Here())
     assert "| linear probe |" in page
     assert "1 per class | 4 per class" in page
     found = record(tmp_path / "start-tiny", "row-features")
@@ -139,9 +139,9 @@ def test_frozen_features_take_one_command(digits_pack: Pack, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_the_pipelines_stages_are_rows(digits_pack: Pack, tmp_path: Path) -> None:
-    config = Config(table="ablation", scale="tiny", out=tmp_path, pack=digits_pack.path)
-    page = measure(config, digits_pack, Here())
+def test_the_pipelines_stages_are_rows(little_pack: Pack, tmp_path: Path) -> None:
+    config = Config(table="ablation", scale="tiny", out=tmp_path, pack=little_pack.path)
+    page = measure(config, little_pack, Here())
     assert "| fine tune |" in page
     assert "| tta |" in page
 
@@ -177,8 +177,8 @@ def test_every_table_has_a_plan_at_every_scale() -> None:
         ResultTable("t", "t", (greedy,), (4,), {4: (0,)}, 1.0)
 
 
-def test_a_trial_holds_labels_back_and_a_run_does_not(digits_pack: Pack, tmp_path: Path) -> None:
-    bench = bench_of(Config(table="budget", scale="tiny", out=tmp_path), digits_pack, Here())
+def test_a_trial_holds_labels_back_and_a_run_does_not(little_pack: Pack, tmp_path: Path) -> None:
+    bench = bench_of(Config(table="budget", scale="tiny", out=tmp_path), little_pack, Here())
     row = bench.table.rows[1]
     for trial, share in ((True, "0.25"), (False, "0")):
         given = Given(4, 1, ("--lr", 0.5), trial)

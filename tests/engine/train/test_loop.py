@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,8 +25,7 @@ from engine.train.stop import EXIT_STOPPED
 from loaders.batch import Batch
 from loaders.common.errors import UserError
 from tests.engine.synthetic import SmallRecipe, SyntheticLoader, train_small
-
-ROOT = Path(__file__).parents[3]
+from tests.forked import Forked
 
 
 def assert_same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
@@ -329,16 +326,11 @@ train_small(Path(sys.argv[1]), loader=loader, checkpoint_every_steps=1000)
 def test_sigterm_saves_and_exits_with_its_own_code(tmp_path: Path, whole_run, hangs_at: int) -> None:
     """However long a batch takes, also the first."""
     out = tmp_path / "run"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-c", HANGING_RUN, str(out), str(hangs_at)]
-    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        for _ in range(hangs_at + 1):
-            process.stdout.readline()
+    with Forked("-c", HANGING_RUN, out, hangs_at) as process:
+        process.wait_for_lines(hangs_at + 1)
         start = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        process.stdout.read()
-        code = process.wait(timeout=60)
+        os.kill(process.pid, signal.SIGTERM)
+        code = process.wait(60).returncode
     assert code == EXIT_STOPPED
     assert time.monotonic() - start < 60  # 10 s on a machine that has nothing else to do; the batch takes 90
     assert [c.name for c in list_checkpoints(out / "checkpoints")] == [f"step-{hangs_at:08d}"]
@@ -397,14 +389,10 @@ train_small(Path(sys.argv[1]), loader=loader, resume=True)
 def test_a_run_folder_serves_one_command_at_a_time(tmp_path: Path, whole_run) -> None:
     out = tmp_path / "run"
     train_small(out, max_steps=2)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", HOLDER, str(out)]
-    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
+    with Forked("-c", HOLDER, out) as process:
+        process.wait_for_lines(1)
         with pytest.raises(UserError, match=r"expected no other process in .*, found one at work"):
             train_small(out, resume=True)
-        process.kill()
     weights, _ = train_small(out, resume=True)  # nothing stays locked behind a killed process
     assert_same_bits(weights, whole_run[1])
 

@@ -1,9 +1,7 @@
 """Shards are read by the tools they are made for, with the same labels and the same bytes."""
 
 import importlib.util
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import simplejpeg
 
 from loaders.packs import Pack
 from loaders.packs.shards.beton_layout import read_beton
+from tests.forked import Forked, run_forked
 
 
 def shard_rows(pack: Pack, shard: int) -> list[int]:
@@ -29,13 +28,9 @@ def test_webdataset_iterates_tars(digits_pack: Pack) -> None:
     import hashlib
 
     shards = [str(digits_pack.shard_path(shard)) for shard in range(digits_pack.num_shards)]
-    run = subprocess.run(
-        [sys.executable, "-c", WEBDATASET_SCRIPT, *shards],
-        env={**os.environ, "WDS_SECURE": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    with Forked("-c", WEBDATASET_SCRIPT, *shards, environment={"WDS_SECURE": "1"}) as process:
+        run = process.wait()
+    assert run.returncode == 0, run.stderr
     labels = digits_pack.labels.dense(len(digits_pack))
     expected = [
         f"{digits_pack.key(row)} {labels[row]} {hashlib.sha256(digits_pack.read(row)).hexdigest()}"
@@ -132,11 +127,7 @@ def test_ffcv_loader_reads_betons(digits_beton_pack: Pack, tmp_path: Path) -> No
     pack, shard = digits_beton_pack, digits_beton_pack.num_shards - 1
     paths = [tmp_path / "mapped.npz", tmp_path / "paged.npz"]
     # In a process of its own: FFCV's threads and warnings are not this test's.
-    run = subprocess.run(
-        [sys.executable, "-c", FFCV_SCRIPT, str(pack.shard_path(shard)), *map(str, paths)],
-        capture_output=True,
-        text=True,
-    )
+    run = run_forked("-c", FFCV_SCRIPT, pack.shard_path(shard), *paths)
     if "ImportError" in run.stderr:
         pytest.skip(f"FFCV cannot be imported: {run.stderr.splitlines()[-1]}")
     assert run.returncode == 0, run.stderr

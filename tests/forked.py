@@ -1,0 +1,121 @@
+"""Commands and ranks in processes of their own that need no start: forks of one that has imported torch.
+
+A start of Python with torch, timm and accelerate takes seconds of a core, and a launcher takes them for every
+rank. `multiprocessing`'s fork server imports `tests.preloaded` once for each worker of the tests. What
+belongs to a start (imports, what happens at exit, launchers) is held by tests that run Python or
+`accelerate launch`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import chdir
+from pathlib import Path
+from types import TracebackType
+
+ROOT = Path(__file__).parents[1]
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.preloaded"])
+
+
+def _become(words: list[str], environment: dict[str, str], out: str, err: str) -> None:
+    """Do what `python WORDS` does, in the process that has been forked."""
+    for descriptor, file in ((1, out), (2, err)):
+        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    os.environ.clear()
+    os.environ.update(environment)
+    if words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
+    elif words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
+
+
+class Forked:
+    """`python WORDS` from the project's root, under way; leaving its context kills it where it is not over.
+
+    Args:
+        words: `script.py`, `-m module` or `-c text`, and the arguments.
+        environment: variables besides those of this process.
+    """
+
+    def __init__(self, *words: object, environment: Mapping[str, str] | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._out, self._err = (Path(self._folder.name) / name for name in ("out", "err"))
+        self.words = [str(word) for word in words]
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+        given = (self.words, variables, str(self._out), str(self._err))
+        self._process = _CONTEXT.Process(target=_become, args=given)
+        with chdir(ROOT):  # where the fork server finds what it imports, and the command begins
+            self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def wait_for_lines(self, number: int, seconds: float = 120.0) -> None:
+        """Wait until so many lines are printed."""
+        end = time.monotonic() + seconds
+        while not self._out.exists() or self._out.read_bytes().count(b"\n") < number:
+            assert self._process.is_alive(), self._err.read_text()
+            assert time.monotonic() < end, f"{self.words}: no {number} lines in {seconds} s"
+            time.sleep(0.002)
+
+    def wait(self, seconds: float = 230.0) -> subprocess.CompletedProcess[str]:
+        """Wait for the end; return the exit code, negative for a signal, and what was printed."""
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.words, seconds)
+        texts = [path.read_text() if path.exists() else "" for path in (self._out, self._err)]
+        return subprocess.CompletedProcess(self.words, self._process.exitcode, *texts)
+
+    def __enter__(self) -> Forked:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+        self._folder.cleanup()
+
+
+def run_forked(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run `python WORDS` from the project's root to its end; see `Forked`."""
+    with Forked(*words) as process:
+        return process.wait()
+
+
+def launch_forked(num_processes: int, *words: object) -> None:
+    """Run `python WORDS` as `accelerate launch --num_processes N` does on a CPU; every rank must succeed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_processes)}
+    shared |= {"LOCAL_WORLD_SIZE": str(num_processes), "ACCELERATE_USE_CPU": "true"}
+    ranks = [
+        Forked(*words, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(num_processes)
+    ]
+    ended = [rank.wait() for rank in ranks]
+    for rank in ranks:
+        rank.__exit__(None, None, None)
+    assert not any(done.returncode for done in ended), "\n".join(done.stderr for done in ended)

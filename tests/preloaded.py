@@ -1,0 +1,29 @@
+"""What processes forked for tests find imported; see `tests.forked`."""
+
+import gc
+
+import accelerate
+import pyarrow.parquet
+import sklearn.linear_model
+import timm
+import torch
+import torchmetrics
+import torchvision
+
+import recipes.pipeline
+import tests.engine.synthetic
+import tests.recipes.short_runs
+
+__all__ = [
+    "accelerate",
+    "pyarrow",
+    "recipes",
+    "sklearn",
+    "tests",
+    "timm",
+    "torch",
+    "torchmetrics",
+    "torchvision",
+]
+
+gc.freeze()  # see tests/conftest.py
