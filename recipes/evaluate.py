@@ -88,6 +88,7 @@ from loaders import build_loader, open_pack
 from loaders.common.files import to_json, write_atomic
 from loaders.common.next_step import say_next
 from loaders.common.notice import tell
+from loaders.common.tables import print_table
 from loaders.packs import Pack
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
@@ -274,7 +275,7 @@ def print_report(console: Console, split: str, evaluated: Evaluated, report: Cla
     for name, found in rows:
         shares = (found.top1, found.top5, found.mean_class_top1, found.calibration_error)
         table.add_row(name, *(f"{100 * share:.2f}" for share in shares))
-    console.print(table)
+    print_table(console, table)
 
 
 def main() -> None:

@@ -175,6 +175,7 @@ from loaders.build import Sampler
 from loaders.classification import check_measured, fit_to_ranks
 from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
+from loaders.common.tables import print_table
 from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split
@@ -429,7 +430,7 @@ def main() -> None:
         on_main(lambda: print_grid(config.out, cells))
     else:
         results = run(config)
-        on_main(lambda: Console().print(results_table(results)))
+        on_main(lambda: print_table(Console(), results_table(results)))
     if rank() == 0:
         print(f"transfer: results{describe_bad_rows(config.out)} -> {config.out}")
         if not config.grid:

@@ -27,9 +27,16 @@ READERS = [  # commands that read a pack, each with the rest of what it must hav
     ("recipes/transfer.py", ["--init", "before", "--out", "run"]),
     ("tools/probe.py", ["--run", "before"]),
 ]
+STARTS = [  # commands that read a run or weights and need no pack
+    ("tools/export.py", ["--form", "onnx", "--out", "x.onnx", "--run", "nowhere"]),
+    ("tools/predict.py", ["--images", "x", "--out", "y", "--network", "nowhere"]),
+    ("tools/report.py", ["--run", "nowhere"]),
+    ("tools/report.py", ["--run", "docs", "--beside", "nowhere"]),
+]
 COMMANDS = [(script, [word]) for script in SCRIPTS for word in ("--nonsense", "--help")] + [
     *((script, ["--pack", "nowhere", *words]) for script, words in READERS),
     *((script, ["--pack", "nowhere", *words[:-1], "README.md"]) for script, words in READERS),
+    *STARTS,
     ("recipes/barlow.py", ["--pack", "nowhere", "--out", "run", "--seed", "-1"]),
     ("tools/labels.py", ["divide", "--nonsense"]),
     ("tools/labels.py", ["divide", "--help"]),
@@ -105,6 +112,19 @@ def test_places_that_cannot_be_are_one_line(
         assert taken.code == 2
         assert re.match(r"error: (out|run): expected a folder at README\.md", taken.err), taken.err
         assert taken.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("script", "words"), STARTS, ids=[f"{s} {' '.join(w)}" for s, w in STARTS])
+def test_a_network_that_is_not_there_is_one_line(
+    script: str, words: list[str], outcomes: dict[tuple[str, ...], Outcome]
+) -> None:
+    absent = outcomes[script, *words]
+    option = words[-2].removeprefix("--")
+    assert (absent.code, absent.out) == (2, "")
+    assert absent.err.startswith(
+        f"error: {option}: expected a run folder, weights file, timm:NAME or hf:REPO"
+    )
+    assert absent.err.endswith("found nothing at nowhere; check the path\n")
 
 
 def test_a_subcommand_is_checked_too(outcomes: dict[tuple[str, ...], Outcome]) -> None:

@@ -54,7 +54,7 @@ HELD = {
     "recipes/test_bought.py": "loaders/packs/labels/ class_names",
     "tools/test_inspect_pack.py": "loaders/packs/ findings images/thumbnail repeats",
     "loaders/common/test_json_text.py": "tools/packing/ inspect pack_page",
-    "recipes/test_options.py": "loaders/ common/files pretraining",
+    "recipes/test_options.py": "loaders/ pretraining",
     "engine/nets/test_foreign.py": "engine/nets/ adapt weight_files",
     "engine/nets/test_whitening.py": "engine/nets/ compact",
     "tools/test_export.py": "engine/nets/ exported",

@@ -69,6 +69,7 @@ from rich.table import Table
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.common.cores import available_cores
 from loaders.common.errors import UserError
+from loaders.common.tables import print_table
 from loaders.order.permutation import permute
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.columns import COLUMN_DTYPES, write_columns
@@ -247,7 +248,7 @@ def main() -> None:
         times = 1e6 * agreement_times(config.ranks, config.agreements)
         shares = {"tenth": float(np.quantile(times, 0.1)), "nine_tenths": float(np.quantile(times, 0.9))}
         note(f"agreement of {config.ranks} ranks to begin a step", float(np.median(times)), "us", **shares)
-    Console().print(table)
+    print_table(Console(), table)
     if config.json is not None:
         settings = {
             name: getattr(config, name)

@@ -66,6 +66,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine.nets.backbones import build_backbone
 from engine.train.autocast import of_hardware
+from loaders.common.tables import print_table
 from tools.bench.records import append_record, check_records
 from tools.peers.airbench import load_peer, on_processor
 
@@ -149,7 +150,7 @@ def main() -> None:
     for row in found:
         shown = (f"{row.img_per_core_s:.0f}", f"{row.slowest:.0f}, {row.fastest:.0f}", f"{row.mflop:.0f}")
         table.add_row(row.network, *shown, f"{row.parameters:,}")
-    Console().print(table)
+    print_table(Console(), table)
     if config.json is not None:
         facts = {
             "resolution": config.resolution, "batch_size": config.batch_size, "rounds": config.rounds,

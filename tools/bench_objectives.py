@@ -58,6 +58,7 @@ from engine.objectives.rotnet import rotate_four
 from engine.objectives.simclr import simclr_loss
 from engine.objectives.triplet import triplet_loss
 from engine.objectives.vicreg import vicreg_loss
+from loaders.common.tables import print_table
 from tools.bench.harness import machine
 from tools.bench.records import append_record
 
@@ -228,7 +229,7 @@ def render(records: list[dict[str, Any]]) -> Table:
 
 def main() -> None:
     """Run the command line."""
-    Console().print(render(run(command_line(Config, __doc__))))
+    print_table(Console(), render(run(command_line(Config, __doc__))))
 
 
 if __name__ == "__main__":

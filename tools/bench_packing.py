@@ -66,6 +66,7 @@ from rich.table import Table
 
 from loaders.common.cores import available_cores
 from loaders.common.json_text import parse_json
+from loaders.common.tables import print_table
 from tools.bench.harness import machine
 from tools.bench.records import append_record
 from tools.packing.writers import files
@@ -109,7 +110,7 @@ def main() -> None:
             name = config.writers[(run + place) % len(config.writers)]
             records.append(measure(config, name, run, len(paths)))
             append_record(config.json, records[-1])
-    print_table(records)
+    print_records(records)
 
 
 def measure(config: Config, name: str, run: int, num_files: int) -> dict[str, Any]:
@@ -189,7 +190,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def print_table(records: list[dict[str, Any]]) -> None:
+def print_records(records: list[dict[str, Any]]) -> None:
     """Print the median of each writer, its spread, and its ratios to the plain loop and to webdataset."""
     rates = {
         name: [r["img_per_s"] for r in records if r["writer"] == name and r["status"] == "ok"]
@@ -210,7 +211,7 @@ def print_table(records: list[dict[str, Any]]) -> None:
         peak = max(r["peak_mb"] for r in mine)
         spread = f"{min(values):,.0f} to {max(values):,.0f}"
         table.add_row(name, f"{medians[name]:,.0f}", spread, *ratios, f"{cpu:.1f}", f"{peak:,.0f}")
-    Console(width=120).print(table)
+    print_table(Console(), table)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ from rich.table import Table
 from engine.choices import Measure
 from engine.train.metrics import read_metrics
 from loaders.common.errors import UserError
+from loaders.common.tables import print_table
 from tools.bench.harness import machine
 from tools.bench.records import append_record
 
@@ -228,7 +229,7 @@ def render(records: list[dict[str, Any]]) -> Table:
 def main() -> None:
     """Run the command line."""
     console = Console(stderr=True)
-    Console().print(render(run(command_line(Config, __doc__), console)))
+    print_table(Console(), render(run(command_line(Config, __doc__), console)))
 
 
 if __name__ == "__main__":

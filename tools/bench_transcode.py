@@ -51,6 +51,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loaders.common.errors import UserError
+from loaders.common.tables import print_table
 from loaders.packs.image import dct_factor
 from loaders.packs.images.planes import shrink_planes
 from loaders.packs.images.resize import fit_short_side, resize_antialiased
@@ -216,8 +217,8 @@ def _print(record: dict[str, Any]) -> None:
         resized = f"{value['resized']:.1f}" if "resized" in value else "-"
         rules.add_row(rule, f"{value['share_scaled']:.0%}", resized, f"{value['encoded']:.1f}")
     console = Console(width=110)
-    console.print(parts)
-    console.print(rules)
+    print_table(console, parts)
+    print_table(console, rules)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 from rich.progress import Progress
 
+from loaders.common.next_step import say_next
 from loaders.packs.convert import convert_pack
 
 
@@ -58,6 +59,7 @@ def main() -> None:
     print(
         f"{manifest.num_images:,} images in {manifest.num_shards} {config.format} shards in {seconds:.1f} s"
     )
+    say_next("tools/verify_pack.py", config.out)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ from rich.table import Table
 from engine.evaluate.few_labels import SCRATCH, read_results, summarise
 from engine.evaluate.results import read_evaluation
 from loaders.common.errors import UserError
+from loaders.common.tables import print_table
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKER = "made-by-demo"
@@ -207,7 +208,7 @@ def print_outcome(console: Console, config: Config) -> None:
         frozen = Table("frozen features", "kNN", "linear probe", title="test accuracy, %")
         for row in evaluation.rows:
             frozen.add_row(row.network, f"{100 * row.knn_top1:.1f}", f"{100 * row.linear_top1:.1f}")
-        console.print(frozen)
+        print_table(console, frozen)
     summaries = summarise(results)
     counts = sorted({s.labels_per_class for s in summaries})
     title = f"test accuracy, %, mean ± standard deviation over {len(config.seeds)} seeds"
@@ -215,7 +216,7 @@ def print_outcome(console: Console, config: Config) -> None:
     for init in dict.fromkeys(s.init for s in summaries):
         texts = {s.labels_per_class: s.text for s in summaries if s.init == init}
         table.add_row("from scratch" if init == SCRATCH else "pre-trained", *(texts[k] for k in counts))
-    console.print(table)
+    print_table(console, table)
 
 
 def main() -> None:

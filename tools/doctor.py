@@ -69,6 +69,8 @@ from rich.table import Table
 from engine.train.run_config import on_device
 from loaders import open_pack
 from loaders.common.cores import available_cores
+from loaders.common.next_step import say_next
+from loaders.common.tables import print_table
 from loaders.packs import Split
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
@@ -223,7 +225,7 @@ def print_diagnosis(console: Console, found: Diagnosis, work: stages.Work) -> No
     names |= {"views": found.views, "copy to the device": found.copy, "network": found.network}
     for name, seconds in (names | {"together": found.together}).items():
         table.add_row(name, f"{1 / seconds:,.0f}" if seconds else "-")
-    console.print(table)
+    print_table(console, table)
     share = found.stages[found.bound] / sum(found.stages.values())
     print(f"bound: {found.bound}, {share:.0%} of what the stages take by themselves")
     excess = found.together / found.expected()
@@ -239,6 +241,11 @@ def main() -> None:
     work = make_work(config)
     print_diagnosis(Console(), diagnose(work), work)
     print(f"doctor: {time.perf_counter() - start:.0f} s")
+    network = ("--backbone", config.backbone, "--resolution", config.resolution)
+    begin = ("--pack", config.pack, *network, "--batch-size", config.batch_size)
+    split = "--labeled-split" if config.recipe in ("supervised", "fixmatch") else "--split"
+    script, out = f"recipes/{config.recipe}.py", f"runs/{config.recipe}"
+    say_next(script, *begin, split, work.split.name, "--out", out)
 
 
 if __name__ == "__main__":

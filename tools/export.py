@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from engine.train.run_config import check_start
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_file
 from loaders.common.program import check_command_line, command_line
@@ -49,6 +50,10 @@ class Config:
         if self.out.exists() and (self.form != "hf" or any(self.out.iterdir())):
             raise UserError(f"out: expected nothing at {self.out}, found something; give another --out")
 
+    def check_places(self) -> None:
+        """Refuse a network that is not there, before anything is loaded."""
+        check_start(self.run, "run")
+
 
 if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
@@ -62,6 +67,7 @@ from engine.nets.exported import WRITERS
 from engine.nets.starts import find_start
 from engine.train.distributed import refuse_ranks
 from loaders import LoaderOptions, build_loader, open_pack
+from loaders.common.next_step import say_next
 from loaders.views.evaluation import EvaluationView
 
 
@@ -109,6 +115,11 @@ def main() -> None:
     """Run the command line."""
     config = command_line(Config, __doc__)
     print(f"export: {config.form} -> {export(config)}")
+    if not config.backbone_only:
+        say_next("tools/predict.py", "--network", config.out, "--images", "FOLDER", "--out", "predictions")
+    elif config.form in ("timm", "hf", "safetensors"):  # the others are programs, which do not train
+        pack = config.pack or "PACK"
+        say_next("recipes/transfer.py", "--pack", pack, "--init", config.out, "--out", "runs/transfer")
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ from rich.table import Table
 from engine.report.feature_maps import draw_maps, look, sparseness_table
 from engine.report.figures import save_picture
 from loaders import open_pack
+from loaders.common.tables import print_table
 from loaders.packs import Pack
 from loaders.packs.labels.file_names import RowNames
 from loaders.packs.packer import PackOptions, pack_dataset
@@ -122,7 +123,7 @@ def main() -> None:
     table = Table(*found.columns, title=found.caption)
     for row in found.rows:
         table.add_row(*row)
-    Console().print(table)
+    print_table(Console(), table)
     print(f"feature_maps: {len(seen)} networks, {len(rows)} images -> {config.out}")
 
 

@@ -74,6 +74,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from loaders.common.tables import print_table
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.evaluate.few_labels import FewLabelResult, summarise, write_results
@@ -185,7 +187,7 @@ def print_results(console: Console, results: list[FewLabelResult]) -> None:
     for init in dict.fromkeys(s.init for s in summaries):
         cells = {s.labels_per_class: s.text for s in summaries if s.init == init}
         table.add_row(init, *(cells.get(k, "") for k in counts))
-    console.print(table)
+    print_table(console, table)
 
 
 def main() -> None:

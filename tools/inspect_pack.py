@@ -42,7 +42,7 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse impossible numbers of threads, and a folder in place of the page."""
         check_numbers(self)
-        check_file(self.pack / PAGE_NAME, "pack")
+        check_file(self.pack / PAGE_NAME, "pack", writable=False)  # figures are printed without a page
         if self.page is not None:
             check_file(self.page, "page")
 
@@ -51,9 +51,14 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+import sys
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from rich.console import Console
 
 from loaders.packs import open_pack
+from tools.command.first_training import say_training
 from tools.packing.inspect import faults_found, inspect_pack, parse_faults
 
 
@@ -62,11 +67,12 @@ def main() -> int:
     config = command_line(Config, __doc__)
     pack, fail_on = open_pack(config.pack), parse_faults(config.fail_on)
     findings, quarantine = inspect_pack(
-        pack, config.near, config.workers, Console(), config.page, config.features
+        pack, config.near, config.workers, Console(soft_wrap=True), config.page, config.features
     )
     faults = faults_found(findings, quarantine, fail_on)
     for line in faults:
         print(f"fault: {line}")
+    say_training(config.pack)
     return 1 if faults else 0
 
 

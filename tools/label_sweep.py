@@ -84,6 +84,7 @@ from engine.train.run_folder import read_run
 from loaders import open_pack
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
+from loaders.common.tables import print_table
 
 ROOT = Path(__file__).resolve().parents[1]
 TRANSFER = "transfer"
@@ -310,7 +311,7 @@ def main() -> None:
     open_pack(config.pack)  # checked here, so that a missing pack is told once and not by every run
     results = run(config, Console(stderr=True))
     write_sweep(config, results)
-    Console().print(render(summarise(results)))
+    print_table(Console(), render(summarise(results)))
     print(f"{config.out / 'sweep.csv'}, {config.out / 'sweep.png'}")
 
 

@@ -183,13 +183,19 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Command, __doc__)
 
 
+import sys
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from loaders.common.cores import available_cores
 from loaders.common.files import check_file
+from loaders.common.next_step import say_next
 from loaders.common.notice import tell
+from loaders.common.tables import print_table
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.labels.class_names import class_names, write_class_names
 from loaders.packs.labels.division import divide, joined_groups, scarce_note
@@ -197,6 +203,7 @@ from loaders.packs.labels.files import export_labels, new_class_names, read_labe
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import read_label_table, subsample_per_class, tell_scarce
 from loaders.packs.labels.tables import label_table_path
+from tools.command.first_training import say_training
 
 
 def main() -> None:
@@ -209,12 +216,15 @@ def main() -> None:
         labels = _read(pack, command.name).dense(len(pack))
         export_labels(command.file, pack, _rows_of(pack, command.split), labels)
         print(f"{command.file} written")
+        name = "edited" if command.name == TRUE_LABELS else f"{command.name}-edited"
+        say_next("tools/labels.py", "import", command.pack, "--file", command.file, "--name", name)
     elif isinstance(command, Subsample):
         split, table = pack.split(command.split), _read(pack, command.table)
         known = split.labels(table)
         chosen = split.rows(subsample_per_class(known, command.per_class, command.seed))
         tell_scarce(known, command.per_class, pack.classes)
         _write(pack, command.name, table.of_rows(chosen))
+        _say_training(command.pack, command.name)
     elif isinstance(command, Divide):
         _divide(pack, command)
     elif isinstance(command, Exclude):
@@ -222,6 +232,7 @@ def main() -> None:
         own, copies = shared_rows(pack, table.row, pack.split(command.split))
         _write(pack, command.name, table.of_rows(table.row[~(own | copies)]))
         print(f"left out: {own.sum():,} rows and {copies.sum():,} copies of split {command.split!r}")
+        _say_training(command.pack, command.name)
     else:
         _compare(pack, command)
 
@@ -234,12 +245,17 @@ def _read(pack: Pack, name: str) -> LabelTable:
     return read_label_table(pack, pack.path / label_table_path(name))
 
 
+def _say_training(pack: Path, name: str, *more: object) -> None:
+    """Name a training on a table alone."""
+    say_training(pack, "--labeled-split", "", "--extra-labels", pack / label_table_path(name), *more)
+
+
 def _free_path(pack: Pack, name: str) -> Path:
     """Return the path of a new table."""
     if not name or "/" in name or name.startswith("."):
         raise UserError(f"--name {name!r}: expected a plain name such as few4")
     path = pack.path / label_table_path(name)
-    check_file(path, "name")
+    check_file(path, "name", writable=False)  # no other name mends a pack that cannot be written
     if path.exists():
         raise UserError(f"{path} exists: choose another --name, or remove it")
     return path
@@ -275,8 +291,11 @@ def _import(pack: Pack, command: Import) -> None:
         print(f"{pack.path}: new classes {_shown(added)}; {len(all_names)} in all")
     if command.classes:
         print(f"{pack.path}: {len(pack.classes)} classes, {_shown(pack.classes)}")
-    if command.name is not None:
-        _write(pack, command.name, table)
+    if command.name is None:
+        say_next("tools/labels.py", "import", command.pack, "--file", "LABELS.csv", "--name", "mine")
+        return
+    _write(pack, command.name, table)
+    _say_training(command.pack, command.name)
 
 
 def _shown(names: tuple[str, ...]) -> str:
@@ -311,6 +330,8 @@ def _divide(pack: Pack, command: Divide) -> None:
         _free_path(pack, f"{command.name}-{name}")  # check all before writing any
     for number, name in enumerate(names):
         _write(pack, f"{command.name}-{name}", table.of_rows(rows[parts == number]))
+    held_out = command.pack / label_table_path(f"{command.name}-val")
+    _say_training(command.pack, f"{command.name}-train", "--validation-split", held_out)
 
 
 def _compare(pack: Pack, command: Compare) -> None:
@@ -326,11 +347,12 @@ def _compare(pack: Pack, command: Compare) -> None:
         ("in both, different", int(both.sum()) - same),
     ):
         table.add_row(name, f"{count:,}")
-    console.print(table)
+    print_table(console, table)
     if both.any():
         print(f"they agree on {same / int(both.sum()):.2%} of {int(both.sum()):,} images")
     for row in (both & (a != b)).nonzero()[0][:10].tolist():
         print(f"differs: {pack.key(row)}: {pack.classes[a[row]]} / {pack.classes[b[row]]}")
+    _say_training(command.pack, command.second)
 
 
 if __name__ == "__main__":

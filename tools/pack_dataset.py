@@ -86,6 +86,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from loaders.common.tables import print_table
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.common.errors import UserError
@@ -106,7 +108,7 @@ def main() -> int:
     """Parse the command line, pack, and print what was packed."""
     config = command_line(Config, __doc__)
     options, fail_on = options_of(config), parse_faults(config.fail_on)
-    console = Console()
+    console = Console(soft_wrap=True)
     columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     start = time.perf_counter()
     try:
@@ -173,7 +175,7 @@ def print_summary(console: Console, out: str, manifest: Manifest, seconds: float
     for split in manifest.splits:
         counts = (split.num_images, split.num_labeled, split.num_quarantined)
         table.add_row(split.name, *(f"{count:,}" for count in counts), split.source)
-    console.print(table)
+    print_table(console, table)
     actions = ", ".join(f"{count:,} {name}" for name, count in manifest.actions.items())
     console.print(
         f"{len(manifest.classes)} classes; {manifest.num_shards} {manifest.shard_format} shards; {actions}"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engine.train.run_config import ForwardConfig, on_this_rank
+from engine.train.run_config import ForwardConfig, check_start, on_this_rank
 from loaders.common.checks import Count, Share, check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
@@ -54,6 +54,10 @@ class Config(ForwardConfig):
         """Refuse numbers that predict nothing."""
         check_numbers(self)
         check_folder(self.out)
+
+    def check_places(self) -> None:
+        """Refuse a network that is not there, before anything is loaded."""
+        check_start(self.network, "network")
 
 
 if __name__ == "__main__":  # before the imports that take seconds

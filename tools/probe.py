@@ -77,6 +77,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from loaders.common.tables import print_table
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.evaluate.knn import knn_scores
@@ -199,7 +201,7 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     for row in evaluation.rows:
         shares = (row.knn_top1, row.linear_top1, row.linear_top5)
         table.add_row(row.network, *(f"{100 * share:.1f}" for share in shares))
-    console.print(table)
+    print_table(console, table)
     for row in evaluation.rows:
         if not row.probe_converged:
             console.print(

@@ -51,6 +51,7 @@ from sklearn.datasets import load_sample_images
 
 from loaders.backends.decoding import Decoder, EncodedRows
 from loaders.common.errors import UserError
+from loaders.common.tables import print_table
 from loaders.kernels.memory import aligned_zeros
 from loaders.kernels.views.render import make_scratch, render_chunk
 from loaders.kernels.views.resample import table_taps
@@ -215,7 +216,7 @@ def main() -> None:
     for name, (policy, base) in policies(config.resolution).items():
         seconds[name] = least_seconds(view_runner(policy, images, config.source), config.passes)
         report(name if base is None else f"  + {name}", seconds[name] - (seconds[base] if base else 0.0))
-    Console().print(table)
+    print_table(Console(), table)
     print(f"core at {frequency / 1e9:.2f} GHz; rows with + are added to the whole square")
 
 

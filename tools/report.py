@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.train.run_config import check_start
 from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import run_command
 from loaders.common.files import check_file
@@ -55,15 +56,22 @@ class Config:
         """File to write."""
         return self.out or self.run / ("compared.html" if self.beside else "report.html")
 
+    def check_places(self) -> None:
+        """Refuse a network that is not there, before anything is loaded."""
+        for run in (self.run, *self.beside):
+            check_start(run, "run" if run == self.run else "beside")
+
 
 if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
-from engine.report.other_pages import build_page, compare_page
+from engine.report.other_pages import CLASSIFICATION_NAME, build_page, compare_page
 from engine.report.run_page import PageOptions
+from engine.train.run_folder import say_next_of_run
 from loaders.common.errors import UserError
 from loaders.common.files import write_atomic
+from loaders.common.json_text import parse_json
 
 
 def build_report(config: Config) -> str:
@@ -104,6 +112,10 @@ def main() -> None:
     config.page.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(config.page, page.encode("utf-8", "replace"))
     print(f"report: {len(page) / 1e6:.1f} MB -> {config.page}")
+    evaluated = config.run / CLASSIFICATION_NAME
+    say_next_of_run(
+        Path(parse_json(evaluated.read_bytes())["config"]["run"]) if evaluated.is_file() else config.run
+    )
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ from loaders.packs import Split
 from loaders.views import presets
 from loaders.views.draw import ViewParameters, draw
 from loaders.views.policy import ViewPolicy
+from tools.command.first_training import say_training
 from tools.views.oracle import torchvision_view
 from tools.views.sheet import draw_sheet
 
@@ -248,6 +249,7 @@ def main() -> int:
     make_sheet(comparison, config).save(content, format="PNG", optimize=True)
     write_atomic(config.out, content.getvalue())
     print(f"{number} images, {config.draws} draws each -> {config.out}", file=sys.stderr)
+    say_training(config.pack)
     return 0
 
 

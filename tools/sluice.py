@@ -15,7 +15,9 @@ from __future__ import annotations
 import ast
 import difflib
 import runpy
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -43,6 +45,7 @@ GROUPS = {
     "bench": "Measure this machine; without more words, list what.",
 }
 HELP = ("--help", "-h")
+_READABLE = 30  # characters of a line
 
 
 def main() -> None:
@@ -131,9 +134,11 @@ def summaries(known: dict[str, Path]) -> dict[str, str]:
 def print_list(usage: str, known: dict[str, str]) -> None:
     """Print names and what each is for."""
     print(f"usage: {usage}\n")
-    width = max(map(len, known), default=0)
+    width, columns = max(map(len, known), default=0), shutil.get_terminal_size().columns
+    hanging = " " * (width + 4 if columns > 2 * width + _READABLE else 4)
     for name, what in known.items():
-        print(f"  {name:<{width}}  {what}")
+        begin = f"  {name:<{width}}  " if len(hanging) > 4 else f"  {name}  "
+        print(textwrap.fill(what, max(columns, _READABLE), initial_indent=begin, subsequent_indent=hanging))
 
 
 def print_commands() -> None:

@@ -27,7 +27,8 @@ class Config:
     """Decode every image too, and compare its size with the index."""
     against: tuple[str, ...] = ()
     """NAME=PATH of splits and their sources, as they were given to pack_dataset: prove that every input is
-    packed or quarantined, and that copied images have the bytes of their source."""
+    packed or quarantined, and that copied images have the bytes of their source. A split that was appended to
+    has several sources: give them all, in the order in which they were packed."""
     workers: int = 0
     """Threads that read and hash, 0 for one per core."""
 
@@ -45,31 +46,36 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from rich.console import Console
 from rich.progress import Progress
 
 from loaders.common.cores import available_cores
-from loaders.common.next_step import say_next
 from loaders.packs import open_pack
 from loaders.packs.audit import compare_with_source, decode_all
-from loaders.packs.manifest import division_of, read_manifest
+from loaders.packs.manifest import divisions_of, read_manifest
 from loaders.packs.sources.spec import SplitSource, parse_splits
 from loaders.packs.verify import verify_pack
+from tools.command.first_training import say_training
 
 _SHOWN_LINES = 20
 
 
-def _splits(folder: Path, texts: tuple[str, ...]) -> tuple[SplitSource, ...]:
-    """Return the given sources, divided as recorded in the manifest."""
+def _sources(folder: Path, texts: tuple[str, ...]) -> dict[str, list[SplitSource]]:
+    """Return the given sources by split, divided as recorded in the manifest."""
+    found: dict[str, list[SplitSource]] = {}
     if not texts:
-        return ()
-    manifest, found = read_manifest(folder), list[SplitSource]()
-    for split in parse_splits(texts):
+        return found
+    manifest = read_manifest(folder)
+    for split in parse_splits(texts, several=True):
+        before = found.setdefault(split.split, [])
         if split.division is not None:
-            seed, near = division_of(manifest, split.split)
+            number = sum(one.division is not None for one in before)
+            seed, near = (divisions_of(manifest, split.split)[number:] or [(0, False)])[0]
             split = replace(split, division=split.division._replace(seed=seed, near=near))
-        found.append(split)
-    return tuple(found)
+        before.append(split)
+    return found
 
 
 def main() -> int:
@@ -77,7 +83,7 @@ def main() -> int:
     config = command_line(Config, __doc__)
     folder, start = Path(config.pack), time.perf_counter()
     workers = config.workers or available_cores()
-    splits = _splits(folder, config.against)
+    sources = _sources(folder, config.against)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("verifying shards", total=None)
         damage = verify_pack(
@@ -89,7 +95,7 @@ def main() -> int:
             pack = open_pack(folder)
             damage = decode_all(pack, workers) if config.decode else []
         if not damage:
-            differences = [line for split in splits for line in compare_with_source(pack, split)]
+            differences = [line for given in sources.values() for line in compare_with_source(pack, *given)]
     for line in [*damage, *differences][:_SHOWN_LINES]:
         print(f"differs: {line}")
     if len(damage) + len(differences) > _SHOWN_LINES:
@@ -106,24 +112,11 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    for split in splits:
-        count = len(pack.split(split.split))
-        print(f"{count:,} images of split {split.split} compared with {split.source}: nothing is missing")
+    for name, given in sources.items():
+        count, origin = len(pack.split(name)), " and ".join(split.source for split in given)
+        print(f"{count:,} images of split {name} compared with {origin}: nothing is missing")
     say_training(folder)
     return 0
-
-
-def say_training(folder: Path) -> None:
-    """Name a first training: on labels where a split has any, else without."""
-    splits = read_manifest(folder).splits
-    labelled = [split.name for split in splits if split.num_labeled]
-    begin: tuple[object, ...] = ("--pack", folder, "--preset", "auto", "--out", "runs/first")
-    if not labelled:
-        say_next("recipes/vicreg.py", *begin, "--split", splits[0].name)
-        return
-    named = [] if "train" in labelled else ["--labeled-split", labelled[0]]
-    tested = [] if "test" in labelled and "test" not in named else ["--test-split", ""]
-    say_next("recipes/supervised.py", *begin, *named, *tested)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import simplejpeg
 from PIL import Image
 
 from loaders.common.errors import UserError
+from loaders.common.next_step import say_next
 
 RESOLUTION = 32
 QUALITY = 95
@@ -79,6 +80,8 @@ def main() -> None:
     config = command_line(Config, __doc__)
     counts = write_digits(config.out)
     print(f"{counts['train']:,} training and {counts['test']:,} test images -> {config.out}")
+    splits = [f"{name}={config.out / name}" for name in counts]
+    say_next("tools/pack_dataset.py", "--splits", *splits, "--out", "packs/digits")
 
 
 if __name__ == "__main__":

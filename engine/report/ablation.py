@@ -14,6 +14,7 @@ from rich.table import Table
 
 from engine.report.figures import draw_steps, save_picture
 from loaders.common.files import to_json, write_atomic
+from loaders.common.tables import print_table
 
 
 @dataclass(frozen=True)
@@ -71,4 +72,4 @@ def print_ablation(
         place = chained.index(row) if row in chained else 0
         change = f"{100 * (row.top1 - chained[place - 1].top1):+.2f}" if place > 0 else ""
         table.add_row(titles[row.stage], f"{100 * row.top1:.2f}", change)
-    console.print(table)
+    print_table(console, table)

@@ -224,6 +224,8 @@ def compared_sections(runs: Sequence[Path], below: Path | None = None) -> list[S
             )
         )
         curves += curves_of([*records, *read_probe(run)], name)
+        if not records:
+            missing.append(Paragraph(f"{name}: curves: metrics.jsonl has no line that can be read"))
     columns = ("run", "recipe", "accuracy (95 % interval)", "last loss", "steps", "images/s")
     sections = [Section("Runs", [Table(columns, rows)] if rows else [])]
     sections.append(Section("Curves", [draw_curves(curves)] if curves else []))

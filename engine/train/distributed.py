@@ -199,7 +199,7 @@ def make_accelerator(
         known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
         raise UserError(f"trackers: expected some of {known}, found {', '.join(sorted(unknown))}")
     check_trackers(trackers)
-    prepare_trackers(trackers, out)
+    prepare_trackers(trackers)
     on_cpu = not torch.cuda.is_available()
     if not on_cpu:
         torch.set_float32_matmul_precision("high")  # TF32, for the losses that leave autocast

@@ -39,7 +39,7 @@ from engine.train.run_folder import opened_run, save_backbone
 from engine.train.samples import save_samples
 from engine.train.schedule import Schedule
 from engine.train.stop import StopSignal
-from engine.train.trackers import log_views, log_weights
+from engine.train.trackers import begin_trackers, log_views, log_weights
 from engine.train.validation import Validation, ValidationState, Validator
 from engine.train.whiten import whiten_stems
 from loaders.batch import Batch, Loader, PairedBatch
@@ -216,7 +216,7 @@ class _Run:
         clock = TrainingClock()
         is_main = self.accelerator.is_main_process
         if self.accelerator.log_with:
-            self.accelerator.init_trackers(self.recipe.name)
+            begin_trackers(self.accelerator, self.recipe.name, self.config.out)
         self.model.train()
         self.writer = MetricsWriter(self.config.out / "metrics.jsonl", self.step) if is_main else None
         if self.writer is not None and self.writer.num_damaged:

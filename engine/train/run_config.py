@@ -18,7 +18,7 @@ from engine.train.trackers import check_trackers
 from loaders.common.checks import Count, check_numbers
 from loaders.common.cores import cores_per_rank
 from loaders.common.errors import UserError
-from loaders.common.files import to_json
+from loaders.common.files import check_folder, to_json
 from loaders.common.json_text import parse_json
 from loaders.options import LoaderOptions
 from loaders.packs.manifest import read_manifest
@@ -64,6 +64,23 @@ DEFAULT_LOADER = LoaderOptions()
 _THREADS_BESIDE_A_NETWORK = 2
 
 
+def check_start(start: Path | None, option: str) -> None:
+    """Refuse a run or weights that are not there, before the libraries load that read them.
+
+    Args:
+        start: path, or timm:NAME or hf:REPO; None for nothing to check.
+        option: name of the option that gave it.
+
+    Raises:
+        UserError: there is nothing.
+    """
+    if start is not None and not str(start).startswith(("timm:", "hf:")) and not start.expanduser().exists():
+        raise UserError(
+            f"{option}: expected a run folder, weights file, timm:NAME or hf:REPO, found nothing at {start}; "
+            "check the path"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
     """Options of every command that reads a pack."""
@@ -72,13 +89,23 @@ class PackConfig:
     """Folder that tools/pack_dataset.py wrote, or the URL of one in a store."""
 
     def check_places(self) -> None:
-        """Refuse a missing pack before anything is loaded; a pack in a store is checked later.
+        """Refuse a missing pack, split or start before anything is loaded; a pack in a store comes later.
 
         Raises:
-            UserError: see `read_manifest`.
+            UserError: no such split or start; see `read_manifest`.
         """
-        if as_url(str(self.pack)) is None:
-            read_manifest(self.pack.expanduser().absolute())
+        names = [] if as_url(str(self.pack)) else self._split_names()
+        split = getattr(self, "split", None)  # of what trains or measures on one split
+        if names and split and split not in names:
+            raise UserError(
+                f"split: expected one that {self.pack} has, {', '.join(names)}, found {split!r}; give one by "
+                "--split"
+            )
+        for option in ("init", "run"):
+            check_start(getattr(self, option, None), option)
+
+    def _split_names(self) -> list[str]:
+        return [split.name for split in read_manifest(self.pack.expanduser().absolute()).splits]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,12 +232,13 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
         check_trackers(self.trackers)
 
     def check_places(self) -> None:
-        """Also refuse a run folder that is in use.
+        """Also refuse a run folder that is in use, or cannot be written.
 
         Raises:
             UserError: --out holds a run, without --resume.
         """
         super().check_places()
+        check_folder(self.out)
         if not self.resume and (self.out / "config.json").is_file():
             raise UserError(
                 f"run folder: {self.out} already holds a run; add --resume to go on with it, or give another "

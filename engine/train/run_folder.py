@@ -202,6 +202,8 @@ def say_next_of_run(out: Path) -> None:
         run = max(left, key=lambda path: path.stat().st_mtime_ns).parent
         say_next("tools/predict.py", "--network", run, "--images", "FOLDER", "--out", "predictions")
         return
+    if not (out / "config.json").is_file() or not any(out.rglob("backbone.safetensors")):
+        return  # figures of networks that were not kept, or a run without its weights
     pack = read_run(out)["config"].get("pack", "PACK")
     begun = out.with_name(f"{out.name}-transfer")
     say_next("recipes/transfer.py", "--pack", pack, "--init", out, "--out", begun)

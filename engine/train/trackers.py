@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from loaders.common.errors import UserError
+from loaders.common.notice import tell
 
 # accelerate's name of a tracker -> the module that it needs, and how to install it.
 _NEEDS = {
@@ -41,15 +43,41 @@ def check_trackers(names: Iterable[str]) -> None:
             )
 
 
-def prepare_trackers(names: Iterable[str], out: Path | None) -> None:
-    """Let W&B write into the run folder, and offline if this user has no key: a run must not prompt."""
-    if "wandb" not in names:
-        return
-    if out is not None:
-        os.environ.setdefault("WANDB_DIR", str(out / "trackers"))
-        Path(os.environ["WANDB_DIR"]).mkdir(parents=True, exist_ok=True)
-    if "WANDB_API_KEY" not in os.environ and not _has_login():
+def prepare_trackers(names: Iterable[str]) -> None:
+    """Let W&B work offline if this user has no key: a run must not prompt."""
+    if "wandb" in names and "WANDB_API_KEY" not in os.environ and not _has_login():
         os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def begin_trackers(accelerator: Any, name: str, out: Path) -> None:
+    """Begin a run on every tracker; W&B writes into the run folder, and offline where it cannot be reached.
+
+    Args:
+        accelerator: of the run.
+        name: of the project that trackers file the run under.
+        out: run folder, which this process has claimed.
+    """
+    if "wandb" not in map(str, accelerator.log_with):
+        accelerator.init_trackers(name)
+        return
+    os.environ.setdefault("WANDB_SILENT", "true")  # it prints thirty lines; a run has one of its own
+    folder = Path(os.environ.get("WANDB_DIR", out / "trackers"))
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {"wandb": {"dir": str(folder)}}
+    try:
+        accelerator.init_trackers(name, init_kwargs=options)
+    except Exception as error:
+        if not type(error).__module__.startswith("wandb") or os.environ.get("WANDB_MODE") == "offline":
+            raise
+        tell(f"trackers: W&B cannot be reached ({str(error)[:100]}); the run goes on offline")
+        os.environ["WANDB_MODE"] = options["wandb"]["mode"] = "offline"  # it has read the environment before
+        for tracker in accelerator.trackers:
+            with suppress(AttributeError):  # of one that did not begin
+                tracker.finish()
+        accelerator.trackers.clear()
+        accelerator.init_trackers(name, init_kwargs=options)
+    if os.environ.get("WANDB_MODE") == "offline":
+        tell(f"trackers: W&B keeps the run in {folder / 'wandb'}; `wandb sync` sends it")
 
 
 def _has_login() -> bool:

@@ -8,7 +8,7 @@ GPU that of `loaders.backends.device`: so every policy is drawn, with the number
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -139,7 +139,7 @@ class DaliRenderer(CpuRenderer):
     CRC-32 when the row is first wanted, or every time with `verify`.
     """
 
-    may_hang: ClassVar[str] = "DALI, for which backend dali waits, or the storage hangs; take backend='cpu'"
+    may_hang: str = "DALI, for which backend dali waits, or the storage hangs; take backend='cpu'"
 
     def __init__(self, work: Work) -> None:
         """Describe the pipeline; the first batch builds it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class Rows(Protocol):
 
     work: Work
     bad_rows: dict[int, str]
-    may_hang: ClassVar[str]
+    may_hang: str
     torch_dtype: torch.dtype
 
     def job(self, request: Request) -> Job:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 from weakref import WeakSet
 
 import numpy as np
@@ -139,7 +139,7 @@ class Renderer(ABC):
         may_hang: a clause for the error of a batch that takes too long.
     """
 
-    may_hang: ClassVar[str] = MAY_HANG
+    may_hang: str = MAY_HANG
     bad_rows: dict[int, str]
     shuffle: Shuffle = staticmethod(permute_stream)
 

@@ -16,15 +16,16 @@ from loaders.common.errors import UserError
 PARTIAL_SUFFIX = ".partial"
 
 
-def check_folder(out: Path, option: str = "out") -> None:
+def check_folder(out: Path, option: str = "out", writable: bool = True) -> None:
     """Refuse a path where no folder can be made, before work is spent on its contents.
 
     Args:
         out: the path.
         option: name of the option that gave the path.
+        writable: whether it must be possible to write there.
 
     Raises:
-        UserError: the path or a folder above it is a file, or cannot be accessed.
+        UserError: the path or a folder above it is a file, or cannot be accessed or written.
     """
     try:
         there = next(place for place in (out, *out.parents) if place.exists())
@@ -36,19 +37,24 @@ def check_folder(out: Path, option: str = "out") -> None:
         raise UserError(
             f"{option}: expected a folder at {out}, found the file {there}; give another --{option}"
         )
+    if writable and not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{option}: {out} cannot be written ({there} is read-only for this user); give another --{option}"
+        )
 
 
-def check_file(path: Path, option: str = "out") -> None:
+def check_file(path: Path, option: str = "out", writable: bool = True) -> None:
     """Refuse a path where no file can be written, before work is spent on its content.
 
     Args:
         path: path of the file, which may exist.
         option: name of the option that gave the path.
+        writable: whether it must be possible to write there.
 
     Raises:
-        UserError: the path is a folder, a file stands above it, or it cannot be accessed.
+        UserError: the path is a folder, a file stands above it, or it cannot be accessed or written.
     """
-    check_folder(path.parent, option)
+    check_folder(path.parent, option, writable)
     try:
         is_folder = path.is_dir()
     except OSError as error:  # such as a name of 300 letters

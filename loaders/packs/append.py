@@ -21,7 +21,6 @@ from loaders.common.files import partial_path, sync_folder
 from loaders.packs.finish import EmptySplitError, join_parts
 from loaders.packs.listing import Plan, key_hash, listing_path, make_plan, read_items
 from loaders.packs.manifest import (
-    APPENDED_DIVISIONS,
     BUILD_FOLDER,
     DIVISION,
     INDEX_FOLDER,
@@ -173,13 +172,7 @@ def _joined_options(old: dict[str, Any], options: PackOptions) -> dict[str, Any]
     """Return the options of a pack with what the appended splits have of their own."""
     new = recorded_options(options)
     own = {**old.get(OWN_OPTIONS, {}), **new.get(OWN_OPTIONS, {})}
-    divided = {split.split: new[DIVISION] for split in options.splits if split.division is not None}
-    appended = {**old.get(APPENDED_DIVISIONS, {}), **divided}
-    return {
-        **old,
-        **({OWN_OPTIONS: own} if own else {}),
-        **({APPENDED_DIVISIONS: appended} if appended else {}),
-    }
+    return {**old, **({OWN_OPTIONS: own} if own else {})}
 
 
 def _move_into_place(out: Path, build: Path) -> Manifest:

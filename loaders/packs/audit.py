@@ -61,14 +61,15 @@ def _decode_some(pack: Pack, first: int) -> Iterator[str]:
             yield f"row {row} ({pack.key(row)}) {problem}"
 
 
-def compare_with_source(pack: Pack, split: SplitSource) -> list[str]:
-    """Prove that every input of a source is in a split of the pack or in its quarantine.
+def compare_with_source(pack: Pack, first: SplitSource, *appended: SplitSource) -> list[str]:
+    """Prove that every input of a split's sources is in the pack or in its quarantine.
 
     Keys are compared both ways; where the pack says that bytes were copied, the bytes are compared too.
 
     Args:
         pack: the pack.
-        split: name of a split of the pack, and the source of its images.
+        first: name of a split of the pack, and the source that it was made of.
+        appended: the same split with the sources that were appended to it, in this order.
 
     Returns:
         One line for each difference; empty when nothing is missing.
@@ -76,10 +77,32 @@ def compare_with_source(pack: Pack, split: SplitSource) -> list[str]:
     Raises:
         UserError: the pack has no such split, or the source cannot be read.
     """
-    part = pack.split(split.split)
-    rows, hashes = _rows_by_key(part)
-    refused = _quarantined_keys(pack, split.split)
+    name, sources = first.split, " and ".join(split.source for split in (first, *appended))
+    rows, hashes = _rows_by_key(pack.split(name))
+    refused = _quarantined_keys(pack, name)
     seen = np.zeros(len(rows), np.bool_)
+    differences: list[str] = []
+    for split in (first, *appended):
+        differences += _compare_keys(pack, split, rows, hashes, refused, seen)
+    extra = rows[~seen]
+    if len(extra) or refused:
+        keys = [pack.key(int(row)) for row in extra[:_SHOWN]] + sorted(islice(refused, _SHOWN))
+        differences.append(
+            f"{len(extra) + len(refused)} inputs of split {name} are not in {sources}, e.g. "
+            f"{', '.join(keys[:_SHOWN])}"
+        )
+    return differences
+
+
+def _compare_keys(
+    pack: Pack,
+    split: SplitSource,
+    rows: NDArray[np.int64],
+    hashes: NDArray[np.uint64],
+    refused: set[str],
+    seen: NDArray[np.bool_],
+) -> list[str]:
+    """Look up every input of a source, and mark it in `seen` [N] or drop it from `refused`."""
     differences: list[str] = []
     missing = 0
     with tempfile.TemporaryDirectory() as scratch:
@@ -90,13 +113,14 @@ def compare_with_source(pack: Pack, split: SplitSource) -> list[str]:
         try:
             for item in list_split(build, resolved, source):
                 key = f"{split.split}/{item.key}"
+                if key in refused:  # a later source may hold an image of this name that was packed
+                    refused.discard(key)
+                    continue
                 place = _find(hashes, key)
                 if place is None:
-                    if key not in refused:
-                        missing += 1
-                        if missing <= _SHOWN:
-                            differences.append(f"{key} of {split.source} is neither packed nor quarantined")
-                    refused.discard(key)
+                    missing += 1
+                    if missing <= _SHOWN:
+                        differences.append(f"{key} of {split.source} is neither packed nor quarantined")
                     continue
                 seen[place] = True
                 differences += _compare_bytes(pack, int(rows[place]), source, item)
@@ -104,13 +128,6 @@ def compare_with_source(pack: Pack, split: SplitSource) -> list[str]:
             source.close()
     if missing > _SHOWN:
         differences.append(f"... {missing} inputs of {split.source} in all are not in the pack")
-    extra = rows[~seen]
-    if len(extra) or refused:
-        keys = [pack.key(int(row)) for row in extra[:_SHOWN]] + sorted(islice(refused, _SHOWN))
-        differences.append(
-            f"{len(extra) + len(refused)} inputs of split {split.split} are not in {split.source}, e.g. "
-            f"{', '.join(keys[:_SHOWN])}"
-        )
     return differences
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ FORMAT_VERSION = 2  # 2: the index has the column crc32
 MANIFEST_NAME = "manifest.json"
 OWN_OPTIONS = "split_options"  # options of single splits, by name, in place of the pack's
 DIVISION = "division"  # seed and near copies, where a source was divided among several splits
-APPENDED_DIVISIONS = "appended_divisions"  # the same of each split that was appended by dividing a source
+_DIVIDED = re.compile(r":[\d.,e-]+ \(seed (-?\d+)(, near copies together)?\)(?= \+ |$)")  # in a source
 SOURCES_DIGEST = "sources_sha256"  # option that says where the sources were; it changes no image
 _CHECKSUM = "sha256"  # of the manifest's own content
 BUILD_FOLDER = ".build"
@@ -129,11 +130,18 @@ class Manifest:
         raise IndexError(f"shard {shard} of a pack with {self.num_shards} shards")
 
 
-def division_of(manifest: Manifest, split: str) -> tuple[int, bool]:
-    """Return the seed by which the source of a split was divided, and whether near copies stayed together."""
-    options = manifest.options
-    found = options.get(APPENDED_DIVISIONS, {}).get(split, options.get(DIVISION, {}))
-    return int(found.get("seed", 0)), bool(found.get("near", False))
+def divisions_of(manifest: Manifest, split: str) -> list[tuple[int, bool]]:
+    """Return how the divided sources of a split were divided, in the order in which they were packed.
+
+    Args:
+        manifest: of the pack.
+        split: name of the split.
+
+    Returns:
+        For each, the seed, and whether near copies stayed together.
+    """
+    sources = " + ".join(info.source for info in manifest.splits if info.name == split)
+    return [(int(found[1]), bool(found[2])) for found in _DIVIDED.finditer(sources)]
 
 
 def shard_file_name(split: str, number: int, shard_format: str) -> str:

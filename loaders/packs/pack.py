@@ -182,7 +182,8 @@ class Pack:
         for info in self.manifest.splits:
             if info.name == name:
                 return Split(self, name, tuple((rows.first_row, rows.stop_row) for rows in info.ranges))
-        raise UserError(f"the pack {self.path} has no split {name!r}; it has: {', '.join(self.splits)}")
+        names = ", ".join(self.splits)
+        raise UserError(f"the pack {self.path} has no split {name!r}; it has: {names}; give one of them")
 
     def pool(self, names: Sequence[str]) -> Split:
         """Return several splits as one, in the order of their rows, such as all that may carry a label.

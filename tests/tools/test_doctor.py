@@ -15,6 +15,7 @@ from loaders.backends.cpu import CpuRenderer
 from loaders.common.errors import UserError
 from loaders.packs import Pack
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tree
+from tests.next_line import read_next_line
 from tools.bench import stages
 
 SLOW_S = 0.05
@@ -118,5 +119,8 @@ def test_the_command(packed: Pack, monkeypatch: pytest.MonkeyPatch, capsys) -> N
     for name in ("storage, cold", "storage, warm", "decoding", "views", "network", "together"):
         assert name in out
     assert re.search(r"bound: (storage|decoding|views|network), \d+%", out)
+    script, named = read_next_line(out)
+    assert (script, named.pack, named.split) == ("recipes/barlow.py", packed.path, "train")
+    assert (named.backbone, named.resolution, named.batch_size) == ("tiny_resnet", 16, 4)
     with pytest.raises(UserError, match="has no split 'none'"):
         work_on(packed, split="none")

@@ -22,6 +22,8 @@ from engine.train.distributed import seed_everything
 from loaders.common.errors import UserError
 from loaders.packs import Pack
 from loaders.views.evaluation import EvaluationView
+from tests.in_process import run_script
+from tests.next_line import read_next_line
 from tools.export import Config, export, load, views_to_compare
 
 VIEW = EvaluationView(32, 0.9, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), "bicubic")
@@ -188,6 +190,19 @@ def test_what_onnx_cannot_express_is_one_line(tmp_path: Path) -> None:
         WRITERS["onnx"](network, torch.randn(2, 3, 32, 32), tmp_path / "w.onnx")
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["classifier", "backbone"])
+def test_the_next_command_takes_the_export(alone: bool, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "w.safetensors"
+    options = ("--backbone-only",) if alone else ()
+    done = run_script("tools/export.py", "--run", tiny, "--form", "safetensors", "--out", out, *options)
+    script, config = read_next_line(done.stdout)
+    if alone:
+        assert (script, config.init) == ("recipes/transfer.py", out)
+        assert find_start(config.init).backbone == "tiny_resnet"
+    else:
+        assert (script, config.network) == ("tools/predict.py", out)
 
 
 def test_mistakes_are_named(tiny: Path, tmp_path: Path, digits_pack: Pack) -> None:

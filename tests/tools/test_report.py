@@ -15,11 +15,13 @@ import torch
 from engine.evaluate.few_labels import SCRATCH, FewLabelResult, write_results
 from engine.evaluate.results import Evaluation, FrozenAccuracy, write_evaluation
 from engine.report.run_page import original_pixels, phases_of, read_logs
-from engine.train.run_folder import opened_run
+from engine.train.run_folder import opened_run, say_next_of_run
 from engine.train.samples import save_samples
 from loaders.batch import Batch
 from loaders.common.errors import UserError
 from loaders.packs import Pack
+from tests.in_process import run_script
+from tests.next_line import read_next_line
 from tools.report import Config, build_report
 
 
@@ -87,6 +89,21 @@ def test_everything_is_on_the_page(config: Config) -> None:
         assert text in page
     assert "http" not in page
     assert "{" not in page.split("with these options")[1].split("<script>")[0]
+
+
+def test_the_next_command_goes_on_from_the_run(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run_script("tools/report.py", "--run", config.few_labels)
+    assert done.stdout.splitlines()[-1].startswith("report: "), "no network was kept: nothing goes on from it"
+    say_next_of_run(config.run)
+    assert capsys.readouterr().out == "", "its weights are gone"
+    (config.run / "backbone.safetensors").touch()
+    say_next_of_run(config.run)
+    script, named = read_next_line(capsys.readouterr().out)
+    assert (script, named.init) == ("recipes/transfer.py", config.run)
+    (config.run / "classifier.safetensors").touch()
+    say_next_of_run(config.run)
+    script, named = read_next_line(capsys.readouterr().out)
+    assert (script, named.network) == ("tools/predict.py", config.run)
 
 
 def test_one_seed_has_no_spread(config: Config) -> None:
@@ -165,6 +182,15 @@ def test_the_folder_of_few_labels_and_runs_side_by_side(config: Config, tmp_path
     assert page.count("<picture>") == 1
     with pytest.raises(UserError, match="expected a run at"):
         build_report(Config(run=config.run, beside=(tmp_path / "none",)))
+
+
+def test_a_run_without_curves_is_named_beside_others(config: Config, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(config.run, bare)
+    (bare / "metrics.jsonl").unlink()
+    page = build_report(Config(run=config.run, beside=(bare,)))
+    assert "bare: curves: metrics.jsonl has no line that can be read" in page
+    assert "run: curves:" not in page
 
 
 def test_a_command_of_several_phases_joins_its_curves(config: Config, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from loaders.common.tables import print_table
+
 
 class Advice(NamedTuple):
     """One row.
@@ -104,4 +106,4 @@ def print_advice(console: Console) -> None:
             table.add_section()
         table.add_row(row.topic if row.topic != before else "", *(text.replace("`", "") for text in row[1:]))
         before = row.topic
-    console.print(table, markup=False, highlight=False)
+    print_table(console, table)

@@ -75,13 +75,16 @@ class SplitSource:
         return tuple(replace(self, split=name) for name in names)
 
 
-def parse_splits(texts: Sequence[str], seed: int = 0, near: bool = False) -> tuple[SplitSource, ...]:
+def parse_splits(
+    texts: Sequence[str], seed: int = 0, near: bool = False, several: bool = False
+) -> tuple[SplitSource, ...]:
     """Parse `name=PATH` texts, and `name,name=PATH:0.8,0.2`, which divides the images of a PATH.
 
     Args:
         texts: one for each source.
         seed: seed of the division.
         near: whether images that look the same go to one split.
+        several: whether a split may have several sources, as it has after an append.
 
     Raises:
         UserError: no split, a text without "=", a name that cannot be part of a file name, a repeated name,
@@ -98,9 +101,11 @@ def parse_splits(texts: Sequence[str], seed: int = 0, near: bool = False) -> tup
         for name in names:
             if not _SPLIT_NAME.fullmatch(name):
                 raise UserError(f"split name {name!r}: expected letters, digits, '-' and '_', e.g. train")
-            if name in [split.split for split in splits] or names.count(name) > 1:
+            again = not several and name in [split.split for split in splits]
+            if again or names.count(name) > 1:
                 raise UserError(
-                    f"split {name!r} is given twice: give every split once, under a name of its own"
+                    f"split {name!r} is given twice: give every split once, and add further sources to it by "
+                    "--append when it is packed"
                 )
         if len(names) > 1:
             source, colon, shares = source.rpartition(":")

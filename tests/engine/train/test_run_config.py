@@ -15,7 +15,7 @@ from loaders import LoaderOptions
 from loaders.backends.work import Crew
 from loaders.common.errors import UserError
 from loaders.packs import Pack
-from recipes import supervised, vae
+from recipes import barlow, supervised, vae
 
 
 def config(pack: Path, out: Path, resume: bool = False) -> RunConfig:
@@ -71,6 +71,27 @@ def test_on_a_gpu_views_for_the_network_alone_come_in_bfloat16(
     monkeypatch.setattr(type(config), "loader_options", lambda _: replace(on_gpu, device="cuda:0"))
     assert config.training_options().dtype == expected
     assert config.loader_options().dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"split": "nowhere"},
+            "split: expected .*, train, .*, found 'nowhere'; give one by --split",
+        ),
+        (
+            {"init": Path("nowhere")},
+            "init: expected a run folder, .* found nothing at nowhere; check",
+        ),
+    ],
+)
+def test_what_a_run_begins_with_is_told_at_once(
+    options: dict[str, Any], said: str, digits_pack: Pack, tmp_path: Path
+) -> None:
+    given = {"pack": digits_pack.path, "out": tmp_path / "run", "split": "train", **options}
+    with pytest.raises(UserError, match=said):
+        barlow.Config(**given).check_places()
 
 
 def test_a_pack_in_a_store_is_left_for_later(tmp_path: Path) -> None:

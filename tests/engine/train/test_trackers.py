@@ -3,12 +3,13 @@
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from engine.train import trackers
-from engine.train.trackers import check_trackers, log_views, log_weights, prepare_trackers
+from engine.train.trackers import begin_trackers, check_trackers, log_views, log_weights, prepare_trackers
 from loaders.batch import Batch, PairedBatch
 from loaders.common.errors import UserError
 
@@ -22,20 +23,69 @@ def test_a_tracker_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch, t
         Config(pack=tmp_path, out=tmp_path, trackers=("tensorboard", "wandb"))
 
 
-def test_wandb_writes_into_the_run_and_asks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_wandb_asks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_API_KEY"):
         monkeypatch.setenv(name, "")  # restored afterwards
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    prepare_trackers(("tensorboard",), tmp_path)
+    prepare_trackers(("tensorboard",))
     assert "WANDB_MODE" not in os.environ
-    prepare_trackers(("wandb",), tmp_path)
+    prepare_trackers(("wandb",))
     assert os.environ["WANDB_MODE"] == "offline"
-    assert os.environ["WANDB_DIR"] == str(tmp_path / "trackers")
+    assert list(tmp_path.iterdir()) == [], "the run has not claimed its folder yet"
     monkeypatch.delenv("WANDB_MODE")
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x")
-    prepare_trackers(("wandb",), tmp_path)
+    prepare_trackers(("wandb",))
     assert "WANDB_MODE" not in os.environ
+
+
+class Unreachable(Exception):
+    """What W&B raises without a network, though a key is there."""
+
+    __module__ = "wandb.errors"
+
+
+@pytest.mark.parametrize("mode", ["online", "unreachable", "offline"])
+def test_wandb_lies_in_the_run_folder_and_goes_on_without_a_network(
+    mode: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_SILENT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    if mode == "offline":
+        monkeypatch.setenv("WANDB_MODE", mode)
+    begun: list[Any] = []
+
+    def init(name: str, init_kwargs: Any = None) -> None:
+        """As accelerate does: all are listed before any begins."""
+        begun.append(init_kwargs)
+        assert accelerator.trackers == []
+        accelerator.trackers += [SimpleNamespace(finish=lambda: None), SimpleNamespace()]
+        if mode == "unreachable" and len(begun) == 1:
+            assert Path(init_kwargs["wandb"]["dir"]).is_dir()
+            raise Unreachable("timed out")
+
+    accelerator = SimpleNamespace(log_with=["tensorboard", "wandb"], init_trackers=init, trackers=[])
+    begin_trackers(accelerator, "barlow", tmp_path / mode)
+    retried = {"mode": "offline"} if mode == "unreachable" else {}
+    assert begun[-1] == {"wandb": {"dir": str(tmp_path / mode / "trackers"), **retried}}
+    assert len(accelerator.trackers) == 2
+    assert os.environ.get("WANDB_MODE") == (None if mode == "online" else "offline")
+    said = capsys.readouterr().err
+    assert ("cannot be reached (timed out)" in said) == (mode == "unreachable")
+    assert (f"keeps the run in {tmp_path / mode / 'trackers' / 'wandb'}" in said) == (mode != "online")
+    accelerator.log_with, accelerator.trackers = ["tensorboard"], []
+    begin_trackers(accelerator, "barlow", tmp_path / "none")
+    assert begun[-1] is None
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_error_that_is_not_of_the_network_is_raised(tmp_path: Path) -> None:
+    def init(name: str, init_kwargs: Any) -> None:
+        raise ValueError("ours")
+
+    with pytest.raises(ValueError, match="ours"):
+        begin_trackers(SimpleNamespace(log_with=["wandb"], init_trackers=init), "x", tmp_path)
 
 
 def test_views_and_weights_are_shown(tmp_path: Path) -> None:

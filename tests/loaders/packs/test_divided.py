@@ -230,7 +230,30 @@ def test_appending_a_divided_source(tmp_path: Path, monkeypatch) -> None:
     assert command(monkeypatch, tools.pack_dataset, *again) == 0
     for against in ((text,), (last,), (f"base={first}", text, last)):
         assert command(monkeypatch, tools.verify_pack, out, "--against", *against) == 0
-    assert open_pack(out).manifest.options["appended_divisions"]["train"] == {"seed": 5, "near": False}
+
+
+def test_a_split_of_several_sources_is_compared_with_all_of_them(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Each divided source has its own seed; one that was quarantined may have the name of a later one."""
+    out, texts = tmp_path / "p", list[str]()
+    for number, (names, seed) in enumerate((("train,test", 5), ("train", 0), ("train,test", 7))):
+        files = {f"c{i % 2}/{number}-{i:02}.jpg": jpeg(100 * number + i) for i in range(10)}
+        if number < 2:
+            files["c0/same.jpg"] = (jpeg(1)[:-9], jpeg(2))[number]
+        source = write_tree(tmp_path / str(number), files)
+        texts.append(f"{names}={source}" + (":0.8" if "," in names else ""))
+        given = ("--splits", texts[-1], "--out", out, "--seed", seed, *(("--append",) if number else ()))
+        assert command(monkeypatch, tools.pack_dataset, *given) == 0
+    packed = open_pack(out)
+    assert (len(packed), packed.manifest.num_quarantined) == (31, 1)
+    assert command(monkeypatch, tools.verify_pack, out, "--against", *texts) == 0
+    assert f"split train compared with {tmp_path / '0'} and {tmp_path / '1'} and" in capsys.readouterr().out
+    assert command(monkeypatch, tools.verify_pack, out, "--against", *texts[:2]) == 1, "the last is missing"
+    assert (
+        f"inputs of split train are not in {tmp_path / '0'} and {tmp_path / '1'}," in capsys.readouterr().out
+    )
+    (tmp_path / "1" / "c1" / "late.jpg").write_bytes(jpeg(3))
+    assert command(monkeypatch, tools.verify_pack, out, "--against", *texts) == 1
+    assert "train/c1/late of" in capsys.readouterr().out
 
 
 def test_a_tar_without_classes(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Every command that prepares labels names a training that takes its options, as its last line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.in_process import run_script
+from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tree
+from tests.next_line import read_next_line
+from tools.command.first_training import say_training
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labels")
+    splits = [
+        f"{n}={write_tree(folder / n, class_tree(2, 6, seed=s))}" for n, s in (("train", 0), ("test", 90))
+    ]
+    out = pack(folder / "p", *splits).path
+    (folder / "x.csv").write_text("row,label\n0,0\n1,1\n")
+    assert (
+        run_script("tools/labels.py", "import", out, "--file", folder / "x.csv", "--name", "x").returncode
+        == 0
+    )
+    return out
+
+
+@pytest.mark.parametrize(
+    ("words", "table"),
+    [
+        ("import PACK --file PACK/../x.csv --name y", "y"),
+        ("subsample PACK --split train --per-class 2 --name few", "few"),
+        ("divide PACK --split train --validation 0.2 --name d", "d-train"),
+        ("exclude PACK --split test --name known", "known"),
+        ("compare PACK --first true --second x", "x"),
+    ],
+)
+def test_a_table_is_trained_on(packed: Path, words: str, table: str) -> None:
+    done = run_script("tools/labels.py", *words.replace("PACK", str(packed)).split())
+    assert done.returncode == 0, done.stderr
+    script, config = read_next_line(done.stdout)
+    assert script == "recipes/supervised.py"
+    assert (config.pack, config.labeled_split, config.test_split) == (packed, "", "test")
+    assert config.extra_labels == (packed / "labels" / f"{table}.parquet",)
+    assert config.extra_labels[0].is_file()
+    if words.startswith("divide"):
+        assert config.validation_split == str(packed / "labels" / "d-val.parquet")
+
+
+def test_an_export_is_edited_and_read_back(packed: Path, tmp_path: Path) -> None:
+    done = run_script("tools/labels.py", "export", packed, "--file", tmp_path / "l.csv")
+    script, command = read_next_line(done.stdout)
+    assert (script, command.pack, command.file) == ("tools/labels.py", packed, tmp_path / "l.csv")
+    assert not (packed / "labels" / f"{command.name}.parquet").exists(), "the name is free"
+
+
+def test_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flat = write_tree(tmp_path / "flat", {f"{name}.jpg": jpeg(seed) for seed, name in enumerate("ab")})
+    bare = pack(tmp_path / "u", f"images={flat}").path
+    say_training(bare)
+    script, config = read_next_line(capsys.readouterr().out)
+    assert (script, config.pack, config.split) == ("recipes/vicreg.py", bare, "images")
+    done = run_script("tools/labels.py", "import", bare, "--classes", "cat", "dog")
+    script, command = read_next_line(done.stdout)
+    assert (script, command.pack) == ("tools/labels.py", bare)
+    assert None not in (command.name, command.file)
