@@ -11,13 +11,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import chdir
+from contextlib import ExitStack, chdir, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -33,6 +34,8 @@ def _become(words: list[str], environment: dict[str, str], out: str, err: str) -
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, descriptor)
         os.close(opened)
+    assert "tests.preloaded" in sys.modules, "the fork server has imported nothing"
+    os.setsid()  # so that what it forks itself ends with it
     os.environ.clear()
     os.environ.update(environment)
     if words[0] == "-c":
@@ -78,13 +81,19 @@ class Forked:
             assert time.monotonic() < end, f"{self.words}: no {number} lines in {seconds} s"
             time.sleep(0.002)
 
-    def wait(self, seconds: float = 230.0) -> subprocess.CompletedProcess[str]:
-        """Wait for the end; return the exit code, negative for a signal, and what was printed."""
-        self._process.join(seconds)
-        if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired(self.words, seconds)
+    def ended(self) -> subprocess.CompletedProcess[str] | None:
+        """Return the exit code, negative for a signal, and what was printed; None before the end."""
+        if self._process.is_alive():
+            return None
         texts = [path.read_text() if path.exists() else "" for path in (self._out, self._err)]
-        return subprocess.CompletedProcess(self.words, self._process.exitcode, *texts)
+        return subprocess.CompletedProcess(self.words, self._process.exitcode or 0, *texts)
+
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        """Wait for the end, as long as the test may take; see `ended`."""
+        self._process.join()
+        done = self.ended()
+        assert done is not None
+        return done
 
     def __enter__(self) -> Forked:
         return self
@@ -92,8 +101,9 @@ class Forked:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process.is_alive():
-            self._process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.kill()  # where it has no group of its own yet
         self._process.join()
         self._folder.cleanup()
 
@@ -111,11 +121,14 @@ def launch_forked(num_processes: int, *words: object) -> None:
         port = probe.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_processes)}
     shared |= {"LOCAL_WORLD_SIZE": str(num_processes), "ACCELERATE_USE_CPU": "true"}
-    ranks = [
-        Forked(*words, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(num_processes)
-    ]
-    ended = [rank.wait() for rank in ranks]
-    for rank in ranks:
-        rank.__exit__(None, None, None)
-    assert not any(done.returncode for done in ended), "\n".join(done.stderr for done in ended)
+    with ExitStack() as opened:
+        ranks = [
+            opened.enter_context(
+                Forked(*words, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            )
+            for rank in range(num_processes)
+        ]
+        while None in (found := [rank.ended() for rank in ranks]):  # the first that fails ends all
+            assert not any(done.returncode for done in found if done), [done.stderr for done in found if done]
+            time.sleep(0.01)
+        assert not any(done.returncode for done in found if done), [done.stderr for done in found if done]

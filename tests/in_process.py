@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a script of the project from its root, as its command line does, and leave a training's page empty.
 
-    Its pictures take longer than a training of a few steps; `tests/recipes/test_pages.py` makes them all.
+    The page's pictures take longer than a training of a few steps. `tests/engine/report/test_run_page.py`,
+    `tests/test_tour.py` and, where there is a browser, `tests/recipes/test_pages.py` make them.
 
     Args:
         script: such as "tools/verify_pack.py"; its function `main` is called.

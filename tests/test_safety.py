@@ -37,6 +37,8 @@ def unsafe(tree: ast.AST) -> Iterator[str]:
             imported = [f"{module}.{alias.name}" for alias in node.names] if module else []
             yield from (f"uses {name}" for name in imported if name in UNSAFE_NAMES)
         elif isinstance(node, ast.Name | ast.Attribute):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                continue  # such as the field of a dataclass, which hides no builtin
             name = _full_name(node, origins)
             if name in UNSAFE_NAMES:
                 yield f"uses {name}"

@@ -75,6 +75,7 @@ from loaders.packs import Split
 from loaders.views import presets
 from loaders.views.policy import ViewPolicy
 from tools.bench import stages
+from tools.command.first_training import say_training, splits_of
 
 _ROOM = 1.15  # ratio of short side to resolution from which a random crop loses no detail
 _EXCESS = 1.3  # ratio of measured to expected time from which a line says so
@@ -243,9 +244,14 @@ def main() -> None:
     print(f"doctor: {time.perf_counter() - start:.0f} s")
     network = ("--backbone", config.backbone, "--resolution", config.resolution)
     begin = ("--pack", config.pack, *network, "--batch-size", config.batch_size)
-    split = "--labeled-split" if config.recipe in ("supervised", "fixmatch") else "--split"
-    script, out = f"recipes/{config.recipe}.py", f"runs/{config.recipe}"
-    say_next(script, *begin, split, work.split.name, "--out", out)
+    splits: tuple[str, ...] = ("--split", work.split.name)
+    if config.recipe in ("supervised", "fixmatch"):
+        learnt, measured = splits_of(work.split.pack)
+        if not learnt:
+            say_training(work.split.pack, config.pack)
+            return
+        splits = ("--labeled-split", learnt, "--test-split", measured)
+    say_next(f"recipes/{config.recipe}.py", *begin, *splits, "--out", f"runs/{config.recipe}")
 
 
 if __name__ == "__main__":

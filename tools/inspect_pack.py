@@ -72,7 +72,7 @@ def main() -> int:
     faults = faults_found(findings, quarantine, fail_on)
     for line in faults:
         print(f"fault: {line}")
-    say_training(config.pack)
+    say_training(pack, config.pack)
     return 1 if faults else 0
 
 

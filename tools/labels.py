@@ -203,7 +203,7 @@ from loaders.packs.labels.files import export_labels, new_class_names, read_labe
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import read_label_table, subsample_per_class, tell_scarce
 from loaders.packs.labels.tables import label_table_path
-from tools.command.first_training import say_training
+from tools.command.first_training import say_training_on
 
 
 def main() -> None:
@@ -217,22 +217,27 @@ def main() -> None:
         export_labels(command.file, pack, _rows_of(pack, command.split), labels)
         print(f"{command.file} written")
         name = "edited" if command.name == TRUE_LABELS else f"{command.name}-edited"
-        say_next("tools/labels.py", "import", command.pack, "--file", command.file, "--name", name)
+        free, number = name, 1
+        while (pack.path / label_table_path(free)).exists():
+            number += 1
+            free = f"{name}-{number}"
+        say_next("tools/labels.py", "import", command.pack, "--file", command.file, "--name", free)
     elif isinstance(command, Subsample):
         split, table = pack.split(command.split), _read(pack, command.table)
         known = split.labels(table)
         chosen = split.rows(subsample_per_class(known, command.per_class, command.seed))
         tell_scarce(known, command.per_class, pack.classes)
         _write(pack, command.name, table.of_rows(chosen))
-        _say_training(command.pack, command.name)
+        say_training_on(pack, command.pack, command.name, table.of_rows(chosen))
     elif isinstance(command, Divide):
         _divide(pack, command)
     elif isinstance(command, Exclude):
         table = _read(pack, command.table)
         own, copies = shared_rows(pack, table.row, pack.split(command.split))
-        _write(pack, command.name, table.of_rows(table.row[~(own | copies)]))
+        kept = table.of_rows(table.row[~(own | copies)])
+        _write(pack, command.name, kept)
         print(f"left out: {own.sum():,} rows and {copies.sum():,} copies of split {command.split!r}")
-        _say_training(command.pack, command.name)
+        say_training_on(pack, command.pack, command.name, kept, command.split)
     else:
         _compare(pack, command)
 
@@ -243,11 +248,6 @@ def _rows_of(pack: Pack, split: str | None) -> list[tuple[int, int]]:
 
 def _read(pack: Pack, name: str) -> LabelTable:
     return read_label_table(pack, pack.path / label_table_path(name))
-
-
-def _say_training(pack: Path, name: str, *more: object) -> None:
-    """Name a training on a table alone."""
-    say_training(pack, "--labeled-split", "", "--extra-labels", pack / label_table_path(name), *more)
 
 
 def _free_path(pack: Pack, name: str) -> Path:
@@ -295,7 +295,7 @@ def _import(pack: Pack, command: Import) -> None:
         say_next("tools/labels.py", "import", command.pack, "--file", "LABELS.csv", "--name", "mine")
         return
     _write(pack, command.name, table)
-    _say_training(command.pack, command.name)
+    say_training_on(pack, command.pack, command.name, table)
 
 
 def _shown(names: tuple[str, ...]) -> str:
@@ -330,8 +330,10 @@ def _divide(pack: Pack, command: Divide) -> None:
         _free_path(pack, f"{command.name}-{name}")  # check all before writing any
     for number, name in enumerate(names):
         _write(pack, f"{command.name}-{name}", table.of_rows(rows[parts == number]))
-    held_out = command.pack / label_table_path(f"{command.name}-val")
-    _say_training(command.pack, f"{command.name}-train", "--validation-split", held_out)
+    held_out = pack.path / label_table_path(f"{command.name}-val")
+    learnt = table.of_rows(rows[parts == 0])
+    more = ("--validation-split", held_out)
+    say_training_on(pack, command.pack, f"{command.name}-train", learnt, "test", *more)
 
 
 def _compare(pack: Pack, command: Compare) -> None:
@@ -352,7 +354,7 @@ def _compare(pack: Pack, command: Compare) -> None:
         print(f"they agree on {same / int(both.sum()):.2%} of {int(both.sum()):,} images")
     for row in (both & (a != b)).nonzero()[0][:10].tolist():
         print(f"differs: {pack.key(row)}: {pack.classes[a[row]]} / {pack.classes[b[row]]}")
-    _say_training(command.pack, command.second)
+    say_training_on(pack, command.pack, command.second, _read(pack, command.second))
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ class Config(FrozenConfig):
             raise UserError(
                 f"run: expected a folder at {self.run}, which the results go into; give --results for them"
             )
-        check_folder(self.out, "run")
-        check_file(self.folder / EVALUATION_NAME, "run")
+        check_folder(self.out, "run", writable=False)
+        check_file(self.folder / EVALUATION_NAME, "results")
 
     @property
     def folder(self) -> Path:

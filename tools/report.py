@@ -9,12 +9,12 @@ Examples:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.train.run_config import check_start
 from loaders.common.checks import Count, check_numbers
-from loaders.common.errors import run_command
+from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_file
 from loaders.common.program import check_command_line, command_line
 
@@ -59,7 +59,9 @@ class Config:
     def check_places(self) -> None:
         """Refuse a network that is not there, before anything is loaded."""
         for run in (self.run, *self.beside):
-            check_start(run, "run" if run == self.run else "beside")
+            if not run.is_dir():
+                option = "run" if run == self.run else "beside"
+                raise UserError(f"{option}: expected a run folder, found none at {run}; check the path")
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -69,7 +71,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 from engine.report.other_pages import CLASSIFICATION_NAME, build_page, compare_page
 from engine.report.run_page import PageOptions
 from engine.train.run_folder import say_next_of_run
-from loaders.common.errors import UserError
 from loaders.common.files import write_atomic
 from loaders.common.json_text import parse_json
 
@@ -112,10 +113,10 @@ def main() -> None:
     config.page.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(config.page, page.encode("utf-8", "replace"))
     print(f"report: {len(page) / 1e6:.1f} MB -> {config.page}")
-    evaluated = config.run / CLASSIFICATION_NAME
-    say_next_of_run(
-        Path(parse_json(evaluated.read_bytes())["config"]["run"]) if evaluated.is_file() else config.run
-    )
+    evaluated, run = config.run / CLASSIFICATION_NAME, config.run
+    with suppress(OSError, ValueError, KeyError, TypeError):  # no evaluation, or a damaged one
+        run = Path(parse_json(evaluated.read_bytes())["config"]["run"])
+    say_next_of_run(run)
 
 
 if __name__ == "__main__":

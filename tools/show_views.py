@@ -249,7 +249,7 @@ def main() -> int:
     make_sheet(comparison, config).save(content, format="PNG", optimize=True)
     write_atomic(config.out, content.getvalue())
     print(f"{number} images, {config.draws} draws each -> {config.out}", file=sys.stderr)
-    say_training(config.pack)
+    say_training(pack, config.pack)
     return 0
 
 

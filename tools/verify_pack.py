@@ -115,7 +115,7 @@ def main() -> int:
     for name, given in sources.items():
         count, origin = len(pack.split(name)), " and ".join(split.source for split in given)
         print(f"{count:,} images of split {name} compared with {origin}: nothing is missing")
-    say_training(folder)
+    say_training(pack, folder)
     return 0
 
 

@@ -83,7 +83,8 @@ def mix(x: Tensor, labels: Tensor, mixing: Mixing, alpha: float, seed: int, step
     partner = torch.arange(len(x), device=x.device) ^ 1
     share = draw_share(alpha, seed, step)
     if mixing == "mixup":
-        return Mixed(share * x + (1.0 - share) * x[partner], labels, labels[partner], share)
+        own = x.float() if x.element_size() == 2 else x  # autocast rounds the mixture, once
+        return Mixed(share * own + (1.0 - share) * own[partner], labels, labels[partner], share)
     height, width = x.shape[2:]
     top, bottom, left, right = draw_box(share, height, width, seed, step)
     mixed = x.clone()

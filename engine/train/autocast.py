@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
+from loaders.batch import Loader
 from loaders.common.json_text import parse_json
 from loaders.options import DTypeName
 
@@ -58,6 +60,12 @@ def dtype_of_views(precision: str, device: str, out: Path) -> DTypeName:
     if config is not None:
         return next((name for name in _OF_VIEWS.values() if name == config.get(VIEWS)), "float32")
     return "float32" if torch.device(device).type != "cuda" else _OF_VIEWS.get(precision, "float32")
+
+
+def chosen(accelerator: Accelerator, loader: Loader[Any]) -> dict[str, str]:
+    """Return what the hardware decided when a run began, for its config.json and checkpoints."""
+    dtype = loader.fingerprint.get("dtype", "float32")
+    return {KEY: str(accelerator.mixed_precision), VIEWS: str(dtype)}
 
 
 def _config_of(out: Path) -> dict[str, Any] | None:

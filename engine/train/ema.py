@@ -81,21 +81,11 @@ def update_ema(
     if len(targets) != len(sources):
         raise ValueError(f"moving average: expected {len(targets)} parameters, got {len(sources)}")
     if statistics != "own":
-        copied: list[tuple[Tensor, Tensor]] = []
-        for pair in zip(target.buffers(), source.buffers(), strict=True):
-            if not pair[0].is_floating_point():
-                pair[0].copy_(pair[1])
-            elif statistics == "copy":
-                copied.append(pair)
+        for target_buffer, source_buffer in zip(target.buffers(), source.buffers(), strict=True):
+            if statistics == "average" and target_buffer.is_floating_point():
+                targets.append(target_buffer)
+                sources.append(source_buffer)
             else:
-                targets.append(pair[0])
-                sources.append(pair[1])
-        if copied:
-            _move([t for t, _ in copied], [s for _, s in copied], 0.0)
+                target_buffer.copy_(source_buffer)
     if targets:
-        _move(targets, sources, decay)
-
-
-def _move(targets: list[Tensor], sources: list[Tensor], decay: float) -> None:
-    """Move tensors towards others, with a few launches for all of them."""
-    get_ema_multi_avg_fn(decay)(targets, sources, 0)
+        get_ema_multi_avg_fn(decay)(targets, sources, 0)  # a few launches for all tensors

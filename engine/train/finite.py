@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engine.choices import OnNonFinite
 from engine.train.distributed import rank, world_size
+from engine.train.metrics import NonFiniteLossError
 from loaders.batch import Batch, Loader, PairedBatch
 from loaders.common.files import write_atomic
 
@@ -106,3 +107,16 @@ def save_bad_batch(out: Path, step: int, batch: Batch | PairedBatch) -> str:
     rows = [row for name, tensor in plain.items() if name.endswith("index") for row in tensor.tolist()]
     shown = ", ".join(map(str, rows[:_SHOWN_ROWS])) + (", ..." if len(rows) > _SHOWN_ROWS else "")
     return f"rows {shown} ({len(rows)} of rank {rank()}) are in {path}"
+
+
+def check_weights(network: nn.Module, step: int) -> None:
+    """Refuse weights that are not finite, before they are saved.
+
+    Raises:
+        NonFiniteLossError: some are NaN or infinite.
+    """
+    if not bool(torch.stack([torch.isfinite(p).all() for p in network.parameters()]).all()):
+        raise NonFiniteLossError(
+            f"training: expected finite weights, found NaN or infinity after step {step}; lower the learning "
+            "rate or lengthen the warm-up"
+        )

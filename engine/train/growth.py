@@ -66,4 +66,6 @@ class Growth:
         side = self.side(view.shape[-1], step)
         if side == view.shape[-1]:
             return view
-        return F.interpolate(view, size=(side, side), mode="bilinear", antialias=True)
+        # In float32: a processor has no antialiased resizing in 16 bits.
+        shrunk = F.interpolate(view.float(), size=(side, side), mode="bilinear", antialias=True)
+        return shrunk.to(view.dtype)

@@ -28,7 +28,7 @@ from engine.train.bad_rows import BadRowRecorder
 from engine.train.batchnorm import synchronise_batchnorm
 from engine.train.clock import TrainingClock
 from engine.train.distributed import on_main, rank, world_size
-from engine.train.finite import StepGuard, draw_again, gradient_norm, save_bad_batch
+from engine.train.finite import StepGuard, check_weights, draw_again, gradient_norm, save_bad_batch
 from engine.train.growth import Growth
 from engine.train.loop_config import LoopConfig
 from engine.train.metrics import MetricsWriter, MetricWindow, NonFiniteLossError
@@ -107,13 +107,10 @@ def train(
         KeyboardInterrupt: Ctrl-C came; a checkpoint was written, `run_command` exits with code 130.
     """
     decisive = {name: config.config[name] for name in config.config.keys() - set(config.runtime_fields)}
-    dtype = loader.fingerprint.get("dtype", "float32")
-    taken = {autocast.KEY: accelerator.mixed_precision, autocast.VIEWS: dtype}
+    taken = autocast.chosen(accelerator, loader)
     check_agreement(run_facts(recipe.name, decisive | taken, loader))
-    described = dict(config.config) | taken
-    opened = opened_run(
-        config.out, recipe.name, described, autocast.CHOSEN.union(config.runtime_fields), config.resume
-    )
+    described, runtime = dict(config.config) | taken, autocast.CHOSEN.union(config.runtime_fields)
+    opened = opened_run(config.out, recipe.name, described, runtime, config.resume)
     with StopSignal() as stop, opened:
         run = _Run(recipe, loader, accelerator, config, probe, validation)
         run.restore()
@@ -139,7 +136,9 @@ class _Run:
         if config.compile:  # in place, so that the names of the weights stay
             recipe.backbone.compile()
         try:
-            self.optimizer: Optimizer = fused_on(self.device, choose_optimizer(recipe, rules))
+            self.optimizer: Optimizer = fused_on(
+                self.device, choose_optimizer(recipe, rules), accelerator.scaler is not None
+            )
         except ValueError as error:
             raise UserError(f"optimizer: {error}; change its options") from None
         self.peak_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -396,16 +395,11 @@ class _Run:
     def _save(self) -> None:
         if self.saved_step == self.step:
             return
-        finite = torch.stack([torch.isfinite(p).all() for p in self.recipe.parameters()]).all()
-        if not bool(finite):
-            raise NonFiniteLossError(
-                f"training: expected finite weights, found NaN or infinity after step {self.step}; lower the "
-                "learning rate or lengthen the warm-up"
-            )
+        check_weights(self.recipe, self.step)
         states = rng.gather_rng_states(self.device)
         meta = checkpoint.CheckpointMeta(
             recipe=self.recipe.name,
-            config={**self.config.config, autocast.KEY: self.accelerator.mixed_precision},
+            config={**self.config.config, **autocast.chosen(self.accelerator, self.loader)},
             step=self.step,
             epoch=self.step // self.steps_per_epoch,
             data=self.data,

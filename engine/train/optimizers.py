@@ -70,14 +70,18 @@ def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
     return torch.optim.AdamW(groups)
 
 
-def fused_on(device: torch.device, optimizer: Optimizer) -> Optimizer:
+def fused_on(device: torch.device, optimizer: Optimizer, scaled: bool = False) -> Optimizer:
     """Return the optimizer in the form whose step is a few launches on a GPU; else unchanged.
 
     Args:
         device: on which the parameters will be when it takes its first step.
         optimizer: without state.
+        scaled: whether float16's scaler may leave out steps. SGD then stays as it is: after a first step that
+            was left out, torch's fused form takes memory that nothing has written for its momentum.
     """
     if device.type != "cuda" or not isinstance(optimizer, _FUSABLE):
+        return optimizer
+    if scaled and isinstance(optimizer, torch.optim.SGD):
         return optimizer
     groups = [{**group, "fused": True} for group in optimizer.param_groups]
     return type(optimizer)(groups, fused=True)

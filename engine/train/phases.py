@@ -145,7 +145,8 @@ class Phases:
         self.shared.say()
         content = self.shared.describe({**described(config), "pack identity": data})
         content[autocast.KEY] = self.accelerator.mixed_precision
-        content[autocast.VIEWS] = config.training_options().dtype
+        stored = bool(config.stored_views)  # which are float32
+        content[autocast.VIEWS] = "float32" if stored else config.training_options().dtype
         runtime = (*RUNTIME_FIELDS, *autocast.CHOSEN)
         self._opened = ExitStack()
         self._opened.enter_context(opened_run(config.out, recipe, content, runtime, config.resume))

@@ -294,7 +294,8 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
         from engine.train import autocast
 
         options = self.loader_options()
-        precision = "no" if self.compares_pixels else AcceleratorState().mixed_precision
+        exact = self.compares_pixels or self.start_resolution is not None  # resized before it is rounded
+        precision = "no" if exact else AcceleratorState().mixed_precision
         return replace(options, dtype=autocast.dtype_of_views(precision, options.device, self.out))
 
     def account(self, division: Division | None = None) -> Account:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -85,10 +86,10 @@ def compare_with_source(pack: Pack, first: SplitSource, *appended: SplitSource) 
     for split in (first, *appended):
         differences += _compare_keys(pack, split, rows, hashes, refused, seen)
     extra = rows[~seen]
-    if len(extra) or refused:
-        keys = [pack.key(int(row)) for row in extra[:_SHOWN]] + sorted(islice(refused, _SHOWN))
+    if len(extra) or refused.total():
+        keys = [pack.key(int(row)) for row in extra[:_SHOWN]] + sorted(islice(refused.elements(), _SHOWN))
         differences.append(
-            f"{len(extra) + len(refused)} inputs of split {name} are not in {sources}, e.g. "
+            f"{len(extra) + refused.total()} inputs of split {name} are not in {sources}, e.g. "
             f"{', '.join(keys[:_SHOWN])}"
         )
     return differences
@@ -99,10 +100,10 @@ def _compare_keys(
     split: SplitSource,
     rows: NDArray[np.int64],
     hashes: NDArray[np.uint64],
-    refused: set[str],
+    refused: Counter[str],
     seen: NDArray[np.bool_],
 ) -> list[str]:
-    """Look up every input of a source, and mark it in `seen` [N] or drop it from `refused`."""
+    """Look up every input of a source, and mark it in `seen` [N] or count it down in `refused`."""
     differences: list[str] = []
     missing = 0
     with tempfile.TemporaryDirectory() as scratch:
@@ -113,8 +114,8 @@ def _compare_keys(
         try:
             for item in list_split(build, resolved, source):
                 key = f"{split.split}/{item.key}"
-                if key in refused:  # a later source may hold an image of this name that was packed
-                    refused.discard(key)
+                if refused[key]:  # a later source may hold an image of this name that was packed
+                    refused[key] -= 1
                     continue
                 place = _find(hashes, key)
                 if place is None:
@@ -146,8 +147,9 @@ def _find(hashes: NDArray[np.uint64], key: str) -> int | None:
     return place if place < len(hashes) and hashes[place] == value else None
 
 
-def _quarantined_keys(pack: Pack, split: str) -> set[str]:
-    return {entry["key"] for entry in quarantined(Path(pack.path)) if entry["split"] == split}
+def _quarantined_keys(pack: Pack, split: str) -> Counter[str]:
+    """Return how often each key is in the quarantine: sources that were appended may share names."""
+    return Counter(entry["key"] for entry in quarantined(Path(pack.path)) if entry["split"] == split)
 
 
 def _compare_bytes(pack: Pack, row: int, source: ImageSource, item: SourceItem) -> list[str]:

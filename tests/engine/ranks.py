@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from contextlib import chdir
@@ -18,7 +19,11 @@ from tests.forked import ROOT
 RankFunction = Callable[[int, int], dict[str, Tensor]]
 
 
-def _entry(rank: int, num_ranks: int, folder: str, function: RankFunction) -> None:
+def _entry(
+    rank: int, num_ranks: int, folder: str, function: RankFunction, environment: dict[str, str]
+) -> None:
+    os.environ.clear()  # that of the fork server is of the first test that needed one
+    os.environ.update(environment)
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=num_ranks
@@ -34,6 +39,6 @@ def _entry(rank: int, num_ranks: int, folder: str, function: RankFunction) -> No
 def run_ranks(function: RankFunction, num_ranks: int = 2) -> list[dict[str, Tensor]]:
     """Run `function(rank, num_ranks)`, a function of a module, and return its tensors in rank order."""
     with tempfile.TemporaryDirectory() as folder, chdir(ROOT):
-        given = (num_ranks, folder, function)
+        given = (num_ranks, folder, function, dict(os.environ))
         mp.start_processes(_entry, given, nprocs=num_ranks, start_method="forkserver")
         return [load_file(Path(folder) / f"{rank}.safetensors") for rank in range(num_ranks)]

@@ -76,6 +76,7 @@ def test_a_run_whose_configuration_is_damaged_is_kept_by_that_of_a_checkpoint(
     with pytest.raises(UserError, match=copied):
         read_run(out)
     shutil.copy(saved[-2] / "meta.json", out / "config.json")
+    assert read_run(out)["config"].items() >= {"autocast": "no", "views": "float32"}.items()
     _, summary = train_small(out, resume=True)
     assert summary.step == 6
     assert read_run(out) == {**described, "versions": {}}

@@ -217,7 +217,5 @@ def test_results_that_are_replaced_name_their_own_bad_rows(
 def test_the_options_stand_on_the_command_line() -> None:
     options = ["--pack", "p", "--out", "o", "--verify", "--bad-images", "raise", "--timeout-s", "9"]
     config = tyro.cli(barlow.Config, args=[*options, "--window", "3", "--on-non-finite", "skip"])
-    assert config.loader == LoaderOptions(
-        num_threads=2, verify=True, bad_images="raise", timeout_s=9.0, window=3
-    )
+    assert config.loader == LoaderOptions(verify=True, bad_images="raise", timeout_s=9.0, window=3)
     assert config.loop_config().on_non_finite == "skip"

@@ -21,7 +21,7 @@ def test_every_command_is_one_that_its_recipe_takes(recipe: str) -> None:
     _, script, *arguments = command_of(Config(pack=Path("p")), recipe, "turns", Path("o"))
     module = import_module(f"recipes.{Path(script).stem}")
     config = tyro.cli(module.Config, args=arguments)
-    assert (config.measure, config.resolution, config.max_steps) == ("turns", 32, 104)
+    assert (config.measure, config.resolution, config.max_steps) == ("turns", 32, 350)
     assert config.batch_size * (1 + config.mu if recipe in PAIRED else 1) == 128
 
 

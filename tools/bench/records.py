@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,12 @@ def check_records(path: Path | None) -> None:
     Raises:
         UserError: the path is a folder, or a file stands above it.
     """
-    if path is not None:
-        check_file(path, "json")
+    if path is None:
+        return
+    existing = path.exists() and not path.is_dir()  # to append to it takes no right on its folder
+    check_file(path, "json", writable=not existing)
+    if existing and not os.access(path, os.W_OK):
+        raise UserError(f"json: {path} is read-only for this user; give another --json")
 
 
 def append_record(path: Path | None, record: Mapping[str, Any]) -> None:

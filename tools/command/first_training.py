@@ -5,22 +5,59 @@ from __future__ import annotations
 from pathlib import Path
 
 from loaders.common.next_step import say_next
-from loaders.packs.manifest import read_manifest
+from loaders.packs import LabelTable, Pack
+from loaders.packs.labels.leaks import find_leak
+from loaders.packs.labels.tables import label_table_path
 
 
-def say_training(folder: Path, *table: object) -> None:
+def say_training(pack: Pack, shown: Path) -> None:
     """Name a first training: on labels where there are any, else without.
 
     Args:
-        folder: of the pack.
-        table: options that name a label table in place of the labels of a split.
+        pack: the pack.
+        shown: the pack, as the user gave it.
     """
-    splits = read_manifest(folder).splits
-    labelled = [split.name for split in splits if split.num_labeled]
-    begin: tuple[object, ...] = ("--pack", folder, "--preset", "auto", "--out", "runs/first")
-    if not labelled and not table:
-        say_next("recipes/vicreg.py", *begin, "--split", splits[0].name)
+    labelled = _labelled(pack)
+    if not labelled:
+        split = pack.manifest.splits[0].name
+        say_next("recipes/vicreg.py", *_begin(shown), "--split", split)
         return
-    named = [] if table or "train" in labelled else ["--labeled-split", labelled[0]]
-    tested = [] if "test" in labelled and "test" not in named else ["--test-split", ""]
-    say_next("recipes/supervised.py", *begin, *named, *table, *tested)
+    learnt, measured = splits_of(pack)
+    named = () if learnt == "train" else ("--labeled-split", learnt)
+    tested = () if measured == "test" else ("--test-split", measured)
+    say_next("recipes/supervised.py", *_begin(shown), *named, *tested)
+
+
+def splits_of(pack: Pack) -> tuple[str, str]:
+    """Return the labelled split to learn from and the one to measure on; "" for none."""
+    labelled = _labelled(pack)
+    learnt = "train" if "train" in labelled else next(iter(labelled), "")
+    return learnt, "test" if "test" in labelled and learnt != "test" else ""
+
+
+def say_training_on(
+    pack: Pack, shown: Path, name: str, table: LabelTable, measured: str = "test", *more: object
+) -> None:
+    """Name a first training on a label table alone.
+
+    Args:
+        pack: the pack.
+        shown: the pack, as the user gave it.
+        name: of the table.
+        table: the table.
+        measured: split to measure on, where it has labels and the table none of its images.
+        more: further options.
+    """
+    place = shown if shown.is_dir() else Path(pack.path)
+    apart = measured in _labelled(pack) and find_leak(pack, table.row, pack.split(measured)) is None
+    tested = () if apart and measured == "test" else ("--test-split", measured if apart else "")
+    learnt = ("--labeled-split", "", "--extra-labels", place / label_table_path(name))
+    say_next("recipes/supervised.py", *_begin(shown), *learnt, *more, *tested)
+
+
+def _labelled(pack: Pack) -> list[str]:
+    return [split.name for split in pack.manifest.splits if split.num_labeled]
+
+
+def _begin(shown: Path) -> tuple[object, ...]:
+    return ("--pack", shown, "--preset", "auto", "--out", "runs/first")

@@ -21,6 +21,13 @@ def test_mixup_blends_neighbours() -> None:
     assert torch.equal(mixed.partner_labels, LABELS[PARTNER])
 
 
+def test_mixup_of_rounded_views_is_not_rounded_again() -> None:
+    x = torch.rand(4, 3, 5, 5).bfloat16()
+    labels = torch.arange(4)
+    found, expected = (mix(views, labels, "mixup", 1.0, 0, 0).x for views in (x, x.float()))
+    assert torch.equal(found, expected)
+
+
 def test_cutmix_puts_in_a_box_and_counts_its_pixels() -> None:
     seen = set()
     for step in range(20):

@@ -33,9 +33,9 @@ def test_parameters_average_and_buffers_follow_the_named_rule(
     assert int(target.num_batches_tracked) == batches
 
 
-@pytest.mark.parametrize("statistics", ["average", "copy", "own"])
-def test_launches_do_not_grow_with_the_number_of_tensors(statistics: Statistics) -> None:
-    """But for the counts of batches, which are whole numbers."""
+@pytest.mark.parametrize(("statistics", "copies"), [("average", 16), ("copy", 48), ("own", 0)])
+def test_launches_do_not_grow_with_the_number_of_tensors(statistics: Statistics, copies: int) -> None:
+    """But for what is copied: counts of batches, and all statistics where that is the rule."""
 
     def count(num_layers: int) -> int:
         source = nn.Sequential(*(nn.BatchNorm1d(2) for _ in range(num_layers)))
@@ -43,7 +43,16 @@ def test_launches_do_not_grow_with_the_number_of_tensors(statistics: Statistics)
         found = launches(lambda: update_ema(target, source, 0.9, statistics))
         return sum(found[name] for name in ("copy_", "lerp_", "_foreach_lerp_"))
 
-    assert count(20) - count(4) == (0 if statistics == "own" else 16)
+    assert count(20) - count(4) == copies
+
+
+def test_what_is_not_finite_does_not_stay_in_copied_statistics() -> None:
+    source = nn.BatchNorm1d(2)
+    target = make_target(source)
+    target.running_mean.fill_(torch.nan)
+    source.running_mean.fill_(-torch.inf)
+    update_ema(target, source, 0.9, "copy")
+    assert torch.equal(target.running_mean, source.running_mean)
 
 
 def test_a_warm_up_makes_the_average_the_plain_mean_until_the_decay_is_reached() -> None:

@@ -115,7 +115,7 @@ def test_a_fused_run_resumes_to_the_same_bits_and_others_go_on_fused(
     """As on a GPU. How steps are launched is the device's: a checkpoint does not bring it along."""
     fused: list[bool] = []
 
-    def on_gpu(device: torch.device, optimizer: Optimizer) -> Optimizer:
+    def on_gpu(device: torch.device, optimizer: Optimizer, scaled: bool) -> Optimizer:
         return fused_on(torch.device("cuda" if fused[-1] else "cpu"), optimizer)
 
     monkeypatch.setattr(loop, "fused_on", on_gpu)
@@ -378,7 +378,7 @@ def test_sigterm_saves_and_exits_with_its_own_code(tmp_path: Path, whole_run, ha
         process.wait_for_lines(hangs_at + 1)
         start = time.monotonic()
         os.kill(process.pid, signal.SIGTERM)
-        code = process.wait(60).returncode
+        code = process.wait().returncode
     assert code == EXIT_STOPPED
     assert time.monotonic() - start < 60  # 10 s on a machine that has nothing else to do; the batch takes 90
     assert [c.name for c in list_checkpoints(out / "checkpoints")] == [f"step-{hangs_at:08d}"]

@@ -169,6 +169,9 @@ def test_what_cannot_be_fused_stays() -> None:
     assert fused_on(torch.device("cuda"), paper) is paper
     plain = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
     assert fused_on(torch.device("cpu"), plain) is plain
+    assert fused_on(torch.device("cuda"), plain, scaled=True) is plain
+    adam = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
+    assert fused_on(torch.device("cuda"), adam, scaled=True).defaults["fused"]
 
 
 def test_a_warm_up_rises_to_the_schedule() -> None:

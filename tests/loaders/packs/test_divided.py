@@ -239,12 +239,13 @@ def test_a_split_of_several_sources_is_compared_with_all_of_them(tmp_path: Path,
         files = {f"c{i % 2}/{number}-{i:02}.jpg": jpeg(100 * number + i) for i in range(10)}
         if number < 2:
             files["c0/same.jpg"] = (jpeg(1)[:-9], jpeg(2))[number]
+            files["c0/cut.jpg"] = jpeg(10 + number)[:-9]
         source = write_tree(tmp_path / str(number), files)
         texts.append(f"{names}={source}" + (":0.8" if "," in names else ""))
         given = ("--splits", texts[-1], "--out", out, "--seed", seed, *(("--append",) if number else ()))
         assert command(monkeypatch, tools.pack_dataset, *given) == 0
     packed = open_pack(out)
-    assert (len(packed), packed.manifest.num_quarantined) == (31, 1)
+    assert (len(packed), packed.manifest.num_quarantined) == (31, 3)
     assert command(monkeypatch, tools.verify_pack, out, "--against", *texts) == 0
     assert f"split train compared with {tmp_path / '0'} and {tmp_path / '1'} and" in capsys.readouterr().out
     assert command(monkeypatch, tools.verify_pack, out, "--against", *texts[:2]) == 1, "the last is missing"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from loaders.packs import open_pack
 from tests.in_process import run_script
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tree
 from tests.next_line import read_next_line
@@ -59,7 +60,7 @@ def test_an_export_is_edited_and_read_back(packed: Path, tmp_path: Path) -> None
 def test_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flat = write_tree(tmp_path / "flat", {f"{name}.jpg": jpeg(seed) for seed, name in enumerate("ab")})
     bare = pack(tmp_path / "u", f"images={flat}").path
-    say_training(bare)
+    say_training(open_pack(bare), bare)
     script, config = read_next_line(capsys.readouterr().out)
     assert (script, config.pack, config.split) == ("recipes/vicreg.py", bare, "images")
     done = run_script("tools/labels.py", "import", bare, "--classes", "cat", "dog")
