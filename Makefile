@@ -2,7 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+# One worker more than two cores: while a test waits for its processes, another computes.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 .PHONY: help setup ffcv demo test test-views test-packs test-train test-slow lint gpu-suite clean
 

@@ -27,6 +27,7 @@ from loaders.packs import Pack, open_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from tests.floors.data import Data
+from tests.once import made_once
 from tools.write_digits import write_digits
 
 torch.set_num_threads(1)  # a plugin may have loaded torch before
@@ -77,9 +78,7 @@ def no_bfloat16() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with `train/<digit>/*.jpg` and `test/<digit>/*.jpg`, 32x32."""
-    folder = tmp_path_factory.mktemp("digits") / "images"
-    write_digits(folder)
-    return folder
+    return made_once(tmp_path_factory, "digits", lambda out: write_digits(out / "images")) / "images"
 
 
 def _pack_digits(folder: Path, out: Path, shard_format: str) -> Pack:

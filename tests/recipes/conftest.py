@@ -11,6 +11,7 @@ from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from tests.floors.data import Data
 from tests.forked import ROOT, launch_forked
+from tests.once import made_once
 
 
 @pytest.fixture(scope="session")
@@ -37,14 +38,18 @@ def trained(data: Data) -> Path:
 @pytest.fixture(scope="session")
 def by_two(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the runs of every self-supervised recipe that two processes made, see `two_processes`."""
-    out = tmp_path_factory.mktemp("two")
-    launch_forked(2, ROOT / "tests/recipes/two_processes.py", "without labels", few_digits, out)
-    return out
+    program = ROOT / "tests/recipes/two_processes.py"
+    return made_once(
+        tmp_path_factory, "two", lambda out: launch_forked(2, program, "without labels", few_digits, out)
+    )
 
 
 @pytest.fixture(scope="session")
 def labelled_by_two(little_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the runs of every recipe with labels that two processes made, see `two_processes`."""
-    out = tmp_path_factory.mktemp("labelled-two")
-    launch_forked(2, ROOT / "tests/recipes/two_processes.py", "with labels", little_pack.path, out)
-    return out
+    program = ROOT / "tests/recipes/two_processes.py"
+    return made_once(
+        tmp_path_factory,
+        "labelled-two",
+        lambda out: launch_forked(2, program, "with labels", little_pack.path, out),
+    )
