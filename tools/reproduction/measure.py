@@ -72,10 +72,10 @@ class Bench:
 
     def shown(self, script: str, arguments: Sequence[str]) -> str:
         """Return a command for a record, without the places of this machine."""
-        text = " ".join(["python", script, *(word or "''" for word in arguments)])
+        words = [word or "''" for word in arguments]
         for path, name in ((self.out, "OUT"), (self.pack, "PACK")):
-            text = text.replace(str(path), name)
-        return text
+            words = [word.replace(str(path), name) for word in words]
+        return " ".join(["python", script, *(Path(w).name if w.startswith("/") else w for w in words)])
 
 
 @dataclass(frozen=True)

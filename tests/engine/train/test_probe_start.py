@@ -48,14 +48,15 @@ def test_a_rehearsal_holds_out_labels_of_each_class_that_has_two() -> None:
     ("best", "start", "images", "steps"),
     [
         (0.70, 0.5, 100, 40),
-        (0.54, 0.5, 100, 0),  # within one standard error, 5 points
+        (0.60, 0.5, 100, 0),  # within 2.4 standard errors of 5 points
+        (0.400, 0.354, 130, 0),  # measured on CIFAR-10; the test fell by 5.7 points
         (0.54, 0.5, 10_000, 40),
         (0.50, 0.5, 10_000, 0),
         (0.10, 0.0, 100, 40),
         (1.00, 1.0, 100, 0),
     ],
 )
-def test_steps_are_worth_taking_beyond_one_standard_error(
+def test_steps_are_worth_taking_beyond_what_chance_brings(
     best: float, start: float, images: int, steps: int
 ) -> None:
     state = ValidationState(40 if best > start else 0, best, start_top1=start)
