@@ -2,6 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Tests start Python hundreds of times: without compiled modules on disk that costs a minute more.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .PHONY: help setup ffcv demo test test-views test-packs test-train test-slow lint gpu-suite clean

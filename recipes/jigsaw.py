@@ -15,16 +15,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.train.run_config import RunConfig
+from engine.train.tile_config import GRID, TileConfig
 from loaders.common.checks import Count
-from loaders.common.errors import UserError, run_command
+from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
-
-GRID = 3
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(TileConfig):
     """Pre-train a convolutional backbone on jigsaw puzzles."""
 
     split: str = "unlabeled"
@@ -55,24 +53,6 @@ class Config(RunConfig):
     """Momentum of SGD. This project's choice."""
     weight_decay: float = 5e-4
     """Weight decay of all parameters. This project's choice."""
-
-    def __post_init__(self) -> None:
-        """Refuse tiles that do not fit."""
-        super().__post_init__()
-        if self.preset == "paper":  # another changes the tiles first
-            self._check_tiles()
-
-    def check_places(self) -> None:
-        """Refuse tiles that do not fit under another preset either."""
-        self._check_tiles()
-        super().check_places()
-
-    def _check_tiles(self) -> None:
-        if not 1 <= self.tile_size <= self.resolution // GRID:
-            raise UserError(
-                f"tile_size: expected 1 to {self.resolution // GRID}, a third of the resolution, found "
-                f"{self.tile_size}; change one of them"
-            )
 
 
 if __name__ == "__main__":  # before the imports that take seconds

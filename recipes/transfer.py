@@ -33,14 +33,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from engine.choices import ClassWeights, Keep, Precision
+from engine.choices import ClassWeights, Keep, Mixing, Precision
 from engine.evaluate.grid import RATES, WEIGHT_DECAYS
 from engine.train.run_config import DEFAULT_LOADER, LoaderField, PackConfig
 from engine.train.tuning_config import FineTuning, Job, Method
-from loaders.common.checks import Count, check_different, check_numbers
+from loaders.common.checks import Count, Positive, check_different, check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
+from loaders.views.policy import Augmentation
 
 PRETRAINED = FineTuning(lr_backbone=0.005, lr_classifier=0.02, batchnorm="batch", classifier_start="probe")
 FROM_SCRATCH = FineTuning(lr_backbone=0.1, lr_classifier=0.1, batchnorm="batch", passes=40, warmup_steps=10)
@@ -107,6 +108,12 @@ class Config(PackConfig):
     """Weight decays of the grid."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning. Paper: 0.5."""
+    augment: tuple[Augmentation, ...] = ()
+    """Further changes of the training views: rotation, translation, jitter, randaugment."""
+    mixing: Mixing = "none"
+    """Mix images with their neighbours: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019)."""
+    mixing_alpha: Positive = 1.0
+    """Alpha of the Beta distribution that shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
     batch_size: Count = 64
     """Images per step over all ranks; all labels at once where there are fewer."""
     balanced: bool = False
@@ -270,9 +277,10 @@ class Session:
     def augmented(self, job: Job, images: Split) -> Loader[Batch]:
         """Build the training loader of a job."""
         num_ranks = self.accelerator.num_processes
-        chosen, batch_size = fit_to_ranks(images, self.config.batch_size, num_ranks)
+        mixed = self.config.mixing != "none"
+        chosen, batch_size = fit_to_ranks(images, self.config.batch_size, num_ranks, pairs=mixed)
         view = presets.crop_flip(self.start.resolution, job.tuning.min_crop, self.config.flip_p)
-        views = self.start.view.fit((view,))
+        views = self.start.view.fit((presets.augmented(view, self.config.augment),))
         fitting = batch_size - batch_size % num_ranks
         options = replace(self.options, seed=job.seed)
         sampler: Sampler | None = "balanced" if self.config.balanced else None
@@ -286,6 +294,7 @@ class Session:
         backbone = start.build() if job.init == SCRATCH else start.load()
         parts = (num_classes, job.tuning, layer, config.hidden, start.resolution)
         recipe = Transfer(backbone, start.backbone, *parts).to(self.accelerator.device)
+        recipe.mixing = (config.mixing, config.mixing_alpha, job.seed)
         if config.class_weights != "none":
             counts = count_labels(self.table.of_rows(images.rows(np.arange(len(images)))))
             recipe.class_weights = class_weights(counts, config.class_weights == "effective")
@@ -295,14 +304,12 @@ class Session:
             start_at_probe(recipe.classifier, features)
         return recipe
 
-    def plan(
-        self, job: Job, steps_per_epoch: int, limits: Sequence[int | None], ending: str = ""
-    ) -> list[Stage]:
+    def plan(self, job: Job, steps_per_epoch: int, worth_it: Sequence[bool], ending: str = "") -> list[Stage]:
         """Return the trainings of a job, see `JobTrainer.plan`."""
         stages = job.stages(self.config.head_steps, self.config.together_factor)
         return [
-            Stage(tuning, frozen, self.loop_config(job, tuning, ending + end, steps_per_epoch), limit)
-            for (end, tuning, frozen), limit in zip(stages, limits, strict=True)
+            Stage(tuning, frozen, self.loop_config(job, tuning, ending + end, steps_per_epoch), worth)
+            for (end, tuning, frozen), worth in zip(stages, worth_it, strict=True)
         ]
 
     def loop_config(self, job: Job, tuning: FineTuning, ending: str, steps_per_epoch: int) -> LoopConfig:
@@ -323,6 +330,9 @@ class Session:
     def description(self, job: Job, tuning: FineTuning) -> dict[str, Any]:
         """Return what decides a run's result, for its run folder."""
         fields = {name: getattr(self.config, name) for name in _DECISIVE} | asdict(tuning)
+        changed = {"augment": self.config.augment, "mixing": self.config.mixing}
+        if any(value not in ((), "none") for value in changed.values()):  # not there in older runs
+            fields |= {**changed, "mixing_alpha": self.config.mixing_alpha}
         fields |= {"init": job.init, "method": job.method, "seed": job.seed}
         fields |= {"labels_per_class": job.labels_per_class}
         fields |= {"backbone": self.start.backbone, "resolution": self.start.resolution}
@@ -335,12 +345,12 @@ def fine_tune(session: Session, job: Job) -> FewLabelResult:
     config, device, images = session.config, session.accelerator.device, session.labels(job)
     job = replace(job, tuning=job.tuning.with_steps(len(images) // min(len(images), config.batch_size)))
     probed = session.starts_at_probe(job)
-    limits: list[int | None] = [None] * job.num_stages
+    worth_it = [True] * job.num_stages
     if probed and session.validation is None:
-        limits = rehearse(session, job, images, session.table, config.validate_every)
+        worth_it = rehearse(session, job, images, session.table)
     recipe = session.build(job, images)
     begun = measure_accuracy(recipe, session.test, device, config.out) if probed else None
-    trained = train_job(session, job, recipe, images, session.watched(job), limits)
+    trained = train_job(session, job, recipe, images, session.watched(job), worth_it)
     steps = sum(stage.steps for stage in trained)
     tested = begun if begun and not steps else measure_accuracy(recipe, session.test, device, config.out)
     held = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 # How many threads share a sum decides how it rounds, and floors were measured with one: so one it is on every
@@ -18,32 +19,53 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder().parent))
 
 import hypothesis
 import pytest
-import torch
-
-if not torch.cuda.is_available():  # the device kernels run in Triton's interpreter; said before it is loaded
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from loaders.packs import Pack, open_pack
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
+from tests.drawings import draw_dots
 from tests.floors.data import Data
 from tests.once import made_once
 from tools.write_digits import write_digits
-
-torch.set_num_threads(1)  # a plugin may have loaded torch before
 
 # The same examples every time: a change must not be judged by luck. `make test-slow` draws new ones.
 hypothesis.settings.register_profile("steady", derandomize=True)
 hypothesis.settings.load_profile("steady")
 
 
-def pytest_collection_finish() -> None:
-    """Leave what is imported by now out of garbage collections: accelerate asks for two after every run.
+def pytest_collection(session: pytest.Session) -> None:
+    """Prepare a process that runs tests; the one that hands them out to others needs no torch."""
+    if session.config.pluginmanager.hasplugin("dsession"):
+        return
+    import torch
+
+    torch.set_num_threads(1)  # a plugin may have loaded torch before the environment said so
+    if not torch.cuda.is_available():  # device kernels run in Triton's interpreter; said before it is loaded
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+ENDED = count(1)
+"""Numbers the tests of this process as they end."""
+
+
+def freeze_objects() -> None:
+    """Leave the objects that are there out of garbage collections: accelerate asks for two after every run.
 
     Each looks at all objects of the process, which cost more than the training of a small network.
     """
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    """Freeze what is imported by now."""
+    freeze_objects()
+
+
+def pytest_runtest_teardown() -> None:
+    """Freeze now and then what tests have imported since."""
+    if next(ENDED) % 100 == 0:
+        freeze_objects()
 
 
 def pytest_unconfigure() -> None:
@@ -70,9 +92,17 @@ def no_power_cuts() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def no_bfloat16() -> Iterator[None]:
     """Take float32 on every processor unless a test says otherwise: a process has one precision for good."""
+    import torch
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cpu, "get_capabilities", dict)
         yield
+
+
+@pytest.fixture
+def blank_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every drawing of a test be a dot."""
+    draw_dots(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,6 @@ HEAVY = {
     "sklearn",
     "timm",
     "torch",
-    "torchmetrics",
     "torchvision",
 }
 

@@ -7,7 +7,6 @@ import pyarrow.parquet
 import sklearn.linear_model
 import timm
 import torch
-import torchmetrics
 import torchvision
 
 import recipes.pipeline
@@ -22,7 +21,6 @@ __all__ = [
     "tests",
     "timm",
     "torch",
-    "torchmetrics",
     "torchvision",
 ]
 

@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +40,8 @@ COMPOSED = {"recipes/pipeline.py": {"recipes"}}  # the one recipe whose stages a
 HEAVY = ("nvidia.dali", "ffcv", "webdataset", "ray", "faiss")
 
 
-def imported_modules(path: Path) -> set[str]:
+@cache
+def imported_modules(path: Path) -> frozenset[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -47,7 +49,7 @@ def imported_modules(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found.add(node.module or "")
-    return found
+    return frozenset(found)
 
 
 def is_under(module: str, package: str) -> bool:
@@ -106,31 +108,31 @@ PRIVATE_BUT_DOCUMENTED = {
 }
 
 
-def private_names(tree: ast.AST, ours: set[str]) -> set[str]:
-    """Return the private names in a file that are none of ours, so of some library."""
-    imported = {
-        part
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for alias in node.names
-        for part in f"{getattr(node, 'module', '')}.{alias.name}".split(".")
-    }
-    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    private = {name for name in imported | used if name.startswith("_") and not name.endswith("__")}
-    return private - ours - set(PRIVATE_BUT_DOCUMENTED)
+def private_names(text: str) -> tuple[set[str], set[str]]:
+    """Return the private names that a file uses, and all names that it defines."""
+    used, defined = set(), set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [f"{getattr(node, 'module', '')}.{alias.name}" for alias in node.names]
+            used |= {part for name in names for part in name.split(".")}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Attribute):
+            used.add(node.attr)
+            defined |= {node.attr} if isinstance(node.ctx, ast.Store) else set()
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            defined.add(node.id)
+    private = {name for name in used if name.startswith("_") and not name.endswith("__")}
+    return private - set(PRIVATE_BUT_DOCUMENTED), defined
 
 
 def test_no_private_name_of_a_library_is_used() -> None:
     paths = [path for layer in ALLOWED for path in sorted((ROOT / layer).rglob("*.py"))]
-    trees = {path: ast.parse(path.read_text()) for path in paths}
-    nodes = [node for tree in trees.values() for node in ast.walk(tree)]
-    ours = {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
-    ours |= {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
-    ours |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    wrong = {path.relative_to(ROOT).as_posix(): private_names(tree, ours) for path, tree in trees.items()}
-    assert {path: names for path, names in wrong.items() if names} == {}
+    found = {path.relative_to(ROOT).as_posix(): private_names(path.read_text()) for path in paths}
+    ours = set().union(*(defined for _, defined in found.values()))
+    assert {path: used - ours for path, (used, _) in found.items() if used - ours} == {}
     sample = "from torch.nn.modules.batchnorm import _BatchNorm\nx = torch._foreach_norm(a._ours)"
-    assert private_names(ast.parse(sample), {"_ours"}) == {"_BatchNorm", "_foreach_norm"}
+    assert private_names(sample)[0] == {"_BatchNorm", "_foreach_norm", "_ours"}
 
 
 def test_common_knows_nothing_above_it() -> None:

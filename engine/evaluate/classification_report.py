@@ -10,12 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_confusion_matrix,
-)
 
+from engine.evaluate.representations import topk_accuracy
 from engine.report.figures import draw_picture, dress
 from engine.report.names import drawn_names
 from engine.report.page import Picture
@@ -40,6 +36,11 @@ class Reliability:
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
     count: NDArray[np.int64]
+
+    @property
+    def error(self) -> float:
+        """Expected difference of confidence and accuracy (Guo et al. 2017, equation 3)."""
+        return float(np.average(abs(self.confidence - self.accuracy), weights=self.count))
 
 
 @dataclass(frozen=True)
@@ -87,24 +88,22 @@ def classification_report(probabilities: Tensor, labels: Tensor) -> Classificati
     if len(labels) == 0 or not torch.isfinite(probabilities).all():
         raise ValueError("classification report: expected one image or more and finite probabilities")
     num_classes = probabilities.shape[1]
-    confusion = multiclass_confusion_matrix(probabilities, labels, num_classes).numpy()
+    called = torch.bincount(labels * num_classes + probabilities.argmax(1), minlength=num_classes**2)
+    confusion = called.view(num_classes, num_classes).numpy()
     counts = confusion.sum(1)
     per_class = np.where(counts > 0, np.diag(confusion) / np.maximum(counts, 1), np.nan)
-
-    def share(top_k: int) -> float:
-        return float(multiclass_accuracy(probabilities, labels, num_classes, top_k=top_k, average="micro"))
-
+    bins = reliability(probabilities, labels)
     right = probabilities.gather(1, labels[:, None])[:, 0].double()
     return ClassificationReport(
         num_images=len(labels),
-        top1=share(1),
-        top5=share(min(5, num_classes)),
+        top1=float(np.trace(confusion) / len(labels)),
+        top5=topk_accuracy(probabilities, labels, min(5, num_classes)),
         mean_class_top1=float(np.nanmean(per_class)),
-        calibration_error=float(multiclass_calibration_error(probabilities, labels, num_classes, NUM_BINS)),
+        calibration_error=bins.error,
         log_loss=float(-right.clamp_min(1e-12).log().mean()),
         per_class=per_class,
         confusion=confusion,
-        reliability=reliability(probabilities, labels),
+        reliability=bins,
     )
 
 

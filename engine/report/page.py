@@ -230,14 +230,16 @@ def render_page(title: str, lead: str, sections: Sequence[Section], footer: str 
         title: heading and window title.
         lead: one or two sentences below the heading.
         sections: sections in order; a section without blocks is left out.
-        footer: one line at the end.
+        footer: one line at the end; empty for none.
     """
     body = "\n".join(section.html() for section in sections if section.blocks)
+    if footer:
+        body += f"\n<footer>{escape(footer)}</footer>"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
         f'<header><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p></header>\n'
-        f"{body}\n<footer>{escape(footer)}</footer>\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+        f"{body}\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )

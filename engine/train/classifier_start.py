@@ -20,9 +20,8 @@ from engine.train.classifier_recipe import ClassifierRecipe, ReadFeatures
 from engine.train.distributed import make_accelerator, rank, seed_everything, world_size
 from engine.train.loop import train
 from engine.train.loop_config import LoopConfig
-from engine.train.probe_start import rehearsal_part, steps_worth
+from engine.train.probe_start import is_worth_it, rehearsal_part, watched
 from engine.train.run_folder import opened_run
-from engine.train.validation import Validation
 from loaders.batch import Batch, Loader
 from loaders.classification import labels_in_order
 from loaders.common.errors import UserError
@@ -81,7 +80,6 @@ class ProbeStart:
         self,
         labels: LabelTable,
         loop: LoopConfig,
-        steps_per_epoch: int,
         validated: bool,
         accelerator: Accelerator,
     ) -> tuple[ClassifierRecipe, LoopConfig]:
@@ -90,12 +88,11 @@ class ProbeStart:
         Args:
             labels: to train on.
             loop: of the run, whose folder is claimed here where there are no validation images.
-            steps_per_epoch: of its loader.
             validated: whether it is measured on validation images.
             accelerator: of the run.
 
         Returns:
-            The recipe, and the loop of as many steps as a rehearsal found worth taking.
+            The recipe, and the loop; without steps where a rehearsal found them not worth it.
         """
         recipe = self.build(labels)
         if validated:
@@ -105,25 +102,23 @@ class ProbeStart:
         runtime = autocast.CHOSEN.union(loop.runtime_fields)
         with opened_run(loop.out, recipe.name, described, runtime, loop.resume):
             try:
-                share = self._share_worth(labels, loop)
+                worth_it = self._rehearse(labels, loop)
             except UserError:
                 left = loop.out / REHEARSAL
                 if rank() == 0 and not (left / "config.json").exists():  # the folder is given back whole
                     shutil.rmtree(left, ignore_errors=True)
                 raise
-        steps = max(1, round(share * (self.config.steps or self.config.epochs * steps_per_epoch)))
-        limits = [steps if share else 0, *([] if loop.max_steps is None else [loop.max_steps])]
-        return recipe, replace(loop, resume=True, max_steps=min(limits))
+        return recipe, replace(loop, resume=True, max_steps=loop.max_steps if worth_it else 0)
 
-    def _share_worth(self, labels: LabelTable, loop: LoopConfig) -> float:
-        """Rehearse with four fifths of the labels; return the share of the run that is worth taking."""
+    def _rehearse(self, labels: LabelTable, loop: LoopConfig) -> bool:
+        """Rehearse with four fifths of the labels; return whether the run is worth it."""
         part = rehearsal_part(np.where(are_true(labels), labels.label, -1), self.config.seed)
         if part is None:
-            return 0.0
+            return False
         held = labels.of_rows(labels.row[part])
         rest = labels.of_rows(apart(self.pack, labels.row, held))
         if len(np.unique(rest.label)) < 2:  # copies of images held out are not trained on
-            return 0.0
+            return False
         tell(
             f"rehearsal: no validation images; {len(rest):,} labels to train on, {len(held):,} to measure on"
         )
@@ -137,11 +132,16 @@ class ProbeStart:
             fitting = next((size for size in range(min(micro, rows), 1, -1) if rows % size == 0), None)
             loop = replace(loop, optimizing=replace(loop.optimizing, micro_batch=fitting))
         try:
-            watched = Validation(measured, self.config.validate_every, "best", from_start=True)
-            done = train(recipe, loader, accelerator, loop, None, watched)
+            done = train(recipe, loader, accelerator, loop, None, watched(measured))
         finally:
             loader.close()
             measured.close()
             accelerator.free_memory()
         assert done.validation is not None
-        return steps_worth(done.validation, len(held)) / done.total_steps
+        worth_it = is_worth_it(done.validation, len(held))
+        said = "better than the probe; the training on all labels follows"
+        kept = (
+            "not better than the probe beyond chance; the probe stays (--validation-share sets images aside)"
+        )
+        tell(f"rehearsal: its end is {said if worth_it else kept}")
+        return worth_it

@@ -12,13 +12,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from engine.choices import Mixing
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.predict import Accuracy
 from engine.evaluate.representations import Features, topk_accuracy
 from engine.nets.classifier import Classifier, save_classifier
 from engine.nets.layers import Layer, measure_layer, read_layer
 from engine.nets.starts import Start
-from engine.objectives.cross_entropy import label_loss
+from engine.objectives.supervised import mix, mixed_cross_entropy
 from engine.train.advice import at_chance, below_stride, one_class, warn, without_movement
 from engine.train.batchnorm import BATCHNORM
 from engine.train.classifier_recipe import ACCURACY_NAME
@@ -26,7 +27,7 @@ from engine.train.distributed import on_main
 from engine.train.loop import train
 from engine.train.loop_config import LoopConfig
 from engine.train.metrics import read_metrics
-from engine.train.probe_start import rehearsal_part, steps_worth
+from engine.train.probe_start import is_worth_it, rehearsal_part, watched
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.schedule import Schedule, warmup_cosine
 from engine.train.tuning_config import FineTuning, Job
@@ -65,6 +66,8 @@ class Transfer(Recipe):
     """A backbone up to a layer and a new classifier under one cross-entropy."""
 
     name = "transfer"
+    mixing: tuple[Mixing, float, int] = ("none", 1.0, 0)
+    """How images are mixed with their neighbours, alpha, and the seed, see `mix`."""
 
     def __init__(
         self,
@@ -133,10 +136,11 @@ class Transfer(Recipe):
         return self
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Classify one view of each image."""
+        """Classify one view of each image, mixed with its neighbour where asked for."""
         assert batch.labels is not None
-        logits = self(batch.views[0])
-        loss = label_loss(logits.float(), batch.labels, self.class_weights)
+        mixed = mix(batch.views[0], batch.labels, *self.mixing, step)
+        logits = self(mixed.x)
+        loss = mixed_cross_entropy(logits.float(), mixed, weights=self.class_weights)
         top1 = (logits.detach().argmax(1) == batch.labels).float().mean()
         return StepOutput(loss, {"top1": top1})
 
@@ -168,14 +172,13 @@ class Stage:
         tuning: rates, steps and BatchNorm mode.
         frozen: train the classifier alone.
         loop: how the loop carries it out.
-        limit: steps after which it ends, of the whole schedule; 0 leaves the weights as they are, None takes
-            all.
+        worth_it: whether it is carried out; False leaves the weights as they are.
     """
 
     tuning: FineTuning
     frozen: bool
     loop: LoopConfig
-    limit: int | None = None
+    worth_it: bool = True
 
 
 @dataclass(frozen=True)
@@ -209,13 +212,13 @@ def train_stages(
     """
     trained = []
     warn([below_stride(recipe.backbone, recipe.backbone_name, recipe.resolution)])
-    for stage in stages:
+    for number, stage in enumerate(stages):
+        if number:
+            accelerator.free_memory()  # of the stage before
         recipe.begin_stage(stage.tuning, stage.frozen)
         warn([stage.tuning.long_warmup])
-        done = train(
-            recipe, loader, accelerator, replace(stage.loop, max_steps=stage.limit), None, validation
-        )
-        accelerator.free_memory()
+        loop = stage.loop if stage.worth_it else replace(stage.loop, max_steps=0)
+        done = train(recipe, loader, accelerator, loop, None, validation)
         found = done.validation
         keeps_best = validation is not None and validation.keep == "best" and found is not None
         trained.append(Trained(found.best_step if keeps_best and found is not None else done.step, found))
@@ -238,10 +241,8 @@ class JobTrainer(Protocol):
     def in_order(self, split: Split, labels: LabelTable | None = None) -> EpochLoader:
         """Build a loader of this rank's part of some images, without augmentation."""
 
-    def plan(
-        self, job: Job, steps_per_epoch: int, limits: Sequence[int | None], ending: str = ""
-    ) -> list[Stage]:
-        """Return the trainings of a job; `ending` is that of their folders, `limits` has one for each."""
+    def plan(self, job: Job, steps_per_epoch: int, worth_it: Sequence[bool], ending: str = "") -> list[Stage]:
+        """Return the trainings of a job; `ending` is that of their folders, `worth_it` has one for each."""
 
 
 def train_job(
@@ -250,48 +251,45 @@ def train_job(
     recipe: Transfer,
     images: Split,
     validation: Validation | None,
-    limits: Sequence[int | None],
+    worth_it: Sequence[bool],
     ending: str = "",
 ) -> list[Trained]:
     """Train the network of a job on some images, see `train_stages` and `JobTrainer.plan`."""
     loader = trainer.augmented(job, images)
     try:
-        stages = trainer.plan(job, loader.steps_per_epoch, limits, ending)
+        stages = trainer.plan(job, loader.steps_per_epoch, worth_it, ending)
         return train_stages(recipe, loader, trainer.accelerator, stages, validation)
     finally:
         loader.close()
         trainer.accelerator.free_memory()
 
 
-def rehearse(
-    trainer: JobTrainer, job: Job, images: Split, labels: LabelTable, validate_every: int | None
-) -> list[int | None]:
-    """Return how many steps of each stage are worth taking, see `engine.train.probe_start`.
+def rehearse(trainer: JobTrainer, job: Job, images: Split, labels: LabelTable) -> list[bool]:
+    """Return which stages of a job are worth it, see `engine.train.probe_start`.
 
     Args:
         trainer: of the job.
         job: with a number of steps.
         images: to train on.
         labels: theirs.
-        validate_every: steps between measurements; None for a twentieth.
     """
+    none = [False] * job.num_stages
     guessed = np.isin(images.rows(np.arange(len(images))), labels.row[~are_true(labels)])
     part = rehearsal_part(np.where(guessed, -1, images.labels(labels)), job.seed)
     if part is None:
-        return [0] * job.num_stages
+        return none
     held, rows = images.take(np.flatnonzero(part)), images.rows(np.arange(len(images)))
     others = apart(images.pack, rows, labels.of_rows(rows[part]))  # without copies of images held out
     rest = images.take(np.flatnonzero(np.isin(rows, others)))
     if len(np.unique(rest.labels(labels))) < 2:
-        return [0] * job.num_stages
+        return none
     loader = trainer.in_order(held, labels)
     try:
-        watched = Validation(loader, validate_every, "best", from_start=True)
-        recipe = trainer.build(job, rest)
-        trained = train_job(trainer, job, recipe, rest, watched, [None] * job.num_stages, "-rehearsal")
+        recipe, all_of_them = trainer.build(job, rest), [True] * job.num_stages
+        trained = train_job(trainer, job, recipe, rest, watched(loader), all_of_them, "-rehearsal")
     finally:
         loader.close()
-    return [0 if done.found is None else steps_worth(done.found, len(held)) for done in trained]
+    return [done.found is not None and is_worth_it(done.found, len(held)) for done in trained]
 
 
 def leave_classifier(

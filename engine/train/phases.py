@@ -312,8 +312,8 @@ class Phases:
             if config.begins_at_probe:
                 assert isinstance(labels, LabelTable)  # true ones, since no guess comes before the start
                 start = ProbeStart(config, self.pack, self.options, make_loader, make)
-                begun = (labels, loop_config, loader.steps_per_epoch, self._held is not None)
-                recipe, loop_config = start.begin(*begun, self.accelerator)
+                begun = start.begin(labels, loop_config, self._held is not None, self.accelerator)
+                recipe, loop_config = begun
             else:
                 seed_everything(config.seed)
                 recipe = make()

@@ -2,13 +2,15 @@
 
 With validation images the state before the first step is measured like every later one, and the best is
 kept. Without them a rehearsal decides: the same training on four fifths of the labels, measured on the
-fifth. The whole training then takes as many steps as were best there, or none, and the probe stays. One
-label per class leaves nothing to rehearse on, and the probe stays too. The test images decide nothing.
+fifth at its start and at its end. The training on all labels is whole, or not at all, and then the probe
+stays. One label per class leaves nothing to rehearse on, and the probe stays too. The test images decide
+nothing.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import torch
@@ -18,7 +20,8 @@ from torch import nn
 from engine.evaluate.probe_solver import fit_probe
 from engine.evaluate.representations import Features
 from engine.train.distributed import on_main
-from engine.train.validation import ValidationState
+from engine.train.validation import Validation, ValidationState
+from loaders.batch import Batch, Loader
 from loaders.packs.labels.subsample import validation_part
 
 PENALTY = 1.0
@@ -62,19 +65,26 @@ def rehearsal_part(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_] | 
     return part if len(np.unique(labels[~part & (labels >= 0)])) > 1 else None
 
 
-def steps_worth(state: ValidationState, num_images: int) -> int:
-    """Return how many steps of a rehearsal are worth taking with all labels; 0 where the start is as good.
+def watched(held: Loader[Batch]) -> Validation:
+    """Return what a rehearsal measures on the labels held out: its start, and its end after the last step.
 
-    Few images are held out, and the best of twenty measurements is high by chance: it has to lie further
-    above the start than the largest of twenty equal accuracies would, sqrt(2 ln 20) = 2.4 standard errors.
+    Between them the learning rate is high, and a state there says nothing of the next training's: on 64
+    labels of each class of CIFAR-10 the tenth step lies 11 points under the start, the last 2 over it.
+    """
+    return Validation(held, sys.maxsize, "best", from_start=True)
+
+
+def is_worth_it(state: ValidationState, num_images: int) -> bool:
+    """Return whether a rehearsal ended above its start by more than chance brings.
+
+    Few images are held out: the gain has to exceed one standard error of the difference of two accuracies.
 
     Args:
-        state: of a training that was measured from its start on.
+        state: of a rehearsal that was `watched`.
         num_images: that it was measured on.
 
-    Source: Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3, has one standard error
-        for one figure; sqrt(2 ln n) is the expected largest of n normal figures (Gumbel 1958).
+    Source: Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3, the rule of one
+        standard error.
     """
-    widest = max(p * (1.0 - p) for p in (state.best_top1, state.start_top1))
-    enough = state.start_top1 + math.sqrt(2 * math.log(20) * widest / max(1, num_images))
-    return state.best_step if state.best_top1 > enough else 0
+    variances = [p * (1.0 - p) for p in (state.best_top1, state.start_top1)]
+    return state.best_top1 > state.start_top1 + math.sqrt(sum(variances) / max(1, num_images))

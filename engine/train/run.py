@@ -105,9 +105,9 @@ def run(config: RunConfig, make_recipe: Callable[[], Recipe], loaders: Loaders) 
         loop_config = replace(loop_config, config=shared.describe(loop_config.config))
         start = probe_start(config, make_recipe, loaders, options)
         if start is not None and loaders.division is not None:
-            begun = (loaders.division.training, loop_config, loader.steps_per_epoch, held is not None)
             recipe: Recipe
-            recipe, loop_config = start.begin(*begun, accelerator)
+            begun = start.begin(loaders.division.training, loop_config, held is not None, accelerator)
+            recipe, loop_config = begun
         else:
             seed_everything(config.seed)
             recipe = make_recipe() if config.measure != "loader" else Idle()

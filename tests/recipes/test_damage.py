@@ -24,6 +24,8 @@ from recipes import deepcluster as clustering
 from tests.recipes.labelled import FEW
 from tools import probe as frozen
 
+pytestmark = pytest.mark.usefixtures("blank_drawings")
+
 VERIFIED = LoaderOptions(verify=True, num_threads=1)
 
 

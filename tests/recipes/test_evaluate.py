@@ -40,6 +40,7 @@ def config(digits_pack: Pack, trained: Path, tmp_path: Path) -> Config:
     )
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_one_view_gives_the_accuracy_of_the_training(config: Config, trained: Path) -> None:
     measured = read_accuracy(trained)
     _, report = evaluate(config)
@@ -50,6 +51,7 @@ def test_one_view_gives_the_accuracy_of_the_training(config: Config, trained: Pa
     assert raw.top1 == pytest.approx(measured["raw"].top1)
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_from_128_pixels_on_too(config: Config, few_digits: Path, tmp_path: Path) -> None:
     """Where the run measures a crop of 0.875: evaluation and run disagree as soon as one shows all."""
     few = FEW | {"resolution": 128, "batch_size": 8, "max_steps": 1, "test_split": "train"}
@@ -89,6 +91,7 @@ def turned(trained: Path, out: Path) -> Path:
     return out
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_classes_in_another_order_are_matched_by_name(config: Config, trained: Path, tmp_path: Path) -> None:
     _, report = evaluate(config)
     _, again = evaluate(replace(config, run=turned(trained, tmp_path / "turned")))
@@ -98,6 +101,7 @@ def test_classes_in_another_order_are_matched_by_name(config: Config, trained: P
     assert (again.confusion == report.confusion).all()
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_images_of_a_pack_without_classes_are_called_by_the_classifiers(
     config: Config, digits_folder: Path, tmp_path: Path
 ) -> None:
@@ -138,6 +142,7 @@ def test_a_transformer_is_measured_at_several_sizes(
     assert not config.out.exists()
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_views_are_averaged_and_listed(config: Config, digits_pack: Pack) -> None:
     evaluated, report = evaluate(replace(config, sizes=(16, 24), flips=True))
     assert evaluated.views == ("16", "16 flipped", "24", "24 flipped")
@@ -200,6 +205,7 @@ def test_predictions_and_pictures_are_left(config: Config, digits_pack: Pack) ->
         assert (config.out / f"{name}.png").stat().st_size > 1000
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_its_page_shows_ranks_and_is_made_anew(config: Config, digits_pack: Pack) -> None:
     _, report = evaluate(replace(config, sizes=(16, 24)))
     assert report is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import matplotlib.figure
 import pytest
 
 from engine.report.other_pages import build_page, compare_page
@@ -17,10 +16,6 @@ from tests.recipes.short_runs import SMALL
 from tests.recipes.two_processes import small_runs
 
 PHONE = (390,)  # pixels; `tests/engine/report/test_run_page.py` opens one at a desk too
-DOT = bytes.fromhex(  # a PNG of one pixel: how drawings look is not asked here, and drawing takes long
-    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63606060000000"
-    "0400015c0c3a920000000049454e44ae426082"
-)
 DRIVER = """
   const sorted = [];
   document.querySelectorAll("table").forEach(table => {
@@ -83,9 +78,8 @@ def test_every_page_works_in_a_browser(
     labelled_by_two: Path,
     little_pack: Pack,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    blank_drawings: None,
 ) -> None:
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, out, **options: out.write(DOT))
     runs = tmp_path / "runs"
     runs.mkdir()
     for run in (*by_two.iterdir(), *labelled_by_two.iterdir()):

@@ -19,9 +19,12 @@ from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from recipes import active, barlow, evaluate, fixmatch, pipeline, self_training, supervised
 from recipes.pipeline import Ask, Config, Measured, Pretrain, SemiSupervised, run
+from tests.drawings import draw_dots
 from tests.floors.data import Data
 from tests.floors.table import check
 from tests.floors.trainings import chain_figures, small_chain
+
+pytestmark = pytest.mark.usefixtures("blank_drawings")
 
 
 @pytest.fixture
@@ -33,7 +36,11 @@ def config(data: Data, tmp_path: Path) -> Config:
 def whole(data: Data, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Measured]]:
     """A chain that ran from its first stage to its last, and what it measured."""
     config = small_chain(data, tmp_path_factory.mktemp("whole") / "all")
-    return config, run(config)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_dots(patch)
+        measured = run(config)
+    pipeline.draw_ablation(config.out, measured, pipeline.TITLES)
+    return config, measured
 
 
 @pytest.mark.floor

@@ -135,6 +135,23 @@ def test_finished_runs_are_not_repeated(config: Config) -> None:
     assert [record["step"] for record in read_metrics(folder / "metrics.jsonl")] == [3]
 
 
+def test_images_are_changed_and_mixed_where_asked_for(config: Config) -> None:
+    alone = replace(config, beside_scratch=False)
+    changed = replace(alone, augment=("rotation", "jitter"), mixing="mixup", out=config.out / "changed")
+    run(alone)
+    run(changed)
+    plain, mixed = (
+        [line["loss"] for line in read_metrics(folder.out / "pretrained-2-labels-seed-0" / "metrics.jsonl")]
+        for folder in (alone, changed)
+    )
+    assert len(plain) == len(mixed) > 0
+    assert all(a != b for a, b in zip(plain, mixed, strict=True))
+    kept = json.loads((changed.out / "pretrained-2-labels-seed-0" / "config.json").read_text())["config"]
+    assert kept["mixing"] == "mixup"
+    with pytest.raises(UserError, match="mixing"):
+        run(replace(changed, mixing="cutmix"))
+
+
 @pytest.mark.floor
 def test_it_learns(data: Data, tmp_path: Path) -> None:
     check("fine_tuning", trainings.fine_tuning(data, tmp_path / "run", 0))

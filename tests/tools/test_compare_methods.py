@@ -22,6 +22,8 @@ from tools.comparison import bench
 from tools.comparison.cpu_budget import CommandFailed
 from tools.comparison.results import read_lines
 
+pytestmark = pytest.mark.usefixtures("blank_drawings")
+
 FEW = ("--budget-s", "2", "--calibration-steps", "2", "20")
 FEWER = ("--budget-s", "1.4", "--calibration-steps", "1", "3")  # where seconds follow from steps alone
 Compare = Callable[..., str]

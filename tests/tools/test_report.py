@@ -91,6 +91,7 @@ def test_everything_is_on_the_page(config: Config) -> None:
     assert "{" not in page.split("with these options")[1].split("<script>")[0]
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_the_next_command_goes_on_from_the_run(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     done = run_script("tools/report.py", "--run", config.few_labels)
     assert done.stdout.splitlines()[-1].startswith("report: "), "no network was kept: nothing goes on from it"
@@ -106,6 +107,7 @@ def test_the_next_command_goes_on_from_the_run(config: Config, capsys: pytest.Ca
     assert (script, named.network) == ("tools/predict.py", config.run)
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_one_seed_has_no_spread(config: Config) -> None:
     assert config.few_labels is not None
     write_results(config.few_labels, [FewLabelResult(SCRATCH, k, 7, 0.5, 445, 100) for k in (1, 5)], {})
@@ -114,6 +116,7 @@ def test_one_seed_has_no_spread(config: Config) -> None:
     assert "deviation" not in page
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_what_was_not_measured_is_left_out(config: Config) -> None:
     (config.run / "evaluation.json").unlink()
     page = build_report(replace(config, few_labels=None, commands=None, num_images=2))
@@ -141,6 +144,7 @@ def test_mistakes_are_named(config: Config, tmp_path: Path) -> None:
         build_report(replace(config, commands=tmp_path / "none.txt"))
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_what_is_missing_is_said_and_left_out(config: Config) -> None:
     """A run that was killed: no views, no log, a cut file, no pack; the page comes all the same."""
     assert "test images: " in build_report(config)  # there is no network yet
@@ -184,6 +188,7 @@ def test_the_folder_of_few_labels_and_runs_side_by_side(config: Config, tmp_path
         build_report(Config(run=config.run, beside=(tmp_path / "none",)))
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_a_run_without_curves_is_named_beside_others(config: Config, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(config.run, bare)
@@ -193,6 +198,7 @@ def test_a_run_without_curves_is_named_beside_others(config: Config, tmp_path: P
     assert "run: curves:" not in page
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_a_command_of_several_phases_joins_its_curves(config: Config, tmp_path: Path) -> None:
     out, names = tmp_path / "rounds", ("start", "round-2-pseudo", "round-10-true")
     for name in names:
@@ -212,6 +218,7 @@ def test_a_command_of_several_phases_joins_its_curves(config: Config, tmp_path: 
     assert "curves:" not in page
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_a_pipeline(tmp_path: Path, config: Config) -> None:
     out = tmp_path / "pipeline"
     shutil.copytree(config.run, out / "pretrain")

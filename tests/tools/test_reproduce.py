@@ -25,6 +25,8 @@ from tools.reproduction.page import accuracy_table, write_page
 from tools.reproduction.plan import ResultTable, Row, Stage
 from tools.reproduction.tables import SCALES, make_table
 
+pytestmark = pytest.mark.usefixtures("blank_drawings")
+
 
 @dataclass
 class Here:

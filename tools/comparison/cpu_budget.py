@@ -28,7 +28,6 @@ PRELOADED = (
     "sklearn.linear_model",
     "tensorboard",
     "torch.utils.tensorboard",
-    "torchmetrics.functional.classification",
     "engine.labels.acquisition",
     "engine.train.classifier_recipe",
     "engine.labels.clusters",

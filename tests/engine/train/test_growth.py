@@ -54,6 +54,15 @@ def test_views_shrink_without_bias_and_the_rest_stays() -> None:
     assert growth(None)(pair, 0) is pair
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_views_of_16_bits_are_rounded_once(dtype: torch.dtype) -> None:
+    batch = batch_of(32)
+    halves = replace(batch, views=tuple(view.to(dtype) for view in batch.views))  # whole numbers: exact
+    for half, whole in zip(growth(16)(halves, 0).views, growth(16)(batch, 0).views, strict=True):
+        assert half.dtype == dtype
+        assert torch.equal(half, whole.to(dtype))
+
+
 def test_networks_of_one_size_are_refused_before_any_step() -> None:
     recipe = SmallRecipe()
     recipe.backbone, recipe.backbone_name = build_backbone("vit_tiny_patch16_224", 32), "vit_tiny_patch16_224"

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from loaders.common.errors import MissingBackendError
+from loaders.ffcv import import_ffcv
 from loaders.packs import Pack
 from loaders.packs.shards.beton_layout import read_beton
-from tests.forked import Forked, run_forked
+from tests.forked import Forked
 
 
 def shard_rows(pack: Pack, shard: int) -> list[int]:
@@ -104,38 +106,32 @@ def test_tar_and_beton_hold_the_same_bytes(digits_pack: Pack, digits_beton_pack:
         assert digits_pack.read(row) == digits_beton_pack.read(row)
 
 
-FFCV_SCRIPT = """
-import sys, warnings
-warnings.simplefilter("ignore")
-import numpy as np
-from ffcv.fields.basics import IntDecoder
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-from ffcv.loader import Loader, OrderOption
-for os_cache in (True, False):
-    loader = Loader(sys.argv[1], batch_size=64, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False,
-                    os_cache=os_cache,
-                    pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]})
-    batches = [(images.copy(), labels.copy()) for images, labels in loader]
-    np.savez(sys.argv[2 + (not os_cache)], images=np.concatenate([b[0] for b in batches]),
-             labels=np.concatenate([b[1] for b in batches]))
-"""
-
-
-def test_ffcv_loader_reads_betons(digits_beton_pack: Pack, tmp_path: Path) -> None:
-    if importlib.util.find_spec("ffcv") is None:
-        pytest.skip("FFCV is not installed: pip install 'sluice[ffcv]'")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("os_cache", [True, False])
+def test_ffcv_loader_reads_betons(digits_beton_pack: Pack, os_cache: bool) -> None:
+    try:
+        ffcv = import_ffcv()
+    except MissingBackendError as missing:
+        pytest.skip(str(missing))
+    fields = ffcv.fields
     pack, shard = digits_beton_pack, digits_beton_pack.num_shards - 1
-    paths = [tmp_path / "mapped.npz", tmp_path / "paged.npz"]
-    # In a process of its own: FFCV's threads and warnings are not this test's.
-    run = run_forked("-c", FFCV_SCRIPT, pack.shard_path(shard), *paths)
-    if "ImportError" in run.stderr:
-        pytest.skip(f"FFCV cannot be imported: {run.stderr.splitlines()[-1]}")
-    assert run.returncode == 0, run.stderr
+    loader = ffcv.loader.Loader(
+        str(pack.shard_path(shard)),
+        batch_size=64,
+        num_workers=1,
+        order=ffcv.loader.OrderOption.SEQUENTIAL,
+        drop_last=False,
+        os_cache=os_cache,
+        pipelines={
+            "image": [fields.rgb_image.SimpleRGBImageDecoder()],
+            "label": [fields.basics.IntDecoder()],
+        },
+    )
+    batches = [(images.copy(), labels.copy()) for images, labels in loader]
+    images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
     rows = shard_rows(pack, shard)
-    for path in paths:
-        with np.load(path) as read:
-            np.testing.assert_array_equal(read["labels"][:, 0], pack.labels.dense(len(pack))[rows])
-            for place in range(0, len(rows), 50):
-                # FFCV asks libjpeg-turbo for its fast DCT.
-                ours = simplejpeg.decode_jpeg(pack.read(rows[place]), fastdct=True)
-                np.testing.assert_array_equal(read["images"][place], ours)
+    np.testing.assert_array_equal(labels[:, 0], pack.labels.dense(len(pack))[rows])
+    for place in range(0, len(rows), 50):
+        # FFCV asks libjpeg-turbo for its fast DCT.
+        ours = simplejpeg.decode_jpeg(pack.read(rows[place]), fastdct=True)
+        np.testing.assert_array_equal(images[place], ours)

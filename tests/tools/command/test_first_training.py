@@ -50,6 +50,23 @@ def test_a_table_is_trained_on(packed: Path, words: str, table: str) -> None:
         assert config.validation_split == str(packed / "labels" / "d-val.parquet")
 
 
+def test_images_that_are_learnt_from_are_not_measured_on(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (packed.parent / "all.csv").write_text("row,label\n0,0\n12,1\n")  # 12: the first of `test`
+    done = run_script("tools/labels.py", "import", packed, "--file", packed.parent / "all.csv", "--name", "a")
+    assert read_next_line(done.stdout)[1].test_split == ""
+    tree = write_tree(tmp_path / "one", class_tree(2, 3, seed=7))
+    alone = pack(tmp_path / "one-pack", f"photos={tree}").path
+    done = run_script(
+        "tools/labels.py", "subsample", alone, "--split", "photos", "--per-class", "2", "--name", "f"
+    )
+    assert read_next_line(done.stdout)[1].test_split == ""
+    say_training(open_pack(alone), alone)
+    _, config = read_next_line(capsys.readouterr().out)
+    assert (config.labeled_split, config.test_split) == ("photos", "")
+
+
 def test_an_export_is_edited_and_read_back(packed: Path, tmp_path: Path) -> None:
     done = run_script("tools/labels.py", "export", packed, "--file", tmp_path / "l.csv")
     script, command = read_next_line(done.stdout)

@@ -1,0 +1,40 @@
+"""The configuration of recipes that cut an image into three by three cells, with a tile in each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.train.run_config import RunConfig
+from loaders.common.checks import Count
+from loaders.common.errors import UserError
+
+GRID = 3
+"""Cells along each side."""
+
+
+@dataclass(frozen=True)
+class TileConfig(RunConfig):
+    """Pre-train a backbone on tiles."""
+
+    resolution: int = 225
+    """Side of the crop, as resized, under the 3x3 cells."""
+    tile_size: Count = 64
+    """Side of a tile, which lies anywhere in its cell."""
+
+    def __post_init__(self) -> None:
+        """Refuse tiles that do not fit."""
+        super().__post_init__()
+        if self.preset == "paper":  # another changes the tiles first
+            self._check_tiles()
+
+    def check_places(self) -> None:
+        """Refuse tiles that do not fit under another preset either."""
+        self._check_tiles()
+        super().check_places()
+
+    def _check_tiles(self) -> None:
+        if not 1 <= self.tile_size <= self.resolution // GRID:
+            raise UserError(
+                f"tile_size: expected 1 to {self.resolution // GRID}, a third of the resolution, found "
+                f"{self.tile_size}; change one of them"
+            )
