@@ -22,6 +22,7 @@ from engine.evaluate.representations import extract_features, topk_accuracy
 from engine.nets.backbones import load_backbone
 from engine.nets.classifier import find_classifier
 from engine.train.metrics import read_metrics
+from engine.train.probe_start import PENALTY
 from loaders import LoaderOptions, build_loader
 from loaders.common.errors import UserError
 from loaders.packs import Pack, Split, open_pack
@@ -129,7 +130,7 @@ def probe_of(config: transfer.Config) -> float:
     train = pack.split("train")
     bank = features(train.take(subsample_per_class(train.labels(), 5, 0)))
     query = features(pack.split("test"))
-    probe = fit_linear_probe(bank.h, bank.labels, len(pack.classes))
+    probe = fit_linear_probe(bank.h, bank.labels, len(pack.classes), PENALTY)
     return topk_accuracy(probe.logits(query.h), query.labels)
 
 

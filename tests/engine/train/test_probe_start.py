@@ -10,7 +10,7 @@ from torch import nn
 from engine.evaluate.linear_probe import fit_linear_probe
 from engine.evaluate.representations import Features
 from engine.objectives.cross_entropy import label_loss
-from engine.train.probe_start import is_worth_it, rehearsal_part, start_at_probe
+from engine.train.probe_start import PENALTY, is_worth_it, rehearsal_part, start_at_probe
 from engine.train.validation import ValidationState
 
 
@@ -20,7 +20,7 @@ def test_the_classifier_is_the_linear_probe_and_can_be_trained_on() -> None:
     h = torch.randn(60, 5, generator=generator) * 10 + 4 * labels.unsqueeze(1)
     head = nn.Linear(5, 4)  # no image has the fourth class
     start_at_probe(head, Features(h, labels, torch.arange(60)))
-    probe = fit_linear_probe(h, labels, 4)
+    probe = fit_linear_probe(h, labels, 4, PENALTY)
     assert torch.allclose(head(h)[:, :3], probe.logits(h)[:, :3], atol=1e-4)
     assert head(h).argmax(1).max() < 3
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1, weight_decay=0.1)
