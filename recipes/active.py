@@ -79,7 +79,7 @@ class Config(PackConfig, ForwardConfig):
     extra_labels: tuple[Path, ...] = ()
     """Label tables bought before: their images are not asked for again. No pseudo-labels here."""
     test_split: str | None = None
-    """Split that is measured on: neither its images nor copies of them are asked for. By default test, where
+    """Split to measure on: neither its images nor copies of them are asked for. By default test, where
     the pack has such a split; "" for none."""
     cycle: Count = 1
     """Number of this request, kept in the table."""

@@ -52,7 +52,7 @@ class Config(RunConfig):
     lr_milestones: tuple[float, ...] = (6.2, 11.7)
     """Epochs after which the learning rate falls. Paper: 200,000 and 375,000 steps, as many epochs."""
     lr_decay: float = 0.32
-    """Factor of each of these falls. Paper: to 0.00001 and 0.000003."""
+    """Factor of the learning rate at each milestone. Paper: to 0.00001 and 0.000003."""
     weight_decay: float = 1e-3
     """Weight decay of all parameters. Paper: 0.001."""
 

@@ -27,7 +27,7 @@ class Config(StartConfig):
     split: str = "unlabeled"
     """Split of the pack to train on; its labels are not read."""
     test_split: str = ""
-    """Split whose images, turned, are recognised at the end of the run, without labels; "" for none."""
+    """Split to measure on at the end: the share of rotations recognised, without labels; "" for none."""
     backbone: str = "alexnet_bn"
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Paper: AlexNet with BatchNorm."""
     hidden: tuple[Count, ...] = (4096, 4096)
@@ -47,7 +47,7 @@ class Config(StartConfig):
     lr_milestones: tuple[float, ...] = (15.0, 30.0, 45.0)
     """Epochs after which the learning rate falls. Authors' code: 15 30 45."""
     lr_decay: float = 0.1
-    """Factor of each of these falls. Paper: 0.1."""
+    """Factor of the learning rate at each milestone. Paper: 0.1."""
     momentum: float = 0.9
     """Momentum of SGD with Nesterov's step. Paper: 0.9."""
     weight_decay: float = 5e-4

@@ -181,7 +181,7 @@ def select_balanced(
         network: on `device`.
         loader: of this rank's part of the images, in evaluation mode.
         device: where the network is.
-        top_k: K; more than the number of classes counts as that number.
+        top_k: K; at most the number of classes counts.
         per_class: P.
         out: folder whose `bad_rows.jsonl` names the images that could not be read.
     """

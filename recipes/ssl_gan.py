@@ -57,7 +57,7 @@ class Config(GanConfig, ClassifierConfig):
     """Share of the run before the rates fall linearly to 0. Authors' code: 800 of 1,200 epochs."""
     ema_decay: Share = 0.9999
     """Decay of the average of the discriminator's weights; the average is what is measured. It begins with a
-    warm-up, in which it follows the weights more closely. Authors' code: 0.9999, from zero instead."""
+    warm-up, in which it follows the weights more closely. Authors' code: 0.9999, from zero."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -81,7 +81,7 @@ from loaders.views import presets
 
 
 class SslGan(GanRecipe, ClassifierRecipe):
-    """A classifier and a generator whose images it must not take for real."""
+    """A classifier, and a generator whose images the classifier must not take for real."""
 
     name = "ssl_gan"
 

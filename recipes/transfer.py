@@ -92,7 +92,7 @@ class Config(PackConfig):
     validation_split: str = ""
     """Labelled split for early stopping and the grid; "" for none."""
     validation_share: float = 0.0
-    """Instead: share of each class's labels in --train-split that is set aside before any is chosen."""
+    """Instead: share of each class's labels in --train-split to set aside before any is chosen."""
     validate_every: Count | None = None
     """Steps between measurements of the validation images; by default a twentieth of the training."""
     keep: Keep | None = None
@@ -119,7 +119,7 @@ class Config(PackConfig):
     balanced: bool = False
     """Draw every class equally often, where some have fewer labels than others."""
     class_weights: ClassWeights = "none"
-    """Instead: weight of a label in the loss, see recipes/supervised.py."""
+    """Weight of a label in the loss, instead of --balanced, see recipes/supervised.py."""
     precision: Precision = "auto"
     """Autocast: auto is bf16 where the GPU or the processor has it in hardware."""
     loader: LoaderField = DEFAULT_LOADER
