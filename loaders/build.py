@@ -78,14 +78,14 @@ def build_loader(
     rendered = views if batch_transform is None else unnormalized(views)
     per_rank, known = batch_size // options.num_ranks, kept.labels(labels)
     tables = labels if isinstance(labels, tuple) else (labels,)
-    work = Work(kept, rendered, options, per_rank, Crew(options), known, mode)
+    work = _accepted(backend, Work(kept, rendered, options, per_rank, Crew(options), known, mode))
     transforming = None if batch_transform is None else Transforming(batch_transform, views, options)
     draws, drawn = _draws(sampler, work)
     mark = fingerprint(
         (split,), tables, views, batch_size=batch_size, seed=options.seed, mode=mode,
         **backend.identity(work), dtype=options.dtype, **drawn, **transform_facts(batch_transform, options),
     )  # fmt: skip
-    renderer = _renderer(backend, work)
+    renderer = backend.renderer(work)
     if draws is not None:
         _check_any_order(backend, renderer, work)
     place = place_on(torch.device(options.device))
@@ -182,7 +182,8 @@ def build_paired_loader(
     what = f"unlabelled batch size (mu = {mu} times batch_size = {batch_size})"
     check_batch(len(unlabeled), mu * batch_size, ranks, what=what)
     backend, choice = choose_backend(options.backend, labeled, unlabeled)
-    other = Work(unlabeled, unlabeled_views, options, mu * batch_size // ranks, Crew(options))
+    per_rank = mu * batch_size // ranks
+    other = _accepted(backend, Work(unlabeled, unlabeled_views, options, per_rank, Crew(options)))
 
     def labeled_stream(table: LabelTable | None) -> LabeledStream:
         known = (rows := labeled.labeled_by(table)).labels(table)
@@ -192,11 +193,10 @@ def build_paired_loader(
             seed=options.seed, balanced=balanced, **backend.identity(other), dtype=options.dtype,
         )  # fmt: skip
         groups = group_by_class(known) if balanced else None
-        return LabeledStream(_renderer(backend, work), len(rows), mark, groups)
+        return LabeledStream(backend.renderer(_accepted(backend, work)), len(rows), mark, groups)
 
     first, place = labeled_stream(labels), place_on(torch.device(options.device))
-    renderer = _renderer(backend, other)
-    return PairedLoader(labeled_stream, first, renderer, other, batch_size, mu, place, choice)
+    return PairedLoader(labeled_stream, first, backend.renderer(other), other, batch_size, mu, place, choice)
 
 
 def explain_backend(options: LoaderOptions = _DEFAULT, *splits: Split) -> str:
@@ -265,9 +265,9 @@ def _check_options(options: object) -> None:
         ) from None
 
 
-def _renderer(backend: Backend, work: Work) -> Renderer:
-    """Return the renderer of a work; refuse a work that the backend cannot do."""
+def _accepted(backend: Backend, work: Work) -> Work:
+    """Return a work that the backend can do; refuse others, before anything else is asked of the backend."""
     refusal = backend.refusal(work)
     if refusal is not None:
         raise refusal
-    return backend.renderer(work)
+    return work

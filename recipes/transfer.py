@@ -92,7 +92,7 @@ class Config(PackConfig):
     validation_split: str = ""
     """Labelled split for early stopping and the grid; "" for none."""
     validation_share: float = 0.0
-    """Instead: share of each class's labels in --train-split to set aside before any is chosen."""
+    """Instead of that split: share of each class's labels in --train-split, set aside before any choice."""
     validate_every: Count | None = None
     """Steps between measurements of the validation images; by default a twentieth of the training."""
     keep: Keep | None = None
@@ -238,9 +238,8 @@ class Session:
 
     def close(self) -> None:
         """Close the loaders."""
-        for loader in (self.test, self.validation):
-            if loader is not None:
-                loader.close()
+        for loader in filter(None, (self.test, self.validation)):
+            loader.close()
 
     @property
     def options(self) -> LoaderOptions:
@@ -277,8 +276,8 @@ class Session:
     def augmented(self, job: Job, images: Split) -> Loader[Batch]:
         """Build the training loader of a job."""
         num_ranks = self.accelerator.num_processes
-        mixed = self.config.mixing != "none"
-        chosen, batch_size = fit_to_ranks(images, self.config.batch_size, num_ranks, pairs=mixed)
+        pairs = self.config.mixing != "none"
+        chosen, batch_size = fit_to_ranks(images, self.config.batch_size, num_ranks, pairs)
         view = presets.crop_flip(self.start.resolution, job.tuning.min_crop, self.config.flip_p)
         views = self.start.view.fit((presets.augmented(view, self.config.augment),))
         fitting = batch_size - batch_size % num_ranks
@@ -330,9 +329,8 @@ class Session:
     def description(self, job: Job, tuning: FineTuning) -> dict[str, Any]:
         """Return what decides a run's result, for its run folder."""
         fields = {name: getattr(self.config, name) for name in _DECISIVE} | asdict(tuning)
-        changed = {"augment": self.config.augment, "mixing": self.config.mixing}
-        if any(value not in ((), "none") for value in changed.values()):  # older runs lack these fields
-            fields |= {**changed, "mixing_alpha": self.config.mixing_alpha}
+        if self.config.augment or self.config.mixing != "none":  # older runs do not name them
+            fields |= {name: getattr(self.config, name) for name in ("augment", "mixing", "mixing_alpha")}
         fields |= {"init": job.init, "method": job.method, "seed": job.seed}
         fields |= {"labels_per_class": job.labels_per_class}
         fields |= {"backbone": self.start.backbone, "resolution": self.start.resolution}

@@ -80,7 +80,7 @@ HELD = {
         run_folder""",
     "recipes/test_supervised.py": "engine/ choices train/classifier_config train/classifier_recipe",
     "recipes/test_probe_start.py": "engine/train/ classifier_start",
-    "engine/train/test_presets.py": "engine/train/ tile_config",
+    "recipes/test_jigsaw.py": "engine/train/ tile_config",
     "recipes/test_transfer.py": "engine/ train/fine_tuning train/tuning_config report/heatmap",
     "tools/test_bench_harness.py": """tools/ bench_loaders bench/backends bench/contender bench/corpus
         bench/harness bench/measure bench/names bench/records bench/table bench/workload

@@ -1,7 +1,7 @@
 """The backends, and which of them serves a loader.
 
-A backend is an object in a file of its own; to add one, write its file and name it in `BACKENDS` and in
-`loaders.options.BackendName`.
+A backend is an object in a file of its own. CONTRIBUTING.md, "Add a backend", lists the files that a new one
+touches. "auto" never takes one by itself: `choose_backend` is its rule.
 """
 
 from __future__ import annotations

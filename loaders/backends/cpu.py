@@ -142,7 +142,6 @@ class CpuRenderer(Renderer):
         """Load the kernels that the views need, or compile them."""
         super().__init__(work.options)
         self.work = work
-        self.bad_rows: dict[int, str] = {}
         self.torch_dtype: torch.dtype = getattr(torch, work.options.dtype)
         self._dtype = np.dtype(_CARRIERS[work.options.dtype])
         self._crc32 = work.split.pack.columns.crc32 if work.options.verify else None

@@ -145,11 +145,15 @@ class Renderer(ABC):
 
     def __init__(self, options: LoaderOptions) -> None:
         """Take how far to work ahead and how long to wait from the options."""
-        self.options = options
+        self.options, self.bad_rows = options, {}
 
     @abstractmethod
     def submit(self, request: Request) -> Pending:
-        """Begin a batch."""
+        """Begin a batch of the request's rows, in their order.
+
+        A damaged row is replaced by the next readable row of the split and noted in `bad_rows`; in evaluation
+        it stays in its place and is marked invalid; with `bad_images="raise"` it is a `BadImageError`.
+        """
 
     def walk(self, requests: Sequence[Request]) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch's requests in their order, working ahead.
@@ -166,7 +170,10 @@ class Renderer(ABC):
         )
 
     def close(self, timeout_s: float) -> None:
-        """Free what the crew does not free; a thread that hangs is left behind after `timeout_s`."""
+        """Free what the crew's threads do not hold; a thread that hangs is left behind after `timeout_s`.
+
+        The loader calls it for what `Backend.renderer` gave to `work.crew.keep`.
+        """
         return
 
 
@@ -178,7 +185,10 @@ class Backend(Protocol):
         """Its name in `LoaderOptions.backend`."""
 
     def refusal(self, work: Work) -> UserError | None:
-        """Return the error that says why the backend cannot do a work; None if it can do it."""
+        """Return the error that says why the backend cannot do a work; None if it can do it.
+
+        It is asked first, so a library that is missing is found here.
+        """
 
     def renderer(self, work: Work) -> Renderer:
         """Return the renderer of a work that is not refused."""

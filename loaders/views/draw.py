@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -265,3 +266,5 @@ def _draw_operation(
             known = policy.normalize if isinstance(policy.normalize, Normalize) else IMAGENET
             colour = (mode == "noise", 255 * np.clip(known.mean, 0.0, 1.0))
             draw_erasing(*at, number, float(p), *shape, resolution, *colour, slot, out.codes, out.args)
+        case _:
+            assert_never(operation)

@@ -36,5 +36,20 @@ def test_every_name_of_a_backend_is_one_in_the_tuple():
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(photo_pack):
-    with pytest.raises(UserError, match=r"one of auto, cpu, stream, dali, ffcv, resident, found 'gpu'"):
+    with pytest.raises(UserError, match=f"one of {', '.join(get_args(BackendName))}, found 'gpu'"):
         build_loader(photo_pack.split("train"), (presets.weak(16),), 8, options=LoaderOptions(backend="gpu"))
+
+
+def test_what_a_backend_refuses_is_refused_before_anything_else_is_asked(photo_pack, monkeypatch):
+    class Missing:
+        name = "missing"
+
+        def refusal(self, work):
+            return UserError("backend missing: its library is not installed; pip install it")
+
+    monkeypatch.setattr("loaders.build.choose_backend", lambda *_: (Missing(), "as asked"))
+    split, views = photo_pack.split("train"), (presets.weak(16),)
+    with pytest.raises(UserError, match="its library is not installed"):
+        build_loader(split, views, 8)
+    with pytest.raises(UserError, match="its library is not installed"):
+        build_paired_loader(split, split, views, views, 4, 1)

@@ -372,9 +372,13 @@ def test_a_thousand_epochs_leave_nothing_behind(build, photo_pack, num_epochs):
         for epoch in range(settling, num_epochs):
             take(loader, epoch)
         gc.collect()
+        end = time.monotonic() + 10  # a thread of FFCV's last epoch may be about to end
+        while process.num_threads() > before[1] and time.monotonic() < end:
+            time.sleep(0.01)
         after = (process.memory_info().rss, process.num_threads(), process.num_fds())
     assert after[0] - before[0] < 2e6 + 6e6 * (num_epochs - settling) / 900
-    assert after[1:] == before[1:]
+    assert after[1] <= before[1]
+    assert after[2] == before[2]
 
 
 NO_POLICY, BORROWED = ("weak",), (replace(presets.weak(16), shares_draws_of=1),)

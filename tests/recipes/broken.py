@@ -202,7 +202,7 @@ BREAKS = {
     "deepcluster": _recipe("deepcluster", "deepcluster_loss", SHUFFLED, _shuffled(1)),
     "supervised": _recipe("supervised", "mixed_cross_entropy", SHUFFLED, _rolled_labels),
     "transfer": Break(
-        *("engine.train.fine_tuning:label_loss", SHUFFLED, _shuffled(1)),
+        *("engine.train.fine_tuning:mix", SHUFFLED, _shuffled(1)),
         ("tests/recipes/test_transfer.py", "it_learns"),
     ),
     "mean_teacher": _recipe(

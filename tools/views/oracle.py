@@ -92,8 +92,9 @@ def _apply(code: int, x: Tensor, args: NDArray[np.float32]) -> Tensor:
             return _warp(x, args)
         case codes.NOISE:
             return _erase(x, args, _noise(args, x.shape[-1]))
-        case _:
+        case codes.CUTOUT:
             return _erase(x, args, torch.from_numpy(args[4:7].copy()).view(3, 1, 1) / 255)
+    raise ValueError(f"oracle: no operation has code {code}")
 
 
 def _erase(x: Tensor, args: NDArray[np.float32], value: Tensor) -> Tensor:

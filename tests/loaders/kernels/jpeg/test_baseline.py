@@ -14,10 +14,12 @@ from numba import njit
 from numpy.typing import NDArray
 from PIL import Image
 
-from loaders.kernels.cache import kernel
+from loaders.backends.decoding import EncodedRows
 from loaders.kernels.jpeg import idct
-from loaders.kernels.jpeg.baseline import decode_baseline, make_baseline, sample_bytes, scan_bytes
+from loaders.kernels.jpeg.baseline import make_baseline, sample_bytes, scan_bytes
+from loaders.kernels.jpeg.decode import FOUND_DAMAGE, decode_all
 from loaders.kernels.jpeg.entropy import PLACES
+from loaders.kernels.jpeg.turbojpeg import AHEAD
 from tests.loaders.kernels.jpeg.harm import harm
 from tests.loaders.packs.inputs import pixels
 
@@ -25,12 +27,8 @@ SUBSAMPLINGS = ["444", "422", "420", "440", "gray"]
 EDGE = 64
 
 
-@kernel
-def _decode(data, height, width, region, base, scan, samples, planes):
-    return decode_baseline(data, height, width, region, base[0], scan, samples, planes)
-
-
 BASE = make_baseline()
+NO_DECOMPRESSOR = 0  # so that what our own code leaves to libjpeg-turbo fails
 
 
 def decoded(
@@ -38,13 +36,18 @@ def decoded(
 ) -> NDArray[np.uint8] | None:
     """Return uint8 [3, H, W] of a region, None where the file is left to libjpeg-turbo."""
     place = region or (0, 0, height, width)
-    size = 3 * place[2] * place[3]
-    planes = np.full(EDGE + size + EDGE, 7, np.uint8)
-    done = _decode(
-        np.frombuffer(data, np.uint8), height, width, np.array(place), BASE,
-        np.empty(scan_bytes(len(data)), np.uint8), np.empty(sample_bytes(height, width), np.uint8),
-        planes[EDGE : EDGE + size],
+    size, whole = 3 * place[2] * place[3], 3 * height * width
+    planes = np.full(EDGE + whole + EDGE, 7, np.uint8)
+    rows = EncodedRows.of_jpegs([np.frombuffer(data, np.uint8)], np.array([height]), np.array([width]))
+    rows.regions[0] = place
+    found = np.zeros(3, np.int64)
+    done = decode_all(
+        NO_DECOMPRESSOR, rows.addresses, rows.sizes, rows.encodings, rows.heights, rows.widths, rows.regions,
+        rows.whole, 0, np.zeros(1, np.int64), BASE, np.empty(scan_bytes(len(data)), np.uint8),
+        np.empty(AHEAD, np.uint8), np.empty(int(sample_bytes(height, width)), np.uint8),
+        planes[EDGE : EDGE + whole], found,
     )  # fmt: skip
+    assert done or found[0] == FOUND_DAMAGE
     assert (planes[:EDGE] == 7).all()
     assert (planes[EDGE + size :] == 7).all()
     return planes[EDGE : EDGE + size].reshape(3, place[2], place[3]) if done else None
