@@ -203,7 +203,7 @@ class Candidates:
 
     @contextmanager
     def shown(self, split: Split) -> Iterator[Loader[Batch]]:
-        """Open the classifier's input: features in place of images, where the strategy has features."""
+        """Open the classifier's input: features in place of images, if the strategy has any."""
         assert self.classifier is not None
         with self.loader(split, self.classifier.view) as loader:
             store = self.store(split) if self.uses_features and self.same_backbone else None
@@ -282,7 +282,7 @@ def known_labels(config: Config, pack: Pack) -> LabelTable:
 
 
 def open_images(config: Config, pack: Pack, known: LabelTable) -> Split:
-    """Return the images to ask for: without a label, and neither test images nor copies of test images."""
+    """Return the images to ask for: without a label, no test images and no copies of these."""
     pool = pack.pool(config.unlabeled_splits)
     rows = pool.rows(np.flatnonzero(pool.labels(known) < 0))
     test_split = "test" if config.test_split is None and "test" in pack.splits else config.test_split

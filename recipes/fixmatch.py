@@ -53,8 +53,8 @@ class Config(ClassifierConfig):
     weight_decay: float = 5e-4
     """Weight decay, for weights only. Paper: 0.0005 (0.001 on CIFAR-100)."""
     ema_decay: Share = 0.999
-    """Decay of the average of the weights; the average is what is measured and kept. It begins with a
-    warm-up, in which it follows the weights more closely. Paper and report: 0.999, without the warm-up."""
+    """Decay of the average of the weights, which is measured and kept. In a warm-up, the average follows the
+    weights more closely. Paper and report: 0.999, without the warm-up."""
     ema_statistics: Literal["average", "copy"] = "average"
     """BatchNorm's statistics in that average: averaged like the weights; or copied from the trained network,
     whose BatchNorm then has a momentum of 0.001, as in the published codes, which take a million steps."""

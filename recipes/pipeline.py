@@ -136,7 +136,7 @@ TITLES: dict[str, str] = {
 
 
 class Chain:
-    """What one stage passes to the next: the best run so far, and the accuracies so far."""
+    """What a stage passes on: the best run and the accuracies so far."""
 
     def __init__(self, config: Config) -> None:
         """Begin with --init, if it is given."""
@@ -150,7 +150,7 @@ class Chain:
         return self.best is not None and best_weights(self.best) is not None
 
     def begin(self, kind: type[RunT], out: str, epochs: int, batch_size: int) -> RunT:
-        """Return a recipe's defaults with the options that all trainings of the chain share."""
+        """Return a recipe's defaults with the options that all trainings share."""
         config = self.config
         return kind(
             pack=config.pack,
@@ -170,7 +170,7 @@ class Chain:
     def begin_with_labels(
         self, kind: type[ClassifierT], out: str, epochs: int, batch_size: int
     ) -> ClassifierT:
-        """Return the same for a recipe with labels, with the known labels and the split to measure on."""
+        """Return the same for a recipe with labels, with these and the split to measure on."""
         config = self.config
         return replace(
             self.begin(kind, out, epochs, batch_size),

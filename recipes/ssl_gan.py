@@ -56,8 +56,8 @@ class Config(GanConfig, ClassifierConfig):
     flat_share: Share = 2 / 3
     """Share of the run before the rates fall linearly to 0. Authors' code: 800 of 1,200 epochs."""
     ema_decay: Share = 0.9999
-    """Decay of the average of the discriminator's weights; the average is what is measured. It begins with a
-    warm-up, in which it follows the weights more closely. Authors' code: 0.9999, from zero."""
+    """Decay of the average of the discriminator's weights, which is measured. In a warm-up, the average
+    follows the weights more closely. Authors' code: 0.9999, from zero instead of the warm-up."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -58,7 +58,7 @@ class Config(ClassifierConfig):
     usual_start: ClassVar[ClassifierStart] = "probe"
     ema_decay: Share | None = None
     """Decay of a moving average of the weights and of BatchNorm's statistics, measured and kept beside them.
-    It begins with a warm-up, in which it follows the weights more closely. None by default."""
+    In a warm-up, the average follows the weights more closely. None by default."""
 
     def __post_init__(self) -> None:
         """Refuse smoothing that leaves nothing of a label."""
