@@ -16,7 +16,7 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True)
 class Config:
-    """Compile the kernels of packing, float32 views and crops as bytes; compiled ones are only loaded."""
+    """Compile the kernels of packing, order, float32 views, crops as bytes and balanced pseudo-labels."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -26,6 +26,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import numpy as np
 import simplejpeg
 
+from engine.labels.select import BalancedSelector
 from loaders import LoaderOptions, open_pack
 from loaders.build import build_loader
 from loaders.packs.bulk import load_kernels
@@ -56,13 +57,15 @@ def warm() -> None:
     jpeg = simplejpeg.encode_jpeg(np.zeros((_SIDE, _SIDE, 3), np.uint8), colorsubsampling="420")
     load_kernels()
     shrink_planes(jpeg, 1, _SIDE // 2, _SIDE // 2, 90)
+    BalancedSelector(2, 1, 1).update(np.zeros((1, 2), np.float32), np.zeros(1, np.int64))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "images").mkdir()
         (folder / "images" / "one.jpg").write_bytes(jpeg)
         pack_dataset(PackOptions(parse_splits([f"all={folder / 'images'}"]), folder / "pack", workers=1))
         split, options = open_pack(folder / "pack").split("all"), LoaderOptions(backend="cpu", num_threads=1)
-        build_loader(split, _VIEWS, 1, options=options).close()
+        with build_loader(split, _VIEWS, 1, options=options) as loader:
+            next(iter(loader))
         crop = presets.crop_flip(_SIDE, normalize=None)
         build_loader(split, (crop,), 1, options=replace(options, dtype="uint8")).close()
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 
 from engine.choices import Duplicates
 from engine.train.distributed import all_gather, world_size
 from loaders.common.errors import UserError
+from loaders.kernels.cache import exact_inlined, exact_kernel
 
 Scores = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -227,12 +227,12 @@ def suggest_per_class(counted: Sequence[DuplicateCount], max_share: float = 0.01
     return suggested
 
 
-@njit(nogil=True, cache=True)
+@exact_inlined
 def _worse(score_a: float, row_a: int, score_b: float, row_b: int) -> bool:
     return score_a < score_b or (score_a == score_b and row_a > row_b)
 
 
-@njit(nogil=True, cache=True)
+@exact_inlined
 def _offer(score: float, row: int, heap_score: Scores, heap_row: Rows, size: Rows) -> None:
     # A heap whose root is the worst entry kept; `size` is int64 [1].
     num_kept = size[0]
@@ -264,13 +264,13 @@ def _offer(score: float, row: int, heap_score: Scores, heap_row: Rows, size: Row
     heap_score[place], heap_row[place] = score, row
 
 
-@njit(nogil=True, cache=True)
+@exact_kernel
 def _offer_all(score: Scores, row: Rows, heap_score: Scores, heap_row: Rows, size: Rows) -> None:
     for i in range(score.size):
         _offer(score[i], row[i], heap_score, heap_row, size)
 
 
-@njit(nogil=True, cache=True)
+@exact_kernel
 def _offer_top_classes(
     scores: Scores, rows: Rows, top_k: int, heap_score: Scores, heap_row: Rows, size: Rows
 ) -> int:

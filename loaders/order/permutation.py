@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from loaders.common.checks import check_whole
 from loaders.common.errors import UserError
+from loaders.kernels.cache import exact_kernel
 
 Positions = NDArray[np.int64]
 Keys = NDArray[np.uint64]
@@ -97,7 +98,7 @@ def _splitmix(word: int) -> int:
     return word ^ (word >> 31)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _mix(half: np.uint64, key: np.uint64) -> np.uint64:
     # 32 well-mixed bits of a half (below 2^32) under a key.
     word = (half + key) * _GOLDEN
@@ -105,7 +106,7 @@ def _mix(half: np.uint64, key: np.uint64) -> np.uint64:
     return (word * _MIX_C) >> _SHIFT_32
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, inline="always")
 def _feistel(cell: np.uint64, keys: Keys, high_cells: np.uint64, low_bits: np.uint64) -> np.uint64:
     low_mask = (uint64(1) << low_bits) - uint64(1)
     high, low = cell >> low_bits, cell & low_mask
@@ -116,7 +117,7 @@ def _feistel(cell: np.uint64, keys: Keys, high_cells: np.uint64, low_bits: np.ui
     return (high << low_bits) | low
 
 
-@njit(nogil=True, cache=True)
+@exact_kernel
 def _permute_kernel(
     positions: Positions,
     rows: Positions,
