@@ -1,20 +1,20 @@
-r"""Active learning: ask for the labels that would tell most.
+r"""Active learning: ask for the labels that would teach most.
 
 Example:
     python recipes/active.py --pack packs/mine --run runs/fixmatch --init runs/barlow --out runs/ask
 
-Whoever labels opens request.html, which needs no network, gives each image a class by a click or a key and
-saves the table; or fills in the column `label` of request.csv with class names; then
+Open request.html, which needs no network, give each image a class by a click or a key, and save the table.
+Or fill in the column `label` of request.csv with class names. Then
 
     python recipes/active.py --pack packs/mine --filled runs/ask/request.csv --out runs/bought
 
 writes bought.parquet, a label table for the `--extra-labels` of every recipe. In experiments `--oracle`
 takes the labels from the pack's own table instead and writes bought.parquet at once.
 
-Where nothing has a label yet, and so no classifier exists, `--strategy random` needs no network and
-`--strategy k_centre` any start (`--init`): it covers the images by those that lie farthest from each other.
+While no image has a label, there is no classifier. `--strategy random` then needs no network;
+`--strategy k_centre` needs any start (`--init`) and chooses images that lie far from each other.
 
-Sources: Zhou, Wan, Li 2021, section 3.4: embeddings, k-means with cosine similarity in 200 clusters, and of
+Sources: Zhou, Wan, Li 2021, section 3.4: embeddings, k-means with cosine similarity in 200 clusters, and from
 each cluster the 64 images with the smallest margin of confidence. Sener and Savarese 2018 (arXiv 1708.00489),
 algorithm 1, for k_centre.
 
@@ -44,7 +44,7 @@ Strategy = Literal["cluster_margin", "margin", "k_centre", "random"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PackConfig, ForwardConfig):
-    """Choose images to have labelled, or turn the labels given into a table."""
+    """Choose images to be labelled, or turn given labels into a table."""
 
     out: Path
     """Folder for the request and the labels."""
@@ -54,32 +54,32 @@ class Config(PackConfig, ForwardConfig):
     """Run, checkpoint, timm:NAME, hf:REPO or weights file whose backbone gives the features of cluster_margin
     and k_centre, see docs/pretrained.md; --run by default. Report: the unsupervised one."""
     backbone: str | None = None
-    """Network of a weights file that does not say it."""
+    """Network of a weights file that does not name it."""
     filled: Path | None = None
     """A request.csv with its labels filled in: write bought.parquet and do nothing else."""
     new_classes: bool = False
-    """Add the classes that --filled names and the pack does not have, for good, behind those that it has."""
+    """Add classes that --filled names and the pack lacks, for good, after the classes of the pack."""
     oracle: bool = False
     """Take the labels from the pack's own table, for experiments."""
     strategy: Strategy = "cluster_margin"
-    """The report's; or the smallest margins of all images; images that lie farthest from all labelled and
-    chosen ones (k_centre); images at random."""
+    """cluster_margin: the report's; margin: the smallest margins of all images; k_centre: images that lie
+    farthest from all labelled and chosen ones; random: images at random."""
     clusters: Count = 200
     """Clusters of k-means. Report: 200, for 800 classes of which many are alike."""
     per_cluster: Count = 64
-    """Images of each cluster; the other strategies take clusters * per_cluster in all. Report: 64."""
+    """Images from each cluster; the other strategies take clusters * per_cluster in all. Report: 64."""
     unlabeled_splits: tuple[str, ...] = ("unlabeled",)
     """Splits to choose from."""
     labeled_split: str = "train"
     """Split whose true labels are known already; "" for none."""
     labels_per_class: int | None = None
-    """Use only so many of those labels per class; all by default."""
+    """Use only this many of those labels per class; all by default."""
     label_seed: int = 0
     """Seed of the choice of those labels."""
     extra_labels: tuple[Path, ...] = ()
     """Label tables bought before: their images are not asked for again. No pseudo-labels here."""
     test_split: str | None = None
-    """Split that is measured on: neither its images nor copies of them are asked for. By default test, where
+    """Split to measure on: neither its images nor copies of them are asked for. By default test, where
     the pack has such a split; "" for none."""
     cycle: Count = 1
     """Number of this request, kept in the table."""
@@ -89,7 +89,7 @@ class Config(PackConfig, ForwardConfig):
     """Side of the views; that of the run's network by default."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that choose nothing."""
+        """Refuse numbers by which no image would be chosen."""
         check_numbers(self)
         check_folder(self.out)
         if self.new_classes and self.filled is None:
@@ -135,11 +135,11 @@ COLUMNS = ("row", "key", "cluster", "margin", "guess", "label")
 
 @dataclass(frozen=True)
 class Request:
-    """Images to have labelled, in the order of their rows.
+    """Images to be labelled, in the order of their rows.
 
     Attributes:
         row: int64 [M], rows of the pack.
-        cluster: int64 [M]; -1 where the strategy has none.
+        cluster: int64 [M]; -1 where the strategy has no clusters.
         margin: float32 [M], lead of the most probable class over the second; NaN without a classifier.
         guess: int64 [M], the most probable class; -1 without a classifier.
         confidence: float32 [M], its probability; 0 without a classifier.
@@ -156,11 +156,11 @@ class Candidates:
     """The images to choose from, those that have a label, and the networks that look at them."""
 
     def __init__(self, config: Config, pack: Pack) -> None:
-        """Find them; nothing is decoded yet.
+        """Find the images and the networks; nothing is decoded yet.
 
         Raises:
-            UserError: a strategy without its network, no image without a label, or an oracle that does not
-                know one of them.
+            UserError: a strategy without its network, no image without a label, or an oracle without the
+                label of an image.
         """
         needs_classifier = config.strategy in ("cluster_margin", "margin")
         if config.run is None and needs_classifier:
@@ -192,7 +192,7 @@ class Candidates:
     def predict(self) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
         """Return the rows that can be read, int64 [N], and their probabilities, float32 [N, C].
 
-        None where there is no classifier.
+        Without a classifier, return None.
         """
         if self.classifier is None:
             return None
@@ -203,7 +203,7 @@ class Candidates:
 
     @contextmanager
     def shown(self, split: Split) -> Iterator[Loader[Batch]]:
-        """Open what the classifier predicts: features in place of images, where the strategy has them."""
+        """Open the classifier's input: features in place of images, if the strategy has any."""
         assert self.classifier is not None
         with self.loader(split, self.classifier.view) as loader:
             store = self.store(split) if self.uses_features and self.same_backbone else None
@@ -258,7 +258,7 @@ class Candidates:
 
     @contextmanager
     def loader(self, split: Split, view: EvaluationView) -> Iterator[EpochLoader]:
-        """Open a loader of some images as a network is shown them, and close it."""
+        """Open a loader of images in a network's evaluation view, and close it."""
         config = self.config
         loader = build_loader(
             split,
@@ -274,7 +274,7 @@ class Candidates:
 
 
 def known_labels(config: Config, pack: Pack) -> LabelTable:
-    """Return the labels that are known already, none where there are none."""
+    """Return the labels that are known already, possibly none."""
     if not config.extra_labels and not has_labels(pack, config.labeled_split):
         return LabelTable.of(np.zeros(0, np.int64), np.zeros(0, np.int64), len(pack.classes))
     few = (config.labels_per_class, config.label_seed, config.extra_labels)
@@ -282,7 +282,7 @@ def known_labels(config: Config, pack: Pack) -> LabelTable:
 
 
 def open_images(config: Config, pack: Pack, known: LabelTable) -> Split:
-    """Return the images without a label that may be asked for: none to measure on, and no copy of one."""
+    """Return the images to ask for: without a label, no test images and no copies of these."""
     pool = pack.pool(config.unlabeled_splits)
     rows = pool.rows(np.flatnonzero(pool.labels(known) < 0))
     test_split = "test" if config.test_split is None and "test" in pack.splits else config.test_split
@@ -299,13 +299,13 @@ def open_images(config: Config, pack: Pack, known: LabelTable) -> Split:
 
 
 def choose(config: Config, pack: Pack) -> Request:
-    """Embed, cluster, and take the smallest margins of each cluster; or as the other strategies do."""
+    """Embed, cluster, and take the smallest margins of each cluster; or follow another strategy."""
     candidates, budget = Candidates(config, pack), config.clusters * config.per_cluster
     rows, predicted = candidates.rows, candidates.predict()
     if predicted is not None:
         rows = predicted[0]
     if candidates.uses_features:
-        rows, features = candidates.features(candidates.open)  # the same rows: what can be read
+        rows, features = candidates.features(candidates.open)  # again the rows that can be read
     cluster, margin = np.full(len(rows), -1, np.int64), np.full(len(rows), np.nan, np.float32)
     guess, confidence = np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.float32)
     if predicted is not None:
@@ -352,9 +352,9 @@ def read_filled(path: Path, pack: Pack, cycle: int, new_classes: bool = False) -
 
     Args:
         path: the request, as request.html saves it.
-        pack: that it asks for; gets the new classes, in memory and on disk.
+        pack: of the request; gets the new classes, in memory and on disk.
         cycle: kept in the table.
-        new_classes: take classes that the pack does not have.
+        new_classes: accept classes that the pack does not have.
 
     Raises:
         UserError: no such file, other columns, an unknown class, a wrong row, or no label at all.
@@ -405,7 +405,7 @@ def ask_oracle(pack: Pack, rows: NDArray[np.int64], cycle: int) -> LabelTable:
     """Return the pack's own labels of the requested images, int64 [M] rows.
 
     Raises:
-        UserError: the pack does not know one of them.
+        UserError: the pack does not know one of the labels.
     """
     labels = pack.labels.dense(len(pack))[rows]
     if (labels < 0).any():
@@ -415,7 +415,7 @@ def ask_oracle(pack: Pack, rows: NDArray[np.int64], cycle: int) -> LabelTable:
 
 
 def run(config: Config) -> Path:
-    """Do what the command says; return the request, or the table of labels where they are known."""
+    """Run the command; return the path of the request, or of the label table where labels are known."""
     refuse_ranks("active")
     pack = open_pack(config.pack, config.loader.store)
     bought = config.out / "bought.parquet"

@@ -63,7 +63,7 @@ class Config(StartConfig):
     final_lr_factor: float = 0.001
     """Learning rate at the end over its peak, by a cosine. Paper: 1/1000."""
     batchnorm: Literal["per_view", "joint"] = "per_view"
-    """Statistics of each view apart, as in the authors' code, or of both views joined."""
+    """BatchNorm's statistics: of each view apart, as in the authors' code, or of both views joined."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -99,14 +99,14 @@ VECTOR_LR_SHARE = 0.024
 def peak_learning_rates(config: Config) -> tuple[float, float]:
     """Return the peak learning rates (weights, vectors) for the batch size of the run.
 
-    "auto" interpolates the authors' table linearly in log2 of the batch size and keeps its ends beyond it.
+    "auto" interpolates the authors' table linearly in log2 of the batch size; beyond the table, its nearest
+    end counts.
 
-    The vectors' rate and the number of ranks: in the authors' code the all-reduce of the correlation is
-    invisible to autograd, so on R ranks every gradient is 1/R of the loss's. LARS undoes that for weights,
-    whose update it rescales to the weight's norm, but vectors are left out of LARS: there the published
-    0.0048 acted as 0.0048 / R. Gradients here are those of the loss, whatever R is. So 0.0048 means the
-    same on any number of ranks, equals the published code run on one, and is R times as large a step as the
-    published code took on R. To repeat a published run of R ranks, give --lr-vectors 0.0048 / R.
+    In the authors' code the all-reduce of the correlation is invisible to autograd, so on R ranks every
+    gradient is 1/R of the loss's. LARS undoes that for weights, since it rescales their update to the
+    weight's norm. Vectors are left out of LARS: for them, the published 0.0048 acted as 0.0048 / R. Here
+    the gradients are those of the loss for any R. So 0.0048 means the same on any number of ranks, as in the
+    published code on one rank. To repeat a published run of R ranks, give --lr-vectors 0.0048 / R.
     """
     table = sorted(LR_BY_BATCH_SIZE.items())
     lr_weights = config.lr_weights
@@ -158,7 +158,7 @@ class BarlowTwins(Recipe):
         )
 
     def make_optimizer(self) -> LARS:
-        """Return LARS; vectors take neither weight decay nor its rescaling (paper, section 2.2)."""
+        """Return LARS; vectors get neither weight decay nor LARS's rescaling (paper, section 2.2)."""
         lr_weights, lr_vectors = peak_learning_rates(self.config)
         weights, vectors = split_by_dimension(self)
         return LARS(

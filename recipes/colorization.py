@@ -33,8 +33,8 @@ class Config(RunConfig):
     split: str = "unlabeled"
     """Split of the pack to train on; its labels are not read."""
     backbone: str = "alexnet_bn"
-    """Any network with maps: alexnet_bn, a convolutional one of timm, or tiny_resnet for a CPU. Paper: one
-    like VGG, and AlexNet for the features."""
+    """A convolutional network: alexnet_bn, one of timm, or tiny_resnet for a CPU. Paper: a network like
+    VGG, and AlexNet for the features."""
     resolution: int = 176
     """Side of the views in pixels, at least 16. Authors' code: 176."""
     min_crop: float = 0.47
@@ -48,16 +48,16 @@ class Config(RunConfig):
     batch_size: int = 40
     """Images per step over all ranks. Authors' code: 40."""
     lr: float = 3e-5
-    """Peak learning rate of Adam. Paper: 0.00003, for weeks; for hours take 0.001."""
+    """Peak learning rate of Adam. Paper: 0.00003, over weeks; over hours take 0.001."""
     lr_milestones: tuple[float, ...] = (6.2, 11.7)
-    """Epochs after which the learning rate falls. Paper: after 200,000 and 375,000 steps, as many epochs."""
+    """Epochs after which the learning rate falls. Paper: 200,000 and 375,000 steps, as many epochs."""
     lr_decay: float = 0.32
-    """What the learning rate is multiplied by then. Paper: to 0.00001 and 0.000003."""
+    """Factor of the learning rate at each milestone. Paper: to 0.00001 and 0.000003."""
     weight_decay: float = 1e-3
     """Weight decay of all parameters. Paper: 0.001."""
 
     def __post_init__(self) -> None:
-        """Refuse views that have no quarter."""
+        """Refuse views that are too small for a quarter of them."""
         super().__post_init__()
         if self.resolution < 16:
             raise UserError(f"resolution: expected at least 16, found {self.resolution}; raise it")
@@ -98,7 +98,7 @@ SHRINKAGE = 4
 
 
 class Colorization(Recipe):
-    """Backbone and what names colours from its map."""
+    """Backbone, and a head that names colours from its map."""
 
     name = "colorization"
     parts = "rows"
@@ -114,7 +114,7 @@ class Colorization(Recipe):
         self.register_buffer("bins", color_bins(), persistent=False)
         self.head = MapHead(self.backbone, config.resolution, self.side, config.head_width, len(self.bins))
         self.to_intensities = Intensities(IMAGENET.mean, IMAGENET.std)
-        # Part of a checkpoint: how rare a colour is, is told by the images so far.
+        # Part of a checkpoint: the images so far tell how rare a colour is.
         self.register_buffer("counts", torch.zeros(len(self.bins), dtype=torch.float64))
         self._seen: tuple[int, list[Tensor]] = (-1, [])
 
@@ -148,12 +148,12 @@ class Colorization(Recipe):
         return torch.optim.Adam(trained, config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return the steps of the learning rate."""
+        """Return a learning rate that falls in steps."""
         milestones = [round(epoch * steps_per_epoch) for epoch in self.config.lr_milestones]
         return step_decay(milestones, self.config.lr_decay)
 
     def write_results(self, out: Path) -> None:
-        """Draw lightness, colours that were found, and views into `out`/colorized.png."""
+        """Draw the lightness, the predicted colours and the views into `out`/colorized.png."""
         (views, *_), _ = load_samples(out)
         x = self.to_intensities(views.to(self.bins.device))
         lab = rgb_to_lab(x)

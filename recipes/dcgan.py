@@ -1,16 +1,16 @@
-r"""DCGAN: pre-training by telling generated images from real ones, by features that then classify.
+r"""DCGAN: pre-training by telling generated images from real ones; the features then classify.
 
 Example:
     python recipes/dcgan.py --pack packs/mine --split unlabeled --resolution 96 --out runs/dcgan
     python recipes/transfer.py --pack packs/mine --init runs/dcgan --labels-per-class 1 10 --out runs/few
 
 Source: Radford et al. 2015, "Unsupervised Representation Learning with Deep Convolutional Generative
-Adversarial Networks" (arXiv 1511.06434), section 5.1 for the features; the report is Zhu, Mananghaya, Rivera
-Ruiz 2019, which goes on from here to labels: recipes/ssl_gan.py, which also takes such a run as --init.
+Adversarial Networks" (arXiv 1511.06434), section 5.1 for the features. The report, Zhu, Mananghaya, Rivera
+Ruiz 2019, goes on from here to labels: recipes/ssl_gan.py, which also takes such a run as --init.
 
-Both networks take their steps at once, from one backward pass, as in recipes/ssl_gan.py, whose networks these
-are. Each epoch leaves a sheet of generated images in samples/, the end of the run last.png, and the run says
-when they have become all alike.
+The networks are those of recipes/ssl_gan.py. As there, both take their steps at once, from one backward pass.
+Each epoch leaves a sheet of generated images in samples/, and the end of the run leaves last.png. The run
+says when the images have become all alike.
 
 The algorithm box is `Dcgan.training_step`; its losses are `engine.objectives.dcgan`.
 """
@@ -40,9 +40,9 @@ class Config(GanConfig):
     epochs: Count = 25
     """Passes over the split. Authors' code: 25."""
     batch_size: Count = 128
-    """Real images, and generated ones, per step over all ranks. Paper: 128."""
+    """Real images per step over all ranks, and as many generated ones. Paper: 128."""
     dropout: float = 0.0
-    """Dropout in the discriminator; 0.4 of it on the image. Paper: none."""
+    """Dropout in the discriminator; 0.4 times as much on the image. Paper: none."""
     lr: float = 2e-4
     """Learning rate of Adam, for the discriminator. Paper: 0.0002."""
     lr_generator: float = 2e-4

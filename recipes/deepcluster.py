@@ -1,4 +1,4 @@
-r"""DeepCluster: cluster the images by what the network sees, teach it the clusters, and again.
+r"""DeepCluster: cluster the images by the network's features, teach it the clusters, and repeat.
 
 Example:
     python recipes/deepcluster.py --pack packs/mine --split unlabeled --backbone resnet18 \
@@ -27,7 +27,7 @@ class Config(StartConfig):
     """Pre-train a backbone with DeepCluster."""
 
     split: str = "unlabeled"
-    """Split of the pack to train on; labels it may have are only compared with the clusters."""
+    """Split of the pack to train on; its labels, if any, are only compared with the clusters."""
     backbone: str = "alexnet_bn"
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Paper: AlexNet with BatchNorm."""
     hidden: tuple[Count, ...] = (4096, 4096)
@@ -46,7 +46,7 @@ class Config(StartConfig):
     num_clusters: Count = 10000
     """k of k-means. Paper: 10000, ten times the classes of ImageNet."""
     pca_components: Count = 256
-    """Dimensions that are clustered, whitened and normalised. Paper: 256."""
+    """Dimensions that are whitened, normalised and clustered. Paper: 256."""
     kmeans_iterations: Count = 20
     """Iterations of Lloyd's algorithm. Authors' code: 20."""
     lr: float = 0.05
@@ -86,7 +86,7 @@ class DeepCluster(Recipe):
 
     name = "deepcluster"
     parts = "rows"
-    own_optimizer = True  # its classifier is new in every epoch and must not keep what an optimizer gathers
+    own_optimizer = True  # the classifier is new in every epoch: it must not keep an optimizer's old state
     assignment: Tensor
     weights: Tensor
     nmi: Tensor
@@ -134,7 +134,7 @@ class DeepCluster(Recipe):
     def _cluster(
         self, parts: list[Features], before: np.ndarray, epoch: int
     ) -> tuple[np.ndarray, tuple[float, float]]:
-        """Return the cluster of each row of the pack, and its agreement with the last ones and the labels."""
+        """Return each row's cluster, and the agreement with the last clusters and with the labels."""
         rows, first = np.unique(np.concatenate([p.index.numpy() for p in parts]), return_index=True)
         features = np.concatenate([p.h.numpy() for p in parts])[first]
         labels = np.concatenate([p.labels.numpy() for p in parts])[first]
@@ -152,7 +152,7 @@ class DeepCluster(Recipe):
         return assignment, (float(to_last), float(to_labels))
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Recognise the cluster of each image, every cluster counting the same (equation 1)."""
+        """Recognise the cluster of each image, with equal weight for every cluster (equation 1)."""
         z = self.clustered(batch.views[0])
         logits = self.classifier(torch.relu(z) if self.config.hidden else z)
         terms = deepcluster_loss(logits, self.assignment[batch.index], self.weights)
@@ -177,7 +177,7 @@ class DeepCluster(Recipe):
 
 
 class _Embedding(nn.Module):
-    """What `extract_features` calls: images to what is clustered."""
+    """The network for `extract_features`: it maps images to what is clustered."""
 
     def __init__(self, recipe: DeepCluster) -> None:
         super().__init__()

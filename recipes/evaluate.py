@@ -3,7 +3,7 @@ r"""Measure a run's classifier: accuracies, confusions and calibration, with vie
 Example:
     python recipes/evaluate.py --run runs/fixmatch --pack packs/mine --sizes 96 144 192 --out runs/tested
 
-Test-time augmentation averages the probabilities of all views; every view's own accuracy stands beside it.
+Test-time augmentation averages the probabilities of all views; each view's own accuracy is printed too.
 `tools/probe.py` measures backbones without a classifier.
 
 Source: Zhou, Wan, Li 2021, section 3.5: three sizes, 96, 144 and 192; 56.07 % became 57.54 %.
@@ -44,10 +44,10 @@ class Config(PackConfig, ForwardConfig):
     flips: bool = False
     """Also mirror every view left to right."""
     crop: PositiveShare | None = None
-    """Share of the short side that the views show; that of the training's own measurement by default: all
-    below 128 pixels, 0.875 from there on."""
+    """Share of the short side that the views show; by default as the training measured: all below 128 pixels,
+    0.875 from there on."""
     predictions: bool = True
-    """Write predictions.csv and predictions.npz, which the page is made of."""
+    """Write predictions.csv and predictions.npz, from which the page is made."""
     classes: tuple[str, ...] = ()
     """Classes whose right and wrong images the page shows; by default the two best and the two worst."""
 
@@ -125,10 +125,10 @@ class Evaluated:
 
 
 class BySide(nn.Module):
-    """One classifier for views of several sides: each takes the network of its own."""
+    """One classifier for views of several sides, with a network for each side."""
 
     def __init__(self, network: Classifier, sides: Iterable[int]) -> None:
-        """Fit the network to every side; a copy is made where it has parts of one resolution.
+        """Fit the network to every side; a network whose parts depend on the side is copied.
 
         Raises:
             UserError: a side that its backbone cannot take.
@@ -143,7 +143,7 @@ class BySide(nn.Module):
 
 
 def make_views(config: Config, usual: EvaluationView) -> dict[str, ViewPolicy]:
-    """Return the views of the test-time augmentation, by name; `usual` is that of the training."""
+    """Return the views of the test-time augmentation, by name; `usual` is the view of the training."""
     views = {}
     for size in dict.fromkeys(config.sizes or (usual.resolution,)):
         view = replace(usual, resolution=size, crop=config.crop or usual.crop)

@@ -1,4 +1,4 @@
-r"""FixMatch: semi-supervised training by the confident guesses on weakly changed images.
+r"""FixMatch: semi-supervised training on confident guesses for weakly changed images.
 
 Example, from scratch as in the paper:
     python recipes/fixmatch.py --pack packs/mine --labels-per-class 25 --out runs/fixmatch
@@ -32,8 +32,7 @@ class Config(ClassifierConfig):
     """Train a classifier with FixMatch."""
 
     unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
-    """Splits whose images, without their labels, are the unlabelled ones. Paper: the labelled images stand
-    among them."""
+    """Splits whose images are used without their labels. Paper: the labelled images are among them."""
     backbone: str = "wrn_28_2"
     """wrn_28_2, compact_resnet for a CPU, or any timm name. Paper: WRN-28-2; report: resnet50."""
     resolution: int = 32
@@ -46,7 +45,7 @@ class Config(ClassifierConfig):
     mu: Count = 7
     """Unlabelled images per labelled one. Paper: 7 (5 on ImageNet)."""
     threshold: Share = 0.95
-    """Tau, least probability of a guess to count. Paper: 0.95 (0.7 on ImageNet)."""
+    """Tau, least probability of a guess that counts. Paper: 0.95 (0.7 on ImageNet)."""
     unlabeled_weight: float = 1.0
     """Lambda_u, weight of the loss on unlabelled images. Paper: 1 (10 on ImageNet)."""
     lr: float = 0.03
@@ -54,11 +53,11 @@ class Config(ClassifierConfig):
     weight_decay: float = 5e-4
     """Weight decay, for weights only. Paper: 0.0005 (0.001 on CIFAR-100)."""
     ema_decay: Share = 0.999
-    """Decay of the average of the weights, which is measured and kept, after a warm-up in which it follows
-    them more closely. Paper and report: 0.999, without the warm-up."""
+    """Decay of the average of the weights, which is measured and kept. In a warm-up, the average follows the
+    weights more closely. Paper and report: 0.999, without the warm-up."""
     ema_statistics: Literal["average", "copy"] = "average"
-    """BatchNorm's statistics in that average: average them like the weights; or copy those of the trained
-    network, under a BatchNorm momentum of 0.001, as the published codes do for their million steps."""
+    """BatchNorm's statistics in that average: averaged like the weights; or copied from the trained network,
+    whose BatchNorm then has a momentum of 0.001, as in the published codes, which take a million steps."""
     strong: Literal["fixmatch", "gentle"] = "fixmatch"
     """Strong view: two operations of RandAugment with random magnitude, then Cutout, as in the paper; or
     the same with smaller magnitudes, for images that the paper's would destroy."""
@@ -69,8 +68,8 @@ class Config(ClassifierConfig):
     cosine: Literal["partial", "full"] = "partial"
     """Fall of the learning rate: 7/16 of a half-period, as in the paper; or all of it, down to 0."""
     labeled_among_unlabeled: bool = True
-    """Let images with a label, true or of --extra-labels, stand among the unlabelled ones, as in the paper.
-    Report: the pseudo-labelled are taken out."""
+    """Leave images with a label, true or of --extra-labels, among the unlabelled ones, as in the paper.
+    Report: pseudo-labelled images are taken out."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -101,7 +100,7 @@ class FixMatch(ClassifierRecipe):
         self.config = config
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
-        """Learn the labels, and on strong views what weak views make plain (algorithm 1)."""
+        """Learn the labels, and on strong views the confident guesses for weak views (algorithm 1)."""
         weak, strong = batch.unlabeled.views
         (x,), labels = self.mixed(batch.labeled, step)
         logits = self.classify(x, weak, strong)

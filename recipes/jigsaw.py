@@ -30,11 +30,11 @@ class Config(TileConfig):
     backbone: str = "alexnet_bn"
     """alexnet_bn, any convolutional timm name, or tiny_resnet for a CPU. Paper: AlexNet."""
     resolution: int = 225
-    """Side of the crop, as resized, under the 3x3 cells. Paper: 225."""
+    """Side of the resized crop, which is cut into 3x3 cells. Paper: 225."""
     tile_size: Count = 64
     """Side of a tile, which lies anywhere in its cell. Paper: 64 in cells of 75."""
     num_permutations: Count = 1000
-    """Orders to tell apart, far from each other. Paper: 1000."""
+    """Permutations to tell apart, chosen far from each other. Paper: 1000."""
     min_crop: float = 0.5
     """Smallest share of the image that a view shows. This project's choice; paper: 225 of 256 pixels."""
     gray_p: float = 0.3
@@ -99,7 +99,7 @@ class Jigsaw(Recipe):
 
     @property
     def measured_backbone(self) -> nn.Module:
-        """The backbone, which learns from tiles, as it takes the whole image."""
+        """The backbone, which learns from tiles, made to take whole images."""
         return of_whole_images(self.backbone, self.backbone_name, self.config.resolution)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:

@@ -26,7 +26,7 @@ class Config(ClassifierConfig):
     """Train a classifier with Mean Teacher."""
 
     unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
-    """Splits whose images, without their labels, are the unlabelled ones; the labelled stand among them."""
+    """Splits whose images are used without their labels; the labelled images are among them."""
     backbone: str = "wrn_28_2"
     """wrn_28_2, compact_resnet for a CPU, or any timm name. Paper: a 13-layer network, or a 26-layer ResNet;
     report: resnet152."""
@@ -41,14 +41,14 @@ class Config(ClassifierConfig):
     consistency: Distance = "mse"
     """Distance of the class probabilities. Paper: mse; kl on ImageNet."""
     consistency_weight: float = 100.0
-    """Weight of the consistency after its ramp, beside a class loss divided by all images of the step.
-    Authors' code: 100 for mse, 10 for kl; as a rule the number of classes to its square for mse, 1 to 10
-    for kl."""
+    """Weight of the consistency after its ramp; the class loss is divided by all images of the step.
+    Authors' code: 100 for mse, 10 for kl; as a rule, from the number of classes to its square for mse, and
+    from 1 to 10 for kl."""
     ramp_epochs: float = 5.0
     """Epochs over which the weight rises as exp(-5 (1 - t)^2). Authors' code: 5."""
     ema_decay_early: Share = 0.99
-    """Share of itself that the teacher keeps in a step of the ramp, after a warm-up in which it is the plain
-    mean of the students, as in the authors' code. Paper: 0.99."""
+    """Share of its weights that the teacher keeps in a step of the ramp. In a warm-up before, the teacher is
+    the plain mean of the students, as in the authors' code. Paper: 0.99."""
     ema_decay: Share = 0.999
     """The same after the ramp. Paper: 0.999."""
     lr: float = 0.05
@@ -57,7 +57,7 @@ class Config(ClassifierConfig):
     """Weight decay of all parameters. Authors' code: 0.0002."""
     min_crop: Share = 0.08
     """Smallest share of the image that a view shows. Authors' code on ImageNet: 0.08. On images of 32 pixels
-    the paper has translations by up to 2 pixels and Gaussian noise instead: there take at least 0.5."""
+    the paper has translations by up to 2 pixels and Gaussian noise instead; for these take at least 0.5."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -93,11 +93,11 @@ class MeanTeacher(ClassifierRecipe):
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """What no option names and a checkpoint has to agree in."""
+        """Rules that no option names and that a checkpoint must share."""
         return {**super().rules, "class loss": "divided by all images", "weight decay": "of all parameters"}
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
-        """Classify the labelled images; agree with the teacher, who sees other views, on all of them."""
+        """Classify the labelled images; on all images, agree with the teacher, who sees other views."""
         assert self.average is not None
         labeled, labels = self.mixed(batch.labeled, step)
         pairs = (labeled, batch.unlabeled.views)
@@ -117,7 +117,7 @@ class MeanTeacher(ClassifierRecipe):
         return warmup_cosine(total_steps, 0)
 
     def after_step(self, step: int) -> None:
-        """Move the teacher's weights; its statistics are those of its own passes."""
+        """Move the teacher's weights; BatchNorm's statistics come from the teacher's own passes."""
         early, late = self.config.ema_decay_early, self.config.ema_decay
         self.update_average(step, teacher_decay(step, self.ramp_steps, early, late))
 

@@ -30,7 +30,7 @@ class Config(TileConfig):
     backbone: str = "alexnet_bn"
     """alexnet_bn, any convolutional timm name, or tiny_resnet for a CPU. Paper: AlexNet."""
     resolution: int = 225
-    """Side of the crop, as resized, under the 3x3 cells. This project's choice."""
+    """Side of the resized crop, which is cut into 3x3 cells. This project's choice."""
     tile_size: Count = 64
     """Side of a patch, which lies anywhere in its cell. Paper: 96, with a gap of 48 and 7 of jitter."""
     min_crop: float = 0.5
@@ -88,7 +88,7 @@ class Patches(Recipe):
 
     @property
     def measured_backbone(self) -> nn.Module:
-        """The backbone, which learns from tiles, as it takes the whole image."""
+        """The backbone, which learns from tiles, made to take whole images."""
         return of_whole_images(self.backbone, self.backbone_name, self.config.resolution)
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:

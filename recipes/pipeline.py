@@ -1,4 +1,4 @@
-r"""The whole pipeline of the winning report: each stage goes on from the one before and is measured.
+r"""The whole pipeline of the winning report: each stage starts from the one before and is measured.
 
 Example:
     python recipes/pipeline.py --pack packs/mine --backbone resnet50 --resolution 96 --oracle --out runs/all
@@ -6,10 +6,10 @@ Example:
 pretrain (Barlow Twins) -> fine_tune -> rounds (balanced pseudo-labels) -> fixmatch -> active (more labels)
 -> tta, ending in ablation.csv and ablation.png: what each stage brought on this pack, for better or worse.
 
-The same command again goes on where it stopped, also inside a stage. `--skip` leaves stages out. Without
-`--oracle` the active stage writes OUT/active/request.html and stops; label on that page, turn what it saves
-into a table by `recipes/active.py --pack PACK --filled request.csv --out OUT/active`, and give the command
-again. All in one process: with several GPUs launch the stages by themselves.
+The same command, given again, continues where it stopped, even inside a stage. `--skip` leaves stages out.
+Without `--oracle` the active stage writes OUT/active/request.html and stops. Label on that page, turn the
+saved file into a table by `recipes/active.py --pack PACK --filled request.csv --out OUT/active`, and give the
+command again. All stages run in one process; with several GPUs, launch each stage by itself.
 
 Source: Zhou, Wan, Li 2021, "Semi-supervised Learning Competition Report", table 2: 46.6 % after pre-training
 and fine-tuning, 52.4 after the rounds, 54.5 with FixMatch, 56.1 with more labels, 57.5 with augmented tests.
@@ -41,31 +41,31 @@ class Config(PackConfig, PresetOptions):
     """Run all stages on one pack and measure each."""
 
     out: Path
-    """Folder of all stages; what it holds already is gone on with."""
+    """Folder of all stages; stages that it holds already are continued."""
     backbone: str = "resnet50"
     """Any timm name, or tiny_resnet for a CPU. Report: resnet50."""
     resolution: Count = 96
     """Side of the views in pixels. Report: 96."""
     init: Path | None = None
-    """Network in place of the first stage, or to begin it (--pretrain.from-init); see docs/pretrained.md."""
+    """Network that replaces the first stage, or begins it (--pretrain.from-init); see docs/pretrained.md."""
     labeled_split: str = "train"
-    """Split whose true labels are used; where it is "" or has none, --extra-labels are all."""
+    """Split whose true labels are used; if it is "" or has no labels, --extra-labels alone are used."""
     labels_per_class: int | None = None
-    """Use only so many of those labels per class, or of --extra-labels where these are all; else all."""
+    """Use only this many labels per class of that split, or of --extra-labels alone; all by default."""
     extra_labels: tuple[Path, ...] = ()
-    """Label tables to train on besides, in every stage. The first label of a row counts."""
+    """Further label tables to train on, in every stage. The first label of a row counts."""
     unlabeled_split: str = "unlabeled"
     """Split of the images without labels."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Train on labels of that split, or of copies of its images, all the same; they are named under leaks."""
+    """Train even on labels of that split, or of copies of its images; they are named under leaks."""
     seed: int = 0
     """Seed of the weights, the order, the views and the choice of labels."""
     flip_p: float = 0.5
     """Probability of a horizontal flip; 0 where left and right carry meaning."""
     skip: tuple[Stage, ...] = ()
-    """Stages to leave out; the next goes on from the last that ran."""
+    """Stages to leave out; the next stage starts from the last that ran."""
     oracle: bool = False
     """Take the active labels from the pack's own table, for experiments."""
     sizes: tuple[Count, ...] = (96, 144, 192)
@@ -90,7 +90,7 @@ class Config(PackConfig, PresetOptions):
     """How the loaders work."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that make no run."""
+        """Refuse options that make no run."""
         check_numbers(self)
         check_folder(self.out)
         if self.pretrain.from_init and self.init is None:
@@ -120,7 +120,7 @@ from loaders.packs import Pack
 from loaders.packs.labels.leaks import shared_rows
 from loaders.packs.labels.subsample import training_labels
 
-# The one recipe that is made of others.
+# This recipe alone is made of others.
 from recipes import active, barlow, evaluate, fixmatch, self_training, supervised
 
 RunT = TypeVar("RunT", bound=RunConfig)
@@ -136,10 +136,10 @@ TITLES: dict[str, str] = {
 
 
 class Chain:
-    """What the stages hand on: the best run so far, and what was measured."""
+    """What a stage passes on: the best run and the accuracies so far."""
 
     def __init__(self, config: Config) -> None:
-        """Begin with the start, if there is one."""
+        """Begin with --init, if it is given."""
         self.config = config
         self.best = self.pretrained = config.init
         self.measured: list[Measured] = []
@@ -150,7 +150,7 @@ class Chain:
         return self.best is not None and best_weights(self.best) is not None
 
     def begin(self, kind: type[RunT], out: str, epochs: int, batch_size: int) -> RunT:
-        """Return a recipe's defaults with what all trainings of the chain share."""
+        """Return a recipe's defaults with the options that all trainings share."""
         config = self.config
         return kind(
             pack=config.pack,
@@ -170,7 +170,7 @@ class Chain:
     def begin_with_labels(
         self, kind: type[ClassifierT], out: str, epochs: int, batch_size: int
     ) -> ClassifierT:
-        """Return the same for a recipe with labels: which are known, and where to measure."""
+        """Return the same for a recipe with labels, with these and the split to measure on."""
         config = self.config
         return replace(
             self.begin(kind, out, epochs, batch_size),
@@ -190,19 +190,19 @@ class Chain:
 
 
 def scratch_config(chain: Chain, out: str = "scratch") -> supervised.Config:
-    """Return how to train on the labels alone."""
+    """Return the options of training on the labels alone."""
     stage = chain.config.fine_tune
     shared = chain.begin_with_labels(supervised.Config, out, stage.epochs, stage.batch_size)
     return replace(shared, lr=stage.lr, min_crop=stage.min_crop)
 
 
 def scratch(chain: Chain) -> None:
-    """Train on the labels alone: what everything else is to be compared with."""
+    """Train on the labels alone, to compare everything else with."""
     chain.measure("scratch", supervised.run(scratch_config(chain)).out)
 
 
 def pretrain_config(chain: Chain) -> barlow.Config:
-    """Return how to pre-train."""
+    """Return the options of the pre-training."""
     stage = chain.config.pretrain
     return replace(
         chain.begin(barlow.Config, "pretrain", stage.epochs, stage.batch_size),
@@ -223,7 +223,7 @@ def pretrain(chain: Chain) -> None:
 
 
 def fine_tune_config(chain: Chain) -> supervised.Config:
-    """Return how to fine-tune the best run so far."""
+    """Return the options of fine-tuning the best run so far."""
     start = None if chain.best is None else chain.config.fine_tune.classifier_start
     tuned = scratch_config(chain, "fine-tune")
     return replace(tuned, init=chain.best, weight_decay=0.0, classifier_start=start)
@@ -236,7 +236,7 @@ def fine_tune(chain: Chain) -> None:
 
 
 def rounds_config(chain: Chain) -> self_training.Config:
-    """Return how the rounds go."""
+    """Return the options of the rounds."""
     stage, first = chain.config.rounds, chain.config.fine_tune
     return replace(
         chain.begin_with_labels(self_training.Config, "rounds", stage.epochs, first.batch_size),
@@ -259,12 +259,12 @@ def rounds(chain: Chain) -> None:
 
 
 def both_splits(config: Config) -> tuple[str, ...]:
-    """Return the splits of FixMatch's unlabelled images: those with labels stand among them."""
+    """Return the splits of FixMatch's unlabelled images, the labelled split among them."""
     return tuple(split for split in (config.labeled_split, config.unlabeled_split) if split)
 
 
 def fixmatch_config(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> fixmatch.Config:
-    """Return how FixMatch goes on from the best run so far."""
+    """Return the options of FixMatch from the best run so far."""
     stage = chain.config.fixmatch
     return replace(
         chain.begin_with_labels(fixmatch.Config, out, stage.epochs, stage.batch_size),
@@ -292,7 +292,7 @@ def fixmatch_stage(chain: Chain) -> None:
 
 
 def pseudo_labels(chain: Chain) -> Path:
-    """Select the surest images of each class by the best run so far, once."""
+    """Select, once, the images of each class that the best run so far is surest of."""
     config, path = chain.config, chain.config.out / "fixmatch-labels.parquet"
     assert chain.best is not None
     if path.is_file():
@@ -301,14 +301,14 @@ def pseudo_labels(chain: Chain) -> Path:
     pool, per_class = (config.unlabeled_split,), config.fixmatch.pseudo_per_class
     options, top_k = config.loader, config.rounds.top_k
     table = self_training.surest_labels(chain.best, pack, pool, options, top_k, per_class, config.out)
-    # What is measured on is no label to train on in a table, even where it was guessed.
+    # A test image must not be trained on, not even with a guessed label.
     own, copies = shared_rows(pack, table.row, pack.split(config.test_split))
     pack.signed(table.of_rows(table.row[~(own | copies)])).write(path)
     return path
 
 
 def active_stage(chain: Chain) -> None:
-    """Have the images labelled that the best run is least sure of, and go on with FixMatch."""
+    """Ask for labels of the images that the best run is least sure of, and go on with FixMatch."""
     config = chain.config
     bought = config.out / "active" / "bought.parquet"
     if chain.best is None or not chain.has_classifier:
@@ -375,10 +375,10 @@ STAGES: dict[Stage, Callable[[Chain], None]] = {
 
 
 def check(config: Config) -> None:
-    """Find mistakes of every stage before the first one works for hours.
+    """Find the mistakes of every stage before the first stage runs for hours.
 
     Raises:
-        UserError: the first.
+        UserError: the first mistake.
     """
     pack = open_pack(config.pack, config.loader.store)
     pack.require_one_label()
@@ -393,10 +393,10 @@ def check(config: Config) -> None:
 
 
 def check_sizes(config: Config, pack: Pack) -> None:
-    """Refuse what the images and labels of the pack are too few for.
+    """Refuse sizes for which the pack has too few images or labels.
 
     Raises:
-        UserError: more labels per class, images per step, clusters or bought labels than there are.
+        UserError: more labels per class, images per step, clusters or bought labels than the pack has.
     """
     few = (config.labeled_split, config.labels_per_class, config.seed, config.extra_labels)
     unlabeled, known = pack.split(config.unlabeled_split), training_labels(pack, *few)

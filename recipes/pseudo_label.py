@@ -9,7 +9,7 @@ Networks"; the modes, thresholds and constants are those of the INF473V report (
 * classical: each step guesses the labels of its unlabelled images and learns the confident ones at once,
   with a weight alpha(t) that grows (section 2.4).
 * permanent: after each cycle every confident image gets its guess as a label, for good (section 2.5).
-* local: train on true labels, label everything confident, train on that, train on true labels again, and
+* local: train on true labels, label all confident images, train on those, train on true labels again, and
   so on; the pseudo-labels of a cycle are forgotten after it (section 2.6).
 
 The algorithm boxes are `Classical.training_step`, `run_permanent` and `run_local`.
@@ -33,9 +33,9 @@ class Config(PhasesConfig):
     """Train a classifier with pseudo-labels."""
 
     mode: Literal["classical", "permanent", "local"] = "classical"
-    """How pseudo-labels live, see above."""
+    """How pseudo-labels are made and kept, see above."""
     unlabeled_share: PositiveShare = 1.0
-    """Share of these images that is used, chosen by --label-seed. INF473V report: a part, to save time."""
+    """Share of the unlabelled images to use, chosen by --label-seed. INF473V report: a part, to save time."""
     backbone: str = "resnet50"
     """Any timm name (resnet50 or a ViT in the report), wrn_28_2, or tiny_resnet for a CPU."""
     resolution: Count = 64
@@ -53,7 +53,7 @@ class Config(PhasesConfig):
     """Classical: unlabelled images per labelled one. Report: 7."""
     turns: bool = False
     """Classical: take a step on each of mu unlabelled batches and then one on a labelled batch, as the report
-    does, instead of one step on all of them; --batch-size is that of each."""
+    does, instead of one step on all of them; each batch has --batch-size images."""
     threshold: Share = 0.95
     """Least probability of a guess. Report: 0, 0.9 or 0.95, of which the last did best."""
     threshold_growth: float = 0.0
@@ -65,12 +65,12 @@ class Config(PhasesConfig):
     ramp_start: float = 0.0
     """Epoch at which alpha(t) begins to grow. Lee: 100 of 600."""
     ramp_end: float = 0.0
-    """Epoch at which it reaches its peak. Lee: 600."""
+    """Epoch at which alpha(t) reaches its peak. Lee: 600."""
     lr: float = 0.001
     """Constant learning rate. Report: 0.001."""
 
     def __post_init__(self) -> None:
-        """Refuse what labels nothing."""
+        """Refuse options that contradict each other."""
         super().__post_init__()
         if self.mode == "classical" and self.stored_views:
             raise UserError(
@@ -176,7 +176,7 @@ def run_classical(config: Config, pack: Pack) -> RunSummary:
 
 
 class Labeller:
-    """Trains on label tables and labels the unlabelled images by what was trained, cycle by cycle."""
+    """Trains on label tables, and labels the unlabelled images with the trained network, cycle by cycle."""
 
     def __init__(self, config: Config, pack: Pack, phases: Phases) -> None:
         """Open the loaders that all cycles share."""
@@ -186,7 +186,7 @@ class Labeller:
 
     @property
     def fewest(self) -> int:
-        """Images that can be trained on: BatchNorm needs two on every rank."""
+        """Fewest images to train on: BatchNorm needs two on every rank."""
         return 2 * int(self.phases.accelerator.num_processes)
 
     def train(self, name: str, labels: LabelTable, init: Path | None, keep_head: bool, epochs: int) -> Path:
@@ -199,7 +199,7 @@ class Labeller:
         return phase.out
 
     def label(self, run: Path, cycle: int) -> LabelTable:
-        """Label every unlabelled image that a run's classifier is sure of; the table is kept on disk."""
+        """Label every unlabelled image that a run's classifier is sure of, and keep the table on disk."""
         config, phases = self.config, self.phases
         path = config.out / "labels" / f"cycle-{cycle}.parquet"
         if on_main(path.is_file):
@@ -219,7 +219,7 @@ class Labeller:
 
 
 def run_permanent(config: Config, true_labels: LabelTable, labeller: Labeller) -> None:
-    """Train, label for good what is confident, train on all labels so far, and so on (section 2.5)."""
+    """Train, label confident images for good, train on all labels so far, and so on (section 2.5)."""
     run = labeller.train("start", true_labels, config.init, config.keep_head, config.first_epochs)
     labels = true_labels
     for cycle in range(1, config.cycles + 1):
@@ -228,7 +228,7 @@ def run_permanent(config: Config, true_labels: LabelTable, labeller: Labeller) -
 
 
 def run_local(config: Config, true_labels: LabelTable, labeller: Labeller) -> None:
-    """Train on true labels and on what is confident in turns (section 2.6)."""
+    """Train on true labels and on confident guesses in turns (section 2.6)."""
     run = labeller.train("start", true_labels, config.init, config.keep_head, config.first_epochs)
     for cycle in range(1, config.cycles + 1):
         pseudo = labeller.label(run, cycle)

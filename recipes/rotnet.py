@@ -27,7 +27,7 @@ class Config(StartConfig):
     split: str = "unlabeled"
     """Split of the pack to train on; its labels are not read."""
     test_split: str = ""
-    """Split on whose images, without labels, the end of the run recognises rotations; "" for none."""
+    """Split to measure on at the end: the share of rotations recognised, without labels; "" for none."""
     backbone: str = "alexnet_bn"
     """alexnet_bn, any timm name, or tiny_resnet for a CPU. Paper: AlexNet with BatchNorm."""
     hidden: tuple[Count, ...] = (4096, 4096)
@@ -47,7 +47,7 @@ class Config(StartConfig):
     lr_milestones: tuple[float, ...] = (15.0, 30.0, 45.0)
     """Epochs after which the learning rate falls. Authors' code: 15 30 45."""
     lr_decay: float = 0.1
-    """What the learning rate is multiplied by then. Paper: 0.1."""
+    """Factor of the learning rate at each milestone. Paper: 0.1."""
     momentum: float = 0.9
     """Momentum of SGD with Nesterov's step. Paper: 0.9."""
     weight_decay: float = 5e-4
@@ -93,7 +93,7 @@ class RotNet(Recipe):
         self.classifier = Projector(num_features, (*config.hidden, NUM_ROTATIONS))
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
-        """Recognise the rotation of every image in all four of them at once (equation 3)."""
+        """Recognise the rotation of each image, shown in all four at once (equation 3)."""
         logits = self.classifier(self.backbone(rotate_four(batch.views[0])))
         terms = rotnet_loss(logits)
         return StepOutput(terms.loss, {"rotation_top1": terms.top1})
@@ -106,7 +106,7 @@ class RotNet(Recipe):
         )
 
     def finish(self, out: Path, test_loader: Loader[Batch] | None, device: torch.device) -> Accuracy | None:
-        """Measure how many rotations of images held out are recognised; rotations.json keeps it."""
+        """Measure how many rotations of held-out images are recognised, and write rotations.json."""
         if test_loader is None:
             return None
         counts = torch.zeros(2, dtype=torch.float64, device=device)
@@ -125,7 +125,7 @@ class RotNet(Recipe):
         return found
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        """Return the steps of the learning rate."""
+        """Return a learning rate that falls in steps."""
         milestones = [round(epoch * steps_per_epoch) for epoch in self.config.lr_milestones]
         return step_decay(milestones, self.config.lr_decay)
 

@@ -7,11 +7,11 @@ Example:
 Sources: Zhou, Wan, Li 2021, sections 3.2 and 4.2, after Yalniz et al. 2019, "Billion-scale semi-supervised
 learning for image classification" (arXiv 1905.00546).
 
-Each round: predict all unlabelled images with the best model so far; keep the top K classes of each image
-and of these the top P images of each class; fine-tune on pseudo-labels and true labels, then on true labels
-only, the classifier layer from random weights both times; P grows from round to round. Every round leaves
-its labels as labels/round-N.parquet and the count of images that stand under several classes. `--init` is a
-run of supervised.py, or of any pre-training, whose network is then trained on the true labels first.
+Each round predicts all unlabelled images with the best model so far. It keeps the top K classes of each image
+and, of these, the top P images of each class. It fine-tunes on pseudo-labels and true labels, then on true
+labels only, with a classifier layer from random weights both times. P grows from round to round. Every round
+leaves its labels as labels/round-N.parquet and counts the images selected for several classes. `--init` is a
+run of supervised.py, or of any pre-training, whose network is then first trained on the true labels.
 
 The algorithm box is `run_rounds`; the selection is `engine.labels.select`.
 """
@@ -38,14 +38,14 @@ class Config(PhasesConfig):
     resolution: Count = 96
     """Side of the views in pixels. Report: 96."""
     top_k: Count = 10
-    """K, classes that an image may stand under. Report: 10; at most the number of classes."""
+    """K, classes that an image may be selected for. Report: 10; at most the number of classes."""
     per_class: tuple[Count, ...] = (200, 300, 400, 500)
     """P of each round, images per class. Report: 200, 300, 400, 500 of 640 per class."""
     duplicates: Duplicates = "best"
-    """What becomes of an image under several classes: the class with the highest probability, drop it, or
-    train on it with each of them. The report allows several and does not say what becomes of them."""
+    """An image selected for several classes: best keeps the most probable class, drop leaves the image out,
+    all trains on it with each class. The report allows several and does not say what becomes of them."""
     max_duplicate_share: float = 0.01
-    """Largest share of extra labels for the P that is suggested. Report: between 0.0027 and 0.0202."""
+    """Largest share of extra labels at the suggested P. Report: between 0.0027 and 0.0202."""
     first_epochs: Count = 40
     """Passes over the true labels before the first round, where --init has no classifier. Report: 40."""
     epochs: Count = 40
@@ -59,8 +59,8 @@ class Config(PhasesConfig):
     min_crop: float = 0.08
     """Smallest share of the image that a training view shows."""
     go_on_from: Keep = "last"
-    """Network that labels the next round and is left at the end: that of the last round, or the best round's
-    by validation accuracy."""
+    """Network that labels the next round and is kept at the end: the last round's, or the best round's by
+    validation accuracy."""
     labels_only: bool = False
     """Label by the classifier of --init with the first P, count duplicates over all P, and train nothing."""
 
@@ -124,7 +124,7 @@ class Rounds:
         self.pool_loader = phases.pool(view)
 
     def fine_tune(self, name: str, labels: Labels, init: Path | None, epochs: int) -> Path:
-        """Train on labels, the classifier layer from random weights; return the phase's folder."""
+        """Train on labels, with a classifier layer from random weights; return the phase's folder."""
         phase = self.phases.fine_tune(
             name, init, False, epochs, labels, self.views, self.test_loader, cosine=True
         )
@@ -143,8 +143,7 @@ class Rounds:
         """Select the round's pseudo-labels; tables, counts and plot are kept on disk.
 
         Returns:
-            One table; with duplicates "all" a second one of the second classes of images that have two, and
-            so on.
+            One table; with duplicates "all", another one with the second classes of images, and so on.
         """
         folder = self.config.out / "labels"
         path = folder / f"round-{cycle}.parquet"
@@ -163,7 +162,7 @@ class Rounds:
         for place, other in enumerate(others, start=2):
             target = folder / f"round-{cycle}-place-{place:03d}.parquet"
             on_main(lambda other=other, target=target: other.write(target))  # type: ignore[misc]
-        on_main(lambda: table.write(path))  # the last, since it tells that the round has its labels
+        on_main(lambda: table.write(path))  # written last: it marks the round as labelled
         self.phases.say(describe_round(cycle, per_class, table, counted, suggested))
         return tuple(tables)
 
@@ -182,7 +181,7 @@ def select_balanced(
         network: on `device`.
         loader: of this rank's part of the images, in evaluation mode.
         device: where the network is.
-        top_k: K; at most the number of classes is taken.
+        top_k: K; at most the number of classes counts.
         per_class: P.
         out: folder whose `bad_rows.jsonl` names the images that could not be read.
     """
@@ -202,14 +201,14 @@ def surest_labels(
     per_class: int,
     out: Path,
 ) -> LabelTable:
-    """Label the surest images of each class by the classifier of a run, each image once.
+    """Label the images of each class that a run's classifier is surest of, each image once.
 
     Args:
-        run: its run folder.
+        run: the run's folder.
         pack: the images.
         splits: those to choose from.
-        loader: how they are read.
-        top_k: classes that an image may stand under.
+        loader: how the images are read.
+        top_k: classes that an image may be selected for.
         per_class: images per class.
         out: see `select_balanced`.
     """
@@ -257,7 +256,7 @@ def write_counts(folder: Path, cycle: int, counted: list[DuplicateCount], sugges
 
 
 def beside(true_labels: LabelTable, first: LabelTable, *others: LabelTable) -> Labels:
-    """Put pseudo-labels beside true ones; an image whose class is known stands under no other."""
+    """Join pseudo-labels to true ones; an image whose class is known keeps that class alone."""
     further = [table.of_rows(np.setdiff1d(table.row, true_labels.row)) for table in others]
     joined, further = true_labels.join(first), [table for table in further if len(table)]
     return (joined, *further) if further else joined
@@ -279,7 +278,7 @@ def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> Path:
         newest = rounds.fine_tune(f"round-{cycle}-true", true_labels, tuned, config.true_epochs)
         if config.go_on_from == "best":
             found = rounds.phases.validate(newest)
-            if found < top1:  # of equals the later, which has seen more images
+            if found < top1:  # of two equals the later is kept: it has seen more images
                 said = f"validation {found:.1%}, below {top1:.1%}; going on from {best}"
                 rounds.phases.say(f"round {cycle}: {said}")
                 continue
@@ -289,7 +288,7 @@ def run_rounds(config: Config, true_labels: LabelTable, rounds: Rounds) -> Path:
 
 
 def run(config: Config) -> list[PhaseSummary]:
-    """Run all rounds and leave the classifier to use in the command's folder; or no phase, labels alone."""
+    """Run all rounds and leave the classifier to use in the command's folder; or write labels alone."""
     pack = open_pack(config.pack, config.loader.store)
     division = divided_labels(pack, config)
     if division.validation is None and config.go_on_from == "best":

@@ -1,4 +1,4 @@
-r"""Siamese VAE: a VAE whose latent means keep two views of an image nearer than two images.
+r"""Siamese VAE: a VAE whose latent means are nearer for two views of an image than for two images.
 
 Example:
     python recipes/siamese_vae.py --pack packs/mine --split unlabeled --backbone resnet18 \
@@ -36,8 +36,8 @@ class Config(RunConfig):
     resolution: int = 96
     """Side of the views in pixels, a multiple of 16. This project's choice."""
     positive: TripletPositive = "crop"
-    """The other view of an image: two crops of it; or affine, the whole image and a random affine
-    transformation of that: turned, shifted and slanted."""
+    """The two views of an image. crop: two crops; affine: the whole image, and the whole image turned,
+    shifted and slanted at random."""
     min_crop: float = 0.2
     """Smallest share of the image that a crop shows. This project's choice."""
     flip_p: float = 0.5
@@ -53,10 +53,10 @@ class Config(RunConfig):
     beta: float = 1.0
     """Weight of the divergence from a standard normal. VAE: 1; 0: a plain autoencoder with triplets."""
     distance: TripletDistance = "cosine"
-    """Distance of two codes: 1 - cosine, as of Wang and Gupta; or Euclidean, whose margin is of the scale
-    that the codes have."""
+    """Distance of two codes: 1 - cosine, as in Wang and Gupta; or Euclidean, whose margin is on the scale of
+    the codes."""
     triplet_weight: float = 100.0
-    """Weight of the triplets, beside a reconstruction that is a sum over pixels. This project's choice."""
+    """Weight of the triplet loss; the reconstruction is a sum over pixels. This project's choice."""
     margin: float = 0.5
     """Gap between the cosine distances to the other image and to the other view. Paper: 0.5."""
     reconstruction: Reconstruction = "bce"

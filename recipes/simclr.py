@@ -44,7 +44,7 @@ class Config(StartConfig):
     projector: tuple[Count, ...] = (2048, 128)
     """Output sizes of the projector's layers. Paper: 2048 128."""
     temperature: float = 0.1
-    """Divides the similarities. Paper: 0.1."""
+    """Divisor of the similarities. Paper: 0.1."""
     lr: float = 0.3
     """Peak learning rate for 256 images, scaled by batch / 256. Paper: 0.3."""
     weight_decay: float = 1e-6
@@ -113,7 +113,7 @@ class SimClr(Recipe):
         return StepOutput(terms.loss, {"contrast_top1": terms.top1})
 
     def make_optimizer(self) -> LARS:
-        """Return LARS; vectors take neither weight decay nor its rescaling (authors' code)."""
+        """Return LARS; vectors get neither weight decay nor LARS's rescaling (authors' code)."""
         config = self.config
         lr = config.lr * config.batch_size / 256
         weights, vectors = split_by_dimension(self)

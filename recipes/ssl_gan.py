@@ -4,13 +4,13 @@ Example:
     python recipes/ssl_gan.py --pack packs/mine --labels-per-class 25 --out runs/ssl-gan
 
 Source: Salimans et al. 2016, "Improved Techniques for Training GANs" (arXiv 1606.03498), section 5, with the
-constants of its published code; the report is Zhu, Mananghaya, Rivera Ruiz 2019, where it came to 10.1 %
-beside 30.5 % of plain supervised training.
+constants of its published code; the report is Zhu, Mananghaya, Rivera Ruiz 2019, where it reached 10.1 %
+and plain supervised training 30.5 %.
 
-Discriminator and generator take their steps at once, from one backward pass: the discriminator's weights
-are held fixed in the generator's loss, and generated images are in the discriminator's. Each epoch leaves a
-sheet of generated images in samples/, the end of the run last.png, and the run says when they have become all
-alike.
+Discriminator and generator take their steps at once, from one backward pass: the generator's loss holds the
+discriminator's weights fixed, and the discriminator's loss the generated images. Each epoch leaves a sheet of
+generated images in samples/, and the end of the run leaves last.png. The run says when the images have become
+all alike.
 
 The algorithm box is `SslGan.training_step`; its losses are `engine.objectives.ssl_gan`.
 """
@@ -32,7 +32,7 @@ class Config(GanConfig, ClassifierConfig):
     """Train a classifier as the discriminator of a GAN."""
 
     unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
-    """Splits whose images, without their labels, are the unlabelled ones; the labelled stand among them."""
+    """Splits whose images are used without their labels; the labelled images are among them."""
     backbone: str = "gan_discriminator_96"
     """The discriminator and its width. Paper: 96 and 192 channels."""
     resolution: int = 32
@@ -42,13 +42,13 @@ class Config(GanConfig, ClassifierConfig):
     batch_size: int = 100
     """Labelled images per step over all ranks. Authors' code: 100."""
     mu: Count = 1
-    """Unlabelled, and generated, images per labelled one. Authors' code: 1."""
+    """Unlabelled images, and generated ones, per labelled one. Authors' code: 1."""
     noise_size: Count = 100
     """Numbers that an image is generated from, drawn uniformly from [0, 1). Authors' code: 100."""
     generator_width: Count = 128
     """Channels at half the resolution. Authors' code: 128, 256, 512."""
     dropout: float = 0.5
-    """Dropout in the discriminator; 0.4 of it on the image. Authors' code: 0.5 and 0.2."""
+    """Dropout in the discriminator; 0.4 times as much on the image. Authors' code: 0.5 and 0.2."""
     lr: float = 3e-4
     """Learning rate of Adam, for the discriminator. Authors' code: 0.0003."""
     lr_generator: float = 3e-4
@@ -56,8 +56,8 @@ class Config(GanConfig, ClassifierConfig):
     flat_share: Share = 2 / 3
     """Share of the run before the rates fall linearly to 0. Authors' code: 800 of 1,200 epochs."""
     ema_decay: Share = 0.9999
-    """Decay of the average of the discriminator's weights, which is measured, after a warm-up in which it
-    follows them more closely. Authors' code: 0.9999, from zero instead of the warm-up."""
+    """Decay of the average of the discriminator's weights, which is measured. In a warm-up, the average
+    follows the weights more closely. Authors' code: 0.9999, from zero instead of the warm-up."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -81,7 +81,7 @@ from loaders.views import presets
 
 
 class SslGan(GanRecipe, ClassifierRecipe):
-    """A classifier and a generator whose images it must not take for real."""
+    """A classifier, and a generator whose images the classifier must not take for real."""
 
     name = "ssl_gan"
 
@@ -93,7 +93,7 @@ class SslGan(GanRecipe, ClassifierRecipe):
         self.add_generator(config, self.classifier.backbone, self.average.backbone)
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
-        """Classify and tell real from generated; match the features of both (section 3.1 and 5)."""
+        """Classify and tell real from generated; match the features of both (sections 3.1 and 5)."""
         (x,), labels = self.mixed(batch.labeled, step)
         unlabeled = batch.unlabeled.views[0]
         draws = StepDraws(self.config.seed, step, x.device)

@@ -39,7 +39,7 @@ class Config(ClassifierConfig):
     epochs: int = 90
     """Passes over the labelled images. Paper: about 120; 90 has become usual; fine-tuning, report: 40."""
     batch_size: int = 256
-    """Images per step over all ranks; all labelled ones where there are fewer. Paper: 256."""
+    """Images per step over all ranks; if there are fewer, all labelled images. Paper: 256."""
     lr: float = 0.1
     """Peak learning rate, down to 0 by a cosine. Paper: 0.1; fine-tuning, report: 0.05 for both parts."""
     weight_decay: float = 1e-4
@@ -49,19 +49,19 @@ class Config(ClassifierConfig):
     nesterov: bool = False
     """Use Nesterov's momentum."""
     view: LabeledView = "crop"
-    """What the images are shown as: a random crop, as on ImageNet; shifted by up to an eighth of the side, as
-    is usual on CIFAR; or shifted and distorted, gentle or strong, by FixMatch's strong views."""
+    """View of the images. crop: a random crop, as on ImageNet; shift: a shift of up to an eighth of the side,
+    as is usual on CIFAR; gentle, strong: shifted and distorted as FixMatch's strong views."""
     min_crop: Share = 0.08
     """Smallest share of the image that a random crop shows. Szegedy et al. 2015: 0.08."""
     label_smoothing: float = 0.0
     """Share of a label spread over all classes. Szegedy et al. 2016: 0.1."""
     usual_start: ClassVar[ClassifierStart] = "probe"
     ema_decay: Share | None = None
-    """Decay of a moving average of the weights and of BatchNorm's statistics, measured and kept beside them,
-    after a warm-up in which it follows them more closely; none by default."""
+    """Decay of a moving average of the weights and of BatchNorm's statistics, measured and kept beside them.
+    In a warm-up, the average follows the weights more closely. None by default."""
 
     def __post_init__(self) -> None:
-        """Refuse what no paper defines."""
+        """Refuse smoothing that leaves nothing of a label."""
         super().__post_init__()
         if self.label_smoothing >= 1.0:
             raise UserError(f"label_smoothing: expected less than 1, found {self.label_smoothing}; lower it")
@@ -117,7 +117,7 @@ class Supervised(ClassifierRecipe):
 
 
 def view_of(config: Config) -> ViewPolicy:
-    """Return what the images are shown as."""
+    """Return the view of the images."""
     match config.view:
         case "shift":
             return presets.weak(config.resolution, config.flip_p)

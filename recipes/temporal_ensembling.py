@@ -9,10 +9,10 @@ Example, as the last stage of the 2021 report, from the best classifier so far:
         --out runs/smoothed
 
 Source: Laine and Aila 2017, "Temporal Ensembling for Semi-Supervised Learning" (arXiv 1610.02242); the report
-is Zhou, Wan, Li 2021, section 2.2, which names it for its last stage and gives no constants.
+is Zhou, Wan, Li 2021, section 2.2, which names it for the last stage and gives no constants.
 
-One table holds the average of each unlabelled image: 4 bytes per image and class, on the device and in every
-checkpoint. Each image is predicted once in an epoch, so that a new average takes effect in the next epoch.
+One table holds the average prediction of each unlabelled image: 4 bytes per image and class, on the device
+and in every checkpoint. Each image is predicted once in an epoch: a new average acts in the next epoch.
 
 The algorithm box is `TemporalEnsembling.training_step`; its loss is `engine.objectives.temporal_ensembling`.
 """
@@ -33,7 +33,7 @@ class Config(ClassifierConfig):
     """Train a classifier with temporal ensembling."""
 
     unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
-    """Splits whose images, without their labels, are the unlabelled ones; the labelled stand among them."""
+    """Splits whose images are used without their labels; the labelled images are among them."""
     backbone: str = "wrn_28_2"
     """wrn_28_2, tiny_resnet for a CPU, or any timm name. Paper: a network of 13 layers; report: resnet50."""
     resolution: int = 32
@@ -41,16 +41,16 @@ class Config(ClassifierConfig):
     epochs: int = 300
     """Passes over the unlabelled images. Paper: 300."""
     batch_size: int = 25
-    """Labelled images per step over all ranks. Paper: those that chance brings among 100."""
+    """Labelled images per step over all ranks. Paper: as many as chance puts among 100."""
     mu: Count = 4
     """Unlabelled images per labelled one. Paper: see batch_size."""
     momentum: float = 0.6
-    """Share of itself that the average of an image's predictions keeps in an epoch. Paper: 0.6."""
+    """Share of the average of an image's predictions that an epoch keeps. Paper: 0.6."""
     consistency_weight: float = 30.0
-    """Weight of the consistency after its ramp, beside a class loss that is a mean over labelled images.
-    Paper: 30 times the share of labelled images, beside one divided by all images, the same."""
+    """Weight of the consistency after its ramp; the class loss is a mean over labelled images. Paper: 30
+    times the share of labelled images, with a class loss divided by all images, which is the same."""
     ramp_epochs: float = 80.0
-    """Epochs over which that weight, and the learning rate, rise as exp(-5 (1 - t)^2). Paper: 80."""
+    """Epochs over which that weight and the learning rate rise together, as exp(-5 (1 - t)^2). Paper: 80."""
     ramp_down_epochs: float = 50.0
     """Epochs at the end over which the learning rate falls as exp(-12.5 t^2). Paper: 50."""
     lr: float = 0.003
@@ -94,7 +94,7 @@ from loaders.views import presets
 
 
 class TemporalEnsembling(ClassifierRecipe):
-    """A classifier and, of each unlabelled image, the average of its predictions so far."""
+    """A classifier and, for each unlabelled image, the average of the predictions so far."""
 
     name = "temporal_ensembling"
     parts = "rows"
@@ -108,7 +108,7 @@ class TemporalEnsembling(ClassifierRecipe):
         Args:
             config: of the run.
             classes: names of the C classes.
-            rows: int64 [N], rows of the pack of the unlabelled images.
+            rows: int64 [N], the pack's rows of unlabelled images.
         """
         super().__init__(config, classes)
         self.config = config
@@ -121,7 +121,7 @@ class TemporalEnsembling(ClassifierRecipe):
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """What no option names and a checkpoint has to agree in."""
+        """Rules that no option names and that a checkpoint must share."""
         return {**super().rules, "averages of predictions": "one visit per image and epoch"}
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:

@@ -1,4 +1,4 @@
-r"""Transfer: what a pre-trained backbone is worth with a few labels per class, beside the same from scratch.
+r"""Transfer: what a pre-trained backbone is worth with a few labels per class, beside one from scratch.
 
 Example:
     python recipes/transfer.py --pack packs/mine --init runs/barlow --labels-per-class 1 2 5 10 \
@@ -11,8 +11,8 @@ Example:
 * two_stage: first the classifier alone, then everything at a smaller rate.
 * knn: no training, the nearest labelled neighbours vote.
 
-A new linear classifier begins as the linear probe of its start, and training does not end below it. Every
-network's run folder keeps its classifier.
+A new linear classifier begins as the linear probe of its start, and training does not end below that probe.
+Every run folder keeps its network's classifier.
 
 Muaz and Kumar's classifier: --method two_stage --layer conv4 --layer-side 6 --hidden 4096 4096 --patience 5
 --validation-share 0.2. The 2021 report's search over learning rates: --grid --validation-share 0.2.
@@ -22,7 +22,7 @@ classifier, separate learning rates for backbone and classifier, SGD without wei
 Muaz and Kumar (conv4, three fully connected layers, early stopping, then everything at a small rate);
 Zhou, Wan, Li 2021, section 4.3 (the search).
 
-All ways to start see the same labels, with settings of their own: `--pretrained.*`, `--from-scratch.*`.
+Both ways to start see the same labels and have their own settings: `--pretrained.*`, `--from-scratch.*`.
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ class Config(PackConfig):
     out: Path
     """Folder of the results; runs in it that are already complete are not repeated."""
     backbone: str | None = None
-    """Network of a weights file that does not say it."""
+    """Network of a weights file that does not name it."""
     resolution: Count | None = None
     """Side of the views in pixels; that of the start by default."""
     train_split: str = "train"
-    """Labelled split to choose the labels from; where it is "" or has none, from --extra-labels alone."""
+    """Labelled split to choose the labels from; if it is "" or has none, --extra-labels alone are used."""
     extra_labels: tuple[Path, ...] = ()
-    """Label tables to choose from besides, such as bought labels. The first label of a row counts."""
+    """Further label tables to choose from, such as bought labels. The first label of a row counts."""
     test_split: str = "test"
     """Labelled split to measure on."""
     allow_leak: bool = False
-    """Choose from labels of splits that are measured on, or of copies of their images; named under leaks."""
+    """Choose even labels of splits to measure on, or of copies of their images; named under leaks."""
     labels_per_class: tuple[Count, ...] = (1, 2, 5, 10)
     """Numbers of labels per class; the smaller choices are part of the larger."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -76,11 +76,11 @@ class Config(PackConfig):
     method: Method = "fine_tune"
     """What becomes of the pre-trained backbone, see above."""
     layer: str = ""
-    """Module whose features are used, as stages.2 of tiny_resnet; "": the last. Muaz and Kumar: conv4."""
+    """Module whose features are used, like stages.2 of tiny_resnet; "": the last. Muaz and Kumar: conv4."""
     layer_side: Count = 1
     """A map of --layer is averaged to this side before it is flattened; 6 keeps AlexNet's 6 x 6 places."""
     hidden: tuple[int, ...] = ()
-    """Fully connected layers with BatchNorm before the last one; RotNet: 4096 4096; none: a linear one."""
+    """Fully connected layers with BatchNorm before the last one; RotNet: 4096 4096; none: linear."""
     pretrained: FineTuning = PRETRAINED
     """Training of the pre-trained network."""
     from_scratch: FineTuning = FROM_SCRATCH
@@ -88,11 +88,11 @@ class Config(PackConfig):
     head_steps: Count | None = None
     """two_stage: steps of the classifier alone, before the steps of --pretrained; by default as many."""
     together_factor: float = 0.1
-    """two_stage: the classifier's rate in the second stage by that in the first. Muaz and Kumar: "small"."""
+    """two_stage: factor of the classifier's rate for the second stage. Muaz and Kumar: "small"."""
     validation_split: str = ""
     """Labelled split for early stopping and the grid; "" for none."""
     validation_share: float = 0.0
-    """In its place: share of each class's labels in --train-split that is set aside before any is chosen."""
+    """Instead of that split: share of each class's labels in --train-split, set aside before any choice."""
     validate_every: Count | None = None
     """Steps between measurements of the validation images; by default a twentieth of the training."""
     keep: Keep | None = None
@@ -115,11 +115,11 @@ class Config(PackConfig):
     mixing_alpha: Positive = 1.0
     """Alpha of the Beta distribution that shares are drawn from. CutMix: 1; mixup on ImageNet: 0.2."""
     batch_size: Count = 64
-    """Images per step over all ranks; all labels at once where there are fewer."""
+    """Images per step over all ranks; if there are fewer labels, all at once."""
     balanced: bool = False
     """Draw every class equally often, where some have fewer labels than others."""
     class_weights: ClassWeights = "none"
-    """Weight of a label in the loss instead, see recipes/supervised.py."""
+    """Weight of a label in the loss, instead of --balanced, see recipes/supervised.py."""
     precision: Precision = "auto"
     """Autocast: auto is bf16 where the GPU or the processor has it in hardware."""
     loader: LoaderField = DEFAULT_LOADER
@@ -229,7 +229,7 @@ class Session:
             raise
 
     def account(self, measured: Sequence[str]) -> Account:
-        """Hold the labels, and those behind the start, against the splits that are measured on."""
+        """Compare the labels, and those that the start was trained on, with the splits to measure on."""
         allow, splits = self.config.allow_leak, [self.pack.split(name) for name in measured]
         leaks = [check_leak(self.pack, self.table.row, split, allow) for split in splits]
         behind = [check_run(self.config.init, split, allow) for split in splits]
@@ -251,7 +251,7 @@ class Session:
         return job.tuning.classifier_start == "probe" and not self.config.hidden
 
     def watched(self, job: Job) -> Validation | None:
-        """What to measure while training; a grid only looks at the end, unless it keeps the best."""
+        """What to measure while training; a grid measures only at the end, unless it keeps the best."""
         config, probed = self.config, self.starts_at_probe(job)
         usual: Keep = "best" if config.patience or (probed and not config.grid) else "last"
         keep = "best" if config.patience else config.keep or usual
@@ -286,7 +286,7 @@ class Session:
         return build_loader(chosen, views, fitting, options=options, labels=self.table, sampler=sampler)
 
     def build(self, job: Job, images: Split) -> Transfer:
-        """Build the network of a job as its training on some images begins, on this process's device."""
+        """Build the network of a job at the start of training on some images, on this process's device."""
         config, start = self.config, self.start
         layer, num_classes = Layer(config.layer, config.layer_side), len(self.pack.classes)
         seed_everything(job.seed)
@@ -376,7 +376,7 @@ def classify_by_neighbours(session: Session, job: Job) -> FewLabelResult:
 
 
 def plan(config: Config) -> Iterator[Job]:
-    """Yield every network of the command, with all ways to start side by side."""
+    """Yield every network of the command, with both ways to start side by side."""
     for labels_per_class in config.labels_per_class:
         for seed in config.seeds:
             yield Job(str(config.init), config.method, config.pretrained, labels_per_class, seed)
@@ -393,7 +393,7 @@ def plan_setting(config: Config, setting: Setting) -> Iterator[Job]:
 
 
 def run_jobs(session: Session, jobs: list[Job]) -> list[FewLabelResult]:
-    """Train and test networks, one line each."""
+    """Train and test networks, and print a line for each."""
     shown = RowsProgress(len(jobs), session.accelerator.is_main_process)
     results = []
     for job in jobs:

@@ -122,7 +122,7 @@ class Vae(Recipe):
 
 def run(config: Config) -> RunSummary:
     """Pre-train on a pack and leave a run folder."""
-    # The encoder sees normalised views, as every network does that transfers; the target is undone.
+    # The encoder sees normalised views, like every network that transfers; the target undoes that.
     view = replace(presets.reconstruction(config.resolution, config.flip_p), normalize=IMAGENET)
     loaders = PretrainingLoaders(config, (view,))
     return run_recipe(config, lambda: Vae(config), loaders)

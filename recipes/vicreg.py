@@ -123,7 +123,7 @@ class VicReg(Recipe):
         )
 
     def make_optimizer(self) -> LARS:
-        """Return LARS; vectors take neither weight decay nor its rescaling (authors' code)."""
+        """Return LARS; vectors get neither weight decay nor LARS's rescaling (authors' code)."""
         config = self.config
         lr = config.lr * config.batch_size / 256
         weights, vectors = split_by_dimension(self)

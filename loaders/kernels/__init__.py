@@ -1,1 +1,1 @@
-"""Compiled inner loops: what would cost more as Python than the work itself."""
+"""Compiled inner loops, in which Python would cost more than the work itself."""

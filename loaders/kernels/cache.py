@@ -1,8 +1,8 @@
-"""How kernels are compiled, by numba, and where they are kept for the next process.
+"""How numba compiles kernels, and where they are kept for the next process.
 
-Numba compiles a kernel anew when its own file has changed, and does not see a change of a part that it merged
-in from another. So each state of all kernels has a folder of its own, named after their sources, the versions
-of what compiles them, and the processor.
+Numba compiles a kernel anew when the kernel's own file has changed, but does not see changes of inlined parts
+from other files. So each state of all kernels has a folder of its own, named after the sources, the versions
+of the compilers, and the processor.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from loaders.common.errors import UserError
 from loaders.common.locks import locked
 
 _SOURCES = Path(__file__).parent
-_UNUSED_S = 30 * 86_400.0  # after which a folder is removed
+_UNUSED_S = 30 * 86_400.0  # a folder unused for so long is removed
 _DAY_S = 86_400.0
 config: Any = numba.config
-# Kernels are called from Python alone: none is handed to another as a value (`no_cfunc_wrapper`).
+# Kernels are never passed to each other as values, so they need no C wrapper (`no_cfunc_wrapper`).
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 # Kernels allocate nothing, so they count no references (`numba.extending.register_jitable` names the option):
 # where each row is a slice, counting took a tenth of the time. fastmath lets LLVM reorder sums and assume
-# finite values; one machine still gives the same bytes always.
+# finite values; on one machine the bytes still are always the same.
 _FAST: dict[str, Any] = {**_OPTIONS, "_nrt": False, "fastmath": True}
 
 
 def _state() -> str:
-    """Return a name of what decides the machine code of kernels, besides their arguments."""
+    """Return a name for everything that decides the machine code of kernels, except their arguments."""
     digest = hashlib.blake2b(digest_size=12)
     for path in sorted(
         set(_SOURCES.rglob("*.py")) - set(_SOURCES.glob("device/*.py"))
-    ):  # Triton's keep theirs
+    ):  # Triton caches its own
         digest.update(path.read_bytes())
     versions = sys.version, *(version(name) for name in ("numba", "llvmlite", "numpy"))
     processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
@@ -52,7 +52,7 @@ def _state() -> str:
 
 
 def _open_folder() -> Path | None:
-    """Return the folder of this state, made where it is missing; None where no folder can be written."""
+    """Return the folder of this state, creating it if need be; None if no folder can be written."""
     with suppress(UserError, OSError):  # no home; a file system that is full or read-only
         base = Path(config.CACHE_DIR) if config.CACHE_DIR else cache_folder().parent
         folder = base / "sluice" / "kernels" / _state()
@@ -68,7 +68,7 @@ def _open_folder() -> Path | None:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove what earlier states have left, if no process has begun with it for a month."""
+    """Remove the folders of earlier states that no process has started with for a month."""
     for old in folder.iterdir():
         if time.time() - old.stat().st_mtime > _UNUSED_S:
             shutil.rmtree(old, ignore_errors=True)
@@ -81,7 +81,7 @@ def _kept(**options: Any) -> Callable[[Any], Any]:
     """Return a decorator that compiles a kernel and keeps it in `FOLDER`."""
 
     def decorate(function: Any) -> Any:
-        others = config.CACHE_DIR  # where other users of numba keep theirs, which stays as it is
+        others = config.CACHE_DIR  # the folder of other users of numba stays as it is
         try:
             config.CACHE_DIR = str(FOLDER or "")
             return numba.njit(cache=FOLDER is not None, **options)(function)
@@ -96,19 +96,19 @@ kernel = _kept(**_FAST)
 # For random numbers: strict arithmetic, so that every machine draws the same parameters.
 exact_kernel = _kept(**_OPTIONS)
 
-# For what kernels alone call: it becomes part of them. Python would run it as plain Python, without vectors.
+# For functions that only kernels call: they become part of the kernels. From Python they run uncompiled.
 inlined = register_jitable(**_FAST)
 exact_inlined = register_jitable(**_OPTIONS)
 
 
 @contextmanager
 def first_use(*names: str) -> Iterator[None]:
-    """Call kernels for the first time in this process: in the block they are loaded, or compiled if need be.
+    """Open a block that calls kernels for the first time in this process: loads them, or compiles them.
 
-    What was never compiled here is told in one line. Of several processes one compiles, and others wait.
+    One line names what was never compiled here. Of several processes, one compiles and the others wait.
 
     Args:
-        names: what the block makes ready, in words.
+        names: of what the block loads, in words.
     """
     if FOLDER is None:
         _tell(names, "at every start: no cache folder can be written (set XDG_CACHE_HOME or NUMBA_CACHE_DIR)")

@@ -1,4 +1,4 @@
-"""Memory for kernels: aligned arrays, words of bytes, memory that has no array, and C functions by name."""
+"""Memory for kernels: aligned arrays, words of bytes, memory without an array, and C functions by name."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array as one that cannot be written, so that a kernel is compiled for one kind of it."""
+    """Return a read-only view of an array, so that a kernel is compiled for one kind of array only."""
     array = array.view()
     array.flags.writeable = False
     return array
 
 
 def c_function(name: str, returned: Any, *taken: Any) -> Any:
-    """Return a C function for kernels to call; found by name, so that they can be kept on disk.
+    """Return a C function for kernels to call, found by name, so that the kernels can be kept on disk.
 
     Args:
         name: of a function of this process, or of a library that llvmlite has loaded for good.
-        returned: its type; numba's.
-        taken: types of its arguments.
+        returned: numba's type of the result.
+        taken: numba's types of the arguments.
     """
 
     def declare(typing_context: Any, *arguments: Any) -> Any:
@@ -53,7 +53,7 @@ def c_function(name: str, returned: Any, *taken: Any) -> Any:
 
 
 def declared(module: ir.Module, name: str, kind: ir.FunctionType) -> Any:
-    """Return the declaration of a function in an LLVM module, added where it is missing."""
+    """Return the declaration of a function in an LLVM module; add it if it is missing."""
     try:
         return module.get_global(name)
     except KeyError:
@@ -62,7 +62,7 @@ def declared(module: ir.Module, name: str, kind: ir.FunctionType) -> Any:
 
 @intrinsic
 def bytes_at(typing_context: Any, address: Any, size: Any) -> Any:
-    """Return the `size` bytes at an address as a uint8 array, which owns nothing."""
+    """Return the `size` bytes at an address as a uint8 array that does not own them."""
     kind = types.Array(types.uint8, 1, "C")
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

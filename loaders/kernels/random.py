@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a value depends on what it is for, never on what was drawn before.
+"""Counter-based random numbers: a value depends on its purpose, never on earlier draws.
 
 Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). The key is the seed; the
 128-bit counter holds row, view, epoch, operation and block, so any thread, rank or resumed run finds the

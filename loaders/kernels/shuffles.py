@@ -1,6 +1,6 @@
 """Vectors whose lanes change places: table look-ups, and blocks of rows that become columns.
 
-LLVM finds these in no loop of its own. Arrays are indexed without any check, as in `loaders.kernels.simd`.
+LLVM does not find these in plain loops. Arrays are indexed without any check, as in `loaders.kernels.simd`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def reverse(typing_context, value):
 def lookup(typing_context, array, at, index):
     """Return array[at + (index[lane] & 15)] per lane of a contiguous float32 array.
 
-    One load and one permute with AVX-512; elsewhere sixteen scalar loads, which nothing but tests waits for.
+    One load and one permute with AVX-512; elsewhere sixteen scalar loads, which only tests use.
     """
 
     def generate(context, builder, signature, args):
@@ -156,8 +156,8 @@ def rows_to_columns(typing_context, rows, at, pitch, columns, to):
 def columns_to_rows(typing_context, sums, at, rows, to, pitch, count):
     """Finish eight columns: sums[at + 16 * x :] holds two halves of eight values of column x.
 
-    Their sums, clamped to [0, 255], go to rows[to + k * pitch + x] for k < `count`, eight per row however
-    short it is. `sums` is overwritten.
+    Their sums, clamped to [0, 255], go to rows[to + k * pitch + x] for k < `count`: eight per row, even if
+    the row is shorter. `sums` is overwritten.
     """
 
     def generate(context, builder, signature, args):
@@ -176,7 +176,7 @@ def columns_to_rows(typing_context, sums, at, rows, to, pitch, count):
             columns.append(choose(builder, "<", total, high))
         aside = pointer_to(context, builder, sums_type, sums, at, F32)
         for k, row in enumerate(_transposed(builder, columns)):
-            # From above, so that what reaches over a short row is overwritten by the next one.
+            # From the top down, so that each row overwrites what the row above wrote past its end.
             number = ir.Constant(count.type, k)
             pointer = pointer_to(context, builder, rows_type, rows, to, F32)
             pointer = builder.select(builder.icmp_signed("<", number, count), pointer, aside)

@@ -1,8 +1,8 @@
 """A small vocabulary of 16-lane vectors for numba kernels.
 
-LLVM vectorises straight loops well, but not table look-ups, and per-row loops of a 96-pixel view lose half
-their time in its guards. These intrinsics name the vector operations directly. Sixteen lanes are one AVX-512
-register; on narrower machines LLVM splits them, so the code runs everywhere.
+LLVM vectorises straight loops well, but not table look-ups, and its guards take half the time of per-row
+loops over a 96-pixel view. These intrinsics name the vector operations directly. Sixteen lanes are one
+AVX-512 register; on narrower machines LLVM splits them, so the code runs everywhere.
 
 Arrays are indexed from their first element without any check: callers leave `LANES` elements of slack.
 """
@@ -42,14 +42,14 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def pointer_to(context: Any, builder: Any, array_type: Any, array: Any, at: Any, element: Any) -> Any:
-    """Return a pointer to element `at` of an array, whose elements are taken for what `element` says."""
+    """Return a pointer to element `at` of an array, whose elements are read as type `element`."""
     data = context.make_array(array_type)(context, builder, array).data
     base = builder.bitcast(data, element.as_pointer())
     return builder.gep(base, [at])
 
 
 def load_vector(builder: Any, pointer: Any, vector: Any, align: int) -> Any:
-    """Return the vector that stands at a pointer."""
+    """Return the vector at a pointer."""
     value = builder.load(builder.bitcast(pointer, vector.as_pointer()))
     value.align = align
     return value
@@ -141,7 +141,7 @@ def store(typing_context, array, at, value):
 
 
 def _to_element(builder: Any, value: Any, element: Any) -> Any:
-    """Convert float32 lanes to what an array holds; int16 arrays hold float16, uint16 arrays bfloat16."""
+    """Convert float32 lanes to an array's elements; int16 arrays hold float16, uint16 arrays bfloat16."""
     lanes = value.type.count
     if element == types.uint8:  # truncates
         ints = builder.fptosi(value, ir.VectorType(I32, lanes))
@@ -180,7 +180,7 @@ def _write_some(
     vector = _to_element(builder, value, array_type.dtype)
     pointer = pointer_to(context, builder, array_type, array, at, vector.type.element)
     pointer = builder.bitcast(pointer, vector.type.as_pointer())
-    # By way of the stack: a masked store of so many lanes takes LLVM minutes to compile.
+    # By way of the stack, since LLVM takes minutes to compile a masked store of so many lanes.
     with builder.goto_entry_block():
         held = builder.alloca(vector.type)
     builder.store(vector, held)
@@ -225,7 +225,7 @@ def put(typing_context, array, at, value):
 
 @intrinsic
 def store_some(typing_context, array, at, value, count):
-    """Write the first `count` lanes, or all where there are fewer, to any place of an array as `stream`'s."""
+    """Write the first `count` lanes, at most all, to any place of an array of `stream`'s types."""
 
     def generate(context, builder, signature, args):
         _write_some(context, builder, signature.args[0], *args)
@@ -314,7 +314,7 @@ def clamp_byte(typing_context, value):
 
 
 def choose(builder: Any, comparison: str, a: Any, b: Any) -> Any:
-    """Return a where it compares with b as said, else b."""
+    """Return a where the comparison of a with b holds, else b."""
     return builder.select(builder.fcmp_ordered(comparison, a, b), a, b)
 
 

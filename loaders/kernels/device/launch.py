@@ -1,4 +1,4 @@
-"""What the launches of a batch of views do, planned on the host; and launching them."""
+"""Plan on the host the launches that draw a batch of views, and launch them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def import_kernels() -> Any:
 
 
 class Parameters(NamedTuple):
-    """What a batch of views is drawn from, as it goes to the device: about 200 bytes a view.
+    """The numbers that a batch of views is drawn from, as sent to the device: about 200 bytes a view.
 
     Attributes:
         address: int64 [B], where each image's pixels begin.
@@ -52,7 +52,7 @@ class Parameters(NamedTuple):
         box: float64 [B, 4]; window: int32 [B, 4]; shift: int32 [B, 2]; flip: int32 [B]; codes: int32 [B, P];
             args: float32 [B, P]: see `loaders.views.draw.ViewParameters`.
         sizes: int32 [B, 2], height and width of each image.
-        rows: int32 [B, 2], first row that the view needs, and how many.
+        rows: int32 [B, 2], first row that the view needs, and the number of rows.
         stages: int32 [S, B, 2], see `plan`.
     """
 
@@ -77,8 +77,8 @@ def plan(codes: NDArray[np.int32]) -> NDArray[np.int32]:
 
     Returns:
         int32 [S, B, 2]: for each launch the slot of the operation that it begins with and the slot that it
-        stops at. The first launch begins with none, and a blur is its own stop in the first of its two.
-        -1 where a view is finished.
+        stops at. The first launch begins with none. A blur takes two launches; the first stops at the blur
+        itself. -1 where a view is finished.
     """
     batch, slots = codes.shape
     number = np.arange(slots, dtype=np.int32)
@@ -102,7 +102,7 @@ def plan(codes: NDArray[np.int32]) -> NDArray[np.int32]:
 def rows_needed(
     box: NDArray[np.float64], window: NDArray[np.int32], resolution: int, cubic: bool
 ) -> NDArray[np.int32]:
-    """Return int32 [B, 2], the first row of the image that the filter reaches, and how many there are."""
+    """Return int32 [B, 2], the first row of the image that the filter reaches, and the number of rows."""
     support = (2.0 if cubic else 1.0) * np.maximum(box[:, 2] / resolution, 1.0)
     first = np.maximum(np.floor(box[:, 0] - support).astype(np.int64), window[:, 0])
     first = np.minimum(first, window[:, 2] - 1)
@@ -118,10 +118,10 @@ def parameters_of(
     resolution: int,
     cubic: bool,
 ) -> Parameters:
-    """Return on the host what the launches of a batch need.
+    """Return, on the host, the parameters of a batch's launches.
 
     Args:
-        address: int64 [B], of each image's pixels on the device.
+        address: int64 [B], where each image's pixels begin on the device.
         heights: int64 [B], of the images; widths: int64 [B].
         drawn: `ViewParameters` of B views.
         resolution: side of the views.
@@ -140,10 +140,10 @@ def parameters_of(
 
 
 class Extent(NamedTuple):
-    """What the host knows of a batch and the device must not be asked.
+    """Facts of a batch that the host knows, so that the device need not be asked.
 
     Attributes:
-        rows: of the image with the most rows needed.
+        rows: most rows that an image needs.
         between: float32 values between the first two launches.
         equalizes: whether any view is equalised.
     """
@@ -161,7 +161,7 @@ def extent_of(parameters: Parameters, resolution: int) -> Extent:
 
 
 class Layout(NamedTuple):
-    """How views are to lie in memory.
+    """How images and views lie in memory.
 
     Attributes:
         resolution: R.

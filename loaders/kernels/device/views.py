@@ -1,17 +1,17 @@
 """Views drawn on a device: two launches that resample, and one for each operation that needs the whole view.
 
-The counterpart of `loaders.kernels.views`, with its arithmetic. `across` resamples rows of the image, `down`
-resamples columns of that and applies the pointwise operations that follow. Each `advance` begins with an
-operation that needs the whole view (statistics, neighbours, other places; a blur takes two) and goes on to
-the next one. Which operations a launch begins and ends with, the host has planned: `launch.plan`.
+The counterpart of `loaders.kernels.views`, with the same arithmetic. `across` resamples the image's rows.
+`down` resamples the columns of that and applies the pointwise operations that follow. Each `advance` begins
+with an operation that needs the whole view (statistics, neighbours, other places; a blur takes two) and goes
+on to the next such operation. The host plans where each launch begins and ends: `launch.plan`.
 
 A program works on a block of one view's pixels. Statistics are added up within each block, and the blocks'
-sums in their order: a view does not depend on which program is done first.
+sums in a fixed order: a view does not depend on which program ends first.
 
 Arguments of several kernels, B views of R x R pixels with P slots of operations:
     codes int32 [B, P], args float32 [B, P]: see `loaders.kernels.views.codes`.
-    stage int32 [B, 2]: slot of the operation to begin with, and slot to stop at, P at the end; an operation
-        that is its own stop is the first half of a blur; -1 where the view is finished.
+    stage int32 [B, 2]: slot of the operation to begin with, and slot to stop at, P at the end. Both are the
+        same for the first half of a blur; both are -1 where the view is finished.
     partial float32 [B, blocks, 6], counts int32 [B, blocks, 3, 256]: statistics of each block.
     view float32 [B, 3, R, R]: values in [0, 255] between launches.
     out: the finished views, with `pixel_step` and `channel_step` elements from one to the next.
@@ -52,7 +52,7 @@ _kernel: Any = triton.jit(do_not_specialize=("P", "R", "pixel_step", "channel_st
 
 @_jit
 def _taps(place, start, length, low, high, shift, flip, R, CUBIC: tl.constexpr):
-    """Return pixels' first taps, how many, their centres' distance from them, and the filter's scale."""
+    """Return each pixel's first tap, number of taps and centre's distance from the first, and the scale."""
     scale = length / R
     wide = tl.maximum(scale, 1.0)
     support = (2.0 if CUBIC else 1.0) * wide
@@ -84,10 +84,10 @@ def across(
     """Resample the rows of the images that a view needs.
 
     Args:
-        address: int64 [B], of each image's uint8 pixels: planes [3, H, W], or [H, W, 3] if INTERLEAVED.
+        address: int64 [B], where each image begins: uint8 planes [3, H, W], or [H, W, 3] if INTERLEAVED.
         sizes: int32 [B, 2], H and W.
         box, window, shift, flip: see `loaders.views.draw.ViewParameters`; flip is int32.
-        rows: int32 [B, 2], first row of the image that is needed, and how many.
+        rows: int32 [B, 2], first row of the image that is needed, and the number of rows.
         place: int64 [B], where a view begins in `half`.
         half: float32, out: [3, rows, R] of each view.
         R: side of the view.
@@ -130,7 +130,7 @@ def down(
     half, place, rows, box, window, shift, codes, args, P, stage, view, partial, counts, out, gain, bias,
     R, pixel_step, channel_step, CUBIC: tl.constexpr, EQUALIZES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Resample the columns of `half` and begin the operations; arguments as of `across` and in the module."""
+    """Resample the columns of `half` and begin the operations; arguments: see `across` and the module."""
     v = tl.program_id(0)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m = i < R * R
@@ -228,7 +228,7 @@ def _go_on(
     v, i, m, y, x, r, g, b, codes, args, P, begin, end, view, partial, counts, out, gain, bias,
     R, pixel_step, channel_step, EQUALIZES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Apply slots begin .. end; write the finished pixels, or these and what slot `end` must know of them."""
+    """Apply slots begin .. end; write finished pixels, or unfinished ones and statistics for slot `end`."""
     for k in range(begin, end):
         r, g, b = _pointwise(tl.load(codes + v * P + k), args + v * P + k, y, x, r, g, b)
     first = v.to(tl.int64) * 3 * R * R
@@ -279,7 +279,7 @@ def _store_moments(part, channel, m):
 
 @_jit
 def _three(at, plane, m):
-    """Return the three channels at pointers to the first."""
+    """Return three channels, given pointers to the first."""
     return (
         tl.load(at, mask=m, other=0.0),
         tl.load(at + plane, mask=m, other=0.0),
@@ -295,7 +295,7 @@ def _mirror(j, R):
 
 @_jit
 def _blur(source, place, step, i, m, sigma, R):
-    """Blur along one axis: `place` is the pixel's place on it, `step` the elements from one to the next."""
+    """Blur along an axis: `place` is the pixel's place on it, `step` the elements from pixel to pixel."""
     radius = tl.minimum(tl.ceil(3.0 * sigma.to(tl.float64)).to(tl.int32), R - 1)
     plane = R * R
     r, g, b = _three(source + i, plane, m)
@@ -336,7 +336,7 @@ def _warp(source, args, y, x, m, R):
 def _sharpen(source, i, y, x, m, factor, R):
     inner = m & (y > 0) & (y < R - 1) & (x > 0) & (x < R - 1)
     r, g, b = _three(source + i, R * R, m)
-    r_sum, g_sum, b_sum = 4.0 * r, 4.0 * g, 4.0 * b  # with itself below: five of thirteen
+    r_sum, g_sum, b_sum = 4.0 * r, 4.0 * g, 4.0 * b  # the loop adds one more: five of thirteen
     for k in range(9):
         r0, g0, b0 = _three(source + i + (k // 3 - 1) * R + k % 3 - 1, R * R, inner)
         r_sum += r0
@@ -397,7 +397,7 @@ def advance(
     source, known, found, codes, args, P, stage, view, partial, counts, out, gain, bias,
     R, pixel_step, channel_step, EQUALIZES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Apply the operation that a view has stopped at, and go on to the next such one.
+    """Apply the operation at which a view has stopped, and go on to the next stop.
 
     Args:
         source: float32 [B, 3, R, R], the views as the last launch left them.

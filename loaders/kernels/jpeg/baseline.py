@@ -1,8 +1,8 @@
-"""Decoding JPEGs of the usual kind (`jpeg_markers`) into channel planes, to the bit as libjpeg-turbo does.
+"""Decoding JPEGs of the usual kind (`markers`) into channel planes, bit for bit like libjpeg-turbo.
 
-A third faster than it, since codes are looked up two at a time, and reading ends with the last row that is
-wanted. Whatever is not of that kind, or not beyond doubt whole, is left to libjpeg-turbo, whose word counts;
-so refusing costs time and never an image.
+This is a third faster than libjpeg-turbo, since codes are looked up two at a time and reading ends with the
+last row that is wanted. Other kinds, and files that may be damaged, are left to libjpeg-turbo, which decides.
+So refusing a file costs time and never an image.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ from loaders.kernels.jpeg.markers import (
 from loaders.kernels.simd import LANES
 
 _NARROWEST = 5  # pixels across; libjpeg-turbo enlarges the colours of narrower images in another way
-# Columns of the planes of samples: where the sample of the image's first row and column would stand, bytes
+# Columns of the planes of samples: where the sample of the image's first row and column would be, and bytes
 # from one row to the next.
 _FIRST, _STRIDE = 0, 1
 _MAX_ROW_PX = 65_536
 
 
-# What a thread keeps from one image to the next: tables, which files often share, and scratch. A record is
-# one argument, where numba takes a tuple of arrays apart in every function: half the time to compile.
+# What a thread keeps from one image to the next: tables, which files often share, and scratch. As a record it
+# is one argument and compiles in half the time: numba takes a tuple of arrays apart in every function.
 BASELINE = np.dtype(
     [
         ("tables", np.uint64, (4 * ROWS,)),
@@ -86,33 +86,33 @@ BASELINE = np.dtype(
 
 
 def make_baseline() -> NDArray[np.void]:
-    """Allocate what one thread needs: BASELINE [1]."""
+    """Allocate the record of one thread: BASELINE [1]."""
     return np.zeros(1, BASELINE)
 
 
 def scan_bytes(size: int) -> int:
-    """Return how much scratch the codes of a file of so many bytes need."""
+    """Return the bytes of scratch for the codes of a file of `size` bytes."""
     return size + SLACK
 
 
 def sample_bytes(height: Any, width: Any) -> Any:
-    """Return how much scratch the samples of an image of so many pixels need at most."""
+    """Return the most bytes of scratch that the samples of an image need."""
     return 3 * (height + 15) * (width + 15) + LANES
 
 
 @inlined
 def decode_baseline(data, height, width, region, base, scan, samples, planes):
-    """Decode a region of one image; return whether it could be done.
+    """Decode a region of one image; return whether that was possible.
 
     Args:
-        data: uint8, the file, which ends with the mark that ends a JPEG.
-        height, width: of the image, as they should be.
-        region: int64 [4], top, left, height and width of what is wanted.
+        data: uint8, the file, which ends with the end mark of a JPEG.
+        height, width: that the image should have.
+        region: int64 [4], top, left, height and width of the part that is wanted.
         base: a record of `BASELINE`.
         scan: uint8 [>= scan_bytes(len(data))], scratch.
         samples: uint8 [>= sample_bytes(height, width)], scratch.
         planes: uint8 [>= 3 * pixels of the region], out: red, green and blue, one behind the other; or empty,
-            where the samples alone are wanted (`decode_samples`).
+            if only the samples are wanted (`decode_samples`).
     """
     at, num_components, num_blocks = read_header(
         data, np.int64(0), len(data), base.facts, base.frame, base.units, base.tables_at
@@ -153,12 +153,12 @@ def decode_baseline(data, height, width, region, base, scan, samples, planes):
 
 @kernel
 def decode_samples(data, height, width, region, base, scan, samples, places):
-    """Decode an image as it is stored, luma and two colours; return whether it could be done.
+    """Decode an image as it is stored, luma and two colours; return whether that was possible.
 
     Args:
         region: int64 [4], 0, 0, height, width.
         base: BASELINE [1].
-        places: int64 [3, 2], out: where in `samples` each component begins, bytes from one row to the next.
+        places: int64 [3, 2], out: where in `samples` each component begins, and bytes from row to row.
         data, height, width, scan, samples: as in `decode_baseline`.
     """
     done = decode_baseline(data, height, width, region, base[0], scan, samples, samples[:0])
@@ -170,7 +170,7 @@ def decode_samples(data, height, width, region, base, scan, samples, places):
 
 @inlined
 def _bring_tables(data, base):
-    """Build the tables of a file that are not there yet; return whether all are legal."""
+    """Build those tables of a file that are not there yet; return whether all are legal."""
     for slot in range(4):
         at = base.tables_at[slot]
         if at:
@@ -192,7 +192,7 @@ def _bring_tables(data, base):
 
 @inlined
 def _lay_out(base, num_components, num_blocks, top, first, down, across, room):
-    """Give each component a plane of samples and each block of a unit its place; tell whether they fit."""
+    """Place each component's plane of samples and each block of a unit; return whether the planes fit."""
     begin = 0
     for c in range(num_components):
         stride, high = 8 * base.frame[c, H] * across, 8 * base.frame[c, V]

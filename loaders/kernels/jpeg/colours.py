@@ -1,4 +1,4 @@
-"""From luma and colours as a JPEG stores them to red, green and blue, to the bit as libjpeg-turbo.
+"""From luma and colours as a JPEG stores them to red, green and blue, bit for bit like libjpeg-turbo.
 
 Colours of half the size are brought to full size by a triangle filter: a pixel lies a quarter of a step from
 one value and three quarters from the next. Columns come first, and there is one rounding at the end.
@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from loaders.kernels.cache import inlined
 from loaders.kernels.simd import LANES
 
-# Factors of 65536, as sums of a whole number and of one that needs no more than 16 bits.
+# Factors in units of 1 / 65536, split into a whole number and a rest of at most 16 bits.
 _RED, _RED_WHOLE = 91881 - 65536, 1  # 1.402
 _GREEN_RED, _GREEN_RED_WHOLE = 65536 - 46802, -1  # -0.71414
 _GREEN_BLUE = -22554  # -0.34414
@@ -137,7 +137,7 @@ def _convert(
     to: Any,
     plane: Any,
 ) -> Any:
-    """Convert LANES pixels, luma[y :], blue[cb :] and red[cr :], to planes[to :] and a plane and two on."""
+    """Convert LANES pixels, luma[y :], blue[cb :] and red[cr :], to three planes from planes[to :] on."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         found = []
@@ -177,13 +177,13 @@ def _convert(
 
 @inlined
 def enlarge_row(samples, first, stride, height, width, y, left, count, h, v, sums, out):
-    """Write what belongs to `count` pixels of row y from column `left` on; return where in `out` it begins.
+    """Write a colour of `count` pixels of row y from column `left` on; return where in `out` it begins.
 
     Args:
-        samples: uint8, a colour: row r, column c at first + r * stride + c, valid from the row and column
-            before those of the pixels to the ones after them, as far as the image has any; LANES more behind.
+        samples: uint8, the colour: row r, column c at first + r * stride + c. Valid are the rows and columns
+            of the pixels and, where the image has them, one before and one after; LANES more behind.
         height, width: of the colour in the whole image.
-        h, v: pixels of a value across and down, 1 or 2, not 1 both.
+        h, v: pixels of a value across and down, 1 or 2, not both 1.
         sums: int16 [>= count + 2 LANES], scratch.
         out: uint8 [>= count + 2 LANES].
     """
@@ -195,7 +195,7 @@ def enlarge_row(samples, first, stride, height, width, y, left, count, h, v, sum
             far += step * stride
     begin, end = left >> (h - 1), ((left + count - 1) >> (h - 1)) + 1
     low, high = max(begin - 1, 0), min(end + 1, width)
-    # The value of column `begin` stands at 1. Where there is one row, it is four times itself.
+    # The value of column `begin` stands at 1. With one row, a sum is four times the value.
     for x in range(low, high, LANES):
         _sum_rows(samples, near + x, far + x, sums, 1 + x - begin)
     if h == 1:
@@ -229,5 +229,5 @@ def convert_row(samples, at, blue, cb, red, cr, count, planes, to, plane, narrow
                 planes[to + c * plane + x] = narrow[c * LANES + x]
         return
     for start in range(0, count, LANES):
-        i = min(start, count - LANES)  # a part of the last ones twice
+        i = min(start, count - LANES)  # the last block may repeat some pixels
         _convert(samples, at + i, blue, cb + i, red, cr + i, planes, to + i, plane)

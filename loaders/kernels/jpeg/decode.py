@@ -1,7 +1,7 @@
 """Decoding rows of a pack into channel planes in one call.
 
-JPEGs of the usual kind are decoded by our own code, others and what may be damaged by libjpeg-turbo: both to
-the same bytes. Pixels are taken as they are.
+Our own code decodes JPEGs of the usual kind; libjpeg-turbo decodes others and those that may be damaged. Both
+give the same bytes. Pixels are taken as they are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOUND_DAMAGE, FOUND_SIZE, FOUND_BYTES, FOUND_ENCODING, FOUND_ALTERED = range(1, 
 
 @inlined
 def _ends(data):
-    """Whether the bytes end in the marker that ends a JPEG, and so have not been cut."""
+    """Tell whether the bytes end in the end marker of a JPEG, and so have not been cut."""
     return len(data) >= 2 and data[-2] == 0xFF and data[-1] == 0xD9
 
 
@@ -43,7 +43,7 @@ def split_channels(pixels, count, planes):
 
 @inlined
 def _decode_jpeg(jpeg, data, height, width, region, copy, pixels, found):
-    """Decode one image into `pixels` and write into `region` what of it was decoded."""
+    """Decode one image into `pixels`, and write into `region` which part was decoded."""
     address, size = np.uintp(data.ctypes.data), len(data)
     if read_header(jpeg, address, np.uintp(size)) != 0:
         found[0] = FOUND_DAMAGE
@@ -99,13 +99,13 @@ def decode_all(
         addresses, sizes, encodings, heights, widths, regions, whole: as in
             `loaders.backends.decoding.EncodedRows`.
         first: row to begin with.
-        starts: int64 [K], where each begins in `planes`; those behind `first` are written.
+        starts: int64 [K], where each row begins in `planes`; entries behind `first` are written.
         base: `BASELINE` [1].
         scan: uint8, scratch for the codes of the largest JPEG (`scan_bytes`).
         copy: uint8, scratch for small JPEGs and `AHEAD` bytes more.
         pixels: uint8, scratch for the samples of the largest image (`sample_bytes`).
         planes: uint8, out.
-        found: int64 [3], written where a row fails: a value of FOUND_..., and what was found.
+        found: int64 [3], written if a row fails: a value of FOUND_..., and the value found.
 
     Returns:
         The row that failed, or K.

@@ -1,7 +1,7 @@
 """Decoding the Huffman codes of a baseline JPEG's blocks into coefficients, two at a time.
 
-A table answers for the next ten bits: most often they hold two whole symbols with their magnitudes, so that
-one look-up gives two coefficients and how many bits they took.
+A table is looked up by the next ten bits. Most often they hold two whole symbols with their magnitudes, so
+one look-up gives two coefficients and the number of bits that these took.
 
 Source: ITU-T T.81, annex F.2.2.
 """
@@ -16,24 +16,24 @@ from loaders.kernels.memory import load_be64, store_le64
 
 PEEK_BITS = 10
 ROWS = 1 << PEEK_BITS
-COEFFICIENTS = 72  # int16 of a block, with the place of no meaning
+COEFFICIENTS = 72  # int16 of a block, and a place for coefficients past its end
 END = 128  # an end of block is an advance by so many coefficients
 # An entry of a DC table, or of an AC table where a magnitude does not fit into the look-up:
 # 0 (8 bits), bits taken (8), bits of the magnitude (8), advance (8).
-# Of an AC table else: bits taken by both symbols (8), by the first (8), advance by the first (8), by both
-# (8), value of the first (16), of the second (16). Where only one fits, it stands in both places.
-# 0 in any case: a longer code, or none.
+# Any other entry of an AC table: bits taken by both symbols (8), by the first (8), advance by the first (8),
+# by both (8), value of the first (16), of the second (16). Where only one fits, it stands in both places.
+# An entry of 0: a longer code, or no code.
 _LAST, _PLACE = 0, 17
-_MOST = 8191  # a mean that damage has made; libjpeg-turbo's sums wrap beyond it, in ways of their own
+_MOST = 8191  # a larger mean comes from damage; there libjpeg-turbo's sums wrap in their own way
 _BEHIND = 2 * END  # places that an advance past the end of a block can reach
-# Where the coefficients of a scan stand in a block; those past its end have a place of no meaning.
+# Where the coefficients of a scan stand in a block; those past its end share one unused place.
 PLACES = np.array(
     sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
     + [64] * _BEHIND,
     np.int64,
 )
-# Columns of `blocks`: tables, component, where the samples of the first unit go, how much further those of
-# the next one across and down, bytes from one row of samples to the next, place of the quantisation steps.
+# Columns of `blocks`: tables, component, where the samples of the first unit go, steps to those of the next
+# unit across and down, bytes from one row of samples to the next, place of the quantisation steps.
 (
     BLOCK_DC,
     BLOCK_AC,
@@ -48,7 +48,7 @@ PLACES = np.array(
 
 @inlined
 def build_entropy_table(raw, is_ac, table, codes, single):
-    """Build the look-up table of a DHT segment's table; return whether it is a legal one.
+    """Build the look-up table for a table of a DHT segment; return whether that table is legal.
 
     Args:
         raw: uint8, 16 counts and the symbols.
@@ -87,7 +87,7 @@ def build_entropy_table(raw, is_ac, table, codes, single):
 
 @inlined
 def _entry(symbol, length, is_ac):
-    """Return the entry of one symbol; 0 for one that baseline JPEG does not have."""
+    """Return the entry of one symbol; 0 if baseline JPEG does not have the symbol."""
     run, size = (symbol >> 4, symbol & 15) if is_ac else (0, symbol)
     if size > (10 if is_ac else 11) or (is_ac and size == 0 and run != 0 and run != 15):
         return np.uint64(0)
@@ -97,7 +97,7 @@ def _entry(symbol, length, is_ac):
 
 @inlined
 def _pair(single, peek):
-    """Return the entry for two symbols, or for the one that fits."""
+    """Return the entry for two symbols, or for one if only one fits."""
     entry = np.int64(single[peek])
     taken, size, advance = entry >> 8 & 255, entry >> 16 & 255, entry >> 24
     if entry == 0 or taken > PEEK_BITS:
@@ -132,7 +132,7 @@ def _longer(raw, codes, bits, is_ac):
 
 @inlined
 def begin_scan(state, previous, coefficients):
-    """Make these arguments of `decode_units` ready for a scan, whatever the one before has left."""
+    """Clear these arguments of `decode_units` for a new scan."""
     state[:] = 0
     previous[:] = 0
     coefficients[:] = 0
@@ -168,21 +168,21 @@ def decode_units(
     Args:
         data: uint8 [size + SLACK], a scan from `unstuff`.
         size: its bytes.
-        state: uint64 [3], bits that were loaded and not taken, how many these are, bytes loaded.
+        state: uint64 [3], bits loaded and not yet taken, their number, and bytes loaded.
         num_units: of a row.
         first, last: units whose samples are wanted.
         blocks: int64 [num_blocks, 8], see `BLOCK_...`.
         num_blocks: of a unit.
-        row: of units, counted from the first that is wanted.
+        row: of units, counted from the first row that is wanted.
         raws: uint8 [4, 272], the tables' segments; codes: int32 [4, NUM_CODES]; tables: uint64 [4 * ROWS].
-        previous: int64 [3], DC coefficient of the block before, of each component.
+        previous: int64 [3], last DC coefficient of each component.
         coefficients: int16 [COEFFICIENTS], scratch, zero before each block.
         factors: int16 [4 * 64], quantisation steps, row by row.
         samples: uint8, out.
 
     Returns:
-        False where there is no such code, a block has too many coefficients or a mean that cannot be,
-        or the scan has ended.
+        False if a code does not exist, a block has too many coefficients or an impossible mean, or the scan
+        ends too early.
     """
     bits, count, at = state[0], state[1], np.int64(state[2])
     for unit in range(num_units):
@@ -190,7 +190,7 @@ def decode_units(
             # Unsigned positions spare the test for an index from the end.
             block = blocks[np.uint64(b)]
             slot = np.uint64(block[BLOCK_DC])
-            # At least 56 bits from here on; what is loaded twice is the same both times.
+            # At least 56 bits from here on; bits that are loaded twice are the same both times.
             bits |= load_be64(data, at) >> count
             at += np.int64((np.uint64(63) - count) >> np.uint64(3))
             count |= np.uint64(56)
@@ -233,7 +233,7 @@ def decode_units(
                 coefficients[np.uint64(PLACES[near - np.uint64(1)])] = np.int16(entry >> np.uint64(32))
                 coefficients[np.uint64(PLACES[reach - np.uint64(1)])] = np.int16(entry >> np.uint64(48))
                 taken, k = entry & np.uint64(63), reach
-                if reach < np.uint64(64):  # what is there is enough for one look-up more
+                if reach < np.uint64(64):  # the loaded bits suffice for one more look-up
                     bits <<= taken
                     count -= taken
                     entry = tables[table + (bits >> np.uint64(64 - PEEK_BITS))]
@@ -244,7 +244,7 @@ def decode_units(
                     coefficients[np.uint64(PLACES[near - np.uint64(1)])] = np.int16(entry >> np.uint64(32))
                     coefficients[np.uint64(PLACES[reach - np.uint64(1)])] = np.int16(entry >> np.uint64(48))
                     taken, k = entry & np.uint64(63), reach
-                if near >= np.uint64(64):  # the first has ended the block: what follows is the next one's
+                if near >= np.uint64(64):  # the first symbol ended the block: the second is the next block's
                     taken = entry >> np.uint64(8) & np.uint64(31)
                     k = near
                 bits <<= taken
@@ -274,7 +274,7 @@ def _value(bits, taken, size):
 
 @inlined
 def _fill_block(value, samples, to, stride):
-    """Write a block that has nothing but its mean."""
+    """Write a block that has only a mean."""
     byte = min(max((np.int64(np.int16(4 * value)) + 16) >> 5, -128), 127) + 128
     word = np.uint64(byte) * np.uint64(0x0101010101010101)
     for y in range(8):

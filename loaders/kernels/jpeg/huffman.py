@@ -1,8 +1,8 @@
 """Walking through the Huffman codes of baseline JPEG without making a pixel.
 
-A table answers for the next thirteen bits how many of them are whole symbols with their magnitudes, and how
-many coefficients these cover. Most blocks take a few look-ups. Whatever is not beyond doubt in order is
-refused here and left to libjpeg-turbo, whose word counts; so refusing costs time and never an image.
+For the next thirteen bits, a table tells how many of them are whole symbols with their magnitudes, and how
+many coefficients these cover. Most blocks take a few look-ups. Anything doubtful is refused here and left to
+libjpeg-turbo, which decides; so refusing costs time and never an image.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from loaders.kernels.memory import load_be64, load_le64, store_le64
 
 PEEK_BITS = 13
 ROWS = 1 << PEEK_BITS
-# A block takes at most 64 symbols of 31 bits, so this much is read behind a scan that is cut off.
+# A block takes at most 64 symbols of 31 bits: so many bytes may be read behind a scan that is cut off.
 SLACK = 288
 # An entry: bits taken (4), coefficients covered (8 from bit 4), end of block (bit 15). 0: look closer.
 END = 1 << 11  # of an entry shifted right by 4
@@ -24,7 +24,7 @@ LAST, PLACE = 0, 17
 
 @inlined
 def build_table(raw, is_ac, table, codes, scratch):
-    """Build the look-up table of a DHT segment's table; return whether it is a legal one.
+    """Build the look-up table for a table of a DHT segment; return whether that table is legal.
 
     Args:
         raw: uint8 [>= 16 + 256], 16 counts and the symbols.
@@ -63,7 +63,7 @@ def build_table(raw, is_ac, table, codes, scratch):
 
 @inlined
 def _fill(raw, code, length, place, is_ac, table):
-    """Write the entry of one symbol to all places that begin with its code and have room for its bits."""
+    """Write the entry of one symbol to all places that begin with its code, if its bits fit."""
     symbol = np.int64(raw[16 + place])
     run, size = (symbol >> 4, symbol & 15) if is_ac else (0, symbol)
     entry = length + size | (run + 1) << 4
@@ -147,7 +147,7 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
         data: uint8 [size + SLACK], the scan from `unstuff`.
         size: its bytes.
         num_units: minimum coded units.
-        blocks: int64 [num_blocks, 3], the slots of the DC and AC table of each block of a unit first.
+        blocks: int64 [num_blocks, 3], for each block of a unit, first the slots of its DC and AC table.
         num_blocks: blocks of a unit.
         raws: uint8 [4, 272], the tables' segments.
         tables: uint16 [4 * ROWS].
@@ -160,7 +160,7 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
             table = np.uint64(blocks[np.uint64(block), 0]) << np.uint64(PEEK_BITS)
             k = 0
             while k < 64:
-                # At least 56 bits from here on; what is loaded twice is the same both times.
+                # At least 56 bits from here on; bits that are loaded twice are the same both times.
                 bits |= load_be64(data, at) >> count
                 at += np.int64((np.uint64(63) - count) >> np.uint64(3))
                 count |= np.uint64(56)
@@ -177,14 +177,14 @@ def walk_scan(data, size, num_units, blocks, num_blocks, raws, tables, codes):
                 table = np.uint64(blocks[np.uint64(block), 1]) << np.uint64(PEEK_BITS)
             if at > size + 8:
                 return False
-    # What is left of the last byte is padding; a whole byte would be one that no block has used.
+    # The rest of the last byte is padding; a whole byte left would mean that no block used it.
     left = 8 * (size - at) + np.int64(count)
     return 0 <= left < 8
 
 
 @inlined
 def _one_symbol(raw, codes, bits, k):
-    """Return the bits of one symbol with its magnitude and the next coefficient; 0 bits where it is bad."""
+    """Return the bits of one symbol with its magnitude, and the next coefficient; 0 bits if it is bad."""
     symbol, length = find_symbol(raw, codes, np.int64(bits >> np.uint64(48)))
     if length == 0:
         return 0, 0

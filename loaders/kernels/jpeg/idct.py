@@ -1,9 +1,9 @@
-"""The inverse cosine transform of a block of 8 x 8 coefficients, to the bit as libjpeg-turbo's `islow`.
+"""The inverse cosine transform of a block of 8 x 8 coefficients, bit for bit like libjpeg-turbo's `islow`.
 
 Source: ITU-T T.81, annex A.3.3; Loeffler, Ligtenberg and Moschytz, "Practical fast 1-D DCT algorithms with 11
 multiplications" (ICASSP 1989). Constants have 13 bits behind the point; columns keep two bits more than
-rows, and both passes round to nearest. Values between the passes saturate at 16 bits, sums of two wrap, as
-there; only damaged files come so far.
+rows, and both passes round to nearest. Values between the passes saturate at 16 bits and sums of two wrap, as
+in libjpeg-turbo; only damaged files reach that range.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _one_pass(builder: Any, rows: list[Any], shift: int) -> list[Any]:
 
 
 def _unpacked(builder: Any, x: Any, y: Any, kind: Any, upper: int) -> Any:
-    """Return the elements of one half of x and of y in turns, where elements are those of `kind`."""
+    """Interleave the lower or upper half of x with that of y, both read as vectors of `kind`."""
     x, y = builder.bitcast(x, kind), builder.bitcast(y, kind)
     first = kind.count // 2 if upper else 0
     order = [first + i + kind.count * side for i in range(kind.count // 2) for side in range(2)]
@@ -118,7 +118,7 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
 
 
 def _rows_of_bytes(builder: Any, columns: list[Any]) -> list[Any]:
-    """Return the eight rows of eight columns of int16, saturated to a byte and moved by 128, two a vector."""
+    """Turn eight columns of int16 into eight rows of bytes, saturated and moved by 128, two rows a vector."""
     both = _lanes(list(range(16)))
     packed = []
     for i in range(4):

@@ -1,7 +1,7 @@
-"""Reading the markers in front of a JPEG's scan, of the usual kind alone.
+"""Reading the markers in front of a JPEG's scan, for JPEGs of the usual kind.
 
-That is: markers in a legal form, one interleaved scan of an 8-bit baseline frame in gray or YCbCr, no restart
-intervals. Whatever else there is, is left to libjpeg-turbo.
+The usual kind has markers in a legal form, one interleaved scan of an 8-bit baseline frame in gray or YCbCr,
+and no restart intervals. All other files are left to libjpeg-turbo.
 
 Source: ITU-T T.81, annex B.
 """
@@ -13,16 +13,16 @@ import numpy as np
 from loaders.kernels.cache import inlined
 
 HEIGHT, WIDTH, CLEAN, HAS_EXIF = 0, 1, 2, 3  # of the facts of a file
-RAW_BYTES = 16 + 256  # of a table of codes: how many there are of each length, then their symbols
+RAW_BYTES = 16 + 256  # of a table of codes: the number of codes of each length, then their symbols
 NUM_TABLES = 8  # of a file: four of quantisation steps, four of codes
-MAX_BLOCKS = 10  # of a unit, by the standard; of the usual kind 6
-NUM_CODES = 34  # per length 1 to 16 the last code (-1: none), then the place of its symbol
+MAX_BLOCKS = 10  # of a unit, by the standard; 6 in the usual kind
+NUM_CODES = 34  # for each length 1 to 16 the last code (-1: none), then the place of its symbol
 # Rows of the frame: id, horizontal and vertical sampling, quantisation table of a component.
 _ID, H, V, QUANT = 0, 1, 2, 3
-# Columns of the blocks of a unit: the slots of their tables of codes (DC 0, DC 1, AC 0, AC 1), and the
+# Columns of the blocks of a unit: slot of the DC table, slot of the AC table (slots: DC 0, DC 1, AC 0, AC 1),
 # component.
 DC_SLOT, AC_SLOT, COMPONENT = 0, 1, 2
-CODES = 4  # where the places of tables of codes begin, behind those of four quantisation tables
+CODES = 4  # in `tables_at`, where tables of codes begin, behind four quantisation tables
 _MAX_SIDE_PX = 65_500
 
 
@@ -32,11 +32,11 @@ def read_header(data, first, stop, facts, frame, blocks, tables_at):
 
     Args:
         data: uint8 [>= stop], the file from `first` on.
-        facts: int64 [4], out: height, width, -, whether there is EXIF data.
+        facts: int64 [4], out: height, width, unused, whether there is EXIF data.
         frame: int64 [3, 4], out, a row per component.
         blocks: int64 [MAX_BLOCKS, 3], out.
         tables_at: int64 [NUM_TABLES], out: where in `data` the 64 steps of each quantisation table and the 16
-            counts of each table of codes stand, 0 for none.
+            counts of each table of codes begin, 0 for none.
 
     Returns:
         Where the scan begins, the number of components and the blocks of a unit; 0, 0, 0 for an unusual file.
@@ -89,7 +89,7 @@ def same_bytes(data, at, other, size):
 
 @inlined
 def table_size(data, at):
-    """Return the bytes of a table of codes whose counts stand at a place."""
+    """Return the bytes of a table of codes whose counts begin at `at`."""
     size = 16
     for i in range(16):
         size += data[at + i]
@@ -98,14 +98,14 @@ def table_size(data, at):
 
 @inlined
 def num_units(facts, frame):
-    """Return how many units a file has across and down."""
+    """Return the number of units that a file has across and down."""
     across, down = 2 + frame[0, H], 2 + frame[0, V]  # of 8 or 16 pixels: a shift by 3 or 4
     return (facts[WIDTH] + (1 << across) - 1) >> across, (facts[HEIGHT] + (1 << down) - 1) >> down
 
 
 @inlined
 def _is_harmless(data, marker, body, end, facts):
-    """Tell whether a segment says nothing that changes how the file is decoded."""
+    """Tell whether a segment leaves unchanged how the file is decoded."""
     size = end - body
     if marker == 0xE0 and size >= 5 and _word(data, body) == 0x4A464946:  # JFIF
         return size >= 14 and data[body + 5] == 1
@@ -122,7 +122,7 @@ def _is_harmless(data, marker, body, end, facts):
 
 @inlined
 def _word(data, at):
-    """Return the number of 32 bits that stands at a place, its highest byte first."""
+    """Return the 32-bit number at a place, highest byte first."""
     word = np.int64(0)
     for i in range(4):
         word = word << 8 | data[at + i]
@@ -131,7 +131,7 @@ def _word(data, at):
 
 @inlined
 def _find_quants(data, at, end, tables_at):
-    """Note where a segment's 8-bit quantisation tables stand; return whether it is a usual one."""
+    """Note where a segment's 8-bit quantisation tables begin; return whether the segment is usual."""
     if at == end:
         return False
     while at < end:
@@ -144,7 +144,7 @@ def _find_quants(data, at, end, tables_at):
 
 @inlined
 def _find_codes(data, at, end, tables_at):
-    """Note where a segment's tables of codes stand; return whether it is a usual one."""
+    """Note where a segment's tables of codes begin; return whether the segment is usual."""
     if at == end:
         return False
     while at < end:
@@ -161,7 +161,7 @@ def _find_codes(data, at, end, tables_at):
 
 @inlined
 def _read_frame(data, at, end, facts, frame):
-    """Read an 8-bit frame of usual sampling; return its number of components, 0 where it is odd."""
+    """Read an 8-bit frame of usual sampling; return its number of components, 0 if it is unusual."""
     if end - at < 6 or data[at] != 8:
         return 0
     num_components = np.int64(data[at + 5])
@@ -192,7 +192,7 @@ def _read_frame(data, at, end, facts, frame):
 
 @inlined
 def _read_scan(data, at, end, num_components, frame, blocks, tables_at):
-    """Read the heading of the one scan; return its blocks per unit, 0 where it is odd."""
+    """Read the header of the only scan; return its blocks per unit, 0 if it is unusual."""
     if end - at != 4 + 2 * num_components or data[at] != num_components:
         return 0
     num_blocks = 0

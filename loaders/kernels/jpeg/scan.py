@@ -1,8 +1,8 @@
-"""Telling, for many JPEG files in one call, which are beyond doubt whole baseline files.
+"""Telling, for many JPEG files in one call, which are certainly whole baseline files.
 
-"Clean" means: of the usual kind (`jpeg_markers`), entropy-coded data that ends exactly with its last block,
-and the end mark behind it. libjpeg-turbo then decodes it without a warning. Whatever else there is, or has
-Huffman tables that change from file to file, is not clean here and left to libjpeg-turbo.
+"Clean" means: of the usual kind (`markers`), with entropy-coded data that ends exactly with its last block
+and the end mark behind it. libjpeg-turbo decodes a clean file without a warning. All other files, and those
+whose Huffman tables change from file to file, are not clean here and left to libjpeg-turbo.
 
 Source: ITU-T T.81, annexes B and F.
 """
@@ -35,7 +35,7 @@ _LARGE_BYTES = 131_072
 
 @dataclass
 class ScanTables:
-    """Huffman tables of the files seen last, so that files with the same ones do not pay for them again.
+    """Huffman tables of the files seen last, so that files with the same tables do not build them again.
 
     Each thread needs its own. Four tables: DC 0, DC 1, AC 0, AC 1.
     """
@@ -55,7 +55,7 @@ def scan_jpegs(data: NDArray[np.uint8], starts: NDArray[np.int64], tables: ScanT
     Args:
         data: uint8 [total], the files one after the other.
         starts: int64 [N + 1], where each file begins, and the end of the last one.
-        tables: what was learned from files before.
+        tables: of the files before.
 
     Returns:
         int64 [N, 4]: height, width, whether the file is clean, whether it has EXIF data; zeros where it is
@@ -90,9 +90,9 @@ def _scan_all(data, starts, facts, raws, seen, tables, codes, frame, blocks, tab
 
 @inlined
 def _bring_tables(data, is_large, tables_at, raws, seen, tables, codes):
-    """Build the tables of a file that are not there yet; return whether all can be used.
+    """Build those tables of a file that are not there yet; return whether all can be used.
 
-    A small file has its tables built when they come a second time: it alone would not earn the cost.
+    Tables of a small file are built when they come a second time: one small file would not repay the cost.
     """
     is_known = True
     for slot in range(4):

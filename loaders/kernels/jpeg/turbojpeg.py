@@ -1,7 +1,7 @@
 """libjpeg-turbo: the library, its state for one thread, and decoding from Python.
 
-The library comes with the wheel `turbojpeg`. Other wheels keep theirs to themselves or offer the interface of
-libjpeg alone, whose errors must not return to their caller, which compiled Python cannot arrange.
+The library comes with the wheel `turbojpeg`. Other wheels hide their copy, or offer only the interface of
+libjpeg, whose errors must not return to their caller: compiled Python cannot arrange that.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _STOP_ON_WARNING = 0
 _SCAN_LIMIT = 13
 MAX_SCANS = 500  # a progressive image of a few kilobytes can ask for hours of work
 IMAGE_WIDTH, IMAGE_HEIGHT = 5, 6  # parameters of an image whose header was read
-SUBSAMPLING, HALF_COLOURS = 4, 2  # a parameter, and its value for half the size both ways
+SUBSAMPLING, HALF_COLOURS = 4, 2  # parameter of the colours' size, and its value for half both ways
 RGB, GRAY, CMYK = 0, 6, 11  # forms of pixels
 _CHANNELS = {RGB: 3, GRAY: 1, CMYK: 4}
-# libjpeg-turbo decodes the last bytes of its input, 512 for each of up to ten blocks of a unit, by a slower
-# way: most of a small image. With so many bytes more, which are never looked at, none of its own are last.
+# libjpeg-turbo decodes the last bytes of its input more slowly, 512 for each of up to ten blocks of a unit:
+# most of a small image. With so many bytes appended, which are never looked at, no byte of the image is last.
 AHEAD = 5120
-SMALL_BYTES = 64 << 10  # of a JPEG that is copied before it is decoded
+SMALL_BYTES = 64 << 10  # a JPEG of at most so many is copied before it is decoded
 _MARK_OF_THE_END = b"\xff\xd9"
 
 
@@ -81,14 +81,14 @@ for _name, _arguments in (
     ("tj3SetScalingFactor", [c_void_p, ScalingFactor]),
 ):
     getattr(quick, _name).argtypes = _arguments
-_ROOM_BYTES = 8192**2  # for gray of 65,535 pixels a side, the most that a JPEG can have, at 1/8 size
+_ROOM_BYTES = 8192**2  # gray, 65,535 pixels a side (the most of a JPEG), at 1/8 size
 
 
 class _State:
-    """State of the library for one thread, given back with this object.
+    """State of the library for one thread, freed with this object.
 
     Attributes:
-        handle: what its functions take first.
+        handle: first argument of the library's functions.
     """
 
     def __init__(self, kind: int) -> None:
@@ -99,20 +99,20 @@ class _State:
 
 
 class Compressor(_State):
-    """For encoding: into the caller's memory, colours of half the size."""
+    """State for encoding into the caller's memory, with colours of half the size."""
 
     def __init__(self) -> None:
-        """Take memory for it."""
+        """Allocate the state."""
         super().__init__(_COMPRESS)
         library.tj3Set(self.handle, _NO_REALLOC, 1)
         library.tj3Set(self.handle, SUBSAMPLING, HALF_COLOURS)
 
 
 class Decompressor(_State):
-    """For decoding: warnings are errors, unless told otherwise, and so are too many scans."""
+    """State for decoding; too many scans are errors, and so are warnings, unless told otherwise."""
 
     def __init__(self, is_strict: bool = True) -> None:
-        """Take memory for it.
+        """Allocate the state.
 
         Args:
             is_strict: warnings are errors.
@@ -124,14 +124,14 @@ class Decompressor(_State):
 
     @property
     def error(self) -> str:
-        """What the last call that failed said."""
+        """Message of the last call that failed."""
         text: bytes = library.tj3GetErrorStr(self.handle)
         return text.decode("utf-8", "replace")
 
     def decode(
         self, data: bytes | NDArray[np.uint8], factor: int = 1, form: int = RGB, max_pixels: int | None = None
     ) -> NDArray[np.uint8]:
-        """Decode a JPEG, by the same judgement of what is damaged as the loaders'.
+        """Decode a JPEG; what counts as damaged is the same as for the loaders.
 
         Args:
             data: the file.
@@ -168,16 +168,16 @@ class Decompressor(_State):
 
 
 class Checker(Decompressor):
-    """For the errors of JPEGs only, by the judgement of `Decompressor.decode`.
+    """State for finding the errors of JPEGs, the same as those of `Decompressor.decode`.
 
-    The gray component alone is made, at 1/8 size, after all entropy-coded data was read.
+    All entropy-coded data is read, but only the gray component is made, at 1/8 size.
     """
 
     def __init__(self, room: Array[c_char]) -> None:
-        """Take memory for it.
+        """Allocate the state.
 
         Args:
-            room: where the largest image at 1/8 size fits; what is there afterwards means nothing.
+            room: memory for the largest image at 1/8 size; its content means nothing afterwards.
         """
         super().__init__()
         quick.tj3SetScalingFactor(self.handle, ScalingFactor(1, 8))
@@ -202,11 +202,11 @@ class Checker(Decompressor):
 
 
 class _Local(threading.local):
-    """What a thread decodes with."""
+    """The decompressor and the checker of a thread."""
 
     def __init__(self) -> None:
         self.decompressor = Decompressor()
-        # Addresses alone: memory is taken for the few pages that images of usual sizes touch.
+        # Addresses only: memory is used for the few pages that images of usual sizes touch.
         self.room = (c_char * _ROOM_BYTES).from_buffer(mmap(-1, _ROOM_BYTES))
         self.checker = Checker(self.room)
 
@@ -217,7 +217,7 @@ _local = _Local()
 def decode_jpeg(data: bytes | NDArray[np.uint8], factor: int = 1, form: int = RGB) -> NDArray[np.uint8]:
     """Decode a JPEG with this thread's decompressor, warnings as errors; see `Decompressor.decode`.
 
-    What is packed, shown and verified is decoded here, so that all agree with the loaders on what is damaged.
+    Packing, showing and verifying all decode here, so that they agree with the loaders on what is damaged.
     """
     try:
         return _local.decompressor.decode(data, factor, form)

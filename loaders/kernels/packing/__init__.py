@@ -1,1 +1,1 @@
-"""Compiled inner loops of packing: what would cost more as Python than the work itself."""
+"""Compiled inner loops of packing, in which Python would cost more than the work itself."""

@@ -1,4 +1,4 @@
-"""Reading many small files in one call, without the interpreter between them."""
+"""Reading many small files in one call, without going back to the interpreter for each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _close = c_function("close", types.int32, types.int32)
 def read_files(
     paths: bytes, path_starts: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-    """Read files of known sizes behind each other.
+    """Read files of known sizes into one array, one behind the other.
 
     Args:
         paths: the paths, each ended by a zero byte.
@@ -26,7 +26,7 @@ def read_files(
 
     Returns:
         uint8 [total], the bytes; int64 [N + 1], where each file begins; bool [N], whether it could be read
-        and has its size. Where it is False the bytes mean nothing, and the caller finds out why.
+        and has that size. Where it is False, the bytes mean nothing, and the caller finds out why.
     """
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     data = np.empty(int(starts[-1]) + 1, np.uint8)  # one more, which shows that a file has grown
@@ -44,7 +44,7 @@ def _read_all(paths, path_starts, starts, data, good):
         at, stop = starts[i], starts[i + 1]
         is_short = True
         while is_short:
-            # One byte more is asked for: it stays free where the file has the size that was expected.
+            # One more byte is asked for; it stays unread if the file has the expected size.
             count = _read(file, np.uintp(data.ctypes.data) + np.uintp(at), np.uintp(stop + 1 - at))
             at += count
             is_short = count > 0 and at < stop

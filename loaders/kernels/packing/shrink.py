@@ -1,9 +1,9 @@
 """Shrinking an image with an antialiasing filter, in vectors that need no look-up.
 
-Eight rows of the result at a time. Rows are blended first, sixteen bytes of each source row at a time, all
-channels alike, and turned, so that the eight values of a column lie side by side. Then columns: a tap is one
-load for eight rows. Weights are multiples of 2^-16, so that the first pass has no rounding, and the second is
-fused: every machine gives the same bytes.
+Eight rows of the result are made at a time. First rows are blended, sixteen bytes of each source row at once,
+all channels alike, and turned, so that the eight values of a column lie side by side. Then columns are
+blended: a tap is one load for eight rows. Weights are multiples of 2^-16, so the first pass has no rounding,
+and the second is fused: every machine gives the same bytes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _F32 = ir.FloatType()
 
 
 MIN_ROW_BYTES = 16  # of the source: a whole vector
-# Columns of the facts of a plane that shrinks: values of a source row, values of a pixel, where the result
-# begins; of the rows where their tables of first pixels and of weights begin, taps of a pixel, and how many
-# there are; then the same of the columns.
+# Columns of the facts of a plane: values of a source row, values of a pixel, where the result begins; for the
+# rows, where their tables of first pixels and of weights begin, taps of a pixel, and the number of rows; then
+# the same for the columns.
 PLANE_VALUES, PLANE_CHANNELS, PLANE_OUT, PLANE_ROWS, PLANE_COLUMNS = 0, 1, 2, 3, 7
 
 
@@ -56,8 +56,8 @@ class Plane(NamedTuple):
     """One plane of an image, or an image whose channels lie side by side, and how it shrinks.
 
     Attributes:
-        rows: how many rows become how many.
-        columns: the same for columns.
+        rows: how the rows shrink.
+        columns: how the columns shrink.
         num_channels: values of a pixel.
     """
 
@@ -67,7 +67,7 @@ class Plane(NamedTuple):
 
     @property
     def num_values(self) -> int:
-        """Values of a row of the source; at least `MIN_ROW_BYTES`."""
+        """Values in a row of the source; at least `MIN_ROW_BYTES`."""
         return self.columns.length * self.num_channels
 
     @property
@@ -80,11 +80,11 @@ class ShrinkPlan(NamedTuple):
     """Tables for shrinking some planes, the results one behind the other.
 
     Attributes:
-        facts: int64 [P, 11], per plane what the columns of `PLANE_...` say.
+        facts: int64 [P, 11], a row per plane, with the columns `PLANE_...`.
         first: int64, all tables of first source pixels.
         weights: float32, all tables of weights.
-        num_floats: scratch for eight rows of the widest plane.
-        num_bytes: likewise.
+        num_floats: float32 of scratch for eight rows of the widest plane.
+        num_bytes: uint8 of scratch, likewise.
         ends: where the result of each plane ends.
     """
 
@@ -98,7 +98,7 @@ class ShrinkPlan(NamedTuple):
 
 @cache
 def _load_kernels() -> None:
-    """Load or compile them once, before threads do so in each other's way."""
+    """Load or compile the kernels once, before threads do so in each other's way."""
     with first_use("shrinking"):
         side = np.array([[16.0, 8.0, 2.0, 8.0]])
         first, weights = np.empty(8, np.int64), np.empty(48, np.float32)
@@ -148,8 +148,8 @@ def shrink_planes(
 
     Args:
         out: uint8 [>= plan.ends[-1]], results, one behind the other.
-        data: uint8, what holds the sources.
-        places: int64 [P, 2], where each source begins, bytes from one of its rows to the next.
+        data: uint8, holds the sources.
+        places: int64 [P, 2], where each source begins, and the bytes from one of its rows to the next.
         plan: of P planes.
         floats: float32 [>= plan.num_floats], scratch.
         sums: uint8 [>= plan.num_bytes], scratch.
@@ -184,8 +184,8 @@ def _hamming_taps(sides, first, weights, num_taps, sums):
 
     Args:
         sides: float64 [S, 4], source pixels, output pixels, source pixels per output pixel, and entries of
-            the table, of which those behind the last output pixel are as its own.
-        first: int64, out: of all sides one behind the other, the first source pixel of each entry.
+            the table; entries behind the last output pixel repeat that pixel's entry.
+        first: int64, out: the first source pixel of each entry, for all sides one behind the other.
         weights: float32, out: likewise, the weight of each tap, a multiple of 2^-16.
         num_taps: int64 [S], out: taps of an entry.
         sums: float64 [>= taps of an entry], scratch.
@@ -207,7 +207,7 @@ def _hamming_taps(sides, first, weights, num_taps, sums):
                     wave = math.sin(angle) / angle if distance != 0 else 1.0
                     total += wave * (0.54 + 0.46 * math.cos(angle))
                 sums[t] = total
-            # Rounded where they add up, so that they sum up to 1 and no error gathers over many taps.
+            # Running sums are rounded, so that weights add up to 1 and no error gathers over many taps.
             before = 0.0
             for t in range(count):
                 here = np.rint(sums[t] / total * _UNIT)
@@ -220,13 +220,13 @@ def _hamming_taps(sides, first, weights, num_taps, sums):
 
 @exact_inlined
 def _window(place, length, size, scale, reach):
-    """Return the first source pixel that an output pixel is made of, and the one behind the last."""
+    """Return the first source pixel that an output pixel is made of, and the pixel behind the last."""
     center = (min(place, size - 1) + 0.5) * scale
     return max(0, int(center - reach + 0.5)), min(length, int(center + reach + 0.5))
 
 
 def _folded(builder: Any, count: Any, start: Any, step: Callable[[Any, Any], Any]) -> Any:
-    """Return code for `value = step(k, value)` over k in 0 .. count, which is at least 1, from `start` on."""
+    """Return code for `value = step(k, value)` over k in 0 .. count, from `start` on; count is at least 1."""
     before = builder.block
     loop, behind = builder.append_basic_block("fold"), builder.append_basic_block("folded")
     builder.branch(loop)
@@ -315,7 +315,7 @@ def _bytes_to_rows(typing_context: Any, columns: Any, at: Any, out: Any, to: Any
             place = builder.gep(source, [builder.add(args[1], ir.Constant(args[1].type, 8 * x))])
             v.append(builder.load(builder.bitcast(place, whole.as_pointer())))
             v[-1].align = 1
-        for _ in range(2):  # bytes of columns 0, 2 and 1, 3; then of 0 to 3: the lower rows, the upper
+        for _ in range(2):  # first columns 0, 2 and 1, 3, then columns 0 to 3: lower rows, upper rows
             v = [
                 interleaved(builder, v[2 * i], v[2 * i + 1], 16, high) for i in range(2) for high in range(2)
             ]
@@ -353,7 +353,7 @@ def _shrink_plane(data, begin, stride, facts, first, weights, floats, sums, out)
     for top in range(0, height, _ROWS):
         members = min(_ROWS, height - top)
         for block in range(0, num_values, _LANES):
-            i = min(block, num_values - _LANES)  # a part of the last ones twice
+            i = min(block, num_values - _LANES)  # the last block may repeat some values
             for k in range(members):
                 row = begin + first[row_at + top + k] * stride + i
                 _blend_bytes(

@@ -17,8 +17,8 @@ _LABEL_BYTES = 20
 
 
 def members_bound(num_data_bytes: int, num_name_bytes: int, num_images: int) -> int:
-    """Return how many bytes the members of so many images take at most."""
-    # Two headers, two long names with theirs and their ends, the label, and the filling of each part.
+    """Return the most bytes that the members of `num_images` images take."""
+    # Two headers, two long names with headers and ends, the label, and the padding of each part.
     return num_data_bytes + 2 * num_name_bytes + num_images * 10 * _BLOCK
 
 
@@ -40,10 +40,10 @@ def add_members(
         keys: uint8 [total], the keys in UTF-8.
         key_starts: int64 [N + 1], where each begins in `keys`.
         labels: int64 [N], -1 for none.
-        headers: uint8 [2, 512], a header without name, size and checksum for a file and for a long name.
+        headers: uint8 [2, 512], of a file and of a long name, without name, size and checksum.
 
     Returns:
-        The bytes written, and int64 [N, 3]: offset of each image in `out`, of its label and the bytes of
+        The bytes written, and int64 [N, 3]: offset of each image in `out`, offset of its label, and bytes of
         the label (0 for none).
     """
     places = np.zeros((len(labels), 3), np.int64)
@@ -93,7 +93,7 @@ def _write_digits(digits, value):
 
 @inlined
 def _add_header(out, at, name, name_size, size, headers, sums):
-    """Write a member's header, after that of a long name where it needs one; return the place behind it."""
+    """Write a member's header, after a header for a long name if need be; return the place behind it."""
     if name_size > _NAME_BYTES:
         at = _one_header(out, at, headers[1], sums[1], headers[1], 0, name_size + 1)
         for j in range(name_size):

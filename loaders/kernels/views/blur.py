@@ -55,7 +55,7 @@ def _reflected(y, resolution):
 
 @inlined
 def _blur_edge_row(source, plane, resolution, radius, weights, y, out, to):
-    """Write row y of one channel, whose taps reach over the upper or lower border, to out[to:]."""
+    """Write row y of one channel, whose taps cross the upper or lower border, to out[to:]."""
     for x in range(0, resolution, LANES):
         total = multiply_add(splat(weights[0]), load(source, plane + y * resolution + x), zeros())
         for t in range(1, radius + 1):
@@ -79,8 +79,8 @@ def _pad_row(source, at, resolution, radius, padded, to):
 def blur_along_rows(source, step, start, resolution, radius, weights, padded, top, rows, out, plane):
     """Blur the rows of a tile along themselves into rows top .. top + rows of the view `out`.
 
-    All rows are padded before the first is blurred: a vector load that overlaps a store of a moment ago
-    would have to wait for it.
+    All rows are padded before the first is blurred: a vector load would have to wait for a recent store that
+    it overlaps.
     """
     pitch = resolution + 2 * radius + LANES
     for channel in range(3):
@@ -94,7 +94,7 @@ def blur_along_rows(source, step, start, resolution, radius, weights, padded, to
 
 @inlined
 def blur_across_rows(source, plane, resolution, radius, weights, top, rows, out, step, start):
-    """Finish a blur: rows top .. top + rows of the view `source` into a tile of `out`."""
+    """Finish a blur: write rows top .. top + rows of the view `source` into a tile of `out`."""
     for k in range(rows):
         y, to = top + k, start + k * resolution
         if radius <= y < resolution - radius:

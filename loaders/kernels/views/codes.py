@@ -1,6 +1,6 @@
 """Codes of the pixel operations in `ViewParameters`, with their arguments.
 
-An operation of several arguments takes as many slots; its code stands in the first, `NONE` in the others.
+An operation of several arguments takes as many slots: its code is in the first, `NONE` in the others.
 """
 
 NONE = 0

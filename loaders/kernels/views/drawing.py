@@ -1,7 +1,7 @@
-"""Random numbers to parameters, one row after another, for every operation of a policy.
+"""Turn random numbers into parameters, row by row, for every operation of a policy.
 
-`seed` int64; `epochs` and `rows` int64 [B]; `view` and `operation` are numbers of the random address; the
-last arguments are the arrays of `ViewParameters` that are written.
+`seed` is int64; `epochs` and `rows` are int64 [B]; `view` and `operation` belong to the address of a random
+number; the last arguments are the arrays of `ViewParameters` to write.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TILE_BLOCK = 16  # of the geometry's random numbers; a crop takes the blocks bef
 
 @exact_kernel
 def draw_resized_crop(seed, epochs, rows, view, heights, widths, scale, log_ratio, box, window):
-    """Draw boxes as torchvision's RandomResizedCrop: ten tries, then the largest centred box that fits."""
+    """Draw boxes like torchvision's RandomResizedCrop: ten tries, then the largest centred box that fits."""
     for i in range(len(rows)):
         height, width = float(heights[i]), float(widths[i])
         found = False
@@ -64,9 +64,9 @@ def draw_centered(seed, epochs, rows, view, heights, widths, fraction, reach, bo
 
 @exact_kernel
 def draw_tile(seed, epochs, rows, view, cell_row, cell_column, grid, cell, side, box):
-    """Cut boxes down to a tile of `side` of the `cell` pixels of one cell, at a random whole-pixel place.
+    """Cut boxes down to a tile of one cell, `side` of its `cell` pixels, at a random whole-pixel place.
 
-    The filter's taps still reach over the whole crop: the window stays.
+    The window stays: the filter's taps may still reach over the whole crop.
     """
     number = cell_row * grid + cell_column
     for i in range(len(rows)):
@@ -117,7 +117,7 @@ def draw_one(seed, epochs, rows, view, operation, p, code, low, high, slot, code
             args[i, slot] = low + u1 * (high - low)
 
 
-# Geometric operations of RandAugment; the others stand under their own codes.
+# Geometric operations of RandAugment; the others have their own codes.
 ROTATE = 101
 SHEAR_X = 102
 SHEAR_Y = 103
@@ -132,7 +132,7 @@ def _write_matrix(kind, value, resolution, fill, args):
     if kind == ROTATE:
         angle = np.deg2rad(value)
         a, b, d, e = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
-    elif kind == SHEAR_X:  # about the upper left corner, as PIL's transform
+    elif kind == SHEAR_X:  # about the upper left corner, like PIL's transform
         b, c = value, 0.5 * value * resolution
     elif kind == SHEAR_Y:
         d, f = value, 0.5 * value * resolution
@@ -218,10 +218,10 @@ def draw_cutout(seed, epochs, rows, view, operation, p, low, high, resolution, f
 def draw_erasing(
     seed, epochs, rows, view, operation, p, scale, log_ratio, resolution, noise, fill, slot, codes, args
 ):
-    """Draw rectangles as torchvision's RandomErasing: the first of ten tries that leaves some of each side.
+    """Draw rectangles like torchvision's RandomErasing: of ten tries the first that leaves some of each side.
 
     Args:
-        noise: bool, draw the key of a noise instead of writing `fill`.
+        noise: bool, draw a key for noise instead of writing `fill`.
         fill: float64 [3], of 255.
     """
     for i in range(len(rows)):

@@ -62,7 +62,7 @@ def _saturation(r, g, b, factor):
 
 @inlined
 def _hue_channel(position, value, chroma):
-    """Channel of an HSV colour: `position` is n + hue in sextants, n = 5, 3, 1 for red, green, blue."""
+    """Return a channel of an HSV colour; `position` is n + hue in sextants, n = 5, 3, 1 for r, g, b."""
     k = position - np.float32(6.0) * np.floor(position * _SIXTH)
     return value - chroma * max(_ZERO, min(min(k, np.float32(4.0) - k), _ONE))
 

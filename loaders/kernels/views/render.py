@@ -1,9 +1,9 @@
 """One view of one image: resample, colour chain, blur, normalise, in as few traverses as possible.
 
 The view is worked on in tiles of rows that fit the first-level cache. A traverse makes a tile (by
-resampling, by a spatial operation on the last traverse's view, or from that view itself), applies every
-pointwise operation that follows, and ends in what needs the whole view: statistics, the horizontal half of
-a blur, another spatial operation, or the final write. A Barlow view takes one to four traverses instead of
+resampling, by a spatial operation on the last traverse's view, or from that view itself) and applies every
+pointwise operation that follows. It ends in the final write, or where the whole view is needed: statistics,
+the horizontal half of a blur, another spatial operation. A Barlow view takes one to four traverses instead of
 the ten passes of its operations.
 """
 
@@ -45,19 +45,19 @@ from loaders.kernels.views.streaming import streaming_pays
 
 TILE_PIXELS = 1536  # three float32 planes of it fill less than half of a 48 KiB first-level cache
 MAX_RADIUS = 64  # blur radius of the largest sigma that a policy allows, rounded up
-_FINISH = -1  # what a traverse ends in: this, or the code of an operation
-_RESAMPLE, _AGAIN = -1, -2  # where a traverse takes its tiles from: these, or a spatial operation's code
+_FINISH = -1  # a traverse ends in this, or in an operation, by its code
+_RESAMPLE, _AGAIN = -1, -2  # a traverse takes its tiles from these, or from a spatial operation, by its code
 
 
 class Scratch(NamedTuple):
-    """Work space of one thread; `LANES` elements of slack stand behind every row that vectors write."""
+    """Work space of one thread; every row that vectors write has `LANES` elements of slack behind it."""
 
     first: NDArray[np.int32]  # [2, P] first taps: rows, columns
     weights: NDArray[np.float32]  # [2, T * P] tap weights: rows, columns
     base: NDArray[np.int32]  # [2 * P / LANES] blocks of columns
     order: NDArray[np.uint8]  # [P] source columns of a block relative to its first
     ring: NDArray[np.float32]  # [SLOTS * 3 * P] widened rows
-    held: NDArray[np.int32]  # [SLOTS] which rows these are
+    held: NDArray[np.int32]  # [SLOTS] numbers of the rows in `ring`
     axis: NDArray[np.float64]  # [3, P]
     line: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], finite everywhere
     columns: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], the same turned
@@ -107,7 +107,7 @@ def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
 
 
 def line_pitch(width: int, taps: int) -> int:
-    """Return the floats that one channel of a blended source row takes, with what vector loads reach over."""
+    """Return the floats that one channel of a blended source row takes, with slack for vector loads."""
     return -(-(width + taps + 3 * LANES) // LANES) * LANES
 
 
@@ -115,7 +115,7 @@ def line_pitch(width: int, taps: int) -> int:
 def _write_tile(source, at, step, count, gain, bias, channels_last, past_caches, out, size, to):
     """Write count finished pixels of three channels from pixel `to` of the view on.
 
-    What is left of an odd resolution is written lane by lane.
+    Pixels that do not fill a vector are written lane by lane.
     """
     r_gain, g_gain, b_gain = splat(gain[0]), splat(gain[1]), splat(gain[2])
     r_bias, g_bias, b_bias = splat(bias[0]), splat(bias[1]), splat(bias[2])
@@ -167,14 +167,14 @@ def render_view(
     """Render one view.
 
     Args:
-        planes: uint8 [3 * height * width + slack], channels of what was decoded of the image.
-        region: int64 [4], top, left, height and width of it in the image, in pixels.
+        planes: uint8 [3 * height * width + slack], channels of the decoded region of the image.
+        region: int64 [4], top, left, height and width of that region in the image, in pixels.
         box: float64 [4]; window: int32 [4]; shift: int32 [2]; flip: bool; codes: int32 [P];
             args: float32 [P]: see `ViewParameters`.
         cubic: bool, bicubic instead of bilinear.
         gain: float32 [3], with `bias` the normalisation: out = value * gain + bias.
         bias: float32 [3].
-        scratch: `Scratch` that is large enough.
+        scratch: a `Scratch` that is large enough.
         resolution: int, R.
         channels_last: bool, write [R, R, 3] instead of [3, R, R].
         out: [3 * R * R], the finished view: float32, uint8 (truncated), or the bits of float16 (int16)
@@ -199,7 +199,7 @@ def render_view(
             next_radius = fill_gaussian(args[end], resolution, next_gaussian)
         if needs_statistics(stop):
             begin_statistics(gathered)
-        # Only a tile that a later traverse needs again goes to a whole view's buffer.
+        # A tile goes to a whole view's buffer only if a later traverse needs it again.
         whole = source == _AGAIN or stop not in (_FINISH, BLUR)
         into, step = (work, view_plane) if whole else (scratch.tile, tile_plane)
         for top in range(0, resolution, rows_per_tile):

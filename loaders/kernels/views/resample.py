@@ -6,19 +6,19 @@ folded into the tables, so they cost nothing.
 
 Tables of one axis, P = output pixels rounded up to `LANES`:
     first    int32 [P]      source index of each output's first tap
-    weights  float32 [T*P]  weight of tap t for output r at t * P + r; zero past the last tap, of which the
-                            table always holds one
+    weights  float32 [T*P]  weight of tap t for output r at t * P + r; the table always holds one tap past
+                            the last, with weight zero
 
 Outputs are worked on in blocks of `LANES`, over `LINES` rows of the view at a time. There are four ways:
 
-- Copy: where a view has the pixels of its box, as when it is cropped and mirrored alone.
-- Widen: where it is no narrower than its box, a block looks at no more than `LANES` neighbours of a source
-  row, which one instruction permutes while they are bytes. So the horizontal pass comes first; rows that it
-  made wait in a ring for the vertical one, which looks at each several times.
-- Look up: where it is narrower the vertical pass comes first, and where one instruction permutes a whole
-  vector of floats (AVX-512) the horizontal one looks its taps up in the blended rows. `base` int32
-  [2 * P / LANES] holds the smallest source index of each block and how many windows of `LANES` it reaches
-  over, and `first` is rewritten relative to that index.
+- Copy: the view has the pixels of its box, as when it is only cropped and mirrored.
+- Widen: the view is no narrower than its box. A block looks at no more than `LANES` neighbours of a source
+  row, which one instruction permutes while they are bytes. So the horizontal pass comes first; its rows wait
+  in a ring for the vertical pass, which looks at each several times.
+- Look up: the view is narrower, and one instruction permutes a whole vector of floats (AVX-512). The vertical
+  pass comes first, and the horizontal pass looks its taps up in the blended rows. `base` int32
+  [2 * P / LANES] holds the smallest source index of each block and the number of windows of `LANES` that the
+  block spans; `first` is rewritten relative to that index.
 - Turn: elsewhere the blended rows are turned, so that the values of a column lie side by side and a tap is a
   plain load; the sums are turned back.
 """
@@ -53,13 +53,13 @@ from loaders.kernels.simd import (
     zeros,
 )
 
-LINES = 8  # rows of the view that are worked on together; `rows_to_columns` turns so many
+LINES = 8  # rows of the view that are worked on together, as many as `rows_to_columns` turns
 SLOTS = 32  # widened rows that are kept
 COPY, WIDEN, SHRINK = range(3)
 
 
 def table_taps(scale: float, cubic: bool) -> int:
-    """Return how many taps a table must hold at `scale` source pixels per output pixel: all and one more."""
+    """Return how many taps a table must hold at `scale` source pixels per output pixel, with one to spare."""
     return math.ceil((2.0 if cubic else 1.0) * max(scale, 1.0)) * 2 + 2
 
 
@@ -99,7 +99,7 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
     support = (2.0 if cubic else 1.0) * max(scale, 1.0)
     nearest, counts, totals = axis[0], axis[1], axis[2]
     taps = 1
-    # Every output is a source pixel, and whatever else the filter reaches has no weight.
+    # Every output is a source pixel; all else that the filter reaches has no weight.
     copies = scale == 1.0 and start == int(start) and low <= start and start + length <= high
     for place in range(resolution):
         moved = abs((resolution - 1 - place if flip else place) + (-shift if flip else shift))
@@ -161,8 +161,8 @@ def block_columns(first, padded, left, base):
 def narrow_blocks(first, padded, left, base, order):
     """Return whether the first taps of every block span no more than `LANES` source columns.
 
-    If so, the smallest of each block less `left` goes to `base` int32 [P / LANES], and how far behind it they
-    lie to `order` uint8 [P].
+    If so, each block's smallest first tap less `left` goes to `base` int32 [P / LANES], and the distances of
+    the first taps from it to `order` uint8 [P].
     """
     for block in range(padded // LANES):
         lowest, highest = first[block * LANES], first[block * LANES]
@@ -179,7 +179,7 @@ def narrow_blocks(first, padded, left, base, order):
 
 @inlined
 def widen_row(planes, plane, start, base, order, weights, padded, taps, ring, to):
-    """Horizontal pass of a source row of three channels: planes[start :] to ring[to :], P floats of each."""
+    """Horizontal pass over a source row of three channels, planes[start :] to ring[to :], P floats each."""
     for block in range(padded // LANES):
         place = block * LANES
         at = start + base[block]
@@ -196,7 +196,7 @@ def widen_row(planes, plane, start, base, order, weights, padded, taps, ring, to
 
 @inlined
 def blend_widened(ring, padded, height, first, weights, taps, y, resolution, out, step, to):
-    """Vertical pass of output row y from the widened rows in the ring, to a row of out, in [0, 255]."""
+    """Vertical pass for output row y: from the widened rows in the ring to a row of out, in [0, 255]."""
     for place in range(0, resolution, LANES):
         r, g, b = zeros(), zeros(), zeros()
         for t in range(taps):
@@ -212,7 +212,7 @@ def blend_widened(ring, padded, height, first, weights, taps, y, resolution, out
 
 @inlined
 def blend_rows(planes, plane, width, height, left, count, first, weights, padded, taps, y, line, pitch, to):
-    """Vertical pass of output row y: source columns left .. left + count of three channels into `line`.
+    """Vertical pass for output row y: source columns left .. left + count of three channels into `line`.
 
     Args:
         planes: uint8 [3 * plane], channels of the decoded image, `LANES` bytes of slack behind.
@@ -234,7 +234,7 @@ def blend_rows(planes, plane, width, height, left, count, first, weights, padded
 
 @inlined
 def _tap(line, at, index, windows):
-    """Return line[at + index] per lane; a block that shrinks reaches over several windows of `LANES`."""
+    """Return line[at + index] per lane; a block that shrinks spans several windows of `LANES`."""
     if windows == 1:
         return lookup(line, at, index)
     value = lookup_wide(line, at, index)
@@ -288,7 +288,7 @@ def sum_columns(
         members: int, rows that are written, `resolution` apart, from out[c * plane + at] on.
     """
     channel, block_sums = pitch * LINES, LINES * LANES
-    # From the right: what a last, partial block writes too much is then overwritten by the row below.
+    # From the right: the last block may be partial and write too much, which the row below then overwrites.
     for place in range((resolution - 1) // LINES * LINES, -1, -LINES):
         for x in range(LINES):
             source = (first[place + x] - left) * LINES
@@ -337,8 +337,8 @@ def resample_rows(planes, height, width, extent, scratch, resolution, top, rows,
     """Write rows top .. top + rows of the resampled view to three channels of `out`, `step` apart.
 
     Args:
-        planes: uint8 [3 * height * width + slack], what was decoded of the image.
-        height: int; width: int, of it.
+        planes: uint8 [3 * height * width + slack], the decoded region of the image.
+        height: int; width: int, of that region.
         extent: (left, count, row_taps, col_taps, way) of `prepare_tables`.
         scratch: `Scratch` with the tables.
         out: float32 [3 * step], written from `start` on.
@@ -352,7 +352,7 @@ def resample_rows(planes, height, width, extent, scratch, resolution, top, rows,
         return
     padded = -(-resolution // LANES) * LANES
     pitch = len(scratch.line) // (3 * LINES)
-    # Several rows per pass: a vector load that overlaps a store of a moment ago would have to wait for it.
+    # Several rows per pass: a vector load would have to wait for a recent store that it overlaps.
     for group in range(0, rows, LINES):
         members = min(LINES, rows - group)
         if way == WIDEN:
@@ -377,7 +377,7 @@ def resample_rows(planes, height, width, extent, scratch, resolution, top, rows,
                 planes, height * width, width, height, left, count, scratch.first[0], scratch.weights[0],
                 padded, row_taps, top + group + k, scratch.line, pitch, 3 * k * pitch,
             )  # fmt: skip
-        if HAS_AVX512:  # known while compiling: only one of the two is
+        if HAS_AVX512:  # known at compile time: only one branch is compiled
             for k in range(members):
                 gather_columns(
                     scratch.line, pitch, 3 * k * pitch, scratch.first[1], scratch.base, scratch.weights[1],
@@ -396,7 +396,7 @@ def prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch)
     """Fill the tables of both axes and return (left, count, row_taps, col_taps, way).
 
     `left` and `count` are the columns that the view needs of `region` (top, left, height, width), the part of
-    the image that was decoded. Weights are computed in the image's coordinates, and so do not depend on it.
+    the image that was decoded. Weights are in the image's coordinates, so they do not depend on the region.
     """
     rows_first, columns_first = scratch.first[0], scratch.first[1]
     row_taps = fill_taps(

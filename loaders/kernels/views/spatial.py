@@ -42,7 +42,7 @@ def warp_rows(source, plane, resolution, args, top, rows, places, out, step, sta
 
 @inlined
 def sharpen_rows(source, plane, resolution, factor, top, rows, out, step, start):
-    """Blend each pixel with the mean of its 3 x 3 neighbours (itself weighing 5 of 13); borders stay."""
+    """Blend each pixel with the mean of its 3 x 3 block (the pixel itself weighs 5 of 13); borders stay."""
     rest = (np.float32(1.0) - factor) / np.float32(13.0)
     for channel in range(3):
         for k in range(rows):
@@ -63,7 +63,7 @@ def sharpen_rows(source, plane, resolution, factor, top, rows, out, step, start)
 
 @inlined
 def cut_out_rows(args, top, rows, resolution, into, step, start):
-    """Fill the part of the box of `CUTOUT` that lies in the rows of a tile with its colour."""
+    """Fill the part of a tile's rows that lies in the box of `CUTOUT` with the box's colour."""
     left, right = int(args[1]), int(args[3])
     for y in range(max(top, int(args[0])), min(top + rows, int(args[2]))):
         for channel in range(3):
@@ -74,9 +74,9 @@ def cut_out_rows(args, top, rows, resolution, into, step, start):
 
 @inlined
 def fill_noise_rows(args, top, rows, resolution, into, step, start):
-    """Fill the part of the box of `NOISE` that lies in the rows of a tile, every value uniform in [0, 255].
+    """Fill the part of a tile's rows that lies in the box of `NOISE` with values uniform in [0, 255].
 
-    A pixel's values depend on the key and its place in the view alone, so the tiles do not matter.
+    A pixel's values depend only on the key and the pixel's place in the view, not on the tiles.
     """
     left, right = int(args[1]), int(args[3])
     nothing, key, other_key = np.uint64(0), np.uint64(args[4]), np.uint64(args[5])

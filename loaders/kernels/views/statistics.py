@@ -1,4 +1,4 @@
-"""What some colour operations must know of the whole view: mean luma, extremes, histograms."""
+"""Statistics of the whole view that some colour operations need: mean luma, extremes, histograms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loaders.kernels.simd import LANES, highest, larger, load, lowest, smaller, 
 from loaders.kernels.views.codes import AUTOCONTRAST, CONTRAST, EQUALIZE, STANDARDIZE
 
 _MIDDLE = np.float32(128.0)  # taken off before squaring, for precision
-_PARTS = 4  # an increment must wait for the last one of the same value: neighbours count in turns
+_PARTS = 4  # counts in turn: an increment must wait for the last one of the same value
 
 
 class Stats(NamedTuple):
@@ -21,10 +21,10 @@ class Stats(NamedTuple):
     mean: NDArray[np.float32]  # [1] luma, for CONTRAST
     low: NDArray[np.float32]  # [3], for AUTOCONTRAST
     high: NDArray[np.float32]  # [3]
-    sums: NDArray[np.float64]  # [2, 3] of values and of their squares, from 128, for STANDARDIZE
+    sums: NDArray[np.float64]  # [2, 3] of value - 128 and of its square, for STANDARDIZE
     center: NDArray[np.float32]  # [3] mean, for STANDARDIZE
     spread: NDArray[np.float32]  # [3] standard deviation
-    counts: NDArray[np.int64]  # [3, 4, 256], for EQUALIZE; four that are summed in the end
+    counts: NDArray[np.int64]  # [3, 4, 256], for EQUALIZE; the four are summed at the end
     table: NDArray[np.float32]  # [3, 256], equalised value of each value
 
 
@@ -62,7 +62,7 @@ def begin_statistics(stats):
 
 @inlined
 def add_statistics(code, stats, r, g, b):
-    """Add a tile to what operation `code` needs."""
+    """Add a tile to the statistics that operation `code` needs."""
     if code == CONTRAST:
         stats.mean[0] += _luma_sum(r, g, b)
     elif code == AUTOCONTRAST:
@@ -81,7 +81,7 @@ def add_statistics(code, stats, r, g, b):
 
 @inlined
 def end_statistics(code, stats, size):
-    """Finish after the last tile of a view of `size` pixels."""
+    """Finish the statistics after the last tile of a view of `size` pixels."""
     if code == CONTRAST:
         stats.mean[0] /= np.float32(size)
     elif code == EQUALIZE:
@@ -138,7 +138,7 @@ def _count(channel, counts):
 
 @inlined
 def _fill_table(counts, table):
-    """Equalise as PIL does: the step leaves out the last occupied value; a single value stays."""
+    """Fill the table as PIL equalises: the step leaves out the last occupied value; a single value stays."""
     total, last = 0, 0
     for value in range(256):
         for part in range(1, _PARTS):

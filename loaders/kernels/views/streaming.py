@@ -15,7 +15,7 @@ from loaders.kernels.memory import aligned_zeros
 from loaders.kernels.simd import LANES, put, splat, stream
 
 _PROBE_FLOATS = 2**23  # 32 MiB, a batch that no second-level cache holds
-_CLEARLY = 1.5  # two threads share what one measures alone; a near draw goes to plain stores
+_CLEARLY = 1.5  # times as fast: two threads share what one measures alone, so a small gain is none
 
 
 @kernel
@@ -37,8 +37,8 @@ def streaming_pays() -> bool:
     """Measure, once per process, whether stores past the caches are clearly faster than plain ones.
 
     A batch is read long after it was written: a plain store first fetches the line from memory and then
-    pushes something useful out of the cache. Processors differ in what they charge for avoiding that: three
-    times the speed on one, half of it on another (docs/performance.md). The values written are the same.
+    pushes something useful out of the cache. Avoiding that gives three times the speed on one processor and
+    half the speed on another (docs/performance.md). The values written are the same.
     """
     memory = aligned_zeros((_PROBE_FLOATS,), np.float32)
     return _least_seconds(_put_all, memory) > _CLEARLY * _least_seconds(_stream_all, memory)
