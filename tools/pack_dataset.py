@@ -177,12 +177,15 @@ def print_summary(console: Console, out: str, manifest: Manifest, seconds: float
         table.add_row(split.name, *(f"{count:,}" for count in counts), split.source)
     print_table(console, table)
     actions = ", ".join(f"{count:,} {name}" for name, count in manifest.actions.items())
-    console.print(
-        f"{len(manifest.classes)} classes; {manifest.num_shards} {manifest.shard_format} shards; {actions}"
-    )
+    number = len(manifest.classes)
+    classes = f"{number} {'class' if number == 1 else 'classes'}"
+    console.print(f"{classes}; {manifest.num_shards} {manifest.shard_format} shards; {actions}")
     rate = manifest.num_inputs / seconds
     console.print(f"{manifest.num_inputs:,} inputs in {seconds:.1f} s, {rate:,.0f} images/s -> {out}")
-    for note in manifest.notes:
+    notes = [*manifest.notes]
+    if number == 1:
+        notes.append(f"one class alone, {manifest.classes[0]!r}: no recipe can learn to tell it from others")
+    for note in notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     if skipped := sum(split.num_skipped for split in manifest.splits):
         console.print(

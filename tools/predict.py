@@ -9,7 +9,7 @@ pack is first packed into OUT/pack, so that its images are read at the loader's 
 
 OUT/predictions.csv    file, label, confidence, and the next classes with theirs
 OUT/labels.parquet     a label table of the pack, for --extra-labels
-OUT/sheet.png          images with their guesses: the surest of each class, as many classes as fit
+OUT/sheet.png          images with their guesses, the surest first: of each class the surest, as many as fit
 """
 
 from __future__ import annotations
@@ -56,8 +56,11 @@ class Config(ForwardConfig):
         check_folder(self.out)
 
     def check_places(self) -> None:
-        """Refuse a network that is not there, before anything is loaded."""
+        """Refuse a network that is not there, and a folder without a file, before anything is loaded."""
         check_start(self.network, "network")
+        folder = Path(self.images)
+        if folder.is_dir() and not any(path.is_file() for path in folder.rglob("*")):
+            raise UserError(f"images: expected images, found no file in {folder}; check the path")
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -212,9 +215,9 @@ def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed
     side, margin, across = max(view.resolution, 64), 14, 8
     sheet = Image.new("RGB", (across * side, -(-len(shown) // across) * (side + margin)), "white")
     drawing = ImageDraw.Draw(sheet)
-    for number, place in enumerate(shown):
-        left, top = number % across * side, number // across * (side + margin)
-        picture = Image.fromarray(pixels[number].permute(1, 2, 0).contiguous().numpy())
+    for number, held in enumerate(np.argsort(-guessed.confidence[shown, 0], kind="stable")):
+        place, left, top = shown[held], number % across * side, number // across * (side + margin)
+        picture = Image.fromarray(pixels[held].permute(1, 2, 0).contiguous().numpy())
         sheet.paste(picture.resize((side, side)), (left, top))
         name = network.classes[int(guessed.label[place, 0])]
         text = f"{guessed.confidence[place, 0]:.0%} {name}"[: side // 6]

@@ -127,7 +127,7 @@ def _validation_account(config: StartFields, division: Division) -> Account:
     for run, behind in _runs_behind(config.init):
         try:
             other, labels = _labels_of(behind)
-            rows = _not_set_aside(run, labels)
+            rows = not_set_aside(run, labels)
         except (UserError, TypeError, ValueError):
             continue  # reported by the comparison with the test split
         leak = find_leak(other, rows, held)
@@ -146,7 +146,7 @@ def _validation_account(config: StartFields, division: Division) -> Account:
     return Account(leaks, notes, division.said)
 
 
-def _not_set_aside(run: Path, labels: LabelTable) -> NDArray[np.int64]:
+def not_set_aside(run: Path, labels: LabelTable) -> NDArray[np.int64]:
     """Return the rows of the labels on which a run was trained."""
     path = run / SET_ASIDE_PATH
     return np.setdiff1d(labels.row, LabelTable.read(path).row) if path.is_file() else labels.row

@@ -18,6 +18,7 @@ from torch import Tensor
 from engine.evaluate.few_labels import FewLabelResult, read_results
 from engine.evaluate.online_probe import read_probe
 from engine.evaluate.results import Evaluation, read_evaluation
+from engine.labels.shared_images import not_set_aside
 from engine.report.names import check_classes
 from engine.report.page import Block, Command, Paragraph, Section, Table, Tile, Tiles, render_page
 from engine.report.sections import (
@@ -31,6 +32,7 @@ from engine.report.sections import (
 )
 from engine.report.sheets import contact_sheet, to_pixels
 from engine.report.tested import MOST_TESTED, Tested, look_at_split
+from engine.train.advice import no_better_than_probe
 from engine.train.bad_rows import read_bad_rows
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.metrics import read_metrics
@@ -39,6 +41,7 @@ from engine.train.samples import SAMPLES_NAME, load_samples
 from loaders.classification import build_rows_loader
 from loaders.common.errors import LoaderError, UserError, one_line
 from loaders.common.files import write_atomic
+from loaders.common.notice import tell
 from loaders.options import LoaderOptions
 from loaders.packs import Pack, open_pack
 from loaders.packs.labels.subsample import training_labels
@@ -105,6 +108,8 @@ class _Sections:
 
     def all(self) -> list[Section]:
         """Return the sections, followed by the list of what is missing."""
+        for line in self.missing:
+            tell(f"report: without {line}")
         return [*self.found, Section("What is missing", [Paragraph(line) for line in self.missing])]
 
 
@@ -158,7 +163,9 @@ def accuracy_section(
     best = found.get("ema", found.get("raw"))
     shown = []
     if best is not None:
-        shown.append(headline(best.top1, best.num_images, best.top5, getattr(best, "mean_class_top1", None)))
+        first = headline(best.top1, best.num_images, best.top5, getattr(best, "mean_class_top1", None))
+        said = None if phases_of(run) else no_better_than_probe(read_metrics(run / METRICS_NAME))
+        shown.append(first if said is None else Section(first.title, [*first.blocks, Paragraph(said)]))
     return [*shown, key_figures(evaluation, results)]
 
 
@@ -195,7 +202,9 @@ def network_sections(described: dict[str, Any], pack: Pack, options: PageOptions
         return []
     sections: list[Section] = []
     if tested.probabilities is not None:
-        sections += classifier_sections(tested, pack, training_counts(config, pack), options.classes)
+        sections += classifier_sections(
+            tested, pack, training_counts(options.run, config, pack), options.classes
+        )
     return [*sections, embedding_section(tested, pack.classes)]
 
 
@@ -219,14 +228,15 @@ def classifier_sections(
     return [*first, shown.confidence_section(), ranks.precision(), imbalance]
 
 
-def training_counts(config: dict[str, Any], pack: Pack) -> NDArray[np.int64] | None:
-    """Return the number of training labels of each class, int64 [C]; None if the options do not tell."""
+def training_counts(run: Path, config: dict[str, Any], pack: Pack) -> NDArray[np.int64] | None:
+    """Return the number of labels that a run trained on, int64 [C]; None if the options do not tell."""
     if "labeled_split" not in config:
         return None
     try:
         few = (config.get("labels_per_class"), int(config.get("label_seed", 0)))
         extra = [Path(text) for text in config.get("extra_labels", ())]
         table = training_labels(pack, str(config["labeled_split"]), *few, extra)
+        table = table.of_rows(not_set_aside(run, table))
     except (UserError, OSError, ValueError, TypeError):  # the run is of another version, or a table is gone
         return None
     return np.bincount(table.label, minlength=len(pack.classes))

@@ -94,7 +94,9 @@ def advise_after(out: Path, recipe: Recipe, accuracy: Accuracy | None) -> None:
         recipe: trained.
         accuracy: accuracy on the test split; None if nothing was measured.
     """
-    warn([at_chance(accuracy, classes_of(recipe)), without_movement(read_metrics(out / "metrics.jsonl"))])
+    records = read_metrics(out / "metrics.jsonl")
+    chance = at_chance(accuracy, classes_of(recipe))
+    warn([chance, without_movement(records), no_better_than_probe(records)])
 
 
 def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str | None:
@@ -110,6 +112,20 @@ def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str |
     return (
         f"accuracy: {accuracy.top1:.1%} of {accuracy.num_images:,} test images is what guessing among "
         f"{len(classes)} classes gives ({chance:.1%}); look at the labels, the learning rate and the length"
+    )
+
+
+def no_better_than_probe(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the line on a training that never exceeded the linear probe at which it began; else None."""
+    found = [(r["step"], float(r["validation_top1"])) for r in records if "validation_top1" in r]
+    if len(found) < 2 or found[0][0] != 0:
+        return None
+    start, best = found[0][1], max(top1 for _, top1 in found[1:])
+    if best > start:
+        return None
+    return (
+        f"training: no state was more accurate on the validation images than step 0, the linear probe of the "
+        f"start ({start:.1%}, later at most {best:.1%}); try a lower learning rate"
     )
 
 

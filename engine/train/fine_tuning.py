@@ -20,7 +20,14 @@ from engine.nets.classifier import Classifier, save_classifier
 from engine.nets.layers import Layer, measure_layer, read_layer
 from engine.nets.starts import Start
 from engine.objectives.supervised import mix, mixed_cross_entropy
-from engine.train.advice import at_chance, below_stride, one_class, warn, without_movement
+from engine.train.advice import (
+    at_chance,
+    below_stride,
+    no_better_than_probe,
+    one_class,
+    warn,
+    without_movement,
+)
 from engine.train.batchnorm import BATCHNORM
 from engine.train.classifier_recipe import ACCURACY_NAME
 from engine.train.distributed import on_main
@@ -312,7 +319,8 @@ def leave_classifier(
         [
             one_class(classes),
             at_chance(tested, classes),
-            without_movement(read_metrics(out / "metrics.jsonl")),
+            without_movement(records := read_metrics(out / "metrics.jsonl")),
+            no_better_than_probe(records),
         ]
     )
 

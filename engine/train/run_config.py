@@ -64,6 +64,10 @@ DEFAULT_LOADER = LoaderOptions()
 _THREADS_BESIDE_A_NETWORK = 2
 
 
+_OF_NETWORKS = {".json", ".safetensors", ".onnx", ".pt", ".pt2", ".pth", ".bin", ".ckpt", ".tar", ".npz"}
+"""Suffixes of which one stands in every folder that holds a network."""
+
+
 def check_start(start: Path | None, option: str) -> None:
     """Refuse a run or weights that are not there, before the libraries load that read them.
 
@@ -74,10 +78,14 @@ def check_start(start: Path | None, option: str) -> None:
     Raises:
         UserError: there is nothing.
     """
-    if start is not None and not str(start).startswith(("timm:", "hf:")) and not start.expanduser().exists():
+    if start is None or str(start).startswith(("timm:", "hf:")):
+        return
+    path, wanted = start.expanduser(), "a run folder, weights file, timm:NAME or hf:REPO"
+    if not path.exists():
+        raise UserError(f"{option}: expected {wanted}, found nothing at {start}; check the path")
+    if path.is_dir() and not any(file.suffix in _OF_NETWORKS for file in path.iterdir() if file.is_file()):
         raise UserError(
-            f"{option}: expected a run folder, weights file, timm:NAME or hf:REPO, found nothing at {start}; "
-            "check the path"
+            f"{option}: expected {wanted}, found a folder without weights at {start}; give another"
         )
 
 

@@ -215,10 +215,18 @@ def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict
     changed = [name for name in (*new, OWN_OPTIONS) if (old.get(name) or None) != (new.get(name) or None)]
     if changed:
         name = changed[0]
+        before, now = (_as_typed(name, options.get(name)) for options in (old, new))
         raise UserError(
-            f"{out} holds {what} made with {name} {old.get(name)}, now {new.get(name)}: choose another "
-            f"--out, give the same options, or remove the folder"
+            f"{out} holds {what} made with {name} {before}, now {now}: choose another --out, give the same "
+            "options, or remove the folder"
         )
+
+
+def _as_typed(name: str, value: Any) -> Any:
+    """Return splits as the command line has them, other options as they are."""
+    if name != "splits" or not isinstance(value, list):
+        return value
+    return " ".join("=".join(map(str, split)) for split in value)
 
 
 def _finished_before(options: PackOptions) -> Manifest:

@@ -149,7 +149,9 @@ def test_phases_share_their_validation_images(
         assert (phase / "last" / "classifier.safetensors").is_file()
     (guessed,) = (config.out / "labels").glob("[rc]*-1.parquet")
     assert not set(LabelTable.read(guessed).row.tolist()) & set(held.row.tolist())
-    assert "validation: 10 labels set aside, 0.25 of each class" in capsys.readouterr().err
+    assert (
+        "validation: 10 labels set aside (each is 10 points), 0.25 of each class" in capsys.readouterr().err
+    )
 
 
 def test_the_first_line_says_what_is_measured_on(

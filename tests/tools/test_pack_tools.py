@@ -43,6 +43,13 @@ def test_pack_and_verify(tmp_path: Path) -> None:
     assert "1 of 2 images differ from their content hash or CRC-32, rows 2 (test/a/0)" in damaged.stdout
 
 
+def test_one_class_alone_is_told(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", {"cats/0.jpg": jpeg(0), "cats/1.jpg": jpeg(1)})
+    packed = run("pack_dataset", "--splits", f"train={tmp_path / 'in'}", "--out", tmp_path / "pack")
+    assert "1 class; " in packed.stdout
+    assert "note: one class alone, 'cats'" in packed.stdout
+
+
 def test_a_whole_pack_may_lack_what_its_source_has(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "pack"
     write_tree(source, {"a/0.jpg": jpeg(0), "b/1.jpg": jpeg(1)})

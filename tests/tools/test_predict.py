@@ -94,5 +94,14 @@ def lines_of(path: Path) -> list[str]:
 def test_mistakes_are_named(tmp_path: Path, trained: Path, digits_pack: Pack) -> None:
     with pytest.raises(UserError, match="expected a share"):
         Config(network=trained, images="x", out=tmp_path, threshold=1.5)
+    empty, photos = tmp_path / "empty", tmp_path / "photos" / "cats"
+    empty.mkdir()
+    photos.mkdir(parents=True)
+    (photos / "1.jpg").write_bytes(b"a picture")
+    with pytest.raises(UserError, match=f"images: expected images, found no file in {empty}"):
+        Config(network=trained, images=str(empty), out=tmp_path / "out").check_places()
+    with pytest.raises(UserError, match=f"network: .* found a folder without weights at {photos.parent}"):
+        Config(network=photos.parent, images="x", out=tmp_path / "out").check_places()
+    Config(network=trained, images=str(photos), out=tmp_path / "out").check_places()
     with pytest.raises(UserError, match="expected one in"):
         run(Config(network=tmp_path, images=str(digits_pack.path), out=tmp_path / "out", loader=ONE))

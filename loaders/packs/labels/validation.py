@@ -98,8 +98,7 @@ def divide_labels(pack: Pack, labels: LabelTable, fields: ValidationFields) -> D
         return _split(pack, labels, split, fields)
     if share:
         held = _share(pack, labels, share, fields.label_seed)
-        said = f"{len(held):,} labels set aside, {share:.3g} of each class"
-        return _without(pack, labels, held, said)
+        return _without(pack, labels, held, f"{_aside(held)}, {share:.3g} of each class")
     if split == "" or share == 0.0:
         return Division(labels, None, False, "none, as asked for")
     return _by_default(pack, labels, fields)
@@ -125,7 +124,12 @@ def _by_default(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Div
         found = f"{counts[scarcest]} of {pack.classes[scarcest]!r}"
         return Division(labels, None, False, f"none, since a class has fewer than {FEWEST} labels ({found})")
     held = _share(pack, labels, USUAL_SHARE, fields.label_seed)
-    return _without(pack, labels, held, f"{len(held):,} labels set aside, a tenth of each class")
+    return _without(pack, labels, held, f"{_aside(held)}, a tenth of each class")
+
+
+def _aside(held: LabelTable) -> str:
+    """Say how many labels are set aside, and how much one of them weighs."""
+    return f"{len(held):,} labels set aside (each is {100 / max(1, len(held)):.2g} points)"
 
 
 def _inherited(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Division | None:

@@ -26,6 +26,8 @@ from loaders.packs.manifest import FileInfo
 
 _EXTRAS = {"s3": "sluice[s3]", "s3a": "sluice[s3]", "http": "fsspec[http]", "https": "fsspec[http]"}
 # A command line hands paths over as pathlib.Path, which joins the two slashes of a URL.
+# Of s3fs and what it rests on: no further try brings any.
+_WITHOUT_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 
 
@@ -144,6 +146,11 @@ class Store:
                 ) from None
             except Exception as error:  # every file system has its own exceptions
                 last = f"{type(error).__name__}: {error}".rstrip(": ")
+                if type(error).__name__ in _WITHOUT_CREDENTIALS:
+                    raise UserError(
+                        f"{self.url}: expected credentials for this store, found none ({error}); give "
+                        "them as its own tools take them"
+                    ) from None
                 continue
             if size_bytes is None or len(data) == stop - start:
                 return data
@@ -151,8 +158,8 @@ class Store:
                 return data[start:]
             last = f"expected {stop - start} bytes from byte {start} on, got {len(data)}"
         raise StoreError(
-            f"{self.url}/{name}: no whole answer in {self.options.tries} tries ({last}); check the store, or "
-            "give open_pack StoreOptions of more tries and longer time limits"
+            f"{self.url}/{name}: no whole answer in {self.options.tries} tries ({last}); check the store and "
+            "the network, or give more --store.tries and a longer --store.request-timeout-s"
         )
 
     def download(self, name: str, info: FileInfo, out: BinaryIO) -> None:

@@ -15,10 +15,12 @@ from engine.nets.classifier import build_classifier, save_classifier
 from engine.report import classifier_sections, run_page, tested
 from engine.report.embedding import place
 from engine.report.page import Table
-from engine.report.run_page import PageOptions, build_run_page, leave_page
+from engine.report.run_page import PageOptions, build_run_page, leave_page, training_counts
 from engine.train.classifier_recipe import ACCURACY_NAME
 from engine.train.run_folder import opened_run
 from loaders.packs import Pack
+from loaders.packs.labels.subsample import training_labels
+from loaders.packs.labels.validation import SET_ASIDE_PATH
 from loaders.views.evaluation import EvaluationView
 from tests.browser import needs_browser, open_page, result
 
@@ -80,6 +82,16 @@ def test_what_is_known_of_a_classifier_is_shown(page: Path, digits_pack: Pack) -
     assert "The run waited for data: tools/doctor.py" in text
     assert "views: sample views: expected" in text.split("What is missing")[1]
     assert "http" not in text
+
+
+def test_labels_that_were_set_aside_are_not_counted(digits_pack: Pack, tmp_path: Path) -> None:
+    run, options = tmp_path / "run", {"labeled_split": "train", "labels_per_class": 4}
+    every = training_labels(digits_pack, "train", 4)
+    assert training_counts(run, options, digits_pack).tolist() == [4] * 10
+    held = every.of_rows(every.row[every.label == 3][:1])
+    (run / "labels").mkdir(parents=True)
+    held.write(run / SET_ASIDE_PATH)
+    assert training_counts(run, options, digits_pack).tolist() == [4, 4, 4, 3, 4, 4, 4, 4, 4, 4]
 
 
 def test_an_accuracy_has_wilsons_interval() -> None:

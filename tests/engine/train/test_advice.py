@@ -7,7 +7,7 @@ import torch
 
 from engine.evaluate.predict import Accuracy
 from engine.train import progress
-from engine.train.advice import at_chance, before, stride_of, without_movement
+from engine.train.advice import at_chance, before, no_better_than_probe, stride_of, without_movement
 from engine.train.progress import RowsProgress, TrainingProgress, duration
 from engine.train.tuning_config import FineTuning
 
@@ -66,6 +66,19 @@ def test_a_loss_that_does_not_move() -> None:
     assert "2.3" in (without_movement(still) or "")
     assert without_movement([{"loss": 2.3 - 0.01 * i} for i in range(20)]) is None
     assert without_movement(still[:5]) is None
+
+
+def test_a_training_that_never_exceeds_its_probe() -> None:
+    def records(*top1: float, first: int = 0) -> list[dict[str, float]]:
+        measured = [{"step": first + 10 * n, "validation_top1": value} for n, value in enumerate(top1)]
+        return [{"step": 5, "loss": 1.0}, *measured]
+
+    said = no_better_than_probe(records(0.9, 0.6, 0.9))
+    assert said is not None
+    assert "(90.0%, later at most 90.0%)" in said
+    assert no_better_than_probe(records(0.9, 0.91)) is None
+    assert no_better_than_probe(records(0.9)) is None, "nothing was trained"
+    assert no_better_than_probe(records(0.9, 0.6, first=10)) is None, "it did not begin at a probe"
 
 
 @pytest.mark.parametrize(

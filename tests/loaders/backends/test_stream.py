@@ -214,6 +214,22 @@ def test_a_fault_that_stays_is_an_error_with_the_url(tmp_path, store, fault):
     assert not list((tmp_path / "cache").glob("*/shards/*.partial"))
 
 
+def test_a_store_without_credentials_is_not_asked_again(tmp_path, store, monkeypatch):
+    class NoCredentialsError(Exception):
+        """As botocore's."""
+
+    asked = []
+
+    def request(self, path, start, stop):
+        asked.append(path)
+        raise NoCredentialsError("Unable to locate credentials")
+
+    monkeypatch.setattr("loaders.packs.stores.store.Store._request", request)
+    with pytest.raises(UserError, match=rf"^{store.url}: expected credentials for this store, found none"):
+        open_pack(store.url, options(tmp_path, tries=5))
+    assert len(asked) == 1
+
+
 def test_a_fault_while_opening_is_an_error_with_the_url(tmp_path, store):
     store.fault_for = lambda path, n: "error" if path.endswith("offset.npy") else None
     with pytest.raises(StoreError, match=rf"{store.url}/index/offset\.npy"):

@@ -94,6 +94,9 @@ def test_another_command_over_a_pack(tmp_path: Path) -> None:
     before = folder_hashes(tmp_path / "p")
     with pytest.raises(UserError, match="holds a pack made with quality None, now 50"):
         pack(tmp_path / "p", source, quality=50)
+    write_tree(tmp_path / "other", class_tree())
+    with pytest.raises(UserError, match=f"made with splits {source}, now train={tmp_path / 'other'}: choose"):
+        pack(tmp_path / "p", f"train={tmp_path / 'other'}")
     with pytest.raises(UserError, match="made with format webdataset, now ffcv"):
         pack(tmp_path / "p", source, shard_format="ffcv")
     assert folder_hashes(tmp_path / "p") == before

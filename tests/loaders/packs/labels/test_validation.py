@@ -68,7 +68,7 @@ def per_class(labels: LabelTable | None) -> list[int]:
 def test_a_tenth_is_set_aside_where_every_class_has_enough(pack: Pack) -> None:
     found = divide(pack)
     assert found.set_aside
-    assert found.said == "4 labels set aside, a tenth of each class"
+    assert found.said == "4 labels set aside (each is 25 points), a tenth of each class"
     assert (per_class(found.validation), per_class(found.training)) == ([2, 2], [18, 18])
     assert not np.isin(found.training.row, found.validation.row).any()
     again, other = divide(pack), divide(pack, label_seed=1)
@@ -98,7 +98,9 @@ def test_a_split_of_that_name_comes_first(digits_folder: Path, tmp_path: Path, n
     first, stop = pack.split(name).row_ranges[0]
     assert found.validation is not None
     assert found.validation.row.tolist() == list(range(first, stop))
-    assert divide(pack, test_split=name).said == "4 labels set aside, a tenth of each class"
+    assert (
+        divide(pack, test_split=name).said == "4 labels set aside (each is 25 points), a tenth of each class"
+    )
     both = training_labels(pack, "train", None, 0).join(training_labels(pack, name, None, 0))
     shared = divide(pack, both)
     assert shared.validation is None
