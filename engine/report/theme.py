@@ -96,7 +96,14 @@ main img{cursor:zoom-in}
   .gallery{flex-wrap:nowrap;overflow-x:auto}.tiles{grid-template-columns:repeat(2,1fr)}
   .tile b{font-size:1.35rem}dl{columns:auto}.scroll{padding:.2rem .6rem .4rem}
   tbody th{white-space:normal;overflow-wrap:anywhere;min-width:6.5rem}
-  figure:has(>svg){overflow-x:auto}figure>svg{min-width:34rem}}
+  figure:has(>svg){overflow-x:auto}figure>svg{min-width:34rem}
+  figure picture,figure:has(>svg),.gallery,.scroll,pre{--under:var(--paper);background:
+  linear-gradient(90deg,var(--under) 40%,transparent) local,
+  linear-gradient(270deg,var(--under) 40%,transparent) 100% 0 local,
+  linear-gradient(90deg,var(--muted),transparent) scroll,
+  linear-gradient(270deg,var(--muted),transparent) 100% 0 scroll;
+  background-size:2.5rem 100%,2.5rem 100%,.5rem 100%,.5rem 100%;background-repeat:no-repeat}
+  .scroll,pre{--under:var(--card);background-color:var(--card)}}
 footer{border-top:1px solid var(--rule);margin-top:3rem;padding-top:.8rem}
 """
 )

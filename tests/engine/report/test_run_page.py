@@ -86,7 +86,7 @@ def test_what_is_known_of_a_classifier_is_shown(page: Path, digits_pack: Pack) -
 
 def test_labels_that_were_set_aside_are_not_counted(digits_pack: Pack, tmp_path: Path) -> None:
     run, options = tmp_path / "run", {"labeled_split": "train", "labels_per_class": 4}
-    every = training_labels(digits_pack, "train", 4)
+    every = training_labels(digits_pack, "train", 4, 0)
     assert training_counts(run, options, digits_pack).tolist() == [4] * 10
     held = every.of_rows(every.row[every.label == 3][:1])
     (run / "labels").mkdir(parents=True)

@@ -160,11 +160,11 @@ def test_what_a_start_set_aside_in_another_pack_or_to_be_tested_says_nothing_her
     known = training_labels(pack, "train", None, 0)
     known.of_rows(known.row[:5]).write(run / SET_ASIDE_PATH)
     (run / "config.json").write_text(json.dumps({"config": {"pack": str(tmp_path / "elsewhere")}}))
-    assert "set aside, a tenth" in divide(pack, init=run).said
+    assert "a tenth of each class" in divide(pack, init=run).said
     of_pack(run, pack)
     assert str(run) in divide(pack, init=run).said
     training_labels(pack, "test", None, 0).write(run / SET_ASIDE_PATH)
-    assert "set aside, a tenth" in divide(pack, init=run).said
+    assert "a tenth of each class" in divide(pack, init=run).said
     with pytest.raises(UserError, match="validation_split: expected no image of split 'test'"):
         divide(pack, validation_split=str(run / SET_ASIDE_PATH))
 
