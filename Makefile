@@ -20,7 +20,8 @@ $(BIN)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 # Compiled once for each state of the kernels, so that no demo and no test waits for it.
-$(BIN)/.warm: $(BIN)/.ready $(wildcard loaders/kernels/*.py loaders/kernels/*/*.py)
+$(BIN)/.warm: $(BIN)/.ready $(wildcard loaders/kernels/*.py loaders/kernels/*/*.py) loaders/order/permutation.py \
+		engine/labels/select.py tools/warm_kernels.py
 	$(BIN)/python tools/warm_kernels.py
 	touch $@
 

@@ -275,12 +275,11 @@ class Session:
 
     def augmented(self, job: Job, images: Split) -> Loader[Batch]:
         """Build the training loader of a job."""
-        num_ranks = self.accelerator.num_processes
-        pairs = self.config.mixing != "none"
-        chosen, batch_size = fit_to_ranks(images, self.config.batch_size, num_ranks, pairs)
+        unit = self.accelerator.num_processes * (1 if self.config.mixing == "none" else 2)  # pairs are mixed
+        chosen, batch_size = fit_to_ranks(images, self.config.batch_size, unit)
         view = presets.crop_flip(self.start.resolution, job.tuning.min_crop, self.config.flip_p)
         views = self.start.view.fit((presets.augmented(view, self.config.augment),))
-        fitting = batch_size - batch_size % num_ranks
+        fitting = batch_size - batch_size % unit
         options = replace(self.options, seed=job.seed)
         sampler: Sampler | None = "balanced" if self.config.balanced else None
         return build_loader(chosen, views, fitting, options=options, labels=self.table, sampler=sampler)
@@ -297,7 +296,8 @@ class Session:
         if config.class_weights != "none":
             counts = count_labels(self.table.of_rows(images.rows(np.arange(len(images)))))
             recipe.class_weights = class_weights(counts, config.class_weights == "effective")
-        if self.starts_at_probe(job):
+        recipe.probed = self.starts_at_probe(job)
+        if recipe.probed:
             features = self.features(LayerFeatures(recipe.backbone, layer), images, self.table)
             assert isinstance(recipe.classifier, torch.nn.Linear)  # `starts_at_probe` wants no hidden layers
             start_at_probe(recipe.classifier, features)
@@ -329,8 +329,8 @@ class Session:
     def description(self, job: Job, tuning: FineTuning) -> dict[str, Any]:
         """Return what decides a run's result, for its run folder."""
         fields = {name: getattr(self.config, name) for name in _DECISIVE} | asdict(tuning)
-        if self.config.augment or self.config.mixing != "none":  # older runs do not name them
-            fields |= {name: getattr(self.config, name) for name in ("augment", "mixing", "mixing_alpha")}
+        mixing = None if self.config.mixing == "none" else (self.config.mixing, self.config.mixing_alpha)
+        fields |= {"augment": self.config.augment or None, "mixing": mixing}  # None as in older runs
         fields |= {"init": job.init, "method": job.method, "seed": job.seed}
         fields |= {"labels_per_class": job.labels_per_class}
         fields |= {"backbone": self.start.backbone, "resolution": self.start.resolution}

@@ -14,6 +14,7 @@ OUT/sheet.png          images with their guesses, the surest first: of each clas
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,7 +60,7 @@ class Config(ForwardConfig):
         """Refuse a network that is not there, and a folder without a file, before anything is loaded."""
         check_start(self.network, "network")
         folder = Path(self.images)
-        if folder.is_dir() and not any(path.is_file() for path in folder.rglob("*")):
+        if folder.is_dir() and not any(files for _, _, files in os.walk(folder, followlinks=True)):
             raise UserError(f"images: expected images, found no file in {folder}; check the path")
 
 

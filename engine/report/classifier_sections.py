@@ -42,7 +42,7 @@ def interval_text(top1: float, count: int) -> str:
 def headline(top1: float, count: int, top5: float | None, mean_class: float | None) -> Section:
     """Return the accuracy that the page shows first."""
     tiles = [Tile(percent(top1), f"accuracy on {count:,} test images", interval_text(top1, count))]
-    if top5 is not None and top5 < 1.0:  # with five classes or fewer it is always all
+    if top5 is not None and top5 < 1.0:  # as it always is with five classes or fewer
         tiles.append(Tile(percent(top5), "among the five most probable", ""))
     if mean_class is not None:
         tiles.append(Tile(percent(mean_class), "mean accuracy of the classes", ""))

@@ -32,7 +32,7 @@ from engine.report.sections import (
 )
 from engine.report.sheets import contact_sheet, to_pixels
 from engine.report.tested import MOST_TESTED, Tested, look_at_split
-from engine.train.advice import no_better_than_probe
+from engine.train.advice import no_better_than_start
 from engine.train.bad_rows import read_bad_rows
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.metrics import read_metrics
@@ -164,7 +164,7 @@ def accuracy_section(
     shown = []
     if best is not None:
         first = headline(best.top1, best.num_images, best.top5, getattr(best, "mean_class_top1", None))
-        said = None if phases_of(run) else no_better_than_probe(read_metrics(run / METRICS_NAME))
+        said = None if phases_of(run) else no_better_than_start(read_metrics(run / METRICS_NAME))
         shown.append(first if said is None else Section(first.title, [*first.blocks, Paragraph(said)]))
     return [*shown, key_figures(evaluation, results)]
 

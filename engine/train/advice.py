@@ -96,7 +96,7 @@ def advise_after(out: Path, recipe: Recipe, accuracy: Accuracy | None) -> None:
     """
     records = read_metrics(out / "metrics.jsonl")
     chance = at_chance(accuracy, classes_of(recipe))
-    warn([chance, without_movement(records), no_better_than_probe(records)])
+    warn([chance, without_movement(records), no_better_than_start(records)])
 
 
 def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str | None:
@@ -115,17 +115,17 @@ def at_chance(accuracy: Accuracy | None, classes: Sequence[str] | None) -> str |
     )
 
 
-def no_better_than_probe(records: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the line on a training that never exceeded the linear probe at which it began; else None."""
+def no_better_than_start(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the line on a training that never exceeded the state at which it began; else None."""
     found = [(r["step"], float(r["validation_top1"])) for r in records if "validation_top1" in r]
     if len(found) < 2 or found[0][0] != 0:
         return None
     start, best = found[0][1], max(top1 for _, top1 in found[1:])
-    if best > start:
+    if best > start or start == 1.0:
         return None
     return (
-        f"training: no state was more accurate on the validation images than step 0, the linear probe of the "
-        f"start ({start:.1%}, later at most {best:.1%}); try a lower learning rate"
+        f"training: no state was more accurate on the validation images than the one at which it began "
+        f"({start:.1%}, later at most {best:.1%}); try a lower learning rate"
     )
 
 

@@ -33,7 +33,7 @@ from engine.train.ema import (
     warmed_up,
 )
 from engine.train.optim import split_by_dimension
-from engine.train.probe_start import start_at_probe
+from engine.train.probe_start import NEW_CLASSIFIER, start_at_probe
 from engine.train.recipe import Recipe
 from loaders.batch import Batch, Loader
 from loaders.common.errors import UserError
@@ -114,7 +114,7 @@ class ClassifierRecipe(Recipe):
             rules["average of the weights"] = f"warm-up {self._power}, statistics: {self._statistics}"
         if self.frozen:
             rules["frozen backbone"] = "evaluation mode"
-        return rules
+        return rules if self.read_features is None else {**rules, **NEW_CLASSIFIER}
 
     def train(self, mode: bool = True) -> ClassifierRecipe:
         """Set the mode; a frozen backbone, and its average, stay in evaluation."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +23,7 @@ from engine.objectives.supervised import mix, mixed_cross_entropy
 from engine.train.advice import (
     at_chance,
     below_stride,
-    no_better_than_probe,
+    no_better_than_start,
     one_class,
     warn,
     without_movement,
@@ -34,7 +34,7 @@ from engine.train.distributed import on_main
 from engine.train.loop import train
 from engine.train.loop_config import LoopConfig
 from engine.train.metrics import read_metrics
-from engine.train.probe_start import is_worth_it, rehearsal_part, watched
+from engine.train.probe_start import NEW_CLASSIFIER, is_worth_it, rehearsal_part, watched
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.schedule import Schedule, warmup_cosine
 from engine.train.tuning_config import FineTuning, Job
@@ -75,6 +75,8 @@ class Transfer(Recipe):
     name = "transfer"
     mixing: tuple[Mixing, float, int] = ("none", 1.0, 0)
     """How images are mixed with their neighbours, alpha, and the seed, see `mix`."""
+    probed = False
+    """Whether the classifier began at the linear probe of the start."""
 
     def __init__(
         self,
@@ -141,6 +143,11 @@ class Transfer(Recipe):
                 if isinstance(module, BATCHNORM):
                     module.eval()
         return self
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """Rules that no option names and that a checkpoint must share."""
+        return NEW_CLASSIFIER if self.probed else {}
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Classify one view of each image, mixed with its neighbour where asked for."""
@@ -320,7 +327,7 @@ def leave_classifier(
             one_class(classes),
             at_chance(tested, classes),
             without_movement(records := read_metrics(out / "metrics.jsonl")),
-            no_better_than_probe(records),
+            no_better_than_start(records),
         ]
     )
 

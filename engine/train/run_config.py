@@ -6,6 +6,7 @@ torch is loaded. Methods that need torch import it when they are called.
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -83,7 +84,9 @@ def check_start(start: Path | None, option: str) -> None:
     path, wanted = start.expanduser(), "a run folder, weights file, timm:NAME or hf:REPO"
     if not path.exists():
         raise UserError(f"{option}: expected {wanted}, found nothing at {start}; check the path")
-    if path.is_dir() and not any(file.suffix in _OF_NETWORKS for file in path.iterdir() if file.is_file()):
+    if not path.is_dir() or not os.access(path, os.R_OK):
+        return
+    if not any(file.suffix in _OF_NETWORKS for file in path.iterdir() if file.is_file()):
         raise UserError(
             f"{option}: expected {wanted}, found a folder without weights at {start}; give another"
         )

@@ -6,6 +6,7 @@ validation (`ValidationState`, and the best weights), so a resumed run chooses a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +25,9 @@ from loaders.packs.labels.validation import SET_ASIDE_PATH
 
 MEASUREMENTS = 20
 """Number of measurements in a run if no number of steps is given."""
+
+AT_THE_END = sys.maxsize
+"""Value of `Validation.every_steps` for one measurement after the last step."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ class Validator:
         """Rules that a checkpoint must share."""
         plan, patience = self.plan, self.plan.patience
         start = ", from the start" if plan.from_start else ""
-        rule = f"every {self._every_steps} steps, keep {plan.keep}, patience {patience}{start}"
+        when = "at the end" if plan.every_steps == AT_THE_END else f"every {self._every_steps} steps"
+        rule = f"{when}, keep {plan.keep}, patience {patience}{start}"
         return {"validation": rule}
 
     @property

@@ -147,9 +147,15 @@ def test_images_are_changed_and_mixed_where_asked_for(config: Config) -> None:
     assert len(plain) == len(mixed) > 0
     assert all(a != b for a, b in zip(plain, mixed, strict=True))
     kept = json.loads((changed.out / "pretrained-2-labels-seed-0" / "config.json").read_text())["config"]
-    assert kept["mixing"] == "mixup"
-    with pytest.raises(UserError, match="mixing"):
-        run(replace(changed, mixing="cutmix"))
+    assert kept["mixing"] == ["mixup", 1.0]
+    for other, found in (
+        (replace(changed, mixing="cutmix"), "mixup"),
+        (replace(alone, mixing="mixup"), "None"),
+    ):
+        with pytest.raises(UserError, match=rf"holds a run with (mixing|augment) = .*{found}"):
+            run(other)
+    odd = replace(changed, batch_size=7, out=config.out / "odd")
+    assert run(odd)[0].steps == QUICK.steps
 
 
 @pytest.mark.floor

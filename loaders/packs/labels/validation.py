@@ -129,7 +129,7 @@ def _by_default(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Div
 
 def _aside(held: LabelTable) -> str:
     """Say how many labels are set aside, and how much one of them weighs."""
-    return f"{len(held):,} labels set aside (each is {100 / max(1, len(held)):.2g} points)"
+    return f"{len(held):,} labels set aside (each is {100 / max(1, len(held)):.3g} points)"
 
 
 def _inherited(pack: Pack, labels: LabelTable, fields: ValidationFields) -> Division | None:

@@ -25,9 +25,9 @@ from loaders.common.errors import LoaderError, MissingBackendError, UserError
 from loaders.packs.manifest import FileInfo
 
 _EXTRAS = {"s3": "sluice[s3]", "s3a": "sluice[s3]", "http": "fsspec[http]", "https": "fsspec[http]"}
+# Errors of botocore, below s3fs: no further try brings any.
+_WITHOUT_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}
 # A command line hands paths over as pathlib.Path, which joins the two slashes of a URL.
-# Of s3fs and what it rests on: no further try brings any.
-_WITHOUT_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 
 

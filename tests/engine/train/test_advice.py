@@ -7,7 +7,7 @@ import torch
 
 from engine.evaluate.predict import Accuracy
 from engine.train import progress
-from engine.train.advice import at_chance, before, no_better_than_probe, stride_of, without_movement
+from engine.train.advice import at_chance, before, no_better_than_start, stride_of, without_movement
 from engine.train.progress import RowsProgress, TrainingProgress, duration
 from engine.train.tuning_config import FineTuning
 
@@ -73,12 +73,13 @@ def test_a_training_that_never_exceeds_its_probe() -> None:
         measured = [{"step": first + 10 * n, "validation_top1": value} for n, value in enumerate(top1)]
         return [{"step": 5, "loss": 1.0}, *measured]
 
-    said = no_better_than_probe(records(0.9, 0.6, 0.9))
+    said = no_better_than_start(records(0.9, 0.6, 0.9))
     assert said is not None
     assert "(90.0%, later at most 90.0%)" in said
-    assert no_better_than_probe(records(0.9, 0.91)) is None
-    assert no_better_than_probe(records(0.9)) is None, "nothing was trained"
-    assert no_better_than_probe(records(0.9, 0.6, first=10)) is None, "it did not begin at a probe"
+    assert no_better_than_start(records(0.9, 0.91)) is None
+    assert no_better_than_start(records(1.0, 1.0)) is None
+    assert no_better_than_start(records(0.9)) is None, "nothing was trained"
+    assert no_better_than_start(records(0.9, 0.6, first=10)) is None, "it did not begin at a probe"
 
 
 @pytest.mark.parametrize(
