@@ -38,6 +38,7 @@ COMMANDS = [(script, [word]) for script in SCRIPTS for word in ("--nonsense", "-
     *((script, ["--pack", "nowhere", *words[:-1], "README.md"]) for script, words in READERS),
     *STARTS,
     ("recipes/barlow.py", ["--pack", "nowhere", "--out", "run", "--seed", "-1"]),
+    ("tools/doctor.py", ["docs", "--backbone", "resnt50"]),
     ("tools/labels.py", ["divide", "--nonsense"]),
     ("tools/labels.py", ["divide", "--help"]),
     ("tools/sluice.py", ["train"]),
@@ -124,6 +125,14 @@ def test_a_network_that_is_not_there_is_one_line(
     others = "" if script == "tools/report.py" else ", weights file, timm:NAME or hf:REPO"
     assert absent.err.startswith(f"error: {option}: expected a run folder{others}, found ")
     assert absent.err.endswith(" at nowhere; check the path\n")
+
+
+def test_a_mistyped_network_is_told_before_timm_is_loaded(
+    outcomes: dict[tuple[str, ...], Outcome],
+) -> None:
+    refused = outcomes["tools/doctor.py", "docs", "--backbone", "resnt50"]
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.endswith(" close matches: resnet50, resnet50t, resnet50s, resnet50d\n"), refused.err
 
 
 def test_a_subcommand_is_checked_too(outcomes: dict[tuple[str, ...], Outcome]) -> None:

@@ -31,6 +31,7 @@ from typing import Any, Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.nets.names import check_mentioned
 from loaders.common.checks import Count
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
@@ -72,6 +73,10 @@ class Config(RecordConfig):
     """Rounds; every recipe runs once in each."""
     num_threads: Count = 2
     """Threads of the loader, and of torch as well."""
+
+    def check_places(self) -> None:
+        """Refuse a network that is not there, before anything is loaded."""
+        check_mentioned(self.backbone)
 
     @property
     def steps(self) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from engine.nets.names import check_mentioned
 from engine.train.run_config import DEFAULT_LOADER, LoaderField
 from loaders.common.checks import Count, Positive, check_numbers
 from loaders.common.errors import run_command
@@ -49,6 +50,10 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse a measurement of nothing."""
         check_numbers(self)
+
+    def check_places(self) -> None:
+        """Refuse a network that is not there, before anything is loaded."""
+        check_mentioned(self.backbone)
 
 
 if __name__ == "__main__":  # before the imports that take seconds

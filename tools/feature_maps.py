@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.train.run_config import DEFAULT_LOADER, LoaderField
+from engine.train.run_config import DEFAULT_LOADER, LoaderField, check_start
 from loaders.common.checks import Count, check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.files import check_file
@@ -58,6 +58,11 @@ class Config:
         if self.out.suffix.lower() != ".png":
             raise UserError(f"out: expected a name that ends with .png, found {self.out}; change it")
         check_file(self.out)
+
+    def check_places(self) -> None:
+        """Refuse a network that is not there, before anything is loaded."""
+        for start in self.starts:
+            check_start(start, "starts", self.backbone)
 
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -30,6 +30,8 @@ class Config:
 
     out: Path
     """Folder for config.json and model.safetensors."""
+    pack: Path | None = None
+    """Pack that the next command is to name; read by nothing here."""
 
     def __post_init__(self) -> None:
         """Refuse a path where no folder can be made."""
@@ -90,8 +92,9 @@ def main() -> None:
     known = {"pretrained_cfg": {"license": "apache-2.0"}, "label_names": ImageNetInfo().label_names()}
     save_for_hf(network, str(config.out), known, safe_serialization=True)
     print(f"lite0_weights: {len(network.state_dict())} tensors of {NAME} -> {config.out}")
-    begun = ("--pack", "PACK", "--init", config.out, "--backbone", NAME, "--resolution", 112)
-    say_next("recipes/supervised.py", *begun, "--freeze-backbone", "--out", "runs/first")
+    begun = ("--pack", config.pack or "PACK", "--init", config.out, "--backbone", NAME, "--resolution", 112)
+    frozen = ("--freeze-backbone", "--epochs", 10, "--batch-size", 32, "--lr", 0.01)
+    say_next("recipes/supervised.py", *begun, *frozen, "--out", "runs/first")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Config(ForwardConfig):
 
     def check_places(self) -> None:
         """Refuse a network that is not there, and a folder without a file, before anything is loaded."""
-        check_start(self.network, "network")
+        check_start(self.network, "network", self.backbone)
         folder = Path(self.images)
         if folder.is_dir() and not any(files for _, _, files in os.walk(folder, followlinks=True)):
             raise UserError(f"images: expected images, found no file in {folder}; check the path")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +15,21 @@ from timm.models import split_model_name_tag
 from torch import Tensor, nn
 
 from engine.nets.alexnet import build_alexnet
-from engine.nets.compact import COMPACT_RESNET, CompactResNet
+from engine.nets.compact import CompactResNet
 from engine.nets.description import read_description
-from engine.nets.gan_networks import Discriminator, discriminator_width
-from engine.nets.wide_resnet import WIDE_RESNET, WideResNet
+from engine.nets.gan_networks import Discriminator
+from engine.nets.names import (
+    ALEXNET,
+    COMPACT_RESNET,
+    OURS,
+    TINY_RESNET,
+    WIDE_RESNET,
+    discriminator_width,
+    unknown,
+)
+from engine.nets.wide_resnet import WideResNet
 from loaders.common.errors import UserError
 from loaders.common.notice import tell
-
-TINY_RESNET = "tiny_resnet"
-ALEXNET = "alexnet_bn"
-OURS = (TINY_RESNET, COMPACT_RESNET, WIDE_RESNET, ALEXNET)
 
 
 class ResidualBlock(nn.Module):
@@ -67,6 +71,7 @@ class TinyResNet(nn.Module):
     """
 
     num_features = 256
+    reduction = 16  # of the last map's side
     stage_modules = tuple(f"stages.{i}" for i in range(4))  # whose outputs are the maps of the stages
 
     def __init__(self) -> None:
@@ -241,9 +246,7 @@ def check_name(name: str) -> None:
     """
     if name in OURS or discriminator_width(name) is not None or timm.is_model(name):
         return
-    close = difflib.get_close_matches(name, [*OURS, *timm.list_models()], n=4, cutoff=0.5)
-    remedy = f"close matches: {', '.join(close)}" if close else "timm.list_models() prints all names"
-    raise UserError(f"backbone: expected {', '.join(OURS)} or a timm name, found {name!r}; {remedy}")
+    raise unknown(name, timm.list_models())
 
 
 def _size_options(name: str, resolution: int) -> dict[str, Any]:

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from engine.nets.whitening import WhiteningStem
 
-COMPACT_RESNET = "compact_resnet"
-
 
 class CompactBlock(nn.Module):
     """A 3x3 convolution, pooled by two, and one more around which a shortcut leads."""
@@ -52,6 +50,7 @@ class CompactResNet(nn.Module):
         """
         super().__init__()
         self.num_features = widths[-1]
+        self.reduction = 2 ** len(widths)  # of the last map's side
         self.stem = WhiteningStem(kernel_size=2, stride=1, out_channels=24)
         sizes = (self.stem.out_channels, *widths)
         self.blocks = nn.Sequential(*(CompactBlock(*pair) for pair in zip(sizes, widths, strict=False)))

@@ -28,7 +28,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from engine.nets.adapt import TORCHVISION_VIT, renamed
-from engine.nets.backbones import OURS, architecture
+from engine.nets.backbones import architecture
 from engine.nets.classifier import Classifier, find_classifier
 from engine.nets.description import (
     METADATA_KEY,
@@ -37,7 +37,7 @@ from engine.nets.description import (
     metadata_of_classifier,
     parse_description,
 )
-from engine.nets.gan_networks import discriminator_width
+from engine.nets.names import OURS, discriminator_width
 from engine.nets.weights import write_tensors
 from loaders.common.errors import MissingBackendError, UserError
 from loaders.common.files import to_json, write_atomic

@@ -23,8 +23,9 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import Tensor, nn
 
 from engine.nets.adapt import Fit, fit_tensors
-from engine.nets.backbones import OURS, architecture, build_backbone, check_name
+from engine.nets.backbones import architecture, build_backbone, check_name
 from engine.nets.description import Origin, is_described, timm_metadata
+from engine.nets.names import OURS
 from engine.nets.weight_files import SUFFIXES, read_weights
 from loaders.common.errors import UserError, one_line
 from loaders.common.json_text import parse_json

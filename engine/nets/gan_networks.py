@@ -7,7 +7,6 @@ Adversarial Networks" (arXiv 1511.06434), and Salimans et al. 2016, appendix and
 from __future__ import annotations
 
 import math
-import re
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -15,14 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from loaders.common.errors import UserError
 
-DISCRIMINATOR = "gan_discriminator"
 _SLOPE = 0.2  # of the leaky ReLU
-
-
-def discriminator_width(name: str) -> int | None:
-    """Return the width in a name such as "gan_discriminator_96"; None for other names."""
-    found = re.fullmatch(rf"{DISCRIMINATOR}_(\d+)", name)
-    return int(found.group(1)) if found else None
 
 
 def _halvings(resolution: int) -> tuple[int, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WIDE_RESNET = "wrn_28_2"
 _SLOPE = 0.1  # of the leaky ReLU, as in the semi-supervised papers' code
 
 
@@ -45,6 +44,8 @@ class WideResNet(nn.Module):
     Oliver et al. 2018, "Realistic Evaluation of Deep Semi-Supervised Learning Algorithms". BatchNorm's
     statistics follow with PyTorch's usual momentum: the papers' 0.001 needs their million steps.
     """
+
+    reduction = 4  # of the last map's side
 
     def __init__(self, depth: int = 28, width: int = 2) -> None:
         """Build the network.

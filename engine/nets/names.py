@@ -1,0 +1,63 @@
+"""Names of backbones, judged before torch and timm are imported."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from loaders.common.errors import UserError
+
+TINY_RESNET = "tiny_resnet"
+COMPACT_RESNET = "compact_resnet"
+WIDE_RESNET = "wrn_28_2"
+ALEXNET = "alexnet_bn"
+OURS = (TINY_RESNET, COMPACT_RESNET, WIDE_RESNET, ALEXNET)
+DISCRIMINATOR = "gan_discriminator"
+
+
+def discriminator_width(name: str) -> int | None:
+    """Return the width in a name such as "gan_discriminator_96"; None for other names."""
+    found = re.fullmatch(rf"{DISCRIMINATOR}_(\d+)", name)
+    return int(found.group(1)) if found else None
+
+
+def check_mentioned(name: str, option: str = "backbone") -> None:
+    """Refuse a network whose name timm's own files nowhere hold; timm itself takes ten seconds to import.
+
+    A name that a file holds for another reason passes here; `check_name` refuses it later.
+
+    Args:
+        name: of a network, maybe with timm's tag of its weights.
+        option: that gave it.
+
+    Raises:
+        UserError: names the closest known ones.
+    """
+    bare = name.split(".")[0]
+    if bare in OURS or discriminator_width(bare) is not None:
+        return
+    text = _sources()
+    mentioned = bare and re.search(rf"""def {re.escape(bare)}\(|['"]{re.escape(bare)}['".]""", text)
+    if text and not mentioned:
+        raise unknown(name, re.findall(r"^@register_model\s+def (\w+)", text, re.MULTILINE), option)
+
+
+def unknown(name: str, of_timm: list[str], option: str = "backbone") -> UserError:
+    """Return the error on a name that no network has."""
+    known = of_timm if option != "backbone" else [*OURS, *of_timm]
+    close = difflib.get_close_matches(name.split(".")[0], known, n=4, cutoff=0.5)
+    remedy = f"close matches: {', '.join(close)}" if close else "timm.list_models() prints all names"
+    expected = "a timm name" if option != "backbone" else f"{', '.join(OURS)} or a timm name"
+    return UserError(f"{option}: expected {expected}, found {name!r}; {remedy}")
+
+
+@cache
+def _sources() -> str:
+    """Return the text of timm's files of networks; empty where timm keeps them elsewhere."""
+    found = PathFinder.find_spec("timm")
+    folders = (found and found.submodule_search_locations) or []
+    files = (file for folder in folders for file in sorted(Path(folder, "models").glob("*.py")))
+    return "\n".join(file.read_text("utf-8", errors="replace") for file in files)
