@@ -48,8 +48,8 @@ class _BetonRows:
         """Take the records of the image field, [N]."""
         count = len(metadata)
         self.columns = _Columns(
-            metadata["height"],
-            metadata["width"],
+            metadata["height"].copy(),  # in one piece, as in a pack: kernels are compiled for that alone
+            metadata["width"].copy(),
             metadata["mode"].copy(),  # FFCV's codes for JPEG and pixels equal ours
             np.zeros(count, np.int64),
             np.zeros(count, np.uint8),
@@ -71,7 +71,8 @@ class _BetonRows:
 
     def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64], Any]:
         """Find samples of the batch in FFCV's memory: addresses uint64 [K] and sizes int64 [K]."""
-        addresses, sizes = np.array([self._places[row] for row in rows.tolist()], np.uint64).reshape(-1, 2).T
+        places = np.array([self._places[row] for row in rows.tolist()], np.uint64).reshape(-1, 2)
+        addresses, sizes = np.ascontiguousarray(places.T)
         return addresses, self._stored(rows, sizes.astype(np.int64)), None
 
     def _stored(self, rows: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:

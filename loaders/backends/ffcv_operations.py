@@ -67,6 +67,10 @@ class FailedBatch:
         raise self.error
 
 
+def _locate_nothing(batch_indices: Any, destination: Any, metadata: Any, storage_state: Any) -> Any:
+    return destination
+
+
 Render = Callable[[NDArray[np.uint64], NDArray[Any]], Any]
 """Maps places uint64 [B, 2] (address, bytes) and sample numbers [B] to the output of the pipeline."""
 
@@ -80,7 +84,11 @@ def _operation_classes() -> tuple[type, type]:
     from ffcv.pipeline.operation import Operation
 
     class Locate(SimpleRGBImageDecoder):  # type: ignore[misc]
-        """Finds the encoded bytes of each image, in FFCV's compiled stage."""
+        """Finds the encoded bytes of each image, in FFCV's compiled stage, if they are asked for."""
+
+        def __init__(self, asked: bool) -> None:
+            super().__init__()
+            self._asked = asked
 
         def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
             """Declare two numbers per image as the output."""
@@ -88,6 +96,8 @@ def _operation_classes() -> tuple[type, type]:
 
         def generate_code(self) -> Callable[..., Any]:
             """Return the loop over a batch."""
+            if not self._asked:
+                return _locate_nothing
             read = self.memory_read
 
             def locate(batch_indices: Any, destination: Any, metadata: Any, storage_state: Any) -> Any:
@@ -102,14 +112,15 @@ def _operation_classes() -> tuple[type, type]:
     class RenderViews(Operation):  # type: ignore[misc]
         """Decodes and renders a located batch, in FFCV's thread but outside its compiled stage."""
 
-        def __init__(self, render: Render, accept: Callable[[Any], None]) -> None:
+        def __init__(self, render: Render, accept: Callable[[Any], None] | None) -> None:
             super().__init__()
             self._render = render
             self._accept = accept
 
         def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
             """Leave the compiled stage; the memory comes from the renderer's own pool."""
-            self._accept(self.metadata)
+            if self._accept is not None:
+                self._accept(self.metadata)
             return replace(previous_state, jit_mode=False), None
 
         def generate_code(self) -> Callable[..., Any]:
@@ -128,15 +139,16 @@ def _operation_classes() -> tuple[type, type]:
     return Locate, RenderViews
 
 
-def operations(render: Render, accept: Callable[[Any], None] = lambda metadata: None) -> list[Any]:
+def operations(render: Render, accept: Callable[[Any], None] | None = None) -> list[Any]:
     """Return the FFCV operations that locate a batch of images and call `render` with it.
 
     Args:
         render: makes the pipeline's output; what it raises reaches the consumer.
-        accept: called with the records of the image field when FFCV has read them.
+        accept: called with the records of the image field when FFCV has read them; None for a `render` that
+            uses no places, which are then left out, and FFCV has less to compile.
     """
     locate, render_views = _operation_classes()
-    return [locate(), render_views(render, accept)]
+    return [locate(accept is not None), render_views(render, accept)]
 
 
 class _OrderOfOurs:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.evaluate.online_probe import OnlineProbe
-from engine.nets.backbones import Projector, TinyResNet
+from engine.nets.backbones import Projector, build_backbone
 from engine.objectives.barlow import barlow_twins_loss
 from engine.train.distributed import make_accelerator, seed_everything
 from engine.train.loop import TrainSummary, train
@@ -55,14 +55,14 @@ class SyntheticLoader:
 
 
 class SmallRecipe(Recipe):
-    """Barlow Twins on the tiny ResNet, with dropout so that a run depends on the random generators."""
+    """Barlow Twins on timm's small ResNet, with dropout so that a run depends on random generators."""
 
     name = "small"
 
     def __init__(self, embedding: int = 16, dropout: float = 0.1) -> None:
         super().__init__()
-        self.backbone = TinyResNet().to(memory_format=torch.channels_last)
-        self.backbone_name = "tiny_resnet"
+        self.backbone = build_backbone("test_resnet", 16)
+        self.backbone_name = "test_resnet"
         self.projector = Projector(self.backbone.num_features, (32, embedding))
         self.standardise = nn.BatchNorm1d(embedding, affine=False)
         self.dropout = nn.Dropout(dropout)

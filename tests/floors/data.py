@@ -46,6 +46,13 @@ class Data:
         from tests.recipes.labelled import FEW
 
         out = self._folder / f"trained-{seed}"
-        few = FEW | {"labels_per_class": 10, "epochs": 10, "min_crop": 0.6, "ema_decay": 0.5, "seed": seed}
+        few = FEW | {
+            "backbone": "tiny_resnet",
+            "labels_per_class": 10,
+            "epochs": 10,
+            "min_crop": 0.6,
+            "ema_decay": 0.5,
+            "seed": seed,
+        }
         supervised.run(supervised.Config(pack=self.digits.path, out=out, **few))
         return out

@@ -34,13 +34,14 @@ from recipes import (
     transfer,
 )
 from tests.floors.data import Data
+from tests.recipes import labelled
 from tests.recipes.clusters import NUM_LABELED, NUM_UNLABELED, accuracy_on_clusters
 from tests.recipes.frozen import knn_top1_of_run
-from tests.recipes.labelled import FEW
-from tests.recipes.short_runs import run_short
+from tests.recipes.short_runs import SMALL, run_short
 from tools import probe
 
 Figures = dict[str, float]
+FEW = labelled.FEW | {"backbone": "tiny_resnet"}
 
 
 def _mean_of_last(out: Path, name: str, steps: int = 8) -> float:
@@ -50,7 +51,8 @@ def _mean_of_last(out: Path, name: str, steps: int = 8) -> float:
 
 def _short(name: str, data: Data, out: Path, seed: int, **changes: Any) -> float:
     """Run a self-supervised recipe; return what its features are worth to their neighbours."""
-    run_short(name, data.digits.path, out, seed=seed, **changes)
+    backbone = SMALL[name].get("backbone", "tiny_resnet")
+    run_short(name, data.digits.path, out, **{"backbone": backbone, "seed": seed, **changes})
     return knn_top1_of_run(out, data.digits, changes.get("resolution", _RESOLUTION.get(name, 16)))
 
 

@@ -11,7 +11,7 @@ from engine.train.run import RunSummary
 from loaders import LoaderOptions
 
 FEW: dict[str, Any] = {
-    "backbone": "tiny_resnet",
+    "backbone": "test_resnet",  # timm's, in a third of the time of tiny_resnet
     "resolution": 16,
     "labels_per_class": 4,
     "batch_size": 20,

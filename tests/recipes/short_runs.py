@@ -48,7 +48,7 @@ def run_short(name: str, pack: Path, out: Path, **changes: Any) -> TrainSummary:
     """Run a recipe for a few seconds; `changes` are fields of its Config."""
     recipe = import_module(f"recipes.{name}")
     shared = {
-        "backbone": "tiny_resnet",
+        "backbone": "test_resnet",
         "resolution": RESOLUTION,
         "epochs": 2,
         "batch_size": 32,

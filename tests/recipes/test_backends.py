@@ -14,7 +14,7 @@ from recipes import barlow, fixmatch
 from tests.forked import run_forked
 
 SMALL = {
-    "backbone": "tiny_resnet",
+    "backbone": "test_resnet",
     "resolution": 16,
     "flip_p": 0.0,
     "loader": LoaderOptions(num_threads=1),

@@ -144,7 +144,7 @@ def test_two_runs_are_identical_and_a_resumed_one_too(config: Config, tmp_path: 
     assert resumed.backbone.read_bytes() == whole.backbone.read_bytes()
     again = run(replace(config, out=tmp_path / "again"))
     assert again.backbone.read_bytes() == whole.backbone.read_bytes()
-    assert load_backbone(config.out).num_features == 256
+    assert load_backbone(config.out).num_features == 96
     stored = json.loads((config.out / "config.json").read_text())
     assert stored["recipe"] == "barlow"
     assert stored["config"]["projector"] == [32, 32, 16]
@@ -157,7 +157,7 @@ def test_learns_features_of_digits(data: Data, tmp_path: Path) -> None:
 
 def test_another_configuration_does_not_resume(config: Config) -> None:
     run(replace(config, max_steps=1))
-    with pytest.raises(UserError, match="backbone = 'tiny_resnet', found backbone = 'resnet18' asked for"):
+    with pytest.raises(UserError, match="backbone = 'test_resnet', found backbone = 'resnet18' asked for"):
         run(replace(config, backbone="resnet18", resume=True))
 
 

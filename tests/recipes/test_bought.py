@@ -54,8 +54,8 @@ def start(tmp_path: Path) -> Path:
     """A backbone that never saw a label."""
     seed_everything(5)
     (tmp_path / "start").mkdir()
-    backbone = build_backbone("tiny_resnet", 16)
-    save_backbone(tmp_path / "start", backbone, {"backbone": "tiny_resnet", "resolution": "16"})
+    backbone = build_backbone("test_resnet", 16)
+    save_backbone(tmp_path / "start", backbone, {"backbone": "test_resnet", "resolution": "16"})
     return tmp_path / "start"
 
 

@@ -39,7 +39,7 @@ def test_an_interrupted_run_ends_like_a_whole_one(
     assert (tmp_path / name / "backbone.safetensors").read_bytes() == (
         whole / name / "backbone.safetensors"
     ).read_bytes()
-    assert load_backbone(tmp_path / name).num_features == (16 if name == "dcgan" else 256)
+    assert load_backbone(tmp_path / name).num_features == (16 if name == "dcgan" else 96)
 
 
 @pytest.mark.parametrize("name", SMALL)

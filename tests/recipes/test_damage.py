@@ -158,7 +158,7 @@ def measured_frozen(damaged: Damaged, out: Path) -> Path:
 
 
 def probed(damaged: Damaged, out: Path) -> Path:
-    options = {"backbone": "tiny_resnet", "resolution": 16, "batch_size": 32, "epochs": 1, "trackers": ()}
+    options = {"backbone": "test_resnet", "resolution": 16, "batch_size": 32, "epochs": 1, "trackers": ()}
     options |= {"projector": (8, 8), "warmup_epochs": 0.0, "progress": False}
     options |= {"split": "train", "probe_every_epochs": 1, "probe_splits": ("train", "unlabeled")}
     options |= {"allow_leak": True}
@@ -168,7 +168,7 @@ def probed(damaged: Damaged, out: Path) -> Path:
 
 
 def clustered(damaged: Damaged, out: Path) -> Path:
-    options = {"backbone": "tiny_resnet", "resolution": 16, "batch_size": 64}
+    options = {"backbone": "test_resnet", "resolution": 16, "batch_size": 64}
     config = clustering.Config(**common(damaged, out, **options))
     loaders = clustering.PretrainingLoaders(config, ())
     loader = loaders.in_order(loaders.pack.split("unlabeled"), VERIFIED)

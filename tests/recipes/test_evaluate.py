@@ -124,7 +124,7 @@ def test_images_of_a_pack_without_classes_are_called_by_the_classifiers(
 def test_a_transformer_is_measured_at_several_sizes(
     config: Config, digits_pack: Pack, tmp_path: Path
 ) -> None:
-    name, run = "vit_tiny_patch16_224", tmp_path / "vit"
+    name, run = "test_vit", tmp_path / "vit"
     seed_everything(0)
     network = Classifier(build_backbone(name, 32), name, EvaluationView.usual(32), digits_pack.classes)
     run.mkdir()

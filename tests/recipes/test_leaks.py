@@ -217,7 +217,7 @@ def test_transfer_refuses_labels_of_what_it_measures_on(noise: Pack, clean_run: 
 
 
 def test_the_online_probe_is_held_to_the_same(noise: Pack, tmp_path: Path) -> None:
-    options = {"backbone": "tiny_resnet", "resolution": 16, "batch_size": 8, "epochs": 1, "split": "train"}
+    options = {"backbone": "test_resnet", "resolution": 16, "batch_size": 8, "epochs": 1, "split": "train"}
     config = barlow.Config(pack=noise.path, out=tmp_path / "run", probe_every_epochs=1, **options)
     with pytest.raises(UserError, match=r"probe_splits: expected no image of split 'seen'.*2 copies"):
         barlow.run(replace(config, probe_splits=("train", "seen")))

@@ -95,7 +95,7 @@ def test_barlow_and_transfer_do_not_wait(few_digits: Path, tmp_path: Path) -> No
     config = barlow.Config(
         **shared,
         out=tmp_path / "barlow",
-        backbone="tiny_resnet",
+        backbone="test_resnet",
         resolution=16,
         batch_size=16,
         projector=(16, 8),

@@ -86,7 +86,7 @@ def test_an_unknown_tracker_is_refused() -> None:
 
 def test_what_an_optimizer_does_not_take_is_refused(few_digits: Path, tmp_path: Path) -> None:
     config = barlow.Config(
-        pack=few_digits, out=tmp_path / "run", backbone="tiny_resnet", resolution=16, batch_size=32,
+        pack=few_digits, out=tmp_path / "run", backbone="test_resnet", resolution=16, batch_size=32,
         projector=(8, 8), trust=0.0, trackers=(), progress=False,
     )  # fmt: skip
     with pytest.raises(UserError, match="optimizer: LARS: expected"):
@@ -136,7 +136,7 @@ def test_a_classifier_of_other_classes_is_refused(few_digits: Path, tmp_path: Pa
     view, run, out = EvaluationView.usual(16), tmp_path / "run", tmp_path / "out"
     run.mkdir()
     save_classifier(
-        run, Classifier(build_backbone("tiny_resnet", 16), "tiny_resnet", view, "abcdefgh"), "raw"
+        run, Classifier(build_backbone("test_resnet", 16), "test_resnet", view, "abcdefgh"), "raw"
     )
     refused = (
         r"classes: expected the 8 of .*, found 8 in the pack: without 'a', 'b', 'c' and 5 more, with '0',"

@@ -43,7 +43,7 @@ def test_defaults_are_the_papers() -> None:
 
 def test_a_step_shows_every_image_in_four_rotations() -> None:
     seed_everything(0)
-    config = Config(pack=Path("p"), out=Path("o"), backbone="tiny_resnet", resolution=16, hidden=())
+    config = Config(pack=Path("p"), out=Path("o"), backbone="test_resnet", resolution=16, hidden=())
     recipe = RotNet(config)
     seen: list[torch.Tensor] = []
     recipe.backbone.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
@@ -67,7 +67,7 @@ def test_rotations_of_images_held_out_are_measured(digits_pack: Pack, tmp_path: 
     checkpoint = safetensors.torch.load_file(
         tmp_path / "run" / "checkpoints" / "step-00000001" / "model.safetensors"
     )
-    config = Config(pack=digits_pack.path, out=tmp_path, backbone="tiny_resnet", resolution=16, hidden=())
+    config = Config(pack=digits_pack.path, out=tmp_path, backbone="test_resnet", resolution=16, hidden=())
     recipe = RotNet(config)
     recipe.load_state_dict(checkpoint)
     recipe.eval()

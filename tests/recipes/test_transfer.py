@@ -40,11 +40,11 @@ QUICK = FineTuning(lr_backbone=0.01, lr_classifier=0.1, batchnorm="batch", steps
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a network that never trained."""
     folder = tmp_path_factory.mktemp("runs") / "pretrained"
-    with opened_run(folder, "barlow", {"backbone": "tiny_resnet", "resolution": 16}, (), resume=False):
+    with opened_run(folder, "barlow", {"backbone": "test_resnet", "resolution": 16}, (), resume=False):
         pass
     seed_everything(7)
-    network = build_backbone("tiny_resnet", 16)
-    save_backbone(folder, network, {"backbone": "tiny_resnet", "resolution": "16"})
+    network = build_backbone("test_resnet", 16)
+    save_backbone(folder, network, {"backbone": "test_resnet", "resolution": "16"})
     return folder
 
 
@@ -65,7 +65,7 @@ def config(little_pack: Pack, pretrained: Path, tmp_path: Path) -> Config:
 
 def transfer(tuning: FineTuning) -> Transfer:
     seed_everything(0)
-    return Transfer(build_backbone("tiny_resnet", 16), "tiny_resnet", 10, tuning)
+    return Transfer(build_backbone("test_resnet", 16), "test_resnet", 10, tuning)
 
 
 def batch_norms(recipe: Transfer) -> list[nn.BatchNorm2d]:
@@ -168,16 +168,16 @@ def weights_of(config: Config, name: str = "pretrained-2-labels-seed-0") -> dict
 
 
 def test_frozen_trains_the_layers_of_the_classifier_alone(config: Config, pretrained: Path) -> None:
-    frozen = replace(config, method="frozen", layer="stages.2", hidden=(16, 8), beside_scratch=False)
+    frozen = replace(config, method="frozen", layer="layer3", hidden=(16, 8), beside_scratch=False)
     (result,) = run(frozen)
     assert (result.method, result.steps) == ("frozen", 3)
     before, after = load_backbone(pretrained).state_dict(), weights_of(config)
     assert all(torch.equal(before[name], after[name]) for name in before)
     seed_everything(0)
-    recipe = Transfer(build_backbone("tiny_resnet", 16), "tiny_resnet", 10, QUICK, Layer("stages.2"), (16, 8))
+    recipe = Transfer(build_backbone("test_resnet", 16), "test_resnet", 10, QUICK, Layer("layer3"), (16, 8))
     sizes = [(m.in_features, m.out_features) for m in recipe.classifier if isinstance(m, nn.Linear)]
-    assert sizes == [(128, 16), (16, 8), (8, 10)], "three fully connected layers on the layer's channels"
-    assert not any(p.requires_grad for p in recipe.backbone.stages[3].parameters()), "nothing reaches them"
+    assert sizes == [(192, 16), (16, 8), (8, 10)], "three fully connected layers on the layer's channels"
+    assert not any(p.requires_grad for p in recipe.backbone.layer4.parameters()), "nothing reaches them"
     trained = {id(p) for group in recipe.make_optimizer().param_groups for p in group["params"]}
     assert trained == {id(p) for p in recipe.parameters() if p.requires_grad}
 
@@ -194,7 +194,7 @@ def test_two_stages_train_the_classifier_and_then_everything_at_smaller_rates(co
     first, second = (weights_of(config, f"pretrained-2-labels-seed-0{end}") for end in ("-head", ""))
     start = load_backbone(config.init).state_dict()
     assert all(torch.equal(start[name], first[name]) for name in start)
-    assert not torch.equal(first["stem.0.weight"], second["stem.0.weight"])
+    assert not torch.equal(first["conv1.0.weight"], second["conv1.0.weight"])
 
 
 def test_early_stopping_measures_validation_images_and_an_interruption_changes_nothing(
@@ -306,7 +306,7 @@ def test_what_cannot_be_chosen_is_refused(config: Config) -> None:
         replace(config, validation_split="test")
     with pytest.raises(UserError, match="one number of labels"):
         replace(config, grid=True, validation_share=0.1, labels_per_class=(1, 2))
-    with pytest.raises(UserError, match=r"expected one of stem.*, found 'layer9'"):
+    with pytest.raises(UserError, match=r"expected one of conv1.*, found 'layer9'"):
         run(replace(config, layer="layer9", beside_scratch=False))
 
 

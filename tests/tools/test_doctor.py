@@ -30,7 +30,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 def work_on(packed: Pack, **changed) -> stages.Work:
     config = doctor.Config(
         packed.path,
-        backbone="tiny_resnet",
+        backbone="test_resnet",
         resolution=16,
         batch_size=4,
         seconds=0.05,
@@ -111,7 +111,7 @@ def test_remedies_are_named_with_their_gain(tmp_path: Path) -> None:
 
 
 def test_the_command(packed: Pack, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    arguments = [packed.path, "--backbone", "tiny_resnet", "--resolution", 16, "--batch-size", 4]
+    arguments = [packed.path, "--backbone", "test_resnet", "--resolution", 16, "--batch-size", 4]
     arguments += ["--seconds", 0.02, "--recipe", "barlow", "--device", "cpu", "--num-threads", 1]
     monkeypatch.setattr(sys, "argv", ["doctor.py", *map(str, arguments)])
     doctor.main()
@@ -121,6 +121,6 @@ def test_the_command(packed: Pack, monkeypatch: pytest.MonkeyPatch, capsys) -> N
     assert re.search(r"bound: (storage|decoding|views|network), \d+%", out)
     script, named = read_next_line(out)
     assert (script, named.pack, named.split) == ("recipes/barlow.py", packed.path, "train")
-    assert (named.backbone, named.resolution, named.batch_size) == ("tiny_resnet", 16, 4)
+    assert (named.backbone, named.resolution, named.batch_size) == ("test_resnet", 16, 4)
     with pytest.raises(UserError, match="has no split 'none'"):
         work_on(packed, split="none")

@@ -90,7 +90,7 @@ def pretrained(tmp_path: Path) -> Path:
     seed_everything(7)
     folder = tmp_path / "pretrained"
     folder.mkdir()
-    save_backbone(folder, build_backbone("tiny_resnet", 16), {"backbone": "tiny_resnet", "resolution": "16"})
+    save_backbone(folder, build_backbone("test_resnet", 16), {"backbone": "test_resnet", "resolution": "16"})
     return folder
 
 
@@ -106,7 +106,7 @@ def test_a_sweep_on_the_digits_and_its_resume(
     quick = "--pretrained.steps 3 --from-scratch.steps 3 --flip-p 0"
     methods = (
         f"transfer=transfer --init {pretrained} {quick}",
-        "alone=supervised --backbone tiny_resnet --resolution 16 --epochs 2 --flip-p 0",
+        "alone=supervised --backbone test_resnet --resolution 16 --epochs 2 --flip-p 0",
     )
     config = replace(config, pack=little_pack.path, methods=methods, labels_per_class=(2,), seeds=(0,))
     monkeypatch.setattr(subprocess, "run", run_here)

@@ -54,4 +54,5 @@ def resize_antialiased(pixels: NDArray[np.uint8], height: int, width: int) -> ND
         return np.asarray(image)
     from loaders.kernels.packing.shrink import shrink_hamming  # loads compiled code
 
-    return shrink_hamming(np.ascontiguousarray(pixels), height, width)
+    # Pillow's arrays are read-only, a type of its own to numba: a copy is cheaper than to compile once more.
+    return shrink_hamming(np.require(pixels, requirements=["C", "W"]), height, width)

@@ -21,18 +21,18 @@ DESCRIBED = {"backbone": "tiny_resnet", "resolution": "16"}
 
 def test_a_run_one_of_its_checkpoints_and_its_file_are_the_same_start(tmp_path: Path) -> None:
     recipe = SmallRecipe()
-    config = {"backbone": "tiny_resnet", "resolution": 16}
+    config = {"backbone": "test_resnet", "resolution": 16}
     run = tmp_path / "run"
     train_small(run, recipe, config=config, backbone_metadata={"resolution": "16"})
     checkpoint = max((run / "checkpoints").iterdir())
     for path in (run, checkpoint, run / "backbone.safetensors"):
         start = find_start(path)
-        assert (start.backbone, start.resolution) == ("tiny_resnet", 16)
+        assert (start.backbone, start.resolution) == ("test_resnet", 16)
         network = start.load()
         assert not network.training
         for name, expected in recipe.backbone.state_dict().items():
             assert torch.equal(network.state_dict()[name], expected), (path, name)
-    assert not torch.equal(start.build().stem[0].weight, recipe.backbone.stem[0].weight)
+    assert not torch.equal(start.build().conv1[0].weight, recipe.backbone.conv1[0].weight)
     (run / "backbone.safetensors").unlink()
     with pytest.raises(UserError, match="is not finished"):
         find_start(run)
@@ -54,7 +54,7 @@ def test_a_run_with_labels_gives_its_averaged_network(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a run at"):
         find_start(tmp_path / "nowhere")
-    train_small(tmp_path / "run", config={"backbone": "tiny_resnet", "resolution": 16})
+    train_small(tmp_path / "run", config={"backbone": "test_resnet", "resolution": 16})
     checkpoint = max((tmp_path / "run" / "checkpoints").iterdir())
     (checkpoint / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(UserError, match="differs from its SHA-256"):

@@ -63,7 +63,7 @@ def paired(labeled: int, unlabeled: int) -> PairedBatch:
 
 
 def build(module: Any, name: str, *more: Any, **changes: Any) -> Recipe:
-    small = {"backbone": "tiny_resnet", "resolution": 16, "epochs": 1, "batch_size": ROWS}
+    small = {"backbone": "test_resnet", "resolution": 16, "epochs": 1, "batch_size": ROWS}
     config = module.Config(
         pack=Path("p"), out=Path("o"), **{**small, **SMALL.get(module.__name__[8:], {}), **changes}
     )
@@ -191,7 +191,7 @@ def test_running_statistics_follow_each_part_once() -> None:
     other.embedding_loss([torch.cat(view).detach() for view in zip(*embedded, strict=True)], 3)
     for (name, found), (_, expected) in zip(recipe.named_buffers(), other.named_buffers(), strict=True):
         torch.testing.assert_close(found, expected, msg=name)
-    assert int(recipe.backbone.stem[1].num_batches_tracked) == 4  # two parts of two views
+    assert int(recipe.backbone.bn1.num_batches_tracked) == 4  # two parts of two views
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from recipes import barlow, deepcluster, rotnet, ssl_gan, supervised, vae
 from tests.engine.launches import launches
 from tests.engine.synthetic import SyntheticLoader, train_small
 
-SMALL: dict[str, Any] = {"pack": Path("p"), "out": Path("o"), "resolution": 16, "backbone": "tiny_resnet"}
+SMALL: dict[str, Any] = {"pack": Path("p"), "out": Path("o"), "resolution": 16, "backbone": "test_resnet"}
 
 
 def classifier(**changes: Any) -> Recipe:
@@ -103,7 +103,7 @@ def test_layers_move_less_the_further_they_are_from_the_end() -> None:
 )
 def test_what_lacks_something_is_refused(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
-        choose_optimizer(classifier(), OptimizerOptions(**options))
+        choose_optimizer(classifier(backbone="tiny_resnet"), OptimizerOptions(**options))
 
 
 def test_recipes_that_need_their_own_refuse_others() -> None:

@@ -26,7 +26,7 @@ def test_shared_loaders_are_closed_however_a_command_ends(tmp_path: Path) -> Non
     config = PhasesConfig(
         pack=tmp_path,
         out=tmp_path / "run",
-        backbone="tiny_resnet",
+        backbone="test_resnet",
         resolution=16,
         epochs=1,
         batch_size=8,

@@ -20,7 +20,7 @@ from recipes import barlow, supervised, vae
 
 def config(pack: Path, out: Path, resume: bool = False) -> RunConfig:
     return RunConfig(
-        pack=pack, out=out, backbone="tiny_resnet", resolution=16, epochs=1, batch_size=2, resume=resume
+        pack=pack, out=out, backbone="test_resnet", resolution=16, epochs=1, batch_size=2, resume=resume
     )
 
 
