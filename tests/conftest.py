@@ -37,6 +37,7 @@ def pytest_collection(session: pytest.Session) -> None:
     """Prepare a process that runs tests; the one that hands them out to others needs no torch."""
     if session.config.pluginmanager.hasplugin("dsession"):
         return
+    gc.disable()  # what is imported and collected stays: to look for garbage in it takes a tenth of the start
     import torch
 
     torch.set_num_threads(1)  # a plugin may have loaded torch before the environment said so
@@ -59,7 +60,8 @@ def freeze_objects() -> None:
 
 def pytest_collection_finish() -> None:
     """Freeze what is imported by now."""
-    freeze_objects()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_teardown() -> None:
