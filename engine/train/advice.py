@@ -73,12 +73,12 @@ def one_class(classes: Sequence[str] | None) -> str | None:
 
 def stride_of(backbone: nn.Module | None) -> int | None:
     """Return by how much a network reduces an image; None for networks that do not say."""
-    info = getattr(backbone, "feature_info", None)  # of timm's
+    if isinstance(own := getattr(backbone, "reduction", None), int):
+        return own
+    info: Any = getattr(backbone, "feature_info", None)  # of timm's
     try:
-        if info is None:
-            return int(backbone.reduction)  # type: ignore[union-attr, arg-type]
-        return int(info[-1]["reduction"])  # type: ignore[index]
-    except (AttributeError, TypeError, KeyError, IndexError, ValueError):
+        return int(info[-1]["reduction"])
+    except (TypeError, KeyError, IndexError, ValueError):
         return None
 
 

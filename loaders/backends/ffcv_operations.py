@@ -96,8 +96,6 @@ def _operation_classes() -> tuple[type, type]:
 
         def generate_code(self) -> Callable[..., Any]:
             """Return the loop over a batch."""
-            if not self._asked:
-                return _locate_nothing
             read = self.memory_read
 
             def locate(batch_indices: Any, destination: Any, metadata: Any, storage_state: Any) -> Any:
@@ -107,7 +105,7 @@ def _operation_classes() -> tuple[type, type]:
                     destination[i, 1] = data.size
                 return destination[: len(batch_indices)]
 
-            return locate
+            return locate if self._asked else _locate_nothing
 
     class RenderViews(Operation):  # type: ignore[misc]
         """Decodes and renders a located batch, in FFCV's thread but outside its compiled stage."""
