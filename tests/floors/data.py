@@ -47,7 +47,6 @@ class Data:
 
         out = self._folder / f"trained-{seed}"
         few = FEW | {
-            "backbone": "tiny_resnet",
             "labels_per_class": 10,
             "epochs": 10,
             "min_crop": 0.6,

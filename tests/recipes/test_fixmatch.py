@@ -143,7 +143,7 @@ def test_goes_on_from_another_run(config: Config, tmp_path: Path) -> None:
     assert torch.equal(load_classifier(kept.out, "raw").head.weight, head)
     new = run(replace(second, out=tmp_path / "new"))
     assert not torch.equal(load_classifier(new.out, "raw").head.weight, head)
-    with pytest.raises(UserError, match="expected tiny_resnet, that of --init"):
+    with pytest.raises(UserError, match="expected test_resnet, that of --init"):
         run(replace(second, out=tmp_path / "other", backbone="wrn_28_2"))
 
 

@@ -167,7 +167,7 @@ def test_supervised_does_not_end_below_the_probe_of_its_start(
 ) -> None:
     """Without validation images by a rehearsal, with some by the best of all measurements."""
     start = untrained_run(tmp_path / "start", RESOLUTION, 3)
-    few = FEW | {"backbone": "tiny_resnet", "labels_per_class": 5, "epochs": 4, "lr": 20.0, "ema_decay": 0.5}
+    few = FEW | {"labels_per_class": 5, "epochs": 4, "lr": 20.0, "ema_decay": 0.5}
     config = supervised.Config(
         pack=little_pack.path, init=start, out=tmp_path / "run", validation_share=share, **few
     )

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.forked import run_forked
 from tools.comparison.cpu_budget import CommandFailed, Cost, calibrate
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("per_epoch", [0.0, 3.0])
@@ -63,12 +60,12 @@ except cpu_budget.CommandStopped as stopped:
 
 
 def test_processor_time_counts_and_waiting_does_not(tmp_path: Path) -> None:
-    # In a process of its own: this one may have threads, which no fork should inherit.
+    # Forked from a process without threads, which no fork should inherit.
     for name, source in SCRIPTS.items():
         (tmp_path / name).write_text(source)
     # The clock of a fork starts at zero, so busy.py works for 0.4 s of its own.
-    command = [sys.executable, "-c", DRIVER, str(tmp_path)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+    ran = run_forked("-c", DRIVER, tmp_path)
+    assert ran.returncode == 0, ran.stderr
     busy, idle, wrong, ended, endless, stopped = ran.stdout.splitlines()
     assert 0.4 <= float(busy.split()[1]) < 1.5
     assert float(idle.split()[1]) < 0.2
