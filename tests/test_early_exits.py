@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.once import made_once
+
 ROOT = Path(__file__).parent.parent
 SCRIPTS = [
     path.relative_to(ROOT).as_posix()
@@ -67,11 +69,16 @@ def python(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> dict[tuple[str, ...], Outcome]:
+def run_all(out: Path) -> None:
     done = python(json.dumps(COMMANDS))
     assert done.returncode == 0, done.stderr
-    found = (Outcome(*row) for row in json.loads(done.stdout))
+    (out / "outcomes.json").write_text(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Outcome]:
+    written = made_once(tmp_path_factory, "early-exits", run_all) / "outcomes.json"
+    found = (Outcome(*row) for row in json.loads(written.read_text()))
     return {(script, *words): outcome for (script, words), outcome in zip(COMMANDS, found, strict=True)}
 
 

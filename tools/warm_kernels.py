@@ -16,7 +16,7 @@ from loaders.common.program import check_command_line, command_line
 
 @dataclass(frozen=True)
 class Config:
-    """Compile the kernels of packing, order, float32 views, crops as bytes and balanced pseudo-labels."""
+    """Compile the kernels of packing, order, views of each dtype and balanced pseudo-labels."""
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -66,6 +66,8 @@ def warm() -> None:
         split, options = open_pack(folder / "pack").split("all"), LoaderOptions(backend="cpu", num_threads=1)
         with build_loader(split, _VIEWS, 1, options=options) as loader:
             next(iter(loader))
+        for dtype in ("float16", "bfloat16"):
+            build_loader(split, _VIEWS[:1], 1, options=replace(options, dtype=dtype)).close()
         crop = presets.crop_flip(_SIDE, normalize=None)
         build_loader(split, (crop,), 1, options=replace(options, dtype="uint8")).close()
 

@@ -11,11 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from timm.models.resnet import ResNet
 
 import recipes.active as active
 from engine.evaluate.predict import predict
 from engine.evaluate.representations import extract_features
-from engine.nets.backbones import TinyResNet, build_backbone
+from engine.nets.backbones import build_backbone
 from engine.nets.classifier import load_classifier
 from engine.train.distributed import seed_everything
 from engine.train.run_folder import save_backbone
@@ -99,12 +100,12 @@ def test_an_image_is_shown_once_for_its_features_and_its_margin(
     """Also where the features are those of a start that the classifier's frozen backbone is."""
     seen: list[int] = []
 
-    def counted(self: TinyResNet, x: torch.Tensor) -> torch.Tensor:
+    def counted(self: ResNet, x: torch.Tensor) -> torch.Tensor:
         seen.append(len(x))
         return forward(self, x)
 
-    forward = TinyResNet.forward
-    monkeypatch.setattr(TinyResNet, "forward", counted)
+    forward = ResNet.forward
+    monkeypatch.setattr(ResNet, "forward", counted)
     asked = replace(config, init=trained if init else None, clusters=7, per_cluster=3)
     request = choose(asked, digits_pack)
     images = len(digits_pack.split("unlabeled"))

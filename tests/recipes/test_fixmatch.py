@@ -77,7 +77,7 @@ def test_a_step_joins_the_batch_and_takes_its_guesses_without_gradient(config: C
 
 def test_the_average_follows_the_weights_and_statistics(config: Config) -> None:
     recipe = FixMatch(replace(config, ema_decay=0.75), "abc")
-    norms = [network.backbone.stem[1] for network in (recipe.average, recipe.classifier)]
+    norms = [network.backbone.bn1 for network in (recipe.average, recipe.classifier)]
     before, statistics = recipe.average.head.weight.clone(), norms[0].running_mean.clone()
     with torch.no_grad():
         recipe.classifier.head.weight += 1.0
@@ -94,9 +94,9 @@ def test_the_average_follows_the_weights_and_statistics(config: Config) -> None:
 
 def test_the_published_codes_rule_copies_slow_statistics(config: Config) -> None:
     recipe = FixMatch(replace(config, ema_statistics="copy"), "abc")
-    norms = [network.backbone.stem[1] for network in (recipe.average, recipe.classifier)]
+    norms = [network.backbone.bn1 for network in (recipe.average, recipe.classifier)]
     assert norms[1].momentum == 0.001
-    assert FixMatch(config, "abc").classifier.backbone.stem[1].momentum == 0.1
+    assert FixMatch(config, "abc").classifier.backbone.bn1.momentum == 0.1
     with torch.no_grad():
         norms[1].running_mean += 1.0
     recipe.after_step(1000)

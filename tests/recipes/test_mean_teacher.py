@@ -93,7 +93,7 @@ def test_the_class_loss_is_a_share_of_all_images_and_all_parameters_decay(config
 def test_the_teacher_keeps_statistics_of_its_own_passes(config: Config) -> None:
     seed_everything(0)
     recipe = MeanTeacher(config, "abc").train()
-    student, teacher = (network.backbone.stem[1] for network in (recipe.classifier, recipe.average))
+    student, teacher = (network.backbone.conv1[1] for network in (recipe.classifier, recipe.average))
     x = torch.randn(6, 3, 16, 16)
     recipe.training_step(pair((x, 3.0 * x)), 0)
     own = teacher.running_var.clone()
