@@ -12,6 +12,7 @@ from pathlib import Path
 # machine, in the tests' own processes too. Workers side by side fill the cores. Said before torch is loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from loaders.common.allocator import keep_freed_memory
 from loaders.common.cache_folder import cache_folder
 
 # Where `make setup` keeps compiled kernels, whatever cache a test sets up for all else.
@@ -27,6 +28,8 @@ from tests.drawings import draw_dots
 from tests.floors.data import Data
 from tests.once import made_once
 from tools.write_digits import write_digits
+
+keep_freed_memory()  # as every command does
 
 # The same examples every time: a change must not be judged by luck. `make test-slow` draws new ones.
 hypothesis.settings.register_profile("steady", derandomize=True)

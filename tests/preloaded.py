@@ -12,6 +12,7 @@ import torchvision
 import recipes.pipeline
 import tests.engine.synthetic
 import tests.recipes.short_runs
+from loaders.common.allocator import keep_freed_memory
 
 __all__ = [
     "accelerate",
@@ -24,4 +25,5 @@ __all__ = [
     "torchvision",
 ]
 
+keep_freed_memory()
 gc.freeze()  # see tests/conftest.py

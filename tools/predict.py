@@ -57,9 +57,11 @@ class Config(ForwardConfig):
         check_folder(self.out)
 
     def check_places(self) -> None:
-        """Refuse a network that is not there, and a folder without a file, before anything is loaded."""
+        """Refuse a network and images that are not there, and a folder without a file, before all else."""
         check_start(self.network, "network", self.backbone)
-        folder = Path(self.images)
+        folder = Path(self.images).expanduser()
+        if not folder.exists() and not set(self.images) & set(":*?[]{},"):  # neither URL nor pattern
+            raise UserError(f"images: expected images, found nothing at {folder}; check the path")
         if folder.is_dir() and not any(files for _, _, files in os.walk(folder, followlinks=True)):
             raise UserError(f"images: expected images, found no file in {folder}; check the path")
 
@@ -258,7 +260,8 @@ def main() -> None:
     config = command_line(Config, __doc__)
     path = run(config)
     if rank() == 0:
-        print(f"predict: {path}{describe_bad_rows(config.out)}")
+        sheet = "" if config.sheet is None else ", pictures with their guesses in sheet.png beside it"
+        print(f"predict: {path}{sheet}{describe_bad_rows(config.out)}")
         if (Path(config.network) / "config.json").is_file():  # a run; what left already is not exported again
             say_next("tools/export.py", "--run", config.network, "--form", "onnx", "--out", "network.onnx")
 

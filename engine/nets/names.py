@@ -15,12 +15,11 @@ COMPACT_RESNET = "compact_resnet"
 WIDE_RESNET = "wrn_28_2"
 ALEXNET = "alexnet_bn"
 OURS = (TINY_RESNET, COMPACT_RESNET, WIDE_RESNET, ALEXNET)
-DISCRIMINATOR = "gan_discriminator"
 
 
 def discriminator_width(name: str) -> int | None:
     """Return the width in a name such as "gan_discriminator_96"; None for other names."""
-    found = re.fullmatch(rf"{DISCRIMINATOR}_(\d+)", name)
+    found = re.fullmatch(r"gan_discriminator_(\d+)", name)
     return int(found.group(1)) if found else None
 
 

@@ -231,7 +231,9 @@ def compared_sections(runs: Sequence[Path], below: Path | None = None) -> list[S
     sections.append(Section("Curves", [draw_curves(curves)] if curves else []))
     configs = [described["config"] for _, _, described, _, _ in found]
     differing = sorted(
-        key for key in {k for c in configs for k in c} if len({repr(c.get(key)) for c in configs}) > 1
+        key
+        for key in {k for c in configs for k in c} - {"out"}
+        if len({repr(c.get(key)) for c in configs}) > 1
     )
     options = [(key, *(_short(config.get(key)) for config in configs)) for key in differing]
     if options and len(found) > 1:

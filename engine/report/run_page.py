@@ -37,7 +37,7 @@ from engine.train.bad_rows import read_bad_rows
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.metrics import read_metrics
 from engine.train.run_folder import read_run
-from engine.train.samples import SAMPLES_NAME, load_samples
+from engine.train.samples import SAMPLES_NAME, load_samples, normalization_of
 from loaders.classification import build_rows_loader
 from loaders.common.errors import LoaderError, UserError, one_line
 from loaders.common.files import write_atomic
@@ -258,13 +258,18 @@ def original_pixels(pack: Pack, rows: Tensor, resolution: int) -> Tensor:
     return to_pixels(batch.views[0], view.mean, view.std)[[order.index(row) for row in wanted]]
 
 
+def _shown(runs: Sequence[Path]) -> Path:
+    """Return the first of these folders that has samples, or the first."""
+    return next((run for run in runs if (run / SAMPLES_NAME).is_file()), runs[0])
+
+
 def views_section(runs: Sequence[Path], pack: Pack, num_images: int) -> Section:
     """Return the sheet of the first training images of a run or its first phase, each above its views."""
-    views, rows = _samples(runs)
+    run = _shown(runs)
+    views, rows = load_samples(run)
     views, rows = tuple(view[:num_images] for view in views), rows[:num_images]
     originals = original_pixels(pack, rows, views[0].shape[-1])
-    usual = EvaluationView.usual(views[0].shape[-1])
-    mean, std = usual.mean, usual.std
+    mean, std = normalization_of(run)
     names = [f"view {chr(ord('a') + i)}" for i in range(len(views))]
     sheet = contact_sheet(
         [("image", originals), *((n, to_pixels(v, mean, std)) for n, v in zip(names, views, strict=True))],
@@ -273,17 +278,12 @@ def views_section(runs: Sequence[Path], pack: Pack, num_images: int) -> Section:
     return Section("Views", [sheet])
 
 
-def _samples(runs: Sequence[Path]) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return the first views of the first of these folders that has some, see `load_samples`."""
-    return load_samples(next((run for run in runs if (run / SAMPLES_NAME).is_file()), runs[0]))
-
-
 def feature_maps(runs: Sequence[Path], pack: Pack) -> Section:
     """Return what the stages of a run's network make of the first images that it was trained on."""
     from engine.report.feature_maps import maps_section
 
     try:
-        rows = [row for row in _samples(runs)[1].tolist() if row < len(pack)]
+        rows = [row for row in load_samples(_shown(runs))[1].tolist() if row < len(pack)]
     except UserError:  # a run that was stopped before its first step, or an older one
         rows = []
     return maps_section(runs[0], pack, rows or range(len(pack)))

@@ -235,9 +235,10 @@ class _Run:
                     self._validate(self.validator, clock, shown)
                 for batch in clock.timed(self._batches(clock, stop)):
                     if self.step == 0 and is_main:
-                        save_samples(self.config.out, batch)
+                        view = self.config.backbone_metadata.get("view")
+                        save_samples(self.config.out, batch, view=view)
                         if self.accelerator.trackers:
-                            log_views(self.accelerator, batch, 0)
+                            log_views(self.accelerator, batch, 0, view)
                     if not self._train_step(batch):
                         note = save_bad_batch(self.config.out, self.step, batch)
                         shown.say(f"step {self.step} skipped, its loss or gradients are not finite: {note}")

@@ -84,7 +84,7 @@ def check_start(start: Path | None, option: str, backbone: str | None = None) ->
     if backbone is not None:
         check_mentioned(backbone)
     source, _, name = str(start).partition(":")
-    if source == "timm" and name:
+    if source == "timm" and ":" not in name:  # timm reads sources of its own too, such as local-dir:
         check_mentioned(name, option)
     if start is None or str(start).startswith(("timm:", "hf:")):
         return

@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loaders.batch import Batch, PairedBatch
 from loaders.common.errors import UserError
 from loaders.common.files import write_atomic
+from loaders.views.evaluation import Channels
+from loaders.views.policy import IMAGENET
 
 SAMPLES_NAME = "views.safetensors"
 
 
-def save_samples(out: Path, batch: Batch | PairedBatch, num_images: int = 16) -> None:
+def save_samples(
+    out: Path, batch: Batch | PairedBatch, num_images: int = 16, view: Mapping[str, Any] | None = None
+) -> None:
     """Write the views of the first images of a batch, as the network sees them; waits for the device once.
 
     Args:
         out: run folder.
         batch: of this rank; of a pair, the unlabelled batch.
         num_images: images to keep.
+        view: fields of the run's `EvaluationView`, whose `mean` and `std` normalised the views too.
     """
     shown = batch.unlabeled if isinstance(batch, PairedBatch) else batch
     if shown.views[0].ndim != 4:  # stored features are no images
         return
     tensors = {f"view_{i}": view[:num_images].float() for i, view in enumerate(shown.views)}
     tensors["index"] = shown.index[:num_images]
-    content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    kept = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    facts = {name: json.dumps(list(view[name])) for name in ("mean", "std")} if view else None
+    content = safetensors.torch.save(kept, facts)
     write_atomic(out / SAMPLES_NAME, content)
+
+
+def normalization_of(out: Path) -> tuple[Channels, Channels]:
+    """Return the mean and the standard deviation by which the views of `save_samples` were normalised."""
+    with safe_open(out / SAMPLES_NAME, "pt") as file:
+        facts = file.metadata() or {}
+    if not facts.keys() >= {"mean", "std"}:  # of an older version
+        return IMAGENET.mean, IMAGENET.std
+    return tuple(json.loads(facts["mean"])), tuple(json.loads(facts["std"]))  # type: ignore[return-value]
 
 
 def load_samples(out: Path) -> tuple[tuple[Tensor, ...], Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,26 +89,25 @@ def _has_login() -> bool:
         return False
 
 
-def log_views(accelerator: Any, batch: Any, step: int) -> None:
+def log_views(accelerator: Any, batch: Any, step: int, view: Mapping[str, Any] | None = None) -> None:
     """Show the first views of a batch on every tracker that shows images.
 
     Args:
         accelerator: of the run.
         batch: of this rank; of a pair, the unlabelled part.
         step: steps done.
+        view: fields of the run's `EvaluationView`, whose `mean` and `std` normalised the views too.
     """
     from engine.report.sheets import to_pixels
-    from loaders.views.evaluation import EvaluationView
+    from loaders.views.policy import IMAGENET
 
     shown = getattr(batch, "unlabeled", batch)
     if shown.views[0].ndim != 4:  # stored features are no images
         return
-    usual = EvaluationView.usual(shown.views[0].shape[-1])
+    mean, std = (view["mean"], view["std"]) if view else (IMAGENET.mean, IMAGENET.std)
     images = {
-        f"views/{chr(ord('a') + number)}": to_pixels(view[:_SHOWN], usual.mean, usual.std)
-        .permute(0, 2, 3, 1)
-        .numpy()
-        for number, view in enumerate(shown.views)
+        f"views/{chr(ord('a') + number)}": to_pixels(pixels[:_SHOWN], mean, std).permute(0, 2, 3, 1).numpy()
+        for number, pixels in enumerate(shown.views)
     }
     for tracker in accelerator.trackers:
         if tracker.name == "tensorboard":

@@ -9,6 +9,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any
 
+from loaders.common.allocator import keep_freed_memory
 from loaders.common.command_line import (
     INTERRUPTED,
     describe_system_error,
@@ -73,8 +74,9 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 
 def prepare_process() -> None:
-    """Set up what every command needs: UTF-8, help in paragraphs, and the usual Ctrl-C."""
+    """Set up what every command needs: UTF-8, help in paragraphs, the usual Ctrl-C, memory that is kept."""
     use_utf8()
+    keep_freed_memory()
     heed_ctrl_c()
     join_help_lines()
     if isinstance(sys.stdout, TextIOWrapper):  # a path may hold bytes that no encoding has, as on stderr
