@@ -100,6 +100,8 @@ def test_mistakes_are_named(tmp_path: Path, trained: Path, digits_pack: Pack) ->
     (photos / "1.jpg").write_bytes(b"a picture")
     with pytest.raises(UserError, match=f"images: expected images, found no file in {empty}"):
         Config(network=trained, images=str(empty), out=tmp_path / "out").check_places()
+    with pytest.raises(UserError, match="images: expected images, found nothing at nowhere; check the path"):
+        Config(network=trained, images="nowhere", out=tmp_path / "out").check_places()
     with pytest.raises(UserError, match=f"network: .* found a folder without weights at {photos.parent}"):
         Config(network=photos.parent, images="x", out=tmp_path / "out").check_places()
     Config(network=trained, images=str(photos), out=tmp_path / "out").check_places()

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.train.samples import load_samples, save_samples
+from engine.train.samples import load_samples, normalization_of, save_samples
 from loaders.batch import Batch, PairedBatch
 from loaders.common.errors import UserError
+from loaders.views.policy import IMAGENET
 
 
 def batch(num_views: int, first_row: int = 0) -> Batch:
@@ -30,6 +31,13 @@ def test_of_a_pair_the_unlabelled_images_are_kept(tmp_path: Path) -> None:
     views, index = load_samples(tmp_path)
     assert len(views) == 2
     assert index.tolist() == list(range(100, 106))
+
+
+def test_a_runs_own_normalization_is_kept_beside_them(tmp_path: Path) -> None:
+    save_samples(tmp_path, batch(1), view={"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1), "crop": 1.0})
+    assert normalization_of(tmp_path) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    save_samples(tmp_path, batch(1))  # as older versions did
+    assert normalization_of(tmp_path) == (IMAGENET.mean, IMAGENET.std)
 
 
 def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:

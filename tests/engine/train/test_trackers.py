@@ -1,12 +1,14 @@
 """Trackers that are not installed are refused at once; views and weights are on those that show them."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from engine.train import trackers
 from engine.train.trackers import begin_trackers, check_trackers, log_views, log_weights, prepare_trackers
@@ -94,12 +96,12 @@ def test_views_and_weights_are_shown(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     plain = Batch(
-        (torch.randn(20, 3, 8, 8), torch.randn(20, 3, 6, 6)), None, torch.arange(20), torch.ones(20)
+        (torch.zeros(20, 3, 8, 8), torch.randn(20, 3, 6, 6)), None, torch.arange(20), torch.ones(20)
     )
     tracker = TensorBoardTracker("run", tmp_path)
     tracker.start()
     accelerator = SimpleNamespace(trackers=[tracker], is_main_process=True)
-    log_views(accelerator, PairedBatch(plain, plain), 0)
+    log_views(accelerator, PairedBatch(plain, plain), 0, {"mean": (0.8,) * 3, "std": (0.1,) * 3})
     network = torch.nn.Linear(300, 300)
     with torch.no_grad():
         network.weight[0, 0], network.bias[:] = float("nan"), float("inf")
@@ -109,6 +111,8 @@ def test_views_and_weights_are_shown(tmp_path: Path) -> None:
     found = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0, "histograms": 0})
     found.Reload()
     assert sorted(found.Tags()["images"]) == ["views/a", "views/b"]
+    gray = Image.open(BytesIO(found.Images("views/a")[0].encoded_image_string))
+    assert gray.getpixel((0, 0)) == (204, 204, 204), "zero is the mean of the run's own views"
     assert found.Tags()["histograms"] == ["weights/weight"]
     shown = found.Histograms("weights/weight")
     assert [event.step for event in shown] == [*range(3, 41, 3), 41]
