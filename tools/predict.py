@@ -59,9 +59,11 @@ class Config(ForwardConfig):
     def check_places(self) -> None:
         """Refuse a network and images that are not there, and a folder without a file, before all else."""
         check_start(self.network, "network", self.backbone)
-        folder = Path(self.images).expanduser()
-        if not folder.exists() and not set(self.images) & set(":*?[]{},"):  # neither URL nor pattern
-            raise UserError(f"images: expected images, found nothing at {folder}; check the path")
+        folder, packed = Path(self.images), self.out / "pack" / "manifest.json"
+        place = self.images.partition("#")[0]  # which may name what lies inside
+        plain = not set(place) & set(":*?[]{},")  # neither a URL nor a pattern
+        if plain and not Path(place).exists() and not packed.is_file():
+            raise UserError(f"images: expected images, found nothing at {place}; check the path")
         if folder.is_dir() and not any(files for _, _, files in os.walk(folder, followlinks=True)):
             raise UserError(f"images: expected images, found no file in {folder}; check the path")
 

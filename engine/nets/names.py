@@ -38,10 +38,8 @@ def check_mentioned(name: str, option: str = "backbone") -> None:
     bare = name.split(".")[0]
     if bare in OURS or discriminator_width(bare) is not None:
         return
-    text = _sources()
-    mentioned = bare and re.search(rf"""def {re.escape(bare)}\(|['"]{re.escape(bare)}['".]""", text)
-    if text and not mentioned:
-        raise unknown(name, re.findall(r"^@register_model\s+def (\w+)", text, re.MULTILINE), option)
+    if _words() and bare not in _words():
+        raise unknown(name, re.findall(r"^@register_model\s+def (\w+)", _sources(), re.MULTILINE), option)
 
 
 def unknown(name: str, of_timm: list[str], option: str = "backbone") -> UserError:
@@ -51,6 +49,12 @@ def unknown(name: str, of_timm: list[str], option: str = "backbone") -> UserErro
     remedy = f"close matches: {', '.join(close)}" if close else "timm.list_models() prints all names"
     expected = "a timm name" if option != "backbone" else f"{', '.join(OURS)} or a timm name"
     return UserError(f"{option}: expected {expected}, found {name!r}; {remedy}")
+
+
+@cache
+def _words() -> frozenset[str]:
+    """Return what `_sources` define as functions or begin a text with."""
+    return frozenset(re.findall(r"""(?:def |['"])(\w+)[('".]""", _sources()))
 
 
 @cache

@@ -184,8 +184,9 @@ _HEAD = """# Floors of the trainings in tests
 Tests train small networks and hold them to floors. How a processor rounds decides part of such an outcome, so
 each floor is at least three standard deviations below the mean over seeds, on every code path of the
 processor that it was measured on, and at least three above the mean over seeds with its objective broken
-(`tests/recipes/broken.py`). Where a figure has to be small, above and below change places. Each mean is over
-five seeds, or over two or more where the end of this page names runs that are missing.
+(`tests/recipes/broken.py`), where its row names a break. Where a figure has to be small, above and below
+change places. Each mean is over five seeds, or over two or more where the end of this page names runs
+that are missing.
 
 `python -m tests.floors.measure` measures what `docs/records/floors.jsonl` lacks and writes this page; tests
 hold the floors of `tests/floors/table.py` against that record. `make test-slow` trains all of them anew on

@@ -102,6 +102,8 @@ def test_mistakes_are_named(tmp_path: Path, trained: Path, digits_pack: Pack) ->
         Config(network=trained, images=str(empty), out=tmp_path / "out").check_places()
     with pytest.raises(UserError, match="images: expected images, found nothing at nowhere; check the path"):
         Config(network=trained, images="nowhere", out=tmp_path / "out").check_places()
+    for source in (f"{photos}#labels=list.csv", "s3://bucket/photos", str(tmp_path / "*.tar")):
+        Config(network=trained, images=source, out=tmp_path / "out").check_places()
     with pytest.raises(UserError, match=f"network: .* found a folder without weights at {photos.parent}"):
         Config(network=photos.parent, images="x", out=tmp_path / "out").check_places()
     Config(network=trained, images=str(photos), out=tmp_path / "out").check_places()

@@ -20,7 +20,8 @@ def say_training(pack: Pack, shown: Path) -> None:
     """Name a first training: on labels where there are any, else without.
 
     Photographs with labels are best learnt from weights that have seen others: docs/pretrained.md measures
-    by how much. Where such weights are installed, the command that writes them comes first.
+    by how much. Where such weights are installed, and the splits are train and test, the command that
+    writes them comes first.
 
     Args:
         pack: the pack.

@@ -16,11 +16,10 @@ from loaders.common.errors import UserError
 OLD = "tv_resnet34"  # which timm still takes and lists no more
 
 
-def test_names_of_timm_pass() -> None:
+def test_every_name_of_timm_passes() -> None:
     assert timm.is_model(OLD)
     assert OLD not in timm.list_models()
-    some = [*timm.list_models()[::300], *timm.list_pretrained()[::300]]  # each is searched in 4 MB of text
-    for name in [*OURS, "gan_discriminator_8", OLD, *some]:
+    for name in [*OURS, "gan_discriminator_8", OLD, *timm.list_models(), *timm.list_pretrained()]:
         check_mentioned(name)
 
 
