@@ -48,7 +48,7 @@ def normalization_of(out: Path) -> tuple[Channels, Channels]:
         facts = file.metadata() or {}
     if not facts.keys() >= {"mean", "std"}:  # of an older version
         return IMAGENET.mean, IMAGENET.std
-    return tuple(json.loads(facts["mean"])), tuple(json.loads(facts["std"]))  # type: ignore[return-value]
+    return tuple(json.loads(facts["mean"])), tuple(json.loads(facts["std"]))
 
 
 def load_samples(out: Path) -> tuple[tuple[Tensor, ...], Tensor]:
