@@ -14,6 +14,7 @@ from torch import Tensor
 from loaders.batch import Batch, PairedBatch
 from loaders.common.errors import UserError
 from loaders.common.files import write_atomic
+from loaders.common.json_text import parse_json
 from loaders.views.evaluation import Channels
 from loaders.views.policy import IMAGENET
 
@@ -48,7 +49,7 @@ def normalization_of(out: Path) -> tuple[Channels, Channels]:
         facts = file.metadata() or {}
     if not facts.keys() >= {"mean", "std"}:  # of an older version
         return IMAGENET.mean, IMAGENET.std
-    return tuple(json.loads(facts["mean"])), tuple(json.loads(facts["std"]))
+    return tuple(parse_json(facts["mean"])), tuple(parse_json(facts["std"]))
 
 
 def load_samples(out: Path) -> tuple[tuple[Tensor, ...], Tensor]:

@@ -156,13 +156,13 @@ def _top1(summary: Any) -> float:
     return float(summary.accuracy.top1)
 
 
-def untrained_run(folder: Path, resolution: int, seed: int) -> Path:
+def untrained_run(folder: Path, resolution: int, seed: int, backbone: str = "test_resnet") -> Path:
     """Leave the run folder of a network that never trained."""
-    fields = {"backbone": "test_resnet", "resolution": resolution}
+    fields = {"backbone": backbone, "resolution": resolution}
     with opened_run(folder, "barlow", fields, (), resume=False):
         pass
     seed_everything(seed)
-    network = build_backbone("test_resnet", resolution)
+    network = build_backbone(backbone, resolution)
     save_backbone(folder, network, {name: str(value) for name, value in fields.items()})
     return folder
 

@@ -99,7 +99,7 @@ def config(request: Any, little_pack: Pack, tmp_path_factory: pytest.TempPathFac
     pack = SETS[request.param](folder, little_pack)
     return transfer.Config(
         pack=pack.path,
-        init=untrained_run(folder / "start", RESOLUTION, 3),
+        init=untrained_run(folder / "start", RESOLUTION, 3, "tiny_resnet"),
         out=folder / "transfer",
         labels_per_class=(5,),
         seeds=(0,),
