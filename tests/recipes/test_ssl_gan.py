@@ -80,11 +80,7 @@ def test_each_network_has_its_rate_and_the_average_follows(config: Config) -> No
 def test_learns_the_digits_and_leaves_sheets(config: Config, data: Data) -> None:
     check("gan", trainings.gan(data, config.out, 0))
     sheets = sorted((config.out / "samples").iterdir())
-    assert [sheet.name for sheet in sheets] == [
-        "epoch-0001.png",
-        "epoch-0002.png",
-        "last.png",
-    ]
+    assert [sheet.name for sheet in sheets] == ["epoch-0001.png", "last.png"]
     with Image.open(sheets[0]) as sheet:
         assert sheet.size == (12 * 18 + 2, 6 * 18 + 2)
     assert load_classifier(config.out, "ema").backbone_name == "gan_discriminator_16"

@@ -20,12 +20,19 @@ from tests.tools.peers.test_airbench import STAND_IN
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped
 from tools.comparison.results import Record
 from tools.reproduce import Config, keep_question, prepare_pack, run
+from tools.reproduction import tables
 from tools.reproduction.measure import Bench, Given, Stopped, arguments_of
 from tools.reproduction.page import accuracy_table, write_page
 from tools.reproduction.plan import ResultTable, Row, Stage
 from tools.reproduction.tables import SCALES, make_table
 
 pytestmark = pytest.mark.usefixtures("blank_drawings")
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a network that trains in no time; tests/recipes/test_supervised.py trains the tables' own."""
+    monkeypatch.setattr(tables, "NETWORK", "test_resnet")
 
 
 @dataclass

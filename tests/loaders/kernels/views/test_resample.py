@@ -58,7 +58,8 @@ def test_both_forms_of_shrinking_agree_with_plain_sums(members, cubic, flip, wid
     most = table_taps(box[1] / resolution, cubic)
     first = np.zeros(padded, np.int32)
     weights = np.full(most * padded, np.nan, np.float32)
-    taps = fill(box[0], box[1], width, resolution, 0, flip, cubic, first, weights, np.zeros((3, padded)))
+    start, length = map(float, box)  # of one type: each costs three seconds to compile
+    taps = fill(start, length, width, resolution, 0, flip, cubic, first, weights, np.zeros((3, padded)))
     left = int(first[:resolution].min())
     count = min(int(first[:resolution].max()) + taps, width) - left
     pitch = count + most + SLACK
@@ -100,6 +101,7 @@ def resample(planes, region, box, window, shift, flip, cubic, resolution, scratc
 def axis_table(start, length, size, resolution, shift, flip, cubic):
     """Return what each output takes of each source pixel, float64 [resolution, size]."""
     padded = -(-resolution // LANES) * LANES
+    start, length = float(start), float(length)
     most = table_taps(length / resolution, cubic)
     first, weights = np.zeros(padded, np.int32), np.zeros(most * padded, np.float32)
     taps = fill(start, length, size, resolution, shift, flip, cubic, first, weights, np.zeros((3, padded)))
