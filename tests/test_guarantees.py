@@ -1,6 +1,5 @@
 """The page of promises names tests that exist, and its table of faults is that of the records."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -28,9 +27,7 @@ def test_every_test_that_holds_a_promise_exists() -> None:
     for file, function in named:
         path = ROOT / ("tests/" + file).replace("tests/tests/", "tests/")
         assert path.is_file(), f"{file} is named in docs/guarantees.md"
-        names = {
-            node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)
-        }
+        names = re.findall(r"^ *def (\w+)", path.read_text(), re.MULTILINE)
         assert not function or function in names, f"{file}::{function} is named in docs/guarantees.md"
 
 
