@@ -62,7 +62,7 @@ HELD = {
     "tools/test_report.py": "engine/report/ other_pages",
     "recipes/test_pipeline.py": "engine/ report/ablation train/stage_config",
     "loaders/backends/test_resident.py": "loaders/backends/ device",
-    "loaders/kernels/device/test_views.py": "loaders/kernels/device/ launch",
+    "loaders/kernels/device/test_views.py": "loaders/kernels/device/ filters launch",
     "tools/test_doctor.py": "tools/bench/ stages",
     "tools/test_sluice.py": "tools/command/ advice",
     "tools/test_few_labels.py": "tools/ frozen",

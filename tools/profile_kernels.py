@@ -138,7 +138,7 @@ def view_runner(policy: ViewPolicy, images: Images, width: int) -> Callable[[int
         p = draw(policy, 0, np.full(count, epoch), np.arange(count), 0, images.sides, images.sides)
         render_chunk(
             images.planes, images.starts, regions, p.box, p.window, p.shift, p.flip, cubic,
-            p.codes, p.args, gain, bias, scratch, resolution, False, out,
+            policy.rounded, p.codes, p.args, gain, bias, scratch, resolution, False, out,
         )  # fmt: skip
 
     return run

@@ -34,6 +34,7 @@ from loaders.packs.images.planes import shrink_planes
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.views import presets
+from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import RandomErasing
 
 _SIDE = 32
@@ -46,6 +47,7 @@ _VIEWS = (
     presets.reconstruction(_SIDE),
     presets.evaluation(_SIDE),
     presets.mirrored(_SIDE),
+    EvaluationView(_SIDE, 0.875, whole_pixels=True).policy(),
     *presets.rotations(_SIDE),
     *presets.tiles(_SIDE),
     replace(presets.weak(_SIDE), operations=(RandomErasing(),)),

@@ -262,7 +262,8 @@ class CpuRenderer(Renderer):
         view, (gain, bias) = self.work.views[number], self._gains[number]
         render_chunk(
             planes, starts, regions, p.box, p.window, p.shift, p.flip, view.interpolation == "bicubic",
-            p.codes, p.args, gain, bias, scratch, view.resolution, self.work.options.channels_last, out,
+            view.rounded, p.codes, p.args, gain, bias, scratch, view.resolution,
+            self.work.options.channels_last, out,
         )  # fmt: skip
 
     def decode(

@@ -206,7 +206,8 @@ class DeviceRenderer(Renderer):
                 len(job.rows) * 3 * side * side, dtype=self._rows.torch_dtype, device=self._device
             )
             last = self.options.channels_last
-            layout = Layout(side, last, view.interpolation == "bicubic", place.interleaved)
+            cubic = view.interpolation == "bicubic"
+            layout = Layout(side, last, cubic, place.interleaved, view.rounded)
             p = Parameters(*parts[number * width : (number + 1) * width])
             extent = extent_of(numbers[number], side)
             gain, bias = self._gains[number]

@@ -25,8 +25,9 @@ class EvaluationView:
         mean: mean of each channel in [0, 1], which is subtracted.
         std: deviation of each channel, by which values are divided.
         interpolation: filter of the antialiased resize.
-        whole_pixels: resize to floor(resolution / crop) and cut at whole pixels, as timm and torchvision show
-            images to their networks; else the exact centred square, as networks are shown images here.
+        whole_pixels: resize to floor(resolution / crop) in Pillow's bytes and cut at whole pixels, as timm
+            and torchvision show images to their networks; else the exact centred square, as networks are
+            shown images here.
     """
 
     resolution: int
@@ -71,7 +72,8 @@ class EvaluationView:
         preset = presets.mirrored if mirrored else presets.evaluation
         policy = preset(self.resolution, self.crop, Normalize(self.mean, self.std))
         if self.whole_pixels:
-            policy = replace(policy, geometry=ResizedCenterCrop(math.floor(self.resolution / self.crop)))
+            short_side = math.floor(self.resolution / self.crop)
+            policy = replace(policy, geometry=ResizedCenterCrop(short_side))
         return replace(policy, interpolation=self.interpolation)
 
     def fit(self, views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:

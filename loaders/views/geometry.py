@@ -62,9 +62,13 @@ class ResizedCenterCrop:
 
     Attributes:
         short_side: of the resized image, in pixels; at least the view's resolution.
+        rounded: resize as Pillow does, to the last bit: rows, then columns, each in whole bytes. Networks of
+            timm and torchvision are measured with it; slower than without. (Pillow 13 begins with columns
+            where an image is more than twice as high as wide.)
     """
 
     short_side: int = 256
+    rounded: bool = True
 
     def __post_init__(self) -> None:
         require_whole("ResizedCenterCrop short_side", self.short_side, 1, 16 * MAX_RESOLUTION)

@@ -371,3 +371,8 @@ class ViewPolicy:
         require(fits, f"operations {where}", "a tuple of operations of policy.py", self.operations)
         normalizes = isinstance(self.normalize, Normalize | Standardize | None)
         require(normalizes, f"normalize {where}", "Normalize, Standardize or None", self.normalize)
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the image is resized in whole bytes, as Pillow does."""
+        return isinstance(self.geometry, ResizedCenterCrop) and self.geometry.rounded

@@ -71,7 +71,8 @@ def _views(images: list[NDArray[np.uint8]], view: ViewPolicy, drawn: ViewParamet
     scratch = make_scratch(side, table_taps(float(drawn.box[:, 2:].max()) / side, cubic), int(widths.max()))
     render_chunk(
         planes, np.cumsum(sizes) - sizes, regions, drawn.box, drawn.window, drawn.shift, drawn.flip, cubic,
-        drawn.codes, drawn.args, *normalization(view, np.dtype("float32")), scratch, side, False, out,
+        view.rounded, drawn.codes, drawn.args, *normalization(view, np.dtype("float32")), scratch, side,
+        False, out,
     )  # fmt: skip
     return out.reshape(-1, 3, side, side)
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.Image import Resampling
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 from torchvision.transforms import InterpolationMode
@@ -30,16 +32,10 @@ def torchvision_view(image: NDArray[np.uint8], policy: ViewPolicy, drawn: ViewPa
 
     Returns:
         float32 [3, R, R] in [0, 1], before normalisation. A box that begins between two pixels is moved to
-        the nearest one: torchvision crops whole pixels.
+        the nearest one: torchvision crops whole pixels. Pillow, which makes rounded views, does not.
     """
-    x = torch.from_numpy(image).permute(2, 0, 1).float() / 255
-    top, left, height, width = (max(0, round(float(value))) for value in drawn.box[i])
-    cubic = policy.interpolation == "bicubic"
-    mode = InterpolationMode.BICUBIC if cubic else InterpolationMode.BILINEAR
-    size = [policy.resolution, policy.resolution]
-    x = functional.resized_crop(
-        x, top, left, max(1, height), max(1, width), size, interpolation=mode, antialias=True
-    ).clamp(0, 1)
+    box = drawn.box[i]
+    x = _by_pillow(image, policy, box) if policy.rounded else _by_torchvision(image, policy, box)
     if drawn.flip[i]:
         x = functional.horizontal_flip(x)
     if isinstance(policy.geometry, PaddedCrop):
@@ -48,6 +44,28 @@ def torchvision_view(image: NDArray[np.uint8], policy: ViewPolicy, drawn: ViewPa
         if code != codes.NONE:
             x = _apply(code, x, drawn.args[i, slot:])
     return x.clamp(0, 1)
+
+
+def _by_torchvision(image: NDArray[np.uint8], policy: ViewPolicy, box: NDArray[np.float64]) -> Tensor:
+    top, left, height, width = (max(0, round(float(value))) for value in box)
+    mode = InterpolationMode.BICUBIC if policy.interpolation == "bicubic" else InterpolationMode.BILINEAR
+    x = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+    size = [policy.resolution, policy.resolution]
+    x = functional.resized_crop(
+        x, top, left, max(1, height), max(1, width), size, interpolation=mode, antialias=True
+    )
+    return _tensor(x.clamp(0, 1))
+
+
+def _by_pillow(image: NDArray[np.uint8], policy: ViewPolicy, box: NDArray[np.float64]) -> Tensor:
+    """Resize the whole image, rows before columns, then cut: Pillow's own boxes are float32."""
+    mode = Resampling.BICUBIC if policy.interpolation == "bicubic" else Resampling.BILINEAR
+    side = policy.resolution
+    height, width = (round(image.shape[axis] * side / box[2 + axis]) for axis in (0, 1))
+    top, left = (round(box[axis] * side / box[2 + axis]) for axis in (0, 1))
+    resized = Image.fromarray(image).resize((width, image.shape[0]), mode).resize((width, height), mode)
+    cut = resized.crop((left, top, left + side, top + side))
+    return torch.from_numpy(np.array(cut)).permute(2, 0, 1).float() / 255
 
 
 def _shift(x: Tensor, shift: NDArray[np.int32], padding: float) -> Tensor:

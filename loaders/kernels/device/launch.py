@@ -168,12 +168,14 @@ class Layout(NamedTuple):
         channels_last: [B, R, R, 3] instead of [B, 3, R, R].
         cubic: filter.
         interleaved: the images are [H, W, 3] instead of [3, H, W].
+        rounded: resample as Pillow does, in whole bytes.
     """
 
     resolution: int
     channels_last: bool
     cubic: bool
     interleaved: bool
+    rounded: bool = False
 
 
 def draw_views(
@@ -217,11 +219,12 @@ def draw_views(
     steps = (3, 1) if layout.channels_last else (1, size)
     kernels.across[batch, -(-extent.rows * side // BLOCK)](
         p.address, p.sizes, p.box, p.window, p.shift, p.flip, p.rows, p.place, between, side,
-        layout.interleaved, layout.cubic, BLOCK, **_OPTIONS,
+        layout.interleaved, layout.cubic, layout.rounded, BLOCK, **_OPTIONS,
     )  # fmt: skip
     kernels.down[batch, blocks](
         between, p.place, p.rows, p.box, p.window, p.shift, p.codes, p.args, slots, p.stages[0], *buffers[0],
-        out, gain, bias, side, *steps, layout.cubic, extent.equalizes, BLOCK, **_OPTIONS,
+        out, gain, bias, side, *steps, layout.cubic, layout.rounded, extent.equalizes,
+        BLOCK, **_OPTIONS,
     )  # fmt: skip
     for number in range(1, num_stages):
         before, after = buffers[(number - 1) % 2], buffers[number % len(buffers)]

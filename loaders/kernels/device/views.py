@@ -25,6 +25,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from loaders.kernels.device.filters import clamp_byte, means, rounded_means, taps_of
 from loaders.kernels.views import codes as numbers
 
 BRIGHTNESS: tl.constexpr = tl.constexpr(numbers.BRIGHTNESS)
@@ -50,36 +51,10 @@ _jit: Any = triton.jit  # without types, as numba's
 _kernel: Any = triton.jit(do_not_specialize=("P", "R", "pixel_step", "channel_step"))
 
 
-@_jit
-def _taps(place, start, length, low, high, shift, flip, R, CUBIC: tl.constexpr):
-    """Return each pixel's first tap, number of taps and centre's distance from the first, and the scale."""
-    scale = length / R
-    wide = tl.maximum(scale, 1.0)
-    support = (2.0 if CUBIC else 1.0) * wide
-    moved = tl.abs(tl.where(flip != 0, R - 1 - place - shift, place + shift))
-    moved = tl.where(moved >= R, 2 * (R - 1) - moved, moved)
-    center = start + (moved.to(tl.float64) + 0.5) * scale
-    begin = tl.minimum(tl.maximum((center - support + 0.5).to(tl.int32), low), high - 1)
-    end = tl.maximum(tl.minimum((center + support + 0.5).to(tl.int32), high), begin + 1)
-    near = (center - (begin.to(tl.float64) + 0.5)).to(tl.float32)
-    return begin, end - begin, near, (1.0 / wide).to(tl.float32)
-
-
-@_jit
-def _weight(distance, CUBIC: tl.constexpr):
-    d = tl.abs(distance)
-    if CUBIC:
-        near = (1.5 * d - 2.5) * d * d + 1.0
-        far = ((-0.5 * d + 2.5) * d - 4.0) * d + 2.0
-        return tl.where(d < 1.0, near, tl.where(d < 2.0, far, 0.0))
-    else:
-        return tl.maximum(1.0 - d, 0.0)
-
-
 @_kernel
 def across(
     address, sizes, box, window, shift, flip, rows, place, half, R,
-    INTERLEAVED: tl.constexpr, CUBIC: tl.constexpr, BLOCK: tl.constexpr,
+    INTERLEAVED: tl.constexpr, CUBIC: tl.constexpr, ROUNDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Resample the rows of the images that a view needs.
 
@@ -99,72 +74,48 @@ def across(
         m = i < count
         height, width = tl.load(sizes + 2 * v), tl.load(sizes + 2 * v + 1)
         pixels = tl.load(address + v).to(tl.pointer_type(tl.uint8))
-        begin, taps, near, inverse = _taps(
+        begin, taps, near, inverse = taps_of(
             i % R, tl.load(box + 4 * v + 1), tl.load(box + 4 * v + 3), tl.load(window + 4 * v + 1),
             tl.load(window + 4 * v + 3), tl.load(shift + 2 * v + 1), tl.load(flip + v), R, CUBIC,
         )  # fmt: skip
         step, plane = (3, 1) if INTERLEAVED else (1, height * width)
         at = pixels + ((tl.load(rows + 2 * v) + i // R) * width + begin).to(tl.int64) * step
-        r = tl.load(at, mask=m, other=0).to(tl.float32)  # of a tap that the filter does not reach
-        g = tl.load(at + plane, mask=m, other=0).to(tl.float32)
-        b = tl.load(at + 2 * plane, mask=m, other=0).to(tl.float32)
-        total = _weight(near * inverse, CUBIC)
-        r_sum, g_sum, b_sum = r * total, g * total, b * total
-        for t in range(1, tl.max(tl.where(m, taps, 0))):
-            weight = tl.where(t < taps, _weight((t - near) * inverse, CUBIC), 0.0)
-            tap = at + tl.minimum(t, taps - 1) * step
-            total += weight
-            r_sum += weight * tl.load(tap, mask=m, other=0).to(tl.float32)
-            g_sum += weight * tl.load(tap + plane, mask=m, other=0).to(tl.float32)
-            b_sum += weight * tl.load(tap + 2 * plane, mask=m, other=0).to(tl.float32)
-        reached = total != 0.0
-        scale = 1.0 / tl.where(reached, total, 1.0)
+        if ROUNDED:
+            r, g, b = rounded_means(at, step, plane, taps, near, inverse, m, CUBIC)
+        else:
+            r, g, b = means(at, step, plane, taps, near.to(tl.float32), inverse.to(tl.float32), m, CUBIC)
         to = half + tl.load(place + v) + i
-        tl.store(to, tl.where(reached, r_sum * scale, r), mask=m)
-        tl.store(to + count, tl.where(reached, g_sum * scale, g), mask=m)
-        tl.store(to + 2 * count, tl.where(reached, b_sum * scale, b), mask=m)
+        tl.store(to, r, mask=m)
+        tl.store(to + count, g, mask=m)
+        tl.store(to + 2 * count, b, mask=m)
 
 
 @_kernel
 def down(
     half, place, rows, box, window, shift, codes, args, P, stage, view, partial, counts, out, gain, bias,
-    R, pixel_step, channel_step, CUBIC: tl.constexpr, EQUALIZES: tl.constexpr, BLOCK: tl.constexpr,
+    R, pixel_step, channel_step, CUBIC: tl.constexpr, ROUNDED: tl.constexpr, EQUALIZES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Resample the columns of `half` and begin the operations; arguments: see `across` and the module."""
     v = tl.program_id(0)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m = i < R * R
     y, x = i // R, i % R
-    begin, taps, near, inverse = _taps(
+    begin, taps, near, inverse = taps_of(
         y, tl.load(box + 4 * v), tl.load(box + 4 * v + 2), tl.load(window + 4 * v),
         tl.load(window + 4 * v + 2), tl.load(shift + 2 * v), 0, R, CUBIC,
     )  # fmt: skip
     plane = tl.load(rows + 2 * v + 1) * R
     at = half + tl.load(place + v) + (begin - tl.load(rows + 2 * v)) * R + x
-    r, g, b = _three(at, plane, m)
-    total = _weight(near * inverse, CUBIC)
-    r_sum, g_sum, b_sum = r * total, g * total, b * total
-    for t in range(1, tl.max(tl.where(m, taps, 0))):
-        weight = tl.where(t < taps, _weight((t - near) * inverse, CUBIC), 0.0)
-        total += weight
-        tap = at + tl.minimum(t, taps - 1) * R
-        r_sum += weight * tl.load(tap, mask=m, other=0.0)
-        g_sum += weight * tl.load(tap + plane, mask=m, other=0.0)
-        b_sum += weight * tl.load(tap + 2 * plane, mask=m, other=0.0)
-    reached = total != 0.0
-    scale = 1.0 / tl.where(reached, total, 1.0)
-    r = _clamp(tl.where(reached, r_sum * scale, r))
-    g = _clamp(tl.where(reached, g_sum * scale, g))
-    b = _clamp(tl.where(reached, b_sum * scale, b))
+    if ROUNDED:
+        r, g, b = rounded_means(at, R, plane, taps, near, inverse, m, CUBIC)
+    else:
+        r, g, b = means(at, R, plane, taps, near.to(tl.float32), inverse.to(tl.float32), m, CUBIC)
+        r, g, b = clamp_byte(r), clamp_byte(g), clamp_byte(b)
     _go_on(
         v, i, m, y, x, r, g, b, codes, args, P, 0, tl.load(stage + 2 * v + 1), view, partial, counts, out,
         gain, bias, R, pixel_step, channel_step, EQUALIZES, BLOCK,
     )  # fmt: skip
-
-
-@_jit
-def _clamp(value):
-    return tl.maximum(0.0, tl.minimum(value, 255.0))
 
 
 @_jit
@@ -192,7 +143,7 @@ def _pointwise(code, args, y, x, r, g, b):
         r, g, b = tl.minimum(r * a, 255.0), tl.minimum(g * a, 255.0), tl.minimum(b * a, 255.0)
     elif code == SATURATION:
         gray = _luma(r, g, b) * (1.0 - a)
-        r, g, b = _clamp(r * a + gray), _clamp(g * a + gray), _clamp(b * a + gray)
+        r, g, b = clamp_byte(r * a + gray), clamp_byte(g * a + gray), clamp_byte(b * a + gray)
     elif code == HUE:
         value = tl.maximum(r, tl.maximum(g, b))
         chroma = value - tl.minimum(r, tl.minimum(g, b))
@@ -344,9 +295,9 @@ def _sharpen(source, i, y, x, m, factor, R):
         b_sum += b0
     rest = (1.0 - factor) / 13.0
     return (
-        tl.where(inner, _clamp(r * factor + r_sum * rest), r),
-        tl.where(inner, _clamp(g * factor + g_sum * rest), g),
-        tl.where(inner, _clamp(b * factor + b_sum * rest), b),
+        tl.where(inner, clamp_byte(r * factor + r_sum * rest), r),
+        tl.where(inner, clamp_byte(g * factor + g_sum * rest), g),
+        tl.where(inner, clamp_byte(b * factor + b_sum * rest), b),
     )
 
 
@@ -359,7 +310,7 @@ def _stretch(part, blocks, channel):
         high = tl.maximum(high, tl.load(part + k * PARTS + 1))
     varies = high > low
     scale = tl.where(varies, 255.0 / tl.where(varies, high - low, 1.0), 1.0)
-    return _clamp((channel - tl.where(varies, low, 0.0)) * scale)
+    return clamp_byte((channel - tl.where(varies, low, 0.0)) * scale)
 
 
 @_jit
@@ -429,8 +380,8 @@ def advance(
             for k in range(blocks):
                 mean += tl.load(part + k * PARTS)
             offset = (1.0 - argument) * (mean / size)
-            r, g = _clamp(r * argument + offset), _clamp(g * argument + offset)
-            b = _clamp(b * argument + offset)
+            r, g = clamp_byte(r * argument + offset), clamp_byte(g * argument + offset)
+            b = clamp_byte(b * argument + offset)
         elif code == AUTOCONTRAST:
             r, g, b = _stretch(part, blocks, r), _stretch(part + 2, blocks, g), _stretch(part + 4, blocks, b)
         elif code == STANDARDIZE:

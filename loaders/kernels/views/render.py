@@ -32,6 +32,7 @@ from loaders.kernels.views.blur import blur_across_rows, blur_along_rows, fill_g
 from loaders.kernels.views.codes import AFFINE, BLUR, CUTOUT, MAX_ARGUMENTS, NOISE, NONE, SHARPNESS
 from loaders.kernels.views.pointwise import apply_pointwise
 from loaders.kernels.views.resample import LINES, SLOTS, prepare_tables, resample_rows
+from loaders.kernels.views.rounded import GROUP, rows_kept
 from loaders.kernels.views.spatial import cut_out_rows, fill_noise_rows, sharpen_rows, warp_rows
 from loaders.kernels.views.statistics import (
     Stats,
@@ -54,14 +55,16 @@ class Scratch(NamedTuple):
 
     first: NDArray[np.int32]  # [2, P] first taps: rows, columns
     weights: NDArray[np.float32]  # [2, T * P] tap weights: rows, columns
+    rounded: NDArray[np.int32]  # [2, P * T] the same as Pillow has them
     base: NDArray[np.int32]  # [2 * P / LANES] blocks of columns
     order: NDArray[np.uint8]  # [P] source columns of a block relative to its first
-    ring: NDArray[np.float32]  # [SLOTS * 3 * P] widened rows
-    held: NDArray[np.int32]  # [SLOTS] numbers of the rows in `ring`
+    ring: NDArray[np.float32]  # [S * 3 * P] widened rows
+    held: NDArray[np.int32]  # [S] numbers of the rows in `ring`
     axis: NDArray[np.float64]  # [3, P]
     line: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], finite everywhere
     columns: NDArray[np.float32]  # [LINES * 3 * (widest crop + slack)], the same turned
     sums: NDArray[np.float32]  # [3 * LINES * LANES]
+    sums_of_bytes: NDArray[np.int32]  # [R] or more
     tile: NDArray[np.float32]  # [3 * (tile + slack)]
     views: NDArray[np.float32]  # [3, 3 * (R * R + slack)], whole views between traverses
     padded: NDArray[np.float32]  # [3 * rows of a tile * (R + 2 * MAX_RADIUS + slack)]
@@ -81,20 +84,22 @@ def rows_of_tile(resolution):
 def make_scratch(resolution: int, taps: int, width: int) -> Scratch:
     """Allocate work space for views of `resolution` from crops of up to `taps` taps and `width` columns."""
     padded = -(-resolution // LANES) * LANES
-    rows = rows_of_tile(resolution)
+    rows, slots = rows_of_tile(resolution), max(SLOTS, rows_kept(taps))
     tile = 3 * (rows * resolution + LANES)
     view = 3 * (resolution * resolution + LANES)
     return Scratch(
         first=aligned_zeros((2, padded), np.int32),
         weights=aligned_zeros((2, taps * padded), np.float32),
+        rounded=aligned_zeros((2, padded * taps), np.int32),
         base=aligned_zeros((2 * padded // LANES,), np.int32),
         order=aligned_zeros((padded,), np.uint8),
-        ring=aligned_zeros((SLOTS * 3 * padded,), np.float32),
-        held=aligned_zeros((SLOTS,), np.int32),
+        ring=aligned_zeros((slots * 3 * padded,), np.float32),
+        held=aligned_zeros((slots,), np.int32),
         axis=aligned_zeros((3, padded), np.float64),
         line=aligned_zeros((LINES * 3 * line_pitch(width, taps),), np.float32),
         columns=aligned_zeros((LINES * 3 * line_pitch(width, taps),), np.float32),
         sums=aligned_zeros((3 * LINES * LANES,), np.float32),
+        sums_of_bytes=aligned_zeros((max(resolution, GROUP),), np.int32),
         tile=aligned_zeros((tile,), np.float32),
         views=aligned_zeros((3, view), np.float32),
         padded=aligned_zeros((3 * rows * (resolution + 2 * MAX_RADIUS + LANES),), np.float32),
@@ -155,6 +160,7 @@ def render_view(
     shift,
     flip,
     cubic,
+    rounded,
     codes,
     args,
     gain,
@@ -172,6 +178,7 @@ def render_view(
         box: float64 [4]; window: int32 [4]; shift: int32 [2]; flip: bool; codes: int32 [P];
             args: float32 [P]: see `ViewParameters`.
         cubic: bool, bicubic instead of bilinear.
+        rounded: bool, resample as Pillow does, in whole bytes; of views that are not shifted.
         gain: float32 [3], with `bias` the normalisation: out = value * gain + bias.
         bias: float32 [3].
         scratch: a `Scratch` that is large enough.
@@ -181,7 +188,7 @@ def render_view(
             or bfloat16 (uint16).
     """
     size = resolution * resolution
-    extent = prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch)
+    extent = prepare_tables(region, box, window, shift, flip, cubic, rounded, resolution, scratch)
     rows_per_tile = rows_of_tile(resolution)
     view_plane, tile_plane = size + LANES, rows_per_tile * resolution + LANES
     held, work, spare = scratch.views[0], scratch.views[1], scratch.views[2]
@@ -269,6 +276,7 @@ def render_chunk(
     shifts,
     flips,
     cubic,
+    rounded,
     codes,
     args,
     gain,
@@ -286,10 +294,10 @@ def render_chunk(
         regions: int64 [n, 4], see `render_view`.
         boxes: float64 [n, 4] and so on: the rows of `ViewParameters` that belong to the chunk.
         out: [n, 3 * R * R], see `render_view`.
-        cubic, gain, bias, scratch, resolution, channels_last: see `render_view`.
+        cubic, rounded, gain, bias, scratch, resolution, channels_last: see `render_view`.
     """
     for i in range(len(starts)):
         render_view(
-            planes[starts[i] :], regions[i], boxes[i], windows[i], shifts[i], flips[i], cubic,
+            planes[starts[i] :], regions[i], boxes[i], windows[i], shifts[i], flips[i], cubic, rounded,
             codes[i], args[i], gain, bias, scratch, resolution, channels_last, out[i],
         )  # fmt: skip

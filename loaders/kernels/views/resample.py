@@ -21,6 +21,8 @@ Outputs are worked on in blocks of `LANES`, over `LINES` rows of the view at a t
   block spans; `first` is rewritten relative to that index.
 - Turn: elsewhere the blended rows are turned, so that the values of a column lie side by side and a tap is a
   plain load; the sums are turned back.
+
+A fifth, for evaluation, is Pillow's own arithmetic: `loaders.kernels.views.rounded`.
 """
 
 from __future__ import annotations
@@ -52,28 +54,16 @@ from loaders.kernels.simd import (
     store,
     zeros,
 )
+from loaders.kernels.views.rounded import cubic_weight, round_rows, rounded_weights, triangle_weight
 
 LINES = 8  # rows of the view that are worked on together, as many as `rows_to_columns` turns
 SLOTS = 32  # widened rows that are kept
-COPY, WIDEN, SHRINK = range(3)
+COPY, WIDEN, SHRINK, ROUND = range(4)
 
 
 def table_taps(scale: float, cubic: bool) -> int:
     """Return how many taps a table must hold at `scale` source pixels per output pixel, with one to spare."""
     return math.ceil((2.0 if cubic else 1.0) * max(scale, 1.0)) * 2 + 2
-
-
-@inlined
-def _triangle(x):
-    return max(0.0, 1.0 - abs(x))
-
-
-@inlined
-def _cubic(x):
-    x = abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1.0
-    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
-    return near if x < 1.0 else (far if x < 2.0 else 0.0)
 
 
 @inlined
@@ -121,7 +111,7 @@ def fill_taps(start, length, low, high, resolution, shift, flip, cubic, first, w
         row = weights[t * padded : t * padded + padded]
         for place in range(resolution):
             distance = (t - nearest[place]) * inverse
-            weight = _cubic(distance) if cubic else _triangle(distance)
+            weight = cubic_weight(distance) if cubic else triangle_weight(distance)
             weight = weight if t < counts[place] else 0.0
             totals[place] += weight
             row[place] = weight
@@ -344,6 +334,9 @@ def resample_rows(planes, height, width, extent, scratch, resolution, top, rows,
         out: float32 [3 * step], written from `start` on.
     """
     left, count, row_taps, col_taps, way = extent
+    if way == ROUND:
+        round_rows(planes, height, width, extent, scratch, resolution, top, rows, out, step, start)
+        return
     if way == COPY:
         copy_rows(
             planes, height * width, width, scratch.first[0], scratch.first[1], resolution, top, rows, out,
@@ -392,7 +385,7 @@ def resample_rows(planes, height, width, extent, scratch, resolution, top, rows,
 
 
 @inlined
-def prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch):
+def prepare_tables(region, box, window, shift, flip, cubic, rounded, resolution, scratch):
     """Fill the tables of both axes and return (left, count, row_taps, col_taps, way).
 
     `left` and `count` are the columns that the view needs of `region` (top, left, height, width), the part of
@@ -417,6 +410,17 @@ def prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch)
     rows_of_group = LINES * box[2] / resolution + row_taps + 1
     if row_taps == 1 and col_taps == 1:
         way = COPY
+    elif rounded:
+        way = ROUND
+        scratch.held[:] = -1
+        rounded_weights(
+            box[0], box[2], region[0], window[2], resolution, np.bool_(False), cubic, rows_first, row_taps,
+            scratch.rounded[0], scratch.rounded.shape[1] // padded,
+        )  # fmt: skip
+        rounded_weights(
+            box[1], box[3], region[1], window[3], resolution, flip, cubic, columns_first, col_taps,
+            scratch.rounded[1], scratch.rounded.shape[1] // padded,
+        )  # fmt: skip
     elif rows_of_group <= SLOTS and narrow_blocks(columns_first, padded, left, scratch.base, scratch.order):
         way = WIDEN
         scratch.held[:] = -1

@@ -28,14 +28,19 @@ ARGUMENTS = {
     "P": SIDES, "R": SIDES, "pixel_step": SIDES, "channel_step": SIDES,
 }  # fmt: skip
 OUTS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16", "uint8": "*u8"}
-FLAGS = {"across": ("INTERLEAVED", "CUBIC"), "down": ("CUBIC", "EQUALIZES"), "advance": ("EQUALIZES",)}
+FLAGS = {
+    "across": ("INTERLEAVED", "CUBIC", "ROUNDED"),
+    "down": ("CUBIC", "EQUALIZES", "ROUNDED"),
+    "advance": ("EQUALIZES",),
+}
 
 
 def every_specialisation() -> list[str]:
     """Return `KERNEL:OUT:FLAGS` of all that a loader can ask for."""
-    found = [f"across:float32:{flags}" for flags in ("00", "01", "10", "11")]
+    two = ("00", "01", "10", "11")
+    found = [f"across:float32:{flags}{rounded}" for flags in two for rounded in "01"]
     for out in OUTS:
-        found += [f"down:{out}:{flags}" for flags in ("00", "01", "10", "11")]
+        found += [f"down:{out}:{flags}{rounded}" for flags in two for rounded in "01"]
         found += [f"advance:{out}:{flags}" for flags in ("0", "1")]
     return found
 

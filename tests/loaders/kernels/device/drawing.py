@@ -37,7 +37,7 @@ def on_device(images, view, drawn, dtype=torch.float32, channels_last=False, int
     kind = np.dtype("uint8" if dtype == torch.uint8 else "float32")
     gain, bias = (torch.from_numpy(part).to(DEVICE) for part in normalization(view, kind))
     out = torch.zeros(len(images) * 3 * side**2, dtype=dtype, device=DEVICE)
-    layout = Layout(side, channels_last, cubic, interleaved)
+    layout = Layout(side, channels_last, cubic, interleaved, view.rounded)
     launches = draw_views(p, extent, layout, gain, bias, out, import_kernels())
     shape = (len(images), side, side, 3) if channels_last else (len(images), 3, side, side)
     found = out.cpu().view(shape)
@@ -56,6 +56,6 @@ def on_host(images, view, drawn, dtype=torch.float32):
     scratch = make_scratch(side, table_taps(float(drawn.box[:, 2:].max()) / side, cubic), int(widths.max()))
     render_chunk(
         planes, np.cumsum(sizes) - sizes, regions, drawn.box, drawn.window, drawn.shift, drawn.flip, cubic,
-        drawn.codes, drawn.args, *normalization(view, kind), scratch, side, False, out,
+        view.rounded, drawn.codes, drawn.args, *normalization(view, kind), scratch, side, False, out,
     )  # fmt: skip
     return torch.from_numpy(out).view(dtype).view(-1, 3, side, side)

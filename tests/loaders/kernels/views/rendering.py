@@ -17,7 +17,7 @@ def render(image, policy, parameters):
     out = np.full((1, 3 * resolution * resolution), np.nan, np.float32)
     render_chunk(
         planes, np.zeros(1, np.int64), np.array([[0, 0, height, width]]), p.box[:1], p.window[:1],
-        p.shift[:1], p.flip[:1], cubic, p.codes[:1], p.args[:1], np.ones(3, np.float32),
+        p.shift[:1], p.flip[:1], cubic, policy.rounded, p.codes[:1], p.args[:1], np.ones(3, np.float32),
         np.zeros(3, np.float32), make_scratch(resolution, taps, width), resolution, False, out,
     )  # fmt: skip
     return out.reshape(3, resolution, resolution)

@@ -89,7 +89,7 @@ def test_both_forms_of_shrinking_agree_with_plain_sums(members, cubic, flip, wid
 
 @kernel
 def resample(planes, region, box, window, shift, flip, cubic, resolution, scratch, out):
-    extent = prepare_tables(region, box, window, shift, flip, cubic, resolution, scratch)
+    extent = prepare_tables(region, box, window, shift, flip, cubic, False, resolution, scratch)
     for top in range(0, resolution, 16):
         resample_rows(
             planes, region[2], region[3], extent, scratch, resolution, top, min(16, resolution - top), out,
