@@ -10,7 +10,7 @@ import tyro
 from loaders.common.checks import check_flag, check_one_of, check_seconds, check_whole
 from loaders.packs.stores.store import StoreOptions
 
-BackendName = Literal["auto", "cpu", "stream", "dali", "ffcv", "resident"]
+BackendName = Literal["auto", "cpu", "stream", "dali", "ffcv", "resident", "hybrid"]
 DTypeName = Literal["float32", "float16", "bfloat16", "uint8"]
 BadImages = Literal["replace", "raise"]
 Mode = Literal["train", "eval"]

@@ -42,7 +42,7 @@ if "$python" -c 'import numba, tyro, pytest' 2>/dev/null; then
   for resolution in 96 224; do
     group loaders "$python" tools/bench_loaders.py --images "${SUITE_IMAGES:-/nonexistent}" --views barlow \
       --resolution "$resolution" --batch-size 256 --num-threads "$(nproc)" --runs 2 --seconds 4 \
-      --backends cpu_gpu_backend resident_gpu_backend dali_gpu_backend --peers kornia dali \
+      --backends cpu_gpu_backend hybrid_gpu_backend resident_gpu_backend dali_gpu_backend --peers kornia dali \
       --limits decode_only --json "$out" >>"$out.log"
   done
 else

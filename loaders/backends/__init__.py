@@ -11,6 +11,7 @@ from typing import get_args
 from loaders.backends.cpu import CpuBackend
 from loaders.backends.dali import DaliBackend
 from loaders.backends.ffcv import FfcvBackend
+from loaders.backends.hybrid import HybridBackend
 from loaders.backends.resident import ResidentBackend
 from loaders.backends.stream import StreamBackend
 from loaders.backends.work import Backend
@@ -25,6 +26,7 @@ BACKENDS: tuple[Backend, ...] = (
     DaliBackend(),
     FfcvBackend(),
     ResidentBackend(),
+    HybridBackend(),
 )
 
 

@@ -178,7 +178,7 @@ class DaliRenderer(CpuRenderer):
             pixels[top : top + height, left : left + width] = part.transpose(1, 2, 0)
             copies.append(torch.from_numpy(pixels).to(self.options.device))
             address[i] = copies[-1].data_ptr()
-        return Place(address, True, (rows.keep, copies))
+        return Place(address, True, (rows.keep, copies), job.heights, job.widths)
 
     def _read_all(self, job: Job) -> EncodedRows:
         """Locate the rows of a job. The rows that DALI decoded lie as pixels in DALI's memory."""

@@ -66,11 +66,15 @@ class Place(NamedTuple):
         address: int64 [B].
         interleaved: they are [H, W, 3] instead of [3, H, W].
         keep: what must live until the kernels are done.
+        heights: int64 [B], rows of each plane.
+        widths: int64 [B], pixels from one row to the next.
     """
 
     address: NDArray[np.int64]
     interleaved: bool
     keep: Any
+    heights: NDArray[np.int64]
+    widths: NDArray[np.int64]
 
 
 class Rows(Protocol):
@@ -185,8 +189,8 @@ class DeviceRenderer(Renderer):
         numbers = [
             parameters_of(
                 place.address,
-                job.heights,
-                job.widths,
+                place.heights,
+                place.widths,
                 drawn,
                 view.resolution,
                 view.interpolation == "bicubic",

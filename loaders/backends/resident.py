@@ -166,7 +166,7 @@ class ResidentRenderer(CpuRenderer):
     def place(self, job: Job) -> Place:
         """Return where the pixels of a job's rows lie on the device."""
         _, starts, _ = self.decode(job, self.locate_all(job), 0, self.worker())
-        return Place(self.pixels.memory.data_ptr() + starts, False, self.pixels)
+        return Place(self.pixels.memory.data_ptr() + starts, False, self.pixels, job.heights, job.widths)
 
     def locate_all(self, job: Job) -> EncodedRows:
         """Return rows whose bytes are not needed; see `CpuRenderer`."""

@@ -40,6 +40,7 @@ BUILT_AS: dict[str, tuple[BackendName, str]] = {
     "dali_gpu_backend": ("dali", "cuda"),
     "resident_backend": ("resident", "cpu"),
     "resident_gpu_backend": ("resident", "cuda"),
+    "hybrid_gpu_backend": ("hybrid", "cuda"),
     "cpu_gpu_backend": ("cpu", "cuda"),
     "ffcv_backend": ("ffcv", "cpu"),
     "stream_backend": ("stream", "cpu"),
@@ -125,6 +126,7 @@ RESIDENT = _decoded_elsewhere("resident_backend", "numba", "backend='resident'",
 RESIDENT_GPU = _decoded_elsewhere(
     "resident_gpu_backend", "triton", "backend='resident', device='cuda'", "", True
 )
+HYBRID_GPU = _decoded_elsewhere("hybrid_gpu_backend", "triton", "backend='hybrid', device='cuda'", "", True)
 CPU_GPU = _decoded_elsewhere("cpu_gpu_backend", "numba", "backend='cpu', device='cuda'", "", True)
 
 STREAM = Contender(

@@ -75,6 +75,8 @@ def find_contender(name: str) -> Contender:
             from tools.bench.backends import DALI_GPU as found
         case "cpu_gpu_backend":
             from tools.bench.backends import CPU_GPU as found
+        case "hybrid_gpu_backend":
+            from tools.bench.backends import HYBRID_GPU as found
         case "resident_backend":
             from tools.bench.backends import RESIDENT as found
         case "resident_gpu_backend":

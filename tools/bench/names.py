@@ -22,6 +22,7 @@ BackendName = Literal[
     "dali_backend",
     "dali_gpu_backend",
     "ffcv_backend",
+    "hybrid_gpu_backend",
     "resident_backend",
     "resident_gpu_backend",
     "stream_backend",

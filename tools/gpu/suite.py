@@ -32,6 +32,7 @@ if importlib.util.find_spec("torch") is None:
     print(json.dumps({"group": "all", "needs": "torch"}), flush=True)
     sys.exit(3)
 _bare("loaders")
+_bare("engine")
 
 
 import numpy as np
@@ -231,9 +232,15 @@ def engine(cases: Cases) -> None:
 
 
 def _network(name: str) -> torch.nn.Module:
-    import torchvision
+    network: torch.nn.Module
+    if name == "wrn_28_2":
+        from engine.nets.wide_resnet import WideResNet
 
-    network: torch.nn.Module = getattr(torchvision.models, name)(num_classes=100)
+        network = WideResNet(28, 2)
+    else:
+        import torchvision
+
+        network = getattr(torchvision.models, name)(num_classes=100)
     return network.cuda().to(memory_format=torch.channels_last)
 
 
@@ -247,7 +254,7 @@ def _step(network: torch.nn.Module, views: torch.Tensor) -> None:
 
 def stall(cases: Cases) -> None:
     """The time that drawing on the device adds to training: 50 fresh steps against steps on one batch."""
-    for name, side in (("resnet18", 96), ("resnet50", 96), ("resnet50", 224)):
+    for name, side in (("wrn_28_2", 32), ("resnet18", 96), ("resnet50", 96), ("resnet50", 224)):
         try:
             network = _network(name)
             found = next(one for one in cases.about["speed"] if one[0] == f"barlow_a@{side}")

@@ -1,0 +1,132 @@
+"""The hybrid backend: threads of the host decode, kernels of the device draw the views.
+
+For images that do not fit into a device's memory, on a machine whose processor is busy with decoding. The
+threads put what a batch's views need of every image into pinned memory; a stream copies it, and the kernels
+of `loaders.backends.device` read it there. Order, numbers, labels and the rule for damaged rows are the cpu
+backend's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loaders.backends.cpu import CpuRenderer, Job
+from loaders.backends.decoding import EncodedRows
+from loaders.backends.device import DeviceRenderer, Place, refuse_device
+from loaders.backends.threads import result_until
+from loaders.backends.work import Renderer, Request, Work, refuse_remote
+from loaders.common.errors import UserError
+from loaders.placing import CudaStreams, PinnedPool, Streams
+
+
+class HybridBackend:
+    """Decodes on the host and draws on the device; without a device it is the cpu backend."""
+
+    name = "hybrid"
+
+    def refusal(self, work: Work) -> UserError | None:
+        """Return why a work cannot be done: a pack in a store, or no kernels; see `Backend`."""
+        return refuse_remote(self.name, work) or refuse_device(self.name, work)
+
+    def renderer(self, work: Work) -> Renderer:
+        """Return a renderer; see `Backend`."""
+        device = torch.device(work.options.device)
+        if device.type == "cpu":
+            return CpuRenderer(work)
+        streams = CudaStreams(device)
+        renderer = DeviceRenderer(HybridRows(work, streams), streams)
+        work.crew.keep(renderer)
+        return renderer
+
+    def identity(self, work: Work) -> dict[str, str]:
+        """Return what the batches depend on; see `Backend`."""
+        kind = torch.device(work.options.device).type
+        return {"order": "full shuffle", "renderer": "cpu" if kind == "cpu" else f"device kernels on {kind}"}
+
+
+class Part(NamedTuple):
+    """A decoded chunk of a batch.
+
+    Attributes:
+        first: number of its first row in the batch.
+        memory: uint8 [at least size_bytes], pinned; the planes of one region of each row.
+        size_bytes: in use.
+        starts: int64 [K], where each row begins in `memory`.
+        regions: int64 [K, 4], top, left, height and width of what was decoded of each.
+    """
+
+    first: int
+    memory: Tensor
+    size_bytes: int
+    starts: NDArray[np.int64]
+    regions: NDArray[np.int64]
+
+
+@dataclass
+class HybridJob(Job):
+    """A batch whose rows are being decoded."""
+
+    parts: list[Part] = field(default_factory=list)
+    decoding: list[Future[None]] = field(default_factory=list)
+
+
+class HybridRows(CpuRenderer):
+    """The cpu backend's renderer as a source of pixels on a device."""
+
+    def __init__(self, work: Work, streams: Streams) -> None:
+        """Take the streams by which `DeviceRenderer` draws."""
+        super().__init__(work)
+        self._streams = streams
+        self._memory = PinnedPool(streams)
+        self._taking = threading.Lock()
+
+    def job(self, request: Request) -> HybridJob:
+        """Draw the numbers of a batch's views, and let threads begin with its rows."""
+        job = HybridJob(**vars(super().job(request)))
+        helpers = min(self.work.crew.num_threads, len(job.edges) - 1)
+        job.decoding = [self.work.crew.threads.submit(self._work, job) for _ in range(helpers)]
+        return job
+
+    def place(self, job: Job) -> Place:
+        """Wait until a job's rows are decoded, queue their copies, and return where they will lie."""
+        assert isinstance(job, HybridJob)
+        limit_s = self.options.timeout_s
+        deadline = time.monotonic() + limit_s
+        for future in job.decoding:
+            result_until(future, deadline, limit_s, job.said, self.may_hang)
+        address, regions = np.empty(len(job.rows), np.int64), np.empty((len(job.rows), 4), np.int64)
+        copies = []
+        for part in job.parts:
+            copies.append(self._streams.copy(part.memory[: part.size_bytes]))
+            with self._taking:
+                self._memory.give_back(self._streams.current().record_event(), part.memory)
+            chunk = slice(part.first, part.first + len(part.starts))
+            address[chunk], regions[chunk] = copies[-1].data_ptr() + part.starts, part.regions
+        top, left, heights, widths = regions.T
+        # Kernels count rows and columns from the image's corner, which lies that far before the region's.
+        return Place(address - top * widths - left, False, copies, heights, widths)
+
+    def _located(self, job: Job) -> EncodedRows:
+        with job.locating:
+            if job.located is None:
+                job.located = self.locate_all(job)
+        return job.located
+
+    def _render(self, job: Job, located: EncodedRows, first: int, last: int) -> None:
+        """Decode rows first .. last in place of rendering them."""
+        assert isinstance(job, HybridJob)
+        planes, starts, regions = self.decode(job, located.part(first, last), first, self.worker())
+        size = int(starts[-1] + 3 * regions[-1, 2] * regions[-1, 3])
+        with self._taking:
+            memory = self._memory.take(size)
+        memory[:size].copy_(torch.from_numpy(planes[:size]))
+        job.parts.append(Part(first, memory, size, starts, regions))

@@ -1,0 +1,121 @@
+"""The hybrid backend: what it has beside the contract that the cpu backend keeps for it on a processor."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from loaders import LoaderOptions, build_loader
+from loaders.backends.cpu import CpuRenderer
+from loaders.backends.device import DeviceRenderer
+from loaders.backends.hybrid import HybridBackend, HybridRows
+from loaders.backends.work import Crew, Request, Work
+from loaders.common.errors import BadImageError, LoaderError, UserError
+from loaders.views import presets
+from tests.loaders.conftest import write_pack
+from tests.loaders.fake_streams import FakeStreams
+
+# Both see the same small part of an image, which is all that is decoded and copied of it.
+CROP = presets.crop_flip(16, 0.05, normalize=None)
+VIEWS = (CROP, replace(CROP, resolution=12, shares_draws_of=1))
+
+
+def work_of(pack, views=VIEWS, batch_size=4, num_threads=2, **options):
+    given = LoaderOptions(seed=2, num_threads=num_threads, **options)
+    split = pack.split("train")
+    return Work(split, views, given, batch_size, Crew(given), split.labels())
+
+
+def request(*positions):
+    return Request(np.array(positions), np.zeros(len(positions), np.int64), np.ones(len(positions), np.bool_))
+
+
+def damage(pack, row):
+    content = bytearray(pack.shard_path(0).read_bytes())
+    offset, size = int(pack.columns.offset[row]), int(pack.columns.size[row])
+    content[offset + size // 2 : offset + size] = bytes(size - size // 2)
+    pack.shard_path(0).write_bytes(content)
+
+
+def test_on_a_processor_it_is_the_cpu_backend(photo_pack):
+    work = work_of(photo_pack)
+    assert HybridBackend().refusal(work) is None
+    assert type(HybridBackend().renderer(work)) is CpuRenderer
+    with (
+        build_loader(photo_pack.split("train"), VIEWS, 8, options=LoaderOptions(backend="hybrid")) as hybrid,
+        build_loader(photo_pack.split("train"), VIEWS, 8, options=LoaderOptions(backend="cpu")) as cpu,
+    ):
+        assert hybrid.fingerprint == cpu.fingerprint
+        for found, expected in zip(hybrid.epoch(0), cpu.epoch(0), strict=True):
+            assert all(map(torch.equal, found.views, expected.views))
+
+
+def test_a_device_that_has_no_kernels_is_refused(photo_pack):
+    with pytest.raises(UserError, match="backend hybrid: expected device 'cpu' or 'cuda', found 'meta'"):
+        build_loader(
+            photo_pack.split("train"), VIEWS, 8, options=LoaderOptions(backend="hybrid", device="meta")
+        )
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+def test_views_drawn_on_a_device_are_the_cpu_backends(encoding, tmp_path, photos):
+    """The device's way, in the interpreter: regions, addresses, a damaged row, pinned memory."""
+    pytest.importorskip("triton")
+    pack = write_pack(tmp_path, photos[:6], num_classes=1, encoding=encoding)
+    if encoding == "jpeg":
+        damage(pack, 2)
+    work = work_of(pack)
+    streams = FakeStreams(eager=True)
+    rows = HybridRows(work, streams)
+    device, plain = DeviceRenderer(rows, streams), CpuRenderer(work)
+    for positions in ((5, 2, 0, 1), (3, 4, 5, 0)):
+        found = device.submit(request(*positions)).result(60.0)
+        expected = plain.submit(request(*positions)).result(60.0)
+        assert found.index.tolist() == expected.index.tolist()
+        assert torch.equal(found.labels, expected.labels)
+        assert torch.equal(found.valid, expected.valid)
+        for a, b in zip(found.views, expected.views, strict=True):
+            assert (a - b).abs().max() < 0.01 / 255
+    assert list(device.bad_rows) == ([2] if encoding == "jpeg" else [])
+    # A part of the batch for each thread, and the numbers; no memory is lent again while a copy may read it.
+    assert streams.log.count("copy on stream 0") == 2 * (2 + 1)
+    assert streams.log.count("pin") == 2 * (2 + 1)
+    streams.streams[0].run()
+    device.submit(request(1, 1, 1, 1)).result(60.0)
+    assert streams.log.count("pin") == 2 * (2 + 1)
+    device.close(1.0)
+    work.crew.close()
+
+
+def test_errors_of_decoding_reach_the_consumer(tmp_path, photos, monkeypatch):
+    pytest.importorskip("triton")
+    pack = write_pack(tmp_path, photos[:6], num_classes=1)
+    damage(pack, 2)
+    work = work_of(pack, bad_images="raise")
+    streams = FakeStreams(eager=True)
+    device = DeviceRenderer(HybridRows(work, streams), streams)
+    with pytest.raises(BadImageError, match="row 2"):
+        device.submit(request(5, 2, 0, 1)).result(60.0)
+    monkeypatch.setattr(HybridRows, "decode", lambda *_: (_ for _ in ()).throw(LoaderError("no disk")))
+    with pytest.raises(LoaderError, match="no disk"):
+        device.submit(request(0, 1)).result(60.0)
+    device.close(1.0)
+    work.crew.close()
+
+
+@pytest.mark.gpu
+def test_views_of_the_gpu_are_the_cpu_backends(photo_pack):
+    options = {"seed": 3, "num_threads": 2}
+    with (
+        build_loader(
+            photo_pack.split("train"), VIEWS, 8,
+            options=LoaderOptions(**options, backend="hybrid", device="cuda"),
+        ) as loader,
+        build_loader(photo_pack.split("train"), VIEWS, 8, options=LoaderOptions(**options)) as cpu,
+    ):  # fmt: skip
+        for found, expected in zip(loader.epoch(0), cpu.epoch(0), strict=True):
+            assert found.views[0].is_cuda
+            assert torch.equal(found.index.cpu(), expected.index)
+            for a, b in zip(found.views, expected.views, strict=True):
+                assert ((a.cpu() - b).abs().amax(1) > 0.05).float().mean() <= 0.001
