@@ -139,6 +139,10 @@ class PinnedPool:
         """Take memory back; it can be lent again when the event has passed."""
         self._used.append((event, memory))
 
+    def release(self, memory: Tensor) -> None:
+        """Take memory back from which nothing is copied."""
+        self._free.append(memory)
+
 
 class Block:
     """Arrays that go to the device as one block, in one copy; each is aligned."""

@@ -26,6 +26,7 @@ from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from tests.drawings import draw_dots
 from tests.floors.data import Data
+from tests.forked import start_fork_server
 from tests.once import made_once
 from tools.write_digits import write_digits
 
@@ -65,6 +66,12 @@ def pytest_collection_finish() -> None:
     """Freeze what is imported by now."""
     gc.freeze()
     gc.enable()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Wait for the fork server before the first test that uses it, since none is to blame for its start."""
+    if any(name in vars(getattr(item, "module", item)) for name in ("Forked", "run_forked", "launch_forked")):
+        start_fork_server()
 
 
 def pytest_runtest_teardown() -> None:

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, chdir, suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -112,6 +113,12 @@ def run_forked(*words: object) -> subprocess.CompletedProcess[str]:
     """Run `python WORDS` from the project's root to its end; see `Forked`."""
     with Forked(*words) as process:
         return process.wait()
+
+
+@cache
+def start_fork_server() -> None:
+    """Wait until the fork server of this process has imported all."""
+    run_forked("-c", "")
 
 
 def launch_forked(num_processes: int, *words: object) -> None:

@@ -186,6 +186,10 @@ class CpuRenderer(Renderer):
             labels = torch.from_numpy(self.work.labels[job.positions])
         return Batch(tuple(views), labels, torch.from_numpy(job.rows), torch.from_numpy(job.valid))
 
+    def drop(self, job: Job) -> None:
+        """Give up a job whose pixels were to lie on a device; see `loaders.backends.device.Rows`."""
+        job.cancelled = True
+
     def sizes(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return int64 [B] heights and widths; 1 x 1 where an image has too few bytes for its size.
 

@@ -8,6 +8,7 @@ kernels read is kept until the event behind them has passed.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
@@ -94,6 +95,9 @@ class Rows(Protocol):
     def batch(self, job: Job, views: Any) -> Batch:
         """Return a batch of these views and what belongs to them, which lies on the host."""
 
+    def drop(self, job: Job) -> None:
+        """Give up a batch that nobody has begun to place."""
+
 
 class _Drawn(NamedTuple):
     """A batch whose launches are queued."""
@@ -106,9 +110,12 @@ class _Drawn(NamedTuple):
 class PendingOnDevice:
     """A batch on its way to the device's queue."""
 
-    def __init__(self, renderer: DeviceRenderer, drawing: Future[_Drawn]) -> None:
+    def __init__(
+        self, renderer: DeviceRenderer, drawing: Future[_Drawn], give_up: Callable[[], None]
+    ) -> None:
         self._renderer = renderer
         self._drawing = drawing
+        self._give_up = give_up
 
     def result(self, timeout_s: float) -> Batch:
         """Wait until the launches are queued; the current stream waits for what they draw.
@@ -127,7 +134,8 @@ class PendingOnDevice:
 
     def cancel(self) -> None:
         """Give up the batch, unless its work has begun."""
-        self._drawing.cancel()
+        if self._drawing.cancel():
+            self._give_up()
 
 
 class DeviceRenderer(Renderer):
@@ -161,7 +169,9 @@ class DeviceRenderer(Renderer):
 
     def submit(self, request: Request) -> PendingOnDevice:
         """Begin a batch."""
-        return PendingOnDevice(self, self._thread.submit(self._draw, self._rows.job(request)))
+        job = self._rows.job(request)
+        drawing = self._thread.submit(self._draw, job)
+        return PendingOnDevice(self, drawing, lambda: self._rows.drop(job))
 
     def collect(self, drawn: _Drawn) -> Batch:
         """Make the current stream wait for a batch, and return the batch."""

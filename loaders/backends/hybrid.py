@@ -101,8 +101,12 @@ class HybridRows(CpuRenderer):
         assert isinstance(job, HybridJob)
         limit_s = self.options.timeout_s
         deadline = time.monotonic() + limit_s
-        for future in job.decoding:
-            result_until(future, deadline, limit_s, job.said, self.may_hang)
+        try:
+            for future in job.decoding:
+                result_until(future, deadline, limit_s, job.said, self.may_hang)
+        except BaseException:
+            self.drop(job)
+            raise
         address, regions = np.empty(len(job.rows), np.int64), np.empty((len(job.rows), 4), np.int64)
         copies = []
         for part in job.parts:
@@ -115,6 +119,16 @@ class HybridRows(CpuRenderer):
         # Kernels count rows and columns from the image's corner, which lies that far before the region's.
         return Place(address - top * widths - left, False, copies, heights, widths)
 
+    def drop(self, job: Job) -> None:
+        """Begin no more chunks of a job, and take back its memory; see `Rows`."""
+        assert isinstance(job, HybridJob)
+        super().drop(job)
+        for future in job.decoding:
+            future.cancel()
+        with self._taking:
+            while job.parts:
+                self._memory.release(job.parts.pop().memory)
+
     def _located(self, job: Job) -> EncodedRows:
         with job.locating:
             if job.located is None:
@@ -126,7 +140,11 @@ class HybridRows(CpuRenderer):
         assert isinstance(job, HybridJob)
         planes, starts, regions = self.decode(job, located.part(first, last), first, self.worker())
         size = int(starts[-1] + 3 * regions[-1, 2] * regions[-1, 3])
+        with self._taking:  # few sizes, so that memory is pinned a few times
+            memory = self._memory.take(1 << (size - 1).bit_length())
+        np.copyto(memory.numpy()[:size], planes[:size])  # in this thread alone; torch would take more of them
         with self._taking:
-            memory = self._memory.take(size)
-        memory[:size].copy_(torch.from_numpy(planes[:size]))
-        job.parts.append(Part(first, memory, size, starts, regions))
+            if job.cancelled:
+                self._memory.release(memory)
+            else:
+                job.parts.append(Part(first, memory, size, starts, regions))

@@ -55,6 +55,8 @@ def refusal(view: ViewPolicy) -> str | None:
         return type(view.geometry).__name__
     if isinstance(view.geometry, PaddedCrop) and _reach(view) >= view.resolution:
         return "PaddedCrop by the whole view"
+    if view.rounded:
+        return "ResizedCenterCrop in Pillow's bytes (take rounded=False)"
     if isinstance(view.normalize, Standardize):
         return "Standardize"
     for operation in view.operations:

@@ -71,27 +71,32 @@ def pipeline_of(runs: Path, out: Path, pack: Pack) -> Path:
     return out
 
 
+@pytest.fixture
+def runs(by_two: Path, labelled_by_two: Path, tmp_path: Path, blank_drawings: None) -> Path:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for run in (*by_two.iterdir(), *labelled_by_two.iterdir()):
+        (folder / run.name).symlink_to(run)
+    return folder
+
+
 @needs_browser
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("labelled", [False, True])
 def test_every_page_works_in_a_browser(
-    by_two: Path,
-    labelled_by_two: Path,
-    little_pack: Pack,
-    tmp_path: Path,
-    blank_drawings: None,
+    labelled: bool, runs: Path, by_two: Path, little_pack: Pack, tmp_path: Path
 ) -> None:
-    runs = tmp_path / "runs"
-    runs.mkdir()
-    for run in (*by_two.iterdir(), *labelled_by_two.iterdir()):
-        (runs / run.name).symlink_to(run)
     pages = {}
     for name in one_run_of_each():
-        pages[name] = build_page(PageOptions(runs / name, num_images=2, num_tested=40))
-    pages["pipeline"] = build_page(PageOptions(pipeline_of(runs, tmp_path / "pipeline", little_pack)))
-    tested = tmp_path / "evaluated"
-    evaluate(Config(run=runs / "fixmatch", pack=little_pack.path, out=tested, sizes=(16, 24)))
-    pages["evaluate"] = build_page(PageOptions(tested))
-    pages["compared"] = compare_page([runs / name for name in ("fixmatch", "mean_teacher", "vae")])
+        if labelled != (by_two / name).exists():
+            pages[name] = build_page(PageOptions(runs / name, num_images=2, num_tested=40))
+    if labelled:
+        pages["pipeline"] = build_page(PageOptions(pipeline_of(runs, tmp_path / "pipeline", little_pack)))
+        tested = tmp_path / "evaluated"
+        evaluate(Config(run=runs / "fixmatch", pack=little_pack.path, out=tested, sizes=(16, 24)))
+        pages["evaluate"] = build_page(PageOptions(tested))
+        pages["compared"] = compare_page([runs / name for name in ("fixmatch", "mean_teacher", "vae")])
+    assert len(pages) > 8
     files = {name: tmp_path / f"{name}.html" for name in pages}
     for name, text in pages.items():
         files[name].write_text(text)

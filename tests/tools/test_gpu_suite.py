@@ -37,8 +37,8 @@ def test_cases_hold_every_preset(tmp_path, monkeypatch):
     cases.write(tmp_path / "cases.npz", side=12, count=2)
     content = np.load(tmp_path / "cases.npz")
     about = json.loads(content["about"].tobytes())
-    assert len(about["parity"]) == 13
+    assert len(about["parity"]) == 14
     assert len(about["speed"]) == 18
-    for name, side, _ in about["parity"]:
+    for name, side, _, _ in about["parity"]:
         assert content[f"{name}.views"].shape == (2, 3, side, side)
         assert np.isfinite(content[f"{name}.views"]).all()

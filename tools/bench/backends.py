@@ -99,7 +99,7 @@ CPU = Contender(
 
 
 def _decoded_elsewhere(name: str, library: str, setup: str, differences: str, on_gpu: bool) -> Contender:
-    """Return a contender whose pixels come from DALI, or from memory; our kernels draw the views."""
+    """Return a contender that decodes by DALI, before its start, or for a GPU; our kernels draw the views."""
     return Contender(
         name=name,
         libraries=("sluice", library),

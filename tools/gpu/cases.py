@@ -26,6 +26,7 @@ from loaders.kernels.views.render import make_scratch, render_chunk
 from loaders.kernels.views.resample import table_taps
 from loaders.views import presets
 from loaders.views.draw import ViewParameters, draw
+from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import Standardize, ViewPolicy
 
 SPEED_BATCH = 256
@@ -53,6 +54,7 @@ def policies(side: int) -> list[ViewPolicy]:
         presets.simclr(side), presets.fixmatch_strong(side), presets.fixmatch_strong_gentle(side),
         presets.rotate_translate_jitter(side), presets.rotations(side)[1], presets.tiles(side, side + 4)[4],
         presets.reconstruction(side), presets.evaluation(side), presets.mirrored(side),
+        replace(EvaluationView(side, 0.875, whole_pixels=True).policy(), name="rounded"),
     ]  # fmt: skip
 
 
@@ -90,7 +92,7 @@ def write(path: Path, side: int = 40, count: int = 24) -> None:
         gain, bias = normalization(plain, np.dtype("float32"))
         content |= _numbers(view.name, drawn) | {f"{view.name}.views": _views(images, plain, drawn)}
         content |= {f"{view.name}.gain": gain, f"{view.name}.bias": bias}
-        about["parity"].append([view.name, side, view.interpolation == "bicubic"])
+        about["parity"].append([view.name, side, view.interpolation == "bicubic", view.rounded])
     rows = np.arange(SPEED_BATCH)
     for side_of_view, side_of_image in SPEED.items():
         sides = np.full(SPEED_BATCH, side_of_image)

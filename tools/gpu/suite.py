@@ -85,7 +85,7 @@ def _parity(cases: Cases, device: str, count: int | None = None, wanted: tuple[s
     images, sizes = cases.images(device)
     images, sizes = images[:count], sizes[:count]
     address = np.array([image.data_ptr() for image in images])
-    for name, side, cubic in cases.about["parity"]:
+    for name, side, cubic, rounded in cases.about["parity"]:
         if wanted and name not in wanted:
             continue
         heights, widths = sizes.T.astype(np.int64)
@@ -94,7 +94,8 @@ def _parity(cases: Cases, device: str, count: int | None = None, wanted: tuple[s
         p = Parameters(*(tensor.to(device) for tensor in p))
         gain, bias = (torch.from_numpy(cases.content[f"{name}.{one}"]).to(device) for one in ("gain", "bias"))
         out = torch.zeros(len(images) * 3 * side**2, device=device)
-        launches = draw_views(p, extent, Layout(side, False, cubic, True), gain, bias, out, import_kernels())
+        layout = Layout(side, False, cubic, True, rounded)
+        launches = draw_views(p, extent, layout, gain, bias, out, import_kernels())
         expected = torch.from_numpy(cases.content[f"{name}.views"][:count])
         scale = 1.0 if float(gain[0]) == 1.0 else 255.0
         apart = scale * (out.cpu().view(expected.shape) - expected).abs().amax(1)
@@ -205,7 +206,7 @@ class Engine:
         host = parameters_of(address, sides, sides, drawn, side, cubic)
         self.extent: Extent = extent_of(host, side)
         self.numbers = Parameters(*(tensor.cuda() for tensor in host))
-        self.layout = Layout(side, True, cubic, False)
+        self.layout = Layout(side, True, cubic, False, False)
         self.gain, self.bias = torch.full((3,), 1 / 255, device="cuda"), torch.zeros(3, device="cuda")
         self.out = torch.empty(self.batch * 3 * side**2, dtype=torch.bfloat16, device="cuda")
         self.views = self.out.view(self.batch, side, side, 3).permute(0, 3, 1, 2)

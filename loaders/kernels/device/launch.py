@@ -175,7 +175,7 @@ class Layout(NamedTuple):
     channels_last: bool
     cubic: bool
     interleaved: bool
-    rounded: bool = False
+    rounded: bool
 
 
 def draw_views(

@@ -1,5 +1,7 @@
 """The hybrid backend: what it has beside the contract that the cpu backend keeps for it on a processor."""
 
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -7,18 +9,28 @@ import pytest
 import torch
 
 from loaders import LoaderOptions, build_loader
+from loaders.backends import cpu
 from loaders.backends.cpu import CpuRenderer
 from loaders.backends.device import DeviceRenderer
 from loaders.backends.hybrid import HybridBackend, HybridRows
 from loaders.backends.work import Crew, Request, Work
 from loaders.common.errors import BadImageError, LoaderError, UserError
-from loaders.views import presets
+from loaders.views.geometry import RandomResizedCrop
+from loaders.views.policy import ViewPolicy
 from tests.loaders.conftest import write_pack
 from tests.loaders.fake_streams import FakeStreams
 
 # Both see the same small part of an image, which is all that is decoded and copied of it.
-CROP = presets.crop_flip(16, 0.05, normalize=None)
+CROP = ViewPolicy("small part", 16, RandomResizedCrop((0.03, 0.08)))
 VIEWS = (CROP, replace(CROP, resolution=12, shares_draws_of=1))
+
+
+@pytest.fixture
+def large(photos):
+    """Photographs of which a decoder decodes a part alone, the smaller ones first."""
+    found = sorted((one for one in photos if one.shape[0] * one.shape[1] >= 17_000), key=lambda one: one.size)
+    assert len(found) >= 6
+    return found[:6]
 
 
 def work_of(pack, views=VIEWS, batch_size=4, num_threads=2, **options):
@@ -58,16 +70,18 @@ def test_a_device_that_has_no_kernels_is_refused(photo_pack):
         )
 
 
-@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
-def test_views_drawn_on_a_device_are_the_cpu_backends(encoding, tmp_path, photos):
+@pytest.mark.parametrize("chunk_bytes", [cpu.CHUNK_BYTES, 1])
+def test_views_drawn_on_a_device_are_the_cpu_backends(chunk_bytes, tmp_path, large, monkeypatch):
     """The device's way, in the interpreter: regions, addresses, a damaged row, pinned memory."""
     pytest.importorskip("triton")
-    pack = write_pack(tmp_path, photos[:6], num_classes=1, encoding=encoding)
-    if encoding == "jpeg":
-        damage(pack, 2)
+    monkeypatch.setattr(cpu, "CHUNK_BYTES", chunk_bytes)
+    pack = write_pack(tmp_path, large, num_classes=1)
+    damage(pack, 2)  # and row 3, which takes its place, is larger
     work = work_of(pack)
     streams = FakeStreams(eager=True)
     rows = HybridRows(work, streams)
+    placed, place = [], rows.place
+    monkeypatch.setattr(rows, "place", lambda job: placed.append(job) or place(job))
     device, plain = DeviceRenderer(rows, streams), CpuRenderer(work)
     for positions in ((5, 2, 0, 1), (3, 4, 5, 0)):
         found = device.submit(request(*positions)).result(60.0)
@@ -77,29 +91,63 @@ def test_views_drawn_on_a_device_are_the_cpu_backends(encoding, tmp_path, photos
         assert torch.equal(found.valid, expected.valid)
         for a, b in zip(found.views, expected.views, strict=True):
             assert (a - b).abs().max() < 0.01 / 255
-    assert list(device.bad_rows) == ([2] if encoding == "jpeg" else [])
-    # A part of the batch for each thread, and the numbers; no memory is lent again while a copy may read it.
-    assert streams.log.count("copy on stream 0") == 2 * (2 + 1)
-    assert streams.log.count("pin") == 2 * (2 + 1)
+    assert list(device.bad_rows) == [2]
+    regions = np.concatenate([part.regions for job in placed for part in job.parts])
+    assert (regions[:, :2] > 0).any(0).all()
+    # A part of the batch for each chunk, and the numbers; no memory is lent again while a copy may read it.
+    parts = 4 if chunk_bytes == 1 else 2
+    assert [len(job.parts) for job in placed] == [parts, parts]
+    assert streams.log.count("copy on stream 0") == streams.log.count("pin") == 2 * (parts + 1)
     streams.streams[0].run()
-    device.submit(request(1, 1, 1, 1)).result(60.0)
-    assert streams.log.count("pin") == 2 * (2 + 1)
+    device.submit(request(0, 1, 3, 5)).result(60.0)
+    assert streams.log.count("pin") <= 2 * (parts + 1) + parts  # of other sizes at the most
     device.close(1.0)
     work.crew.close()
 
 
+def test_a_batch_that_is_given_up_is_not_decoded(tmp_path, photos, monkeypatch):
+    pytest.importorskip("triton")
+    work = work_of(write_pack(tmp_path, photos[:6], num_classes=1), num_threads=1)
+    streams, begun, go_on = FakeStreams(eager=True), [], threading.Event()
+    rows = HybridRows(work, streams)
+    decode = rows.decode
+
+    def decode_later(job, *rest):
+        begun.append(job.rows.tolist())
+        assert go_on.wait(30)
+        return decode(job, *rest)
+
+    monkeypatch.setattr(rows, "decode", decode_later)
+    device = DeviceRenderer(rows, streams)
+    first, second = device.submit(request(0, 1)), device.submit(request(2, 3))
+    while not begun:
+        time.sleep(0.001)
+    second.cancel()
+    go_on.set()
+    assert first.result(60.0).index.tolist() == [0, 1]
+    assert device.submit(request(4, 5)).result(60.0).index.tolist() == [4, 5]
+    assert begun == [[0, 1], [4, 5]]
+    device.close(1.0)
+    work.crew.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*left behind:RuntimeWarning")
 def test_errors_of_decoding_reach_the_consumer(tmp_path, photos, monkeypatch):
     pytest.importorskip("triton")
     pack = write_pack(tmp_path, photos[:6], num_classes=1)
     damage(pack, 2)
-    work = work_of(pack, bad_images="raise")
+    work, release = work_of(pack, bad_images="raise", timeout_s=0.5), threading.Event()
     streams = FakeStreams(eager=True)
-    device = DeviceRenderer(HybridRows(work, streams), streams)
+    rows = HybridRows(work, streams)
+    device = DeviceRenderer(rows, streams)
     with pytest.raises(BadImageError, match="row 2"):
         device.submit(request(5, 2, 0, 1)).result(60.0)
-    monkeypatch.setattr(HybridRows, "decode", lambda *_: (_ for _ in ()).throw(LoaderError("no disk")))
-    with pytest.raises(LoaderError, match="no disk"):
-        device.submit(request(0, 1)).result(60.0)
+    monkeypatch.setattr(rows, "decode", lambda *_: release.wait(30))
+    try:
+        with pytest.raises(LoaderError, match=r"took longer than 0\.5 s"):
+            device.submit(request(0, 1)).result(60.0)
+    finally:
+        release.set()
     device.close(1.0)
     work.crew.close()
 
