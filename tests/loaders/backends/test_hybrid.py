@@ -70,7 +70,7 @@ def test_a_device_that_has_no_kernels_is_refused(photo_pack):
         )
 
 
-@pytest.mark.parametrize("chunk_bytes", [cpu.CHUNK_BYTES, 1])
+@pytest.mark.parametrize("chunk_bytes", [1, pytest.param(cpu.CHUNK_BYTES, marks=pytest.mark.slow)])
 def test_views_drawn_on_a_device_are_the_cpu_backends(chunk_bytes, tmp_path, large, monkeypatch):
     """The device's way, in the interpreter: regions, addresses, a damaged row, pinned memory."""
     pytest.importorskip("triton")

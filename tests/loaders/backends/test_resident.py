@@ -107,7 +107,7 @@ def test_a_device_that_has_no_kernels_is_refused(photo_pack):
         build(photo_pack, device="meta")
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("shape", [(1, 1), pytest.param((2, 3), marks=pytest.mark.slow)])
 def test_views_on_a_device_of_damaged_rows_keep_the_rule(shape, tmp_path, photos):
     """The device's way, in the interpreter: addresses, replacement, labels, order of the streams."""
     pytest.importorskip("triton")

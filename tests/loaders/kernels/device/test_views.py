@@ -225,13 +225,13 @@ def compiled(tmp_path, *arguments):
 @pytest.mark.parametrize(
     "arguments",
     [
-        pytest.param(["advance:bfloat16:1", "down:float32:101", "90"], id="short"),
+        pytest.param(["down:bfloat16:111", "90"], id="short"),
         pytest.param([], id="every one", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )
 def test_kernels_compile_for_gpus_that_are_not_here(tmp_path, arguments):
     found = compiled(tmp_path, *arguments)
-    assert len(found) == (2 if arguments else 2 * len(compiling.every_specialisation()))
+    assert len(found) == (1 if arguments else 2 * len(compiling.every_specialisation()))
     for one in found:
         assert one["registers"] <= 128, one
         assert one["spilled"] == 0, one
