@@ -56,7 +56,7 @@ def test_the_code_is_noisy_and_the_plain_autoencoders_is_not() -> None:
 
 
 @pytest.mark.floor
-@pytest.mark.parametrize("training", ["vae", "autoencoder"])
+@pytest.mark.parametrize("training", ["vae", pytest.param("autoencoder", marks=pytest.mark.slow)])
 def test_learns_to_reconstruct_digits_and_features(training: str, data: Data, tmp_path: Path) -> None:
     check(training, TRAININGS[training](data, tmp_path / "run", 0))
     assert (tmp_path / "run" / "reconstructions.png").stat().st_size > 1000
