@@ -56,7 +56,6 @@ HELD = {
     "loaders/common/test_json_text.py": "tools/packing/ inspect pack_page",
     "recipes/test_options.py": "loaders/ pretraining",
     "engine/nets/test_foreign.py": "engine/nets/ adapt weight_files",
-    "engine/nets/test_whitening.py": "engine/nets/ compact",
     "tools/test_export.py": "engine/nets/ exported",
     "engine/report/test_run_page.py": "engine/report/ blocks classifier_sections embedding tested",
     "tools/test_report.py": "engine/report/ other_pages",

@@ -1,0 +1,40 @@
+"""The compact network: sizes, and rates that other networks are trained at."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from engine.nets.backbones import build_backbone
+from engine.nets.compact import CompactBlock, CompactResNet
+
+
+def test_a_block_halves_the_side_and_a_side_of_one_pixel_stays() -> None:
+    block = CompactBlock(4, 6).eval()
+    assert block(torch.randn(2, 4, 9, 8)).shape == (2, 6, 4, 4)
+    assert block(torch.randn(2, 4, 1, 1)).shape == (2, 6, 1, 1)
+
+
+@pytest.mark.parametrize("side", [12, 32, 47])
+def test_views_of_any_side_become_one_representation(side: int) -> None:
+    assert CompactResNet()(torch.randn(3, 3, side, side)).shape == (3, 256)
+
+
+@pytest.mark.parametrize("name", ["compact_resnet", "tiny_resnet"])
+def test_a_classifier_learns_at_the_rate_of_the_recipes(name: str) -> None:
+    """Where representations are long, the first steps throw the logits about, and the loss rises instead."""
+    torch.manual_seed(0)
+    x, y = torch.randn(16, 3, 24, 24), torch.arange(16) % 4
+    network = nn.Sequential(backbone := build_backbone(name, 24), nn.Linear(backbone.num_features, 4))
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    losses = []
+    for _ in range(12):
+        loss = F.cross_entropy(network(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert max(losses) < 2 * losses[0]
+    assert losses[-1] < losses[0] / 2
