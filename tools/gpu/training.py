@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loaders.common.cores import available_cores
+from loaders.common.json_text import parse_json
 from tools.gpu.shared import Cases, Engine, missing, say, timed
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def trained(optimizer: str, pack: Path, out: Path, stops: tuple[int | None, ...]
     newest = list_checkpoints(out / "checkpoints")[-1]
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return {
-        "losses": {"": torch.tensor([json.loads(line)["loss"] for line in lines])},
+        "losses": {"": torch.tensor([parse_json(line)["loss"] for line in lines])},
         "weights": load_file(newest / "model.safetensors"),
         "moments": load_file(newest / "optimizer.safetensors"),
     }
