@@ -5,7 +5,7 @@
 # usage: tools/gpu_suite.sh OUT.jsonl [CASES.npz] [PYTHON]
 #   CASES.npz  from 'python tools/gpu/cases.py CASES.npz' where Sluice is installed; written here if missing
 #   Other rows run where their libraries are: DALI, the loaders (numba, tyro, ...), torchvision, kornia, pytest.
-#   SUITE_IMAGES=FOLDER gives JPEG files to the rows of loaders; without it, most of them draw images themselves.
+#   SUITE_IMAGES=FOLDER gives JPEG files to the rows of loaders; without it, groups fed and resume draw images.
 set -uo pipefail
 out=${1:?usage: tools/gpu_suite.sh OUT.jsonl [CASES.npz] [PYTHON]}
 cases=${2:-$out.cases.npz}

@@ -116,6 +116,11 @@ def test_our_views_beside_peers_are_those_of_the_cpu_backend(few):
         assert (view.float() - expected).abs().max() < 0.01
 
 
+def test_without_numba_the_numbers_of_the_cases_are_drawn_from(few, monkeypatch):
+    monkeypatch.setattr(peers, "missing", lambda *names: f"{names}: not installed")
+    assert "beforehand" in peers.ours(Cases(few), 16, "cpu")[2]
+
+
 def built(contender, pixels):
     """The views of a library, as tensors."""
     if missing(*contender.needs):
@@ -155,21 +160,20 @@ def test_peers_stand_beside_ours_or_are_skipped_in_a_line(lines, monkeypatch):
 def tiny(monkeypatch):
     """A small network on few small images."""
     monkeypatch.delenv("SUITE_IMAGES", raising=False)
-    monkeypatch.setattr(training, "SIDES", {32: 32})
     monkeypatch.setattr(training, "NUM_IMAGES", 16)
     monkeypatch.setattr(training, "STALL_STEPS", 3)
     monkeypatch.setattr(training, "network_of", lambda *_: torch.nn.Conv2d(3, 2, 3))
 
 
-def test_the_stall_of_fed_views_has_a_line_for_each_backend_that_is_there(lines, tiny):
-    found = lines(training.fed, None, "cpu", (("small", 32),), 4)
+def test_the_stall_of_fed_views_has_a_line_for_each_backend_that_is_there(lines, tiny, few):
+    found = lines(training.fed, Cases(few), "cpu", (("small", 16),), 4)
     assert found.pop(0)["images"] == "drawn"
     for line, feed in zip(found, training.FEEDS, strict=True):
         assert line["feed"] == feed
         if feed == "dali" and missing("nvidia.dali"):
             assert "not installed" in line["skipped"]
         else:
-            assert (line["network"], line["side"]) == ("small", 32)
+            assert (line["network"], line["side"]) == ("small", 16)
             assert line["images_per_s"] > 0
             assert line["stall"] < 1
 
@@ -205,10 +209,10 @@ def test_fresh_steps_take_a_batch_each_and_those_on_one_batch_none(tiny, monkeyp
     monkeypatch.setattr(training, "timed", seconds)
     found = training.stall_of(Loader(), torch.nn.Conv2d(3, 2, 3), "cpu")
     assert found == {"images_per_s": 2, "stall": 0.5}
-    assert len(taken) == 1 + training.UNTIMED_STEPS + training.STALL_STEPS
+    assert len(taken) == 1 + training.STALL_STEPS
 
 
-@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize("is_whole", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_resume_is_told_from_one_that_loses_random_numbers(lines, tiny, monkeypatch, is_whole):
     monkeypatch.setattr(training, "OPTIMIZERS", ("paper",))
     monkeypatch.setattr(training, "SAME_BITS", (True,))

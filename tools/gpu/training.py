@@ -29,10 +29,8 @@ End = dict[str, dict[str, torch.Tensor]]
 STALL_STEPS = 50
 NETWORKS = (("wrn_28_2", 32), ("resnet18", 96), ("resnet50", 96), ("resnet50", 224))
 FEEDS: tuple[BackendName, ...] = ("cpu", "dali", "resident")
-UNTIMED_STEPS = 8  # more than a loader works ahead
 OF_THE_LOADERS = ("tyro", "rich", "numba", "accelerate", "timm", "simplejpeg", "PIL")
 NUM_IMAGES = 256
-SIDES = {32: 32, 96: 128, 224: 256}  # of the images for views of a side
 OPTIMIZERS = ("paper", "adamw")  # LARS, and torch's fused form on a GPU
 SAME_BITS = (True, False)  # algorithms that always give the same bits; those of a usual run
 STOPPED_AT = 3  # inside the first of two epochs of four steps
@@ -116,14 +114,15 @@ def packed(side: int, folder: Path) -> Path:
     return pack
 
 
-def fed(_: Cases, device: str = "cuda", networks: Any = NETWORKS, batch: int = 256) -> None:
+def fed(cases: Cases, device: str = "cuda", networks: Any = NETWORKS, batch: int = 256) -> None:
     """The time that loaders add to training: 50 fresh steps against steps on one batch."""
     if missing(*OF_THE_LOADERS):
         say(skipped=missing(*OF_THE_LOADERS))
         return
     say(images=os.environ.get("SUITE_IMAGES") or "drawn")
     with tempfile.TemporaryDirectory() as folder:
-        packs = {side: packed(SIDES[side], Path(folder)) for side in {side for _, side in networks}}
+        sides = {side: cases.speed(f"barlow_a@{side}")[2] for _, side in networks}
+        packs = {side: packed(of_images, Path(folder)) for side, of_images in sides.items()}
         for feed in FEEDS:
             if feed == "dali" and missing("nvidia.dali"):
                 say(feed=feed, skipped=missing("nvidia.dali"))
@@ -144,7 +143,7 @@ def loader_of(pack: Path, feed: BackendName, side: int, batch: int, device: str)
     from loaders.views import presets
 
     split = open_pack(pack).split("train")
-    times = -(-batch * (STALL_STEPS + 2 * UNTIMED_STEPS) // len(split))
+    times = -(-batch * (STALL_STEPS + 10) // len(split))
     options = LoaderOptions(
         backend=feed, num_threads=available_cores(), device=device, dtype="bfloat16", channels_last=True
     )
@@ -153,7 +152,10 @@ def loader_of(pack: Path, feed: BackendName, side: int, batch: int, device: str)
 
 
 def stall_of(loader: EpochLoader, network: torch.nn.Module, device: str) -> dict[str, float]:
-    """Return what a network trains with a loader's batches, and the share of time that it waits for them."""
+    """Return what a network trains with a loader's batches, and the share of time that it waits for them.
+
+    The loader has a few batches ready when the clock starts, three of 50 with the usual options.
+    """
     batches = loader.epoch(0)
     held = next(batches).views[0]
     alone = timed(partial(step, network, held), STALL_STEPS, device)
@@ -161,8 +163,6 @@ def stall_of(loader: EpochLoader, network: torch.nn.Module, device: str) -> dict
     def fresh() -> None:
         step(network, next(batches).views[0])
 
-    for _ in range(UNTIMED_STEPS):  # which the loader had ready
-        fresh()
     both = timed(fresh, STALL_STEPS, device)
     return {"images_per_s": round(loader.batch_size / both), "stall": round(1 - alone / both, 4)}
 
