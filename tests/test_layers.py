@@ -31,6 +31,7 @@ ALLOWED = {
         "tools.bench",
         "tools.command",
         "tools.frozen",
+        "tools.gpu",
         "tools.comparison",
         "tools.packing",
         "tools.peers",

@@ -65,7 +65,7 @@ HELD = {
     "tools/test_doctor.py": "tools/bench/ stages",
     "tools/test_sluice.py": "tools/command/ advice",
     "tools/test_few_labels.py": "tools/ frozen",
-    "tools/test_gpu_suite.py": "tools/gpu/ cases suite",
+    "tools/test_gpu_suite.py": "tools/gpu/ cases peers shared suite training",
     "engine/nets/test_classifier.py": "engine/nets/ description",
     "engine/nets/test_starts.py": "engine/nets/ checkpoints",
     "recipes/test_ssl_gan.py": """engine/ nets/gan_networks labels/matching train/draws train/gan_config
@@ -93,7 +93,8 @@ HELD = {
     "tools/test_bench_packing.py": "tools/packing/ writers",
     "tools/test_bench_report.py": "tools/ plot_bench",
     "tools/test_show_views.py": "tools/views/ oracle sheet",
-    "tools/test_peers.py": """tools/peers/ dali_native ffcv_native kornia_batch litdata_stream spdl_threads
+    "tools/test_peers.py": """tools/peers/ dali_native dali_views ffcv_native kornia_batch kornia_views
+        litdata_stream spdl_threads
         torchvision_pil torchvision_views webdataset_pil""",
     "test_commands.py": "tools/ profile_kernels",
     "test_python.py": "tools/ check_python",

@@ -4,7 +4,8 @@
 # code 0, at the first line that needs one.
 # usage: tools/gpu_suite.sh OUT.jsonl [CASES.npz] [PYTHON]
 #   CASES.npz  from 'python tools/gpu/cases.py CASES.npz' where Sluice is installed; written here if missing
-#   Other rows run where their libraries are: DALI, the loaders (numba, tyro, ...), pytest.
+#   Other rows run where their libraries are: DALI, the loaders (numba, tyro, ...), torchvision, kornia, pytest.
+#   SUITE_IMAGES=FOLDER gives JPEG files to the rows of loaders; without it, groups fed and resume draw images.
 set -uo pipefail
 out=${1:?usage: tools/gpu_suite.sh OUT.jsonl [CASES.npz] [PYTHON]}
 cases=${2:-$out.cases.npz}
@@ -34,17 +35,21 @@ TRITON_INTERPRET=1 group interpreter "$python" tools/gpu/suite.py interpreter "$
 
 group machine "$python" tools/gpu/suite.py machine "$cases"
 [ $? -eq 3 ] && exit 0
-for name in parity no_sync lifetime engine stall nccl sanitizer compiled; do
-  group "$name" "$python" tools/gpu/suite.py "$name" "$cases"
-done
+run() { for name in "$@"; do group "$name" "$python" tools/gpu/suite.py "$name" "$cases"; done; }
+run parity no_sync lifetime nccl engine stall fed resume peers  # what comes last may find no time left
 if "$python" -c 'import numba, tyro, pytest' 2>/dev/null; then
   group tests "$python" -m pytest -q -m gpu tests/loaders >>"$out.log"  # exit code 5: none was collected
+fi
+run sanitizer compiled
+if [ -z "${SUITE_IMAGES:-}" ]; then
+  say '{"group": "loaders", "skipped": "SUITE_IMAGES names no folder of JPEG files"}'
+elif "$python" -c 'import numba, tyro' 2>/dev/null; then
   for resolution in 96 224; do
-    group loaders "$python" tools/bench_loaders.py --images "${SUITE_IMAGES:-/nonexistent}" --views barlow \
+    group loaders "$python" tools/bench_loaders.py --images "$SUITE_IMAGES" --views barlow \
       --resolution "$resolution" --batch-size 256 --num-threads "$(nproc)" --runs 2 --seconds 4 \
       --backends cpu_gpu_backend hybrid_gpu_backend resident_gpu_backend dali_gpu_backend --peers kornia dali \
       --limits decode_only --json "$out" >>"$out.log"
   done
 else
-  say '{"group": "loaders", "skipped": "numba, tyro or pytest is missing"}'
+  say '{"group": "loaders", "skipped": "numba or tyro is missing"}'
 fi

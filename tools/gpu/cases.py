@@ -34,12 +34,12 @@ SPEED = {32: 32, 96: 128, 224: 256}
 """Side of the views in measurements of speed, and of their images."""
 
 
-def images_of(count: int) -> list[NDArray[np.uint8]]:
-    """Return images of waves and noise in sizes from 24 to 120 pixels, uint8 [H, W, 3]."""
+def images_of(count: int, sides: tuple[int, int] = (24, 120)) -> list[NDArray[np.uint8]]:
+    """Return images of waves and noise whose sides lie in a range of pixels, uint8 [H, W, 3]."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(count):
-        height, width = rng.integers(24, 120, 2)
+        height, width = rng.integers(*sides, 2)
         y, x = np.mgrid[:height, :width, :1][:2]
         waves = np.sin(y / rng.uniform(3, 20, 3) + x / rng.uniform(3, 20, 3) + rng.uniform(0, 6, 3))
         noise = rng.normal(0, 8, (height, width, 3))

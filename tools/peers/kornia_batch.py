@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
 from tools.bench.contender import Contender, Views
 from tools.bench.corpus import Corpus
-from tools.bench.workload import MEAN, STD, BarlowView, CropFlip, FixMatchView, View, Workload
+from tools.bench.workload import FixMatchView, Workload
+from tools.peers.kornia_views import kornia_view
 from tools.peers.torchvision_pil import endless
 from tools.peers.torchvision_v2 import decode
 from tools.peers.torchvision_views import Transform, resized_crop
@@ -49,49 +49,10 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     crops: tuple[Transform, ...] = ()
     if not corpus.uniform:
         crops = tuple(resized_crop(view, workload) for view in views if not isinstance(view, FixMatchView))
-    augment = [_augment(view, workload, crop=corpus.uniform) for view in views]
+    augment = [kornia_view(view, workload, crop=corpus.uniform) for view in views]
     for batch in endless(Decoded(corpus.paths, crops), workload):
         pixels = batch if crops else batch * len(views)
         yield tuple(step(image) for step, image in zip(augment, pixels, strict=True))
-
-
-def _augment(view: View, workload: Workload, crop: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-    from kornia import augmentation as K
-
-    assert isinstance(view, CropFlip)
-    steps: list[Any] = []
-    if crop:
-        side = (workload.resolution, workload.resolution)
-        resample = workload.interpolation.upper()
-        steps.append(
-            K.RandomResizedCrop(side, view.scale, view.ratio, resample=resample, cropping_mode="slice")
-        )
-    steps.append(K.RandomHorizontalFlip(p=view.flip))
-    if isinstance(view, BarlowView):
-        steps += _barlow(view, workload)
-    chain = torch.nn.Sequential(*steps)
-
-    @torch.inference_mode()
-    def augment(pixels: torch.Tensor) -> torch.Tensor:
-        views: torch.Tensor = chain(pixels.to(torch.float32).div_(255))
-        return views.mul_(255).round_().clamp_(0, 255).to(torch.uint8) if workload.is_uint8 else views
-
-    return augment
-
-
-def _barlow(view: BarlowView, workload: Workload) -> list[Any]:
-    from kornia import augmentation as K
-
-    size = (workload.blur_size, workload.blur_size)
-    steps = [
-        K.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue, p=view.jitter),
-        K.RandomGrayscale(p=view.gray),
-        K.RandomGaussianBlur(size, view.sigma, p=view.blur),
-    ]
-    if view.solarize > 0:
-        threshold = (view.threshold / 255, view.threshold / 255)
-        steps.append(K.RandomSolarize(threshold, (0.0, 0.0), p=view.solarize))
-    return [*steps, K.Normalize(torch.tensor(MEAN), torch.tensor(STD))]
 
 
 CONTENDER = Contender(

@@ -1,0 +1,242 @@
+"""Groups of the GPU suite that train: stalls, a compiled network, a resume."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from loaders.common.cores import available_cores
+from loaders.common.json_text import parse_json
+from tools.gpu.shared import Cases, Engine, missing, say, timed
+
+if TYPE_CHECKING:
+    from loaders import BackendName
+    from loaders.epochs import EpochLoader
+
+End = dict[str, dict[str, torch.Tensor]]
+"""Losses, weights and the optimizer's moments at the end of a training, by name."""
+
+STALL_STEPS = 50
+NETWORKS = (("wrn_28_2", 32), ("resnet18", 96), ("resnet50", 96), ("resnet50", 224))
+FEEDS: tuple[BackendName, ...] = ("cpu", "dali", "resident")
+OF_THE_LOADERS = ("tyro", "rich", "numba", "accelerate", "timm", "simplejpeg", "PIL")
+NUM_IMAGES = 256
+OPTIMIZERS = ("paper", "adamw")  # LARS, and torch's fused form on a GPU
+SAME_BITS = (True, False)  # algorithms that always give the same bits; those of a usual run
+STOPPED_AT = 3  # inside the first of two epochs of four steps
+
+
+def network_of(name: str, device: str) -> torch.nn.Module:
+    """Return a network on a device, channels last."""
+    network: torch.nn.Module
+    if name == "wrn_28_2":
+        from engine.nets.wide_resnet import WideResNet
+
+        network = WideResNet(28, 2)
+    else:
+        import torchvision
+
+        network = getattr(torchvision.models, name)(num_classes=100)
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
+def step(network: torch.nn.Module, views: torch.Tensor) -> None:
+    """Train on a batch, without an optimizer."""
+    with torch.autocast(views.device.type, torch.bfloat16):
+        loss = network(views).float().square().mean()
+    loss.backward()
+    for parameter in network.parameters():
+        parameter.grad = None
+
+
+def stall(cases: Cases) -> None:
+    """The time that drawing on the device adds to training: 50 fresh steps against steps on one batch."""
+    for name, side in NETWORKS:
+        try:
+            network = network_of(name, "cuda")
+            one = Engine(cases, f"barlow_a@{side}")
+            one.draw()
+            ahead: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+            def fresh(one: Engine = one, network: torch.nn.Module = network, ahead: Any = ahead) -> None:
+                with torch.cuda.stream(ahead):
+                    one.draw()
+                step(network, one.views)
+
+            alone = timed(partial(step, network, one.views), STALL_STEPS)
+            both = timed(fresh, STALL_STEPS)
+            found = {"images_per_s": round(one.batch / both), "stall": round(1 - alone / both, 4)}
+            say(network=name, side=side, **found)
+        except Exception as error:
+            say(network=name, side=side, failed=str(error)[:200])
+
+
+def compiled(cases: Cases) -> None:
+    """A network: eager against compiled."""
+    network = network_of("resnet18", "cuda")
+    views = torch.randn(256, 3, 96, 96, device="cuda").to(memory_format=torch.channels_last)
+    eager = timed(lambda: step(network, views), 20)
+    network.compile()
+    say(network="resnet18", eager_ms=round(1e3 * eager, 2),
+        compiled_ms=round(1e3 * timed(lambda: step(network, views), 20), 2))  # fmt: skip
+
+
+def packed(side: int, folder: Path) -> Path:
+    """Pack a few of the user's JPEG files (SUITE_IMAGES), or drawn ones of `side` pixels; return the pack."""
+    from PIL import Image
+
+    from loaders.packs.packer import PackOptions, pack_dataset
+    from loaders.packs.sources.spec import SplitSource
+    from tools.gpu.cases import images_of
+
+    source, pack = folder / f"images-{side}", folder / f"pack-{side}"
+    source.mkdir()
+    images = os.environ.get("SUITE_IMAGES")
+    if images:
+        given = sorted(Path(images).rglob("*.[jJ][pP]*[gG]"))
+        for number in range(NUM_IMAGES):
+            shutil.copyfile(given[number % len(given)], source / f"{number:04d}.jpg")
+    else:
+        for number, image in enumerate(images_of(NUM_IMAGES, (side, side + 1))):
+            Image.fromarray(image).save(source / f"{number:04d}.jpg", quality=90)
+    with redirect_stdout(sys.stderr):
+        pack_dataset(PackOptions((SplitSource("train", str(source)),), pack, workers=1))
+    return pack
+
+
+def fed(cases: Cases, device: str = "cuda", networks: Any = NETWORKS, batch: int = 256) -> None:
+    """The time that loaders add to training: 50 fresh steps against steps on one batch."""
+    if missing(*OF_THE_LOADERS):
+        say(skipped=missing(*OF_THE_LOADERS))
+        return
+    say(images=os.environ.get("SUITE_IMAGES") or "drawn")
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {side: cases.speed(f"barlow_a@{side}")[2] for _, side in networks}
+        packs = {side: packed(of_images, Path(folder)) for side, of_images in sides.items()}
+        for feed in FEEDS:
+            if feed == "dali" and missing("nvidia.dali"):
+                say(feed=feed, skipped=missing("nvidia.dali"))
+                continue
+            for name, side in networks:
+                about = {"feed": feed, "network": name, "side": side}
+                try:
+                    with loader_of(packs[side], feed, side, batch, device) as loader:
+                        say(**about, **stall_of(loader, network_of(name, device), device))
+                except Exception as error:
+                    say(**about, failed=str(error)[:200])
+
+
+def loader_of(pack: Path, feed: BackendName, side: int, batch: int, device: str) -> EpochLoader:
+    """Build a backend's loader of one Barlow view; one epoch holds all steps, since a new one begins cold."""
+    from loaders import LoaderOptions, build_loader
+    from loaders.packs import Split, open_pack
+    from loaders.views import presets
+
+    split = open_pack(pack).split("train")
+    times = -(-batch * (STALL_STEPS + 10) // len(split))
+    options = LoaderOptions(
+        backend=feed, num_threads=available_cores(), device=device, dtype="bfloat16", channels_last=True
+    )
+    repeated = Split(split.pack, split.name, split.row_ranges * times)
+    return build_loader(repeated, (presets.barlow_a(side),), batch, options=options)
+
+
+def stall_of(loader: EpochLoader, network: torch.nn.Module, device: str) -> dict[str, float]:
+    """Return what a network trains with a loader's batches, and the share of time that it waits for them.
+
+    The loader has a few batches ready when the clock starts, three of 50 with the usual options.
+    """
+    batches = loader.epoch(0)
+    held = next(batches).views[0]
+    alone = timed(partial(step, network, held), STALL_STEPS, device)
+
+    def fresh() -> None:
+        step(network, next(batches).views[0])
+
+    both = timed(fresh, STALL_STEPS, device)
+    return {"images_per_s": round(loader.batch_size / both), "stall": round(1 - alone / both, 4)}
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Let torch take the algorithms that always give the same bits, inside the block."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def trained(optimizer: str, pack: Path, out: Path, stops: tuple[int | None, ...]) -> End:
+    """Train Barlow Twins up to each of these steps in turn, None for the last; return what it ends with."""
+    from safetensors.torch import load_file
+
+    from engine.train.checkpoint import list_checkpoints
+    from engine.train.run import run
+    from loaders.pretraining import PretrainingLoaders
+    from loaders.views import presets
+
+    barlow, views = import_module("recipes.barlow"), (presets.barlow_a(32), presets.barlow_b(32))
+    for stop in stops:
+        config = barlow.Config(
+            pack=pack, split="train", out=out, backbone="tiny_resnet", projector=(128, 128), resolution=32,
+            epochs=2, batch_size=NUM_IMAGES // 4, warmup_epochs=0.5, optimizer=optimizer, max_steps=stop,
+            resume=out.exists(), log_every=1, trackers=(), progress=False,
+        )  # fmt: skip
+
+        def recipe(config: Any = config) -> Any:
+            made = barlow.BarlowTwins(config)
+            # The device's random numbers decide too, of which a checkpoint keeps the state.
+            made.projector = torch.nn.Sequential(torch.nn.Dropout(0.1), made.projector)
+            return made
+
+        with redirect_stdout(sys.stderr):
+            run(config, recipe, PretrainingLoaders(config, views))
+    newest = list_checkpoints(out / "checkpoints")[-1]
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return {
+        "losses": {"": torch.tensor([parse_json(line)["loss"] for line in lines])},
+        "weights": load_file(newest / "model.safetensors"),
+        "moments": load_file(newest / "optimizer.safetensors"),
+    }
+
+
+def apart(one: End, other: End) -> dict[str, float]:
+    """Return the largest difference between the losses, weights and moments of two trainings."""
+    return {
+        kind: max(float((one[kind][n].double() - other[kind][n].double()).abs().max()) for n in one[kind])
+        for kind in one
+    }
+
+
+def resume(_: Cases) -> None:
+    """A training that is stopped half way and resumed, and one that is repeated, beside one that is not."""
+    if missing(*OF_THE_LOADERS):
+        say(skipped=missing(*OF_THE_LOADERS))
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for equal bits
+    with tempfile.TemporaryDirectory() as folder:
+        pack = packed(32, Path(folder))
+        for optimizer in OPTIMIZERS:
+            for same_bits in SAME_BITS:
+                ways = {"whole": (None,), "repeated": (None,), "resumed": (STOPPED_AT, None)}
+                with deterministic(same_bits):
+                    ends = {
+                        way: trained(optimizer, pack, Path(folder, f"{optimizer}-{same_bits}-{way}"), stops)
+                        for way, stops in ways.items()
+                    }
+                whole = ends.pop("whole")
+                found = {way: apart(whole, end) for way, end in ends.items()}
+                about = {"optimizer": optimizer, "deterministic": same_bits}
+                say(**about, steps=len(whole["losses"][""]), apart=found)
