@@ -15,7 +15,9 @@ from __future__ import annotations
 import inspect
 import mmap
 import os
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,11 +70,11 @@ def find_room(options: LoaderOptions) -> Room:
     elif ranks == 1:
         alone = together = int(SHARE * torch.cuda.get_device_properties(device).total_memory)
     else:
-        devices = range(torch.cuda.device_count())
-        totals = [torch.cuda.get_device_properties(one).total_memory for one in devices]
+        used = range(min(ranks, torch.cuda.device_count()))
+        totals = [torch.cuda.get_device_properties(one).total_memory for one in used]
         alone = int(SHARE * min(totals))  # all ranks must decide alike
         # A launcher may show each rank its own device alone.
-        together = ranks * alone if len(totals) == 1 else int(SHARE * sum(totals[:ranks]))
+        together = ranks * alone if len(totals) == 1 else int(SHARE * sum(totals))
     if not hasattr(os, "memfd_create"):  # Linux alone has what `LocalRanks` needs
         together = alone
     return Room(device, ranks, alone, together)
@@ -153,20 +155,21 @@ def gather_parts(
     Returns:
         The memory of the parts, the bytes of all rows before each, and what is wrong with rows of any part.
     """
+    apart, own = not in_one_memory(device), ranks.rank
     # Torch counts the tensors made of a part, so each rank gets a handle of its own, and uses it once.
-    apart = not in_one_memory(device)
-    handles = [_handle(part.memory) if apart and rank != ranks.rank else None for rank in range(ranks.size)]
-    told = ranks.exchange((part.origin, reasons, handles))
-    parts, origins = [part.memory], [part.origin]
+    handles = [_handle(part.memory) if apart and rank != own else None for rank in range(ranks.size)]
+    origins, reasons_of_parts, handles_of_parts = zip(
+        *ranks.exchange((part.origin, reasons, handles)), strict=True
+    )
+    parts = [part.memory]
     if apart:
         parts = [
-            part.memory if rank == ranks.rank else _open(handles[ranks.rank], device)
-            for rank, (_, _, handles) in enumerate(told)
+            part.memory if rank == own else _open(handles_of_parts[rank][own], device)
+            for rank in range(ranks.size)
         ]
-        origins = [origin for origin, _, _ in told]
-        ranks.exchange(None)  # so that a rank that cannot map a part is told of by all
+        ranks.exchange(None)  # so that all learn of a rank that cannot map a part
         ranks.end_together()
-    return parts, origins, {row: why for _, found, _ in told for row, why in found.items()}
+    return parts, list(origins[: len(parts)]), dict(ChainMap(*reasons_of_parts))
 
 
 def _one_mapping(ranks: LocalRanks, size_bytes: int) -> Tensor:
@@ -197,9 +200,22 @@ def _check_peers(device: torch.device, names: Sequence[str]) -> None:
             )
 
 
+@contextmanager
+def _mapping(device: torch.device) -> Iterator[None]:
+    """Turn an error of CUDA into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            f"backend resident: expected ranks that can map each other's memory, found that {device} cannot "
+            f"({str(error).splitlines()[0]}); use backend='hybrid', or 'cpu'"
+        ) from error
+
+
 def _handle(part: Tensor) -> Any:
     """Return what `_open` needs."""
-    return reduce_tensor(part)  # type: ignore[no-untyped-call]
+    with _mapping(part.device):
+        return reduce_tensor(part)  # type: ignore[no-untyped-call]
 
 
 def _open(handle: Any, device: torch.device) -> Tensor:
@@ -209,11 +225,7 @@ def _open(handle: Any, device: torch.device) -> Tensor:
     reach that memory, and a process to which a launcher shows one device has no other number.
     """
     rebuild, arguments = handle
-    names = inspect.signature(rebuild).parameters
-    part: Tensor = rebuild(
-        *(
-            device.index if name == "storage_device" else value
-            for name, value in zip(names, arguments, strict=True)
-        )
-    )
+    named = dict(zip(inspect.signature(rebuild).parameters, arguments, strict=True))
+    with _mapping(device):
+        part: Tensor = rebuild(**named | {"storage_device": device.index})
     return part

@@ -12,7 +12,6 @@ from loaders import LoaderOptions
 from loaders.backends import local_ranks
 from loaders.backends.local_ranks import LocalRanks, RankFailed, meet
 
-
 NUMBERS = count()
 
 

@@ -169,7 +169,7 @@ def test_ranks_that_have_room_alone_or_no_launcher_do_not_meet(photo_pack, monke
 
 def test_the_rooms_of_devices(monkeypatch):
     """One rank's devices of unlike sizes, or the one that a launcher shows; no GPU takes part."""
-    sizes = [100, 80, 100]
+    sizes = [100, 80, 10]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(sizes))
 
     def properties(device):
@@ -179,7 +179,7 @@ def test_the_rooms_of_devices(monkeypatch):
     options = LoaderOptions(device="cuda:1", num_ranks=2)
     assert spread.find_room(options)[1:] == (1, 64, 64)
     launched(monkeypatch, size=2)
-    assert spread.find_room(options)[1:] == (2, 64, 144)
+    assert spread.find_room(options)[1:] == (2, 64, 144)  # nobody uses the third device
     assert str(spread.find_room(options)) == (
         "0.000 GB on one device, or 0.000 GB on the 2 devices of this host, 80% of their memory"
     )
@@ -210,12 +210,16 @@ def test_devices_that_cannot_read_each_other_are_refused(monkeypatch):
         spread._check_peers(torch.device("cuda:0"), ("gpu0", "gpu2"))
 
 
-def test_a_part_is_mapped_for_the_device_that_reads_it(monkeypatch):
-    """Torch's own function still calls that argument by this name, in the order of what it gives."""
-    names = list(inspect.signature(rebuild_cuda_tensor).parameters)
-    assert "storage_device" in names
-
+def test_a_part_is_mapped_for_the_device_that_reads_it():
     def rebuild(size, storage_device, offset):
+        if offset < 0:
+            raise RuntimeError("CUDA error: invalid resource handle\nCUDA kernel errors might be")
         return size, storage_device, offset
 
     assert spread._open((rebuild, (1, 7, 3)), torch.device("cuda:2")) == (1, 2, 3)
+    assert "storage_device" in inspect.signature(rebuild_cuda_tensor).parameters
+    line = (
+        r"found that cuda:2 cannot \(CUDA error: invalid resource handle\); use backend='hybrid', or 'cpu'$"
+    )
+    with pytest.raises(UserError, match=line):
+        spread._open((rebuild, (1, 7, -3)), torch.device("cuda:2"))
