@@ -48,9 +48,8 @@ class ResidentBackend:
         if needed <= room.together:
             return None
         return UserError(
-            f"backend resident: expected pixels of at most {room}, "
-            f"found {needed / 1e9:.3f} GB in the {len(work.split)} images of split {work.split.name!r}; pack "
-            "them smaller, or use backend='cpu'"
+            f"backend resident: expected pixels of at most {room}, found {needed / 1e9:.3f} GB in the "
+            f"{len(work.split)} images of split {work.split.name!r}; pack them smaller, or use backend='cpu'"
         )
 
     def renderer(self, work: Work) -> Renderer:
@@ -89,6 +88,7 @@ class ResidentPixels:
         starts: int64 [rows of the pack], the bytes of all rows before each row; negative where it is not in
             memory.
         reasons: what is wrong with rows that cannot be read.
+        spread: whether the ranks of the host decoded them together.
     """
 
     def __init__(self, rows: ResidentRenderer) -> None:
@@ -103,7 +103,8 @@ class ResidentPixels:
         self.starts = np.full(len(split.pack), _ABSENT, np.int64)
         self.starts[job.rows] = places
         device = torch.empty(0, device=rows.work.options.device).device  # with its number
-        if not is_spread(rows.work.options, total):
+        self.spread = is_spread(rows.work.options, total)
+        if not self.spread:
             part = Part(0, len(places), allocate(total + SLACK, device), 0)
             self._decode(rows, job, part, lambda: None)
             self.parts, self.origins = [part.memory], np.zeros(1, np.int64)
@@ -172,10 +173,12 @@ class ResidentRenderer(CpuRenderer):
         pack = work.split.pack
         key = (str(pack.path), pack_fingerprint(pack), work.options.device, str(work.options.verify))
         with _loading:
-            if is_spread(work.options, pixel_bytes(work)):
+            spread = is_spread(work.options, pixel_bytes(work))
+            if spread:
                 gc.collect()  # so that all ranks hold the same pixels still, or none
             same = [held for name, held in list(_held.items()) if name[: len(key)] == key]
-            found = next((held for held in same if held.holds(rows)), None)
+            # What one rank holds alone would keep it from those that it must meet.
+            found = next((held for held in same if held.holds(rows) and held.spread >= spread), None)
             if found is None:
                 found = _held[(*key, str(work.split.row_ranges))] = ResidentPixels(self)
         self.pixels: ResidentPixels = found
