@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +175,7 @@ def main():
         "1 is interrupted": lambda: without(1, interrupted),
         "0 is absent": lambda: absent(0),
         "1 is absent": lambda: absent(1),
-        "parts": parts if DEVICE == "cpu" else str,
+        "parts": parts if DEVICE == "cpu" and find_spec("triton") else str,
     }
     seen = {}
     for number, (name, action) in enumerate(actions.items()):

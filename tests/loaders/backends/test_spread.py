@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,14 +48,15 @@ def run_two(folder, photos, device):
             )
             for rank in ("0", "1")
         ]
-        done = [rank.wait() for rank in ranks]
+        while None in (done := [rank.ended() for rank in ranks]):  # the first that fails ends both
+            assert not any(one.returncode > 0 for one in done if one), [one.stderr for one in done if one]
+            time.sleep(0.01)
     assert done[0].returncode == 0, done[0].stderr
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)], done
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, photos):
-    pytest.importorskip("triton")
     before = set(os.listdir(tempfile.gettempdir())) | set(os.listdir("/dev/shm"))
     yield run_two(tmp_path_factory.mktemp("spread"), photos, "cpu")
     left = (set(os.listdir(tempfile.gettempdir())) | set(os.listdir("/dev/shm"))) - before
@@ -112,6 +114,7 @@ def test_a_killed_rank_is_one_line_on_the_other(two):
 
 def test_kernels_of_a_device_draw_from_the_parts_of_other_processes(two, photos):
     """In Triton's interpreter, where memory of two processes stands in for that of two devices."""
+    pytest.importorskip("triton")
     total = sum(image.size for image in photos)
     for rank in (rank["parts"] for rank in two[0]):
         assert rank["same"]
