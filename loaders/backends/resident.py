@@ -2,32 +2,35 @@
 
 The pixels lie as uint8 planes [3, H, W] of each row, one row behind the other: in the memory of a CUDA
 device, where `loaders.backends.device` draws the views, or of this machine, where the cpu backend's kernels
-do. Order, numbers, labels and the rule for damaged rows are the cpu backend's.
+do. `loaders.backends.spread` divides them among the ranks of a host. Order, numbers, labels and the rule for
+damaged rows are the cpu backend's.
 """
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from loaders.backends.cpu import CHUNK_BYTES, CpuRenderer, Job, Worker
 from loaders.backends.decoding import SLACK, EncodedRows
 from loaders.backends.device import DeviceRenderer, Place, refuse_device
+from loaders.backends.local_ranks import meet
+from loaders.backends.spread import Part, allocate, find_room, gather_parts, take_part
 from loaders.backends.threads import MAY_HANG, result_until
 from loaders.backends.work import Renderer, Work, refuse_remote
 from loaders.common.errors import UserError
+from loaders.options import LoaderOptions
 from loaders.order.fingerprint import pack_fingerprint
 
-_SHARE = 0.8  # share of the memory that may be taken; training needs memory too
 _ABSENT, _DAMAGED = -2, -1  # stands in `starts` for a damaged row
 
 
@@ -41,18 +44,12 @@ class ResidentBackend:
         refused = refuse_remote(self.name, work) or refuse_device(self.name, work)
         if refused is not None:
             return refused
-        device = torch.device(work.options.device)
-        if device.type == "cuda":
-            total = torch.cuda.get_device_properties(device).total_memory
-        else:
-            total = psutil.virtual_memory().total
-        needed, room = pixel_bytes(work), int(_SHARE * total)
-        if needed <= room:
+        needed, room = pixel_bytes(work), find_room(work.options)
+        if needed <= room.together:
             return None
         return UserError(
-            f"backend resident: expected pixels of at most {room / 1e9:.3f} GB, {_SHARE:.0%} of the memory "
-            f"of {device}, found {needed / 1e9:.3f} GB in the {len(work.split)} images of split "
-            f"{work.split.name!r}; pack them smaller, or use backend='cpu'"
+            f"backend resident: expected pixels of at most {room}, found {needed / 1e9:.3f} GB in the "
+            f"{len(work.split)} images of split {work.split.name!r}; pack them smaller, or use backend='cpu'"
         )
 
     def renderer(self, work: Work) -> Renderer:
@@ -72,51 +69,86 @@ class ResidentBackend:
 
 def pixel_bytes(work: Work) -> int:
     """Return the bytes that the pixels of a work's split take."""
-    columns, rows = work.split.pack.columns, work.split.rows(np.arange(len(work.split)))
+    columns, rows = work.split.pack.columns, np.unique(work.split.rows(np.arange(len(work.split))))
     return int((3 * columns.height[rows].astype(np.int64) * columns.width[rows]).sum())
+
+
+def is_spread(options: LoaderOptions, size_bytes: int) -> bool:
+    """Tell whether the ranks of a host share so many bytes of pixels."""
+    room = find_room(options)
+    return room.ranks > 1 and size_bytes > room.alone
 
 
 class ResidentPixels:
     """The decoded rows of a split.
 
     Attributes:
-        memory: uint8, planes of every row, on their device.
-        starts: int64 [rows of the pack], where each row begins in `memory`; negative where it is not in
+        parts: uint8 memory with the planes of all rows; several where ranks have devices of their own.
+        origins: int64 [parts], the bytes of all rows before those that each part begins with.
+        starts: int64 [rows of the pack], the bytes of all rows before each row; negative where it is not in
             memory.
         reasons: what is wrong with rows that cannot be read.
+        spread: whether the ranks of the host decoded them together.
     """
 
     def __init__(self, rows: ResidentRenderer) -> None:
         """Decode every row of the renderer's split in the threads of its crew."""
-        work = rows.work
+        split = rows.work.split
         # A split may hold a row twice; each is decoded once.
-        _, first = np.unique(work.split.rows(np.arange(len(work.split))), return_index=True)
+        _, first = np.unique(split.rows(np.arange(len(split))), return_index=True)
         job = rows.job_of(np.sort(first))
         sizes = 3 * job.heights * job.widths
-        begins = np.cumsum(sizes) - sizes
+        places, total = np.cumsum(sizes) - sizes, int(sizes.sum())
         self.reasons: dict[int, str] = {}
-        self.starts = np.full(len(work.split.pack), _ABSENT, np.int64)
-        self.starts[job.rows] = begins
-        total = int(sizes.sum()) + SLACK
-        self.memory: Tensor = torch.empty(total, dtype=torch.uint8, device=work.options.device)
-        edges = [0, *(np.flatnonzero(np.diff(begins // CHUNK_BYTES)) + 1).tolist(), len(sizes)]
-        limit_s = work.options.timeout_s
-        for loaded in [work.crew.threads.submit(self._load, rows, job, *chunk) for chunk in pairwise(edges)]:
-            what = "backend resident: decoding a part of the split"
-            result_until(loaded, time.monotonic() + limit_s, limit_s, what, MAY_HANG)
-        if self.memory.is_cuda:  # other CUDA streams will read this memory
-            torch.cuda.synchronize(self.memory.device)
+        self.starts = np.full(len(split.pack), _ABSENT, np.int64)
+        self.starts[job.rows] = places
+        device = torch.empty(0, device=rows.work.options.device).device  # with its number
+        self.spread = is_spread(rows.work.options, total)
+        if not self.spread:
+            part = Part(0, len(places), allocate(total + SLACK, device), 0)
+            self._decode(rows, job, part, lambda: None)
+            self.parts, self.origins = [part.memory], np.zeros(1, np.int64)
+            return
+        facts = pack_fingerprint(split.pack), split.row_ranges, rows.work.options.verify, device.type
+        with meet(rows.work.options, *facts) as ranks:
+            part = take_part(ranks, device, places, total)
+            self._decode(rows, job, part, ranks.look)
+            self.parts, origins, self.reasons = gather_parts(ranks, device, part, self.reasons)
+        self.origins = np.array(origins)
+        self.starts[list(self.reasons)] = _DAMAGED
 
     def holds(self, rows: NDArray[np.int64]) -> bool:
         """Tell whether each of these rows was decoded or found damaged."""
         return bool((self.starts[rows] != _ABSENT).all())
 
-    def _load(self, renderer: ResidentRenderer, job: Job, first: int, last: int) -> None:
+    def addresses(self, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the addresses, int64 [B], of rows whose `starts` these are."""
+        parts = np.searchsorted(self.origins, starts, side="right") - 1
+        bases = np.array([part.data_ptr() for part in self.parts]) - self.origins
+        addresses: NDArray[np.int64] = bases[parts] + starts
+        return addresses
+
+    def _decode(self, renderer: ResidentRenderer, job: Job, part: Part, look: Callable[[], None]) -> None:
+        """Decode the rows of a part, and `look` to the other ranks in between."""
+        crew, limit_s = renderer.work.crew, renderer.work.options.timeout_s
+        chunks = self.starts[job.rows[part.first : part.last]] // CHUNK_BYTES
+        edges = {part.first, *(part.first + 1 + np.flatnonzero(np.diff(chunks))).tolist(), part.last}
+        under_way = [
+            crew.threads.submit(self._load, renderer, job, *chunk, part) for chunk in pairwise(sorted(edges))
+        ]
+        for loaded in under_way:
+            what = "backend resident: decoding a part of the split"
+            result_until(loaded, time.monotonic() + limit_s, limit_s, what, MAY_HANG)
+            look()
+        if part.memory.is_cuda:  # other CUDA streams will read this memory
+            torch.cuda.synchronize(part.memory.device)
+
+    def _load(self, renderer: ResidentRenderer, job: Job, first: int, last: int, part: Part) -> None:
         """Decode rows first .. last of the split one behind the other, and copy them to their place."""
         worker, rows = renderer.worker(), renderer.locate_encoded(job, first, last)
         worker.arena.reserve(int(rows.pixel_bytes.sum()))
         places = np.cumsum(rows.pixel_bytes) - rows.pixel_bytes
-        begin, at = int(self.starts[job.rows[first]]), 0
+        begin, at = int(self.starts[job.rows[first]]) - part.origin, 0
         while (bad := worker.decoder.decode(rows, at, places.copy(), worker.arena.planes)) < last - first:
             row = int(job.rows[first + bad])
             self.reasons[row], self.starts[row] = worker.decoder.reason(rows, bad), _DAMAGED
@@ -124,7 +156,7 @@ class ResidentPixels:
             if at == last - first:
                 break
         size = int(rows.pixel_bytes.sum())
-        self.memory[begin : begin + size].copy_(torch.from_numpy(worker.arena.planes[:size]))
+        part.memory[begin : begin + size].copy_(torch.from_numpy(worker.arena.planes[:size]))
 
 
 _held: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
@@ -141,13 +173,17 @@ class ResidentRenderer(CpuRenderer):
         pack = work.split.pack
         key = (str(pack.path), pack_fingerprint(pack), work.options.device, str(work.options.verify))
         with _loading:
+            spread = is_spread(work.options, pixel_bytes(work))
+            if spread:
+                gc.collect()  # so that all ranks hold the same pixels still, or none
             same = [held for name, held in list(_held.items()) if name[: len(key)] == key]
-            found = next((held for held in same if held.holds(rows)), None)
+            # What one rank holds alone would keep it from those that it must meet.
+            found = next((held for held in same if held.holds(rows) and held.spread >= spread), None)
             if found is None:
                 found = _held[(*key, str(work.split.row_ranges))] = ResidentPixels(self)
         self.pixels: ResidentPixels = found
-        on_host = found.memory.device.type == "cpu"
-        self._planes = found.memory.numpy() if on_host else np.empty(0, np.uint8)
+        memory = found.parts[0]
+        self._planes = np.empty(0, np.uint8) if memory.is_cuda else memory.numpy()
 
     def job_of(self, positions: NDArray[np.int64]) -> Job:
         """Return a job over rows of the split that draws no view."""
@@ -166,7 +202,7 @@ class ResidentRenderer(CpuRenderer):
     def place(self, job: Job) -> Place:
         """Return where the pixels of a job's rows lie on the device."""
         _, starts, _ = self.decode(job, self.locate_all(job), 0, self.worker())
-        return Place(self.pixels.memory.data_ptr() + starts, False, self.pixels, job.heights, job.widths)
+        return Place(self.pixels.addresses(starts), False, self.pixels, job.heights, job.widths)
 
     def locate_all(self, job: Job) -> EncodedRows:
         """Return rows whose bytes are not needed; see `CpuRenderer`."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from loaders import LoaderOptions, build_loader, build_paired_loader
-from loaders.backends import resident
+from loaders.backends import resident, spread
 from loaders.backends.decoding import Decoder
 from loaders.backends.device import DeviceRenderer
 from loaders.backends.resident import ResidentRenderer
@@ -96,7 +96,7 @@ def test_a_labelled_stream_lies_in_the_pixels_of_its_split(photo_pack):
 
 
 def test_what_does_not_fit_is_one_line_with_the_sizes(photo_pack, monkeypatch):
-    monkeypatch.setattr(resident, "_SHARE", 1e-7)
+    monkeypatch.setattr(spread, "SHARE", 1e-7)
     line = r"expected pixels of at most 0\.\d+ GB, 0% of the memory of cpu, found 0\.00\d GB in the 24 images"
     with pytest.raises(UserError, match=line):
         build(photo_pack)
