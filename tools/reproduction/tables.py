@@ -90,7 +90,7 @@ SPEED_RUN: tuple[object, ...] = (
 def _speed(size: Scale, scale: ScaleName, peer: str) -> ResultTable:
     """All labels: accuracy at the peer's core seconds, the peer run in the same sitting."""
     grown = ("--start-resolution", 3 * size.resolution // 4)
-    batch = ("--batch-size", 256 if scale != "tiny" else 40, "--lr", 0.2 if scale != "tiny" else 0.05)
+    batch = ("--batch-size", 256 if scale != "tiny" else 40, "--lr", 0.4 if scale != "tiny" else 0.05)
     shared = (*_network(size), *_views(size), *SPEED_RUN, *batch)
     small_first = (*shared, *grown)
     rows = [
