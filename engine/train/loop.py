@@ -311,12 +311,17 @@ class _Run:
                 with clock.working(), torch.no_grad():
                     self.recipe.begin_epoch(epoch)
             batches = self.loader.epoch(epoch, start_step=start)
-            for batch in stop.until_told(batches, clock.working):
-                yield batch
+            batch: Any = True
+            while batch is not None:
+                batch = stop.wait_for(lambda: next(batches, None))  # noqa: B023 - called at once
+                with clock.working():
+                    stopping = stop.agree()
+                if stopping:
+                    return
+                if batch is not None:
+                    yield batch
                 if self.step >= self.last_step:
                     return
-            if stop.stops:
-                return
             got = self.step - epoch * self.steps_per_epoch
             if got != self.steps_per_epoch:
                 raise RuntimeError(

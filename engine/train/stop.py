@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -41,9 +40,9 @@ class StopSignal:
     """Asks, before every step, whether any rank was told to stop.
 
     A checkpoint needs all ranks at the same step, and a rank that has begun a step cannot leave it, nor can
-    the others leave the collectives in which they wait for it. So no rank begins a step before all have
-    agreed on it. A rank agrees once it has the step's batch, or at once if the signal finds it waiting for
-    one. The reduction is one number over gloo, in a separate group, and involves no device.
+    the others leave the collectives in which they wait for it. So no rank begins a step before all have met
+    in `agree`. A rank comes there with its batch, or at once if the signal finds it waiting for one. The
+    reduction is one number over gloo, in a separate group, and involves no device.
 
     Further signals change nothing: if a scheduler signals every process and a launcher passes its signal on,
     a rank gets two. Only with a single process does a second Ctrl-C end it at once, with what was saved
@@ -59,8 +58,6 @@ class StopSignal:
         self._told = 0  # the signal that came
         self._waiting = False
         self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
-        self._asked: tuple[torch.Tensor, Any] | None = None  # the reduction under way
-        self._agreed = False
         self._previous: dict[int, Any] = {}
         # Python allows handlers only in the main thread; in another thread the caller must stop the run
         # itself.
@@ -75,12 +72,8 @@ class StopSignal:
         for number, handler in self._previous.items():
             # None: the handler was not set by Python and cannot be restored
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        if self._asked is not None and kind is None:  # about a step that nobody takes
-            with suppress(LoaderError):
-                self._answer()
         if self._group is not None:  # otherwise each training of a command would keep its sockets and threads
             dist.destroy_process_group(self._group)
-            self._group = None  # its sockets close with it, which tells the other ranks
         if self._told and kind is None:
             raise self.end("this training is finished and saved")
 
@@ -120,80 +113,23 @@ class StopSignal:
         except _ToldToStop:  # also raised if the signal comes in the block before
             return None
 
-    @property
-    def stops(self) -> bool:
-        """Whether all ranks have agreed to stop."""
-        return self._told > 0 if self._group is None else self._agreed
-
-    def until_told(
-        self,
-        batches: Iterator[ResultT],
-        agreeing: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> Iterator[ResultT]:
-        """Yield batches until any rank was told to stop; every rank gets as many.
-
-        With several ranks, a batch and the agreement on its step are asked for before the step that precedes
-        it begins. That step hides the reduction.
-
-        Args:
-            batches: as many on every rank.
-            agreeing: the context of the time in which ranks wait for each other.
-
-        Raises:
-            LoaderError: this rank's next batch cannot be made, or a rank is gone. It is raised when the
-                present step is over, since the other ranks are in the same step.
-        """
-
-        def get() -> ResultT | None:
-            return next(batches, None)
-
-        batch = self.wait_for(get)
-        if self._group is None:
-            while batch is not None and not self._told:
-                yield batch
-                batch = self.wait_for(get)
-            return
-        self._ask()
-        while True:
-            with agreeing():
-                if self._answer() or batch is None:
-                    return
-            present, failed = batch, None
-            try:
-                batch = self.wait_for(get)
-            except Exception as error:  # the other ranks need this one for the present step
-                failed = error
-            else:
-                self._ask()
-            yield present
-            if failed is not None:
-                raise failed
-
     def agree(self) -> bool:
-        """Return whether to stop now; every rank calls this at the same place and gets the same answer.
+        """Return whether to stop now; every rank calls this before every step and gets the same answer.
 
         Raises:
             LoaderError: a rank is gone, most often because its loader failed.
         """
         if self._group is None:
             return self._told > 0
-        self._ask()
-        return self._answer()
-
-    def _ask(self) -> None:
         flag = torch.tensor(self._told)
-        self._asked = flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
-
-    def _answer(self) -> bool:
-        assert self._asked is not None
-        (flag, work), self._asked = self._asked, None
         try:
-            work.wait()
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
         except RuntimeError as error:
             raise LoaderError(
                 f"ranks: expected all {world_size()} to begin a step, found one gone ({error}); its own last "
                 "line says why"
             ) from None
-        if agreed := int(flag):  # otherwise a signal that came meanwhile would be lost
-            self._told, self._agreed = agreed, True
-        return self._agreed
+        agreed = int(flag)
+        if agreed:  # otherwise a signal that came meanwhile would be lost
+            self._told = agreed
+        return agreed > 0

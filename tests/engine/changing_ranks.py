@@ -79,8 +79,6 @@ def train_rank(name: str, rank: int, num_ranks: int, port: int, max_steps: int) 
         torch.nn.parallel.DistributedDataParallel = partial(recorded, name, rank)  # type: ignore[misc]
         loader = Recorded(make_loader(rank, num_ranks), name, rank)
         train_small(WORK / name, loader=loader, dropout=0.0, max_steps=max_steps, resume=True)
-        for ahead in WORK.glob(f"{name}-rows-{max_steps}-{rank}.json"):  # taken, and not trained on
-            ahead.unlink()
         os._exit(0)
     except BaseException as error:
         print(f"{name}, rank {rank}: {error!r}", file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -116,83 +115,6 @@ def rank_that_leaves(rank: int, num_ranks: int) -> dict[str, Tensor]:
 def test_a_rank_that_is_gone_is_one_line_on_the_others() -> None:
     found = [bool(result["named"]) for result in run_ranks(rank_that_leaves, 2)]
     assert found == [True, False]
-
-
-def steps_until_told(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Tell rank 1 to stop in its third step of six; count the steps, and the batches that were taken."""
-    taken, steps, ahead = [], 0, []
-
-    def batches() -> Iterator[int]:
-        for number in range(6):
-            taken.append(number)
-            yield number
-
-    with suppress(RunStopped), StopSignal() as stop:
-        for _ in stop.until_told(batches()):
-            steps += 1
-            ahead.append(len(taken) - steps)
-            if steps == 3 and rank == 1:
-                signal.raise_signal(signal.SIGTERM)
-        assert stop.stops
-    return {"steps": torch.tensor(steps), "ahead": torch.tensor(ahead)}
-
-
-def test_ranks_stop_at_one_step_and_ask_for_it_a_step_early() -> None:
-    """The signal in the third step comes after the fourth was agreed on."""
-    for result in run_ranks(steps_until_told, 2):
-        assert int(result["steps"]) == 4
-        assert result["ahead"].tolist()[:3] == [1, 1, 1]
-
-
-def steps_before_a_failure(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Let the third batch of rank 1 fail; each step meets the other rank, as training does."""
-    steps, said = 0, ""
-
-    def batches() -> Iterator[int]:
-        for number in range(6):
-            if number == 2 and rank == 1:
-                raise LoaderError("a damaged disk")
-            yield number
-
-    try:
-        with StopSignal() as stop:
-            for _ in stop.until_told(batches()):
-                torch.distributed.all_reduce(torch.ones(1))
-                steps += 1
-    except LoaderError as error:
-        said = str(error)
-    return {
-        "steps": torch.tensor(steps),
-        "own": torch.tensor("damaged disk" in said),
-        "other": torch.tensor("found one gone" in said),
-    }
-
-
-def test_a_batch_that_fails_ends_its_rank_after_the_present_step() -> None:
-    first, second = run_ranks(steps_before_a_failure, 2)
-    assert [int(first["steps"]), int(second["steps"])] == [2, 2]
-    assert first["other"]
-    assert second["own"]
-
-
-def steps_of_a_run_that_ends_early(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Leave after two steps of six, where the batch that nobody needs fails on rank 1."""
-
-    def batches() -> Iterator[int]:
-        yield from range(2)
-        if rank == 1:
-            raise LoaderError("a damaged disk")
-        yield 2
-
-    with StopSignal() as stop:
-        for number in stop.until_told(batches()):
-            if number == 1:
-                break
-    return {"ended": torch.tensor(True)}
-
-
-def test_a_batch_beyond_the_last_step_may_fail() -> None:
-    assert all(bool(result["ended"]) for result in run_ranks(steps_of_a_run_that_ends_early, 2))
 
 
 def open_files_after(rank: int, num_ranks: int) -> dict[str, Tensor]:
