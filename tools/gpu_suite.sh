@@ -19,10 +19,20 @@ export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
 say() { printf '%s\n' "$1" | tee -a "$out"; }
 left() { echo $((seconds - SECONDS)); }
 group() {  # name, command...: what it prints goes to the file line by line
-  local name=$1; shift
-  if [ "$(left)" -lt 5 ]; then say "{\"group\": \"$name\", \"skipped\": \"no time left\"}"; return 1; fi
-  timeout "$(left)" "$@" 2>>"$out.log" | tee -a "$out"
-  local code=${PIPESTATUS[0]}
+  within "$1" "$(left)" "${@:2}" 2>>"$out.log" | tee -a "$out"
+  told "$1" "${PIPESTATUS[0]}"
+}
+texts() {  # likewise, for what prints no JSON
+  within "$1" "$2" "${@:3}" >>"$out.log" 2>&1
+  told "$1" "$?"
+}
+within() {  # name, seconds, command...
+  [ "$(left)" -lt 5 ] && return 124
+  timeout "$2" "${@:3}"
+}
+told() {
+  local name=$1 code=$2
+  if [ "$code" -eq 124 ]; then say "{\"group\": \"$name\", \"cut\": \"no time left\"}"; return 1; fi
   [ "$code" -eq 0 ] || [ "$code" -eq 3 ] || say "{\"group\": \"$name\", \"exit_code\": $code}"
   return "$code"
 }
@@ -38,17 +48,17 @@ group machine "$python" tools/gpu/suite.py machine "$cases"
 run() { for name in "$@"; do group "$name" "$python" tools/gpu/suite.py "$name" "$cases"; done; }
 run parity no_sync lifetime nccl engine stall fed resume peers  # what comes last may find no time left
 if "$python" -c 'import numba, tyro, pytest' 2>/dev/null; then
-  group tests "$python" -m pytest -q -m gpu tests/loaders >>"$out.log"  # exit code 5: none was collected
+  texts tests 120 "$python" -m pytest -q -m gpu tests/loaders  # exit code 5: none was collected
 fi
 run sanitizer compiled
 if [ -z "${SUITE_IMAGES:-}" ]; then
   say '{"group": "loaders", "skipped": "SUITE_IMAGES names no folder of JPEG files"}'
 elif "$python" -c 'import numba, tyro' 2>/dev/null; then
   for resolution in 96 224; do
-    group loaders "$python" tools/bench_loaders.py --images "$SUITE_IMAGES" --views barlow \
+    texts loaders "$(left)" "$python" tools/bench_loaders.py --images "$SUITE_IMAGES" --views barlow \
       --resolution "$resolution" --batch-size 256 --num-threads "$(nproc)" --runs 2 --seconds 4 \
       --backends cpu_gpu_backend hybrid_gpu_backend resident_gpu_backend dali_gpu_backend --peers kornia dali \
-      --limits decode_only --json "$out" >>"$out.log"
+      --limits decode_only --json "$out"
   done
 else
   say '{"group": "loaders", "skipped": "numba or tyro is missing"}'

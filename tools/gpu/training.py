@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loaders.common.cores import available_cores
+from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
 from tools.gpu.shared import Cases, Engine, missing, say, timed
 
@@ -103,7 +104,9 @@ def packed(side: int, folder: Path) -> Path:
     source.mkdir()
     images = os.environ.get("SUITE_IMAGES")
     if images:
-        given = sorted(Path(images).rglob("*.[jJ][pP]*[gG]"))
+        given = sorted(path for path in Path(images).rglob("*.[jJ][pP]*[gG]") if path.is_file())
+        if not given:
+            raise UserError(f"SUITE_IMAGES: expected a folder of JPEG files, found none in {images}")
         for number in range(NUM_IMAGES):
             shutil.copyfile(given[number % len(given)], source / f"{number:04d}.jpg")
     else:
@@ -171,11 +174,12 @@ def stall_of(loader: EpochLoader, network: torch.nn.Module, device: str) -> dict
 def deterministic(wanted: bool) -> Iterator[None]:
     """Let torch take the algorithms that always give the same bits, inside the block."""
     before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(wanted, warn_only=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warned)
 
 
 def trained(optimizer: str, pack: Path, out: Path, stops: tuple[int | None, ...]) -> End:
@@ -213,9 +217,11 @@ def trained(optimizer: str, pack: Path, out: Path, stops: tuple[int | None, ...]
 
 
 def apart(one: End, other: End) -> dict[str, float]:
-    """Return the largest difference between the losses, weights and moments of two trainings."""
+    """Return the largest difference between the losses, weights and moments of two trainings; NaN is kept."""
     return {
-        kind: max(float((one[kind][n].double() - other[kind][n].double()).abs().max()) for n in one[kind])
+        kind: float(
+            torch.stack([(one[kind][n] - other[kind][n]).abs().max().double() for n in one[kind]]).max()
+        )
         for kind in one
     }
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.nets.backbones import build_backbone
+from engine.nets.backbones import build_backbone, load_backbone
 from engine.nets.compact import CompactBlock, CompactResNet
+from engine.train.run_folder import save_backbone
+from loaders.common.errors import UserError
 
 
 def test_a_block_halves_the_side_and_a_side_of_one_pixel_stays() -> None:
@@ -20,6 +24,17 @@ def test_a_block_halves_the_side_and_a_side_of_one_pixel_stays() -> None:
 @pytest.mark.parametrize("side", [12, 32, 47])
 def test_views_of_any_side_become_one_representation(side: int) -> None:
     assert CompactResNet()(torch.randn(3, 3, side, side)).shape == (3, 256)
+
+
+def test_weights_of_the_network_without_its_factor_are_refused(tmp_path: Path) -> None:
+    """They are those of another function, though all shapes agree."""
+    network = CompactResNet()
+    save_backbone(tmp_path, network, {"backbone": "compact_resnet", "resolution": "32"})
+    torch.testing.assert_close(load_backbone(tmp_path).state_dict(), network.state_dict())
+    del network.scale
+    save_backbone(tmp_path, network, {"backbone": "compact_resnet", "resolution": "32"})
+    with pytest.raises(UserError, match="scale"):
+        load_backbone(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["compact_resnet", "tiny_resnet"])
