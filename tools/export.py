@@ -68,7 +68,6 @@ from engine.nets.starts import find_start
 from engine.train.distributed import refuse_ranks
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.common.next_step import say_next
-from loaders.common.notice import tell
 from loaders.views.evaluation import EvaluationView
 
 
@@ -108,7 +107,6 @@ def export(config: Config) -> Path:
     refuse_ranks("export")
     network = load(config)
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    tell(f"export: writing {config.form} and comparing its outputs; programs take a minute or more")
     WRITERS[config.form](network, views_to_compare(config, network.view), config.out)
     return config.out
 
