@@ -16,7 +16,7 @@ OUT/sheet.png          images with their guesses, the surest first: of each clas
 row. Of a pack it is the key: split and path, without the suffix, since a pack keeps no more.
 
 The next round trains on what was guessed:
-    python recipes/supervised.py --pack predicted/pack --split images \
+    python recipes/supervised.py --pack predicted/pack --labeled-split images --test-split "" \
         --extra-labels predicted/labels.parquet --backbone tiny_resnet --resolution 32 --out runs/next
 """
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from engine.nets.backbones import TinyResNet
 from engine.nets.classifier import Classifier, save_classifier
@@ -23,6 +25,7 @@ from loaders.views.evaluation import EvaluationView
 from tools.export import Config as ExportConfig
 from tools.export import export
 from tools.predict import Config, run
+from tools.views.sheet import fit_text
 
 VIEW = EvaluationView.usual(16)
 ONE = LoaderOptions(num_threads=1)
@@ -89,7 +92,7 @@ def test_an_export_predicts_a_folder_that_the_next_round_trains_on(
     assert len(lines_of(run(config))) == len(found["file"])  # again, from the pack that is there
 
 
-@pytest.mark.parametrize("kind", ["tar", "zip", "list", "pattern", "table", "table with keys"])
+@pytest.mark.parametrize("kind", ["bytes", "tar", "zip", "list", "pattern", "table", "table with keys"])
 def test_each_source_is_named_as_its_user_names_it(
     kind: str, trained: Path, digits_folder: Path, tmp_path: Path
 ) -> None:
@@ -100,7 +103,10 @@ def test_each_source_is_named_as_its_user_names_it(
     for path, name in zip(files, names, strict=True):
         (folder / name).write_bytes(path.read_bytes())
     source, expected = tmp_path / "given", names
-    if kind == "tar":
+    if kind == "bytes":  # that are not UTF-8
+        source, expected = folder, [*names[1:], "caf\\xe9.jpg"]
+        (folder / names[0]).rename(folder / os.fsdecode(b"caf\xe9.jpg"))
+    elif kind == "tar":
         source = source.with_suffix(".tar")
         with tarfile.open(source, "w") as archive:
             archive.add(folder, "photos")
@@ -164,3 +170,18 @@ def test_mistakes_are_named(tmp_path: Path, trained: Path, digits_pack: Pack) ->
     Config(network=trained, images=str(photos), out=tmp_path / "out").check_places()
     with pytest.raises(UserError, match="expected one in"):
         run(Config(network=tmp_path, images=str(digits_pack.path), out=tmp_path / "out", loader=ONE))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("87% cat", "87% cat"),
+        ("87% reptiles_insects", "87% reptiles_insects"),
+        ("87% " + "long" * 9, r"87% (long)+l?o?n?\.\.\."),
+    ],
+)
+def test_a_long_name_fits_below_its_picture(text: str, shown: str) -> None:
+    pen = ImageDraw.Draw(Image.new("RGB", (96, 16)))
+    words, font = fit_text(pen, text, 94, (10, 9, 8))
+    assert re.fullmatch(shown, words)
+    assert pen.textlength(words, font) <= 94
