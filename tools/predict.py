@@ -7,10 +7,11 @@ Example:
 `--images` is a pack, or anything that tools/pack_dataset.py packs: a folder, a tar, a list. Anything but a
 pack is first packed into OUT/pack, as its split `images`, so that its images are read at the loader's speed.
 
-OUT/predictions.csv    file, label, confidence, and the next classes with theirs
-OUT/labels.parquet     a label table of the pack, for --extra-labels
-OUT/pack               what --images was packed into, if it was no pack
-OUT/sheet.png          images with their guesses, the surest first: of each class the surest, as many as fit
+Results:
+    OUT/predictions.csv    file, label, confidence, and the next classes with theirs
+    OUT/labels.parquet     a label table of the pack, for --extra-labels
+    OUT/pack               what --images was packed into, if it was no pack
+    OUT/sheet.png          images with their guesses: the surest of each class, as many as fit
 
 `file` is the path in the folder, tar or zip, or as the list has it; of a table of images its key, or file and
 row. Of a pack it is the key: split and path, without the suffix, since a pack keeps no more.
