@@ -21,6 +21,13 @@ from loaders.common.program import check_command_line, command_line
 
 Form = Literal["timm", "hf", "torchvision", "onnx", "torch_export", "safetensors"]
 _NUM_COMPARED = 16
+_SUFFIX = {
+    "timm": ".safetensors",
+    "torchvision": ".pth",
+    "onnx": ".onnx",
+    "torch_export": ".pt2",
+    "safetensors": ".safetensors",
+}  # by which the other commands, and other libraries, tell the forms apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +37,7 @@ class Config:
     run: Path
     """Run folder, or any start with a classifier: timm:NAME, hf:REPO, a folder or file of weights."""
     out: Path
-    """File to write; a folder for hf. Must not exist."""
+    """File to write, named .safetensors, .pth, .onnx or .pt2 by its form; a folder for hf. Must not exist."""
     form: Form
     """timm, hf, torchvision, onnx, torch_export; or safetensors, this project's own."""
     backbone_only: bool = False
@@ -45,7 +52,13 @@ class Config:
     """Split of these images; the first by default."""
 
     def __post_init__(self) -> None:
-        """Refuse a path that exists already."""
+        """Refuse a path that exists already, and a name by which no command could tell what the file is."""
+        suffix = _SUFFIX.get(self.form, "")
+        if suffix and self.out.suffix != suffix:
+            raise UserError(
+                f"out: expected a name that ends in {suffix} for --form {self.form}, found {self.out}; give "
+                f"{self.out.with_suffix(suffix)}"
+            )
         check_file(self.out) if self.form != "hf" else check_file(self.out / "config.json")
         if self.out.exists() and (self.form != "hf" or any(self.out.iterdir())):
             raise UserError(f"out: expected nothing at {self.out}, found something; give another --out")
@@ -68,7 +81,6 @@ from engine.nets.starts import find_start
 from engine.train.distributed import refuse_ranks
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.common.next_step import say_next
-from loaders.common.notice import tell
 from loaders.views.evaluation import EvaluationView
 
 
@@ -108,7 +120,6 @@ def export(config: Config) -> Path:
     refuse_ranks("export")
     network = load(config)
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    tell(f"export: writing {config.form} and comparing its outputs; programs take a minute or more")
     WRITERS[config.form](network, views_to_compare(config, network.view), config.out)
     return config.out
 

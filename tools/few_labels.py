@@ -88,11 +88,10 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank
 from engine.train.run_config import described
 from loaders import open_pack
-from loaders.common.next_step import say_next
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
-from tools.frozen import frozen_features
+from tools.frozen import frozen_features, say_next_of_start
 
 
 def features(config: Config, pack: Pack) -> tuple[Features, Features]:
@@ -197,8 +196,7 @@ def main() -> None:
     if rank() == 0:
         print_results(Console(), results)
         print(f"few_labels: results{describe_bad_rows(config.out)} -> {config.out}")
-        begun = ("--pack", config.pack, "--init", config.init, "--out", "runs/transfer")
-        say_next("recipes/transfer.py", *begun)
+        say_next_of_start(config, config.init, config.train_split, config.test_split)
 
 
 if __name__ == "__main__":

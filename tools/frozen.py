@@ -11,6 +11,7 @@ from engine.evaluate.feature_store import FOLDER, features_of
 from engine.evaluate.representations import Features
 from engine.train.run_config import FrozenConfig, on_this_rank
 from loaders import build_loader
+from loaders.common.next_step import say_next
 from loaders.epochs import EpochLoader
 from loaders.packs import Split
 from loaders.views.evaluation import EvaluationView
@@ -36,3 +37,22 @@ def frozen_features(
         return build_loader(part, (view.policy(),), size, options=options, mode="eval")
 
     return features_of(network, split, make, torch.device(options.device), folder / FOLDER, out)
+
+
+def say_next_of_start(config: FrozenConfig, start: Path, train_split: str, test_split: str) -> None:
+    """Print the command that fine-tunes a measured start, with all that it needs to be the same start.
+
+    Args:
+        config: of the command that measured it.
+        start: as the user named it.
+        train_split, test_split: splits that were learned from and measured on.
+    """
+    words: list[object] = ["--pack", config.pack, "--init", start]
+    for option, value, usual in (
+        ("--backbone", config.backbone, None),
+        ("--resolution", config.resolution, None),
+        ("--train-split", train_split, "train"),
+        ("--test-split", test_split, "test"),
+    ):
+        words += [option, value] if value != usual else []
+    say_next("recipes/transfer.py", *words, "--out", "runs/transfer")

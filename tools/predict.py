@@ -5,11 +5,20 @@ Example:
     accelerate launch tools/predict.py --network mine.onnx --images packs/mine --split unlabeled --out guesses
 
 `--images` is a pack, or anything that tools/pack_dataset.py packs: a folder, a tar, a list. Anything but a
-pack is first packed into OUT/pack, so that its images are read at the loader's speed.
+pack is first packed into OUT/pack, as its split `images`, so that its images are read at the loader's speed.
 
-OUT/predictions.csv    file, label, confidence, and the next classes with theirs
-OUT/labels.parquet     a label table of the pack, for --extra-labels
-OUT/sheet.png          images with their guesses, the surest first: of each class the surest, as many as fit
+Results:
+    OUT/predictions.csv    file, label, confidence, and the next classes with theirs
+    OUT/labels.parquet     a label table of the pack, for --extra-labels
+    OUT/pack               what --images was packed into, if it was no pack
+    OUT/sheet.png          images with their guesses: the surest of each class, as many as fit
+
+`file` is the path in the folder, tar or zip, or as the list has it; of a table of images its key, or file and
+row. Of a pack it is the key: split and path, without the suffix, since a pack keeps no more.
+
+The next round trains on what was guessed:
+    python recipes/supervised.py --pack predicted/pack --labeled-split images --test-split "" \
+        --extra-labels predicted/labels.parquet --backbone tiny_resnet --resolution 32 --out runs/next
 """
 
 from __future__ import annotations
@@ -74,8 +83,10 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import csv
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -85,21 +96,28 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from engine.evaluate.predict import predict
 from engine.labels.matching import match_classes
 from engine.nets.exported import Exported, load_exported
 from engine.report.sheets import to_pixels
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import gather_on_main, make_accelerator, on_main, rank
+from engine.train.progress import CountProgress
 from loaders import build_loader, open_pack
 from loaders.common.files import write_atomic
 from loaders.common.next_step import say_next
 from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.class_names import write_class_names
+from loaders.packs.listing import listed
 from loaders.packs.packer import PackOptions, pack_dataset
-from loaders.packs.sources.folder import FolderSource
-from loaders.packs.sources.spec import parse_splits
+from loaders.packs.sources.image_table import ImageTableSource
+from loaders.packs.sources.item import printable
+from loaders.packs.sources.spec import SplitSource, parse_splits
+from loaders.packs.sources.table_columns import ColumnOptions
+from tools.views.sheet import fit_text
 
 _SPLIT = "images"  # name of the split of what is packed here
 
@@ -129,7 +147,9 @@ def open_images(config: Config, classes: tuple[str, ...]) -> Pack:
     def pack() -> None:
         if (out / "manifest.json").is_file():
             tell(f"images: those of {out}, packed before; remove it to look for new ones")
-        pack_dataset(PackOptions(parse_splits([f"{_SPLIT}={config.images}"]), out))  # refuses another source
+        given = PackOptions(parse_splits([f"{_SPLIT}={config.images}"]), out)
+        with CountProgress("packing", 0, 0, rank() == 0) as shown:
+            pack_dataset(given, shown.show)  # refuses another source
         if not open_pack(out).classes and len(classes) > 1:
             write_class_names(out, classes)
 
@@ -143,10 +163,12 @@ def guess(config: Config, network: Exported, split: Split) -> Guessed:
     device = torch.device(options.device)
     size, top_k = config.batch_size * options.num_ranks, min(config.top_k, max(1, len(network.classes)))
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    with build_loader(split, (network.view.policy(),), size, options=options, mode="eval") as loader:
-        for part in predict(network.to(device), loader, device, config.out):
+    shown = CountProgress("predict", len(split), 0, rank() == 0)
+    with build_loader(split, (network.view.policy(),), size, options=options, mode="eval") as loader, shown:
+        for step, part in enumerate(predict(network.to(device), loader, device, config.out), 1):
             confidence, label = part.probabilities.topk(top_k)
             parts.append((part.index, label, confidence))
+            shown.show(min(len(split), step * size), len(split))
     found = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
     whole = gather_on_main(found)
     row, labels, shares = (np.concatenate(column) for column in zip(*(whole or [found]), strict=True))
@@ -155,12 +177,20 @@ def guess(config: Config, network: Exported, split: Split) -> Guessed:
 
 
 def file_names(config: Config, pack: Pack, rows: NDArray[np.int64]) -> list[str]:
-    """Return the names of images as the user has them: paths inside a folder; of a pack, its keys."""
+    """Return the names of images as the user has them: of what was packed here, as its source names them.
+
+    Of a pack, and where the source is gone, the keys.
+    """
     keys = [pack.key(row) for row in rows.tolist()]
     if pack.path != (config.out / "pack").absolute():
         return keys
-    folder = Path(config.images)
-    known = {item.key: item.name for item in FolderSource(folder).items()} if folder.is_dir() else {}
+    try:
+        with listed(SplitSource(_SPLIT, config.images), ColumnOptions()) as (source, items):
+            by_key = isinstance(source, ImageTableSource) and source.has_keys
+            known = {item.key: unquote(item.key) if by_key else printable(item.name) for item in items}
+    except UserError as error:
+        tell(f"predict: file is the key of each image, since the source cannot be listed again: {error}")
+        known = {}
     return [known.get(key, key) for key in (key.removeprefix(f"{_SPLIT}/") for key in keys)]
 
 
@@ -217,7 +247,7 @@ def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed
     ) as loader:
         (batch,) = loader.epoch(0)
         pixels = to_pixels(batch.views[0], view.mean, view.std)
-    side, margin, across = max(view.resolution, 64), 14, 8
+    side, margin, across = max(view.resolution, 96), 14, 8
     sheet = Image.new("RGB", (across * side, -(-len(shown) // across) * (side + margin)), "white")
     drawing = ImageDraw.Draw(sheet)
     for number, held in enumerate(np.argsort(-guessed.confidence[shown, 0], kind="stable")):
@@ -225,9 +255,10 @@ def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed
         picture = Image.fromarray(pixels[held].permute(1, 2, 0).contiguous().numpy())
         sheet.paste(picture.resize((side, side)), (left, top))
         name = network.classes[int(guessed.label[place, 0])]
-        text = f"{guessed.confidence[place, 0]:.0%} {name}"[: side // 6]
+        text = f"{guessed.confidence[place, 0]:.0%} {name}"
         plain = text.encode("latin-1", "replace").decode("latin-1")  # Pillow's own font
-        drawing.text((left + 1, top + side + 1), plain, fill="black")
+        words, font = fit_text(drawing, plain, side - 2, (10, 9, 8))
+        drawing.text((left + 1, top + side + 1), words, fill="black", font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     write_atomic(config.out / "sheet.png", buffer.getvalue())

@@ -94,12 +94,11 @@ from engine.train.distributed import make_accelerator, on_main, rank, seed_every
 from engine.train.run_config import described
 from engine.train.run_folder import read_run
 from loaders import open_pack
-from loaders.common.next_step import say_next
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import few_labels, has_labels, subsample_per_class, tell_scarce
 from loaders.views.evaluation import EvaluationView
-from tools.frozen import frozen_features
+from tools.frozen import frozen_features, say_next_of_start
 
 
 def features_of(
@@ -216,8 +215,7 @@ def main() -> None:
     if rank() == 0:
         print_evaluation(Console(), evaluation)
         print(f"evaluate: results{describe_bad_rows(config.out)} -> {config.folder}")
-        begun = ("--pack", config.pack, "--init", config.run, "--out", "runs/transfer")
-        say_next("recipes/transfer.py", *begun)
+        say_next_of_start(config, config.run, config.train_split, config.test_split)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from engine.evaluate.predict import evaluation_mode
 from engine.evaluate.representations import Features
 from engine.train.bad_rows import read_in_order
-from engine.train.distributed import all_reduce_sum, on_main
+from engine.train.distributed import all_reduce_sum, on_main, rank
+from engine.train.progress import CountProgress
 from loaders.batch import Batch
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
@@ -107,6 +108,8 @@ def store_features(
         done = on_main(lambda: _rows_done(place, facts))
         if done < len(split):
             _compute(network, loader, split, device, place, facts, done, out)
+        else:
+            tell(f"features: {done:,} of {len(split):,} images are there, in {place}")
     return _open(place, split, "c")
 
 
@@ -181,7 +184,8 @@ def _compute(
     position = np.full(len(split.pack), -1, np.int64)
     position[split.rows(np.arange(len(split)))] = np.arange(len(split))
     store: FeatureStore | None = None
-    with evaluation_mode(network):
+    shown = CountProgress("features", len(split), first * size, rank() == 0)
+    with evaluation_mode(network), shown:
         for step, batch in enumerate(read_in_order(loader, out, device, first), start=first):
             h = [network(view.to(device)) for view in batch.views]
             if store is None:
@@ -190,8 +194,9 @@ def _compute(
                     on_main(lambda s=shape: _create(place, s, split))  # type: ignore[misc]
                 store = _open(place, split, "r+")
             _write(store, h, batch, position)
+            rows = min(len(split), (step + 1) * size)
+            shown.show(rows, len(split))
             if (step + 1) % per_mark == 0 or step + 1 == loader.steps_per_epoch:
-                rows = min(len(split), (step + 1) * size)
                 _mark(store, rows, facts, device)
 
 

@@ -28,7 +28,7 @@ from engine.nets.names import (
     unknown,
 )
 from engine.nets.wide_resnet import WideResNet
-from loaders.common.errors import UserError
+from loaders.common.errors import UserError, brief
 from loaders.common.notice import tell
 
 
@@ -195,10 +195,9 @@ def _refusal(name: str, resolution: int) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"backbone: expected a resolution that {name} and its weights take, found {resolution} "
-            f"({reason or type(error).__name__}); change the resolution"
+            f"({brief(error, 200)}); change the resolution"
         ) from error
 
 

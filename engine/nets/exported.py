@@ -39,9 +39,10 @@ from engine.nets.description import (
 )
 from engine.nets.names import OURS, discriminator_width
 from engine.nets.weights import write_tensors
-from loaders.common.errors import MissingBackendError, UserError
+from loaders.common.errors import MissingBackendError, UserError, brief
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
+from loaders.common.notice import tell
 from loaders.views.evaluation import EvaluationView
 
 TOLERANCE = 1e-4
@@ -176,6 +177,7 @@ def write_safetensors(network: Classifier, x: Tensor, out: Path) -> None:
 
 def write_torch_export(network: Classifier, x: Tensor, out: Path) -> None:
     """Write a program of torch.export whose batch may have any size."""
+    _tell_long("torch_export")
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(network, (x,), dynamic_shapes=({0: batch},))
     with warnings.catch_warnings():
@@ -194,6 +196,7 @@ def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
         UserError: ONNX cannot express a part of the network, or its results differ.
     """
     onnx = _onnx()
+    _tell_long("onnx")
     batch = torch.export.Dim("batch", min=1)
     try:
         with warnings.catch_warnings():
@@ -203,9 +206,9 @@ def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
                 input_names=["views"], output_names=["logits"], opset_version=18,
             )  # fmt: skip
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"export: ONNX cannot express {network.backbone_name} ({reason}); export it as torch_export or hf"
+            f"export: ONNX cannot express {network.backbone_name} ({brief(error)}); export it as "
+            "torch_export or hf"
         ) from error
     assert program is not None
     model = program.model_proto
@@ -220,6 +223,10 @@ def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:
         partial.unlink()
         raise
     partial.replace(out)
+
+
+def _tell_long(form: str) -> None:
+    tell(f"export: writing {form} and comparing its outputs, which may take a minute")
 
 
 WRITERS: Mapping[str, Callable[[Classifier, Tensor, Path], None]] = {
@@ -264,9 +271,7 @@ class OnnxNetwork(nn.Module):
         try:
             self._session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise UserError(
-                f"network: {path} is no ONNX graph ({str(error)[:100]}); export it again"
-            ) from None
+            raise UserError(f"network: {path} is no ONNX graph ({brief(error)}); export it again") from None
         self.text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -310,9 +315,9 @@ def load_exported(path: Path, backbone: str | None = None) -> Exported:
         extra = {METADATA_KEY: ""}
         try:
             program = torch.export.load(_checked(path), extra_files=extra).module()
-        except (BadZipFile, RuntimeError, ValueError, KeyError, OSError) as error:
+        except (BadZipFile, RuntimeError, ValueError, KeyError, OSError):
             raise UserError(
-                f"network: {path} is no exported program ({str(error)[:100]}); export again"
+                f"network: {path} is no exported program, or cut short; export it again"
             ) from None
         return _described(program, extra[METADATA_KEY], path)
     if path.suffix == ".pth" and path.with_suffix(".json").is_file():

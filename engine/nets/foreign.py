@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.utils.logging as hub_logging
 import timm
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import Tensor, nn
@@ -25,9 +24,10 @@ from torch import Tensor, nn
 from engine.nets.adapt import Fit, fit_tensors
 from engine.nets.backbones import architecture, build_backbone, check_name
 from engine.nets.description import Origin, is_described, timm_metadata
+from engine.nets.hub import from_hub
 from engine.nets.names import OURS
 from engine.nets.weight_files import SUFFIXES, read_weights
-from loaders.common.errors import UserError, one_line
+from loaders.common.errors import UserError, brief
 from loaders.common.json_text import parse_json
 from loaders.common.notice import tell
 from loaders.views.evaluation import EvaluationView
@@ -136,7 +136,7 @@ def _read(source: str, stamp: int, backbone: str | None) -> Foreign:
 
 def _fetched(source: str, name: str) -> Foreign:
     """Let timm fetch and build a network, and take it apart."""
-    with _one_line(source):
+    with _from_folder(source) if _scheme(source) is None else from_hub(source):
         model: Any = timm.create_model(name, pretrained=True)
     config: dict[str, Any] = dict(model.pretrained_cfg)
     backbone = str(config["architecture"])
@@ -148,20 +148,14 @@ def _fetched(source: str, name: str) -> Foreign:
 
 
 @contextmanager
-def _one_line(source: str) -> Iterator[None]:
-    """Turn exceptions of timm and the hub into one line, after several tries."""
-    level = hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()
+def _from_folder(source: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, OSError, KeyError) as error:
-        reason = one_line(" ".join(str(error).split()))[:160]
         raise UserError(
-            f"start: expected weights of {source} in the cache of the hub or from its network, found neither "
-            f"({type(error).__name__}: {reason}); check the name, or fetch it elsewhere and give its path"
+            f"start: expected whole weights of timm in {source}, found others ({type(error).__name__}: "
+            f"{brief(error)}); fetch the folder again"
         ) from error
-    finally:
-        hub_logging.set_verbosity(level)
 
 
 def _view(config: Mapping[str, Any], name: str) -> EvaluationView:

@@ -9,7 +9,11 @@ the weights; it holds values and runs nothing.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+import pickletools
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,13 @@ MoCo v3 (`base_encoder`, main_lincls.py). `momentum_encoder` is not among them, 
 other encoder."""
 
 
+_OF_TENSORS = re.compile(
+    r"collections\.OrderedDict|torch\._utils\._rebuild\w+|torch\.\w*Storage|torch"
+    r"\.(Size|device|Tensor|u?int\d+|b?float\d+)|torch\.storage\.\w*Storage|torch\.nn\.parameter\.Parameter"
+)
+"""What torch itself imports to build tensors; a file that holds no more than these is no code."""
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a weights file, out of their wrappers; names keep their prefixes.
 
@@ -56,39 +67,83 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _no_checkpoint(path, error) from None
+    except (SafetensorError, OSError, ValueError):
+        raise _no_checkpoint(path) from None
     return tensors
 
 
 def _pickled(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # on a pickle of another protocol than torch's
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, and pickle, which names one of them, is imported nowhere
+    except Exception:  # of many kinds, and pickle, which names one of them, is imported nowhere
         code = _code_in(path)
         if code:
             raise UserError(
                 f"weights: {path} holds pickled code ({', '.join(code[:3])}), which is not run; where you "
                 "trust it, save its state dict alone as .safetensors and give that"
             ) from None
-        raise _no_checkpoint(path, error) from None
+        raise _no_checkpoint(path) from None
 
 
 def _code_in(path: Path) -> list[str]:
-    """Name what a file would have to import; empty if it is no file of torch's."""
+    """Name what a file would have to import beyond tensors; empty if it holds no pickle."""
     try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # as above
-        return []
-    return sorted(name for name in found if name != "argparse.Namespace")
+        found = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # of many kinds: no zip file of torch's, so a pickle by itself, or none
+        found = {name for name in _imports(path) if not _OF_TENSORS.fullmatch(name)}
+    return sorted(found - {"argparse.Namespace"})
 
 
-def _no_checkpoint(path: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return UserError(
-        f"weights: expected a whole checkpoint, found {path}, which is cut or none ({reason}); fetch it again"
-    )
+def _imports(path: Path) -> set[str]:
+    """Return the names that the pickles at the start of a file import; reading them runs nothing.
+
+    Torch's files without a zip are several pickles, one behind the other, and then the numbers.
+    """
+    names: set[str] = set()
+    with suppress(OSError, ValueError), path.open("rb") as file:  # ValueError: no pickle, or cut off
+        while file.peek(1):
+            names |= _imports_of_one(pickletools.genops(file))
+    return {name for name in names if re.fullmatch(r"[\w.]+", name)}
+
+
+def _imports_of_one(operations: Iterable[tuple[pickletools.OpcodeInfo, Any, int | None]]) -> set[str]:
+    names: set[str] = set()
+    texts: list[str] = []  # pushed so far; the last two name what STACK_GLOBAL imports
+    memo: dict[int, str] = {}
+    for operation, value, _ in operations:
+        if operation.name in ("GLOBAL", "INST"):
+            names.add(str(value).replace(" ", "."))
+        elif operation.name == "STACK_GLOBAL":
+            names.add(".".join(texts[-2:]))
+        elif operation.name == "MEMOIZE":
+            memo[len(memo)] = texts[-1] if texts else ""
+        elif operation.name.endswith("GET"):
+            texts.append(memo.get(int(value), ""))
+        elif operation.name.endswith("PUT"):
+            memo[int(value)] = texts[-1] if texts else ""
+        elif isinstance(value, str):
+            texts.append(value)
+    return names
+
+
+def _no_checkpoint(path: Path) -> UserError:
+    """Say what is the matter with a file, by its first bytes: what libraries say of it helps nobody."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        return UserError(f"weights: {path} cannot be read ({error.strerror}); make it readable")
+    kind = "safetensors file" if path.suffix == ".safetensors" else "file of torch"
+    begins = head[8:] == b"{" if path.suffix == ".safetensors" else head[:2] in (b"PK", b"\x80\x02")
+    if not head:
+        what = "is empty; fetch it again"
+    elif begins:
+        what = "is cut short or damaged; fetch it again"
+    else:
+        what = f"is no {kind} by its first bytes; fetch it again, or give another"
+    return UserError(f"weights: expected a whole checkpoint, found {path}, which {what}")
 
 
 def _unwrapped(content: Any) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from engine.report.page import jpeg_uri
 from loaders.packs import Pack
 from loaders.packs.images.thumbnail import thumbnail
 
+_NAME_CHARACTERS = 24  # that fit beside a bar
 _BAR_PX = 18
 
 
@@ -35,7 +36,8 @@ class Bars:
         for i, (name, count) in enumerate(zip(self.names, self.counts, strict=True)):
             top, length = _BAR_PX * i, 400 * count // most
             bars += (
-                f'<text x="0" y="{top + 13}" fill="currentColor">{escape(name[:24])}</text>'
+                f'<text x="0" y="{top + 13}" fill="currentColor">{escape(_short(name))}'
+                f"<title>{escape(name)}</title></text>"
                 f'<rect x="190" y="{top + 2}" width="{max(1, length)}" height="{_BAR_PX - 5}" '
                 f'fill="var(--accent)"/>'
                 f'<text x="{198 + length}" y="{top + 13}" fill="currentColor">{count:,}</text>'
@@ -45,6 +47,10 @@ class Bars:
             f'<figure><svg viewBox="0 0 700 {height}" width="100%" font-size="12" role="img" '
             f'aria-label="{caption}">{bars}</svg><figcaption>{caption}</figcaption></figure>'
         )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_CHARACTERS else f"{name[: _NAME_CHARACTERS - 1]}…"
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,58 @@ class RowsProgress:
         self._console.print(f"[{self._done}/{self._total}] {line}{about}", highlight=False, soft_wrap=True)
 
 
+class CountProgress:
+    """Shows how many images are done and how fast: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, name: str, total: int, done: int, visible: bool) -> None:
+        """Begin the clock.
+
+        Args:
+            name: of the work, such as "features".
+            total: images.
+            done: images that were done before.
+            visible: False on every rank but 0.
+        """
+        self._console = Console(stderr=True, quiet=not visible)
+        self._name, self._before = name, done
+        self._bar = _bar(self._console, visible, transient=True)
+        self._task = self._bar.add_task(name, total=total, completed=done, status="")
+        self._start = self._last_line = time.monotonic()
+
+    def __enter__(self) -> CountProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, done: int, total: int) -> None:
+        """Show that `done` of `total` images are done."""
+        now = time.monotonic()
+        rate = (done - self._before) / max(now - self._start, 1e-9)
+        self._bar.update(self._task, completed=done, total=total, status=f"{rate:,.0f} images/s")
+        if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_S and done < total:
+            self._last_line = now
+            left = f", about {duration((total - done) / rate)} left" if rate else ""
+            line = f"{self._name}: {done:,} of {total:,} images, {rate:,.0f} images/s{left}"
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _bar(console: Console, visible: bool, transient: bool = False) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+        transient=transient,
+        disable=not (visible and console.is_terminal),
+    )
+
+
 class TrainingProgress:
     """Shows steps, loss, images/s, the share of time spent waiting for data, and the time left."""
 
@@ -61,15 +113,7 @@ class TrainingProgress:
         """
         self._console = Console(stderr=True, quiet=not visible)
         self._name, self._total, self._done = name, total_steps, done_steps
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
-            console=self._console,
-            disable=not (visible and self._console.is_terminal),
-        )
+        self._bar = _bar(self._console, visible)
         self._task = self._bar.add_task(name, total=total_steps, completed=done_steps, status="")
         self._start = self._last_line = time.monotonic()
         self._first_step: float | None = None

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from loaders.common.errors import UserError
+from loaders.common.errors import UserError, brief
 from loaders.common.notice import tell
 
 # accelerate's name of a tracker -> the module that it needs, and how to install it.
@@ -69,7 +69,7 @@ def begin_trackers(accelerator: Any, name: str, out: Path) -> None:
     except Exception as error:
         if not type(error).__module__.startswith("wandb") or os.environ.get("WANDB_MODE") == "offline":
             raise
-        tell(f"trackers: W&B cannot be reached ({str(error)[:100]}); the run goes on offline")
+        tell(f"trackers: W&B cannot be reached ({brief(error)}); the run goes on offline")
         os.environ["WANDB_MODE"] = options["wandb"]["mode"] = "offline"  # it has read the environment before
         for tracker in accelerator.trackers:
             with suppress(AttributeError):  # of one that did not begin

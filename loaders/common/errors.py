@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
@@ -25,6 +26,12 @@ _BROKEN_PIPE = 141  # 128 and the number of SIGPIPE
 def one_line(text: str) -> str:
     """Escape what would break the line or steer a terminal; messages quote names from outside."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def brief(reason: object, width: int = 160) -> str:
+    """Return the words of an exception for the brackets of a message: one line, cut between words if long."""
+    words = textwrap.shorten(str(reason), width, placeholder=" ...")
+    return one_line(words) or type(reason).__name__
 
 
 class UserError(Exception):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,13 +14,12 @@ from numpy.typing import NDArray
 from loaders.common.errors import UserError
 from loaders.kernels.encodings import ENCODING_JPEG, ENCODING_RAW
 from loaders.kernels.jpeg.turbojpeg import decode_jpeg
-from loaders.packs.listing import key_hash, list_split, spool_path
+from loaders.packs.listing import key_hash, listed
 from loaders.packs.pack import Pack, Split
 from loaders.packs.quarantine import quarantined
 from loaders.packs.shards.checksum import content_hash
 from loaders.packs.sources.item import ImageSource, SourceItem, UnreadableItem
-from loaders.packs.sources.layouts import resolve_layout
-from loaders.packs.sources.spec import SplitSource, open_source
+from loaders.packs.sources.spec import SplitSource
 from loaders.packs.sources.table_columns import column_options
 
 _ROWS_PER_TASK = 256
@@ -106,27 +103,20 @@ def _compare_keys(
     """Look up every input of a source, and mark it in `seen` [N] or count it down in `refused`."""
     differences: list[str] = []
     missing = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        build = Path(scratch)
-        columns = column_options(pack.manifest.options)
-        resolved = replace(split, source=resolve_layout(split.source, columns)[0])
-        source = open_source(resolved.source, spool_path(build), columns)
-        try:
-            for item in list_split(build, resolved, source):
-                key = f"{split.split}/{item.key}"
-                if refused[key]:  # a later source may hold an image of this name that was packed
-                    refused[key] -= 1
-                    continue
-                place = _find(hashes, key)
-                if place is None:
-                    missing += 1
-                    if missing <= _SHOWN:
-                        differences.append(f"{key} of {split.source} is neither packed nor quarantined")
-                    continue
-                seen[place] = True
-                differences += _compare_bytes(pack, int(rows[place]), source, item)
-        finally:
-            source.close()
+    with listed(split, column_options(pack.manifest.options)) as (source, items):
+        for item in items:
+            key = f"{split.split}/{item.key}"
+            if refused[key]:  # a later source may hold an image of this name that was packed
+                refused[key] -= 1
+                continue
+            place = _find(hashes, key)
+            if place is None:
+                missing += 1
+                if missing <= _SHOWN:
+                    differences.append(f"{key} of {split.source} is neither packed nor quarantined")
+                continue
+            seen[place] = True
+            differences += _compare_bytes(pack, int(rows[place]), source, item)
     if missing > _SHOWN:
         differences.append(f"... {missing} inputs of {split.source} in all are not in the pack")
     return differences

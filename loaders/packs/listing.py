@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -285,17 +287,27 @@ def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:
     return renamed
 
 
-def list_split(build: Path, split: SplitSource, source: ImageSource) -> Iterator[SourceItem]:
-    """Yield the inputs of a source with the keys that packing would give them.
+@contextmanager
+def listed(split: SplitSource, columns: ColumnOptions) -> Iterator[tuple[ImageSource, Iterator[SourceItem]]]:
+    """Open a source and list its inputs with the keys that packing would give them.
 
     Args:
-        build: folder for the listing, which stays there.
-        split: the split.
-        source: its source, opened.
+        split: a split and its source.
+        columns: columns of lists and tables to use.
+
+    Raises:
+        UserError: see `open_source`.
     """
-    _spool_group(build, split.group(), source, LabelSummary((), ColumnOptions()), 1)
-    path = listing_path(build, split.split)
-    return read_items(path, 0, path.stat().st_size)
+    with tempfile.TemporaryDirectory() as scratch:
+        build = Path(scratch)
+        split = replace(split, source=resolve_layout(split.source, columns)[0])
+        source = open_source(split.source, spool_path(build), columns)
+        try:
+            _spool_group(build, split.group(), source, LabelSummary((), ColumnOptions()), 1)
+            path = listing_path(build, split.split)
+            yield source, read_items(path, 0, path.stat().st_size)
+        finally:
+            source.close()
 
 
 def read_items(path: Path, first_byte: int, num_bytes: int) -> Iterator[SourceItem]:

@@ -173,10 +173,14 @@ def test_a_backbone_leaves_alone_and_is_a_start_again(form: str, resnet: Path, t
 
 
 @pytest.mark.parametrize("form", ["timm", "hf", "torchvision"])
-def test_our_own_networks_are_refused_by_name(form: str, tiny: Path, tmp_path: Path) -> None:
+def test_our_own_networks_are_refused_by_name(
+    form: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / FILES.get(form, "w")
     with pytest.raises(UserError, match="tiny_resnet, which is this project's own"):
-        export(Config(run=tiny, form=form, out=tmp_path / "w"))  # type: ignore[arg-type]
-    assert not (tmp_path / "w").exists()
+        export(Config(run=tiny, form=form, out=out))  # type: ignore[arg-type]
+    assert not out.exists()
+    assert "writing" not in capsys.readouterr().err  # a line on how long it takes comes after the refusal
 
 
 @needs("onnx", "onnxruntime", "onnxscript")
@@ -221,3 +225,11 @@ def test_mistakes_are_named(tiny: Path, tmp_path: Path, digits_pack: Pack) -> No
             load_exported(tmp_path / name)
     config = Config(run=tiny, form="onnx", out=tmp_path / "y.onnx", pack=digits_pack.path)
     assert views_to_compare(config, VIEW).shape == (16, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("form", "suffix"), [("onnx", ".onnx"), ("torch_export", ".pt2"), ("timm", ".safetensors")]
+)
+def test_a_file_is_named_as_other_commands_know_it(form: str, suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"expected a name that ends in {suffix} .* give .*w{suffix}"):
+        Config(run=tmp_path, form=form, out=tmp_path / "w.bin")  # type: ignore[arg-type]

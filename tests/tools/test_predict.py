@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from engine.nets.backbones import TinyResNet
 from engine.nets.classifier import Classifier, save_classifier
@@ -21,6 +25,7 @@ from loaders.views.evaluation import EvaluationView
 from tools.export import Config as ExportConfig
 from tools.export import export
 from tools.predict import Config, run
+from tools.views.sheet import fit_text
 
 VIEW = EvaluationView.usual(16)
 ONE = LoaderOptions(num_threads=1)
@@ -57,7 +62,7 @@ def test_a_pack_is_predicted_as_the_network_says(trained: Path, digits_pack: Pac
     assert np.array_equal(table.label, label.numpy())
     assert digits_pack.checked_labels(table) is table
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (8 * 64, 8 * (64 + 14))
+        assert sheet.size == (8 * 96, 8 * (96 + 14))
 
 
 def run_network(folder: Path) -> Classifier:
@@ -87,6 +92,62 @@ def test_an_export_predicts_a_folder_that_the_next_round_trains_on(
     assert len(lines_of(run(config))) == len(found["file"])  # again, from the pack that is there
 
 
+@pytest.mark.parametrize("kind", ["bytes", "tar", "zip", "list", "pattern", "table", "table with keys"])
+def test_each_source_is_named_as_its_user_names_it(
+    kind: str, trained: Path, digits_folder: Path, tmp_path: Path
+) -> None:
+    files = sorted((digits_folder / "test" / "3").glob("*.jpg"))[:3]
+    names = [f"new {path.name}" for path in files]
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for path, name in zip(files, names, strict=True):
+        (folder / name).write_bytes(path.read_bytes())
+    source, expected = tmp_path / "given", names
+    if kind == "bytes":  # that are not UTF-8
+        source, expected = folder, [*names[1:], "caf\\xe9.jpg"]
+        (folder / names[0]).rename(folder / os.fsdecode(b"caf\xe9.jpg"))
+    elif kind == "tar":
+        source = source.with_suffix(".tar")
+        with tarfile.open(source, "w") as archive:
+            archive.add(folder, "photos")
+    elif kind == "zip":
+        source = source.with_suffix(".zip")
+        with zipfile.ZipFile(source, "w") as packed:
+            for name in names:
+                packed.write(folder / name, name)
+    elif kind == "list":
+        source, expected = source.with_suffix(".txt"), [str(folder / name) for name in names]
+        source.write_text("\n".join(expected))
+    elif kind == "pattern":
+        source = tmp_path / "*.csv"
+        expected = [f"photos/{name}" for name in names]
+        (tmp_path / "a.csv").write_text(f"path\n{expected[0]}\n")
+        (tmp_path / "b.csv").write_text("\n".join(["path", *expected[1:]]))
+    else:
+        source, columns = source.with_suffix(".parquet"), {"image": [path.read_bytes() for path in files]}
+        expected = [f"given.parquet/{row}" for row in range(3)]
+        if kind == "table with keys":
+            columns["key"] = expected = ["a b/1.x", "a b/2.x", "3"]  # type: ignore[assignment]
+        pyarrow.parquet.write_table(pyarrow.table(columns), source)
+    config = Config(network=trained, images=str(source), out=tmp_path / "out", sheet=None, loader=ONE)
+    assert sorted(line["file"] for line in lines(run(config))) == sorted(expected)
+
+
+def test_a_source_that_is_gone_leaves_the_keys(
+    trained: Path, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (path,) = sorted((digits_folder / "test" / "3").glob("*.jpg"))[:1]
+    (photos / "a.jpg").write_bytes(path.read_bytes())
+    config = Config(network=trained, images=str(photos), out=tmp_path / "out", sheet=None, loader=ONE)
+    assert lines(run(config))[0]["file"] == "a.jpg"
+    (photos / "a.jpg").unlink()
+    photos.rmdir()
+    assert lines(run(config))[0]["file"] == "a"
+    assert "file is the key of each image" in capsys.readouterr().err
+
+
 def lines_of(path: Path) -> list[str]:
     return pyarrow.parquet.read_table(path)["file"].to_pylist()
 
@@ -109,3 +170,18 @@ def test_mistakes_are_named(tmp_path: Path, trained: Path, digits_pack: Pack) ->
     Config(network=trained, images=str(photos), out=tmp_path / "out").check_places()
     with pytest.raises(UserError, match="expected one in"):
         run(Config(network=tmp_path, images=str(digits_pack.path), out=tmp_path / "out", loader=ONE))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("87% cat", "87% cat"),
+        ("87% reptiles_insects", "87% reptiles_insects"),
+        ("87% " + "long" * 9, r"87% (long)+l?o?n?\.\.\."),
+    ],
+)
+def test_a_long_name_fits_below_its_picture(text: str, shown: str) -> None:
+    pen = ImageDraw.Draw(Image.new("RGB", (96, 16)))
+    words, font = fit_text(pen, text, 94, (10, 9, 8))
+    assert re.fullmatch(shown, words)
+    assert pen.textlength(words, font) <= 94

@@ -21,6 +21,8 @@ from loaders.packs.sources.spec import parse_splits
 from loaders.views.evaluation import EvaluationView
 from tests.floors.table import check
 from tests.floors.trainings import untrained_run
+from tests.next_line import read_next_line
+from tools.frozen import say_next_of_start
 from tools.probe import Config, evaluate, features_of
 
 
@@ -64,3 +66,17 @@ def test_mistakes_are_named(config: Config, digits_folder: Path, tmp_path: Path)
     pack_dataset(PackOptions(parse_splits((f"train={flat}",)), tmp_path / "flat", workers=1))
     with pytest.raises(UserError, match="has no labels"):
         evaluate(replace(config, pack=tmp_path / "flat"))
+
+
+def test_the_next_line_names_what_the_start_needed(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config.run / "backbone.safetensors"
+    say_next_of_start(config, file, "train", "test")
+    assert "--backbone" not in capsys.readouterr().out
+    needed = replace(config, backbone="tiny_resnet", resolution=48)
+    say_next_of_start(needed, file, "train", "validation")
+    script, found = read_next_line(capsys.readouterr().out)
+    assert script == "recipes/transfer.py"
+    assert (found.init, found.backbone, found.resolution) == (file, "tiny_resnet", 48)
+    assert (found.train_split, found.test_split) == ("train", "validation")

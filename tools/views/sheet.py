@@ -60,7 +60,8 @@ def draw_sheet(
             pen.rectangle((left - 1, y - 1, left + tile, y + tile), outline=LIGHT.rule)
         for place, note in zip([0, *range(1, len(lefts), group)], notes, strict=True):
             room = tile if place == 0 else group * (tile + _GAP) - _GAP
-            pen.text((lefts[place], y + tile + 4), _shorten(pen, note, text, room), LIGHT.muted, text)
+            words, font = fit_text(pen, note, room, (_TEXT_POINTS,))
+            pen.text((lefts[place], y + tile + 4), words, LIGHT.muted, font)
     return sheet
 
 
@@ -76,9 +77,19 @@ def _fit(picture: Tensor, tile: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _shorten(pen: ImageDraw.ImageDraw, note: str, font: Any, width: int) -> str:
-    if pen.textlength(note, font) <= width:
-        return note
-    while note and pen.textlength(note + " ...", font) > width:
-        note = note[:-1]
-    return note + " ..."
+def fit_text(pen: ImageDraw.ImageDraw, text: str, width: int, points: Sequence[int]) -> tuple[str, Any]:
+    """Return a text and its font, so that it takes at most `width` pixels.
+
+    Args:
+        pen: with which it will be drawn.
+        text: one line.
+        width: in pixels.
+        points: sizes of the font, the best first; a text too long for the last ends in an ellipsis.
+    """
+    for size in points:
+        font = ImageFont.load_default(size)
+        if pen.textlength(text, font) <= width:
+            return text, font
+    while text and pen.textlength(text + "...", font) > width:
+        text = text[:-1]
+    return text + "...", font

@@ -68,6 +68,7 @@ class ImageTableSource(NumberLabels):
             raise UserError(f"{paths[0]} has no column for the split: expected {' or '.join(SPLIT_COLUMNS)}")
         self._classes = NumberedClasses(class_names.get(self._label or ""), options.multi_label)
         self._notes = self._unused(rest)
+        self.has_keys = self._key is not None
         self._lock = threading.Lock()
         self._block: tuple[str, int, int, Any] = ("", 0, 0, None)  # file, first row, stop row, images
 

@@ -61,6 +61,16 @@ def test_features_are_computed_once_and_are_those_of_the_network(digits_pack: Pa
     assert np.array_equal(again.h, found.h)
 
 
+def test_progress_is_shown_and_features_that_are_there_are_told(
+    digits_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("engine.train.progress.LINE_EVERY_S", 0.0)
+    stored(Counting(), loader_of(digits_pack), digits_pack, tmp_path)
+    assert "features: 64 of 445 images, " in capsys.readouterr().err
+    found = stored(Counting(), loader_of(digits_pack), digits_pack, tmp_path)
+    assert f"features: 445 of 445 images are there, in {found.folder}" in capsys.readouterr().err
+
+
 def test_another_network_view_or_seed_of_random_views_is_another_array(
     digits_pack: Pack, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loaders.common.errors import LoaderError, UserError, run_command
+from loaders.common.errors import LoaderError, UserError, brief, run_command
 
 
 @pytest.mark.parametrize("kind", [UserError, LoaderError])
@@ -14,3 +14,15 @@ def test_an_error_is_one_line_and_exit_code_2(kind, capsys):
         run_command(main)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: row 3 (a\\nb) cannot be read\n"
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        (ValueError("two\n  lines"), "two lines"),
+        (ValueError("many words that do not fit"), "many words ..."),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_a_long_reason_is_cut_between_words(reason, expected):
+    assert brief(reason, 16) == expected

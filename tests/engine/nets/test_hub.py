@@ -1,0 +1,129 @@
+"""The hub is asked once and briefly; where it does not answer, its cache serves, or one line says so."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import huggingface_hub.constants as settings
+import pytest
+import timm
+import torch
+from torch import nn
+
+from engine.nets.foreign import read_foreign
+from engine.nets.hub import hub_answers
+from loaders.common.errors import UserError
+from loaders.common.notice import tell
+
+
+@pytest.fixture(autouse=True)
+def asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    hub_answers.cache_clear()
+    tell.cache_clear()
+    yield
+    hub_answers.cache_clear()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers every question by one status, and counts the questions."""
+
+    status, asked = 404, 0
+
+    def do_HEAD(self) -> None:
+        type(self).asked += 1
+        self.send_response(self.status)
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, *words: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    kind = type("OwnHub", (Hub,), {})
+    server = HTTPServer(("127.0.0.1", 0), kind)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setattr(settings, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield kind
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_every_answer_but_an_error_of_the_server_is_one(hub: type[Hub]) -> None:
+    assert hub_answers()
+    assert hub_answers()
+    assert hub.asked == 1
+    hub_answers.cache_clear()
+    hub.status = 503  # a proxy's, when it reaches nothing
+    assert not hub_answers()
+
+
+@pytest.fixture
+def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A port at which nothing listens; the folder is the hub's cache."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(settings, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+    monkeypatch.setattr(settings, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("source", ["timm:test_resnet.r160_in1k", "hf:timm/test_resnet.r160_in1k"])
+def test_an_unreachable_hub_is_asked_once(
+    source: str, unreachable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)  # of tries again
+    with pytest.raises(UserError, match="no answer from there; connect to a network") as caught:
+        read_foreign(Path(source))
+    assert waits == []
+    assert "\n" not in str(caught.value)
+    assert not settings.HF_HUB_OFFLINE
+
+
+def test_the_hub_that_keeps_silent_is_left_after_a_while(
+    unreachable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.nets.hub._ANSWER_WITHIN_S", 0.1)
+    monkeypatch.delenv("HF_HUB_ETAG_TIMEOUT", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(settings, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert not hub_answers()
+
+
+def test_without_the_hub_its_cache_serves(unreachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=10).eval()
+    place = unreachable / "models--timm--test_resnet.r160_in1k"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    timm.models.save_for_hf(network, str(place / "snapshots" / ("0" * 40)), safe_serialization=True)
+    found = read_foreign(Path("hf:timm/test_resnet.r160_in1k"))
+    expected = dict(network.state_dict())
+    assert found.tensors.keys() == expected.keys()
+    assert all(torch.equal(found.tensors[name], value) for name, value in expected.items())
+
+
+def test_a_name_that_the_hub_does_not_know_is_one_line(
+    hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(name: str, pretrained: bool) -> nn.Module:
+        raise RuntimeError("401 Client Error.\n" + "Repository not found " * 20)
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(UserError, match=r"RuntimeError: 401 .* \.\.\.\); check the name") as caught:
+        read_foreign(Path("timm:resnet18.none"))
+    assert "\n" not in str(caught.value)
+    assert (
+        f"start: taking timm:resnet18.none from the hub's cache, or fetching it from {settings.ENDPOINT}"
+        in (capsys.readouterr().err)
+    )
