@@ -15,7 +15,6 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import EADDRINUSE
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -82,39 +81,42 @@ class LocalRanks:
 
         Raises:
             RankFailed: a rank did not come.
+            LoaderError: another process has the address.
         """
         deadline = time.monotonic() + limit_s
         expected = {0} if self.local_rank else set(range(1, self.size))
-        while missing := expected - set(self._peers.values()):
-            if time.monotonic() > deadline:
-                raise RankFailed(
-                    min(missing),
-                    f"did not come within {limit_s:g} s to load its part of a split; build the same "
-                    "loaders on every rank, or raise timeout_s if it is only slow",
-                )
-            with socket.socket(socket.AF_UNIX) as end:
+        with socket.socket(socket.AF_UNIX) as listener:
+            if not self.local_rank:
                 try:
-                    if self.local_rank:
-                        end.connect(address)
-                        self._peers[_trusted(end)] = 0
-                        self._send(self.local_rank)
-                        return
-                    end.bind(address)
-                    end.listen(self.size)
-                    self._accept(end, deadline)
+                    listener.bind(address)
                 except OSError as error:
-                    # Nobody is there yet, or an earlier meeting listens still.
-                    if not isinstance(error, ConnectionError | TimeoutError) and error.errno != EADDRINUSE:
-                        raise
-            time.sleep(0.01)
+                    raise LoaderError(
+                        f"backend resident: rank 0 cannot be met ({error}); start again"
+                    ) from error
+                listener.listen(self.size)
+            while missing := expected - set(self._peers.values()):
+                if (left_s := deadline - time.monotonic()) <= 0:
+                    raise RankFailed(
+                        min(missing),
+                        f"did not come within {limit_s:g} s to load its part of a split; build the same "
+                        "loaders on every rank, or raise timeout_s if it is only slow",
+                    )
+                listener.settimeout(left_s)
+                with suppress(ConnectionError, TimeoutError, EOFError):  # none listens, comes or stays
+                    self._reach(listener, address, left_s)
 
-    def _accept(self, listener: socket.socket, deadline: float) -> None:
-        while len(self._peers) < self.size - 1:
-            listener.settimeout(max(0.001, deadline - time.monotonic()))
-            with listener.accept()[0] as end, suppress(ConnectionError, EOFError):
-                peer = _trusted(end)
-                if peer.poll(max(0.0, deadline - time.monotonic())):
-                    self._peers[peer] = peer.recv()
+    def _reach(self, listener: socket.socket, address: bytes, wait_s: float) -> None:
+        """Connect with rank 0 if it listens, or as rank 0 accept the next."""
+        with socket.socket(socket.AF_UNIX) if self.local_rank else listener.accept()[0] as end:
+            if self.local_rank:
+                time.sleep(0.01)  # between tries
+                end.connect(address)
+            peer = _trusted(end)
+        if self.local_rank:
+            peer.send(self.local_rank)
+            self._peers[peer] = 0
+        elif peer.poll(wait_s):
+            self._peers[peer] = peer.recv()
 
     def look(self, wait_s: float | None = 0.0) -> None:
         """Take in what others said, after at most `wait_s`; None waits until one says something.

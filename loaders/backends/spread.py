@@ -7,7 +7,7 @@ address.
 How long memory lives: the kernel frees the mapping with the last rank that has it, and it has no name that a
 killed rank could leave behind. Torch counts the tensors that other processes made of a part, and frees the
 part when its own rank and all of them are done. On CUDA a part ends with its rank's process, whoever reads
-it. So only loaders of all ranks read parts: ranks that train together have drawn their last batches when the
+it. So only loaders of all ranks read parts: ranks that train together have used their last batches when the
 first of them ends. Where a rank fails, another may see an error of CUDA before it learns of the failure.
 """
 

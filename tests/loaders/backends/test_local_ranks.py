@@ -11,6 +11,7 @@ import pytest
 from loaders import LoaderOptions
 from loaders.backends import local_ranks
 from loaders.backends.local_ranks import LocalRanks, RankFailed, meet
+from loaders.common.errors import LoaderError
 
 NUMBERS = count()
 
@@ -74,14 +75,22 @@ def test_ranks_that_have_another_split_do_not_meet(monkeypatch):
     assert len(set(names)) == 3
 
 
-def test_an_error_of_the_system_is_told_at_once(monkeypatch):
+def test_an_address_that_is_taken_is_told_at_once_and_does_not_blame_a_rank():
+    taken = f"\0sluice-test-{os.getpid()}".encode()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(taken)
+        with pytest.raises(LoaderError, match=r"rank 0 cannot be met \(.* in use\); start again$"):
+            LocalRanks(0, 2).join(taken, 60.0)
+
+
+def test_an_error_of_the_system_does_not_blame_a_rank(monkeypatch):
     class Full(socket.socket):
-        def bind(self, address):
+        def connect(self, address):
             raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(socket, "socket", Full)
     with pytest.raises(OSError, match="Too many open files"):
-        LocalRanks(0, 2).join(b"\0sluice-test-full", 60.0)
+        LocalRanks(1, 2).join(b"\0sluice-test-full", 60.0)
 
 
 @pytest.mark.parametrize(
