@@ -62,11 +62,6 @@ def find_room(options: LoaderOptions) -> tuple[int, int]:
     return alone, together if linux else alone
 
 
-def _first_line(error: BaseException) -> str:
-    """Return what an error says in its first line; CUDA's go on."""
-    return str(error).partition("\n")[0]
-
-
 class Part(NamedTuple):
     """What a rank decodes, and where to.
 
@@ -92,9 +87,10 @@ def allocate(size_bytes: int, device: torch.device) -> Tensor:
     try:
         return torch.empty(size_bytes, dtype=torch.uint8, device=device)
     except RuntimeError as error:  # on a CPU torch raises no OutOfMemoryError
+        why, *_ = str(error).split("\n")
         raise UserError(
             f"backend resident: expected {size_bytes / 1e9:.3f} GB of free memory on {device} for pixels, "
-            f"found less ({_first_line(error)}); build the loader first, end other programs there, or use "
+            f"found less ({why}); build the loader first, end other programs there, or use "
             "backend='hybrid'"
         ) from None
 
@@ -179,9 +175,10 @@ def _mapping(device: torch.device | str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError, TypeError, ValueError) as error:
+        why, *_ = str(error).split("\n")
         raise UserError(
             f"backend resident: expected ranks that can map each other's memory, found that {device} cannot "
-            f"({_first_line(error)}); use backend='hybrid', or 'cpu'"
+            f"({why}); use backend='hybrid', or 'cpu'"
         ) from error
 
 
