@@ -8,8 +8,6 @@ closes its end.
 
 from __future__ import annotations
 
-import atexit
-import gc
 import hashlib
 import os
 import socket
@@ -18,14 +16,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from multiprocessing.reduction import recv_handle, send_handle
-from typing import Any, Literal
+from typing import Any
 
-from loaders.common.errors import LoaderError
+from loaders.common.errors import LoaderError, one_line
 from loaders.options import LoaderOptions
 
 _LAUNCH = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "GROUP_RANK")
-_LAST_WAIT_S = 5.0  # short, since a launcher learns of a rank's failure when the rank has ended
 
 
 def local_ranks(options: LoaderOptions) -> tuple[int, int]:
@@ -34,35 +30,27 @@ def local_ranks(options: LoaderOptions) -> tuple[int, int]:
     torchrun and accelerate say so; it is (0, 1) where no launcher started the loader's ranks.
     """
     try:
-        rank, size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        local_rank, size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     except (KeyError, ValueError):
         return 0, 1
     launched = os.environ.get("RANK", str(options.rank)) == str(options.rank)
-    return (rank, size) if launched and 0 <= rank < size <= options.num_ranks else (0, 1)
+    return (local_rank, size) if launched and 0 <= local_rank < size <= options.num_ranks else (0, 1)
 
 
 class RankFailed(LoaderError):
-    """Another rank of this host cannot do its part."""
+    """Another rank of this host cannot do its part; its arguments are that rank, and in a clause why."""
 
-    def __init__(self, rank: int, why: str) -> None:
-        """Say which rank, and in a clause why."""
-        super().__init__(f"backend resident: rank {rank} of this host {why}")
-        self.rank, self.why = rank, why
+    def __str__(self) -> str:
+        return one_line("backend resident: rank {} of this host {}".format(*self.args))
 
 
 @contextmanager
 def meet(options: LoaderOptions, *facts: object) -> Iterator[LocalRanks]:
-    """Connect the ranks of this host that load the same split; an error of one ends all.
-
-    Args:
-        options: of the loader.
-        facts: what the ranks have in common.
-    """
-    rank, size = local_ranks(options)
-    ranks = LocalRanks(rank, size, options.timeout_s)
-    name = repr([os.getuid(), size, *map(os.environ.get, _LAUNCH), *facts])
+    """Connect the ranks of this host whose `facts` are the same; an error of one ends all."""
+    ranks = LocalRanks(*local_ranks(options))
+    name = repr([os.geteuid(), ranks.size, *map(os.environ.get, _LAUNCH), *facts])
     try:
-        ranks.join(b"\0sluice-" + hashlib.sha256(name.encode()).hexdigest()[:32].encode())
+        ranks.join(b"\0sluice-" + hashlib.sha256(name.encode()).hexdigest()[:32].encode(), options.timeout_s)
         yield ranks
     except BaseException as error:
         ranks.fail(error)
@@ -74,140 +62,119 @@ def meet(options: LoaderOptions, *facts: object) -> Iterator[LocalRanks]:
 class LocalRanks:
     """This rank's connections: with rank 0, or of rank 0 with all others.
 
+    No wait for what another says has a limit: a rank that ends closes its connections, and one whose decoding
+    hangs gives up and says so.
+
     Attributes:
-        rank: of this process on the host.
+        local_rank: number of this process on the host.
         size: number of the host's ranks.
     """
 
-    def __init__(self, rank: int, size: int, limit_s: float) -> None:
-        """Begin without connections; a rank that says nothing for twice `limit_s` is given up."""
-        self.rank, self.size = rank, size
-        self._limit_s, self._stays = limit_s, False
-        self._others: dict[Connection, int] = {}
+    def __init__(self, local_rank: int, size: int) -> None:
+        """Begin without connections."""
+        self.local_rank, self.size = local_rank, size
+        self._peers: dict[Connection, int] = {}
         self._values: dict[int, Any] = {}
-        self._heard: dict[int, float] = {}
-        self._said = time.monotonic()
 
-    def join(self, address: bytes) -> None:
+    def join(self, address: bytes, limit_s: float) -> None:
         """Wait until the ranks are connected, at most for the time limit.
 
         Raises:
             RankFailed: a rank did not come.
+            LoaderError: another process has the address.
         """
-        deadline = time.monotonic() + self._limit_s
-        while len(self._others) < (1 if self.rank else self.size - 1):
-            if time.monotonic() > deadline:
-                missing = min(set(range(self.size)) - {self.rank, *self._others.values()})
-                raise RankFailed(
-                    missing,
-                    f"did not come within {self._limit_s:g} s to load its part of a split; build the same "
-                    "loaders on every rank, or raise timeout_s if it is only slow",
-                )
-            with socket.socket(socket.AF_UNIX) as end, suppress(OSError):  # none is there, or none comes
-                if self.rank:
-                    end.connect(address)
-                    hub = _trusted(end)
-                    self._others[hub] = 0
-                    hub.send(self.rank)
-                    return
-                end.bind(address)
-                end.listen(self.size)
-                self._welcome(end, deadline)
-            time.sleep(0.01)
+        deadline = time.monotonic() + limit_s
+        expected = {0} if self.local_rank else set(range(1, self.size))
+        with socket.socket(socket.AF_UNIX) as listener:
+            if not self.local_rank:
+                try:
+                    listener.bind(address)
+                except OSError as error:
+                    raise LoaderError(
+                        f"backend resident: rank 0 cannot be met ({error}); start again"
+                    ) from error
+                listener.listen(self.size)
+            while missing := expected - set(self._peers.values()):
+                if (left_s := deadline - time.monotonic()) <= 0:
+                    raise RankFailed(
+                        min(missing),
+                        f"did not come within {limit_s:g} s to load its part of a split; build the same "
+                        "loaders on every rank, or raise timeout_s if it is only slow",
+                    )
+                listener.settimeout(left_s)
+                with suppress(ConnectionError, TimeoutError, EOFError):  # none listens, comes or stays
+                    self._reach(listener, address, left_s)
 
-    def _welcome(self, door: socket.socket, deadline: float) -> None:
-        while len(self._others) < self.size - 1:
-            door.settimeout(max(0.001, deadline - time.monotonic()))
-            with door.accept()[0] as end, suppress(ConnectionError, EOFError):
-                guest = _trusted(end)
-                if guest.poll(max(0.0, deadline - time.monotonic())):
-                    self._others[guest] = guest.recv()
+    def _reach(self, listener: socket.socket, address: bytes, wait_s: float) -> None:
+        """Connect with rank 0 if it listens, or as rank 0 accept the next."""
+        with socket.socket(socket.AF_UNIX) if self.local_rank else listener.accept()[0] as end:
+            if self.local_rank:
+                time.sleep(0.01)  # between tries
+                end.connect(address)
+            peer = _trusted(end)
+        if self.local_rank:
+            peer.send(self.local_rank)
+            self._peers[peer] = 0
+        elif peer.poll(wait_s):
+            self._peers[peer] = peer.recv()
 
-    def look(self, wait_s: float = 0.0) -> None:
-        """Take in what others said, after at most `wait_s`, and tell them now and then that this rank lives.
+    def look(self, wait_s: float | None = 0.0) -> None:
+        """Take in what others said, after at most `wait_s`; None waits until one says something.
 
         Raises:
             RankFailed: a rank failed or ended.
         """
-        for ready in wait(list(self._others), wait_s):
+        for ready in wait(list(self._peers), wait_s):
             assert isinstance(ready, Connection)
-            rank = self._others[ready]
+            local_rank = self._peers[ready]
             try:
-                kind, value = ready.recv()
+                value = ready.recv()
             except (EOFError, OSError):
-                raise RankFailed(rank, "has ended") from None
-            self._heard[rank] = time.monotonic()
-            if kind == "failed":
-                raise RankFailed(*value)
-            if kind == "value":
-                self._values[rank] = value
-        if time.monotonic() - self._said > self._limit_s / 4:
-            self._send("alive", None)
+                raise RankFailed(local_rank, "has ended") from None
+            if isinstance(value, RankFailed):
+                raise value
+            self._values[local_rank] = value
 
     def exchange(self, value: Any) -> list[Any]:
         """Give a value, and return those of all ranks in their order.
 
         Raises:
-            RankFailed: a rank failed, ended, or said nothing for too long.
+            RankFailed: a rank failed or ended.
         """
-        began = time.monotonic()
-        if self.rank:
-            self._send("value", value)
-        while missing := set(self._others.values()) - self._values.keys():
-            self.look(self._limit_s / 4)
-            for rank in missing - self._values.keys():
-                if time.monotonic() - max(began, self._heard.get(rank, began)) > 2 * self._limit_s:
-                    raise RankFailed(rank, f"said nothing for {2 * self._limit_s:g} s")
-        if self.rank:
+        if self.local_rank:
+            self._send(value)
+        while set(self._peers.values()) - self._values.keys():
+            self.look(None)
+        if self.local_rank:
             values: list[Any] = self._values.pop(0)
             return values
-        values = [value, *(self._values.pop(rank) for rank in range(1, self.size))]
-        self._send("value", values)
+        values = [value, *(self._values.pop(peer) for peer in range(1, self.size))]
+        self._send(values)
         return values
-
-    def share_file(self, descriptor: int) -> int:
-        """Return rank 0's file, which the other ranks get from it; all call this right after an exchange."""
-        for other in self._others:
-            if self.rank:
-                return recv_handle(other)
-            send_handle(other, descriptor, 0)
-        return descriptor
 
     def fail(self, error: BaseException) -> None:
         """Tell the others why this rank gives up."""
-        if isinstance(error, RankFailed):
-            self._send("failed", (error.rank, error.why))
-        elif isinstance(error, KeyboardInterrupt):
-            self._send("failed", (self.rank, "was interrupted"))
-        else:
-            self._send("failed", (self.rank, f"failed: {str(error) or type(error).__name__}"))
+        if isinstance(error, KeyboardInterrupt):
+            error = RankFailed(self.local_rank, "was interrupted")
+        if not isinstance(error, RankFailed):
+            error = RankFailed(self.local_rank, f"failed: {str(error) or type(error).__name__}")
+        self._send(error)
 
-    def _send(self, kind: Literal["value", "failed", "alive"], value: Any) -> None:
-        self._said = time.monotonic()
-        for other in self._others:
+    def _send(self, value: Any) -> None:
+        for peer in self._peers:
             with suppress(OSError):  # it has ended, and reading tells why
-                other.send((kind, value))
-
-    def end_together(self) -> None:
-        """Stay connected, and let this process end when those of all ranks end, or after a few seconds."""
-        self._stays, self._limit_s = True, _LAST_WAIT_S / 2
-        atexit.register(self._end)
-
-    def _end(self) -> None:
-        gc.collect()  # what this process mapped of others
-        with suppress(RankFailed):
-            self.exchange(None)
+                peer.send(value)
 
     def close(self) -> None:
-        """Close the connections, unless the ranks end together."""
-        for other in () if self._stays else self._others:
-            other.close()
+        """Close the connections."""
+        for peer in self._peers:
+            peer.close()
 
 
 def _trusted(end: socket.socket) -> Connection:
     """Turn a socket into a connection; messages are pickled, so its other end must be this user's."""
-    user = struct.unpack("3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
-    if user != os.getuid():
+    _, user, _ = struct.unpack("iII", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if user != os.geteuid():
         raise ConnectionError
     end.setblocking(True)
     return Connection(end.detach())

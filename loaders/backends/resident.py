@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from collections import ChainMap
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -23,8 +24,8 @@ from numpy.typing import NDArray
 from loaders.backends.cpu import CHUNK_BYTES, CpuRenderer, Job, Worker
 from loaders.backends.decoding import SLACK, EncodedRows
 from loaders.backends.device import DeviceRenderer, Place, refuse_device
-from loaders.backends.local_ranks import meet
-from loaders.backends.spread import Part, allocate, find_room, gather_parts, take_part
+from loaders.backends.local_ranks import local_ranks, meet
+from loaders.backends.spread import MEMORY_FRACTION, Part, allocate, find_room, load_parts
 from loaders.backends.threads import MAY_HANG, result_until
 from loaders.backends.work import Renderer, Work, refuse_remote
 from loaders.common.errors import UserError
@@ -44,11 +45,12 @@ class ResidentBackend:
         refused = refuse_remote(self.name, work) or refuse_device(self.name, work)
         if refused is not None:
             return refused
-        needed, room = pixel_bytes(work), find_room(work.options)
-        if needed <= room.together:
+        needed, (_, room) = pixel_bytes(work), find_room(work.options)
+        if needed <= room:
             return None
         return UserError(
-            f"backend resident: expected pixels of at most {room}, found {needed / 1e9:.3f} GB in the "
+            f"backend resident: expected pixels of at most {room / 1e9:.3f} GB, {MEMORY_FRACTION:.0%} of the "
+            f"memory of {work.options.device} on all ranks of this host, found {needed / 1e9:.3f} GB in the "
             f"{len(work.split)} images of split {work.split.name!r}; pack them smaller, or use backend='cpu'"
         )
 
@@ -73,12 +75,6 @@ def pixel_bytes(work: Work) -> int:
     return int((3 * columns.height[rows].astype(np.int64) * columns.width[rows]).sum())
 
 
-def is_spread(options: LoaderOptions, size_bytes: int) -> bool:
-    """Tell whether the ranks of a host share so many bytes of pixels."""
-    room = find_room(options)
-    return room.ranks > 1 and size_bytes > room.alone
-
-
 class ResidentPixels:
     """The decoded rows of a split.
 
@@ -91,8 +87,8 @@ class ResidentPixels:
         spread: whether the ranks of the host decoded them together.
     """
 
-    def __init__(self, rows: ResidentRenderer) -> None:
-        """Decode every row of the renderer's split in the threads of its crew."""
+    def __init__(self, rows: ResidentRenderer, spread: bool) -> None:
+        """Decode every row of the renderer's split in the threads of its crew, or with the host's ranks."""
         split = rows.work.split
         # A split may hold a row twice; each is decoded once.
         _, first = np.unique(split.rows(np.arange(len(split))), return_index=True)
@@ -103,23 +99,34 @@ class ResidentPixels:
         self.starts = np.full(len(split.pack), _ABSENT, np.int64)
         self.starts[job.rows] = places
         device = torch.empty(0, device=rows.work.options.device).device  # with its number
-        self.spread = is_spread(rows.work.options, total)
-        if not self.spread:
+        self.spread = spread
+        if not spread:
             part = Part(0, len(places), allocate(total + SLACK, device), 0)
             self._decode(rows, job, part, lambda: None)
             self.parts, self.origins = [part.memory], np.zeros(1, np.int64)
             return
         facts = pack_fingerprint(split.pack), split.row_ranges, rows.work.options.verify, device.type
         with meet(rows.work.options, *facts) as ranks:
-            part = take_part(ranks, device, places, total)
-            self._decode(rows, job, part, ranks.look)
-            self.parts, origins, self.reasons = gather_parts(ranks, device, part, self.reasons)
+            self.parts, origins = load_parts(
+                ranks, device, places, total, lambda part: self._decode(rows, job, part, ranks.look)
+            )
+            self.reasons = dict(ChainMap(*ranks.exchange(self.reasons)))
         self.origins = np.array(origins)
         self.starts[list(self.reasons)] = _DAMAGED
 
     def holds(self, rows: NDArray[np.int64]) -> bool:
         """Tell whether each of these rows was decoded or found damaged."""
         return bool((self.starts[rows] != _ABSENT).all())
+
+    def serve(self, options: LoaderOptions, spread: bool) -> bool:
+        """Tell whether these pixels serve a loader whose own would be `spread` or not.
+
+        What one rank holds alone would keep it from those that it must meet. A part on another rank's device
+        ends with that rank, which does not wait for loaders that it has not built.
+        """
+        if not self.spread:
+            return not spread
+        return len(self.parts) == 1 or local_ranks(options)[1] > 1
 
     def addresses(self, starts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the addresses, int64 [B], of rows whose `starts` these are."""
@@ -173,14 +180,15 @@ class ResidentRenderer(CpuRenderer):
         pack = work.split.pack
         key = (str(pack.path), pack_fingerprint(pack), work.options.device, str(work.options.verify))
         with _loading:
-            spread = is_spread(work.options, pixel_bytes(work))
+            alone, together = find_room(work.options)
+            spread = alone < pixel_bytes(work) <= together
             if spread:
                 gc.collect()  # so that all ranks hold the same pixels still, or none
             same = [held for name, held in list(_held.items()) if name[: len(key)] == key]
-            # What one rank holds alone would keep it from those that it must meet.
-            found = next((held for held in same if held.holds(rows) and held.spread >= spread), None)
+            fit = (one for one in same if one.holds(rows) and one.serve(work.options, spread))
+            found = next(fit, None)
             if found is None:
-                found = _held[(*key, str(work.split.row_ranges))] = ResidentPixels(self)
+                found = _held[(*key, str(work.split.row_ranges))] = ResidentPixels(self, spread)
         self.pixels: ResidentPixels = found
         memory = found.parts[0]
         self._planes = np.empty(0, np.uint8) if memory.is_cuda else memory.numpy()

@@ -6,8 +6,9 @@ address.
 
 How long memory lives: the kernel frees the mapping with the last rank that has it, and it has no name that a
 killed rank could leave behind. Torch counts the tensors that other processes made of a part, and frees the
-part when its own rank and all of them are done. This fails where a rank's process ends first, so at its end a
-rank on CUDA waits for the ends of the others.
+part when its own rank and all of them are done. On CUDA a part ends with its rank's process, whoever reads
+it. So only loaders of all ranks read parts: ranks that train together have used their last batches when the
+first of them ends. Where a rank fails, another may see an error of CUDA before it learns of the failure.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from __future__ import annotations
 import inspect
 import mmap
 import os
-from collections import ChainMap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -32,52 +32,34 @@ from loaders.backends.local_ranks import LocalRanks, local_ranks
 from loaders.common.errors import UserError
 from loaders.options import LoaderOptions
 
-SHARE = 0.8  # share of the memory that may be taken; training needs memory too
+MEMORY_FRACTION = 0.8  # of the memory may be taken; training needs memory too
 
 
-class Room(NamedTuple):
-    """Bytes of pixels that may be held; as text, what an error says of them.
+def memory_of(device: torch.device | int) -> tuple[str, int]:
+    """Return what tells a device's memory from others on this host, and its bytes."""
+    if isinstance(device, torch.device) and device.type == "cpu":
+        return "cpu", psutil.virtual_memory().total
+    properties = torch.cuda.get_device_properties(device)
+    return str(properties.uuid), properties.total_memory
 
-    Attributes:
-        device: where.
-        ranks: how many there are on this host.
-        alone: for each rank by itself.
-        together: for all ranks of this host, where they share the pixels.
+
+def find_room(options: LoaderOptions) -> tuple[int, int]:
+    """Return how many bytes of pixels each rank of this host may hold by itself, and all together.
+
+    All ranks must find the same. Where a launcher shows each rank one device, those are taken to be devices
+    of one size; `load_parts` counts them.
     """
-
-    device: torch.device
-    ranks: int
-    alone: int
-    together: int
-
-    def __str__(self) -> str:
-        if self.ranks == 1:
-            return f"{self.alone / 1e9:.3f} GB, {SHARE:.0%} of the memory of {self.device}"
-        one, every, whose = "on one device", f"on the {self.ranks} devices of this host", "their memory"
-        if in_one_memory(self.device):
-            one, every = f"for each of the {self.ranks} ranks of this host", "for pixels that they share"
-            whose = f"the memory of {self.device}"
-        sizes = f"{self.alone / 1e9:.3f} GB {one}, or {self.together / 1e9:.3f} GB {every}"
-        return f"{sizes}, {SHARE:.0%} of {whose}"
-
-
-def find_room(options: LoaderOptions) -> Room:
-    """Return the room for pixels where a loader's views are drawn; all ranks of a host find the same."""
     device, (_, ranks) = torch.device(options.device), local_ranks(options)
     if device.type == "cpu":
-        total = int(SHARE * psutil.virtual_memory().total)
-        alone, together = total // ranks, total
-    elif ranks == 1:
-        alone = together = int(SHARE * torch.cuda.get_device_properties(device).total_memory)
+        together = int(MEMORY_FRACTION * memory_of(device)[1])
+        alone = together // ranks
     else:
-        used = range(min(ranks, torch.cuda.device_count()))
-        totals = [torch.cuda.get_device_properties(one).total_memory for one in used]
-        alone = int(SHARE * min(totals))  # all ranks must decide alike
-        # A launcher may show each rank its own device alone.
-        together = ranks * alone if len(totals) == 1 else int(SHARE * sum(totals))
-    if not hasattr(os, "memfd_create"):  # Linux alone has what `LocalRanks` needs
-        together = alone
-    return Room(device, ranks, alone, together)
+        used = [device] if ranks == 1 else range(min(ranks, torch.cuda.device_count()))
+        sizes = [int(MEMORY_FRACTION * memory_of(one)[1]) for one in used]
+        alone = min(sizes)
+        together = ranks * alone if len(sizes) == 1 else sum(sizes)
+    linux = hasattr(os, "memfd_create")  # which alone has what `LocalRanks` needs
+    return alone, together if linux else alone
 
 
 class Part(NamedTuple):
@@ -96,11 +78,6 @@ class Part(NamedTuple):
     origin: int
 
 
-def in_one_memory(device: torch.device) -> bool:
-    """Tell whether all ranks of a host use the same memory."""
-    return device.type == "cpu"
-
-
 def allocate(size_bytes: int, device: torch.device) -> Tensor:
     """Return uint8 [size_bytes].
 
@@ -109,90 +86,82 @@ def allocate(size_bytes: int, device: torch.device) -> Tensor:
     """
     try:
         return torch.empty(size_bytes, dtype=torch.uint8, device=device)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:  # on a CPU torch raises no OutOfMemoryError
+        why, *_ = str(error).split("\n")
         raise UserError(
             f"backend resident: expected {size_bytes / 1e9:.3f} GB of free memory on {device} for pixels, "
-            "found less; build the loader first, end other programs there, or use backend='hybrid'"
+            f"found less ({why}); build the loader first, end other programs there, or use "
+            "backend='hybrid'"
         ) from None
 
 
-def take_part(ranks: LocalRanks, device: torch.device, places: NDArray[np.int64], total: int) -> Part:
-    """Return the part of this rank, whose bytes are in proportion to its device's memory.
+def load_parts(
+    ranks: LocalRanks,
+    device: torch.device,
+    places: NDArray[np.int64],
+    total: int,
+    decode: Callable[[Part], None],
+) -> tuple[list[Tensor], list[int]]:
+    """Decode this rank's part, whose bytes are in proportion to its device's memory, and map those of others.
 
     Args:
-        ranks: of the host; all make this call.
+        ranks: of the host; all make this call, and exchange something more before they read.
         device: of this rank.
         places: int64 [K], bytes of all rows before each row.
         total: bytes of all rows.
-
-    Raises:
-        UserError: there is no room, or a device that another one cannot read.
-    """
-    properties = None if device.type == "cpu" else torch.cuda.get_device_properties(device)
-    said = ("cpu", 1) if properties is None else (str(properties.uuid), properties.total_memory)
-    names, weights = zip(*ranks.exchange(said), strict=True)
-    _check_peers(device, names)
-    borders = np.cumsum(weights)[:-1] / sum(weights) * total
-    edges = [0, *np.searchsorted(places, borders).tolist(), len(places)]
-    first, last = edges[ranks.rank], edges[ranks.rank + 1]
-    if in_one_memory(device):
-        return Part(first, last, _one_mapping(ranks, total + SLACK), 0)
-    began, ended = np.append(places, total)[[first, last]].tolist()
-    return Part(first, last, allocate(ended - began + SLACK, device), began)
-
-
-def gather_parts(
-    ranks: LocalRanks, device: torch.device, part: Part, reasons: dict[int, str]
-) -> tuple[list[Tensor], list[int], dict[int, str]]:
-    """Wait until all ranks have decoded, and return what they have.
-
-    Args:
-        ranks: of the host; all make this call.
-        device: of this rank.
-        part: of this rank, decoded.
-        reasons: what is wrong with rows of this part.
+        decode: fills a part.
 
     Returns:
-        The memory of the parts, the bytes of all rows before each, and what is wrong with rows of any part.
+        The memory of the parts, and the bytes of all rows before each.
+
+    Raises:
+        UserError: there is no room, or memory that another rank cannot map.
     """
-    apart, own = not in_one_memory(device), ranks.rank
+    memories, own = ranks.exchange(memory_of(device)), ranks.local_rank
+    names, weights = zip(*memories, strict=True)
+    room = int(MEMORY_FRACTION * sum(dict(memories).values()))
+    if total > room:
+        raise UserError(
+            f"backend resident: expected pixels of at most {room / 1e9:.3f} GB, found {total / 1e9:.3f} GB: "
+            f"the {ranks.size} ranks of this host have {len(set(names))} devices in all; give each rank its "
+            "own, or use backend='hybrid'"
+        )
+    borders = np.cumsum(weights)[:-1] / sum(weights) * total
+    edges = [0, *np.searchsorted(places, borders).tolist(), len(places)]
+    if set(names) == {"cpu"}:
+        memory = _one_mapping(ranks, total + SLACK)
+        decode(Part(edges[own], edges[own + 1], memory, 0))
+        return [memory], [0]
+    _check_peers(device, names)
+    origins = np.append(places, total)[edges].tolist()
+    memory = allocate(origins[own + 1] - origins[own] + SLACK, device)
+    decode(Part(edges[own], edges[own + 1], memory, origins[own]))
     # Torch counts the tensors made of a part, so each rank gets a handle of its own, and uses it once.
-    handles = [_handle(part.memory) if apart and rank != own else None for rank in range(ranks.size)]
-    origins, reasons_of_parts, handles_of_parts = zip(
-        *ranks.exchange((part.origin, reasons, handles)), strict=True
-    )
-    parts = [part.memory]
-    if apart:
-        parts = [
-            part.memory if rank == own else _open(handles_of_parts[rank][own], device)
-            for rank in range(ranks.size)
-        ]
-        ranks.exchange(None)  # so that all learn of a rank that cannot map a part
-        ranks.end_together()
-    return parts, list(origins[: len(parts)]), dict(ChainMap(*reasons_of_parts))
+    with _mapping(device):
+        given = [None if rank == own else reduce_tensor(memory) for rank in range(ranks.size)]  # type: ignore[no-untyped-call]
+    handles = ranks.exchange(given)
+    parts = [memory if rank == own else _open(one[own], device) for rank, one in enumerate(handles)]
+    return parts, origins[:-1]
 
 
 def _one_mapping(ranks: LocalRanks, size_bytes: int) -> Tensor:
-    """Return uint8 [size_bytes], memory that all ranks of the host read and write.
+    """Return uint8 [size_bytes], memory that all ranks of the host read and write: a file of rank 0.
 
-    It is no file, nor part of /dev/shm, whose size containers limit.
+    It stands on no disk, nor in /dev/shm, whose size containers limit. The files of other ranks stay empty.
     """
-    file = -1 if ranks.rank else os.memfd_create("sluice-pixels")
-    try:
-        if ranks.rank == 0:
-            os.ftruncate(file, size_bytes)
-        ranks.exchange(None)
-        file = ranks.share_file(file)
-        return torch.frombuffer(mmap.mmap(file, size_bytes), dtype=torch.uint8)
-    finally:
-        if file >= 0:
-            os.close(file)
+    with open(os.memfd_create("sluice-pixels"), "r+b") as own:
+        path = ranks.exchange(f"/proc/{os.getpid()}/fd/{own.fileno()}")[0]
+        with _mapping("cpu"), open(path, "r+b") as file:
+            file.truncate(size_bytes)
+            memory = mmap.mmap(file.fileno(), size_bytes)
+        ranks.exchange(None)  # rank 0 closes its file when all have opened it
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def _check_peers(device: torch.device, names: Sequence[str]) -> None:
     """Refuse devices that cannot read each other's memory, as far as this process sees them."""
-    for number in range(0 if device.type == "cpu" else torch.cuda.device_count()):
-        shared = str(torch.cuda.get_device_properties(number).uuid) in names and number != device.index
+    for number in range(torch.cuda.device_count()):
+        shared = memory_of(number)[0] in names and number != device.index
         if shared and not torch.cuda.can_device_access_peer(device, number):
             raise UserError(
                 f"backend resident: expected devices that read each other's memory, found {device} without "
@@ -201,31 +170,26 @@ def _check_peers(device: torch.device, names: Sequence[str]) -> None:
 
 
 @contextmanager
-def _mapping(device: torch.device) -> Iterator[None]:
-    """Turn an error of CUDA into one line."""
+def _mapping(device: torch.device | str) -> Iterator[None]:
+    """Turn an error of CUDA, of the system or of other arguments of torch's functions into one line."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, OSError, TypeError, ValueError) as error:
+        why, *_ = str(error).split("\n")
         raise UserError(
             f"backend resident: expected ranks that can map each other's memory, found that {device} cannot "
-            f"({str(error).splitlines()[0]}); use backend='hybrid', or 'cpu'"
+            f"({why}); use backend='hybrid', or 'cpu'"
         ) from error
 
 
-def _handle(part: Tensor) -> Any:
-    """Return what `_open` needs."""
-    with _mapping(part.device):
-        return reduce_tensor(part)  # type: ignore[no-untyped-call]
-
-
 def _open(handle: Any, device: torch.device) -> Tensor:
-    """Map another rank's part so that kernels of this rank's device can read it.
+    """Map another rank's part, as torch gave it, so that kernels of this rank's device can read it.
 
     Torch would map it for the device that has the other process's number here: kernels of this device may not
     reach that memory, and a process to which a launcher shows one device has no other number.
     """
     rebuild, arguments = handle
-    named = dict(zip(inspect.signature(rebuild).parameters, arguments, strict=True))
     with _mapping(device):
+        named = dict(zip(inspect.signature(rebuild).parameters, arguments, strict=True))
         part: Tensor = rebuild(**named | {"storage_device": device.index})
     return part

@@ -32,6 +32,7 @@ RANK = int(os.environ["LOCAL_RANK"])
 VIEWS = (presets.weak(16, normalize=None), presets.crop_flip(12, normalize=None))
 ROWS = {"decoded": 0}
 load, decode = resident.ResidentPixels._load, resident.ResidentPixels._decode
+memory_of = spread.memory_of
 
 
 def options(**given):
@@ -103,6 +104,11 @@ def a_second_time():
     return {"held": held, "decoded": ROWS["decoded"] - before, "same": equal}
 
 
+def memory_of_this_rank(device):
+    """Say that each rank has a memory of its own."""
+    return f"memory of {RANK}", memory_of(device)[1]
+
+
 def shared_memory(size, device):
     """Stand in for a part of a device, which another process can open."""
     file = os.memfd_create("part")
@@ -120,8 +126,8 @@ def opened(handle, device):
 def parts():
     """Draw by the device's kernels, in the interpreter, from a part of each process."""
     resident.ResidentPixels._decode = decode
-    spread.in_one_memory, spread.allocate, spread._open = lambda _: False, shared_memory, opened
-    spread._handle = lambda part: part.file
+    spread.memory_of, spread.allocate, spread._open = memory_of_this_rank, shared_memory, opened
+    spread.reduce_tensor = lambda part: part.file
     split, given = PACK.split("train"), options()
     work = Work(split, VIEWS[:1], given, 4, Crew(given), split.labels())
     rows = resident.ResidentRenderer(work)
@@ -164,9 +170,10 @@ def main():
     resident.ResidentPixels._load = counted
     needed = resident.pixel_bytes(Work(PACK.split("train"), VIEWS, options(), 4, Crew(options())))
     if DEVICE == "cpu":  # both together have room, none alone
-        spread.SHARE = 1.5 * needed / psutil.virtual_memory().total
+        spread.MEMORY_FRACTION = 1.5 * needed / psutil.virtual_memory().total
     else:
-        spread.SHARE = 0.75 * needed / torch.cuda.get_device_properties(0).total_memory
+        spread.MEMORY_FRACTION = 0.75 * needed / memory_of(0)[1]
+        spread.memory_of = memory_of_this_rank
     actions = {
         "batches": batches,
         "a second time": a_second_time,

@@ -1,8 +1,8 @@
 """Ranks of a host that meet, here in threads of one process."""
 
+import errno
 import os
-import threading
-import time
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
@@ -11,6 +11,7 @@ import pytest
 from loaders import LoaderOptions
 from loaders.backends import local_ranks
 from loaders.backends.local_ranks import LocalRanks, RankFailed, meet
+from loaders.common.errors import LoaderError
 
 NUMBERS = count()
 
@@ -20,9 +21,9 @@ def together(size, limit_s, action):
     name = f"\0sluice-test-{os.getpid()}-{next(NUMBERS)}".encode()
 
     def run(number):
-        ranks = LocalRanks(number, size, limit_s)
+        ranks = LocalRanks(number, size)
         try:
-            ranks.join(name)
+            ranks.join(name, limit_s)
             return action(ranks)
         except RankFailed as error:
             ranks.fail(error)
@@ -36,14 +37,14 @@ def together(size, limit_s, action):
 
 def test_all_get_the_values_of_all_in_their_order():
     def twice(ranks):
-        return ranks.exchange(ranks.rank), ranks.exchange(str(ranks.rank))
+        return ranks.exchange(ranks.local_rank), ranks.exchange(str(ranks.local_rank))
 
     assert together(4, 20.0, twice) == [([0, 1, 2, 3], ["0", "1", "2", "3"])] * 4
 
 
 def test_a_failure_is_told_to_those_that_are_still_at_work():
     def action(ranks):
-        if ranks.rank == 2:
+        if ranks.local_rank == 2:
             return ranks.fail(ValueError("no such file"))
         while True:
             ranks.look(20.0)
@@ -52,40 +53,8 @@ def test_a_failure_is_told_to_those_that_are_still_at_work():
     assert together(3, 20.0, action) == [line, line, None]
 
 
-def test_a_rank_that_says_nothing_is_given_up_and_one_that_works_is_not():
-    done = threading.Event()
-
-    def action(ranks):
-        end = time.monotonic() + (0.0 if ranks.rank == 0 else 0.6)
-        while time.monotonic() < end:  # several times the limit
-            ranks.look(0.01)
-        ranks.exchange(None)
-        if ranks.rank:
-            return done.wait(20.0)
-        try:
-            return ranks.exchange(None)
-        finally:
-            done.set()
-
-    line = "backend resident: rank 1 of this host said nothing for 0.2 s"
-    assert together(2, 0.1, action) == [line, True]
-
-
-def test_a_file_reaches_all():
-    def action(ranks):
-        file = os.memfd_create("test") if ranks.rank == 0 else -1
-        ranks.exchange(None)
-        file = ranks.share_file(file)
-        found = os.fstat(file).st_ino
-        ranks.exchange(None)
-        os.close(file)
-        return found
-
-    assert len(set(together(3, 20.0, action))) == 1
-
-
 def test_ranks_of_others_are_not_let_in(monkeypatch):
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
     said = together(2, 0.1, lambda ranks: "met")
     assert [line.split(" to load")[0] for line in said] == [
         f"backend resident: rank {other} of this host did not come within 0.1 s" for other in (1, 0)
@@ -97,7 +66,7 @@ def test_ranks_that_have_another_split_do_not_meet(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     options = LoaderOptions(num_ranks=2, timeout_s=0.1)
     names = []
-    monkeypatch.setattr(LocalRanks, "join", lambda _, name: names.append(name))
+    monkeypatch.setattr(LocalRanks, "join", lambda _, name, limit_s: names.append(name))
     for facts, port in (("split", "1"), ("split", "1"), ("other", "1"), ("split", "2")):
         monkeypatch.setenv("MASTER_PORT", port)
         with meet(options, facts):
@@ -106,28 +75,22 @@ def test_ranks_that_have_another_split_do_not_meet(monkeypatch):
     assert len(set(names)) == 3
 
 
-def test_the_process_ends_when_the_others_end(monkeypatch):
-    monkeypatch.setattr(local_ranks, "_LAST_WAIT_S", 20.0)
-    ends, kept = [], []
-    monkeypatch.setattr(local_ranks.atexit, "register", kept.append)
+def test_an_address_that_is_taken_is_told_at_once_and_does_not_blame_a_rank():
+    taken = f"\0sluice-test-{os.getpid()}".encode()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(taken)
+        with pytest.raises(LoaderError, match=r"rank 0 cannot be met \(.* in use\); start again$"):
+            LocalRanks(0, 2).join(taken, 60.0)
 
-    def action(ranks):
-        ranks.end_together()
 
-    together(2, 20.0, action)
-    slow, fast = kept
+def test_an_error_of_the_system_does_not_blame_a_rank(monkeypatch):
+    class Full(socket.socket):
+        def connect(self, address):
+            raise OSError(errno.EMFILE, "Too many open files")
 
-    def late():
-        time.sleep(0.1)
-        ends.append("late")
-        slow()
-
-    thread = threading.Thread(target=late)
-    thread.start()
-    fast()
-    ends.append("together")
-    thread.join()
-    assert ends == ["late", "together"]
+    monkeypatch.setattr(socket, "socket", Full)
+    with pytest.raises(OSError, match="Too many open files"):
+        LocalRanks(1, 2).join(b"\0sluice-test-full", 60.0)
 
 
 @pytest.mark.parametrize(

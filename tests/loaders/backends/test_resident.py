@@ -96,8 +96,10 @@ def test_a_labelled_stream_lies_in_the_pixels_of_its_split(photo_pack):
 
 
 def test_what_does_not_fit_is_one_line_with_the_sizes(photo_pack, monkeypatch):
-    monkeypatch.setattr(spread, "SHARE", 1e-7)
-    line = r"expected pixels of at most 0\.\d+ GB, 0% of the memory of cpu, found 0\.00\d GB in the 24 images"
+    monkeypatch.setattr(spread, "MEMORY_FRACTION", 1e-7)
+    line = (
+        r"at most 0\.\d+ GB, 80% of the memory of cpu on all ranks of this host, found 0\.00\d GB in the 24 "
+    )
     with pytest.raises(UserError, match=line):
         build(photo_pack)
 

@@ -14,7 +14,7 @@ import torch
 from torch.multiprocessing.reductions import rebuild_cuda_tensor
 
 from loaders import LoaderOptions, build_loader
-from loaders.backends import local_ranks, spread
+from loaders.backends import local_ranks, resident, spread
 from loaders.common.errors import UserError
 from loaders.views import presets
 from tests.forked import Forked
@@ -142,18 +142,18 @@ def build(pack, **options):
     return build_loader(pack.split("train"), (presets.evaluation(8),), 8, options=given)
 
 
-def share_of(pack, part):
-    """Return the share of the memory that holds a part of a pack's pixels."""
+def fraction_of(pack, part):
+    """Return the fraction of the memory that holds a part of a pack's pixels."""
     columns = pack.columns
     return part * 3 * int((columns.height.astype(int) * columns.width).sum()) / psutil.virtual_memory().total
 
 
 def test_what_fits_no_host_is_one_line_with_the_sizes(photo_pack, monkeypatch):
     launched(monkeypatch)
-    monkeypatch.setattr(spread, "SHARE", share_of(photo_pack, 0.9))
+    monkeypatch.setattr(spread, "MEMORY_FRACTION", fraction_of(photo_pack, 0.9))
     line = (
-        r"^backend resident: expected pixels of at most 0\.000 GB for each of the 4 ranks of this host, or "
-        r"0\.001 GB for pixels that they share, 0% of the memory of cpu, found 0\.001 GB in the 24 images"
+        r"^backend resident: expected pixels of at most 0\.001 GB, 80% of the memory of cpu on all ranks of "
+        r"this host, found 0\.001 GB in the 24 images"
     )
     with pytest.raises(UserError, match=line):
         build(photo_pack, num_ranks=4)
@@ -161,11 +161,11 @@ def test_what_fits_no_host_is_one_line_with_the_sizes(photo_pack, monkeypatch):
 
 def test_ranks_that_have_room_alone_or_no_launcher_do_not_meet(photo_pack, monkeypatch):
     monkeypatch.setattr(local_ranks.LocalRanks, "join", lambda *_: pytest.fail("met"))
-    monkeypatch.setattr(spread, "SHARE", share_of(photo_pack, 1.1))
+    monkeypatch.setattr(spread, "MEMORY_FRACTION", fraction_of(photo_pack, 1.1))
     build(photo_pack, num_ranks=4, rank=2).close()
     launched(monkeypatch)
     build(photo_pack).close()  # such as an evaluation on one rank
-    monkeypatch.setattr(spread, "SHARE", share_of(photo_pack, 4.4))
+    monkeypatch.setattr(spread, "MEMORY_FRACTION", fraction_of(photo_pack, 4.4))
     build(photo_pack, num_ranks=4).close()
 
 
@@ -175,34 +175,68 @@ def test_the_rooms_of_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(sizes))
 
     def properties(device):
-        return SimpleNamespace(total_memory=sizes[getattr(device, "index", device)])
+        return SimpleNamespace(uuid="", total_memory=sizes[getattr(device, "index", device)])
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
     options = LoaderOptions(device="cuda:1", num_ranks=2)
-    assert spread.find_room(options)[1:] == (1, 64, 64)
+    assert spread.find_room(options) == (64, 64)
     launched(monkeypatch, size=2)
-    assert spread.find_room(options)[1:] == (2, 64, 144)  # nobody uses the third device
-    assert str(spread.find_room(options)) == (
-        "0.000 GB on one device, or 0.000 GB on the 2 devices of this host, 80% of their memory"
-    )
+    assert spread.find_room(options) == (64, 144)  # nobody uses the third device
     del sizes[1:]
-    assert spread.find_room(options)[1:] == (2, 80, 160)
+    assert spread.find_room(options) == (80, 160)
 
 
-def test_a_device_without_room_is_one_line(monkeypatch):
+def test_ranks_that_have_one_device_in_truth_are_refused(monkeypatch):
+    monkeypatch.setattr(spread, "memory_of", lambda _: ("one device", 10**9))
+    ranks = SimpleNamespace(local_rank=0, size=2, exchange=lambda value: [value, value])
+    line = (
+        r"at most 0\.800 GB, found 1\.000 GB: the 2 ranks of this host have 1 devices in all; give each rank"
+    )
+    with pytest.raises(UserError, match=line):
+        spread.load_parts(ranks, torch.device("cuda:0"), None, 10**9, None)
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "held", "parts", "wanted", "serve"),
+    [
+        (2, True, 2, True, True),
+        (2, True, 2, False, True),  # a smaller split of the same rows, on all ranks
+        (1, True, 2, False, False),  # an evaluation on rank 0, which may go on when the others have ended
+        (1, True, 1, False, True),  # one mapping outlives the other ranks
+        (2, False, 1, True, False),
+        (1, False, 1, False, True),
+    ],
+)
+def test_whom_held_pixels_serve(monkeypatch, num_ranks, held, parts, wanted, serve):
+    launched(monkeypatch, size=2)
+    pixels = SimpleNamespace(spread=held, parts=[None] * parts)
+    options = LoaderOptions(num_ranks=num_ranks)
+    assert resident.ResidentPixels.serve(pixels, options, wanted) is serve
+
+
+def test_a_mapping_that_cannot_be_opened_is_one_line():
+    ranks = SimpleNamespace(exchange=lambda path: ["/proc/self/fd/absent"])
+    with pytest.raises(UserError, match=r"each other's memory, found that cpu cannot \(\[Errno 2\] No such"):
+        spread._one_mapping(ranks, 10)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])  # on a GPU, on a processor
+def test_a_device_without_room_is_one_line(monkeypatch, error):
     def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        raise error("out of memory.\nTried to allocate")
 
     monkeypatch.setattr(torch, "empty", full)
     with pytest.raises(
-        UserError, match=r"^backend resident: expected 3\.000 GB of free memory on cuda:0 for"
+        UserError, match=r"^backend resident: expected 3\.000 GB of free memory on cuda:0 for .* memory\.\);"
     ):
         spread.allocate(3 * 10**9, torch.device("cuda:0"))
 
 
 def test_devices_that_cannot_read_each_other_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda one: SimpleNamespace(uuid=f"gpu{one}"))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda one: SimpleNamespace(uuid=f"gpu{one}", total_memory=1)
+    )
     monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda _, other: other == 1)
     spread._check_peers(torch.device("cuda:0"), ("gpu0", "gpu1"))
     spread._check_peers(torch.device("cuda:0"), ("gpu0", "another that this process does not see"))
@@ -225,3 +259,5 @@ def test_a_part_is_mapped_for_the_device_that_reads_it():
     )
     with pytest.raises(UserError, match=line):
         spread._open((rebuild, (1, 7, -3)), torch.device("cuda:2"))
+    with pytest.raises(UserError, match=r"found that cuda:2 cannot \(.*storage_device"):  # another torch
+        spread._open((lambda size: size, (1,)), torch.device("cuda:2"))
