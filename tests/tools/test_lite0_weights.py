@@ -41,5 +41,5 @@ def test_the_folder_gives_the_same_network_with_its_licence_and_classes(tmp_path
 
 
 def test_other_tensors_are_refused() -> None:
-    with pytest.raises(UserError, match="found none"):
+    with pytest.raises(UserError, match="found others"):
         convert({"_conv_stem.weight": torch.zeros(3)})

@@ -59,7 +59,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     thread.start()
     monkeypatch.setattr(settings, "ENDPOINT", address := f"http://127.0.0.1:{server.server_port}")
     url = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", url)
+    monkeypatch.setattr(settings, "HUGGINGFACE_CO_URL_TEMPLATE", url)
     yield kind
     server.shutdown()
     thread.join()

@@ -128,7 +128,7 @@ def test_work_whose_length_is_found_first_is_timed_from_then(
         for now, done in ((100.0, 5_000), (110.0, 5_500)):  # a listing, and what was there before a stop
             clock[0] = now
             shown.show(done, 10_000)
-    assert "5,500 of 10,000 images, 50 images/s, about 90 s left" in capsys.readouterr().err
+    assert "5,500 of 10,000 images, 50 images/s, about 2 min left" in capsys.readouterr().err
 
 
 def test_fine_tuning_is_told_of_a_warm_up_as_long_as_itself() -> None:
