@@ -28,6 +28,7 @@ _SUFFIX = {
     "torch_export": ".pt2",
     "safetensors": ".safetensors",
 }  # by which the other commands, and other libraries, tell the forms apart
+_OF_WEIGHTS = {*_SUFFIX.values(), ".pt", ".bin", ".ckpt"}  # any other is a part of the name, as in v1.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,10 @@ class Config:
         """Refuse a path that exists already, and a name by which no command could tell what the file is."""
         suffix = _SUFFIX.get(self.form, "")
         if suffix and self.out.suffix != suffix:
+            name = self.out.stem if self.out.suffix in _OF_WEIGHTS else self.out.name or "network"
             raise UserError(
                 f"out: expected a name that ends in {suffix} for --form {self.form}, found {self.out}; give "
-                f"{self.out.with_suffix(suffix)}"
+                f"{self.out.parent / (name + suffix)}"
             )
         check_file(self.out) if self.form != "hf" else check_file(self.out / "config.json")
         if self.out.exists() and (self.form != "hf" or any(self.out.iterdir())):

@@ -179,16 +179,16 @@ def guess(config: Config, network: Exported, split: Split) -> Guessed:
 def file_names(config: Config, pack: Pack, rows: NDArray[np.int64]) -> list[str]:
     """Return the names of images as the user has them: of what was packed here, as its source names them.
 
-    Of a pack, and where the source is gone, the keys.
+    Of a pack, and where the source cannot be listed again, the keys.
     """
     keys = [pack.key(row) for row in rows.tolist()]
     if pack.path != (config.out / "pack").absolute():
         return keys
     try:
-        with listed(SplitSource(_SPLIT, config.images), ColumnOptions()) as (source, items):
+        with listed(SplitSource(_SPLIT, config.images), ColumnOptions(), config.out) as (source, items):
             by_key = isinstance(source, ImageTableSource) and source.has_keys
             known = {item.key: unquote(item.key) if by_key else printable(item.name) for item in items}
-    except UserError as error:
+    except (UserError, OSError) as error:  # the guesses are worth more than their names
         tell(f"predict: file is the key of each image, since the source cannot be listed again: {error}")
         known = {}
     return [known.get(key, key) for key in (key.removeprefix(f"{_SPLIT}/") for key in keys)]

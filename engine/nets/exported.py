@@ -315,9 +315,9 @@ def load_exported(path: Path, backbone: str | None = None) -> Exported:
         extra = {METADATA_KEY: ""}
         try:
             program = torch.export.load(_checked(path), extra_files=extra).module()
-        except (BadZipFile, RuntimeError, ValueError, KeyError, OSError):
+        except (BadZipFile, RuntimeError, ValueError, KeyError, OSError) as error:
             raise UserError(
-                f"network: {path} is no exported program, or cut short; export it again"
+                f"network: {path} is no exported program, or cut short ({brief(error)}); export it again"
             ) from None
         return _described(program, extra[METADATA_KEY], path)
     if path.suffix == ".pth" and path.with_suffix(".json").is_file():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def _read(source: str, stamp: int, backbone: str | None) -> Foreign:
 
 def _fetched(source: str, name: str) -> Foreign:
     """Let timm fetch and build a network, and take it apart."""
-    with _from_folder(source) if _scheme(source) is None else from_hub(source):
+    with _place(source, name):
         model: Any = timm.create_model(name, pretrained=True)
     config: dict[str, Any] = dict(model.pretrained_cfg)
     backbone = str(config["architecture"])
@@ -147,14 +147,28 @@ def _fetched(source: str, name: str) -> Foreign:
     return Foreign(source, known, _view(config, backbone), origin, model.state_dict(), classes)
 
 
+def _place(source: str, name: str) -> AbstractContextManager[None]:
+    """Return the context for the place from which timm takes weights: a folder, a URL or the hub."""
+    if _scheme(source) is None:
+        return _one_line(f"whole weights of timm in {source}", "fetch the folder again")
+    known = None
+    with suppress(RuntimeError):  # an unknown tag, of which timm says more later
+        known = timm.get_pretrained_cfg(name)
+    if known is None or known.hf_hub_id or not known.url:
+        return from_hub(source)
+    tell(f"start: taking {source} from torch's cache (TORCH_HOME), or fetching it from {known.url}")
+    wanted = f"weights of {source} in torch's cache (TORCH_HOME) or from {known.url}"
+    return _one_line(wanted, "fetch that file elsewhere and give its path with --backbone")
+
+
 @contextmanager
-def _from_folder(source: str) -> Iterator[None]:
+def _one_line(expected: str, remedy: str) -> Iterator[None]:
+    """Turn what timm raises while it takes weights from another place than the hub into one line."""
     try:
         yield
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
+    except Exception as error:  # of timm, safetensors, pickle and torch.hub
         raise UserError(
-            f"start: expected whole weights of timm in {source}, found others ({type(error).__name__}: "
-            f"{brief(error)}); fetch the folder again"
+            f"start: expected {expected}, found none ({type(error).__name__}: {brief(error)}); {remedy}"
         ) from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,31 +15,28 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from loaders.common.errors import UserError, brief
 from loaders.common.notice import tell
 
-_ANSWER_WITHIN_S = 5.0  # by default; HF_HUB_ETAG_TIMEOUT, the hub's own limit for questions, replaces it
-
 
 @functools.cache
-def hub_answers() -> bool:
-    """Ask the hub once, by its own client, which knows HF_ENDPOINT and proxies.
+def why_silent() -> str:
+    """Ask the hub once, by its own client, which knows HF_ENDPOINT and proxies; "" if it answers anything.
 
     The hub's own functions ask six times for each of several files, half a minute each. A thread asks here,
     since the look-up of a name has no time limit.
     """
-    if settings.is_offline_mode():
-        return False
-    limit = settings.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else _ANSWER_WITHIN_S
-    answers: list[bool] = []
+    limit = float(settings.HF_HUB_ETAG_TIMEOUT)
+    said: list[str] = []
 
     def ask() -> None:
         try:
-            answers.append(get_session().head(settings.ENDPOINT, timeout=limit).status_code < 500)
-        except Exception:  # of whichever HTTP library the hub uses
-            answers.append(False)
+            get_session().head(settings.ENDPOINT, timeout=limit)
+            said.append("")
+        except Exception as error:  # of whichever HTTP library the hub uses
+            said.append(f"{type(error).__name__}: {brief(error)}")
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(limit)
-    return answers == [True]
+    return said[0] if said else f"nothing within {limit:g} s"
 
 
 @contextmanager
@@ -53,20 +49,29 @@ def from_hub(source: str) -> Iterator[None]:
     Raises:
         UserError: they are in neither, or cannot be built.
     """
-    level, offline, answers = hub_logging.get_verbosity(), settings.HF_HUB_OFFLINE, hub_answers()
-    if answers:
+    level, offline = hub_logging.get_verbosity(), settings.HF_HUB_OFFLINE
+    silent = "" if offline else why_silent()
+    if silent:
+        tell(f"start: {settings.ENDPOINT} does not answer ({silent}); taking {source} from the cache alone")
+    elif not offline:
         tell(f"start: taking {source} from the hub's cache, or fetching it from {settings.ENDPOINT}")
     hub_logging.set_verbosity_error()
-    settings.HF_HUB_OFFLINE = not answers
+    settings.HF_HUB_OFFLINE = offline or bool(silent)
     try:
         yield
     except LocalEntryNotFoundError as error:
+        if offline:
+            why, remedy = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set", "unset it"
+        elif silent:
+            why, remedy = f"it does not answer: {silent}", "check the network, HF_ENDPOINT and the proxy"
+        else:
+            why, remedy = f"asking for the file: {brief(error.__cause__ or error)}", "try again later"
         raise UserError(
             f"start: expected weights of {source} in the hub's cache ({settings.HF_HUB_CACHE}) or from "
-            f"{settings.ENDPOINT}, found none in the cache and no answer from there; connect to a network, "
-            "copy the cache of a machine that has them (HF_HOME), or give the path of a weights file"
+            f"{settings.ENDPOINT}, found none ({why}); {remedy}, copy the cache of a machine that has them "
+            "(HF_HOME), or give the path of a weights file"
         ) from error
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
+    except Exception as error:  # of the hub, its HTTP library, safetensors, pickle and timm
         raise UserError(
             f"start: expected weights of {source} from the hub or its cache, found none "
             f"({type(error).__name__}: {brief(error)}); check the name, or fetch them elsewhere and give "

@@ -9,9 +9,11 @@ the weights; it holds values and runs nothing.
 from __future__ import annotations
 
 import argparse
+import io
 import pickletools
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from loaders.common.errors import UserError
+from loaders.common.errors import UserError, brief
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _AVERAGES = ("state_dict_ema", "model_ema", "ema", "teacher")
@@ -44,6 +46,9 @@ _OF_TENSORS = re.compile(
     r"\.(Size|device|Tensor|u?int\d+|b?float\d+)|torch\.storage\.\w*Storage|torch\.nn\.parameter\.Parameter"
 )
 """What torch itself imports to build tensors; a file that holds no more than these is no code."""
+
+
+_PICKLES_BYTES = 16 * 2**20  # at the start of a file, in which code is looked for
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -77,12 +82,21 @@ def _pickled(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # on a pickle of another protocol than torch's
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # of many kinds, and pickle, which names one of them, is imported nowhere
+    except Exception as error:  # of many kinds, and pickle, which names one of them, is imported nowhere
         code = _code_in(path)
         if code:
             raise UserError(
                 f"weights: {path} holds pickled code ({', '.join(code[:3])}), which is not run; where you "
                 "trust it, save its state dict alone as .safetensors and give that"
+            ) from None
+        if zipfile.is_zipfile(path):  # the end is there
+            # Torch's advice to run code in the file is left out.
+            reason = re.split(
+                "In PyTorch|Check the doc", str(error).rpartition("WeightsUnpickler error:")[2]
+            )[0]
+            raise UserError(
+                f"weights: {path} is whole, but torch does not read it as weights "
+                f"({brief(type(error)(reason))}); save its state dict as .safetensors and give that"
             ) from None
         raise _no_checkpoint(path) from None
 
@@ -99,12 +113,14 @@ def _code_in(path: Path) -> list[str]:
 def _imports(path: Path) -> set[str]:
     """Return the names that the pickles at the start of a file import; reading them runs nothing.
 
-    Torch's files without a zip are several pickles, one behind the other, and then the numbers.
+    Torch's files without a zip are five pickles, one behind the other, and then the numbers. A pickle may
+    claim any length of what follows; in a buffer that reserves no memory.
     """
     names: set[str] = set()
-    with suppress(OSError, ValueError), path.open("rb") as file:  # ValueError: no pickle, or cut off
-        while file.peek(1):
-            names |= _imports_of_one(pickletools.genops(file))
+    with suppress(OSError, ValueError, MemoryError), path.open("rb") as file:  # ValueError: no pickle, or cut
+        begin = io.BytesIO(file.read(_PICKLES_BYTES))
+        for _ in range(5):
+            names |= _imports_of_one(pickletools.genops(begin))
     return {name for name in names if re.fullmatch(r"[\w.]+", name)}
 
 

@@ -55,12 +55,12 @@ class CountProgress:
 
         Args:
             name: of the work, such as "features".
-            total: images.
+            total: images; 0 if not known yet, and then work begins with the first call of `show`.
             done: images that were done before.
             visible: False on every rank but 0.
         """
         self._console = Console(stderr=True, quiet=not visible)
-        self._name, self._before = name, done
+        self._name, self._before, self._begun = name, done, total > 0
         self._bar = _bar(self._console, visible, transient=True)
         self._task = self._bar.add_task(name, total=total, completed=done, status="")
         self._start = self._last_line = time.monotonic()
@@ -77,6 +77,9 @@ class CountProgress:
     def show(self, done: int, total: int) -> None:
         """Show that `done` of `total` images are done."""
         now = time.monotonic()
+        if not self._begun:
+            self._begun, self._before, self._start = True, done, now
+            self._bar.reset(self._task)
         rate = (done - self._before) / max(now - self._start, 1e-9)
         self._bar.update(self._task, completed=done, total=total, status=f"{rate:,.0f} images/s")
         if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_S and done < total:

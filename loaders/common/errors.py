@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
@@ -28,10 +27,10 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def brief(reason: object, width: int = 160) -> str:
-    """Return the words of an exception for the brackets of a message: one line, cut between words if long."""
-    words = textwrap.shorten(str(reason), width, placeholder=" ...")
-    return one_line(words) or type(reason).__name__
+def brief(reason: BaseException, width: int = 160) -> str:
+    """Return the words of an exception for the brackets of a message: one line, cut if long."""
+    words = " ".join(str(reason).split()) or type(reason).__name__
+    return one_line(words if len(words) <= width else words[: width - 4] + " ...")
 
 
 class UserError(Exception):

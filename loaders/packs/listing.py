@@ -288,17 +288,21 @@ def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:
 
 
 @contextmanager
-def listed(split: SplitSource, columns: ColumnOptions) -> Iterator[tuple[ImageSource, Iterator[SourceItem]]]:
+def listed(
+    split: SplitSource, columns: ColumnOptions, within: Path | None = None
+) -> Iterator[tuple[ImageSource, Iterator[SourceItem]]]:
     """Open a source and list its inputs with the keys that packing would give them.
 
     Args:
         split: a split and its source.
         columns: columns of lists and tables to use.
+        within: folder for a listing and copies that go at the end; the system's for such files by default.
 
     Raises:
         UserError: see `open_source`.
+        OSError: the source cannot be read, or there is no room for the listing.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(prefix="listing-", dir=within) as scratch:
         build = Path(scratch)
         split = replace(split, source=resolve_layout(split.source, columns)[0])
         source = open_source(split.source, spool_path(build), columns)

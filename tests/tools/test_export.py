@@ -233,3 +233,11 @@ def test_mistakes_are_named(tiny: Path, tmp_path: Path, digits_pack: Pack) -> No
 def test_a_file_is_named_as_other_commands_know_it(form: str, suffix: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"expected a name that ends in {suffix} .* give .*w{suffix}"):
         Config(run=tmp_path, form=form, out=tmp_path / "w.bin")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("out", "better"), [(".", "network.onnx"), ("/", "/network.onnx"), ("runs/v1.2", "runs/v1.2.onnx")]
+)
+def test_a_name_for_an_export_is_suggested(out: str, better: str) -> None:
+    with pytest.raises(UserError, match=f"; give {better}$"):
+        Config(run=Path("run"), form="onnx", out=Path(out))

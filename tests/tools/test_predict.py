@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import re
 import tarfile
@@ -92,7 +93,9 @@ def test_an_export_predicts_a_folder_that_the_next_round_trains_on(
     assert len(lines_of(run(config))) == len(found["file"])  # again, from the pack that is there
 
 
-@pytest.mark.parametrize("kind", ["bytes", "tar", "zip", "list", "pattern", "table", "table with keys"])
+@pytest.mark.parametrize(
+    "kind", ["bytes", "tar", "tar.gz", "zip", "list", "pattern", "table", "table with keys"]
+)
 def test_each_source_is_named_as_its_user_names_it(
     kind: str, trained: Path, digits_folder: Path, tmp_path: Path
 ) -> None:
@@ -106,9 +109,9 @@ def test_each_source_is_named_as_its_user_names_it(
     if kind == "bytes":  # that are not UTF-8
         source, expected = folder, [*names[1:], "caf\\xe9.jpg"]
         (folder / names[0]).rename(folder / os.fsdecode(b"caf\xe9.jpg"))
-    elif kind == "tar":
-        source = source.with_suffix(".tar")
-        with tarfile.open(source, "w") as archive:
+    elif kind in ("tar", "tar.gz"):
+        source = source.with_suffix(f".{kind}")
+        with tarfile.open(source, "w:gz" if kind == "tar.gz" else "w") as archive:
             archive.add(folder, "photos")
     elif kind == "zip":
         source = source.with_suffix(".zip")
@@ -146,6 +149,23 @@ def test_a_source_that_is_gone_leaves_the_keys(
     photos.rmdir()
     assert lines(run(config))[0]["file"] == "a"
     assert "file is the key of each image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), PermissionError("not yours")])
+def test_predictions_outlive_a_source_that_cannot_be_listed(
+    error: OSError, trained: Path, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(split: object, columns: object, within: Path) -> None:
+        assert within == tmp_path  # not a small /tmp
+        raise error
+
+    monkeypatch.setattr("tools.predict.listed", fail)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (path,) = sorted((digits_folder / "test" / "3").glob("*.jpg"))[:1]
+    (photos / "a.jpg").write_bytes(path.read_bytes())
+    config = Config(network=trained, images=str(photos), out=tmp_path, sheet=None, loader=ONE)
+    assert [line["file"] for line in lines(run(config))] == ["a"]
 
 
 def lines_of(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from typing import Any
 
-from loaders.common.errors import UserError, brief
+from loaders.common.errors import UserError
 from loaders.common.json_text import parse_json
 from loaders.packs.sources.item import printable
 
@@ -110,7 +110,7 @@ class NumberedClasses:
     def _one(self, value: Any, text: str, where: str) -> str | None:
         if isinstance(value, list | dict | tuple) or (text.startswith("[") and text.endswith("]")):
             raise UserError(
-                f"{where}: the label is {brief(value, 60)!r}, expected one number or name; choose a column "
+                f"{where}: the label is {str(value)[:60]!r}, expected one number or name; choose a column "
                 f"with --label-column, or keep several labels an image with --multi-label"
             )
         if not text:

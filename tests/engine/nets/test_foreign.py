@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,6 +205,12 @@ def cut_safetensors(weights: Weights, path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4000])
 
 
+def script(weights: Weights, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, its files are still about
+        torch.jit.save(torch.jit.trace(nn.ReLU(), torch.ones(1)), path)
+
+
 class Code:
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return print, ("run",)
@@ -258,6 +266,26 @@ WRONG: dict[str, tuple[str, Callable[[Weights, Path], object], str]] = {
         "w.safetensors",
         lambda w, p: p.write_text("<html>not found</html>"),
         "no safetensors file",
+    ),
+    "a length beyond all memory": (
+        "w.bin",
+        lambda w, p: p.write_bytes(b"\x80\x04\x96" + (2**62).to_bytes(8, "little")),
+        "no file of torch",
+    ),
+    "TorchScript": (
+        "w.pt",
+        script,
+        r"is whole, but torch does not read it .*TorchScript archives passed to ``torch.load``\.\); save its",
+    ),
+    "another protocol": (
+        "w.pth",
+        lambda w, p: torch.save(w, p, pickle_protocol=4),
+        r"is whole, but torch does not read it as weights \(Unsupported operand 149\)",
+    ),
+    "another zip": (
+        "w.pth",
+        lambda w, p: zipfile.ZipFile(p, "w").writestr("a.txt", "a"),
+        "is whole, but torch does not read it",
     ),
     "numbers": ("w.pth", lambda w, p: torch.save({"epoch": 3}, p), "without tensors"),
     "a list": ("w.pth", lambda w, p: torch.save([1, 2], p), "without tensors"),
@@ -349,13 +377,39 @@ def test_names_are_fetched_by_timm(
         return create(f"local-dir:{folder}", pretrained=True)
 
     monkeypatch.setattr(timm, "create_model", fetch)
-    monkeypatch.setattr("engine.nets.hub.hub_answers", lambda: True)
+    monkeypatch.setattr("engine.nets.hub.why_silent", lambda: "")
     start = find_start(Path(f"{scheme}:{name}"), "resnet18")
     assert asked == [name if scheme == "timm" else f"hf-hub:{name}"]
     assert start.view.mean == (0.1, 0.2, 0.3)
     assert_same(start.load(), resnet, 48)
     with pytest.raises(UserError, match="that of --init"):
         find_start(Path(f"{scheme}:{name}"), "resnet34")
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_cut_folder_is_one_line(safe: bool, small: nn.Module, tmp_path: Path) -> None:
+    timm.models.save_for_hf(small, tmp_path, safe_serialization=safe)
+    path = tmp_path / ("model.safetensors" if safe else "pytorch_model.bin")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(
+        UserError, match=r"expected whole weights of timm .*; fetch the folder again"
+    ) as caught:
+        read_foreign(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_by_url_are_not_sought_on_the_hub(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(name: str, pretrained: bool) -> nn.Module:
+        raise OSError("no route")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(
+        UserError, match=r"from https://\S+\.pth, found none \(OSError: no route\); fetch that"
+    ):
+        read_foreign(Path("timm:gcvit_tiny.in1k"))
+    assert "TORCH_HOME" in capsys.readouterr().err
 
 
 def test_a_tag_without_its_weights_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,31 +12,37 @@ import huggingface_hub.constants as settings
 import pytest
 import timm
 import torch
+from huggingface_hub import close_session
 from torch import nn
 
 from engine.nets.foreign import read_foreign
-from engine.nets.hub import hub_answers
+from engine.nets.hub import why_silent
 from loaders.common.errors import UserError
 from loaders.common.notice import tell
 
 
 @pytest.fixture(autouse=True)
 def asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    hub_answers.cache_clear()
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.setattr(settings, "HF_HUB_OFFLINE", False)
+    close_session()  # one that was made in another environment
+    why_silent.cache_clear()
     tell.cache_clear()
     yield
-    hub_answers.cache_clear()
+    close_session()
+    why_silent.cache_clear()
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers every question by one status, and counts the questions."""
+    """Answers questions for itself and for files by a status each, and keeps what was asked for."""
 
-    status, asked = 404, 0
+    status, of_files = 404, 404
+    asked: list[str]
 
     def do_HEAD(self) -> None:
-        type(self).asked += 1
-        self.send_response(self.status)
+        self.asked.append(self.path)
+        self.send_response(self.status if self.path == "/" else self.of_files)
         self.end_headers()
 
     do_GET = do_HEAD
@@ -47,24 +53,47 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
-    kind = type("OwnHub", (Hub,), {})
+    kind = type("OwnHub", (Hub,), {"asked": []})
     server = HTTPServer(("127.0.0.1", 0), kind)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    monkeypatch.setattr(settings, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(settings, "ENDPOINT", address := f"http://127.0.0.1:{server.server_port}")
+    url = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(settings, "HUGGINGFACE_CO_URL_TEMPLATE", url)
     yield kind
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def test_every_answer_but_an_error_of_the_server_is_one(hub: type[Hub]) -> None:
-    assert hub_answers()
-    assert hub_answers()
-    assert hub.asked == 1
-    hub_answers.cache_clear()
-    hub.status = 503  # a proxy's, when it reaches nothing
-    assert not hub_answers()
+@pytest.mark.parametrize("status", [200, 404, 503])
+def test_every_status_is_an_answer(status: int, hub: type[Hub]) -> None:
+    hub.status = status
+    assert [why_silent(), why_silent()] == ["", ""]
+    assert hub.asked == ["/"]
+
+
+@pytest.mark.parametrize(("status", "said"), [(403, "403 Forbidden"), (200, "missing the .* header")])
+def test_an_error_after_an_answer_is_quoted(
+    status: int, said: str, hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.of_files = status
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr(settings, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        UserError, match=rf"found none \(asking for the file: .*{said}.*\); try again"
+    ) as caught:
+        read_foreign(Path("hf:timm/test_resnet.r160_in1k"))
+    assert "\n" not in str(caught.value)
+
+
+def test_offline_mode_is_named(hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(settings, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set\); unset it"):
+        read_foreign(Path("hf:timm/test_resnet.r160_in1k"))
+    assert hub.asked == []
+    assert settings.HF_HUB_OFFLINE
 
 
 @pytest.fixture
@@ -83,7 +112,7 @@ def test_an_unreachable_hub_is_asked_once(
 ) -> None:
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)  # of tries again
-    with pytest.raises(UserError, match="no answer from there; connect to a network") as caught:
+    with pytest.raises(UserError, match=r"it does not answer: ConnectError: .*; check the network") as caught:
         read_foreign(Path(source))
     assert waits == []
     assert "\n" not in str(caught.value)
@@ -93,14 +122,13 @@ def test_an_unreachable_hub_is_asked_once(
 def test_the_hub_that_keeps_silent_is_left_after_a_while(
     unreachable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.nets.hub._ANSWER_WITHIN_S", 0.1)
-    monkeypatch.delenv("HF_HUB_ETAG_TIMEOUT", raising=False)
+    monkeypatch.setattr(settings, "HF_HUB_ETAG_TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(settings, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert not hub_answers()
+        assert why_silent()
 
 
-def test_without_the_hub_its_cache_serves(unreachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_hub_its_cache_serves(unreachable: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=10).eval()
     place = unreachable / "models--timm--test_resnet.r160_in1k"
@@ -110,6 +138,8 @@ def test_without_the_hub_its_cache_serves(unreachable: Path, monkeypatch: pytest
     found = read_foreign(Path("hf:timm/test_resnet.r160_in1k"))
     expected = dict(network.state_dict())
     assert found.tensors.keys() == expected.keys()
+    assert "does not answer (ConnectError: " in (said := capsys.readouterr().err)
+    assert "taking hf:timm/test_resnet.r160_in1k from the cache alone" in said
     assert all(torch.equal(found.tensors[name], value) for name, value in expected.items())
 
 

@@ -9,7 +9,7 @@ import torch
 from engine.evaluate.predict import Accuracy
 from engine.train import progress
 from engine.train.advice import at_chance, before, no_better_than_start, stride_of, without_movement
-from engine.train.progress import RowsProgress, TrainingProgress, duration
+from engine.train.progress import CountProgress, RowsProgress, TrainingProgress, duration
 from engine.train.tuning_config import FineTuning
 
 
@@ -117,6 +117,18 @@ def test_an_estimate_comes_soon_after_the_first_batch(monkeypatch: pytest.Monkey
     now += 30
     slow.advance(1)
     assert "the first step took 30 s" in capsys.readouterr().err
+
+
+def test_work_whose_length_is_found_first_is_timed_from_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with CountProgress("packing", 0, 0, True) as shown:
+        for now, done in ((100.0, 5_000), (110.0, 5_500)):  # a listing, and what was there before a stop
+            clock[0] = now
+            shown.show(done, 10_000)
+    assert "5,500 of 10,000 images, 50 images/s, about 2 min left" in capsys.readouterr().err
 
 
 def test_fine_tuning_is_told_of_a_warm_up_as_long_as_itself() -> None:

@@ -20,9 +20,11 @@ def test_an_error_is_one_line_and_exit_code_2(kind, capsys):
     ("reason", "expected"),
     [
         (ValueError("two\n  lines"), "two lines"),
-        (ValueError("many words that do not fit"), "many words ..."),
+        (ValueError("many words that do not fit"), "many words t ..."),
+        (ValueError("x" * 30), "x" * 12 + " ..."),
         (KeyError(), "KeyError"),
+        (OSError(" "), "OSError"),
     ],
 )
-def test_a_long_reason_is_cut_between_words(reason, expected):
+def test_a_reason_is_one_line_of_at_most_a_width(reason, expected):
     assert brief(reason, 16) == expected
