@@ -52,7 +52,7 @@ def test_no_other_way_reads_a_whole_loader() -> None:
     files = [file for folder in ("engine", "recipes", "tools") for file in (root / folder).rglob("*.py")]
     readers = {file.relative_to(root).as_posix() for file in files if ".epoch(" in file.read_text()}
     loop = {f"engine/train/{name}.py" for name in ("bad_rows", "loop", "finite", "measured")}
-    measuring = ("bench_memory", "bench_guarantees", "bench/backends", "bench/stages")
+    measuring = ("bench_memory", "bench_guarantees", "bench/backends", "bench/stages", "gpu/training")
     speed = {f"tools/{name}.py" for name in measuring}
     pictures = {f"tools/{name}.py" for name in ("show_views", "draw_operations", "export", "predict")}
     pictures |= {f"engine/report/{name}.py" for name in ("run_page", "feature_maps")}
