@@ -55,7 +55,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     kind = type("OwnHub", (Hub,), {"asked": []})
     server = HTTPServer(("127.0.0.1", 0), kind)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     monkeypatch.setattr(settings, "ENDPOINT", address := f"http://127.0.0.1:{server.server_port}")
     url = address + "/{repo_id}/resolve/{revision}/{filename}"
