@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -47,7 +48,35 @@ class RowsProgress:
         self._console.print(f"[{self._done}/{self._total}] {line}{about}", highlight=False, soft_wrap=True)
 
 
-class CountProgress:
+class _WithBar:
+    """Keeps a bar on the terminal inside the block."""
+
+    _bar: Progress
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+def _bar(console: Console, visible: bool, transient: bool = False) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+        transient=transient,
+        disable=not (visible and console.is_terminal),
+    )
+
+
+class CountProgress(_WithBar):
     """Shows how many images are done and how fast: a bar on a terminal, else a line now and then."""
 
     def __init__(self, name: str, total: int, done: int, visible: bool) -> None:
@@ -65,15 +94,6 @@ class CountProgress:
         self._task = self._bar.add_task(name, total=total, completed=done, status="")
         self._start = self._last_line = time.monotonic()
 
-    def __enter__(self) -> CountProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
     def show(self, done: int, total: int) -> None:
         """Show that `done` of `total` images are done."""
         now = time.monotonic()
@@ -89,20 +109,7 @@ class CountProgress:
             self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _bar(console: Console, visible: bool, transient: bool = False) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
-        console=console,
-        transient=transient,
-        disable=not (visible and console.is_terminal),
-    )
-
-
-class TrainingProgress:
+class TrainingProgress(_WithBar):
     """Shows steps, loss, images/s, the share of time spent waiting for data, and the time left."""
 
     def __init__(self, name: str, total_steps: int, done_steps: int, visible: bool) -> None:
@@ -121,15 +128,6 @@ class TrainingProgress:
         self._start = self._last_line = time.monotonic()
         self._first_step: float | None = None
         self._estimated = False
-
-    def __enter__(self) -> TrainingProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def advance(self, step: int) -> None:
         """Show that `step` steps are done."""
