@@ -91,12 +91,11 @@ def _pickled(path: Path) -> Any:
             ) from None
         if zipfile.is_zipfile(path):  # the end is there
             # Torch's advice to run code in the file is left out.
-            reason = re.split(
-                "In PyTorch|Check the doc", str(error).rpartition("WeightsUnpickler error:")[2]
-            )[0]
+            said = str(error).rpartition("WeightsUnpickler error:")[2]
+            reason = brief(re.split("In PyTorch|Check the doc", said)[0]) or type(error).__name__
             raise UserError(
                 f"weights: {path} is whole, but torch does not read it as weights "
-                f"({brief(type(error)(reason))}); save its state dict as .safetensors and give that"
+                f"({reason}); save its state dict as .safetensors and give that"
             ) from None
         raise _no_checkpoint(path) from None
 

@@ -27,9 +27,9 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def brief(reason: BaseException, width: int = 160) -> str:
-    """Return the words of an exception for the brackets of a message: one line, cut if long."""
-    words = " ".join(str(reason).split()) or type(reason).__name__
+def brief(reason: BaseException | str, width: int = 160) -> str:
+    """Return an exception's words, or others, for the brackets of a message: one line, cut if long."""
+    words = " ".join(str(reason).split()) or ("" if isinstance(reason, str) else type(reason).__name__)
     return one_line(words if len(words) <= width else words[: width - 4] + " ...")
 
 

@@ -220,6 +220,13 @@ def larger(weights: Weights, path: Path) -> None:
     torch.save(timm.create_model("resnet34").state_dict(), path)
 
 
+def not_text(weights: dict[str, Tensor], path: Path) -> None:
+    """Write a pickle whose string is no UTF-8: the error's type takes five arguments."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02X\x01\x00\x00\x00\xff.")
+        archive.writestr("archive/version", b"3\n")
+
+
 WRONG: dict[str, tuple[str, Callable[[Weights, Path], object], str]] = {
     "text": ("w.pth", lambda w, p: p.write_text("<html>not found</html>"), "no file of torch"),
     "empty": ("w.pth", lambda w, p: p.touch(), "empty"),
@@ -286,6 +293,11 @@ WRONG: dict[str, tuple[str, Callable[[Weights, Path], object], str]] = {
         "w.pth",
         lambda w, p: zipfile.ZipFile(p, "w").writestr("a.txt", "a"),
         "is whole, but torch does not read it",
+    ),
+    "text that is none": (
+        "w.pth",
+        not_text,
+        r"is whole, but torch does not read it as weights \(.*invalid start byte",
     ),
     "numbers": ("w.pth", lambda w, p: torch.save({"epoch": 3}, p), "without tensors"),
     "a list": ("w.pth", lambda w, p: torch.save([1, 2], p), "without tensors"),
