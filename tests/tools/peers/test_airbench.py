@@ -26,16 +26,24 @@ class CifarLoader:
         assert data["images"].dtype == torch.uint8 and len(data["classes"]) == 10
 
 
+def make_net():
+    return nn.Linear(3072, 10).half().cuda()
+
+
 def evaluate(model, loader, tta_level=0):
-    right = (model(loader.images.flatten(1)).argmax(1) == loader.labels).float().mean().item()
+    logits = model(loader.images.flatten(1))
+    assert logits.dtype == torch.float32
+    right = (logits.argmax(1) == loader.labels).float().mean().item()
     return right if tta_level == 0 else 0.75
 
 
 def main(run):
     start = torch.cuda.Event(enable_timing=True)
-    model = nn.Linear(3072, 10).half().cuda()
+    model = make_net()
     train, test = CifarLoader("cifar10"), CifarLoader("cifar10", train=False)
     assert hyp["opt"]["train_epochs"] == 2.0 and len(train.images) > len(test.images)
+    pixels = train.images.flatten(1)
+    assert (pixels.T @ pixels).dtype == torch.float32, "the covariance that whitening takes roots of"
     torch.cuda.synchronize()
     start.elapsed_time(start)
     evaluate(model, test)
@@ -47,7 +55,11 @@ if __name__ == "__main__":
 """
 
 
-def test_the_peer_trains_on_the_packs_pixels(digits_pack: Pack, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_peer_trains_on_the_packs_pixels(
+    precision: str, digits_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.peers.airbench.of_hardware", lambda: precision)
     source = tmp_path / "airbench94.py"
     source.write_text(STAND_IN)
     before = torch.nn.Module.half, torch.Tensor.half, torch.cuda.synchronize
