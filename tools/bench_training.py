@@ -26,11 +26,13 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.choices import Measure, Precision
 from engine.nets.names import check_mentioned
 from loaders.common.checks import Count
 from loaders.common.errors import run_command
@@ -73,6 +75,8 @@ class Config(RecordConfig):
     """Rounds; every recipe runs once in each."""
     num_threads: Count = 2
     """Threads of the loader, and of torch as well."""
+    precisions: tuple[Precision, ...] = ("auto",)
+    """Of autocast; every recipe runs once in each of them in a round."""
 
     def check_places(self) -> None:
         """Refuse a network that is not there, before anything is loaded."""
@@ -94,7 +98,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from engine.choices import Measure
 from engine.train.metrics import read_metrics
 from loaders.common.errors import UserError
 from loaders.common.tables import print_table
@@ -123,7 +126,7 @@ _HEADS: dict[str, tuple[str, ...]] = {
 """Heads that suit a small backbone; those of the papers would be most of the work."""
 
 
-def command_of(config: Config, recipe: str, kind: Measure, out: Path) -> list[str]:
+def command_of(config: Config, recipe: str, precision: Precision, kind: Measure, out: Path) -> list[str]:
     """Return the command line of one run."""
     command = [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *_HEADS.get(recipe, ())]
     if recipe in ("jigsaw", "patches"):
@@ -143,11 +146,11 @@ def command_of(config: Config, recipe: str, kind: Measure, out: Path) -> list[st
         *("--backbone", backbone, "--resolution", str(config.resolution)),
         *("--batch-size", str(batch_size), "--max-steps", str(config.steps), "--epochs", "1000"),
         *("--log-every", str(config.window), "--num-threads", str(config.num_threads)),
-        *("--no-progress", "--trackers"),
+        *("--precision", precision, "--no-progress", "--trackers"),
     ]
 
 
-def measure(config: Config, recipe: str, kind: Measure) -> dict[str, Any]:
+def measure(config: Config, recipe: str, precision: Precision, kind: Measure) -> dict[str, Any]:
     """Run a recipe for some steps and return the figures of its clock.
 
     Raises:
@@ -155,7 +158,7 @@ def measure(config: Config, recipe: str, kind: Measure) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = command_of(config, recipe, kind, out)
+        command = command_of(config, recipe, precision, kind, out)
         start = time.perf_counter()
         done = subprocess.run(command, env=_environment(config), capture_output=True, text=True, check=False)
         if done.returncode:
@@ -163,7 +166,12 @@ def measure(config: Config, recipe: str, kind: Measure) -> dict[str, Any]:
             raise UserError(f"bench: {recipe} ({kind}) ended with {done.returncode}: {last}")
         windows = read_metrics(out / "metrics.jsonl")[1:]
         speeds = [window["img_per_s"] for window in windows]
-        record = {"recipe": recipe, "kind": kind, "wall_s": time.perf_counter() - start}
+        record = {
+            "recipe": recipe,
+            "precision": precision,
+            "kind": kind,
+            "wall_s": time.perf_counter() - start,
+        }
         if kind == "loader":
             return {**record, "img_per_s": statistics.median(speeds)}
         fresh = windows[1::2]
@@ -195,12 +203,11 @@ def run(config: Config, console: Console) -> list[dict[str, Any]]:
     }
     records = []
     for number in range(config.runs):
-        for recipe in config.recipes:
-            for kind in KINDS:
-                record = {"run": number, **measure(config, recipe, kind), **described}
-                records.append(record)
-                console.print(f"{recipe} {kind}: {record['wall_s']:.0f} s", highlight=False)
-                append_record(config.json, record)
+        for recipe, precision, kind in product(config.recipes, config.precisions, KINDS):
+            record = {"run": number, **measure(config, recipe, precision, kind), **described}
+            records.append(record)
+            console.print(f"{recipe} {precision} {kind}: {record['wall_s']:.0f} s", highlight=False)
+            append_record(config.json, record)
     return records
 
 
@@ -209,11 +216,21 @@ def render(records: list[dict[str, Any]]) -> Table:
 
     The share is the median over the shares of pairs of neighbouring windows.
     """
-    columns = ("recipe", "model alone", "loader alone", "together", "of the smaller", "of shared", "waiting")
+    columns = (
+        "recipe",
+        "precision",
+        "model alone",
+        "loader alone",
+        "together",
+        "of the smaller",
+        "of shared",
+        "waiting",
+    )
     table = Table(*columns, title="images per second, median over windows")
-    for recipe in dict.fromkeys(r["recipe"] for r in records):
-        turns = [r for r in records if (r["recipe"], r["kind"]) == (recipe, "turns")]
-        alone = [r["img_per_s"] for r in records if (r["recipe"], r["kind"]) == (recipe, "loader")]
+    for row in dict.fromkeys((r["recipe"], r["precision"]) for r in records):
+        own = [r for r in records if (r["recipe"], r["precision"]) == row]
+        turns = [r for r in own if r["kind"] == "turns"]
+        alone = [r["img_per_s"] for r in own if r["kind"] == "loader"]
         models = [speed for r in turns for speed in r["model_img_per_s"]]
         together = [speed for r in turns for speed in r["img_per_s"]]
         shares = [a / b for a, b in zip(together, models, strict=True)]
@@ -222,7 +239,7 @@ def render(records: list[dict[str, Any]]) -> Table:
         # The standard error of a median is 1.25 times that of a mean.
         error = 1.25 * statistics.stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else math.nan
         table.add_row(
-            recipe,
+            *row,
             *(f"{value:,.0f}" for value in (model, loader, statistics.median(together))),
             f"{of_smaller:.1%} ± {error:.1%}",
             f"{of_shared:.1%}",

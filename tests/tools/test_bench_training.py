@@ -18,10 +18,11 @@ from tools.bench_training import PAIRED, Config, RecipeName, command_of, render,
 
 @pytest.mark.parametrize("recipe", get_args(RecipeName))
 def test_every_command_is_one_that_its_recipe_takes(recipe: str) -> None:
-    _, script, *arguments = command_of(Config(pack=Path("p")), recipe, "turns", Path("o"))
+    _, script, *arguments = command_of(Config(pack=Path("p")), recipe, "bf16", "turns", Path("o"))
     module = import_module(f"recipes.{Path(script).stem}")
     config = tyro.cli(module.Config, args=arguments)
     assert (config.measure, config.resolution, config.max_steps) == ("turns", 32, 350)
+    assert config.precision == "bf16"
     assert config.batch_size * (1 + config.mu if recipe in PAIRED else 1) == 128
 
 
@@ -34,14 +35,17 @@ def test_every_recipe_with_a_training_step_is_measured() -> None:
 def test_shares_of_the_smaller_and_of_what_sharing_leaves() -> None:
     turns = {"model_img_per_s": [100.0, 200.0, 50.0], "img_per_s": [75.0, 150.0, 50.0], "wait_share": 0.25}
     records = [
-        {"recipe": "barlow", "kind": "turns", **turns},
-        {"recipe": "barlow", "kind": "loader", "img_per_s": 300.0},
+        {"recipe": "barlow", "precision": "no", "kind": "turns", **turns},
+        {"recipe": "barlow", "precision": "no", "kind": "loader", "img_per_s": 300.0},
+        {"recipe": "barlow", "precision": "bf16", "kind": "turns", **turns, "img_per_s": [60.0, 120.0, 30.0]},
+        {"recipe": "barlow", "precision": "bf16", "kind": "loader", "img_per_s": 300.0},
     ]
     shown = io.StringIO()
     Console(file=shown, width=120).print(render(records))
     assert "75.0% ± 10.4%" in shown.getvalue()  # 1.25 times the deviation of 3/4, 3/4, 1 over the root of 3
     assert "100.0%" in shown.getvalue()
     assert "25.0%" in shown.getvalue()
+    assert "60.0%" in shown.getvalue()  # a row of its own for each precision
 
 
 def test_too_short_a_run_and_a_failing_one_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
