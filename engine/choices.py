@@ -12,7 +12,7 @@ Measure = Literal["training", "turns", "loader"]
 """What a run measures, see `engine.train.measured`."""
 Weights = Literal["ema", "raw"]
 """Weights of a classifier: their moving average, or as trained."""
-OptimizerName = Literal["paper", "sgd", "lars", "adamw"]
+OptimizerName = Literal["paper", "sgd", "lars", "adamw", "muon"]
 """Optimizer of the weights, see `engine.train.optimizers`."""
 ScheduleName = Literal["paper", "cosine", "one_cycle"]
 """Of the learning rate, see `engine.train.schedule`."""

@@ -1,4 +1,4 @@
-"""Replacing the paper's optimizer or schedule of a recipe: its groups under SGD, LARS or AdamW."""
+"""Replacing the paper's optimizer or schedule of a recipe: its groups under SGD, LARS, AdamW or Muon."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from timm.optim import param_groups_layer_decay
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from engine.choices import OptimizerName
+from engine.train.muon import Muon
 from engine.train.optim import LARS
 from engine.train.options import OptimizerOptions
 from engine.train.recipe import Recipe
@@ -65,6 +66,8 @@ def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
         return torch.optim.SGD(groups, momentum=momentum)
     if options.optimizer == "lars":
         return LARS([part for group in groups for part in _by_dimension(group)], groups[0]["lr"], momentum)
+    if options.optimizer == "muon":
+        return Muon(list(_by_matrix(groups, recipe)), groups[0]["lr"])
     if options.layer_decay is not None:
         groups = list(_by_layer(groups, recipe, options.layer_decay))
     return torch.optim.AdamW(groups)
@@ -92,7 +95,7 @@ def choose_schedule(
 ) -> Schedule:
     """Return the paper's schedule, warmed up as the run asks for, or the one that is asked for in its place.
 
-    Weight decay needs no schedule of its own: SGD, LARS and AdamW take it times the rate of the step.
+    Weight decay needs no schedule of its own: SGD, LARS, AdamW and Muon take it times the rate of the step.
 
     Args:
         recipe: whose `make_schedule` is the paper's.
@@ -133,6 +136,35 @@ def _by_dimension(group: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**group, "params": weights}
     if vectors:
         yield {**group, "params": vectors, "weight_decay": 0.0, "adapt": False}
+
+
+def _matrices_of(backbone: nn.Module) -> set[Tensor]:
+    """Return what maps all channels to all; no embedding of positions, and no convolution in groups."""
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return {
+        module.weight
+        for module in backbone.modules()
+        if isinstance(module, nn.Linear) or (isinstance(module, convolutions) and module.groups == 1)
+    }
+
+
+def _by_matrix(groups: list[dict[str, Any]], recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """Split groups for Muon, which orthogonalises what the backbone's matrices move by.
+
+    Raises:
+        UserError: the backbone learns, and none of its weights is such a matrix.
+    """
+    matrices, backbone = _matrices_of(recipe.backbone), set(recipe.backbone.parameters())
+    moved = {p for group in groups for p in group["params"] if p in backbone and p.ndim > 1}
+    if moved and not moved & matrices:
+        raise UserError(
+            "optimizer: expected a backbone with plain weights of linear layers or convolutions for muon, "
+            f"found {recipe.backbone_name}; take adamw"
+        )
+    for group in groups:
+        for orthogonal in (True, False):
+            if parameters := [p for p in group["params"] if (p in matrices) is orthogonal]:
+                yield {**group, "params": parameters, "orthogonal": orthogonal}
 
 
 def _by_layer(groups: list[dict[str, Any]], recipe: Recipe, decay: float) -> Iterator[dict[str, Any]]:

@@ -94,8 +94,10 @@ class OptimizerOptions:
     """How the weights of any recipe are updated, beyond the choice of its paper."""
 
     optimizer: OptimizerName = "paper"
-    """What moves the weights: the paper's choice; or sgd, lars or adamw in its place, with --optimizer-lr.
-    What the paper's choice does not decay is not decayed here either."""
+    """What moves the weights: the paper's choice; or sgd, lars, adamw or muon in its place, with
+    --optimizer-lr. muon orthogonalises what the backbone's matrices move by, with Nesterov's momentum of 0.95
+    whatever the recipe's is, and moves the rest by AdamW. What the paper's choice does not decay is not
+    decayed here either."""
     optimizer_lr: Positive | None = None
     """Peak learning rate in place of the recipe's own, for any batch size; --lr-head keeps its ratio to
     --lr. BEiT fine-tunes with adamw at 0.0005."""

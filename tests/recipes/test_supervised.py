@@ -63,9 +63,10 @@ def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:
 
 
 def test_the_schedule_of_speed_runs_resumes_exactly(config: Config, tmp_path: Path) -> None:
-    """Whitened kernels, small views first, flips in turns and mirrored tests come back as they were."""
+    """Whitened kernels, Muon, small views first, flips in turns, mirrored tests come back as they were."""
     speedy = replace(
-        *(config,), backbone="compact_resnet", nesterov=True, view="shift", flips="in_turns", flip_p=0.5,
+        *(config,), backbone="compact_resnet", optimizer="muon", optimizer_lr=0.03, view="shift",
+        flips="in_turns", flip_p=0.5,
         schedule="one_cycle", start_resolution=8, lr_vectors=4.0, test_flip=True, ema_decay=0.9, epochs=4,
     )  # fmt: skip
     check_exact_runs(speedy, run, tmp_path, steps=6)

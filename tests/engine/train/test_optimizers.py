@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.utils.parametrizations import weight_norm
 
 from engine.nets.backbones import build_backbone
 from engine.train.distributed import seed_everything
 from engine.train.metrics import read_metrics
+from engine.train.muon import Muon
 from engine.train.optim import LARS
 from engine.train.optimizers import choose_optimizer, choose_schedule, fused_on
 from engine.train.options import OptimizerOptions
@@ -52,6 +54,44 @@ def test_groups_keep_their_decay_and_their_share_of_the_rate() -> None:
     assert groups_of(found, "weight_decay") == [(0.01,), (0.0,), (0.01,), (0.0,)]
     faster = choose_optimizer(recipe, OptimizerOptions(optimizer_lr=0.2))
     assert [lr for (lr,) in groups_of(faster, "lr")] == pytest.approx([0.2, 0.2, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("kind", ["classifier", "rotnet"])
+def test_muon_turns_the_matrices_of_the_backbone_alone(kind: str) -> None:
+    recipe = classifier() if kind == "classifier" else rotnet.RotNet(rotnet.Config(**SMALL, hidden=(8,)))
+    paper = {p: group for group in recipe.make_optimizer().param_groups for p in group["params"]}
+    found = choose_optimizer(recipe, OptimizerOptions(optimizer="muon", optimizer_lr=1e-3))
+    assert type(found) is Muon
+    groups = {p: group for group in found.param_groups for p in group["params"]}
+    assert groups.keys() == paper.keys()
+    backbone = set(recipe.backbone.parameters())
+    for p, group in groups.items():
+        assert group["orthogonal"] is (p in backbone and p.ndim > 1)
+        assert group["weight_decay"] == paper[p]["weight_decay"]
+    assert any(group["orthogonal"] for group in groups.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "others"), [("vit_tiny_patch16_224", "pos_embed"), ("mobilenetv2_035", "conv_dw")]
+)
+def test_muon_leaves_what_is_no_matrix_to_adamw(name: str, others: str) -> None:
+    recipe = classifier()
+    recipe.classifier.backbone = build_backbone(name, 32)  # type: ignore[attr-defined, assignment]
+    found = choose_optimizer(recipe, OptimizerOptions(optimizer="muon", optimizer_lr=1e-3))
+    turned = {p for group in found.param_groups if group["orthogonal"] for p in group["params"]}
+    left = [n for n, p in recipe.named_parameters() if p.ndim > 1 and p not in turned and "backbone" in n]
+    assert turned
+    assert left
+    assert all(others in n or "cls_token" in n for n in left)
+
+
+def test_a_backbone_without_plain_matrices_is_refused() -> None:
+    recipe = classifier()
+    for module in list(recipe.backbone.modules()):
+        if isinstance(module, torch.nn.Conv2d):
+            weight_norm(module)
+    with pytest.raises(UserError, match=r"optimizer: expected a backbone with plain weights .* take adamw"):
+        choose_optimizer(recipe, OptimizerOptions(optimizer="muon", optimizer_lr=1e-3))
 
 
 def test_lars_leaves_vectors_out_wherever_they_stood() -> None:
@@ -95,6 +135,7 @@ def test_layers_move_less_the_further_they_are_from_the_end() -> None:
     [
         ({"optimizer": "adamw"}, "expected --optimizer-lr beside adamw"),
         ({"optimizer": "lars"}, "expected --optimizer-lr beside lars"),
+        ({"optimizer": "muon"}, "expected --optimizer-lr beside muon"),
         (
             {"optimizer": "adamw", "optimizer_lr": 1e-3, "layer_decay": 0.7},
             "expected a backbone of timm, which names its layers, found tiny_resnet",
