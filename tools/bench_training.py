@@ -3,11 +3,11 @@ r"""Measure training: each recipe's model alone, its loader alone, and both toge
 Example:
     python tools/bench_training.py --pack packs/mine --resolution 32 --batch-size 128 --json training.jsonl
 
-Images per second of the run's own clock (every image in all its views). A recipe runs twice, each time in a
-new process. "turns" takes fresh batches from the loader in one log window and repeats the last batch in the
-next window. "loader" fetches batches and does nothing with them. The first window is left out. A window of
-repeated batches and the fresh window after it are seconds apart, so a drift of the machine hardly changes
-their ratio.
+Images per second of the run's own clock (every image in all its views). A recipe runs twice in each
+precision, each time in a new process. "turns" takes fresh batches from the loader in one log window and
+repeats the last batch in the next window. "loader" fetches batches and does nothing with them. The first
+window is left out. A window of repeated batches and the fresh window after it are seconds apart, so a drift
+of the machine hardly changes their ratio.
 
 What "together" can reach depends on whether model and loader share their cores. If each has its own (a GPU;
 or --num-threads 1 on two cores or more, one for torch and one for the loader), the limit is the smaller of
@@ -163,7 +163,7 @@ def measure(config: Config, recipe: str, precision: Precision, kind: Measure) ->
         done = subprocess.run(command, env=_environment(config), capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UserError(f"bench: {recipe} ({kind}) ended with {done.returncode}: {last}")
+            raise UserError(f"bench: {recipe} ({kind}, {precision}) ended with {done.returncode}: {last}")
         windows = read_metrics(out / "metrics.jsonl")[1:]
         speeds = [window["img_per_s"] for window in windows]
         record = {

@@ -11,6 +11,7 @@ import pytest
 import tyro
 from rich.console import Console
 
+from engine.choices import Precision
 from loaders.common.errors import UserError
 from loaders.packs import Pack
 from tools.bench_training import PAIRED, Config, RecipeName, command_of, render, run
@@ -53,7 +54,7 @@ def test_too_short_a_run_and_a_failing_one_are_named(tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="window: expected"):
         run(Config(pack=tmp_path, window=0), quiet)
     monkeypatch.setattr("tools.bench_training.sys.executable", "false")
-    with pytest.raises(UserError, match=r"bench: rotnet \(turns\) ended with 1: no message"):
+    with pytest.raises(UserError, match=r"bench: rotnet \(turns, auto\) ended with 1: no message"):
         run(Config(pack=tmp_path, recipes=("rotnet",)), quiet)
 
 
@@ -65,3 +66,19 @@ def test_a_recipe_is_measured_in_all_kinds(recipe: RecipeName, digits_pack: Pack
     turns, loader = run(config, Console(file=io.StringIO()))
     assert loader["img_per_s"] > 0
     assert [len(turns[name]) for name in ("model_img_per_s", "img_per_s")] == [2, 2]
+
+
+def test_each_precision_is_measured_in_each_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[str, str, str]] = []
+
+    def stand_in(config: Config, recipe: str, precision: str, kind: str) -> dict[str, object]:
+        taken.append((recipe, precision, kind))
+        return {"recipe": recipe, "precision": precision, "kind": kind, "wall_s": 1.0}
+
+    monkeypatch.setattr("tools.bench_training.measure", stand_in)
+    precisions: tuple[Precision, ...] = ("no", "bf16")
+    config = Config(pack=tmp_path, recipes=("rotnet",), precisions=precisions, runs=2)
+    records = run(config, Console(file=io.StringIO()))
+    once = [("rotnet", precision, kind) for precision in precisions for kind in ("turns", "loader")]
+    assert taken == 2 * once
+    assert [record["run"] for record in records] == [0] * 4 + [1] * 4

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 hyp = {"opt": {"train_epochs": 9.9}}
+DTYPES = set()
 
 
 class CifarLoader:
@@ -27,7 +28,9 @@ class CifarLoader:
 
 
 def make_net():
-    return nn.Linear(3072, 10).half().cuda()
+    network = nn.Sequential(nn.Linear(3072, 10), nn.Identity()).half().cuda()
+    network[1].register_forward_hook(lambda module, inputs, y: DTYPES.add(y.dtype))
+    return network
 
 
 def evaluate(model, loader, tta_level=0):
@@ -47,6 +50,9 @@ def main(run):
     torch.cuda.synchronize()
     start.elapsed_time(start)
     evaluate(model, test)
+    (found,) = DTYPES
+    with open("dtype.txt", "w") as file:
+        file.write(str(found))
     return evaluate(model, test, tta_level=2)
 
 
@@ -66,6 +72,8 @@ def test_the_peer_trains_on_the_packs_pixels(
     config = Config(source=source, pack=digits_pack.path, out=tmp_path / "out", epochs=2.0)
     found = run(config)
     assert found["top1"] == 0.75
+    of_network = {"no": "torch.float32", "bf16": "torch.bfloat16"}
+    assert (tmp_path / "out" / "dtype.txt").read_text() == of_network[precision]
     assert 0.0 <= found["top1_one_view"] < 0.5
     assert found["train_cpu_s"] >= 0.0
     assert parse_json((tmp_path / "out" / "peer.json").read_bytes()) == found
