@@ -65,6 +65,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+import hashlib
 import platform
 
 import torch
@@ -189,9 +190,11 @@ def keep_question(config: Config, out: Path) -> None:
     """Write down what a folder of figures is about, or refuse to go on with another question.
 
     Raises:
-        UserError: figures of another pack, start, peer or number of threads.
+        UserError: figures of another pack, start, peer, number of threads or rows, by a sum of their options.
     """
+    table = make_table(config.table, config.scale, config.init, config.peer)
     asked: dict[str, str | int] = {"init": config.init, "peer": config.peer}
+    asked["rows"] = hashlib.sha256(repr(table).encode()).hexdigest()[:8]
     asked |= {"pack": str(config.pack.resolve()), "num_threads": config.num_threads}
     path = out / "asked.json"
     if not path.is_file():

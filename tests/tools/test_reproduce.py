@@ -13,6 +13,7 @@ from rich.console import Console
 
 from engine.train.metrics import read_metrics
 from loaders.common.errors import UserError
+from loaders.common.files import to_json
 from loaders.common.json_text import parse_json
 from loaders.packs import Pack
 from tests.in_process import run_script
@@ -21,7 +22,7 @@ from tools.comparison.cpu_budget import CommandFailed, CommandStopped
 from tools.comparison.results import Record
 from tools.reproduce import Config, keep_question, prepare_pack, run
 from tools.reproduction import tables
-from tools.reproduction.measure import Bench, Given, Stopped, arguments_of
+from tools.reproduction.measure import Bench, Given, Stopped, _results, arguments_of
 from tools.reproduction.page import accuracy_table, write_page
 from tools.reproduction.plan import ResultTable, Row, Stage
 from tools.reproduction.tables import SCALES, make_table
@@ -135,7 +136,33 @@ def test_rows_have_the_time_of_the_peer_that_is_measured_first(little_pack: Pack
     peer = record(out, "row-airbench94-all-labels-seed-0")
     assert record(out, "row-compact-all-labels-seed-0")["budget_s"] == peer["cpu_s"]
     assert "| airbench94 on the CPU |" in page
-    assert peer["results"][0]["top1"] == 0.75
+    assert "| airbench94 on the CPU, one view in the test |" in page
+    several, one = (result["top1"] for result in peer["results"])
+    assert several == 0.75
+    assert one == parse_json(next(out.rglob("peer.json")).read_bytes())["top1_one_view"]
+
+
+def test_one_view_and_all_of_the_test_are_two_lines(tmp_path: Path) -> None:
+    table = replace(make_table("speed", "tiny"), testing=("--flips",))
+    (row,) = table.rows
+
+    def evaluated(script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> float:
+        assert script == "recipes/evaluate.py"
+        assert "--flips" in arguments
+        tested = Path(arguments[arguments.index("--out") + 1])
+        tested.mkdir(parents=True)
+        views = {"32": {"top1": 0.5}, "32 mirrored": {"top1": 0.25}}
+        content = {"views": views, "mean_of_views": {"top1": 0.75}}
+        (tested / "classification.json").write_bytes(to_json(content))
+        return 1.0
+
+    bench = Bench(table, tmp_path / "pack", tmp_path / "out", 100, 1, lambda line: None, evaluated)
+    results = _results(bench, row, tmp_path / "run", "row-compact")
+    measured = {"kind": "row", "row": row.name, "cpu_s": 4.0, "over_budget": False, "labels_per_class": 0}
+    shown = accuracy_table(table, [{**measured, "results": results}])
+    assert [(line.title, line.shares) for line in shown.rows] == [
+        (row.title, ((0.75,),)), (f"{row.title}, one view in the test", ((0.5,),)),
+    ]  # fmt: skip
 
 
 def test_frozen_features_take_one_command(little_pack: Pack, tmp_path: Path) -> None:
@@ -218,10 +245,18 @@ def test_another_question_wants_another_folder(tmp_path: Path) -> None:
         keep_question(replace(config, init="weights/b"), tmp_path / "start-tiny")
 
 
+def test_other_options_of_a_row_want_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(table="speed", scale="tiny", out=tmp_path, pack=tmp_path / "pack")
+    keep_question(config, tmp_path / "speed-tiny")
+    monkeypatch.setattr(tables, "SPEED_RUN", ("--lr", 0.4))
+    with pytest.raises(UserError, match=r"rows: .* was begun with .*; give another --out"):
+        keep_question(config, tmp_path / "speed-tiny")
+
+
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="init: expected a pre-trained network"):
         Config(table="start")
-    with pytest.raises(UserError, match="rows: expected names among supervised"):
+    with pytest.raises(UserError, match=r"rows: expected names among supervised"):
         run(Config(table="budget", scale="tiny", rows=("nothing",)), Console())
 
 

@@ -33,9 +33,10 @@ def accuracy_table(table: ResultTable, records: Sequence[Record]) -> AccuracyTab
         for row in table.rows:
             own = [r for r in measured if r["row"] == row.name]
             found = [{**r, **result} for r in own for result in r["results"]]
-            if own:
-                facts = (_mean([r["cpu_s"] for r in own]),)
-                rows.append(Row(row.title + _over(own), facts, _columns(table, found), row.baseline))
+            facts = (_mean([r["cpu_s"] for r in own]),)
+            for title in dict.fromkeys([row.title, *(r["title"] for r in found)] if own else ()):
+                columns = _columns(table, [r for r in found if r["title"] == title])
+                rows.append(Row(title + _over(own), facts, columns, row.baseline and title == row.title))
     kept = tuple(row for row in rows if any(row.shares) or row.title.endswith(_OVER))
     return AccuracyTable(("core s",), tuple(map(_column_name, table.labels_per_class)), kept, seeds)
 
