@@ -21,7 +21,6 @@ from engine.nets.gan_networks import Discriminator
 from engine.nets.names import (
     ALEXNET,
     COMPACT_RESNET,
-    COMPACT_RESNET_WIDE,
     OURS,
     TINY_RESNET,
     WIDE_RESNET,
@@ -107,8 +106,8 @@ def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | N
     timm's ResNets start the last BatchNorm of each block at zero by default, and so does ours.
 
     Args:
-        name: `tiny_resnet`, `compact_resnet`, `compact_resnet_wide`, `wrn_28_2`, `alexnet_bn`,
-            `gan_discriminator_96` (or another width), or any name that `timm.list_models()` prints.
+        name: `tiny_resnet`, `compact_resnet`, `wrn_28_2`, `alexnet_bn`, `gan_discriminator_96` (or another
+            width), or any name that `timm.list_models()` prints.
         resolution: side of the square views in pixels; sizes the position tables of networks that have them.
         weights: weights of this network, maybe for views of another resolution: timm interpolates position
             tables of another size, if it can do so for this network. Random weights by default.
@@ -221,8 +220,6 @@ def _create(name: str, resolution: int, **options: Any) -> nn.Module:
         return TinyResNet()
     if name == COMPACT_RESNET:
         return CompactResNet()
-    if name == COMPACT_RESNET_WIDE:
-        return CompactResNet((64, 256, 256))
     if name == WIDE_RESNET:
         return WideResNet()
     if name == ALEXNET:

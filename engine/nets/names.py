@@ -12,10 +12,9 @@ from loaders.common.errors import UserError
 
 TINY_RESNET = "tiny_resnet"
 COMPACT_RESNET = "compact_resnet"
-COMPACT_RESNET_WIDE = "compact_resnet_wide"
 WIDE_RESNET = "wrn_28_2"
 ALEXNET = "alexnet_bn"
-OURS = (TINY_RESNET, COMPACT_RESNET, COMPACT_RESNET_WIDE, WIDE_RESNET, ALEXNET)
+OURS = (TINY_RESNET, COMPACT_RESNET, WIDE_RESNET, ALEXNET)
 
 
 def discriminator_width(name: str) -> int | None:

@@ -34,7 +34,6 @@ pytestmark = pytest.mark.usefixtures("blank_drawings")
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take a network that trains in no time; tests/recipes/test_supervised.py trains the tables' own."""
     monkeypatch.setattr(tables, "NETWORK", "test_resnet")
-    monkeypatch.setattr(tables, "SPEED_NETWORK", "test_resnet")
 
 
 @dataclass
@@ -117,9 +116,9 @@ def test_the_budgeted_table_is_stopped_and_gone_on_with(little_pack: Pack, tmp_p
 
 
 def test_a_row_over_its_budget_has_no_accuracy(little_pack: Pack, tmp_path: Path) -> None:
-    config = Config(table="speed", scale="tiny", out=tmp_path, pack=little_pack.path, rows=("wide",))
-    page = measure(config, little_pack, Here(exceed_in="row-wide-all"))
-    found = record(tmp_path / "speed-tiny", "row-wide-all-labels-seed-0")
+    config = Config(table="speed", scale="tiny", out=tmp_path, pack=little_pack.path, rows=("compact",))
+    page = measure(config, little_pack, Here(exceed_in="row-compact-all"))
+    found = record(tmp_path / "speed-tiny", "row-compact-all-labels-seed-0")
     assert found["over_budget"]
     assert found["results"] == []
     assert "(over its budget)" in page
@@ -130,12 +129,12 @@ def test_rows_have_the_time_of_the_peer_that_is_measured_first(little_pack: Pack
     source.write_text(STAND_IN.replace("== 2.0", "== 9.9"))
     config = Config(
         table="speed", scale="tiny", out=tmp_path / "out", pack=little_pack.path, peer=str(source),
-        rows=("airbench94", "wide"),
+        rows=("airbench94", "compact"),
     )  # fmt: skip
-    page = measure(config, little_pack, Here(exceed_in="row-wide"))
+    page = measure(config, little_pack, Here(exceed_in="row-compact"))
     out = tmp_path / "out" / "speed-tiny"
     peer = record(out, "row-airbench94-all-labels-seed-0")
-    assert record(out, "row-wide-all-labels-seed-0")["budget_s"] == peer["cpu_s"]
+    assert record(out, "row-compact-all-labels-seed-0")["budget_s"] == peer["cpu_s"]
     assert "| airbench94 on the CPU |" in page
     assert "| airbench94 on the CPU, one view in the test |" in page
     several, one = (result["top1"] for result in peer["results"])
@@ -158,7 +157,7 @@ def test_one_view_and_all_of_the_test_are_two_lines(tmp_path: Path) -> None:
         return 1.0
 
     bench = Bench(table, tmp_path / "pack", tmp_path / "out", 100, 1, lambda line: None, evaluated)
-    results = _results(bench, row, tmp_path / "run", "row-wide")
+    results = _results(bench, row, tmp_path / "run", "row-compact")
     measured = {"kind": "row", "row": row.name, "cpu_s": 4.0, "over_budget": False, "labels_per_class": 0}
     shown = accuracy_table(table, [{**measured, "results": results}])
     assert [(line.title, line.shares) for line in shown.rows] == [

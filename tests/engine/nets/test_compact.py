@@ -26,12 +26,6 @@ def test_views_of_any_side_become_one_representation(side: int) -> None:
     assert CompactResNet()(torch.randn(3, 3, side, side)).shape == (3, 256)
 
 
-def test_the_wide_network_is_as_wide_as_the_peers() -> None:
-    """By the blocks of airbench94 (Jordan 2024): 64, 256 and 256 channels."""
-    network = build_backbone("compact_resnet_wide", 32)
-    assert [block.norm2.num_features for block in network.blocks] == [64, 256, 256]  # type: ignore[union-attr]
-
-
 def test_weights_of_the_network_without_its_factor_are_refused(tmp_path: Path) -> None:
     """They are those of another function, though all shapes agree."""
     network = CompactResNet()
@@ -43,7 +37,7 @@ def test_weights_of_the_network_without_its_factor_are_refused(tmp_path: Path) -
         load_backbone(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["compact_resnet", "compact_resnet_wide", "tiny_resnet"])
+@pytest.mark.parametrize("name", ["compact_resnet", "tiny_resnet"])
 def test_a_classifier_learns_at_the_rate_of_the_recipes(name: str) -> None:
     """Where representations are long, the first steps throw the logits about, and the loss rises instead."""
     torch.manual_seed(0)
