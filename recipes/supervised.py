@@ -49,11 +49,8 @@ class Config(ClassifierConfig):
     nesterov: bool = False
     """Use Nesterov's momentum."""
     view: LabeledView = "crop"
-    """View of the images. crop: a random crop, as on ImageNet; shift: a shift of up to --max-shift, as is
-    usual on CIFAR; gentle, strong: shifted and distorted as FixMatch's strong views."""
-    max_shift: Share = 0.125
-    """Largest shift of --view shift, as a share of the side: usually an eighth, 4 of 32 pixels. Jordan 2024:
-    2 of 32 for ten epochs."""
+    """View of the images. crop: a random crop, as on ImageNet; shift: a shift of up to an eighth of the side,
+    as is usual on CIFAR; gentle, strong: shifted and distorted as FixMatch's strong views."""
     min_crop: Share = 0.08
     """Smallest share of the image that a random crop shows. Szegedy et al. 2015: 0.08."""
     label_smoothing: float = 0.0
@@ -123,7 +120,7 @@ def view_of(config: Config) -> ViewPolicy:
     """Return the view of the images."""
     match config.view:
         case "shift":
-            return presets.weak(config.resolution, config.flip_p, padding=config.max_shift)
+            return presets.weak(config.resolution, config.flip_p)
         case "gentle":
             return presets.fixmatch_strong_gentle(config.resolution, config.flip_p)
         case "strong":

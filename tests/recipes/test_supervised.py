@@ -21,7 +21,6 @@ from loaders.batch import Batch
 from loaders.common.errors import UserError
 from loaders.epochs import EpochLoader
 from loaders.packs import Pack
-from loaders.views.geometry import PaddedCrop
 from recipes.supervised import Config, Supervised, run, view_of
 from tests.floors import trainings
 from tests.floors.data import Data
@@ -90,12 +89,6 @@ def test_views_by_name(config: Config, view: LabeledView, geometry: str, num_ope
     found = view_of(replace(config, view=view))
     assert type(found.geometry).__name__ == geometry
     assert len(found.operations) == num_operations
-
-
-def test_the_largest_shift_is_what_was_asked_for(config: Config) -> None:
-    found = view_of(replace(config, view="shift", max_shift=1 / 16))
-    assert found.geometry == PaddedCrop(1 / 16)
-    assert view_of(replace(config, view="shift")).geometry == PaddedCrop(1 / 8)
 
 
 def test_a_step_mixes_and_smooths_as_the_papers_do(config: Config) -> None:
