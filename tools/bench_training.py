@@ -76,7 +76,7 @@ class Config(RecordConfig):
     num_threads: Count = 2
     """Threads of the loader, and of torch as well."""
     precisions: tuple[Precision, ...] = ("auto",)
-    """Of autocast; every recipe runs once in each of them in a round."""
+    """Precisions of autocast; every recipe runs once in each of them in a round."""
 
     def check_places(self) -> None:
         """Refuse a network that is not there, before anything is loaded."""

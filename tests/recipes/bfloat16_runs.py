@@ -16,7 +16,7 @@ from tests.recipes.test_backends import losses
 
 if __name__ == "__main__":
     name, pack, out = sys.argv[1], open_pack(sys.argv[2]), Path(sys.argv[3]) / sys.argv[1]
-    shared = {"precision": "auto", "progress": True}
+    shared = {"precision": "auto", "progress": True, "resolution": 32}  # see engine/train/advice.py
     on_machine = autocast.dtype_of_views
     for folder, device in ((out, "cpu"), (out.with_name(f"{name}-views"), "cuda")):
         torch.cpu.get_capabilities = lambda: {"avx512_bf16": True}
