@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.optim import param_groups_layer_decay
+from timm.optim import Muon, param_groups_layer_decay
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from engine.choices import OptimizerName
-from engine.train.muon import Muon
 from engine.train.optim import LARS
 from engine.train.options import OptimizerOptions
 from engine.train.recipe import Recipe
@@ -67,7 +66,8 @@ def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
     if options.optimizer == "lars":
         return LARS([part for group in groups for part in _by_dimension(group)], groups[0]["lr"], momentum)
     if options.optimizer == "muon":
-        return Muon(list(_by_matrix(groups, recipe)), groups[0]["lr"])
+        muon: Optimizer = Muon(list(_by_matrix(groups, recipe)), groups[0]["lr"], nesterov=True)
+        return muon
     if options.layer_decay is not None:
         groups = list(_by_layer(groups, recipe, options.layer_decay))
     return torch.optim.AdamW(groups)
@@ -164,7 +164,7 @@ def _by_matrix(groups: list[dict[str, Any]], recipe: Recipe) -> Iterator[dict[st
     for group in groups:
         for orthogonal in (True, False):
             if parameters := [p for p in group["params"] if (p in matrices) is orthogonal]:
-                yield {**group, "params": parameters, "orthogonal": orthogonal}
+                yield {**group, "params": parameters, "use_fallback": not orthogonal}
 
 
 def _by_layer(groups: list[dict[str, Any]], recipe: Recipe, decay: float) -> Iterator[dict[str, Any]]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from timm.optim import Muon
 from torch.nn.utils.parametrizations import weight_norm
 
 from engine.nets.backbones import build_backbone
 from engine.train.distributed import seed_everything
 from engine.train.metrics import read_metrics
-from engine.train.muon import Muon
 from engine.train.optim import LARS
 from engine.train.optimizers import choose_optimizer, choose_schedule, fused_on
 from engine.train.options import OptimizerOptions
@@ -66,9 +66,9 @@ def test_muon_turns_the_matrices_of_the_backbone_alone(kind: str) -> None:
     assert groups.keys() == paper.keys()
     backbone = set(recipe.backbone.parameters())
     for p, group in groups.items():
-        assert group["orthogonal"] is (p in backbone and p.ndim > 1)
+        assert group["use_fallback"] is not (p in backbone and p.ndim > 1)
         assert group["weight_decay"] == paper[p]["weight_decay"]
-    assert any(group["orthogonal"] for group in groups.values())
+    assert any(not group["use_fallback"] for group in groups.values())
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_muon_leaves_what_is_no_matrix_to_adamw(name: str, others: str) -> None:
     recipe = classifier()
     recipe.classifier.backbone = build_backbone(name, 32)  # type: ignore[attr-defined, assignment]
     found = choose_optimizer(recipe, OptimizerOptions(optimizer="muon", optimizer_lr=1e-3))
-    turned = {p for group in found.param_groups if group["orthogonal"] for p in group["params"]}
+    turned = {p for group in found.param_groups if not group["use_fallback"] for p in group["params"]}
     left = [n for n, p in recipe.named_parameters() if p.ndim > 1 and p not in turned and "backbone" in n]
     assert turned
     assert left
