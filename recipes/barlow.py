@@ -78,6 +78,7 @@ from torch import Tensor, nn
 from engine.nets.backbones import Projector
 from engine.objectives.barlow import barlow_twins_loss
 from engine.objectives.precision import at_least_float32
+from engine.train.batchnorm import forward_views
 from engine.train.optim import LARS, split_by_dimension
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.run import RunSummary, print_summary
@@ -141,7 +142,8 @@ class BarlowTwins(Recipe):
         if self.config.batchnorm == "joint":
             z_joint = self.projector(self.backbone(torch.cat(views)))
             return [at_least_float32(z) for z in z_joint.chunk(len(views))]
-        return [at_least_float32(self.projector(self.backbone(x))) for x in views]
+        representations = forward_views(self.backbone, views)
+        return [at_least_float32(z) for z in forward_views(self.projector, representations)]
 
     def training_step(self, batch: Batch, step: int) -> StepOutput:
         """Pull the cross-correlation of the two views' embeddings towards the identity (algorithm 1)."""
@@ -150,7 +152,7 @@ class BarlowTwins(Recipe):
     def embedding_loss(self, embeddings: Sequence[Tensor], step: int) -> StepOutput:
         """Standardise the embeddings over the batch and correlate them (equations 1 and 2)."""
         with torch.autocast(embeddings[0].device.type, enabled=False):
-            z_a, z_b = (self.standardise(z) for z in embeddings)
+            z_a, z_b = forward_views(self.standardise, embeddings)
         terms = barlow_twins_loss(z_a, z_b, self.config.redundancy_weight)
         return StepOutput(
             terms.loss,

@@ -74,6 +74,7 @@ from torch import Tensor
 from engine.nets.backbones import Projector
 from engine.objectives.precision import at_least_float32
 from engine.objectives.vicreg import vicreg_loss
+from engine.train.batchnorm import forward_views
 from engine.train.optim import LARS, split_by_dimension
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.run import RunSummary, print_summary
@@ -104,7 +105,8 @@ class VicReg(Recipe):
 
     def embed(self, batch: Batch) -> list[Tensor]:
         """Map the views [B, 3, H, W] of a batch to embeddings, at least float32 [B, D] each."""
-        return [at_least_float32(self.projector(self.backbone(x))) for x in batch.views]
+        representations = forward_views(self.backbone, batch.views)
+        return [at_least_float32(z) for z in forward_views(self.projector, representations)]
 
     def embedding_loss(self, embeddings: Sequence[Tensor], step: int) -> StepOutput:
         """Weigh invariance, variance and covariance of the embeddings of two views (equation 6)."""

@@ -74,7 +74,6 @@ HELD = {
     "engine/objectives/test_barlow.py": "engine/objectives/ precision",
     "engine/report/test_page.py": "engine/report/ figures theme",
     "engine/nets/test_variational.py": "engine/report/ pictures",
-    "engine/train/test_distributed.py": "engine/train/ batchnorm",
     "engine/train/test_loop.py": """engine/train/ clock lines loop_config options progress recipe rng run
         run_folder""",
     "recipes/test_supervised.py": "engine/ choices train/classifier_config train/classifier_recipe",

@@ -1,11 +1,13 @@
 """BatchNorm with statistics over all ranks, on CUDA and on the CPU.
 
-torch.nn.SyncBatchNorm refuses CPU tensors, so processes joined by gloo get `GlobalBatchNorm` instead. Both
-keep the names of BatchNorm's parameters and buffers: a checkpoint moves between 1 and N ranks unchanged.
+torch.nn.SyncBatchNorm refuses CPU tensors and exchanges the statistics of each view in a message of its own.
+So processes joined by gloo, and those on several hosts, get `GlobalBatchNorm`. Both keep the names of
+BatchNorm's parameters and buffers: a checkpoint moves between 1 and N ranks unchanged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,12 +16,85 @@ import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
-from engine.train.distributed import world_size
+from engine.train.distributed import num_hosts, world_size
 from loaders.common.errors import UserError
 
 
+class _OnCpu:
+    """The parts of BatchNorm over rows [B, C, ...]; statistics are float32 at least."""
+
+    @staticmethod
+    def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Return mean and biased variance, [C] each."""
+        variance, mean = torch.var_mean(_stats(x), dim=_axes(x), correction=0)
+        return mean, variance
+
+    @staticmethod
+    def normalise(
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, moments: Tensor, eps: float
+    ) -> Tensor:
+        """Return (x - mean) / sqrt(variance + eps) * weight + bias by the moments [V, 2, C] of V views."""
+        views = zip(x.chunk(len(moments)), *moments.to(x.dtype).unbind(1), strict=True)
+        return _joined(
+            [
+                F.batch_norm(view, mean, var, weight, bias, training=False, eps=eps)
+                for view, mean, var in views
+            ]
+        )
+
+    @staticmethod
+    def sums(dy: Tensor, x: Tensor, mean: Tensor, inverse_std: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums of dy and of dy * (x - mean), [C] each."""
+        dy = _stats(dy)
+        return dy.sum(_axes(x)), (dy * (_stats(x) - _wide(mean, x))).sum(_axes(x))
+
+    @staticmethod
+    def gradient(
+        dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, inverse_std: Tensor, sums: Tensor,
+        count: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Return the gradient of x from the sums over all ranks and their number of rows."""
+        mean_dy, mean_dy_xmu = sums / count
+        slope = mean_dy_xmu * inverse_std.square()
+        scale = inverse_std if weight is None else inverse_std * weight
+        dx = _stats(dy) - _wide(mean_dy, x) - (_stats(x) - _wide(mean, x)) * _wide(slope, x)
+        return (dx * _wide(scale, x)).to(x.dtype)
+
+
+class _OnCuda:
+    """The same by the kernels of torch's SyncBatchNorm, which read and write a map once."""
+
+    @staticmethod
+    def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        mean, inverse_std = torch.batch_norm_stats(x, eps)
+        return mean, inverse_std.pow(-2) - eps
+
+    @staticmethod
+    def normalise(
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, moments: Tensor, eps: float
+    ) -> Tensor:
+        y = torch.empty_like(x)
+        views = zip(x.chunk(len(moments)), y.chunk(len(moments)), *moments.unbind(1), strict=True)
+        for view, out, mean, variance in views:
+            torch.batch_norm_elemt(view, weight, bias, mean, (variance + eps).rsqrt(), eps, out=out)
+        return y
+
+    @staticmethod
+    def sums(dy: Tensor, x: Tensor, mean: Tensor, inverse_std: Tensor) -> tuple[Tensor, Tensor]:
+        found = torch.batch_norm_backward_reduce(dy, x, mean, inverse_std, None, True, False, False)
+        return found[0], found[1]
+
+    @staticmethod
+    def gradient(
+        dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, inverse_std: Tensor, sums: Tensor,
+        count: Tensor,
+    ) -> Tensor:  # fmt: skip
+        rows = count.to(torch.int32)
+        return torch.batch_norm_backward_elemt(dy, x, mean, inverse_std, weight, sums[0], sums[1], rows)
+
+
 class _GlobalNormalise(torch.autograd.Function):
-    """(x - mean) / sqrt(variance + eps) * weight + bias with the moments of the rows of all ranks.
+    """(x - mean) / sqrt(variance + eps) * weight + bias, by each view's moments over the rows of all ranks.
 
     Backward differentiates the sum of the ranks' losses (see `engine.train.distributed`): the means of dy
     and of dy * x_hat run over all ranks, while the gradients of weight and bias are this rank's share.
@@ -27,60 +102,94 @@ class _GlobalNormalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        axes = [0, *range(2, x.ndim)]
-        variance, mean = torch.var_mean(x.to(_stats_dtype(x)), dim=axes, correction=0)
-        count = torch.full_like(mean[:1], x.numel() // x.shape[1])
-        parts = [torch.empty(2 * len(mean) + 1, dtype=mean.dtype) for _ in range(world_size())]
-        dist.all_gather(parts, torch.cat([mean, variance, count]))
-        mean, variance, count = _join_moments(torch.stack(parts), x.shape[1])
-        y = F.batch_norm(x, mean.to(x.dtype), variance.to(x.dtype), weight, bias, training=False, eps=eps)
-        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt(), count)
-        ctx.mark_non_differentiable(mean, variance, count)
-        return y, mean, variance, count
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, num_views: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return y, the moments [views, 2, C] and the rows of each view on all ranks, [1]."""
+        kernels = _kernels(x)
+        x = _dense(x)
+        views = x.chunk(num_views)
+        moments = torch.stack([torch.stack(kernels.moments(view, eps)) for view in views])
+        count = moments.new_full((1,), views[0].numel() // x.shape[1])
+        own = torch.cat([moments.flatten(), count])
+        parts = [torch.empty_like(own) for _ in range(world_size())]
+        dist.all_gather(parts, own)
+        moments, count = _join_moments(torch.stack(parts), moments.shape)
+        y = kernels.normalise(x, weight, bias, moments, eps)
+        ctx.save_for_backward(x, weight, moments[:, 0], (moments[:, 1] + eps).rsqrt(), count)
+        ctx.mark_non_differentiable(moments, count)
+        return y, moments, count
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, *unused: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
-        x, weight, mean, inverse_std, count = ctx.saved_tensors
-        axes = [0, *range(2, x.ndim)]
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        x_hat = (x.to(mean.dtype) - mean.view(shape)) * inverse_std.view(shape)
-        dy_stats = dy.to(mean.dtype)
-        own = torch.stack([dy_stats.sum(axes), (dy_stats * x_hat).sum(axes)])
+    def backward(ctx: Any, dy: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, weight and bias."""
+        x, weight, means, inverse_stds, count = ctx.saved_tensors
+        kernels = _kernels(x)
+        parts = list(zip(_dense(dy).chunk(len(means)), x.chunk(len(means)), means, inverse_stds, strict=True))
+        own = torch.stack([torch.stack(kernels.sums(*part)) for part in parts])
         total = own.clone()
         dist.all_reduce(total)
-        mean_dy, mean_dy_x_hat = (total / count).view(2, *shape)
-        scale = inverse_std if weight is None else inverse_std * weight
-        dx = (dy_stats - mean_dy - x_hat * mean_dy_x_hat) * scale.view(shape)
+        gradients = [
+            kernels.gradient(dy_view, view, weight, mean, inverse_std, sums, count)
+            for (dy_view, view, mean, inverse_std), sums in zip(parts, total, strict=True)
+        ]
+        dx = _joined(gradients)
         if weight is None:
-            return dx.to(x.dtype), None, None, None
-        return dx.to(x.dtype), own[1].to(weight.dtype), own[0].to(weight.dtype), None
+            return dx, None, None, None, None
+        dw = (own[:, 1] * inverse_stds).sum(0)
+        return dx, dw.to(weight.dtype), own[:, 0].sum(0).to(weight.dtype), None, None
 
 
-def _stats_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+def _kernels(x: Tensor) -> type[_OnCpu] | type[_OnCuda]:
+    return _OnCuda if x.is_cuda else _OnCpu
 
 
-def _join_moments(parts: Tensor, num_features: int) -> tuple[Tensor, Tensor, Tensor]:
+def _joined(views: list[Tensor]) -> Tensor:
+    return views[0] if len(views) == 1 else torch.cat(views)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """Return x in one piece, its channels last if they are."""
+    is_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return x if is_last else x.contiguous()
+
+
+def _stats(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _axes(x: Tensor) -> list[int]:
+    return [0, *range(2, x.ndim)]
+
+
+def _wide(channels: Tensor, x: Tensor) -> Tensor:
+    return channels.view(-1, *(1 for _ in x.shape[2:]))
+
+
+def _join_moments(parts: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Join per-rank moments without the cancellation of E[x^2] - E[x]^2.
 
     Args:
-        parts: [N, 2C + 1], each rank's mean [C], biased variance [C] and count of rows.
-        num_features: C.
+        parts: [N, V * 2 * C + 1], the means and biased variances of each view, and its rows, by rank.
+        shape: (V, 2, C).
 
     Returns:
-        mean [C], biased variance [C], count [] over all ranks.
+        moments [V, 2, C] and rows of a view [1] over all ranks.
     """
-    means, variances, counts = parts[:, :num_features], parts[:, num_features:-1], parts[:, -1:]
+    counts = parts[:, -1].view(-1, 1, 1)
     count = counts.sum()
+    means, variances = parts[:, :-1].view(-1, *shape).unbind(2)
     mean = (means * counts).sum(0) / count
     variance = ((variances + (means - mean).square()) * counts).sum(0) / count
-    return mean, variance, count
+    return torch.stack([mean, variance], 1), count.view(1)
 
 
 class GlobalBatchNorm(nn.Module):
-    """BatchNorm over the rows of all ranks for CPU tensors, optionally followed by timm's activation."""
+    """BatchNorm over the rows of all ranks, optionally followed by timm's activation.
+
+    Attributes:
+        num_views: a batch holds this many views, one after the other, each with statistics of its own. They
+            move the running statistics one after the other, as forward passes of their own would.
+    """
 
     weight: Tensor | None
     bias: Tensor | None
@@ -91,7 +200,7 @@ class GlobalBatchNorm(nn.Module):
     def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> None:
         """Take over the parameters, buffers and mode of `source`, sharing the tensors."""
         super().__init__()
-        self.eps, self.momentum = source.eps, source.momentum
+        self.eps, self.momentum, self.num_views = source.eps, source.momentum, 1
         for name in ("weight", "bias"):
             self.register_parameter(name, getattr(source, name))
         for name in ("running_mean", "running_var", "num_batches_tracked"):
@@ -101,13 +210,14 @@ class GlobalBatchNorm(nn.Module):
         self.train(source.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise [B, C, ...]; statistics span the ranks while training."""
-        if x.ndim < 2:
-            raise ValueError(f"expected [B, C, ...], got {list(x.shape)}")
+        """Normalise [num_views * B, C, ...]; statistics span the ranks while training."""
+        if x.ndim < 2 or len(x) % self.num_views:
+            raise ValueError(f"expected [{self.num_views} * B, C, ...], got {list(x.shape)}")
         if self.training:
-            y, mean, variance, count = _GlobalNormalise.apply(x, self.weight, self.bias, self.eps)
+            y, moments, count = _GlobalNormalise.apply(x, self.weight, self.bias, self.eps, self.num_views)
             if self.running_mean is not None:
-                self._track(mean, variance * count / (count - 1).clamp_min(1))
+                for mean, variance in moments:
+                    self._track(mean, variance * count / (count - 1).clamp_min(1))
         else:
             own = self.running_mean is None
             y = F.batch_norm(
@@ -129,12 +239,35 @@ class GlobalBatchNorm(nn.Module):
 BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, GlobalBatchNorm)
 
 
+def forward_views(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
+    """Map views, each with BatchNorm statistics of its own, in one forward pass where that saves messages.
+
+    Args:
+        network: maps [B, ...] to [B, ...], row by row but for BatchNorm.
+        views: [B, ...] each.
+
+    Returns:
+        What the network makes of each view.
+    """
+    norms = [part for part in network.modules() if isinstance(part, GlobalBatchNorm)]
+    if not norms:
+        return [network(view) for view in views]
+    for norm in norms:
+        norm.num_views = len(views)
+    try:
+        return list(network(torch.cat(list(views))).chunk(len(views)))
+    finally:
+        for norm in norms:
+            norm.num_views = 1
+
+
 def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     """Replace every BatchNorm inside `module` by one whose statistics span all ranks.
 
     Args:
         module: changed in place, except when it is itself a BatchNorm.
-        device: where it will run; decides between torch's SyncBatchNorm and `GlobalBatchNorm`.
+        device: where it will run. On CUDA, ranks of one host take torch's SyncBatchNorm: between them, a
+            message costs less than the copy by which `GlobalBatchNorm` joins the gradients of views.
 
     Returns:
         The module, or its replacement.
@@ -144,7 +277,7 @@ def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     """
     if world_size() == 1:
         return module
-    if device.type == "cuda":
+    if device.type == "cuda" and num_hosts() == 1:
         converted: nn.Module = convert_sync_batchnorm(module)
         return converted
     if isinstance(module, GlobalBatchNorm):
@@ -152,8 +285,8 @@ def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)
     if isinstance(module, BATCHNORM) and type(module) not in known:
         raise UserError(
-            f"BatchNorm over ranks on the CPU: expected one of {[k.__name__ for k in known]}, found "
-            f"{type(module).__name__}; train this network in one process or on CUDA"
+            f"BatchNorm over ranks: expected one of {[k.__name__ for k in known]}, found "
+            f"{type(module).__name__}; train this network in one process or on one host with CUDA"
         )
     if isinstance(module, known):
         return GlobalBatchNorm(module)

@@ -48,6 +48,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def num_hosts() -> int:
+    """Return the number of hosts, by what torchrun and accelerate tell each rank; 1 without a launcher."""
+    return max(1, world_size() // int(os.environ.get("LOCAL_WORLD_SIZE") or world_size()))
+
+
 class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,7 @@ from engine.objectives.simclr import simclr_loss
 from engine.objectives.triplet import triplet_loss
 from engine.objectives.vicreg import vicreg_loss
 from engine.train.accumulation import Accumulator, Shell
-from engine.train.batchnorm import synchronise_batchnorm
+from engine.train.batchnorm import forward_views, synchronise_batchnorm
 from engine.train.distributed import all_gather, all_reduce_sum
 from engine.train.draws import StepDraws
 from engine.train.recipe import Recipe, StepOutput
@@ -44,7 +45,8 @@ class BarlowHead(nn.Module):
         self.standardise = nn.BatchNorm1d(EMBEDDING, affine=False)
 
     def forward(self, h_a: Tensor, h_b: Tensor) -> Tensor:
-        z_a, z_b = (self.standardise(torch.tanh(self.projector(h) + self.bias)) for h in (h_a, h_b))
+        z_a, z_b = (torch.tanh(z + self.bias) for z in forward_views(self.projector, (h_a, h_b)))
+        z_a, z_b = forward_views(self.standardise, (z_a, z_b))
         return barlow_twins_loss(z_a, z_b).loss
 
 
@@ -79,6 +81,31 @@ def batchnorm_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
     buffers = {f"bn.buffer.{n}": b for n, b in network.named_buffers()}
     evaluated = network(own_rows(joined, rank, num_ranks))
     return {"bn.rows.y": y, "bn.rows.grad": x.grad, "bn.rows.eval": evaluated, **buffers}
+
+
+def views_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """The same of two views, each with statistics of its own, and the number of messages each way."""
+    torch.manual_seed(5)
+    network = nn.Sequential(nn.BatchNorm2d(3), BatchNormAct2d(3), nn.BatchNorm2d(3, affine=False))
+    network[0].weight.data.uniform_(0.5, 2.0)
+    network[0].bias.data.normal_()
+    joined = torch.randn(2, ROWS, 3, 4, 4) * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1, 1) + 10
+    target = torch.randn(2, ROWS, 3, 4, 4)
+    network = synchronise_batchnorm(network, torch.device("cpu"))  # type: ignore[assignment]
+    views = [own_rows(view, rank, num_ranks).requires_grad_() for view in joined]
+    with (
+        mock.patch.object(dist, "all_gather", wraps=dist.all_gather) as gathered,
+        mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as reduced,
+    ):
+        outputs = forward_views(network, views)
+        sums = [(y * own_rows(t, rank, num_ranks)).sum() for y, t in zip(outputs, target, strict=True)]
+        torch.stack(sums).sum().backward()
+    values = {f"views.rows.y{n}": y for n, y in enumerate(outputs)}
+    values |= {f"views.rows.grad{n}": x.grad for n, x in enumerate(views) if x.grad is not None}
+    gradients = _averaged(torch.zeros((), requires_grad=True), network, num_ranks)
+    values |= {f"views.{n}": v * num_ranks for n, v in gradients.items()}  # of a sum, not of a mean
+    values |= {f"views.buffer.{n}": b for n, b in network.named_buffers()}
+    return values | {"messages": torch.tensor([gathered.call_count, reduced.call_count])}
 
 
 def collective_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
@@ -196,6 +223,14 @@ def parts_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
 
 def all_cases(rank: int, num_ranks: int) -> dict[str, Tensor]:
     """Every case in one group of processes; starting one costs seconds."""
-    cases = (barlow_case, batchnorm_case, collective_case, triplet_case, two_view_case, draws_case)
+    cases = (
+        barlow_case,
+        batchnorm_case,
+        views_case,
+        collective_case,
+        triplet_case,
+        two_view_case,
+        draws_case,
+    )
     cases += (own_rows_case, parts_case)
     return {name: value for case in cases for name, value in case(rank, num_ranks).items()}

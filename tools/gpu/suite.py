@@ -151,14 +151,33 @@ def engine(cases: Cases) -> None:
 
 
 def nccl(_: Cases) -> None:
-    """A group of one rank over NCCL."""
+    """A group of one rank over NCCL: a sum, and two views through each kind of BatchNorm over ranks."""
     import torch.distributed as dist
+    from torch import nn
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "RANK": "0", "WORLD_SIZE": "1"}
     dist.init_process_group("nccl")
     value = torch.ones(4, device="cuda")
     dist.all_reduce(value)
     say(sum=float(value.sum()), expected=4.0)
+    if not missing("timm", "accelerate"):
+        from engine.train.batchnorm import GlobalBatchNorm, forward_views
+
+        x = torch.randn(256, 64, 56, 56, device="cuda", dtype=torch.bfloat16)
+        x = x.to(memory_format=torch.channels_last).requires_grad_()
+        target, found, seconds = torch.randn_like(x), {}, {}
+        kinds = {"joined": GlobalBatchNorm(nn.BatchNorm2d(64).cuda()), "apart": nn.SyncBatchNorm(64).cuda()}
+
+        def step(norm: nn.Module) -> list[torch.Tensor]:
+            y = torch.cat(forward_views(norm, x.chunk(2)))
+            return [y, *torch.autograd.grad((y * target).sum(), (x, *norm.parameters()))]
+
+        for name, norm in kinds.items():
+            found[name] = step(norm)
+            seconds[name] = round(1e3 * timed(partial(step, norm), 20), 3)
+        pairs = zip(found["joined"], found["apart"], strict=True)
+        apart = [float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in pairs]
+        say(batchnorm_ms=seconds, apart=apart, ok=max(apart) < 0.02)
     dist.destroy_process_group()
 
 

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.train import distributed
-from engine.train.batchnorm import synchronise_batchnorm
 from engine.train.distributed import make_accelerator
-from loaders.common.errors import UserError
 from tests.engine.objective_cases import OBJECTIVES
 from tests.engine.rank_cases import (
     ROWS,
@@ -24,6 +22,7 @@ from tests.engine.rank_cases import (
     parts_case,
     triplet_case,
     two_view_case,
+    views_case,
 )
 from tests.engine.ranks import run_ranks
 
@@ -97,6 +96,18 @@ def test_global_batchnorm_equals_one_process(by_rank) -> None:
         torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-4, msg=name)
 
 
+def test_views_in_one_pass_keep_statistics_of_their_own(by_rank) -> None:
+    one = views_case(0, 1)
+    assert len(one) == 19
+    for name, expected in one.items():
+        found = torch.cat([r[name] for r in by_rank]) if ".rows." in name else by_rank[0][name]
+        if name == "messages":
+            assert expected.tolist() == [0, 0]
+            assert found.tolist() == [3, 3], "one message a layer and direction, for both views"
+        else:
+            torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-4, msg=name)
+
+
 def test_all_reduce_sum_and_its_gradient(by_rank) -> None:
     torch.manual_seed(2)
     joined = torch.randn(ROWS, 2, dtype=torch.float64)
@@ -132,12 +143,3 @@ def test_on_a_gpu_products_are_tf32_and_cudnn_chooses_once(
     )
     assert (taken["cpu"], taken["mixed_precision"]) == (not gpu, "bf16" if gpu else "no")
     assert taken["kwargs_handlers"][0].gradient_as_bucket_view
-
-
-def test_an_unknown_batchnorm_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    class OddNorm(nn.BatchNorm2d):
-        pass
-
-    monkeypatch.setattr("engine.train.batchnorm.world_size", lambda: 2)
-    with pytest.raises(UserError, match="found OddNorm"):
-        synchronise_batchnorm(nn.Sequential(OddNorm(3)), torch.device("cpu"))
