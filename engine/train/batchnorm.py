@@ -16,12 +16,19 @@ import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
-from engine.train.distributed import num_hosts, world_size
+from engine.train.distributed import is_one_host, world_size
 from loaders.common.errors import UserError
 
 
 class _OnCpu:
     """The parts of BatchNorm over rows [B, C, ...]; statistics are float32 at least."""
+
+    @staticmethod
+    def gather(own: Tensor) -> Tensor:
+        """Return each rank's vector, [N, ...]."""
+        parts = [torch.empty_like(own) for _ in range(world_size())]  # gloo gathers into nothing else
+        dist.all_gather(parts, own)
+        return torch.stack(parts)
 
     @staticmethod
     def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -34,7 +41,7 @@ class _OnCpu:
         x: Tensor, weight: Tensor | None, bias: Tensor | None, moments: Tensor, eps: float
     ) -> Tensor:
         """Return (x - mean) / sqrt(variance + eps) * weight + bias by the moments [V, 2, C] of V views."""
-        views = zip(x.chunk(len(moments)), *moments.to(x.dtype).unbind(1), strict=True)
+        views = zip(x.chunk(len(moments)), *moments.unbind(1), strict=True)
         return _joined(
             [
                 F.batch_norm(view, mean, var, weight, bias, training=False, eps=eps)
@@ -62,7 +69,13 @@ class _OnCpu:
 
 
 class _OnCuda:
-    """The same by the kernels of torch's SyncBatchNorm, which read and write a map once."""
+    """The same by the kernels of torch's SyncBatchNorm, which need no maps in between."""
+
+    @staticmethod
+    def gather(own: Tensor) -> Tensor:
+        parts = own.new_empty(world_size(), len(own))
+        dist.all_gather_into_tensor(parts, own)
+        return parts
 
     @staticmethod
     def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -111,12 +124,11 @@ class _GlobalNormalise(torch.autograd.Function):
         moments = torch.stack([torch.stack(kernels.moments(view, eps)) for view in views])
         count = moments.new_full((1,), views[0].numel() // x.shape[1])
         own = torch.cat([moments.flatten(), count])
-        parts = [torch.empty_like(own) for _ in range(world_size())]
-        dist.all_gather(parts, own)
-        moments, count = _join_moments(torch.stack(parts), moments.shape)
+        moments, count = _join_moments(kernels.gather(own), moments.shape)
         y = kernels.normalise(x, weight, bias, moments, eps)
         ctx.save_for_backward(x, weight, moments[:, 0], (moments[:, 1] + eps).rsqrt(), count)
         ctx.mark_non_differentiable(moments, count)
+        ctx.has_bias = bias is not None
         return y, moments, count
 
     @staticmethod
@@ -133,10 +145,9 @@ class _GlobalNormalise(torch.autograd.Function):
             for (dy_view, view, mean, inverse_std), sums in zip(parts, total, strict=True)
         ]
         dx = _joined(gradients)
-        if weight is None:
-            return dx, None, None, None, None
-        dw = (own[:, 1] * inverse_stds).sum(0)
-        return dx, dw.to(weight.dtype), own[:, 0].sum(0).to(weight.dtype), None, None
+        dw = None if weight is None else (own[:, 1] * inverse_stds).sum(0).to(weight.dtype)
+        db = own[:, 0].sum(0).to(x.dtype if weight is None else weight.dtype) if ctx.has_bias else None
+        return dx, dw, db, None, None
 
 
 def _kernels(x: Tensor) -> type[_OnCpu] | type[_OnCuda]:
@@ -244,13 +255,13 @@ def forward_views(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
 
     Args:
         network: maps [B, ...] to [B, ...], row by row but for BatchNorm.
-        views: [B, ...] each.
+        views: [B, ...] each; those of unlike lengths pass one by one.
 
     Returns:
         What the network makes of each view.
     """
     norms = [part for part in network.modules() if isinstance(part, GlobalBatchNorm)]
-    if not norms:
+    if not norms or len({len(view) for view in views}) > 1:  # a joined pass cuts views of one length
         return [network(view) for view in views]
     for norm in norms:
         norm.num_views = len(views)
@@ -277,7 +288,7 @@ def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     """
     if world_size() == 1:
         return module
-    if device.type == "cuda" and num_hosts() == 1:
+    if device.type == "cuda" and is_one_host():
         converted: nn.Module = convert_sync_batchnorm(module)
         return converted
     if isinstance(module, GlobalBatchNorm):

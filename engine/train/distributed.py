@@ -48,9 +48,13 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def num_hosts() -> int:
-    """Return the number of hosts, by what torchrun and accelerate tell each rank; 1 without a launcher."""
-    return max(1, world_size() // int(os.environ.get("LOCAL_WORLD_SIZE") or world_size()))
+def is_one_host() -> bool:
+    """Return whether all ranks are on this host, as torchrun and accelerate tell; without them, True.
+
+    The answer is the same on every rank: a host has all of the ranks, or none has.
+    """
+    local = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return not local.isdecimal() or int(local) >= world_size()
 
 
 class _AllReduceSum(torch.autograd.Function):

@@ -83,6 +83,21 @@ def batchnorm_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
     return {"bn.rows.y": y, "bn.rows.grad": x.grad, "bn.rows.eval": evaluated, **buffers}
 
 
+def autocast_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Output and input gradient of two views, far from zero, through layers under bfloat16 autocast."""
+    torch.manual_seed(6)
+    network: nn.Module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False))
+    network = synchronise_batchnorm(network, torch.device("cpu"))
+    joined, target = torch.randn(2, ROWS, 3, 4, 4) + 20, torch.randn(2, ROWS, 4, 4, 4)
+    views = [own_rows(view, rank, num_ranks).requires_grad_() for view in joined]
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = forward_views(network, views)
+    sums = [(y * own_rows(t, rank, num_ranks)).sum() for y, t in zip(outputs, target, strict=True)]
+    torch.stack(sums).sum().backward()
+    values = {f"autocast.rows.y{n}": y.float() for n, y in enumerate(outputs)}
+    return values | {f"autocast.rows.grad{n}": x.grad for n, x in enumerate(views) if x.grad is not None}
+
+
 def views_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
     """The same of two views, each with statistics of its own, and the number of messages each way."""
     torch.manual_seed(5)
@@ -227,6 +242,7 @@ def all_cases(rank: int, num_ranks: int) -> dict[str, Tensor]:
         barlow_case,
         batchnorm_case,
         views_case,
+        autocast_case,
         collective_case,
         triplet_case,
         two_view_case,

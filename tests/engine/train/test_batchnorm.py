@@ -13,8 +13,6 @@ from engine.train import batchnorm
 from engine.train.batchnorm import GlobalBatchNorm, forward_views, synchronise_batchnorm
 from loaders.common.errors import UserError
 
-EPS = 1e-5
-
 
 def test_an_unknown_batchnorm_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     class OddNorm(nn.BatchNorm2d):
@@ -89,8 +87,9 @@ def test_the_form_for_cuda_is_the_form_for_processors(
 ) -> None:
     """torch has these kernels for CUDA alone, so stand-ins with their arithmetic run here."""
     monkeypatch.setattr(dist, "all_gather", lambda parts, own: parts[0].copy_(own))
+    monkeypatch.setattr(dist, "all_gather_into_tensor", lambda parts, own: parts.copy_(own))
     monkeypatch.setattr(dist, "all_reduce", lambda total: None)
-    norm = nn.BatchNorm2d(3, affine=affine)
+    norm = nn.BatchNorm2d(3, eps=0.5, affine=affine)  # an eps that shows where it is missing
     if affine:
         norm.weight.data.uniform_(0.5, 2.0)
         norm.bias.data.normal_()
@@ -101,11 +100,13 @@ def test_the_form_for_cuda_is_the_form_for_processors(
 
     def results() -> list[Tensor]:
         joined.zero_grad()
+        norm.reset_running_stats()
         own = x.clone().requires_grad_()
         y = joined(own)
         (y * target).sum().backward()
         assert own.grad is not None
-        return [y.detach(), own.grad, *(p.grad.clone() for p in joined.parameters() if p.grad is not None)]
+        gradients = [p.grad.clone() for p in joined.parameters() if p.grad is not None]
+        return [y.detach(), own.grad, *gradients, *(b.clone() for b in joined.buffers())]
 
     expected = results()
     kernels = {"stats": _stats, "elemt": _elemt, "backward_reduce": _backward_reduce}
@@ -114,7 +115,27 @@ def test_the_form_for_cuda_is_the_form_for_processors(
         monkeypatch.setattr(torch, f"batch_norm_{name}", stand_in)
     monkeypatch.setattr(batchnorm, "_kernels", lambda x: batchnorm._OnCuda)
     found = results()
-    assert len(found) == (4 if affine else 2)
+    assert len(found) == (7 if affine else 5)
     for one, other in zip(found, expected, strict=True):
-        assert one.is_contiguous(memory_format=torch.channels_last) or one.ndim == 1
+        assert one.ndim < 4 or one.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_views_of_unlike_lengths_are_not_cut_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "all_gather", lambda parts, own: parts[0].copy_(own))
+    norm = GlobalBatchNorm(nn.BatchNorm1d(2))
+    views = torch.randn(2, 2), torch.randn(6, 2) * 3 + 1
+    for found, view in zip(forward_views(norm, views), views, strict=True):
+        torch.testing.assert_close(found, nn.BatchNorm1d(2)(view))
+    assert norm.num_views == 1
+
+
+def test_a_batchnorm_without_bias_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "all_gather", lambda parts, own: parts[0].copy_(own))
+    monkeypatch.setattr(dist, "all_reduce", lambda total: None)
+    source = nn.BatchNorm1d(2)
+    source.bias = None  # type: ignore[assignment]
+    norm = GlobalBatchNorm(source)
+    norm(torch.randn(4, 2)).square().sum().backward()
+    assert norm.weight is not None
+    assert norm.weight.grad is not None

@@ -15,6 +15,7 @@ from tests.engine.objective_cases import OBJECTIVES
 from tests.engine.rank_cases import (
     ROWS,
     all_cases,
+    autocast_case,
     barlow_case,
     batchnorm_case,
     draws_case,
@@ -106,6 +107,23 @@ def test_views_in_one_pass_keep_statistics_of_their_own(by_rank) -> None:
             assert found.tolist() == [3, 3], "one message a layer and direction, for both views"
         else:
             torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_global_batchnorm_takes_bfloat16(by_rank) -> None:
+    one = autocast_case(0, 1)
+    assert len(one) == 4
+    for name, expected in one.items():
+        found = torch.cat([r[name] for r in by_rank])
+        torch.testing.assert_close(found, expected.detach(), rtol=0.02, atol=0.05, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("local", "answer"), [("12", True), ("8", False), ("4", False), ("", True), ("0", False), ("x", True)]
+)
+def test_unequal_hosts_answer_alike(monkeypatch: pytest.MonkeyPatch, local: str, answer: bool) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    monkeypatch.setattr(distributed, "world_size", lambda: 12)
+    assert distributed.is_one_host() is answer
 
 
 def test_all_reduce_sum_and_its_gradient(by_rank) -> None:
