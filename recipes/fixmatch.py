@@ -34,7 +34,7 @@ class Config(ClassifierConfig):
     unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
     """Splits whose images are used without their labels. Paper: the labelled images are among them."""
     backbone: str = "wrn_28_2"
-    """wrn_28_2, compact_resnet for a CPU, or any timm name. Paper: WRN-28-2; report: resnet50."""
+    """wrn_28_2, compact_cnn for a CPU, or any timm name. Paper: WRN-28-2; report: resnet50."""
     resolution: int = 32
     """Side of the views in pixels. Paper: 32; report: 96."""
     epochs: int = 9400

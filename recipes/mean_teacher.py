@@ -28,7 +28,7 @@ class Config(ClassifierConfig):
     unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
     """Splits whose images are used without their labels; the labelled images are among them."""
     backbone: str = "wrn_28_2"
-    """wrn_28_2, compact_resnet for a CPU, or any timm name. Paper: a 13-layer network, or a 26-layer ResNet;
+    """wrn_28_2, compact_cnn for a CPU, or any timm name. Paper: a 13-layer network, or a 26-layer ResNet;
     report: resnet152."""
     resolution: int = 32
     """Side of the views in pixels. Paper: 32; report: 96."""

@@ -33,7 +33,7 @@ class Config(ClassifierConfig):
     """Train a classifier on labels alone."""
 
     backbone: str = "resnet50"
-    """compact_resnet for a CPU, wrn_28_2, or any timm name. 2019 report: resnet152; elsewhere: resnet50."""
+    """compact_cnn for a CPU, wrn_28_2, or any timm name. 2019 report: resnet152; elsewhere: resnet50."""
     resolution: int = 224
     """Side of the views in pixels. Paper: 224; reports: 96."""
     epochs: int = 90
@@ -49,8 +49,10 @@ class Config(ClassifierConfig):
     nesterov: bool = False
     """Use Nesterov's momentum."""
     view: LabeledView = "crop"
-    """View of the images. crop: a random crop, as on ImageNet; shift: a shift of up to an eighth of the side,
-    as is usual on CIFAR; gentle, strong: shifted and distorted as FixMatch's strong views."""
+    """View of the images. crop: a random crop, as on ImageNet; shift: a shift, as is usual on CIFAR; gentle,
+    strong: shifted and distorted as FixMatch's strong views."""
+    shift: Share = 0.125
+    """Largest shift of the view "shift", as a share of the side. Usual: 0.125; Jordan 2024: 0.0625."""
     min_crop: Share = 0.08
     """Smallest share of the image that a random crop shows. Szegedy et al. 2015: 0.08."""
     label_smoothing: float = 0.0
@@ -120,7 +122,7 @@ def view_of(config: Config) -> ViewPolicy:
     """Return the view of the images."""
     match config.view:
         case "shift":
-            return presets.weak(config.resolution, config.flip_p)
+            return presets.weak(config.resolution, config.flip_p, padding=config.shift)
         case "gentle":
             return presets.fixmatch_strong_gentle(config.resolution, config.flip_p)
         case "strong":

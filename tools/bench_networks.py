@@ -1,7 +1,7 @@
 r"""Images per core second that networks train on, measured in turns, and their operations per image.
 
 Example:
-    python tools/bench_networks.py --networks compact_resnet wrn_28_2 --resolution 32 --json networks.jsonl \
+    python tools/bench_networks.py --networks compact_cnn wrn_28_2 --resolution 32 --json networks.jsonl \
         --peer cifar10-airbench/legacy/airbench94.py
 
 Each round measures every network once, so that what else the machine does falls on all of them; the clock is
@@ -29,7 +29,7 @@ PEER = "airbench94"
 class Config:
     """Measure networks with a classifier of ten classes under cross-entropy."""
 
-    networks: tuple[str, ...] = ("compact_resnet", "tiny_resnet", "wrn_28_2")
+    networks: tuple[str, ...] = ("compact_cnn", "tiny_resnet", "wrn_28_2")
     """Backbones by name."""
     peer: Path | None = None
     """legacy/airbench94.py of a checkout of KellerJordan/cifar10-airbench, to be measured beside them."""

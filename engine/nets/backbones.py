@@ -15,12 +15,12 @@ from timm.models import split_model_name_tag
 from torch import Tensor, nn
 
 from engine.nets.alexnet import build_alexnet
-from engine.nets.compact import CompactResNet
+from engine.nets.compact import CompactCnn
 from engine.nets.description import read_description
 from engine.nets.gan_networks import Discriminator
 from engine.nets.names import (
     ALEXNET,
-    COMPACT_RESNET,
+    COMPACT_CNN,
     OURS,
     TINY_RESNET,
     WIDE_RESNET,
@@ -106,7 +106,7 @@ def build_backbone(name: str, resolution: int, weights: Mapping[str, Tensor] | N
     timm's ResNets start the last BatchNorm of each block at zero by default, and so does ours.
 
     Args:
-        name: `tiny_resnet`, `compact_resnet`, `wrn_28_2`, `alexnet_bn`, `gan_discriminator_96` (or another
+        name: `tiny_resnet`, `compact_cnn`, `wrn_28_2`, `alexnet_bn`, `gan_discriminator_96` (or another
             width), or any name that `timm.list_models()` prints.
         resolution: side of the square views in pixels; sizes the position tables of networks that have them.
         weights: weights of this network, maybe for views of another resolution: timm interpolates position
@@ -218,8 +218,8 @@ def _create(name: str, resolution: int, **options: Any) -> nn.Module:
     """Build a network with random weights; `options` are those of `timm.create_model`."""
     if name == TINY_RESNET:
         return TinyResNet()
-    if name == COMPACT_RESNET:
-        return CompactResNet()
+    if name == COMPACT_CNN:
+        return CompactCnn()
     if name == WIDE_RESNET:
         return WideResNet()
     if name == ALEXNET:

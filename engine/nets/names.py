@@ -11,10 +11,10 @@ from pathlib import Path
 from loaders.common.errors import UserError
 
 TINY_RESNET = "tiny_resnet"
-COMPACT_RESNET = "compact_resnet"
+COMPACT_CNN = "compact_cnn"
 WIDE_RESNET = "wrn_28_2"
 ALEXNET = "alexnet_bn"
-OURS = (TINY_RESNET, COMPACT_RESNET, WIDE_RESNET, ALEXNET)
+OURS = (TINY_RESNET, COMPACT_CNN, WIDE_RESNET, ALEXNET)
 
 
 def discriminator_width(name: str) -> int | None:

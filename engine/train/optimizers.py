@@ -18,6 +18,7 @@ from engine.train.schedule import Schedule, one_cycle, warmed, warmup_cosine
 from loaders.common.errors import UserError
 
 _MOMENTUM = 0.9  # momentum of sgd and lars, if the paper's optimizer has none
+_MUON_MOMENTUM = 0.95  # Jordan 2024
 _FUSABLE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 _KINDS: dict[type[Optimizer], OptimizerName] = {
     torch.optim.SGD: "sgd",
@@ -55,18 +56,24 @@ def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
         )
     if options.optimizer_lr is not None:
         _set_rates(paper, options.optimizer_lr, is_own)
+    given = options.optimizer_momentum
     if is_own and options.layer_decay is None:
+        for group in paper.param_groups if given is not None else ():
+            group["momentum"] = given
         return paper
     groups = [
         {"params": g["params"], "lr": g["lr"], "weight_decay": g["weight_decay"]} for g in paper.param_groups
     ]
-    momentum = float(paper.param_groups[0].get("momentum", _MOMENTUM))
+    momentum = float(paper.param_groups[0].get("momentum", _MOMENTUM)) if given is None else given
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=momentum)
     if options.optimizer == "lars":
         return LARS([part for group in groups for part in _by_dimension(group)], groups[0]["lr"], momentum)
     if options.optimizer == "muon":
-        muon: Optimizer = Muon(list(_by_matrix(groups, recipe)), groups[0]["lr"], nesterov=True)
+        momentum = _MUON_MOMENTUM if given is None else given
+        muon: Optimizer = Muon(
+            list(_by_matrix(groups, recipe)), groups[0]["lr"], momentum=momentum, nesterov=True
+        )
         return muon
     if options.layer_decay is not None:
         groups = list(_by_layer(groups, recipe, options.layer_decay))

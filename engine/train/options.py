@@ -101,6 +101,8 @@ class OptimizerOptions:
     optimizer_lr: Positive | None = None
     """Peak learning rate in place of the recipe's own, for any batch size; --lr-head keeps its ratio to
     --lr. BEiT fine-tunes with adamw at 0.0005."""
+    optimizer_momentum: PositiveShare | None = None
+    """With sgd, lars or muon: momentum in place of the recipe's own, or of muon's 0.95."""
     layer_decay: PositiveShare | None = None
     """With adamw: rate of a layer of the backbone as a share of that of the layer behind it, so that the
     first layers move least. BEiT (Bao et al. 2022): 0.65 to 0.75."""
@@ -129,6 +131,11 @@ class OptimizerOptions:
         if self.layer_decay is not None and self.optimizer != "adamw":
             raise UserError(
                 f"layer_decay: expected --optimizer adamw, found {self.optimizer}; change one of them"
+            )
+        if self.optimizer_momentum is not None and self.optimizer not in ("sgd", "lars", "muon"):
+            raise UserError(
+                f"optimizer_momentum: expected --optimizer sgd, lars or muon, found {self.optimizer}; change "
+                "one of them"
             )
         if self.start_resolution is not None and self.start_resolution < 8:
             raise UserError(

@@ -21,6 +21,7 @@ from loaders.batch import Batch
 from loaders.common.errors import UserError
 from loaders.epochs import EpochLoader
 from loaders.packs import Pack
+from loaders.views.geometry import PaddedCrop
 from recipes.supervised import Config, Supervised, run, view_of
 from tests.floors import trainings
 from tests.floors.data import Data
@@ -65,7 +66,7 @@ def test_runs_repeat_and_resume_exactly(config: Config, tmp_path: Path) -> None:
 def test_the_schedule_of_speed_runs_resumes_exactly(config: Config, tmp_path: Path) -> None:
     """Whitened kernels, Muon, small views first, flips in turns, mirrored tests come back as they were."""
     speedy = replace(
-        *(config,), backbone="compact_resnet", optimizer="muon", optimizer_lr=0.03, view="shift",
+        *(config,), backbone="compact_cnn", optimizer="muon", optimizer_lr=0.03, view="shift",
         flips="in_turns", flip_p=0.5,
         schedule="one_cycle", start_resolution=8, lr_vectors=4.0, test_flip=True, ema_decay=0.9, epochs=4,
     )  # fmt: skip
@@ -89,6 +90,11 @@ def test_views_by_name(config: Config, view: LabeledView, geometry: str, num_ope
     found = view_of(replace(config, view=view))
     assert type(found.geometry).__name__ == geometry
     assert len(found.operations) == num_operations
+
+
+def test_the_shift_is_a_share_of_the_side(config: Config) -> None:
+    assert view_of(replace(config, view="shift")).geometry == PaddedCrop(0.125)
+    assert view_of(replace(config, view="shift", shift=0.0625)).geometry == PaddedCrop(0.0625)
 
 
 def test_a_step_mixes_and_smooths_as_the_papers_do(config: Config) -> None:

@@ -13,6 +13,7 @@ from loaders.common.errors import UserError
     ("name", "resolution", "last", "sides"),
     [
         ("tiny_resnet", 32, "stages.3", [16, 8, 4, 2]),
+        ("compact_cnn", 32, "blocks.2", [15, 7, 3]),
         ("wrn_28_2", 16, "stages.11", [16, 8, 4]),
         ("alexnet_bn", 63, "conv5", [7, 3, 3, 3]),
         ("gan_discriminator_8", 16, "layers.20", [8, 4, 2]),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from engine.nets.backbones import build_backbone, load_backbone
-from engine.nets.compact import CompactBlock, CompactResNet
+from engine.nets.compact import CompactBlock, CompactCnn
 from engine.train.run_folder import save_backbone
 from loaders.common.errors import UserError
 
@@ -21,23 +21,33 @@ def test_a_block_halves_the_side_and_a_side_of_one_pixel_stays() -> None:
     assert block(torch.randn(2, 4, 1, 1)).shape == (2, 6, 1, 1)
 
 
+def test_a_block_begins_as_the_identity_and_its_scales_stay_at_one() -> None:
+    block = CompactBlock(4, 6)
+    x = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(block.conv1(x)[:, :4], x)
+    torch.testing.assert_close(block.conv2(y := torch.randn(2, 6, 4, 4)), y)
+    assert block.conv1.weight[4:].std() > 0
+    still = {name for name, p in block.named_parameters() if not p.requires_grad}
+    assert still == {"norm1.weight", "norm2.weight"}
+
+
 @pytest.mark.parametrize("side", [12, 32, 47])
 def test_views_of_any_side_become_one_representation(side: int) -> None:
-    assert CompactResNet()(torch.randn(3, 3, side, side)).shape == (3, 256)
+    assert CompactCnn()(torch.randn(3, 3, side, side)).shape == (3, 256)
 
 
 def test_weights_of_the_network_without_its_factor_are_refused(tmp_path: Path) -> None:
     """They are those of another function, though all shapes agree."""
-    network = CompactResNet()
-    save_backbone(tmp_path, network, {"backbone": "compact_resnet", "resolution": "32"})
+    network = CompactCnn()
+    save_backbone(tmp_path, network, {"backbone": "compact_cnn", "resolution": "32"})
     torch.testing.assert_close(load_backbone(tmp_path).state_dict(), network.state_dict())
     del network.scale
-    save_backbone(tmp_path, network, {"backbone": "compact_resnet", "resolution": "32"})
+    save_backbone(tmp_path, network, {"backbone": "compact_cnn", "resolution": "32"})
     with pytest.raises(UserError, match="scale"):
         load_backbone(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["compact_resnet", "tiny_resnet"])
+@pytest.mark.parametrize("name", ["compact_cnn", "tiny_resnet"])
 def test_a_classifier_learns_at_the_rate_of_the_recipes(name: str) -> None:
     """Where representations are long, the first steps throw the logits about, and the loss rises instead."""
     torch.manual_seed(0)

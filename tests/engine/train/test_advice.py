@@ -65,12 +65,12 @@ def test_bfloat16_below_the_stride_on_a_processor() -> None:
     assert said({"resolution": 32, "precision": "bf16"}, backbone) == []
 
 
-@pytest.mark.parametrize("name", ["tiny_resnet", "compact_resnet", "wrn_28_2", "resnet18"])
+@pytest.mark.parametrize("name", ["tiny_resnet", "compact_cnn", "wrn_28_2", "resnet18"])
 def test_the_stride_is_what_the_last_map_shows(name: str) -> None:
     from engine.nets.backbones import build_backbone
 
     backbone: Any = build_backbone(name, 64).eval()
-    if name == "compact_resnet":  # whose stem takes a pixel
+    if name == "compact_cnn":  # whose stem takes a pixel
         maps = backbone.blocks(backbone.stem(torch.zeros(1, 3, 65, 65)))
     else:
         maps = backbone.forward_features(torch.zeros(1, 3, 64, 64))

@@ -56,6 +56,14 @@ def test_groups_keep_their_decay_and_their_share_of_the_rate() -> None:
     assert [lr for (lr,) in groups_of(faster, "lr")] == pytest.approx([0.2, 0.2, 1.0, 1.0])
 
 
+@pytest.mark.parametrize(("optimizer", "own"), [("sgd", 0.9), ("lars", 0.9), ("muon", 0.95)])
+def test_momentum_is_the_recipes_unless_one_is_given(optimizer: Any, own: float) -> None:
+    for given, expected in ((None, own), (0.6, 0.6)):
+        options = OptimizerOptions(optimizer=optimizer, optimizer_lr=0.1, optimizer_momentum=given)
+        found = choose_optimizer(classifier(), options)
+        assert set(groups_of(found, "momentum")) == {(expected,)}
+
+
 @pytest.mark.parametrize("kind", ["classifier", "rotnet"])
 def test_muon_turns_the_matrices_of_the_backbone_alone(kind: str) -> None:
     recipe = classifier() if kind == "classifier" else rotnet.RotNet(rotnet.Config(**SMALL, hidden=(8,)))
@@ -164,6 +172,10 @@ def test_recipes_that_need_their_own_refuse_others() -> None:
         ({"clip_norm": 0.0}, "clip_norm: expected more than 0, found 0.0"),
         ({"layer_decay": 1.5, "optimizer": "adamw"}, "layer_decay: expected a share"),
         ({"layer_decay": 0.5}, "layer_decay: expected --optimizer adamw, found paper"),
+        (
+            {"optimizer_momentum": 0.5},
+            "optimizer_momentum: expected --optimizer sgd, lars or muon, found paper",
+        ),
         ({"optimizer_lr": 0.0}, "optimizer_lr: expected more than 0"),
         ({"micro_batch": 0}, "micro_batch: expected more than 0"),
     ],
