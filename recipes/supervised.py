@@ -51,8 +51,9 @@ class Config(ClassifierConfig):
     view: LabeledView = "crop"
     """View of the images. crop: a random crop, as on ImageNet; shift: a shift, as is usual on CIFAR; gentle,
     strong: shifted and distorted as FixMatch's strong views."""
-    shift: Share = 0.125
-    """Largest shift of the view "shift", as a share of the side. Usual: 0.125; Jordan 2024: 0.0625."""
+    shift: Share | None = None
+    """Largest shift of the view "shift", as a share of the side; by default an eighth, as is usual. Jordan
+    2024: 0.0625."""
     min_crop: Share = 0.08
     """Smallest share of the image that a random crop shows. Szegedy et al. 2015: 0.08."""
     label_smoothing: float = 0.0
@@ -63,8 +64,13 @@ class Config(ClassifierConfig):
     In a warm-up, the average follows the weights more closely. None by default."""
 
     def __post_init__(self) -> None:
-        """Refuse smoothing that leaves nothing of a label."""
+        """Refuse a shift of no view, and smoothing that leaves nothing of a label."""
         super().__post_init__()
+        if self.shift is not None and (self.view != "shift" or self.shift > 0.5):
+            raise UserError(
+                f"shift: expected at most 0.5, beside --view shift, found {self.shift} beside {self.view}; "
+                "change it"
+            )
         if self.label_smoothing >= 1.0:
             raise UserError(f"label_smoothing: expected less than 1, found {self.label_smoothing}; lower it")
 
@@ -122,7 +128,9 @@ def view_of(config: Config) -> ViewPolicy:
     """Return the view of the images."""
     match config.view:
         case "shift":
-            return presets.weak(config.resolution, config.flip_p, padding=config.shift)
+            return presets.weak(
+                config.resolution, config.flip_p, padding=0.125 if config.shift is None else config.shift
+            )
         case "gentle":
             return presets.fixmatch_strong_gentle(config.resolution, config.flip_p)
         case "strong":

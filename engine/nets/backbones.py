@@ -237,6 +237,24 @@ def architecture(name: str) -> str:
     return str(split_model_name_tag(name)[0])
 
 
+def check_start(named: str, backbone: str, init: Path) -> None:
+    """Refuse a start of another network.
+
+    Args:
+        named: network of the start.
+        backbone: network that is asked for.
+        init: the start.
+
+    Raises:
+        UserError: they differ, or this version has no such network.
+    """
+    if architecture(named) != architecture(backbone):
+        check_name(named)
+        raise UserError(
+            f"backbone: expected {named}, that of --init {init}, found {backbone}; change one of them"
+        )
+
+
 def check_name(name: str) -> None:
     """Refuse an unknown name.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from engine.choices import Weights
 from engine.labels.matching import copy_outputs, match_classes, match_unnamed
-from engine.nets.backbones import architecture, build_backbone, load_backbone, resized
+from engine.nets.backbones import build_backbone, check_start, load_backbone, resized
 from engine.nets.checkpoints import describe_checkpoint, is_checkpoint, load_checkpoint
 from engine.nets.description import Description, Origin, metadata_of_classifier, read_description
 from engine.nets.foreign import Foreign, is_foreign, read_foreign
@@ -118,11 +118,7 @@ def build_classifier(
     inside = init / ("backbone.safetensors" if weights is None else FILE_NAMES[weights])
     file = init if init.is_file() else inside
     described = describe_checkpoint(init) if saved else read_description(file)
-    if architecture(described.backbone) != architecture(backbone_name):
-        raise UserError(
-            f"backbone: expected {described.backbone}, that of --init {init}, found {backbone_name}; change "
-            "one of them"
-        )
+    check_start(described.backbone, backbone_name, init)
     if described.num_classes == 0:
         if keep_head:
             found = "a checkpoint, which names no classes" if saved else "a backbone alone"

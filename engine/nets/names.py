@@ -14,6 +14,8 @@ TINY_RESNET = "tiny_resnet"
 COMPACT_CNN = "compact_cnn"
 WIDE_RESNET = "wrn_28_2"
 ALEXNET = "alexnet_bn"
+GONE = {"compact_resnet": COMPACT_CNN}
+"""Names of older networks, and of those that have their place; weights do not fit."""
 OURS = (TINY_RESNET, COMPACT_CNN, WIDE_RESNET, ALEXNET)
 
 
@@ -44,6 +46,11 @@ def check_mentioned(name: str, option: str = "backbone") -> None:
 
 def unknown(name: str, of_timm: list[str], option: str = "backbone") -> UserError:
     """Return the error on a name that no network has."""
+    if name in GONE:
+        return UserError(
+            f"{option}: expected a network of this version, found {name!r}, which {GONE[name]} replaced, "
+            "another network; train it anew, or take the version that trained the old one"
+        )
     known = of_timm if option != "backbone" else [*OURS, *of_timm]
     close = difflib.get_close_matches(name.split(".")[0], known, n=4, cutoff=0.5)
     remedy = f"close matches: {', '.join(close)}" if close else "timm.list_models() prints all names"

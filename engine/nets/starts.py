@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from engine.nets.backbones import architecture, build_backbone, load_backbone
+from engine.nets.backbones import architecture, build_backbone, check_start, load_backbone
 from engine.nets.checkpoints import describe_checkpoint, is_checkpoint, load_checkpoint
 from engine.nets.classifier import FILE_NAMES, best_weights, load_classifier
 from engine.nets.description import Origin, read_description
@@ -104,11 +104,7 @@ def build_start(init: Path | None, backbone: str, resolution: int) -> nn.Module:
     if init is None:
         return build_backbone(backbone, resolution)
     start = find_start(init, backbone)
-    if architecture(start.backbone) != architecture(backbone):
-        raise UserError(
-            f"backbone: expected {start.backbone}, that of --init {init}, found {backbone}; change one of "
-            "them"
-        )
+    check_start(start.backbone, backbone, init)
     return start.at(resolution).load().train()
 
 

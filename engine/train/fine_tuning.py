@@ -103,6 +103,7 @@ class Transfer(Recipe):
         self.backbone, self.backbone_name = backbone, backbone_name
         self.layer, self.num_classes, self.resolution = layer, num_classes, resolution
         num_features = int(backbone.num_features)  # type: ignore[arg-type]
+        self._learns = [p for p in backbone.parameters() if p.requires_grad]
         self._behind: list[nn.Parameter] = []
         if layer.name:
             num_features, self._behind = measure_layer(backbone, resolution, layer)
@@ -119,7 +120,8 @@ class Transfer(Recipe):
             frozen: train only the classifier; a rate of 0 does the same.
         """
         self.tuning, self.frozen = tuning, frozen or tuning.lr_backbone == 0.0
-        self.backbone.requires_grad_(not self.frozen)
+        for parameter in self._learns:
+            parameter.requires_grad_(not self.frozen)
         for parameter in self._behind:
             parameter.requires_grad_(False)
 

@@ -57,6 +57,11 @@ def choose_optimizer(recipe: Recipe, options: OptimizerOptions) -> Optimizer:
     if options.optimizer_lr is not None:
         _set_rates(paper, options.optimizer_lr, is_own)
     given = options.optimizer_momentum
+    if given is not None and recipe.own_optimizer:
+        raise UserError(
+            f"optimizer_momentum: recipe {recipe.name!r} learns with its paper's alone, expected none, found "
+            f"{given}; leave it out"
+        )
     if is_own and options.layer_decay is None:
         for group in paper.param_groups if given is not None else ():
             group["momentum"] = given

@@ -95,14 +95,14 @@ class OptimizerOptions:
 
     optimizer: OptimizerName = "paper"
     """What moves the weights: the paper's choice; or sgd, lars, adamw or muon in its place, with
-    --optimizer-lr. muon orthogonalises what the backbone's matrices move by, with Nesterov's momentum of 0.95
-    whatever the recipe's is, and moves the rest by AdamW. What the paper's choice does not decay is not
+    --optimizer-lr. muon orthogonalises what the backbone's matrices move by, with Nesterov's momentum, and
+    moves the rest by AdamW. What the paper's choice does not decay is not
     decayed here either."""
     optimizer_lr: Positive | None = None
     """Peak learning rate in place of the recipe's own, for any batch size; --lr-head keeps its ratio to
     --lr. BEiT fine-tunes with adamw at 0.0005."""
     optimizer_momentum: PositiveShare | None = None
-    """With sgd, lars or muon: momentum in place of the recipe's own, or of muon's 0.95."""
+    """With sgd, lars or muon: momentum, below 1. By default 0.95 for muon, the recipe's own for others."""
     layer_decay: PositiveShare | None = None
     """With adamw: rate of a layer of the backbone as a share of that of the layer behind it, so that the
     first layers move least. BEiT (Bao et al. 2022): 0.65 to 0.75."""
@@ -137,6 +137,8 @@ class OptimizerOptions:
                 f"optimizer_momentum: expected --optimizer sgd, lars or muon, found {self.optimizer}; change "
                 "one of them"
             )
+        if self.optimizer_momentum == 1.0:
+            raise UserError("optimizer_momentum: expected less than 1, found 1.0; lower it")
         if self.start_resolution is not None and self.start_resolution < 8:
             raise UserError(
                 f"start_resolution: expected at least 8 pixels, found {self.start_resolution}; raise it"

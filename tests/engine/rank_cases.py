@@ -99,7 +99,7 @@ def autocast_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
 
 
 def views_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """The same of two views, each with statistics of its own, and the number of messages each way."""
+    """Output, input gradient and buffers of two views, each with its own statistics; messages each way."""
     torch.manual_seed(5)
     network = nn.Sequential(nn.BatchNorm2d(3), BatchNormAct2d(3), nn.BatchNorm2d(3, affine=False))
     network[0].weight.data.uniform_(0.5, 2.0)

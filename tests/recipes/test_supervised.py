@@ -95,6 +95,9 @@ def test_views_by_name(config: Config, view: LabeledView, geometry: str, num_ope
 def test_the_shift_is_a_share_of_the_side(config: Config) -> None:
     assert view_of(replace(config, view="shift")).geometry == PaddedCrop(0.125)
     assert view_of(replace(config, view="shift", shift=0.0625)).geometry == PaddedCrop(0.0625)
+    for changes in ({"shift": 0.1}, {"view": "shift", "shift": 0.6}):
+        with pytest.raises(UserError, match="shift: expected at most"):
+            replace(config, **changes)
 
 
 def test_a_step_mixes_and_smooths_as_the_papers_do(config: Config) -> None:

@@ -182,6 +182,18 @@ def test_frozen_trains_the_layers_of_the_classifier_alone(config: Config, pretra
     assert trained == {id(p) for p in recipe.parameters() if p.requires_grad}
 
 
+@pytest.mark.parametrize("layer", [Layer(), Layer("blocks.1")])
+def test_what_a_network_never_learns_stays_so(layer: Layer) -> None:
+    """compact_cnn's BatchNorm scales, through a stage that freezes everything and one that does not."""
+    recipe = Transfer(build_backbone("compact_cnn", 16), "compact_cnn", 10, QUICK, layer, (), 16)
+    recipe.begin_stage(QUICK, frozen=True)
+    assert not any(p.requires_grad for p in recipe.backbone.parameters())
+    recipe.begin_stage(QUICK)
+    learns = {name for name, p in recipe.backbone.named_parameters() if p.requires_grad}
+    assert len(learns) == (13 if not layer.name else 9)
+    assert not any(name.endswith(("norm1.weight", "norm2.weight")) for name in learns)
+
+
 def test_two_stages_train_the_classifier_and_then_everything_at_smaller_rates(config: Config) -> None:
     plan = Job("x", "two_stage", QUICK, 2, 0).stages(7, config.together_factor)
     assert [(ending, tuning.steps, frozen) for ending, tuning, frozen in plan] == [

@@ -11,6 +11,8 @@ from torch import nn
 
 from engine.nets.backbones import build_backbone, load_backbone
 from engine.nets.compact import CompactBlock, CompactCnn
+from engine.nets.names import check_mentioned
+from engine.nets.starts import build_start
 from engine.train.run_folder import save_backbone
 from loaders.common.errors import UserError
 
@@ -29,6 +31,7 @@ def test_a_block_begins_as_the_identity_and_its_scales_stay_at_one() -> None:
     assert block.conv1.weight[4:].std() > 0
     still = {name for name, p in block.named_parameters() if not p.requires_grad}
     assert still == {"norm1.weight", "norm2.weight"}
+    assert {block.norm1.momentum, block.norm2.momentum} == {0.4}
 
 
 @pytest.mark.parametrize("side", [12, 32, 47])
@@ -36,15 +39,18 @@ def test_views_of_any_side_become_one_representation(side: int) -> None:
     assert CompactCnn()(torch.randn(3, 3, side, side)).shape == (3, 256)
 
 
-def test_weights_of_the_network_without_its_factor_are_refused(tmp_path: Path) -> None:
-    """They are those of another function, though all shapes agree."""
+def test_weights_come_back_and_those_of_the_older_network_are_refused(tmp_path: Path) -> None:
     network = CompactCnn()
     save_backbone(tmp_path, network, {"backbone": "compact_cnn", "resolution": "32"})
     torch.testing.assert_close(load_backbone(tmp_path).state_dict(), network.state_dict())
-    del network.scale
-    save_backbone(tmp_path, network, {"backbone": "compact_cnn", "resolution": "32"})
-    with pytest.raises(UserError, match="scale"):
+    save_backbone(tmp_path, network, {"backbone": "compact_resnet", "resolution": "32"})
+    for name in ("compact_cnn", "compact_resnet"):
+        with pytest.raises(UserError, match="which compact_cnn replaced"):
+            build_start(tmp_path, name, 32)
+    with pytest.raises(UserError, match="which compact_cnn replaced"):
         load_backbone(tmp_path)
+    with pytest.raises(UserError, match="which compact_cnn replaced"):
+        check_mentioned("compact_resnet")
 
 
 @pytest.mark.parametrize("name", ["compact_cnn", "tiny_resnet"])

@@ -164,6 +164,9 @@ def test_recipes_that_need_their_own_refuse_others() -> None:
         with pytest.raises(UserError, match=f"recipe '{recipe.name}' learns with its paper's alone"):
             choose_optimizer(recipe, other)
         choose_optimizer(recipe, OptimizerOptions())
+    momentum = OptimizerOptions(optimizer="sgd", optimizer_momentum=0.6)
+    with pytest.raises(UserError, match="optimizer_momentum: recipe 'deepcluster' learns"):
+        choose_optimizer(deepcluster.DeepCluster(clusters, in_order, 8), momentum)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +179,7 @@ def test_recipes_that_need_their_own_refuse_others() -> None:
             {"optimizer_momentum": 0.5},
             "optimizer_momentum: expected --optimizer sgd, lars or muon, found paper",
         ),
+        ({"optimizer_momentum": 1.0, "optimizer": "sgd"}, "optimizer_momentum: expected less than 1"),
         ({"optimizer_lr": 0.0}, "optimizer_lr: expected more than 0"),
         ({"micro_batch": 0}, "micro_batch: expected more than 0"),
     ],
