@@ -167,6 +167,7 @@ from engine.nets.starts import Start, find_start
 from engine.objectives.cross_entropy import class_weights
 from engine.report.other_pages import build_page
 from engine.report.run_page import PageOptions, leave_page
+from engine.train.autocast import of_runs
 from engine.train.bad_rows import describe_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank, seed_everything
 from engine.train.fine_tuning import Stage, Transfer, leave_classifier, rehearse, train_job, vote
@@ -385,11 +386,10 @@ def plan(config: Config) -> Iterator[Job]:
 
 
 def plan_setting(config: Config, setting: Setting) -> Iterator[Job]:
-    """Yield the networks of one cell of the grid, one per seed."""
+    """Return the networks of one cell of the grid, one per seed."""
     tuning = replace(config.pretrained, **asdict(setting))
-    for seed in config.seeds:
-        group = str(Path("grid") / setting.folder)
-        yield Job(str(config.init), config.method, tuning, config.labels_per_class[0], seed, group)
+    few, group = config.labels_per_class[0], f"grid/{setting.folder}"
+    return (Job(str(config.init), config.method, tuning, few, seed, group) for seed in config.seeds)
 
 
 def run_jobs(session: Session, jobs: list[Job]) -> list[FewLabelResult]:
@@ -406,7 +406,7 @@ def run_jobs(session: Session, jobs: list[Job]) -> list[FewLabelResult]:
 
 def run(config: Config) -> list[FewLabelResult]:
     """Train and test every network of the command and write the results into `config.out`."""
-    session = Session(config, make_accelerator(config.precision))
+    session = Session(config, make_accelerator(of_runs(config.precision, config.out)))
     try:
         results = run_jobs(session, list(plan(config)))
     finally:
@@ -418,7 +418,7 @@ def run(config: Config) -> list[FewLabelResult]:
 
 def run_grid(config: Config) -> list[Cell]:
     """Try every setting of the grid and write table and heat map into `config.out`."""
-    session = Session(config, make_accelerator(config.precision))
+    session = Session(config, make_accelerator(of_runs(config.precision, config.out)))
     try:
         wanted = settings(config.grid_rates, config.grid_weight_decays)
         results = run_jobs(session, [job for setting in wanted for job in plan_setting(config, setting)])

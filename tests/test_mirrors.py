@@ -74,7 +74,7 @@ HELD = {
     "engine/objectives/test_barlow.py": "engine/objectives/ precision",
     "engine/report/test_page.py": "engine/report/ figures theme",
     "engine/nets/test_variational.py": "engine/report/ pictures",
-    "engine/train/test_loop.py": """engine/train/ clock lines loop_config options progress recipe rng run
+    "engine/train/test_loop.py": """engine/train/ clock lines loop_config options progress recipe run
         run_folder""",
     "recipes/test_supervised.py": "engine/ choices train/classifier_config train/classifier_recipe",
     "recipes/test_probe_start.py": "engine/train/ classifier_start",

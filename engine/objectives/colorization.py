@@ -85,6 +85,11 @@ def color_bins() -> Tensor:
     return bins
 
 
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """Return the distances of all pairs, [N, M]; not by a product, which GPUs round to TF32."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 def encode(ab: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
     """Spread each colour over its five nearest bins, by a Gaussian of 5 units (the paper's soft encoding).
 
@@ -95,7 +100,8 @@ def encode(ab: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Bins int64 [N, 5], the nearest first, and their weights, float32 [N, 5], which sum to 1.
     """
-    distance, nearest = torch.cdist(ab.movedim(1, 3).reshape(-1, 2), bins).topk(_NEIGHBOURS, largest=False)
+    distances = _distances(ab.movedim(1, 3).reshape(-1, 2), bins)
+    distance, nearest = distances.topk(_NEIGHBOURS, largest=False)
     return nearest, (-(distance**2) / (2 * _SIGMA**2)).softmax(1)
 
 
@@ -110,7 +116,7 @@ def rarity_weights(counts: Tensor, bins: Tensor) -> Tensor:
         float32 [Q]; the mean over places is 1.
     """
     frequency = (counts.double() + 1.0) / (counts.double() + 1.0).sum()
-    blur = (-(torch.cdist(bins, bins).double() ** 2) / (2 * _SIGMA**2)).exp()
+    blur = (-(_distances(bins, bins).double() ** 2) / (2 * _SIGMA**2)).exp()
     smooth = (blur / blur.sum(0)) @ frequency
     weights = 1.0 / ((1.0 - _UNIFORM_SHARE) * smooth + _UNIFORM_SHARE / len(bins))
     return (weights / (smooth * weights).sum()).float()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from engine.choices import Precision
 from loaders.batch import Loader
 from loaders.common.json_text import parse_json
 from loaders.options import DTypeName
@@ -16,7 +17,7 @@ IN_HARDWARE = ("avx512_bf16", "amx_bf16")
 """Features of a processor, by the names of `torch.cpu.get_capabilities`; it must have one of them. Other
 processors convert each value, which takes longer than float32."""
 
-SAID = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
+SAID: dict[Precision, str] = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
 KEY = "autocast"
 """Name of the chosen precision in a run's config.json."""
 VIEWS = "views"
@@ -26,7 +27,7 @@ CHOSEN = frozenset({KEY, VIEWS})
 _OF_VIEWS: dict[str, DTypeName] = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-def of_hardware() -> str:
+def of_hardware() -> Precision:
     """Return the precision of this machine: bf16 if the hardware has it, else fp16 on a GPU, else no."""
     if torch.cuda.is_available():
         # Emulated bfloat16, before Ampere, is slower than float32; float16 is fast from Volta on.
@@ -35,7 +36,7 @@ def of_hardware() -> str:
     return "bf16" if any(found.get(name) for name in IN_HARDWARE) else "no"
 
 
-def of_run(out: Path) -> str | None:
+def of_run(out: Path) -> Precision | None:
     """Return the precision with which the run in a folder began; None if there is no run.
 
     Older runs, which do not record it, took float32 on a processor.
@@ -43,9 +44,18 @@ def of_run(out: Path) -> str | None:
     config = _config_of(out)
     if config is None:
         return None
-    if config.get(KEY) in SAID:
-        return str(config[KEY])
+    for known in SAID:
+        if config.get(KEY) == known:
+            return known
     return None if torch.cuda.is_available() else "no"
+
+
+def of_runs(precision: Precision, out: Path) -> Precision:
+    """Return the given precision; for "auto" that of a run below a folder, whose command trains several."""
+    if precision != "auto":
+        return precision
+    begun = (of_run(config.parent) for config in sorted(out.glob("*/**/config.json")))
+    return next((found for found in begun if found is not None), "auto")
 
 
 def dtype_of_views(precision: str, device: str, out: Path) -> DTypeName:

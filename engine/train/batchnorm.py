@@ -288,6 +288,8 @@ def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     """
     if world_size() == 1:
         return module
+    if any(isinstance(part, nn.SyncBatchNorm) for part in module.modules()):
+        return module  # a second conversion would lose timm's activations
     if device.type == "cuda" and is_one_host():
         converted: nn.Module = convert_sync_batchnorm(module)
         return converted

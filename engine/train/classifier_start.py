@@ -129,7 +129,9 @@ class ProbeStart:
         loop = replace(loop, out=loop.out / REHEARSAL, resume=True, keep_checkpoints=1, max_steps=None)
         rows, micro = loader.batch_size // world_size(), loop.optimizing.micro_batch
         if micro is not None and rows % micro:  # fewer labels may make smaller batches
-            fitting = next((size for size in range(min(micro, rows), 1, -1) if rows % size == 0), None)
+            step = 1 if self.config.mixing == "none" else 2  # images are mixed in pairs
+            sizes = range(min(micro, rows) // step * step, 1, -step)
+            fitting = next((size for size in sizes if rows % size == 0), None)
             loop = replace(loop, optimizing=replace(loop.optimizing, micro_batch=fitting))
         try:
             done = train(recipe, loader, accelerator, loop, None, watched(measured))

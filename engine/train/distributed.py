@@ -36,6 +36,8 @@ from loaders.common.errors import UserError
 ResultT = TypeVar("ResultT")
 
 COLLECTIVE_TIMEOUT_S = 600
+_PATIENCE = timedelta(days=7)  # ranks that wait for what rank 0 computes; a dead rank ends it at once
+_patient: dict[Any, Any] = {}
 
 
 def world_size() -> int:
@@ -147,13 +149,22 @@ def on_main(function: Callable[[], ResultT]) -> ResultT:
             message[0] = function()
         except UserError as error:
             message[1], failure = True, error
-    dist.broadcast_object_list(message)
+    dist.broadcast_object_list(message, group=_patient_group())
     if failure is not None:
         raise failure
     if message[1]:
         raise SystemExit(2)
     result: ResultT = message[0]
     return result
+
+
+def _patient_group() -> Any:
+    """Return a gloo group in which all wait for rank 0, made once for each process group."""
+    world = dist.group.WORLD
+    if world not in _patient:
+        _patient.clear()
+        _patient[world] = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    return _patient[world]
 
 
 def gather_on_main(value: ResultT) -> list[ResultT]:
@@ -201,7 +212,7 @@ def make_accelerator(
         The Accelerator; buffers are not broadcast, because global BatchNorm keeps them equal on all ranks.
 
     Raises:
-        UserError: a tracker that accelerate does not know.
+        UserError: a tracker that accelerate does not know, or float16 on a processor.
     """
     unknown = set(trackers) - {"all", *LOGGER_TYPE_TO_CLASS}
     if unknown:
@@ -216,9 +227,15 @@ def make_accelerator(
     # If this is unset under a launcher, accelerate warns and picks a number of threads.
     if on_cpu and "LOCAL_RANK" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    chosen = taken(precision, out)
+    if on_cpu and chosen == "fp16":  # accelerate would take float32 and say nothing
+        raise UserError(
+            "precision: expected bf16 or no on a processor, found fp16; change --precision, or go on with a "
+            "run that a GPU began in float16 on a GPU"
+        )
     return Accelerator(
         cpu=on_cpu,
-        mixed_precision=taken(precision, out),
+        mixed_precision=chosen,
         log_with=list(trackers) or None,
         project_config=ProjectConfiguration(
             project_dir=str(out) if out else None, logging_dir=str(out / "trackers") if out else None

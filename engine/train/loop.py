@@ -188,7 +188,8 @@ class _Run:
         if self.accelerator.scaler is not None and meta.scaler:
             self.accelerator.scaler.load_state_dict(dict(meta.scaler))
         if meta.num_ranks == world_size():
-            rng.restore_rank(checkpoint.load_rng(found), rank(), self.device)
+            states = checkpoint.load_rng(found)
+            self.notes += rng.restore_rank(states, rank(), self.device, self.config.seed, meta.step)
         else:
             rng.seed_rank(self.config.seed, rank(), meta.step)
             self.notes.append(f"{meta.num_ranks} ranks before, {world_size()} now: dropout draws new numbers")
@@ -343,13 +344,14 @@ class _Run:
         taken = self.guard.allows(output.loss, norm)
         if taken:
             self.stepper.step()
+        elif clip_norm is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()  # else the next clipping finds these gradients unscaled
         self.stepper.zero_grad(set_to_none=True)
         if taken:
             with torch.no_grad():
                 self.recipe.after_step(self.step)
+            self.window.add(self.step + 1, output.loss, metrics, norm)
         self.step += 1
-        if taken:
-            self.window.add(self.step, output.loss, metrics, norm)
         return taken
 
     def _judged_norm(self, clipped: Tensor | None) -> Tensor | None:
@@ -359,9 +361,7 @@ class _Run:
         return gradient_norm(self.recipe.parameters()) if clipped is None else clipped
 
     def _clip(self, clip_norm: float) -> Tensor:
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), clip_norm)
-        assert isinstance(norm, Tensor)
-        return norm
+        return torch.as_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), clip_norm))
 
     def _log(self, clock: TrainingClock, shown: TrainingProgress) -> None:
         means = self.window.read()

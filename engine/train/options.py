@@ -96,7 +96,7 @@ class OptimizerOptions:
     optimizer: OptimizerName = "paper"
     """What moves the weights: the paper's choice; or sgd, lars, adamw or muon in its place, with
     --optimizer-lr. muon orthogonalises what the backbone's matrices move by, with Nesterov's momentum, and
-    moves the rest by AdamW. What the paper's choice does not decay is not
+    moves the rest by NAdamW. What the paper's choice does not decay is not
     decayed here either."""
     optimizer_lr: Positive | None = None
     """Peak learning rate in place of the recipe's own, for any batch size; --lr-head keeps its ratio to

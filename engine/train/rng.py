@@ -66,13 +66,29 @@ def gather_rng_states(device: torch.device) -> dict[str, Tensor]:
     }
 
 
-def restore_rank(states: dict[str, Tensor], rank: int, device: torch.device) -> None:
-    """Restore the state of one rank from those of `gather_rng_states`."""
+def restore_rank(
+    states: dict[str, Tensor], rank: int, device: torch.device, seed: int, step: int
+) -> list[str]:
+    """Restore the state of one rank from those of `gather_rng_states`.
+
+    Where a run on a processor goes on with CUDA, its ranks get streams of their own there, as in `seed_rank`.
+
+    Returns:
+        What to say of new numbers.
+    """
     prefix = f"{rank}."
-    set_rng_state({k.removeprefix(prefix): v for k, v in states.items() if k.startswith(prefix)}, device)
+    own = {k.removeprefix(prefix): v for k, v in states.items() if k.startswith(prefix)}
+    set_rng_state(own, device)
+    if device.type != "cuda" or "cuda" in own:
+        return []
+    torch.cuda.manual_seed_all(_mixed(seed, rank, step))
+    return ["no GPU before, one now: dropout draws new numbers"]
 
 
 def seed_rank(seed: int, rank: int, step: int) -> None:
     """Start a stream of random numbers that depends on the rank and the step."""
-    mixed = np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0]
-    seed_everything(int(mixed >> 1))
+    seed_everything(_mixed(seed, rank, step))
+
+
+def _mixed(seed: int, rank: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1)

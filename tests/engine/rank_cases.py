@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -21,7 +23,7 @@ from engine.objectives.triplet import triplet_loss
 from engine.objectives.vicreg import vicreg_loss
 from engine.train.accumulation import Accumulator, Shell
 from engine.train.batchnorm import forward_views, synchronise_batchnorm
-from engine.train.distributed import all_gather, all_reduce_sum
+from engine.train.distributed import all_gather, all_reduce_sum, on_main
 from engine.train.draws import StepDraws
 from engine.train.recipe import Recipe, StepOutput
 from engine.train.schedule import Schedule, constant
@@ -234,6 +236,15 @@ def parts_case(rank: int, num_ranks: int) -> dict[str, Tensor]:
     output = Accumulator(recipe, model, accelerator, loader, micro)(batch, 0)
     gradients = {f"parts.grad.{n}": p.grad for n, p in recipe.named_parameters() if p.grad is not None}
     return {"parts.loss": output.loss.detach(), **gradients}
+
+
+def patience_case(rendezvous: str, rank: int, num_ranks: int) -> dict[str, Tensor]:
+    """Work of rank 0 that takes longer than any message of the group may."""
+    dist.destroy_process_group()
+    dist.init_process_group(
+        "gloo", init_method=rendezvous, rank=rank, world_size=num_ranks, timeout=timedelta(seconds=1)
+    )
+    return {"answer": torch.tensor(on_main(lambda: time.sleep(2.5) or 7))}
 
 
 def all_cases(rank: int, num_ranks: int) -> dict[str, Tensor]:

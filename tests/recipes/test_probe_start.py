@@ -185,6 +185,8 @@ def test_supervised_does_not_end_below_the_probe_of_its_start(
     if not share:  # fewer labels than the micro-batch divides; and a mistake leaves the folder as it was
         odd = replace(config, out=tmp_path / "odd", batch_size=50, micro_batch=25)
         assert supervised.run(odd).accuracy == summary.accuracy
+        mixed = replace(config, out=tmp_path / "mixed", labels_per_class=4, batch_size=40, micro_batch=4)
+        supervised.run(replace(mixed, mixing="mixup"))  # the rehearsal's 30 rows have no part of 4, nor 3
         mistaken = replace(config, out=tmp_path / "mistaken", optimizer="adamw")
         with pytest.raises(UserError, match="optimizer"):
             supervised.run(mistaken)

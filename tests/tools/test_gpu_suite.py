@@ -218,7 +218,7 @@ def test_a_resume_is_told_from_one_that_loses_random_numbers(lines, tiny, monkey
     monkeypatch.setattr(training, "OPTIMIZERS", ("paper",))
     monkeypatch.setattr(training, "SAME_BITS", (True,))
     if not is_whole:
-        monkeypatch.setattr(rng, "restore_rank", lambda *_: None)
+        monkeypatch.setattr(rng, "restore_rank", lambda *_: [])
     [found] = lines(training.resume, None)
     assert (found["optimizer"], found["deterministic"], found["steps"]) == ("paper", True, 8)
     assert found["apart"]["repeated"] == {"losses": 0, "weights": 0, "moments": 0}

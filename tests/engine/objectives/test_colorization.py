@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from engine.objectives import colorization
 from engine.objectives.colorization import (
     annealed_mean,
     color_bins,
@@ -68,6 +69,15 @@ def test_rare_colours_weigh_more_and_the_mean_over_places_is_one() -> None:
     assert weights.argmin() == gray
     far = int(((bins - bins[gray]).square().sum(1)).argmax())
     assert weights[far] > 10 * weights[gray]
+
+
+def test_distances_are_no_differences_of_large_products() -> None:
+    """Products of coordinates lose the small distances, on GPUs already at the sizes of colours."""
+    points = 1e4 + torch.rand(40, 2, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(
+        colorization._distances(points, points), torch.cdist(points.double(), points.double()).float(),
+        rtol=1e-3, atol=1e-3,
+    )  # fmt: skip
 
 
 def test_the_loss_is_the_weighted_cross_entropy_of_places() -> None:

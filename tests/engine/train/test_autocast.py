@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from engine.train import autocast
+from engine.train.distributed import make_accelerator
+from loaders.common.errors import UserError
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="of processors")
 
@@ -39,6 +41,15 @@ def test_no_gpu_emulates_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **kind: asked.append(kind) or False)
     assert autocast.of_hardware() == "fp16"
     assert asked == [{"including_emulation": False}]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_processor_refuses_float16(tmp_path, recorded):
+    """accelerate would train in float32, of views that a GPU's run has in float16."""
+    if recorded:
+        (tmp_path / "config.json").write_text(json.dumps({"recipe": "b", "config": {"autocast": "fp16"}}))
+    with pytest.raises(UserError, match="precision: expected bf16 or no on a processor, found fp16"):
+        make_accelerator("auto" if recorded else "fp16", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -89,3 +100,15 @@ def test_what_is_no_run_decides_nothing(processor, tmp_path, text):
     processor("amx_bf16")
     (tmp_path / "config.json").write_text(text)
     assert autocast.taken("auto", tmp_path) == "bf16"
+
+
+def test_a_command_of_several_runs_goes_on_as_they_began(processor, tmp_path):
+    processor()
+    assert autocast.of_runs("auto", tmp_path) == "auto"
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}}))  # of the command, not of a run
+    assert autocast.of_runs("auto", tmp_path) == "auto"
+    run = tmp_path / "grid" / "setting" / "seed-0"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"config": {"autocast": "bf16"}}))
+    assert autocast.of_runs("auto", tmp_path) == "bf16"
+    assert autocast.of_runs("no", tmp_path) == "no"

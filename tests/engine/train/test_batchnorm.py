@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from engine.train import batchnorm
@@ -35,6 +36,17 @@ def test_ranks_of_one_host_with_cuda_take_torchs(
     monkeypatch.setattr("engine.train.batchnorm.world_size", lambda: 4)
     network = synchronise_batchnorm(nn.Sequential(nn.BatchNorm2d(3)), torch.device(device))
     assert type(network[0]) is kind  # type: ignore[index]
+
+
+def test_a_second_conversion_keeps_the_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the second stage of a fine-tuning; timm's conversion knows plain layers alone."""
+    monkeypatch.setattr("engine.train.batchnorm.world_size", lambda: 2)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    network = nn.Sequential(BatchNormAct2d(3))
+    for _ in range(2):
+        network = synchronise_batchnorm(network, torch.device("cuda"))  # type: ignore[assignment]
+        assert isinstance(network[0], nn.SyncBatchNorm)
+        assert network.eval()(torch.randn(4, 3, 2, 2)).min() == 0.0
 
 
 def test_without_ranks_views_pass_one_by_one() -> None:

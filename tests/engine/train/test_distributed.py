@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.engine.rank_cases import (
     draws_case,
     own_rows_case,
     parts_case,
+    patience_case,
     triplet_case,
     two_view_case,
     views_case,
@@ -143,6 +145,12 @@ def test_all_gather_and_its_gradient(by_rank) -> None:
     for rank, expected in zip(by_rank, weights.sum(0).chunk(len(by_rank)), strict=True):
         torch.testing.assert_close(rank["gather"], joined)
         torch.testing.assert_close(rank["gather.grad"], expected)
+
+
+def test_ranks_wait_for_what_rank_0_computes(tmp_path: Path) -> None:
+    """A collective has a time limit of minutes; k-means or a probe on rank 0 may take longer."""
+    found = run_ranks(partial(patience_case, f"file://{tmp_path}/again"), 2)
+    assert [int(each["answer"]) for each in found] == [7, 7]
 
 
 @pytest.mark.parametrize("gpu", [True, False])

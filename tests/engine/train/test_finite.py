@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.utils import AutocastKwargs
 from safetensors.torch import load_file
 
 from engine.train.checkpoint import list_checkpoints
+from engine.train.distributed import make_accelerator
 from engine.train.finite import save_bad_batch
 from engine.train.metrics import NonFiniteLossError, read_metrics
+from engine.train.options import OptimizerOptions
 from engine.train.recipe import StepOutput
 from loaders.batch import Batch, PairedBatch
 from tests.engine.synthetic import SmallRecipe, SyntheticLoader, train_small
@@ -80,6 +84,26 @@ def test_a_skipped_step_leaves_everything_as_it_was(tmp_path: Path, kind: str) -
     assert records[3]["loss"] is None
     assert records[4]["num_skipped"] == 1
     assert "num_skipped" not in records[2]
+
+
+def test_a_skipped_step_under_a_scaler_leaves_the_next_one_to_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float16's scaler, on a processor: clipping takes its factor off, once for each step."""
+
+    def scaled(precision: str) -> Accelerator:
+        accelerator = make_accelerator(precision)
+        accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu", init_scale=4.0)
+        accelerator.autocast_handler = AutocastKwargs(enabled=False)
+        monkeypatch.setitem(vars(accelerator.state), "_mixed_precision", "fp16")
+        return accelerator
+
+    monkeypatch.setattr("tests.engine.synthetic.make_accelerator", scaled)
+    clipped = OptimizerOptions(clip_norm=1.0)
+    _, summary = train_small(tmp_path / "run", poisoned(2), on_non_finite="skip", optimizing=clipped)
+    assert summary.step == 6
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert records[-1]["num_skipped"] == 1
 
 
 def test_skipping_changes_nothing_where_all_is_finite(tmp_path: Path) -> None:
