@@ -188,7 +188,8 @@ from loaders.epochs import EpochLoader
 from loaders.options import LoaderOptions
 from loaders.packs import LabelTable, Pack, Split
 from loaders.packs.labels.leaks import check_leak
-from loaders.packs.labels.subsample import subsample_per_class, tell_scarce, training_labels, validation_part
+from loaders.packs.labels.subsample import subsample_per_class, tell_scarce, training_labels
+from loaders.packs.labels.validation import hold_out
 from loaders.views import presets
 
 _DECISIVE = (
@@ -214,9 +215,8 @@ class Session:
         self.split, self.table, self.known = split, table, split.labels(table)
         held: Split | None = self.pack.split(config.validation_split) if config.validation_split else None
         if config.validation_share:
-            part = validation_part(self.known, config.validation_share, _VALIDATION_SEED)
             tell_scarce(self.known, 2, self.pack.classes)
-            held, self.known = split.take(np.flatnonzero(part)), np.where(part, -1, self.known)
+            held, self.known = hold_out(split, self.known, config.validation_share, _VALIDATION_SEED)
         tell_scarce(self.known, max(config.labels_per_class), self.pack.classes)
         self.shared = self.account([config.test_split, *filter(None, [config.validation_split])])
         self.shared.say()

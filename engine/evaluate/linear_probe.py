@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from loaders.common.errors import UserError
+
 _ROWS_PER_PART = 16_384
 
 
@@ -48,7 +50,7 @@ def fit_linear_probe(
         The classifier.
 
     Raises:
-        ValueError: fewer than two classes among the labels.
+        UserError: fewer than two classes among the labels.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -56,7 +58,9 @@ def fit_linear_probe(
     h = h.float()
     present = torch.unique(labels)
     if len(present) < 2:
-        raise ValueError(f"linear probe: expected images of at least 2 classes, got {len(present)}")
+        raise UserError(
+            f"linear probe: expected images of at least 2 classes, found {len(present)}; label another class"
+        )
     mean = h.mean(0)
     # A constant feature carries no information; dividing it by one keeps it at zero.
     std = h.std(0, correction=0)

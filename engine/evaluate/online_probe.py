@@ -109,14 +109,18 @@ def probe_images(pack: Pack, splits: Sequence[str]) -> tuple[Split, Split]:
             the same for every run, and copies of it are left out of the rest.
 
     Raises:
-        UserError: one split without labels.
+        UserError: a split to learn from without labels, or with one class.
     """
-    if len(splits) == 2:
-        return pack.split(splits[0]), pack.split(splits[1])
     split = pack.split(splits[0])
     known = split.labels()
     if not (known >= 0).any():
         raise UserError(f"probe_splits: expected labels in {split.name!r}, found none; name a labelled split")
+    if len(np.unique(known[known >= 0])) < 2:
+        raise UserError(
+            f"probe_splits: expected two classes or more in {split.name!r}, found one; name another split"
+        )
+    if len(splits) == 2:
+        return split, pack.split(splits[1])
     part = validation_part(known, _HELD_OUT, seed=0)
     measured, rest = split.take(np.flatnonzero(part)), np.flatnonzero((known >= 0) & ~part)
     own, copies = shared_rows(pack, split.rows(rest), measured)

@@ -214,8 +214,8 @@ def check_run(path: Path | None, measured: Split, allow: bool) -> Account:
     return Account(leaks, notes)
 
 
-def _runs_behind(path: Path | None) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """Yield the run of a start, and the runs before it, that were trained on labels."""
+def _runs_behind(path: Path | None) -> Iterator[tuple[Path, Mapping[str, Any] | None]]:
+    """Yield the run of a start, and the runs before it, that were trained on labels; None: gone."""
     seen: set[Path] = set()
     while path is not None:
         run = next((p for p in (path, *path.parents[:2]) if (p / "config.json").is_file()), None)
@@ -227,14 +227,18 @@ def _runs_behind(path: Path | None) -> Iterator[tuple[Path, Mapping[str, Any]]]:
             yield run, config
         start = config.get("init")
         path = Path(start) if isinstance(start, str) and start else None
+        if path is not None and not path.exists() and not str(start).startswith("timm:"):
+            yield path, None
 
 
-def _labels_of(config: Mapping[str, Any]) -> tuple[Pack, LabelTable]:
+def _labels_of(config: Mapping[str, Any] | None) -> tuple[Pack, LabelTable]:
     """Return the labels that the configuration of a run names; `transfer` has its own field names.
 
     Raises:
-        UserError: the pack or a table is gone.
+        UserError: the run, the pack or a table is gone.
     """
+    if config is None:
+        raise UserError("no run is there")
     pack = open_pack(str(config.get("pack")))
     split, seed = config.get("labeled_split", config.get("train_split")), config.get("label_seed")
     extra = [Path(path) for path in config.get("extra_labels", ())]

@@ -323,7 +323,7 @@ def load_exported(path: Path, backbone: str | None = None) -> Exported:
     if path.suffix == ".pth" and path.with_suffix(".json").is_file():
         described = parse_description(path.with_suffix(".json").read_text(), path)
         backbone = backbone or described.backbone
-        found = find_classifier(path, None, backbone=backbone)
+        found = find_classifier(path, None, backbone=backbone).at(described.view.resolution)
         return Exported(found, described.view, described.classes or found.classes)
     found = find_classifier(path, None, backbone=backbone)
     return Exported(found, found.view, found.classes)

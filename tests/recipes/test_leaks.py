@@ -169,6 +169,10 @@ def test_the_labels_behind_a_start_count_too(
     (middle / "config.json").write_text(json.dumps(described))
     (note,) = account(replace(config, init=middle)).notes
     assert "cannot be held against split 'test' (no label table at" in note
+    described["config"] |= {"init": str(tmp_path / "moved"), "labeled_split": None, "extra_labels": []}
+    (middle / "config.json").write_text(json.dumps(described))
+    (note,) = account(replace(config, init=middle)).notes
+    assert note.startswith(f"{tmp_path / 'moved'}: its labels cannot be held against split 'test' (no run is")
 
 
 def test_measuring_a_run_on_its_own_labels_is_refused(

@@ -14,7 +14,7 @@ from loaders.common.json_text import parse_json
 from loaders.packs.labels.leaks import Leak, check_leak, find_leak, shared_rows
 from loaders.packs.labels.subsample import few_labels, has_labels, read_label_table, validation_part
 from loaders.packs.labels.tables import LabelTable
-from loaders.packs.pack import Pack
+from loaders.packs.pack import Pack, Split
 
 SET_ASIDE_PATH = "labels/validation.parquet"
 """Path, in a run folder, of the labels that were set aside."""
@@ -211,6 +211,25 @@ def _without(pack: Pack, labels: LabelTable, held: LabelTable, said: str) -> Div
     num_copies = len(labels) - len(training) - int(np.isin(labels.row, held.row).sum())
     copies = f"; {num_copies:,} copies of them are not trained on" if num_copies else ""
     return Division(training, pack.signed(held), True, said + copies)
+
+
+def hold_out(
+    split: Split, known: NDArray[np.int64], share: float, seed: int
+) -> tuple[Split, NDArray[np.int64]]:
+    """Set a share of every class aside.
+
+    Args:
+        split: labelled images.
+        known: int64 [N], their labels; -1 for none.
+        share: of each class, see `validation_part`.
+        seed: of the choice.
+
+    Returns:
+        The images set aside, and the labels of the others; copies of what is set aside have none.
+    """
+    held = split.take(np.flatnonzero(validation_part(known, share, seed)))
+    own, copies = shared_rows(split.pack, split.rows(np.arange(len(split))), held)
+    return held, np.where(own | copies, -1, known)
 
 
 def apart(pack: Pack, rows: NDArray[np.int64], held: LabelTable) -> NDArray[np.int64]:

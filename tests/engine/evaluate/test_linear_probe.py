@@ -8,6 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from engine.evaluate.linear_probe import fit_linear_probe
+from loaders.common.errors import UserError
 
 
 def clouds(num: int, classes: tuple[int, ...], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,5 +52,5 @@ def test_a_stopped_solver_says_so() -> None:
 
 def test_one_class_is_refused() -> None:
     h, _ = clouds(10, (0, 1))
-    with pytest.raises(ValueError, match="at least 2 classes, got 1"):
+    with pytest.raises(UserError, match="at least 2 classes, found 1"):
         fit_linear_probe(h, torch.zeros(10, dtype=torch.int64), 2)

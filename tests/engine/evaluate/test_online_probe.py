@@ -139,8 +139,15 @@ def test_a_split_without_labels_or_of_copies_is_refused(digits_folder: Path, tmp
     for number in range(5):
         (folder / f"{number}.jpg").write_bytes(content)
     pack_dataset(PackOptions(parse_splits([f"train={tmp_path / 'images'}"]), tmp_path / "pack", workers=1))
+    with pytest.raises(UserError, match="expected two classes or more in 'train', found one"):
+        probe_images(open_pack(tmp_path / "pack"), ("train", "train"))
+    other = tmp_path / "images" / "1"
+    other.mkdir()
+    for number in range(5):
+        (other / f"{number}.jpg").write_bytes(content)
+    pack_dataset(PackOptions(parse_splits([f"train={tmp_path / 'images'}"]), tmp_path / "two", workers=1))
     with pytest.raises(UserError, match="found copies alone; name two splits"):
-        probe_images(open_pack(tmp_path / "pack"), ("train",))
+        probe_images(open_pack(tmp_path / "two"), ("train",))
 
 
 def test_a_collapsed_network_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from loaders.common.errors import UserError
 from loaders.packs import LabelTable, Pack, open_pack
 from loaders.packs.labels.leaks import find_leak
 from loaders.packs.labels.subsample import training_labels
-from loaders.packs.labels.validation import SET_ASIDE_PATH, Division, divide_labels
+from loaders.packs.labels.validation import SET_ASIDE_PATH, Division, divide_labels, hold_out
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 
@@ -232,3 +232,24 @@ def test_labelled_images_and_a_part_of_the_others_can_be_left_out(pack: Pack) ->
     found = divide(pack, validation_split="held")
     with pytest.raises(UserError, match="expected some in train, found all labelled or set aside"):
         rows_of("train", with_labeled=False)
+
+
+def test_copies_of_what_is_held_out_have_no_label_any_more(digits_folder: Path, tmp_path: Path) -> None:
+    for label in "01":
+        folder = tmp_path / "images" / label
+        folder.mkdir(parents=True)
+        for number, source in enumerate(sorted((digits_folder / "train" / label).glob("*.jpg"))[:4]):
+            for copy in "ab":
+                (folder / f"{number}{copy}.jpg").write_bytes(source.read_bytes())
+    pack_dataset(PackOptions(parse_splits([f"train={tmp_path / 'images'}"]), tmp_path / "pack", workers=1))
+    split = open_pack(tmp_path / "pack").split("train")
+    held, known = hold_out(split, split.labels(), 0.2, 0)
+    left = split.take(np.flatnonzero(known >= 0))
+    hashes = split.pack.columns.content_hash
+    inside, outside = (
+        {bytes(hashes[row]) for row in part.rows(np.arange(len(part)))} for part in (held, left)
+    )
+    assert len(held) == 4
+    assert len(inside) >= 2
+    assert not inside & outside
+    assert len(left) == 16 - 2 * len(inside)
