@@ -41,8 +41,10 @@ class WideResNet(nn.Module):
     """A WRN-d-k without its classifier; d = 28, k = 2 has 1.5 million parameters and h of 128.
 
     Source: Zagoruyko and Komodakis 2016, "Wide Residual Networks", table 1, with the leaky ReLU of
-    Oliver et al. 2018, "Realistic Evaluation of Deep Semi-Supervised Learning Algorithms". BatchNorm's
-    statistics follow with PyTorch's usual momentum: the papers' 0.001 needs their million steps.
+    Oliver et al. 2018, "Realistic Evaluation of Deep Semi-Supervised Learning Algorithms". The
+    shortcut between stages takes the activated map, as in the first source; FixMatch's code does so in the
+    first stage alone. BatchNorm's statistics follow with PyTorch's usual momentum: the papers' 0.001 needs
+    their million steps.
     """
 
     reduction = 4  # of the last map's side
