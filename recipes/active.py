@@ -110,7 +110,7 @@ from engine.evaluate.predict import predict
 from engine.evaluate.stored_loader import StoredLoader
 from engine.labels.acquisition import k_centre, margins, random_choice, smallest, smallest_per_cluster
 from engine.labels.clusters import kmeans
-from engine.labels.label_page import SHOWN_PX, label_page, table_text
+from engine.labels.label_page import SHOWN_PX, label_page, refuse_filled, table_text
 from engine.nets.backbones import architecture
 from engine.nets.classifier import Classifier, find_classifier
 from engine.nets.starts import find_start
@@ -334,7 +334,7 @@ def write_request(config: Config, pack: Pack, request: Request) -> None:
         cells.append((str(row), pack.key(row), str(cluster), *shown))
     config.out.mkdir(parents=True, exist_ok=True)
     rows = request.row.tolist()
-    name = f"{pack.path.resolve()} {config.cycle} {rows[0]} {len(rows)}"
+    name = f"{pack.path.resolve()} {config.cycle}"
     side = SHOWN_PX if len(rows) <= _MANY_IMAGES else SHOWN_PX // 2  # 12,800 images would make 100 MB
     page = label_page(name, COLUMNS, cells, pack.classes, lambda i: thumbnail(pack, rows[i], side))
     write_atomic(config.out / "request.html", page.encode())
@@ -422,6 +422,7 @@ def run(config: Config) -> Path:
     if config.filled is not None:
         pack.signed(read_filled(config.filled, pack, config.cycle, config.new_classes)).write(bought)
         return bought
+    refuse_filled(config.out / "request.csv")  # before every image is predicted
     forget_bad_rows(config.out)
     request = choose(config, pack)
     write_request(config, pack, request)

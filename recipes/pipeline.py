@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -105,6 +105,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.labels.decided import is_made, keep_options
 from engine.nets.classifier import best_weights
 from engine.report.ablation import Measured, draw_ablation, print_ablation, write_ablation
 from engine.report.other_pages import build_page
@@ -167,9 +168,7 @@ class Chain:
             trackers=(),
         )
 
-    def begin_with_labels(
-        self, kind: type[ClassifierT], out: str, epochs: int, batch_size: int
-    ) -> ClassifierT:
+    def begin_labelled(self, kind: type[ClassifierT], out: str, epochs: int, batch_size: int) -> ClassifierT:
         """Return the same for a recipe with labels, with these and the split to measure on."""
         config = self.config
         return replace(
@@ -192,7 +191,7 @@ class Chain:
 def scratch_config(chain: Chain, out: str = "scratch") -> supervised.Config:
     """Return the options of training on the labels alone."""
     stage = chain.config.fine_tune
-    shared = chain.begin_with_labels(supervised.Config, out, stage.epochs, stage.batch_size)
+    shared = chain.begin_labelled(supervised.Config, out, stage.epochs, stage.batch_size)
     return replace(shared, lr=stage.lr, min_crop=stage.min_crop)
 
 
@@ -239,7 +238,7 @@ def rounds_config(chain: Chain) -> self_training.Config:
     """Return the options of the rounds."""
     stage, first = chain.config.rounds, chain.config.fine_tune
     return replace(
-        chain.begin_with_labels(self_training.Config, "rounds", stage.epochs, first.batch_size),
+        chain.begin_labelled(self_training.Config, "rounds", stage.epochs, first.batch_size),
         unlabeled_splits=(chain.config.unlabeled_split,),
         init=chain.best,
         per_class=stage.per_class,
@@ -267,7 +266,7 @@ def fixmatch_config(chain: Chain, out: str, extra_labels: tuple[Path, ...]) -> f
     """Return the options of FixMatch from the best run so far."""
     stage = chain.config.fixmatch
     return replace(
-        chain.begin_with_labels(fixmatch.Config, out, stage.epochs, stage.batch_size),
+        chain.begin_labelled(fixmatch.Config, out, stage.epochs, stage.batch_size),
         unlabeled_splits=both_splits(chain.config),
         extra_labels=(*chain.config.extra_labels, *extra_labels),
         init=chain.best,
@@ -295,25 +294,27 @@ def pseudo_labels(chain: Chain) -> Path:
     """Select, once, the images of each class that the best run so far is surest of."""
     config, path = chain.config, chain.config.out / "fixmatch-labels.parquet"
     assert chain.best is not None
-    if path.is_file():
+    pool, per_class, top_k = (config.unlabeled_split,), config.fixmatch.pseudo_per_class, config.rounds.top_k
+    used = {"--fixmatch.pseudo-per-class": per_class, "--rounds.top-k": top_k, "--skip": chain.best.name}
+    if is_made(path, used):
         return path
     pack = open_pack(config.pack, config.loader.store)
-    pool, per_class = (config.unlabeled_split,), config.fixmatch.pseudo_per_class
-    options, top_k = config.loader, config.rounds.top_k
-    table = self_training.surest_labels(chain.best, pack, pool, options, top_k, per_class, config.out)
+    table = self_training.surest_labels(chain.best, pack, pool, config.loader, top_k, per_class, config.out)
     # A test image must not be trained on, not even with a guessed label.
     own, copies = shared_rows(pack, table.row, pack.split(config.test_split))
+    keep_options(path, used)
     pack.signed(table.of_rows(table.row[~(own | copies)])).write(path)
     return path
 
 
 def active_stage(chain: Chain) -> None:
     """Ask for labels of the images that the best run is least sure of, and go on with FixMatch."""
-    config = chain.config
-    bought = config.out / "active" / "bought.parquet"
+    config, bought = chain.config, chain.config.out / "active" / "bought.parquet"
     if chain.best is None or not chain.has_classifier:
         raise UserError("active: expected a stage with labels before it, found none; skip fewer stages")
-    if not bought.is_file():
+    ask = {f"--ask.{name.replace('_', '-')}": number for name, number in asdict(config.ask).items()}
+    used = {**ask, "--oracle": config.oracle, "--skip": chain.best.name}
+    if not is_made(bought, used):
         active.run(
             active.Config(
                 pack=config.pack,
@@ -322,8 +323,7 @@ def active_stage(chain: Chain) -> None:
                 init=chain.pretrained,
                 backbone=config.backbone,
                 oracle=config.oracle,
-                clusters=config.ask.clusters,
-                per_cluster=config.ask.per_cluster,
+                **asdict(config.ask),
                 labeled_split=config.labeled_split,
                 labels_per_class=config.labels_per_class,
                 label_seed=config.seed,
@@ -334,6 +334,7 @@ def active_stage(chain: Chain) -> None:
                 loader=config.loader,
             )
         )
+        keep_options(bought, used)
     if not bought.is_file():
         raise UserError(
             f"active: label on {bought.parent / 'request.html'}, run recipes/active.py --filled on what it "
@@ -400,9 +401,8 @@ def check_sizes(config: Config, pack: Pack) -> None:
     """
     few = (config.labeled_split, config.labels_per_class, config.seed, config.extra_labels)
     unlabeled, known = pack.split(config.unlabeled_split), training_labels(pack, *few)
-    both = len(pack.pool(both_splits(config)))
     open_labels = unlabeled.labels()[unlabeled.labels(known) < 0]
-    per_step = config.fixmatch.mu * config.fixmatch.batch_size
+    both, per_step = len(pack.pool(both_splits(config))), config.fixmatch.mu * config.fixmatch.batch_size
     of_fixmatch = (per_step, both, "images per step; lower --fixmatch.batch-size or --fixmatch.mu")
     pretrain, ask = config.pretrain.batch_size, config.ask.clusters
     for stage, size, most, remedy in (

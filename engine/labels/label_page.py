@@ -6,10 +6,13 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from html import escape
+from pathlib import Path
 
 from engine.report.page import jpeg_uri
 from engine.report.theme import CSS
+from loaders.common.errors import UserError, brief
 
 SHOWN_PX = 160
 _KEYS = "123456789abcdefghijklmnopqrstuvwyz"  # keys of the first classes; x removes a label, 0 goes back
@@ -130,14 +133,17 @@ def label_page(
     """Return a page on which a click or a key gives each image a class; its button saves the table.
 
     Args:
-        name: name of the request, under which the browser keeps labels while the page is closed.
+        name: name of the request; under it, and a hash of the rows and keys in their order, the browser keeps
+            labels while the page is closed.
         columns: names of the table's columns, the label last.
-        rows: the cells of each image except its label, as texts; the second is its key, the last one a guess.
+        rows: the cells of each image except its label, as texts; the first is its row, the second its key,
+            the last one a guess.
         classes: classes to choose from; the page accepts new ones.
         picture: function from a position to the JPEG file of its image.
     """
+    images = sha256(json.dumps([row[:2] for row in rows]).encode()).hexdigest()
     data = {
-        "name": name,
+        "name": f"{name} {images}",
         "columns": list(columns),
         "rows": [list(row) for row in rows],
         "classes": list(classes),
@@ -175,3 +181,23 @@ def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     writer.writerow(columns)
     writer.writerows([*row, ""] for row in rows)
     return text.getvalue()
+
+
+def refuse_filled(path: Path) -> None:
+    """Refuse to write over a request that holds labels; a table of other columns may hold some.
+
+    Raises:
+        UserError: labels, or a table that cannot be read.
+    """
+    if not path.is_file():
+        return
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            filled = sum(bool((line.get("label", "?") or "").strip()) for line in csv.DictReader(file))
+    except csv.Error as error:
+        raise UserError(f"{path}: expected an empty request, found none ({brief(error)}); move it") from None
+    if filled:
+        raise UserError(
+            f"{path}: expected no labels where a request is written, found {filled:,} filled in; make them a "
+            f"table by recipes/active.py --filled {path}, or ask with another --out"
+        )

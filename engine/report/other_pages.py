@@ -36,7 +36,7 @@ from loaders.common.errors import LoaderError, UserError, one_line
 from loaders.common.json_text import parse_json
 
 ABLATION_NAME = "ablation.json"
-_STAGE_FOLDERS = ("pretrain", "fine_tune", "rounds", "fixmatch", "active-fixmatch")
+_STAGE_FOLDERS = ("pretrain", "fine-tune", "rounds", "fixmatch", "active-fixmatch")
 CLASSIFICATION_NAME, PREDICTIONS_NAME = "classification.json", "predictions.npz"
 
 

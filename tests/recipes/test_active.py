@@ -189,6 +189,18 @@ def test_a_filled_request_becomes_a_table(config: Config, digits_pack: Pack, tmp
         run(filled)
 
 
+def test_labels_filled_in_outlive_another_request(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = config.out / "request.csv"
+    assert run(config) == run(config), "an empty request is written again"
+    filled = path.read_text().replace(",\n", ",7\n").encode()
+    path.write_bytes(filled)
+    monkeypatch.setattr("recipes.active.predict", lambda *args: pytest.fail("predicted"))
+    for again in (config, replace(config, oracle=True)):
+        with pytest.raises(UserError, match=r"expected no labels .* found \d+ filled in; .* --filled .*csv"):
+            run(again)
+    assert path.read_bytes() == filled
+
+
 def test_mistakes(config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected --run"):
         run(replace(config, run=None))

@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.nets.backbones import build_backbone
+from engine.report.other_pages import _STAGE_FOLDERS
 from engine.train.loop import _Run
 from engine.train.run_folder import save_backbone
 from loaders.common.errors import UserError
+from loaders.packs import LabelTable
 from loaders.packs.packer import PackOptions, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from recipes import active, barlow, evaluate, fixmatch, pipeline, self_training, supervised
@@ -122,6 +126,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_each_stage_goes_on_from_the_one_before(config: Config, played: dict[str, Any]) -> None:
     measured = run(replace(config, seed=7, flips=True))
     assert [row.top1 for row in measured] == pytest.approx([0.01, 0.03, 0.04, 0.05, 0.07, 0.9])
+    assert set(_STAGE_FOLDERS) <= set(played), "the page draws the maps of these folders"
     out, known = config.out, ("train", 5, 7)
     for name in ("scratch", "fine-tune", "rounds", "fixmatch", "active", "active-fixmatch"):
         given = played[name]
@@ -169,6 +174,59 @@ def save_start_of(config: Config, out: Path) -> None:
 def test_barlow_twins_go_on_from_a_start_that_is_given(config: Config) -> None:
     with pytest.raises(UserError, match=r"pretrain\.from_init: expected --init to go on from, found none"):
         replace(config, pretrain=replace(config.pretrain, from_init=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"ask": Ask(clusters=9, per_cluster=3)}, "--ask.clusters: expected 10, by which "),
+        ({"ask": Ask(clusters=10, per_cluster=4)}, "--ask.per-cluster: expected 3, by which "),
+        ({"oracle": False}, "--oracle: expected True, by which "),
+        ({"skip": ("fixmatch",)}, "--skip: expected 'fixmatch', by which "),
+    ],
+)
+def test_bought_labels_are_not_those_of_other_options(
+    change: dict[str, Any],
+    named: str,
+    config: Config,
+    played: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(config)
+    monkeypatch.setattr(Path, "mkdir", partialmethod(Path.mkdir, exist_ok=True))
+    run(replace(config, skip=("tta",)))  # stages that the labels do not depend on
+    with pytest.raises(UserError) as refused:
+        run(replace(config, **change))
+    assert str(refused.value).startswith(named)
+    description = config.out / "active" / "bought.json"
+    description.write_text("[1]")
+    with pytest.raises(UserError, match="expected the options of a label table, found none"):
+        run(config)
+    description.unlink()  # as older versions left it
+    run(replace(config, **change))
+
+
+def test_pseudo_labels_are_not_those_of_other_options(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = np.zeros(0, np.int64)
+    table = LabelTable.of(empty, empty, 10)
+    monkeypatch.setattr(self_training, "surest_labels", lambda *args: table)
+
+    def labels(name: str = "rounds", **change: Any) -> bytes:
+        chain = pipeline.Chain(replace(config, **change))
+        chain.best = config.out / name
+        return pipeline.pseudo_labels(chain).read_bytes()
+
+    assert labels() == labels()
+    with pytest.raises(
+        UserError, match=r"^--fixmatch\.pseudo-per-class: expected 5, .* found 6; give another"
+    ):
+        labels(fixmatch=replace(config.fixmatch, pseudo_per_class=6))
+    with pytest.raises(UserError, match=r"^--rounds\.top-k: expected 3, .* found 2; give another --out"):
+        labels(rounds=replace(config.rounds, top_k=2))
+    with pytest.raises(UserError, match=r"^--skip: expected 'rounds', .* found 'fine-tune'; give another"):
+        labels("fine-tune")
 
 
 def test_the_table_grows_with_the_chain_and_is_drawn_once(

@@ -4,7 +4,10 @@ import json
 import re
 from pathlib import Path
 
-from engine.labels.label_page import label_page, table_text
+import pytest
+
+from engine.labels.label_page import label_page, refuse_filled, table_text
+from loaders.common.errors import UserError
 from tests.browser import needs_browser, open_page, result
 from tests.loaders.packs.inputs import jpeg
 
@@ -24,6 +27,37 @@ def test_no_name_leaves_its_place() -> None:
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
     assert data["classes"] == ["cat", HOSTILE]
     assert table_text(COLUMNS, ROWS).splitlines()[1] == '0,"all/c,0",-1,,,'
+
+
+def storage_key(rows: list[tuple[str, ...]]) -> str:
+    text = label_page("test", COLUMNS, rows, ["cat"], lambda i: jpeg(i))
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])["name"]
+
+
+def test_the_browser_keeps_labels_for_these_images_in_this_order() -> None:
+    first, *others = ROWS
+    assert storage_key(ROWS) == storage_key([(*first[:3], "0.5", "dog"), *others]), "the same images"
+    last = ("9", "all/c,9", *ROWS[-1][2:])
+    keys = [storage_key(rows) for rows in (ROWS, [*ROWS[:-1], last], [first, *reversed(others)])]
+    assert len(set(keys)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("row,key,label\n1,a,cat\n2,b,\n", "found 1 filled in"),
+        ("row;key;label\n1;a;cat\n", "found 1 filled in"),  # as some spreadsheets save it
+        ("row,key,label\n1,a," + "x" * 200_000, "found none .field larger"),
+    ],
+)
+def test_a_request_with_labels_is_not_written_over(text: str, found: str, tmp_path: Path) -> None:
+    path = tmp_path / "request.csv"
+    refuse_filled(path)
+    path.write_text(table_text(COLUMNS, ROWS))
+    refuse_filled(path)
+    path.write_text(text)
+    with pytest.raises(UserError, match=found):
+        refuse_filled(path)
 
 
 DRIVER = """

@@ -1,0 +1,60 @@
+"""What decided a label table that a later command goes on with, kept in a file beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loaders.common.errors import UserError
+from loaders.common.files import to_json, write_atomic
+from loaders.common.json_text import parse_json
+
+Options = Mapping[str, object]
+
+
+def is_made(table: Path, options: Options) -> bool:
+    """Return whether a table is there to go on with; one without a description is of an older version.
+
+    Args:
+        table: path of the table.
+        options: what decides the table now, by the names of the command line.
+
+    Raises:
+        UserError: other options decided the table, or their file is damaged.
+    """
+    file = _beside(table)
+    if not table.is_file():
+        return False
+    used: Any = _read(file) if file.is_file() else options
+    for name, asked in options.items():
+        if used.get(name) != asked:
+            raise UserError(
+                f"{name}: expected {used.get(name)!r}, by which {table} was made, found {asked!r}; give "
+                f"another --out, or the same {name}"
+            )
+    return True
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Read the options that decided a table.
+
+    Raises:
+        UserError: the file holds none.
+    """
+    try:
+        return dict(parse_json(file.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{file}: expected the options of a label table, found none ({error}); give another --out"
+        ) from None
+
+
+def keep_options(table: Path, options: Options) -> None:
+    """Write beside a table what decided it."""
+    table.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(_beside(table), to_json(dict(options)))
+
+
+def _beside(table: Path) -> Path:
+    return table.with_suffix(".json")
