@@ -59,7 +59,7 @@ HELD = {
     "tools/test_export.py": "engine/nets/ exported",
     "engine/report/test_run_page.py": "engine/report/ blocks classifier_sections embedding tested",
     "tools/test_report.py": "engine/report/ other_pages",
-    "recipes/test_pipeline.py": "engine/ report/ablation train/stage_config",
+    "recipes/test_pipeline.py": "engine/ labels/decided report/ablation train/stage_config",
     "loaders/backends/test_resident.py": "loaders/backends/ device",
     "loaders/kernels/device/test_views.py": "loaders/kernels/device/ filters launch",
     "tools/test_doctor.py": "tools/bench/ stages",
