@@ -79,7 +79,7 @@ from engine.labels.shared_images import Account, check_run
 from engine.nets.classifier import Classifier, find_classifier
 from engine.report.figures import save_picture
 from engine.report.names import check_classes
-from engine.report.other_pages import CLASSIFICATION_NAME, build_page
+from engine.report.other_pages import CLASSIFICATION_NAME, PREDICTIONS_NAME, build_page
 from engine.report.run_page import PageOptions, leave_page
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import refuse_ranks
@@ -92,6 +92,12 @@ from loaders.common.tables import print_table
 from loaders.packs import Pack
 from loaders.views.evaluation import EvaluationView
 from loaders.views.policy import ViewPolicy
+
+_PREDICTED = ("predictions.csv", PREDICTIONS_NAME)
+_MEASURED = (
+    *("confusion.csv", "precision_at_rank.csv", "confusion.png", "confusion-dark.png"),
+    *("calibration.png", "calibration-dark.png"),
+)
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,7 @@ def write_predictions(out: Path, pack: Pack, evaluated: Evaluated) -> None:
         classes=np.array(evaluated.classes, str),
         probabilities=evaluated.probabilities.numpy(),
     )
-    write_atomic(out / "predictions.npz", arrays.getvalue())
+    write_atomic(out / PREDICTIONS_NAME, arrays.getvalue())
 
 
 def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Account) -> ClassificationReport:
@@ -253,6 +259,8 @@ def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     forget_bad_rows(config.out)
     evaluated = predict_split(config, pack)
     config.out.mkdir(parents=True, exist_ok=True)
+    for name in (CLASSIFICATION_NAME, *_PREDICTED, *_MEASURED):  # not all of them are written again
+        (config.out / name).unlink(missing_ok=True)
     if config.predictions:
         write_predictions(config.out, pack, evaluated)
     if not bool((evaluated.labels >= 0).any()):

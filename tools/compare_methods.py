@@ -12,8 +12,8 @@ How the budget is kept: first, two short runs of each method give the time of it
 takes as many steps as fit into the budget, without the start-up of a run, and its schedule spans just these
 steps. Its record has the seconds that it really took. On a shared machine processor time grows with the work
 of others, so calibrate (--calibrate-only) while the machine is idle. Evaluation is outside of the budget.
-Every finished stage leaves a JSON file in --out: the same command again goes on from there. The table and the
-plot are made of these records.
+Every finished stage leaves a JSON file in --out: the same command again goes on from there. Another pack,
+budget or number of probe labels wants another --out. The table and the plot are made of these records.
 """
 
 from __future__ import annotations
@@ -100,12 +100,13 @@ from rich.console import Console
 
 from loaders import open_pack
 from loaders.common.files import check_folder
+from loaders.order.fingerprint import pack_fingerprint
 from loaders.packs import Pack
 from loaders.packs.labels.subsample import few_labels
 from tools.comparison import selfsup, semisup
 from tools.comparison.bench import Bench, Failures
 from tools.comparison.cpu_budget import preload
-from tools.comparison.results import read_lines, write_lines
+from tools.comparison.results import Record, keep_question, read_lines, write_lines
 from tools.comparison.tables import selfsup_table, semisup_table, write_page
 
 
@@ -118,10 +119,14 @@ def run(config: Config, console: Console) -> int:
         raise UserError(f"records: expected a file to write at {path}, found a folder; give a file in it")
     pack = open_pack(config.pack)
     bench, failures = open_bench(config, pack, console), Failures(console)
-    if config.records and path.exists():
-        bench.adopt(read_lines(path), config.batch_sizes)
+    found = list(read_lines(path)) if config.records and path.exists() else []
+    for record in found:
+        bench.check(record, config.batch_sizes)
     if not config.table_only:
         check_labels(config, pack)
+    keep_question(config.out / "comparison.json", question_of(config, pack))
+    bench.adopt(found, config.batch_sizes)
+    if not config.table_only:
         preload(config.num_threads)
         measure(config, bench, failures)
     if not config.calibrate_only:
@@ -130,6 +135,17 @@ def run(config: Config, console: Console) -> int:
         write_page(path, table(bench.records()))
         console.print(path.with_suffix(".md").read_text(), markup=False, highlight=False, soft_wrap=True)
     return failures.count
+
+
+def question_of(config: Config, pack: Pack) -> Record:
+    """Return what all results in one folder have in common; a stage's name does not say it."""
+    return {
+        "family": config.family,
+        "pack": pack_fingerprint(pack),
+        "budget_s": config.budget_s,
+        "calibration_steps": list(config.calibration_steps),
+        "probe_labels_per_class": config.probe_labels_per_class,
+    }
 
 
 def check_labels(config: Config, pack: Pack) -> None:

@@ -9,7 +9,7 @@ pack is first packed into OUT/pack, as its split `images`, so that its images ar
 
 Results:
     OUT/predictions.csv    file, label, confidence, and the next classes with theirs
-    OUT/labels.parquet     a label table of the pack, for --extra-labels
+    OUT/labels.parquet     a label table of the pack, for --extra-labels, where its classes are the network's
     OUT/pack               what --images was packed into, if it was no pack
     OUT/sheet.png          images with their guesses: the surest of each class, as many as fit
 
@@ -217,15 +217,25 @@ def write_table(config: Config, pack: Pack, classes: Sequence[str], guessed: Gue
     return path
 
 
-def label_table(config: Config, pack: Pack, classes: Sequence[str], guessed: Guessed) -> LabelTable | None:
-    """Return the guesses that are sure enough as labels of the pack; None if the classes differ."""
-    if not pack.classes or not set(pack.classes) & set(classes):
+def numbers_in_pack(config: Config, pack: Pack, classes: Sequence[str]) -> NDArray[np.int64] | None:
+    """Return the pack's number of each class of the network, -1 for none.
+
+    None, and a line that says why, where each of the two has classes that the other lacks.
+    """
+    try:
+        known = match_classes(classes, pack.classes, config.network, "predict a pack of these classes for it")
+    except UserError as other:
+        tell(f"predict: no labels.parquet is written: {other}")
         return None
-    numbers = np.full(len(classes), -1, np.int64)  # the pack's numbers of the network's classes
-    known = match_classes(classes, pack.classes, config.network, "predict a pack of these classes")
+    numbers = np.full(len(classes), -1, np.int64)
     for number, own in enumerate(known):
         if own >= 0:
             numbers[own] = number
+    return numbers
+
+
+def label_table(config: Config, pack: Pack, numbers: NDArray[np.int64], guessed: Guessed) -> LabelTable:
+    """Return the guesses that are sure enough as labels of the pack, by the `numbers` of its classes."""
     label, confidence = numbers[guessed.label[:, 0]], np.minimum(guessed.confidence[:, 0], np.float32(1.0))
     kept = (label >= 0) & (confidence >= config.threshold)
     rows = (guessed.row[kept], label[kept], len(pack.classes), confidence[kept])
@@ -274,13 +284,15 @@ def run(config: Config) -> Path:
     on_main(lambda: forget_bad_rows(config.out))
     pack = open_images(config, network.classes)
     split = pack.split(config.split) if config.split else pack.pool(pack.splits)
+    numbers = numbers_in_pack(config, pack, network.classes)  # before the work, not after it
     guessed = guess(config, network, split)
 
     def write() -> Path:
+        for name in ("labels.parquet", "sheet.png"):  # this run may make none, and those are another's
+            (config.out / name).unlink(missing_ok=True)
         path = write_table(config, pack, network.classes, guessed)
-        labels = label_table(config, pack, network.classes, guessed)
-        if labels is not None:
-            pack.signed(labels).write(config.out / "labels.parquet")
+        if numbers is not None:
+            pack.signed(label_table(config, pack, numbers, guessed)).write(config.out / "labels.parquet")
         if config.sheet is not None:
             draw_sheet(config, network, split, guessed, config.sheet)
         return path

@@ -73,10 +73,9 @@ from rich.console import Console
 
 from engine.train.autocast import SAID, of_hardware
 from loaders import open_pack
-from loaders.common.files import to_json, write_atomic
-from loaders.common.json_text import parse_json
 from loaders.packs import Pack
 from loaders.packs.labels.subsample import few_labels
+from tools.comparison import results
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped, cpu_seconds, preload
 from tools.comparison.results import Record
 from tools.reproduction.measure import Bench, RunScript, Stopped, measure_row, take_budget
@@ -196,17 +195,7 @@ def keep_question(config: Config, out: Path) -> None:
     asked: dict[str, str | int] = {"init": config.init, "peer": config.peer}
     asked["rows"] = hashlib.sha256(repr(table).encode()).hexdigest()[:8]
     asked |= {"pack": str(config.pack.resolve()), "num_threads": config.num_threads}
-    path = out / "asked.json"
-    if not path.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, to_json(asked))
-        return
-    begun = parse_json(path.read_bytes())
-    for name, value in asked.items():
-        if begun.get(name) != value:
-            raise UserError(
-                f"{name}: {out} was begun with {begun.get(name)!r}, found {value!r}; give another --out"
-            )
+    results.keep_question(out / "asked.json", asked)
 
 
 def main() -> int:

@@ -176,16 +176,25 @@ def write_safetensors(network: Classifier, x: Tensor, out: Path) -> None:
 
 
 def write_torch_export(network: Classifier, x: Tensor, out: Path) -> None:
-    """Write a program of torch.export whose batch may have any size."""
+    """Write a program of torch.export whose batch may have any size, and compare it.
+
+    Raises:
+        UserError: its results differ; nothing is left then.
+    """
     _tell_long("torch_export")
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(network, (x,), dynamic_shapes=({0: batch},))
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # a warning about weights in channels_last, which does not matter here
-        torch.export.save(program, out, extra_files={METADATA_KEY: description_text(network)})
-    check_equal(network, torch.export.load(out).module(), x, "the program")
+    partial = out.with_name(f".{out.stem}.partial.pt2")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # a warning about weights in channels_last, which does not matter here
+            torch.export.save(program, partial, extra_files={METADATA_KEY: description_text(network)})
+        check_equal(network, torch.export.load(partial).module(), x, "the program")
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_onnx(network: Classifier, x: Tensor, out: Path) -> None:

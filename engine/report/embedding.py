@@ -33,11 +33,10 @@ def place(features: NDArray[np.float32]) -> NDArray[np.float32]:
     from sklearn.manifold import TSNE
 
     centred = features - features.mean(0)
-    reduced = centred
-    if min(centred.shape) > 50:
-        reduced = PCA(50, random_state=0, svd_solver="randomized").fit_transform(centred)
-    if not np.ptp(reduced, axis=0).any():  # a collapsed network puts all images in one place
+    if not np.ptp(centred, axis=0).any():  # a collapsed network puts all images in one place
         return np.zeros((len(features), 2), np.float32)
+    most = min(50, *centred.shape)  # always by PCA: the start needs the two widest directions
+    reduced = PCA(most, random_state=0, svd_solver="randomized").fit_transform(centred)
     start = reduced[:, :2] if reduced.shape[1] >= 2 else np.hstack([reduced, np.zeros_like(reduced)])
     start = start / max(float(start[:, 0].std()), 1e-12) * 1e-4  # what scikit-learn makes of a PCA
     perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)

@@ -228,6 +228,22 @@ def test_its_page_shows_ranks_and_is_made_anew(config: Config, digits_pack: Pack
         build_page(PageOptions(config.out))
 
 
+@pytest.mark.usefixtures("blank_drawings")
+def test_nothing_of_an_earlier_evaluation_stays(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated, _ = evaluate(config)
+    evaluate(replace(config, predictions=False))
+    assert not list(config.out.glob("predictions.*"))
+    assert (config.out / "confusion.csv").is_file()
+    with pytest.raises(UserError, match="evaluate again with --predictions"):
+        build_page(PageOptions(config.out))
+    unlabelled = replace(evaluated, labels=torch.full_like(evaluated.labels, -1))
+    monkeypatch.setattr("recipes.evaluate.predict_split", lambda config, pack: unlabelled)
+    _, report = evaluate(config)
+    assert report is None
+    left = {path.name for path in config.out.iterdir()}
+    assert left == {"classification.json", "predictions.csv", "predictions.npz"}
+
+
 def test_mistakes(config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="crop: expected more than 0"):
         replace(config, crop=0.0)

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("blank_drawings")
 
 FEW = ("--budget-s", "2", "--calibration-steps", "2", "20")
 FEWER = ("--budget-s", "1.4", "--calibration-steps", "1", "3")  # where seconds follow from steps alone
+NOTHING = ("--table-only", "--calibrate-only")  # neither measures nor writes a table
 Compare = Callable[..., str]
 
 
@@ -120,6 +121,34 @@ def test_a_pack_with_too_few_labels_is_refused_before_any_work(little_pack: Pack
     with pytest.raises(UserError, match=r"^labels per class: expected at most "):
         run_here(tmp_path, little_pack.path, "--family", "semisup", "--labels-per-class", "4", "100000")
     assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("budget_s", ("--budget-s", "3")),
+        ("probe_labels_per_class", ("--probe-labels-per-class", "9")),
+        ("calibration_steps", ("--calibration-steps", "1", "4")),
+        ("family", ("--family", "semisup")),
+    ],
+)
+def test_another_question_wants_another_folder(
+    name: str, change: tuple[str, ...], little_pack: Pack, tmp_path: Path
+) -> None:
+    options = ("--family", "selfsup", *NOTHING)
+    run_here(tmp_path, little_pack.path, *options)
+    written = (tmp_path / "comparison.json").read_bytes()
+    run_here(tmp_path, little_pack.path, *options)
+    with pytest.raises(UserError, match=rf"^{name}: .* was begun with .*, found .*; give another --out$"):
+        run_here(tmp_path, little_pack.path, *options, *change)
+    assert (tmp_path / "comparison.json").read_bytes() == written
+
+
+def test_another_pack_wants_another_folder(little_pack: Pack, digits_pack: Pack, tmp_path: Path) -> None:
+    options = ("--family", "selfsup", *NOTHING)
+    run_here(tmp_path, little_pack.path, *options)
+    with pytest.raises(UserError, match=r"^pack: .* was begun with 'of .*; give another --out$"):
+        run_here(tmp_path, digits_pack.path, *options)
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -145,6 +145,15 @@ def test_a_program_of_torch_export_takes_any_batch(tiny: Path, tmp_path: Path) -
     assert_comes_back(path, VIEW, x, expected)
 
 
+def test_a_refused_program_leaves_nothing(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.nets.exported.TOLERANCE", -1.0)
+    with pytest.raises(UserError, match="the form does not fit this network"):
+        exported(tiny, "torch_export", tmp_path / "w.pt2")
+    assert not list(tmp_path.iterdir())
+
+
 def view_of(form: str) -> EvaluationView:
     """Return the view that a file comes back with: timm's own files are shown as timm cuts them."""
     return replace(VIEW, whole_pixels=form in ("timm", "hf"))

@@ -66,6 +66,26 @@ def test_a_pack_is_predicted_as_the_network_says(trained: Path, digits_pack: Pac
         assert sheet.size == (8 * 96, 8 * (96 + 14))
 
 
+def test_a_pack_of_other_classes_gets_no_labels_and_keeps_none_of_before(
+    trained: Path, digits_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = (*digits_pack.classes[:9], "a letter")
+    other = tmp_path / "other"
+    other.mkdir()
+    save_classifier(other, Classifier(TinyResNet(), "tiny_resnet", VIEW, names), "raw")
+    out, images = tmp_path / "out", str(digits_pack.path)
+    run(Config(network=trained, images=images, split="test", out=out, sheet=8, loader=ONE))
+    assert (out / "labels.parquet").is_file()
+    capsys.readouterr()
+    path = run(Config(network=other, images=images, split="test", out=out, sheet=8, loader=ONE))
+    assert "predict: no labels.parquet is written: classes: expected the 10 of" in capsys.readouterr().err
+    assert {line["label"] for line in lines(path)} <= set(names)
+    assert not (out / "labels.parquet").exists()
+    assert (out / "sheet.png").is_file()
+    run(Config(network=other, images=images, split="test", out=out, sheet=None, loader=ONE))
+    assert not (out / "sheet.png").exists()
+
+
 def run_network(folder: Path) -> Classifier:
     from engine.nets.classifier import load_classifier
 

@@ -66,12 +66,16 @@ class Bench:
         """
         found = list(records)
         for record in found:
-            self._check(record, batch_sizes)
+            self.check(record, batch_sizes)
         for record in found:
             self.once(record, dict)
 
-    def _check(self, record: Record, batch_sizes: Mapping[str, int]) -> None:
-        """Refuse a record that does not belong into this comparison."""
+    def check(self, record: Record, batch_sizes: Mapping[str, int]) -> None:
+        """Refuse a record that does not belong into this comparison.
+
+        Raises:
+            UserError: see `adopt`.
+        """
         stage = stage_of(record)
         if record.get("budget_s", self.budget_s) != self.budget_s:
             raise UserError(

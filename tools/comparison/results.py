@@ -67,6 +67,29 @@ def read(path: Path) -> Record:
     return found
 
 
+def keep_question(path: Path, asked: Record) -> None:
+    """Write down what a folder of results is about, or refuse to go on with another question.
+
+    Args:
+        path: file in the folder.
+        asked: what all its results have in common, as JSON gives it back.
+
+    Raises:
+        UserError: the folder was begun with something else, or the file cannot be read.
+    """
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, to_json(asked))
+        return
+    begun = read(path)
+    for name, value in asked.items():
+        if begun.get(name) != value:
+            raise UserError(
+                f"{name}: {path.parent} was begun with {begun.get(name)!r}, found {value!r}; "
+                "give another --out"
+            )
+
+
 def write_lines(path: Path, records: list[Record]) -> None:
     """Write all records of a comparison into one file, a JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)

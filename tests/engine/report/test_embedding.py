@@ -1,0 +1,30 @@
+"""The map of features: groups stay groups, whichever features tell them apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from engine.report.embedding import place
+
+
+@pytest.mark.parametrize("width", [2, 6, 60])
+def test_few_images_with_a_dead_feature_make_two_groups(width: int) -> None:
+    random = np.random.default_rng(0)
+    group = np.arange(40) % 2
+    features = random.normal(0, 0.1, (40, width)).astype(np.float32)
+    features[:, 0] = 0.0  # a dead feature, which says nothing of how wide the others are
+    features[:, 1] += 4.0 * group
+    places = place(features)
+    assert places.shape == (40, 2)
+    assert np.isfinite(places).all()
+    assert np.abs(places).max() < 1000
+    apart = np.linalg.norm(places[:, None] - places, axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert (group[apart.argmin(1)] == group).all()
+
+
+def test_one_feature_or_none_that_differs_has_a_map_too() -> None:
+    one = np.linspace(0, 1, 40, dtype=np.float32)[:, None]
+    assert np.isfinite(place(one)).all()
+    assert not place(np.full((40, 6), 0.3, np.float32)).any()
