@@ -47,13 +47,12 @@ class CompactCnn(nn.Module):
     A maximum of normalised values is several times as long as a mean, and a classifier on it diverges at the
     rates of other networks.
 
-    Source: Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498), section 3. The
-    widths are this project's: half the operations of the source's 64, 256 and 256 (docs/results.md).
+    Source: Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498), section 3.
     """
 
     stage_modules = tuple(f"blocks.{i}" for i in range(3))  # whose outputs are the maps of the stages
 
-    def __init__(self, widths: tuple[int, int, int] = (64, 128, 256)) -> None:
+    def __init__(self, widths: tuple[int, int, int] = (64, 256, 256)) -> None:
         """Build the network.
 
         Args:
