@@ -57,7 +57,7 @@ HELD = {
     "recipes/test_options.py": "loaders/ pretraining",
     "engine/nets/test_foreign.py": "engine/nets/ adapt weight_files",
     "tools/test_export.py": "engine/nets/ exported",
-    "engine/report/test_run_page.py": "engine/report/ blocks classifier_sections embedding tested",
+    "engine/report/test_run_page.py": "engine/report/ blocks classifier_sections tested",
     "tools/test_report.py": "engine/report/ other_pages",
     "recipes/test_pipeline.py": "engine/ labels/decided report/ablation train/stage_config",
     "loaders/backends/test_resident.py": "loaders/backends/ device",
