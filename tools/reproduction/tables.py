@@ -84,7 +84,7 @@ SPEED_RUN: tuple[object, ...] = (
     *("--view", "shift", "--shift", 0.0625, "--schedule", "cosine", "--label-smoothing", 0.2),
     *("--optimizer", "muon", "--optimizer-lr", 0.0125, "--optimizer-momentum", 0.6, "--weight-decay", 1.6),
 )
-"""Of the supervised run on all labels, chosen on validation images; see docs/results.md."""
+"""Of the supervised run on all labels, after trials on held-out images; see docs/results.md."""
 
 
 def _speed(size: Scale, scale: ScaleName, peer: str) -> ResultTable:
