@@ -117,11 +117,13 @@ class ClassifierRecipe(Recipe):
         return rules if self.read_features is None else {**rules, **NEW_CLASSIFIER}
 
     def train(self, mode: bool = True) -> ClassifierRecipe:
-        """Set the mode; a frozen backbone, and its average, stay in evaluation."""
+        """Set the mode; frozen backbones stay in evaluation, and averages without statistics of their own."""
         super().train(mode)
         if self.frozen:
             self.classifier.backbone.eval()
-            if self.average is not None:
+        if self.average is not None:
+            self.average.train(mode and self._statistics == "own")
+            if self.frozen:
                 self.average.backbone.eval()
         return self
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -75,6 +75,43 @@ def test_a_step_joins_the_batch_and_takes_its_guesses_without_gradient(config: C
     assert float(nothing["unsupervised"]) == 0.0
 
 
+@pytest.mark.parametrize("guesses", ["apart", "average"])
+def test_guesses_in_a_pass_of_their_own_teach_what_joined_ones_do(
+    guesses: Literal["apart", "average"], config: Config
+) -> None:
+    """In evaluation, where no rows share statistics; the average of a first step equals the network."""
+    losses, gradients = [], []
+    for way in ("joined", guesses):
+        seed_everything(0)
+        recipe = FixMatch(replace(config, threshold=0.0, guesses=way), "abc").eval()
+        seen: list[int] = []
+        recipe.classifier.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))  # noqa: B023
+        output = recipe.training_step(pair(), 0)
+        output.loss.backward()
+        losses.append(output.loss.detach())
+        gradients.append(recipe.classifier.head.weight.grad)
+    assert seen == [12, 4 + 12] if guesses == "apart" else seen == [4 + 12]
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_the_average_guesses_in_evaluation_where_it_is_asked(config: Config) -> None:
+    seed_everything(0)
+    recipe = FixMatch(replace(config, threshold=0.0, guesses="average"), "abc").train()
+    assert not any(module.training for module in recipe.average.modules())
+    with torch.no_grad():
+        recipe.average.head.weight.zero_()
+        recipe.average.head.bias.copy_(torch.tensor([0.0, 0.0, 9.0]))
+    batch = pair()
+    statistics = recipe.average.backbone.bn1.running_mean.clone()
+    found = recipe.training_step(batch, 0).metrics["unsupervised"]
+    assert torch.equal(recipe.average.backbone.bn1.running_mean, statistics)
+    (labeled,), (_, strong) = batch.labeled.views, batch.unlabeled.views
+    logits = recipe.classify(labeled, strong)[1]
+    expected = torch.nn.functional.cross_entropy(logits, torch.full((12,), 2))
+    assert float(found) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
 def test_the_average_follows_the_weights_and_statistics(config: Config) -> None:
     recipe = FixMatch(replace(config, ema_decay=0.75), "abc")
     norms = [network.backbone.bn1 for network in (recipe.average, recipe.classifier)]
@@ -127,7 +164,9 @@ def test_the_weak_view_guesses_and_the_strong_one_learns(config: Config) -> None
     assert strong.grad.any()
 
 
-@pytest.mark.parametrize("changes", [{"ema_decay": 0.999}, {"ema_decay": 0.6, "ema_statistics": "copy"}])
+@pytest.mark.parametrize(
+    "changes", [{"ema_decay": 0.999, "guesses": "average"}, {"ema_decay": 0.6, "ema_statistics": "copy"}]
+)
 def test_runs_repeat_and_resume_exactly(config: Config, changes: dict[str, Any], tmp_path: Path) -> None:
     """Broken off inside the average's warm-up, and after it."""
     check_exact_runs(replace(config, **changes), run, tmp_path, steps=6)

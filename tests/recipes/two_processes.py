@@ -53,6 +53,11 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
         "fixmatch": lambda: fixmatch.run(
             fixmatch.Config(**options("fixmatch", threshold=0.1, **tiny, **paired))
         ),
+        "fixmatch_apart": lambda: fixmatch.run(
+            fixmatch.Config(
+                **options("fixmatch_apart", threshold=0.1, guesses="apart", **tiny, **paired),
+            )
+        ),
         "mean_teacher": lambda: mean_teacher.run(
             mean_teacher.Config(**options("mean_teacher", **paired, ramp_epochs=0.0))
         ),
@@ -103,6 +108,9 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
                 keep="best",
                 ema_decay=0.9,
             )
+        ),
+        "supervised_bf16": lambda: supervised.run(
+            supervised.Config(**options("supervised_bf16", precision="bf16"))
         ),
         "supervised_cutmix": lambda: supervised.run(
             supervised.Config(**options("supervised_cutmix", mixing="cutmix"))
