@@ -15,7 +15,7 @@ from loaders.packs.sources.item import SourceItem
 from loaders.packs.sources.list_rows import column_names, first_rows, read_rows
 from loaders.packs.sources.naming import file_keys, file_stem, folder_key, is_image_name, join_key
 from loaders.packs.sources.numbers import NumberedClasses, NumberLabels
-from loaders.packs.sources.remote_folder import fetch, file_system, is_remote
+from loaders.packs.sources.remote_folder import fetch
 from loaders.packs.sources.table_columns import (
     KEY_COLUMNS,
     PATH_COLUMNS,
@@ -27,6 +27,7 @@ from loaders.packs.sources.table_columns import (
     unused_labels,
     unused_note,
 )
+from loaders.packs.stores.connect import connect, is_remote, store_errors
 
 _LOOKED_AT = 4096
 
@@ -125,8 +126,9 @@ class PathListSource(NumberLabels):
     def _size(self, name: str) -> int:
         path = self._path(name)
         if is_remote(path):
-            fs, inside = file_system(path)
-            return int(fs.size(inside) or 0)
+            fs, inside = connect(path)
+            with store_errors(path, let=OSError):
+                return int(fs.size(inside) or 0)
         return os.stat(path).st_size
 
     def _path(self, name: str) -> str:
@@ -142,7 +144,7 @@ class PathListSource(NumberLabels):
         """Return the bytes of a file."""
         path = self._path(item.name)
         if is_remote(path):
-            fs, inside = file_system(path)
+            fs, inside = connect(path)
             return fetch(fs, inside, self._name, item)
         return read_listed_file(path, self._name, item)
 

@@ -18,12 +18,13 @@ from loaders.packs.sources.label_file import LabeledSource
 from loaders.packs.sources.list_rows import LIST_SUFFIXES
 from loaders.packs.sources.other_pack import PACK_PREFIX, PackSource
 from loaders.packs.sources.path_list import PathListSource
-from loaders.packs.sources.remote_folder import is_remote, open_remote_folder
+from loaders.packs.sources.remote_folder import RemoteFolderSource
 from loaders.packs.sources.spool import local_copy, local_files, unzipped_copy
 from loaders.packs.sources.table_columns import ColumnOptions
 from loaders.packs.sources.tar_file import TarSource
 from loaders.packs.sources.webdataset import WebDatasetSource
 from loaders.packs.sources.zip import ZipSource
+from loaders.packs.stores.connect import is_remote
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LABELS_MARK = "#labels="
@@ -212,7 +213,7 @@ def _open(source: str, spool: Path, options: ColumnOptions) -> ImageSource:
             return ImageTableSource(files, inside, options)
         return PathListSource(files, path, inside, options)
     if is_remote(path):
-        return open_remote_folder(path)
+        return RemoteFolderSource(path)
     return _refuse(source, Path(path), fragment)
 
 

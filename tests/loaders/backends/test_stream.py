@@ -17,8 +17,9 @@ from loaders.backends.stream import shards_of
 from loaders.common.errors import LoaderError, MissingBackendError, UserError
 from loaders.common.locks import locked
 from loaders.packs import StoreOptions, open_pack
+from loaders.packs.stores.connect import as_url
 from loaders.packs.stores.remote_pack import RemotePack
-from loaders.packs.stores.store import StoreError, as_url
+from loaders.packs.stores.store import StoreError
 from loaders.views import presets
 from tests.faults.http_store import serve, wait_until
 from tests.loaders.packs.inputs import class_tree, write_tree

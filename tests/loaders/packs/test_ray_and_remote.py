@@ -11,9 +11,9 @@ import pytest
 
 from loaders.common.errors import UserError
 from loaders.packs.packer import PackOptions, pack_dataset
-from loaders.packs.sources.remote_folder import file_system
 from loaders.packs.sources.spec import parse_splits
 from loaders.packs.stores import upload
+from loaders.packs.stores.connect import connect
 from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tree
 
 ROOT = Path(__file__).parents[3]
@@ -36,7 +36,7 @@ def options(tmp_path: Path, url: str, **changes) -> PackOptions:
 
 
 def downloaded(url: str, to: Path) -> dict[str, str]:
-    fs, path = file_system(url)
+    fs, path = connect(url)
     fs.get(path.rstrip("/") + "/", f"{to}/", recursive=True)
     return folder_hashes(to)
 
@@ -81,7 +81,7 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     settings = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "x"}
     for name, value in {**settings, "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(name, value)
-    fs, _ = file_system("s3://packs")
+    fs, _ = connect("s3://packs")
     fs.mkdir("packs")
     yield "s3://packs"
     server.stop()
@@ -90,7 +90,7 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.peer
 def test_a_pack_on_s3(tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check_upload(tmp_path, f"{s3_bucket}/mine", monkeypatch)
-    fs, _ = file_system(s3_bucket)
+    fs, _ = connect(s3_bucket)
     for path in (tmp_path / "in").rglob("*.jpg"):
         fs.put_file(str(path), f"packs/images/{path.relative_to(tmp_path / 'in')}")
     pack(tmp_path / "again", f"train={s3_bucket}/images", shard_size_mb=0.01)
