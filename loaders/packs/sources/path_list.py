@@ -15,7 +15,7 @@ from loaders.packs.sources.item import SourceItem
 from loaders.packs.sources.list_rows import column_names, first_rows, read_rows
 from loaders.packs.sources.naming import file_keys, file_stem, folder_key, is_image_name, join_key
 from loaders.packs.sources.numbers import NumberedClasses, NumberLabels
-from loaders.packs.sources.remote_folder import fetch
+from loaders.packs.sources.remote_folder import fetch, known_size
 from loaders.packs.sources.table_columns import (
     KEY_COLUMNS,
     PATH_COLUMNS,
@@ -128,7 +128,7 @@ class PathListSource(NumberLabels):
         if is_remote(path):
             fs, inside = connect(path)
             with store_errors(path, let=OSError):
-                return int(fs.size(inside) or 0)
+                return known_size(fs.size(inside))
         return os.stat(path).st_size
 
     def _path(self, name: str) -> str:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from loaders.packs.sources.item import FolderLabels, SourceItem, UnreadableItem, check_size
+from loaders.packs.sources.item import (
+    UNKNOWN_BYTES,
+    FolderLabels,
+    SourceItem,
+    UnreadableItem,
+    check_size,
+)
 from loaders.packs.sources.tree import FileEntry, TreeListing
 from loaders.packs.stores.connect import connect, store_errors
 
@@ -23,15 +29,23 @@ class RemoteFolderSource(FolderLabels):
         listing = TreeListing(self._url, None)
         with store_errors(self._url, "cannot be listed"):
             found = self._fs.find(self._root, detail=True)
+            sizes = {path: info["size"] for path, info in found.items()}
+            untold = [path for path, size in sizes.items() if size is None]  # a web page lists names alone
+            sizes |= dict(zip(untold, self._fs.sizes(untold), strict=True))
         prefix = self._root.rstrip("/") + "/"
-        for path, info in found.items():
-            listing.add(FileEntry(path.removeprefix(prefix), 0, int(info["size"] or 0)))
+        for path, size in sizes.items():
+            listing.add(FileEntry(path.removeprefix(prefix), 0, known_size(size)))
         for item in listing.items():
             yield item._replace(position=-1)
 
     def read(self, item: SourceItem) -> bytes:
         """Fetch one file."""
         return fetch(self._fs, f"{self._root.rstrip('/')}/{item.name}", self._url, item)
+
+
+def known_size(size: Any) -> int:
+    """Return a size as a file system tells it, or `UNKNOWN_BYTES`."""
+    return UNKNOWN_BYTES if size is None else int(size)
 
 
 def fetch(fs: Any, path: str, source: str, item: SourceItem) -> bytes:
