@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -112,7 +112,7 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
     out = options.out
     if options.upload is not None and (manifest := read_remote_manifest(options.upload)) is not None:
         _refuse_other_command(options, options.upload, manifest)
-        shutil.rmtree(out, ignore_errors=True)
+        _remove_staging(options)
         return manifest
     if (out / MANIFEST_NAME).exists():
         return _finished_before(options)
@@ -136,6 +136,15 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
             raise
         write_shards(options, plan, progress)
         return _finish(options, plan, made)
+
+
+def _remove_staging(options: PackOptions) -> None:
+    """Remove what this very command left here when it was killed at its end; any other folder stays."""
+    path = options.out / BUILD_FOLDER / "command.json"
+    if path.exists():
+        with lock_pack(options.out):
+            if read_build_file(path, dict) == command_of(options):
+                shutil.rmtree(options.out, ignore_errors=True)
 
 
 def _make_folders(options: PackOptions) -> list[Path]:
@@ -232,10 +241,15 @@ def _as_typed(name: str, value: Any) -> Any:
 def _finished_before(options: PackOptions) -> Manifest:
     """Return the manifest if this same command has finished the pack before."""
     manifest = read_manifest(options.out)
-    if (options.out / BUILD_FOLDER / "command.json").exists() and _is_append(options.out):
-        raise UserError(f"appending to {options.out} is not finished: start the same --append command again")
-    _refuse_other_command(options, options.out, manifest)
-    shutil.rmtree(options.out / BUILD_FOLDER, ignore_errors=True)
+    with ExitStack() as stack:
+        with suppress(OSError):  # nothing to lock: the build folder is gone, or cannot be written
+            stack.enter_context(lock_pack(options.out))
+        if (options.out / BUILD_FOLDER / "command.json").exists() and _is_append(options.out):
+            raise UserError(
+                f"appending to {options.out} is not finished: start the same --append command again"
+            )
+        _refuse_other_command(options, options.out, manifest)
+        shutil.rmtree(options.out / BUILD_FOLDER, ignore_errors=True)
     return manifest
 
 
@@ -342,7 +356,7 @@ def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
         upload_pack(out, options.upload, manifest)
         return manifest
     write_manifest(out, manifest)
-    shutil.rmtree(build)
+    shutil.rmtree(build, ignore_errors=True)  # the same command, started twice, may be at it too
     return manifest
 
 

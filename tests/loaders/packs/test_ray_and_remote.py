@@ -1,16 +1,18 @@
 """Packing on Ray and into remote places gives the bytes of a local pack, and resumes."""
 
 import os
+import shutil
 import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from loaders.common.errors import UserError
-from loaders.packs.packer import PackOptions, pack_dataset
+from loaders.packs.packer import PackOptions, lock_pack, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.packs.stores import upload
 from loaders.packs.stores.connect import connect
@@ -67,6 +69,32 @@ def check_upload(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_pack_behind_fsspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_upload(tmp_path, "memory://packs/mine", monkeypatch)
+
+
+def test_a_finished_pack_empties_no_foreign_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command with another --staging finds the pack finished, and a folder of other things."""
+    asked = options(tmp_path, "memory://packs/kept")
+    mine = write_tree(tmp_path / "mine", {"thesis.txt": b"words", ".build/notes": b""})
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        # Finished there, killed before it has tidied up here.
+        patched.setattr(upload, "shutil", types.SimpleNamespace(rmtree=stop))
+        with pytest.raises(KeyboardInterrupt):
+            pack_dataset(asked)
+    pack_dataset(replace(asked, out=mine))
+    assert sorted(folder_hashes(mine)) == [".build/notes", "thesis.txt"]
+    other = shutil.copytree(asked.out, tmp_path / "other")
+    command = other / ".build" / "command.json"
+    command.write_text(command.read_text().replace("webdataset", "ffcv"))
+    pack_dataset(replace(asked, out=other))
+    assert command.exists()
+    with lock_pack(asked.out), pytest.raises(UserError, match="another process is packing"):
+        pack_dataset(asked)
+    pack_dataset(asked)
+    assert not asked.out.exists()
 
 
 @pytest.fixture
