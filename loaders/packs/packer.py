@@ -37,7 +37,7 @@ from loaders.packs.manifest import (
 from loaders.packs.ray_workers import require_ray, run_jobs_on_ray
 from loaders.packs.shards.job import ShardJob
 from loaders.packs.shards.parts import part_path, read_part_info
-from loaders.packs.sources.spec import SplitSource, identity
+from loaders.packs.sources.spec import LABELS_MARK, SplitSource, identity
 from loaders.packs.sources.table_columns import ColumnOptions
 from loaders.packs.stores.upload import read_remote_manifest, remote_size, upload_pack
 from loaders.packs.workers import run_jobs, run_jobs_in_threads
@@ -151,7 +151,7 @@ def _make_folders(options: PackOptions) -> list[Path]:
     """Make the folders of a pack; return those that did not exist, the outermost first."""
     out = options.out
     for split in options.splits:
-        root = Path(split.source)
+        root = Path(split.source.partition(LABELS_MARK)[0])
         if root.is_dir() and out.resolve().is_relative_to(root.resolve()):
             raise UserError(f"--out {out} lies inside the source {root}: choose a folder outside of it")
     if out.exists() and not out.is_dir():

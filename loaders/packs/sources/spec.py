@@ -27,7 +27,7 @@ from loaders.packs.sources.zip import ZipSource
 from loaders.packs.stores.connect import is_remote
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_LABELS_MARK = "#labels="
+LABELS_MARK = "#labels="
 _WEBDATASET_PREFIX = "wds:"
 _TABLE_SUFFIXES = (".parquet", ".arrow")
 _KINDS = (
@@ -158,7 +158,7 @@ def with_own_options(
 
 def identity(source: str) -> str:
     """Return the source with absolute paths, so that a command means the same in any folder."""
-    text, mark, labels = source.partition(_LABELS_MARK)
+    text, mark, labels = source.partition(LABELS_MARK)
     prefix = next((p for p in (_WEBDATASET_PREFIX, PACK_PREFIX) if text.startswith(p)), "")
     return prefix + _absolute(text.removeprefix(prefix)) + mark + (_absolute(labels) if mark else "")
 
@@ -181,7 +181,7 @@ def open_source(source: str, spool: Path, options: ColumnOptions | None = None) 
     Raises:
         UserError: nothing is there, or no adapter reads this kind of file.
     """
-    text, mark, labels = source.partition(_LABELS_MARK)
+    text, mark, labels = source.partition(LABELS_MARK)
     options = options or ColumnOptions()
     opened = _open(text, spool, options)
     return LabeledSource(opened, text, local_copy(labels, spool), options) if mark else opened
