@@ -140,19 +140,21 @@ def with_own_options(
         values: dict[str, int] = {}
         for text in texts:
             name, _, number = text.rpartition("=")
-            if not number.strip().lstrip("-").isdigit():
+            try:
+                value = int(number)
+            except ValueError:
                 raise UserError(
                     f"{option} {text!r}: expected a number, or NAME=NUMBER for one split, e.g. train=90"
-                )
+                ) from None
             if name and name not in own:
                 raise UserError(f"{option} {text!r}: expected one of the splits {', '.join(own)}")
             if name in values:
                 raise UserError(
                     f"{option}: expected one value for {name or 'all splits'}, found two; leave one out"
                 )
-            values[name] = int(number)
+            values[name] = value
         common.append(values.pop("", None))
-        own |= {name: replace(own[name], **{field: value}) for name, value in values.items()}  # type: ignore[arg-type]
+        own |= {name: replace(own[name], **{field: number}) for name, number in values.items()}  # type: ignore[arg-type]
     return tuple(own.values()), common[0], common[1]
 
 
