@@ -235,6 +235,17 @@ def test_every_class_keeps_both_parts() -> None:
     assert validation_part(np.array([0, 1, 1]), 0.5, 0).tolist()[0] is False
 
 
+def test_labels_of_another_pack_go_by_key(packed: Pack, tmp_path: Path, monkeypatch) -> None:
+    """Its rows have other numbers, which an exported table names too."""
+    write_tree(tmp_path / "in", {"a/new.jpg": jpeg(77)})
+    other = pack(tmp_path / "q", f"train={tmp_path / 'in'}", f"test={tmp_path / 'more'}")
+    run(monkeypatch, "export", packed.path, "--file", tmp_path / "x.csv")
+    run(monkeypatch, "import", other.path, "--file", tmp_path / "x.csv", "--name", "back")
+    back = table(other, "back")
+    assert len(back) == len(packed) == len(other) - 1
+    assert back.label.tolist() == other.labels.dense(len(other))[back.row].tolist()
+
+
 def test_classes_called_by_numbers_survive_a_list(tmp_path: Path, monkeypatch) -> None:
     write_tree(
         tmp_path / "in",

@@ -23,7 +23,8 @@ from loaders.packs.sources.table_columns import LABEL_COLUMNS, PATH_COLUMNS
 
 _ARRAY_SUFFIXES = (".pt", ".pth", ".npy")
 _NAME_COLUMN = "class"
-_IMAGE_COLUMNS = ("row", "key", *PATH_COLUMNS, "name", "id")
+# A key before a row: our own exports have both, and in another pack the image has another row.
+_IMAGE_COLUMNS = ("key", "row", *PATH_COLUMNS, "name", "id")
 RowRanges = Sequence[tuple[int, int]]
 
 
@@ -80,7 +81,7 @@ def _list_rows(path: Path, pack: Pack, row_ranges: RowRanges) -> tuple[NDArray[n
     for number, record in enumerate(read_rows(path), 1):
         cells = {str(name).strip().lower(): value for name, value in record.items()}
         label, image = _columns_of(path, cells, pack, row_ranges)
-        if image == "row":
+        if image == "row" or _names_own_row(cells, pack):
             row = _row_number(path, cells["row"], len(pack))
         else:
             names = names or RowNames(pack, row_ranges)
@@ -90,6 +91,12 @@ def _list_rows(path: Path, pack: Pack, row_ranges: RowRanges) -> tuple[NDArray[n
         found[row] = _label_number(path, cells[label], number_of, label == _NAME_COLUMN)
     rows = np.fromiter(found.keys(), np.int64, len(found))
     return rows, np.fromiter(found.values(), np.int64, len(found))
+
+
+def _names_own_row(cells: Mapping[str, Any], pack: Pack) -> bool:
+    """Tell whether a line has a row and the key of that row, so that no index of all keys is needed."""
+    row = number_text(cells.get("row"))
+    return row.isdecimal() and int(row) < len(pack) and pack.key(int(row)) == cells.get("key")
 
 
 def _columns_of(path: Path, cells: Mapping[str, Any], pack: Pack, row_ranges: RowRanges) -> tuple[str, str]:
