@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +149,11 @@ def _label_number(path: Path, cell: Any, number_of: dict[str, int], is_name: boo
     if text == "":
         return -1
     # In a column of names "7" is the class with that name; in any other column it is class number 7.
-    if is_name and str(cell) in number_of:
-        return number_of[str(cell)]
+    for name in (str(cell), text) if is_name else ():
+        if name in number_of:
+            return number_of[name]
+    if is_name and text != "-1" and _is_number(text) and any(map(_is_number, number_of)):
+        raise _no_class(path, text, number_of)
     # Classes "1" to "3" have the numbers 0 to 2, so the meaning of a 1 is ambiguous.
     if number_of.get(text, text) != text and text.isdigit() and number_of[text] != int(text):
         raise UserError(
@@ -164,10 +167,13 @@ def _label_number(path: Path, cell: Any, number_of: dict[str, int], is_name: boo
             return number_of[text]
         if not number_of:
             raise _no_classes(path) from None
-        raise UserError(
-            f"{path}: the pack has no class {text!r}; it has {', '.join(list(number_of)[:8])}; --new-classes "
-            "adds it"
-        ) from None
+        raise _no_class(path, text, number_of) from None
+
+
+def _no_class(path: Path, text: str, known: Iterable[str]) -> UserError:
+    return UserError(
+        f"{path}: the pack has no class {text!r}; it has {', '.join(list(known)[:8])}; --new-classes adds it"
+    )
 
 
 def _no_classes(path: Path) -> UserError:
