@@ -14,6 +14,12 @@ from loaders.common.cache_folder import cache_folder
 from loaders.common.errors import UserError
 from loaders.common.files import partial_path, publish, write_atomic
 from loaders.packs.columns import IndexColumns, open_columns
+from loaders.packs.labels.class_names import (
+    CLASS_NAMES_PATH,
+    joined_class_names,
+    parse_class_names,
+    write_class_names,
+)
 from loaders.packs.manifest import (
     INDEX_FOLDER,
     LABELS_FOLDER,
@@ -108,6 +114,7 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
         for info in manifest.files:
             if _is_needed(info):
                 _copy(store, info, folder / info.path)
+        _copy_class_names(store, folder)
     except OSError as error:
         raise UserError(f"cache {folder}: cannot be written ({error}); give another cache_dir") from None
     cache = ShardCache(folder, store, options.cache_bytes)
@@ -135,6 +142,16 @@ def _fetch_manifest(store: Store) -> bytes:
         f"{store.url}/{MANIFEST_NAME}: another damaged answer in each of {store.options.tries} tries; check "
         "the store"
     )
+
+
+def _copy_class_names(store: Store, folder: Path) -> None:
+    """Copy the classes that were named after packing; the manifest does not list them, so ask every time."""
+    try:
+        raw = store.read(CLASS_NAMES_PATH, 0, MAX_MANIFEST_BYTES)
+    except UserError:  # there are none; some stores say of what is missing that it may not be read
+        return
+    names = parse_class_names(raw, f"{store.url}/{CLASS_NAMES_PATH}")
+    write_class_names(folder, joined_class_names(folder, names))  # classes added to the copy stay
 
 
 def _is_needed(info: FileInfo) -> bool:
