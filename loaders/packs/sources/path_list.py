@@ -13,7 +13,7 @@ from loaders.packs.sources.bytes_at import read_listed_file
 from loaders.packs.sources.hugging_face import class_names_of
 from loaders.packs.sources.item import SourceItem
 from loaders.packs.sources.list_rows import column_names, first_rows, read_rows
-from loaders.packs.sources.naming import file_keys, file_stem, folder_key, is_image_name, join_key
+from loaders.packs.sources.naming import file_key, file_stem, folder_key, is_image_name, join_key
 from loaders.packs.sources.numbers import NumberedClasses, NumberLabels
 from loaders.packs.sources.remote_folder import fetch, known_size
 from loaders.packs.sources.table_columns import (
@@ -190,4 +190,4 @@ def _list_key(text: str, is_path: bool) -> str:
     folder, _, name = text.rpartition("/")
     name = name.rpartition(".")[0] or name if is_path and is_image_name(name) else name
     parts = [part for part in folder.split("/") if part not in ("", ".")]
-    return join_key("/".join(folder_key(part) for part in parts), file_keys([name])[0] if name else "%")
+    return join_key("/".join(folder_key(part) for part in parts), file_key(name, False) if name else "%")
