@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from loaders.common.cache_folder import cache_folder
 from loaders.common.errors import UserError
-from loaders.common.files import partial_path, publish, write_atomic
+from loaders.common.files import partial_path, publish, sha256_of, write_atomic
 from loaders.packs.columns import IndexColumns, open_columns
 from loaders.packs.labels.class_names import (
     CLASS_NAMES_PATH,
@@ -32,7 +32,6 @@ from loaders.packs.manifest import (
 )
 from loaders.packs.mapped import map_file
 from loaders.packs.pack import Pack
-from loaders.packs.shards.checksum import sha256_file
 from loaders.packs.shards.shard_list import read_shard_records
 from loaders.packs.stores.shard_cache import ShardCache
 from loaders.packs.stores.store import Store, StoreError, StoreOptions
@@ -161,7 +160,7 @@ def _is_needed(info: FileInfo) -> bool:
 def _copy(store: Store, info: FileInfo, path: Path) -> None:
     """Copy one listed file, unless a copy with its SHA-256 is here; later code does not check it."""
     is_here = path.is_file() and path.stat().st_size == info.size_bytes
-    if is_here and sha256_file(path) == info.sha256:
+    if is_here and sha256_of(path) == info.sha256:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
