@@ -40,7 +40,7 @@ from loaders.packs.shards.parts import part_path, read_part_info
 from loaders.packs.sources.spec import LABELS_MARK, SplitSource, identity
 from loaders.packs.sources.table_columns import ColumnOptions
 from loaders.packs.stores.upload import read_remote_manifest, remote_size, upload_pack
-from loaders.packs.workers import run_jobs, run_jobs_in_threads
+from loaders.packs.workers import run_jobs
 
 Progress = Callable[[int, int], None]
 _SMALL_INPUT_BYTES = 16_000_000
@@ -311,10 +311,8 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
     ]
     if on_ray:
         finished = run_jobs_on_ray(jobs, workers)
-    elif in_bulk or in_threads:
-        finished = run_jobs_in_threads(jobs, at_once)
     else:
-        finished = run_jobs(jobs, at_once)
+        finished = run_jobs(jobs, at_once, in_bulk or in_threads)
     for job in finished:
         done += job.plan.num_items
         progress(done, total)
