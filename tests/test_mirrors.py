@@ -43,8 +43,7 @@ HELD = {
     "loaders/packs/test_pixels.py": "loaders/packs/images/ odd_formats png_chunks to_rgb",
     "loaders/packs/test_image.py": """loaders/packs/images/ jpeg_header limits resize image_kinds
         decoder_messages""",
-    "loaders/packs/test_ray_and_remote.py": """loaders/packs/ ray_workers stores/upload sources/remote_folder
-        stores/remote_pack""",
+    "loaders/packs/test_ray_and_remote.py": """loaders/packs/ ray_workers stores/upload stores/remote_pack""",
     "loaders/packs/test_source_kinds.py": """loaders/packs/sources/ beton_file bytes_at folder hugging_face
         image_table item label_file list_rows numbers other_pack path_list spool table_columns tar_file tree
         webdataset zip""",

@@ -97,9 +97,9 @@ from loaders.packs.append import append_to_pack
 from loaders.packs.image import ImagePolicy
 from loaders.packs.manifest import QUARANTINE_NAME, Manifest
 from loaders.packs.packer import PackOptions, pack_dataset
-from loaders.packs.sources.remote_folder import is_remote
 from loaders.packs.sources.spec import parse_splits, with_own_options
 from loaders.packs.sources.table_columns import ColumnOptions
+from loaders.packs.stores.connect import is_remote
 from loaders.packs.stores.upload import default_staging
 from tools.packing.inspect import faults_found, inspect_pack, parse_faults
 

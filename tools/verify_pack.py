@@ -14,7 +14,7 @@ from pathlib import Path
 from loaders.common.checks import check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import Positional, check_command_line, command_line
-from loaders.packs.stores.store import as_url
+from loaders.packs.stores.connect import as_url
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from loaders.common.files import check_folder, to_json
 from loaders.common.json_text import parse_json
 from loaders.options import LoaderOptions
 from loaders.packs.manifest import read_manifest
-from loaders.packs.stores.store import as_url
+from loaders.packs.stores.connect import as_url
 from loaders.views.evaluation import EvaluationView
 
 if TYPE_CHECKING:

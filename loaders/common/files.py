@@ -142,12 +142,9 @@ def _encode(value: Any) -> Any:
 
 
 def sha256_of(path: Path) -> str:
-    """Hash a file's bytes."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 of a file as hexadecimal text."""
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_range() -> Callable[[int, int, int, int], int] | None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loaders.common.cores import available_cores
 from loaders.common.errors import UserError
-from loaders.common.files import partial_path, sync_folder
+from loaders.common.files import sync_folder
 from loaders.packs.finish import EmptySplitError, join_parts
 from loaders.packs.listing import Plan, key_hash, listing_path, make_plan, read_items
 from loaders.packs.manifest import (
@@ -44,7 +46,6 @@ from loaders.packs.packer import (
     refuse_difference,
     write_shards,
 )
-from loaders.packs.repeats import repeated_rows
 from loaders.packs.sources.spec import SplitSource
 
 NEXT_FOLDER = "next"
@@ -90,7 +91,7 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
                 options.columns,
                 options.workers or available_cores(),
             )
-            _refuse_known_keys(base, build, plan, options.splits)
+            _refuse_known_keys(base, build, options.splits)
         except UserError:
             if not (build / "plan.json").exists():
                 shutil.rmtree(build, ignore_errors=True)
@@ -100,42 +101,25 @@ def append_to_pack(options: PackOptions, progress: Progress | None = None) -> Ma
         return _move_into_place(out, build)
 
 
-def _refuse_known_keys(base: Pack, build: Path, plan: Plan, splits: tuple[SplitSource, ...]) -> None:
+def _refuse_known_keys(base: Pack, build: Path, splits: tuple[SplitSource, ...]) -> None:
     """Refuse an image whose key the pack has: it was appended before, or another has its name."""
-    grown = [split for split in splits if split.split in base.splits]
-    if not grown:
-        return
-    path = partial_path(build / "known-keys")
-    with open(path, "wb") as file:
-        for split in grown:
-            for first, stop in base.split(split.split).row_ranges:
-                for row in range(first, stop):
-                    file.write(key_hash(base.key(row)))
-        num_old = file.tell() // 8
-        for split in grown:
-            listing = listing_path(build, split.split)
-            for item in read_items(listing, 0, listing.stat().st_size):
-                file.write(key_hash(f"{split.split}/{item.key}"))
-        num_keys = file.tell() // 8
-    hashes = np.memmap(path, np.uint64, "r", shape=(num_keys,))
-    known = next((rows for rows in repeated_rows(hashes) if rows[0] < num_old <= rows[-1]), None)
-    path.unlink()
-    if known is None:
-        return
-    key = _old_key(base, grown, int(known[0]))
-    shutil.rmtree(build)
-    raise UserError(
-        f"{base.path} has {key} already: append images under names of their own, or as a new split"
-    )
-
-
-def _old_key(base: Pack, grown: list[SplitSource], number: int) -> str:
-    for split in grown:
+    for split in splits:
+        if split.split not in base.splits:
+            continue
+        listing = listing_path(build, split.split)
+        new = _hashes(f"{split.split}/{item.key}" for item in read_items(listing, 0, listing.stat().st_size))
         for first, stop in base.split(split.split).row_ranges:
-            if number < stop - first:
-                return base.key(first + number)
-            number -= stop - first
-    raise AssertionError(number)
+            known = np.isin(_hashes(map(base.key, range(first, stop))), new)
+            if known.any():
+                shutil.rmtree(build)
+                raise UserError(
+                    f"{base.path} has {base.key(first + int(known.argmax()))} already: append images under "
+                    "names of their own, or as a new split"
+                )
+
+
+def _hashes(keys: Iterable[str]) -> NDArray[np.uint64]:
+    return np.fromiter((int.from_bytes(key_hash(key), "little") for key in keys), np.uint64)
 
 
 def _prepare(options: PackOptions, base: Pack, plan: Plan) -> None:

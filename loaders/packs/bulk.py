@@ -25,7 +25,7 @@ from loaders.packs.image import ImagePolicy, PreparedImage
 from loaders.packs.images.jpeg_header import JpegError, parse_jpeg_header
 from loaders.packs.shards.checksum import content_hash, crc32
 from loaders.packs.shards.rows import Batch, Refusal
-from loaders.packs.sources.item import BulkSource, ImageSource, SourceItem
+from loaders.packs.sources.item import BulkSource, ImageSource, SourceItem, likely_size
 
 _BATCH_IMAGES = 512
 _BATCH_BYTES = 4 << 20
@@ -41,7 +41,7 @@ def batches_of(items: Iterable[SourceItem]) -> Iterator[list[SourceItem]]:
     size = 0
     for item in items:
         batch.append(item)
-        size += item.size_bytes
+        size += likely_size(item.size_bytes)
         if len(batch) == _BATCH_IMAGES or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0

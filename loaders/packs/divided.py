@@ -22,6 +22,7 @@ from loaders.packs.listing_lines import from_line
 from loaders.packs.reasons import BadImage
 from loaders.packs.shards.checksum import content_hash
 from loaders.packs.sources.item import MAX_FILE_BYTES, ImageSource, SourceItem, UnreadableItem
+from loaders.packs.sources.other_pack import PackSource
 
 _Hashes = list[tuple[bytes | None, int]]
 _ITEMS_PER_TASK = 64
@@ -135,11 +136,13 @@ def _tasks(listing: Path) -> Iterator[list[SourceItem]]:
 
 def _hashes(source: ImageSource, item: SourceItem, near: bool) -> tuple[bytes | None, int]:
     """Return the hash of the bytes and the perceptual hash; None for a file that cannot be read."""
-    if item.problem or not 0 < item.size_bytes <= MAX_FILE_BYTES:
+    if item.problem or (item.size_bytes > MAX_FILE_BYTES and not isinstance(source, PackSource)):
         return None, 0
     try:
         data = source.read(item)
     except UnreadableItem:
+        return None, 0
+    if not data:
         return None, 0
     digest = content_hash(data)
     return digest, _look_of(data, digest) if near else 0

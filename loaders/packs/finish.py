@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
-from loaders.common.files import partial_path, publish
+from loaders.common.files import partial_path, publish, sha256_of
 from loaders.packs.columns import COLUMN_DTYPES, write_columns
 from loaders.packs.image import Action
 from loaders.packs.labels.multi_labels import MultiLabels, write_multi_labels
@@ -34,7 +34,6 @@ from loaders.packs.manifest import (
     SplitRange,
 )
 from loaders.packs.pack import Pack
-from loaders.packs.shards.checksum import sha256_file
 from loaders.packs.shards.parts import PartInfo, part_path, read_part_entries, read_part_info, read_part_rows
 from loaders.packs.sources.spec import SplitSource
 
@@ -223,7 +222,7 @@ def _write_labels(
         file.flush()
         os.fsync(file.fileno())
     publish(unfinished, final)
-    return FileInfo(label_table_path(TRUE_LABELS), final.stat().st_size, sha256_file(final))
+    return FileInfo(label_table_path(TRUE_LABELS), final.stat().st_size, sha256_of(final))
 
 
 def _labels_given(
@@ -253,7 +252,7 @@ def _write_lines(out: Path, name: str, old: Iterator[str], lines: Iterator[dict[
         file.flush()
         os.fsync(file.fileno())
     publish(unfinished, out / name)
-    return FileInfo(name, (out / name).stat().st_size, sha256_file(out / name))
+    return FileInfo(name, (out / name).stat().st_size, sha256_of(out / name))
 
 
 def _quarantine_lines(build: Path, parts: list[tuple[ShardPlan, PartInfo]]) -> Iterator[dict[str, Any]]:

@@ -380,7 +380,7 @@ def _output_ratio(
         samples = [from_line(line) for line in islice(file, 0, None, step)]
     taken = made = 0
     for item in samples:
-        if item.problem or item.size_bytes > MAX_FILE_BYTES:
+        if item.problem or not 0 <= item.size_bytes <= MAX_FILE_BYTES:
             continue
         try:
             image = prepare_image(source.read(item), policy)

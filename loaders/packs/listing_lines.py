@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from loaders.packs.reasons import Reason
-from loaders.packs.sources.item import SourceItem
+from loaders.packs.sources.item import SourceItem, likely_size
 
 _SPECIAL = re.compile(r"[\\\t\n]")
 _ESCAPED = re.compile(r"\\(.)")
@@ -56,5 +56,5 @@ def _unescape(text: str) -> str:
 
 
 def line_size(line: bytes) -> int:
-    """Return the size of the item of a line, in bytes."""
-    return int(line[: line.index(b"\t")])
+    """Return the size of the item of a line, in bytes, see `likely_size`."""
+    return likely_size(int(line[: line.index(b"\t")]))

@@ -25,7 +25,8 @@ from loaders.packs.manifest import (
     read_manifest,
 )
 from loaders.packs.mapped import map_file
-from loaders.packs.stores.store import StoreOptions, as_url
+from loaders.packs.stores.connect import as_url
+from loaders.packs.stores.store import StoreOptions
 
 LabelTables = LabelTable | tuple[LabelTable, ...] | None
 """One table of labels; several, for images under several classes; or None for the true labels."""

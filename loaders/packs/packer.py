@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,10 +37,10 @@ from loaders.packs.manifest import (
 from loaders.packs.ray_workers import require_ray, run_jobs_on_ray
 from loaders.packs.shards.job import ShardJob
 from loaders.packs.shards.parts import part_path, read_part_info
-from loaders.packs.sources.spec import SplitSource, identity
+from loaders.packs.sources.spec import LABELS_MARK, SplitSource, identity
 from loaders.packs.sources.table_columns import ColumnOptions
 from loaders.packs.stores.upload import read_remote_manifest, remote_size, upload_pack
-from loaders.packs.workers import run_jobs, run_jobs_in_threads
+from loaders.packs.workers import run_jobs
 
 Progress = Callable[[int, int], None]
 _SMALL_INPUT_BYTES = 16_000_000
@@ -112,7 +112,7 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
     out = options.out
     if options.upload is not None and (manifest := read_remote_manifest(options.upload)) is not None:
         _refuse_other_command(options, options.upload, manifest)
-        shutil.rmtree(out, ignore_errors=True)
+        _remove_staging(options)
         return manifest
     if (out / MANIFEST_NAME).exists():
         return _finished_before(options)
@@ -138,11 +138,20 @@ def pack_dataset(options: PackOptions, progress: Progress | None = None) -> Mani
         return _finish(options, plan, made)
 
 
+def _remove_staging(options: PackOptions) -> None:
+    """Remove what this very command left here when it was killed at its end; any other folder stays."""
+    path = options.out / BUILD_FOLDER / "command.json"
+    if path.exists():
+        with lock_pack(options.out):
+            if read_build_file(path, dict) == command_of(options):
+                shutil.rmtree(options.out, ignore_errors=True)
+
+
 def _make_folders(options: PackOptions) -> list[Path]:
     """Make the folders of a pack; return those that did not exist, the outermost first."""
     out = options.out
     for split in options.splits:
-        root = Path(split.source)
+        root = Path(split.source.partition(LABELS_MARK)[0])
         if root.is_dir() and out.resolve().is_relative_to(root.resolve()):
             raise UserError(f"--out {out} lies inside the source {root}: choose a folder outside of it")
     if out.exists() and not out.is_dir():
@@ -232,10 +241,15 @@ def _as_typed(name: str, value: Any) -> Any:
 def _finished_before(options: PackOptions) -> Manifest:
     """Return the manifest if this same command has finished the pack before."""
     manifest = read_manifest(options.out)
-    if (options.out / BUILD_FOLDER / "command.json").exists() and _is_append(options.out):
-        raise UserError(f"appending to {options.out} is not finished: start the same --append command again")
-    _refuse_other_command(options, options.out, manifest)
-    shutil.rmtree(options.out / BUILD_FOLDER, ignore_errors=True)
+    with ExitStack() as stack:
+        with suppress(OSError):  # nothing to lock: the build folder is gone, or cannot be written
+            stack.enter_context(lock_pack(options.out))
+        if (options.out / BUILD_FOLDER / "command.json").exists() and _is_append(options.out):
+            raise UserError(
+                f"appending to {options.out} is not finished: start the same --append command again"
+            )
+        _refuse_other_command(options, options.out, manifest)
+        shutil.rmtree(options.out / BUILD_FOLDER, ignore_errors=True)
     return manifest
 
 
@@ -297,10 +311,8 @@ def write_shards(options: PackOptions, plan: Plan, progress: Progress | None) ->
     ]
     if on_ray:
         finished = run_jobs_on_ray(jobs, workers)
-    elif in_bulk or in_threads:
-        finished = run_jobs_in_threads(jobs, at_once)
     else:
-        finished = run_jobs(jobs, at_once)
+        finished = run_jobs(jobs, at_once, in_bulk or in_threads)
     for job in finished:
         done += job.plan.num_items
         progress(done, total)
@@ -342,7 +354,7 @@ def _finish(options: PackOptions, plan: Plan, made: list[Path]) -> Manifest:
         upload_pack(out, options.upload, manifest)
         return manifest
     write_manifest(out, manifest)
-    shutil.rmtree(build)
+    shutil.rmtree(build, ignore_errors=True)  # the same command, started twice, may be at it too
     return manifest
 
 

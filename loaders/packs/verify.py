@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from loaders.common.errors import UserError
+from loaders.common.files import sha256_of
 from loaders.packs.labels.tables import LabelTable, label_table_path
 from loaders.packs.manifest import (
     INDEX_FOLDER,
@@ -20,7 +21,7 @@ from loaders.packs.manifest import (
     read_manifest,
 )
 from loaders.packs.pack import Pack, open_pack
-from loaders.packs.shards.checksum import content_hash, crc32, sha256_file
+from loaders.packs.shards.checksum import content_hash, crc32
 from loaders.packs.shards.shard_list import ShardRecord, read_shard_records
 
 _SHOWN_ROWS = 3
@@ -76,7 +77,7 @@ def _check_file(folder: Path, name: str, file: FileInfo) -> list[str]:
     size = path.stat().st_size
     if size != file.size_bytes:
         return [f"{name}: {size} bytes, expected {file.size_bytes}"]
-    if sha256_file(path) != file.sha256:
+    if sha256_of(path) != file.sha256:
         return [f"{name}: content differs from its checksum"]
     return []
 

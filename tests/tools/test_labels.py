@@ -235,6 +235,36 @@ def test_every_class_keeps_both_parts() -> None:
     assert validation_part(np.array([0, 1, 1]), 0.5, 0).tolist()[0] is False
 
 
+def test_labels_of_another_pack_go_by_key(packed: Pack, tmp_path: Path, monkeypatch) -> None:
+    """Its rows have other numbers, which an exported table names too."""
+    write_tree(tmp_path / "in", {"a/new.jpg": jpeg(77)})
+    other = pack(tmp_path / "q", f"train={tmp_path / 'in'}", f"test={tmp_path / 'more'}")
+    run(monkeypatch, "export", packed.path, "--file", tmp_path / "x.csv")
+    run(monkeypatch, "import", other.path, "--file", tmp_path / "x.csv", "--name", "back")
+    back = table(other, "back")
+    assert len(back) == len(packed) == len(other) - 1
+    assert back.label.tolist() == other.labels.dense(len(other))[back.row].tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("row,class\n0, 2\n", 2), ("row,class\n0,1\n1,-1\n", 0), ("row,class\n0,0\n", None)],
+)
+def test_a_number_is_the_name_of_a_class_where_classes_are_numbers(
+    tmp_path: Path, monkeypatch, text: str, label: int | None
+) -> None:
+    files = {f"{c}/0.jpg": data for c, data in zip((1, 2, 10), class_tree().values(), strict=False)}
+    packed = pack(tmp_path / "p", f"train={write_tree(tmp_path / 'in', files)}")
+    (tmp_path / "x.csv").write_text(text)
+    command = ("import", packed.path, "--file", tmp_path / "x.csv", "--name", "x")
+    if label is None:
+        with pytest.raises(UserError, match=r"has no class '0'; it has 1, 10, 2"):
+            run(monkeypatch, *command)
+        return
+    run(monkeypatch, *command)
+    assert (table(packed, "x").row.tolist(), table(packed, "x").label.tolist()) == ([0], [label])
+
+
 def test_classes_called_by_numbers_survive_a_list(tmp_path: Path, monkeypatch) -> None:
     write_tree(
         tmp_path / "in",

@@ -25,14 +25,26 @@ def read_class_names(folder: Path) -> tuple[str, ...]:
     """
     path = folder / CLASS_NAMES_PATH
     try:
-        names = parse_json(path.read_bytes())
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("no list of names")
-        return _checked(tuple(names), str(path))
+        return parse_class_names(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError):
         return ()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UserError(f"{path} is damaged ({error}); restore it") from None
+
+
+def parse_class_names(raw: bytes, where: str) -> tuple[str, ...]:
+    """Return the class names in the bytes of such a file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        names = parse_json(raw)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("no list of names")
+    except ValueError as error:
+        raise UserError(f"{where} is damaged ({error}); restore it") from None
+    return _checked(tuple(names), where)
 
 
 def joined_class_names(folder: Path, packed: tuple[str, ...]) -> tuple[str, ...]:

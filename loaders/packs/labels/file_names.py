@@ -39,6 +39,9 @@ class RowNames:
         Raises:
             UserError: no row has the name, or several have it.
         """
+        for key, row in self._rows.get(name.rpartition("/")[2], []):
+            if "/".join(key) == name:  # a whole key is never another's, however its parts read as a path
+                return row
         given = name.strip().replace("\\", "/").removeprefix("./")
         folder, _, file = given.rpartition("/")
         stems = dict.fromkeys((name_key(file_stem(file)), name_key(file), file))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from loaders.packs.sources.table_columns import LABEL_COLUMNS, PATH_COLUMNS
 
 _ARRAY_SUFFIXES = (".pt", ".pth", ".npy")
 _NAME_COLUMN = "class"
-_IMAGE_COLUMNS = ("row", "key", *PATH_COLUMNS, "name", "id")
+# A key before a row: our own exports have both, and in another pack the image has another row.
+_IMAGE_COLUMNS = ("key", "row", *PATH_COLUMNS, "name", "id")
 RowRanges = Sequence[tuple[int, int]]
 
 
@@ -80,7 +81,7 @@ def _list_rows(path: Path, pack: Pack, row_ranges: RowRanges) -> tuple[NDArray[n
     for number, record in enumerate(read_rows(path), 1):
         cells = {str(name).strip().lower(): value for name, value in record.items()}
         label, image = _columns_of(path, cells, pack, row_ranges)
-        if image == "row":
+        if image == "row" or _names_own_row(cells, pack):
             row = _row_number(path, cells["row"], len(pack))
         else:
             names = names or RowNames(pack, row_ranges)
@@ -90,6 +91,12 @@ def _list_rows(path: Path, pack: Pack, row_ranges: RowRanges) -> tuple[NDArray[n
         found[row] = _label_number(path, cells[label], number_of, label == _NAME_COLUMN)
     rows = np.fromiter(found.keys(), np.int64, len(found))
     return rows, np.fromiter(found.values(), np.int64, len(found))
+
+
+def _names_own_row(cells: Mapping[str, Any], pack: Pack) -> bool:
+    """Tell whether a line has a row and the key of that row, so that no index of all keys is needed."""
+    row = number_text(cells.get("row"))
+    return row.isdecimal() and int(row) < len(pack) and pack.key(int(row)) == cells.get("key")
 
 
 def _columns_of(path: Path, cells: Mapping[str, Any], pack: Pack, row_ranges: RowRanges) -> tuple[str, str]:
@@ -142,8 +149,11 @@ def _label_number(path: Path, cell: Any, number_of: dict[str, int], is_name: boo
     if text == "":
         return -1
     # In a column of names "7" is the class with that name; in any other column it is class number 7.
-    if is_name and str(cell) in number_of:
-        return number_of[str(cell)]
+    for name in (str(cell), text) if is_name else ():
+        if name in number_of:
+            return number_of[name]
+    if is_name and text != "-1" and _is_number(text) and any(map(_is_number, number_of)):
+        raise _no_class(path, text, number_of)
     # Classes "1" to "3" have the numbers 0 to 2, so the meaning of a 1 is ambiguous.
     if number_of.get(text, text) != text and text.isdigit() and number_of[text] != int(text):
         raise UserError(
@@ -157,10 +167,13 @@ def _label_number(path: Path, cell: Any, number_of: dict[str, int], is_name: boo
             return number_of[text]
         if not number_of:
             raise _no_classes(path) from None
-        raise UserError(
-            f"{path}: the pack has no class {text!r}; it has {', '.join(list(number_of)[:8])}; --new-classes "
-            "adds it"
-        ) from None
+        raise _no_class(path, text, number_of) from None
+
+
+def _no_class(path: Path, text: str, known: Iterable[str]) -> UserError:
+    return UserError(
+        f"{path}: the pack has no class {text!r}; it has {', '.join(list(known)[:8])}; --new-classes adds it"
+    )
 
 
 def _no_classes(path: Path) -> UserError:

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
-from loaders.common.files import partial_path, publish
+from loaders.common.files import partial_path, publish, sha256_of
 from loaders.packs.manifest import MULTI_LABELS_NAME, FileInfo
-from loaders.packs.shards.checksum import sha256_file
 from loaders.packs.sources.numbers import list_text, names_of
 
 _ROWS_AT_ONCE = 1 << 16
@@ -114,4 +113,4 @@ def write_multi_labels(
         file.flush()
         os.fsync(file.fileno())
     publish(unfinished, final)
-    return FileInfo(MULTI_LABELS_NAME, final.stat().st_size, sha256_file(final))
+    return FileInfo(MULTI_LABELS_NAME, final.stat().st_size, sha256_of(final))

@@ -9,10 +9,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.common.files import sha256_of
 from loaders.packs.image import PreparedImage
 from loaders.packs.manifest import FileInfo
 from loaders.packs.shards import beton_layout
-from loaders.packs.shards.checksum import sha256_file
 from loaders.packs.shards.rows import Batch
 from loaders.packs.shards.tar_shard import write_all
 
@@ -130,7 +130,7 @@ class BetonShardWriter:
         write_all(self._file, header.tobytes() + beton_layout.field_descriptors() + samples.tobytes())
         os.fsync(self._file.fileno())
         self._file.close()
-        return [FileInfo("", self._path.stat().st_size, sha256_file(self._path))]
+        return [FileInfo("", self._path.stat().st_size, sha256_of(self._path))]
 
     def abort(self) -> None:
         """Close the unfinished file."""

@@ -1,10 +1,9 @@
-"""Checksums of files and of single images."""
+"""Checksums of single images."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from isal import isal_zlib
@@ -12,16 +11,6 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 CONTENT_HASH_BYTES = 16
-_BLOCK_BYTES = 1 << 20
-
-
-def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal text, read in blocks of 1 MiB."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def content_hash(data: Buffer) -> bytes:

@@ -244,7 +244,7 @@ def _prepare_alone(source: ImageSource, item: SourceItem, policy: ImagePolicy) -
     """Return the image as it is packed, or the reason why it is not."""
     if item.problem:
         return Refusal(item.reason, item.problem)
-    if item.size_bytes > MAX_FILE_BYTES:
+    if item.size_bytes > MAX_FILE_BYTES and not isinstance(source, PackSource):
         return Refusal(Reason.TOO_LARGE, f"{item.size_bytes} bytes, over the limit of {MAX_FILE_BYTES}")
     try:
         # Images of another pack were prepared before, so they change format without being decoded.

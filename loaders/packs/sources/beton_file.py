@@ -9,7 +9,7 @@ from pathlib import Path
 from loaders.packs.shards.beton_layout import MODE_JPEG, read_beton
 from loaders.packs.sources.bytes_at import open_file, read_at
 from loaders.packs.sources.item import SourceItem, check_size
-from loaders.packs.sources.naming import file_keys
+from loaders.packs.sources.naming import file_key
 from loaders.packs.sources.numbers import NumberedClasses, NumberLabels
 
 
@@ -25,7 +25,7 @@ class BetonSource(NumberLabels):
     def items(self) -> Iterator[SourceItem]:
         """List the samples file by file."""
         for file, path in self._paths.items():
-            prefix = f"{file_keys([path.stem])[0]}/" if len(self._paths) > 1 else ""
+            prefix = f"{file_key(path.stem, False)}/" if len(self._paths) > 1 else ""
             content = read_beton(path)
             for number, (sample, size) in enumerate(zip(content.samples, content.sizes, strict=True)):
                 image, label = (

@@ -12,7 +12,7 @@ from loaders.common.errors import UserError
 from loaders.packs.reasons import Reason
 from loaders.packs.sources.hugging_face import class_names_of, open_arrow, read_schema
 from loaders.packs.sources.item import SourceItem, UnreadableItem, check_size
-from loaders.packs.sources.naming import file_keys, folder_key
+from loaders.packs.sources.naming import file_key, folder_key
 from loaders.packs.sources.numbers import NumberedClasses, NumberLabels
 from loaders.packs.sources.table_columns import (
     KEY_COLUMNS,
@@ -94,7 +94,7 @@ class ImageTableSource(NumberLabels):
         for file, path in self._paths.items():
             if read_schema(path).names != self._schema.names:
                 raise UserError(f"{path} has other columns than the first file: pack it as another split")
-            prefix = f"{file_keys([path.stem])[0]}/" if len(self._paths) > 1 else ""
+            prefix = f"{file_key(path.stem, False)}/" if len(self._paths) > 1 else ""
             with _open_table(path) as table:
                 for number in range(table.num_blocks):
                     first = table.first_rows[number]

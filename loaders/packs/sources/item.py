@@ -14,6 +14,8 @@ from loaders.packs.reasons import Reason
 
 # A larger file is no image for training, so it is not even read into memory.
 MAX_FILE_BYTES = 1 << 28
+UNKNOWN_BYTES = -1  # as the size of a file whose server does not tell it
+_USUAL_BYTES = 100_000
 
 
 class SourceItem(NamedTuple):
@@ -24,7 +26,7 @@ class SourceItem(NamedTuple):
             surrogate-escaped.
         key: the path as a unique name that every shard format can hold (`loaders.packs.sources.naming`).
         label: name of its class, None where the source gives none.
-        size_bytes: size of the file.
+        size_bytes: size of the file; `UNKNOWN_BYTES` where its server does not tell.
         position: where the source finds the item (in a tar the offset of its bytes); -1 if the name is
             enough.
         problem: why the item cannot be packed, if the listing shows that; else None.
@@ -38,6 +40,11 @@ class SourceItem(NamedTuple):
     position: int = -1
     problem: str | None = None
     reason: Reason = Reason.UNREADABLE
+
+
+def likely_size(size_bytes: int) -> int:
+    """Return a size, and that of a usual photograph for an unknown one; plans go by it."""
+    return _USUAL_BYTES if size_bytes == UNKNOWN_BYTES else size_bytes
 
 
 def is_hidden(item: SourceItem) -> bool:
@@ -142,7 +149,7 @@ class UnreadableItem(Exception):
 
 def check_size(source: str, item: SourceItem, num_bytes: int) -> None:
     """Raise `UserError` if the size of an item has changed since the listing."""
-    if num_bytes != item.size_bytes:
+    if item.size_bytes not in (UNKNOWN_BYTES, num_bytes):
         raise UserError(
             f"{source}: {printable(item.name)} had {item.size_bytes} bytes when it was listed and gives "
             f"{num_bytes} now: the source changed while packing; pack again into a new --out"

@@ -9,8 +9,6 @@ one.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
 
 IMAGE_SUFFIXES = frozenset(
     "jpg jpeg jpe jfif png apng bmp dib gif webp tif tiff ppm pgm pbm pnm pfm jp2 j2k jpx avif heic heif hif "  # noqa: SIM905
@@ -68,23 +66,6 @@ def folder_key(folder: str) -> str:
     """Return the key of a folder path ("" for the root)."""
     # "..": unpacking a shard must not write outside of its folder.
     return "/".join("%2E%2E" if part == ".." else _escape(part, keep=".") for part in folder.split("/"))
-
-
-def file_keys(names: Sequence[str]) -> list[str]:
-    """Return one distinct key for each file of one folder.
-
-    The suffix of an image is left out, unless two files of the folder differ only in it ("a.jpg" and "a.png"
-    become "a%2Ejpg" and "a%2Epng").
-
-    Args:
-        names: distinct file names without folder.
-
-    Returns:
-        The keys, in the order of `names`.
-    """
-    # A file may bear the very name that another has without its suffix: "a" beside "a.jpg".
-    counts = Counter(map(file_stem, names))
-    return [file_key(name, counts[file_stem(name)] > 1) for name in names]
 
 
 def file_stem(name: str) -> str:

@@ -13,9 +13,9 @@ from loaders.packs.sources.bytes_at import read_listed_file
 from loaders.packs.sources.hugging_face import class_names_of
 from loaders.packs.sources.item import SourceItem
 from loaders.packs.sources.list_rows import column_names, first_rows, read_rows
-from loaders.packs.sources.naming import file_keys, file_stem, folder_key, is_image_name, join_key
+from loaders.packs.sources.naming import file_key, file_stem, folder_key, is_image_name, join_key
 from loaders.packs.sources.numbers import NumberedClasses, NumberLabels
-from loaders.packs.sources.remote_folder import fetch, file_system, is_remote
+from loaders.packs.sources.remote_folder import fetch, known_size
 from loaders.packs.sources.table_columns import (
     KEY_COLUMNS,
     PATH_COLUMNS,
@@ -27,6 +27,7 @@ from loaders.packs.sources.table_columns import (
     unused_labels,
     unused_note,
 )
+from loaders.packs.stores.connect import connect, is_remote, store_errors
 
 _LOOKED_AT = 4096
 
@@ -125,8 +126,9 @@ class PathListSource(NumberLabels):
     def _size(self, name: str) -> int:
         path = self._path(name)
         if is_remote(path):
-            fs, inside = file_system(path)
-            return int(fs.size(inside) or 0)
+            fs, inside = connect(path)
+            with store_errors(path, let=OSError):
+                return known_size(fs.size(inside))
         return os.stat(path).st_size
 
     def _path(self, name: str) -> str:
@@ -142,7 +144,7 @@ class PathListSource(NumberLabels):
         """Return the bytes of a file."""
         path = self._path(item.name)
         if is_remote(path):
-            fs, inside = file_system(path)
+            fs, inside = connect(path)
             return fetch(fs, inside, self._name, item)
         return read_listed_file(path, self._name, item)
 
@@ -188,4 +190,4 @@ def _list_key(text: str, is_path: bool) -> str:
     folder, _, name = text.rpartition("/")
     name = name.rpartition(".")[0] or name if is_path and is_image_name(name) else name
     parts = [part for part in folder.split("/") if part not in ("", ".")]
-    return join_key("/".join(folder_key(part) for part in parts), file_keys([name])[0] if name else "%")
+    return join_key("/".join(folder_key(part) for part in parts), file_key(name, False) if name else "%")

@@ -18,15 +18,16 @@ from loaders.packs.sources.label_file import LabeledSource
 from loaders.packs.sources.list_rows import LIST_SUFFIXES
 from loaders.packs.sources.other_pack import PACK_PREFIX, PackSource
 from loaders.packs.sources.path_list import PathListSource
-from loaders.packs.sources.remote_folder import is_remote, open_remote_folder
+from loaders.packs.sources.remote_folder import RemoteFolderSource
 from loaders.packs.sources.spool import local_copy, local_files, unzipped_copy
 from loaders.packs.sources.table_columns import ColumnOptions
 from loaders.packs.sources.tar_file import TarSource
 from loaders.packs.sources.webdataset import WebDatasetSource
 from loaders.packs.sources.zip import ZipSource
+from loaders.packs.stores.connect import is_remote
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_LABELS_MARK = "#labels="
+LABELS_MARK = "#labels="
 _WEBDATASET_PREFIX = "wds:"
 _TABLE_SUFFIXES = (".parquet", ".arrow")
 _KINDS = (
@@ -139,25 +140,27 @@ def with_own_options(
         values: dict[str, int] = {}
         for text in texts:
             name, _, number = text.rpartition("=")
-            if not number.strip().lstrip("-").isdigit():
+            try:
+                value = int(number)
+            except ValueError:
                 raise UserError(
                     f"{option} {text!r}: expected a number, or NAME=NUMBER for one split, e.g. train=90"
-                )
+                ) from None
             if name and name not in own:
                 raise UserError(f"{option} {text!r}: expected one of the splits {', '.join(own)}")
             if name in values:
                 raise UserError(
                     f"{option}: expected one value for {name or 'all splits'}, found two; leave one out"
                 )
-            values[name] = int(number)
+            values[name] = value
         common.append(values.pop("", None))
-        own |= {name: replace(own[name], **{field: value}) for name, value in values.items()}  # type: ignore[arg-type]
+        own |= {name: replace(own[name], **{field: number}) for name, number in values.items()}  # type: ignore[arg-type]
     return tuple(own.values()), common[0], common[1]
 
 
 def identity(source: str) -> str:
     """Return the source with absolute paths, so that a command means the same in any folder."""
-    text, mark, labels = source.partition(_LABELS_MARK)
+    text, mark, labels = source.partition(LABELS_MARK)
     prefix = next((p for p in (_WEBDATASET_PREFIX, PACK_PREFIX) if text.startswith(p)), "")
     return prefix + _absolute(text.removeprefix(prefix)) + mark + (_absolute(labels) if mark else "")
 
@@ -180,7 +183,7 @@ def open_source(source: str, spool: Path, options: ColumnOptions | None = None) 
     Raises:
         UserError: nothing is there, or no adapter reads this kind of file.
     """
-    text, mark, labels = source.partition(_LABELS_MARK)
+    text, mark, labels = source.partition(LABELS_MARK)
     options = options or ColumnOptions()
     opened = _open(text, spool, options)
     return LabeledSource(opened, text, local_copy(labels, spool), options) if mark else opened
@@ -212,7 +215,7 @@ def _open(source: str, spool: Path, options: ColumnOptions) -> ImageSource:
             return ImageTableSource(files, inside, options)
         return PathListSource(files, path, inside, options)
     if is_remote(path):
-        return open_remote_folder(path)
+        return RemoteFolderSource(path)
     return _refuse(source, Path(path), fragment)
 
 

@@ -11,15 +11,14 @@ import gzip
 import hashlib
 import os
 import re
-import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from loaders.common.errors import UserError
 from loaders.common.files import partial_path, publish
-from loaders.packs.sources.remote_folder import file_system, is_remote, open_remote_file
+from loaders.packs.stores.connect import connect, is_remote, store_errors
 
 _BLOCK_BYTES = 4 << 20
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -32,7 +31,7 @@ def local_copy(path: str, spool: Path) -> Path:
         UserError: no such file.
     """
     if is_remote(path):
-        return _spooled(path, Path(path).name, spool, lambda: open_remote_file(path))
+        return _spooled(path, Path(path).name, spool, _fetched(path))
     if not Path(path).is_file():
         raise UserError(f"nothing at {path}: there is no such file; check the path")
     return Path(path)
@@ -75,8 +74,9 @@ def _expand_stars(text: str) -> list[str]:
     if not glob.has_magic(text) or Path(text).is_file():
         return [text]
     if is_remote(text):
-        fs, path = file_system(text)
-        return sorted(fs.unstrip_protocol(name) for name in fs.glob(path))
+        fs, path = connect(text)
+        with store_errors(text, "cannot be listed"):
+            return sorted(fs.unstrip_protocol(name) for name in fs.glob(path))
     return sorted(glob.glob(text))
 
 
@@ -88,20 +88,35 @@ def unzipped_copy(path: str, spool: Path) -> Path:
     """
     source = local_copy(path, spool)
     try:
-        return _spooled(f"unzipped {source.resolve()}", "unzipped.tar", spool, lambda: gzip.open(source))
+        return _spooled(f"unzipped {source.resolve()}", "unzipped.tar", spool, _unzipped(source))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} is damaged or cut off ({error}): fetch it again") from None
 
 
-def _spooled(identity: str, name: str, spool: Path, opener: Callable[[], IO[bytes] | Any]) -> Path:
+def _fetched(url: str) -> Iterator[bytes]:
+    fs, path = connect(url)
+    with store_errors(url, "cannot be fetched"), fs.open(path, "rb") as file:
+        yield from _blocks(file)
+
+
+def _unzipped(path: Path) -> Iterator[bytes]:
+    with gzip.open(path) as file:
+        yield from _blocks(file)
+
+
+def _blocks(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    return iter(lambda: file.read(_BLOCK_BYTES), b"")
+
+
+def _spooled(identity: str, name: str, spool: Path, blocks: Iterator[bytes]) -> Path:
     final = spool / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}-{name}"
     if final.exists():
         return final
     spool.mkdir(parents=True, exist_ok=True)
     partial = partial_path(final)
     try:
-        with opener() as source, open(partial, "wb") as file:
-            shutil.copyfileobj(source, file, _BLOCK_BYTES)
+        with open(partial, "wb") as file:
+            file.writelines(blocks)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:

@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 
 from loaders.common.cache_folder import cache_folder
 from loaders.common.errors import UserError
-from loaders.common.files import partial_path, publish, write_atomic
+from loaders.common.files import partial_path, publish, sha256_of, write_atomic
 from loaders.packs.columns import IndexColumns, open_columns
+from loaders.packs.labels.class_names import (
+    CLASS_NAMES_PATH,
+    joined_class_names,
+    parse_class_names,
+    write_class_names,
+)
 from loaders.packs.manifest import (
     INDEX_FOLDER,
     LABELS_FOLDER,
@@ -26,7 +32,6 @@ from loaders.packs.manifest import (
 )
 from loaders.packs.mapped import map_file
 from loaders.packs.pack import Pack
-from loaders.packs.shards.checksum import sha256_file
 from loaders.packs.shards.shard_list import read_shard_records
 from loaders.packs.stores.shard_cache import ShardCache
 from loaders.packs.stores.store import Store, StoreError, StoreOptions
@@ -108,6 +113,7 @@ def open_remote_pack(url: str, options: StoreOptions) -> RemotePack:
         for info in manifest.files:
             if _is_needed(info):
                 _copy(store, info, folder / info.path)
+        _copy_class_names(store, folder)
     except OSError as error:
         raise UserError(f"cache {folder}: cannot be written ({error}); give another cache_dir") from None
     cache = ShardCache(folder, store, options.cache_bytes)
@@ -137,6 +143,16 @@ def _fetch_manifest(store: Store) -> bytes:
     )
 
 
+def _copy_class_names(store: Store, folder: Path) -> None:
+    """Copy the classes that were named after packing; the manifest does not list them, so ask every time."""
+    try:
+        raw = store.read(CLASS_NAMES_PATH, 0, MAX_MANIFEST_BYTES)
+    except UserError:  # there are none; some stores say of what is missing that it may not be read
+        return
+    names = parse_class_names(raw, f"{store.url}/{CLASS_NAMES_PATH}")
+    write_class_names(folder, joined_class_names(folder, names))  # classes added to the copy stay
+
+
 def _is_needed(info: FileInfo) -> bool:
     return info.path.split("/")[0] in (INDEX_FOLDER, LABELS_FOLDER, SHARD_LIST_NAME)
 
@@ -144,7 +160,7 @@ def _is_needed(info: FileInfo) -> bool:
 def _copy(store: Store, info: FileInfo, path: Path) -> None:
     """Copy one listed file, unless a copy with its SHA-256 is here; later code does not check it."""
     is_here = path.is_file() and path.stat().st_size == info.size_bytes
-    if is_here and sha256_file(path) == info.sha256:
+    if is_here and sha256_of(path) == info.sha256:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,14 +20,9 @@ from typing import Any, BinaryIO
 import tyro
 
 from loaders.common.checks import check_seconds, check_whole
-from loaders.common.errors import LoaderError, MissingBackendError, UserError
+from loaders.common.errors import LoaderError, UserError
 from loaders.packs.manifest import FileInfo
-
-_EXTRAS = {"s3": "sluice[s3]", "s3a": "sluice[s3]", "http": "fsspec[http]", "https": "fsspec[http]"}
-# Errors of botocore, below s3fs: no further try brings any.
-_WITHOUT_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}
-# A command line hands paths over as pathlib.Path, which joins the two slashes of a URL.
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+from loaders.packs.stores.connect import connect, refuse_without_credentials, without_password
 
 
 class StoreError(LoaderError):
@@ -68,15 +62,6 @@ class StoreOptions:
         check_seconds("store backoff_s", self.backoff_s, may_be_zero=True)
 
 
-def as_url(path: str) -> str | None:
-    """Return the URL that `path` stands for, None for a path of this machine."""
-    match = _URL.fullmatch(path)
-    if match is None:
-        return None
-    slashes = ":///" if match[1] == "file" else "://"
-    return f"{match[1]}{slashes}{match[2].rstrip('/')}"
-
-
 class Store:
     """One pack's folder in a remote store."""
 
@@ -90,25 +75,12 @@ class Store:
         Raises:
             UserError: an unknown scheme, or one whose library is not installed.
         """
-        import fsspec
-
-        self.url = re.sub(r"//[^/@]*@", "//", url)  # so that messages show no password
+        self.url = without_password(url)
         self.options = options
         self._users = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        scheme = url.split(":")[0]
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(url, **options.filesystem)
-        except ImportError as error:
-            package = _EXTRAS.get(scheme, scheme)
-            raise MissingBackendError(
-                f"{self.url}: expected what reads {scheme}://, found none ({error}); pip install '{package}'"
-            ) from None
-        except ValueError as error:
-            raise UserError(
-                f"{self.url}: expected a store that fsspec knows ({error}); check the URL"
-            ) from None
+        self._fs, self._root = connect(url, options.filesystem)
 
     def read(self, name: str, start: int, stop: int, size_bytes: int | None = None) -> bytes:
         """Return bytes [start, stop) of an object; ask again if an answer fails or is cut short.
@@ -145,12 +117,8 @@ class Store:
                     f"{self.url}/{name} may not be read ({error}): check the credentials"
                 ) from None
             except Exception as error:  # every file system has its own exceptions
+                refuse_without_credentials(self.url, error)
                 last = f"{type(error).__name__}: {error}".rstrip(": ")
-                if type(error).__name__ in _WITHOUT_CREDENTIALS:
-                    raise UserError(
-                        f"{self.url}: expected credentials for this store, found none ({error}); give "
-                        "them as its own tools take them"
-                    ) from None
                 continue
             if size_bytes is None or len(data) == stop - start:
                 return data

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from loaders.common.errors import UserError
 from loaders.packs.manifest import (
     INDEX_FOLDER,
     LABELS_FOLDER,
@@ -17,7 +16,7 @@ from loaders.packs.manifest import (
     read_manifest,
     write_manifest,
 )
-from loaders.packs.sources.remote_folder import file_system, remote_errors
+from loaders.packs.stores.connect import connect, store_errors
 
 
 def default_staging(url: str) -> Path:
@@ -31,35 +30,31 @@ def upload_file(path: Path, url: str) -> None:
     Raises:
         UserError: the place cannot be written.
     """
-    fs, target = file_system(url)
-    try:
+    fs, target = connect(url)
+    remedy = "check address and rights, and start the same command again, it resumes"
+    with store_errors(url, "cannot be written", remedy):
         fs.makedirs(posixpath.dirname(target), exist_ok=True)
         fs.put_file(str(path), target)
-    except remote_errors() as error:
-        raise UserError(
-            f"cannot write {url} ({error}): check address and rights, and start the same command again, it "
-            f"resumes"
-        ) from None
 
 
 def remote_size(url: str) -> int | None:
     """Return the size of a remote file in bytes, None where there is none."""
-    fs, path = file_system(url)
+    fs, path = connect(url)
     try:
-        return int(fs.size(path))
+        with store_errors(url, let=FileNotFoundError):
+            return int(fs.size(path))
     except FileNotFoundError:
         return None
-    except remote_errors() as error:
-        raise UserError(f"{url} cannot be reached ({error}): check the address") from None
 
 
 def read_remote_manifest(url: str) -> Manifest | None:
     """Return the manifest of a remote pack, None where it is not finished."""
     if remote_size(f"{url}/{MANIFEST_NAME}") is None:
         return None
-    fs, path = file_system(f"{url}/{MANIFEST_NAME}")
+    fs, path = connect(f"{url}/{MANIFEST_NAME}")
     with tempfile.TemporaryDirectory() as folder:
-        fs.get_file(path, f"{folder}/{MANIFEST_NAME}")
+        with store_errors(f"{url}/{MANIFEST_NAME}"):
+            fs.get_file(path, f"{folder}/{MANIFEST_NAME}")
         return read_manifest(Path(folder))
 
 

@@ -17,11 +17,13 @@ from loaders.backends.stream import shards_of
 from loaders.common.errors import LoaderError, MissingBackendError, UserError
 from loaders.common.locks import locked
 from loaders.packs import StoreOptions, open_pack
+from loaders.packs.labels.class_names import CLASS_NAMES_PATH, write_class_names
+from loaders.packs.stores.connect import as_url
 from loaders.packs.stores.remote_pack import RemotePack
-from loaders.packs.stores.store import StoreError, as_url
+from loaders.packs.stores.store import StoreError
 from loaders.views import presets
 from tests.faults.http_store import serve, wait_until
-from tests.loaders.packs.inputs import class_tree, write_tree
+from tests.loaders.packs.inputs import class_tree, jpeg, write_tree
 from tests.loaders.packs.inputs import pack as make_pack
 from tests.loaders.settings import gathered
 
@@ -78,9 +80,8 @@ def test_what_is_cached_is_not_fetched_again(tmp_path, local, store):
     expected = batches(build(open_pack(store.url, options(tmp_path))), (0, 1, 2))
     before = dict(store.requests)
     same(batches(build(open_pack(store.url, options(tmp_path))), (0, 1, 2)), expected)
-    assert {path: n - before[path] for path, n in store.requests.items() if n != before[path]} == {
-        "/manifest.json": 1
-    }
+    more = {path: n - before[path] for path, n in store.requests.items() if n != before[path]}
+    assert more == {"/manifest.json": 1, "/labels/classes.json": 1}
 
 
 @pytest.mark.parametrize("name", ["index/crc32.npy", "labels/true.parquet", "shards.jsonl"])
@@ -307,6 +308,23 @@ def test_another_pack_under_the_same_url_is_another_pack(tmp_path):
             (tmp_path / "now").symlink_to(tmp_path / f"pack{seed}")
             remote = open_pack(store.url, options(tmp_path))
             assert remote.read(0) == open_pack(tmp_path / f"pack{seed}").read(0)
+
+
+def test_classes_named_after_packing_are_those_of_the_store(tmp_path):
+    """The manifest stays as it is when they change, so its copy does not tell."""
+    write_tree(tmp_path / "in", {"0.jpg": jpeg(0), "1.jpg": jpeg(1)})
+    packed = make_pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    with serve(packed.path) as store:
+        for names in ((), ("cat", "dog"), ("cat", "dog", "hen")):
+            if names:
+                write_class_names(packed.path, names)
+            remote = open_pack(store.url, options(tmp_path))
+            assert remote.classes == names
+        write_class_names(remote.path, (*names, "owl"))
+        assert open_pack(store.url, options(tmp_path)).classes == (*names, "owl")
+        (packed.path / CLASS_NAMES_PATH).write_text("[")
+        with pytest.raises(UserError, match=rf"^{store.url}/labels/classes\.json is damaged"):
+            open_pack(store.url, options(tmp_path))
 
 
 def test_what_cannot_be_read_is_refused(tmp_path, local, store):

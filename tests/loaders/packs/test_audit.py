@@ -53,6 +53,17 @@ def test_there_and_back(tmp_path: Path, encoding: str) -> None:
     assert verify_pack(tmp_path / "beton") == verify_pack(tmp_path / "back") == []
 
 
+def test_rows_larger_than_a_file_may_be_are_carried_over(tmp_path: Path, monkeypatch) -> None:
+    """Pixels take more room than the file that they came from, and --max-pixels has allowed them."""
+    raw = pack(tmp_path / "raw", f"train={source_with_all(tmp_path)}", encoding="raw")
+    for module in ("shards.job", "divided", "listing"):
+        monkeypatch.setattr(f"loaders.packs.{module}.MAX_FILE_BYTES", 1000)
+    assert raw.columns.size.min() > 1000
+    assert convert_pack(raw.path, tmp_path / "beton", "ffcv", workers=1).num_images == len(raw)
+    divided = pack(tmp_path / "d", f"a,b=pack:{raw.path}:0.5,0.5", encoding="raw")
+    assert [split.num_images for split in divided.manifest.splits] == [7, 6]
+
+
 def test_a_damaged_image_is_not_carried_over(tmp_path: Path) -> None:
     packed = pack(tmp_path / "a", f"train={source_with_all(tmp_path)}")
     path, place = packed.shard_path(0), int(packed.columns.offset[4]) + 200

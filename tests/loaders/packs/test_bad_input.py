@@ -108,8 +108,10 @@ def test_out_is_taken(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not empty and no unfinished pack"):
         pack(tmp_path / "mine", f"train={tmp_path / 'in'}")
     assert (tmp_path / "mine" / "thesis.txt").read_bytes() == b"years of work"
-    with pytest.raises(UserError, match="lies inside the source"):
-        pack(tmp_path / "in" / "pack", f"train={tmp_path / 'in'}")
+    (tmp_path / "l.csv").write_text("path,label\nc0/000.jpg,a\n")
+    for suffix in ("", f"#labels={tmp_path / 'l.csv'}"):
+        with pytest.raises(UserError, match="lies inside the source"):
+            pack(tmp_path / "in" / "pack", f"train={tmp_path / 'in'}{suffix}")
     with pytest.raises(UserError, match="is a file"):
         pack(tmp_path / "mine" / "thesis.txt", f"train={tmp_path / 'in'}")
 

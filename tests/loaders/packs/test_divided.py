@@ -191,6 +191,8 @@ def test_quality_and_short_side_of_single_splits(tmp_path: Path, monkeypatch) ->
     [
         ("--quality", ["d=90"], "expected one of the splits a"),
         ("--quality", ["high"], "expected a number"),
+        ("--quality", ["a=--5"], "expected a number"),
+        ("--quality", ["²"], "expected a number"),
         ("--quality", ["a=0"], "--quality 0: expected 1 to 100"),
         ("--short-side", ["a=8", "a=9"], "expected one value for a, found two"),
     ],

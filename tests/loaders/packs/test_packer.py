@@ -93,7 +93,7 @@ def test_decoding_in_threads_changes_no_byte(
     options = {"shard_format": shard_format, "shard_size_mb": 0.02, "max_side": 20, "quality": 80}
     pack(tmp_path / "processes", f"test={tmp_path / 'in'}", workers=2, **options)
     monkeypatch.setattr(packer, "_LARGE_IMAGE_BYTES", 0)
-    monkeypatch.setattr(packer, "run_jobs", None)
+    monkeypatch.setattr("concurrent.futures.process.ProcessPoolExecutor", None)
     pack(tmp_path / "threads", f"test={tmp_path / 'in'}", workers=2, **options)
     assert folder_hashes(tmp_path / "processes") == folder_hashes(tmp_path / "threads")
 

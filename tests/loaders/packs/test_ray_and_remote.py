@@ -1,19 +1,21 @@
 """Packing on Ray and into remote places gives the bytes of a local pack, and resumes."""
 
 import os
+import shutil
 import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from loaders.common.errors import UserError
-from loaders.packs.packer import PackOptions, pack_dataset
-from loaders.packs.sources.remote_folder import file_system
+from loaders.packs.packer import PackOptions, lock_pack, pack_dataset
 from loaders.packs.sources.spec import parse_splits
 from loaders.packs.stores import upload
+from loaders.packs.stores.connect import connect
 from tests.loaders.packs.inputs import class_tree, folder_hashes, jpeg, pack, write_tree
 
 ROOT = Path(__file__).parents[3]
@@ -36,7 +38,7 @@ def options(tmp_path: Path, url: str, **changes) -> PackOptions:
 
 
 def downloaded(url: str, to: Path) -> dict[str, str]:
-    fs, path = file_system(url)
+    fs, path = connect(url)
     fs.get(path.rstrip("/") + "/", f"{to}/", recursive=True)
     return folder_hashes(to)
 
@@ -69,6 +71,32 @@ def test_a_pack_behind_fsspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     check_upload(tmp_path, "memory://packs/mine", monkeypatch)
 
 
+def test_a_finished_pack_empties_no_foreign_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command with another --staging finds the pack finished, and a folder of other things."""
+    asked = options(tmp_path, "memory://packs/kept")
+    mine = write_tree(tmp_path / "mine", {"thesis.txt": b"words", ".build/notes": b""})
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        # Finished there, killed before it has tidied up here.
+        patched.setattr(upload, "shutil", types.SimpleNamespace(rmtree=stop))
+        with pytest.raises(KeyboardInterrupt):
+            pack_dataset(asked)
+    pack_dataset(replace(asked, out=mine))
+    assert sorted(folder_hashes(mine)) == [".build/notes", "thesis.txt"]
+    other = shutil.copytree(asked.out, tmp_path / "other")
+    command = other / ".build" / "command.json"
+    command.write_text(command.read_text().replace("webdataset", "ffcv"))
+    pack_dataset(replace(asked, out=other))
+    assert command.exists()
+    with lock_pack(asked.out), pytest.raises(UserError, match="another process is packing"):
+        pack_dataset(asked)
+    pack_dataset(asked)
+    assert not asked.out.exists()
+
+
 @pytest.fixture
 def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket of moto's S3 server on this machine."""
@@ -81,7 +109,7 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     settings = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "x"}
     for name, value in {**settings, "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(name, value)
-    fs, _ = file_system("s3://packs")
+    fs, _ = connect("s3://packs")
     fs.mkdir("packs")
     yield "s3://packs"
     server.stop()
@@ -90,7 +118,7 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.peer
 def test_a_pack_on_s3(tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check_upload(tmp_path, f"{s3_bucket}/mine", monkeypatch)
-    fs, _ = file_system(s3_bucket)
+    fs, _ = connect(s3_bucket)
     for path in (tmp_path / "in").rglob("*.jpg"):
         fs.put_file(str(path), f"packs/images/{path.relative_to(tmp_path / 'in')}")
     pack(tmp_path / "again", f"train={s3_bucket}/images", shard_size_mb=0.01)

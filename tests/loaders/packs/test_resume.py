@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,27 @@ def test_two_packers_of_one_pack(digits_folder: Path, tmp_path: Path) -> None:
     pack_dataset(PackOptions(parse_splits([source]), tmp_path / "p", workers=1), again)
     assert seen == [445]
     assert time.perf_counter() - start < 60
+
+
+def test_two_equal_commands_that_end_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one sees the manifest of the other, which still removes the files of the build."""
+    from loaders.packs import packer
+
+    source, out, write = write_tree(tmp_path / "in", class_tree(1, 3)), tmp_path / "p", packer.write_manifest
+
+    def write_and_lose(folder: Path, manifest: packer.Manifest) -> None:
+        write(folder, manifest)
+        shutil.rmtree(folder / ".build")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(packer, "write_manifest", write_and_lose)
+        pack(out, f"train={source}")
+    (out / ".build").mkdir()
+    with packer.lock_pack(out), pytest.raises(UserError, match="another process is packing"):
+        pack(out, f"train={source}")
+    assert (out / ".build").exists()
+    pack(out, f"train={source}")
+    assert not (out / ".build").exists()
 
 
 def test_an_unfinished_pack_of_another_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -377,9 +377,9 @@ def test_remote_paths(tmp_path: Path) -> None:
         assert content(packed) == EXPECTED
         assert folder_hashes(packed.path / "shards") == folder_hashes(tmp_path / "a" / "shards")
     assert content(pack(tmp_path / "c", "train=memory://bucket/list.csv")) == NUMBERED
-    with pytest.raises(UserError, match=r"memory://bucket/none.tar cannot be opened"):
+    with pytest.raises(UserError, match=r"memory://bucket/none.tar cannot be fetched"):
         pack(tmp_path / "d", "train=memory://bucket/none.tar")
-    with pytest.raises(UserError, match="cannot be reached"):
+    with pytest.raises(UserError, match="a store that fsspec knows"):
         pack(tmp_path / "d", "train=nonsense://bucket/x.tar")
     with pytest.raises(UserError, match="holds no file"):
         pack(tmp_path / "d", "train=memory://bucket/empty")

@@ -50,6 +50,14 @@ def test_any_unique_part_of_the_path(packed: Pack, name: str, expected: str) -> 
     assert expected in packed.key(row)
 
 
+def test_every_key_finds_its_own_row(tmp_path: Path) -> None:
+    names = ("a.jpg", "train/a.jpg", "b.jpg", "b.png", "b%2Ejpg.jpg", "c\\d.jpg", "c/d.jpg")
+    write_tree(tmp_path / "in", {name: jpeg(seed) for seed, name in enumerate(names)})
+    packed = pack(tmp_path / "p", f"train={tmp_path / 'in'}")
+    found = RowNames(packed, [(0, len(packed))])
+    assert [found.find(packed.key(row), "x") for row in range(len(packed))] == list(range(len(names)))
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -1,0 +1,99 @@
+"""The way to a store behind fsspec, for packing and for reading: addresses, connections, errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from loaders.common.errors import MissingBackendError, UserError, brief
+
+_EXTRAS = {"s3": "sluice[s3]", "s3a": "sluice[s3]", "http": "fsspec[http]", "https": "fsspec[http]"}
+# Errors of botocore, below s3fs: no further try brings any.
+_WITHOUT_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}
+_PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]+://")
+# A command line hands paths over as pathlib.Path, which joins the two slashes of a URL.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+
+
+def is_remote(path: str) -> bool:
+    """Tell whether a path names a protocol."""
+    return _PROTOCOL.match(path) is not None
+
+
+def as_url(path: str) -> str | None:
+    """Return the URL that `path` stands for, None for a path of this machine."""
+    match = _URL.fullmatch(path)
+    if match is None:
+        return None
+    slashes = ":///" if match[1] == "file" else "://"
+    return f"{match[1]}{slashes}{match[2].rstrip('/')}"
+
+
+def without_password(url: str) -> str:
+    """Return a URL as messages may show it."""
+    return re.sub(r"//[^/@]*@", "//", url)
+
+
+def connect(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL and the path in it.
+
+    Args:
+        url: of a folder or a file, such as "s3://bucket/packs/mine".
+        options: of the file system, such as endpoint and credentials.
+
+    Raises:
+        MissingBackendError: the protocol needs a package that is not installed.
+        UserError: fsspec does not know the protocol, or refuses the address.
+    """
+    import fsspec
+
+    shown, scheme = without_password(url), url.split(":")[0]
+    try:
+        fs, path = fsspec.core.url_to_fs(url, **(options or {}))
+    except ImportError as error:
+        raise MissingBackendError(
+            f"{shown}: expected what reads {scheme}://, found none ({error}); pip install "
+            f"'{_EXTRAS.get(scheme, scheme)}'"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{shown}: expected a store that fsspec knows ({error}); check the URL") from None
+    return fs, path
+
+
+@contextmanager
+def store_errors(
+    url: str,
+    what: str = "cannot be reached",
+    remedy: str = "check the address",
+    let: type[Exception] = UserError,
+) -> Iterator[None]:
+    """Turn the error of a store into one line; every file system has its own exceptions.
+
+    Args:
+        url: what is asked for.
+        what: is wrong then.
+        remedy: ends the message.
+        let: errors that pass unchanged, since the caller knows better what they mean.
+
+    Raises:
+        UserError: anything else was raised inside.
+    """
+    try:
+        yield
+    except (UserError, let):
+        raise
+    except Exception as error:
+        refuse_without_credentials(url, error)
+        reason = brief(f"{type(error).__name__}: {error}".rstrip(": "))
+        raise UserError(f"{without_password(url)} {what} ({reason}): {remedy}") from None
+
+
+def refuse_without_credentials(url: str, error: Exception) -> None:
+    """Raise `UserError` where an error says that this machine has no credentials for a store."""
+    if type(error).__name__ in _WITHOUT_CREDENTIALS:
+        raise UserError(
+            f"{without_password(url)}: expected credentials for this store, found none ({error}); give them "
+            "as its own tools take them"
+        ) from None
