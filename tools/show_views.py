@@ -69,8 +69,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.common.errors import UserError
 from loaders.common.files import write_atomic
