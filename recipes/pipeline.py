@@ -312,6 +312,7 @@ def active_stage(chain: Chain) -> None:
     ask = {f"--ask.{name.replace('_', '-')}": number for name, number in asdict(config.ask).items()}
     used = {**ask, "--oracle": config.oracle, "--skip": chain.best.name}
     if not is_made(bought, used):
+        keep_options(bought, used)
         active.run(
             active.Config(
                 pack=config.pack,
@@ -331,7 +332,6 @@ def active_stage(chain: Chain) -> None:
                 loader=config.loader,
             )
         )
-        keep_options(bought, used)
     if not bought.is_file():
         raise UserError(
             f"active: label on {bought.parent / 'request.html'}, run recipes/active.py --filled on what it "
