@@ -221,17 +221,21 @@ def run(config: Config, console: Console) -> list[FewLabelResult]:
     jobs, results, failures = plan(config), [], []
     at_once = config.jobs or max(1, _num_cores() // config.num_threads)
     with ThreadPoolExecutor(at_once) as pool:
-        pending = {pool.submit(run_job, config, job): job for job in jobs}
-        for number, future in enumerate(as_completed(pending), start=1):
-            error = future.exception()
-            if isinstance(error, UserError):
-                failures.append(str(error))
-                console.print(f"[{number}/{len(jobs)}] failed: {error}", markup=False, highlight=False)
-                continue
-            found = future.result()
-            results += found
-            shown = ", ".join(f"{r.init} {r.labels_per_class}: {r.top1:.1%}" for r in found)
-            console.print(f"[{number}/{len(jobs)}] {shown}", markup=False, highlight=False)
+        pending = [pool.submit(run_job, config, job) for job in jobs]
+        try:
+            for number, future in enumerate(as_completed(pending), start=1):
+                error = future.exception()
+                if isinstance(error, UserError):
+                    failures.append(str(error))
+                    console.print(f"[{number}/{len(jobs)}] failed: {error}", markup=False, highlight=False)
+                    continue
+                found = future.result()
+                results += found
+                shown = ", ".join(f"{r.init} {r.labels_per_class}: {r.top1:.1%}" for r in found)
+                console.print(f"[{number}/{len(jobs)}] {shown}", markup=False, highlight=False)
+        except BaseException:  # above all Ctrl-C: what waits for its turn must not begin
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if failures:
         raise UserError(
             f"{failures[0]}; {len(failures)} of {len(jobs)} runs failed: mend that and give the command "
