@@ -86,7 +86,7 @@ from loaders import open_pack
 from loaders.common.tables import print_table
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
-from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
+from loaders.packs.labels.subsample import few_labels, subsample_per_class, tell_scarce
 from tools.frozen import frozen_features, say_next_of_start
 
 
@@ -153,6 +153,8 @@ def run(config: Config) -> list[FewLabelResult]:
     """Compute the features on all processes, and measure on the first."""
     pack = open_pack(config.pack, config.loader.store)
     pack.require_one_label()
+    for name in (config.train_split, config.test_split):
+        few_labels(pack.split(name), None, seed=0)  # refuses a split without labels, before any work
     measured, split = pack.split(config.test_split), pack.split(config.train_split)
     known = split.labels()
     tell_scarce(known, max(config.labels_per_class), pack.classes)
