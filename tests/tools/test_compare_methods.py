@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tyro
@@ -16,11 +18,12 @@ from rich.console import Console
 from loaders.common.errors import UserError
 from loaders.packs import Pack
 from tests.in_process import ROOT, run_script
+from tests.tools.comparison.test_methods import parsed
 from tools import compare_methods
 from tools.compare_methods import Config, run
-from tools.comparison import bench
+from tools.comparison import bench, semisup
 from tools.comparison.cpu_budget import CommandFailed
-from tools.comparison.methods import BACKBONE
+from tools.comparison.methods import BACKBONE, TRAININGS
 from tools.comparison.results import read_lines
 
 pytestmark = pytest.mark.usefixtures("blank_drawings")
@@ -121,6 +124,29 @@ def test_a_pack_with_too_few_labels_is_refused_before_any_work(little_pack: Pack
     with pytest.raises(UserError, match=r"^labels per class: expected at most "):
         run_here(tmp_path, little_pack.path, "--family", "semisup", "--labels-per-class", "4", "100000")
     assert not (tmp_path / "logs").exists()
+
+
+def test_half_of_one_label_cannot_be_bought(
+    little_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare_methods, "measure", lambda *given: pytest.fail("it was measured"))
+    options = ("--family", "semisup", "--labels-per-class", "4", "1", "--methods", "supervised", "active")
+    with pytest.raises(UserError, match=r"^labels per class: expected 2 or more for active, .* found 1; "):
+        run_here(tmp_path, little_pack.path, *options)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_every_method_is_calibrated_with_many_classes(name: str) -> None:
+    made: list[Any] = []
+    bench = SimpleNamespace(
+        common=("--pack", Path("packs/x"), "--num-threads", 1),
+        num_classes=100,
+        num_train=1000,
+        run=lambda one, log: made.append(parsed(one)) or 1.0,
+        cost=lambda name, run, steps_per_epoch: run(Path("runs/x"), 8),
+    )
+    assert semisup.cost_of(bench, name) == len(made)  # type: ignore[arg-type]
+    assert all(config.labels_per_class for config in made)
 
 
 @pytest.mark.parametrize(
