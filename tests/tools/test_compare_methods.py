@@ -15,16 +15,18 @@ import pytest
 import tyro
 from rich.console import Console
 
+from engine.evaluate.few_labels import SCRATCH, FewLabelResult, write_results
 from loaders.common.errors import UserError
 from loaders.packs import Pack
 from tests.in_process import ROOT, run_script
 from tests.tools.comparison.test_methods import parsed
 from tools import compare_methods
 from tools.compare_methods import Config, run
-from tools.comparison import bench, semisup
+from tools.comparison import bench, selfsup, semisup
+from tools.comparison.bench import Failures
 from tools.comparison.cpu_budget import CommandFailed
 from tools.comparison.methods import BACKBONE, TRAININGS
-from tools.comparison.results import read_lines
+from tools.comparison.results import Record, read_lines, stage_of
 
 pytestmark = pytest.mark.usefixtures("blank_drawings")
 
@@ -147,6 +149,51 @@ def test_every_method_is_calibrated_with_many_classes(name: str) -> None:
     )
     assert semisup.cost_of(bench, name) == len(made)  # type: ignore[arg-type]
     assert all(config.labels_per_class for config in made)
+
+
+class Told(SimpleNamespace):
+    """A comparison that keeps its results in memory."""
+
+    def once(self, identity: Record, work: Callable[[], Record]) -> Record:
+        if (stage := stage_of(identity)) not in self.kept:
+            self.kept[stage] = work()
+        return self.kept[stage]
+
+
+def test_the_first_method_that_succeeds_brings_the_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    brought: list[tuple[str, int]] = []
+
+    def pretrain(bench: object, name: str, seed: int) -> Record:
+        if (name, seed) == ("a", 0):
+            raise CommandFailed("it broke")
+        return {"cpu_s": 1.0, "steps": 1, "metric_name": "loss", "metric": 1.0}
+
+    def measure(bench: object, name: str, seed: int, labels: object, beside: bool) -> None:
+        brought.extend([(name, seed)] * beside)
+
+    monkeypatch.setattr(selfsup, "pretrain", pretrain)
+    monkeypatch.setattr(selfsup, "frozen", measure)
+    monkeypatch.setattr(selfsup, "fine_tuned", measure)
+    bench = Told(kept={}, say=lambda line: None)
+    failures = Failures(Console(file=io.StringIO()))
+    selfsup.measure_all(bench, ("a", "b", "c"), (4,), (0, 1), 4, failures)  # type: ignore[arg-type]
+    assert brought == [("b", 0), ("b", 0), ("a", 1), ("a", 1)]
+    assert failures.count == 1
+
+
+def test_training_from_scratch_is_made_up_for(tmp_path: Path) -> None:
+    """A method that was measured while another was to bring the baselines, and failed."""
+    alone, both = (FewLabelResult(init, 4, 0, 0.5, 10, 3) for init in ("runs/b", SCRATCH))
+    out = tmp_path / "b-seed-0-transfer"
+    write_results(out, [alone], {})
+    told = Told(
+        kept={"fine_tuned-b-4-labels-seed-0": {"results": []}},
+        out=tmp_path, pack=Path("packs/x"), num_threads=1,
+        run=lambda made, log: write_results(out, [alone, both], {}),
+    )  # fmt: skip
+    selfsup.fine_tuned(told, "b", 0, (4,), scratch=True)  # type: ignore[arg-type]
+    (kept,) = (record for stage, record in told.kept.items() if SCRATCH in stage)
+    assert [result["top1"] for result in kept["results"]] == [0.5]
 
 
 @pytest.mark.parametrize(
