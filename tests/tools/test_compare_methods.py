@@ -212,7 +212,7 @@ def test_another_question_wants_another_folder(
     run_here(tmp_path, little_pack.path, *options)
     written = (tmp_path / "comparison.json").read_bytes()
     run_here(tmp_path, little_pack.path, *options)
-    with pytest.raises(UserError, match=rf"^{name}: .* was begun with .*, found .*; give another --out$"):
+    with pytest.raises(UserError, match=rf"^{name}: expected .*, by which .*, found .*; give another"):
         run_here(tmp_path, little_pack.path, *options, *change)
     assert (tmp_path / "comparison.json").read_bytes() == written
 
@@ -220,7 +220,7 @@ def test_another_question_wants_another_folder(
 def test_another_pack_wants_another_folder(little_pack: Pack, digits_pack: Pack, tmp_path: Path) -> None:
     options = ("--family", "selfsup", *NOTHING)
     run_here(tmp_path, little_pack.path, *options)
-    with pytest.raises(UserError, match=r"^pack: .* was begun with 'of .*; give another --out$"):
+    with pytest.raises(UserError, match=r"^pack: expected 'of .*, by which .*, found .*; give another"):
         run_here(tmp_path, digits_pack.path, *options)
 
 
