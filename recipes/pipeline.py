@@ -17,7 +17,6 @@ and fine-tuning, 52.4 after the rounds, 54.5 with FixMatch, 56.1 with more label
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -102,8 +101,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 
 from rich.console import Console
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.labels.decided import is_made, keep_options
 from engine.nets.classifier import best_weights
@@ -315,6 +312,7 @@ def active_stage(chain: Chain) -> None:
     ask = {f"--ask.{name.replace('_', '-')}": number for name, number in asdict(config.ask).items()}
     used = {**ask, "--oracle": config.oracle, "--skip": chain.best.name}
     if not is_made(bought, used):
+        keep_options(bought, used)
         active.run(
             active.Config(
                 pack=config.pack,
@@ -334,7 +332,6 @@ def active_stage(chain: Chain) -> None:
                 loader=config.loader,
             )
         )
-        keep_options(bought, used)
     if not bought.is_file():
         raise UserError(
             f"active: label on {bought.parent / 'request.html'}, run recipes/active.py --filled on what it "

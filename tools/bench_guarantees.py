@@ -83,7 +83,7 @@ from loaders.packs.manifest import (
     write_manifest,
 )
 from loaders.views import presets
-from tools.bench.harness import machine
+from tools.bench.process import machine
 from tools.bench.records import append_record
 from tools.bench.same_work import agreement_times
 

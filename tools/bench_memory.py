@@ -53,7 +53,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.common.errors import UserError
 from loaders.views import presets
-from tools.bench.harness import machine
+from tools.bench.process import machine
 from tools.bench.records import append_record
 
 MEGABYTE = 2**20

@@ -59,7 +59,7 @@ from engine.objectives.simclr import simclr_loss
 from engine.objectives.triplet import triplet_loss
 from engine.objectives.vicreg import vicreg_loss
 from loaders.common.tables import print_table
-from tools.bench.harness import machine
+from tools.bench.process import machine
 from tools.bench.records import append_record
 
 Kernel = Callable[..., Tensor]

@@ -6,15 +6,12 @@ Example:
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,14 +57,12 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
 from loaders.common.cores import available_cores
-from loaders.common.json_text import parse_json
 from loaders.common.tables import print_table
-from tools.bench.harness import machine
+from tools.bench.process import environment, last_line, machine, now, versions, watched
 from tools.bench.records import append_record
 from tools.packing.writers import files
 
@@ -79,10 +74,10 @@ _CHILD = (
     "warnings.simplefilter('ignore')\n"
     "from tools.packing.writers import WRITERS, Job\n"
     "if __name__ == '__main__':\n"
-    "    name, source, out, max_side, short_side, workers = json.loads(sys.argv[1])\n"
+    "    name, source, out, max_side, short_side, workers = json.loads(sys.argv[2])\n"
     "    start = time.perf_counter()\n"
     "    WRITERS[name](Job(Path(source), Path(out), max_side, short_side, workers))\n"
-    "    print(json.dumps({'seconds': time.perf_counter() - start}))\n"
+    "    Path(sys.argv[1]).write_text(str(time.perf_counter() - start))\n"
 )
 
 
@@ -118,24 +113,16 @@ def measure(config: Config, name: str, run: int, num_files: int) -> dict[str, An
     with tempfile.TemporaryDirectory(dir=config.scratch) as scratch:
         out = Path(scratch) / "out"
         out.mkdir()
-        script = Path(scratch) / "run.py"
+        script, log, told = (Path(scratch) / file for file in ("run.py", "log", "seconds"))
         script.write_text(_CHILD)
         workers = config.workers or available_cores()
         sides = config.max_side, config.short_side
         job = json.dumps([name, os.fspath(config.source.resolve()), os.fspath(out), *sides, workers])
-        root = Path(__file__).resolve().parents[1]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path[1:]])}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # start-up counts: let all start as Python does
-        process = subprocess.Popen(
-            [sys.executable, str(script), job],
-            cwd=scratch,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        peak_bytes, cpu_s = _watch(process)
-        text, errors = process.communicate()
+        environ = environment()
+        environ.pop("PYTHONDONTWRITEBYTECODE", None)  # start-up counts: let all start as Python does
+        command = [sys.executable, str(script), str(told), job]
+        used = watched(command, environ, log, _LIMIT_S, cwd=Path(scratch))
+        said, seconds = last_line(log), float(told.read_text()) if told.exists() else 0.0
         written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         shutil.rmtree(out, ignore_errors=True)
     record = {
@@ -145,49 +132,16 @@ def measure(config: Config, name: str, run: int, num_files: int) -> dict[str, An
         "max_side": config.max_side,
         "short_side": config.short_side,
         "workers": workers,
-        "peak_mb": peak_bytes / 1e6,
-        "cpu_s": cpu_s,
+        "peak_mb": used.peak_own_bytes / 1e6,
+        "cpu_s": used.cpu_s,
         "written_mb": written / 1e6,
         "machine": machine(),
-        "versions": _versions(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(_PACKAGES),
+        "time": now(),
     }
-    if process.returncode != 0:
-        return {**record, "status": "failed", "reason": errors.strip().splitlines()[-1:]}
-    seconds = float(parse_json(text.strip().splitlines()[-1])["seconds"])
+    if used.code != 0:
+        return {**record, "status": "failed", "reason": said or f"exit code {used.code}"}
     return {**record, "status": "ok", "seconds": seconds, "img_per_s": num_files / seconds}
-
-
-def _watch(process: subprocess.Popen[str]) -> tuple[int, float]:
-    """Return peak private memory and CPU seconds of a tree of processes, sampled until it ends."""
-    peak, cpu, start = 0, 0.0, time.perf_counter()
-    parent = psutil.Process(process.pid)
-    seen: dict[int, float] = {}
-    while process.poll() is None:
-        total = 0
-        try:
-            for one in [parent, *parent.children(recursive=True)]:
-                memory = one.memory_info()  # shared memory is the mapped page cache
-                total += memory.rss - memory.shared
-                times = one.cpu_times()
-                seen[one.pid] = times.user + times.system
-        except psutil.Error:
-            pass
-        peak, cpu = max(peak, total), sum(seen.values())
-        if time.perf_counter() - start > _LIMIT_S:
-            process.kill()
-        time.sleep(0.1)
-    return peak, cpu
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def print_records(records: list[dict[str, Any]]) -> None:

@@ -15,7 +15,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,13 +59,12 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 
 import numpy as np
-import psutil
 
 from loaders.common.cores import available_cores
 from loaders.common.errors import UserError
 from loaders.packs.columns import COLUMN_DTYPES, column_path
 from loaders.packs.manifest import INDEX_FOLDER, SplitRange, read_manifest, write_manifest
-from tools.bench.harness import machine
+from tools.bench.process import environment, machine, now, watched
 from tools.bench.records import append_record
 
 _TOOLS = Path(__file__).resolve().parent
@@ -99,7 +97,7 @@ def main() -> None:
             **stages[stage](config),
             "workers": config.workers or available_cores(),
             "machine": machine(),
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "time": now(),
         }
         print(json.dumps(record))
         append_record(config.json, record)
@@ -144,7 +142,7 @@ def opened(path: Path) -> dict[str, Any]:
     times = []
     for _ in range(_OPENINGS):
         command = [sys.executable, "-c", _OPEN, os.fspath(path)]
-        text = subprocess.run(command, env=_environment(), check=True, capture_output=True, text=True).stdout
+        text = subprocess.run(command, env=environment(), check=True, capture_output=True, text=True).stdout
         times.append(float(text.split()[0]))
     return {"open_ms": statistics.median(times), "open_ms_most": max(times), "rows": int(text.split()[1])}
 
@@ -173,10 +171,6 @@ def synthetic(config: Config) -> dict[str, Any]:
     return found
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(_TOOLS.parent), *sys.path[1:]])}
-
-
 def _run(tool: str, *options: object) -> dict[str, Any]:
     """Run a tool of ours; return seconds, CPU seconds and peak of its own memory.
 
@@ -184,31 +178,10 @@ def _run(tool: str, *options: object) -> dict[str, Any]:
         UserError: the tool failed.
     """
     command = [sys.executable, os.fspath(_TOOLS / tool), *map(str, options)]
-    start = time.perf_counter()
-    with subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL) as process:
-        peak_bytes, cpu_s = watch(process)
-    if process.returncode != 0:
-        raise UserError(f"{tool} ended with exit code {process.returncode}: see its message above")
-    return {"seconds": time.perf_counter() - start, "cpu_s": cpu_s, "peak_anonymous_mb": peak_bytes / 1e6}
-
-
-def watch(process: subprocess.Popen[Any]) -> tuple[int, float]:
-    """Sample a process and its children until it ends; return peak anonymous bytes and CPU seconds."""
-    peak, seen = 0, dict[int, float]()
-    parent = psutil.Process(process.pid)
-    while process.poll() is None:
-        total = 0
-        try:
-            for one in [parent, *parent.children(recursive=True)]:
-                memory = one.memory_info()  # shared memory is mapped files
-                total += memory.rss - memory.shared
-                times = one.cpu_times()
-                seen[one.pid] = times.user + times.system
-        except psutil.Error:  # a process has just ended
-            pass
-        peak = max(peak, total)
-        time.sleep(_SAMPLE_S)
-    return peak, sum(seen.values())
+    used = watched(command, environment(), sample_s=_SAMPLE_S)
+    if used.code != 0:
+        raise UserError(f"{tool} ended with exit code {used.code}: see its message above")
+    return {"seconds": used.seconds, "cpu_s": used.cpu_s, "peak_anonymous_mb": used.peak_own_bytes / 1e6}
 
 
 if __name__ == "__main__":

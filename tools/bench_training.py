@@ -19,7 +19,6 @@ they are.
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -101,7 +100,7 @@ from rich.table import Table
 from engine.train.metrics import read_metrics
 from loaders.common.errors import UserError
 from loaders.common.tables import print_table
-from tools.bench.harness import machine
+from tools.bench.process import environment, machine
 from tools.bench.records import append_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,7 +159,8 @@ def measure(config: Config, recipe: str, precision: Precision, kind: Measure) ->
         out = Path(folder) / "run"
         command = command_of(config, recipe, precision, kind, out)
         start = time.perf_counter()
-        done = subprocess.run(command, env=_environment(config), capture_output=True, text=True, check=False)
+        threads = environment(config.num_threads)
+        done = subprocess.run(command, env=threads, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"bench: {recipe} ({kind}, {precision}) ended with {done.returncode}: {last}")
@@ -181,12 +181,6 @@ def measure(config: Config, recipe: str, precision: Precision, kind: Measure) ->
             "img_per_s": [window["img_per_s"] for window in fresh],
             "wait_share": statistics.median(window["wait_share"] for window in fresh),
         }
-
-
-def _environment(config: Config) -> dict[str, str]:
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    threads = str(config.num_threads)
-    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 
 def run(config: Config, console: Console) -> list[dict[str, Any]]:

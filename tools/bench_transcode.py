@@ -55,7 +55,7 @@ from loaders.common.tables import print_table
 from loaders.packs.image import dct_factor
 from loaders.packs.images.planes import shrink_planes
 from loaders.packs.images.resize import fit_short_side, resize_antialiased
-from tools.bench.harness import machine
+from tools.bench.process import machine, now
 from tools.bench.records import append_record
 
 _QUALITY = 90
@@ -84,7 +84,7 @@ def main() -> None:
         "cpu_us": _times(photographs, config.passes),
         "psnr_db": _quality(photographs),
         "machine": machine(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": now(),
     }
     _print(record)
     append_record(config.json, record)

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from loaders.common.checks import Count, Positive, check_different, check_numbers
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
-from tools.comparison.methods import BATCH_SIZE, PRETRAININGS, TRAININGS
+from tools.comparison.methods import BATCH_SIZE, PRETRAININGS, TRAININGS, calibration_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,8 @@ def check_labels(config: Config, pack: Pack) -> None:
     """Say which classes have fewer labels than the comparison uses, before any work.
 
     Raises:
-        UserError: no class has so many labels, so that the column would have all labels; or there are none.
+        UserError: no class has so many labels, so that the column would have all labels; or there are none,
+            or too few for a method.
     """
     known = pack.split("train").labels()
     largest = int(np.bincount(known[known >= 0], minlength=1).max())
@@ -161,8 +162,13 @@ def check_labels(config: Config, pack: Pack) -> None:
             f"labels per class: expected at most {largest}, as many as the largest class has, found "
             f"{max(config.counts)}; lower --labels-per-class"
         )
-    of_calibration = -(-BATCH_SIZE // max(1, len(pack.classes)))
-    beside = config.probe_labels_per_class if config.family == "selfsup" else of_calibration
+    selfsup, names = config.family == "selfsup", config.methods or config.batch_sizes
+    if not selfsup and "active" in names and min(config.counts) < 2:
+        raise UserError(
+            f"labels per class: expected 2 or more for active, which buys half of them, found "
+            f"{min(config.counts)}; give more, or --methods without active"
+        )
+    beside = config.probe_labels_per_class if selfsup else calibration_labels(len(pack.classes))
     few_labels(pack.split("train"), max(*config.counts, beside), seed=0)
     few_labels(pack.split("test"), None, seed=0)
 

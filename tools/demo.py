@@ -14,6 +14,7 @@ trained on.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -24,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loaders.common.checks import Count, check_numbers
-from loaders.common.errors import run_command
+from loaders.common.errors import UserError, run_command
+from loaders.common.files import check_folder
 from loaders.common.program import check_command_line, command_line
 
 
@@ -47,8 +49,16 @@ class Config:
     not depend on the machine's cores or precision."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that show nothing."""
+        """Refuse numbers that show nothing, and folders that hold more than a demo."""
         check_numbers(self)
+        for option in ("out", "pack"):
+            folder = getattr(self, option)
+            check_folder(folder, option)
+            if Path.cwd().is_relative_to(folder.resolve()):
+                raise UserError(
+                    f"{option}: expected a folder of its own, found {folder}, the working folder or one "
+                    f"above; give another --{option}"
+                )
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -60,10 +70,10 @@ from rich.table import Table
 
 from engine.evaluate.few_labels import SCRATCH, read_results, summarise
 from engine.evaluate.results import read_evaluation
-from loaders.common.errors import UserError
 from loaders.common.tables import print_table
+from loaders.packs.manifest import MANIFEST_NAME
+from tools.bench.process import environment
 
-ROOT = Path(__file__).resolve().parent.parent
 MARKER = "made-by-demo"
 
 
@@ -158,20 +168,34 @@ def report_step(config: Config, commands: Path) -> Step:
 
 
 def make_room(folder: Path) -> None:
-    """Remove the files of an earlier demo from a folder.
+    """Remove an earlier demo from a folder.
 
     Raises:
-        UserError: the folder holds files that no demo wrote.
+        UserError: the folder holds what no demo wrote.
     """
-    marker = folder.with_name(f".{folder.name}.{MARKER}")
     if folder.exists() and any(folder.iterdir()):
-        if not marker.exists():
+        if not is_own(folder):
             raise UserError(
                 f"demo: expected {folder} to be empty or an earlier demo's, found other content; move it"
             )
         shutil.rmtree(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    marker.touch()
+
+
+def is_own(folder: Path) -> bool:
+    """Return whether a folder is a demo's: a run has the marker inside, a pack its manifest's sum beside."""
+    beside = marker_of(folder)
+    return (folder / MARKER).is_file() or (beside.is_file() and beside.read_text() == sum_of(folder))
+
+
+def marker_of(pack: Path) -> Path:
+    """Return the file beside a pack that says which pack the demo made; inside, it would be no part of it."""
+    return pack.with_name(f".{pack.name}.{MARKER}")
+
+
+def sum_of(pack: Path) -> str | None:
+    """Return the sum of a pack's manifest, which tells packs apart; None where there is none."""
+    manifest = pack / MANIFEST_NAME
+    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
 
 
 def run_step(console: Console, number: int, step: Step, num_threads: int = 2) -> float:
@@ -194,10 +218,8 @@ def run_step(console: Console, number: int, step: Step, num_threads: int = 2) ->
 
 def _environment(num_threads: int) -> dict[str, str]:
     """Return the environment of the steps: this `python` and `accelerate`, the path, the threads."""
-    folder = str(Path(sys.executable).parent)
-    search = os.pathsep.join([folder, os.environ.get("PATH", "")])
-    modules = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
-    return {**os.environ, "PATH": search, "PYTHONPATH": modules, "OMP_NUM_THREADS": str(num_threads)}
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**environment(), "PATH": search, "OMP_NUM_THREADS": str(num_threads)}
 
 
 def print_outcome(console: Console, config: Config) -> None:
@@ -226,10 +248,14 @@ def main() -> None:
     start = time.perf_counter()
     make_room(config.out)
     make_room(config.pack)
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / MARKER).touch()
     steps, threads = plan(config), f"export OMP_NUM_THREADS={config.num_threads}"
     console.print(f"   $ {threads}", markup=False, highlight=False, style="dim")
     for number, step in enumerate(steps, start=1):
         run_step(console, number, step, config.num_threads)
+        if made := sum_of(config.pack):
+            marker_of(config.pack).write_text(made)
     commands = config.out / "commands.txt"
     commands.write_text("".join(f"{line}\n" for line in (threads, *(step.text for step in steps))))
     run_step(console, len(steps) + 1, report_step(config, commands), config.num_threads)

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from engine.nets.names import check_mentioned
 from engine.train.run_config import DEFAULT_LOADER, LoaderField
 from loaders.common.checks import Count, Positive, check_numbers
-from loaders.common.errors import run_command
+from loaders.common.errors import UserError, run_command
 from loaders.common.program import Positional, check_command_line, command_line
 
 ViewsOf = Literal["supervised", "barlow", "simclr", "fixmatch"]
@@ -60,11 +60,8 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
-import sys
 import tempfile
 import time
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
@@ -145,18 +142,29 @@ def make_work(config: Config) -> stages.Work:
     """Return the workload to measure.
 
     Raises:
-        UserError: there is no such split, or it has no image.
+        UserError: there is no such split or device, or the split has no image.
     """
     pack = open_pack(config.pack, config.loader.store)
     name = config.split or max(pack.splits, key=lambda name: len(pack.split(name)))
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    device = found if config.device == "auto" else config.device
-    options = on_device(config.loader, device)
+    options = on_device(config.loader, find_device(config.device))
     split: Split = pack.split(name)
     size = min(config.batch_size, len(split))
     return stages.Work(
         split, views_of(config.recipe, config.resolution), config.backbone, size, options, config.seconds
     )
+
+
+def find_device(name: str) -> str:
+    """Return the device of a name, or of auto.
+
+    Raises:
+        UserError: this machine has none of that name.
+    """
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    known = ["cpu", *(["cuda", *gpus] if gpus else [])]
+    if name not in ("auto", *known):
+        raise UserError(f"device: expected auto or {', '.join(known)}, found {name!r}; name one of these")
+    return known[bool(gpus)] if name == "auto" else name
 
 
 def views_of(recipe: ViewsOf, resolution: int) -> tuple[ViewPolicy, ...]:

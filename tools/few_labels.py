@@ -64,7 +64,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -73,10 +72,6 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-
-from loaders.common.tables import print_table
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.evaluate.few_labels import FewLabelResult, summarise, write_results
 from engine.evaluate.knn import knn_scores
@@ -88,9 +83,10 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank
 from engine.train.run_config import described
 from loaders import open_pack
+from loaders.common.tables import print_table
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
-from loaders.packs.labels.subsample import subsample_per_class, tell_scarce
+from loaders.packs.labels.subsample import few_labels, subsample_per_class, tell_scarce
 from tools.frozen import frozen_features, say_next_of_start
 
 
@@ -157,6 +153,8 @@ def run(config: Config) -> list[FewLabelResult]:
     """Compute the features on all processes, and measure on the first."""
     pack = open_pack(config.pack, config.loader.store)
     pack.require_one_label()
+    for name in (config.train_split, config.test_split):
+        few_labels(pack.split(name), None, seed=0)  # refuses a split without labels, before any work
     measured, split = pack.split(config.test_split), pack.split(config.train_split)
     known = split.labels()
     tell_scarce(known, max(config.labels_per_class), pack.classes)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import shlex
 import subprocess
 import sys
@@ -82,11 +81,12 @@ from engine.report.figures import Series, draw_label_efficiency, save_picture
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.run_folder import read_run
 from loaders import open_pack
+from loaders.common.cores import available_cores
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
 from loaders.common.tables import print_table
+from tools.bench.process import ROOT, environment, last_line
 
-ROOT = Path(__file__).resolve().parents[1]
 TRANSFER = "transfer"
 
 
@@ -185,10 +185,11 @@ def run_job(config: Config, job: Job) -> list[FewLabelResult]:
             raise UserError(f"sweep: {folder} was made by other options ({made_by}); give another --out")
         return results
     folder.parent.mkdir(parents=True, exist_ok=True)
+    threads = environment(config.num_threads)
     with log.open("wb") as output:
-        code = subprocess.run(command, stdout=output, stderr=output, env=_environment(config), check=False)
+        code = subprocess.run(command, stdout=output, stderr=output, env=threads, check=False)
     if code.returncode:
-        last = (log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
+        last = last_line(log) or "no message"
         raise UserError(f"sweep: {job.folder} ended with {code.returncode}: {last} (all of it: {log})")
     results = collect(job, folder)
     content = {"command": decisive, "results": [asdict(result) for result in results]}
@@ -219,19 +220,23 @@ def collect(job: Job, folder: Path) -> list[FewLabelResult]:
 def run(config: Config, console: Console) -> list[FewLabelResult]:
     """Run all jobs, several at once; failures are named after the others are done."""
     jobs, results, failures = plan(config), [], []
-    at_once = config.jobs or max(1, _num_cores() // config.num_threads)
+    at_once = config.jobs or max(1, available_cores() // config.num_threads)
     with ThreadPoolExecutor(at_once) as pool:
-        pending = {pool.submit(run_job, config, job): job for job in jobs}
-        for number, future in enumerate(as_completed(pending), start=1):
-            error = future.exception()
-            if isinstance(error, UserError):
-                failures.append(str(error))
-                console.print(f"[{number}/{len(jobs)}] failed: {error}", markup=False, highlight=False)
-                continue
-            found = future.result()
-            results += found
-            shown = ", ".join(f"{r.init} {r.labels_per_class}: {r.top1:.1%}" for r in found)
-            console.print(f"[{number}/{len(jobs)}] {shown}", markup=False, highlight=False)
+        pending = [pool.submit(run_job, config, job) for job in jobs]
+        try:
+            for number, future in enumerate(as_completed(pending), start=1):
+                error = future.exception()
+                if isinstance(error, UserError):
+                    failures.append(str(error))
+                    console.print(f"[{number}/{len(jobs)}] failed: {error}", markup=False, highlight=False)
+                    continue
+                found = future.result()
+                results += found
+                shown = ", ".join(f"{r.init} {r.labels_per_class}: {r.top1:.1%}" for r in found)
+                console.print(f"[{number}/{len(jobs)}] {shown}", markup=False, highlight=False)
+        except BaseException:  # above all Ctrl-C: what waits for its turn must not begin
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if failures:
         raise UserError(
             f"{failures[0]}; {len(failures)} of {len(jobs)} runs failed: mend that and give the command "
@@ -293,16 +298,6 @@ def _as_series(summaries: Sequence[Summary]) -> list[Series]:
 def _without_threads(command: list[str]) -> list[str]:
     place = command.index("--num-threads")
     return command[:place] + command[place + 2 :]
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _environment(config: Config) -> dict[str, str]:
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    return {**os.environ, "PYTHONPATH": paths, **dict.fromkeys(names, str(config.num_threads))}
 
 
 def main() -> None:

@@ -75,6 +75,7 @@ from engine.train.autocast import SAID, of_hardware
 from loaders import open_pack
 from loaders.packs import Pack
 from loaders.packs.labels.subsample import few_labels
+from tools.bench.process import cpu_name
 from tools.comparison import results
 from tools.comparison.cpu_budget import CommandFailed, CommandStopped, cpu_seconds, preload
 from tools.comparison.results import Record
@@ -116,21 +117,14 @@ def prepare_pack(config: Config, run_script: RunScript) -> Pack:
 
 def described_machine(config: Config) -> Record:
     """Return what a reader needs to know of where a table was measured."""
-    names = [line for line in _lines_of("/proc/cpuinfo") if line.startswith("model name")]
-    processor = names[0].partition(":")[2].strip() if names else platform.processor()
     return {
         "kind": "machine",
-        "processor": processor,
+        "processor": cpu_name(),
         "threads": config.num_threads,
         "precision": SAID[of_hardware()],
         "torch": str(torch.__version__),
         "python": platform.python_version(),
     }
-
-
-def _lines_of(path: str) -> list[str]:
-    file = Path(path)
-    return file.read_text(errors="replace").splitlines() if file.is_file() else []
 
 
 def label_tables(table: ResultTable, pack: Pack) -> list[Record]:

@@ -66,17 +66,17 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from loaders import LoaderOptions, build_loader, open_pack
-from loaders.common.errors import UserError
+from loaders.common.errors import UserError, brief
 from loaders.common.files import write_atomic
+from loaders.kernels.encodings import ENCODING_RAW
 from loaders.kernels.jpeg.turbojpeg import decode_jpeg
 from loaders.kernels.views import codes
-from loaders.packs import Split
+from loaders.packs import Pack, Split
 from loaders.views import presets
 from loaders.views.draw import ViewParameters, draw
 from loaders.views.policy import ViewPolicy
@@ -151,7 +151,7 @@ def compare(
     chosen = split.take(np.sort(rng.choice(len(split), num_images, replace=False)))
     rows = chosen.rows(np.arange(num_images))
     columns = split.pack.columns
-    images = [decode_jpeg(split.pack.view(int(row))) for row in rows]
+    images = [decode(split.pack, int(row)) for row in rows]
     ours, theirs, notes = [], [], []
     loader = build_loader(
         chosen,
@@ -173,6 +173,24 @@ def compare(
     originals = [torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255 for image in images]
     by_image = [list(column) for column in zip(*notes, strict=True)]
     return Comparison(originals, torch.stack(ours, 1), torch.stack(theirs, 1), by_image)
+
+
+def decode(pack: Pack, row: int) -> NDArray[np.uint8]:
+    """Return the pixels of a row, uint8 [H, W, 3].
+
+    Raises:
+        UserError: the image was damaged after packing.
+    """
+    data, columns = pack.view(row), pack.columns
+    try:
+        if columns.encoding[row] == ENCODING_RAW:
+            return data.reshape(int(columns.height[row]), int(columns.width[row]), 3).copy()
+        return decode_jpeg(data)
+    except ValueError as error:
+        raise UserError(
+            f"image: expected a whole one, found {pack.key(row)} damaged ({brief(error)}); see "
+            f"tools/verify_pack.py {pack.path}"
+        ) from None
 
 
 def find_policy(name: str, resolution: int) -> ViewPolicy:

@@ -8,7 +8,9 @@ the recall, the share of true pairs found, is measured and not assumed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,11 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.evaluate.knn import nearest
+from loaders.common.errors import UserError
 
 MOST_EXACT = 60_000
-_PER_IMAGE = 8  # number of most similar images that are looked at, including the image itself
+MOST_PAIRS = 10_000_000
+_PER_IMAGE = 8  # number of most similar images that are looked at first, including the image itself
 _SAMPLE = 512
 _ROWS_PER_PART = 4096
+Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # features, k -> similarities and rows, [M, k]
 
 
 @dataclass(frozen=True)
@@ -45,28 +50,58 @@ def near_pairs(h: Tensor, threshold: float, seed: int = 0) -> NearPairs:
     """Find the pairs of images with a cosine similarity of at least a threshold.
 
     Args:
-        h: float [N, D], such as a memory-mapped float16; the 7 most similar images of each are looked at.
-        threshold: least similarity.
+        h: float [N, D], such as a memory-mapped float16.
+        threshold: least similarity, above 0.
         seed: seed of the cells and of the sample.
+
+    Raises:
+        UserError: more pairs than anybody looks through.
     """
-    k = min(_PER_IMAGE, len(h))
+    rows = torch.arange(len(h))
     if len(h) <= MOST_EXACT:
-        parts = [
-            nearest(h, h[first : first + _ROWS_PER_PART], k) for first in range(0, len(h), _ROWS_PER_PART)
-        ]
-        similarity, other = (torch.cat(column) for column in zip(*parts, strict=True))
-        return _pairs(similarity, other, threshold, 1.0)
-    similarity, other = _by_cells(h, k, seed)
-    generator = torch.Generator().manual_seed(seed)
-    sample = torch.randperm(len(h), generator=generator)[:_SAMPLE].sort().values
-    true_similarity, true = nearest(h, h[sample], k)
-    wanted = (true_similarity >= threshold) & (true != sample.unsqueeze(1))
-    found = (true.unsqueeze(2) == other[sample].unsqueeze(1)).any(2)
-    recall = float((found & wanted).sum()) / max(1, int(wanted.sum())) if bool(wanted.any()) else 1.0
-    return _pairs(similarity, other, threshold, recall)
+        keys, similarity = _above(partial(nearest, h), h, rows, threshold)
+        recall = 1.0
+    else:
+        keys, similarity = _above(_in_cells(h, seed), h, rows, threshold)
+        generator = torch.Generator().manual_seed(seed)
+        sample = torch.randperm(len(h), generator=generator)[:_SAMPLE].sort().values
+        true, _ = _above(partial(nearest, h), h, sample, threshold)
+        recall = float(np.isin(true, keys).mean()) if len(true) else 1.0
+    order = np.argsort(-similarity, kind="stable")
+    return NearPairs(keys[order] // len(h), keys[order] % len(h), similarity[order], recall)
 
 
-def _by_cells(h: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor]:
+def _above(
+    search: Search, h: Tensor, rows: Tensor, threshold: float
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the similar images of some, as first * N + second of each pair, increasing, and similarities.
+
+    An image with as many similar ones as were asked for is searched again, for more.
+    """
+    keys, similarities, k, number = [], [], _PER_IMAGE, 0
+    while len(rows):
+        k, again = min(k, len(h)), []
+        for part in rows.split(max(1, _ROWS_PER_PART * _PER_IMAGE // k)):  # type: ignore[no-untyped-call]
+            similarity, other = search(h[part], k)
+            own, above = part.unsqueeze(1).expand_as(other), similarity >= threshold
+            more = above.all(1) & (k < len(h))
+            kept = above & (other != own) & ~more.unsqueeze(1)
+            keys.append((torch.minimum(own, other) * len(h) + torch.maximum(own, other))[kept])
+            similarities.append(similarity[kept])
+            again.append(part[more])
+            number += len(keys[-1])
+            if number + k * sum(map(len, again)) > 2 * MOST_PAIRS:  # each is found from both sides
+                raise UserError(
+                    f"threshold: expected at most {MOST_PAIRS:,} pairs, found more from {threshold:g} on; "
+                    "raise --threshold"
+                )
+        rows, k = torch.cat(again), k * _PER_IMAGE
+    pairs, where = np.unique(torch.cat(keys).numpy(), return_index=True)
+    return pairs, torch.cat(similarities).numpy()[where].astype(np.float32)
+
+
+def _in_cells(h: Tensor, seed: int) -> Search:
+    """Return a search in a few cells of an inverted file, whose candidates are compared exactly."""
     import faiss
 
     size, cells = h.shape[1], int(4 * math.sqrt(len(h)))
@@ -80,25 +115,15 @@ def _by_cells(h: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor]:
     for first in range(0, len(h), _ROWS_PER_PART):
         index.add(F.normalize(h[first : first + _ROWS_PER_PART].float(), dim=1).numpy())
     index.nprobe = max(1, cells // 64)
-    similarity, other = torch.empty(len(h), k), torch.empty(len(h), k, dtype=torch.int64)
-    for first in range(0, len(h), _ROWS_PER_PART):
-        query = F.normalize(h[first : first + _ROWS_PER_PART].float(), dim=1)
+
+    def search(query_h: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        query = F.normalize(query_h.float(), dim=1)
         found = torch.from_numpy(index.search(query.numpy(), k)[1])
-        there = found.clamp_min(0)
+        there, similarity = found.clamp_min(0), torch.empty(found.shape)
         for place in range(k):  # exactly; one neighbour of each image at a time
             bank = F.normalize(h[there[:, place]].float(), dim=1)
-            similarity[first : first + len(query), place] = (query * bank).sum(1)
-        similarity[first : first + len(query)][found < 0] = -1.0
-        other[first : first + len(query)] = there
-    return similarity, other
+            similarity[:, place] = (query * bank).sum(1)
+        similarity[found < 0] = -1.0
+        return similarity, there
 
-
-def _pairs(similarity: Tensor, other: Tensor, threshold: float, recall: float) -> NearPairs:
-    own = torch.arange(len(other)).unsqueeze(1).expand_as(other)
-    kept = (similarity >= threshold) & (other != own)
-    low, high = torch.minimum(own, other)[kept], torch.maximum(own, other)[kept]
-    both = torch.stack([low, high], 1).numpy()
-    pairs, where = np.unique(both, axis=0, return_index=True)
-    found = similarity[kept].numpy()[where].astype(np.float32)
-    order = np.argsort(-found, kind="stable")
-    return NearPairs(pairs[order, 0], pairs[order, 1], found[order], recall)
+    return search

@@ -49,11 +49,6 @@ class OnlineProbe:
     test: Loader[Batch]
     every_epochs: int
 
-    def close(self) -> None:
-        """Close both loaders."""
-        self.train.close()
-        self.test.close()
-
     def measure(self, backbone: nn.Module, device: torch.device, out: Path) -> dict[str, float]:
         """Measure the frozen features; call this on every rank, each gets the same result.
 

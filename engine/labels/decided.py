@@ -1,10 +1,9 @@
-"""What decided a label table that a later command goes on with, kept in a file beside it."""
+"""What decided a label table, or a folder of results, that a later command goes on with, kept in a file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
@@ -23,31 +22,36 @@ def is_made(table: Path, options: Options) -> bool:
     Raises:
         UserError: other options decided the table, or their file is damaged.
     """
-    file = _beside(table)
     if not table.is_file():
         return False
-    used: Any = _read(file) if file.is_file() else options
-    for name, asked in options.items():
-        if used.get(name) != asked:
-            raise UserError(
-                f"{name}: expected {used.get(name)!r}, by which {table} was made, found {asked!r}; give "
-                f"another --out, or the same {name}"
-            )
+    if (file := _beside(table)).is_file():
+        check_same(file, options, table)
     return True
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """Read the options that decided a table.
+def check_same(file: Path, options: Options, made: Path) -> None:
+    """Refuse to go on with what other options made.
+
+    Args:
+        file: where these are.
+        options: those of now.
+        made: what is gone on with.
 
     Raises:
-        UserError: the file holds none.
+        UserError: other options, or the file is damaged.
     """
     try:
-        return dict(parse_json(file.read_bytes()))
+        used = dict(parse_json(file.read_bytes()))
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"{file}: expected the options of a label table, found none ({error}); give another --out"
+            f"{file}: expected the options that made {made}, found none ({error}); give another --out"
         ) from None
+    for name, asked in options.items():
+        if used.get(name) != asked:
+            raise UserError(
+                f"{name}: expected {used.get(name)!r}, by which {made} was made, found {asked!r}; give "
+                f"another --out, or the same {name}"
+            )
 
 
 def keep_options(table: Path, options: Options) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
-from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,7 +105,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def play(config: Any) -> SimpleNamespace:
         given[config.out.name] = config
-        config.out.mkdir(parents=True)
+        config.out.mkdir(parents=True, exist_ok=True)
         number = 0.01 * len(given)
         measured = {"raw": {"top1": 0.0, "num_images": 1}, "ema": {"top1": number, "num_images": 1}}
         (config.out / "accuracy.json").write_text(json.dumps(measured))
@@ -192,15 +191,27 @@ def test_bought_labels_are_not_those_of_other_options(
     played: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    bought = active.run
+
+    def killed(given: Any) -> None:
+        bought(given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(active, "run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    with pytest.raises(UserError) as refused:
+        run(replace(config, **change))
+    assert str(refused.value).startswith(named)
     run(config)
-    monkeypatch.setattr(Path, "mkdir", partialmethod(Path.mkdir, exist_ok=True))
     run(replace(config, skip=("tta",)))  # stages that the labels do not depend on
     with pytest.raises(UserError) as refused:
         run(replace(config, **change))
     assert str(refused.value).startswith(named)
     description = config.out / "active" / "bought.json"
     description.write_text("[1]")
-    with pytest.raises(UserError, match="expected the options of a label table, found none"):
+    with pytest.raises(UserError, match=r"expected the options that made .*bought\.parquet, found none"):
         run(config)
     description.unlink()  # as older versions left it
     run(replace(config, **change))

@@ -8,7 +8,9 @@ import numpy as np
 import psutil
 import pytest
 
+from loaders.common.errors import UserError
 from tests.in_process import run_script
+from tests.loaders.packs.inputs import pack
 from tools.bench import harness
 from tools.bench.contender import Contender, Views, find_contender
 from tools.bench.corpus import Corpus, open_corpus, pack_images, read_corpus, write_beton, write_tar
@@ -60,6 +62,13 @@ def test_a_corpus_gives_everyone_the_same_bytes(corpus: Corpus, images: Path) ->
     (beton,) = (corpus.beton_pack("jpeg") / "shards").glob("*.beton")
     shard = beton.read_bytes()
     assert all(source in tar and source in shard for source in sources)
+
+
+def test_a_corpus_of_pixels_is_refused(images: Path, tmp_path: Path) -> None:
+    raw = pack(tmp_path / "raw", f"train={images}", encoding="raw")
+    with pytest.raises(UserError, match=r"^pack: expected JPEG images, found pixels in .*raw; pack with"):
+        open_corpus(raw.path, "", tmp_path / "cache", batch_size=2)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_measurement_counts_images_over_time(corpus: Corpus) -> None:

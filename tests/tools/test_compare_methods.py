@@ -8,20 +8,25 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tyro
 from rich.console import Console
 
+from engine.evaluate.few_labels import SCRATCH, FewLabelResult, write_results
 from loaders.common.errors import UserError
 from loaders.packs import Pack
 from tests.in_process import ROOT, run_script
+from tests.tools.comparison.test_methods import parsed
 from tools import compare_methods
 from tools.compare_methods import Config, run
-from tools.comparison import bench
+from tools.comparison import bench, selfsup, semisup
+from tools.comparison.bench import Failures
 from tools.comparison.cpu_budget import CommandFailed
-from tools.comparison.methods import BACKBONE
-from tools.comparison.results import read_lines
+from tools.comparison.methods import BACKBONE, TRAININGS
+from tools.comparison.results import Record, read_lines, stage_of
 
 pytestmark = pytest.mark.usefixtures("blank_drawings")
 
@@ -123,6 +128,74 @@ def test_a_pack_with_too_few_labels_is_refused_before_any_work(little_pack: Pack
     assert not (tmp_path / "logs").exists()
 
 
+def test_half_of_one_label_cannot_be_bought(
+    little_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare_methods, "measure", lambda *given: pytest.fail("it was measured"))
+    options = ("--family", "semisup", "--labels-per-class", "4", "1", "--methods", "supervised", "active")
+    with pytest.raises(UserError, match=r"^labels per class: expected 2 or more for active, .* found 1; "):
+        run_here(tmp_path, little_pack.path, *options)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_every_method_is_calibrated_with_many_classes(name: str) -> None:
+    made: list[Any] = []
+    bench = SimpleNamespace(
+        common=("--pack", Path("packs/x"), "--num-threads", 1),
+        num_classes=100,
+        num_train=1000,
+        run=lambda one, log: made.append(parsed(one)) or 1.0,
+        cost=lambda name, run, steps_per_epoch: run(Path("runs/x"), 8),
+    )
+    assert semisup.cost_of(bench, name) == len(made)  # type: ignore[arg-type]
+    assert all(config.labels_per_class for config in made)
+
+
+class Told(SimpleNamespace):
+    """A comparison that keeps its results in memory."""
+
+    def once(self, identity: Record, work: Callable[[], Record]) -> Record:
+        if (stage := stage_of(identity)) not in self.kept:
+            self.kept[stage] = work()
+        return self.kept[stage]
+
+
+def test_the_first_method_that_succeeds_brings_the_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    brought: list[tuple[str, int]] = []
+
+    def pretrain(bench: object, name: str, seed: int) -> Record:
+        if (name, seed) == ("a", 0):
+            raise CommandFailed("it broke")
+        return {"cpu_s": 1.0, "steps": 1, "metric_name": "loss", "metric": 1.0}
+
+    def measure(bench: object, name: str, seed: int, labels: object, beside: bool) -> None:
+        brought.extend([(name, seed)] * beside)
+
+    monkeypatch.setattr(selfsup, "pretrain", pretrain)
+    monkeypatch.setattr(selfsup, "frozen", measure)
+    monkeypatch.setattr(selfsup, "fine_tuned", measure)
+    bench = Told(kept={}, say=lambda line: None)
+    failures = Failures(Console(file=io.StringIO()))
+    selfsup.measure_all(bench, ("a", "b", "c"), (4,), (0, 1), 4, failures)  # type: ignore[arg-type]
+    assert brought == [("b", 0), ("b", 0), ("a", 1), ("a", 1)]
+    assert failures.count == 1
+
+
+def test_training_from_scratch_is_made_up_for(tmp_path: Path) -> None:
+    """A method that was measured while another was to bring the baselines, and failed."""
+    alone, both = (FewLabelResult(init, 4, 0, 0.5, 10, 3) for init in ("runs/b", SCRATCH))
+    out = tmp_path / "b-seed-0-transfer"
+    write_results(out, [alone], {})
+    told = Told(
+        kept={"fine_tuned-b-4-labels-seed-0": {"results": []}},
+        out=tmp_path, pack=Path("packs/x"), num_threads=1,
+        run=lambda made, log: write_results(out, [alone, both], {}),
+    )  # fmt: skip
+    selfsup.fine_tuned(told, "b", 0, (4,), scratch=True)  # type: ignore[arg-type]
+    (kept,) = (record for stage, record in told.kept.items() if SCRATCH in stage)
+    assert [result["top1"] for result in kept["results"]] == [0.5]
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -139,7 +212,7 @@ def test_another_question_wants_another_folder(
     run_here(tmp_path, little_pack.path, *options)
     written = (tmp_path / "comparison.json").read_bytes()
     run_here(tmp_path, little_pack.path, *options)
-    with pytest.raises(UserError, match=rf"^{name}: .* was begun with .*, found .*; give another --out$"):
+    with pytest.raises(UserError, match=rf"^{name}: expected .*, by which .*, found .*; give another"):
         run_here(tmp_path, little_pack.path, *options, *change)
     assert (tmp_path / "comparison.json").read_bytes() == written
 
@@ -147,7 +220,7 @@ def test_another_question_wants_another_folder(
 def test_another_pack_wants_another_folder(little_pack: Pack, digits_pack: Pack, tmp_path: Path) -> None:
     options = ("--family", "selfsup", *NOTHING)
     run_here(tmp_path, little_pack.path, *options)
-    with pytest.raises(UserError, match=r"^pack: .* was begun with 'of .*; give another --out$"):
+    with pytest.raises(UserError, match=r"^pack: expected 'of .*, by which .*, found .*; give another"):
         run_here(tmp_path, digits_pack.path, *options)
 
 

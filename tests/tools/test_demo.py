@@ -82,15 +82,56 @@ def test_a_step_prints_a_command_that_can_be_copied() -> None:
     assert f"$ {step.text}" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_only_what_a_demo_made_is_removed(tmp_path: Path) -> None:
-    own, foreign = tmp_path / "runs" / "demo", tmp_path / "mine"
-    demo.make_room(own)
-    own.mkdir()
-    (own / "file").touch()
-    demo.make_room(own)
-    assert not own.exists()
+def play(config: demo.Config, last: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go through a demo up to a step, which fails; the second one packs."""
+
+    def step(console: Console, number: int, step: demo.Step, num_threads: int) -> float:
+        if number == last:
+            raise SystemExit(1)
+        if number == 2:
+            config.pack.mkdir(parents=True)
+            (config.pack / "manifest.json").write_text("of the demo")
+        return 0.0
+
+    monkeypatch.setattr(demo, "run_step", step)
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--out", str(config.out), "--pack", str(config.pack)])
+    with pytest.raises(SystemExit):
+        demo.main()
+
+
+def test_only_what_a_demo_made_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, foreign = demo.Config(out=tmp_path / "runs" / "demo", pack=tmp_path / "pack"), tmp_path / "mine"
+    for last in (1, 4, 2):
+        play(config, last, monkeypatch)
+        (config.out / "file").touch()
+    play(config, 1, monkeypatch)
+    assert [path.name for path in config.out.iterdir()] == [demo.MARKER]
+    assert not config.pack.exists()
     foreign.mkdir()
     (foreign / "file").touch()
     with pytest.raises(UserError, match="found other content"):
         demo.make_room(foreign)
     assert (foreign / "file").exists()
+
+
+@pytest.mark.parametrize("last", [1, 4])
+def test_a_pack_of_the_users_own_in_the_place_of_the_demo_s_stays(
+    last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = demo.Config(out=tmp_path / "run", pack=tmp_path / "pack")
+    play(config, last, monkeypatch)
+    own = config.pack / "manifest.json"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("of mine")
+    with pytest.raises(
+        UserError, match=r"^demo: expected .*pack to be empty .*, found other content; move it"
+    ):
+        demo.make_room(config.pack)
+    assert own.read_text() == "of mine"
+
+
+@pytest.mark.parametrize("option", ["out", "pack"])
+@pytest.mark.parametrize("folder", [".", "..", "/"])
+def test_the_working_folder_is_no_place_for_a_demo(option: str, folder: str) -> None:
+    with pytest.raises(UserError, match=rf"^{option}: expected a folder of its own, found "):
+        demo.Config(**{option: Path(folder)})  # type: ignore[arg-type]

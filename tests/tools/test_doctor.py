@@ -34,9 +34,8 @@ def work_on(packed: Pack, **changed) -> stages.Work:
         resolution=16,
         batch_size=4,
         seconds=0.05,
-        device="cpu",
         loader=LoaderOptions(num_threads=1, backend="cpu"),
-        **changed,
+        **{"device": "cpu", **changed},
     )
     return doctor.make_work(config)
 
@@ -108,6 +107,12 @@ def test_remedies_are_named_with_their_gain(tmp_path: Path) -> None:
     assert smaller == pytest.approx(11 / (3 + 8 * (32 / 120) ** 2))
     assert list(said.values()) == sorted(said.values(), reverse=True)
     assert not any("twice as fast" in text for text in said)  # it would gain less than a tenth
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_here_is_refused_before_any_work(device: str, packed: Pack) -> None:
+    with pytest.raises(UserError, match=rf"^device: expected auto or cpu.*, found '{device}'; name one"):
+        work_on(packed, device=device)
 
 
 def test_the_command(packed: Pack, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -16,6 +16,8 @@ from engine.train.run_folder import save_backbone
 from loaders import LoaderOptions
 from loaders.common.errors import UserError
 from loaders.packs import Pack
+from tests.loaders.packs.inputs import class_tree, pack, write_tree
+from tools import few_labels
 from tools.few_labels import Config, classify, run
 
 
@@ -59,6 +61,19 @@ def test_pseudo_labels_use_the_images_without_a_label(config: Config) -> None:
         scores = classify(config, method, h, labels[:8], points[8:200], query, 2)  # type: ignore[arg-type]
         shares[method] = float((scores.argmax(1) == labels[200:]).float().mean())
     assert shares["pseudo"] > shares["probe"] + 0.05
+
+
+def test_a_split_without_labels_is_refused_before_any_work(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = class_tree(2, 4)
+    labelled, bare = write_tree(tmp_path / "labelled", images), tmp_path / "bare"
+    write_tree(bare, {f"{number}.jpg": data for number, data in enumerate(images.values())})
+    made = pack(tmp_path / "pack", f"train={labelled}", f"test={bare}")
+    monkeypatch.setattr(few_labels, "features", lambda *given: pytest.fail("features were computed"))
+    for splits in ({}, {"train_split": "test", "test_split": "train"}):
+        with pytest.raises(UserError, match=r"^split 'test': expected labels, found none"):
+            run(replace(config, pack=made.path, allow_leak=True, **splits))
 
 
 def test_mistakes_are_named(config: Config) -> None:

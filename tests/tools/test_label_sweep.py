@@ -6,6 +6,7 @@ import csv
 import io
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +140,27 @@ def test_a_failure_is_named_and_the_others_go_on(config: Config, monkeypatch: py
     assert (config.out / "fm" / "labels-1-seed-1.log").read_text().splitlines() == ["first", "last words"]
     assert not (config.out / "fm" / "labels-1-seed-1.json").exists()
     assert (config.out / "fm" / "labels-1-seed-0.json").exists(), "what succeeded is kept"
+
+
+def test_what_waits_for_its_turn_does_not_begin_after_ctrl_c(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    def job(config: Config, job: label_sweep.Job) -> list[FewLabelResult]:
+        begun.append(job.folder)
+        time.sleep(0.1)
+        return []
+
+    def interrupt(*words: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(label_sweep, "run_job", job)
+    console = Console(file=io.StringIO())
+    monkeypatch.setattr(console, "print", interrupt)  # as the first of six is told
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(config, methods=("fm=fixmatch",), labels_per_class=(1, 2, 4), jobs=1), console)
+    assert len(begun) <= 2
 
 
 def test_a_recipe_that_measured_nothing_is_named(config: Config, tmp_path: Path) -> None:

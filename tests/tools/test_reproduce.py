@@ -241,7 +241,7 @@ def test_another_question_wants_another_folder(tmp_path: Path) -> None:
     config = Config(table="start", scale="tiny", out=tmp_path, pack=tmp_path / "pack", init="weights/a")
     keep_question(config, tmp_path / "start-tiny")
     keep_question(config, tmp_path / "start-tiny")
-    with pytest.raises(UserError, match=r"init: .* was begun with 'weights/a', found 'weights/b'"):
+    with pytest.raises(UserError, match=r"init: expected 'weights/a', by which .*, found 'weights/b'"):
         keep_question(replace(config, init="weights/b"), tmp_path / "start-tiny")
 
 
@@ -249,7 +249,7 @@ def test_other_options_of_a_row_want_another_folder(tmp_path: Path, monkeypatch:
     config = Config(table="speed", scale="tiny", out=tmp_path, pack=tmp_path / "pack")
     keep_question(config, tmp_path / "speed-tiny")
     monkeypatch.setattr(tables, "SPEED_RUN", ("--lr", 0.4))
-    with pytest.raises(UserError, match=r"rows: .* was begun with .*; give another --out"):
+    with pytest.raises(UserError, match=r"rows: expected .*, by which .*, found .*; give another --out"):
         keep_question(config, tmp_path / "speed-tiny")
 
 

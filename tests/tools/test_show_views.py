@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from loaders.common.errors import UserError
+from loaders.kernels.jpeg.turbojpeg import decode_jpeg
 from loaders.views import presets
 from loaders.views.draw import draw
 from loaders.views.policy import Augment, RandAugment
@@ -104,3 +105,24 @@ def test_mistakes_are_refused(pack, tmp_path, monkeypatch):
         run(monkeypatch, pack.path, "--split", "none")
     with pytest.raises(UserError, match="folder"):
         run(monkeypatch, pack.path, "--out", tmp_path / "nowhere" / "sheet.png")
+
+
+def test_a_pack_of_pixels_is_shown(pack, tmp_path, monkeypatch):
+    raw = write_pack(tmp_path, [decode_jpeg(pack.view(row)) for row in range(2)], encoding="raw")
+    found = compare(raw.split("train"), presets.barlow_a(48), 2, 1, 0, "cpu")
+    assert (found.ours - found.theirs).abs().mean() * 255 < VIEWS["barlow_a"][1]
+    options = ("--view", "weak", "--resolution", 24, "--num-images", 2, "--draws", 1)
+    assert run(monkeypatch, raw.path, *options, "--out", tmp_path / "raw.png") == 0
+
+
+def test_a_damaged_image_is_named(pack, tmp_path, monkeypatch):
+    made = write_pack(tmp_path, [decode_jpeg(pack.view(row)) for row in range(2)])
+    shard, offset, size = (int(getattr(made.columns, name)[1]) for name in ("shard", "offset", "size"))
+    with made.shard_path(shard).open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(size))
+    with pytest.raises(
+        UserError, match=r"^image: expected a whole one, found .*0001.* damaged .*verify_pack"
+    ):
+        run(monkeypatch, made.path, "--out", tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()

@@ -16,6 +16,7 @@ from loaders import open_pack
 from loaders.common.errors import UserError
 from loaders.common.files import write_atomic
 from loaders.common.json_text import parse_json
+from loaders.kernels.encodings import ENCODING_JPEG
 from loaders.packs.image import ImagePolicy
 from loaders.packs.manifest import MANIFEST_NAME
 from loaders.packs.packer import PackOptions, pack_dataset
@@ -116,7 +117,7 @@ def open_corpus(pack_path: Path, split_name: str, cache: Path, batch_size: int) 
         The corpus, also written to its root for the contenders' processes.
 
     Raises:
-        UserError: no such pack or split, or too few images.
+        UserError: no such pack or split, images that are no JPEG, or too few.
     """
     pack = open_pack(pack_path)
     split = pack.split(split_name or pack.splits[0])
@@ -126,6 +127,8 @@ def open_corpus(pack_path: Path, split_name: str, cache: Path, batch_size: int) 
             f"{len(split)} images; use a smaller --batch-size, or --images to have them repeated"
         )
     rows = split.rows(np.arange(len(split)))
+    if (pack.columns.encoding[rows] != ENCODING_JPEG).any():
+        raise UserError(f"pack: expected JPEG images, found pixels in {pack_path}; pack with --encoding jpeg")
     shapes = np.stack([pack.columns.height[rows], pack.columns.width[rows]])
     uniform = bool((shapes == shapes[:, :1]).all())
     mark = hashlib.sha256((pack_path / MANIFEST_NAME).read_bytes()).hexdigest()[:8]

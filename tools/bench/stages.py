@@ -18,6 +18,7 @@ from torch import nn
 from engine.nets.backbones import build_backbone
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.batch import Batch
+from loaders.common.cores import available_cores
 from loaders.kernels.encodings import ENCODING_JPEG
 from loaders.kernels.jpeg.turbojpeg import decode_jpeg
 from loaders.packs import Pack, Split
@@ -59,7 +60,7 @@ class Work:
     @property
     def num_threads(self) -> int:
         """Threads of the loader."""
-        return self.options.num_threads or len(os.sched_getaffinity(0))
+        return self.options.num_threads or available_cores()
 
 
 def read_row(pack: Pack, row: int) -> bytes:

@@ -185,6 +185,12 @@ BATCH_SIZE = 40
 """Labelled images per step: all of them at 4 labels per class of 10 classes, so that a step costs the same
 whatever the number of labels."""
 
+
+def calibration_labels(num_classes: int) -> int:
+    """Return the labels per class that make up a step; two at least, since one method buys half of them."""
+    return max(2, -(-BATCH_SIZE // max(1, num_classes)))
+
+
 NETWORK = ("--backbone", BACKBONE, "--resolution", RESOLUTION)
 SOLVER = ("--lr", 0.03, "--weight-decay", 5e-4)
 POOL = ("--unlabeled-splits", "train")

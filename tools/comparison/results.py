@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.labels.decided import check_same
 from loaders.common.errors import UserError
 from loaders.common.files import to_json, write_atomic
 from loaders.common.json_text import parse_json
@@ -75,19 +76,13 @@ def keep_question(path: Path, asked: Record) -> None:
         asked: what all its results have in common, as JSON gives it back.
 
     Raises:
-        UserError: the folder was begun with something else, or the file cannot be read.
+        UserError: the folder was begun with something else, or the file is damaged.
     """
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, to_json(asked))
+    if path.is_file():
+        check_same(path, asked, path.parent)
         return
-    begun = read(path)
-    for name, value in asked.items():
-        if begun.get(name) != value:
-            raise UserError(
-                f"{name}: {path.parent} was begun with {begun.get(name)!r}, found {value!r}; "
-                "give another --out"
-            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, to_json(asked))
 
 
 def write_lines(path: Path, records: list[Record]) -> None:

@@ -35,7 +35,8 @@ def measure_all(
         failures: takes note of failures.
     """
     for seed in seeds:
-        for place, name in enumerate(names):
+        beside = True  # baselines depend on no method: the first that succeeds brings them
+        for name in names:
             identity = {"kind": "pretraining", "method": name, "seed": seed}
             with failures.noted(stage_of(identity)):
                 trained = bench.once(identity, lambda name=name, seed=seed: pretrain(bench, name, seed))  # type: ignore[misc]
@@ -43,9 +44,9 @@ def measure_all(
                 bench.say(
                     f"{stage_of(identity)}: {trained['cpu_s']:.0f} s, {trained['steps']} steps, {metric}"
                 )
-                beside = place == 0  # baselines that do not depend on the method are measured once
                 frozen(bench, name, seed, probe_labels, beside)
                 fine_tuned(bench, name, seed, labels_per_class, beside)
+                beside = False
 
 
 def cost_of(bench: Bench, name: str) -> Cost:
@@ -128,7 +129,7 @@ def fine_tuned(bench: Bench, name: str, seed: int, labels_per_class: Sequence[in
     made = command("recipes/transfer.py", *arguments, *views, flag, "--num-threads", bench.num_threads)
 
     def measure(kind: str) -> Record:
-        if kind == name:
+        if kind == name or not any(r.init == SCRATCH for r in read_results(out)[0]):
             bench.run(made, out.name)
         results, _ = read_results(out)
         kept = [asdict(r) for r in results if (r.init == SCRATCH) == (kind == SCRATCH)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from loaders.common.json_text import parse_json
 from tools.comparison.bench import Bench, Failures, steps_per_epoch
 from tools.comparison.cpu_budget import Cost
-from tools.comparison.methods import BATCH_SIZE, TRAININGS, Command, Labels, command
+from tools.comparison.methods import BATCH_SIZE, TRAININGS, Command, Labels, calibration_labels, command
 from tools.comparison.results import Record, stage_of
 
 
@@ -65,7 +65,7 @@ def train(bench: Bench, name: str, labels: Labels, stage: str) -> Record:
 def cost_of(bench: Bench, name: str) -> Cost:
     """Return the time of a method's steps, with the fewest labels that make up a step."""
     method = TRAININGS[name]
-    labels = Labels(-(-BATCH_SIZE // bench.num_classes), 0, bench.num_classes)
+    labels = Labels(calibration_labels(bench.num_classes), 0, bench.num_classes)
 
     def run(out: Path, steps: int) -> float:
         first, *others = method.commands(bench.common, labels, out, steps)

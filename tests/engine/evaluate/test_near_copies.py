@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.evaluate import near_copies
 from engine.evaluate.near_copies import near_pairs
+from loaders.common.errors import UserError
 
 
 def features() -> Tensor:
@@ -42,3 +43,23 @@ def test_beyond_a_size_a_part_is_compared_and_the_recall_is_measured(monkeypatch
     assert pairs <= true
     assert found.recall == pytest.approx(len(pairs) / len(true), abs=0.25)  # of a sample
     assert found.recall > 0.5
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_images_with_many_copies_are_paired_with_each(exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    h = features()
+    h[100:180] = h[99]
+    monkeypatch.setattr(near_copies, "MOST_EXACT", 60_000 if exact else 100)
+    found = near_pairs(h, 0.98)
+    among = (found.first >= 99) & (found.second < 180)
+    assert among.sum() == 81 * 80 // 2
+    assert found.recall > 0.9
+
+
+def test_all_alike_are_all_paired_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    h = torch.ones(70, 4).half()
+    assert len(near_pairs(h, 0.98).first) == 70 * 69 // 2
+    assert len(near_pairs(h[:3], 0.98).first) == 3
+    monkeypatch.setattr(near_copies, "MOST_PAIRS", 100)
+    with pytest.raises(UserError, match=r"^threshold: expected at most 100 pairs, found more from 0.98 on; "):
+        near_pairs(h, 0.98)

@@ -1,0 +1,182 @@
+"""Processes that a tool starts: their environment, memory and time watched from outside, and their end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from loaders.common.cores import available_cores
+
+ROOT = Path(__file__).resolve().parents[2]
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+Memory = Callable[[psutil.Process], tuple[int, int]]
+
+
+@dataclass
+class Usage:
+    """What a process and its children took.
+
+    Attributes:
+        code: exit code; that of a signal is negative.
+        seconds: until it ended.
+        cpu_s: processor seconds, user and system.
+        peak_rss_bytes: most resident memory at one time, summed over its processes.
+        peak_own_bytes: most memory without mapped files, in the way that was asked for.
+    """
+
+    code: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    peak_rss_bytes: int = 0
+    peak_own_bytes: int = 0
+
+
+def private(process: psutil.Process) -> tuple[int, int]:
+    """Return resident bytes, and those without shared ones: the mapped page cache, and memory of workers."""
+    memory = process.memory_info()
+    return int(memory.rss), int(memory.rss - memory.shared)
+
+
+def proportional(process: psutil.Process) -> tuple[int, int]:
+    """Return resident bytes, and those without the page cache; parts that processes share count once."""
+    lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
+    fields = dict(line.split(":", 1) for line in lines)
+    kilobytes = sum(int(fields[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem") if name in fields)
+    return int(process.memory_info().rss), kilobytes * 1024
+
+
+def watched(
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    log: Path | None = None,
+    limit_s: float = math.inf,
+    sample_s: float = 0.1,
+    memory: Memory = private,
+    cwd: Path = ROOT,
+) -> Usage:
+    """Run a command to its end, or to a time limit; none of its processes stays.
+
+    Args:
+        command: the command.
+        environ: its environment.
+        log: file for all that it prints; a pipe would stop it once full. None shows its errors alone.
+        limit_s: seconds after which it is ended.
+        sample_s: least seconds between two looks at it.
+        memory: how its memory is counted.
+        cwd: where it runs.
+    """
+    start = time.monotonic()
+    with open(log or os.devnull, "w") as stream:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environ,
+            stdout=stream,
+            stderr=stream if log else None,
+            start_new_session=True,
+        )
+        try:
+            used = _watch(process, start + limit_s, sample_s, memory)
+            used.seconds = time.monotonic() - start
+        finally:  # also after Ctrl-C, which does not reach another session
+            _end_family(process)
+    used.code = process.wait()
+    return used
+
+
+def _watch(process: subprocess.Popen[bytes], deadline: float, sample_s: float, memory: Memory) -> Usage:
+    """Sample a process and its children until it ends, or to the deadline."""
+    used, cpu_s = Usage(), dict[int, float]()
+    while process.poll() is None and time.monotonic() < deadline:
+        began = time.monotonic()
+        rss = own = 0
+        for member in _family(process.pid):
+            with suppress(psutil.Error, OSError):  # it has just ended
+                its_rss, its_own = memory(member)
+                times = member.cpu_times()
+                rss, own = rss + its_rss, own + its_own
+                cpu_s[member.pid] = times.user + times.system
+        used.peak_rss_bytes = max(used.peak_rss_bytes, rss)
+        used.peak_own_bytes = max(used.peak_own_bytes, own)
+        with suppress(subprocess.TimeoutExpired):
+            # The kernel walks all pages of a process to answer: at most a tenth of the time goes into asking.
+            process.wait(max(sample_s, 9 * (time.monotonic() - began)))
+    used.cpu_s = sum(cpu_s.values())
+    return used
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _end_family(process: subprocess.Popen[bytes]) -> None:
+    # If a process is ended from outside, its workers stay in its session: end them by id.
+    for member in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.Error, PermissionError):
+            if os.getsid(member.pid) == process.pid:
+                member.kill()
+    process.wait()
+
+
+def environment(num_threads: int | None = None) -> dict[str, str]:
+    """Return the environment of a process of ours: the project on its path, the threads of all libraries.
+
+    Args:
+        num_threads: None leaves them as they are.
+    """
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    threads = dict.fromkeys(THREADS if num_threads else (), str(num_threads))
+    return {**os.environ, **threads, "PYTHONPATH": paths}
+
+
+def last_line(log: Path) -> str:
+    """Return the last line that a process printed, which says why it failed; empty if it printed none."""
+    return (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
+
+
+def now() -> str:
+    """Return the time of a record, in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def cpu_name() -> str:
+    """Return the model of this machine's processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def machine() -> dict[str, Any]:
+    """Return the facts about this machine: processor, cores, memory, system, Python."""
+    return {
+        "cpu": cpu_name(),
+        "cores": available_cores(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those libraries that are installed."""
+    found = {}
+    for library in libraries:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[library] = importlib.metadata.version(library)
+    return found
