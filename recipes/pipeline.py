@@ -17,6 +17,7 @@ and fine-tuning, 52.4 after the rounds, 54.5 with FixMatch, 56.1 with more label
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -101,6 +102,8 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 
 from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.labels.decided import is_made, keep_options
 from engine.nets.classifier import best_weights

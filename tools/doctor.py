@@ -60,8 +60,11 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+import sys
 import tempfile
 import time
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch

@@ -64,6 +64,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -72,6 +73,10 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+
+from loaders.common.tables import print_table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.evaluate.few_labels import FewLabelResult, summarise, write_results
 from engine.evaluate.knn import knn_scores
@@ -83,7 +88,6 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank
 from engine.train.run_config import described
 from loaders import open_pack
-from loaders.common.tables import print_table
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import few_labels, subsample_per_class, tell_scarce

@@ -183,6 +183,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Command, __doc__)
 
 
+import sys
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
 from rich.console import Console
 from rich.table import Table

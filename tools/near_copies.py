@@ -47,8 +47,11 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import csv
 import io
+import sys
 
 from accelerate import PartialState
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.evaluate.near_copies import NearPairs, near_pairs
 from engine.nets.starts import find_start

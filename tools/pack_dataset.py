@@ -7,6 +7,7 @@ Example:
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +86,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from loaders.common.tables import print_table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from loaders.common.errors import UserError
 from loaders.common.next_step import say_next
-from loaders.common.tables import print_table
 from loaders.packs import open_pack
 from loaders.packs.append import append_to_pack
 from loaders.packs.image import ImagePolicy

@@ -10,6 +10,7 @@ whiskers reach from the slowest to the fastest run. Each panel has its own scale
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 
 import matplotlib as mpl
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loaders.common.errors import UserError
 from loaders.common.files import check_file

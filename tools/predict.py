@@ -83,6 +83,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import csv
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from urllib.parse import unquote
@@ -94,6 +95,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.evaluate.predict import predict
 from engine.labels.matching import match_classes

@@ -71,9 +71,15 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
+import sys
+
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+
+from loaders.common.tables import print_table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.probe_solver import fit_probe
@@ -88,7 +94,6 @@ from engine.train.distributed import make_accelerator, on_main, rank, seed_every
 from engine.train.run_config import described
 from engine.train.run_folder import read_run
 from loaders import open_pack
-from loaders.common.tables import print_table
 from loaders.packs import Pack
 from loaders.packs.labels.leaks import check_leak
 from loaders.packs.labels.subsample import few_labels, has_labels, subsample_per_class, tell_scarce

@@ -70,6 +70,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.common.errors import UserError, brief
 from loaders.common.files import write_atomic
