@@ -46,6 +46,12 @@ class Config(ClassifierConfig):
     """Unlabelled images per labelled one. Paper: 7 (5 on ImageNet)."""
     threshold: Share = 0.95
     """Tau, least probability of a guess that counts. Paper: 0.95 (0.7 on ImageNet)."""
+    adaptive_threshold: bool = False
+    """In place of tau: the mean probability of recent guesses, lower for classes that are guessed less often,
+    unless --align evens them out. FreeMatch (Wang et al. 2023), without its loss on fairness."""
+    align: bool = False
+    """Divide the probabilities of guesses by their recent mean, so that all classes are guessed alike often:
+    for classes of like size. ReMixMatch's distribution alignment (Berthelot et al. 2020)."""
     unlabeled_weight: float = 1.0
     """Lambda_u, weight of the loss on unlabelled images. Paper: 1 (10 on ImageNet)."""
     lr: float = 0.03
@@ -83,9 +89,10 @@ if __name__ == "__main__":  # before the imports that take seconds
 import torch
 from torch import Tensor
 
-from engine.objectives.fixmatch import fixmatch_loss
+from engine.objectives.fixmatch import RecentGuesses, fixmatch_loss
 from engine.objectives.precision import at_least_float32
 from engine.train.classifier_recipe import ClassifierRecipe, top1_of
+from engine.train.ema import warmed_up
 from engine.train.recipe import StepOutput
 from engine.train.run import RunSummary, print_summary
 from engine.train.run import run as run_recipe
@@ -94,6 +101,9 @@ from loaders import open_pack
 from loaders.batch import PairedBatch
 from loaders.classification import SemiLoaders
 from loaders.views import presets
+
+RECENT = 0.99
+"""Decay of what is known of recent guesses, after a warm-up. FreeMatch: 0.999, for a million steps."""
 
 
 class FixMatch(ClassifierRecipe):
@@ -106,6 +116,8 @@ class FixMatch(ClassifierRecipe):
         """Build the networks; call `seed_everything` first."""
         super().__init__(config, classes, average=config.ema_statistics, nesterov=config.momentum > 0.0)
         self.config = config
+        uses_recent = config.adaptive_threshold or config.align
+        self.recent = RecentGuesses(len(classes)) if uses_recent else None
 
     def training_step(self, batch: PairedBatch, step: int) -> StepOutput:
         """Learn the labels, and on strong views the confident guesses for weak views (algorithm 1)."""
@@ -116,8 +128,9 @@ class FixMatch(ClassifierRecipe):
         else:
             of_weak = self.guess(weak)
             of_labeled, of_strong = self.classify(x, strong)
+        of_weak, threshold = self.judged(of_weak.detach(), step)
         terms = fixmatch_loss(
-            *(of_labeled, labels, of_weak, of_strong, self.config.threshold, self.config.unlabeled_weight),
+            *(of_labeled, labels, of_weak, of_strong, threshold, self.config.unlabeled_weight),
             class_weights=self.class_weights,
         )
         metrics = {
@@ -135,6 +148,17 @@ class FixMatch(ClassifierRecipe):
             return self.classify(weak)[0]
         assert self.average is not None
         return at_least_float32(self.average(weak))
+
+    def judged(self, of_weak: Tensor, step: int) -> tuple[Tensor, float | Tensor]:
+        """Return logits of the guesses [M, C], aligned if asked for, and the least confidence that counts."""
+        config = self.config
+        if self.recent is None:
+            return of_weak, config.threshold
+        self.recent.update(of_weak, warmed_up(step, RECENT))
+        guesses = self.recent.aligned(of_weak) if config.align else of_weak
+        if not config.adaptive_threshold:
+            return guesses, config.threshold
+        return guesses, self.recent.threshold(guesses, by_class=not config.align)
 
     def make_schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
         """Return the paper's cosine, which stops at 7/16 of its half-period, or all of it."""

@@ -1,7 +1,9 @@
 """FixMatch: the confident guess on a weak view is the label of the strong view.
 
 Source: Sohn et al. 2020, "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence"
-(arXiv 2001.07685), equations 3 and 4 and algorithm 1.
+(arXiv 2001.07685), equations 3 and 4 and algorithm 1. Alignment: Berthelot et al. 2020, "ReMixMatch"
+(arXiv 1911.09785), section 3.1. Adaptive threshold: Wang et al. 2023, "FreeMatch" (arXiv 2205.07246),
+equations 5 to 8.
 
 Shapes: B labelled and M = mu * B unlabelled rows of this rank, C classes. Every term is a mean over the
 rank's rows, so that DistributedDataParallel's average is the mean over all ranks.
@@ -13,10 +15,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.objectives.cross_entropy import label_loss
 from engine.objectives.precision import at_least_float32
+from engine.train.distributed import all_reduce_sum, world_size
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,62 @@ class FixMatchTerms:
     mask_rate: Tensor
 
 
-def confident_guesses(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+class RecentGuesses(nn.Module):
+    """Moving averages over the guesses of all ranks, by which later ones are aligned and judged.
+
+    Attributes:
+        confidence: mean largest probability of a guess, a scalar.
+        classes: mean probabilities of the classes, [C].
+    """
+
+    confidence: Tensor
+    classes: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        """Build the averages.
+
+        Args:
+            num_classes: C.
+        """
+        super().__init__()
+        self.register_buffer("confidence", torch.tensor(1 / num_classes))
+        self.register_buffer("classes", torch.full((num_classes,), 1 / num_classes))
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, decay: float) -> None:
+        """Move the averages towards the guesses of a step.
+
+        Args:
+            logits: [M, C], of this rank.
+            decay: share of the past; 0 forgets it.
+        """
+        q = at_least_float32(logits).softmax(1)
+        mean = all_reduce_sum(torch.cat([q.max(1).values.mean().unsqueeze(0), q.mean(0)])) / world_size()
+        self.confidence.lerp_(mean[0], 1 - decay)
+        self.classes.lerp_(mean[1:], 1 - decay)
+
+    def aligned(self, logits: Tensor) -> Tensor:
+        """Return logits [M, C] of probabilities divided by their mean, so that classes are guessed alike."""
+        return at_least_float32(logits) - self.classes.clamp_min(1e-6).log()
+
+    def threshold(self, logits: Tensor, by_class: bool) -> Tensor:
+        """Return the mean confidence, a scalar; by class, lower for classes that are guessed less often, [M].
+
+        Args:
+            logits: [M, C], whose largest says each row's class.
+            by_class: whether classes differ.
+        """
+        if not by_class:
+            return self.confidence
+        return self.confidence * (self.classes / self.classes.max())[logits.argmax(1)]
+
+
+def confident_guesses(logits: Tensor, threshold: float | Tensor) -> tuple[Tensor, Tensor]:
     """Return the most probable class of each row, int64 [M], and whether its probability is enough, bool [M].
 
     Args:
         logits: [M, C]; no gradient flows back.
-        threshold: tau, least probability of a class to count.
+        threshold: tau, least probability of a class to count; of all rows, or of each, [M].
     """
     confidence, guess = at_least_float32(logits.detach()).softmax(1).max(1)
     return guess, confidence >= threshold
@@ -65,7 +118,7 @@ def fixmatch_loss(
     labels: Tensor,
     logits_weak: Tensor,
     logits_strong: Tensor,
-    threshold: float = 0.95,
+    threshold: float | Tensor = 0.95,
     unlabeled_weight: float = 1.0,
     class_weights: Tensor | None = None,
 ) -> FixMatchTerms:
@@ -76,7 +129,7 @@ def fixmatch_loss(
         labels: int64 [B], or shares of the classes, see `label_loss`.
         logits_weak: [M, C], of the unlabelled rows' weak views; no gradient flows back.
         logits_strong: [M, C], of the same rows' strong views.
-        threshold: tau; 0.95 in the paper (0.7 on ImageNet).
+        threshold: tau, of all rows or of each, [M]; 0.95 in the paper (0.7 on ImageNet).
         unlabeled_weight: lambda_u; 1 in the paper (10 on ImageNet).
         class_weights: of the supervised loss, see `label_loss`; the paper has none.
 

@@ -112,6 +112,31 @@ def test_the_average_guesses_in_evaluation_where_it_is_asked(config: Config) -> 
     assert float(found) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
+def test_alignment_and_the_adaptive_threshold_choose_the_guesses(config: Config) -> None:
+    """A network that always says the second class, with little doubt: only alignment hears the rest of it."""
+    seed_everything(0)
+    plain = FixMatch(replace(config, threshold=0.9), "abc").eval()
+    with torch.no_grad():
+        plain.classifier.head.bias.copy_(torch.tensor([0.0, 4.0, 0.0]))
+    states = plain.state_dict()
+
+    def judged(**changes: Any) -> tuple[torch.Tensor, Any]:
+        recipe = FixMatch(replace(config, threshold=0.9, **changes), "abc").eval()
+        recipe.load_state_dict(states, strict=False)
+        logits = recipe.classify(pair().unlabeled.views[0])[0].detach()
+        guesses, threshold = recipe.judged(logits, 0)
+        assert recipe.recent is None or float(recipe.recent.classes.argmax()) == 1
+        return guesses.argmax(1), threshold
+
+    usual, threshold = judged()
+    assert set(usual.tolist()) == {1}
+    assert threshold == 0.9
+    assert len(set(judged(align=True)[0].tolist())) > 1
+    mean = float(judged(align=True, adaptive_threshold=True)[1])
+    assert 1 / 3 < mean < 1
+    assert judged(adaptive_threshold=True)[1].tolist() == pytest.approx([mean] * 12)
+
+
 def test_the_average_follows_the_weights_and_statistics(config: Config) -> None:
     recipe = FixMatch(replace(config, ema_decay=0.75), "abc")
     norms = [network.backbone.bn1 for network in (recipe.average, recipe.classifier)]
@@ -165,7 +190,11 @@ def test_the_weak_view_guesses_and_the_strong_one_learns(config: Config) -> None
 
 
 @pytest.mark.parametrize(
-    "changes", [{"ema_decay": 0.999, "guesses": "average"}, {"ema_decay": 0.6, "ema_statistics": "copy"}]
+    "changes",
+    [
+        {"ema_decay": 0.999, "guesses": "average", "adaptive_threshold": True},
+        {"ema_decay": 0.6, "ema_statistics": "copy"},
+    ],
 )
 def test_runs_repeat_and_resume_exactly(config: Config, changes: dict[str, Any], tmp_path: Path) -> None:
     """Broken off inside the average's warm-up, and after it."""

@@ -53,9 +53,14 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
         "fixmatch": lambda: fixmatch.run(
             fixmatch.Config(**options("fixmatch", threshold=0.1, **tiny, **paired))
         ),
+        "fixmatch_adaptive": lambda: fixmatch.run(
+            fixmatch.Config(
+                **options("fixmatch_adaptive", guesses="average", adaptive_threshold=True, **tiny, **paired),
+            )
+        ),
         "fixmatch_apart": lambda: fixmatch.run(
             fixmatch.Config(
-                **options("fixmatch_apart", threshold=0.1, guesses="apart", **tiny, **paired),
+                **options("fixmatch_apart", threshold=0.1, guesses="apart", align=True, **tiny, **paired),
             )
         ),
         "mean_teacher": lambda: mean_teacher.run(

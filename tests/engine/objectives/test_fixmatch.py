@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.objectives.fixmatch import confident_guesses, fixmatch_loss
+from engine.objectives.fixmatch import RecentGuesses, confident_guesses, fixmatch_loss
 
 
 def logits(rows: int, seed: int, scale: float = 3.0) -> Tensor:
@@ -98,3 +98,29 @@ def test_the_mean_over_ranks_is_the_mean_over_all_rows() -> None:
 def test_rows_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(ValueError, match=r"got \[12, 4\] and \[11, 4\]"):
         fixmatch_loss(logits(5, 0), LABELS, logits(12, 1), logits(11, 2))
+
+
+def test_recent_guesses_align_and_judge_later_ones() -> None:
+    recent = RecentGuesses(3)
+    q = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.4, 0.1]])
+    recent.update(q.log(), decay=0.0)
+    torch.testing.assert_close(recent.confidence, torch.tensor(0.6))
+    torch.testing.assert_close(recent.classes, torch.tensor([0.6, 0.3, 0.1]))
+    recent.update(torch.tensor([[0.2, 0.2, 0.6]]).log(), decay=0.5)
+    torch.testing.assert_close(recent.confidence, torch.tensor(0.6))
+    torch.testing.assert_close(recent.classes, torch.tensor([0.4, 0.25, 0.35]))
+
+    shares = q / torch.tensor([0.4, 0.25, 0.35])
+    expected = shares / shares.sum(1, keepdim=True)
+    torch.testing.assert_close(recent.aligned(q.log()).softmax(1), expected)
+    assert recent.threshold(q.log(), by_class=False) is recent.confidence
+    rows = torch.tensor([[0.1, 0.8, 0.1], [0.5, 0.4, 0.1]]).log()
+    found = recent.threshold(rows, by_class=True)
+    torch.testing.assert_close(found, 0.6 * torch.tensor([0.25, 0.4]) / 0.4)
+    assert confident_guesses(rows, found)[1].tolist() == [True, False]
+
+
+def test_a_class_that_is_never_guessed_leaves_alignment_finite() -> None:
+    recent = RecentGuesses(2)
+    recent.update(torch.tensor([[200.0, 0.0]]), decay=0.0)
+    assert recent.aligned(torch.tensor([[200.0, 0.0]])).isfinite().all()
