@@ -46,7 +46,7 @@ SCALES: dict[ScaleName, Scale] = {
     "tiny": Scale(16, 4.0, 2.0, 2, {4: (0,)}, 20, 2, 32, (32, 32), (2, 6), flip_p=0.0),
     "short": Scale(32, 600.0, 60.0, 2, {25: (0,)}, 32, 4, 128, (512, 512), (4, 12)),
     "full": Scale(
-        32, 4800.0, 480.0, 3, {4: (0, 1, 2), 25: (0, 1, 2), 50: (0, 1, 2), 400: (0,)}, 64, 7, 256,
+        32, 4800.0, 480.0, 3, {4: (0, 1, 2), 25: (0, 1, 2), 50: (0, 1, 2), 400: (0,)}, 32, 7, 256,
         (1024, 1024), (8, 48),
     ),
 }  # fmt: skip
@@ -87,6 +87,14 @@ SPEED_RUN: tuple[object, ...] = (
 """Of the supervised run on all labels, after trials on held-out images; see docs/results.md."""
 
 
+FEW_LABELS: tuple[object, ...] = (
+    *("--optimizer", "muon", "--optimizer-lr", 0.0125, "--optimizer-momentum", 0.6, "--schedule", "cosine"),
+    *("--ema-decay", 0.99),
+)
+"""Of training from scratch on few labels, with and without images beside them; see docs/results.md."""
+GUESSES: tuple[object, ...] = ("--guesses", "average", "--adaptive-threshold", "--align")
+
+
 def _speed(size: Scale, scale: ScaleName, peer: str) -> ResultTable:
     """All labels: accuracy at 0.97 of the peer's core seconds as forecast, the peer run in one sitting."""
     options = (*_network(size), *_views(size), *SPEED_RUN, "--batch-size", 1000 if scale != "tiny" else 40)
@@ -108,7 +116,7 @@ def _speed(size: Scale, scale: ScaleName, peer: str) -> ResultTable:
 def _budget(size: Scale) -> ResultTable:
     """Few labels: everything that a row needs in the same core seconds."""
     network, few = _network(size), ("--flip-p", size.flip_p)
-    solver = ("--batch-size", size.batch_size, "--weight-decay", 5e-4)
+    solver = ("--batch-size", size.batch_size)
     pool = ("--unlabeled-splits", "train", "--mu", size.mu)
     pretrain = (
         *(*network, *few, "--split", "train", "--batch-size", size.pretrain_batch, "--min-crop", 0.2),
@@ -120,30 +128,29 @@ def _budget(size: Scale) -> ResultTable:
         return Stage(*fixed, warmup=0.1, batch_size=size.pretrain_batch)
 
     def supervised(*more: object, share: float = 1.0) -> Stage:
-        options = (*network, *few, *solver, "--ema-decay", 0.99, "--schedule", "cosine", *more)
+        options = (*network, *few, *solver, "--view", "strong", *more)
         return Stage("train", "recipes/supervised.py", options, share)
 
     def fixmatch(*more: object, share: float = 1.0) -> Stage:
-        return Stage("train", "recipes/fixmatch.py", (*network, *few, *solver, *pool, *more), share)
+        return Stage("train", "recipes/fixmatch.py", (*network, *few, *solver, *pool, *GUESSES, *more), share)
 
     rounds = (
-        *(*network, *few, *solver, "--unlabeled-splits", "train", "--min-crop", 0.5),
+        *(*network, *few, *solver, "--weight-decay", 5e-4, "--unlabeled-splits", "train", "--min-crop", 0.5),
         *("--per-class", *_growing(size), "--top-k", 3),
     )
-    strong = supervised("--view", "strong")
     # From a random classifier: the rehearsal of a probe's start would take the same time again.
-    begun = ("--init", "{pretrain}", "--classifier-start", "random")
-    tuned = supervised("--view", "strong", *begun, share=0.2)
-    gone_on = fixmatch("--ema-decay", 0.99, "--init", "{pretrain}", share=0.5)
+    begun = ("--init", "{pretrain}", "--classifier-start", "random", "--ema-decay", 0.99)
+    tuned = supervised("--weight-decay", 5e-4, "--schedule", "cosine", *begun, share=0.2)
+    gone_on = ("--init", "{pretrain}", "--ema-decay", 0.99, "--weight-decay", 5e-4)
     rates = (("--lr", 0.03), ("--lr", 0.1), ("--lr", 0.01))[: size.tried]
-    views = (("--lr", 0.03), ("--lr", 0.1), ("--lr", 0.03, "--view", "shift"))[: size.tried]
-    sureness = (("--lr", 0.03), ("--lr", 0.03, "--threshold", 0.8), ("--lr", 0.1))[: size.tried]
+    decays = (("--weight-decay", 0.4), ("--weight-decay", 0.1), ("--weight-decay", 1.6))[: size.tried]
     in_rounds = Stage("train", "recipes/self_training.py", rounds)
+    both = (pretraining(0.5), fixmatch(*gone_on, share=0.5))
     rows = (
-        Row("supervised", "supervised, strong views", (strong,), views, baseline=True),
+        Row("supervised", "supervised, strong views", (supervised(*FEW_LABELS),), decays, baseline=True),
         Row("pretrained", "own pre-training, fine-tuned", (pretraining(0.8), tuned), rates, True),
-        Row("fixmatch", "FixMatch", (fixmatch("--ema-decay", 0.99),), sureness, True),
-        Row("pretrained_fixmatch", "pre-training, FixMatch", (pretraining(0.5), gone_on), sureness, True),
+        Row("fixmatch", "FixMatch", (fixmatch(*FEW_LABELS),), decays, True),
+        Row("pretrained_fixmatch", "pre-training, FixMatch", both, rates, True),
         Row("rounds", "rounds of pseudo-labels", (in_rounds,), rates, True),
     )  # fmt: skip
     return ResultTable(
