@@ -80,7 +80,7 @@ from engine.nets.classifier import Classifier, find_classifier
 from engine.report.figures import save_picture
 from engine.report.names import check_classes
 from engine.report.other_pages import CLASSIFICATION_NAME, PREDICTIONS_NAME, build_page
-from engine.report.run_page import PageOptions, leave_page
+from engine.report.run_page import PAGE_NAME, PageOptions, leave_page
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import refuse_ranks
 from engine.train.run_config import described, on_device
@@ -259,7 +259,7 @@ def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:
     forget_bad_rows(config.out)
     evaluated = predict_split(config, pack)
     config.out.mkdir(parents=True, exist_ok=True)
-    for name in (CLASSIFICATION_NAME, *_PREDICTED, *_MEASURED):  # not all of them are written again
+    for name in (CLASSIFICATION_NAME, PAGE_NAME, *_PREDICTED, *_MEASURED):  # not all are written again
         (config.out / name).unlink(missing_ok=True)
     if config.predictions:
         write_predictions(config.out, pack, evaluated)

@@ -231,7 +231,9 @@ def test_its_page_shows_ranks_and_is_made_anew(config: Config, digits_pack: Pack
 @pytest.mark.usefixtures("blank_drawings")
 def test_nothing_of_an_earlier_evaluation_stays(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluated, _ = evaluate(config)
+    (config.out / "report.html").touch()
     evaluate(replace(config, predictions=False))
+    assert not (config.out / "report.html").exists(), "a page of other figures"
     assert not list(config.out.glob("predictions.*"))
     assert (config.out / "confusion.csv").is_file()
     with pytest.raises(UserError, match="evaluate again with --predictions"):
