@@ -21,18 +21,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.train.classifier_config import ClassifierConfig
+from engine.train.classifier_config import SemiConfig
+from engine.train.run_config import is_usual
 from loaders.common.checks import Count, Share
-from loaders.common.errors import run_command
+from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ClassifierConfig):
+class Config(SemiConfig):
     """Train a classifier with FixMatch."""
 
-    unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
-    """Splits whose images are used without their labels. Paper: the labelled images are among them."""
     backbone: str = "wrn_28_2"
     """wrn_28_2, compact_cnn for a CPU, or any timm name. Paper: WRN-28-2; report: resnet50."""
     resolution: int = 32
@@ -47,8 +46,8 @@ class Config(ClassifierConfig):
     threshold: Share = 0.95
     """Tau, least probability of a guess that counts. Paper: 0.95 (0.7 on ImageNet)."""
     adaptive_threshold: bool = False
-    """In place of tau: the mean probability of recent guesses, lower for classes that are guessed less often,
-    unless --align evens them out. FreeMatch (Wang et al. 2023), without its loss on fairness."""
+    """In place of tau: the mean probability of recent guesses, as they are before --align; without that,
+    lower for classes that are guessed less often. FreeMatch (Wang et al. 2023), without its fairness loss."""
     align: bool = False
     """Divide the probabilities of guesses by their recent mean, so that all classes are guessed alike often:
     for classes of like size. ReMixMatch's distribution alignment (Berthelot et al. 2020)."""
@@ -80,6 +79,20 @@ class Config(ClassifierConfig):
     labeled_among_unlabeled: bool = True
     """Leave images with a label, true or of --extra-labels, among the unlabelled ones, as in the paper.
     Report: pseudo-labelled images are taken out."""
+
+    def __post_init__(self) -> None:
+        """Refuse a threshold that another replaces, and parts of steps whose guesses are judged as one."""
+        super().__post_init__()
+        if self.adaptive_threshold and not is_usual(self, "threshold"):
+            raise UserError(
+                f"threshold: expected none beside --adaptive-threshold, which takes its place, found "
+                f"{self.threshold}; leave out one"
+            )
+        if self.micro_batch is not None and (self.adaptive_threshold or self.align):
+            raise UserError(
+                "micro_batch: expected none beside --adaptive-threshold and --align, which judge a guess by "
+                f"all of a step, found {self.micro_batch}; leave out one"
+            )
 
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -139,6 +152,8 @@ class FixMatch(ClassifierRecipe):
             "unsupervised": terms.unsupervised.detach(),
             "mask_rate": terms.mask_rate,
         }
+        if isinstance(threshold, Tensor):
+            metrics["threshold"] = threshold.mean()
         return StepOutput(terms.loss, metrics)
 
     @torch.no_grad()
@@ -174,6 +189,7 @@ class FixMatch(ClassifierRecipe):
 def run(config: Config) -> RunSummary:
     """Train on a pack and leave a run folder."""
     pack = open_pack(config.pack, config.loader.store)
+    config = config.on_pack(pack)
     strong = presets.fixmatch_strong if config.strong == "fixmatch" else presets.fixmatch_strong_gentle
     shift = 0.125 if config.weak == "flip_and_shift" else 0.0
     weak_view = presets.weak(config.resolution, config.flip_p, padding=shift)

@@ -15,18 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.choices import Distance
-from engine.train.classifier_config import ClassifierConfig
+from engine.train.classifier_config import SemiConfig
 from loaders.common.checks import Count, Share
 from loaders.common.errors import run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ClassifierConfig):
+class Config(SemiConfig):
     """Train a classifier with Mean Teacher."""
 
-    unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
-    """Splits whose images are used without their labels; the labelled images are among them."""
     backbone: str = "wrn_28_2"
     """wrn_28_2, compact_cnn for a CPU, or any timm name. Paper: a 13-layer network, or a 26-layer ResNet;
     report: resnet152."""
@@ -125,6 +123,7 @@ class MeanTeacher(ClassifierRecipe):
 def run(config: Config) -> RunSummary:
     """Train on a pack and leave a run folder."""
     pack = open_pack(config.pack, config.loader.store)
+    config = config.on_pack(pack)
     view = presets.crop_flip(config.resolution, config.min_crop, config.flip_p)
     loaders = SemiLoaders(pack, config, (view, view), (view, view))
     return run_recipe(config, lambda: MeanTeacher(config, pack.classes), loaders)

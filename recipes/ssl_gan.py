@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.train.classifier_config import ClassifierConfig
+from engine.train.classifier_config import SemiConfig
 from engine.train.gan_config import GanConfig
 from loaders.common.checks import Count, Share
 from loaders.common.errors import run_command
@@ -28,11 +28,9 @@ from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(GanConfig, ClassifierConfig):
+class Config(GanConfig, SemiConfig):
     """Train a classifier as the discriminator of a GAN."""
 
-    unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
-    """Splits whose images are used without their labels; the labelled images are among them."""
     backbone: str = "gan_discriminator_96"
     """The discriminator and its width. Paper: 96 and 192 channels."""
     resolution: int = 32
@@ -133,6 +131,7 @@ class SslGan(GanRecipe, ClassifierRecipe):
 def run(config: Config) -> RunSummary:
     """Train on a pack and leave a run folder."""
     pack = open_pack(config.pack, config.loader.store)
+    config = config.on_pack(pack)
     view = (presets.weak(config.resolution, config.flip_p),)
     return run_recipe(config, lambda: SslGan(config, pack.classes), SemiLoaders(pack, config, view, view))
 

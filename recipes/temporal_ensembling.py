@@ -22,18 +22,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.train.classifier_config import ClassifierConfig
+from engine.train.classifier_config import SemiConfig
 from loaders.common.checks import Count, Share
 from loaders.common.errors import UserError, run_command
 from loaders.common.program import check_command_line, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ClassifierConfig):
+class Config(SemiConfig):
     """Train a classifier with temporal ensembling."""
 
-    unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
-    """Splits whose images are used without their labels; the labelled images are among them."""
     backbone: str = "wrn_28_2"
     """wrn_28_2, tiny_resnet for a CPU, or any timm name. Paper: a network of 13 layers; report: resnet50."""
     resolution: int = 32
@@ -169,6 +167,7 @@ class TemporalEnsembling(ClassifierRecipe):
 def run(config: Config) -> RunSummary:
     """Train on a pack and leave a run folder."""
     pack = open_pack(config.pack, config.loader.store)
+    config = config.on_pack(pack)
     view = (presets.weak(config.resolution, config.flip_p, padding=config.shift),)
     loaders = SemiLoaders(pack, config, view, view)
     rows = loaders.unlabeled.rows(np.arange(len(loaders.unlabeled)))

@@ -180,7 +180,7 @@ def _view(config: Mapping[str, Any], name: str) -> EvaluationView:
     interpolation = "bilinear" if found["interpolation"] == "bilinear" else "bicubic"
     if found["interpolation"] not in ("bilinear", "bicubic"):
         tell(f"views: {name} was shown images by {found['interpolation']}; bicubic stands in for it here")
-    if found["crop_mode"] not in ("center", "squash", "border"):
+    if found["crop_mode"] != "center":  # squash deforms the whole image to a square, border adds to it
         tell(f"views: {name} was shown images in crop mode {found['crop_mode']}; the centre stands in for it")
     mean, std = (tuple(float(value) for value in found[key]) for key in ("mean", "std"))
     side, crop = int(found["input_size"][-1]), min(1.0, float(found["crop_pct"]))

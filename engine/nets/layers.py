@@ -67,7 +67,7 @@ def read_layer(backbone: nn.Module, x: Tensor, layer: Layer) -> Tensor:
     try:
         backbone(x)
     except _Reached as reached:
-        return _as_vectors(reached.output, layer)
+        return _as_vectors(reached.output, layer, getattr(backbone, "output_fmt", "NCHW") == "NHWC")
     finally:
         handle.remove()
     raise UserError(f"layer: expected one that the network runs, found {layer.name!r}; name another")
@@ -90,11 +90,13 @@ def measure_layer(backbone: nn.Module, resolution: int, layer: Layer) -> tuple[i
     try:
         with torch.enable_grad():
             features = read_layer(backbone, torch.zeros(2, 3, resolution, resolution), layer)
-            reached = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+            through = parameters if features.requires_grad else []  # of a layer before the first parameter
+            reached = torch.autograd.grad(features.sum(), through, allow_unused=True) if through else ()
     finally:
         for module, training in modes:
             module.training = training
-    return features.shape[1], [p for p, g in zip(parameters, reached, strict=True) if g is None]
+    before = {id(p) for p, gradient in zip(through, reached, strict=True) if gradient is not None}
+    return features.shape[1], [p for p in parameters if id(p) not in before]
 
 
 def _stop(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -110,8 +112,11 @@ def _find(backbone: nn.Module, name: str) -> nn.Module:
     return found
 
 
-def _as_vectors(output: Tensor, layer: Layer) -> Tensor:
+def _as_vectors(output: Tensor, layer: Layer, channels_last: bool) -> Tensor:
     if isinstance(output, Tensor) and output.ndim == 4:
+        height, width, last = output.shape[1:]  # of a map of channels last; views, and so maps, are square
+        if height == width and (width != last or channels_last):
+            output = output.permute(0, 3, 1, 2)
         own = min(output.shape[2:])
         if layer.side > own:
             wanted = f"expected a side up to {own}, its map's own, found {layer.side}; lower it"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from engine.choices import ClassifierStart, ClassWeights, Flips, Mixing
 from engine.train.options import ValidationOptions
-from engine.train.run_config import StartConfig
-from loaders.common.checks import Positive
+from engine.train.run_config import StartConfig, is_usual
+from loaders.common.checks import Count, Positive
 from loaders.common.errors import UserError
+from loaders.common.notice import tell
 from loaders.views.policy import Augmentation
 
 if TYPE_CHECKING:
     from engine.labels.shared_images import Account
+    from loaders.packs import Pack
     from loaders.packs.labels.validation import Division
 
 
@@ -24,7 +26,7 @@ class ClassifierConfig(StartConfig, ValidationOptions):
 
     labeled_split: str = "train"
     """Split of the pack whose true labels are used; where it is "" or has none, --extra-labels are all."""
-    labels_per_class: int | None = None
+    labels_per_class: Count | None = None
     """Use only so many of those labels per class, or of --extra-labels where these are all; else all."""
     label_seed: int = 0
     """Seed of that choice; a larger number of labels contains the smaller ones."""
@@ -127,6 +129,23 @@ class ClassifierConfig(StartConfig, ValidationOptions):
         if division is not None and division.validation is None:
             self.require_validation(division.said)
         return account(self, division)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemiConfig(ClassifierConfig):
+    """Fields of recipes that train on images with and without labels together."""
+
+    unlabeled_splits: tuple[str, ...] = ("train", "unlabeled")
+    """Splits whose images are used without their labels, the labelled images among them. By default those of
+    these two that the pack has."""
+
+    def on_pack(self, pack: Pack) -> Self:
+        """Leave out those default splits that a pack lacks; given ones are all expected."""
+        present = tuple(name for name in self.unlabeled_splits if name in pack.splits)
+        if present in ((), self.unlabeled_splits) or not is_usual(self, "unlabeled_splits"):
+            return self
+        tell(f"unlabeled_splits: {', '.join(present)}, since {pack.path} lacks the other usual one")
+        return replace(self, unlabeled_splits=present)
 
 
 @dataclass(frozen=True, kw_only=True)

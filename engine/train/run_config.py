@@ -99,6 +99,17 @@ def check_start(start: Path | None, option: str, backbone: str | None = None) ->
         )
 
 
+_OF_SPLITS = (
+    *("split", "labeled_split", "train_split", "unlabeled_split", "unlabeled_splits", "test_split"),
+    "validation_split",
+)
+
+
+def is_usual(config: object, option: str) -> bool:
+    """Tell whether an option of a configuration has its default."""
+    return bool(getattr(config, option) == getattr(type(config), option, None))
+
+
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
     """Options of every command that reads a pack."""
@@ -113,12 +124,15 @@ class PackConfig:
             UserError: no such split or start; see `read_manifest`.
         """
         names = [] if as_url(str(self.pack)) else self._split_names()
-        split = getattr(self, "split", None)  # of what trains or measures on one split
-        if names and split and split not in names:
-            raise UserError(
-                f"split: expected one that {self.pack} has, {', '.join(names)}, found {split!r}; give one by "
-                "--split"
-            )
+        for option in _OF_SPLITS if names else ():
+            given = getattr(self, option, None) or ()
+            given = (given,) if isinstance(given, str) else given
+            absent = [name for name in given if name not in names and not name.endswith(".parquet")]
+            if absent and not (is_usual(self, option) and len(absent) < len(given)):
+                raise UserError(
+                    f"{option}: expected one that {self.pack} has, {', '.join(names)}, found {absent[0]!r}; "
+                    f"give one by --{option.replace('_', '-')}"
+                )
         for option in ("init", "run"):
             check_start(getattr(self, option, None), option, getattr(self, "backbone", None))
 

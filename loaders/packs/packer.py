@@ -226,8 +226,8 @@ def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict
         name = changed[0]
         before, now = (_as_typed(name, options.get(name)) for options in (old, new))
         raise UserError(
-            f"{out} holds {what} made with {name} {before}, now {now}: choose another --out, give the same "
-            "options, or remove the folder"
+            f"{out} holds {what} made with {name} {before or 'not given'}, now {now or 'not given'}: choose "
+            "another --out, give the same options, or remove the folder"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -115,13 +116,13 @@ def test_the_average_guesses_in_evaluation_where_it_is_asked(config: Config) -> 
 def test_alignment_and_the_adaptive_threshold_choose_the_guesses(config: Config) -> None:
     """A network that always says the second class, with little doubt: only alignment hears the rest of it."""
     seed_everything(0)
-    plain = FixMatch(replace(config, threshold=0.9), "abc").eval()
+    plain = FixMatch(config, "abc").eval()
     with torch.no_grad():
         plain.classifier.head.bias.copy_(torch.tensor([0.0, 4.0, 0.0]))
     states = plain.state_dict()
 
     def judged(**changes: Any) -> tuple[torch.Tensor, Any]:
-        recipe = FixMatch(replace(config, threshold=0.9, **changes), "abc").eval()
+        recipe = FixMatch(replace(config, **changes), "abc").eval()
         recipe.load_state_dict(states, strict=False)
         logits = recipe.classify(pair().unlabeled.views[0])[0].detach()
         guesses, threshold = recipe.judged(logits, 0)
@@ -130,7 +131,7 @@ def test_alignment_and_the_adaptive_threshold_choose_the_guesses(config: Config)
 
     usual, threshold = judged()
     assert set(usual.tolist()) == {1}
-    assert threshold == 0.9
+    assert threshold == 0.95
     assert len(set(judged(align=True)[0].tolist())) > 1
     mean = float(judged(align=True, adaptive_threshold=True)[1])
     assert 1 / 3 < mean < 1
@@ -213,6 +214,30 @@ def test_goes_on_from_another_run(config: Config, tmp_path: Path) -> None:
     assert not torch.equal(load_classifier(new.out, "raw").head.weight, head)
     with pytest.raises(UserError, match="expected test_resnet, that of --init"):
         run(replace(second, out=tmp_path / "other", backbone="wrn_28_2"))
+
+
+def test_options_that_contradict_each_other_are_refused(config: Config) -> None:
+    with pytest.raises(UserError, match="threshold: expected none beside --adaptive-threshold"):
+        replace(config, adaptive_threshold=True, threshold=0.8)
+    for option in ("align", "adaptive_threshold"):
+        with pytest.raises(UserError, match="micro_batch: expected none beside"):
+            replace(config, micro_batch=10, **{option: True})
+
+
+def test_the_usual_splits_are_those_that_the_pack_has(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack = SimpleNamespace(splits=("train", "test"), path=config.pack)
+    monkeypatch.setattr(Config, "_split_names", lambda self: list(pack.splits))
+    usual = replace(config, unlabeled_splits=Config.unlabeled_splits)
+    usual.check_places()
+    assert usual.on_pack(pack).unlabeled_splits == ("train",)
+    assert capsys.readouterr().err.startswith("unlabeled_splits: train, since ")
+    for option, value in (("unlabeled_splits", ("train", "more")), ("labeled_split", "more")):
+        given = replace(config, **{option: value})
+        assert given.on_pack(pack) is given
+        with pytest.raises(UserError, match=rf"{option}: expected one that .* has, .*, found 'more'"):
+            given.check_places()
 
 
 def test_what_the_report_did_otherwise_is_an_option(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

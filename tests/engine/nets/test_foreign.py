@@ -376,6 +376,18 @@ def test_what_belongs_to_the_weights_comes_with_them(tmp_path: Path, resnet: nn.
     assert own.classes[3] == "kind 3"
 
 
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_another_cut_than_the_centred_square_is_said(
+    mode: str, tmp_path: Path, small: nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = saved_for_hf(tmp_path / "hub", small)
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"]["crop_mode"] = mode
+    (folder / "config.json").write_text(json.dumps(config))
+    find_start(folder)
+    assert (f"was shown images in crop mode {mode}" in capsys.readouterr().err) == (mode != "center")
+
+
 @pytest.mark.parametrize(("scheme", "name"), [("timm", "resnet18.a1_in1k"), ("hf", "somebody/resnet")])
 def test_names_are_fetched_by_timm(
     scheme: str, name: str, tmp_path: Path, resnet: nn.Module, monkeypatch: pytest.MonkeyPatch

@@ -61,6 +61,26 @@ def test_tokens_of_a_transformer_are_averaged() -> None:
     torch.testing.assert_close(found, seen[0].mean(1))
 
 
+def test_maps_of_channels_last_are_averaged_over_their_places() -> None:
+    network = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=32, num_classes=0, embed_dim=12, depths=(1, 1),
+        num_heads=(1, 1), window_size=4,
+    ).eval()  # fmt: skip
+    seen: list[torch.Tensor] = []
+    network.layers[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    found = read_layer(network, torch.randn(2, 3, 32, 32), Layer("layers.1"))
+    assert seen[0].shape == (2, 4, 4, 24)
+    torch.testing.assert_close(found, seen[0].mean((1, 2)))
+    assert measure_layer(network, 32, Layer("layers.1"))[0] == 24
+
+
+def test_everything_lies_behind_a_layer_before_the_first_parameter() -> None:
+    network = nn.Sequential(nn.Dropout(), nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    num_features, behind = measure_layer(network, 16, Layer("0"))
+    assert num_features == 3
+    assert len(behind) == 2
+
+
 def test_mistakes_are_named() -> None:
     x = torch.randn(2, 3, 64, 64)
     with pytest.raises(UserError, match=r"expected one of conv1.*conv5.*, found 'conv6'"):
