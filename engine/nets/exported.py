@@ -355,7 +355,7 @@ def _onnx() -> Any:
         import onnxscript  # noqa: F401 - torch's exporter writes by it
     except ImportError as error:
         raise MissingBackendError(
-            f'export: {error.name} is not installed; pip install "sluice[export]"'
+            f"export: {error.name} is not installed; pip install '.[export]'"
         ) from None
     _runtime()
     return onnx
@@ -366,6 +366,6 @@ def _runtime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise MissingBackendError(
-            f'export: {error.name} is not installed; pip install "sluice[export]"'
+            f"export: {error.name} is not installed; pip install '.[export]'"
         ) from None
     return onnxruntime

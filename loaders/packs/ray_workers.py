@@ -23,7 +23,7 @@ def require_ray() -> None:
         import ray  # noqa: F401
     except ImportError:
         raise MissingBackendError(
-            "--executor ray needs Ray: pip install 'sluice[ray]', or leave --executor out"
+            "--executor ray needs Ray: pip install '.[ray]', or leave --executor out"
         ) from None
 
 

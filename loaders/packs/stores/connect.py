@@ -9,7 +9,7 @@ from typing import Any
 
 from loaders.common.errors import MissingBackendError, UserError, brief
 
-_EXTRAS = {"s3": "sluice[s3]", "s3a": "sluice[s3]", "http": "fsspec[http]", "https": "fsspec[http]"}
+_EXTRAS = {"s3": ".[s3]", "s3a": ".[s3]", "http": "fsspec[http]", "https": "fsspec[http]"}
 # Errors of botocore, below s3fs: no further try brings any.
 _WITHOUT_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]+://")
