@@ -52,7 +52,7 @@ def test_nothing_is_too_long_to_read(folder: str) -> None:
 
 ZERO_IS_FINE = {"seed", "num_tested"}
 GIVEN_ANEW = {"resolution", "epochs", "batch_size"}  # `RunConfig` says what they may be
-CONFIGS = {"RunConfig", "ClassifierConfig", "TileConfig"}
+CONFIGS = {"RunConfig", "ClassifierConfig", "SemiConfig", "TileConfig"}
 
 
 def unsaid(text: str) -> list[str]:
