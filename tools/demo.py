@@ -253,13 +253,16 @@ def main() -> None:
     (config.out / MARKER).touch()
     steps, threads = plan(config), f"export OMP_NUM_THREADS={config.num_threads}"
     console.print(f"   $ {threads}", markup=False, highlight=False, style="dim")
-    for number, step in enumerate(steps, start=1):
-        run_step(console, number, step, config.num_threads)
-        if made := sum_of(config.pack):
-            marker_of(config.pack).write_text(made)
-    commands = config.out / "commands.txt"
-    commands.write_text("".join(f"{line}\n" for line in (threads, *(step.text for step in steps))))
-    run_step(console, len(steps) + 1, report_step(config, commands), config.num_threads)
+    try:
+        for number, step in enumerate(steps, start=1):
+            run_step(console, number, step, config.num_threads)
+            if made := sum_of(config.pack):
+                marker_of(config.pack).write_text(made)
+        commands = config.out / "commands.txt"
+        commands.write_text("".join(f"{line}\n" for line in (threads, *(step.text for step in steps))))
+        run_step(console, len(steps) + 1, report_step(config, commands), config.num_threads)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted: the next demo begins anew, with an empty folder") from None
     console.print()
     print_outcome(console, config)
     console.print(

@@ -188,9 +188,8 @@ def print_summary(console: Console, out: str, manifest: Manifest, seconds: float
     for note in notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     if skipped := sum(split.num_skipped for split in manifest.splits):
-        console.print(
-            f"{skipped:,} files skipped that are no images by their names, such as notes and tables"
-        )
+        files = "1 file" if skipped == 1 else f"{skipped:,} files"
+        console.print(f"{files} skipped: no images by their names, such as notes and tables")
     if manifest.num_quarantined:
         console.print(f"{manifest.num_quarantined:,} inputs quarantined, reasons in {out}/{QUARANTINE_NAME}")
 

@@ -135,3 +135,16 @@ def test_a_pack_of_the_users_own_in_the_place_of_the_demo_s_stays(
 def test_the_working_folder_is_no_place_for_a_demo(option: str, folder: str) -> None:
     with pytest.raises(UserError, match=rf"^{option}: expected a folder of its own, found "):
         demo.Config(**{option: Path(folder)})  # type: ignore[arg-type]
+
+
+def test_a_stopped_demo_says_that_it_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run_step", stop)
+    monkeypatch.setattr(
+        sys, "argv", ["demo", "--out", str(tmp_path / "runs"), "--pack", str(tmp_path / "pack")]
+    )
+    with pytest.raises(KeyboardInterrupt, match="the next demo begins anew"):
+        demo.main()
+    assert demo.plan(demo.Config(epochs=3))[3].text.count("--warmup-epochs 1 ") == 1
