@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from loaders.common.errors import UserError
+from loaders.common.errors import UserError, brief
 from loaders.kernels.random import uniform4
 from loaders.order import permutation
 
@@ -33,7 +34,7 @@ def cumulative_shares(weights: Any, num_rows: int) -> NDArray[np.float64]:
     Raises:
         UserError: another shape, negative or infinite weights, or none above 0.
     """
-    array = np.asarray(weights)
+    array = _array(weights, num_rows)
     if array.shape != (num_rows,) or array.dtype.kind not in "iuf":
         raise UserError(
             f"sampler: expected 'balanced', or one weight for each of {num_rows} rows of the split, found "
@@ -48,6 +49,20 @@ def cumulative_shares(weights: Any, num_rows: int) -> NDArray[np.float64]:
     ends: NDArray[np.float64] = np.cumsum(shares / shares.sum())
     ends[shares.nonzero()[0][-1] :] = 1.0  # rounding must leave no gap behind the last row with a weight
     return ends
+
+
+def _array(weights: Any, num_rows: int) -> NDArray[Any]:
+    """Return weights as an array, also those of a tensor that is on a device, trained, or of bfloat16."""
+    try:
+        if isinstance(weights, Tensor):
+            weights = weights.detach().cpu()
+            weights = (weights.double() if weights.is_floating_point() else weights).numpy()
+        return np.asarray(weights)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"sampler: expected 'balanced', or one weight for each of {num_rows} rows of the split, found "
+            f"{type(weights).__name__} that makes no array ({brief(error)}); give an array of numbers"
+        ) from error
 
 
 def weighted_positions(

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 import loaders
 from loaders import LoaderOptions, build_loader
 from loaders.common.errors import UserError
+from loaders.order.weighted import cumulative_shares
 from loaders.packs import LabelTable
 from loaders.transform import transform_name
 from loaders.views import presets
@@ -101,6 +102,15 @@ def test_weights_set_how_often_a_row_comes(photo_pack) -> None:
         assert loader.fingerprint["sampler"] != other
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [torch.arange(24.0, requires_grad=True), torch.arange(24, dtype=torch.bfloat16), torch.arange(24)],
+    ids=["trained", "bfloat16", "whole"],
+)
+def test_weights_may_be_any_tensor_of_numbers(weights) -> None:
+    np.testing.assert_array_equal(cumulative_shares(weights, 24), cumulative_shares(np.arange(24.0), 24))
+
+
 def test_ranks_share_a_sampled_epoch(photo_pack) -> None:
     for sampler in ("balanced", np.arange(1.0, 25.0)):
         whole = rows(build(photo_pack, sampler=sampler).epoch(1))
@@ -120,6 +130,8 @@ def test_ranks_share_a_sampled_epoch(photo_pack) -> None:
         ({"sampler": np.ones(3)}, "one weight for each of 24 rows"),
         ({"sampler": -np.ones(24)}, "finite weights of at least 0"),
         ({"sampler": np.zeros(24)}, "one above it"),
+        ({"sampler": [[1.0], [1.0, 2.0]]}, "each of 24 rows of the split, found list that makes no array"),
+        ({"sampler": torch.eye(24).to_sparse()}, "each of 24 rows of the split, found Tensor that makes no"),
         ({"sampler": "balanced", "mode": "eval"}, "expected mode='train'"),
         ({"batch_transform": lambda views, generator: views}, "found a lambda"),
         ({"batch_transform": 3}, "expected a function of"),
