@@ -66,7 +66,7 @@ def _array(weights: Any, num_rows: int) -> NDArray[Any]:
 
 
 def weighted_positions(
-    epoch: int, positions: Positions, ends: NDArray[np.float64], seed: int
+    epoch: int, positions: Positions, ends: NDArray[np.float64], seed: int, in_turns: bool = False
 ) -> tuple[Positions, Positions]:
     """Return epochs and rows for places of an epoch.
 
@@ -75,6 +75,7 @@ def weighted_positions(
         positions: int64 [B], places of the epoch in [0, N).
         ends: see `cumulative_shares`.
         seed: of the order.
+        in_turns: let a row's epochs be even and odd in turns, for views that alternate with them.
 
     Returns:
         epochs int64 [B], which differs each time that a row comes, so that its views differ, and positions
@@ -89,5 +90,10 @@ def weighted_positions(
     begins = np.concatenate([[0.0], ends[:-1]])
     largest = float(np.diff(ends, prepend=0.0).max())
     most = int(num_rows * largest) + 2  # most times that a row may come in an epoch
+    if in_turns:
+        # By an even number, a row that comes once an epoch would get odd epochs alone: one side of its image.
+        # An odd number turns the sides over from epoch to epoch, so that no row favours one. It seeds the
+        # draws of views: those without sides keep theirs.
+        most |= 1
     turn = slots - np.floor(begins[rows] * num_rows - start).astype(np.int64)
     return (epoch * most + np.clip(turn, 0, most - 1)) % _NUM_EPOCHS, rows

@@ -111,6 +111,26 @@ def test_weights_may_be_any_tensor_of_numbers(weights) -> None:
     np.testing.assert_array_equal(cumulative_shares(weights, 24), cumulative_shares(np.arange(24.0), 24))
 
 
+def test_weighted_rows_show_both_sides_in_turns(photo_pack) -> None:
+    """Four rows come two or three times an epoch, the others at most once."""
+    weights = np.repeat([3.0, 1.0], [4, 20])
+    turned = presets.flipped_in_turns(presets.weak(16, padding=0.0))  # nothing is random but the side
+    shown = {row: [] for row in range(24)}
+    with build(photo_pack, (turned,), sampler=weights) as loader:
+        for epoch in range(12):
+            for batch in loader.epoch(epoch):
+                for row, view in zip(batch.index.tolist(), batch.views[0], strict=True):
+                    shown[row].append(view.numpy().tobytes())
+        said = loader.fingerprint["sampler"]
+    for row, sides in shown.items():
+        assert len(set(sides)) == 2, row
+        assert abs(2 * sides.count(sides[0]) - len(sides)) <= len(sides) / 2, row
+    assert said.endswith(", sides in turns")
+    with build(photo_pack, sampler=weights) as other:  # whose draws are seeded as they always were
+        assert "sides" not in other.fingerprint["sampler"]
+        assert {int(e) // 4 for step in range(4) for e in other.request(5, step).epochs} == {5}
+
+
 def test_ranks_share_a_sampled_epoch(photo_pack) -> None:
     for sampler in ("balanced", np.arange(1.0, 25.0)):
         whole = rows(build(photo_pack, sampler=sampler).epoch(1))
