@@ -132,6 +132,16 @@ class Transforming:
         self._normalizations = [view.normalize for view in views]
         self._seed, self._rank, self._device = options.seed, options.rank, torch.device(options.device)
 
+    def _seed_global(self, seed: int) -> None:
+        """Seed the generators that are restored alone: `torch.manual_seed` would seed those of every device.
+
+        A loader of the CPU would then seed the dropout of a network on a GPU at every batch.
+        """
+        torch.default_generator.manual_seed(seed)
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                torch.cuda.manual_seed(seed)
+
     def _without_generator(self, views: tuple[Tensor, ...]) -> Any:
         if type(self._transform).__module__.startswith("torchvision."):  # changes the first of several alone
             return tuple(self._transform(view) for view in views)
@@ -151,7 +161,7 @@ class Transforming:
         else:  # torchvision draws from the global generators; their state is restored afterwards
             devices = [self._device] if self._device.type == "cuda" else []
             with torch.random.fork_rng(devices):
-                torch.manual_seed(seed)
+                self._seed_global(seed)
                 views = self._without_generator(batch.views)
         views = tuple(views) if isinstance(views, list | tuple) else views
         given = [len(view) for view in batch.views]

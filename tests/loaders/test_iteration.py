@@ -271,6 +271,17 @@ def test_parameters_of_a_transform_stand_in_its_name(make) -> None:
     assert " at 0x" not in transform_name(make(0.25))
 
 
+def test_generators_of_other_devices_are_left_alone(photo_pack, monkeypatch) -> None:
+    """A network on a GPU beside a loader of the CPU would get the same dropout from every batch's seed."""
+    seeded = []
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, seeded.append)
+    with build(photo_pack, batch_transform=v2.RandomErasing(p=1.0)) as loader:
+        views = [batch.views[0] for batch in loader.epoch(0)]
+    assert not torch.equal(views[0], views[1])
+    assert seeded == []
+
+
 def test_a_partial_is_applied(photo_pack) -> None:
     with build(photo_pack, batch_transform=partial(shifted, by=0.0)) as loader:
         assert f"{__name__}.shifted with by=0.0" in loader.fingerprint["batch transform"]
