@@ -13,7 +13,7 @@ from loaders import LoaderOptions, build_loader
 from loaders.common.errors import UserError
 from loaders.order.weighted import cumulative_shares
 from loaders.packs import LabelTable
-from loaders.transform import transform_name
+from loaders.transform import transform_facts, transform_name
 from loaders.views import presets
 from loaders.views.policy import Normalize, RandomErasing, Standardize
 
@@ -234,6 +234,36 @@ def made(by):
     return transform
 
 
+def made_of(held):
+    def transform(views, generator):
+        return shifted(views, generator, held)
+
+    return transform
+
+
+def made_to_call(by):
+    called = made(by)
+
+    @torch.no_grad()  # holds an object that tells nothing
+    def transform(views, generator):
+        return called(views, generator)
+
+    return transform
+
+
+def made_to_repeat(by):
+    def transform(views, generator, times=2):
+        return transform(made(by)(views, generator), generator, times - 1) if times else views
+
+    return transform
+
+
+def weighing(by):
+    network = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.constant_(network.weight, by)
+    return network
+
+
 @dataclass
 class Shifting:
     by: float
@@ -261,7 +291,18 @@ class Silent:
         lambda by: partial(shifted, by=torch.full((2000, 1), by)[:1000]),
         lambda by: partial(shifted, by=np.full(2000, by)),
         made,
+        made_to_call,
+        made_to_repeat,
+        lambda by: made_of([1.0, by]),
+        lambda by: made_of({"by": (by, torch)}),
+        lambda by: made_of(np.full(2000, by)),
+        lambda by: made_of(np.array([by, None])),
+        lambda by: made_of(torch.full((3,), by, dtype=torch.bfloat16)),
+        lambda by: made_of(weighing(by)),
+        weighing,
         Shifting,
+        lambda by: Shifting(torch.arange(2000.0) == 1000 * by),  # its repr leaves out the middle
+        lambda by: Shifting([np.arange(2000.0) == 1000 * by]),
         lambda by: Shifting(by).__call__,
     ],
 )
@@ -269,6 +310,21 @@ def test_parameters_of_a_transform_stand_in_its_name(make) -> None:
     assert transform_name(make(0.25)) == transform_name(make(0.25))
     assert transform_name(make(0.25)) != transform_name(make(0.5))
     assert " at 0x" not in transform_name(make(0.25))
+
+
+def test_plain_parameters_are_named_as_they_are_written() -> None:
+    """These names stand in the fingerprints of runs."""
+    assert transform_name(made((0.5, "a  b"))) == f"{__name__}.made.<locals>.transform with by=(0.5, 'a  b')"
+    assert transform_name(Shifting((0.5,))) == f"{__name__}.Shifting Shifting(by=(0.5,))"
+    assert transform_name(v2.RandomGrayscale(p=0.5)).endswith("RandomGrayscale RandomGrayscale(p=0.5)")
+
+
+def test_a_gpu_draws_other_numbers_than_the_cpu() -> None:
+    """The kind of device counts, not its number; the text of runs on the CPU stays."""
+    said = [transform_facts(nothing, LoaderOptions(device=d)) for d in ("cpu", "cuda:0", "cuda:1")]
+    assert [one["batch_transform"].partition("nothing ")[2] for one in said] == [
+        "on 1 ranks", "on 1 ranks of cuda", "on 1 ranks of cuda",
+    ]  # fmt: skip
 
 
 def test_generators_of_other_devices_are_left_alone(photo_pack, monkeypatch) -> None:
@@ -290,7 +346,14 @@ def test_a_partial_is_applied(photo_pack) -> None:
 
 @pytest.mark.parametrize(
     "transform",
-    [Silent(1), Silent(1).method, partial(shifted, by=Silent(1)), v2.Compose([Silent(1)])],
+    [
+        Silent(1),
+        Silent(1).method,
+        partial(shifted, by=Silent(1)),
+        made_of(Silent(1)),
+        torch.no_grad()(made_of(Silent(1))),
+        v2.Compose([Silent(1)]),
+    ],
 )
 def test_parameters_that_nothing_tells_are_refused(transform) -> None:
     with pytest.raises(UserError, match="batch_transform: expected parameters that the fingerprint can keep"):
