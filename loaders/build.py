@@ -25,7 +25,7 @@ from loaders.packs import LabelTable, Split
 from loaders.packs.pack import LabelTables
 from loaders.placing import place_on
 from loaders.transform import BatchTransform, Transforming, transform_facts, unnormalized
-from loaders.views.policy import ViewPolicy
+from loaders.views.policy import AlternatingFlip, ViewPolicy
 
 _DEFAULT = LoaderOptions()
 Sampler = Literal["balanced"] | Sequence[float] | NDArray[np.floating[Any]] | Tensor
@@ -132,8 +132,9 @@ def _draws(sampler: Sampler | None, work: Work) -> tuple[Draws | None, dict[str,
         }
     ends = cumulative_shares(sampler, num_rows)
     digest = hashlib.sha256(ends.tobytes()).hexdigest()[:16]
-    return lambda epoch, places: weighted_positions(epoch, places, ends, seed), {
-        "sampler": f"weights {digest}"
+    in_turns = any(isinstance(one, AlternatingFlip) for view in work.views for one in view.operations)
+    return lambda epoch, places: weighted_positions(epoch, places, ends, seed, in_turns), {
+        "sampler": f"weights {digest}{', sides in turns' if in_turns else ''}"
     }
 
 

@@ -6,11 +6,12 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders.batch import Batch
@@ -21,6 +22,7 @@ from loaders.views.policy import IMAGENET, Normalize, RandomErasing, Standardize
 Views = tuple[Tensor, ...]
 BatchTransform = Callable[..., Views]
 """`transform(views, generator)`, or a callable of the views alone, such as torchvision's v2."""
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))  # what a repr tells as it is
 
 
 def unnormalized(views: tuple[ViewPolicy, ...]) -> tuple[ViewPolicy, ...]:
@@ -41,22 +43,33 @@ def transform_name(transform: BatchTransform) -> str:
     return _said(transform)
 
 
-def _said(value: Any) -> str:
+def _said(value: Any, within: frozenset[int] = frozenset()) -> str:
     """Return the same text for the same callable or parameter in every process.
+
+    Args:
+        value: the callable or parameter.
+        within: the objects that it stands in, by identity: a function may hold itself.
 
     Raises:
         UserError: a lambda, or an object that says no more of itself than its address.
     """
+    if type(value) in _PLAIN:
+        return repr(value)
+    if id(value) in within:
+        return "itself"
+    said = functools.partial(_said, within=within | {id(value)})
     if isinstance(value, functools.partial):
-        given = [_said(one) for one in value.args]
-        given += [f"{name}={_said(one)}" for name, one in sorted(value.keywords.items())]
-        return f"partial of {_said(value.func)} with {', '.join(given)}"
+        given = [said(one) for one in value.args]
+        given += [f"{name}={said(one)}" for name, one in sorted(value.keywords.items())]
+        return f"partial of {said(value.func)} with {', '.join(given)}"
     if inspect.ismethod(value):
-        return f"{value.__name__} of {_said(value.__self__)}"
-    if isinstance(value, np.ndarray | Tensor):  # their repr leaves numbers out
-        numbers = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-        digest = hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()[:16]
-        return f"{numbers.dtype} {list(numbers.shape)} {digest}"
+        return f"{value.__name__} of {said(value.__self__)}"
+    if inspect.ismodule(value):
+        return f"module {value.__name__}"
+    if isinstance(value, np.ndarray | Tensor):
+        return _digested(value, said)
+    if type(value) in (list, tuple, dict):
+        return _listed(value, said)
     name = getattr(value, "__qualname__", None)
     if isinstance(name, str):
         if "<lambda>" in name:
@@ -64,7 +77,38 @@ def _said(value: Any) -> str:
                 "batch_transform: expected a function with a name, which the fingerprint keeps, found a "
                 "lambda; define it by def"
             )
-        return f"{value.__module__}.{name}{_enclosed(value)}"
+        return f"{getattr(value, '__module__', None)}.{name}{_with(_enclosed(value, said))}"
+    return _told(value, said)
+
+
+def _listed(value: Any, said: Callable[[Any], str]) -> str:
+    """Return what is in a container, written as its repr is."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{said(key)}: {said(one)}' for key, one in value.items())}}}"
+    inside = ", ".join(map(said, value))
+    return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' if len(value) == 1 else ''})"
+
+
+def _with(parts: list[str]) -> str:
+    return f" with {', '.join(parts)}" if parts else ""
+
+
+def _digested(value: NDArray[Any] | Tensor, said: Callable[[Any], str]) -> str:
+    """Return dtype, shape and digest of numbers, of which a repr leaves out most."""
+    dtype = str(value.dtype).removeprefix("torch.")
+    if isinstance(value, Tensor):
+        small = value.is_floating_point() and not hasattr(np, dtype)  # such as bfloat16
+        numbers = (value.float() if small else value).numpy(force=True)
+    else:
+        numbers = value
+    if numbers.dtype.hasobject:
+        return f"{dtype} {list(numbers.shape)} {said(numbers.tolist())}"
+    digest = hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()[:16]
+    return f"{dtype} {list(numbers.shape)} {digest}"
+
+
+def _told(value: Any, said: Callable[[Any], str]) -> str:
+    """Return what the repr of an object tells, and the numbers inside that it leaves out."""
     text, kind = " ".join(repr(value).split()), type(value)
     if " at 0x" in text:
         raise UserError(
@@ -72,23 +116,37 @@ def _said(value: Any) -> str:
             f"{kind.__module__}.{kind.__qualname__} with none that its repr tells; give the class a __repr__ "
             "with them (a dataclass has one), or write a function"
         )
-    return text if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__} {text}"
+    text = text if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__} {text}"
+    held: list[tuple[str, Any]] = []
+    if isinstance(value, torch.nn.Module):
+        held += [*value.named_parameters(), *value.named_buffers()]
+        for path, part in value.named_modules():
+            arrays = [(name, one) for name, one in vars(part).items() if isinstance(one, np.ndarray | Tensor)]
+            held += [(f"{path}.{name}".lstrip("."), one) for name, one in arrays]
+    elif is_dataclass(value):
+        told = [(field.name, getattr(value, field.name, None)) for field in fields(value) if field.repr]
+        # A __repr__ of the class's own may leave out what has no text.
+        held += [(name, one) for name, one in told if " at 0x" not in repr(one) and said(one) != repr(one)]
+    return text + _with([f"{name}={said(one)}" for name, one in held])
 
 
-def _enclosed(function: Any) -> str:
-    """Return the values that a function made by another function holds; "" for any other."""
+def _enclosed(function: Any, said: Callable[[Any], str]) -> list[str]:
+    """Return the values that a function made by another function holds; none for any other."""
     cells = getattr(function, "__closure__", None) or ()
-    held = dict(zip(function.__code__.co_freevars, cells, strict=True)) if cells else {}
-    plain = (bool, int, float, str, tuple, type(None))  # what can change is no parameter
-    said = [f"{name}={cell.cell_contents!r}" for name, cell in held.items() if _holds(cell, plain)]
-    return f" with {', '.join(said)}" if said else ""
-
-
-def _holds(cell: Any, kinds: tuple[type, ...]) -> bool:
-    try:
-        return isinstance(cell.cell_contents, kinds) and " at 0x" not in repr(cell.cell_contents)
-    except ValueError:  # not filled yet
-        return False
+    wrapped = getattr(function, "__wrapped__", None)
+    parts: list[str] = []
+    for name, cell in zip(function.__code__.co_freevars if cells else (), cells, strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+        try:
+            parts.append(f"{name}={said(value)}")
+        except UserError:
+            if wrapped is None or value is wrapped:
+                raise
+            # A decorator's own tools, as those of torch.no_grad(), need not tell what they hold.
+    return parts
 
 
 def takes_generator(transform: BatchTransform) -> bool:
@@ -132,6 +190,16 @@ class Transforming:
         self._normalizations = [view.normalize for view in views]
         self._seed, self._rank, self._device = options.seed, options.rank, torch.device(options.device)
 
+    def _seed_global(self, seed: int) -> None:
+        """Seed the generators that are restored alone: `torch.manual_seed` would seed those of every device.
+
+        A loader of the CPU would then seed the dropout of a network on a GPU at every batch.
+        """
+        torch.default_generator.manual_seed(seed)
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                torch.cuda.manual_seed(seed)
+
     def _without_generator(self, views: tuple[Tensor, ...]) -> Any:
         if type(self._transform).__module__.startswith("torchvision."):  # changes the first of several alone
             return tuple(self._transform(view) for view in views)
@@ -151,7 +219,7 @@ class Transforming:
         else:  # torchvision draws from the global generators; their state is restored afterwards
             devices = [self._device] if self._device.type == "cuda" else []
             with torch.random.fork_rng(devices):
-                torch.manual_seed(seed)
+                self._seed_global(seed)
                 views = self._without_generator(batch.views)
         views = tuple(views) if isinstance(views, list | tuple) else views
         given = [len(view) for view in batch.views]
@@ -178,7 +246,12 @@ def _normalized(view: Tensor, how: Normalize | Standardize | None) -> Tensor:
 
 
 def transform_facts(transform: BatchTransform | None, options: LoaderOptions) -> dict[str, Any]:
-    """Return the parts of a transform that decide the batches, among them the number of ranks."""
+    """Return the parts of a transform that decide the batches, with the ranks and the kind of device.
+
+    Generators of two kinds of devices draw other numbers from one seed; "cpu" goes without saying.
+    """
     if transform is None:
         return {}
-    return {"batch_transform": f"{transform_name(transform)} on {options.num_ranks} ranks"}
+    kind = torch.device(options.device).type
+    where = f"on {options.num_ranks} ranks{'' if kind == 'cpu' else f' of {kind}'}"
+    return {"batch_transform": f"{transform_name(transform)} {where}"}

@@ -51,8 +51,10 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.norm2.weight)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != out_channels:
+            # Nothing is padded. But below opset 19, ONNX counts what a window lacks at the edge as padding.
+            average = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
             self.shortcut = nn.Sequential(
-                nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity(),
+                average if stride > 1 else nn.Identity(),
                 nn.Conv2d(in_channels, out_channels, 1, bias=False),
                 nn.BatchNorm2d(out_channels),
             )

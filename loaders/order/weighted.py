@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from loaders.common.errors import UserError
+from loaders.common.errors import UserError, brief
 from loaders.kernels.random import uniform4
 from loaders.order import permutation
 
@@ -33,7 +34,7 @@ def cumulative_shares(weights: Any, num_rows: int) -> NDArray[np.float64]:
     Raises:
         UserError: another shape, negative or infinite weights, or none above 0.
     """
-    array = np.asarray(weights)
+    array = _array(weights, num_rows)
     if array.shape != (num_rows,) or array.dtype.kind not in "iuf":
         raise UserError(
             f"sampler: expected 'balanced', or one weight for each of {num_rows} rows of the split, found "
@@ -50,8 +51,22 @@ def cumulative_shares(weights: Any, num_rows: int) -> NDArray[np.float64]:
     return ends
 
 
+def _array(weights: Any, num_rows: int) -> NDArray[Any]:
+    """Return weights as an array, also those of a tensor that is on a device, trained, or of bfloat16."""
+    try:
+        if isinstance(weights, Tensor):
+            weights = weights.detach().cpu()
+            weights = (weights.double() if weights.is_floating_point() else weights).numpy()
+        return np.asarray(weights)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"sampler: expected 'balanced', or one weight for each of {num_rows} rows of the split, found "
+            f"{type(weights).__name__} that makes no array ({brief(error)}); give an array of numbers"
+        ) from error
+
+
 def weighted_positions(
-    epoch: int, positions: Positions, ends: NDArray[np.float64], seed: int
+    epoch: int, positions: Positions, ends: NDArray[np.float64], seed: int, in_turns: bool = False
 ) -> tuple[Positions, Positions]:
     """Return epochs and rows for places of an epoch.
 
@@ -60,6 +75,7 @@ def weighted_positions(
         positions: int64 [B], places of the epoch in [0, N).
         ends: see `cumulative_shares`.
         seed: of the order.
+        in_turns: let a row's epochs be even and odd in turns, for views that alternate with them.
 
     Returns:
         epochs int64 [B], which differs each time that a row comes, so that its views differ, and positions
@@ -74,5 +90,10 @@ def weighted_positions(
     begins = np.concatenate([[0.0], ends[:-1]])
     largest = float(np.diff(ends, prepend=0.0).max())
     most = int(num_rows * largest) + 2  # most times that a row may come in an epoch
+    if in_turns:
+        # By an even number, a row that comes once an epoch would get odd epochs alone: one side of its image.
+        # An odd number turns the sides over from epoch to epoch, so that no row favours one. It seeds the
+        # draws of views: those without sides keep theirs.
+        most |= 1
     turn = slots - np.floor(begins[rows] * num_rows - start).astype(np.int64)
     return (epoch * most + np.clip(turn, 0, most - 1)) % _NUM_EPOCHS, rows

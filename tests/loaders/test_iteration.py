@@ -11,8 +11,9 @@ from torchvision.transforms import v2
 import loaders
 from loaders import LoaderOptions, build_loader
 from loaders.common.errors import UserError
+from loaders.order.weighted import cumulative_shares
 from loaders.packs import LabelTable
-from loaders.transform import transform_name
+from loaders.transform import transform_facts, transform_name
 from loaders.views import presets
 from loaders.views.policy import Normalize, RandomErasing, Standardize
 
@@ -101,6 +102,35 @@ def test_weights_set_how_often_a_row_comes(photo_pack) -> None:
         assert loader.fingerprint["sampler"] != other
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [torch.arange(24.0, requires_grad=True), torch.arange(24, dtype=torch.bfloat16), torch.arange(24)],
+    ids=["trained", "bfloat16", "whole"],
+)
+def test_weights_may_be_any_tensor_of_numbers(weights) -> None:
+    np.testing.assert_array_equal(cumulative_shares(weights, 24), cumulative_shares(np.arange(24.0), 24))
+
+
+def test_weighted_rows_show_both_sides_in_turns(photo_pack) -> None:
+    """Four rows come two or three times an epoch, the others at most once."""
+    weights = np.repeat([3.0, 1.0], [4, 20])
+    turned = presets.flipped_in_turns(presets.weak(16, padding=0.0))  # nothing is random but the side
+    shown = {row: [] for row in range(24)}
+    with build(photo_pack, (turned,), sampler=weights) as loader:
+        for epoch in range(12):
+            for batch in loader.epoch(epoch):
+                for row, view in zip(batch.index.tolist(), batch.views[0], strict=True):
+                    shown[row].append(view.numpy().tobytes())
+        said = loader.fingerprint["sampler"]
+    for row, sides in shown.items():
+        assert len(set(sides)) == 2, row
+        assert abs(2 * sides.count(sides[0]) - len(sides)) <= len(sides) / 2, row
+    assert said.endswith(", sides in turns")
+    with build(photo_pack, sampler=weights) as other:  # whose draws are seeded as they always were
+        assert "sides" not in other.fingerprint["sampler"]
+        assert {int(e) // 4 for step in range(4) for e in other.request(5, step).epochs} == {5}
+
+
 def test_ranks_share_a_sampled_epoch(photo_pack) -> None:
     for sampler in ("balanced", np.arange(1.0, 25.0)):
         whole = rows(build(photo_pack, sampler=sampler).epoch(1))
@@ -120,6 +150,8 @@ def test_ranks_share_a_sampled_epoch(photo_pack) -> None:
         ({"sampler": np.ones(3)}, "one weight for each of 24 rows"),
         ({"sampler": -np.ones(24)}, "finite weights of at least 0"),
         ({"sampler": np.zeros(24)}, "one above it"),
+        ({"sampler": [[1.0], [1.0, 2.0]]}, "each of 24 rows of the split, found list that makes no array"),
+        ({"sampler": torch.eye(24).to_sparse()}, "each of 24 rows of the split, found Tensor that makes no"),
         ({"sampler": "balanced", "mode": "eval"}, "expected mode='train'"),
         ({"batch_transform": lambda views, generator: views}, "found a lambda"),
         ({"batch_transform": 3}, "expected a function of"),
@@ -202,6 +234,36 @@ def made(by):
     return transform
 
 
+def made_of(held):
+    def transform(views, generator):
+        return shifted(views, generator, held)
+
+    return transform
+
+
+def made_to_call(by):
+    called = made(by)
+
+    @torch.no_grad()  # holds an object that tells nothing
+    def transform(views, generator):
+        return called(views, generator)
+
+    return transform
+
+
+def made_to_repeat(by):
+    def transform(views, generator, times=2):
+        return transform(made(by)(views, generator), generator, times - 1) if times else views
+
+    return transform
+
+
+def weighing(by):
+    network = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.constant_(network.weight, by)
+    return network
+
+
 @dataclass
 class Shifting:
     by: float
@@ -229,7 +291,18 @@ class Silent:
         lambda by: partial(shifted, by=torch.full((2000, 1), by)[:1000]),
         lambda by: partial(shifted, by=np.full(2000, by)),
         made,
+        made_to_call,
+        made_to_repeat,
+        lambda by: made_of([1.0, by]),
+        lambda by: made_of({"by": (by, torch)}),
+        lambda by: made_of(np.full(2000, by)),
+        lambda by: made_of(np.array([by, None])),
+        lambda by: made_of(torch.full((3,), by, dtype=torch.bfloat16)),
+        lambda by: made_of(weighing(by)),
+        weighing,
         Shifting,
+        lambda by: Shifting(torch.arange(2000.0) == 1000 * by),  # its repr leaves out the middle
+        lambda by: Shifting([np.arange(2000.0) == 1000 * by]),
         lambda by: Shifting(by).__call__,
     ],
 )
@@ -237,6 +310,32 @@ def test_parameters_of_a_transform_stand_in_its_name(make) -> None:
     assert transform_name(make(0.25)) == transform_name(make(0.25))
     assert transform_name(make(0.25)) != transform_name(make(0.5))
     assert " at 0x" not in transform_name(make(0.25))
+
+
+def test_plain_parameters_are_named_as_they_are_written() -> None:
+    """These names stand in the fingerprints of runs."""
+    assert transform_name(made((0.5, "a  b"))) == f"{__name__}.made.<locals>.transform with by=(0.5, 'a  b')"
+    assert transform_name(Shifting((0.5,))) == f"{__name__}.Shifting Shifting(by=(0.5,))"
+    assert transform_name(v2.RandomGrayscale(p=0.5)).endswith("RandomGrayscale RandomGrayscale(p=0.5)")
+
+
+def test_a_gpu_draws_other_numbers_than_the_cpu() -> None:
+    """The kind of device counts, not its number; the text of runs on the CPU stays."""
+    said = [transform_facts(nothing, LoaderOptions(device=d)) for d in ("cpu", "cuda:0", "cuda:1")]
+    assert [one["batch_transform"].partition("nothing ")[2] for one in said] == [
+        "on 1 ranks", "on 1 ranks of cuda", "on 1 ranks of cuda",
+    ]  # fmt: skip
+
+
+def test_generators_of_other_devices_are_left_alone(photo_pack, monkeypatch) -> None:
+    """A network on a GPU beside a loader of the CPU would get the same dropout from every batch's seed."""
+    seeded = []
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, seeded.append)
+    with build(photo_pack, batch_transform=v2.RandomErasing(p=1.0)) as loader:
+        views = [batch.views[0] for batch in loader.epoch(0)]
+    assert not torch.equal(views[0], views[1])
+    assert seeded == []
 
 
 def test_a_partial_is_applied(photo_pack) -> None:
@@ -247,7 +346,14 @@ def test_a_partial_is_applied(photo_pack) -> None:
 
 @pytest.mark.parametrize(
     "transform",
-    [Silent(1), Silent(1).method, partial(shifted, by=Silent(1)), v2.Compose([Silent(1)])],
+    [
+        Silent(1),
+        Silent(1).method,
+        partial(shifted, by=Silent(1)),
+        made_of(Silent(1)),
+        torch.no_grad()(made_of(Silent(1))),
+        v2.Compose([Silent(1)]),
+    ],
 )
 def test_parameters_that_nothing_tells_are_refused(transform) -> None:
     with pytest.raises(UserError, match="batch_transform: expected parameters that the fingerprint can keep"):

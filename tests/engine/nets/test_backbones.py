@@ -41,6 +41,21 @@ def test_tiny_resnet_takes_any_size(resolution: int) -> None:
     assert all(block == shortcut for block, shortcut in sizes)
 
 
+def test_averages_over_odd_sides_count_no_padding() -> None:
+    """Of 28 pixels a shortcut averages 7: torch divides by what a window holds, and an exporter must know."""
+    network = build_backbone("tiny_resnet", 28).eval()
+    for weights in network.parameters():
+        nn.init.normal_(weights, std=0.1)
+    x = torch.randn(2, 3, 28, 28)
+    with torch.no_grad():
+        h = network(x)
+        pools = [module for module in network.modules() if isinstance(module, nn.AvgPool2d)]
+        assert [pool.count_include_pad for pool in pools] == [False] * 3
+        for pool in pools:
+            pool.count_include_pad = True
+        assert torch.equal(network(x), h)
+
+
 def test_a_transformer_takes_the_resolution_of_the_run() -> None:
     network = build_backbone("vit_tiny_patch16_224", 32)
     assert network(torch.randn(1, 3, 32, 32)).shape == (1, 192)

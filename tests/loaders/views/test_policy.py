@@ -10,6 +10,7 @@ from loaders.views import presets
 from loaders.views.draw import draw
 from loaders.views.geometry import CenterCrop, PaddedCrop, RandomResizedCrop, Tile
 from loaders.views.policy import (
+    AlternatingFlip,
     Augment,
     ColorJitter,
     Cutout,
@@ -94,6 +95,25 @@ def test_what_cannot_be_rendered_is_refused(mistake: str) -> None:
     with pytest.raises(UserError, match=r"expected .*, found .*; change the policy") as error:
         WRONG[mistake]()
     assert "\n" not in str(error.value)
+
+
+SHEAR = (Augment("invert"), Augment("shear_y", 0.0, 0.3))
+
+
+@pytest.mark.parametrize("flip", [HorizontalFlip(1.0), AlternatingFlip()])
+@pytest.mark.parametrize("warp", [QuarterTurn(1), QuarterTurn(3), RandomAffine(10.0), RandAugment(SHEAR)])
+def test_a_flip_behind_a_warp_is_refused(warp, flip) -> None:
+    """It would be done before the warp, while resizing."""
+    between = ColorJitter(brightness=0.1)
+    with pytest.raises(UserError, match=r"of view x: expected flips before .*; put the flip first") as error:
+        ViewPolicy("x", 32, CenterCrop(), (warp, between, flip))
+    assert "\n" not in str(error.value)
+    ViewPolicy("x", 32, CenterCrop(), (flip, between, warp))
+
+
+@pytest.mark.parametrize("operation", [QuarterTurn(2), RandAugment(INVERT), Solarize(), Cutout()])
+def test_a_flip_may_stand_behind_what_has_no_sides(operation) -> None:
+    ViewPolicy("x", 32, CenterCrop(), (operation, HorizontalFlip()))
 
 
 def test_the_weak_view_without_padding_is_the_flip_alone() -> None:
