@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -90,11 +91,21 @@ def write_synced(path: Path, content: bytes) -> None:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file by `content` in one move: a reader sees the old file or the whole new one."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that replaces `path` in one move when the block ends; an error leaves nothing of it."""
     partial = partial_path(path)
     try:
-        write_synced(partial, content)
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         publish(partial, path)
-    except OSError:
+    except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
