@@ -72,12 +72,14 @@ from engine.evaluate.few_labels import (
     SCRATCH,
     FewLabelResult,
     Summary,
+    by_start,
     read_results,
     summarise,
     write_results,
 )
 from engine.labels.shared_images import Account
-from engine.report.figures import Series, draw_label_efficiency, save_picture
+from engine.report.figures import draw_label_efficiency, save_picture
+from engine.report.sections import label_series
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.run_folder import read_run
 from loaders import open_pack
@@ -259,7 +261,8 @@ def write_sweep(config: Config, results: Sequence[FewLabelResult]) -> None:
         shown = ("" if value is None else f"{100 * value:.2f}" for value in values)
         writer.writerow((s.init, s.labels_per_class, s.num_seeds, *shown))
     write_atomic(config.out / "sweep.csv", text.getvalue().encode())
-    save_picture(config.out / "sweep.png", draw_label_efficiency(_as_series(summaries)))
+    series = label_series(summaries, lambda name: "from scratch" if name == SCRATCH else name)
+    save_picture(config.out / "sweep.png", draw_label_efficiency(series))
 
 
 def leaks_of(config: Config) -> tuple[str, ...]:
@@ -278,21 +281,10 @@ def render(summaries: Sequence[Summary]) -> Table:
     """Return top-1 and top-5 with their spreads: a row per method, a column per number of labels."""
     counts = sorted({s.labels_per_class for s in summaries})
     table = Table("method", "", *map(str, counts), title="test accuracy over labels per class, %")
-    for name in dict.fromkeys(s.init for s in summaries):
-        own = {s.labels_per_class: s for s in summaries if s.init == name}
+    for name, own in by_start(summaries).items():
         table.add_row(name, "top 1", *(own[k].text if k in own else "" for k in counts))
         table.add_row("", "top 5", *(own[k].text_top5 if k in own else "" for k in counts))
     return table
-
-
-def _as_series(summaries: Sequence[Summary]) -> list[Series]:
-    series = []
-    for name in dict.fromkeys(s.init for s in summaries):
-        own = [s for s in summaries if s.init == name]
-        title = "from scratch" if name == SCRATCH else name
-        points = ([s.labels_per_class for s in own], [s.mean for s in own], [s.spread for s in own])
-        series.append(Series(title, *points))
-    return series
 
 
 def _without_threads(command: list[str]) -> list[str]:
