@@ -11,7 +11,6 @@ Source: Zhou, Wan, Li 2021, section 3.5: three sizes, 96, 144 and 192; 56.07 % b
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -85,7 +84,7 @@ from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import refuse_ranks
 from engine.train.run_config import described, on_device
 from loaders import build_loader, open_pack
-from loaders.common.files import to_json, write_atomic
+from loaders.common.files import csv_text, to_json, write_atomic
 from loaders.common.next_step import say_next
 from loaders.common.notice import tell
 from loaders.common.tables import print_table
@@ -188,14 +187,13 @@ def predict_split(config: Config, pack: Pack) -> Evaluated:
 def write_predictions(out: Path, pack: Pack, evaluated: Evaluated) -> None:
     """Write predictions.csv, a line per image, and predictions.npz with all probabilities."""
     confidence, guess = evaluated.probabilities.max(1)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("row", "key", "label", "guess", "confidence"))
     columns = (evaluated.index, evaluated.labels, guess, confidence)
+    lines = []
     for row, label, best, sure in zip(*(column.tolist() for column in columns), strict=True):
         name = evaluated.classes[label] if label >= 0 else ""
-        writer.writerow((row, pack.key(row), name, evaluated.classes[best], f"{sure:.6f}"))
-    write_atomic(out / "predictions.csv", text.getvalue().encode())
+        lines.append((row, pack.key(row), name, evaluated.classes[best], f"{sure:.6f}"))
+    heading = ("row", "key", "label", "guess", "confidence")
+    write_atomic(out / "predictions.csv", csv_text(heading, lines).encode())
     arrays = io.BytesIO()
     np.savez_compressed(
         arrays,
@@ -222,12 +220,9 @@ def write_report(config: Config, pack: Pack, evaluated: Evaluated, shared: Accou
         "per_class_top1": per_class,
     }
     write_atomic(config.out / CLASSIFICATION_NAME, to_json(content))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("class", *pack.classes))
-    for name, counts in zip(pack.classes, report.confusion.tolist(), strict=True):
-        writer.writerow((name, *counts))
-    write_atomic(config.out / "confusion.csv", text.getvalue().encode())
+    counts = zip(pack.classes, report.confusion.tolist(), strict=True)
+    text = csv_text(("class", *pack.classes), ((name, *row) for name, row in counts))
+    write_atomic(config.out / "confusion.csv", text.encode())
     write_ranks(config.out, evaluated)
     confusion = draw_confusion(report.confusion, pack.classes)
     save_picture(config.out / "confusion.png", confusion)
@@ -241,12 +236,8 @@ def write_ranks(out: Path, evaluated: Evaluated) -> None:
     """Write the precision of each class at some ranks, among the labelled images."""
     known = evaluated.labels >= 0
     ranked = rank_images(evaluated.probabilities[known].numpy(), evaluated.labels[known].numpy())
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(ranked.columns)
-    rows = ranked.rows(evaluated.classes)
-    writer.writerows([name, count, *shares] for name, count, shares in rows)
-    write_atomic(out / "precision_at_rank.csv", text.getvalue().encode())
+    rows = ([name, count, *shares] for name, count, shares in ranked.rows(evaluated.classes))
+    write_atomic(out / "precision_at_rank.csv", csv_text(ranked.columns, rows).encode())
 
 
 def evaluate(config: Config) -> tuple[Evaluated, ClassificationReport | None]:

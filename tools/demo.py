@@ -70,7 +70,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 from rich.table import Table
 
-from engine.evaluate.few_labels import SCRATCH, read_results, summarise
+from engine.evaluate.few_labels import SCRATCH, by_start, read_results, summarise
 from engine.evaluate.results import read_evaluation
 from loaders.common.tables import print_table
 from loaders.packs.manifest import MANIFEST_NAME
@@ -238,9 +238,8 @@ def print_outcome(console: Console, config: Config) -> None:
     counts = sorted({s.labels_per_class for s in summaries})
     title = f"test accuracy, %, mean ± standard deviation over {len(config.seeds)} seeds"
     table = Table("labels per class", *(str(k) for k in counts), title=title)
-    for init in dict.fromkeys(s.init for s in summaries):
-        texts = {s.labels_per_class: s.text for s in summaries if s.init == init}
-        table.add_row("from scratch" if init == SCRATCH else "pre-trained", *(texts[k] for k in counts))
+    for init, own in by_start(summaries).items():
+        table.add_row("from scratch" if init == SCRATCH else "pre-trained", *(own[k].text for k in counts))
     print_table(console, table)
 
 

@@ -6,7 +6,6 @@ Example:
 
 from __future__ import annotations
 
-import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +44,7 @@ import simplejpeg
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from engine.report.sheets import png_bytes
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.common.files import write_atomic
 from loaders.packs import Pack
@@ -117,9 +117,7 @@ def draw(config: Config, pack: Pack, name: str) -> bytes:
     for place, tile in enumerate(tiles):
         left = place * (config.tile + _GAP)
         row[:, left : left + config.tile] = tile
-    content = io.BytesIO()
-    Image.fromarray(row).quantize(_COLOURS, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
-    return content.getvalue()
+    return png_bytes(Image.fromarray(row).quantize(_COLOURS, dither=Image.Dither.NONE), optimize=True)
 
 
 def main() -> None:

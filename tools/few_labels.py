@@ -71,14 +71,13 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from loaders.common.tables import print_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.evaluate.few_labels import FewLabelResult, summarise, write_results
+from engine.evaluate.few_labels import FewLabelResult, results_table, write_results
 from engine.evaluate.knn import knn_scores
 from engine.evaluate.probe_solver import fit_probe
 from engine.evaluate.representations import Features, topk_accuracy
@@ -180,23 +179,12 @@ def run(config: Config) -> list[FewLabelResult]:
     return on_main(write)
 
 
-def print_results(console: Console, results: list[FewLabelResult]) -> None:
-    """Print accuracies in per cent: a row per method, a column per number of labels."""
-    summaries = summarise(results)
-    counts = sorted({s.labels_per_class for s in summaries})
-    table = Table("features", *(f"{k} per class" for k in counts), title="test accuracy, %")
-    for init in dict.fromkeys(s.init for s in summaries):
-        cells = {s.labels_per_class: s.text for s in summaries if s.init == init}
-        table.add_row(init, *(cells.get(k, "") for k in counts))
-    print_table(console, table)
-
-
 def main() -> None:
     """Run the command line; rank 0 prints."""
     config = command_line(Config, __doc__)
     results = run(config)
     if rank() == 0:
-        print_results(Console(), results)
+        print_table(Console(), results_table(results, "features"))
         print(f"few_labels: results{describe_bad_rows(config.out)} -> {config.out}")
         say_next_of_start(config, config.init, config.train_split, config.test_split)
 

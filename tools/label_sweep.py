@@ -19,8 +19,6 @@ Ruiz 2019 (1, 2, 4, ... 64 of 1,000 classes, top-1 and top-5).
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 import subprocess
 import sys
@@ -74,17 +72,19 @@ from engine.evaluate.few_labels import (
     SCRATCH,
     FewLabelResult,
     Summary,
+    by_start,
     read_results,
     summarise,
     write_results,
 )
 from engine.labels.shared_images import Account
-from engine.report.figures import Series, draw_label_efficiency, save_picture
+from engine.report.figures import draw_label_efficiency, save_picture
+from engine.report.sections import label_series
 from engine.train.classifier_recipe import read_accuracy
 from engine.train.run_folder import read_run
 from loaders import open_pack
 from loaders.common.cores import available_cores
-from loaders.common.files import to_json, write_atomic
+from loaders.common.files import csv_text, to_json, write_atomic
 from loaders.common.json_text import parse_json
 from loaders.common.tables import print_table
 from tools.bench.process import ROOT, environment, last_line
@@ -252,16 +252,16 @@ def write_sweep(config: Config, results: Sequence[FewLabelResult]) -> None:
     described = Account(leaks_of(config)).describe(parse_json(to_json(asdict(config))))
     write_results(config.out, results, described)
     summaries = summarise(results)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = ("top1_mean", "top1_spread", "top5_mean", "top5_spread")
-    writer.writerow(("method", "labels_per_class", "seeds", *(f"{c}_percent" for c in columns)))
+    measured = ("top1_mean", "top1_spread", "top5_mean", "top5_spread")
+    columns = ("method", "labels_per_class", "seeds", *(f"{name}_percent" for name in measured))
+    rows = []
     for s in summaries:
         values = (s.mean, s.spread, s.mean_top5, s.spread_top5)
         shown = ("" if value is None else f"{100 * value:.2f}" for value in values)
-        writer.writerow((s.init, s.labels_per_class, s.num_seeds, *shown))
-    write_atomic(config.out / "sweep.csv", text.getvalue().encode())
-    save_picture(config.out / "sweep.png", draw_label_efficiency(_as_series(summaries)))
+        rows.append((s.init, s.labels_per_class, s.num_seeds, *shown))
+    write_atomic(config.out / "sweep.csv", csv_text(columns, rows).encode())
+    series = label_series(summaries, lambda name: "from scratch" if name == SCRATCH else name)
+    save_picture(config.out / "sweep.png", draw_label_efficiency(series))
 
 
 def leaks_of(config: Config) -> tuple[str, ...]:
@@ -280,21 +280,10 @@ def render(summaries: Sequence[Summary]) -> Table:
     """Return top-1 and top-5 with their spreads: a row per method, a column per number of labels."""
     counts = sorted({s.labels_per_class for s in summaries})
     table = Table("method", "", *map(str, counts), title="test accuracy over labels per class, %")
-    for name in dict.fromkeys(s.init for s in summaries):
-        own = {s.labels_per_class: s for s in summaries if s.init == name}
+    for name, own in by_start(summaries).items():
         table.add_row(name, "top 1", *(own[k].text if k in own else "" for k in counts))
         table.add_row("", "top 5", *(own[k].text_top5 if k in own else "" for k in counts))
     return table
-
-
-def _as_series(summaries: Sequence[Summary]) -> list[Series]:
-    series = []
-    for name in dict.fromkeys(s.init for s in summaries):
-        own = [s for s in summaries if s.init == name]
-        title = "from scratch" if name == SCRATCH else name
-        points = ([s.labels_per_class for s in own], [s.mean for s in own], [s.spread for s in own])
-        series.append(Series(title, *points))
-    return series
 
 
 def _without_threads(command: list[str]) -> list[str]:

@@ -45,8 +45,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
-import csv
-import io
 import sys
 
 from accelerate import PartialState
@@ -58,7 +56,7 @@ from engine.nets.starts import find_start
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import make_accelerator, on_main, rank
 from loaders import open_pack
-from loaders.common.files import write_atomic
+from loaders.common.files import csv_text, write_atomic
 from loaders.common.next_step import say_next
 from tools.frozen import frozen_features
 
@@ -76,17 +74,15 @@ def run(config: Config) -> NearPairs:
 
     def write() -> NearPairs:
         pairs = near_pairs(found.h, config.threshold)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("first", "second", "similarity", "split of first", "split of second"))
-        names = pack.splits
+        names, lines = pack.splits, list[tuple[str, ...]]()
         for one, other, similarity in zip(
             *(column.tolist() for column in (pairs.first, pairs.second, pairs.similarity)), strict=True
         ):
             rows = int(found.index[one]), int(found.index[other])
             splits = (names[pack.columns.split[row]] for row in rows)
-            writer.writerow((*map(pack.key, rows), f"{similarity:.4f}", *splits))
-        write_atomic(config.out / "near_copies.csv", text.getvalue().encode())
+            lines.append((*map(pack.key, rows), f"{similarity:.4f}", *splits))
+        columns = ("first", "second", "similarity", "split of first", "split of second")
+        write_atomic(config.out / "near_copies.csv", csv_text(columns, lines).encode())
         return pairs
 
     return on_main(write)

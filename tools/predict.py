@@ -81,7 +81,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     check_command_line(Config, __doc__)
 
 
-import csv
 import io
 import sys
 from collections.abc import Sequence
@@ -101,12 +100,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine.evaluate.predict import predict
 from engine.labels.matching import match_classes
 from engine.nets.exported import Exported, load_exported
-from engine.report.sheets import to_pixels
+from engine.report.sheets import png_bytes, to_pixels
 from engine.train.bad_rows import describe_bad_rows, forget_bad_rows
 from engine.train.distributed import gather_on_main, make_accelerator, on_main, rank
 from engine.train.progress import CountProgress
 from loaders import build_loader, open_pack
-from loaders.common.files import write_atomic
+from loaders.common.files import csv_text, write_atomic
 from loaders.common.next_step import say_next
 from loaders.common.notice import tell
 from loaders.packs import LabelTable, Pack, Split
@@ -208,12 +207,11 @@ def write_table(config: Config, pack: Pack, classes: Sequence[str], guessed: Gue
         pyarrow.parquet.write_table(pa.table(columns), buffer)
         write_atomic(path, buffer.getvalue())
         return path
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for line in zip(*columns.values(), strict=True):
-        writer.writerow(f"{value:.6f}" if isinstance(value, float) else value for value in line)
-    write_atomic(path, text.getvalue().encode())
+    rows = (
+        [f"{value:.6f}" if isinstance(value, float) else value for value in line]
+        for line in zip(*columns.values(), strict=True)
+    )
+    write_atomic(path, csv_text(columns, rows).encode())
     return path
 
 
@@ -269,9 +267,7 @@ def draw_sheet(config: Config, network: Exported, split: Split, guessed: Guessed
         plain = text.encode("latin-1", "replace").decode("latin-1")  # Pillow's own font
         words, font = fit_text(drawing, plain, side - 2, (10, 9, 8))
         drawing.text((left + 1, top + side + 1), words, fill="black", font=font)
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    write_atomic(config.out / "sheet.png", buffer.getvalue())
+    write_atomic(config.out / "sheet.png", png_bytes(sheet))
 
 
 def run(config: Config) -> Path:

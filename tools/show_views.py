@@ -6,7 +6,6 @@ Example:
 
 from __future__ import annotations
 
-import io
 import os
 import pkgutil
 import sys
@@ -72,6 +71,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.report.sheets import png_bytes
 from loaders import LoaderOptions, build_loader, open_pack
 from loaders.common.errors import UserError, brief
 from loaders.common.files import write_atomic
@@ -265,9 +265,7 @@ def main() -> int:
     policy = find_policy(config.view, config.resolution)
     number = min(config.num_images, len(split))
     comparison = compare(split, policy, number, config.draws, config.seed, config.backend)
-    content = io.BytesIO()
-    make_sheet(comparison, config).save(content, format="PNG", optimize=True)
-    write_atomic(config.out, content.getvalue())
+    write_atomic(config.out, png_bytes(make_sheet(comparison, config), optimize=True))
     print(f"{number} images, {config.draws} draws each -> {config.out}", file=sys.stderr)
     say_training(pack, config.pack)
     return 0

@@ -107,6 +107,14 @@ def _summarise(init: str, labels_per_class: int, runs: Sequence[FewLabelResult])
     return Summary(init, labels_per_class, mean, spread, len(runs), mean_top5, spread_top5)
 
 
+def by_start(summaries: Iterable[Summary]) -> dict[str, dict[int, Summary]]:
+    """Return the summaries of each way to start by the number of labels, both in the order given."""
+    found: dict[str, dict[int, Summary]] = {}
+    for summary in summaries:
+        found.setdefault(summary.init, {})[summary.labels_per_class] = summary
+    return found
+
+
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and the sample standard deviation; 0 for one value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
@@ -158,14 +166,13 @@ def next_step(out: Path, results: Sequence[FewLabelResult]) -> str:
     return f"{said}\n{next_line('tools/predict.py', *options)}"
 
 
-def results_table(results: Sequence[FewLabelResult]) -> Table:
+def results_table(results: Sequence[FewLabelResult], heading: str = "start") -> Table:
     """Return accuracies in per cent for a screen: a row per way to start, a column per number of labels."""
     from rich.table import Table
 
     summaries = summarise(results)
     counts = sorted({s.labels_per_class for s in summaries})
-    table = Table("start", *(f"{k} per class" for k in counts), title="test accuracy, %")
-    for init in dict.fromkeys(s.init for s in summaries):
-        cells = {s.labels_per_class: s.text for s in summaries if s.init == init}
-        table.add_row(init, *(cells.get(k, "") for k in counts))
+    table = Table(heading, *(f"{k} per class" for k in counts), title="test accuracy, %")
+    for init, own in by_start(summaries).items():
+        table.add_row(init, *(own[k].text if k in own else "" for k in counts))
     return table

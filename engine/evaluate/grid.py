@@ -7,8 +7,6 @@ for both.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from engine.evaluate.few_labels import FewLabelResult, mean_and_spread
 from engine.report.figures import save_picture
 from engine.report.heatmap import Panel, draw_heatmap
 from loaders.common.errors import UserError
-from loaders.common.files import to_json, write_atomic
+from loaders.common.files import csv_text, to_json, write_atomic
 
 RATES = (0.001, 0.003, 0.005, 0.01, 0.03, 0.05)
 """Rates of the report's table 5."""
@@ -138,10 +136,10 @@ def _measured(cell: Cell) -> dict[str, float]:
 def _as_csv(cells: Sequence[Cell]) -> str:
     decays = sorted({cell.setting.weight_decay for cell in cells})
     found = {cell.setting: cell for cell in cells}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("lr_backbone", "lr_classifier", *(f"top1_percent_decay_{d:g}" for d in decays)))
-    for low, high in sorted({(c.setting.lr_backbone, c.setting.lr_classifier) for c in cells}, reverse=True):
-        row = [f"{100 * found[Setting(decay, low, high)].mean:.2f}" for decay in decays]
-        writer.writerow((f"{low:g}", f"{high:g}", *row))
-    return text.getvalue()
+    columns = ("lr_backbone", "lr_classifier", *(f"top1_percent_decay_{d:g}" for d in decays))
+    rates = sorted({(c.setting.lr_backbone, c.setting.lr_classifier) for c in cells}, reverse=True)
+    rows = [
+        (f"{low:g}", f"{high:g}", *(f"{100 * found[Setting(d, low, high)].mean:.2f}" for d in decays))
+        for low, high in rates
+    ]
+    return csv_text(columns, rows)

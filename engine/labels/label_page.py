@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -13,6 +12,7 @@ from pathlib import Path
 from engine.report.page import jpeg_uri
 from engine.report.theme import CSS
 from loaders.common.errors import UserError, brief
+from loaders.common.files import csv_text
 
 SHOWN_PX = 160
 _KEYS = "123456789abcdefghijklmnopqrstuvwyz"  # keys of the first classes; x removes a label, 0 goes back
@@ -176,11 +176,7 @@ def label_page(
 
 def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return the table as CSV with an empty column of labels, to fill in elsewhere."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([*row, ""] for row in rows)
-    return text.getvalue()
+    return csv_text(columns, ([*row, ""] for row in rows))
 
 
 def refuse_filled(path: Path) -> None:

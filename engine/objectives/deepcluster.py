@@ -9,24 +9,10 @@ Shapes: B rows of this rank, K clusters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class ClusterTerms:
-    """The loss and the share of images whose cluster is recognised, each a scalar.
-
-    Attributes:
-        loss: weighted cross-entropy, a mean over the rank's rows.
-        top1: share of images whose cluster has the highest logit; no gradient.
-    """
-
-    loss: Tensor
-    top1: Tensor
+from engine.objectives.cross_entropy import PretextTerms, label_loss
 
 
 def cluster_weights(assignment: Tensor, num_clusters: int) -> Tensor:
@@ -44,7 +30,7 @@ def cluster_weights(assignment: Tensor, num_clusters: int) -> Tensor:
     return torch.where(filled, len(assignment) / (filled.sum() * sizes.clamp_min(1.0)), 0.0)
 
 
-def deepcluster_loss(logits_BK: Tensor, assignment: Tensor, weights: Tensor) -> ClusterTerms:
+def deepcluster_loss(logits_BK: Tensor, assignment: Tensor, weights: Tensor) -> PretextTerms:
     """Compute the weighted cross-entropy, a mean over the rank's rows.
 
     The weights are not normalised within a batch: the mean over ranks is then the mean over the joined
@@ -55,6 +41,9 @@ def deepcluster_loss(logits_BK: Tensor, assignment: Tensor, weights: Tensor) -> 
         assignment: int64 [B], in [0, K).
         weights: [K], from `cluster_weights` of the whole split.
 
+    Returns:
+        The loss, and the share of images whose cluster is recognised.
+
     Raises:
         ValueError: shapes that do not fit.
     """
@@ -63,7 +52,5 @@ def deepcluster_loss(logits_BK: Tensor, assignment: Tensor, weights: Tensor) -> 
             f"DeepCluster: expected logits [B, K], assignment [B] and weights [K], got "
             f"{list(logits_BK.shape)}, {list(assignment.shape)} and {list(weights.shape)}"
         )
-    wide = logits_BK if logits_BK.dtype == torch.float64 else logits_BK.float()
-    per_image = F.cross_entropy(wide, assignment, reduction="none")
-    top1 = (wide.detach().argmax(1) == assignment).float().mean()
-    return ClusterTerms((per_image * weights[assignment]).mean(), top1)
+    top1 = (logits_BK.detach().argmax(1) == assignment).float().mean()
+    return PretextTerms(label_loss(logits_BK, assignment, weights), top1)

@@ -7,30 +7,9 @@ that of the INF473V report, section 3.2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor
 
-from engine.objectives.cross_entropy import label_loss
-from engine.objectives.fixmatch import confident_guesses, masked_cross_entropy
-
-
-@dataclass(frozen=True)
-class PseudoLabelTerms:
-    """The loss and its parts, scalars.
-
-    Attributes:
-        loss: supervised + weight * unsupervised.
-        supervised: mean cross-entropy of the labelled rows.
-        unsupervised: cross-entropy of the confident rows with their own guess, divided by all rows.
-        mask_rate: share of the unlabelled rows that were confident enough, detached.
-    """
-
-    loss: Tensor
-    supervised: Tensor
-    unsupervised: Tensor
-    mask_rate: Tensor
+from engine.objectives.fixmatch import FixMatchTerms, fixmatch_loss
 
 
 def pseudo_label_loss(
@@ -40,8 +19,8 @@ def pseudo_label_loss(
     threshold: float,
     weight: float,
     class_weights: Tensor | None = None,
-) -> PseudoLabelTerms:
-    """Compute the loss of pseudo-labels that are the guesses of the same logits.
+) -> FixMatchTerms:
+    """Compute the loss of pseudo-labels that are the guesses of the same logits: FixMatch with one view.
 
     Args:
         logits_labeled: [B, C].
@@ -51,11 +30,8 @@ def pseudo_label_loss(
         weight: alpha(t), see `label_weight`.
         class_weights: of the supervised loss, see `label_loss`.
     """
-    supervised = label_loss(logits_labeled, labels, class_weights)
-    guess, mask = confident_guesses(logits_unlabeled, threshold)
-    unsupervised = masked_cross_entropy(logits_unlabeled, guess, mask)
-    mask_rate = mask.to(torch.float32).mean()
-    return PseudoLabelTerms(supervised + weight * unsupervised, supervised, unsupervised, mask_rate)
+    unlabeled = logits_unlabeled
+    return fixmatch_loss(logits_labeled, labels, unlabeled, unlabeled, threshold, weight, class_weights)
 
 
 def label_weight(epoch: float, first_epoch: float, last_epoch: float, peak: float) -> float:

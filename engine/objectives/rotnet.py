@@ -8,26 +8,12 @@ Shapes: B rows of this rank, C channels, H = W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from engine.objectives.cross_entropy import PretextTerms, pretext_loss
+
 NUM_ROTATIONS = 4
-
-
-@dataclass(frozen=True)
-class RotationTerms:
-    """The loss and the share of rotations recognised, each a scalar.
-
-    Attributes:
-        loss: mean cross-entropy over images and rotations.
-        top1: share of the rotated images whose rotation has the highest logit; no gradient.
-    """
-
-    loss: Tensor
-    top1: Tensor
 
 
 def rotate_four(x_BCHW: Tensor) -> Tensor:
@@ -50,21 +36,19 @@ def rotate_four(x_BCHW: Tensor) -> Tensor:
     return turned.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def rotnet_loss(logits: Tensor) -> RotationTerms:
+def rotnet_loss(logits: Tensor) -> PretextTerms:
     """Compute the cross-entropy of the rotations, a mean over the rank's rows.
 
     Args:
         logits: [4 * B, 4], for the rows of `rotate_four`; any float dtype, computed in float32 or wider.
 
     Returns:
-        The loss and the accuracy.
+        The loss, and the share of rotations recognised.
 
     Raises:
         ValueError: logits of another shape.
     """
     if logits.ndim != 2 or logits.shape[1] != NUM_ROTATIONS or len(logits) % NUM_ROTATIONS:
         raise ValueError(f"RotNet: expected logits [4 * B, 4], got {list(logits.shape)}")
-    wide = logits if logits.dtype == torch.float64 else logits.float()
     turns = torch.arange(NUM_ROTATIONS, device=logits.device).repeat_interleave(len(logits) // NUM_ROTATIONS)
-    top1 = (wide.detach().argmax(1) == turns).float().mean()
-    return RotationTerms(F.cross_entropy(wide, turns), top1)
+    return pretext_loss(logits, turns)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.report.figures import draw_steps, save_picture
-from loaders.common.files import to_json, write_atomic
+from loaders.common.files import csv_text, to_json, write_atomic
 from loaders.common.tables import print_table
 
 
@@ -40,11 +38,8 @@ def write_ablation(
         return
     rows = [asdict(row) for row in measured]
     write_atomic(out / "ablation.json", to_json({"config": config, "stages": rows}))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("stage", "top1_percent"))
-    writer.writerows((titles[row.stage], f"{100 * row.top1:.2f}") for row in measured)
-    write_atomic(out / "ablation.csv", text.getvalue().encode())
+    cells = ((titles[row.stage], f"{100 * row.top1:.2f}") for row in measured)
+    write_atomic(out / "ablation.csv", csv_text(("stage", "top1_percent"), cells).encode())
 
 
 def draw_ablation(out: Path, measured: Sequence[Measured], titles: Mapping[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from engine.report.sheets import png_bytes
 from loaders.common.files import write_atomic
 
 
@@ -23,6 +23,4 @@ def save_rows(path: Path, rows: Sequence[Tensor]) -> None:
     joined = [image.detach().float().cpu().clamp(0, 1) for row in rows for image in row]
     grid: Tensor = make_grid(joined, nrow=len(rows[0]), padding=2, pad_value=1.0)
     pixels = (grid * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG")
-    write_atomic(path, content.getvalue())
+    write_atomic(path, png_bytes(Image.fromarray(pixels)))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
 from typing import Any
 
-from engine.evaluate.few_labels import SCRATCH, FewLabelResult, Summary, summarise
+from engine.evaluate.few_labels import SCRATCH, FewLabelResult, Summary, by_start, summarise
 from engine.evaluate.results import Evaluation
 from engine.report.figures import Curve, Series, draw_curves, draw_label_efficiency
 from engine.report.page import Block, Facts, Paragraph, Section, Table, Tile, Tiles
@@ -40,6 +40,14 @@ def percent(share: float) -> str:
 def arm_name(init: str) -> str:
     """Name a way to start: "from scratch", or "pre-trained (NAME)" with the run folder's name."""
     return "from scratch" if init == SCRATCH else f"pre-trained ({PurePath(init).name})"
+
+
+def label_series(summaries: Sequence[Summary], name: Callable[[str], str] = arm_name) -> list[Series]:
+    """Return the accuracies over the number of labels: a line per way to start, called by `name`."""
+    return [
+        Series(name(init), list(arm), [s.mean for s in arm.values()], [s.spread for s in arm.values()])
+        for init, arm in by_start(summaries).items()
+    ]
 
 
 def key_figures(evaluation: Evaluation | None, results: Sequence[FewLabelResult]) -> Section:
@@ -92,10 +100,10 @@ def few_labels_section(results: Sequence[FewLabelResult]) -> Section:
     """Return the accuracies with few labels as a drawing and a table: mean and spread over seeds."""
     summaries = summarise(results)
     counts = sorted({s.labels_per_class for s in summaries})
-    by_arm = {
-        init: [s for s in summaries if s.init == init] for init in dict.fromkeys(s.init for s in summaries)
-    }
-    rows = [[arm_name(init), *_cells(arm, counts)] for init, arm in by_arm.items()]
+    rows = [
+        [arm_name(init), *(arm[k].text if k in arm else "" for k in counts)]
+        for init, arm in by_start(summaries).items()
+    ]
     num_seeds = sorted({s.num_seeds for s in summaries})
     seeds = (
         "one seed"
@@ -108,19 +116,8 @@ def few_labels_section(results: Sequence[FewLabelResult]) -> Section:
         "same labels."
     )
     columns = ["start", *(f"{k} per class" for k in counts)]
-    series = [
-        Series(
-            arm_name(init), [s.labels_per_class for s in arm], [s.mean for s in arm], [s.spread for s in arm]
-        )
-        for init, arm in by_arm.items()
-    ]
-    blocks: list[Block] = [draw_label_efficiency(series)] if len(counts) > 1 else []
+    blocks: list[Block] = [draw_label_efficiency(label_series(summaries))] if len(counts) > 1 else []
     return Section("Few labels", [*blocks, Table(columns, rows, caption)])
-
-
-def _cells(arm: Sequence[Summary], counts: Sequence[int]) -> list[str]:
-    texts = {s.labels_per_class: s.text for s in arm}
-    return [texts.get(k, "") for k in counts]
 
 
 def curves_of(records: Sequence[Mapping[str, Any]], label: str | None = None) -> list[Curve]:

@@ -116,11 +116,8 @@ def _check_same_run(
         raise UserError(
             f"run folder: expected an empty folder or a run at {out}, found neither; give another --out"
         )
-    try:
-        found = parse_json(file.read_bytes())
-        found_recipe, found_config = found["recipe"], dict(found["config"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(_damage(out, error)) from None
+    found = read_run(out)
+    found_recipe, found_config = found["recipe"], found["config"]
     if found_recipe != described["recipe"]:
         raise UserError(
             f"run folder: expected a run of recipe {described['recipe']!r} in {out}, found one of "

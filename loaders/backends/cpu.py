@@ -8,7 +8,6 @@ batch's memory.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -29,8 +28,7 @@ from loaders.backends.decoding import (
     decode_nothing,
     regions_of,
 )
-from loaders.backends.threads import result_until
-from loaders.backends.work import Renderer, Request, Work, refuse_remote
+from loaders.backends.work import Pending, Renderer, Request, Work, refuse_remote
 from loaders.batch import Batch
 from loaders.common.errors import BadImageError, LoaderError, UserError
 from loaders.kernels.cache import first_use
@@ -72,6 +70,7 @@ class Job:
     turns: Iterator[int]  # the next chunk to do; asking it is atomic
     locating: threading.Lock = field(default_factory=threading.Lock)
     reading: Future[EncodedRows] | None = None  # where another library reads them
+    under_way: list[Future[None]] = field(default_factory=list)  # what threads do for it
     located: EncodedRows | None = None  # of all rows: looking up a few takes as long as looking up all
     out: tuple[NDArray[Any], ...] = ()  # per view, [B, 3 * R * R]
     cancelled: bool = False
@@ -89,32 +88,6 @@ class Worker:
     decoder: Decoder
     arena: Arena
     scratch: list[tuple[int, int, Scratch] | None]  # per view: taps, width, work space
-
-
-class PendingBatch:
-    """A batch that threads are working on."""
-
-    def __init__(self, renderer: CpuRenderer, job: Job, futures: list[Future[None]]) -> None:
-        self._renderer = renderer
-        self._job = job
-        self._futures = futures
-
-    def result(self, timeout_s: float) -> Batch:
-        """Wait for the batch.
-
-        Raises:
-            LoaderError: a worker failed, or took longer than `timeout_s`.
-        """
-        deadline = time.monotonic() + timeout_s
-        for future in self._futures:
-            result_until(future, deadline, timeout_s, self._job.said, self._renderer.may_hang)
-        return self._renderer.collect(self._job)
-
-    def cancel(self) -> None:
-        """Drop the chunks that no thread has begun."""
-        self._job.cancelled = True
-        for future in self._futures:
-            future.cancel()
 
 
 class CpuBackend:
@@ -151,13 +124,26 @@ class CpuRenderer(Renderer):
         self._gains = [normalization(view, self._dtype) for view in work.views]
         self._compile()
 
-    def submit(self, request: Request) -> PendingBatch:
+    def submit(self, request: Request) -> Pending:
         """Begin a batch."""
         job = self.job(request)
-        helpers = min(self.work.crew.num_threads, len(job.edges) - 1)
-        return PendingBatch(
-            self, job, [self.work.crew.threads.submit(self._work, job) for _ in range(helpers)]
+        self.begin(job)
+        return Pending(
+            job.under_way,
+            job.said,
+            lambda: self.why_late(job),
+            lambda: self.collect(job),
+            lambda: self.drop(job),
         )
+
+    def begin(self, job: Job) -> None:
+        """Let threads work on a job."""
+        helpers = min(self.work.crew.num_threads, len(job.edges) - 1)
+        job.under_way = [self.work.crew.threads.submit(self._work, job) for _ in range(helpers)]
+
+    def why_late(self, job: Job) -> str:
+        """Return a clause for the error of a job that takes too long."""
+        return self.may_hang
 
     def job(self, request: Request) -> Job:
         """Draw the numbers of a batch's views and cut it into chunks."""
@@ -187,8 +173,10 @@ class CpuRenderer(Renderer):
         return Batch(tuple(views), labels, torch.from_numpy(job.rows), torch.from_numpy(job.valid))
 
     def drop(self, job: Job) -> None:
-        """Give up a job whose pixels were to lie on a device; see `loaders.backends.device.Rows`."""
+        """Begin no more chunks of a job."""
         job.cancelled = True
+        for future in job.under_way:
+            future.cancel()
 
     def sizes(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return int64 [B] heights and widths; 1 x 1 where an image has too few bytes for its size.

@@ -7,9 +7,6 @@ kernels read is kept until the event behind them has passed.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -18,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loaders.backends.cpu import Job, normalization, shaped
-from loaders.backends.threads import WorkerPool, result_until
-from loaders.backends.work import Renderer, Request, Work
+from loaders.backends.threads import WorkerPool
+from loaders.backends.work import Pending, Renderer, Request, Work
 from loaders.batch import Batch
 from loaders.common.errors import MissingBackendError, UserError
 from loaders.kernels.device.launch import (
@@ -107,37 +104,6 @@ class _Drawn(NamedTuple):
     event: Event
 
 
-class PendingOnDevice:
-    """A batch on its way to the device's queue."""
-
-    def __init__(
-        self, renderer: DeviceRenderer, drawing: Future[_Drawn], give_up: Callable[[], None]
-    ) -> None:
-        self._renderer = renderer
-        self._drawing = drawing
-        self._give_up = give_up
-
-    def result(self, timeout_s: float) -> Batch:
-        """Wait until the launches are queued; the current stream waits for what they draw.
-
-        Raises:
-            LoaderError: reading failed, or took longer than `timeout_s`.
-        """
-        drawn = result_until(
-            self._drawing,
-            time.monotonic() + timeout_s,
-            timeout_s,
-            "a batch on its way to the device",
-            self._renderer.may_hang,
-        )
-        return self._renderer.collect(drawn)
-
-    def cancel(self) -> None:
-        """Give up the batch, unless its work has begun."""
-        if self._drawing.cancel():
-            self._give_up()
-
-
 class DeviceRenderer(Renderer):
     """Draws batches of one stream on a device."""
 
@@ -167,11 +133,17 @@ class DeviceRenderer(Renderer):
         self._thread = WorkerPool(1, "sluice-device")
         self.num_launches = 0
 
-    def submit(self, request: Request) -> PendingOnDevice:
-        """Begin a batch."""
+    def submit(self, request: Request) -> Pending:
+        """Begin a batch, which is there when its launches are queued."""
         job = self._rows.job(request)
         drawing = self._thread.submit(self._draw, job)
-        return PendingOnDevice(self, drawing, lambda: self._rows.drop(job))
+
+        def cancel() -> None:
+            if drawing.cancel():  # work that has begun goes on to its end
+                self._rows.drop(job)
+
+        what = "a batch on its way to the device"
+        return Pending([drawing], what, self.may_hang, lambda: self.collect(drawing.result()), cancel)
 
     def collect(self, drawn: _Drawn) -> Batch:
         """Make the current stream wait for a batch, and return the batch."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -76,7 +75,6 @@ class HybridJob(Job):
     """A batch whose rows are being decoded."""
 
     parts: list[Part] = field(default_factory=list)
-    decoding: list[Future[None]] = field(default_factory=list)
 
 
 class HybridRows(CpuRenderer):
@@ -92,8 +90,7 @@ class HybridRows(CpuRenderer):
     def job(self, request: Request) -> HybridJob:
         """Draw the numbers of a batch's views, and let threads begin with its rows."""
         job = HybridJob(**vars(super().job(request)))
-        helpers = min(self.work.crew.num_threads, len(job.edges) - 1)
-        job.decoding = [self.work.crew.threads.submit(self._work, job) for _ in range(helpers)]
+        self.begin(job)
         return job
 
     def place(self, job: Job) -> Place:
@@ -102,7 +99,7 @@ class HybridRows(CpuRenderer):
         limit_s = self.options.timeout_s
         deadline = time.monotonic() + limit_s
         try:
-            for future in job.decoding:
+            for future in job.under_way:
                 result_until(future, deadline, limit_s, job.said, self.may_hang)
         except BaseException:
             self.drop(job)
@@ -123,8 +120,6 @@ class HybridRows(CpuRenderer):
         """Begin no more chunks of a job, and take back its memory; see `Rows`."""
         assert isinstance(job, HybridJob)
         super().drop(job)
-        for future in job.decoding:
-            future.cancel()
         with self._taking:
             while job.parts:
                 self._memory.release(job.parts.pop().memory)

@@ -9,19 +9,16 @@ of the store.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.backends.cpu import CpuRenderer
-from loaders.backends.work import LABELED, Pending, Renderer, Request, Work
-from loaders.batch import Batch
-from loaders.common.errors import LoaderError, UserError
+from loaders.backends.cpu import CpuRenderer, Job
+from loaders.backends.work import LABELED, Pending, Request, Work
+from loaders.common.errors import UserError
 from loaders.order.blocks import BlockShuffle
 from loaders.packs import Split
 from loaders.packs.stores.remote_pack import RemotePack
-from loaders.packs.stores.store import StoreError
 
 _FEW_RANGES = 64  # a split of more ranges has a few rows in each, which are looked up one by one
 _RECENT_BATCHES = 8  # the shards of so many batches stay in the cache while later batches begin
@@ -51,34 +48,6 @@ def shards_of(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.fromiter(counts, np.int64, len(counts)), np.fromiter(counts.values(), np.int64, len(counts))
 
 
-class StreamPending:
-    """A batch under way. If time runs out, the error names the shards that are still missing."""
-
-    def __init__(self, inner: Pending, missing: Callable[[], list[str]]) -> None:
-        self._inner = inner
-        self._missing = missing
-
-    def result(self, timeout_s: float) -> Batch:
-        """Wait for the batch.
-
-        Raises:
-            LoaderError: a worker failed or took too long; the store did not deliver (`StoreError`).
-        """
-        try:
-            return self._inner.result(timeout_s)
-        except StoreError:
-            raise
-        except LoaderError as error:
-            missing = self._missing()
-            if not missing:
-                raise
-            raise LoaderError(f"{error}; still waiting for {', '.join(missing)}") from None
-
-    def cancel(self) -> None:
-        """Drop the work that no thread has begun."""
-        self._inner.cancel()
-
-
 class StreamBackend:
     """The cpu backend over a block shuffle, for packs in a store or larger than memory."""
 
@@ -99,31 +68,30 @@ class StreamBackend:
             f"{pack.cache.cache_bytes}; raise it or lower window"
         )
 
-    def renderer(self, work: Work) -> Renderer:
+    def renderer(self, work: Work) -> CpuRenderer:
         """Return a renderer; see `Backend`.
 
         A labelled stream has few rows and is never block-shuffled; all of its shards are kept if they fit.
         """
-        inner = CpuRenderer(work)
         shards, rows = shards_of(work.split)
         shuffle = None if work.stream == LABELED else BlockShuffle(rows, work.options.window)
-        if isinstance(work.split.pack, RemotePack):
-            return StreamRenderer(inner, shuffle, shards, rows)
+        is_remote = isinstance(work.split.pack, RemotePack)
+        renderer = StreamRenderer(work, shuffle, shards, rows) if is_remote else CpuRenderer(work)
         if shuffle is not None:
-            inner.shuffle = shuffle
-        return inner
+            renderer.shuffle = shuffle
+        return renderer
 
     def identity(self, work: Work) -> dict[str, str]:
         """Return what the batches depend on; see `Backend`."""
         return {"order": f"windows of {work.options.window} shards", "renderer": "cpu"}
 
 
-class StreamRenderer(Renderer):
+class StreamRenderer(CpuRenderer):
     """Renders batches of a remote pack's split and fetches the shards of the order ahead of them."""
 
     def __init__(
         self,
-        inner: CpuRenderer,
+        work: Work,
         shuffle: BlockShuffle | None,
         shards: NDArray[np.int64],
         rows: NDArray[np.int64],
@@ -131,18 +99,13 @@ class StreamRenderer(Renderer):
         """Take the order and the shards; nothing is fetched yet.
 
         Args:
-            inner: the cpu backend over the same split.
+            work: over the split of a remote pack.
             shuffle: the order of training; None keeps as many shards of the split as the cache holds.
             shards: int64 [S] from `shards_of`; `rows` as well.
         """
-        super().__init__(inner.options)
-        work = inner.work
+        super().__init__(work)
         assert isinstance(work.split.pack, RemotePack)
-        self.inner = inner
-        self.bad_rows = inner.bad_rows
-        if shuffle is not None:
-            self.shuffle = shuffle
-        self._work, self._pack = work, work.split.pack
+        self._pack = work.split.pack
         self._planned = shuffle if work.train else None
         self._shards = shards
         self._stops = np.cumsum(rows)
@@ -151,12 +114,20 @@ class StreamRenderer(Renderer):
         self._recent: deque[set[tuple[int, int]]] = deque(maxlen=_RECENT_BATCHES)
         self._begun: set[int] = set()
 
-    def submit(self, request: Request) -> StreamPending:
+    def submit(self, request: Request) -> Pending:
         """Begin a batch, and fetch the shards of the batches after it."""
         blocks = np.searchsorted(self._stops, request.positions, side="right")
         self._look_ahead(request.epochs, blocks)
-        needed = self._shards[np.unique(blocks)].tolist()
-        return StreamPending(self.inner.submit(request), lambda: self._missing(needed))
+        return super().submit(request)
+
+    def why_late(self, job: Job) -> str:
+        """Return what may hang and which shards are still missing; see `CpuRenderer`."""
+        shards = np.unique(self._pack.columns.shard[job.rows]).tolist()
+        files = (self._pack.shard_files[shard] for shard in shards)
+        missing = [
+            f"{self._pack.url}/shards/{info.path}" for info in files if not self._pack.cache.holds(info)
+        ]
+        return f"{self.may_hang}; still waiting for {', '.join(missing)}" if missing else self.may_hang
 
     def _look_ahead(self, epochs: NDArray[np.int64], blocks: NDArray[np.int64]) -> None:
         """Keep and fetch the windows of this, recent and the next batches, as far as the cache goes."""
@@ -177,20 +148,16 @@ class StreamRenderer(Renderer):
                 if room < 0:
                     break
                 kept[shard] = None
-        self._work.crew.fetching.want(self._pack, self._work.stream, kept, self._begun)
+        self.work.crew.fetching.want(self._pack, self.work.stream, kept, self._begun)
         self._begun = set(kept)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Return the blocks of the split in the order of reading."""
         if self._planned is None:
             return np.arange(len(self._shards))
-        return self._planned.plan(self._work.options.seed, epoch, self._work.stream).shards
+        return self._planned.plan(self.options.seed, epoch, self.work.stream).shards
 
     def _window_shards(self, epoch: int, window: int) -> list[int]:
         blocks = self._order(epoch)[window * self._window : (window + 1) * self._window]
         shards: list[int] = self._shards[blocks].tolist()
         return shards
-
-    def _missing(self, shards: list[int]) -> list[str]:
-        files = (self._pack.shard_files[shard] for shard in shards)
-        return [f"{self._pack.url}/shards/{info.path}" for info in files if not self._pack.cache.holds(info)]

@@ -23,7 +23,9 @@ MAY_HANG = "the storage or a worker hangs"
 """What is wrong when a backend's own threads take too long."""
 
 
-def result_until(future: Future[R], deadline: float, limit_s: float, what: str, may_hang: str) -> R:
+def result_until(
+    future: Future[R], deadline: float, limit_s: float, what: str, may_hang: str | Callable[[], str]
+) -> R:
     """Wait for the result of a thread.
 
     Args:
@@ -31,7 +33,7 @@ def result_until(future: Future[R], deadline: float, limit_s: float, what: str, 
         deadline: by `time.monotonic`.
         limit_s: the time limit that the deadline comes from, for the message.
         what: the work, for the message.
-        may_hang: a clause that says what may hang.
+        may_hang: a clause that says what may hang, or what gives it when time is up.
 
     Raises:
         LoaderError: there is no result by then. An error of the work itself is raised unchanged.
@@ -41,8 +43,9 @@ def result_until(future: Future[R], deadline: float, limit_s: float, what: str, 
     except TimeoutError as error:
         if future.done() and future.exception() is error:
             raise
+        why = may_hang if isinstance(may_hang, str) else may_hang()
         raise LoaderError(
-            f"{what} took longer than {limit_s:g} s: {may_hang}; raise timeout_s if it is only slow"
+            f"{what} took longer than {limit_s:g} s: {why}; raise timeout_s if it is only slow"
         ) from None
 
 

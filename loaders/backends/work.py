@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loaders.backends.fetching import Fetching
-from loaders.backends.threads import MAY_HANG, WorkerPool
+from loaders.backends.threads import MAY_HANG, WorkerPool, result_until
 from loaders.batch import Batch
 from loaders.common.cores import cores_per_rank
 from loaders.common.errors import UserError
@@ -47,14 +49,33 @@ class Request(NamedTuple):
     valid: NDArray[np.bool_]
 
 
-class Pending(Protocol):
-    """A batch under way."""
+@dataclass(frozen=True)
+class Pending:
+    """A batch that threads work on.
+
+    Attributes:
+        under_way: their work.
+        what, may_hang: of `result_until`.
+        collect: makes the batch of what they did.
+        cancel: gives up the batch.
+    """
+
+    under_way: Sequence[Future[Any]]
+    what: str
+    may_hang: str | Callable[[], str]
+    collect: Callable[[], Batch]
+    cancel: Callable[[], None]
 
     def result(self, timeout_s: float) -> Batch:
-        """Wait for the batch."""
+        """Wait for the batch.
 
-    def cancel(self) -> None:
-        """Give up the batch."""
+        Raises:
+            LoaderError: a thread failed, or took longer than `timeout_s`.
+        """
+        deadline = time.monotonic() + timeout_s
+        for future in self.under_way:
+            result_until(future, deadline, timeout_s, self.what, self.may_hang)
+        return self.collect()
 
 
 class Crew:

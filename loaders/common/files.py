@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import hashlib
+import io
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -90,11 +93,21 @@ def write_synced(path: Path, content: bytes) -> None:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file by `content` in one move: a reader sees the old file or the whole new one."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that replaces `path` in one move when the block ends; an error leaves nothing of it."""
     partial = partial_path(path)
     try:
-        write_synced(partial, content)
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         publish(partial, path)
-    except OSError:
+    except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
@@ -139,6 +152,15 @@ def _encode(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def csv_text(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """Return a table as CSV, one line for the names of the columns and one for each row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def sha256_of(path: Path) -> str:

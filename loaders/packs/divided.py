@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
-from loaders.common.files import partial_path, publish
+from loaders.common.files import atomic_file
 from loaders.packs.image import ImagePolicy, prepare_image
 from loaders.packs.labels.division import Division, divide, joined_groups, scarce_note
 from loaders.packs.listing_lines import from_line
@@ -160,13 +159,7 @@ def _look_of(data: bytes, digest: bytes) -> int:
 
 
 def _write(listing: Path, parts: Sequence[Path], part: NDArray[np.int64]) -> None:
-    partial = [partial_path(path) for path in parts]
     with ExitStack() as stack, open(listing, "rb") as lines:
-        files = [stack.enter_context(open(path, "wb")) for path in partial]
+        files = [stack.enter_context(atomic_file(path)) for path in parts]
         for number, line in zip(part.tolist(), lines, strict=True):
             files[number].write(line)
-        for file in files:
-            file.flush()
-            os.fsync(file.fileno())
-    for unfinished, path in zip(partial, parts, strict=True):
-        publish(unfinished, path)

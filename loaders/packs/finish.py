@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
-from loaders.common.files import partial_path, publish, sha256_of
+from loaders.common.files import atomic_file
 from loaders.packs.columns import COLUMN_DTYPES, write_columns
 from loaders.packs.image import Action
 from loaders.packs.labels.multi_labels import MultiLabels, write_multi_labels
@@ -201,28 +200,22 @@ def _blocks(
 def _write_labels(
     out: Path, build: Path, kept: list[tuple[ShardPlan, PartInfo]], num_classes: int, base: Pack | None
 ) -> FileInfo:
-    final = out / label_table_path(TRUE_LABELS)
+    table = label_table_path(TRUE_LABELS)
     (out / LABELS_FOLDER).mkdir(exist_ok=True)
-    unfinished = partial_path(final)
-    with open(unfinished, "wb") as file:
-        with LabelTableWriter(file, num_classes) as writer:
-            first_row = 0 if base is None else len(base)
-            if base is not None and len(base.labels):
-                old = base.labels
-                writer.append(old.row, old.label, old.confidence, old.source, old.cycle)
-            for plan, part in kept:
-                label = read_part_rows(part_path(build, plan))["label"]
-                row = np.flatnonzero(label >= 0)
-                if len(row):
-                    ones, zeros = np.ones(len(row), np.float32), np.zeros(len(row), np.int32)
-                    writer.append(
-                        row + first_row, label[row], ones, np.full(len(row), TRUE_LABELS, object), zeros
-                    )
-                first_row += part.num_images
-        file.flush()
-        os.fsync(file.fileno())
-    publish(unfinished, final)
-    return FileInfo(label_table_path(TRUE_LABELS), final.stat().st_size, sha256_of(final))
+    with atomic_file(out / table) as file, LabelTableWriter(file, num_classes) as writer:
+        first_row = 0 if base is None else len(base)
+        if base is not None and len(base.labels):
+            old = base.labels
+            writer.append(old.row, old.label, old.confidence, old.source, old.cycle)
+        for plan, part in kept:
+            label = read_part_rows(part_path(build, plan))["label"]
+            row = np.flatnonzero(label >= 0)
+            if len(row):
+                ones, zeros = np.ones(len(row), np.float32), np.zeros(len(row), np.int32)
+                source = np.full(len(row), TRUE_LABELS, object)
+                writer.append(row + first_row, label[row], ones, source, zeros)
+            first_row += part.num_images
+    return FileInfo.of(out, table)
 
 
 def _labels_given(
@@ -243,16 +236,11 @@ def _labels_given(
 
 
 def _write_lines(out: Path, name: str, old: Iterator[str], lines: Iterator[dict[str, Any]]) -> FileInfo:
-    unfinished = partial_path(out / name)
-    # A name whose bytes are not UTF-8 holds lone surrogates, which JSON writes as "\udcff".
-    with open(unfinished, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(old)
-        for line in lines:
-            file.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    publish(unfinished, out / name)
-    return FileInfo(name, (out / name).stat().st_size, sha256_of(out / name))
+    new = (json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in lines)
+    with atomic_file(out / name) as file:
+        # A name whose bytes are not UTF-8 holds lone surrogates, which JSON writes as "\udcff".
+        file.writelines(line.encode("utf-8", "backslashreplace") for line in chain(old, new))
+    return FileInfo.of(out, name)
 
 
 def _quarantine_lines(build: Path, parts: list[tuple[ShardPlan, PartInfo]]) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from loaders.common.errors import UserError
-from loaders.common.files import partial_path, publish, write_atomic
+from loaders.common.files import atomic_file, partial_path, write_atomic
 from loaders.packs.build_files import read_build_file
 from loaders.packs.divided import divide_listing
 from loaders.packs.image import ImagePolicy, prepare_image
@@ -194,13 +193,12 @@ def _spool_group(
 
 def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelSummary) -> tuple[int, int]:
     """Write the listing of one split; collect its classes; count its inputs and skipped files."""
-    final = listing_path(build, split.split)
-    partial, hashes = partial_path(final), partial_path(build / f"keys-{split.split}")
+    listing, hashes = listing_path(build, split.split), partial_path(build / f"keys-{split.split}")
     num_items = num_skipped = 0
     labels = summary.begin(split.split, source)
     folders = FolderClasses() if source.labels_are_folders else None
     finds_files = source.labels_are_folders or isinstance(source, LabeledSource)
-    with open(partial, "wb") as file, open(hashes, "wb") as hash_file:
+    with atomic_file(listing) as file, open(hashes, "wb") as hash_file:
         for block in _blocks(source.items()):
             lines, hashed = [], []
             for item in block:
@@ -217,8 +215,6 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelS
             # Python's hashes differ from process to process; here they are compared within one process only.
             hash_file.write(array("q", hashed).tobytes())
             num_items += len(lines)
-        file.flush()
-        os.fsync(file.fileno())
     if folders is not None:
         folders.refuse_others(split.source)
     if num_items == 0:
@@ -226,11 +222,10 @@ def _spool(build: Path, split: SplitSource, source: ImageSource, summary: LabelS
         raise UserError(f"split {split.split!r}: {split.source} holds {what}; expected at least one image")
     if folders is not None and (corrections := folders.corrections()):
         texts = {folder: labels.text(label) for folder, label in corrections.items()}
-        _rewrite(partial, lambda _, item: _corrected(item, texts))
+        _rewrite(listing, lambda _, item: _corrected(item, texts))
     labels.end(source, folders, split.source)
-    _make_keys_distinct(partial, hashes, num_items)
+    _make_keys_distinct(listing, hashes, num_items)
     hashes.unlink()
-    publish(partial, final)
     return num_items, num_skipped
 
 
@@ -262,13 +257,9 @@ def _make_keys_distinct(listing: Path, hashes: Path, num_items: int) -> None:
 
 def _rewrite(listing: Path, change: Callable[[int, SourceItem], SourceItem]) -> None:
     """Replace every item of a listing by the result of `change`, which gets its number and the item."""
-    rewritten = partial_path(listing)
-    with open(listing, "rb") as old, open(rewritten, "wb") as new:
+    with open(listing, "rb") as old, atomic_file(listing) as new:
         for number, line in enumerate(old):
             new.write(to_line(change(number, from_line(line))))
-        new.flush()
-        os.fsync(new.fileno())
-    os.replace(rewritten, listing)
 
 
 def _distinct(item: SourceItem, seen: dict[str, str]) -> SourceItem:

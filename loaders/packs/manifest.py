@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.common.errors import UserError
-from loaders.common.files import write_atomic
+from loaders.common.files import sha256_of, write_atomic
 from loaders.common.json_text import parse_json
 
 FORMAT_VERSION = 2  # 2: the index has the column crc32
@@ -76,6 +76,11 @@ class FileInfo:
     path: str
     size_bytes: int
     sha256: str
+
+    @classmethod
+    def of(cls, folder: Path, path: str) -> FileInfo:
+        """Return what a finished file of the pack in `folder` has."""
+        return cls(path, (folder / path).stat().st_size, sha256_of(folder / path))
 
 
 @dataclass(frozen=True)

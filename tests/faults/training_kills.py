@@ -89,7 +89,7 @@ def die_before_disk_step(kill_at: int) -> None:
     os.fsync = counted(lambda descriptor: None)  # a killed process loses nothing that the kernel holds
     os.unlink, os.rmdir, os.mkdir = counted(os.unlink), counted(os.rmdir), counted(os.mkdir)
     Path.rename, Path.replace = counted(Path.rename), counted(Path.replace)
-    files.write_synced = checkpoint.write_synced = counted(files.write_synced)
+    files.partial_path, checkpoint.write_synced = counted(files.partial_path), counted(files.write_synced)
     checkpoint.write_tensors = counted(checkpoint.write_tensors)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from typing import NamedTuple
 
 from loaders import BackendName, LoaderOptions, build_loader, open_pack
 from loaders.views import presets
@@ -34,18 +35,55 @@ def policies(workload: Workload) -> tuple[ViewPolicy, ...]:
     return tuple(replace(policy, interpolation=workload.interpolation) for policy in chosen)
 
 
-BUILT_AS: dict[str, tuple[BackendName, str]] = {
-    "cpu": ("cpu", "cpu"),
-    "dali_backend": ("dali", "cpu"),
-    "dali_gpu_backend": ("dali", "cuda"),
-    "resident_backend": ("resident", "cpu"),
-    "resident_gpu_backend": ("resident", "cuda"),
-    "hybrid_gpu_backend": ("hybrid", "cuda"),
-    "cpu_gpu_backend": ("cpu", "cuda"),
-    "ffcv_backend": ("ffcv", "cpu"),
-    "stream_backend": ("stream", "cpu"),
+class BuiltAs(NamedTuple):
+    """What `build_loader` is given for a contender, and what its records say.
+
+    Attributes:
+        backend, device: of `LoaderOptions`.
+        libraries: distributions besides Sluice whose versions are recorded.
+        setup, differences: of `Contender`.
+    """
+
+    backend: BackendName
+    device: str
+    libraries: tuple[str, ...]
+    setup: str
+    differences: str = ""
+
+
+BUILT_AS = {
+    "cpu": BuiltAs("cpu", "cpu", ("numba", "turbojpeg"), "build_loader with its defaults, on the pack"),
+    "dali_backend": BuiltAs("dali", "cpu", ("nvidia-dali-cuda130",), "build_loader(backend='dali')"),
+    "dali_gpu_backend": BuiltAs(
+        "dali",
+        "cuda",
+        ("nvidia-dali-cuda130",),
+        "build_loader(backend='dali', device='cuda')",
+        "nvJPEG's rounding",
+    ),
+    "resident_backend": BuiltAs("resident", "cpu", ("numba",), "build_loader(backend='resident')"),
+    "resident_gpu_backend": BuiltAs(
+        "resident", "cuda", ("triton",), "build_loader(backend='resident', device='cuda')"
+    ),
+    "hybrid_gpu_backend": BuiltAs(
+        "hybrid", "cuda", ("triton",), "build_loader(backend='hybrid', device='cuda')"
+    ),
+    "cpu_gpu_backend": BuiltAs("cpu", "cuda", ("numba",), "build_loader(backend='cpu', device='cuda')"),
+    "stream_backend": BuiltAs(
+        "stream",
+        "cpu",
+        ("numba", "turbojpeg"),
+        "build_loader(backend='stream'), on the pack as a folder",
+        "rows shuffled over windows of shards",
+    ),
+    "ffcv_backend": BuiltAs(
+        "ffcv",
+        "cpu",
+        ("ffcv", "numba", "turbojpeg"),
+        "build_loader(backend='ffcv'): our views in FFCV's Loader",
+    ),
 }
-"""Backend and device for `build_loader`, by the name of the contender."""
+"""By the name of the contender."""
 
 
 def _batches(name: str, workload: Workload, corpus: Corpus) -> Iterator[Views]:
@@ -55,7 +93,7 @@ def _batches(name: str, workload: Workload, corpus: Corpus) -> Iterator[Views]:
     """
     import torch
 
-    backend, device = BUILT_AS[name]
+    backend, device = BUILT_AS[name][:2]
     encoding = workload.encoding
     path = corpus.beton_pack(encoding) if backend == "ffcv" else corpus.tar_pack(encoding)
     split = corpus.split if path == corpus.pack else "train"
@@ -85,70 +123,18 @@ def refuses_gpu(workload: Workload) -> str | None:
     return None if torch.cuda.is_available() else "no CUDA device"
 
 
-CPU = Contender(
-    name="cpu",
-    libraries=("sluice", "numba", "turbojpeg"),
-    setup="build_loader with its defaults, on the pack",
-    differences="",
-    batches=partial(_batches, "cpu"),
-    prepare=write_pixels,
-    kind="backend",
-    reads_pixels=True,
-    shares_crops=True,
-)
-
-
-def _decoded_elsewhere(name: str, library: str, setup: str, differences: str, on_gpu: bool) -> Contender:
-    """Return a contender that decodes by DALI, before its start, or for a GPU; our kernels draw the views."""
+def backend_contender(name: str) -> Contender:
+    """Return the contender of one of our backends, by its name."""
+    built = BUILT_AS[name]
     return Contender(
         name=name,
-        libraries=("sluice", library),
-        setup=f"build_loader({setup})",
-        differences=differences,
+        libraries=("sluice", *built.libraries),
+        setup=built.setup,
+        differences=built.differences,
         batches=partial(_batches, name),
-        refuses=refuses_gpu if on_gpu else refuses_nothing,
-        prepare=write_pixels,
+        refuses=refuses_gpu if built.device == "cuda" else refuses_nothing,
+        prepare=write_beton if built.backend == "ffcv" else write_pixels,
         kind="backend",
         reads_pixels=True,
         shares_crops=True,
     )
-
-
-DALI = _decoded_elsewhere("dali_backend", "nvidia-dali-cuda130", "backend='dali'", "", False)
-DALI_GPU = _decoded_elsewhere(
-    "dali_gpu_backend",
-    "nvidia-dali-cuda130",
-    "backend='dali', device='cuda'",
-    "nvJPEG's rounding",
-    True,
-)
-RESIDENT = _decoded_elsewhere("resident_backend", "numba", "backend='resident'", "", False)
-RESIDENT_GPU = _decoded_elsewhere(
-    "resident_gpu_backend", "triton", "backend='resident', device='cuda'", "", True
-)
-HYBRID_GPU = _decoded_elsewhere("hybrid_gpu_backend", "triton", "backend='hybrid', device='cuda'", "", True)
-CPU_GPU = _decoded_elsewhere("cpu_gpu_backend", "numba", "backend='cpu', device='cuda'", "", True)
-
-STREAM = Contender(
-    name="stream_backend",
-    libraries=("sluice", "numba", "turbojpeg"),
-    setup="build_loader(backend='stream'), on the pack as a folder",
-    differences="rows shuffled over windows of shards",
-    batches=partial(_batches, "stream_backend"),
-    prepare=write_pixels,
-    kind="backend",
-    reads_pixels=True,
-    shares_crops=True,
-)
-
-FFCV = Contender(
-    name="ffcv_backend",
-    libraries=("sluice", "ffcv", "numba", "turbojpeg"),
-    setup="build_loader(backend='ffcv'): our views in FFCV's Loader",
-    differences="",
-    batches=partial(_batches, "ffcv_backend"),
-    prepare=write_beton,
-    kind="backend",
-    reads_pixels=True,
-    shares_crops=True,
-)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tools.bench.corpus import Corpus
+from tools.bench.names import BackendName
 from tools.bench.workload import Workload
 
 Views = tuple[Any, ...]
@@ -67,24 +68,10 @@ def find_contender(name: str) -> Contender:
         ValueError: no contender of that name.
     """
     match name:
-        case "cpu":
-            from tools.bench.backends import CPU as found
-        case "dali_backend":
-            from tools.bench.backends import DALI as found
-        case "dali_gpu_backend":
-            from tools.bench.backends import DALI_GPU as found
-        case "cpu_gpu_backend":
-            from tools.bench.backends import CPU_GPU as found
-        case "hybrid_gpu_backend":
-            from tools.bench.backends import HYBRID_GPU as found
-        case "resident_backend":
-            from tools.bench.backends import RESIDENT as found
-        case "resident_gpu_backend":
-            from tools.bench.backends import RESIDENT_GPU as found
-        case "ffcv_backend":
-            from tools.bench.backends import FFCV as found
-        case "stream_backend":
-            from tools.bench.backends import STREAM as found
+        case _ if name in get_args(BackendName):
+            from tools.bench.backends import backend_contender
+
+            return backend_contender(name)
         case "decode_only":
             from tools.peers.limits import DECODE_ONLY as found
         case "copy_only":

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import torch
-from torch.utils.data import Dataset
 
 from tools.bench.contender import Contender, Views
 from tools.bench.corpus import Corpus
 from tools.bench.workload import FixMatchView, Workload
 from tools.peers.kornia_views import kornia_view
-from tools.peers.torchvision_pil import endless
-from tools.peers.torchvision_v2 import decode
+from tools.peers.torchvision_pil import Files, endless
+from tools.peers.torchvision_v2 import decode_file
 from tools.peers.torchvision_views import Transform, resized_crop
 
 
-class Decoded(Dataset[tuple[torch.Tensor, ...]]):
-    """Decoded images of one size, or crops if sizes differ, since images could not be batched."""
-
-    def __init__(self, paths: list[Path], crops: tuple[Transform, ...]) -> None:
-        self.paths = [str(path) for path in paths]
-        self.crops = crops
-
-    def __len__(self) -> int:
-        """Return the number of images of an epoch."""
-        return len(self.paths)
-
-    def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
-        """Return the image, or one crop per view."""
-        with open(self.paths[row], "rb") as file:
-            image = decode(torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)).contiguous()
-        return tuple(crop(image) for crop in self.crops) or (image,)
+def crop_all(crops: tuple[Transform, ...], image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return one crop per view where sizes differ, since images could not be batched, or else the image."""
+    image = image.contiguous()
+    return tuple(crop(image) for crop in crops) or (image,)
 
 
 def refuses(workload: Workload) -> str | None:
@@ -50,7 +37,7 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     if not corpus.uniform:
         crops = tuple(resized_crop(view, workload) for view in views if not isinstance(view, FixMatchView))
     augment = [kornia_view(view, workload, crop=corpus.uniform) for view in views]
-    for batch in endless(Decoded(corpus.paths, crops), workload):
+    for batch in endless(Files(corpus.paths, decode_file, partial(crop_all, crops)), workload):
         pixels = batch if crops else batch * len(views)
         yield tuple(step(image) for step, image in zip(augment, pixels, strict=True))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 import torch
 
@@ -34,23 +34,16 @@ def prepare(workload: Workload, corpus: Corpus) -> None:
     partial.replace(corpus.litdata)
 
 
-class ViewsOfBytes:
+def views_of_bytes(views: ViewsOf, encoded: bytes) -> tuple[torch.Tensor, ...]:
     """Decode one sample's bytes and return its views."""
-
-    def __init__(self, views: ViewsOf) -> None:
-        self.views = views
-
-    def __call__(self, encoded: Any) -> tuple[torch.Tensor, ...]:
-        """Return the views of one sample."""
-        image = decode(torch.frombuffer(bytearray(encoded), dtype=torch.uint8))
-        return self.views(image)
+    return views(decode(encoded))
 
 
 def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     """Yield batches of views."""
     import litdata
 
-    transform = ViewsOfBytes(tensor_views(workload))
+    transform = partial(views_of_bytes, tensor_views(workload))
     dataset = litdata.StreamingDataset(str(corpus.litdata), shuffle=True, drop_last=True, transform=transform)
     loader = litdata.StreamingDataLoader(
         dataset,

@@ -11,7 +11,7 @@ import torch
 from tools.bench.contender import Contender, Views
 from tools.bench.corpus import Corpus
 from tools.bench.workload import Workload
-from tools.peers.torchvision_v2 import decode
+from tools.peers.torchvision_v2 import decode_file
 from tools.peers.torchvision_views import tensor_views
 
 
@@ -29,9 +29,7 @@ def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
             yield from order.sample(paths, len(paths))
 
     def load(path: str) -> tuple[torch.Tensor, ...]:
-        with open(path, "rb") as file:
-            image = decode(torch.frombuffer(bytearray(file.read()), dtype=torch.uint8))
-        return views(image)
+        return views(decode_file(path))
 
     def load_batch(some: list[str]) -> Views:
         return tuple(torch.stack(view) for view in zip(*map(load, some), strict=True))

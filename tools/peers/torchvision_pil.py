@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,12 +16,12 @@ from tools.bench.workload import Workload
 from tools.peers.torchvision_views import ViewsOf, pil_views
 
 
-class PilImages(Dataset[tuple[torch.Tensor, ...]]):
-    """JPEG files decoded by PIL, once for all views."""
+class Files(Dataset[tuple[torch.Tensor, ...]]):
+    """Image files, each decoded once for all views."""
 
-    def __init__(self, paths: list[Path], views: ViewsOf) -> None:
+    def __init__(self, paths: list[Path], decode: Callable[[str], Any], views: ViewsOf) -> None:
         self.paths = [str(path) for path in paths]
-        self.views = views
+        self.decode, self.views = decode, views
 
     def __len__(self) -> int:
         """Return the number of images of an epoch."""
@@ -28,9 +29,13 @@ class PilImages(Dataset[tuple[torch.Tensor, ...]]):
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
         """Return the views of one image."""
-        with Image.open(self.paths[row]) as file:
-            image = file.convert("RGB")
-        return self.views(image)
+        return self.views(self.decode(self.paths[row]))
+
+
+def decode_file(path: str) -> Image.Image:
+    """Decode a file with PIL."""
+    with Image.open(path) as file:
+        return file.convert("RGB")
 
 
 def endless(dataset: Dataset[tuple[torch.Tensor, ...]], workload: Workload) -> Iterator[Views]:
@@ -52,7 +57,7 @@ def endless(dataset: Dataset[tuple[torch.Tensor, ...]], workload: Workload) -> I
 
 def batches(workload: Workload, corpus: Corpus) -> Iterator[Views]:
     """Yield batches of views."""
-    return endless(PilImages(corpus.paths, pil_views(workload)), workload)
+    return endless(Files(corpus.paths, decode_file, pil_views(workload)), workload)
 
 
 CONTENDER = Contender(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
-from loaders.common.files import write_atomic
+from loaders.common.files import csv_text, write_atomic
 from loaders.packs.labels.file_names import RowNames
 from loaders.packs.labels.tables import LabelTable
 from loaders.packs.pack import Pack
@@ -206,12 +205,11 @@ def export_labels(path: Path, pack: Pack, row_ranges: RowRanges, labels: NDArray
 
         torch.save(torch.from_numpy(labels[rows]), binary)
     elif suffix == ".csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["row", "key", "label", "class"])
-        for row in rows[labels[rows] >= 0].tolist():
-            writer.writerow([row, pack.key(row), int(labels[row]), pack.classes[labels[row]]])
-        binary.write(text.getvalue().encode("utf-8"))
+        lines = (
+            (row, pack.key(row), int(labels[row]), pack.classes[labels[row]])
+            for row in rows[labels[rows] >= 0].tolist()
+        )
+        binary.write(csv_text(("row", "key", "label", "class"), lines).encode())
     else:
         raise UserError(f"{path}: expected a name that ends with .csv, .npy or .pt")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.common.errors import UserError
-from loaders.common.files import partial_path, publish, sha256_of
+from loaders.common.files import atomic_file
 from loaders.packs.manifest import MULTI_LABELS_NAME, FileInfo
 from loaders.packs.sources.numbers import list_text, names_of
 
@@ -91,7 +90,6 @@ def write_multi_labels(
     schema = pa.schema([("row", pa.int64()), ("labels", pa.list_(pa.int64()))])
     final = target / MULTI_LABELS_NAME
     final.parent.mkdir(exist_ok=True)
-    unfinished = partial_path(final)
 
     def entries() -> Iterator[tuple[int, list[int]]]:
         for place, row in enumerate(() if base is None else base.row.tolist()):
@@ -99,18 +97,14 @@ def write_multi_labels(
         for row, text in given:
             yield row, [number_of[name] for name in names_of(text)]
 
-    with open(unfinished, "wb") as file:
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            rows: list[int] = []
-            labels: list[list[int]] = []
-            for row, several in entries():
-                rows.append(row)
-                labels.append(several)
-                if len(rows) == _ROWS_AT_ONCE:
-                    writer.write_table(pa.table([rows, labels], schema=schema))
-                    rows, labels = [], []
-            writer.write_table(pa.table([rows, labels], schema=schema))
-        file.flush()
-        os.fsync(file.fileno())
-    publish(unfinished, final)
-    return FileInfo(MULTI_LABELS_NAME, final.stat().st_size, sha256_of(final))
+    with atomic_file(final) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        rows: list[int] = []
+        labels: list[list[int]] = []
+        for row, several in entries():
+            rows.append(row)
+            labels.append(several)
+            if len(rows) == _ROWS_AT_ONCE:
+                writer.write_table(pa.table([rows, labels], schema=schema))
+                rows, labels = [], []
+        writer.write_table(pa.table([rows, labels], schema=schema))
+    return FileInfo.of(target, MULTI_LABELS_NAME)

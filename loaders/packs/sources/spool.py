@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import gzip
 import hashlib
-import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from loaders.common.errors import UserError
-from loaders.common.files import partial_path, publish
+from loaders.common.files import atomic_file
 from loaders.packs.stores.connect import connect, is_remote, store_errors
 
 _BLOCK_BYTES = 4 << 20
@@ -113,14 +112,6 @@ def _spooled(identity: str, name: str, spool: Path, blocks: Iterator[bytes]) -> 
     if final.exists():
         return final
     spool.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(final)
-    try:
-        with open(partial, "wb") as file:
-            file.writelines(blocks)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    publish(partial, final)
+    with atomic_file(final) as file:
+        file.writelines(blocks)
     return final

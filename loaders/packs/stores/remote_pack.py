@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from loaders.common.cache_folder import cache_folder
 from loaders.common.errors import UserError
-from loaders.common.files import partial_path, publish, sha256_of, write_atomic
+from loaders.common.files import atomic_file, sha256_of, write_atomic
 from loaders.packs.columns import IndexColumns, open_columns
 from loaders.packs.labels.class_names import (
     CLASS_NAMES_PATH,
@@ -163,12 +162,5 @@ def _copy(store: Store, info: FileInfo, path: Path) -> None:
     if is_here and sha256_of(path) == info.sha256:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(path)
-    try:
-        with open(partial, "wb") as file:
-            store.download(info.path, info, file)
-            file.flush()
-            os.fsync(file.fileno())
-        publish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        store.download(info.path, info, file)

@@ -1,4 +1,4 @@
-"""Places that cannot be written are refused before work begins, by a line that names the option."""
+"""Places that cannot be written are refused before work begins; a file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loaders.common.errors import UserError
-from loaders.common.files import check_file, check_folder
+from loaders.common.files import atomic_file, check_file, check_folder
 
 
 @pytest.fixture
@@ -51,3 +51,14 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
         check_folder(tmp_path / "file" / "x")
     with pytest.raises(UserError, match=r"expected a file at .*, found a folder"):
         check_file(tmp_path)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    with atomic_file(path) as file:
+        file.write(b"first")
+        assert not path.exists()
+    with pytest.raises(TypeError), atomic_file(path) as file:
+        file.writelines([b"second", "no bytes"])
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
