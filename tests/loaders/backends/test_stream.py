@@ -351,7 +351,7 @@ def test_a_store_whose_library_is_missing(monkeypatch):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", missing)
-    with pytest.raises(MissingBackendError, match=r"pip install 'sluice\[s3\]'"):
+    with pytest.raises(MissingBackendError, match=r"pip install '\.\[s3\]'"):
         open_pack("s3://bucket/pack")
 
 

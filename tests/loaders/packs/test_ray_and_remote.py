@@ -100,7 +100,7 @@ def test_a_finished_pack_empties_no_foreign_folder(tmp_path: Path, monkeypatch: 
 @pytest.fixture
 def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket of moto's S3 server on this machine."""
-    pytest.importorskip("s3fs", reason="S3 needs: pip install 'sluice[s3]'")
+    pytest.importorskip("s3fs", reason="S3 needs: pip install '.[s3]'")
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -138,7 +138,7 @@ pack_dataset(PackOptions(splits, Path(sys.argv[2]), shard_size_mb=0.01, workers=
 
 @pytest.mark.peer
 def test_two_ray_workers(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray needs: pip install 'sluice[ray]'")
+    pytest.importorskip("ray", reason="Ray needs: pip install '.[ray]'")
     where = source(tmp_path).removeprefix("train=")
     command = [sys.executable, "-c", RAY_SCRIPT, where, str(tmp_path / "ray")]
     run = subprocess.run(
@@ -152,7 +152,7 @@ def test_two_ray_workers(tmp_path: Path) -> None:
 
 def test_ray_is_asked_for_and_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"pip install 'sluice\[ray\]'"):
+    with pytest.raises(UserError, match=r"pip install '\.\[ray\]'"):
         pack_dataset(PackOptions(parse_splits([source(tmp_path)]), tmp_path / "p", executor="ray", workers=2))
     assert not (tmp_path / "p").exists()
 
