@@ -226,13 +226,15 @@ def refuse_difference(out: Path | str, what: str, old: dict[str, Any], new: dict
         name = changed[0]
         before, now = (_as_typed(name, options.get(name)) for options in (old, new))
         raise UserError(
-            f"{out} holds {what} made with {name} {before or 'not given'}, now {now or 'not given'}: choose "
+            f"{out} holds {what} made with {name} {before}, now {now}: choose "
             "another --out, give the same options, or remove the folder"
         )
 
 
 def _as_typed(name: str, value: Any) -> Any:
-    """Return splits as the command line has them, other options as they are."""
+    """Return splits as the command line has them, an absent option in words, others as they are."""
+    if value is None:
+        return "not given"
     if name != "splits" or not isinstance(value, list):
         return value
     return " ".join("=".join(map(str, split)) for split in value)

@@ -114,9 +114,6 @@ def small_runs(pack: Path, out: Path) -> dict[str, Callable[[], Any]]:
                 ema_decay=0.9,
             )
         ),
-        "supervised_bf16": lambda: supervised.run(
-            supervised.Config(**options("supervised_bf16", precision="bf16"))
-        ),
         "supervised_cutmix": lambda: supervised.run(
             supervised.Config(**options("supervised_cutmix", mixing="cutmix"))
         ),

@@ -70,7 +70,7 @@ def test_mistakes_change_nothing(tmp_path: Path) -> None:
     before = folder_hashes(tmp_path / "p")
     write_tree(tmp_path / "bad", {"x.jpg": b"words"})
     for splits, policy, match in (
-        ([more], {"quality": 50}, "made with quality None, now 50"),
+        ([more], {"quality": 50}, "made with quality not given, now 50"),
         ([first], {}, r"has train/c\d/00\d already"),
         ([f"x={tmp_path / 'none'}"], {}, "no images at"),
         ([extra, f"x={tmp_path / 'bad'}"], {}, "none of the 1 files"),

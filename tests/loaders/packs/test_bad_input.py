@@ -92,7 +92,7 @@ def test_another_command_over_a_pack(tmp_path: Path) -> None:
     source = f"train={tmp_path / 'in'}"
     pack(tmp_path / "p", source)
     before = folder_hashes(tmp_path / "p")
-    with pytest.raises(UserError, match="holds a pack made with quality None, now 50"):
+    with pytest.raises(UserError, match="holds a pack made with quality not given, now 50"):
         pack(tmp_path / "p", source, quality=50)
     write_tree(tmp_path / "other", class_tree())
     with pytest.raises(UserError, match=f"made with splits {source}, now train={tmp_path / 'other'}: choose"):

@@ -153,7 +153,7 @@ def test_an_unfinished_pack_of_another_command(tmp_path: Path, monkeypatch: pyte
         patched.setattr(packer, "join_parts", interrupt)
         with pytest.raises(KeyboardInterrupt):
             pack(tmp_path / "p", f"train={tmp_path / 'in'}")
-    with pytest.raises(UserError, match="an unfinished pack made with max_side None, now 8"):
+    with pytest.raises(UserError, match="an unfinished pack made with max_side not given, now 8"):
         pack(tmp_path / "p", f"train={tmp_path / 'in'}", max_side=8)
     with monkeypatch.context() as patched:
         patched.setattr(packer, "FORMAT_VERSION", 99)
