@@ -354,9 +354,7 @@ def _onnx() -> Any:
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter writes by it
     except ImportError as error:
-        raise MissingBackendError(
-            f"export: {error.name} is not installed; pip install '.[export]'"
-        ) from None
+        raise MissingBackendError(f"export: {error.name} is not installed; pip install '.[export]'") from None
     _runtime()
     return onnx
 
@@ -365,7 +363,5 @@ def _runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingBackendError(
-            f"export: {error.name} is not installed; pip install '.[export]'"
-        ) from None
+        raise MissingBackendError(f"export: {error.name} is not installed; pip install '.[export]'") from None
     return onnxruntime
