@@ -263,7 +263,9 @@ def main() -> None:
         commands.write_text("".join(f"{line}\n" for line in (threads, *(step.text for step in steps))))
         run_step(console, len(steps) + 1, report_step(config, commands), config.num_threads)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted: the next demo begins anew, with an empty folder") from None
+        is_unfinished = config.pack.exists() and not is_own(config.pack)
+        first = f"; remove {config.pack} before it, which is unfinished" if is_unfinished else ""
+        raise KeyboardInterrupt(f"interrupted: the next demo begins anew{first}") from None
     console.print()
     print_outcome(console, config)
     console.print(
