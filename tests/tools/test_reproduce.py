@@ -22,7 +22,7 @@ from tools.comparison.cpu_budget import CommandFailed, CommandStopped
 from tools.comparison.results import Record
 from tools.reproduce import Config, keep_question, prepare_pack, run
 from tools.reproduction import tables
-from tools.reproduction.measure import Bench, Given, Stopped, _results, arguments_of
+from tools.reproduction.measure import Bench, Given, Stopped, _results, arguments_of, costs_of
 from tools.reproduction.page import accuracy_table, write_page
 from tools.reproduction.plan import ResultTable, Row, Stage
 from tools.reproduction.tables import SCALES, make_table
@@ -163,6 +163,24 @@ def test_one_view_and_all_of_the_test_are_two_lines(tmp_path: Path) -> None:
     assert [(line.title, line.shares) for line in shown.rows] == [
         (row.title, ((0.75,),)), (f"{row.title}, one view in the test", ((0.5,),)),
     ]  # fmt: skip
+
+
+def test_a_fast_method_is_calibrated_by_a_longer_run(tmp_path: Path) -> None:
+    table = replace(make_table("speed", "tiny"), budget_s=1000.0, calibration=(8, 48))
+    taken: list[int] = []
+
+    def steps_slow_down(script: str, arguments: Sequence[str], log: Path, limit_s: float | None) -> float:
+        taken.append(int(arguments[arguments.index("--steps") + 1]))
+        return 1.0 + 0.1 * taken[-1] + 0.01 * max(0, taken[-1] - 48)
+
+    bench = Bench(table, tmp_path / "pack", tmp_path / "out", 100, 1, lambda line: None, steps_slow_down)
+    (cost,) = costs_of(bench, table.rows[0])
+    assert cost is not None
+    share = table.rows[0].stages[0].share
+    longer, foretold = taken.pop(), 0.02 * share * 1000.0
+    assert taken == [1, 8, 48, 8]
+    assert longer == pytest.approx((foretold - 1.0) / 0.1, abs=1)
+    assert cost.per_step == pytest.approx(0.1 + 0.01 * (longer - 48) / (longer - 8))
 
 
 def test_frozen_features_take_one_command(little_pack: Pack, tmp_path: Path) -> None:
