@@ -73,8 +73,8 @@ ADVICE = (
     Advice(
         "device",
         "a processor",
-        "`--preset cpu` with any method above",
-        "the network is tiny_resnet; everything measured here used it and took minutes of one core",
+        "`--preset cpu` with any method but `transfer` and `active`",
+        "the network is tiny_resnet; most of what was measured here used it and took minutes of one core",
     ),
     Advice(
         "device",

@@ -42,7 +42,7 @@ EDGE_CASES = {
 }
 
 BASE = presets.crop_flip(48)
-# mean and largest difference allowed, of 255; the table of the README repeats them
+# mean and largest difference allowed, of 255; the table of docs/views.md repeats them
 TOLERANCES = {
     "bilinear": (BASE, 0.001, 0.05),
     "bicubic": (dataclasses.replace(BASE, interpolation="bicubic"), 0.001, 0.05),
