@@ -28,7 +28,29 @@ from loaders.kernels.device.launch import (
     parameters_of,
 )
 from loaders.placing import Block, CudaStreams, Event, Lent, PinnedPool, Streams
-from loaders.views.policy import RandomErasing
+from loaders.views.policy import (
+    ColorJitter,
+    Cutout,
+    GaussianBlur,
+    Grayscale,
+    HorizontalFlip,
+    Operation,
+    QuarterTurn,
+    RandAugment,
+    RandomAffine,
+    RandomErasing,
+    Solarize,
+)
+
+# What loaders.kernels.device draws. An operation that neither tuple names would be left out without a word.
+_OPERATIONS = (
+    *(HorizontalFlip, ColorJitter, Grayscale, GaussianBlur, Solarize, RandomAffine, RandAugment, Cutout),
+    *(RandomErasing, QuarterTurn),
+)
+_AUGMENTS = (
+    *("autocontrast", "brightness", "color", "contrast", "equalize", "identity", "invert", "posterize"),
+    *("rotate", "sharpness", "shear_x", "shear_y", "solarize", "translate_x", "translate_y"),
+)
 
 
 def refuse_device(name: str, work: Work) -> UserError | None:
@@ -41,12 +63,10 @@ def refuse_device(name: str, work: Work) -> UserError | None:
             f"backend {name}: expected device 'cpu' or 'cuda', found {work.options.device!r}; use "
             "backend='cpu'"
         )
-    if any(
-        isinstance(one, RandomErasing) and one.fill == "noise" for v in work.views for one in v.operations
-    ):
+    operations = [one for view in work.views for one in view.operations]
+    if lacking := next(filter(None, map(_lacking, operations)), None):
         return UserError(
-            f"backend {name}: expected operations that the device has, found RandomErasing with noise; take "
-            "fill=\"mean\", or backend='cpu'"
+            f"backend {name}: expected operations that the device has, found {lacking}; use backend='cpu'"
         )
     try:
         import_kernels()
@@ -55,6 +75,16 @@ def refuse_device(name: str, work: Work) -> UserError | None:
     except (MissingBackendError, UserError) as error:
         return error
     return None
+
+
+def _lacking(operation: Operation) -> str | None:
+    """Return the part of an operation that the device lacks; None if the device has all of it."""
+    if not isinstance(operation, _OPERATIONS):
+        return type(operation).__name__
+    if isinstance(operation, RandomErasing) and operation.fill == "noise":
+        return 'RandomErasing with noise (take fill="mean")'
+    names = [one.name for one in operation.augments] if isinstance(operation, RandAugment) else []
+    return next((f"{name} of RandAugment" for name in names if name not in _AUGMENTS), None)
 
 
 class Place(NamedTuple):

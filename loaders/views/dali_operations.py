@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.kernels.views import codes
+from loaders.kernels.views.drawing import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y
 from loaders.views.draw import AUGMENT_CODES, ViewParameters
 from loaders.views.policy import (
     ColorJitter,
@@ -30,6 +31,7 @@ from loaders.views.policy import (
 )
 
 _LUMA = np.array([0.2989, 0.587, 0.114], np.float32)
+_WARPS = (ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y)  # which are drawn as matrices, of code AFFINE
 _ONE, _TWO, _THREE, _FOUR, _SIX = (np.float32(value) for value in (1, 2, 3, 4, 6))
 
 
@@ -88,9 +90,11 @@ def operate(branch: Branch, slot: int, operation: Operation, pixels: Any) -> Any
 def missing(operation: Operation) -> str | None:
     """Return the name of the part of an operation that DALI lacks; None if DALI has all of it."""
     if isinstance(operation, RandAugment):
-        if any(AUGMENT_CODES[augment.name] == codes.EQUALIZE for augment in operation.augments):
+        kinds = {AUGMENT_CODES[augment.name]: augment.name for augment in operation.augments}
+        if codes.EQUALIZE in kinds:
             return "equalize (DALI's follows OpenCV instead of PIL)"
-    elif not isinstance(operation, ColorJitter) and type(operation) not in _CODES:
+        return next((kinds[code] for code in kinds if code not in (codes.NONE, *_WARPS, *_APPLY)), None)
+    if not isinstance(operation, ColorJitter) and type(operation) not in _CODES:
         return type(operation).__name__
     return None
 
@@ -112,7 +116,7 @@ def _slots(operation: Operation, slot: int) -> list[tuple[int, list[int]]]:
         return [(slot + k, kinds) for k in range(4)]
     if isinstance(operation, RandAugment):
         drawn = sorted({AUGMENT_CODES[augment.name] for augment in operation.augments} - {codes.NONE})
-        kinds = sorted({codes.AFFINE if code > codes.CUTOUT else code for code in drawn})
+        kinds = sorted({codes.AFFINE if code in _WARPS else code for code in drawn})
         return [(slot + n * codes.MAX_ARGUMENTS, kinds) for n in range(operation.num_ops)]
     return [(slot, [_CODES[type(operation)]])]
 

@@ -19,7 +19,7 @@ from loaders.common.errors import LoaderError, MissingBackendError, UserError
 from loaders.packs import open_pack
 from loaders.views import presets
 from loaders.views.dali import build_decoder, build_pipeline, feed_batch, refusal
-from loaders.views.draw import draw
+from loaders.views.draw import AUGMENT_CODES, draw
 from loaders.views.policy import (
     Augment,
     ColorJitter,
@@ -359,6 +359,12 @@ def test_what_dalis_operators_cannot_express_is_refused_by_name():
         )
     assert refusal(without_equalize(presets.fixmatch_strong(16))) is None
     assert refusal(only(RandomErasing())) == "RandomErasing"
+
+
+def test_an_operation_of_randaugment_that_dali_was_not_taught_is_refused(monkeypatch):
+    monkeypatch.setitem(AUGMENT_CODES, "invert", 999)
+    assert refusal(only(RandAugment((Augment("rotate", 0, 30), Augment("invert"))))) == "invert"
+    assert refusal(only(RandAugment((Augment("rotate", 0, 30), Augment("identity"))))) is None
 
 
 def test_the_decoder_of_a_gpu_is_described_without_one():

@@ -3,20 +3,22 @@
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from loaders import LoaderOptions, build_loader
-from loaders.backends import cpu
+from loaders.backends import cpu, device
 from loaders.backends.cpu import CpuRenderer
 from loaders.backends.device import DeviceRenderer
 from loaders.backends.hybrid import HybridBackend, HybridRows
 from loaders.backends.work import Crew, Request, Work
 from loaders.common.errors import BadImageError, LoaderError, UserError
+from loaders.views import presets
 from loaders.views.geometry import RandomResizedCrop
-from loaders.views.policy import ViewPolicy
+from loaders.views.policy import Augment, Cutout, RandAugment, RandomErasing, ViewPolicy
 from tests.loaders.conftest import write_pack
 from tests.loaders.fake_streams import FakeStreams
 
@@ -68,6 +70,24 @@ def test_a_device_that_has_no_kernels_is_refused(photo_pack):
         build_loader(
             photo_pack.split("train"), VIEWS, 8, options=LoaderOptions(backend="hybrid", device="meta")
         )
+
+
+@pytest.mark.parametrize(
+    ("operation", "found"),
+    [
+        (RandomErasing(), "RandomErasing with noise"),
+        (Cutout((0.2, 0.5)), "Cutout"),
+        (RandAugment((Augment("rotate", 0, 30), Augment("invert"))), "invert of RandAugment"),
+    ],
+)
+def test_an_operation_that_the_device_kernels_were_not_taught_is_refused(operation, found, monkeypatch):
+    monkeypatch.setattr(device, "_OPERATIONS", tuple(set(device._OPERATIONS) - {Cutout}))
+    monkeypatch.setattr(device, "_AUGMENTS", tuple(set(device._AUGMENTS) - {"invert"}))
+    view = replace(presets.weak(16), operations=(operation,))
+    work = SimpleNamespace(options=LoaderOptions(device="cuda"), views=(presets.weak(16), view))
+    error = device.refuse_device("hybrid", work)
+    assert isinstance(error, UserError)
+    assert f"backend hybrid: expected operations that the device has, found {found}" in str(error)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, pytest.param(cpu.CHUNK_BYTES, marks=pytest.mark.slow)])
