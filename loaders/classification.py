@@ -73,7 +73,7 @@ class TrainingFields(LabelFields, ValidationFields, Protocol):
 
     @property
     def flips(self) -> Literal["random", "in_turns"]:
-        """Of the training views from epoch to epoch."""
+        """How training views are flipped from epoch to epoch."""
 
     @property
     def test_flip(self) -> bool:

@@ -34,7 +34,8 @@ _OTHER_PROCESS = (
 )
 
 Draws = Callable[[int, permutation.Positions], tuple[permutation.Positions, permutation.Positions]]
-"""Maps an epoch and places in it, int64 [B], to epochs and to positions of the split, int64 [B] each."""
+"""Function of an epoch and places in it, int64 [B], that returns the epoch of each row's random numbers and its
+position in the split, int64 [B] each."""
 
 Pair = tuple[Tensor | tuple[Tensor, ...], Tensor]
 

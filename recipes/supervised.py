@@ -45,7 +45,7 @@ class Config(ClassifierConfig):
     weight_decay: float = 1e-4
     """Weight decay, for weights only. Paper: 0.0001; fine-tuning, report: 0."""
     warmup_epochs: float = 0.0
-    """Epochs over which the learning rate rises linearly. Paper: none for networks of up to 152 layers."""
+    """Epochs over which the learning rate rises linearly. Paper: none on ImageNet."""
     nesterov: bool = False
     """Use Nesterov's momentum."""
     view: LabeledView = "crop"

@@ -138,7 +138,7 @@ def verify(config: Config, *options: str) -> dict[str, Any]:
 
 def opened(path: Path) -> dict[str, Any]:
     """Open a pack in fresh processes."""
-    read_manifest(path)  # raises one line if the pack is missing
+    read_manifest(path)  # a missing pack is an error of one line
     times = []
     for _ in range(_OPENINGS):
         command = [sys.executable, "-c", _OPEN, os.fspath(path)]

@@ -87,7 +87,10 @@ class Export:
 
 @dataclass(frozen=True)
 class Subsample:
-    """Keep a few labels of each class, as semi-supervised results are reported; nested for one seed."""
+    """Keep a few labels of each class, as semi-supervised results are reported.
+
+    With one seed, smaller choices lie in larger ones.
+    """
 
     pack: _PackPath
     """Folder of the pack."""

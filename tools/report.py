@@ -32,7 +32,7 @@ class Config:
     few_labels: Path | None = None
     """Folder that recipes/transfer.py wrote, for the accuracies with few labels."""
     pack: Path | None = None
-    """Pack the run was trained on; by default where its configuration says."""
+    """Pack that the run was trained on; by default the one that the run's config.json names."""
     title: str | None = None
     """Heading; by default the recipe and the run folder."""
     lead: str = ""

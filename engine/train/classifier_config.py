@@ -160,7 +160,7 @@ class PhasesConfig(ClassifierConfig):
     backbone makes of images to label or to measure on is kept either way."""
 
     def __post_init__(self) -> None:
-        """Refuse to keep what changes."""
+        """Refuse stored views where backbone or views change."""
         super().__post_init__()
         if self.stored_views and not self.freeze_backbone:
             raise UserError(

@@ -51,7 +51,7 @@ class StepDraws:
         return _own_rows(joined)
 
     def uniform(self, num_rows: int, *shape: int) -> Tensor:
-        """Return this rank's rows of numbers even in [0, 1), float32 [num_rows, *shape]."""
+        """Return this rank's rows of uniform numbers in [0, 1), float32 [num_rows, *shape]."""
         size = (_num_joined(num_rows), *shape)
         joined = torch.rand(size, generator=self._generator, device=self._device)
         return _own_rows(joined)

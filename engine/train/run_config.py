@@ -213,7 +213,8 @@ class RunConfig(PackConfig, OptimizerOptions, PresetOptions):
     keep_checkpoints: Count = 3
     """Number of the newest checkpoints that are kept."""
     on_non_finite: OnNonFinite = "stop"
-    """A loss or gradient that is NaN or infinite: stop; or skip the step and wait for the device in each."""
+    """At a NaN or infinite loss or gradient: stop; or skip the step, for which every step waits for the
+    device."""
     steps: Count | None = None
     """Length of the run in steps instead of --epochs, schedule included; a command of several phases gives
     each of them so many."""

@@ -27,7 +27,7 @@ class FineTuning:
     each batch, which the running ones follow. A frozen backbone always normalises by the running ones,
     and nothing is dropped in it."""
     steps: Count | None = None
-    """Optimizer steps; by default --passes over the labels."""
+    """Optimizer steps; by default `passes` over the labels."""
     passes: Count = 20
     """Passes over the labels where no steps are given; one counts as 5 steps at least. Paper: 20."""
     classifier_start: ClassifierStart = "random"

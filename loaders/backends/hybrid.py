@@ -58,7 +58,7 @@ class Part(NamedTuple):
     Attributes:
         first: number of its first row in the batch.
         memory: uint8 [at least size_bytes], pinned; the planes of one region of each row.
-        size_bytes: in use.
+        size_bytes: bytes of `memory` in use.
         starts: int64 [K], where each row begins in `memory`.
         regions: int64 [K, 4], top, left, height and width of what was decoded of each.
     """

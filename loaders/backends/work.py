@@ -191,9 +191,10 @@ class Renderer(ABC):
         )
 
     def close(self, timeout_s: float) -> None:
-        """Free what the crew's threads do not hold; a thread that hangs is left behind after `timeout_s`.
+        """Free what does not end with the crew's threads; by default nothing.
 
-        The loader calls it for what `Backend.renderer` gave to `work.crew.keep`.
+        A thread that hangs is left behind after `timeout_s`. The loader calls it for what `Backend.renderer`
+        gave to `work.crew.keep`.
         """
         return
 

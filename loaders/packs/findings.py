@@ -18,7 +18,7 @@ from loaders.packs.repeats import repeated_rows
 
 NEAR_BITS = 3  # hashes that differ in at most so many of 64 bits are of pictures that look the same
 _SHOWN = 12
-_BANDS = NEAR_BITS + 1  # hashes that differ in NEAR_BITS bits at most agree in at least one of so many bands
+_BANDS = NEAR_BITS + 1  # where at most NEAR_BITS bits differ, one of so many parts is equal
 _ROWS_PER_TASK = 256
 _PAIR_BLOCK = 1024
 
@@ -28,7 +28,7 @@ class Findings:
     """Copies in a pack.
 
     Attributes:
-        num_copies: images beyond the first of their content within a split.
+        num_copies: images whose content another one has before them in the same split.
         copies: some groups of keys with one content in one split.
         num_leaks: contents that two or more splits hold.
         leaks: number of contents per pair of splits that share them.

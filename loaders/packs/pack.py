@@ -255,7 +255,7 @@ class Pack:
     def checked_labels(self, table: LabelTable | None) -> LabelTable:
         """Return a label table, or the true labels for None, if its classes are those of this pack.
 
-        A pack without class names takes any table.
+        A pack without class names takes any number of classes.
 
         Raises:
             UserError: no label table, one of another number of classes, or one of other images.

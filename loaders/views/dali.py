@@ -177,7 +177,7 @@ def feed_batch(
 
 def _images(fn: Any, types: Any, decoded: bool, on_gpu: bool) -> Any:
     """Return the decoded images."""
-    # The memory of the input belongs to the renderer, which keeps it until the batch is finished.
+    # The memory of the input is that of whoever feeds it, who keeps it until the batch is finished.
     if decoded:
         pixels = fn.external_source(name=IMAGES, dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
         return pixels.gpu() if on_gpu else pixels

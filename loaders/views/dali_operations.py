@@ -52,7 +52,17 @@ class Feed:
 
 @dataclass
 class Branch:
-    """One view's part of a graph under construction."""
+    """One view's part of a graph under construction.
+
+    Attributes:
+        policy: the view.
+        number: number of the view in its loader.
+        on_gpu: whether the pixels lie on a GPU.
+        feeds: the inputs added so far.
+        fn: the module `nvidia.dali.fn`.
+        types: the module `nvidia.dali.types`.
+        math: the module `nvidia.dali.math`.
+    """
 
     policy: ViewPolicy
     number: int

@@ -44,7 +44,7 @@ class RandomResizedCrop:
 class CenterCrop:
     """The centred square that covers `fraction` of the shorter side.
 
-    `fraction = 224 / 256` equals "resize the short side to 256, crop 224" in one step.
+    `fraction = 224 / 256` is "resize the short side to 256, crop 224", but for rounding to whole pixels.
     """
 
     fraction: float = 224 / 256

@@ -51,8 +51,8 @@ class Timing:
 
     Attributes:
         images: source images delivered in the timed part.
-        seconds: its length.
-        cpu_s: processor seconds spent in it, all processes together.
+        seconds: length of the timed part.
+        cpu_s: processor seconds spent in the timed part, all processes together.
         first_batch_s: from the import of the contender, with torch loaded before, to its first batch.
         num_processes: processes alive at the end, this one included.
         num_threads: their threads.

@@ -29,10 +29,10 @@ class Usage:
 
     Attributes:
         code: exit code; that of a signal is negative.
-        seconds: until it ended.
+        seconds: wall time until the process ended.
         cpu_s: processor seconds, user and system.
         peak_rss_bytes: most resident memory at one time, summed over its processes.
-        peak_own_bytes: most memory without mapped files, in the way that was asked for.
+        peak_own_bytes: most memory without mapped files, as the argument `memory` of `watched` counts it.
     """
 
     code: int = 0

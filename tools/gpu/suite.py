@@ -151,7 +151,7 @@ def engine(cases: Cases) -> None:
 
 
 def _batchnorm_of_views() -> None:
-    """Two views through BatchNorm over ranks in one pass and apart. One rank shows kernels, not messages."""
+    """Time BatchNorm over ranks on two views, joined and apart. One rank shows kernels, and no messages."""
     from torch import nn
 
     from engine.train.batchnorm import GlobalBatchNorm

@@ -287,7 +287,7 @@ def _warp(source, args, y, x, m, R):
 def _sharpen(source, i, y, x, m, factor, R):
     inner = m & (y > 0) & (y < R - 1) & (x > 0) & (x < R - 1)
     r, g, b = _three(source + i, R * R, m)
-    r_sum, g_sum, b_sum = 4.0 * r, 4.0 * g, 4.0 * b  # the loop adds one more: five of thirteen
+    r_sum, g_sum, b_sum = 4.0 * r, 4.0 * g, 4.0 * b  # the loop adds the centre once more: weight 5 of 13
     for k in range(9):
         r0, g0, b0 = _three(source + i + (k // 3 - 1) * R + k % 3 - 1, R * R, inner)
         r_sum += r0

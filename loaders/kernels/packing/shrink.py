@@ -109,7 +109,7 @@ def _load_kernels() -> None:
 
 @lru_cache(maxsize=512)
 def plan_shrinking(planes: tuple[Plane, ...]) -> ShrinkPlan:
-    """Return the tables for some planes."""
+    """Return the plan that shrinks these planes."""
     _load_kernels()
     sides = [side for plane in planes for side in (plane.rows, plane.columns)]
     num_places = sum(side.num_places for side in sides)

@@ -19,7 +19,7 @@ def content_hash(data: Buffer) -> bytes:
 
 
 def crc32(data: Buffer) -> int:
-    """Return the CRC-32 of one image's bytes: the value of zlib's, several times as fast."""
+    """Return the CRC-32 of one image's bytes: the same value as zlib's, several times as fast."""
     value: int = isal_zlib.crc32(data)
     return value
 

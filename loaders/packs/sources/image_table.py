@@ -232,6 +232,6 @@ def _bytes_of(column: Any) -> Any:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if kinds.is_struct(column.type):
-        # Nulls of the parent count: a missing image is a missing struct.
+        # flatten() keeps the struct's nulls: a missing image is a null struct.
         return column.flatten()[column.type.get_field_index("bytes")]
     return column

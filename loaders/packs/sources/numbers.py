@@ -63,13 +63,13 @@ def label_list(text: str) -> list[Any]:
 
 
 class NumberedClasses:
-    """Is told every label while a source is listed, and then knows whether all of them are numbers."""
+    """Collects the labels while a source is listed, to tell whether all of them are numbers of classes."""
 
     def __init__(self, names: tuple[str, ...] | None = None, multi_label: bool = False) -> None:
         """Begin.
 
         Args:
-            names: names of the numbers, if the source has them; two equal names get their numbers.
+            names: a name for each number, if the source has them; equal names are told apart by their numbers.
             multi_label: whether a label is a list of labels.
         """
         if names is not None:

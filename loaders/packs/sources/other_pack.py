@@ -100,4 +100,4 @@ class PackSource:
         return data
 
     def close(self) -> None:
-        """Nothing is held open but memory maps."""
+        """Do nothing: only memory maps are open, which end with the object."""

@@ -1,4 +1,4 @@
-"""Lists of paths with optional labels, splits and keys: .csv, .tsv, .txt, .jsonl, .parquet without images."""
+"""Lists of paths with optional labels, splits and keys: .csv, .tsv, .txt, .jsonl; .parquet, .arrow without images."""
 
 from __future__ import annotations
 

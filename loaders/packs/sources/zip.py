@@ -20,7 +20,7 @@ _ENCRYPTED_FLAG = 1
 _UTF8_FLAG = 1 << 11
 _WINDOWS = 0  # the value that FAT, and so Windows, gives itself
 _BLOCK_BYTES = 1 << 16
-_DAMAGE = (ValueError, IndexError, struct.error)  # errors that zipfile does not expect; a name may be empty
+_DAMAGE = (ValueError, IndexError, struct.error)  # zipfile raises them at damage; IndexError at an empty name
 
 
 class ZipSource(FolderLabels):
